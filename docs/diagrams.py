@@ -60,7 +60,7 @@ DIAGRAMS: dict[str, tuple[Stage, ...]] = {
         Stage("train/data/discovery.py", "finds the pictures and their captions", "a list"),
         Stage("train/data/survey.py", "reads each once and refuses what is broken", "sizes"),
         Stage("train/batches/order.py", "seed, step, slot -> which picture", "an index"),
-        Stage("train/data/transforms.py", "scales, crops, mirrors", "Sample"),
+        Stage("train/data/transforms.py", "scales, crops, mirrors", "TrainingExample"),
         Stage("train/batches/batch.py", "puts samples together", "Batch (B, C, H, W)"),
         Stage("train/targets/denoising.py", "noises, predicts, compares", "a loss for each row"),
         Stage("train/step.py", "backward pass, clipping, optimizer", "new weights"),

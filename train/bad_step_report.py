@@ -20,7 +20,7 @@ from torch import Tensor
 from t2i.atomic_files import write_atomically
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
-from t2i.scenes.sample import Samples
+from t2i.scenes.training_example import ExampleDataset
 from train.batches.batch import Batch, iterate_batches
 from train.batches.order import BatchOrder, ProcessShare
 from train.reporting.sample_sheets import pixels_to_images
@@ -119,7 +119,7 @@ def gather_sample_reports(
     return sorted(rows, key=lambda row: row.slot)
 
 
-def load_step_pictures(samples: Samples, order: BatchOrder, step: int) -> list[Image.Image]:
+def load_step_pictures(samples: ExampleDataset, order: BatchOrder, step: int) -> list[Image.Image]:
     """Load thumbnails of the pictures of a step, slot by slot, from samples with pixels."""
     batch = next(iterate_batches(samples, order, ProcessShare(), range(step, step + 1)))
     pictures = pixels_to_images(batch.pixels_BCHW)

@@ -117,7 +117,7 @@ def read_newest_facts(folder: Path) -> dict[str, Any] | None:
     for path in recover_and_list_checkpoints(folder):
         try:
             facts: dict[str, Any] = parse_json(
-                read_bounded(path / "facts.json", RUN.most), lenient=True
+                read_bounded(path / "facts.json", RUN.max_bytes), lenient=True
             )
         except (OSError, ValueError):
             continue
@@ -128,7 +128,7 @@ def read_newest_facts(folder: Path) -> dict[str, Any] | None:
 def find_checkpoint_defect(path: Path) -> str | None:
     """Return the defect of a checkpoint folder as text, or None for a complete one."""
     try:
-        digests = parse_json(read_bounded(path / MANIFEST, RUN.most))
+        digests = parse_json(read_bounded(path / MANIFEST, RUN.max_bytes))
         for name, noted in digests.items():
             if compute_file_digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
@@ -145,7 +145,7 @@ def load_checkpoint(path: Path) -> CheckpointState:
     Raises TrainingError where it cannot be read.
     """
     try:
-        facts = parse_json(read_bounded(path / "facts.json", RUN.most), lenient=True)
+        facts = parse_json(read_bounded(path / "facts.json", RUN.max_bytes), lenient=True)
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error

@@ -69,7 +69,7 @@ def read_run_config(run: Path) -> RunConfig:
     Raises ArgumentError for a folder that is not a run's.
     """
     try:
-        return RunConfig.model_validate_json(read_bounded(run / "config.json", RUN.most))
+        return RunConfig.model_validate_json(read_bounded(run / "config.json", RUN.max_bytes))
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise ArgumentError(

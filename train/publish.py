@@ -90,8 +90,10 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
 def read_final_model_notes(run: Path) -> dict[str, Any]:
     """Read the notes of a run's final model. Raises TrainingError for an unfinished run."""
     try:
-        notes: dict[str, Any] = parse_json(read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.most))
-        asked = parse_json(read_bounded(run / "config.json", RUN.most))["train"]["steps"]
+        notes: dict[str, Any] = parse_json(
+            read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.max_bytes)
+        )
+        asked = parse_json(read_bounded(run / "config.json", RUN.max_bytes))["train"]["steps"]
     except FileNotFoundError as error:
         raise TrainingError(
             f"No finished model in {run} ({error.filename} is missing): train it to its last step."

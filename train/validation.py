@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
-from t2i.scenes.sample import Sample, Samples
 from t2i.scenes.scenes import Scenes
+from t2i.scenes.training_example import ExampleDataset, TrainingExample
 from train.batches.batch import collate_samples
 from train.batches.order import ScheduledSample
 from train.data.pictures import Pictures
@@ -85,7 +85,7 @@ class Validation:
     """Validation of a run on held-out pictures, encoded once; each process measures its share."""
 
     def __init__(
-        self, config: ValidationConfig, samples: Samples, accelerator: Accelerator
+        self, config: ValidationConfig, samples: ExampleDataset, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self._read, self._digests = select_validation_pictures(samples, config)
@@ -163,8 +163,8 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
 
 
 def select_validation_pictures(
-    samples: Samples, config: ValidationConfig
-) -> tuple[Callable[[int], Sample], list[str]]:
+    samples: ExampleDataset, config: ValidationConfig
+) -> tuple[Callable[[int], TrainingExample], list[str]]:
     """Select the held-out pictures to measure; return their reader, by number, and their digests.
 
     For scenes these are scenes of another seed, composed like those of the run.

@@ -170,7 +170,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     folder = Path(folder)
     recover_folder(folder)
     try:
-        manifest = parse_json(read_bounded(folder / MANIFEST, RUN.most), lenient=True)
+        manifest = parse_json(read_bounded(folder / MANIFEST, RUN.max_bytes), lenient=True)
         if manifest["version"] != VERSION:
             raise DataError(
                 f"{folder} has layout {manifest['version']}, this t2i reads {VERSION}: "

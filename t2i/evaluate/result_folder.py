@@ -106,7 +106,7 @@ class ResultFolder:
         if not path.exists():
             return None
         try:
-            before = parse_json(read_bounded(path, RUN.most), lenient=True)
+            before = parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
         except OSError as error:
             raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # no JSON, or no UTF-8
@@ -149,7 +149,7 @@ class ResultFolder:
         if not path.exists():
             return
         try:
-            data = read_bounded(path, RUN.most)
+            data = read_bounded(path, RUN.max_bytes)
             whole = data.rpartition(b"\n")[0]
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)

@@ -19,7 +19,7 @@ class FileKind:
     """Kind of file, for error messages, with its size limit and its error class."""
 
     noun: str
-    most: int
+    max_bytes: int
     error: type[T2IError] = DataError
 
     def __call__(self, noun: str) -> "FileKind":
@@ -47,31 +47,33 @@ WEIGHTS = FileKind("weights file", 1 << 50, ModelError)
 """Mapped into memory, not read; the header has a bound of its own."""
 
 
-class UnsuitableFile(OSError):
+class UnsuitableFileError(OSError):
     """OSError for something that is not a regular file, or too large; `strerror` says which."""
 
     def __init__(self, path: object, reason: str, number: int = errno.EINVAL) -> None:
         super().__init__(number, reason, str(path))
 
 
-def open_regular_file(path: str | os.PathLike[str], most: int | None = None) -> BufferedReader:
+def open_regular_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file for reading, never blocking on a pipe or device.
 
-    Raises OSError; UnsuitableFile for anything but a regular file of at most `most` bytes.
+    Raises OSError; UnsuitableFileError for anything but a regular file of at most `max_bytes`.
     """
     try:
         check_is_regular_file(path, os.stat(path))  # before it is opened: a device may act on that
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
     except ValueError:
-        raise UnsuitableFile(
+        raise UnsuitableFileError(
             path, "no file can be called so (a NUL, or half of a character)"
         ) from None
     try:
         found = os.fstat(descriptor)  # what was opened: the name may mean another by now
         check_is_regular_file(path, found)
-        if most is not None and found.st_size > most:
-            raise UnsuitableFile(path, f"it has {found.st_size:,} bytes, at most {most:,} are read")
+        if max_bytes is not None and found.st_size > max_bytes:
+            raise UnsuitableFileError(
+                path, f"it has {found.st_size:,} bytes, at most {max_bytes:,} are read"
+            )
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -84,7 +86,7 @@ def check_is_regular_file(path: str | os.PathLike[str], found: os.stat_result) -
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     for is_one, what in NO_FILES.items():
         if is_one(found.st_mode):
-            raise UnsuitableFile(path, f"it is a {what}, not a file")
+            raise UnsuitableFileError(path, f"it is a {what}, not a file")
 
 
 NO_FILES = {
@@ -99,7 +101,7 @@ NO_FILES = {
 def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[BufferedReader]:
     """Open a file within the block; the error class of `kind` is raised if it cannot be read."""
     try:
-        with open_regular_file(path, kind.most) as file:
+        with open_regular_file(path, kind.max_bytes) as file:
             yield file
     except OSError as error:
         if error.errno is None:  # not the system's: so Pillow says what a file holds
@@ -107,19 +109,19 @@ def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[Buf
         raise unreadable_error(path, kind, error) from error
 
 
-def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return all bytes of a regular file; OSError if there are more than `most`."""
-    with open_regular_file(path, most) as file:
-        data = file.read(most + 1)
-    if len(data) > most:  # it grows, or its size is not known as in /proc
-        raise UnsuitableFile(path, f"it has more than the {most:,} bytes that are read")
+def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """Return all bytes of a regular file. Raises OSError if there are more than `max_bytes`."""
+    with open_regular_file(path, max_bytes) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:  # it grows, or its size is not known as in /proc
+        raise UnsuitableFileError(path, f"it has more than the {max_bytes:,} bytes that are read")
     return data
 
 
 def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
     """Return all bytes of a file; the error class of `kind` is raised if it cannot be read."""
     try:
-        return read_bounded(path, kind.most)
+        return read_bounded(path, kind.max_bytes)
     except OSError as error:
         raise unreadable_error(path, kind, error) from error
 

@@ -135,14 +135,14 @@ def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
         raise unparsable_error(path, kind, error, "TOML") from error
 
 
-def iterate_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes]]:
+def iterate_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Yield number and bytes of each line of a file, line end included.
 
-    At most `most` + 1 bytes of a line are read.
+    At most `max_bytes` + 1 bytes of a line are read.
     Only a line feed ends a line: JSON may hold any other separator within a text.
     """
     number = 0
-    while data := file.readline(most + 1):
+    while data := file.readline(max_bytes + 1):
         number += 1
         yield number, data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
 

@@ -17,7 +17,7 @@ LARGEST_HEADER = 16_000_000
 def open_tensors(
     path: str | os.PathLike[str], framework: Literal["pt", "numpy"] = "pt"
 ) -> safe_open:
-    """Open a safetensors file as safetensors does, to be used as a context.
+    """Open a safetensors file with `safetensors.safe_open`, if its header is of bounded size.
 
     Raises OSError for anything but a regular file, SafetensorError for an incomplete file.
     """
@@ -31,6 +31,6 @@ def open_tensors(
 
 
 def read_tensors(path: str | os.PathLike[str]) -> "dict[str, Tensor]":
-    """Return all tensors of a safetensors file. Raises as open_tensors does."""
+    """Return all tensors of a safetensors file by name. Raises as `open_tensors` does."""
     with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}

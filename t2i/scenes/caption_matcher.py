@@ -31,11 +31,11 @@ MAX_TOKENS = 32
 
 
 class CaptionMatcher(nn.Module):
-    """Embeddings of pictures and of captions that are close where both describe the same scene.
+    """Model that scores how well captions match pictures of scenes, by embedding both as CLIP does.
 
-    Trained as CLIP is (Radford et al. 2021, arXiv 2103.00020), from scenes alone, on the output of
-    a frozen recogniser. Its scores cannot be compared with CLIP scores. `eyes` is the picture head
-    and `ears` the text encoder: the names are keys of the weights file.
+    It is trained as CLIP is (Radford et al. 2021, arXiv 2103.00020), from scenes alone, on the
+    output of a frozen recogniser. Its scores cannot be compared with CLIP scores. `eyes` is the
+    picture head and `ears` the text encoder: the names are keys of the weights file.
     """
 
     def __init__(self, recogniser: Recogniser, width: int, layers: int) -> None:
@@ -76,7 +76,7 @@ class CaptionMatcher(nn.Module):
     def embed_pictures(self, pixels_BCHW: Tensor) -> Tensor:
         """Return unit-length embeddings, (B, D), of pixels at the recogniser's size, in [-1, 1]."""
         with torch.no_grad():
-            pooled_BFP = pool_maps(self.recogniser(pixels_BCHW))
+            pooled_BFP = pool_recogniser_output(self.recogniser(pixels_BCHW))
         return functional.normalize(self.eyes(pooled_BFP).float(), dim=-1)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
@@ -95,7 +95,7 @@ class CaptionMatcher(nn.Module):
     def compute_similarities(
         self, pictures: Sequence[Image.Image], captions: Sequence[str]
     ) -> Tensor:
-        """Return the cosine of each picture's embedding with its caption's.
+        """Return the cosine similarity of each picture's embedding and its caption's embedding.
 
         Shape (B,), float32, from -1 to 1.
         """
@@ -129,7 +129,7 @@ class CaptionMatcher(nn.Module):
         """
         recogniser = Recogniser.load(folder)
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
                 raise ValueError(f"it read another vocabulary than {TOKENIZER_FOLDER.name}")
@@ -149,7 +149,7 @@ class CaptionMatcher(nn.Module):
         return found.float().eval().requires_grad_(False)
 
 
-def pool_maps(maps: RecogniserOutput) -> Tensor:
+def pool_recogniser_output(maps: RecogniserOutput) -> Tensor:
     """Return the recogniser's probabilities and features pooled to POOLED_SIDE, (B, F, 8, 8)."""
     inputs = (
         maps.kinds_BKhw.float().softmax(1),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i.scenes.layout import Arrangement, SizeWord, Spot, random_choice
+from t2i.scenes.layout import Arrangement, PlacedObject, SizeWord, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import load_vocabulary_objects
 
@@ -92,7 +92,7 @@ POSITION_TEMPLATES: dict[tuple[Arrangement, int], tuple[Template, ...]] = {
 class Mention:
     """Occurrence of an object in a caption; `word` is caption[span[0]:span[1]]."""
 
-    spot: int
+    object_index: int
     word: str
     span: tuple[int, int]
     colour: str | None
@@ -101,7 +101,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence, its mentions in order, and the relations it states between spots."""
+    """A sentence, its mentions in order, and the relations it states between objects."""
 
     text: str
     mentions: tuple[Mention, ...]
@@ -128,18 +128,18 @@ def choose_indefinite_article(words: str) -> str:
 
 def generate_caption(
     rng: np.random.Generator,
-    spots: Sequence[Spot],
+    objects: Sequence[PlacedObject],
     arrangement: Arrangement,
     background: str,
     share_stated: float = POSITION_SHARE,
 ) -> Caption:
-    """Write one caption; equal generator states give equal sentences.
+    """Write a random caption of a scene; equal generator states give equal sentences.
 
     share_stated : probability that positions of several objects are described
     """
-    phrases = [choose_random_noun_phrase(rng, spot) for spot in spots]
-    stated = list_position_templates(spots, arrangement)
-    plain = list_templates_without_positions(len(spots))
+    phrases = [choose_random_noun_phrase(rng, placed) for placed in objects]
+    stated = list_position_templates(objects, arrangement)
+    plain = list_templates_without_positions(len(objects))
     template = (
         random_choice(rng, stated)
         if stated and rng.random() < share_stated
@@ -169,15 +169,15 @@ def generate_caption(
     return caption
 
 
-def choose_random_noun_phrase(rng: np.random.Generator, spot: Spot) -> NounPhrase:
-    """Draw the noun phrase of an object: synonym or not, with or without its colour and size."""
-    thing = load_vocabulary_objects()[spot.name]
+def choose_random_noun_phrase(rng: np.random.Generator, placed: PlacedObject) -> NounPhrase:
+    """Choose an object's noun phrase at random: synonym or not, with or without colour and size."""
+    thing = load_vocabulary_objects()[placed.name]
     use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
     synonym = random_choice(rng, thing.synonyms or (thing.name,))
     return NounPhrase(
         word=synonym if use_synonym < 0.15 else thing.name,
-        colour=spot.colour or (thing.colour if say_natural < 0.2 else None),
-        size_word=spot.size_word if say_size < 0.85 else None,
+        colour=placed.colour or (thing.colour if say_natural < 0.2 else None),
+        size_word=placed.size_word if say_size < 0.85 else None,
     )
 
 
@@ -187,12 +187,12 @@ def list_templates_without_positions(count: int) -> tuple[Template, ...]:
 
 
 def list_position_templates(
-    spots: Sequence[Spot], arrangement: Arrangement
+    objects: Sequence[PlacedObject], arrangement: Arrangement
 ) -> tuple[Template, ...]:
-    """Return the templates that describe the positions of these spots; () where there are none."""
+    """Return the templates that describe the positions of these objects; () if there are none."""
     if arrangement != "corner":
-        return POSITION_TEMPLATES.get((arrangement, len(spots)), ())
-    corner, beside, stacked = spots
+        return POSITION_TEMPLATES.get((arrangement, len(objects)), ())
+    corner, beside, stacked = objects
     across: Relation = "left" if corner.centre[0] < beside.centre[0] else "right"
     along: Relation = "above" if corner.centre[1] < stacked.centre[1] else "below"
     opposite: dict[Relation, Relation] = {
@@ -222,18 +222,18 @@ def fill_template(
     relations: tuple[tuple[int, Relation, int], ...],
     phrases: Sequence[NounPhrase],
 ) -> Caption:
-    """Fill in the noun phrases and record the span of each object's word."""
+    """Fill a caption template with noun phrases and record the span of each object's word."""
     text = ""
     mentions = []
     for piece in frame.replace("{}", body).replace("{", "\0{").replace("}", "}\0").split("\0"):
         if piece.startswith("{the "):
             text += f"the {phrases[int(piece[5:-1])].word}"
         elif piece.startswith("{"):
-            spot = int(piece[1:-1])
-            called = phrases[spot]
+            index = int(piece[1:-1])
+            called = phrases[index]
             text += str(called)
             span = (len(text) - len(called.word), len(text))
-            mentions.append(Mention(spot, called.word, span, called.colour, called.size_word))
+            mentions.append(Mention(index, called.word, span, called.colour, called.size_word))
         else:
             text += piece
     return Caption(text, tuple(mentions), relations)

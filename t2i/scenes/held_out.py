@@ -10,7 +10,7 @@ from t2i.scenes.sprites import find_scene_assets_folder, load_vocabulary_objects
 
 @dataclass(frozen=True, slots=True)
 class HeldOutCombinations:
-    """Unordered pairs of objects, and pairs of an object and a colour."""
+    """Combinations that training never shows: pairs of objects, and an object in a colour."""
 
     pairs: frozenset[frozenset[str]]
     colours: frozenset[tuple[str, str]]
@@ -18,7 +18,7 @@ class HeldOutCombinations:
 
 @cache
 def load_held_out() -> HeldOutCombinations:
-    """Load the combinations of `t2i/assets/scenes/held_out.json`."""
+    """Load the held-out combinations from `t2i/assets/scenes/held_out.json`."""
     listed = json.loads(
         find_scene_assets_folder().joinpath("held_out.json").read_text(encoding="utf-8")
     )
@@ -29,13 +29,13 @@ def load_held_out() -> HeldOutCombinations:
 
 
 def is_trained_together(name: str, others: Sequence[str]) -> bool:
-    """Return True if training may show `name` together with `others`."""
+    """Return True if training scenes may show the object `name` together with `others`."""
     pairs = load_held_out().pairs
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 
 
 def list_training_colours(name: str) -> list[str]:
-    """Return the colours in which training may paint `name`."""
+    """Return the colours in which training scenes may paint the object `name`."""
     return [
         c
         for c in load_vocabulary_objects()[name].paint_colours

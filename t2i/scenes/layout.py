@@ -26,8 +26,8 @@ MAX_STRAY = 0.12
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """An object with its size and position; `side` is the longer side of its sprite.
+class PlacedObject:
+    """Object of a scene with its size and position; `side` is the longer side of its sprite.
 
     colour : the colour it is painted in, or None for its natural one
     """
@@ -41,37 +41,37 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Size and position of an object that is not chosen yet."""
+    """Size and position in a scene for an object that is not chosen yet."""
 
     size_word: SizeWord | None
     side: float
     centre: Centre
 
-    def build_spot(self, name: str, colour: str | None) -> Spot:
-        """Return the spot of this object here."""
-        return Spot(name, colour, self.size_word, self.side, self.centre)
+    def place_object(self, name: str, colour: str | None) -> PlacedObject:
+        """Return the object with this name and colour, of this size and at this position."""
+        return PlacedObject(name, colour, self.size_word, self.side, self.centre)
 
 
 def choose_random_arrangement(
     rng: np.random.Generator, count: int
 ) -> tuple[Arrangement, list[Placement]]:
-    """Draw non-overlapping placements for `count` objects.
+    """Choose an arrangement and non-overlapping placements for `count` objects at random.
 
     A row is listed from left to right, a column from top to bottom; of a corner first the placement
     with two neighbours, then the one beside it, then the one above or below it.
     """
     if count == 1:
-        return "single", [place_single(rng)]
+        return "single", [place_single_object(rng)]
     if count == 3 and rng.random() < 0.5:
-        return "corner", place_corner(rng)
-    sides = choose_random_line_sides(rng, count)
+        return "corner", place_in_three_quadrants(rng)
+    sides = choose_random_line_sizes(rng, count)
     gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
     lying = rng.random() < 0.5
     return "row" if lying else "column", place_in_line(rng, sides, gaps, lying)
 
 
-def place_single(rng: np.random.Generator) -> Placement:
-    """Draw the placement of one object alone."""
+def place_single_object(rng: np.random.Generator) -> Placement:
+    """Choose the placement of a scene's only object at random."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
     side = random_between(rng, *SINGLE_SIDES[word])
@@ -81,8 +81,8 @@ def place_single(rng: np.random.Generator) -> Placement:
     )
 
 
-def place_corner(rng: np.random.Generator) -> list[Placement]:
-    """Draw placements in three of the four quarters of the picture."""
+def place_in_three_quadrants(rng: np.random.Generator) -> list[Placement]:
+    """Choose placements for three objects at random, each in another quadrant of the picture."""
     sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []
@@ -96,10 +96,10 @@ def place_corner(rng: np.random.Generator) -> list[Placement]:
     return places
 
 
-def choose_random_line_sides(
+def choose_random_line_sizes(
     rng: np.random.Generator, count: int
 ) -> list[tuple[SizeWord | None, float]]:
-    """Draw size word and side of each object of a row or column."""
+    """Choose size word and side length of each object of a row or column at random."""
     if count == 2 and rng.random() < 0.25:
         contrast: list[tuple[SizeWord | None, float]] = [
             (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
@@ -114,7 +114,7 @@ def place_in_line(
     gaps: Sequence[float],
     lying: bool,
 ) -> list[Placement]:
-    """Place objects one after the other, sharing the free room in proportion to `gaps`."""
+    """Place objects in a row or column, dividing the free space in proportion to `gaps`."""
     unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
     places = []
     along = 0.0
@@ -128,10 +128,10 @@ def place_in_line(
 
 
 def random_between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw uniformly from `low` to `high`."""
+    """Return a uniformly distributed random number from `low` to `high`."""
     return low + (high - low) * float(rng.random())
 
 
 def random_choice(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """Draw one of the choices uniformly."""
+    """Return one of the choices at random, each with the same probability."""
     return choices[int(rng.random() * len(choices))]

@@ -18,7 +18,7 @@ MIN_OFFSET = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RecognisedObject:
-    """An object that was recognised in a picture.
+    """Object that the recogniser found in a picture.
 
     share : of the picture's area
     centre : across and down, each from 0 to 1
@@ -35,7 +35,7 @@ class RecognisedObject:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """Objects, background and features that were recognised in a picture.
+    """Objects, background and features that the recogniser found in a picture.
 
     unknown_share : share of the area that is an object of no known class
     features : (F,) float32 ndarray, for distances between sets of pictures

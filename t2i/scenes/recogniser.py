@@ -43,7 +43,7 @@ MIN_AREA_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RecogniserLabels:
-    """Classes of the label maps: objects, unknown, backgrounds; and colours in the second map."""
+    """Labels that the recogniser assigns to each position: a class, and a colour."""
 
     objects: tuple[str, ...]
     backgrounds: tuple[str, ...]
@@ -52,7 +52,7 @@ class RecogniserLabels:
 
     @property
     def class_count(self) -> int:
-        """Number of classes of a position: objects, the unknown object, backgrounds."""
+        """Number of classes: the objects, the unknown object, the backgrounds."""
         return len(self.objects) + 1 + len(self.backgrounds)
 
     @property
@@ -67,7 +67,7 @@ class RecogniserLabels:
 
 @dataclass(frozen=True, slots=True)
 class RecogniserOutput:
-    """Logits of the labels of every position, (B, K, h, w), and the features behind them."""
+    """Logits of the recogniser's labels at each position, (B, K, h, w), and its features."""
 
     kinds_BKhw: Tensor
     colours_BKhw: Tensor
@@ -100,7 +100,7 @@ class Recogniser(nn.Module):
         self._middle_BFhw = output_BFhw
 
     def forward(self, pixels_BCHW: Tensor) -> RecogniserOutput:
-        """Return label logits and middle features; pixels_BCHW : (B, 3, size, size) in [-1, 1]."""
+        """Return label logits and the middle block's features for (B, 3, size, size) in [-1, 1]."""
         patches_BChw = functional.pixel_unshuffle(pixels_BCHW, PATCH_SIDE)
         still = torch.zeros((), device=pixels_BCHW.device)  # a picture is no step of a diffusion
         logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
@@ -195,7 +195,7 @@ class Recogniser(nn.Module):
         Raises ModelError for a folder that holds none.
         """
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.most))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
             labels = RecogniserLabels(
                 **{name: tuple(names) for name, names in config["labels"].items()}
             )

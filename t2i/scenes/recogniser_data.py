@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.scenes.layout import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_labels
-from t2i.scenes.sample import Sample
 from t2i.scenes.scenes import (
     choose_random_tint,
     list_shared_contrasting_backgrounds,
@@ -23,6 +22,7 @@ from t2i.scenes.scenes import (
     resolve_vocabulary,
 )
 from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, load_vocabulary_objects
+from t2i.scenes.training_example import TrainingExample
 
 COMPOSITIONS_KEY = 2
 """Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""
@@ -38,7 +38,7 @@ RECOLOURED_SHARE = 0.3
 
 
 class CompositionsConfig(BaseModel):
-    """Configuration of pictures with a label for every pixel."""
+    """Configuration of the recogniser's training pictures, which label every pixel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class CompositionsConfig(BaseModel):
 
 
 class Compositions:
-    """Data set whose sample `index` is a pure function of the config and the index."""
+    """Training data set of the recogniser; example `index` depends on config and `index` alone."""
 
     def __init__(self, config: CompositionsConfig) -> None:
         self.config = config
@@ -67,11 +67,11 @@ class Compositions:
         return self.config.length
 
     def list_batch_groups(self) -> Sequence[Sequence[int]]:
-        """Return all sample numbers as one group: all pictures have one shape."""
+        """Return the indices of all examples as one group: all pictures have one shape."""
         return [range(len(self))]
 
-    def read(self, index: int, _visit: int = 0, /) -> Sample:
-        """Compose sample `index` with its label maps; the visit does not matter."""
+    def read(self, index: int, _visit: int = 0, /) -> TrainingExample:
+        """Compose training example `index` with its label maps, the same at each visit."""
         config, labels = self.config, self.labels
         key = (config.seed, COMPOSITIONS_KEY, index)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
@@ -105,7 +105,7 @@ class Compositions:
             label_maps[0][mask], label_maps[1][mask] = kind, colour_number
 
         if config.disturbed:
-            pixels, label_maps = warp_sprite(rng, pixels, label_maps)
+            pixels, label_maps = warp_picture(rng, pixels, label_maps)
             pixels = degrade_picture(rng, pixels)
         named = [i for i, kind in enumerate(kinds) if kind != labels.unknown_index]
         shape = (0, config.size, config.size)
@@ -113,7 +113,9 @@ class Compositions:
             np.stack([label_maps[0] == kinds[i] for i in named]) if named else np.zeros(shape, bool)
         )
         caption = ", ".join([*(names[i] for i in named), f"{background} background"])
-        return Sample(f"compositions/{config.seed}/{index}", pixels, caption, visible, label_maps)
+        return TrainingExample(
+            f"compositions/{config.seed}/{index}", pixels, caption, visible, label_maps
+        )
 
     def _choose(self, rng: np.random.Generator) -> tuple[list[str], list[str | None], str]:
         count = int(np.searchsorted(np.cumsum(COUNT_SHARES), rng.random()))
@@ -134,19 +136,19 @@ Placements = list[tuple[float, tuple[float, float]]]
 
 
 def choose_random_placements(rng: np.random.Generator, count: int) -> Placements:
-    """Draw side and centre of each object, again while one hides too much of another."""
+    """Choose side and centre of each object at random, so that none hides too much of another."""
     for _ in range(MAX_TRIES):
         sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
-        spots = [
+        placements = [
             (s, (random_between(rng, s / 2, 1 - s / 2), random_between(rng, s / 2, 1 - s / 2)))
             for s in sides
         ]
         if all(
             compute_covered_share(below, above) < 1 - MIN_VISIBLE_SHARE
-            for number, below in enumerate(spots)
-            for above in spots[number + 1 :]
+            for number, below in enumerate(placements)
+            for above in placements[number + 1 :]
         ):
-            return spots
+            return placements
     step = 1 / (count + 1)
     return [(step, (step * (number + 1), random_between(rng, 0.3, 0.7))) for number in range(count)]
 
@@ -154,7 +156,7 @@ def choose_random_placements(rng: np.random.Generator, count: int) -> Placements
 def compute_covered_share(
     below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
 ) -> float:
-    """Return the share of the square `below` that `above` covers."""
+    """Return the fraction of the square `below` that the square `above` covers."""
     (side, centre), (other, at) = below, above
     width, height = (
         max(0.0, min(a + side / 2, b + other / 2) - max(a - side / 2, b - other / 2))
@@ -185,10 +187,10 @@ def make_unknown_object(
     return picture.filter(ImageFilter.GaussianBlur(side * random_between(rng, 0.16, 0.22)))
 
 
-def warp_sprite(
+def warp_picture(
     rng: np.random.Generator, pixels: NDArray[np.uint8], label_maps: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Mirror or not, and bend by moving the inner corners of a grid of 4 x 4 quadrilaterals."""
+    """Mirror and warp a picture and its label maps at random, by moving the nodes of a grid."""
     if rng.random() < 0.5:
         pixels, label_maps = pixels[:, ::-1], label_maps[:, :, ::-1]
     size, cells = len(pixels), 4
@@ -212,7 +214,7 @@ def warp_sprite(
 
 
 def degrade_picture(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Resample, blur, change contrast and tint, and add noise, each in some of the pictures."""
+    """Degrade a picture at random: resample, blur, change contrast and tint, add noise."""
     picture = Image.fromarray(pixels)
     size = picture.width
     if rng.random() < 0.5:

@@ -12,15 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import POSITION_SHARE, Caption, generate_caption
 from t2i.scenes.held_out import is_trained_together, list_training_colours, load_held_out
-from t2i.scenes.layout import Arrangement, SizeWord, Spot, choose_random_arrangement, random_choice
+from t2i.scenes.layout import (
+    Arrangement,
+    PlacedObject,
+    SizeWord,
+    choose_random_arrangement,
+    random_choice,
+)
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.sample import Sample
 from t2i.scenes.sprites import (
     BACKGROUNDS,
     list_contrasting_backgrounds,
     load_sprite,
     load_vocabulary_objects,
 )
+from t2i.scenes.training_example import TrainingExample
 
 SPLIT_KEYS = {"train": 0, "held_out": 1}
 SHARE_OF_TWO = 8 / 11
@@ -28,7 +34,7 @@ SHARE_OF_TWO = 8 / 11
 
 
 class ScenesConfig(BaseModel):
-    """Configuration of the scenes that are composed."""
+    """Configuration of a data set of scenes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,10 +61,10 @@ class ScenesConfig(BaseModel):
 class Layout:
     """Complete description of a scene before rendering.
 
-    The spots are in the order of `choose_random_arrangement`.
+    The objects are in the order of `choose_random_arrangement`.
     """
 
-    spots: tuple[Spot, ...]
+    objects: tuple[PlacedObject, ...]
     arrangement: Arrangement
     background: str
     tint: tuple[int, int, int]
@@ -70,7 +76,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """An object of a scene, as the caption names it.
+    """Object of a rendered scene, with the word that names it in the caption.
 
     colour, size_word : as it was painted and sized, mentioned in the caption or not
     box : left, top, right, bottom of its visible pixels
@@ -102,7 +108,7 @@ class Scene:
 
 
 class Scenes:
-    """Data set whose scene `index` is a pure function of the config and the index."""
+    """Data set of scenes; scene `index` depends on the config and `index` alone."""
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
@@ -122,31 +128,31 @@ class Scenes:
         return self.config.length
 
     def list_batch_groups(self) -> Sequence[Sequence[int]]:
-        """Return all scene numbers as one group: all pictures have one shape."""
+        """Return the indices of all scenes as one group: all pictures have one shape."""
         return [range(len(self))]
 
-    def read(self, index: int, _visit: int = 0, /) -> Sample:
-        """Return scene `index` as a training sample; the visit does not matter."""
+    def read(self, index: int, _visit: int = 0, /) -> TrainingExample:
+        """Return scene `index` as a training example, the same at each visit."""
         scene = self.scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
         spans = tuple(placed.span for placed in scene.objects)
-        return Sample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
+        return TrainingExample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
 
     def scene(self, index: int) -> Scene:
         """Compose and render scene `index`."""
         layout = self.layout(index)
         pixels, masks = render_layout(layout, self.config.size)
         caption = layout.caption
-        order = [mention.spot for mention in caption.mentions]
+        order = [mention.object_index for mention in caption.mentions]
         objects = tuple(
             SceneObject(
-                name=layout.spots[mention.spot].name,
+                name=layout.objects[mention.object_index].name,
                 word=mention.word,
                 span=mention.span,
-                colour=layout.spots[mention.spot].colour,
-                size_word=layout.spots[mention.spot].size_word,
-                box=bounding_box(masks[mention.spot]),
-                mask=masks[mention.spot],
+                colour=layout.objects[mention.object_index].colour,
+                size_word=layout.objects[mention.object_index].size_word,
+                box=bounding_box(masks[mention.object_index]),
+                mask=masks[mention.object_index],
             )
             for mention in caption.mentions
         )
@@ -178,8 +184,8 @@ class Scenes:
 
         # where it is
         arrangement, places = choose_random_arrangement(rng, len(names))
-        spots = tuple(
-            place.build_spot(name, colour)
+        objects = tuple(
+            place.place_object(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)
         )
 
@@ -189,8 +195,8 @@ class Scenes:
         slope = int(rng.random() * 49) - 24
         sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         slope = 0 if rng.random() < 0.5 else slope
-        caption = generate_caption(rng, spots, arrangement, background, self.config.stated)
-        return Layout(spots, arrangement, background, tint, slope, sloping, caption)
+        caption = generate_caption(rng, objects, arrangement, background, self.config.stated)
+        return Layout(objects, arrangement, background, tint, slope, sloping, caption)
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
         """Names and colours (None: as it is), keeping to the split."""
@@ -216,13 +222,16 @@ class Scenes:
             if not fitting:
                 break
             names.append(random_choice(rng, fitting))
-        share = self.config.repainted
-        painted = [forced.get(name) or choose_random_new_colour(rng, name, share) for name in names]
+        probability = self.config.repainted
+        painted = [
+            forced.get(name) or maybe_choose_repaint_colour(rng, name, probability)
+            for name in names
+        ]
         return names, painted
 
 
 def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the objects wanted, in the order of `objects.jsonl`."""
+    """Return the names of the objects that a config asks for, in the order of `objects.jsonl`."""
     if wanted == "core":
         return tuple(name for name, thing in load_vocabulary_objects().items() if thing.core)
     if wanted == "all":
@@ -240,15 +249,17 @@ def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tupl
     return tuple(name for name in load_vocabulary_objects() if name in wanted)
 
 
-def choose_random_new_colour(rng: np.random.Generator, name: str, share: float) -> str | None:
-    """Draw another colour than the natural one with probability `share`; otherwise None."""
-    wanted = rng.random() < share
-    choices = list_training_colours(name)
+def maybe_choose_repaint_colour(
+    rng: np.random.Generator, object_name: str, probability: float
+) -> str | None:
+    """Return a random colour other than the natural one with this probability, else None."""
+    wanted = rng.random() < probability
+    choices = list_training_colours(object_name)
     return random_choice(rng, choices) if wanted and choices else None
 
 
 def choose_random_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
-    """Draw a shade of the background's colour."""
+    """Choose a random shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
         channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
@@ -268,11 +279,13 @@ def list_shared_contrasting_backgrounds(
 
 
 def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """Render the picture (H, W, 3) and, for each spot, the mask (H, W) of its visible pixels."""
+    """Render the picture (H, W, 3) and, for each object, the mask (H, W) of its visible pixels."""
     pixels = render_background(layout.tint, layout.slope, layout.sloping, size)
     masks: list[NDArray[np.bool_]] = []
-    for spot in layout.spots:
-        paste_sprite(pixels, masks, load_sprite(spot.name, spot.colour), spot.side, spot.centre)
+    for placed in layout.objects:
+        paste_sprite(
+            pixels, masks, load_sprite(placed.name, placed.colour), placed.side, placed.centre
+        )
     return pixels, masks
 
 

@@ -57,7 +57,7 @@ VANISHING_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class VocabularyObject:
-    """An object of the vocabulary; `colour` is its natural one, where it has a name."""
+    """Object that scenes may show; `colour` is its natural one, where that has a name."""
 
     file: str
     name: str
@@ -75,13 +75,13 @@ class VocabularyObject:
 
 
 def find_scene_assets_folder() -> Traversable:
-    """Return the folder of the sprites and object lists."""
+    """Return the folder with the sprites and the lists of objects of scenes."""
     return resources.files("t2i").joinpath("assets", "scenes")
 
 
 @cache
 def load_vocabulary_objects() -> dict[str, VocabularyObject]:
-    """Load every object by name, in the order of `objects.jsonl`."""
+    """Load the objects that scenes may show, by name, in the order of `objects.jsonl`."""
     found = {}
     for line in (
         find_scene_assets_folder()

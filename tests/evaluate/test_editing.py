@@ -85,11 +85,11 @@ def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
     for number in range(12):
         one = build_pair(SCENES, kind, number)
         differ = [
-            spot
-            for spot, (a, b) in enumerate(zip_longest(one.source.spots, one.target.spots))
+            index
+            for index, (a, b) in enumerate(zip_longest(one.source.objects, one.target.objects))
             if a != b
         ]
-        assert differ == ([one.spot] if kind in ("swap", "recolour", "addition") else [])
+        assert differ == ([one.object_index] if kind in ("swap", "recolour", "addition") else [])
         assert (one.source.background != one.target.background) == (kind == "background")
         assert (one.captions[0] == one.captions[1]) == (kind == "strengthen")
         for words, text in zip((one.source_word, one.target_word), one.captions, strict=True):
@@ -107,15 +107,15 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
         assert one.captions[1].startswith(f"{begin} ")
         assert one.captions[1].endswith(second.word + end)
         assert one.captions[1][slice(*second.span)] == second.word == one.target_word
-        assert (one.source_word, one.unchanged_names) == ((), (one.source.spots[0].name,))
+        assert (one.source_word, one.unchanged_names) == ((), (one.source.objects[0].name,))
 
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
-        names = {spot.name for spot in build_pair(SCENES, "swap", number).target.spots}
+        names = {placed.name for placed in build_pair(SCENES, "swap", number).target.objects}
         assert names not in [set(one) for one in load_held_out().pairs]
-        spots = build_pair(SCENES, "recolour", number).target.spots
-        assert not load_held_out().colours & {(spot.name, spot.colour) for spot in spots}
+        objects = build_pair(SCENES, "recolour", number).target.objects
+        assert not load_held_out().colours & {(placed.name, placed.colour) for placed in objects}
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
@@ -187,7 +187,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
     excite, regions = (
         build_control_edit(name, layout, row) for row, name in enumerate(CONTROLS, start=1)
     )
-    words = {find_mention(layout, spot).word for spot in (0, 1)}
+    words = {find_mention(layout, index).word for index in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
 
 

@@ -115,7 +115,7 @@ def test_a_mask_grows_to_every_side() -> None:
 def of_one(kind: str) -> PromptPair:
     """The first pair of a kind in which one object stands alone."""
     found = (build_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
-    return next(one for one in found if len(one.source.spots) == 1)
+    return next(one for one in found if len(one.source.objects) == 1)
 
 
 def test_a_swap_needs_the_new_and_not_the_old() -> None:
@@ -131,7 +131,7 @@ def test_a_swap_needs_the_new_and_not_the_old() -> None:
 def test_a_recolour_needs_its_colour() -> None:
     recolour = of_one("recolour")
     (name,) = recolour.changed_names
-    colour = recolour.target.spots[0].colour
+    colour = recolour.target.objects[0].colour
     assert colour is not None
     assert is_edit_successful(recolour, seen({}), seen({name: LEFT}, colour=colour))
     assert not is_edit_successful(recolour, seen({}), seen({name: LEFT}))
@@ -200,8 +200,11 @@ def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> Non
     for number in range(40):
         recolour = build_pair(SCENES, "recolour", number)
         words = describe_target_object(recolour)
-        assert recolour.spot is not None
-        assert f"{recolour.target.spots[recolour.spot].colour} {recolour.target_word}" in words
+        assert recolour.object_index is not None
+        assert (
+            f"{recolour.target.objects[recolour.object_index].colour} {recolour.target_word}"
+            in words
+        )
         assert "large" not in words
         assert "small" not in words
 

@@ -26,9 +26,9 @@ def truth(scenes: Scenes, number: int) -> Recognition:
     scene, layout = scenes.scene(number), scenes.layout(number)
     places = {}
     for placed in scene.objects:
-        (spot,) = (spot for spot in layout.spots if spot.name == placed.name)
-        colour = placed.colour or load_vocabulary_objects()[placed.name].colour
-        places[placed.name] = (colour if colour in HUES else OWN_COLOUR, spot.centre)
+        (one,) = (one for one in layout.objects if one.name == placed.name)
+        colour = one.colour or load_vocabulary_objects()[placed.name].colour
+        places[placed.name] = (colour if colour in HUES else OWN_COLOUR, one.centre)
     return seen_of(scene.background, **places)
 
 

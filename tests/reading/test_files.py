@@ -18,7 +18,7 @@ from t2i.safe_reading import (
     CAPTION,
     CONFIG,
     FileKind,
-    UnsuitableFile,
+    UnsuitableFileError,
     iterate_lines,
     open_regular_file,
     open_untrusted,
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_named_in_words(name: str, complaint: str) -> Non
 
 
 def test_a_file_that_is_said_to_be_empty_is_still_bounded() -> None:
-    with pytest.raises(UnsuitableFile, match="more than the 10 bytes"):
+    with pytest.raises(UnsuitableFileError, match="more than the 10 bytes"):
         read_bounded("/proc/self/status", 10)
 
 

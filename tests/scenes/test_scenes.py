@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out
-from t2i.scenes.layout import Spot
+from t2i.scenes.layout import PlacedObject
 from t2i.scenes.scenes import Layout, Scene, SceneObject, Scenes, ScenesConfig, render_layout
 from t2i.scenes.sprites import (
     BACKGROUNDS,
@@ -126,16 +126,18 @@ def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
     background[..., 3] = 255
     picture = Image.fromarray(background)
     on_top = np.zeros((size, size), int)
-    for number, spot in enumerate(layout.spots, start=1):
-        side = round(spot.side * size)
-        corner = [min(max(round(c * size - side / 2), 0), size - side) for c in spot.centre]
-        small = load_sprite(spot.name, spot.colour).resize((side, side), Image.Resampling.HAMMING)
+    for number, placed in enumerate(layout.objects, start=1):
+        side = round(placed.side * size)
+        corner = [min(max(round(c * size - side / 2), 0), size - side) for c in placed.centre]
+        small = load_sprite(placed.name, placed.colour).resize(
+            (side, side), Image.Resampling.HAMMING
+        )
         small = small.convert("RGBA")
         picture.alpha_composite(small, (corner[0], corner[1]))
         alpha = np.asarray(small)[..., 3]
         window = on_top[corner[1] : corner[1] + side, corner[0] : corner[0] + side]
         window[alpha > 127] = number
-    masks = [on_top == number for number in range(1, len(layout.spots) + 1)]
+    masks = [on_top == number for number in range(1, len(layout.objects) + 1)]
     return np.asarray(picture.convert("RGB")), masks
 
 
@@ -148,24 +150,24 @@ def test_pixels_and_masks_are_those_of_an_independent_recomposition() -> None:
         difference = np.abs(pixels.astype(int) - scene.pixels)
         assert difference.max() <= 3, f"max {difference.max()}, mean {difference.mean():.3f}"
         for mention, placed in zip(layout.caption.mentions, scene.objects, strict=True):
-            np.testing.assert_array_equal(placed.mask, masks[mention.spot])
+            np.testing.assert_array_equal(placed.mask, masks[mention.object_index])
 
 
 def test_a_mask_loses_what_a_later_object_covers() -> None:
-    spots = (
-        Spot("house", None, None, 0.6, (0.4, 0.5)),
-        Spot("moon", None, None, 0.5, (0.6, 0.5)),
+    placed_objects = (
+        PlacedObject("house", None, None, 0.6, (0.4, 0.5)),
+        PlacedObject("moon", None, None, 0.5, (0.6, 0.5)),
     )
-    mentions = tuple(Mention(i, s.name, (0, 1), None, None) for i, s in enumerate(spots))
+    mentions = tuple(Mention(i, s.name, (0, 1), None, None) for i, s in enumerate(placed_objects))
     caption = Caption("a house and a moon", mentions, ())
-    layout = Layout(spots, "row", "teal", (24, 168, 170), 0, "down", caption)
+    layout = Layout(placed_objects, "row", "teal", (24, 168, 170), 0, "down", caption)
     pixels, (house, moon) = render_layout(layout, 64)
     expected_pixels, (expected_house, expected_moon) = recompose(layout, 64)
     np.testing.assert_array_equal(moon, expected_moon)
     np.testing.assert_array_equal(house, expected_house)
     assert np.abs(expected_pixels.astype(int) - pixels).max() <= 3
     alone = render_layout(
-        Layout(spots[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
+        Layout(placed_objects[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
     )[1][0]
     assert 0 < house.sum() < alone.sum()
     assert not (house & moon).any()
@@ -340,12 +342,14 @@ def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
     for index in range(2500):
         layout = data.layout(index)
         text = layout.caption.text
-        counts[len(layout.spots)] += 1
+        counts[len(layout.objects)] += 1
         assert text == text.lower()
         assert len(text.split()) <= MAX_WORDS
         assert "{" not in text
         assert "  " not in text
-        assert sorted(m.spot for m in layout.caption.mentions) == list(range(len(layout.spots)))
+        assert sorted(m.object_index for m in layout.caption.mentions) == list(
+            range(len(layout.objects))
+        )
         assert not re.search(r"\ba ([aeio]|umbrella)", text), text
         assert not re.search(r"\ban (?![aeio]|umbrella)", text), text
     for count, share in ((1, 0.45), (2, 0.4), (3, 0.15)):
@@ -354,9 +358,9 @@ def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
 
 def combinations(layout: Layout) -> set[object]:
     """The held-out combinations a layout shows."""
-    names = [spot.name for spot in layout.spots]
+    names = [placed.name for placed in layout.objects]
     pairs = {frozenset(pair) for pair in itertools.combinations(names, 2)}
-    colours = {(spot.name, spot.colour) for spot in layout.spots}
+    colours = {(placed.name, placed.colour) for placed in layout.objects}
     return (pairs & load_held_out().pairs) | (colours & load_held_out().colours)
 
 
@@ -375,7 +379,7 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
         here = combinations(layout)
         assert here
         assert layout.background in list_contrasting_backgrounds(
-            layout.spots[0].name, layout.spots[0].colour
+            layout.objects[0].name, layout.objects[0].colour
         )
         shown |= here
     assert shown == load_held_out().pairs | load_held_out().colours
@@ -429,10 +433,10 @@ def test_any_size_shows_the_same_scene(size: int) -> None:
 def test_a_vocabulary_and_a_number_of_objects_are_kept_to() -> None:
     data = Scenes(ScenesConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
     layouts = [data.layout(index) for index in range(200)]
-    assert {spot.name for layout in layouts for spot in layout.spots} == {"cat", "dog", "car"}
-    assert {len(layout.spots) for layout in layouts} == {1, 2}
+    assert {placed.name for layout in layouts for placed in layout.objects} == {"cat", "dog", "car"}
+    assert {len(layout.objects) for layout in layouts} == {1, 2}
     alone = Scenes(ScenesConfig(vocabulary=("cat",)))
-    assert all(len(alone.layout(index).spots) == 1 for index in range(20))
+    assert all(len(alone.layout(index).objects) == 1 for index in range(20))
 
 
 def test_an_unknown_object_is_refused_with_the_nearest() -> None:

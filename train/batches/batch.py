@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from t2i.run_folder import SIGNALS
-from t2i.scenes.sample import Framing, Sample, Samples
+from t2i.scenes.training_example import ExampleDataset, OriginalSizeAndCrop, TrainingExample
 from train.batches.order import BatchOrder, ProcessShare, ScheduledSample
 
 
@@ -35,7 +35,7 @@ class Batch:
         pictures of pairs, or None
     masks_BKHW : (B, K, H, W) bool, masks of the objects that captions name, or None
     spans : for each row, the character spans of its caption that name them, at most K
-    framings : original size and crop of each row's picture, where they are known
+    sizes_and_crops : original size and crop of each row's picture, where they are known
     """
 
     step: int
@@ -51,7 +51,7 @@ class Batch:
     loser_moments_BCHW: Tensor | None = None
     masks_BKHW: Tensor | None = None
     spans: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
-    framings: list[Framing | None] = field(default_factory=list)
+    sizes_and_crops: list[OriginalSizeAndCrop | None] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`."""
@@ -76,7 +76,7 @@ TENSOR_FIELDS = (
 
 
 def iterate_batches(
-    samples: Samples, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
+    samples: ExampleDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[Batch]:
     """Iterate over the micro-batches of `steps`, which `workers` processes read ahead."""
     loader = DataLoader(
@@ -90,7 +90,7 @@ def iterate_batches(
     return iter(loader)
 
 
-def collate_samples(rows: list[tuple[ScheduledSample, Sample]]) -> Batch:
+def collate_samples(rows: list[tuple[ScheduledSample, TrainingExample]]) -> Batch:
     """Stack the samples of one step into a `Batch`."""
     scheduled = [entry for entry, _ in rows]
     samples = [sample for _, sample in rows]
@@ -112,7 +112,7 @@ def collate_samples(rows: list[tuple[ScheduledSample, Sample]]) -> Batch:
         loser_moments_BCHW=_stacked([sample.loser_moments for sample in samples]),
         masks_BKHW=_masks(samples),
         spans=[sample.spans for sample in samples],
-        framings=[sample.framing for sample in samples],
+        sizes_and_crops=[sample.size_and_crop for sample in samples],
     )
 
 
@@ -127,7 +127,7 @@ def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
     return torch.from_numpy(np.stack(there)) if len(there) == len(arrays) else None
 
 
-def _loss_masks(samples: Sequence[Sample]) -> Tensor | None:
+def _loss_masks(samples: Sequence[TrainingExample]) -> Tensor | None:
     """Stack loss masks (B, H, W) uint8, full ones for samples without; None if all are."""
     shape = next((s.loss_mask.shape for s in samples if s.loss_mask is not None), None)
     if shape is None:
@@ -136,7 +136,7 @@ def _loss_masks(samples: Sequence[Sample]) -> Tensor | None:
     return _stacked([full if s.loss_mask is None else s.loss_mask for s in samples])
 
 
-def _masks(samples: Sequence[Sample]) -> Tensor | None:
+def _masks(samples: Sequence[TrainingExample]) -> Tensor | None:
     """Stack object masks (B, K, H, W) bool; rows with fewer than K get empty ones."""
     most = max(len(sample.spans) for sample in samples)
     if not most:
@@ -147,11 +147,11 @@ def _masks(samples: Sequence[Sample]) -> Tensor | None:
     return torch.from_numpy(masks_BKHW)
 
 
-class _ScheduledSamples(torch.utils.data.Dataset[tuple[ScheduledSample, Sample]]):
-    def __init__(self, samples: Samples) -> None:
+class _ScheduledSamples(torch.utils.data.Dataset[tuple[ScheduledSample, TrainingExample]]):
+    def __init__(self, samples: ExampleDataset) -> None:
         self.samples = samples
 
-    def __getitem__(self, entry: ScheduledSample) -> tuple[ScheduledSample, Sample]:
+    def __getitem__(self, entry: ScheduledSample) -> tuple[ScheduledSample, TrainingExample]:
         return entry, self.samples.read(entry.sample, entry.visit)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i.errors import DataError
-from t2i.scenes.sample import Sample
+from t2i.scenes.training_example import TrainingExample
 from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures, Variant
@@ -51,7 +51,7 @@ class CachedPictures(Pictures):
         """Return the index of the picture that replaces a lost one, or `index` itself."""
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
-    def load_variant(self, variant: Variant) -> Sample:
+    def load_variant(self, variant: Variant) -> TrainingExample:
         """Read the cached latents of one variant of a picture as a sample.
 
         Raises BrokenPictureError or DataError where it is missing.
@@ -65,14 +65,14 @@ class CachedPictures(Pictures):
                 "which completes the cache."
             )
         bucket, kept = self.bucket_shape(index), self.shards.read(key)
-        return Sample(
+        return TrainingExample(
             name=self.name(index),
             pixels=np.zeros((*bucket, 0), dtype=np.uint8),
             caption="",
             masks=np.zeros((0, *bucket), dtype=np.bool_),
             weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            framing=self.compute_size_conditioning(variant),
+            size_and_crop=self.compute_size_conditioning(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
         )

@@ -106,7 +106,7 @@ def build_record_entry(one: SurveyedPicture) -> RecordedPicture:
 def read_picture_record(path: Path) -> PictureRecord:
     """Read the record of a run. Raises DataError if it cannot be read."""
     try:
-        return PictureRecord.model_validate_json(read_bounded(path, RUN.most))
+        return PictureRecord.model_validate_json(read_bounded(path, RUN.max_bytes))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from t2i.errors import DataError
 from t2i.randomness import derive_seed
-from t2i.scenes.sample import Framing, Sample
+from t2i.scenes.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.text.word_pattern import build_word_pattern
 from train.data.buckets import Shape, find_nearest_bucket
 from train.data.caption_rules import (
@@ -97,7 +97,7 @@ class Pictures:
         """Return the held-out pictures as a data set without random choices; it may be empty."""
         return Pictures(self.config, found=self.found, part="held_out")
 
-    def read(self, index: int, visit: int, /) -> Sample:
+    def read(self, index: int, visit: int, /) -> TrainingExample:
         """Load the sample of one visit to a picture, with its caption and masks.
 
         A picture that can no longer be read is named in one warning, and the next one of its shape
@@ -187,14 +187,14 @@ class Pictures:
             every |= these
         return every
 
-    def load_variant(self, variant: Variant) -> Sample:
+    def load_variant(self, variant: Variant) -> TrainingExample:
         """Load one variant of a picture as a sample without its caption.
 
         Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
         """
         index = variant.index
         one, view = self.surveyed[index], self._view(variant)
-        return Sample(
+        return TrainingExample(
             name=one.entry.name,
             pixels=load_transformed_pixels(
                 one, view, self._alpha_mask(index), self.config.max_pixels
@@ -203,7 +203,7 @@ class Pictures:
             masks=np.zeros((0, *view.bucket), dtype=np.bool_),
             weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            framing=self.compute_size_conditioning(variant),
+            size_and_crop=self.compute_size_conditioning(variant),
             loser=load_transformed_loser(
                 one, view, self._alpha_mask(index), self.config.max_pixels
             ),
@@ -254,9 +254,9 @@ class Pictures:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
         return loss_mask[None] > 127, (found.span(),)
 
-    def compute_size_conditioning(self, variant: Variant) -> Framing:
+    def compute_size_conditioning(self, variant: Variant) -> OriginalSizeAndCrop:
         """Return the original size and crop corner of a variant, for SDXL's size conditioning."""
-        return Framing(self.surveyed[variant.index].shape, self._view(variant).corner)
+        return OriginalSizeAndCrop(self.surveyed[variant.index].shape, self._view(variant).corner)
 
     def loss_weight(self, index: int) -> float:
         """Return the weight of the loss on a picture."""

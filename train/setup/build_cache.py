@@ -15,7 +15,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedEarly, StopRequest
-from t2i.scenes.sample import Samples
+from t2i.scenes.training_example import ExampleDataset
 from t2i.terminal import several
 from train.batches.micro_batches import explaining_out_of_memory
 from train.batches.order import BatchOrder
@@ -68,12 +68,12 @@ class CacheSettings:
 
 def build_cache(
     settings: CacheSettings,
-    samples: Samples,
+    samples: ExampleDataset,
     order: BatchOrder,
     out: Path,
     accelerator: Accelerator,
     stop: StopRequest,
-) -> tuple[Samples, CacheEncoders | None]:
+) -> tuple[ExampleDataset, CacheEncoders | None]:
     """Encode latents and captions into the cache; return samples that read it, and the released
     encoders.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
-from t2i.scenes.sample import Sample
+from t2i.scenes.training_example import TrainingExample
 from t2i.text.encoders.selection import TextEncoder
 from train.batches.batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
@@ -68,11 +68,13 @@ def encode_latents(
     """
     lost: dict[int, BrokenPictureError] = {}
 
-    def read_batch(batch: tuple[Variant, ...]) -> list[tuple[Variant, Sample | BrokenPictureError]]:
+    def read_batch(
+        batch: tuple[Variant, ...],
+    ) -> list[tuple[Variant, TrainingExample | BrokenPictureError]]:
         return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
     for found in map_ahead(read_batch, batches):
-        samples: list[tuple[Variant, Sample]] = []
+        samples: list[tuple[Variant, TrainingExample]] = []
         for variant, sample in found:
             if isinstance(sample, BrokenPictureError):
                 lost[variant.index] = sample
@@ -91,7 +93,7 @@ def encode_latents(
     return lost
 
 
-def _encode_samples(samples: Sequence[Sample], size: int, vae: VAE) -> list[Arrays | None]:
+def _encode_samples(samples: Sequence[TrainingExample], size: int, vae: VAE) -> list[Arrays | None]:
     """Encode the samples of a batch to the arrays to cache; None where latents are not finite."""
     device = next(vae.parameters()).device
     pixels = [sample.pixels for sample in samples]
@@ -114,7 +116,7 @@ def _encode_samples(samples: Sequence[Sample], size: int, vae: VAE) -> list[Arra
     return encoded
 
 
-def _read_or_error(pictures: Pictures, variant: Variant) -> Sample | BrokenPictureError:
+def _read_or_error(pictures: Pictures, variant: Variant) -> TrainingExample | BrokenPictureError:
     try:
         return pictures.load_variant(variant)
     except BrokenPictureError as error:

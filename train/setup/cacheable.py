@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from t2i.scenes.sample import Samples
+from t2i.scenes.training_example import ExampleDataset
 from train.cache.config import CacheConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import TargetConfig
@@ -16,7 +16,9 @@ Reasons = dict[str, str | None]
 """Each of KINDS -> None where it is cached, else the reason; "" where it is not requested."""
 
 
-def choose_cached_kinds(cache: CacheConfig, target: TargetConfig, samples: Samples) -> Reasons:
+def choose_cached_kinds(
+    cache: CacheConfig, target: TargetConfig, samples: ExampleDataset
+) -> Reasons:
     """Decide whether latents and texts are cached, as far as known before the encoders are
     loaded.
     """

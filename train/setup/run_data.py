@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from t2i.errors import ArgumentError
 from t2i.randomness import derive_seed
-from t2i.scenes.sample import Samples
+from t2i.scenes.training_example import ExampleDataset
 from t2i.terminal import print_note, several
 from train.batches.order import BatchOrder
 from train.config.run_config import TargetConfig
@@ -36,7 +36,7 @@ class DataSettings:
     batch_size: int
 
 
-def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> Samples:
+def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> ExampleDataset:
     """Load the data set of a run, its class pictures included, and print remarks on it.
 
     Raises DataError where too many pictures are broken, ArgumentError where they are not those that
@@ -163,12 +163,12 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
     return [f"pairs: {losers}"] if losers else []
 
 
-def build_order(samples: Samples, batch_size: int, seed: int) -> BatchOrder:
+def build_order(samples: ExampleDataset, batch_size: int, seed: int) -> BatchOrder:
     """Return the order in which a run with this seed reads its samples."""
     return BatchOrder(samples.list_batch_groups(), batch_size, derive_seed(seed, "data"))
 
 
-def build_data_identity(samples: Samples) -> dict[str, str]:
+def build_data_identity(samples: ExampleDataset) -> dict[str, str]:
     """Return the facts of the pictures that a resume must find unchanged, wherever they are."""
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 

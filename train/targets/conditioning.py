@@ -5,7 +5,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.families import sdxl
-from t2i.scenes.sample import Framing
+from t2i.scenes.training_example import OriginalSizeAndCrop
 from t2i.text.encoder_interface import EncodedText
 from train.batches.batch import Batch
 
@@ -18,10 +18,10 @@ def build_conditioning(
         return Conditioning(encoded.text_BTD, mask_BT=encoded.mask_BT)
     pooled_BD = sdxl.require_pooled_embedding(encoded.pooled_BD)
     height, width = batch.pixels_BCHW.shape[2:]
-    whole = Framing(original=(height, width), corner=(0, 0))
+    whole = OriginalSizeAndCrop(original=(height, width), corner=(0, 0))
     sizes = [
-        sdxl.SizeConditioning(framing.original, framing.corner, target=(height, width))
-        for framing in (framing or whole for framing in batch.framings)
+        sdxl.SizeConditioning(size_and_crop.original, size_and_crop.corner, target=(height, width))
+        for size_and_crop in (size_and_crop or whole for size_and_crop in batch.sizes_and_crops)
     ]
     rows = [sdxl.build_time_ids(unet, size, pooled_BD[i : i + 1]) for i, size in enumerate(sizes)]
     extra = {"text_embeds": pooled_BD, "time_ids": torch.cat(rows)}

@@ -101,7 +101,7 @@ def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
 
 def _read_index(path: Path) -> bytes:
     try:
-        return read_bounded(path, RUN.most) if path.exists() else b""
+        return read_bounded(path, RUN.max_bytes) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 

@@ -189,7 +189,7 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = parse_json(read_bounded(path, RUN.most))
+        state = parse_json(read_bounded(path, RUN.max_bytes))
         if state["version"] != VERSION:
             raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
         return dict(state, seed=int(state["seed"]))

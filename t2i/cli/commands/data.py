@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
-    from t2i.scenes.sample import Samples
+    from t2i.scenes.training_example import ExampleDataset
     from train.data.discovery import FoundPictures
     from train.data.pictures_config import PicturesConfig
 
@@ -161,7 +161,7 @@ def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
         )
 
 
-def _build_scenes(seed: int, split: Split) -> "Samples":
+def _build_scenes(seed: int, split: Split) -> "ExampleDataset":
     from t2i.scenes.scenes import Scenes, ScenesConfig
 
     return Scenes(ScenesConfig(seed=seed, split=split))

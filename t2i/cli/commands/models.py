@@ -94,7 +94,9 @@ def _read_image_size(folder: Path) -> str | None:
     """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
     try:
         unet, vae = (
-            parse_json(read_bounded(folder / part / "config.json", MODEL_CONFIG.most), lenient=True)
+            parse_json(
+                read_bounded(folder / part / "config.json", MODEL_CONFIG.max_bytes), lenient=True
+            )
             for part in ("unet", "vae")
         )
         widths = vae.get("block_out_channels") or vae["encoder_block_out_channels"]

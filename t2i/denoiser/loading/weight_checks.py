@@ -27,7 +27,7 @@ FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
 MAX_NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
-MAX_CONFIG_BYTES = MODEL_CONFIG.most
+MAX_CONFIG_BYTES = MODEL_CONFIG.max_bytes
 MAX_INDEX_BYTES = 16_000_000
 """Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 

@@ -52,7 +52,11 @@ def compute_edited_region_box(
 
     size : of the picture, width and height
     """
-    if pair.spot is None or pair.kind == "addition" or pair.changed_names[0] not in source.objects:
+    if (
+        pair.object_index is None
+        or pair.kind == "addition"
+        or pair.changed_names[0] not in source.objects
+    ):
         return None
     rows, columns = source.objects[pair.changed_names[0]].mask.nonzero()
     top, bottom = int(rows.min()), int(rows.max()) + 1
@@ -67,8 +71,8 @@ def compute_edited_region_box(
 
 def describe_target_object(pair: PromptPair) -> str:
     """Return the target's noun phrase of the object without its size, which a crop cannot show."""
-    assert pair.spot is not None
-    mention = find_mention(pair.target, pair.spot)
+    assert pair.object_index is not None
+    mention = find_mention(pair.target, pair.object_index)
     return str(NounPhrase(mention.word, mention.colour, None))
 
 

@@ -17,7 +17,7 @@ from t2i.scenes.captions import (
     generate_caption,
 )
 from t2i.scenes.held_out import is_trained_together, list_training_colours
-from t2i.scenes.layout import Spot, random_choice
+from t2i.scenes.layout import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Layout, Scenes, list_shared_contrasting_backgrounds
 
@@ -43,7 +43,7 @@ MAX_TRIES = 1000
 class PromptPair:
     """A source layout, a target layout, and the object that changes.
 
-    spot : number of the object that changes, is added or strengthened; None for the background
+    object_index : of the object that changes, is added or strengthened; None for the background
     source_word, target_word : its words in the captions; "background"; () if it is absent
     strengthened_word : word to be weighted, in a target whose text equals the source's
     """
@@ -51,7 +51,7 @@ class PromptPair:
     kind: ChangeKind
     source: Layout
     target: Layout
-    spot: int | None
+    object_index: int | None
     source_word: Words
     target_word: Words
     strengthened_word: str | None = None
@@ -69,16 +69,21 @@ class PromptPair:
     @property
     def changed_names(self) -> tuple[str, ...]:
         """Names of the changed object in source and target; none where the background changes."""
-        if self.spot is None:
+        if self.object_index is None:
             return ()
-        both = (layout.spots[self.spot : self.spot + 1] for layout in (self.source, self.target))
-        return tuple(dict.fromkeys(spot.name for spots in both for spot in spots))
+        both = (
+            layout.objects[self.object_index : self.object_index + 1]
+            for layout in (self.source, self.target)
+        )
+        return tuple(dict.fromkeys(placed.name for objects in both for placed in objects))
 
     @property
     def unchanged_names(self) -> tuple[str, ...]:
         """Names of the source's objects that are to stay."""
         return tuple(
-            spot.name for number, spot in enumerate(self.source.spots) if number != self.spot
+            placed.name
+            for number, placed in enumerate(self.source.objects)
+            if number != self.object_index
         )
 
 
@@ -101,9 +106,9 @@ def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
 def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Replace one object by another; None where none fits."""
     rng = seeded_generator(scenes, key)
-    spot = int(rng.random() * len(layout.spots))
-    others = [one.name for number, one in enumerate(layout.spots) if number != spot]
-    old = layout.spots[spot]
+    index = int(rng.random() * len(layout.objects))
+    others = [one.name for number, one in enumerate(layout.objects) if number != index]
+    old = layout.objects[index]
     fitting = [
         name for name in scenes.vocabulary if name != old.name and is_trained_together(name, others)
     ]
@@ -114,7 +119,7 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
         layout,
         key,
         "swap",
-        spot,
+        index,
         replace(old, name=random_choice(rng, fitting), colour=None),
     )
 
@@ -122,20 +127,20 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Paint one object in another colour; None where it has no other."""
     rng = seeded_generator(scenes, key)
-    spot = int(rng.random() * len(layout.spots))
-    old = layout.spots[spot]
+    index = int(rng.random() * len(layout.objects))
+    old = layout.objects[index]
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
     return build_spot_replacement_pair(
-        scenes, layout, key, "recolour", spot, replace(old, colour=random_choice(rng, colours))
+        scenes, layout, key, "recolour", index, replace(old, colour=random_choice(rng, colours))
     )
 
 
 def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Change the background; None where both captions do not name it."""
     rng = seeded_generator(scenes, key)
-    names, colours = zip(*((spot.name, spot.colour) for spot in layout.spots), strict=True)
+    names, colours = zip(*((placed.name, placed.colour) for placed in layout.objects), strict=True)
     others = [
         name
         for name in list_shared_contrasting_backgrounds(names, colours)
@@ -152,10 +157,10 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
 
 def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Add the second object of two behind the first in its caption; None for other scenes."""
-    if len(layout.spots) != 2:
+    if len(layout.objects) != 2:
         return None
-    first, second = layout.spots
-    alone = replace(layout, spots=(first,), arrangement="single")
+    first, second = layout.objects
+    alone = replace(layout, objects=(first,), arrangement="single")
     source = recaption_layout(scenes, alone, key)
     mention = find_mention(source, 0)
     rng = seeded_generator(scenes, f"{key}/added")
@@ -177,7 +182,7 @@ def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     """Strengthen the word small or large of a single object; None for other scenes."""
     source = recaption_layout(scenes, layout, key)
     mention = find_mention(source, 0)
-    if len(layout.spots) > 1 or mention.size_word is None:
+    if len(layout.objects) > 1 or mention.size_word is None:
         return None
     word = mention.word
     return PromptPair(
@@ -195,32 +200,32 @@ CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | 
 
 
 def build_spot_replacement_pair(
-    scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, spot: int, new: Spot
+    scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, index: int, new: PlacedObject
 ) -> PromptPair | None:
-    """Build the pair in which `new` replaces a spot; None if it is not visible or not mentioned."""
-    spots = tuple(new if number == spot else one for number, one in enumerate(layout.spots))
-    names, colours = zip(*((one.name, one.colour) for one in spots), strict=True)
+    """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
+    objects = tuple(new if number == index else one for number, one in enumerate(layout.objects))
+    names, colours = zip(*((one.name, one.colour) for one in objects), strict=True)
     if layout.background not in list_shared_contrasting_backgrounds(names, colours):
         return None
     source = recaption_layout(scenes, layout, key)
-    target = recaption_layout(scenes, replace(layout, spots=spots), key)
-    order = [mention.spot for mention in source.caption.mentions]
-    if [mention.spot for mention in target.caption.mentions] != order:
+    target = recaption_layout(scenes, replace(layout, objects=objects), key)
+    order = [mention.object_index for mention in source.caption.mentions]
+    if [mention.object_index for mention in target.caption.mentions] != order:
         return None  # one of them had to be shortened
-    words = find_mention(source, spot).word, find_mention(target, spot).word
-    return PromptPair(kind, source, target, spot, *words)
+    words = find_mention(source, index).word, find_mention(target, index).word
+    return PromptPair(kind, source, target, index, *words)
 
 
 def recaption_layout(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """Return the layout with a new caption; equal keys choose equal forms."""
     rng = seeded_generator(scenes, f"{key}/caption")
-    caption = generate_caption(rng, layout.spots, layout.arrangement, layout.background)
+    caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
 
-def find_mention(layout: Layout, spot: int) -> Mention:
-    """Return the caption's mention of a spot."""
-    return next(mention for mention in layout.caption.mentions if mention.spot == spot)
+def find_mention(layout: Layout, index: int) -> Mention:
+    """Return the caption's mention of the object of this index in the layout."""
+    return next(mention for mention in layout.caption.mentions if mention.object_index == index)
 
 
 def seeded_generator(scenes: Scenes, key: str) -> np.random.Generator:

@@ -85,7 +85,7 @@ def unchanged_mask(
     background changes, the inside of the source's objects without their edges.
     """
     by = math.ceil(DILATION * max(size))
-    if pair.spot is None:
+    if pair.object_index is None:
         return ~dilate_mask(~union_of_masks(source, pair.unchanged_names, size), by)
     changing = union_of_masks(source, pair.changed_names, size) | union_of_masks(
         target, pair.changed_names, size
@@ -120,9 +120,9 @@ def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognitio
         return all(name in target.objects for name in (*pair.unchanged_names, new))
     if pair.kind == "swap":
         return new in target.objects and old not in target.objects
-    assert pair.spot is not None
+    assert pair.object_index is not None
     if pair.kind == "recolour":
-        colour = pair.target.spots[pair.spot].colour
+        colour = pair.target.objects[pair.object_index].colour
         return colour is not None and target.has_colour(new, colour)
     if old not in source.objects or old not in target.objects:
         return False

@@ -32,7 +32,7 @@ def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
     """Return the first of MAX_TRIES scenes whose caption relates two objects; None without one."""
     for index in range(number * MAX_TRIES, (number + 1) * MAX_TRIES):
         layout = scenes.layout(index)
-        if len(layout.spots) == 2 and layout.caption.relations:
+        if len(layout.objects) == 2 and layout.caption.relations:
             return layout
     return None
 
@@ -89,7 +89,7 @@ def draw_with_each_control(
 
 def build_control_edit(name: str, layout: Layout, row: int) -> Edit:
     """Build the edit of a control for the picture of this batch row."""
-    words = [find_mention(layout, spot).word for spot in (0, 1)]
+    words = [find_mention(layout, index).word for index in (0, 1)]
     if name == ATTEND_AND_EXCITE:
         return AttendAndExcite(tuple(words), target=row)
     (subject, relation, other) = layout.caption.relations[0]
@@ -97,7 +97,7 @@ def build_control_edit(name: str, layout: Layout, row: int) -> Edit:
         subject: compute_relation_box(relation, first=True),
         other: compute_relation_box(relation, first=False),
     }
-    regions = [Region(words=words[spot], box=boxes[spot]) for spot in (0, 1)]
+    regions = [Region(words=words[index], box=boxes[index]) for index in (0, 1)]
     return Regions(regions, target=row)
 
 

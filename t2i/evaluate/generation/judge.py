@@ -58,12 +58,15 @@ class CaptionStatement:
 def build_caption_statement(layout: Layout) -> CaptionStatement:
     """Return the statements of a scene's caption."""
     caption = layout.caption
-    names = {mention.spot: layout.spots[mention.spot].name for mention in caption.mentions}
+    names = {
+        mention.object_index: layout.objects[mention.object_index].name
+        for mention in caption.mentions
+    }
     colours = tuple(
         (
-            names[mention.spot],
+            names[mention.object_index],
             mention.colour,
-            mention.colour != load_vocabulary_objects()[names[mention.spot]].colour,
+            mention.colour != load_vocabulary_objects()[names[mention.object_index]].colour,
         )
         for mention in caption.mentions
         if mention.colour is not None
@@ -71,7 +74,7 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
     named = f"{layout.background} background" in caption.text
     return CaptionStatement(
         text=caption.text,
-        objects=tuple(names[mention.spot] for mention in caption.mentions),
+        objects=tuple(names[mention.object_index] for mention in caption.mentions),
         colours=colours,
         relations=tuple((names[a], relation, names[b]) for a, relation, b in caption.relations),
         background=layout.background if named else None,

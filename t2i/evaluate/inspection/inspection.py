@@ -213,7 +213,7 @@ class InspectionPart:
             self._noise(split, number),
         )
         seen = self.context.recogniser.recognise([picture])[0]
-        names = [layout.spots[mention.spot].name for mention in mentions]
+        names = [layout.objects[mention.object_index].name for mention in mentions]
         masks = {
             name: torch.from_numpy(seen.objects[name].mask)
             for name in names

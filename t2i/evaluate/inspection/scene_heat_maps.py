@@ -81,8 +81,8 @@ def probe_real_picture(
     """Probe one denoiser pass at each level of noise, with the caption and without guidance."""
     scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
     along = copy_pipeline_with_scheduler(pipe, scheduler)
-    spots = [(placed.word, placed.span) for placed in scene.objects]
-    words, others = find_mention_and_control_tokens(pipe, scene.caption, spots)
+    mentions = [(placed.word, placed.span) for placed in scene.objects]
+    words, others = find_mention_and_control_tokens(pipe, scene.caption, mentions)
     asked = [*words, *others]
     with attend(along) as attn:
         maps = {
@@ -139,24 +139,24 @@ def build_level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | 
 
 
 def find_mention_and_control_tokens(
-    pipe: TextToImagePipeline, caption: str, spots: Sequence[tuple[str, tuple[int, int]]]
+    pipe: TextToImagePipeline, caption: str, mentions: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
     """Return the tokens of each mention, and those of another word for the control."""
-    own = [find_mention_tokens(pipe, caption, *spot) for spot in spots]
+    own = [find_mention_tokens(pipe, caption, *mention) for mention in mentions]
     others = [
-        find_mention_tokens(pipe, caption, *choose_control_word(caption, spots, n))
-        for n in range(len(spots))
+        find_mention_tokens(pipe, caption, *choose_control_word(caption, mentions, n))
+        for n in range(len(mentions))
     ]
     return own, others
 
 
 def choose_control_word(
-    caption: str, spots: Sequence[tuple[str, tuple[int, int]]], number: int
+    caption: str, mentions: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
     """Return the next mention; without one, the last word outside the mention itself."""
-    if len(spots) > 1:
-        return spots[(number + 1) % len(spots)]
-    start, end = spots[number][1]
+    if len(mentions) > 1:
+        return mentions[(number + 1) % len(mentions)]
+    start, end = mentions[number][1]
     words = [
         (match.group(), match.span())
         for match in re.finditer(r"\w+", caption)

@@ -110,7 +110,7 @@ def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> E
     remedy = "Give the evaluation.json of another result."
     try:
         earlier = EarlierResult.model_validate(
-            parse_json(read_bounded(path, RUN.most), lenient=True)
+            parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
         )
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error

@@ -66,10 +66,10 @@ def check_pairs(found: CachedPictures, pictures: Pictures, vae) -> None:
                 expected = encode_moments(vae, pixels_BCHW)[0].numpy()
             assert np.abs(sample.moments - expected).max() < 1e-6
             assert sample.pixels.shape == (*plain.pixels.shape[:2], 0)
-            assert (sample.name, sample.caption, sample.framing, sample.weight) == (
+            assert (sample.name, sample.caption, sample.size_and_crop, sample.weight) == (
                 plain.name,
                 plain.caption,
-                plain.framing,
+                plain.size_and_crop,
                 plain.weight,
             )
             if plain.loss_mask is None:

@@ -78,7 +78,11 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
     again = [copy.read(*place) for place in reversed(places)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
-        assert (one.caption, one.framing, one.name) == (other.caption, other.framing, other.name)
+        assert (one.caption, one.size_and_crop, one.name) == (
+            other.caption,
+            other.size_and_crop,
+            other.name,
+        )
 
     script = (
         "import sys; from hashlib import sha256; from pathlib import Path; "
@@ -123,8 +127,8 @@ def test_what_is_read_is_the_variant_with_the_caption_of_the_visit(tmp_path: Pat
         assert np.array_equal(sample.pixels, alone.pixels)
         assert (alone.caption, sample.caption) == ("", pictures.caption_at_visit(index, 9))
         assert (
-            sample.framing
-            == alone.framing
+            sample.size_and_crop
+            == alone.size_and_crop
             == pictures.compute_size_conditioning(pictures.variant_at_visit(index, 9))
         )
 
@@ -171,14 +175,14 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     assert len(pictures.list_variants(0)) == 8
     for variant in pictures.list_variants(0):
         sample = pictures.load_variant(variant)
-        assert sample.framing is not None
+        assert sample.size_and_crop is not None
         covered = compute_covering_shape(pictures.surveyed[0].shape, pictures.bucket_shape(0))
         assert covered == (32, 53)
-        top, left = sample.framing.corner
+        top, left = sample.size_and_crop.corner
         scaled = picture.resize(covered[::-1], Image.Resampling.LANCZOS)
         expected = np.asarray(scaled)[top : top + 32, left : left + 32]
         assert np.array_equal(sample.pixels, expected[:, ::-1] if variant.flip else expected)
-        assert sample.framing.original == (60, 100)
+        assert sample.size_and_crop.original == (60, 100)
     assert pictures.compute_size_conditioning(Variant(0, 0, False)).corner == (0, 10)
 
 
@@ -189,7 +193,7 @@ def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> Non
     pictures = Pictures(config_of(tmp_path))
     bucket = pictures.bucket_shape(0)
     assert bucket.height > bucket.width
-    assert pictures.read(0, 0).framing.original == (60, 40)
+    assert pictures.read(0, 0).size_and_crop.original == (60, 40)
 
 
 def test_repeats_multiply_the_places_of_a_picture(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from t2i.pictures import PAPER, build_picture_grid
-from t2i.scenes.sample import Sample
+from t2i.scenes.training_example import TrainingExample
 from train.data.pictures import Pictures
 
 CELL = 192
@@ -33,7 +33,7 @@ def spread_indices(pictures: Pictures, most: int) -> list[int]:
     return [index * len(pictures) // number for index in range(number)]
 
 
-def fade_masked_out_pixels(sample: Sample) -> Image.Image:
+def fade_masked_out_pixels(sample: TrainingExample) -> Image.Image:
     """Return the picture with the pixels that the loss does not count pale and hatched."""
     if sample.loss_mask is None:
         return Image.fromarray(sample.pixels)

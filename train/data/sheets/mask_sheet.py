@@ -8,14 +8,16 @@ from PIL import Image
 
 from t2i.errors import ArgumentError
 from t2i.pictures import build_picture_grid
-from t2i.scenes.sample import Sample, Samples
+from t2i.scenes.training_example import ExampleDataset, TrainingExample
 
 # One per named thing, in caption order; a fourth and later ones start again.
 MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (160, 70, 210))
 PICTURE_WIDTH = 192
 
 
-def draw_mask_sheet(dataset: Samples, indices: Sequence[int], masks: bool = True) -> Image.Image:
+def draw_mask_sheet(
+    dataset: ExampleDataset, indices: Sequence[int], masks: bool = True
+) -> Image.Image:
     """Return a sheet of the samples with their captions; with `masks`, each beside its masks.
 
     The thing named first in a caption is red, the second blue, the third green.
@@ -37,7 +39,7 @@ def draw_mask_sheet(dataset: Samples, indices: Sequence[int], masks: bool = True
     )
 
 
-def overlay_masks(sample: Sample) -> NDArray[np.uint8]:
+def overlay_masks(sample: TrainingExample) -> NDArray[np.uint8]:
     """Return the masks in colours over the picture in pale gray, (H, W, 3) uint8."""
     gray = 0.35 * sample.pixels.mean(axis=-1, keepdims=True) + 140.0
     overlay = np.broadcast_to(gray, sample.pixels.shape).copy()

@@ -8,8 +8,8 @@ from t2i.safe_reading import CAPTION, PICTURE, check_no_lone_surrogates, decode_
 from t2i.terminal import several
 from train.data.decode import BrokenPictureError
 
-MAX_BYTES = PICTURE.most
-MAX_CAPTION = CAPTION.most
+MAX_BYTES = PICTURE.max_bytes
+MAX_CAPTION = CAPTION.max_bytes
 
 
 class ByteSource(Protocol):

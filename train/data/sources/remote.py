@@ -30,7 +30,7 @@ class RemoteSource:
 
     def read(self) -> bytes:
         """Download the bytes of the file. Raises BrokenPictureError if it is too large or gone."""
-        if self.size > PICTURE.most:
+        if self.size > PICTURE.max_bytes:
             raise BrokenPictureError(self.url, f"holds {self.size:,} bytes of one file")
         return fetch_range(self.url, self.offset, self.size)
 

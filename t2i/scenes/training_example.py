@@ -1,4 +1,4 @@
-"""Sample of a data set: one picture, its caption, and masks of the objects it names."""
+"""Training example of a data set: picture, caption, and masks of the objects it names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Framing(NamedTuple):
+class OriginalSizeAndCrop(NamedTuple):
     """Original size and crop corner of a picture in pixels, the micro-conditioning of SDXL."""
 
     original: tuple[int, int]
@@ -18,8 +18,8 @@ class Framing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One training example.
+class TrainingExample:
+    """One training example of any data set: picture, caption, masks and loss weights.
 
     name : where it came from, so that a log line or an error can point at it
     pixels : (H, W, 3) uint8 ndarray; (H, W, 0) where `moments` stand for the picture
@@ -43,27 +43,27 @@ class Sample:
     label_maps: NDArray[np.uint8] | None = None
     weight: float = 1.0
     loss_mask: NDArray[np.uint8] | None = None
-    framing: Framing | None = None
+    size_and_crop: OriginalSizeAndCrop | None = None
     moments: NDArray[np.float32] | None = None
     spans: tuple[tuple[int, int], ...] = ()
     loser: NDArray[np.uint8] | None = None
     loser_moments: NDArray[np.float32] | None = None
 
 
-class Samples(Protocol):
-    """Protocol of a data set that is read by sample number."""
+class ExampleDataset(Protocol):
+    """Protocol of a training data set, whose examples are read by index."""
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, visit: int, /) -> Sample:
-        """Return sample `index` at position `visit` of the run.
+    def read(self, index: int, visit: int, /) -> TrainingExample:
+        """Return example `index`, augmented for slot `visit` of the training run.
 
         Differences between visits, such as the crop, are a function of both numbers.
         """
         ...
 
     def list_batch_groups(self) -> Sequence[Sequence[int]]:
-        """Return sample numbers grouped by picture shape; a number may occur repeatedly.
+        """Return the indices of the examples grouped by picture shape; one may occur repeatedly.
 
         A batch is filled from one group.
         """
