@@ -34,7 +34,7 @@ def sample(
     """Run the sampling loop over the timesteps of `run` and return its latents, (B, C, H, W).
 
     An exception, also Ctrl-C, leaves the loop at once; `run` then holds the state so far. Raises
-    DrawingError where latents become NaN or infinite.
+    GenerationError where latents become NaN or infinite.
     """
     step_options = select_accepted_step_options(scheduler, eta=eta, generator=generator)
 

@@ -61,7 +61,7 @@ class AttentionError(T2IError):
     exit_code = 7
 
 
-class DrawingError(T2IError):
+class GenerationError(T2IError):
     """Error for a picture that cannot be generated: numbers not finite, or too little memory."""
 
     exit_code = 8

@@ -181,7 +181,7 @@ class Pipeline(
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
         fallback."""
-        return parse_sampling_defaults(self.notes).merged_over(
+        return parse_sampling_defaults(self.notes).override_arguments(
             self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 
@@ -242,7 +242,7 @@ class Pipeline(
             uncond = embeddings[0].get("uncond")
             negative_prompt_embeds = None if uncond is None else uncond.text_BTD
             run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
-            run.denoised_factors = compute_run_denoised_factors(
+            run.x0_coefficients = compute_run_denoised_factors(
                 self.scheduler, run, run_start.remaining
             )
             latents_BCHW = self.sample(
@@ -331,7 +331,7 @@ class Pipeline(
     ) -> Tensor:
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
-        denoise = partial(sd.denoise, self.unet, attention_options=self._cross_attention_kwargs)
+        denoise = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
         with self.progress_bar(total=num_inference_steps) as bar, caching_text_keys(self.unet):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
@@ -388,7 +388,7 @@ class Pipeline(
 def compute_run_denoised_factors(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
-    """Return `denoised_factors` of the timesteps of one run, when `remaining` others follow it."""
+    """Return `x0_coefficients` of the timesteps of one run, when `remaining` others follow it."""
     factors = compute_x0_coefficients(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]

@@ -143,7 +143,7 @@ def replace_text_embeddings(conditioning: Conditioning, text_BTD: Tensor) -> Con
     """
     if text_BTD.shape[0] == conditioning.text_BTD.shape[0]:
         return replace(conditioning, text_BTD=text_BTD)
-    conditional = conditioning.select(("cond",))
+    conditional = conditioning.select_branches(("cond",))
     if text_BTD.shape[0] != conditional.num_images:
         raise ArgumentError(
             f"The callback returned prompt_embeds of {several(text_BTD.shape[0], 'row')}, expected "

@@ -88,7 +88,7 @@ def sample_image_embeddings(
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample(
             run,
-            partial(unclip.denoise_prior, pipe.prior_prior),
+            partial(unclip.run_prior, pipe.prior_prior),
             prior_scheduler,
             generator=generator,
             step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],

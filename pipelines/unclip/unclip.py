@@ -215,7 +215,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             run = RunState(
                 latents_BCHW, conditioning, self.resolve_guidance(), self.scheduler.timesteps
             )
-            run.denoised_factors = compute_x0_coefficients(self.scheduler)
+            run.x0_coefficients = compute_x0_coefficients(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
             latents_BCHW = self.sample(
                 run,
@@ -277,7 +277,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     @property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale of the decoder in a call that gives none."""
-        return parse_sampling_defaults(self.notes).merged_over(FALLBACK_DEFAULTS)
+        return parse_sampling_defaults(self.notes).override_arguments(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
@@ -304,7 +304,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(
-            unclip.denoise,
+            unclip.run_unet,
             self.unet,
             with_variance=unclip.uses_learned_variance(self.scheduler),
             attention_options=attention_options,
@@ -335,4 +335,4 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
         chosen = state.custom_guidance or choose_guidance(state.guidance_scale)
         learned = unclip.uses_learned_variance(self.scheduler)
-        return unclip.VarianceGuidance(chosen) if learned else chosen
+        return unclip.LearnedVarianceGuidance(chosen) if learned else chosen

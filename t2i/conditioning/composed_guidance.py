@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
+from t2i.conditioning.guidance import (
+    check_finite_number,
+    check_guidance_scales,
+    rescale_to_conditional_std,
+)
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 
@@ -55,11 +59,11 @@ class Composed:
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Combine the predictions by the weights of their parts, (B, C, H, W)."""
+        """Return uncond + scale * sum_i w_i (cond_i - uncond), rescaled, (B, C, H, W)."""
         uncond_BCHW = predictions["uncond"]
         first_BCHW, *others_BCHW = (
             w_i * (predictions[part] - uncond_BCHW)
             for w_i, part in zip(self.weights, self.part_branches, strict=True)
         )
         guided_BCHW = uncond_BCHW + self.scale * sum(others_BCHW, start=first_BCHW)
-        return rescale_contrast(guided_BCHW, predictions["cond"], self.rescale)
+        return rescale_to_conditional_std(guided_BCHW, predictions["cond"], self.rescale)

@@ -19,8 +19,8 @@ Branch = str
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """Rows of one denoiser pass, branch after branch, with everything the denoiser reads of
-    them.
+    """What the denoiser is given beside the latents in one pass: text embeddings and further
+    tensors, one row per image and guidance branch, branch after branch.
 
     Two images under classifier-free guidance have rows (uncond 0, uncond 1, cond 0, cond 1).
     A feature that steers the denoiser adds its tensors to `extra`; no signature grows.
@@ -69,7 +69,7 @@ class Conditioning:
         """Branch of each row of the batch."""
         return tuple(branch for branch in self.branches for _ in range(self.num_images))
 
-    def select(self, branches: Sequence[Branch]) -> "Conditioning":
+    def select_branches(self, branches: Sequence[Branch]) -> "Conditioning":
         """Return the conditioning of these branches alone, in this order; ArgumentError for an
         absent one.
         """

@@ -56,7 +56,7 @@ class ClassifierFree:
         uncond_BCHW = predictions["uncond"]
         cond_BCHW = predictions["cond"]
         guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
-        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+        return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ class ZeroStar:
             return torch.zeros_like(cond_BCHW)
         scaled_BCHW = optimal_uncond_scale(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
         guided_BCHW = scaled_BCHW + self.scale * (cond_BCHW - scaled_BCHW)
-        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+        return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
 
 def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
-    """Return the s (B, 1, 1, 1) that minimises |cond - s uncond| per image (s_star of
-    CFG-Zero*).
+    """Return for each image the factor s, (B, 1, 1, 1), that minimises |cond - s uncond|: CFG-Zero*
+    scales the unconditional prediction by it.
     """
     dtype = torch.promote_types(cond_BCHW.dtype, torch.float32)
     cond_BV, uncond_BV = (x.flatten(1).to(dtype) for x in (cond_BCHW, uncond_BCHW))
@@ -109,9 +109,11 @@ def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
     return (dot_B1 / square_B1).to(cond_BCHW.dtype)[:, :, None, None]
 
 
-def rescale_contrast(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> Tensor:
-    """Return the guided prediction with its standard deviation moved towards the conditional
-    one's.
+def rescale_to_conditional_std(guided_BCHW: Tensor, cond_BCHW: Tensor, amount: float) -> Tensor:
+    """Rescale the guided prediction so that its standard deviation moves towards that of the
+    conditional prediction (diffusers' `guidance_rescale`).
+
+    amount : 0 for no change, 1 for the conditional prediction's standard deviation
 
     Lin et al. (2023), section 3.4, equations 14 to 16, https://arxiv.org/abs/2305.08891.
     """

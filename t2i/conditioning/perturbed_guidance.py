@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
+from t2i.conditioning.guidance import (
+    check_finite_number,
+    check_guidance_scales,
+    rescale_to_conditional_std,
+)
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
@@ -67,11 +71,13 @@ class PerturbedAttention:
             guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
         away_BCHW = cond_BCHW - predictions["perturbed"]
         guided_BCHW = guided_BCHW + self.perturbed_scale * away_BCHW
-        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+        return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
 
 def list_perturbed_sites(guidance: Guidance) -> tuple[str, ...]:
-    """Return the sites whose self-attention this guidance perturbs; empty for most."""
+    """Return the site patterns at which a guidance perturbs self-attention; empty for a guidance
+    that does not.
+    """
     if isinstance(guidance, Interval):
         return list_perturbed_sites(guidance.guidance)
     return guidance.sites if isinstance(guidance, PerturbedAttention) else ()

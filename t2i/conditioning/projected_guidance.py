@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
-from t2i.conditioning.guidance import check_finite_number, check_guidance_scales, rescale_contrast
+from t2i.conditioning.guidance import (
+    check_finite_number,
+    check_guidance_scales,
+    rescale_to_conditional_std,
+)
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError, nearest_hint
 
@@ -71,7 +75,7 @@ class AdaptiveProjected:
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""
         cond_BCHW = predictions["cond"]
-        a, b = self.compute_denoised_factors(run)
+        a, b = self.get_x0_coefficients(run)
         D_cond_BCHW = (
             cond_BCHW if self.space == "prediction" else a * run.latents_BCHW + b * cond_BCHW
         )
@@ -84,24 +88,26 @@ class AdaptiveProjected:
 
         # D_cond + (scale - 1) update, turned back: the latents' part cancels out.
         guided_BCHW = cond_BCHW + (self.scale - 1) / b * update_BCHW
-        return rescale_contrast(guided_BCHW, cond_BCHW, self.rescale)
+        return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
-    def compute_denoised_factors(self, run: RunState) -> tuple[float, float]:
-        """Return a and b of this step in D = a * latents + b * prediction."""
+    def get_x0_coefficients(self, run: RunState) -> tuple[float, float]:
+        """Return the coefficients a and b of this step in D = a * latents + b * prediction, where D
+        is what the guidance projects: the predicted original sample, or the prediction itself.
+        """
         if self.space == "prediction":
             return 0.0, 1.0
-        if not run.denoised_factors:
+        if not run.x0_coefficients:
             raise ArgumentError(
-                "Adaptive projected guidance needs RunState.denoised_factors, to compute the "
+                "Adaptive projected guidance needs RunState.x0_coefficients, to compute the "
                 "predicted original sample: set it from "
                 "t2i.denoiser.predicted_original.compute_x0_coefficients(scheduler), or "
                 "choose space='prediction'."
             )
-        return run.denoised_factors[run.step]
+        return run.x0_coefficients[run.step]
 
     def update_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
-        """Return the difference plus `momentum` times its running average, and store the new
-        average.
+        """Return the difference of the predictions plus `momentum` times its running average, and
+        store the sum as the new average.
         """
         if self.momentum == 0:
             return diff_BCHW
@@ -113,9 +119,7 @@ class AdaptiveProjected:
 
 
 def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
-    """Return each image's difference, scaled down to norm r where it is larger; r = 0 is no
-    bound.
-    """
+    """Scale each image's tensor down to the norm r where its norm is larger; r = 0 is no bound."""
     if r == 0:
         return diff_BCHW
     length_B111: Tensor = torch.linalg.vector_norm(diff_BCHW, dim=(1, 2, 3), keepdim=True)
@@ -123,8 +127,8 @@ def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
 
 
 def split_parallel_and_orthogonal(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the parts of each image's difference parallel and orthogonal to D, computed in
-    double.
+    """Split each image's tensor into its parts parallel and orthogonal to the reference D, computed
+    in double precision.
     """
     # Apple's devices have no double.
     dtype = torch.float32 if diff_BCHW.device.type == "mps" else torch.float64

@@ -31,7 +31,7 @@ class RunState:
     """Set by a step callback: the loop ends before its next pass."""
     guidance_memory: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that a guidance keeps from one step to the next."""
-    denoised_factors: Sequence[tuple[float, float]] = ()
+    x0_coefficients: Sequence[tuple[float, float]] = ()
     """For each step a and b of x0 = a * latents + b * prediction; empty if not computed."""
     denoise: Callable[[Tensor, Conditioning], Tensor] | None = None
     """An extra denoiser pass at this step's timestep, set by the loop:
@@ -50,7 +50,7 @@ class RunState:
     @property
     def pass_conditioning(self) -> Conditioning:
         """Conditioning of this step's denoiser pass: the branches that guidance computes now."""
-        return self.conditioning.select(self.guidance.branches(self))
+        return self.conditioning.select_branches(self.guidance.branches(self))
 
 
 class Guidance(Protocol):
@@ -58,7 +58,9 @@ class Guidance(Protocol):
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Every branch that a run may compute; all but "uncond" are given the prompt."""
+        """Every branch (prediction to combine) that a run may compute; all but "uncond" are given
+        the prompt.
+        """
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the branches to compute at this step; each one left out makes the batch

@@ -28,7 +28,9 @@ passes, 1.7 to 2.0 for decoding."""
 
 
 class AttentionStub(torch.autograd.Function):
-    """A stand-in for fused attention that saves query, key and value for the gradient."""
+    """A stand-in for fused attention, for counting memory: it saves query, key and value for the
+    gradient and computes nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class AttentionStub(torch.autograd.Function):
 
 
 class AttentionStubMode(TorchFunctionMode):
-    """A torch function mode that replaces attention by `AttentionStub`."""
+    """A torch function mode that replaces scaled_dot_product_attention by `AttentionStub`."""
 
     def __torch_function__(
         self,
@@ -98,10 +100,11 @@ KNOWN_PEAKS: dict[str, int] = {}
 picture."""
 
 
-def measure_pass_peak(
+def measure_pass_peak_bytes(
     model: nn.Module, run: Callable[[], object], *, gradients: bool = False
 ) -> int:
-    """Return the peak bytes, beside the weights, of a pass of a model on the meta device.
+    """Measure the peak memory in bytes, beside the weights, of a forward pass of a model on the
+    meta device.
 
     gradients : count what is kept for the backward pass as well
     """
@@ -118,7 +121,13 @@ def estimate_unet_bytes_per_position(unet: Any) -> float:
     def run(model: Any) -> object:
         return run_trial_pass(model, {}, side)
 
-    return MEMORY_FACTOR * bytes_per_number(unet) / 4 * cached_pass_peak(unet, run) / side**2
+    return (
+        MEMORY_FACTOR
+        * bytes_per_number(unet)
+        / 4
+        * measure_pass_peak_bytes_once(unet, run)
+        / side**2
+    )
 
 
 def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
@@ -132,7 +141,7 @@ def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
         MEMORY_FACTOR
         * bytes_per_number(vae)
         / 4
-        * cached_pass_peak(vae, decode, str(options))
+        * measure_pass_peak_bytes_once(vae, decode, str(options))
         / side**2
     )
 
@@ -142,8 +151,9 @@ def bytes_per_number(model: Any) -> int:
     return torch.empty((), dtype=model.dtype).element_size()
 
 
-def cached_pass_peak(model: Any, run: Callable[[Any], object], way: str = "") -> int:
-    """Return the peak bytes of a pass of the model's meta copy, measured once per config.
+def measure_pass_peak_bytes_once(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+    """Return the peak memory in bytes of a forward pass of the model, measured on a copy without
+    weights, once per config.
 
     way : distinguishes different passes of one model
     """
@@ -153,7 +163,7 @@ def cached_pass_peak(model: Any, run: Callable[[Any], object], way: str = "") ->
         if len(KNOWN_PEAKS) == MAX_KNOWN_PEAKS:
             KNOWN_PEAKS.clear()
         without_memory = build_meta_copy(model)
-        KNOWN_PEAKS[kind] = measure_pass_peak(without_memory, lambda: run(without_memory))
+        KNOWN_PEAKS[kind] = measure_pass_peak_bytes(without_memory, lambda: run(without_memory))
     return KNOWN_PEAKS[kind]
 
 

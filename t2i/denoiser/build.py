@@ -61,7 +61,9 @@ class TokenizerSettings(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """The parts of a denoiser; each table holds arguments of the class it becomes."""
+    """Config of a new model, read from a TOML file: a table for each component, with the arguments
+    of its class.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,7 +97,7 @@ class ModelConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The parts of a latent diffusion model, under diffusers' names."""
+    """The components of a latent diffusion model, under diffusers' names."""
 
     vae: VAE
     unet: UNet2DConditionModel
@@ -223,7 +225,9 @@ def build_component(kind: type, settings: Settings, table: str) -> Any:
 
 
 def check_known_names(given: Settings, known: Collection[str], what: str) -> None:
-    """Raise ArgumentError for the first name of `given` that is not in `known`."""
+    """Raise ArgumentError for the first name of `given` that is not in `known`, with the nearest
+    known one; `what` says what is named.
+    """
     for name in given:
         if name not in known:
             raise ArgumentError(f"Unknown {what}: {name!r}. {nearest_hint(name, known)}")

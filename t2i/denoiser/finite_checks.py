@@ -6,7 +6,7 @@ B batch rows, C channels, H W latent size, Y X image size.
 import torch
 from torch import Tensor, nn
 
-from t2i.errors import DrawingError, ModelError
+from t2i.errors import GenerationError, ModelError
 
 HALF_REMEDY = "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
 
@@ -77,22 +77,24 @@ class FiniteLatentsCheck:
         )
 
     def record_finite(self, numbers: Tensor, problem: str) -> None:
-        """Record whether `numbers` are all finite, with the message otherwise; on the CPU raise at
-        once.
+        """Record whether a tensor's numbers are all finite, with the error message `problem` for
+        the case that they are not; on the CPU raise at once.
         """
         self.flags.append((numbers.isfinite().all(), problem))
         if numbers.device.type == "cpu":
             self.raise_first_problem()
 
     def raise_first_problem(self) -> None:
-        """Raise DrawingError with the first recorded message about non-finite numbers, if any."""
+        """Raise GenerationError for the first recorded tensor with NaN or infinite numbers; if
+        there is none, forget the records.
+        """
         if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
-            raise DrawingError(next(problem for flag, problem in self.flags if not flag))
+            raise GenerationError(next(problem for flag, problem in self.flags if not flag))
         self.flags.clear()
 
 
 def check_pixels_finite(pixels_B3YX: Tensor) -> None:
-    """Raise DrawingError for decoded pixels that are NaN or infinite."""
+    """Raise GenerationError for decoded pixels that are NaN or infinite."""
     if pixels_B3YX.isfinite().all():
         return
     black = [row for row, one in enumerate(pixels_B3YX) if not one.isfinite().all()]
@@ -103,7 +105,7 @@ def check_pixels_finite(pixels_B3YX: Tensor) -> None:
             "Autoencoders such as SDXL's overflow in half precision: decode in full precision, "
             "with pipe.vae.to(torch.float32)."
         )
-    raise DrawingError(
+    raise GenerationError(
         f"The pixels{of} became NaN or infinite when the latents, which were sound, were decoded. "
         f"{remedy}"
     )

@@ -16,7 +16,7 @@ from t2i.denoiser.activation_memory import (
     estimate_decoder_bytes_per_position,
     estimate_unet_bytes_per_position,
 )
-from t2i.errors import DrawingError
+from t2i.errors import GenerationError
 from t2i.terminal import several
 
 OUT_OF_MEMORY_MESSAGES = (
@@ -51,17 +51,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translating_out_of_memory(what: str = "while drawing") -> Iterator[None]:
-    """Turn an out-of-memory error within the block into a DrawingError with remedies."""
+    """Turn an out-of-memory error within the block into a GenerationError with remedies."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise DrawingError(f"Out of memory {what}. {REMEDY}.") from error
+        raise GenerationError(f"Out of memory {what}. {REMEDY}.") from error
 
 
 def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decoding: Any) -> None:
-    """Raise DrawingError where sampling needs more memory than is free.
+    """Raise GenerationError where sampling needs more memory than is free.
 
     The need is the larger of a denoiser pass with `branches` rows per image and of decoding, both
     measured on the meta device (t2i.denoiser.activation_memory). Images up to
@@ -89,7 +89,7 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
     needed = max(needed_for_pass, decoding_bytes * at_once * positions + pixels)
     if needed > free:
         many = several(pictures, "picture") if pictures > 1 else "A picture"
-        raise DrawingError(
+        raise GenerationError(
             f"{many} of {W * factor}x{H * factor} pixels: about {needed / 1e9:.1f} GB of memory "
             f"are needed beside the model, and {free / 1e9:.1f} GB are free. {REMEDY}."
         )
@@ -109,7 +109,9 @@ def read_free_bytes(device: torch.device) -> int | None:
 
 
 def list_container_free_bytes(folder: Path) -> list[int]:
-    """Return the bytes left by each limit of a container; a very large number for no limit."""
+    """Return the free bytes under each memory limit (cgroup) of the container that this process
+    runs in, and a very large number in case there is none.
+    """
     left = [2**62]
     for place in (folder, folder / "memory"):
         for limit, used in CGROUP_FILES:
@@ -123,7 +125,7 @@ def list_container_free_bytes(folder: Path) -> list[int]:
 
 
 def read_reclaimable_bytes(folder: Path) -> int:
-    """Return the bytes of the page cache that the kernel can free."""
+    """Return the bytes of a container's page cache that the kernel can free."""
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:

@@ -27,20 +27,25 @@ DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 @contextmanager
 def perturbing_self_attention(
-    unet: nn.Module, sites: Sequence[str], roles: Sequence[str], role: Branch = "perturbed"
+    unet: nn.Module,
+    sites: Sequence[str],
+    row_branches: Sequence[Branch],
+    branch: Branch = "perturbed",
 ) -> Iterator[None]:
-    """Give the rows of one role the identity as self-attention map at the sites, within the block.
+    """Within the block, replace the self-attention maps at some sites by the identity, in the batch
+    rows of one guidance branch.
 
     "Perturbed self-attention" of Ahn et al. 2024, https://arxiv.org/abs/2403.17377: each position
     attends to itself alone. It passes through the tap of t2i.attention, after the edits of any
     session; the other rows are bit for bit those without it.
 
-    roles : role of each row of the passes inside, see Conditioning.roles
+    sites : parts of module names, as PerturbedAttention.sites
+    row_branches : branch of each row of the passes inside, see Conditioning.row_branches
 
     Raises ArgumentError for a pass of another number of rows, AttentionError for a processor that
     computes attention without the tap.
     """
-    rows = [row for row, its in enumerate(roles) if its == role]
+    rows = [row for row, own in enumerate(row_branches) if own == branch]
     modules = find_self_attentions(unet, sites)
     if not rows:
         yield
@@ -56,10 +61,10 @@ def perturbing_self_attention(
             if threading.get_ident() != thread:
                 return nullcontext()
             hidden = args[0] if args else kwargs["hidden_states"]
-            if len(hidden) != len(roles):
+            if len(hidden) != len(row_branches):
                 raise ArgumentError(
-                    f"Got a pass of {several(len(hidden), 'row')}, but roles for {len(roles)}: "
-                    "expected one each."
+                    f"Got a pass of {several(len(hidden), 'row')}, but branches for "
+                    f"{len(row_branches)}: expected one each."
                 )
             return _identity_rows_checked(name, rows)
 

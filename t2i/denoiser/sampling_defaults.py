@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.denoiser.loading.address import NOTES_FILE
-from t2i.denoiser.loading.model_notes import parse_model_notes, read_model_notes
+from t2i.denoiser.loading.t2i_json import parse_t2i_json, read_t2i_json
 
 MAX_STEPS = 10_000
 """Largest number of steps of a run; ten times the usual length of a noise schedule."""
@@ -24,8 +24,10 @@ class SamplingDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 
-    def merged_over(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """Return the call arguments `usual`, overridden by the model's own settings."""
+    def override_arguments(self, usual: dict[str, Any]) -> dict[str, Any]:
+        """Return the call arguments `usual`, with the model's own steps and guidance scale in place
+        of theirs where it has any.
+        """
         own = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
         return usual | {name: value for name, value in own.items() if value is not None}
 
@@ -36,15 +38,15 @@ REMEDY = (
 )
 
 
-class SamplingNotes(BaseModel):
-    """Layout of a t2i.json with sampling defaults; other keys are ignored."""
+class SamplingDefaultsFile(BaseModel):
+    """Layout of a model's t2i.json, of which only the sampling defaults are read."""
 
     defaults: SamplingDefaults = SamplingDefaults()
 
 
 def read_sampling_defaults(folder: Path) -> SamplingDefaults:
     """Return the sampling defaults of a model folder; all None without a t2i.json."""
-    notes = read_model_notes(folder, SamplingNotes, REMEDY)
+    notes = read_t2i_json(folder, SamplingDefaultsFile, REMEDY)
     return SamplingDefaults() if notes is None else notes.defaults
 
 
@@ -54,4 +56,4 @@ def parse_sampling_defaults(
     """Parse the sampling defaults in the text of a t2i.json. Raises ModelError if it is invalid."""
     if notes is None:
         return SamplingDefaults()
-    return parse_model_notes(notes, SamplingNotes, REMEDY, path).defaults
+    return parse_t2i_json(notes, SamplingDefaultsFile, REMEDY, path).defaults

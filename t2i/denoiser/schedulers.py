@@ -28,7 +28,7 @@ class Scheduler(Protocol):
 
 
 class Sampler(NamedTuple):
-    """A scheduler class of diffusers and its settings."""
+    """A sampler: a scheduler class of diffusers, and settings for it."""
 
     class_name: str
     settings: Mapping[str, object] = {}

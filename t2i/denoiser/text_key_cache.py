@@ -62,7 +62,9 @@ def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
 
 
 def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
-    """Return a forward that uses the current thread's cache, if it has one for this layer."""
+    """Return a replacement for a layer's forward that uses the current thread's cache of text keys
+    and values, if it has one for this layer.
+    """
 
     def forward(text_BTD: Tensor) -> Tensor:
         cache = _current_cache.get().get(linear)
@@ -139,7 +141,8 @@ class CachedProjection:
     def build_state_key(
         self, text_BTD: Tensor, weight: Tensor, bias: Tensor | None, output_BTK: Tensor
     ) -> tuple[object, ...]:
-        """Build a key that is equal only while the layer would give the same output.
+        """Return a key for comparison: it stays equal only as long as text, weights and LoRAs are
+        unchanged, so that the projection would give the same output.
 
         It consists of address and version of all tensors read, and the output's version.
         """

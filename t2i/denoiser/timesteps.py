@@ -66,7 +66,7 @@ def set_timesteps(
         scheduler.set_begin_index(0)
     if "num_inference_steps" not in settings:
         return len(scheduler.timesteps)
-    check_spacing(scheduler, num_inference_steps)
+    check_noise_spacing(scheduler, num_inference_steps)
     return num_inference_steps
 
 
@@ -103,8 +103,9 @@ def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> 
         )
 
 
-def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
-    """Raise ArgumentError where the spacing leaves too few steps in which an image forms.
+def check_noise_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
+    """Raise ArgumentError if the spacing of the noise levels (Karras, exponential or beta) leaves
+    too few steps at the noise levels at which an image forms.
 
     From pure noise (zero-terminal SNR, sigma 4096) these spacings spend most steps above
     VISIBLE_SIGMAS, and a multistep solver overshoots in the few that remain. The bound is measured,
@@ -114,15 +115,15 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     spacing = next((name for key, name in SPACING_NAMES.items() if config.get(key)), None)
     if spacing is None or not config.get("rescale_betas_zero_snr"):
         return
-    needed = min_visible_steps(scheduler)
-    seen = count_visible_steps(scheduler)
+    needed = min_steps_in_sigma_range(scheduler)
+    seen = count_steps_in_sigma_range(scheduler)
     if seen >= needed:
         return
     trial, enough = copy.deepcopy(scheduler), num_inference_steps
-    while count_visible_steps(trial) < needed and enough < MAX_SUGGESTED_STEPS:
+    while count_steps_in_sigma_range(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
-    unspaced = unspaced_sampler_name(scheduler)
+    unspaced = sampler_name_without_spacing(scheduler)
     name = (
         f"{unspaced} {spacing}"
         if unspaced in SAMPLERS_WITH_SIGMAS
@@ -136,21 +137,25 @@ def check_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     )
 
 
-def min_visible_steps(scheduler: Scheduler) -> int:
-    """Return the number of steps within VISIBLE_SIGMAS that the solver needs."""
+def min_steps_in_sigma_range(scheduler: Scheduler) -> int:
+    """Return how many steps the solver needs at the noise levels at which an image forms
+    (VISIBLE_SIGMAS).
+    """
     order: int = scheduler.config.get("solver_order", 1)
     return order + 2 if order > 1 else 2
 
 
-def count_visible_steps(scheduler: Scheduler) -> int:
-    """Count the scheduler's steps with a sigma within VISIBLE_SIGMAS."""
+def count_steps_in_sigma_range(scheduler: Scheduler) -> int:
+    """Count the scheduler's steps at the noise levels at which an image forms (VISIBLE_SIGMAS)."""
     sigmas: torch.Tensor = getattr(scheduler, "sigmas")  # noqa: B009 - not of every scheduler
     below, above = VISIBLE_SIGMAS
     return int(((sigmas > below) & (sigmas < above)).sum())
 
 
-def unspaced_sampler_name(scheduler: Scheduler) -> str:
-    """Return the sampler's name without its spacing; the class name for an unknown one."""
+def sampler_name_without_spacing(scheduler: Scheduler) -> str:
+    """Return the name of a scheduler's sampler without its noise spacing, "euler" for "euler
+    karras"; the class name for an unknown one.
+    """
     fitting = [
         name
         for name, sampler in SAMPLERS_WITH_SIGMAS.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from t2i.denoiser.loading.address import NOTES_FILE
-from t2i.denoiser.loading.model_notes import build_notes_error, read_model_notes
+from t2i.denoiser.loading.t2i_json import build_t2i_json_error, read_t2i_json
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
@@ -41,13 +41,13 @@ class ModelNotes(BaseModel):
 
 def training_scenes(model: Path) -> ScenesConfig:
     """Return the scenes that a model was trained on; DEFAULT_SCENES for models of other origin."""
-    notes = read_model_notes(model, ModelNotes, REMEDY)
+    notes = read_t2i_json(model, ModelNotes, REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
     try:
         return ScenesConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
-        raise build_notes_error(model / NOTES_FILE, error, REMEDY) from error
+        raise build_t2i_json_error(model / NOTES_FILE, error, REMEDY) from error
 
 
 @dataclass(frozen=True, slots=True)

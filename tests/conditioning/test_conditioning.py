@@ -24,12 +24,12 @@ def test_select_returns_the_rows_of_the_named_branches():
     conditioning = Conditioning(
         torch.cat([UNCOND_BTD, COND_BTD]), ("uncond", "cond"), extra={"pooled": extra}
     )
-    cond = conditioning.select(("cond",))
+    cond = conditioning.select_branches(("cond",))
     assert torch.equal(cond.text_BTD, COND_BTD)
     assert cond.extra["pooled"].flatten().tolist() == [2.0, 3.0]
     assert cond.row_branches == ("cond", "cond")
 
-    swapped = conditioning.select(("cond", "uncond"))
+    swapped = conditioning.select_branches(("cond", "uncond"))
     assert swapped.row_branches == ("cond", "cond", "uncond", "uncond")
     assert torch.equal(swapped.text_BTD, torch.cat([COND_BTD, UNCOND_BTD]))
     assert swapped.extra["pooled"].flatten().tolist() == [2.0, 3.0, 0.0, 1.0]
@@ -38,13 +38,13 @@ def test_select_returns_the_rows_of_the_named_branches():
 def test_selecting_every_branch_copies_nothing():
     """Selecting all branches in their order returns the object itself."""
     conditioning = join_branches({"uncond": UNCOND_BTD, "cond": COND_BTD})
-    assert conditioning.select(("uncond", "cond")) is conditioning
+    assert conditioning.select_branches(("uncond", "cond")) is conditioning
 
 
 def test_a_branch_that_was_not_encoded_is_named():
     """Selecting an absent branch is an error that lists the present ones."""
     with pytest.raises(ArgumentError, match="branch 'uncond', but only cond were encoded"):
-        join_branches({"cond": COND_BTD}).select(("uncond", "cond"))
+        join_branches({"cond": COND_BTD}).select_branches(("uncond", "cond"))
 
 
 def test_rows_must_fill_the_branches():

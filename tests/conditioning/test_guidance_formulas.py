@@ -23,7 +23,7 @@ A, B = 1.7, -0.9
 def run():
     told = join_branches({"cond": torch.zeros(2, 3, 4)})
     latents = torch.randn(SHAPE, dtype=torch.float64)
-    return RunState(latents, told, Conditional(), torch.arange(10), denoised_factors=[(A, B)] * 10)
+    return RunState(latents, told, Conditional(), torch.arange(10), x0_coefficients=[(A, B)] * 10)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_momentum_is_a_geometric_sum_of_the_differences_so_far(run, predictions)
 
 def test_momentum_averages_in_the_space_of_clean_pictures(run, predictions):
     """The same difference of predictions counts for less where b is smaller."""
-    run.denoised_factors = [(1.0, -4.0), (1.0, -1.0)]
+    run.x0_coefficients = [(1.0, -4.0), (1.0, -1.0)]
     guidance = AdaptiveProjected(2.0, -0.5, 0.0, eta=1.0)
     guidance.combine(predictions, run)
     run.step = 1
@@ -180,8 +180,8 @@ def test_pictures_of_a_batch_are_projected_one_by_one(run, predictions):
 
 
 def test_projection_asks_for_what_the_run_does_not_know(run, predictions):
-    unknown = replace(run, denoised_factors=())
-    with pytest.raises(ArgumentError, match=r"needs RunState.denoised_factors.*space='prediction'"):
+    unknown = replace(run, x0_coefficients=())
+    with pytest.raises(ArgumentError, match=r"needs RunState.x0_coefficients.*space='prediction'"):
         AdaptiveProjected(7.5).combine(predictions, unknown)
     assert AdaptiveProjected(7.5, space="prediction").combine(predictions, unknown).isfinite().all()
 

@@ -65,7 +65,7 @@ def guided(predicted, space):
     )
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
     run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
-    run.denoised_factors = compute_x0_coefficients(stepper)
+    run.x0_coefficients = compute_x0_coefficients(stepper)
 
     def denoise(latents_BCHW, timestep, told):
         noise_BCHW = torch.sin(3 * latents_BCHW + told.text_BTD[:, :1, :1, None])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.single_file import load_single_file
+from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.unused_tensors import SCHEDULE_BUFFERS
 from t2i.errors import ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl
@@ -132,8 +132,8 @@ def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1
     attends = [n for n in bert if n.endswith(".attn2.to_k.weight")]
     bert |= {n: torch.ones(bert[n].shape[0], 768) for n in attends}
     found = identify_checkpoint(saved(tmp_path, bert))
-    assert found.list_other_tensors() == ["cond_stage_model.bert.embeddings.weight"]
-    assert found.list_other_tensors({"text_encoder": None}) == []
+    assert found.list_tensors_outside_parts() == ["cond_stage_model.bert.embeddings.weight"]
+    assert found.list_tensors_outside_parts({"text_encoder": None}) == []
 
 
 def test_quantized_weights_of_a_single_file_are_refused(tmp_path, sd1):

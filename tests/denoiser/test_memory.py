@@ -11,7 +11,7 @@ from t2i.denoiser import memory_checks as memory
 from t2i.denoiser.activation_memory import (
     estimate_decoder_bytes_per_position,
     estimate_unet_bytes_per_position,
-    measure_pass_peak,
+    measure_pass_peak_bytes,
 )
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.denoiser.memory_checks import (
@@ -19,7 +19,7 @@ from t2i.denoiser.memory_checks import (
     read_free_bytes,
     translating_out_of_memory,
 )
-from t2i.errors import DrawingError
+from t2i.errors import GenerationError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_small_vae, tiny_unet, tiny_vae
 
@@ -53,14 +53,14 @@ def test_each_tensor_of_a_pass_is_counted_while_it_lives():
             one = one.view(2, 5, 256).view(10, 256)
 
     row = 10 * 256 * 4
-    assert 2 * row <= measure_pass_peak(layer, run) <= 3 * row
+    assert 2 * row <= measure_pass_peak_bytes(layer, run) <= 3 * row
 
 
 def test_fused_attention_is_counted_without_its_map():
     nothing = torch.nn.Module()
     query = torch.zeros(1, 2, 4096, 8, device="meta")
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert measure_pass_peak(nothing, lambda: attend(query, query, query)) == query.nbytes
+    assert measure_pass_peak_bytes(nothing, lambda: attend(query, query, query)) == query.nbytes
 
 
 def test_a_wider_model_and_a_larger_type_need_more():
@@ -85,7 +85,7 @@ def test_a_picture_that_does_not_fit_is_refused_with_what_to_lower(monkeypatch, 
     leave(monkeypatch, 10**8)
     pipe = quiet(TextToImagePipeline(**parts))
     message = rf"A picture of {side}x{side} pixels: about .* GB .*0.1 GB are free. Draw a smaller"
-    with pytest.raises(DrawingError, match=message):
+    with pytest.raises(GenerationError, match=message):
         pipe("a cat", height=side, width=side, **STEPS)
 
 
@@ -93,17 +93,17 @@ def test_many_pictures_at_once_are_counted(monkeypatch, parts):
     leave(monkeypatch, 4 * 10**6)
     pipe = quiet(TextToImagePipeline(**parts))
     pipe("a cat", num_images_per_prompt=2, **STEPS)
-    with pytest.raises(DrawingError, match=r"200 pictures of 32x32 .*num_images_per_prompt="):
+    with pytest.raises(GenerationError, match=r"200 pictures of 32x32 .*num_images_per_prompt="):
         pipe("a cat", num_images_per_prompt=200, **STEPS)
 
 
 def test_edits_and_decoders_of_embeddings_are_refused_too(monkeypatch, parts):
     leave(monkeypatch, 10**7)
-    with pytest.raises(DrawingError, match="2 pictures of 1024x1024"):
+    with pytest.raises(GenerationError, match="2 pictures of 1024x1024"):
         quiet(PromptEditPipeline(**parts))("a cat", "a dog", height=1024, width=1024, **STEPS)
     embeds = torch.zeros(1, TEXT_WIDTH)
     pipe = quiet(UnclipPipeline(**kandinsky_components()))
-    with pytest.raises(DrawingError, match="A picture of 1024x1024"):
+    with pytest.raises(GenerationError, match="A picture of 1024x1024"):
         pipe(image_embeds=embeds, negative_image_embeds=embeds, height=1024, width=1024, **STEPS)
 
 
@@ -111,7 +111,7 @@ def test_tiles_need_no_more_for_a_larger_picture(monkeypatch, parts):
     leave(monkeypatch, 10**9)
     pipe = quiet(TextToImagePipeline(**parts | {"vae": tiny_vae(block_out_channels=(64, 64, 64))}))
     latents = torch.zeros(1, 4, 256, 256)
-    with pytest.raises(DrawingError, match="1024x1024"):
+    with pytest.raises(GenerationError, match="1024x1024"):
         memory.check_memory(pipe.unet, pipe.vae, latents, 1)
     pipe.vae.enable_tiling()
     memory.check_memory(pipe.unet, pipe.vae, latents, 1)
@@ -157,7 +157,9 @@ def test_out_of_memory_while_drawing_says_what_to_lower(parts, error):
         raise error
 
     pipe = quiet(TextToImagePipeline(**parts))
-    with pytest.raises(DrawingError, match=r"Out of memory while drawing. Draw a smaller picture"):
+    with pytest.raises(
+        GenerationError, match=r"Out of memory while drawing. Draw a smaller picture"
+    ):
         pipe("a cat", callback_on_step_end=callback, **STEPS)
 
 

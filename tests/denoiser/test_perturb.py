@@ -113,7 +113,7 @@ def test_without_a_perturbed_row_nothing_is_installed():
 def test_roles_for_another_number_of_rows_are_refused():
     unet = tiny_unet()
     with (
-        pytest.raises(ArgumentError, match="Got a pass of 3 rows, but roles for 4"),
+        pytest.raises(ArgumentError, match="Got a pass of 3 rows, but branches for 4"),
         perturbing_self_attention(unet, ["mid"], ROLES),
     ):
         answer(unet, rows=3)
@@ -255,6 +255,6 @@ def ours(unet, guidance, cond, uncond, latents, steps):
     )
     run = RunState(latents, told, guidance, stepper.timesteps)
     denoise = wrap_perturbed_denoiser(
-        partial(sd.denoise, unet), unet, list_perturbed_sites(guidance)
+        partial(sd.run_unet, unet), unet, list_perturbed_sites(guidance)
     )
     return sample(run, denoise, stepper)

@@ -103,7 +103,7 @@ def test_the_unet_hears_its_guidance_embedding():
     def prediction(scale):
         embedding = sd.embed_guidance_scale(scale, 8, text_BTD)
         told = Conditioning(text_BTD, extra={"guidance_embedding": embedding})
-        return sd.denoise(unet, latents_BCHW, torch.tensor(500), told)
+        return sd.run_unet(unet, latents_BCHW, torch.tensor(500), told)
 
     assert not torch.equal(prediction(1.5), prediction(7.5))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.single_file import ASSETS, load_clip_tokenizer, load_single_file
+from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.original_layout import write_sd1, write_sd2, write_sdxl

@@ -20,8 +20,8 @@ from t2i.cli.bulk.prompts_file import read_prompts_file
 from t2i.cli.metadata.reading import read_metadata, request_from_metadata
 from t2i.cli.request.request import Request, read_defaults
 from t2i.denoiser.build import ModelConfig
-from t2i.denoiser.loading.checkpoint_contents import identify_checkpoint
 from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
 from t2i.evaluate.report.previous_result import read_earlier_result
 from t2i.evaluate.result_folder import parse_entries

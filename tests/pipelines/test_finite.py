@@ -13,7 +13,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
 from t2i.denoiser.families import sd
 from t2i.denoiser.finite_checks import FiniteLatentsCheck, check_pixels_finite, check_weights_finite
-from t2i.errors import ArgumentError, DrawingError, ModelError
+from t2i.errors import ArgumentError, GenerationError, ModelError
 from tests.denoiser.original_layout import write_sd1
 from tests.denoiser.tiny_models import kandinsky_components, kandinsky_folder, prior_folder
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sd_folder
@@ -113,7 +113,7 @@ def test_weights_without_numbers_or_memory_are_passed_over():
 def test_parts_brought_along_are_found_out_by_what_they_make(part, message):
     parts = tiny_sd_components()
     spoil(parts["vae"].decoder if part == "vae" else parts[part])
-    with pytest.raises(DrawingError, match=message):
+    with pytest.raises(GenerationError, match=message):
         quiet(TextToImagePipeline(**parts))("a red cat", **STEPS)
 
 
@@ -121,13 +121,13 @@ def test_parts_brought_along_are_found_out_by_what_they_make(part, message):
 def test_latents_that_are_given_are_looked_at(pipe, output_type):
     latents = torch.zeros(1, 4, 8, 8)
     latents[0, 1, 2, 3] = NAN
-    with pytest.raises(DrawingError, match=r"The latents that the run begins from .*latents="):
+    with pytest.raises(GenerationError, match=r"The latents that the run begins from .*latents="):
         pipe("a cat", latents=latents, **STEPS | {"output_type": output_type})
 
 
 def test_embeddings_that_are_given_are_looked_at(pipe):
     embeds = torch.full((1, 16, TEXT_WIDTH), INF)
-    with pytest.raises(DrawingError, match=r"embeddings of the prompt .*prompt_embeds="):
+    with pytest.raises(GenerationError, match=r"embeddings of the prompt .*prompt_embeds="):
         pipe(prompt_embeds=embeds, **STEPS | {"guidance_scale": 1.0})
 
 
@@ -145,10 +145,10 @@ def test_a_callback_that_returns_them_is_told_its_step(pipe, step):
 def test_pictures_that_are_given_are_looked_at(components):
     picture = np.zeros((32, 32, 3), np.float32)
     picture[3, 4] = NAN
-    with pytest.raises(DrawingError, match=r"begins from .*the picture that was given"):
+    with pytest.raises(GenerationError, match=r"begins from .*the picture that was given"):
         quiet(ImageToImagePipeline(**components))("a cat", picture, strength=0.9, **STEPS)
     mask = np.ones((32, 32), np.float32)
-    with pytest.raises(DrawingError, match="NaN or infinite"):
+    with pytest.raises(GenerationError, match="NaN or infinite"):
         quiet(InpaintPipeline(**components))(
             "a cat", picture, mask, strength=0.9, height=32, width=32, **STEPS
         )
@@ -158,9 +158,9 @@ def test_edited_and_remembered_pictures_are_looked_at():
     parts = tiny_sd_components()
     spoil(parts["vae"].decoder)
     editor = quiet(PromptEditPipeline(**parts))
-    with pytest.raises(DrawingError, match="The pixels of picture 0, 1 became NaN"):
+    with pytest.raises(GenerationError, match="The pixels of picture 0, 1 became NaN"):
         editor("a red cat", "a blue cat", seed=1, **STEPS)
-    with pytest.raises(DrawingError, match="The pixels became NaN"):
+    with pytest.raises(GenerationError, match="The pixels became NaN"):
         editor.remember("a red cat", seed=1, num_inference_steps=2)
 
 
@@ -170,14 +170,14 @@ def test_a_decoder_of_embeddings_is_looked_at(part):
     spoil(parts["unet"] if part == "unet" else parts["movq"].decoder)
     pipe = quiet(UnclipPipeline(**parts))
     embeds = torch.zeros(1, TEXT_WIDTH)
-    with pytest.raises(DrawingError, match="in step 1 of" if part == "unet" else "were decoded"):
+    with pytest.raises(GenerationError, match="in step 1 of" if part == "unet" else "were decoded"):
         pipe(image_embeds=embeds, negative_image_embeds=embeds, **STEPS)
 
 
 def test_an_autoencoder_that_overflows_in_half_precision_says_how_to_decode(components):
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.float16)
     pixels[1, 0, 0, 0] = INF
-    with pytest.raises(DrawingError, match=r"of picture 1 .*pipe.vae.to\(torch.float32\)"):
+    with pytest.raises(GenerationError, match=r"of picture 1 .*pipe.vae.to\(torch.float32\)"):
         check_pixels_finite(pixels)
     half = TextToImagePipeline(**tiny_sd_components() | {"vae": components["vae"]})
     latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
@@ -194,5 +194,5 @@ def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_o
     for step, latents in enumerate([sound, broken, broken, broken]):
         watch.record_step(latents, step)
         watch.record_after_callbacks(latents, step)
-    with pytest.raises(DrawingError, match="in step 2 of 4, in the pass"):
+    with pytest.raises(GenerationError, match="in step 2 of 4, in the pass"):
         watch.raise_first_problem()

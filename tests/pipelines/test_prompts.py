@@ -24,7 +24,7 @@ class Listener:
         self.told = []
 
     def before_pass(self, run):
-        self.told.append(run.pass_conditioning.select(("cond",)).text_BTD.clone())
+        self.told.append(run.pass_conditioning.select_branches(("cond",)).text_BTD.clone())
 
     def after_step(self, run):
         pass

@@ -232,7 +232,7 @@ def test_a_guidance_that_looks_at_clean_latents_sees_the_same_in_a_share(base):
 
     class Noting(AdaptiveProjected):
         def combine(self, predictions, run):
-            seen.append(tuple(run.denoised_factors[run.step]))
+            seen.append(tuple(run.x0_coefficients[run.step]))
             return super().combine(predictions, run)
 
     for share in (None, 0.5):

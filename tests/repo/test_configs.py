@@ -40,7 +40,7 @@ def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
             ids = sdxl.build_time_ids(unet, sdxl.SizeConditioning((size, size)), pooled_BD)
             extra = {"text_embeds": pooled_BD, "time_ids": ids}
         told = Conditioning(torch.empty(1, 8, width), extra=extra)
-        return latents.shape, sd.denoise(unet, latents, torch.tensor(999), told).shape
+        return latents.shape, sd.run_unet(unet, latents, torch.tensor(999), told).shape
 
 
 def test_there_are_configs() -> None:

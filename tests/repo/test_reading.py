@@ -22,7 +22,7 @@ ALLOWED = {
     "t2i.pictures": {"Image.open"},
     "train.data.decode": {"Image.open"},
     "t2i.cli.metadata.t2i_json": {"model_validate_json"},
-    "t2i.denoiser.loading.model_notes": {"model_validate_json"},
+    "t2i.denoiser.loading.t2i_json": {"model_validate_json"},
     "t2i.attention.edits.serialisation": {"Image.open"},
     "train.data.sources.metadata": {"csv"},
     "t2i.cli.bulk.prompts_file": {"csv"},

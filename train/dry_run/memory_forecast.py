@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i.denoiser.activation_memory import MEMORY_FACTOR, measure_pass_peak
+from t2i.denoiser.activation_memory import MEMORY_FACTOR, measure_pass_peak_bytes
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
@@ -117,7 +117,7 @@ def count_activations(target: Target, config: RunConfig) -> int | None:
     model, run = build_row_pass(target, config)
     model.to("meta").train()
     try:
-        row = measure_pass_peak(model, run, gradients=True)
+        row = measure_pass_peak_bytes(model, run, gradients=True)
     except Exception:  # a custom model that such a pass does not fit
         return None
     rows = -(-config.train.batch_size // config.train.accumulation)

@@ -144,7 +144,7 @@ class DenoisingTarget(Target):
         return NoisyLatents(noisy_BCHW, target_BCHW, level)
 
     def _denoise(self, noised: NoisyLatents, conditioning: Conditioning) -> Tensor:
-        return sd.denoise(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
+        return sd.run_unet(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
 
     def _errors(
         self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
@@ -215,7 +215,7 @@ class DenoisingTarget(Target):
             conditioning = self._build_conditioning(picture.batch, picture.batch.captions)
         noisy_BCHW = self.objective.add_noise(picture.latents_1CHW, noise_BCHW, level)
         target_BCHW = self.objective.compute_target(picture.latents_1CHW, noise_BCHW, level)
-        output_BCHW = sd.denoise(
+        output_BCHW = sd.run_unet(
             self.unet,
             noisy_BCHW,
             level.timestep_B,

@@ -40,7 +40,7 @@ class PipelineDriver:
 
         def run_cond_pass(latents_BCHW: Tensor) -> object:
             assert run.denoise is not None
-            return run.denoise(latents_BCHW, run.conditioning.select(("cond",)))
+            return run.denoise(latents_BCHW, run.conditioning.select_branches(("cond",)))
 
         cond = build_denoiser_pass(images, ("cond",), num_prompts, step, num_steps)
         run.latents_BCHW = self.session.before_pass(run.latents_BCHW, cond, run_cond_pass)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from t2i.denoiser.loading.model_notes import read_model_notes
+from t2i.denoiser.loading.t2i_json import read_t2i_json
 
 ALL_WORDS = "words"
 """Key of the list that holds every word; the other lists hold those of one kind."""
@@ -66,7 +66,7 @@ def read_known_words(model: Path) -> KnownWords | None:
     For a model that was trained on scenes before vocabularies were recorded it follows from the
     recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
     """
-    notes = read_model_notes(model, _Notes, REMEDY)
+    notes = read_t2i_json(model, _Notes, REMEDY)
     if notes is None:
         return None
     if notes.knows is not None:

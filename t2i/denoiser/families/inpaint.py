@@ -31,5 +31,7 @@ def resize_mask(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
 
 
 def join_mask_channels(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
-    """Concatenate mask and masked-image latents to the UNet's extra inputs (B, 1 + C, H, W)."""
+    """Concatenate the mask and the masked image's latents to the channels (B, 1 + C, H, W) that an
+    inpainting UNet reads beside the noisy latents.
+    """
     return torch.cat([mask_B1HW, masked_BCHW], dim=1)

@@ -29,14 +29,15 @@ IMAGE_PROMPT_PREFIX = "image_prompt_"
 """Prefix of the name of an IP-Adapter's image prompt; its number follows."""
 
 
-def denoise(
+def run_unet(
     unet: UNet2DConditionModel,
     latents_BCHW: Tensor,
     timestep: Tensor,
     conditioning: Conditioning,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """Run the UNet once: return the prediction (B, C, H, W) for every row of the conditioning.
+    """Run the UNet once and return its prediction (B, C, H, W), a row for each row of the
+    conditioning.
 
     Reads from `conditioning.extra`, if present: `channels` (concatenated to the latents),
     `guidance_embedding`, the names of ADDED_CONDITIONS, and `image_prompt_0`, `image_prompt_1`, ...
@@ -98,7 +99,7 @@ def describe_nearest_multiples(pixels: object, factor: int) -> str:
 def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     """Decode scaled latents with the VAE to pixels (B, 3, Y, X) in -1..1.
 
-    Raises DrawingError for NaN and infinities.
+    Raises GenerationError for NaN and infinities.
     """
     latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
     if vae.config.get("shift_factor"):
@@ -124,7 +125,7 @@ def encode_pixels(
 
 
 def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
-    """Scale and shift the autoencoder's latents to what the denoiser was trained on."""
+    """Scale and shift the autoencoder's latents to the range that the denoiser was trained on."""
     if vae.config.get("shift_factor"):
         latents_BCHW = latents_BCHW - vae.config["shift_factor"]
     scaling_factor: float = vae.config["scaling_factor"]
@@ -147,7 +148,8 @@ def embed_guidance_scale(scale: float, width: int, text_BTD: Tensor) -> Tensor:
 
 
 def correct_scheduler(scheduler: Scheduler) -> Scheduler:
-    """Return the scheduler with the two settings that every Stable Diffusion was trained with.
+    """Return the scheduler with `steps_offset=1` and `clip_sample=False`, with which every Stable
+    Diffusion was trained.
 
     Published folders have wrong values of both. StableDiffusionPipeline corrects them too, so that
     a folder gives the same image here and there.

@@ -31,7 +31,9 @@ class SizeConditioning:
 
     @property
     def time_ids(self) -> tuple[float, ...]:
-        """The sizes in the order of SDXL's time ids: six numbers, or five with a score."""
+        """SDXL's time ids: original size, crop and target size, six numbers, or five where an
+        aesthetic score replaces the target size.
+        """
         last = self.target if self.score is None else (self.score,)
         return (*self.original, *self.crop, *last)
 

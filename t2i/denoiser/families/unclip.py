@@ -29,7 +29,7 @@ VARIANCE_SCHEDULERS = {"DDPMScheduler", "DDPMParallelScheduler"}
 LEARNED_VARIANCE = ("learned", "learned_range")
 
 
-def denoise(
+def run_unet(
     unet: UNet2DConditionModel,
     latents_BCHW: Tensor,
     timestep: Tensor,
@@ -38,7 +38,8 @@ def denoise(
     with_variance: bool = False,
     attention_options: Mapping[str, object] | None = None,
 ) -> Tensor:
-    """Run Kandinsky's UNet once: return noise (B, C, H, W), or noise and variance (B, 2 C, H, W).
+    """Run Kandinsky's UNet once and return the predicted noise (B, C, H, W), or noise and variance
+    (B, 2 C, H, W).
 
     The conditioning's text has one token, the embedding of an image.
     """
@@ -54,8 +55,10 @@ def denoise(
 
 
 @dataclass(frozen=True, slots=True)
-class VarianceGuidance:
-    """Guidance of a UNet with learned variance: combines the noise, not the variance."""
+class LearnedVarianceGuidance:
+    """Guidance for a UNet that predicts noise and variance: another guidance combines the noise
+    predictions; the variance is that of the branch "cond".
+    """
 
     guidance: Guidance
 
@@ -82,7 +85,8 @@ def uses_learned_variance(scheduler: Scheduler) -> bool:
 
 
 def correct_scheduler(scheduler: Scheduler) -> Scheduler:
-    """Return a scheduler that does not expect the learned variance, unless it can use it.
+    """Return the scheduler, with `variance_type=None` if it declares a learned variance that it
+    cannot use.
 
     NOTE a footgun: some of diffusers' schedulers take the first three channels for the noise where
     their config, left over from a DDPMScheduler, declares a learned variance.
@@ -143,17 +147,17 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
 def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     """Decode latents, neither scaled nor quantized, with the MoVQ to pixels (B, 3, Y, X) in -1..1.
 
-    Raises DrawingError for NaN and infinities.
+    Raises GenerationError for NaN and infinities.
     """
     pixels_B3YX: Tensor = movq.decode(latents_BCHW, force_not_quantize=True, return_dict=False)[0]
     check_pixels_finite(pixels_B3YX)
     return pixels_B3YX
 
 
-def denoise_prior(
+def run_prior(
     prior: PriorTransformer, embeds_BD: Tensor, timestep: Tensor, conditioning: Conditioning
 ) -> Tensor:
-    """Run one pass of the prior: the predicted clean image embedding (B, D)."""
+    """Run Kandinsky's prior once and return the predicted clean image embedding (B, D)."""
     imagined_BD: Tensor = prior(
         embeds_BD,
         timestep=timestep,

@@ -68,7 +68,9 @@ def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = Non
 
 
 def list_sibling_models(folder: Path) -> list[str]:
-    """Return the model folders beside a missing one, to suggest in the error."""
+    """Return the paths of the model folders that lie beside a missing one, to suggest in an error
+    message.
+    """
     if not folder.parent.is_dir():
         return []
     return [str(index.parent) for index in folder.parent.glob("*/model_index.json")]

@@ -18,9 +18,9 @@ PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
 """Keys with original paths in published files; no loader opens these."""
 
 
-def check_config(path: Path, config: Mapping[str, object]) -> None:
+def check_config_safety(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError for a config that refers to code or outside files, or has huge numbers."""
-    for key, value in iter_entries(config):
+    for key, value in iter_config_entries(config):
         check_no_code(path, key, value)
         if isinstance(value, str) and key not in PROVENANCE_KEYS and is_outside_path(value):
             raise ModelError(
@@ -34,8 +34,8 @@ def check_config(path: Path, config: Mapping[str, object]) -> None:
 
 def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError for a tokenizer config that refers to code or outside files."""
-    check_prompt_length(path, config)
-    for key, value in iter_entries(config):
+    check_model_max_length(path, config)
+    for key, value in iter_config_entries(config):
         check_no_code(path, key, value)
         names_a_file = key.endswith(("_file", "_path", "_dir")) and key not in PROVENANCE_KEYS
         if names_a_file and isinstance(value, str) and is_outside_path(value):
@@ -44,8 +44,10 @@ def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
             )
 
 
-def check_prompt_length(path: Path, config: Mapping[str, object]) -> None:
-    """Raise ModelError for a model_max_length without room for a word."""
+def check_model_max_length(path: Path, config: Mapping[str, object]) -> None:
+    """Raise ModelError if a tokenizer config's model_max_length is no number, or leaves no room for
+    a word between the special tokens.
+    """
     longest = config.get("model_max_length", MIN_PROMPT_LENGTH)
     if (
         isinstance(longest, bool)
@@ -74,8 +76,10 @@ def check_no_code(path: Path, key: str, value: object) -> None:
         )
 
 
-def iter_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Iterate over keys and values at any depth; items of a list get the list's key."""
+def iter_config_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Iterate over the keys and values of a config at any depth; items of a list get the list's
+    key.
+    """
     remaining: list[tuple[str, object]] = list(config.items())
     while remaining:
         key, value = remaining.pop()
@@ -87,7 +91,7 @@ def iter_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def is_outside_path(value: str) -> bool:
-    """Return True for an absolute path or one with ".."."""
+    """Return True for a path that can lead out of the model's folder: absolute, or with ".."."""
     posix, windows = PurePosixPath(value), PureWindowsPath(value)
     climbs = ".." in posix.parts or ".." in windows.parts
     return climbs or posix.is_absolute() or windows.is_absolute()

@@ -117,7 +117,8 @@ def build_config_value_error(key: str, value: object, expected: str) -> ModelErr
 
 
 def describe_expected_type(key: str, value: object, annotation: object) -> str:
-    """Describe the types that an annotation allows, or return "" if the value has one of them.
+    """Return "" if a config value has a type that its parameter's annotation allows, otherwise a
+    description of the allowed types for an error message.
 
     Lists may have any length: signatures declare `tuple[int]` for four numbers.
     """
@@ -157,7 +158,9 @@ class ParameterType:
 
 
 def parse_annotation(annotation: object) -> ParameterType | None:
-    """Parse a type annotation; return None for one that does not restrict JSON values."""
+    """Parse a parameter's type annotation to the JSON types that it accepts; return None for one
+    that does not restrict JSON values.
+    """
     nothing: frozenset[Any] = frozenset()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in SCALAR_NAMES:
@@ -190,7 +193,9 @@ def is_accepted_scalar(value: object, allowed: ParameterType) -> bool:
 
 
 def describe_expected_range(key: str, value: object) -> str:
-    """Describe the range allowed for a config key, or return "" if all its numbers are inside."""
+    """Return "" if the numbers of a config value lie in the plausible range of their key, otherwise
+    a description of the range for an error message.
+    """
     numbers = [one for one in iter_scalars(value) if isinstance(one, int | float)]
     numbers = [one for one in numbers if not isinstance(one, bool)]
     if key in AT_LEAST_ONE and not all(one >= 1 for one in numbers):

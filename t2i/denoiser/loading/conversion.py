@@ -21,7 +21,8 @@ TRANSFORMERS_PREFIX_END = ".transformer."
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """Outcome of a traced checkpoint conversion: diffusers' tensor shapes and unused tensors.
+    """Result of a trial conversion of a checkpoint: the tensor shapes under diffusers' names, and
+    the names of unused tensors.
 
     shapes : by diffusers' names
     dropped : tensors of the file that were not used
@@ -54,7 +55,9 @@ class TracedTensor(Tensor):
 def trace_conversion(
     part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
 ) -> ConversionResult:
-    """Trace diffusers' conversion of a model part on meta tensors. Raises whatever it raises."""
+    """Run diffusers' conversion of one part of a checkpoint on meta tensors, to find the names and
+    shapes that it gives and the tensors that it drops. Raises whatever diffusers raises.
+    """
     tensors: dict[str, Tensor] = {}
     for name, shape in found.items():
         traced = torch.empty(shape, device="meta").as_subclass(TracedTensor)

@@ -44,7 +44,8 @@ MAX_META_MODELS = 12
 
 
 def build_meta_model(class_name: str, config: Config) -> nn.Module:
-    """Build a model on the meta device; the result is shared and must not be changed.
+    """Build a model without weights, on the meta device, from its config; the result is cached and
+    must not be changed.
 
     Raises ModelError for an invalid config or more than MAX_MODULES modules; the message continues
     the name of the file.
@@ -123,16 +124,18 @@ def list_tied_names(model: nn.Module) -> set[str]:
     return names - {name for name, _ in model.named_parameters()}
 
 
-def make_argument_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
-    """Return a function that builds a class from the config keys that are its parameters."""
+def make_diffusers_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
+    """Return a function that builds a diffusers model from its config: the keys that are parameters
+    of the class become its arguments.
+    """
     known = inspect.signature(kind).parameters
     return lambda config: kind(**{key: value for key, value in config.items() if key in known})
 
 
-def make_config_builder(
+def make_transformers_builder(
     kind: Callable[[Any], nn.Module], config_kind: type[PretrainedConfig]
 ) -> Callable[[Config], nn.Module]:
-    """Return a function that builds a class from its transformers config."""
+    """Return a function that builds a transformers model from its config."""
     return lambda config: kind(config_kind.from_dict(dict(config)))
 
 
@@ -152,17 +155,19 @@ CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
 """Class -> whose signature says what its config may hold."""
 
 BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    "AutoencoderKL": make_argument_builder(AutoencoderKL),
-    "AutoencoderTiny": make_argument_builder(AutoencoderTiny),
-    "BertModel": make_config_builder(BertModel, BertConfig),
-    "CLIPTextModel": make_config_builder(CLIPTextModel, CLIPTextConfig),
-    "CLIPTextModelWithProjection": make_config_builder(CLIPTextModelWithProjection, CLIPTextConfig),
-    "CLIPVisionModelWithProjection": make_config_builder(
+    "AutoencoderKL": make_diffusers_builder(AutoencoderKL),
+    "AutoencoderTiny": make_diffusers_builder(AutoencoderTiny),
+    "BertModel": make_transformers_builder(BertModel, BertConfig),
+    "CLIPTextModel": make_transformers_builder(CLIPTextModel, CLIPTextConfig),
+    "CLIPTextModelWithProjection": make_transformers_builder(
+        CLIPTextModelWithProjection, CLIPTextConfig
+    ),
+    "CLIPVisionModelWithProjection": make_transformers_builder(
         CLIPVisionModelWithProjection, CLIPVisionConfig
     ),
-    "GPT2Model": make_config_builder(GPT2Model, GPT2Config),
-    "PriorTransformer": make_argument_builder(PriorTransformer),
-    "T5EncoderModel": make_config_builder(T5EncoderModel, T5Config),
-    "UNet2DConditionModel": make_argument_builder(UNet2DConditionModel),
-    "VQModel": make_argument_builder(VQModel),
+    "GPT2Model": make_transformers_builder(GPT2Model, GPT2Config),
+    "PriorTransformer": make_diffusers_builder(PriorTransformer),
+    "T5EncoderModel": make_transformers_builder(T5EncoderModel, T5Config),
+    "UNet2DConditionModel": make_diffusers_builder(UNet2DConditionModel),
+    "VQModel": make_diffusers_builder(VQModel),
 }

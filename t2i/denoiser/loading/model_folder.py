@@ -8,10 +8,10 @@ from shlex import quote
 from torch import nn
 
 from t2i.denoiser.loading.config_checks import (
-    check_config,
+    check_config_safety,
     check_no_code,
     check_tokenizer_config,
-    iter_entries,
+    iter_config_entries,
 )
 from t2i.denoiser.loading.model_parts import (
     ALLOWED_CLASSES,
@@ -92,8 +92,10 @@ def check_folder(
 
 
 def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
-    """Return the layout that a model index describes. Raises ModelError if it refers to code."""
-    for key, value in iter_entries(index):
+    """Return the layout of the model that a model_index.json describes. Raises ModelError if the
+    index refers to code, or to an unsupported pipeline.
+    """
+    for key, value in iter_config_entries(index):
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
         checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
@@ -124,7 +126,9 @@ def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
 
 
 def is_allowed_class_entry(entry: list[object]) -> bool:
-    """Return True for an index entry that names a class of ALLOWED_LIBRARIES, or none."""
+    """Return True for an entry of a model_index.json that names no class, or one of a library in
+    ALLOWED_LIBRARIES.
+    """
     sound = len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
     return sound and entry[0] in ALLOWED_LIBRARIES
 
@@ -132,7 +136,8 @@ def is_allowed_class_entry(entry: list[object]) -> bool:
 def check_folder_part(
     folder: Path, part: str, entry: object, variant: str | None
 ) -> nn.Module | None:
-    """Check one part of a model folder; return its meta model, or None if it has no weights.
+    """Check one part of a model folder; return its model on the meta device, or None for a part
+    without weights.
 
     Raises ModelError unless the part is complete and of a known class.
     """
@@ -159,8 +164,10 @@ def check_folder_part(
 
 
 def check_config_file(path: Path) -> None:
-    """Raise ModelError for an unsafe config file."""
-    check_config(path, read_json_object(path))
+    """Raise ModelError for a config file that refers to code or outside files, or has huge
+    numbers.
+    """
+    check_config_safety(path, read_json_object(path))
 
 
 def check_no_outside_links(folder: Path, paths: Collection[Path]) -> None:

@@ -14,7 +14,9 @@ KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """Kind of model folder: its required, joint and optional parts."""
+    """Layout of a supported kind of model folder: the parts that it must have, those that it has
+    together or not at all, and the optional ones.
+    """
 
     name: str
     required: tuple[str, ...]

@@ -19,12 +19,16 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import ASSETS
-from t2i.denoiser.loading.checkpoint_contents import SD2, Checkpoint, identify_checkpoint
-from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_no_outside_links, check_tokenizer
 from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
+from t2i.denoiser.loading.single_file_checkpoint import (
+    SD2,
+    SingleFileCheckpoint,
+    identify_checkpoint,
+)
 from t2i.denoiser.loading.trial_pass import (
     check_models_run,
     check_scheduler_runs,
@@ -88,7 +92,7 @@ def load_single_file(
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
     check_models_run(models, {part: folder / part / "config.json" for part in models})
-    check_no_unknown_tensors(path, checkpoint.list_other_tensors(given))
+    check_no_unknown_tensors(path, checkpoint.list_tensors_outside_parts(given))
 
     # then loaded
     with translating_load_failures(path):
@@ -105,9 +109,10 @@ def load_single_file(
 
 
 def check_checkpoint_part(
-    checkpoint: Checkpoint, part: str, folder: Path
+    checkpoint: SingleFileCheckpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
-    """Check one part of a checkpoint; return the changes of its config and its meta model.
+    """Check one part of a checkpoint; return the changes to its config, and its model on the meta
+    device.
 
     Raises ModelError unless the part is complete.
     """
@@ -118,7 +123,7 @@ def check_checkpoint_part(
     config_path = folder / part / "config.json"
     check_no_outside_links(folder, [config_path])
     config = read_json_object(config_path)
-    check_config(config_path, config)
+    check_config_safety(config_path, config)
 
     changes: dict[str, object] = {}
     if part == "unet":
@@ -166,8 +171,10 @@ def check_no_unknown_tensors(path: Path, names: Collection[str]) -> None:
         )
 
 
-def check_unet_in_channels(checkpoint: Checkpoint, config: Mapping[str, object]) -> int:
-    """Return the UNet's input channels. Raises ModelError unless they fit latents or inpainting."""
+def check_unet_in_channels(checkpoint: SingleFileCheckpoint, config: Mapping[str, object]) -> int:
+    """Return the number of input channels of a checkpoint's UNet. Raises ModelError unless it is
+    that of the latents, or that of an inpainting UNet.
+    """
     latent = config.get("out_channels", 4)
     assert isinstance(latent, int)
     if checkpoint.unet_in_channels in (latent, 2 * latent + 1):
@@ -180,7 +187,9 @@ def check_unet_in_channels(checkpoint: Checkpoint, config: Mapping[str, object])
 
 
 def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
-    """Build the meta model of a checkpoint part; errors name the config file."""
+    """Build the model of a checkpoint part on the meta device, without weights; errors name the
+    config file.
+    """
     try:
         return build_meta_model(class_name, config)
     except ModelError as error:
@@ -188,7 +197,7 @@ def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, obj
 
 
 def load_checkpoint_part(
-    checkpoint: Checkpoint,
+    checkpoint: SingleFileCheckpoint,
     part: str,
     folder: Path,
     changes: Mapping[str, object],
@@ -256,7 +265,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     return tokenizer
 
 
-def build_checkpoint_scheduler(checkpoint: Checkpoint, folder: Path) -> Scheduler:
+def build_checkpoint_scheduler(checkpoint: SingleFileCheckpoint, folder: Path) -> Scheduler:
     """Build the scheduler of a checkpoint, with its prediction type, from a folder's config."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_no_outside_links(folder, [path])

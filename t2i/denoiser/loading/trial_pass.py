@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError, T2IError, format_library_error
@@ -27,7 +27,9 @@ MAX_PASSED = 64
 
 @contextmanager
 def translating_failures(problem: str, remedy: str) -> Iterator[None]:
-    """Turn any exception of a library within the block into a ModelError with this text."""
+    """Turn any exception of a library within the block into a ModelError that states the problem
+    and the remedy.
+    """
     try:
         yield
     except T2IError:
@@ -37,7 +39,9 @@ def translating_failures(problem: str, remedy: str) -> Iterator[None]:
 
 
 def translating_load_failures(place: Path) -> AbstractContextManager[None]:
-    """Turn an exception while a checked model is loaded into a ModelError."""
+    """Turn any exception within the block, in which a checked model is loaded, into a ModelError
+    that names the model.
+    """
     return translating_failures(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
@@ -45,9 +49,11 @@ def translating_load_failures(place: Path) -> AbstractContextManager[None]:
 
 
 def check_scheduler_runs(path: Path, class_name: str) -> None:
-    """Raise ModelError unless a scheduler of this config runs for TRIAL_STEPS steps."""
+    """Raise ModelError unless a scheduler of this class can be built from a config file and runs a
+    few steps.
+    """
     config = read_json_object(path)
-    check_config(path, config)
+    check_config_safety(path, config)
     kind = getattr(diffusers, class_name)
     try:
         check_config_values(kind, config)
@@ -62,11 +68,11 @@ def check_scheduler_runs(path: Path, class_name: str) -> None:
         except ImportError:
             return  # The package to install is named where it is built to draw with.
         if class_name != "UnCLIPScheduler":  # needs the next timestep, which only the prior passes
-            step_on_zeros(stepping)
+            run_scheduler_on_zeros(stepping)
 
 
-def step_on_zeros(stepping: Any) -> None:
-    """Run TRIAL_STEPS scheduler steps on zeros. Raises ValueError for NaN or infinite results."""
+def run_scheduler_on_zeros(stepping: Any) -> None:
+    """Run a few scheduler steps on latents of zeros. Raises ValueError for NaN or infinity."""
     stepping.set_timesteps(TRIAL_STEPS)
     if hasattr(stepping, "set_begin_index"):
         stepping.set_begin_index(0)
@@ -147,7 +153,7 @@ def translating_run_failures(name: object) -> AbstractContextManager[None]:
 
 
 def min_latent_side(unet: Any) -> int:
-    """Return the side of the smallest latents that the UNet can downsample."""
+    """Return the height (and width) of the smallest square latents that the UNet can downsample."""
     return int(2 ** (len(unet.config["block_out_channels"]) - 1))
 
 

@@ -54,13 +54,17 @@ MARKER_TENSORS = {
 
 
 def is_unused_text_tensor(name: str) -> bool:
-    """Return True for a text encoder's unused tensor, by its name without the part's prefix."""
+    """Return True for a tensor that text encoders' files contain and no model reads, given its name
+    without the part's prefix.
+    """
     bare = name.removeprefix("text_model.")
     return name.endswith(POSITION_IDS) or bare in TEXT_EXTRAS or bare.startswith(VISION_PREFIXES)
 
 
 def is_unused_tensor(name: str) -> bool:
-    """Return True for an unused tensor of a checkpoint, by its full name."""
+    """Return True for a tensor that checkpoints contain and no model reads, such as an optimizer's
+    state, given its full name.
+    """
     return (
         name in SCHEDULE_BUFFERS
         or name in MARKER_TENSORS

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from t2i.denoiser.loading.address import PICKLE_SUFFIXES
-from t2i.denoiser.loading.config_checks import check_config
+from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.meta_models import build_meta_model, list_tied_names
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
@@ -33,10 +33,12 @@ MAX_INDEX_BYTES = 16_000_000
 
 
 def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
-    """Check a folder's weights against their class; return its meta model. Raises ModelError."""
+    """Check that the weights in a folder fit its config.json and class, by their headers alone;
+    return the model on the meta device. Raises ModelError if they do not fit.
+    """
     config_path = folder / "config.json"
     config = read_json_object(config_path)
-    check_config(config_path, config)
+    check_config_safety(config_path, config)
     named = config.get("_class_name", class_name)
     if named != class_name:
         raise ModelError(f"{config_path} describes a {named}, expected a {class_name}.")
@@ -66,7 +68,8 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
 def describe_misfits(
     expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
 ) -> str:
-    """Describe missing, unexpected and misshapen tensors, or return "" if there are none.
+    """Compare expected and found tensor shapes; describe missing, unexpected and misshapen tensors
+    for an error message, or return "" if there are none.
 
     second : names of tied tensors, which files may leave out
     extras : names that may be present without being expected
@@ -158,7 +161,9 @@ def check_dtypes(path: Path, names: Iterable[str]) -> None:
 
 
 def read_json_object(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """Read a JSON object from a file of at most `largest` bytes. Raises ModelError."""
+    """Read a JSON object from a file. Raises ModelError if it is missing, larger than `largest`
+    bytes, or not a JSON object.
+    """
     try:
         content = parse_json(read_bounded(path, largest), lenient=True)
     except FileNotFoundError:
@@ -173,7 +178,9 @@ def read_json_object(path: Path, largest: int = MAX_CONFIG_BYTES) -> dict[str, A
 
 
 def canonical_tensor_name(name: str) -> str:
-    """Return a tensor's name independent of versions of transformers and diffusers."""
+    """Return a tensor's name in the spelling that is the same for all versions of transformers and
+    diffusers.
+    """
     name = name.removeprefix("text_model.").removeprefix("vision_model.")
     if ".attentions." in name:
         for old, new in OLD_ATTENTION_NAMES.items():
@@ -182,7 +189,9 @@ def canonical_tensor_name(name: str) -> str:
 
 
 def summarize_tensor_names(names: Collection[str]) -> str:
-    """Return the first few tensor names, and the number of further ones."""
+    """Return the first few tensor names and the number of further ones, for a message: "a, b, c and
+    5 more".
+    """
     more = len(names) - MAX_NAMED_TENSORS
     first = ", ".join(sorted(names)[:MAX_NAMED_TENSORS])
     return first + (f" and {more} more" if more > 0 else "")

@@ -16,29 +16,32 @@ from t2i.validation_errors import describe_validation_error
 Layout = TypeVar("Layout", bound=BaseModel)
 
 
-def read_model_notes(folder: Path, layout: type[Layout], remedy: str) -> Layout | None:
-    """Read the t2i.json of a model folder, or return None for a folder without one.
+def read_t2i_json(folder: Path, layout: type[Layout], remedy: str) -> Layout | None:
+    """Read the t2i.json of a model folder (training facts, sampling defaults) as the pydantic model
+    `layout`, or return None for a folder without one.
 
-    Raises ModelError, ending in `remedy`, for notes of another layout.
+    Raises ModelError, ending in `remedy`, for a file of another layout.
     """
     path = folder / NOTES_FILE
     if not path.is_file():
         return None
-    return parse_model_notes(read_bytes(path, MODEL_CONFIG), layout, remedy, path)
+    return parse_t2i_json(read_bytes(path, MODEL_CONFIG), layout, remedy, path)
 
 
-def parse_model_notes(
+def parse_t2i_json(
     notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES_FILE)
 ) -> Layout:
-    """Parse the text of a t2i.json. Raises ModelError, ending in `remedy`, if it does not fit
-    `layout`.
+    """Parse the text of a t2i.json as the pydantic model `layout`. Raises ModelError, ending in
+    `remedy`, if it does not fit.
     """
     try:
         return layout.model_validate_json(notes)
     except ValidationError as error:
-        raise build_notes_error(path, error, remedy) from error
+        raise build_t2i_json_error(path, error, remedy) from error
 
 
-def build_notes_error(path: Path, error: ValidationError, remedy: str) -> ModelError:
-    """Return the error that names the file, its first fault and what to do."""
+def build_t2i_json_error(path: Path, error: ValidationError, remedy: str) -> ModelError:
+    """Return the ModelError for an invalid t2i.json: it names the file, the first fault and what to
+    do.
+    """
     return ModelError(f"Cannot use {path}: {describe_validation_error(error)}. {remedy}")

@@ -83,8 +83,10 @@ FAMILY_BY_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: XL, 1280: REFINER}
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Identified single-file checkpoint: its family, tensor shapes and prediction type."""
+class SingleFileCheckpoint:
+    """One .safetensors file with a whole model in the original Stable Diffusion layout, identified
+    by its header: family, tensor shapes and prediction type.
+    """
 
     path: Path
     family: CheckpointFamily
@@ -104,7 +106,7 @@ class Checkpoint:
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
 
     def list_unused_text_tensors(self, part: str) -> list[str]:
-        """Return the tensors of a text encoder in the file that its class does not use."""
+        """Return the names of a text encoder's tensors in the file that its class does not use."""
         prefix = self.family.sources[part].prefix
         if not part.startswith("text"):
             return []
@@ -112,8 +114,8 @@ class Checkpoint:
         bare = {name: name.removeprefix(prefix) for name in self.list_part_shapes(part)}
         return [name for name, end in bare.items() if is_unused_text_tensor(end) and end not in own]
 
-    def list_other_tensors(self, given: Collection[str] = ()) -> list[str]:
-        """Return the tensors in the file that belong to no model part.
+    def list_tensors_outside_parts(self, given: Collection[str] = ()) -> list[str]:
+        """Return the names of the tensors in the file that belong to no model part.
 
         given : parts that the caller supplies; with all text encoders, none of theirs count
         """
@@ -123,7 +125,7 @@ class Checkpoint:
         return [name for name in self.shapes if not name.startswith(prefixes)]
 
 
-def identify_checkpoint(path: Path) -> Checkpoint:
+def identify_checkpoint(path: Path) -> SingleFileCheckpoint:
     """Identify a checkpoint by its header alone. Raises ModelError for an unsupported model."""
     shapes = read_shapes(path)
     if len(shapes) > MAX_TENSORS:
@@ -141,7 +143,7 @@ def identify_checkpoint(path: Path) -> Checkpoint:
     prediction_type = read_declared_prediction_type(path, shapes)
     if prediction_type is None:
         prediction_type = "v_prediction" if found is SD2 and not inpaints else "epsilon"
-    return Checkpoint(path, found, shapes, prediction_type, zero_snr="ztsnr" in shapes)
+    return SingleFileCheckpoint(path, found, shapes, prediction_type, zero_snr="ztsnr" in shapes)
 
 
 def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
@@ -165,7 +167,9 @@ def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
 
 
 def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
-    """Return the prediction type that metadata or a marker tensor declares, or None."""
+    """Return the prediction type, "epsilon" or "v_prediction", that a checkpoint's metadata or a
+    marker tensor declares, or None.
+    """
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
     declared = metadata.get("modelspec.prediction_type", "").lower()
@@ -180,7 +184,9 @@ def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
 
 
 def describe_unsupported_file(shapes: Shapes) -> str:
-    """Describe what a file without a known UNet probably is, and how to use it, for an error."""
+    """Return an error message that says what a file without a known UNet probably is, such as a
+    LoRA, and how to use it.
+    """
     for marks, answer in OTHER_FILES:
         if any(mark in name for name in shapes for mark in marks):
             return answer
