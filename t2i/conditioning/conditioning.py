@@ -19,8 +19,8 @@ Branch = str
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the denoiser is given beside the latents in one pass: text embeddings and further
-    tensors, one row per image and guidance branch, branch after branch.
+    """Input of the denoiser beside the latents in one pass: text embeddings and further tensors,
+    one row per image and guidance branch, branch after branch.
 
     Two images under classifier-free guidance have rows (uncond 0, uncond 1, cond 0, cond 1).
     A feature that steers the denoiser adds its tensors to `extra`; no signature grows.

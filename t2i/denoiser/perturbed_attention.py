@@ -32,7 +32,7 @@ def perturbing_self_attention(
     row_branches: Sequence[Branch],
     branch: Branch = "perturbed",
 ) -> Iterator[None]:
-    """Within the block, replace the self-attention maps at some sites by the identity, in the batch
+    """Replace the self-attention maps at some sites by the identity within the block, in the batch
     rows of one guidance branch.
 
     "Perturbed self-attention" of Ahn et al. 2024, https://arxiv.org/abs/2403.17377: each position
