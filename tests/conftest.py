@@ -24,6 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     # pytest-randomly is for the order of the tests; their seeds are the same in every order.
     config.option.randomly_reset_seed = False
+    process_wide.watch_freezing()
+
+
+def pytest_collection_finish() -> None:
+    process_wide.freeze_imports()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,5 +1,6 @@
 """What the fixture of every test sees, and that it puts it back."""
 
+import gc
 import os
 import signal
 import warnings
@@ -27,6 +28,7 @@ LEFT = {
     "the working folder": lambda: os.chdir("/"),
     "the handler of SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "warnings.filters": lambda: warnings.simplefilter("error"),
+    "freezes of objects: 1 -> 2": gc.freeze,
     "Pillow's largest picture": lambda: setattr(Image, "MAX_IMAGE_PIXELS", 5),
 }
 

@@ -3,13 +3,23 @@
 import gc
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from t2i.cli import gc_control as garbage
 from t2i.cli.drawing import drawing
+from tests import process_wide
 from tests.cli.command import Cli
+
+
+@pytest.fixture(autouse=True)
+def _nothing_frozen() -> Iterator[None]:
+    """As in a process of a user's own."""
+    gc.unfreeze()
+    yield
+    process_wide.freeze_imports()
 
 
 def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
