@@ -48,7 +48,7 @@ def isolated_accelerate_state() -> Iterator[None]:
 
 
 def default_device() -> torch.device:
-    """Return the device that Accelerate chooses for this process."""
+    """Return the torch device that Accelerate chooses for this process."""
     grouped = is_process_group_initialized()
     with isolated_accelerate_state():
         found: torch.device = PartialState().device

@@ -86,7 +86,9 @@ def write_new_file_group(
 
 
 def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
-    """Give all files these names, or none if any is in use; return True on success."""
+    """Move files to new names, all of them or, if a name is in use, none; return True on
+    success.
+    """
     placed: list[Path] = []
     try:
         for file, path in zip(files, names, strict=True):

@@ -35,7 +35,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(final)
-        remove_abandoned(final)
+        remove_abandoned_folders(final)
         lock = make_locked_folder(temporary)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
@@ -55,7 +55,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def place_atomically(final: Path) -> Iterator[Path]:
+def atomic_new_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; when the context ends it becomes `final`.
 
     Raises NameTaken where anything but an empty folder has that name; checking and placing are one
@@ -84,11 +84,11 @@ def place_atomically(final: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`; a previous folder is removed only after that."""
+    """Rename the folder `new` to `final`; an existing folder `final` is removed only after that."""
     if not final.exists():
         new.rename(final)
         return
-    if exchange_names(new, final):
+    if swap_folders(new, final):
         return  # the old one is now under the temporary name
     aside = build_backup_path(final)
     shutil.rmtree(aside, ignore_errors=True)
@@ -101,8 +101,8 @@ def replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def exchange_names(one: Path, other: Path) -> bool:
-    """Swap the names of two folders atomically; return False if the system cannot."""
+def swap_folders(one: Path, other: Path) -> bool:
+    """Swap two folders' names in one atomic operation; return False if the system cannot."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:
         return False
@@ -116,7 +116,9 @@ def exchange_names(one: Path, other: Path) -> bool:
 
 
 def recover_folder(final: Path) -> None:
-    """Restore a folder that a kill left under its backup name."""
+    """Restore a folder that a process, killed while it replaced the folder, left under its backup
+    name.
+    """
     if not final.name:  # "." or "/"
         return
     aside = build_backup_path(final)
@@ -126,7 +128,9 @@ def recover_folder(final: Path) -> None:
 
 
 def recover_all_folders(folder: Path) -> None:
-    """Restore every folder inside `folder` that a kill left under its backup name."""
+    """Restore every folder inside `folder` that a process, killed while it replaced the folder,
+    left under its backup name.
+    """
     for aside in folder.glob(".*.old"):
         recover_folder(aside.with_name(aside.name[1:].removesuffix(".old")))
 
@@ -137,7 +141,9 @@ def build_backup_path(final: Path) -> Path:
 
 
 def make_locked_folder(temporary: Path) -> int | None:
-    """Create a folder with a lock, which keeps `remove_abandoned` away while this process lives."""
+    """Create a temporary folder and hold a lock on it, so that other processes do not take it for
+    abandoned; return the lock's file descriptor, None on file systems without locks.
+    """
     while True:
         temporary.mkdir()
         try:
@@ -156,8 +162,8 @@ def make_locked_folder(temporary: Path) -> int | None:
         os.close(descriptor)
 
 
-def remove_abandoned(final: Path) -> None:
-    """Remove unfinished temporary folders of processes that no longer run."""
+def remove_abandoned_folders(final: Path) -> None:
+    """Remove temporary folders for `final` that killed processes left behind."""
     for path in final.parent.glob(f".{escape(final.name)}.*.part"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -11,7 +11,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillo
 
 
 def collect_hardware_info() -> dict[str, Any]:
-    """Return hardware, library versions and date."""
+    """Return a dict that describes hardware, library versions and date, for records of
+    measurements.
+    """
     import torch
 
     return {

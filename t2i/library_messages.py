@@ -25,7 +25,7 @@ says is shown."""
 
 
 def install_log_filters() -> None:
-    """Install log filters for the messages in NOISE."""
+    """Install filters that drop known harmless log messages of transformers and diffusers."""
     for name in NOISE:
         logging.getLogger(name).addFilter(is_wanted_record)
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def install_log_filters() -> None:
 
 
 def is_wanted_record(record: logging.LogRecord) -> bool:
-    """Return True unless a log record matches the NOISE pattern of its logger."""
+    """Log filter: return False for a known harmless message (NOISE) of the record's logger."""
     return re.search(NOISE[record.name], record.getMessage()) is None
 
 

@@ -38,8 +38,8 @@ ODDITY_WARNINGS: dict[Oddity, str] = {
 """Oddity of a mask -> its warning, which follows the words "the mask"."""
 
 
-def flatten_mask(mask: Image.Image) -> Image.Image:
-    """Return the mask without transparency, black where it is clear.
+def remove_mask_transparency(mask: Image.Image) -> Image.Image:
+    """Return a painted mask without transparency: black where it was transparent.
 
     An opaque mask is returned as it is, for diffusers to read; but 16 bits of gray become 8, of
     which Pillow would cut off all but the darkest.
@@ -51,21 +51,25 @@ def flatten_mask(mask: Image.Image) -> Image.Image:
 
 
 def find_mask_problem(mask: Image.Image) -> Oddity | None:
-    """Return a description of the probable mistake in a painted mask, or None."""
+    """Return the probable mistake in a painted mask, or None: "white" or "black" all over, or a
+    picture with a transparent "hole" in place of a mask.
+    """
     plain = to_rgb_or_rgba(mask)
     if plain.mode == "RGBA":
         rgba = np.asarray(plain)
         covered = rgba[..., 3] >= HALF
         if not covered.all() and has_many_colours(rgba[covered][:, :3]):
             return "hole"
-    darkest, lightest = flatten_mask(mask).convert("L").getextrema()
+    darkest, lightest = remove_mask_transparency(mask).convert("L").getextrema()
     assert isinstance(darkest, int | float)  # of one channel
     assert isinstance(lightest, int | float)
     return "white" if darkest >= HALF else "black" if lightest < HALF else None
 
 
 def has_many_colours(colours_N3: NDArray[np.uint8]) -> bool:
-    """Return True if colours (N, 3) are too many, or too gradual, for a painted mask."""
+    """Return True if the colours (N, 3) of pixels are those of a photo rather than of a painted
+    mask: many, or gradual.
+    """
     coarse_N3 = colours_N3.astype(np.int32) >> 4
     colours = np.unique(coarse_N3 @ np.array([256, 16, 1]))
     if len(colours) > GRAYS:

@@ -61,7 +61,7 @@ def open_picture(path: Path) -> Image.Image:
             Image.open(file, formats=sorted(set(FORMATS.values()))) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
-                raise too_large_error(path, f"{picture.width}x{picture.height} pixels")
+                raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
             picture.load()
             return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
@@ -70,14 +70,14 @@ def open_picture(path: Path) -> Image.Image:
             "Convert it first."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large_error(path, "far more pixels") from None
+        raise build_too_large_error(path, "far more pixels") from None
     except UNREADABLE as error:
         raise DataError(
             f"Cannot decode {path}: {error}. The file is damaged or cut short; get a fresh copy."
         ) from error
 
 
-def too_large_error(path: Path, found: str) -> DataError:
+def build_too_large_error(path: Path, found: str) -> DataError:
     """Return a DataError for a picture of too many pixels."""
     return DataError(
         f"{path} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "

@@ -49,11 +49,12 @@ def _acquire_lock(descriptor: int, folder: Path) -> None:
 
 
 class StoppedEarly(Exception):
-    """Raised when a stop was requested before there was a step to save."""
+    """Exception that ends a training run when a stop was requested during its setup."""
 
 
 class StopRequest:
-    """Signal handler: the first of SIGNALS is recorded as a request to stop, the second acts.
+    """Context manager that handles SIGINT, SIGTERM and SIGHUP: the first signal sets `wanted`, as a
+    request to stop, and a second one ends the process as usual.
 
     In a thread beside the main one, where Python installs no signal handlers, nothing is changed.
     """

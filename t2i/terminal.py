@@ -45,7 +45,7 @@ def is_control_character(character: str) -> bool:
 
 
 def print_note(text: object) -> None:
-    """Print a line to stderr; ignore a closed or full stream."""
+    """Print a line to stderr, with control characters escaped; ignore a closed or full stream."""
     with suppress(OSError, ValueError):  # hung up, full, closed
         print(escape_controls(str(text), LINES), file=sys.stderr, flush=True)
 
@@ -65,8 +65,8 @@ def print_line(text: object) -> None:
         )  # who reads it in a pipe may interrupt us
 
 
-def flush_lines() -> None:
-    """Flush stdout. Raises OutputError where the result could not be written."""
+def flush_stdout() -> None:
+    """Flush stdout. Raises OutputError if it is closed or cannot be written to."""
     if sys.stdout is None:  # as after `t2i show x.png >&-`
         raise OutputError(
             "Cannot write the result to the standard output: it is closed. Send it elsewhere, such "
@@ -103,7 +103,7 @@ def reopen_closed_streams() -> None:
 
 
 def flush_at_exit() -> None:
-    """Flush the standard streams at process end; discard what they cannot take."""
+    """Flush stdout and stderr at process end; output that cannot be written is discarded."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
@@ -156,7 +156,7 @@ def one_line_warnings() -> Iterator[list[str]]:
 
 @contextmanager
 def escape_log_records() -> Iterator[None]:
-    """Make log records of libraries safe for the terminal."""
+    """Escape control characters in the messages of all log records within the block."""
     before = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:

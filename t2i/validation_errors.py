@@ -7,8 +7,8 @@ if TYPE_CHECKING:
 
 
 def describe_validation_error(error: "ValidationError", whole: str = "the file") -> str:
-    """Return pydantic's first fault as one line: "defaults.steps: Input should be a valid
-    integer".
+    """Return the first fault of a pydantic ValidationError as one line: "defaults.steps: Input
+    should be a valid integer".
 
     whole : name of the document, for a fault that is in no key of it
     """

@@ -8,7 +8,7 @@ import pytest
 
 from t2i import atomic_folders as folders
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import atomic_folder, place_atomically, recover_all_folders, recover_folder
+from t2i.atomic_folders import atomic_folder, atomic_new_path, recover_all_folders, recover_folder
 from t2i.errors import OutputError
 from tests.test_files import race
 
@@ -21,7 +21,7 @@ def filled(folder: Path, text: str) -> None:
 @pytest.fixture(params=["exchange", "no exchange"])
 def _exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "no exchange":
-        monkeypatch.setattr(folders, "exchange_names", lambda *_: False)
+        monkeypatch.setattr(folders, "swap_folders", lambda *_: False)
 
 
 @pytest.mark.usefixtures("_exchange")
@@ -60,7 +60,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr(folders, "exchange_names", lambda *_: False)
+    monkeypatch.setattr(folders, "swap_folders", lambda *_: False)
     filled(tmp_path / "model", "old")
     rename, calls = Path.rename, []
 
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_named_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         if request.node.callspec.params["_exchange"] == "exchange":
-            patch.setattr(folders, "exchange_names", refuse_too)
+            patch.setattr(folders, "swap_folders", refuse_too)
         with pytest.raises(OutputError, match="Cannot write"):
             filled(tmp_path / "model", "new")
     assert (tmp_path / "model" / "said").read_text() == "old"
@@ -157,7 +157,7 @@ def test_what_a_kill_left_half_written_is_removed_and_what_lives_is_not(tmp_path
 def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: str) -> None:
     def writer(text: str) -> object:
         def write(number: int) -> None:
-            with place_atomically(tmp_path / f"{number}") as new:
+            with atomic_new_path(tmp_path / f"{number}") as new:
                 if kind == "folder":
                     new.mkdir()
                 (new / "said" if kind == "folder" else new).write_text(text)
@@ -177,11 +177,11 @@ def test_a_folder_with_anything_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model" / "mine").touch()
     with (
         pytest.raises(NameTaken, match="model exists and is not replaced"),
-        place_atomically(tmp_path / "model") as new,
+        atomic_new_path(tmp_path / "model") as new,
     ):
         new.mkdir()
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(NameTaken, match="note exists"), place_atomically(tmp_path / "note") as new:
+    with pytest.raises(NameTaken, match="note exists"), atomic_new_path(tmp_path / "note") as new:
         new.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["model", "note"]
     assert os.listdir(tmp_path / "model") == ["mine"]

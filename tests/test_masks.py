@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.masks import INVERTED, find_mask_problem, flatten_mask
+from t2i.masks import INVERTED, find_mask_problem, remove_mask_transparency
 from t2i.pictures import open_picture
 from train.data.decode import decode_picture
 
@@ -72,7 +72,7 @@ EVERY = {mode: opaque(mode) for mode in MODES} | {mode: clear(mode) for mode in 
 
 @pytest.mark.parametrize("mask", EVERY.values(), ids=EVERY)
 def test_a_white_box_is_that_box_in_every_mode(mask: Image.Image) -> None:
-    assert np.array_equal(white_of(flatten_mask(mask)), WHITE)
+    assert np.array_equal(white_of(remove_mask_transparency(mask)), WHITE)
     assert find_mask_problem(mask) is None
 
 
@@ -83,13 +83,13 @@ def test_the_file_of_it_is_read_alike_by_the_command_line_and_by_training(
     path = tmp_path / "mask.png"
     mask.save(path, transparency=mask.info.get("transparency"))
     for read in (open_picture(path), decode_picture(path.read_bytes(), "its mask")):
-        assert np.array_equal(white_of(flatten_mask(read)), WHITE)
+        assert np.array_equal(white_of(remove_mask_transparency(read)), WHITE)
 
 
 @pytest.mark.parametrize("below", BELOW)
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_what_lies_below_what_is_clear_has_no_say(mode: str, below: tuple[int, int, int]) -> None:
-    assert np.array_equal(white_of(flatten_mask(clear(mode, below))), WHITE)
+    assert np.array_equal(white_of(remove_mask_transparency(clear(mode, below))), WHITE)
 
 
 @settings(deadline=None, max_examples=60)
@@ -102,14 +102,14 @@ def test_a_mask_that_nothing_shines_through_is_the_one_that_diffusers_gets(
     mask = Image.frombytes("RGBA", (4, 4), data)
     mask.putalpha(255)
     mask = mask.convert(mode)
-    assert flatten_mask(mask) is mask
+    assert remove_mask_transparency(mask) is mask
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.binary(min_size=4 * 16, max_size=4 * 16))
 def test_nothing_is_whiter_than_it_was_painted_nor_than_it_covers(data: bytes) -> None:
     mask = Image.frombytes("RGBA", (4, 4), data)
-    gray = np.asarray(flatten_mask(mask).convert("L")).astype(int)
+    gray = np.asarray(remove_mask_transparency(mask).convert("L")).astype(int)
     assert (gray <= np.asarray(mask.getchannel("A")).astype(int) + 1).all()
     assert (gray <= np.asarray(mask.convert("RGB").convert("L")).astype(int) + 1).all()
 
@@ -161,17 +161,20 @@ def test_what_is_said_of_a_hole_makes_its_mask(tmp_path: Path) -> None:
     made = open_picture(tmp_path / "mask.png")
     expected = np.zeros((48, 64), dtype=bool)
     expected[10:30, 20:40] = True
-    assert np.array_equal(white_of(flatten_mask(made)), expected)
+    assert np.array_equal(white_of(remove_mask_transparency(made)), expected)
 
 
 def test_every_mask_is_read_in_this_way(repo: Path) -> None:
-    """Its gray is taken after `flatten_mask` alone; `check_croppable` is given what was painted."""
+    """Its gray is taken after `remove_mask_transparency` alone.
+
+    `check_croppable` is given what was painted.
+    """
     bare = [
         f"{path.relative_to(repo)}: {line.strip()}"
         for folder in ("t2i", "pipelines", "train")
         for path in sorted((repo / folder).rglob("*.py"))
         for line in path.read_text("utf-8").splitlines()
-        if re.search(r'convert\("(L|1)"\)', line) and "flatten_mask(" not in line
+        if re.search(r'convert\("(L|1)"\)', line) and "remove_mask_transparency(" not in line
     ]
     assert bare == [
         'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:'
@@ -181,4 +184,6 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
 def test_saved_as_webp_the_box_stays_a_box(tmp_path: Path) -> None:
     data = BytesIO()
     clear("RGBA").save(data, "WEBP", lossless=True)
-    assert np.array_equal(white_of(flatten_mask(decode_picture(data.getvalue(), "a"))), WHITE)
+    assert np.array_equal(
+        white_of(remove_mask_transparency(decode_picture(data.getvalue(), "a"))), WHITE
+    )

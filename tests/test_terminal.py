@@ -12,7 +12,7 @@ from t2i.terminal import (
     REVERSING,
     escape_controls,
     escape_log_records,
-    flush_lines,
+    flush_stdout,
     one_line_warnings,
     print_line,
     print_note,
@@ -91,7 +91,7 @@ def test_a_terminal_that_is_gone_stops_no_work(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_result_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Gone(OSError(28, "No space left on device")))
-    for act in (lambda: print_line("a cat"), flush_lines):
+    for act in (lambda: print_line("a cat"), flush_stdout):
         with pytest.raises(OutputError, match=r"Cannot write the result .*: No space left"):
             act()
     monkeypatch.setattr(sys, "stdout", Gone(BrokenPipeError()))

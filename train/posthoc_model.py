@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.atomic_files import NameTaken
-from t2i.atomic_folders import place_atomically
+from t2i.atomic_folders import atomic_new_path
 from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
@@ -57,7 +57,7 @@ def rebuild_model(
         batch = training.load_first_batch(SCALE_PICTURES)
         with (
             using_weight_values(average, training.target.trained_parameters()),
-            place_atomically(folder) as place,
+            atomic_new_path(folder) as place,
         ):
             training.target.export(place, batch, config.export, notes)
     return RebuiltModel(folder, length, wanted.step, len(found), error)

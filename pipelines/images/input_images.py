@@ -18,7 +18,7 @@ from pipelines.loop import Generators
 from pipelines.run import argument_checks
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, format_library_error
-from t2i.masks import ODDITY_WARNINGS, Oddity, find_mask_problem, flatten_mask
+from t2i.masks import ODDITY_WARNINGS, Oddity, find_mask_problem, remove_mask_transparency
 from t2i.pictures import to_rgb_or_rgba
 from t2i.terminal import several
 
@@ -90,7 +90,7 @@ def convert_masks(masks: Any) -> Any:
         return masks
     if odd := find_mask_problem(masks):
         warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
-    return flatten_mask(masks)
+    return remove_mask_transparency(masks)
 
 
 def is_pil_image(images: Any) -> bool:

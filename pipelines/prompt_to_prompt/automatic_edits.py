@@ -188,7 +188,9 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
 
 def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
     """Return step 0 and the steps at which either prompt changes."""
-    return {0}.union(*(p.changes(num_steps) for p in (source, target) if isinstance(p, Prompt)))
+    return {0}.union(
+        *(p.list_change_steps(num_steps) for p in (source, target) if isinstance(p, Prompt))
+    )
 
 
 def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:

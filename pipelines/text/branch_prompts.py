@@ -187,7 +187,11 @@ def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:
     prompt_texts = (call.prompt, call.prompt_2, call.negative_prompt, call.negative_prompt_2)
     return sorted(
         {0}.union(
-            *(p.changes(steps) for prompts in prompt_texts for p in select_grammar_prompts(prompts))
+            *(
+                p.list_change_steps(steps)
+                for prompts in prompt_texts
+                for p in select_grammar_prompts(prompts)
+            )
         )
     )
 

@@ -20,7 +20,8 @@ WIDE_CONVOLUTIONS = ("conv1", "conv2", "conv", "conv_in", "conv_out")
 
 @dataclass(frozen=True, slots=True)
 class LoraApproximation:
-    """LoRA that approximates a change of weights, with the share of energy it keeps.
+    """LoRA that approximates a change of weights, with the fraction of the change's energy (squared
+    norm) that it keeps.
 
     kept_energy : share of the squared norm of all changes that the LoRA represents
     unrepresented : names of changed tensors that no LoRA can represent, such as biases
@@ -77,7 +78,7 @@ def extract_lora(
 
     Raises ArgumentError for neither or impossible values, ModelError for models of two kinds.
     """
-    check_rank_and_share(rank, share)
+    check_rank_and_energy_share(rank, share)
     parts: dict[str, dict[str, WeightUpdate]] = {}
     unrepresented: list[str] = []
     sums = EnergySums()
@@ -105,10 +106,10 @@ def extract_lora(
                 unrepresented.append(f"{part}.{name}")
                 continue
             found = build_truncated_update(*compute_thin_svd(change.flatten(1)), rank, share, sums)
-            parts.setdefault(part, {})[canonical_module_name(module)] = reshape_for_kernel(
+            parts.setdefault(part, {})[canonical_module_name(module)] = reshape_to_convolution(
                 found, tuple(tensor.shape[2:])
             )
-    return LoraApproximation(Lora(parts), sums.kept_share, tuple(unrepresented))
+    return LoraApproximation(Lora(parts), sums.kept_fraction, tuple(unrepresented))
 
 
 @torch.no_grad()
@@ -119,13 +120,13 @@ def resize_lora(
 
     rank, share : as in `extract_lora`
     """
-    check_rank_and_share(rank, share)
+    check_rank_and_energy_share(rank, share)
     parts: dict[str, dict[str, WeightUpdate]] = {}
     sums = EnergySums()
     for part, name, layer in lora.iter_layers():
         if isinstance(layer, LowRankUpdate):
             found = build_truncated_update(*compute_low_rank_svd(layer, name), rank, share, sums)
-            new = reshape_for_kernel(found, tuple(layer.down.shape[2:]))
+            new = reshape_to_convolution(found, tuple(layer.down.shape[2:]))
             resized = LowRankUpdate(
                 new.down.to(layer.down.dtype),
                 new.up.to(layer.up.dtype),
@@ -139,26 +140,32 @@ def resize_lora(
                 share,
                 sums,
             )
-            resized = reshape_for_kernel(found, find_kernel_size(name, layer, found.down.shape[1]))
+            resized = reshape_to_convolution(
+                found, find_kernel_size(name, layer, found.down.shape[1])
+            )
         parts.setdefault(part, {})[name] = resized
-    return LoraApproximation(Lora(parts, lora.header), sums.kept_share)
+    return LoraApproximation(Lora(parts, lora.header), sums.kept_fraction)
 
 
 @dataclass(slots=True)
 class EnergySums:
-    """Running sums of squared singular values: of all, and of those that were kept."""
+    """Running sums of the energy (squared singular values) of weight updates, before and after
+    their truncation to a lower rank.
+    """
 
     total: float = 0.0
     kept: float = 0.0
 
     @property
-    def kept_share(self) -> float:
-        """Share of the total energy that was kept; 1 where there was none."""
+    def kept_fraction(self) -> float:
+        """Fraction of the total energy that truncation kept; 1 if the energy is 0."""
         return self.kept / self.total if self.total else 1.0
 
 
 def check_finite_matrix(matrix: Tensor, name: str) -> Tensor:
-    """Return the matrix. Raises ModelError if a product of its factors overflowed."""
+    """Return a LoRA's weight update unchanged. Raises ModelError if it has NaN or infinite
+    numbers.
+    """
     if not bool(torch.isfinite(matrix).all()):
         raise ModelError(
             f"The update of {printable_name(name)} overflows: the alpha or the "
@@ -174,7 +181,9 @@ def compute_thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compute_low_rank_svd(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the exact SVD of a product of two factors without forming the full matrix."""
+    """Return the exact SVD (U, S, Vh) of a low-rank update, scale * up @ down, without forming the
+    full matrix.
+    """
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)
     left, inner_left = torch.linalg.qr(up)
     right, inner_right = torch.linalg.qr(down.T)
@@ -191,7 +200,8 @@ def build_truncated_update(
     share: float | None,
     sums: EnergySums,
 ) -> LowRankUpdate:
-    """Truncate an SVD to a rank or energy share and return it as a low-rank update.
+    """Truncate the SVD of a weight update to a rank, or to a fraction of its energy, and return it
+    as a low-rank update.
 
     Adds the energy before and after to `sums`.
     """
@@ -209,8 +219,10 @@ def build_truncated_update(
     return LowRankUpdate(down.float().contiguous(), up.float().contiguous(), float(size))
 
 
-def reshape_for_kernel(layer: LowRankUpdate, kernel: tuple[int, ...]) -> LowRankUpdate:
-    """Return the factors in the shapes of a convolution with this kernel; () leaves them 2-D."""
+def reshape_to_convolution(layer: LowRankUpdate, kernel: tuple[int, ...]) -> LowRankUpdate:
+    """Reshape the factors of a low-rank update to those of a convolution with this kernel size; for
+    (), a linear layer, they stay as they are.
+    """
     if not kernel:
         return layer
     down = layer.down.reshape(layer.rank, -1, *kernel)
@@ -218,7 +230,9 @@ def reshape_for_kernel(layer: LowRankUpdate, kernel: tuple[int, ...]) -> LowRank
 
 
 def find_kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, ...]:
-    """Return height and width of the kernel that a LoHa or LoKr changes; () for a linear layer."""
+    """Return the kernel size (height, width) of the convolution that a LoHa or LoKr changes; () for
+    a linear layer.
+    """
     for factor in layer.named_tensors().values():
         if factor.dim() == 4:
             return tuple(factor.shape[2:])
@@ -227,7 +241,7 @@ def find_kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, .
     return (1, 1) if name.endswith("conv_shortcut") else ()
 
 
-def check_rank_and_share(rank: int | None, share: float | None) -> None:
+def check_rank_and_energy_share(rank: int | None, share: float | None) -> None:
     """Raise ArgumentError unless a rank from 1 on, a share in (0, 1], or both are given."""
     if rank is None and share is None:
         raise ArgumentError(

@@ -173,7 +173,8 @@ class KroneckerUpdate:
 def convert_peft_kronecker(
     factors: Mapping[str, Tensor], alpha: float, rank: float
 ) -> KroneckerUpdate:
-    """Convert a LoKr layer of peft's, which scales unfactored matrices by alpha / rank as well.
+    """Convert the factors of a LoKr layer in peft to a KroneckerUpdate of the same effect: peft
+    scales by alpha / rank also where neither matrix is factored.
 
     Other programs leave those unscaled; the difference goes into the first factor.
     """
@@ -217,14 +218,18 @@ def choose_compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def contract_tucker_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Contract (rank, rank, height, width), (rank, out), (rank, in) to (out, in, height, width)."""
+    """Multiply the Tucker factors of a convolution, core (rank, rank, height, width), a (rank, out)
+    and b (rank, in), to a weight (out, in, height, width).
+    """
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
 def find_factor_problem(
     layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
 ) -> str:
-    """Describe factors that are missing, unexpected or misshapen, or return "" if none."""
+    """Describe the first fault in the factors of a LoHa or LoKr: missing, unexpected or misshapen;
+    return "" if there is none.
+    """
     names = layer.factors.keys()
     if missing := set(needed) - names:
         return f"{min(missing)} is missing"

@@ -113,7 +113,8 @@ def build_lora(
 
 
 def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | None) -> WeightUpdate:
-    """Build the weight update of one module from its tensors by field.
+    """Build the LoRA, LoHa or LoKr update of one module from its tensors by field ("down", "up",
+    "alpha", ...).
 
     Raises ValueError unless they are complete, fit together and match the config.
     """
@@ -154,7 +155,9 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
 
 
 def build_low_rank(fields: TensorsByField) -> LowRankUpdate:
-    """Build a LoRA or DoRA update, alpha still unset; a lora_mid core is multiplied into `down`."""
+    """Build a LoRA or DoRA update from its tensors by field, with alpha left at 0; the middle
+    convolution of a LoRA with Tucker core is multiplied into `down`.
+    """
     down, up = fields["down"], fields["up"]
     if (mid := fields.get("mid")) is not None:
         # down, then a convolution over the ranks, equals one convolution.

@@ -42,8 +42,8 @@ class PartSummary:
 Value = TypeVar("Value", str, int, float)
 
 
-def count_values(values: Iterable[Value]) -> dict[Value, int]:
-    """Count equal values: value -> number of occurrences, most frequent first."""
+def count_occurrences(values: Iterable[Value]) -> dict[Value, int]:
+    """Count how often each value occurs: value -> number of occurrences, most frequent first."""
     return dict(Counter(values).most_common())
 
 
@@ -63,10 +63,10 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
                 parameters=sum(
                     t.numel() for x in layers.values() for t in x.named_tensors().values()
                 ),
-                kinds=count_values("dora" if dora[n] else x.kind for n, x in layers.items()),
-                ranks=count_values(layer.rank for layer in layers.values()),
-                alphas=count_values(int_if_whole(round(x.alpha, 6)) for x in layers.values()),
-                modules=count_values(BLOCK_PATH.sub("", name) for name in layers),
+                kinds=count_occurrences("dora" if dora[n] else x.kind for n, x in layers.items()),
+                ranks=count_occurrences(layer.rank for layer in layers.values()),
+                alphas=count_occurrences(int_if_whole(round(x.alpha, 6)) for x in layers.values()),
+                modules=count_occurrences(BLOCK_PATH.sub("", name) for name in layers),
                 length=sum(value**2 for value in norms.values()) ** 0.5,
                 largest=(largest, norms[largest]),
             )

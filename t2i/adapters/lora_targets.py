@@ -36,5 +36,7 @@ TEXT_ENCODER_MODULE = re.compile(
 
 
 def is_known_module(part: str, name: str) -> bool:
-    """Return True if a supported model has such a module in this part; indices are not checked."""
+    """Return True if a supported denoiser or text encoder can have a module of this name; block and
+    layer numbers are not checked.
+    """
     return (UNET_MODULE if part == "unet" else TEXT_ENCODER_MODULE).fullmatch(name) is not None

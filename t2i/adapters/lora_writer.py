@@ -153,7 +153,7 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
 
 
 def installed_module_name(part: str, name: str) -> str:
-    """Return a module's name in the installed version of its model class."""
+    """Return a module's name as the installed version of transformers or diffusers has it."""
     return (
         module_name_in_file(part, name) if part != "unet" and has_text_model_prefix(part) else name
     )
@@ -169,7 +169,9 @@ def has_text_model_prefix(part: str) -> bool:
 
 
 def build_peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
-    """Return a layer's tensors in peft's shapes: a convolution's magnitude is (1, out, 1, 1)."""
+    """Return a layer's tensors by name in the shapes that peft expects: DoRA's magnitude of a
+    convolution is (1, out, 1, 1).
+    """
     tensors = dict(layer.named_tensors())
     if count_weight_dimensions(layer) == 4 and "magnitude" in tensors:
         tensors["magnitude"] = tensors["magnitude"].reshape(1, -1, 1, 1)
@@ -177,7 +179,8 @@ def build_peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
 
 
 def unify_alpha(lora: Lora) -> Lora:
-    """Return the LoRA with one alpha for all layers of each pure LoRA part, the update unchanged.
+    """Return an equal LoRA in which all layers of a model part have the same alpha; parts with LoHa
+    or LoKr layers are left as they are.
 
     diffusers (0.42) loses the alphas of attention layers in a kohya file with several alphas, which
     would change the strength of those layers. The ratio of the alphas is multiplied into `up`.
@@ -192,7 +195,9 @@ def unify_alpha(lora: Lora) -> Lora:
 
 
 def change_alpha(layer: LowRankUpdate, alpha: float) -> LowRankUpdate:
-    """Return the same update with another alpha; the ratio is multiplied into `up`."""
+    """Return an equal low-rank update with another alpha; the ratio of the alphas is multiplied
+    into `up`.
+    """
     if layer.alpha == alpha:
         return layer
     ratio = layer.alpha / alpha

@@ -107,7 +107,7 @@ def parse_kohya_name(name: str, layers_per_block: int) -> str:
 
 
 def convert_original_block_name(inner: int, place: int, rest: str) -> str:
-    """Convert the part of an original module name that lies inside a block.
+    """Convert a module's name inside a UNet block from SDXL's original code to diffusers' name.
 
     inner : 0 for a resnet or downsampler, 1 for attention
     place : index of the layer in the block
@@ -148,7 +148,8 @@ def restore_dots(name: str) -> str:
 
 
 def to_original_sdxl_name(name: str, layers_per_block: int) -> str:
-    """Convert a UNet module's name to SDXL's original code, with underscores.
+    """Convert a UNet module's name from diffusers' to that of SDXL's original code, with
+    underscores.
 
     Raises ValueError for a module that the original code does not have.
     """
@@ -185,7 +186,9 @@ def to_original_sdxl_name(name: str, layers_per_block: int) -> str:
 
 
 def summarize_names(names: Iterable[str], most: int = 3) -> str:
-    """Return the first `most` names in sorted order, and the number of further ones."""
+    """Format names for a message: the first `most` in sorted order, and the number of further ones,
+    as in "a, b, c and 5 more".
+    """
     known = sorted(names)
     more = f" and {len(known) - most:,} more" if len(known) > most else ""
     return ", ".join(map(printable_name, known[:most])) + more

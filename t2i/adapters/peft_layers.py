@@ -139,7 +139,8 @@ def add_lora(
             raise ArgumentError(f"The {part} already has a LoRA {name!r}: give it another name.")
     for model, layers in targets.values():
         adapters = [
-            inject_group(model, group, called) for called, group in group_by_kind(name, layers)
+            inject_group(model, group, called)
+            for called, group in group_by_peft_config(name, layers)
         ]
         for _, module in iter_adapter_layers(model):
             module.set_adapter(list(model.peft_config), inference_mode=True)
@@ -207,12 +208,14 @@ def list_adapter_fields(module: Any, adapter: str) -> list[str]:
 
 
 def belongs_to_lora(adapter: str, name: str) -> bool:
-    """Return True if `add_lora` creates this adapter for the LoRA `name`."""
+    """Return True if a peft adapter belongs to the LoRA `name`: `add_lora` makes several adapters
+    for a LoRA with several kinds of layers.
+    """
     return adapter in (name, *(f"{name}_{kind}" for kind in ("dora", *MARKER_TENSORS)))
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Replace the module at a path."""
+    """Replace the submodule of a model at a dotted path."""
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 
@@ -225,7 +228,8 @@ def set_peft_loaded_flag(model: Any, loaded: bool) -> None:
 def match_lora_to_model(
     part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
 ) -> tuple[Any, dict[str, WeightUpdate]]:
-    """Return the model, and the LoRA's layers by the model's own module names. Raises ModelError.
+    """Match a LoRA's layers to the modules of a model; return the model, and its module name ->
+    layer.
 
     Raises ModelError for missing modules and for weights of another shape.
     """
@@ -268,7 +272,7 @@ def get_base_layer(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Co
 
 
 def find_update_shape(layer: WeightUpdate) -> tuple[int, ...]:
-    """Return the shape (out, in * height * width) of the weight that a layer updates."""
+    """Return the shape (out, in * height * width) of the weight that a LoRA layer updates."""
     if isinstance(layer, LowRankUpdate):
         return layer.up.shape[0], layer.down[0].numel()
     meta = {
@@ -277,10 +281,11 @@ def find_update_shape(layer: WeightUpdate) -> tuple[int, ...]:
     return tuple(type(layer)(meta, layer.alpha).build_matrix().shape)
 
 
-def group_by_kind(
+def group_by_peft_config(
     name: str, layers: Mapping[str, WeightUpdate]
 ) -> Iterator[tuple[str, dict[str, WeightUpdate]]]:
-    """Group layers that one config of peft's can describe, each with an adapter name.
+    """Group a LoRA's layers by kind (LoRA, DoRA, LoHa, LoKr), as one peft config describes one kind
+    only; yield (adapter name, layers).
 
     The first group is called `name`, further ones `name` and their kind.
     """
@@ -293,7 +298,9 @@ def group_by_kind(
 
 
 def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -> str:
-    """Create peft's layers for one group and fill in the tensors; returns the adapter name."""
+    """Create peft's layers for LoRA layers of one kind and fill in their tensors; return the
+    adapter name.
+    """
     kind = next(iter(layers.values())).kind
     names = {f"{name}.{MARKER_TENSORS[kind]}": torch.empty(0) for name in layers}
     # On the meta device, so that nothing is drawn from torch's generator.

@@ -88,7 +88,7 @@ def check_tensors_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_alpha(name: str, tensor: Tensor) -> bool:
-    """Return True for the tensor of a layer's alpha, which may be an integer."""
+    """Return True for a LoRA file's tensor that is a layer's alpha, which may be an integer."""
     return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 

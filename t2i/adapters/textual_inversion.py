@@ -48,8 +48,8 @@ class LearnedWord:
             )
 
     @property
-    def count(self) -> int:
-        """Number of vectors for each text encoder."""
+    def num_vectors(self) -> int:
+        """Number of vectors that the word has for each text encoder."""
         return next(iter(self.vectors.values())).shape[0]
 
 

@@ -37,7 +37,7 @@ from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     escape_log_records,
     flush_at_exit,
-    flush_lines,
+    flush_stdout,
     one_line_warnings,
     print_line,
     reopen_closed_streams,
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             escape_log_records(),
         ):
             code = app(arguments, prog_name="t2i", standalone_mode=False) or 0
-            flush_lines()
+            flush_stdout()
             return code
     except T2IError as error:
         print_error(str(error), type(error).__name__, as_json=asks_for_json(arguments))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from t2i.atomic_files import check_name_lengths
-from t2i.atomic_folders import atomic_folder, place_atomically
+from t2i.atomic_folders import atomic_folder, atomic_new_path
 from t2i.errors import ArgumentError, OutputError
 from t2i.safe_reading import MODEL_CONFIG, read_json
 
@@ -59,7 +59,7 @@ def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
 
     Another command may have created `out` since check_output_free: that raises OutputError.
     """
-    return nullcontext(out) if overwrite else place_atomically(out)
+    return nullcontext(out) if overwrite else atomic_new_path(out)
 
 
 def _holds_weights(folder: Path) -> bool:

@@ -16,14 +16,16 @@ from t2i.terminal import several
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
-from t2i.text.word_spans import token_spans
+from t2i.text.word_spans import find_token_spans
 
 MATCH, MISMATCH, GAP = 1, -1, 0
 """Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""
 
 
 class TokenMapping(NamedTuple):
-    """Source position of each target token, with a mask of the tokens that have one."""
+    """Mapping from the tokens of a target prompt to those of a source prompt: source position of
+    each target token, and a mask of the tokens that have one.
+    """
 
     source_T: Tensor
     found_T: Tensor
@@ -35,8 +37,8 @@ def build_replacement_matrix(
     target: EncoderInput,
     length: int,
 ) -> Tensor:
-    """Return the (T, T) matrix M that carries the source's attention map P to the target's tokens,
-    P M.
+    """Return the (T, T) matrix M of prompt-to-prompt's word swap: P M is the source prompt's
+    attention map P, carried over to the target prompt's tokens.
 
     As prompt-to-prompt's word swap (Hertz et al. 2022, arXiv 2208.01626): the prompts have as many
     words; the tokens of a word share what those of the other have; behind the last changed word
@@ -70,8 +72,8 @@ def build_replacement_matrix(
 
 
 def find_differing_word_indices(source: EncoderInput, target: EncoderInput) -> list[int]:
-    """Return the indices of the words that differ between two prompts of equally many words. Raises
-    ArgumentError where there are not as many.
+    """Return the indices of the words that differ between two prompts. Raises ArgumentError if the
+    prompts have different numbers of words.
     """
     source_words, target_words = (
         split_into_lowercase_words(source),
@@ -110,7 +112,8 @@ def build_refinement_mapping(
 
 
 def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
-    """Return the source index of each target token, or None (Needleman-Wunsch).
+    """Align two lists of token ids globally (Needleman-Wunsch); return for each target token the
+    index of its source token, or None.
 
     Of alignments that score the same, a gap in the source comes before one in the target, and that
     before a pair.
@@ -154,7 +157,7 @@ def select_tokens_without_padding(
     places: list[int] = []
     for number, chunk in enumerate(window.tokenize_into_chunks(prompt)):
         count = window.count_tokens(chunk)
-        ids += window.ids(chunk)[:count]
+        ids += window.build_token_ids(chunk)[:count]
         places += range(number * window.size, number * window.size + count)
     return ids, places
 
@@ -170,7 +173,7 @@ def find_token_spans_of_words(
     """Return the token positions of each word, given the words' indices in the prompt."""
     words = split_into_lowercase_words(prompt)
     return [
-        token_spans(text, prompt, [words[number]])[words[number]][
+        find_token_spans(text, prompt, [words[number]])[words[number]][
             words[:number].count(words[number])
         ]
         for number in numbers
@@ -178,8 +181,8 @@ def find_token_spans_of_words(
 
 
 def join_text_without_weights(prompt: EncoderInput) -> str:
-    """Return the text of a prompt without weights."""
-    return " ".join(prompt.texts) if isinstance(prompt, WeightedText) else prompt
+    """Return a prompt as plain text: a string as it is, the sections of a weighted text joined."""
+    return " ".join(prompt.section_texts) if isinstance(prompt, WeightedText) else prompt
 
 
 def find_token_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:

@@ -20,7 +20,8 @@ NUMBERISH = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
 
 
 def parse_weight(written: str, dialect: Dialect) -> float | None:
-    """Return the word weight that a prompt spells after a colon, or None if that is text.
+    """Parse what stands after a colon in a prompt, as "1.3" in "(cat:1.3)", to a word weight;
+    return None if it is text.
 
     A1111 reads digits with a point; ComfyUI whatever Python reads as a number.
 

@@ -53,7 +53,7 @@ class TextEncoder(ABC):
         length: int | None = None,
         device: torch.device | None = None,
     ) -> EncodedText:
-        """Return the embeddings of each prompt; gradients flow when they are enabled.
+        """Encode prompts to text embeddings; gradients flow when they are enabled.
 
         Parameters
         ----------
@@ -71,9 +71,7 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
-        """Return the number of windows that the longest prompt needs, for `chunks=` of another
-        call.
-        """
+        """Return the number of token windows that the longest prompt needs."""
 
 
 def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
@@ -95,7 +93,7 @@ def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
             raise ArgumentError(
                 f"Prompt {index} is a {type(prompt).__name__}, expected a string: {prompt!r:.80}."
             )
-        text = prompt if isinstance(prompt, str) else "".join(prompt.texts)
+        text = prompt if isinstance(prompt, str) else "".join(prompt.section_texts)
         if len(text) > LONGEST_PROMPT:
             raise ArgumentError(
                 f"Prompt {index} has {several(len(text), 'character')}; at most "

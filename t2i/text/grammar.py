@@ -51,14 +51,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Keyword BREAK: the rest of the prompt goes into a new chunk; inside weighting brackets it
-    is a word.
+    """Node of the keyword BREAK in a parsed prompt: what follows goes into a new chunk of tokens.
+    Inside weighting brackets BREAK is a word.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Emphasis:
-    """Node of weighted text in a parsed prompt, as `(x:1.3)` or `[x]`."""
+    """Node of a parsed prompt: text in weighting brackets, as `(x:1.3)` or `[x]`."""
 
     nodes: "Nodes"
     factor: float
@@ -66,35 +66,37 @@ class Emphasis:
     """The factor stands for itself, whatever is around it."""
     position: int
 
-    def weight(self, around: float) -> float:
+    def compute_weight(self, around: float) -> float:
         """Return the weight inside these brackets, given the weight around them."""
         return self.factor if self.absolute else around * self.factor
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Prompt editing `[before:after:when]`: `before` up to and including step `when`, from 1, then
-    `after`.
+    """Node of prompt editing in a parsed prompt, `[before:after:when]`: `before` up to and
+    including step `when`, counted from 1, then `after`.
     """
 
     before: "Nodes"
     after: "Nodes"
     when: float
     fraction: bool
-    """`when` is a share of all steps."""
+    """True if `when` is a fraction of all steps."""
 
     def select_nodes_at(self, step: int, steps: int) -> "Nodes":
-        """Return the nodes of the alternative in effect at `step`, counted from 0."""
+        """Return the nodes, `before` or `after`, in effect at `step`, counted from 0."""
         return self.before if step + 1 <= self.compute_last_step(steps) else self.after
 
     def compute_last_step(self, steps: int) -> float:
-        """Return the last step of `before`, counted from 1; fractional where `when` is a share."""
+        """Return the last step, counted from 1, at which `before` is in effect; not always an
+        integer where `when` is a fraction of the run.
+        """
         return self.when * steps if self.fraction else self.when
 
 
 @dataclass(frozen=True, slots=True)
 class Alternation:
-    """Alternation `[a|b]`: one choice per step, in turn."""
+    """Node of alternation in a parsed prompt, `[a|b]`: one choice per step, in turn."""
 
     choices: "tuple[Nodes, ...]"
 
@@ -112,9 +114,10 @@ class SubPrompt:
 
 
 def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
-    """Parse a prompt into its sub-prompts: one if it has no AND. Raises PromptError.
+    """Parse a prompt into the sub-prompts that AND combines: one if it has no AND. Raises
+    PromptError for a syntax error.
 
-    >>> parse("a (red:1.3) cat")[0].nodes[1].factor
+    >>> parse_prompt("a (red:1.3) cat")[0].nodes[1].factor
     1.3
     """
     if len(prompt) > LONGEST_PROMPT:
@@ -126,7 +129,8 @@ def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ..
 
 
 def escape(text: str, dialect: Dialect = "a1111") -> str:
-    """Spell `text` so that it is read as it stands, inside brackets as well.
+    """Escape the special characters of literal text, so that a prompt grammar reads the text
+    unchanged, also inside brackets.
 
     >>> escape("a cat :) BREAK")
     'a cat \\\\:\\\\) \\\\BREAK'
@@ -243,7 +247,7 @@ class _Parser:
         if written is None or not STEP.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
-                f'0.5; got {quote_or_brackets(written)}. Write "\\:" for a literal colon.',
+                f'0.5; got {describe_step_field(written)}. Write "\\:" for a literal colon.',
                 position + 1,
             )
         when = float(written.strip())  # of more kinds of space than float takes
@@ -318,7 +322,7 @@ class _Parser:
     def _check_weights(self, nodes: Sequence[Node], around: float) -> None:
         for node in nodes:
             if isinstance(node, Emphasis):
-                weight = node.weight(around)
+                weight = node.compute_weight(around)
                 self._check_weight(weight, node.position)
                 self._check_weights(node.nodes, weight)
             elif isinstance(node, Schedule):
@@ -338,16 +342,18 @@ class _Parser:
 
 
 def join_plain_text(nodes: Sequence[Node]) -> str | None:
-    """Return the text of nodes that are all plain text, else None."""
+    """Join the text of parsed nodes; return None if a node is anything but plain text."""
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None
 
 
-def quote_or_brackets(written: str | None) -> str:
-    """Return a text quoted for a message, or the word "brackets" for None."""
+def describe_step_field(written: str | None) -> str:
+    """Describe what stands in place of the step in `[from:to:when]`, for an error message: the
+    text, quoted, or "brackets" for None.
+    """
     return "brackets" if written is None else repr(written.strip()[:30])
 
 
 def has_text(node: Node) -> bool:
-    """Return True if a node contains more than blank text."""
+    """Return True unless a parsed node is blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

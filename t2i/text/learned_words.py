@@ -20,7 +20,9 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
 
 @contextmanager
 def adding_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Make a tokenizer add plain words as whole words only, while the context is open."""
+    """Patch a tokenizer's `add_tokens` within the block, so that words it adds match as whole words
+    only: "zun" not in "zunflower".
+    """
     known: Any = tokenizer
     added = known.add_tokens
 
@@ -53,7 +55,7 @@ def is_found_by_tokenizer(word: str, text: str, tokenizer: PreTrainedTokenizerBa
 
 
 def expand_learned_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text with each learned word of several vectors as all its tokens: "zun zun_1
+    """Expand each learned word of several vectors in a text to all its tokens: "zun" to "zun zun_1
     zun_2".
 
     diffusers replaces the word wherever its letters occur, in "zunflower" too.
@@ -66,8 +68,8 @@ def expand_learned_words(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def find_continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Return position -> text to insert there: the further tokens of each learned
-    word, in order.
+    """Find where a text's learned words of several vectors need their further tokens; return
+    {character position: text to insert}, such as {7: " zun_1 zun_2"}.
     """
     learned = tokenizer.get_added_vocab()
     more = {number: list_continuation_tokens(word, learned) for word, number in learned.items()}
@@ -82,7 +84,9 @@ def find_continuation_insertions(text: str, tokenizer: PreTrainedTokenizerBase) 
 
 
 def list_continuation_tokens(word: str, learned: dict[str, int]) -> list[str]:
-    """Return the tokens that follow a word's first, as diffusers names them: zun_1, zun_2, ..."""
+    """Return the names of the further tokens of a learned word of several vectors, as diffusers
+    names them: zun_1, zun_2, ...
+    """
     found: list[str] = []
     while (name := f"{word}_{len(found) + 1}") in learned:
         found.append(name)

@@ -35,23 +35,24 @@ Section: TypeAlias = tuple[Segment, ...]
 
 @dataclass(frozen=True, slots=True)
 class WeightedText:
-    """Prompt text at one step: sections of weighted segments, each section in chunks of its own.
+    """Text of a prompt at one step: sections, which BREAK divides, of segments with a weight each.
+    No chunk of tokens spans two sections.
 
     >>> Prompt("a (red:1.3) cat").at(0, 20)[0][0].sections[0][1]
     Segment(text='red', weight=1.3)
     """
 
     sections: tuple[Section, ...]
-    mode: WeightMode = "a1111"
+    weight_mode: WeightMode = "a1111"
 
     @property
-    def texts(self) -> tuple[str, ...]:
+    def section_texts(self) -> tuple[str, ...]:
         """Plain text of each section, without weights."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
     def copy_with_insertions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":
-        """Return a copy with text inserted into each section; `find` maps a section's text to
-        position -> inserted text.
+        """Return a copy with text inserted into each section, where the function `find` says: it
+        maps a section's text to {character position: text to insert}.
 
         An insertion takes the weight of the text before it.
         """
@@ -61,7 +62,9 @@ class WeightedText:
 
 
 def insert_text(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
-    """Return a section with text inserted, each with the weight of the text before it."""
+    """Return a section with text inserted where `find` says: it maps the section's text to
+    {character position: text to insert}. An insertion takes the weight of the text before it.
+    """
     places = find("".join(segment.text for segment in section))
     begin, segments = 0, []
     for text, weight in section:
@@ -85,9 +88,9 @@ class Prompt:
     where it cannot be parsed.
 
     >>> prompt = Prompt("a [cat:dog:0.5] in (snow:1.2)")
-    >>> prompt.changes(20)
+    >>> prompt.list_change_steps(20)
     (0, 10)
-    >>> prompt.at(10, 20)[0][0].texts
+    >>> prompt.at(10, 20)[0][0].section_texts
     ('a dog in snow',)
     """
 
@@ -115,20 +118,24 @@ class Prompt:
         object.__setattr__(self, "_parts", parse_prompt(self.text, self.dialect))
 
     @property
-    def mode(self) -> WeightMode:
-        """Formula by which word weights act on embeddings."""
+    def weight_mode(self) -> WeightMode:
+        """Formula by which word weights act on embeddings: "a1111" or "comfy"."""
         return self.weights or self.dialect
 
     @property
     def plain_text(self) -> str:
-        """Text without syntax; of alternatives, the first that is not empty."""
+        """Text of the prompt without weights and syntax; of alternatives, the first that is not
+        empty.
+        """
         return " ".join(
-            text for weighted, _ in self._weighted_texts(None) for text in weighted.texts
+            text for weighted, _ in self._weighted_texts(None) for text in weighted.section_texts
         )
 
     @property
     def all_texts(self) -> tuple[str, ...]:
-        """All stretches of text in effect at any step, without syntax."""
+        """Texts without syntax that the prompt has at any step of a run: each stretch of text that
+        occurs together.
+        """
         stretches: list[list[str]] = [[]]
         for part in self._parts:
             _stretches(part.nodes, stretches)
@@ -136,7 +143,9 @@ class Prompt:
         return tuple("".join(stretch) for stretch in stretches if stretch)
 
     def at(self, step: int, steps: int) -> ComposedPrompt:
-        """Return the weighted texts to encode at `step`, counted from 0, of `steps`."""
+        """Return the weighted texts to encode at `step`, counted from 0, of a run of `steps`: one,
+        with its weight, for each part that AND divides.
+        """
         check_num_steps(steps)
         if not 0 <= step < steps:
             raise ArgumentError(
@@ -144,7 +153,7 @@ class Prompt:
             )
         return self._weighted_texts((step, steps))
 
-    def changes(self, steps: int) -> tuple[int, ...]:
+    def list_change_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the text changes, in order; the first is 0."""
         check_num_steps(steps)
         changes, current = [0], self.at(0, steps)
@@ -159,7 +168,8 @@ class Prompt:
         """Return the weighted texts at (step, steps); for None, the first that are not empty."""
         divided = len(self._parts) > 1
         return tuple(
-            (_weighted(part.nodes, moment, self.mode, divided), part.weight) for part in self._parts
+            (_weighted(part.nodes, moment, self.weight_mode, divided), part.weight)
+            for part in self._parts
         )
 
     def _candidates(self, steps: int) -> set[int]:
@@ -214,7 +224,7 @@ def _apart(choices: Iterable[Nodes], stretches: list[list[str]]) -> None:
 
 
 def _weighted(
-    nodes: Nodes, moment: tuple[int, int] | None, mode: WeightMode, divided: bool
+    nodes: Nodes, moment: tuple[int, int] | None, weight_mode: WeightMode, divided: bool
 ) -> WeightedText:
     sections: list[list[Segment]] = [[]]
     _append_segments(nodes, moment, 1.0, sections)
@@ -227,7 +237,7 @@ def _weighted(
     # And there a BREAK with nothing after it ends a chunk that would end anyway.
     if last and not trimmed[-1]:
         trimmed.pop()
-    return WeightedText(tuple(trimmed), mode)
+    return WeightedText(tuple(trimmed), weight_mode)
 
 
 def _append_segments(
@@ -246,7 +256,7 @@ def _append_segments(
                 # A1111 keeps a weight of -1 for it, and brackets multiply that: it is a word then.
                 sections[-1].append(Segment("BREAK", -weight))
             case Emphasis():
-                _append_segments(node.nodes, moment, node.weight(weight), sections)
+                _append_segments(node.nodes, moment, node.compute_weight(weight), sections)
             case Schedule():
                 nodes_now = node.select_nodes_at(*moment) if moment else node.before or node.after
                 _append_segments(nodes_now, moment, weight, sections)

@@ -26,18 +26,20 @@ EncoderInput: TypeAlias = str | WeightedText
 
 
 class Token(NamedTuple):
-    """Token id with its range of characters and its weight."""
+    """Token of a prompt: its id, its range of characters in the text, and its weight."""
 
     id: int
     start: int
     end: int
-    """Where in the text of its section it stands."""
+    """`start` and `end` are positions in the text of the token's section."""
     weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of a prompt that fill one window, and the section of the prompt they belong to."""
+    """Tokens of a prompt that go into one window of the text encoder, and the number of the
+    prompt's section that they belong to.
+    """
 
     section: int
     tokens: tuple[Token, ...]
@@ -82,8 +84,9 @@ class TokenWindow:
         return chunks
 
     def find_chunk_boundaries(self, text: str, tokens: Sequence[Token]) -> list[int]:
-        """Return the token indices where chunks begin and end: after a comma near the end, else
-        before a word.
+        """Divide the tokens of a text into chunks that fit a window; return the token indices at
+        which chunks begin, and the end. A cut is after a comma near the chunk's end, else before a
+        word.
         """
         cuts = [0]
         while len(tokens) - cuts[-1] > self.capacity:
@@ -94,18 +97,20 @@ class TokenWindow:
             cuts.append(cut if cut > start else end)
         return [*cuts, len(tokens)]
 
-    def ids(self, chunk: Chunk) -> list[int]:
-        """Return the token ids of a window, special tokens and padding included."""
+    def build_token_ids(self, chunk: Chunk) -> list[int]:
+        """Return the token ids of a chunk's window, special tokens and padding included."""
         ids = [*self.prefix, *(token.id for token in chunk.tokens), *self.suffix]
         return ids + [self.pad] * (self.size - len(ids))
 
-    def weights(self, chunk: Chunk) -> list[float]:
-        """Return one weight per token of the window; 1 for special tokens and padding."""
+    def build_token_weights(self, chunk: Chunk) -> list[float]:
+        """Return a weight for each token of a chunk's window; 1 for special tokens and padding."""
         weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
         return weights + [1.0] * (self.size - len(weights))
 
     def count_tokens(self, chunk: Chunk) -> int:
-        """Return the number of tokens in a window that are not padding, special tokens included."""
+        """Return the number of tokens in a chunk's window without padding, special tokens
+        included.
+        """
         return len(self.prefix) + len(chunk.tokens) + len(self.suffix)
 
 

@@ -30,18 +30,19 @@ def select_token_spans(
     *,
     which: int | None = None,
 ) -> dict[str, Span]:
-    """Return the token positions of each word: all its occurrences, or only number `which`.
+    """Return the token positions of each word in a prompt: those of all its occurrences together,
+    or of its occurrence number `which` alone.
 
     Raises ArgumentError for a word that is not in the prompt. A tokenizer alone serves where its
     own windows are the model's, as with CLIP.
 
-    >>> spans(encoder, "a red bicycle, a red door", ["bicycle", "red"])
+    >>> select_token_spans(encoder, "a red bicycle, a red door", ["bicycle", "red"])
     {'bicycle': (3,), 'red': (2, 6)}
-    >>> spans(encoder, "a red bicycle, a red door", ["red"], which=1)
+    >>> select_token_spans(encoder, "a red bicycle, a red door", ["red"], which=1)
     {'red': (6,)}
     """
     found = {}
-    for word, occurrences in token_spans(text, prompt, words).items():
+    for word, occurrences in find_token_spans(text, prompt, words).items():
         if which is not None and not -len(occurrences) <= which < len(occurrences):
             times = "once" if len(occurrences) == 1 else f"{len(occurrences)} times"
             raise ArgumentError(
@@ -53,10 +54,11 @@ def select_token_spans(
     return found
 
 
-def token_spans(
+def find_token_spans(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, words: Sequence[str]
 ) -> dict[str, tuple[Span, ...]]:
-    """Return the token positions of each word or phrase, one span per occurrence, ignoring case.
+    """Find each word or phrase in a prompt, ignoring case, and return the token positions of each
+    occurrence separately.
 
     A word is whole, so that "car" is not in "carpet", and ends where its letters end: "bicycle"
     is in "a bicycle, red".
@@ -65,7 +67,7 @@ def token_spans(
     if isinstance(words, str):
         raise ArgumentError(f"Got the string {words!r} where a list of words is expected.")
     window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
-    texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
+    texts = prompt.section_texts if isinstance(prompt, WeightedText) else (prompt,)
     tokens = _tokens(window, prompt)
 
     found = {}
@@ -85,8 +87,8 @@ def token_spans(
 def find_token_spans_of_ranges(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
 ) -> tuple[Span, ...]:
-    """Return the token positions of ranges of characters [first, end); empty for a range without
-    tokens.
+    """Return the token positions of ranges of characters, (first, end), of a prompt; empty for a
+    range without tokens.
     """
     window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
     tokens = _tokens(window, prompt)

@@ -67,7 +67,7 @@ def test_of_two_encoders_diffusers_reads_each_to_the_same_picture(vectors, tmp_p
     again = read_learned_word(path)
     assert torch.equal(again.vectors["text_encoder_2"], vectors * 2)
     assert again.token is None  # such a file has no word of its own
-    assert again.count == 3
+    assert again.num_vectors == 3
 
 
 def test_every_layout_is_read(vectors, tmp_path):
@@ -79,7 +79,7 @@ def test_every_layout_is_read(vectors, tmp_path):
     assert found.token is None
     assert torch.equal(found.vectors["text_encoder"], vectors)
     save_file({WORD: vectors[0]}, path)  # one vector without a row of its own
-    assert read_learned_word(path).count == 1
+    assert read_learned_word(path).num_vectors == 1
     save_file({WORD: vectors, "<moon>": vectors * 2}, path)
     assert [embedding.token for embedding in read_learned_words(path)] == ["<moon>", WORD]
     with pytest.raises(ModelError, match=r"holds 2 words: <moon>, <sun>\. Expected one"):

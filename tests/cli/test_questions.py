@@ -220,7 +220,7 @@ def test_every_stretch_that_a_prompt_says_at_some_step_is_in_ever() -> None:
         word
         for step in range(12)
         for weighted, _ in prompt.at(step, 12)
-        for text in weighted.texts
+        for text in weighted.section_texts
         for word in text.split()
     }
     assert said == {*ever}

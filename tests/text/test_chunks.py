@@ -17,7 +17,7 @@ def encoder():
 
 def pieces(encoder, prompt):
     """The text of each chunk."""
-    texts = prompt.texts if hasattr(prompt, "texts") else [prompt]
+    texts = prompt.section_texts if hasattr(prompt, "section_texts") else [prompt]
     return [
         texts[chunk.section][chunk.tokens[0].start : chunk.tokens[-1].end] if chunk.tokens else ""
         for chunk in encoder.token_window.tokenize_into_chunks(prompt)

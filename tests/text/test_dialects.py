@@ -171,7 +171,7 @@ def test_comfy_keeps_backslashes_and_takes_the_last_colon(text, expected):
 )
 def test_break_divides_where_a1111_divides(text, texts):
     ((weighted, _),) = Prompt(text).at(0, 20)
-    assert weighted.texts == texts
+    assert weighted.section_texts == texts
 
 
 def test_a_break_in_weighed_brackets_is_a_word_of_the_opposite_weight():

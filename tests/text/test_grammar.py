@@ -156,7 +156,7 @@ def test_any_text_is_read_or_refused_with_a_typed_error(text, dialect):
         prompt = Prompt(text, dialect)
     except PromptError:
         return
-    changes = prompt.changes(9)
+    changes = prompt.list_change_steps(9)
     assert changes[0] == 0
     for step in range(1, 9):
         assert (prompt.at(step, 9) != prompt.at(step - 1, 9)) == (step in changes)
@@ -196,7 +196,7 @@ trees = st.recursive(
 def test_the_text_that_goes_in_comes_out_without_its_syntax(tree):
     source, text = tree
     ((weighted, _),) = Prompt(source).at(0, 20)
-    assert "".join(weighted.texts) == text
+    assert "".join(weighted.section_texts) == text
 
 
 def test_a_step_may_stand_between_any_kind_of_space():

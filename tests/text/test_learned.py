@@ -106,7 +106,7 @@ def test_weights_do_not_change_which_words_are_read(pieces):
     spelled = weighted.copy_with_insertions(
         partial(find_continuation_insertions, tokenizer=LEARNED)
     )
-    assert spelled.texts == (expand_learned_words(weighted.texts[0], LEARNED),)
+    assert spelled.section_texts == (expand_learned_words(weighted.section_texts[0], LEARNED),)
     assert [weight for _, weight in spelled.sections[0]] == [weight for _, weight in pieces]
     for (text, _), (before, _) in zip(spelled.sections[0], pieces, strict=True):
         assert text.startswith(before[:1]), "nothing moves to another weight"

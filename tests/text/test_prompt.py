@@ -8,7 +8,7 @@ from t2i.text.prompt import Prompt, Segment, WeightedText
 
 def texts(text, steps):
     """What a prompt of one part and one section says, step by step."""
-    return [Prompt(text).at(step, steps)[0][0].texts[0] for step in range(steps)]
+    return [Prompt(text).at(step, steps)[0][0].section_texts[0] for step in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_weights_reach_into_what_changes():
     ],
 )
 def test_changes_are_the_steps_that_say_something_new(text, steps, expected):
-    assert Prompt(text).changes(steps) == expected
+    assert Prompt(text).list_change_steps(steps) == expected
 
 
 def test_break_divides_sections_and_takes_the_space_around_it():
     ((weighted, _),) = Prompt("a red BREAK (big:1.2) cat BREAK BREAK").at(0, 1)
-    assert weighted.texts == ("a red", "big cat", "")
+    assert weighted.section_texts == ("a red", "big cat", "")
     assert weighted.sections[1] == (Segment("big", 1.2), Segment(" cat", 1.0))
 
 
 def test_and_divides_parts_with_weights():
     parts = Prompt("a cat AND a (red:1.2) dog :0.5 AND sky: blue AND  -x :-1").at(0, 1)
-    assert [(weighted.texts, weight) for weighted, weight in parts] == [
+    assert [(weighted.section_texts, weight) for weighted, weight in parts] == [
         (("a cat",), 1),
         (("a red dog",), 0.5),
         (("sky: blue",), 1),
@@ -93,9 +93,9 @@ def test_plain_is_the_text_without_syntax(text, plain):
 
 
 def test_weights_act_as_in_the_dialect_unless_told_otherwise():
-    assert Prompt("a").at(0, 1)[0][0].mode == "a1111"
-    assert Prompt("a", dialect="comfy").at(0, 1)[0][0].mode == "comfy"
-    assert Prompt("a", weights="comfy").at(0, 1)[0][0].mode == "comfy"
+    assert Prompt("a").at(0, 1)[0][0].weight_mode == "a1111"
+    assert Prompt("a", dialect="comfy").at(0, 1)[0][0].weight_mode == "comfy"
+    assert Prompt("a", weights="comfy").at(0, 1)[0][0].weight_mode == "comfy"
 
 
 def test_weights_of_one_are_no_weights():
@@ -124,4 +124,4 @@ def test_steps_that_do_not_exist_are_refused():
     with pytest.raises(ArgumentError, match="no step 4 in a run of 4: they count from 0 to 3"):
         Prompt("a").at(4, 4)
     with pytest.raises(ArgumentError, match="steps=0: a run has at least one step"):
-        Prompt("a").changes(0)
+        Prompt("a").list_change_steps(0)

@@ -32,7 +32,7 @@ def test_weights_of_one_are_the_plain_prompt_bit_for_bit(family, mode):
     plain = "a red apple, to the left of  zebra."
     ones = at_start("(a:1.0) [(red)] apple, to (the:1) [left:x:0.5] of  ze(bra:1.).", weights=mode)
     heavy = at_start("(dog:1.4)", weights=mode)
-    assert ones.texts == (plain,)
+    assert ones.section_texts == (plain,)
     theirs = encoder.encode([plain])
     assert torch.equal(encoder.encode([ones]).text_BTD, theirs.text_BTD)
     # A weighted neighbour in the batch changes nothing either.

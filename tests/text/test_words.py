@@ -5,7 +5,7 @@ import pytest
 from t2i.errors import ArgumentError
 from t2i.text.encoders.selection import TwoClip, select_text_encoder
 from t2i.text.prompt import Prompt
-from t2i.text.word_spans import select_token_spans, token_spans
+from t2i.text.word_spans import find_token_spans, select_token_spans
 from tests.text.tiny_models import MODELS, clip, second_clip
 from tests.tiny import WINDOW
 
@@ -35,13 +35,13 @@ def test_words_are_found_by_their_letters(encoder, prompt, word, expected):
 
 
 def test_words_are_whole(encoder):
-    assert token_spans(encoder, "the dogs, dog, dog", ["dog"])["dog"] == ((6,), (8,))
+    assert find_token_spans(encoder, "the dogs, dog, dog", ["dog"])["dog"] == ((6,), (8,))
     with pytest.raises(ArgumentError, match="'pic' is not in the prompt"):
         select_token_spans(encoder, "picture", ["pic"])
 
 
 def test_repeated_words_are_spans_of_their_own(encoder):
-    assert token_spans(encoder, "red cat, red dog", ["red", "dog"]) == {
+    assert find_token_spans(encoder, "red cat, red dog", ["red", "dog"]) == {
         "red": ((1,), (4,)),
         "dog": ((5,),),
     }

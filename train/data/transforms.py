@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from t2i.masks import flatten_mask
+from t2i.masks import remove_mask_transparency
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, compute_covering_shape
 from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
@@ -95,7 +95,7 @@ def load_transformed_mask(
     """
     if one.entry.mask is not None:
         data = _read_unchanged(one.entry.mask, MASK, one.mask_digest)
-        mask = flatten_mask(decode_picture(data, MASK, max_pixels)).convert("L")
+        mask = remove_mask_transparency(decode_picture(data, MASK, max_pixels)).convert("L")
     elif alpha_mask and one.transparent:
         mask = _decode_unchanged(one, max_pixels).getchannel("A")
     else:

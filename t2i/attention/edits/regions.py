@@ -17,7 +17,7 @@ from t2i.attention.edits.base.score_bias import BiasEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_word_tuple
 from t2i.attention.site import Site, is_number
 from t2i.errors import ArgumentError
-from t2i.masks import flatten_mask
+from t2i.masks import remove_mask_transparency
 
 Box = tuple[float, float, float, float]
 
@@ -53,7 +53,7 @@ class Region:
         if isinstance(self.mask, Tensor):
             object.__setattr__(self, "mask", mask_to_image(self.mask))
         elif isinstance(self.mask, Image.Image):
-            gray_HW = np.asarray(flatten_mask(self.mask).convert("L"))
+            gray_HW = np.asarray(remove_mask_transparency(self.mask).convert("L"))
             object.__setattr__(self, "mask", Image.fromarray(gray_HW))  # nothing but its pixels
         elif self.mask is not None:
             raise ArgumentError(

@@ -13,7 +13,7 @@ from PIL import Image
 from t2i.attention.edits.base.edit import MAX_NUMBER
 from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.masks import flatten_mask
+from t2i.masks import remove_mask_transparency
 from t2i.pictures import UNREADABLE
 from t2i.terminal import several
 
@@ -243,7 +243,7 @@ def decode_mask(value: object, name: str) -> Image.Image:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height <= MAX_PIXELS:
-                return flatten_mask(opened).convert("L")
+                return remove_mask_transparency(opened).convert("L")
             found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found = "far too many"

@@ -31,7 +31,9 @@ class Causal(WindowedEncoder):
     def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return last hidden states (R, W, D); causal models have no pooled vector."""
+        """Run the text model: return the last hidden states (windows, tokens, width), and None, as
+        causal models have no pooled vector.
+        """
         output = self.model(ids_RW, attention_mask=mask_RW, use_cache=False)
         text_RWD: Tensor = output.last_hidden_state
         return text_RWD, None

@@ -24,8 +24,9 @@ class Clip(WindowedEncoder):
     def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return last or skipped hidden states (R, W, D), and text_embeds where the
-        model projects.
+        """Run CLIP's text model: return the hidden states (windows, tokens, width) of the last
+        layer or, with clip_skip, an earlier one, and the pooled `text_embeds` if the model has
+        them.
         """
         output = self.model(
             ids_RW,
@@ -39,7 +40,7 @@ class Clip(WindowedEncoder):
         return text_RWD, getattr(output, "text_embeds", None)
 
     def check_clip_skip(self, clip_skip: int) -> None:
-        """Raise ArgumentError unless the model has more than `clip_skip` layers."""
+        """Raise ArgumentError unless `clip_skip` is from 0 to the model's number of layers."""
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip <= layers:
             raise ArgumentError(

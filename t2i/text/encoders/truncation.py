@@ -18,9 +18,10 @@ NAMED_WORDS = 12
 def tokenize_and_truncate(
     window: TokenWindow, prompts: Sequence[EncoderInput], most: int | None
 ) -> list[list[Chunk]]:
-    """Return the chunks of each prompt, at most `most` each; the rest is dropped with a warning.
+    """Tokenize prompts and return the chunks of each, at most `most`; tokens beyond that are
+    dropped with a warning.
 
-    Tokens beyond `most` chunks are dropped with a warning. Raises ArgumentError above MOST_CHUNKS.
+    Raises ArgumentError above MOST_CHUNKS.
     """
     divided = []
     for prompt in prompts:
@@ -43,8 +44,8 @@ def tokenize_and_truncate(
 def truncate_chunks(
     chunks: Sequence[Chunk], most: int, room: int
 ) -> tuple[list[Chunk], Chunk | None]:
-    """Return the first `most` chunks, the last one filled up, and the first chunk that
-    is dropped.
+    """Truncate a prompt's chunks to `most`, the last one filled up with the tokens that follow it;
+    return them, and the first chunk that is dropped or None.
     """
     kept, rest = list(chunks[:most]), chunks[most:]
     last = kept[-1]
@@ -57,7 +58,7 @@ def truncate_chunks(
 
 
 def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
-    """Warn which words of a prompt are left out."""
+    """Warn that a prompt is too long, and which of its words are left out."""
     kept, dropped = split_at_chunk(prompt, lost)
     warnings.warn(
         f"The prompt is longer than the {tokens} tokens this model reads. Left out: "
@@ -68,8 +69,10 @@ def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
 
 
 def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
-    """Return the text of a prompt before the first token of a chunk, and the text from there on."""
-    texts = prompt.texts if isinstance(prompt, WeightedText) else (prompt,)
+    """Split the text of a prompt where a chunk begins: return the text before its first token, and
+    the text from there on.
+    """
+    texts = prompt.section_texts if isinstance(prompt, WeightedText) else (prompt,)
     position = lost.tokens[0].start if lost.tokens else 0
     kept, dropped = split_before_word(texts[lost.section], position)
     before = [*texts[: lost.section], kept]
@@ -78,9 +81,7 @@ def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
 
 
 def split_before_word(text: str, position: int) -> tuple[str, str]:
-    """Split a text in two at `position`, or before the word around it: a word read in part is
-    lost.
-    """
+    """Split a text in two at a character position; if that is inside a word, before the word."""
     beginning = re.search(r"\w+\Z", text[max(0, position - LONGEST_WORD) : position])
     if beginning and beginning.start() > 0 and text[position : position + 1].isalnum():
         position -= len(beginning.group())
@@ -88,7 +89,7 @@ def split_before_word(text: str, position: int) -> tuple[str, str]:
 
 
 def quote_first_words(text: str) -> str:
-    """Return the first words of a text, quoted for a message, and the number of the others."""
+    """Format the first words of a text for a message, as in "'red', 'cat' and 3 more words"."""
     words = text.split()
     named = ", ".join(repr(keep_last_letters(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
@@ -96,5 +97,5 @@ def quote_first_words(text: str) -> str:
 
 
 def keep_last_letters(text: str, letters: int = 60) -> str:
-    """Return the last letters of a long text behind "...", or all of a short one."""
+    """Shorten a long text to "..." and its last letters; return a short text unchanged."""
     return text if len(text) <= letters else f"...{text[-letters:]}"

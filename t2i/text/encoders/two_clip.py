@@ -24,15 +24,18 @@ class PenultimateClip(Clip):
     def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return hidden states (R, W, D) of the last layer but one, and text_embeds if the model
-        projects.
+        """Run CLIP's text model: return the hidden states (windows, tokens, width) of the last
+        layer but one or, with clip_skip, an earlier one, and the pooled `text_embeds` if the model
+        has them.
         """
         output = self.model(ids_RW, output_hidden_states=True)
         text_RWD: Tensor = output.hidden_states[-2 - (clip_skip or 0)]
         return text_RWD, getattr(output, "text_embeds", None)
 
     def check_clip_skip(self, clip_skip: int) -> None:
-        """Raise ArgumentError unless layers remain below the last and the skipped ones."""
+        """Raise ArgumentError unless `clip_skip` is at least 0 and less than the model's number of
+        layers, of which the last is always skipped.
+        """
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
@@ -116,7 +119,9 @@ class TwoClip(TextEncoder):
 
 
 def union_token_mask(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
-    """Return True where either text has tokens; None where no position is masked."""
+    """Return the union of two text encoders' attention masks: True where either text has tokens;
+    None if either encoder masks nothing.
+    """
     if first_BT is None or second_BT is None:
         return None
     return first_BT | second_BT

@@ -21,7 +21,9 @@ from t2i.text.token_layout import Chunk, EncoderInput, TokenWindow, build_token_
 
 
 class TokenBatch(NamedTuple):
-    """Token ids, masks and weights of a batch of prompts, K consecutive rows for each prompt."""
+    """Token ids, masks and weights of a batch of prompts: one row for each token window, the
+    windows of a prompt in consecutive rows.
+    """
 
     ids_RW: Tensor
     mask_RW: Tensor
@@ -54,8 +56,8 @@ class WindowedEncoder(TextEncoder):
     def run_model(
         self, ids_RW: Tensor, mask_RW: Tensor, clip_skip: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return embeddings (R, W, D) of windows of token ids, and pooled vectors (R, D) or
-        None.
+        """Run the text model on windows of token ids: return embeddings (windows, tokens, width),
+        and pooled vectors (windows, width) or None.
         """
         text_RWD: Tensor = self.model(ids_RW, attention_mask=mask_RW).last_hidden_state
         return text_RWD, None
@@ -74,7 +76,7 @@ class WindowedEncoder(TextEncoder):
         length: int | None = None,
         device: torch.device | None = None,
     ) -> EncodedText:
-        """Return the embeddings of each prompt, window by window; see TextEncoder.encode."""
+        """Encode prompts to text embeddings, window by window; see TextEncoder.encode."""
         if clip_skip is not None:
             self.check_clip_skip(clip_skip)
         tokens = self.tokenize(prompts, chunks=chunks, length=length)
@@ -103,8 +105,8 @@ class WindowedEncoder(TextEncoder):
         chunks: int | None = None,
         length: int | None = None,
     ) -> TokenBatch:
-        """Return the token ids of prompts in equally many windows each; arguments as in
-        `encode`.
+        """Tokenize prompts into token windows, equally many for each prompt; the arguments are
+        those of `encode`.
         """
         check_encoder_prompts(prompts)
         if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
@@ -122,9 +124,9 @@ class WindowedEncoder(TextEncoder):
         mask_RW = places_W < torch.tensor([[window.count_tokens(chunk)] for chunk in rows])
         filler_R = torch.tensor([chunk.section < 0 for chunk in rows])
         return TokenBatch(
-            torch.tensor([window.ids(chunk) for chunk in rows]),
+            torch.tensor([window.build_token_ids(chunk) for chunk in rows]),
             mask_RW.long(),
-            torch.tensor([window.weights(chunk) for chunk in rows]),
+            torch.tensor([window.build_token_weights(chunk) for chunk in rows]),
             count,
             mask_RW & ~filler_R[:, None],
         )
@@ -176,7 +178,9 @@ class WindowedEncoder(TextEncoder):
         device: torch.device,
     ) -> Tensor:
         weight_RW = tokens.weight_RW.to(text_RWD.device)
-        comfy = [isinstance(prompt, WeightedText) and prompt.mode == "comfy" for prompt in prompts]
+        comfy = [
+            isinstance(prompt, WeightedText) and prompt.weight_mode == "comfy" for prompt in prompts
+        ]
         comfy_R = torch.tensor(comfy, device=text_RWD.device).repeat_interleave(tokens.chunks)
         comfy_R1 = comfy_R[:, None]
 
@@ -194,7 +198,7 @@ class WindowedEncoder(TextEncoder):
 
 
 def check_no_output_head(model: PreTrainedModel) -> None:
-    """Raise ArgumentError for a model with an output head."""
+    """Raise ArgumentError for a model with an output head, such as a language model's."""
     if model.base_model is not model:
         raise ArgumentError(
             f"Got a {type(model).__name__}, which ends in scores; expected the layers below: give "
