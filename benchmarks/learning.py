@@ -32,7 +32,7 @@ from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import paste_sprite, render_background
 from t2i.scenes.sprites import BACKGROUNDS, list_contrasting_backgrounds, load_sprite
-from train.init.init import InitRequest, write_starting_config
+from train.starter_config.starter_config import StarterConfigRequest, write_starter_config
 
 THING, KIND, WORD = "whale", "fish", "sks"
 SIZE, COUNT = 128, 8
@@ -107,7 +107,9 @@ def train(name: str, runs: Path, threads: int) -> Path:
     folder = write_pictures(runs / f"pictures-{name}", trial.told)
     config = runs / f"{name}.toml"
     config.unlink(missing_ok=True)
-    write_starting_config(InitRequest(trial.method, folder, word=trial.word, kind=KIND), config)
+    write_starter_config(
+        StarterConfigRequest(trial.method, folder, word=trial.word, kind=KIND), config
+    )
     command = [sys.executable, "-m", "train", str(config), "--out", str(out)]
     command += ["--set", "samples.every=0", "--set", "train.device=cpu"]
     if trial.told == WRONG:

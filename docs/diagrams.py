@@ -58,8 +58,10 @@ DIAGRAMS: dict[str, tuple[Stage, ...]] = {
     ),
     "way-of-a-training-picture": (
         Stage("train/data/discovery.py", "finds the pictures and their captions", "a list"),
-        Stage("train/data/survey.py", "reads each once and refuses what is broken", "sizes"),
-        Stage("train/batches/order.py", "seed, step, slot -> which picture", "an index"),
+        Stage(
+            "train/data/picture_checks.py", "reads each once and refuses what is broken", "sizes"
+        ),
+        Stage("train/batches/batch_order.py", "seed, step, slot -> which picture", "an index"),
         Stage("train/data/transforms.py", "scales, crops, mirrors", "TrainingExample"),
         Stage("train/batches/batch.py", "puts samples together", "Batch (B, C, H, W)"),
         Stage("train/targets/denoising.py", "noises, predicts, compares", "a loss for each row"),

@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         config = load_run_config(given.config, given.set)
         if given.dry_run:
-            from train.dry_run.dry_run import print_plan
+            from train.dry_run.dry_run import print_dry_run
 
-            print_plan(config, as_json=given.format == "json")
+            print_dry_run(config, as_json=given.format == "json")
             return
 
         from train.loop import run

@@ -35,7 +35,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """The state of a run from which it can be resumed.
+    """State of a training run from which it can be resumed: step, tensors and JSON data.
 
     tensors : file name without suffix -> its tensors ("weights", "average", "optimizer")
     facts : JSON data (step, config, ...)
@@ -47,7 +47,8 @@ class CheckpointState:
 
 
 def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
-    """Write `state` below `folder` and remove all but the `keep` newest up to it.
+    """Write a checkpoint of `state` below `folder` and remove all but the `keep` newest
+    checkpoints.
 
     Later ones, which were incomplete when the run resumed, are removed too. Raises OutputError when
     the disk refuses; the old checkpoints stay.
@@ -109,8 +110,9 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
     return None
 
 
-def read_newest_facts(folder: Path) -> dict[str, Any] | None:
-    """Read the recorded facts of the newest checkpoint, complete or not; None if none can be read.
+def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
+    """Read step, configuration and other JSON data of the newest checkpoint, complete or not;
+    None if no checkpoint can be read.
 
     For checks before the weights are read, which `load_newest_checkpoint` does.
     """

@@ -44,7 +44,7 @@ def build_scheduler(objective: ObjectiveConfig) -> Scheduler:
 
 
 def build_pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":
-    """Build a pipeline of the parts, which shares their weights."""
+    """Build a pipeline of a model's components, which shares their weights."""
     # Imported here, so that a run starts sooner; it draws much later or never.
     from pipelines.text_to_image import TextToImagePipeline
 
@@ -66,19 +66,21 @@ def export_model(
     config: ExportConfig,
     notes: Notes,
 ) -> None:
-    """Write a StableDiffusionPipeline folder, completely or not at all.
+    """Export a model as a folder for StableDiffusionPipeline, written completely or not at all.
 
     notes : JSON data kept beside the model as `t2i.json`: how it was trained, its sampling defaults
     """
     with atomic_folder(folder) as new:
-        write_model(deepcopy(components), scheduler, new, config)
+        convert_and_write_model(deepcopy(components), scheduler, new, config)
         (new / NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
 
 
-def write_model(
+def convert_and_write_model(
     parts: Components, scheduler: Scheduler, folder: Path, config: ExportConfig
 ) -> None:
-    """Convert the parts to the precision of the files, in place, and write them into a folder."""
+    """Convert a pipeline's models to the precision of the files, in place, and write them into a
+    folder.
+    """
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, PRECISIONS[config.precision])
         set_contiguous_layout(part)
@@ -92,7 +94,7 @@ def write_model(
 
 
 def export_vae(vae: VAE, folder: Path) -> None:
-    """Write an autoencoder alone, completely or not at all."""
+    """Export an autoencoder alone as a folder, written completely or not at all."""
     part = deepcopy(vae)
     set_contiguous_layout(part)
     with atomic_folder(folder) as new:

@@ -19,12 +19,12 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
-from train.bad_step_report import TooManyNonFiniteStepsError, load_step_pictures
 from train.batches.batch import Batch, iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import resolve_class_picture_folder
 from train.model_notes import build_notes
+from train.nonfinite_step_report import TooManyNonFiniteStepsError, load_step_thumbnails
 from train.optim.ema import EMA
 from train.optim.ema_snapshots import (
     SNAPSHOT_FOLDER,
@@ -34,7 +34,7 @@ from train.optim.ema_snapshots import (
 from train.optim.optimizer import using_averaged_weights
 from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded, move_to_device
 from train.parallel.processes import open_accelerator, run_on_all, run_on_main
-from train.reporting.report import Report
+from train.reporting.training_logger import Report
 from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_whole_target
 from train.setup.build_cache import CacheSettings, build_cache
 from train.setup.class_pictures import ClassPictures, draw_class_pictures
@@ -100,7 +100,7 @@ def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
     Raises ArgumentError where it holds a run of another configuration.
     """
     stack.enter_context(lock_folder(out))
-    facts = checkpoint.read_newest_facts(out / CHECKPOINT_FOLDER)
+    facts = checkpoint.read_newest_checkpoint_facts(out / CHECKPOINT_FOLDER)
     if facts is not None:
         check_same_config(out, facts, config)
 
@@ -142,7 +142,7 @@ class Training:
             else None
         )
         settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
-        load_pictures = partial(load_step_pictures, self.data, self.order)
+        load_pictures = partial(load_step_thumbnails, self.data, self.order)
         self.stepper = Stepper(settings, self.target, accelerator, out, load_pictures)
         self.ema = EMA(self.target.trained_parameters(), config.ema)
         self.steps_done = self.steps_saved = 0

@@ -15,18 +15,18 @@ from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
 from t2i.randomness import derive_seed
 from t2i.terminal import several
-from train.bad_step_report import (
-    REPORT_FOLDER,
-    BadStepReport,
-    PictureLoader,
-    TooManyNonFiniteStepsError,
-    compute_gradient_norms,
-    gather_sample_reports,
-    list_nonfinite_gradients,
-)
 from train.batches.batch import Batch
 from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_process_error, split_batch
 from train.loop_config import LoopConfig
+from train.nonfinite_step_report import (
+    REPORT_FOLDER,
+    NonFiniteStepReport,
+    PictureLoader,
+    TooManyNonFiniteStepsError,
+    compute_gradient_norms,
+    gather_example_reports,
+    list_nonfinite_gradients,
+)
 from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
 from train.parallel.fsdp import is_sharded, prepare_for_training, shard_weights
@@ -266,7 +266,7 @@ class Stepper:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
             raise TooManyNonFiniteStepsError(
                 f"{bad.format_headline()}: the weights are those after step {number}. "
-                f"{bad.describe_suspects()} {details} {before}Look at these "
+                f"{bad.describe_suspect_examples()} {details} {before}Look at these "
                 "samples; the same command would fail at the same step, so go on with a higher "
                 f"train.bad_steps (now {allowed}), which skips such steps, or begin anew with "
                 "--out and a lower optimizer.learning_rate or another seed."
@@ -277,12 +277,12 @@ class Stepper:
             self.accelerator.scaler.update()
         skipped = f"skipped, {self.skipped} of at most {allowed} such steps"
         result.remarks += (
-            f"{bad.format_headline()}: {skipped}. {bad.describe_suspects()} {details}",
+            f"{bad.format_headline()}: {skipped}. {bad.describe_suspect_examples()} {details}",
         )
 
     def _report(
         self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
-    ) -> tuple[BadStepReport, str]:
+    ) -> tuple[NonFiniteStepReport, str]:
         """Write a report of a bad step; return it with a sentence that says where it is."""
         scaler = self.accelerator.scaler
         norms: dict[str, float] = {}
@@ -293,9 +293,9 @@ class Stepper:
             self._accumulate(number, pieces)
             norms = compute_gradient_norms(self.optimizer, scaler.get_scale() if scaler else 1.0)
             broken = list_nonfinite_gradients(self.target)
-        rows = gather_sample_reports(self.accelerator, self.target, pieces, loss_B)
+        rows = gather_example_reports(self.accelerator, self.target, pieces, loss_B)
         measured = (result.loss, result.grad_norm, result.learning_rate)
-        bad = BadStepReport(number + 1, *measured, norms, broken, rows)
+        bad = NonFiniteStepReport(number + 1, *measured, norms, broken, rows)
         try:
             run_on_main(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
         except (OutputError, DataError) as error:

@@ -17,12 +17,13 @@ from accelerate.utils import gather_object
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from t2i.data.training_dataset import TrainingDataset
+from t2i.data.training_example import TrainingExample
 from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.scenes import Scenes
-from t2i.scenes.training_example import ExampleDataset, TrainingExample
-from train.batches.batch import collate_samples
-from train.batches.order import ScheduledSample
+from train.batches.batch import collate_examples
+from train.batches.batch_order import ScheduledExample
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig
@@ -85,7 +86,7 @@ class Validation:
     """Validation of a run on held-out pictures, encoded once; each process measures its share."""
 
     def __init__(
-        self, config: ValidationConfig, samples: ExampleDataset, accelerator: Accelerator
+        self, config: ValidationConfig, samples: TrainingDataset, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self._read, self._digests = select_validation_pictures(samples, config)
@@ -128,7 +129,7 @@ class Validation:
     def _errors(self, target: DenoisingTarget, number: int) -> list[float]:
         """Return the error of a picture at each level."""
         if number not in self._pictures:
-            batch = collate_samples([(ScheduledSample(0, 0, number, 0), self._read(number))])
+            batch = collate_examples([(ScheduledExample(0, 0, number, 0), self._read(number))])
             self._pictures[number] = target.encode_validation_picture(batch.to(target.device))
         picture, objective = (
             self._pictures[number],
@@ -163,7 +164,7 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
 
 
 def select_validation_pictures(
-    samples: ExampleDataset, config: ValidationConfig
+    samples: TrainingDataset, config: ValidationConfig
 ) -> tuple[Callable[[int], TrainingExample], list[str]]:
     """Select the held-out pictures to measure; return their reader, by number, and their digests.
 
@@ -175,11 +176,11 @@ def select_validation_pictures(
         return scenes.read, [scenes.sample_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
     held_out = samples.build_held_out_set()
-    numbers = sorted(range(len(held_out)), key=held_out.digest)[: config.most]
+    numbers = sorted(range(len(held_out)), key=held_out.picture_digest)[: config.most]
     assert numbers, "see check_validation_possible"
     return (
         lambda number: held_out.read(numbers[number], 0),
-        [held_out.digest(number) for number in numbers],
+        [held_out.picture_digest(number) for number in numbers],
     )
 
 

@@ -20,7 +20,7 @@ def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, i
         yield ProgressLines(totals).update
         return
 
-    from train.reporting.report import build_progress_bar
+    from train.reporting.training_logger import build_progress_bar
 
     with build_progress_bar() as progress_bar:
         tasks = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
+from t2i.data.training_example import TrainingExample
 from t2i.scenes.layout import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_labels
 from t2i.scenes.scenes import (
@@ -22,7 +23,6 @@ from t2i.scenes.scenes import (
     resolve_vocabulary,
 )
 from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, load_vocabulary_objects
-from t2i.scenes.training_example import TrainingExample
 
 COMPOSITIONS_KEY = 2
 """Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from t2i.data.training_example import TrainingExample
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import POSITION_SHARE, Caption, generate_caption
 from t2i.scenes.held_out import is_trained_together, list_training_colours, load_held_out
@@ -26,7 +27,6 @@ from t2i.scenes.sprites import (
     load_sprite,
     load_vocabulary_objects,
 )
-from t2i.scenes.training_example import TrainingExample
 
 SPLIT_KEYS = {"train": 0, "held_out": 1}
 SHARE_OF_TWO = 8 / 11

@@ -28,13 +28,13 @@ from t2i.evaluate.result_folder import parse_entries
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
-from train.checkpoint import find_checkpoint_defect, read_newest_facts
+from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_facts
 from train.config.load_config import load_run_config
 from train.data.config_from_path import load_data_config
+from train.data.dataset_manifest import read_manifest
 from train.data.decode import decode_picture
 from train.data.discovery import list_and_read_pictures
-from train.data.picture_record import read_picture_record
-from train.data.sources.folder import list_folder
+from train.data.sources.folder import list_picture_folder
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
 
@@ -214,7 +214,7 @@ READERS = {
         lambda path: read_caption_table(path, None),
         texts('file_name,text\na.png,"a, b"\n'),
     ),
-    "caption": Reader("a.txt", in_folder(list_folder), texts("a cat, sitting\n")),
+    "caption": Reader("a.txt", in_folder(list_picture_folder), texts("a cat, sitting\n")),
     "train.toml": Reader("run.toml", load_run_config, training),
     "--set": Reader("set", read_override, texts("train.steps=3", "target.parts.0.rank=4", "a=[1]")),
     "data.toml": Reader(
@@ -269,10 +269,10 @@ READERS = {
         lambda path: read_earlier_result(path, {}, 1),
         texts('{"facts": {"version": 1}, "chapters": {}}'),
     ),
-    "record": Reader("pictures.json", read_picture_record, texts(json.dumps(RECORD))),
+    "record": Reader("pictures.json", read_manifest, texts(json.dumps(RECORD))),
     "facts": Reader(
         "step-00000001/facts.json",
-        lambda path: read_newest_facts(path.parents[1]),
+        lambda path: read_newest_checkpoint_facts(path.parents[1]),
         texts('{"step": 1, "run": {"a": 1}}'),
     ),
     "manifest": Reader(

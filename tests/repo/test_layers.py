@@ -22,6 +22,7 @@ LAYERS = (
         *("t2i.safe_reading", "t2i.terminal", "t2i.validation_errors"),
     ),
     ("t2i.text",),
+    ("t2i.data",),
     ("t2i.scenes",),
     ("t2i.conditioning",),
     ("t2i.attention",),

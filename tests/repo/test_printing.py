@@ -17,7 +17,7 @@ ALLOWED = {
     "t2i.cli.commands.data": {"echo"},
     "t2i.cli.commands.lora": {"echo"},
     # Bars; and a line beside one, made visible there.
-    "train.reporting.report": {"Console", "print"},
+    "train.reporting.training_logger": {"Console", "print"},
 }
 
 

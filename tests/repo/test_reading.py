@@ -41,7 +41,7 @@ ALLOWED = {
     # The package's own assets, and what libraries and the system made a moment ago.
     "t2i.scenes.held_out": {"read_text", "loads"},
     "t2i.scenes.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
-    "train.init.config_text": {"read_text"},
+    "train.starter_config.template_text": {"read_text"},
     "t2i.hardware": {"read_text"},
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from train.init.init import METHODS, FolderFacts, InitRequest, build_starting_config
+from train.starter_config.starter_config import (
+    METHODS,
+    PictureFolderStats,
+    StarterConfigRequest,
+    build_starter_config,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"
@@ -11,8 +16,8 @@ HEAD = """\
 # other base models. This command writes the file with the values for your base model and pictures:
 # t2i train --init {method} FOLDER --base MODEL
 """
-A_FEW = FolderFacts(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)
-MANY = FolderFacts(
+A_FEW = PictureFolderStats(pictures=8, broken=0, side=128, sizes=("128x128",), captioned=0)
+MANY = PictureFolderStats(
     pictures=200,
     broken=0,
     side=128,
@@ -25,9 +30,9 @@ MANY = FolderFacts(
 def shipped(method: str) -> str:
     """The text of a method's config: things of a class, or captioned pictures in number."""
     of_many = method in ("full", "cross-attention")
-    wish = InitRequest(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
+    wish = StarterConfigRequest(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
     seen = MANY if of_many else A_FEW
-    return build_starting_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
+    return build_starter_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
 
 
 if __name__ == "__main__":

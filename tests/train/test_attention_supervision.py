@@ -15,10 +15,10 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import tiny_run
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.data.registry import open_data_set
+from train.data.registry import build_dataset
 from train.loop import run
 from train.objective.attention_supervision import (
     SupervisionConfig,
@@ -38,7 +38,7 @@ SDPA = functional.scaled_dot_product_attention
 def target_of(config: RunConfig, rows: int = 4):
     target = assemble_target(config)[0]
     assert isinstance(target, DenoisingTarget)
-    data = open_data_set(config.data)
+    data = build_dataset(config.data)
     order = BatchOrder([range(len(data))], rows, 1)
     return target.train(), next(iterate_batches(data, order, ProcessShare(), range(1)))
 

@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.checkpoint import load_newest_checkpoint
 from train.loop import run
 from train.setup.assembly import assemble_target

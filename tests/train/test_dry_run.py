@@ -9,8 +9,8 @@ import torch
 from tests.train.data.making import folder_of
 from tests.train.runs import tiny_run
 from train.config.run_config import RunConfig
-from train.dry_run.dry_run import print_plan
-from train.dry_run.memory_forecast import LIBRARIES, count_activations, forecast_run
+from train.dry_run.dry_run import print_dry_run
+from train.dry_run.memory_forecast import LIBRARIES, forecast_activation_bytes, forecast_run
 from train.setup.assembly import assemble_target
 
 
@@ -34,7 +34,7 @@ def finetune_of(folder: Path, **more: object) -> RunConfig:
 def test_the_table_says_what_is_trained_on_what_and_what_it_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_plan(finetune_of(tmp_path), as_json=False)
+    print_dry_run(finetune_of(tmp_path), as_json=False)
     told = capsys.readouterr().out
     lines = [line.split(maxsplit=1) for line in told.splitlines()]
     table = dict(line for line in lines if len(line) == 2)
@@ -53,7 +53,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_run(tmp_path, "samples.every=0")
-    print_plan(config, as_json=True)
+    print_dry_run(config, as_json=True)
     told = json.loads(capsys.readouterr().out)
     expected = told.pop("expected")
     assert RunConfig.model_validate(told) == config
@@ -73,7 +73,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
 def test_what_a_step_keeps_grows_with_its_rows_and_falls_with_checkpoints(tmp_path: Path) -> None:
     def kept(*overrides: str) -> int:
         config = tiny_run(tmp_path, *overrides)
-        found = count_activations(assemble_target(config)[0], config)
+        found = forecast_activation_bytes(assemble_target(config)[0], config)
         assert found
         return found
 
@@ -97,7 +97,7 @@ def test_what_a_step_keeps_is_what_torch_keeps(tmp_path: Path) -> None:
         out = unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 3, 16)).sample
     saved = sum(size for place, size in kept.items() if place not in own)
     assert out.requires_grad
-    counted = count_activations(target, config)
+    counted = forecast_activation_bytes(target, config)
     assert 0.9 * saved < counted < 2 * saved
 
 
@@ -107,7 +107,7 @@ def test_what_is_not_here_is_said_and_not_fetched(
     config = finetune_of(tmp_path)
     elsewhere = config.target.model_copy(update={"base": "someone/some-model"})
     away = config.data.model_copy(update={"folder": tmp_path / "nowhere"})
-    print_plan(config.model_copy(update={"target": elsewhere, "data": away}), as_json=False)
+    print_dry_run(config.model_copy(update={"target": elsewhere, "data": away}), as_json=False)
     told = capsys.readouterr().out
     assert "not counted: someone/some-model is not on this machine" in told
     assert "No such folder of pictures" in told

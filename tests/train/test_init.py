@@ -16,18 +16,18 @@ from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.init.config_values import choose_num_steps, detect_model_family
-from train.init.init import (
-    METHODS,
-    FolderFacts,
-    InitRequest,
-    build_starting_config,
-    build_word_comment,
-    has_few_broken,
-    inspect_folder,
-    write_starting_config,
-)
 from train.loop import run
+from train.starter_config.starter_config import (
+    METHODS,
+    PictureFolderStats,
+    StarterConfigRequest,
+    build_starter_config,
+    build_trigger_comment,
+    inspect_picture_folder,
+    is_broken_fraction_allowed,
+    write_starter_config,
+)
+from train.starter_config.template_values import choose_num_steps, detect_model_family
 
 TINY = (
     "data.size=64",
@@ -47,7 +47,7 @@ def init(method: str, folder: Path, *options: str, out: Path | None = None) -> i
 
 def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     out = folder.parent / f"{method}.toml"
-    write_starting_config(InitRequest(method, folder, **wishes), out)
+    write_starter_config(StarterConfigRequest(method, folder, **wishes), out)
     return load_run_config(out)
 
 
@@ -114,14 +114,16 @@ def test_nothing_is_replaced(tmp_path):
     out = tmp_path / "start.toml"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists and is not replaced"):
-        write_starting_config(InitRequest("lora", folder), out)
+        write_starter_config(StarterConfigRequest("lora", folder), out)
     assert out.read_text() == "mine"
 
 
 def test_a_folder_without_pictures_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="No pictures in"):
-        write_starting_config(InitRequest("lora", tmp_path / "empty"), tmp_path / "start.toml")
+        write_starter_config(
+            StarterConfigRequest("lora", tmp_path / "empty"), tmp_path / "start.toml"
+        )
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -163,7 +165,7 @@ def test_a_second_caption_that_lacks_the_word_counts(tmp_path):
     folder = folder_of(tmp_path / "fish", "red")
     row = {"file_name": "00-red.png", "text": ["a sks fish", "a fish"]}
     (folder / "metadata.jsonl").write_text(json.dumps(row))
-    assert inspect_folder(folder).captions == ("a sks fish", "a fish")
+    assert inspect_picture_folder(folder).captions == ("a sks fish", "a fish")
     assert written("lora", folder, kind="fish").data.trigger == "sks fish"
 
 
@@ -183,7 +185,7 @@ def test_the_class_is_what_dreambooth_keeps_and_must_be_told(tmp_path):
     assert prior is not None
     assert prior.prompt == "a photo of an apple"
     with pytest.raises(ArgumentError, match="--class mug"):
-        write_starting_config(InitRequest("dreambooth", folder), tmp_path / "other.toml")
+        write_starter_config(StarterConfigRequest("dreambooth", folder), tmp_path / "other.toml")
 
 
 def test_a_base_in_a_folder_says_itself_how_large_it_draws(tmp_path):
@@ -201,9 +203,13 @@ def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
 
 
 def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
-    seen = FolderFacts(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
-    text = build_starting_config(
-        InitRequest("full", tmp_path, base="my/sd"), seen, tmp_path, "# command", hints=False
+    seen = PictureFolderStats(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
+    text = build_starter_config(
+        StarterConfigRequest("full", tmp_path, base="my/sd"),
+        seen,
+        tmp_path,
+        "# command",
+        hints=False,
     )
     config = RunConfig.model_validate(tomllib.loads(text))
     assert config.data.held_out == 0.05
@@ -232,7 +238,10 @@ def test_broken_pictures_are_counted(tmp_path):
     (folder / "zz.png").write_bytes(b"no picture")
     whole = (folder / "00-red.png").read_bytes()
     (folder / "zzz.png").write_bytes(whole[: len(whole) // 2])
-    assert (inspect_folder(folder).pictures, inspect_folder(folder).broken) == (2, 2)
+    assert (inspect_picture_folder(folder).pictures, inspect_picture_folder(folder).broken) == (
+        2,
+        2,
+    )
 
 
 def test_more_broken_pictures_than_a_run_takes_are_said_to_hold_it_up(tmp_path, capsys):
@@ -242,8 +251,8 @@ def test_more_broken_pictures_than_a_run_takes_are_said_to_hold_it_up(tmp_path, 
     told = capsys.readouterr().err
     assert "the run will not start before they are mended" in told
     assert f"t2i data check '{folder}'" in told
-    assert not has_few_broken(FolderFacts(98, 2, 64, ("64x64",), 0))
-    assert has_few_broken(FolderFacts(99, 1, 64, ("64x64",), 0))
+    assert not is_broken_fraction_allowed(PictureFolderStats(98, 2, 64, ("64x64",), 0))
+    assert is_broken_fraction_allowed(PictureFolderStats(99, 1, 64, ("64x64",), 0))
 
 
 def test_what_to_type_next_can_be_pasted(tmp_path, capsys):
@@ -259,8 +268,11 @@ def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     mine = tmp_path / "mine"
     copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
-        build_starting_config(
-            InitRequest("lora", folder, base), inspect_folder(folder), tmp_path, "#"
+        build_starter_config(
+            StarterConfigRequest("lora", folder, base),
+            inspect_picture_folder(folder),
+            tmp_path,
+            "#",
         ).splitlines()
         for base in (str(mine), "embedded")
     )
@@ -277,7 +289,9 @@ def test_a_base_that_is_no_model_is_refused(tmp_path):
         (str(folder / "00-red.png"), "is a file, expected a model folder"),
     ):
         with pytest.raises(ModelError, match=complaint):
-            write_starting_config(InitRequest("lora", folder, base), tmp_path / "start.toml")
+            write_starter_config(
+                StarterConfigRequest("lora", folder, base), tmp_path / "start.toml"
+            )
     assert not (tmp_path / "start.toml").exists()
 
 
@@ -323,19 +337,19 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
 def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "blue")
     chosen = [
-        build_word_comment(wish, inspect_folder(folder))
+        build_trigger_comment(wish, inspect_picture_folder(folder))
         for wish in (
-            InitRequest("dreambooth", folder, "embedded", None, "mug"),
-            InitRequest("dreambooth", folder, "embedded", "zun", "mug"),
-            InitRequest("full", folder, "embedded", None, None),
+            StarterConfigRequest("dreambooth", folder, "embedded", None, "mug"),
+            StarterConfigRequest("dreambooth", folder, "embedded", "zun", "mug"),
+            StarterConfigRequest("full", folder, "embedded", None, None),
         )
     ]
     assert chosen[1:] == [[], []]
     said = " ".join(chosen[0])
     assert 'call it "a sks mug": sks means nothing to most models' in said
     assert said.endswith("Another one: --word.")
-    write_starting_config(
-        InitRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml"
+    write_starter_config(
+        StarterConfigRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml"
     )
     text = (tmp_path / "mug.toml").read_text("utf-8")
     assert f"# {chosen[0][0]}\n# {chosen[0][1]}\n" in text
@@ -343,15 +357,20 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
 
 def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
-    plain = build_starting_config(
-        InitRequest("lora", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
+    plain = build_starter_config(
+        StarterConfigRequest("lora", folder, kind="mug"),
+        inspect_picture_folder(folder),
+        tmp_path,
+        "",
     )
     assert "attention_weight" not in plain
     assert "masked_word" not in plain
     folder_of(folder / "masks", "red", "green", captions=False)
-    facts = inspect_folder(folder)
+    facts = inspect_picture_folder(folder)
     assert (facts.pictures, facts.has_masks) == (2, True)
-    text = build_starting_config(InitRequest("lora", folder, kind="mug"), facts, tmp_path, "")
+    text = build_starter_config(
+        StarterConfigRequest("lora", folder, kind="mug"), facts, tmp_path, ""
+    )
     assert "# attention_pixel_weight = 1.0" in text
     out = tmp_path / "on.toml"
     for key in ("attention_weight", "preserve_weight", "preserve_words", "masked_word"):
@@ -368,8 +387,11 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
 def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "cut.png")
-    text = build_starting_config(
-        InitRequest("full", folder, kind="mug"), inspect_folder(folder), tmp_path, ""
+    text = build_starter_config(
+        StarterConfigRequest("full", folder, kind="mug"),
+        inspect_picture_folder(folder),
+        tmp_path,
+        "",
     )
     assert "# alpha_mask = true" in text
     assert "# attention_weight = 0.1" in text
@@ -389,17 +411,19 @@ def test_pairs_are_refused_where_class_pictures_have_none(tmp_path: Path, method
     folder_of(folder / "losers", "red", "green", captions=False)
     out = tmp_path / "start.toml"
     with pytest.raises(ArgumentError, match=rf"--init {method}: .*losers .*--init lora.*move"):
-        write_starting_config(InitRequest(method, folder, kind="mug"), out)
+        write_starter_config(StarterConfigRequest(method, folder, kind="mug"), out)
     assert not out.exists()
 
 
 def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
-    facts = inspect_folder(folder)
+    facts = inspect_picture_folder(folder)
     offered = {
         method
         for method in METHODS
         if "preserve_words"
-        in build_starting_config(InitRequest(method, folder, kind="mug"), facts, tmp_path, "")
+        in build_starter_config(
+            StarterConfigRequest(method, folder, kind="mug"), facts, tmp_path, ""
+        )
     }
     assert offered == {"full", "cross-attention", "lora", "dora", "pivotal"}

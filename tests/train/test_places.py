@@ -9,7 +9,7 @@ from torch import nn
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.loop import run
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget

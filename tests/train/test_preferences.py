@@ -13,9 +13,9 @@ from PIL import Image
 from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
-from train.data.registry import open_data_set
+from train.data.registry import build_dataset
 from train.loop import run
 from train.objective.preferences import compute_preference_loss
 from train.setup.assembly import assemble_target
@@ -50,7 +50,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 
 
 def target_of(config, rows=2):
-    data = open_data_set(config.data)
+    data = build_dataset(config.data)
     batch = next(
         iterate_batches(
             data, BatchOrder(data.list_batch_groups(), rows, 1), ProcessShare(), range(1)

@@ -9,8 +9,8 @@ import torch
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
-from train.data.registry import open_data_set
+from train.batches.batch_order import BatchOrder, ProcessShare
+from train.data.registry import build_dataset
 from train.loop import run
 from train.objective.preservation import PreservationConfig, replace_new_words
 from train.setup.assembly import assemble_target
@@ -33,7 +33,7 @@ def tuned(tmp_path, base):
             for name, weight in sorted(target.trained_parameters().items()):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
-        data = open_data_set(config.data)
+        data = build_dataset(config.data)
         order = BatchOrder(data.list_batch_groups(), 2, 1)
         return target, next(iterate_batches(data, order, ProcessShare(), range(1)))
 
@@ -76,7 +76,7 @@ def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):
 def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",), WEIGHT, WORDS, *STILL)
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
-    data = open_data_set(config.data)
+    data = build_dataset(config.data)
     batch = next(
         iterate_batches(data, BatchOrder(data.list_batch_groups(), 2, 1), ProcessShare(), range(1))
     )

@@ -15,10 +15,10 @@ from t2i.run_folder import StopRequest
 from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import PriorConfig
+from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.registry import open_data_set
+from train.data.registry import build_dataset
 from train.loop import plan_class_pictures, run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
@@ -55,7 +55,7 @@ def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
 def with_changes(config: RunConfig, **changes: object) -> RunConfig:
     assert config.prior is not None
     prior = config.prior.model_dump() | changes
-    return config.model_copy(update={"prior": PriorConfig.model_validate(prior)})
+    return config.model_copy(update={"prior": PriorPreservationConfig.model_validate(prior)})
 
 
 def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, config, base):
@@ -146,11 +146,11 @@ def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, c
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
-    own = open_data_set(config.data)
+    own = build_dataset(config.data)
     drawn(config, tmp_path / "out")
     data = add_class_pictures(config.data, config.prior, tmp_path / "out")
     assert isinstance(data, PicturesConfig)
-    both = open_data_set(data.model_copy(update={"prefix": "a photo of", "flip": True}))
+    both = build_dataset(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
     assert len(both) == len(own) + 5
     prior = [both.read(index, 0) for index in range(len(both)) if both.is_class_picture(index)]

@@ -14,7 +14,7 @@ from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run

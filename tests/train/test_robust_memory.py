@@ -13,9 +13,9 @@ from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
 from train.batches.batch import Batch, iterate_batches
+from train.batches.batch_order import ProcessShare
 from train.batches.micro_batches import split_batch
-from train.batches.order import ProcessShare
-from train.data.registry import open_data_set
+from train.data.registry import build_dataset
 from train.loop import build_order, run
 from train.step import Stepper
 from train.targets.denoiser import DenoiserTarget
@@ -55,7 +55,7 @@ class Memory:
 
 def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "train.batch_size=6")
-    samples = open_data_set(config.data)
+    samples = build_dataset(config.data)
     batch = next(
         iterate_batches(
             samples,

@@ -12,7 +12,7 @@ from t2i.errors import OutputError, TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train import bad_step_report as bad_step
+from train import nonfinite_step_report
 from train.batches.batch import Batch
 from train.checkpoint import load_checkpoint
 from train.loop import run
@@ -135,6 +135,6 @@ def test_a_disk_that_is_full_does_not_hide_what_happened(
     def refuse(*_: object) -> None:
         raise OutputError("Cannot write it. The disk is full.")
 
-    monkeypatch.setattr(bad_step, "write_atomically", refuse)
+    monkeypatch.setattr(nonfinite_step_report, "write_atomically", refuse)
     with pytest.raises(TrainingError, match=r"loss nan.*not be written: .*disk is full"):
         run(tiny_run(tmp_path), tmp_path / "out")

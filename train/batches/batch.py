@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from t2i.data.training_dataset import TrainingDataset
+from t2i.data.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.run_folder import SIGNALS
-from t2i.scenes.training_example import ExampleDataset, OriginalSizeAndCrop, TrainingExample
-from train.batches.order import BatchOrder, ProcessShare, ScheduledSample
+from train.batches.batch_order import BatchOrder, ProcessShare, ScheduledExample
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch of training samples: the rows of a step's global batch that a process
+    """One micro-batch of training examples: the rows of a step's global batch that a process
     computes at once.
 
     slots : index of each row in the global batch
@@ -76,22 +77,24 @@ TENSOR_FIELDS = (
 
 
 def iterate_batches(
-    samples: ExampleDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
+    samples: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[Batch]:
-    """Iterate over the micro-batches of `steps`, which `workers` processes read ahead."""
+    """Iterate over this process's micro-batches of `steps`, which `workers` processes read
+    ahead.
+    """
     loader = DataLoader(
-        _ScheduledSamples(samples),
+        _ScheduledExamples(samples),
         batch_sampler=(part for step in steps for part in share.list_micro_batches(order, step)),
         num_workers=workers,
-        collate_fn=collate_samples,
+        collate_fn=collate_examples,
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_ignore_signals,
     )
     return iter(loader)
 
 
-def collate_samples(rows: list[tuple[ScheduledSample, TrainingExample]]) -> Batch:
-    """Stack the samples of one step into a `Batch`."""
+def collate_examples(rows: list[tuple[ScheduledExample, TrainingExample]]) -> Batch:
+    """Stack training examples of one step into a `Batch`."""
     scheduled = [entry for entry, _ in rows]
     samples = [sample for _, sample in rows]
     losers_BHWC = _stacked([sample.loser for sample in samples])
@@ -147,11 +150,11 @@ def _masks(samples: Sequence[TrainingExample]) -> Tensor | None:
     return torch.from_numpy(masks_BKHW)
 
 
-class _ScheduledSamples(torch.utils.data.Dataset[tuple[ScheduledSample, TrainingExample]]):
-    def __init__(self, samples: ExampleDataset) -> None:
+class _ScheduledExamples(torch.utils.data.Dataset[tuple[ScheduledExample, TrainingExample]]):
+    def __init__(self, samples: TrainingDataset) -> None:
         self.samples = samples
 
-    def __getitem__(self, entry: ScheduledSample) -> tuple[ScheduledSample, TrainingExample]:
+    def __getitem__(self, entry: ScheduledExample) -> tuple[ScheduledExample, TrainingExample]:
         return entry, self.samples.read(entry.sample, entry.visit)
 
 

@@ -22,13 +22,15 @@ def build_text_encoder(components: Components) -> TextEncoder:
 def encode_captions(
     components: Components, encoder: TextEncoder, captions: Sequence[str]
 ) -> EncodedText:
-    """Encode captions, in which learned words of several vectors are spelled out."""
-    lines = [spell_learned_words(caption, components.tokenizer) for caption in captions]
+    """Encode captions with a model's text encoders, each learned word of several vectors
+    expanded.
+    """
+    lines = [expand_caption_words(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.encode(lines, chunks=1)
     return encoder.encode(
         lines,
-        [spell_learned_words(caption, components.tokenizer_2) for caption in captions],
+        [expand_caption_words(caption, components.tokenizer_2) for caption in captions],
         chunks=1,
     )
 
@@ -37,15 +39,17 @@ def count_text_windows(
     components: Components, encoder: TextEncoder, captions: Sequence[str]
 ) -> int:
     """Count the windows of the text encoder that the longest of the captions needs."""
-    lines = [spell_learned_words(caption, components.tokenizer) for caption in captions]
+    lines = [expand_caption_words(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.count_chunks(lines)
-    second = [spell_learned_words(caption, components.tokenizer_2) for caption in captions]
+    second = [expand_caption_words(caption, components.tokenizer_2) for caption in captions]
     return encoder.count_chunks(lines, second)
 
 
-def spell_learned_words(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """Spell out each learned word of several vectors in a caption, as the pipelines do."""
+def expand_caption_words(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """Expand each learned word of several vectors in a caption to its tokens, as the pipelines
+    do.
+    """
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption
     return expand_learned_words(caption, tokenizer)

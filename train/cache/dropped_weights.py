@@ -23,16 +23,18 @@ def drop_weights(model: nn.Module) -> None:
         module._buffers = dict.fromkeys(module._buffers)
 
 
-def copy_weights(model: nn.Module, source: nn.Module) -> None:
-    """Give a model whose weights were dropped the weights of an equal model."""
+def restore_dropped_weights(model: nn.Module, source: nn.Module) -> None:
+    """Restore the weights of a model after `drop_weights` from another model of the same
+    architecture.
+    """
     found = dict(source.named_modules())
     for name, module in model.named_modules():
         module._parameters = dict(found[name]._parameters)
         module._buffers = dict(found[name]._buffers)
 
 
-def is_without_weights(model: nn.Module) -> bool:
-    """Return True for a model whose weights were dropped."""
+def has_dropped_weights(model: nn.Module) -> bool:
+    """Return True for a model without parameters, as `drop_weights` leaves it."""
     return next(model.parameters(), None) is None
 
 

@@ -17,14 +17,14 @@ from train.cache.caption_encoding import build_text_encoder
 from train.cache.dropped_weights import (
     compute_tokenizer_digest,
     compute_weights_digest,
-    copy_weights,
     drop_weights,
-    is_without_weights,
+    has_dropped_weights,
+    restore_dropped_weights,
 )
 from train.data.buckets import Shape
 
 if TYPE_CHECKING:
-    from train.cache.text_cache import CachedTexts
+    from train.cache.text_cache import CachedTextEmbeddings
 
 MODELS_BY_KIND = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
 """Kind of cached data -> the models that make it."""
@@ -38,19 +38,19 @@ CACHE_VERSION = "1"
 class CacheEncoders:
     """Autoencoder and text encoders of a base model, loaded without its denoiser.
 
-    `release` frees the weights of models whose output is cached; `reload` reads them from the base
-    again, checked to be the same, for drawing and exporting.
+    `release_weights` frees the weights of models whose output is cached; `reload_weights` reads
+    them from the base model again, checked to be the same, for generating and exporting.
 
     given : components of the pipeline by name; released models are there without their weights
     facts : kind of cached data, "latents" or "texts" -> digest of what made it
     """
 
     def __init__(self, base: str, stored: torch.dtype = torch.float32) -> None:
-        """stored : type of the weights after `reload`"""
+        """stored : dtype of the weights after `reload_weights`"""
         self.base, self.stored = base, stored
         self.given = _load_without_unet(base, {})
         self.facts: dict[str, str] = {}
-        self.texts: CachedTexts | None = None
+        self.texts: CachedTextEmbeddings | None = None
         self._digests: dict[str, str] = {}
         self._released: set[str] = set()
 
@@ -65,14 +65,14 @@ class CacheEncoders:
         return Components(**parts)
 
     @property
-    def bytes_per_text(self) -> int:
+    def bytes_per_text_window(self) -> int:
         """Bytes that the embeddings of one text window take in the cache."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
         return build_text_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
 
-    def bytes_per_latents(self, shape: Shape) -> int:
-        """Return the bytes that the latents of a picture of this height and width take in the
+    def count_latents_bytes(self, shape: Shape) -> int:
+        """Count the bytes that the latents of a picture of this height and width take in the
         cache.
         """
         vae = self.given["vae"]
@@ -80,7 +80,9 @@ class CacheEncoders:
         return numbers * BYTES_PER_FLOAT * shape.height * shape.width // pixels_per_latent(vae) ** 2
 
     def compute_digest(self, kind: str) -> str:
-        """Return the SHA-256 of the models and tokenizers that make "latents" or "texts"."""
+        """Return the SHA-256 of the models and tokenizers that make the cached "latents" or
+        "texts".
+        """
         parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models]
         if kind == "texts":
             parts += [
@@ -90,20 +92,25 @@ class CacheEncoders:
             ]
         return hashlib.sha256(" ".join([CACHE_VERSION, *parts]).encode()).hexdigest()
 
-    def release(self, kinds: Iterable[str] = ()) -> None:
-        """Free the weights of the models of these kinds, and of those that were released before."""
+    def release_weights(self, kinds: Iterable[str] = ()) -> None:
+        """Free the memory of the models whose output ("latents", "texts") is cached, and of all
+        models that were released before.
+        """
         for kind in kinds:
             self._released |= {name for name in MODELS_BY_KIND[kind] if name in self.models}
         for name in self._released:
             self._digest(name)
             drop_weights(self.models[name])
 
-    def reload(self, device: torch.device) -> None:
-        """Load the weights of released models again, for drawing.
+    def reload_weights(self, device: torch.device) -> None:
+        """Load the weights of released models from the base model again, for generating and
+        exporting.
 
         Raises ModelError where the base has changed since.
         """
-        released = {name: model for name, model in self.models.items() if is_without_weights(model)}
+        released = {
+            name: model for name, model in self.models.items() if has_dropped_weights(model)
+        }
         if not released:
             return
         here = {name: part for name, part in self.given.items() if name not in released}
@@ -114,7 +121,7 @@ class CacheEncoders:
                     f"The {name} of {self.base} has changed since the run began: restore the old "
                     "one; the same command goes on from the newest checkpoint."
                 )
-            copy_weights(model, found[name])
+            restore_dropped_weights(model, found[name])
             model.to(device).requires_grad_(False).eval()
             config: Any = model.config
             if not (name == "vae" and config.get("force_upcast", False)):

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i.data.training_example import TrainingExample
 from t2i.errors import DataError
-from t2i.scenes.training_example import TrainingExample
 from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPictureError
-from train.data.pictures import Pictures, Variant
+from train.data.pictures import AugmentedVariant, Pictures
 
 MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
 
@@ -48,11 +48,13 @@ class CachedPictures(Pictures):
         )
 
     def find_replacement(self, index: int) -> int:
-        """Return the index of the picture that replaces a lost one, or `index` itself."""
+        """Return the index of the picture that replaces one that could not be encoded, or
+        `index` itself.
+        """
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
-    def load_variant(self, variant: Variant) -> TrainingExample:
-        """Read the cached latents of one variant of a picture as a sample.
+    def load_variant(self, variant: AugmentedVariant) -> TrainingExample:
+        """Read the cached latents of one augmented variant of a picture as a training example.
 
         Raises BrokenPictureError or DataError where it is missing.
         """
@@ -61,12 +63,12 @@ class CachedPictures(Pictures):
             raise self._lost[index]
         if key not in self.shards:
             raise DataError(
-                f"{self.name(index)} is not in the cache: start the run again, "
+                f"{self.picture_name(index)} is not in the cache: start the run again, "
                 "which completes the cache."
             )
         bucket, kept = self.bucket_shape(index), self.shards.read(key)
         return TrainingExample(
-            name=self.name(index),
+            name=self.picture_name(index),
             pixels=np.zeros((*bucket, 0), dtype=np.uint8),
             caption="",
             masks=np.zeros((0, *bucket), dtype=np.bool_),
@@ -77,8 +79,8 @@ class CachedPictures(Pictures):
             loser_moments=kept.get(LOSER_MOMENTS),
         )
 
-    def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:
         """Read the cached loss mask (H, W) of a variant, or return None if it has none."""
-        if self.surveyed[variant.index].entry.mask is not None:
+        if self.checked[variant.index].entry.mask is not None:
             return super().load_loss_mask(variant)
         return self.shards.read(self.pixels_cache_key(variant)).get(LOSS_MASK)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.cache.latent_cache import CachedPictures
-from train.data.pictures import Variant
+from train.data.pictures import AugmentedVariant
 
 VISITS_TO_NEED_ALL = 4
 """Mean visits per variant from which on all variants are taken to be needed; for fewer the whole
@@ -14,7 +14,9 @@ run is simulated."""
 def iterate_visits(
     pictures: CachedPictures, order: BatchOrder, steps: int
 ) -> Iterator[tuple[int, int]]:
-    """Iterate over the pictures of a run in order: index of the picture, number of the visit."""
+    """Iterate over the pictures in the order in which a run reads them: index of the picture,
+    number of the visit.
+    """
     for step in range(steps):
         for entry in ProcessShare().list_micro_batches(order, step)[0]:
             yield pictures.find_replacement(entry.sample), entry.visit
@@ -22,13 +24,13 @@ def iterate_visits(
 
 def list_needed_variants(
     pictures: CachedPictures, order: BatchOrder | None, steps: int
-) -> list[Variant]:
-    """List the variants of pictures that a run reads; without an order all of them."""
+) -> list[AugmentedVariant]:
+    """List the augmented variants of pictures that a run reads; without an order all of them."""
     indices = {pictures.find_replacement(index) for index in range(len(pictures))}
     every = [variant for index in sorted(indices) for variant in pictures.list_variants(index)]
     if order is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
         return every
-    needed: set[Variant] = set()
+    needed: set[AugmentedVariant] = set()
     for index, visit in iterate_visits(pictures, order, steps):
         needed.add(pictures.variant_at_visit(index, visit))
         if len(needed) == len(every):

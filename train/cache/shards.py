@@ -32,8 +32,8 @@ ABANDONED_AFTER = 3600
 
 
 class ShardEntry(NamedTuple):
-    """Location of the arrays of one key: file, number, and names of the tensors
-    "<number>.<name>".
+    """Location of the arrays of one cache key: a safetensors file, and the names of its tensors
+    there.
     """
 
     file: str
@@ -42,8 +42,8 @@ class ShardEntry(NamedTuple):
 
 
 class ShardFolder:
-    """Folder of safetensors files with arrays by key; picklable, each process opens the files
-    anew.
+    """Folder of safetensors files that holds the cache's arrays by key; picklable for worker
+    processes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,10 +62,12 @@ class ShardFolder:
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
     def list_damaged_files(self, files: Collection[str]) -> list[str]:
-        """Return those of the files whose bytes do not match the digest in their name."""
-        return [name for name in files if not matches_digest(self.folder / name)]
+        """Return the names of the damaged files, whose bytes do not match the digest in their
+        name.
+        """
+        return [name for name in files if not matches_digest_in_name(self.folder / name)]
 
-    def discard(self, files: Collection[str]) -> None:
+    def delete_files(self, files: Collection[str]) -> None:
         """Delete the named files, and unfinished files that are old.
 
         Raises OutputError where the disk refuses.
@@ -81,7 +83,8 @@ class ShardFolder:
                 raise build_write_error(path, error) from error
 
     def index_files(self, files: Collection[str] | None = None) -> None:
-        """Read the keys of all files, or of some, into the index; the last file with a key counts.
+        """Rebuild the map from cache key to file, from all files or the given ones; where
+        several hold a key, the last one is used.
 
         Raises DataError for a file that cannot be read.
         """
@@ -100,7 +103,7 @@ class ShardFolder:
                 self._entries[key] = ShardEntry(name, number, tuple(held[number]))
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
-        """Read the arrays of an indexed key. Raises DataError where its file cannot be read."""
+        """Read the arrays of a cache key. Raises DataError where its file cannot be read."""
         entry = self._entries[key]
         try:
             file = self._file(entry.file)
@@ -118,7 +121,7 @@ class ShardFolder:
 
 
 class ShardWriter:
-    """Writer of arrays by key that starts a new file at every `most_bytes` bytes."""
+    """Writer of arrays by cache key to safetensors files of about `most_bytes` bytes each."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes
@@ -127,7 +130,7 @@ class ShardWriter:
         self._bytes = 0
 
     def add(self, key: str, arrays: Arrays) -> None:
-        """Add the arrays of a key, and write a file if there are enough.
+        """Add the arrays of a cache key, and write a file if enough have come together.
 
         Raises OutputError where the disk refuses.
         """
@@ -140,7 +143,9 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the entries that are left. Raises OutputError where the disk refuses."""
+        """Write the added arrays that are in no file yet. Raises OutputError where the disk
+        refuses.
+        """
         if not self._keys:
             return
         data = save(self._arrays, {"keys": json.dumps(self._keys)})
@@ -149,7 +154,7 @@ class ShardWriter:
         self._keys, self._arrays, self._bytes = [], {}, 0
 
 
-def matches_digest(path: Path) -> bool:
+def matches_digest_in_name(path: Path) -> bool:
     """Return True if the bytes of a file have the digest in its name."""
     try:
         with open_regular_file(path) as file:

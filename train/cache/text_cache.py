@@ -31,7 +31,7 @@ def encoded_text_to_arrays(encoded: EncodedText, row: int) -> Arrays:
     }
 
 
-class CachedTexts:
+class CachedTextEmbeddings:
     """Cached caption embeddings, read as the text encoder would return them for one batch."""
 
     def __init__(self, shards: ShardFolder) -> None:

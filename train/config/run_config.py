@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.scenes.scenes import ScenesConfig
 from train.cache.config import CacheConfig
-from train.data.class_picture_config import PriorConfig, check_prior_config
+from train.data.class_picture_config import PriorPreservationConfig, check_prior_preservation_config
 from train.data.registry import DataConfig
 from train.export import ExportConfig
 from train.loop_config import LoopConfig
@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
     target: TargetConfig = Field(discriminator="kind")
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig = Field(ScenesConfig(), discriminator="kind")
-    prior: PriorConfig | None = None
+    prior: PriorPreservationConfig | None = None
     """DreamBooth's class pictures, drawn before the first step where they are missing."""
     train: LoopConfig
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -72,12 +72,14 @@ class RunConfig(BaseModel):
                 f"target.kind = {kind!r} is trained on {wanted}, but data.kind = "
                 f"{self.data.kind!r}: set data.kind = {DATA_KINDS_BY_TARGET[kind][0]!r}."
             )
-        check_prior_config(self.prior, kind, self.data.kind)
+        check_prior_preservation_config(self.prior, kind, self.data.kind)
         return self
 
     @property
     def has_sample_sheets(self) -> bool:
-        """True if the configuration has something to draw on a sample sheet."""
+        """True if the run makes sample sheets: the target needs no prompts for them, or has
+        some.
+        """
         return bool(self.samples.prompts) or self.target.kind not in ("denoiser", "finetune")
 
     @model_validator(mode="after")

@@ -15,7 +15,8 @@ class Shape(NamedTuple):
 
 @cache
 def list_bucket_shapes(size: int, step: int, max_aspect: float) -> tuple[Shape, ...]:
-    """Return all bucket shapes: for each width the greatest height within size x size pixels.
+    """Return the shapes of all buckets: for each width the greatest height within size x size
+    pixels.
 
     Portrait and landscape both; sides are multiples of `step`, with an aspect ratio of at most
     `max_aspect`.
@@ -49,6 +50,8 @@ def compute_covering_shape(picture: Shape, bucket: Shape) -> Shape:
     )
 
 
-def is_enlarged(picture: Shape, bucket: Shape) -> bool:
-    """Return True if the picture is smaller than the bucket in some direction."""
+def is_smaller_than_bucket(picture: Shape, bucket: Shape) -> bool:
+    """Return True if a picture is smaller than its bucket in height or width, so that it is
+    enlarged.
+    """
     return picture.height < bucket.height or picture.width < bucket.width

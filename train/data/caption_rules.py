@@ -10,7 +10,8 @@ from train.caption_words import contains_words
 
 @dataclass(frozen=True, slots=True)
 class CaptionRules:
-    """Rules for the captions of a subset.
+    """Rules for the captions of a subset: shuffling and dropout of tags, trigger word, prefix,
+    suffix.
 
     shuffle, keep_tokens : shuffle the comma-separated tags after the first `keep_tokens`
     tag_dropout : share of those tags that is left out
@@ -26,8 +27,8 @@ class CaptionRules:
 
 
 def compose_caption(captions: Sequence[str], rules: CaptionRules, rng: np.random.Generator) -> str:
-    """Compose the caption of one visit: choose one of the captions, shuffle or drop tags,
-    complete it.
+    """Compose the caption of one visit: choose one of the picture's captions, shuffle or drop
+    tags, add trigger word, prefix and suffix.
     """
     caption = captions[int(rng.integers(len(captions)))] if captions else ""
     if rules.shuffle or rules.tag_dropout:

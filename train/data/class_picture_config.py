@@ -11,7 +11,7 @@ PRIOR = "prior"
 """Folder of the class pictures within the folder of a run, by default."""
 
 
-class PriorConfig(BaseModel):
+class PriorPreservationConfig(BaseModel):
     """Configuration of DreamBooth's class pictures, trained on beside the subject's; missing
     ones are generated.
     """
@@ -34,8 +34,10 @@ class PriorConfig(BaseModel):
     """Number of class pictures generated at once."""
 
 
-def check_prior_config(prior: PriorConfig | None, target: str, data: str) -> None:
-    """Raise ValueError if the target or the data cannot use class pictures."""
+def check_prior_preservation_config(
+    prior: PriorPreservationConfig | None, target: str, data: str
+) -> None:
+    """Raise ValueError if a run has class pictures, but its target or its data cannot use them."""
     if prior is None or (target, data) == ("finetune", "pictures"):
         return
     raise ValueError(
@@ -44,6 +46,8 @@ def check_prior_config(prior: PriorConfig | None, target: str, data: str) -> Non
     )
 
 
-def resolve_class_picture_folder(prior: PriorConfig, out: Path) -> Path:
-    """Return the folder of the class pictures. out : folder of the run"""
+def resolve_class_picture_folder(prior: PriorPreservationConfig, out: Path) -> Path:
+    """Return the folder of the class pictures: the configured one, or one in the run's folder
+    `out`.
+    """
     return out / PRIOR if prior.folder is None else prior.folder

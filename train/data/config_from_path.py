@@ -16,7 +16,8 @@ from train.data.subsets import SubsetConfig
 def load_data_config(
     place: Path, size: int | None = None, step: int | None = None
 ) -> PicturesConfig:
-    """Return the data config for a folder, a .tar, a training run's TOML or one of kohya's.
+    """Build the data configuration for a path: a folder, a .tar, a training run's TOML or one of
+    kohya's.
 
     size, step : override the size and the bucket step
 

@@ -33,14 +33,15 @@ ROTATED = (5, 6, 7, 8)
 
 
 class BrokenPictureError(DataError):
-    """A picture that cannot be used, with its name and the reason."""
+    """Error of a picture that cannot be used, with its name and the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
     def with_picture_name(self, picture: str) -> "BrokenPictureError":
-        """Return the same error, named after the picture that cannot be used because of it.
+        """Return the same error for `picture`, which is unusable because of the broken mask or
+        archive that this error names.
 
         The fault itself may be in its mask or in an archive.
         """
@@ -60,7 +61,7 @@ class PictureHeader:
 
 
 def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PictureHeader:
-    """Read size and transparency of an image file, not decoding it. Raises BrokenPictureError."""
+    """Read size and transparency from the header of an image file. Raises BrokenPictureError."""
     with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
         if _exif_orientation(picture) in ROTATED:

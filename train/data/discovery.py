@@ -7,11 +7,11 @@ from t2i.errors import ArgumentError, DataError
 from t2i.terminal import several
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
+from train.data.picture_checks import CheckedPicture, Progress, check_pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import Listing, PictureEntry
-from train.data.sources.subset_listing import expand_subsets, list_subset
+from train.data.sources.subset_listing import expand_kohya_subsets, list_subset
 from train.data.subsets import PLACEHOLDER, Crop, SubsetConfig
-from train.data.survey import Progress, SurveyedPicture, survey_pictures
 
 MOST_NAMED = 20
 """Greatest number of broken pictures that a message lists."""
@@ -19,7 +19,9 @@ MOST_NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class SubsetRules:
-    """Settings of one subset, with those of the whole data set filled in."""
+    """Settings of one subset of pictures, with those of the whole data set where it has none of
+    its own.
+    """
 
     subset: SubsetConfig
     captions: CaptionRules
@@ -52,14 +54,15 @@ class FoundPictures:
     notes : remarks on how the sources were read
     """
 
-    pictures: tuple[SurveyedPicture, ...]
+    pictures: tuple[CheckedPicture, ...]
     broken: tuple[BrokenPictureError, ...]
     total: int
     notes: tuple[str, ...]
     rules: tuple[SubsetRules, ...]
 
     def choose_held_out(self, wanted: int | float) -> frozenset[str]:
-        """Choose which pictures are held out and return their digests; class pictures never are.
+        """Choose the pictures that are held out for validation and return their digests; class
+        pictures never are.
 
         wanted : their number or share; a share holds out at least one picture
 
@@ -78,13 +81,13 @@ class FoundPictures:
 def list_and_read_pictures(
     config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
 ) -> FoundPictures:
-    """List every subset and read every picture.
+    """List the pictures of every subset of a configuration, and read and check each of them.
 
     sound : digests of pictures that need not be decoded again
 
     Raises DataError if a source cannot be read or has no picture at all.
     """
-    subsets, notes = expand_subsets(config)
+    subsets, notes = expand_kohya_subsets(config)
     rules = [resolve_subset_rules(config, subset) for subset in subsets]
     broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
@@ -92,13 +95,13 @@ def list_and_read_pictures(
         listing: Listing = list_subset(rule.subset)
         if not listing.pictures and not listing.broken:
             raise DataError(f"No pictures in {rule.location}. Check the path.")
-        todo += [(number, apply_rules(picture, rule)) for picture in listing.pictures]
+        todo += [(number, apply_caption_rules(picture, rule)) for picture in listing.pictures]
         broken += listing.broken
         notes += listing.notes
 
     usable = []
-    for one in survey_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
-        if isinstance(one, SurveyedPicture):
+    for one in check_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
+        if isinstance(one, CheckedPicture):
             usable.append(one)
         else:
             broken.append(one)
@@ -139,8 +142,8 @@ def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> Subset
     )
 
 
-def apply_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
-    """Return the picture with the caption and repeats that the rules of its subset set."""
+def apply_caption_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
+    """Return a picture with the caption and repeats that the settings of its subset give it."""
     captions, subset = picture.captions, rules.subset
     template = subset.default_caption if subset.caption is None else subset.caption
     if template is not None and (subset.caption is not None or not captions):
@@ -153,8 +156,12 @@ def apply_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
     return replace(picture, captions=captions, repeats=picture.repeats * subset.repeats)
 
 
-def check_broken_share(broken: Sequence[BrokenPictureError], total: int, bad_share: float) -> None:
-    """Raise DataError, with a list, if more than the allowed share of the pictures is broken."""
+def check_broken_fraction(
+    broken: Sequence[BrokenPictureError], total: int, bad_share: float
+) -> None:
+    """Raise DataError, with a list, if more than the fraction `bad_share` of the pictures is
+    broken.
+    """
     if len(broken) <= bad_share * total:
         return
     listed = "".join(f"\n  {one}" for one in broken[:MOST_NAMED])

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i.data.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.errors import DataError
 from t2i.randomness import derive_seed
-from t2i.scenes.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.text.word_pattern import build_word_pattern
 from train.data.buckets import Shape, find_nearest_bucket
 from train.data.caption_rules import (
@@ -26,12 +26,12 @@ from train.data.decode import BrokenPictureError
 from train.data.discovery import (
     FoundPictures,
     SubsetRules,
-    check_broken_share,
+    check_broken_fraction,
     list_and_read_pictures,
 )
+from train.data.picture_checks import CheckedPicture, Progress
 from train.data.pictures_config import PicturesConfig, list_allowed_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
-from train.data.survey import Progress, SurveyedPicture
 from train.data.transforms import (
     BucketTransform,
     CropCorner,
@@ -43,8 +43,8 @@ from train.data.transforms import (
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Variant:
-    """Choice of how a picture is shown: which of its crops, mirrored or not."""
+class AugmentedVariant:
+    """Augmented variant of a picture: which of its crops, and mirrored or not."""
 
     index: int
     crop: int
@@ -70,35 +70,38 @@ class Pictures:
         """Read the pictures, unless `found` holds them. Raises DataError if too many are broken."""
         self.config, self.part = config, part
         self.found = found or list_and_read_pictures(config, progress)
-        check_broken_share(self.found.broken, self.found.total, config.bad_share)
+        check_broken_fraction(self.found.broken, self.found.total, config.bad_share)
         held_out, apart = self.found.choose_held_out(config.held_out), part == "held_out"
         self.rules = self.found.rules
-        self.surveyed = [one for one in self.found.pictures if (one.digest in held_out) == apart]
+        self.checked = [one for one in self.found.pictures if (one.digest in held_out) == apart]
         if apart:
-            own = [one for one in self.surveyed if not self.rules[one.subset].subset.prior]
-            self.surveyed = [keep_first_caption(one) for one in own]
+            own = [one for one in self.checked if not self.rules[one.subset].subset.prior]
+            self.checked = [keep_first_caption(one) for one in own]
             self.rules = tuple(rules.without_randomness() for rules in self.rules)
-        if not self.surveyed and not apart:
+        if not self.checked and not apart:
             raise DataError(
                 f"No picture is left to train on: of {self.found.total}, {len(held_out)} are held "
                 f"out and {len(self.found.broken)} are broken."
             )
         nearest = {
             shape: find_nearest_bucket(shape, list_allowed_shapes(config))
-            for shape in {one.shape for one in self.surveyed}
+            for shape in {one.shape for one in self.checked}
         }
-        self._buckets = [nearest[one.shape] for one in self.surveyed]
+        self._buckets = [nearest[one.shape] for one in self.checked]
         self._lost: dict[int, BrokenPictureError] = {}
 
     def __len__(self) -> int:
-        return len(self.surveyed)
+        return len(self.checked)
 
     def build_held_out_set(self) -> "Pictures":
-        """Return the held-out pictures as a data set without random choices; it may be empty."""
+        """Build the data set of the held-out pictures, without random crops, flips and captions;
+        it may be empty.
+        """
         return Pictures(self.config, found=self.found, part="held_out")
 
     def read(self, index: int, visit: int, /) -> TrainingExample:
-        """Load the sample of one visit to a picture, with its caption and masks.
+        """Load a picture as the training example of one visit, with the visit's crop, flip,
+        caption and masks.
 
         A picture that can no longer be read is named in one warning, and the next one of its shape
         replaces it. Raises DataError when more than `bad_share` of all cannot be read.
@@ -112,13 +115,17 @@ class Pictures:
                 caption = self.caption_at_visit(one, visit)
                 masks, spans = self.build_word_mask(one, caption, sample.loss_mask)
                 return replace(sample, caption=caption, masks=masks, spans=spans)
-        raise DataError(f"No picture of the shape of {self.name(index)} can be read any more.")
+        raise DataError(
+            f"No picture of the shape of {self.picture_name(index)} can be read any more."
+        )
 
     def list_batch_groups(self) -> list[list[int]]:
-        """Return the indices of the pictures by bucket, each as often as in an epoch."""
+        """Return the indices of the pictures grouped by bucket, each as often as it occurs in an
+        epoch.
+        """
         instance: list[int] = []
         prior: list[int] = []
-        for index, one in enumerate(self.surveyed):
+        for index, one in enumerate(self.checked):
             kind = prior if self.is_class_picture(index) else instance
             kind += [index] * (one.entry.repeats if self.part == "train" else 1)
         if instance and prior:
@@ -131,13 +138,13 @@ class Pictures:
             groups.setdefault(self._buckets[index], []).append(index)
         return [groups[bucket] for bucket in sorted(groups)]
 
-    def name(self, index: int) -> str:
-        """Return the path of a picture, or its other name."""
-        return self.surveyed[index].entry.name
+    def picture_name(self, index: int) -> str:
+        """Return the name of a picture: its path, or its place in an archive or table."""
+        return self.checked[index].entry.name
 
-    def digest(self, index: int) -> str:
+    def picture_digest(self, index: int) -> str:
         """Return the SHA-256 of the bytes of a picture's file."""
-        return self.surveyed[index].digest
+        return self.checked[index].digest
 
     def bucket_shape(self, index: int) -> Shape:
         """Return the shape of the bucket that a picture is brought to."""
@@ -147,53 +154,53 @@ class Pictures:
         """Return True if the picture is a class picture of DreamBooth."""
         return self._rules(index).subset.prior
 
-    def variant_at_visit(self, index: int, visit: int) -> Variant:
-        """Return the crop and the flip of a picture at a visit."""
+    def variant_at_visit(self, index: int, visit: int) -> AugmentedVariant:
+        """Choose the crop and the flip of a picture at a visit, as a function of the seed."""
         rng = self._rng(index, visit, "crop")
         crop = int(rng.integers(len(self._corners(index))))
-        return Variant(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
+        return AugmentedVariant(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
 
-    def list_variants(self, index: int) -> list[Variant]:
-        """List every variant (crop and flip) of a picture."""
+    def list_variants(self, index: int) -> list[AugmentedVariant]:
+        """List every augmented variant (crop and flip) of a picture."""
         flips = (False, True) if self._rules(index).flip else (False,)
         crops = range(len(self._corners(index)))
-        return [Variant(index, crop, flip) for crop in crops for flip in flips]
+        return [AugmentedVariant(index, crop, flip) for crop in crops for flip in flips]
 
-    def pixels_cache_key(self, variant: Variant) -> str:
+    def pixels_cache_key(self, variant: AugmentedVariant) -> str:
         """Return a cache key of a variant's pixels: equal keys mean equal pixels."""
         view, index = self._view(variant), variant.index
         parts = [
-            self.digest(index),
+            self.picture_digest(index),
             f"{view.bucket.width}x{view.bucket.height}",
             f"{view.corner.left}+{view.corner.top}",
         ]
-        if loser := self.surveyed[index].loser_digest:
+        if loser := self.checked[index].loser_digest:
             parts.append(f"before {loser}")
         parts += ["mirrored"] * view.flip + ["alpha"] * self._alpha_mask(index)
         return " ".join(parts)
 
     def caption_at_visit(self, index: int, visit: int) -> str:
-        """Return the caption of the picture at a visit."""
-        captions, rules = self.surveyed[index].entry.captions, self._rules(index).captions
+        """Return the caption that a picture has at a visit."""
+        captions, rules = self.checked[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
     def list_captions(self) -> set[str] | None:
-        """List every caption that can occur; None if they are too many."""
+        """List every caption that a picture of the data set can have; None if they are too many."""
         every: set[str] = set()
-        for index, one in enumerate(self.surveyed):
+        for index, one in enumerate(self.checked):
             these = list_possible_captions(one.entry.captions, self._rules(index).captions)
             if these is None:
                 return None
             every |= these
         return every
 
-    def load_variant(self, variant: Variant) -> TrainingExample:
-        """Load one variant of a picture as a sample without its caption.
+    def load_variant(self, variant: AugmentedVariant) -> TrainingExample:
+        """Load one augmented variant of a picture as a training example without its caption.
 
         Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
         """
         index = variant.index
-        one, view = self.surveyed[index], self._view(variant)
+        one, view = self.checked[index], self._view(variant)
         return TrainingExample(
             name=one.entry.name,
             pixels=load_transformed_pixels(
@@ -209,31 +216,31 @@ class Pictures:
             ),
         )
 
-    def load_loss_mask(self, variant: Variant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:
         """Load the loss mask of a variant, (H, W) uint8, 255 where the loss counts; None without
         one.
         """
         index = variant.index
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
-        return load_transformed_mask(self.surveyed[index], view, alpha_mask, self.config.max_pixels)
+        return load_transformed_mask(self.checked[index], view, alpha_mask, self.config.max_pixels)
 
     def masked_word(self, index: int) -> str:
         """Return the word in captions for the object that a picture's mask shows."""
         return self.config.masked_word or self._rules(index).captions.trigger
 
-    def count_pairs(self) -> int:
-        """Count the pictures that are the better one of a preference pair."""
-        return sum(one.entry.loser is not None for one in self.surveyed)
+    def count_preference_pairs(self) -> int:
+        """Count the preference pairs: pictures that have a worse one."""
+        return sum(one.entry.loser is not None for one in self.checked)
 
     def has_mask(self, index: int) -> bool:
         """Return True if the picture has a mask file or an alpha channel used as a mask."""
-        one = self.surveyed[index]
+        one = self.checked[index]
         return one.entry.mask is not None or (self._alpha_mask(index) and one.transparent)
 
-    def has_masked_word(self, index: int) -> bool:
+    def captions_contain_masked_word(self, index: int) -> bool:
         """Return True if every caption of the picture contains the word that its mask shows."""
         rules, word = self._rules(index).captions, self.masked_word(index)
-        captions = self.surveyed[index].entry.captions or ("",)
+        captions = self.checked[index].entry.captions or ("",)
         return bool(word) and all(
             build_word_pattern(word).search(add_trigger_and_affixes(caption, rules))
             for caption in captions
@@ -254,9 +261,9 @@ class Pictures:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
         return loss_mask[None] > 127, (found.span(),)
 
-    def compute_size_conditioning(self, variant: Variant) -> OriginalSizeAndCrop:
+    def compute_size_conditioning(self, variant: AugmentedVariant) -> OriginalSizeAndCrop:
         """Return the original size and crop corner of a variant, for SDXL's size conditioning."""
-        return OriginalSizeAndCrop(self.surveyed[variant.index].shape, self._view(variant).corner)
+        return OriginalSizeAndCrop(self.checked[variant.index].shape, self._view(variant).corner)
 
     def loss_weight(self, index: int) -> float:
         """Return the weight of the loss on a picture."""
@@ -266,7 +273,7 @@ class Pictures:
         """Build a summary of the data set: counts, sizes and remarks."""
         epoch = [index for group in self.list_batch_groups() for index in group]
         return summarize_pictures(
-            self.found, self.surveyed, self._buckets, epoch, self.list_captions()
+            self.found, self.checked, self._buckets, epoch, self.list_captions()
         )
 
     def compute_fingerprint(self) -> str:
@@ -274,7 +281,7 @@ class Pictures:
         paths.
         """
         digest = hashlib.sha256()
-        for index, one in enumerate(self.surveyed):
+        for index, one in enumerate(self.checked):
             entry = one.entry
             facts = (one.digest, one.mask_digest, entry.captions, entry.repeats, one.subset)
             pair = (one.loser_digest,) * bool(one.loser_digest)
@@ -282,18 +289,18 @@ class Pictures:
         return digest.hexdigest()
 
     def _rules(self, index: int) -> SubsetRules:
-        return self.rules[self.surveyed[index].subset]
+        return self.rules[self.checked[index].subset]
 
     def _alpha_mask(self, index: int) -> bool:
         return bool(self._rules(index).subset.alpha_mask)
 
-    def _view(self, variant: Variant) -> BucketTransform:
+    def _view(self, variant: AugmentedVariant) -> BucketTransform:
         corner = self._corners(variant.index)[variant.crop]
         return BucketTransform(self.bucket_shape(variant.index), corner, variant.flip)
 
     def _corners(self, index: int) -> list[CropCorner]:
         config, crop = self.config, self._rules(index).crop
-        one, bucket = self.surveyed[index], self.bucket_shape(index)
+        one, bucket = self.checked[index], self.bucket_shape(index)
         return list_crop_corners(one, bucket, crop, config.crop_variants, config.seed)
 
     def _rng(self, index: int, visit: int, purpose: str) -> np.random.Generator:
@@ -303,7 +310,7 @@ class Pictures:
     def _candidates(self, index: int) -> Iterator[int]:
         """Yield the picture, then those of its shape that may replace it, of its kind first."""
         yield index
-        length = len(self.surveyed)
+        length = len(self.checked)
         after = [(index + step) % length for step in range(1, length)]
         alike = [one for one in after if self.bucket_shape(one) == self.bucket_shape(index)]
         yield from sorted(
@@ -314,12 +321,12 @@ class Pictures:
         """Warn of a lost picture once. Raises DataError if there are too many of them."""
         if index in self._lost:
             return
-        self._lost[index] = error.with_picture_name(self.name(index))
+        self._lost[index] = error.with_picture_name(self.picture_name(index))
         warnings.warn(f"{self._lost[index]}; another picture takes its place.", stacklevel=3)
         broken = {one.name: one for one in (*self.found.broken, *self._lost.values())}
-        check_broken_share([*broken.values()], self.found.total, self.config.bad_share)
+        check_broken_fraction([*broken.values()], self.found.total, self.config.bad_share)
 
 
-def keep_first_caption(one: SurveyedPicture) -> SurveyedPicture:
-    """Return the picture without any caption but its first."""
+def keep_first_caption(one: CheckedPicture) -> CheckedPicture:
+    """Return the picture with only the first of its captions."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from t2i.pictures import MAX_PIXELS
 from train.data.buckets import Shape, list_bucket_shapes
 from train.data.decode import MOST_PIXELS
-from train.data.subsets import Count, Crop, Fraction, SubsetConfig, check_placeholders
+from train.data.subsets import Count, Crop, Fraction, SubsetConfig, check_caption_placeholders
 
 SMALL = 256
 """Below this size, in pixels, the default bucket step is 8 and not 64."""
 
 
 class PicturesConfig(BaseModel):
-    """One's own pictures: their sources, shapes and captions."""
+    """Configuration of a data set of one's own pictures: sources, image sizes, crops, captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,7 +87,7 @@ class PicturesConfig(BaseModel):
                 f"size = {self.size} is no multiple of bucket_step = {self.bucket_step}: choose "
                 f"one that is, as {' or '.join(map(str, sizes))}{finer}."
             )
-        check_placeholders(self.caption, "caption")
+        check_caption_placeholders(self.caption, "caption")
         if self.subsets and all(subset.prior for subset in self.subsets):
             raise ValueError("Every subset is a prior one: name the pictures to learn from too.")
         return self

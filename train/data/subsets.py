@@ -15,7 +15,9 @@ SOURCE_KEYS = ("folder", "tars", "dataset", "kohya")
 
 
 class SubsetConfig(BaseModel):
-    """Pictures from one source; a key left out has the value of the whole data set."""
+    """Configuration of a subset of pictures, from one source; a key left out has the data set's
+    value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,15 +77,15 @@ class SubsetConfig(BaseModel):
         for key in ("masks", "losers"):
             if getattr(self, key) is not None and self.folder is None:
                 raise ValueError(f"{key} go with folder, not with {given[0]}.")
-        check_placeholders(self.caption, "caption")
-        check_placeholders(self.default_caption, "default_caption")
+        check_caption_placeholders(self.caption, "caption")
+        check_caption_placeholders(self.default_caption, "default_caption")
         # Compared by value, as the config in a checkpoint sets every key.
         if self.prior_weight != 1 and not self.prior:
             raise ValueError("prior_weight is set, but prior is not: set prior = true.")
         return self
 
 
-def check_placeholders(template: str | None, key: str) -> None:
+def check_caption_placeholders(template: str | None, key: str) -> None:
     """Raise ValueError if a caption template has an unknown placeholder."""
     for word in PLACEHOLDER.findall(template or ""):
         if word not in PLACEHOLDER_NAMES:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from t2i.masks import Oddity
 from t2i.terminal import several
-from train.data.buckets import Shape, is_enlarged
+from train.data.buckets import Shape, is_smaller_than_bucket
 from train.data.discovery import FoundPictures, SubsetRules
-from train.data.survey import SurveyedPicture
+from train.data.picture_checks import CheckedPicture
 
 MASK_WARNINGS: dict[Oddity, str] = {
     "white": "is white all over: the whole picture counts",
@@ -45,7 +45,7 @@ class SubsetCount:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """Counts, sizes and remarks on the pictures that are trained on, and on the others.
+    """Summary of a data set of pictures: counts, sizes, and names of pictures that may be faulty.
 
     found : number of all pictures: trained on, held out or broken
     sizes : (width, height) of the smallest, the median and the largest picture
@@ -89,7 +89,7 @@ class DatasetSummary:
         return f"{self.found}: {', '.join(parts)}"
 
     def list_remarks(self, batch_size: int) -> list[str]:
-        """Return the lines that a run prints about its pictures when it begins."""
+        """Return the lines that a training run prints about its pictures when it begins."""
         shapes = ", ".join(f"{b.width}x{b.height}" for b in self.list_small_buckets(batch_size))
         remarks = [f"pictures {self.format_counts()}; {len(self.buckets)} buckets"]
         remarks += [f"left out: {name}: {reason}" for name, reason in self.broken]
@@ -113,12 +113,13 @@ class DatasetSummary:
 
 def summarize_pictures(
     found: FoundPictures,
-    trained: Sequence[SurveyedPicture],
+    trained: Sequence[CheckedPicture],
     buckets: Sequence[Shape],
     epoch: Sequence[int],
     captions: set[str] | None,
 ) -> DatasetSummary:
-    """Return the summary of the pictures that are trained on; no file is read again.
+    """Summarize a data set of pictures from what was found when they were checked; no file is
+    read again.
 
     trained, buckets : the pictures and the shape that each is brought to
     epoch : indices into `trained`, each as often as one epoch shows it
@@ -157,7 +158,7 @@ def summarize_pictures(
         enlarged=[
             one.entry.name
             for one, bucket in zip(trained, buckets, strict=True)
-            if is_enlarged(one.shape, bucket)
+            if is_smaller_than_bucket(one.shape, bucket)
         ],
         transparent=[
             one.entry.name
@@ -170,7 +171,7 @@ def summarize_pictures(
 
 
 def _count_subsets(
-    trained: Sequence[SurveyedPicture], rules: Sequence[SubsetRules], places: Mapping[int, int]
+    trained: Sequence[CheckedPicture], rules: Sequence[SubsetRules], places: Mapping[int, int]
 ) -> list[SubsetCount]:
     by_subset: dict[int, list[int]] = defaultdict(list)
     for index, one in enumerate(trained):
@@ -201,7 +202,7 @@ def _count_buckets(buckets: Sequence[Shape], places: Mapping[int, int]) -> list[
     ]
 
 
-def _duplicates(seen: Iterable[SurveyedPicture]) -> list[list[str]]:
+def _duplicates(seen: Iterable[CheckedPicture]) -> list[list[str]]:
     by_digest: dict[str, list[str]] = defaultdict(list)
     for one in seen:
         by_digest[one.digest].append(one.entry.name)

@@ -12,9 +12,9 @@ from t2i.masks import remove_mask_transparency
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, compute_covering_shape
 from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
+from train.data.picture_checks import LOSER, MASK, CheckedPicture
 from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import Crop
-from train.data.survey import LOSER, MASK, SurveyedPicture
 
 REDUCING_GAP = 3.0
 """Pillow first averages down to this multiple of the size: faster, with no visible loss."""
@@ -28,7 +28,7 @@ class CropCorner(NamedTuple):
 
 
 def list_crop_corners(
-    one: SurveyedPicture, bucket: Shape, crop: Crop, variants: int, seed: int
+    one: CheckedPicture, bucket: Shape, crop: Crop, variants: int, seed: int
 ) -> list[CropCorner]:
     """Return the corners of all crops of a picture without repetition, the center first.
 
@@ -54,19 +54,20 @@ class BucketTransform:
 
 
 def load_transformed_pixels(
-    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8]:
-    """Return the transformed pixels, (H, W, 3).
+    """Load a picture and return its pixels scaled, cropped and mirrored for its bucket, (H, W, 3).
 
-    Raises BrokenPictureError if the picture cannot be read or has changed since the survey.
+    Raises BrokenPictureError if the picture cannot be read or has changed since it was checked.
     """
     return _to_rgb(_decode_unchanged(one, max_pixels), one.shape, view, alpha_mask)
 
 
 def load_transformed_loser(
-    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
-    """Return the worse picture of the pair, transformed alike, (H, W, 3); None without one.
+    """Load the worse picture of a preference pair, transformed as the better one, (H, W, 3);
+    None without one.
 
     Raises BrokenPictureError as `load_transformed_pixels`.
     """
@@ -87,9 +88,10 @@ def _to_rgb(
 
 
 def load_transformed_mask(
-    one: SurveyedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
-    """Return the loss mask, (H, W), 255 where the loss counts; None without a mask.
+    """Load the loss mask of a picture, transformed as the picture, (H, W), 255 where the loss
+    counts; None without a mask.
 
     Raises BrokenPictureError as `load_transformed_pixels`.
     """
@@ -103,13 +105,13 @@ def load_transformed_mask(
     return _resize_and_crop(mask, one.shape, view, Image.Resampling.BILINEAR)
 
 
-def _decode_unchanged(one: SurveyedPicture, max_pixels: int) -> Image.Image:
+def _decode_unchanged(one: CheckedPicture, max_pixels: int) -> Image.Image:
     name = one.entry.name
     return decode_picture(_read_unchanged(one.entry.source, name, one.digest), name, max_pixels)
 
 
 def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:
-    """Return the bytes of a source. Raises BrokenPictureError if they changed since the survey."""
+    """Return the bytes of a source. Raises BrokenPictureError if they changed since the checks."""
     data = read_bytes(source, name)
     if hashlib.sha256(data).hexdigest() != digest:
         raise BrokenPictureError(name, "is another picture than when the run began")

@@ -9,7 +9,7 @@ from t2i.errors import T2IError
 from t2i.terminal import print_line, several
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
-from train.data.registry import open_data_set
+from train.data.registry import build_dataset
 from train.dry_run.memory_forecast import RunForecast, forecast_run
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig, PartConfig
@@ -21,9 +21,9 @@ ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 Facts = dict[str, Any]
 
 
-def print_plan(config: RunConfig, *, as_json: bool) -> None:
-    """Print what a run will do, after reading its models and data; nothing is written."""
-    expected = build_plan_facts(config, forecast_run(config))
+def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
+    """Print the plan of a training run, after reading its models and data; nothing is written."""
+    expected = build_plan_numbers(config, forecast_run(config))
     if as_json:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
@@ -34,14 +34,16 @@ def print_plan(config: RunConfig, *, as_json: bool) -> None:
         print_line(f"{name:{width}}  {value}")
 
 
-def build_plan_facts(config: RunConfig, expected: RunForecast) -> Facts:
-    """Build the numbers of the dry run's plan; None for those that are not known."""
+def build_plan_numbers(config: RunConfig, expected: RunForecast) -> Facts:
+    """Build the numbers of a dry run's plan (parameters, epochs, sheets, memory); None for
+    unknown ones.
+    """
     train = config.train
     facts: Facts = {
         "trained": describe_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
-    facts |= {"not_counted": expected.missing or None, "data": format_example_counts(config)}
+    facts |= {"not_counted": expected.missing or None, "data": count_examples_and_epochs(config)}
     sheets = train.steps // config.samples.every if config.samples.every else 0
     final = bool(not config.samples.every or train.steps % config.samples.every)
     facts["sheets"] = sheets + final if config.has_sample_sheets else 0
@@ -58,7 +60,7 @@ def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[
     target, usual = config.target, config.optimizer.learning_rate
     named: list[tuple[str, float | None]]
     if isinstance(target, FineTuneConfig):
-        named = [(format_part_name(part), part.learning_rate) for part in target.parts]
+        named = [(describe_trained_part(part), part.learning_rate) for part in target.parts]
     elif isinstance(target, DenoiserConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
@@ -71,8 +73,8 @@ def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[
     ]
 
 
-def format_part_name(part: PartConfig) -> str:
-    """Format the name of a trained part of a fine-tune for the plan."""
+def describe_trained_part(part: PartConfig) -> str:
+    """Describe a trained part of a fine-tune for the plan, as "LoRA of rank 8 on unet"."""
     if isinstance(part, AdapterPart):
         kind = "dora" if part.dora else part.method
         return f"{ADAPTER_NAMES[kind]} of rank {part.rank} on {part.of}"
@@ -83,10 +85,12 @@ def format_part_name(part: PartConfig) -> str:
     )
 
 
-def format_example_counts(config: RunConfig) -> Facts:
-    """Return the number of examples, and how often the run visits each."""
+def count_examples_and_epochs(config: RunConfig) -> Facts:
+    """Count the training examples of a run and its epochs; a dict with the problem if data
+    cannot be read.
+    """
     try:
-        samples = open_data_set(config.data)
+        samples = build_dataset(config.data)
     except T2IError as error:
         return {"examples": None, "epochs": None, "problem": str(error)}
     pictures = isinstance(samples, Pictures)
@@ -97,7 +101,7 @@ def format_example_counts(config: RunConfig) -> Facts:
 
 
 def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
-    """Format the plan's table as rows of name and text."""
+    """Format the table of a dry run's plan as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):
         count = part["parameters"]
@@ -131,12 +135,12 @@ def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, st
     made = facts["checkpoints"]
     yield "checkpoints", f"{made:,}, every {several(train.checkpoint_every, 'step')}; {kept}"
     if (memory := facts["memory_bytes"]) is not None:
-        yield "memory", format_memory(memory)
+        yield "memory", format_memory_forecast(memory)
     yield "time", TIME_LATER
 
 
-def format_memory(memory: Facts) -> str:
-    """Format the range of memory and its parts."""
+def format_memory_forecast(memory: Facts) -> str:
+    """Format the memory forecast of a dry run as text: its range and its parts."""
     sums = ("weights", "gradients", "moments", "averages")
     of = ", ".join(f"{name} {format_size(memory[name])}" for name in sums)
     if memory["activations"] is None:

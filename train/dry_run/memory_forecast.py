@@ -16,8 +16,8 @@ from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
-from train.init.init import is_not_downloaded
 from train.setup.assembly import assemble_target
+from train.starter_config.starter_config import needs_download
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.denoising import DenoisingTarget
@@ -49,7 +49,7 @@ class MemoryForecast:
     """Tensors that a step keeps for its gradient; None where they could not be counted."""
 
     def estimate_range(self) -> tuple[int, int]:
-        """Estimate the least and the most bytes that the process needs.
+        """Estimate the lowest and the highest number of bytes that the process needs.
 
         Measured on a CPU in float32, in MB, with the range forecast: the embedded model from
         scratch in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868),
@@ -79,7 +79,7 @@ class RunForecast:
 def forecast_run(config: RunConfig) -> RunForecast:
     """Forecast trained parameters and memory of a run; nothing is downloaded or written."""
     target_config = config.target
-    if isinstance(target_config, FineTuneConfig) and is_not_downloaded(target_config.base):
+    if isinstance(target_config, FineTuneConfig) and needs_download(target_config.base):
         return RunForecast(
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
@@ -96,11 +96,13 @@ def forecast_run(config: RunConfig) -> RunForecast:
         sum(p.numel() for p in group.parameters) for group in target.build_parameter_groups()
     )
     parameters = sum(p.numel() for p in target.parameters())
-    return RunForecast(trained, parameters, count_memory(target, config, sum(trained)))
+    return RunForecast(trained, parameters, forecast_memory(target, config, sum(trained)))
 
 
-def count_memory(target: Target, config: RunConfig, trained: int) -> MemoryForecast:
-    """Count the memory of one process with the whole batch; leaves the target on meta."""
+def forecast_memory(target: Target, config: RunConfig, trained: int) -> MemoryForecast:
+    """Forecast the memory of one process by purpose; afterwards the target's weights are gone
+    (meta device).
+    """
     tensors = [*target.parameters(), *target.buffers()]
     averages = {"decay": 1, "power": len(config.ema.lengths), "none": 0}[config.ema.kind]
     return MemoryForecast(
@@ -108,13 +110,15 @@ def count_memory(target: Target, config: RunConfig, trained: int) -> MemoryForec
         gradients=BYTES_PER_WEIGHT * trained,
         moments=MOMENTS[config.optimizer.name] * trained,
         averages=BYTES_PER_WEIGHT * averages * trained,
-        activations=count_activations(target, config),
+        activations=forecast_activation_bytes(target, config),
     )
 
 
-def count_activations(target: Target, config: RunConfig) -> int | None:
-    """Count the bytes of the activations of a micro-batch; None where that fails."""
-    model, run = build_row_pass(target, config)
+def forecast_activation_bytes(target: Target, config: RunConfig) -> int | None:
+    """Forecast the bytes of activations of a micro-batch by a pass on the meta device; None
+    where that fails.
+    """
+    model, run = build_single_row_pass(target, config)
     model.to("meta").train()
     try:
         row = measure_pass_peak_bytes(model, run, gradients=True)
@@ -124,8 +128,10 @@ def count_activations(target: Target, config: RunConfig) -> int | None:
     return row * rows // (1 if config.train.precision == "no" else 2)
 
 
-def build_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
-    """Return the part with the most activations, and a pass of one row through it."""
+def build_single_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
+    """Return the model with the most activations of a target, and a function that runs one row
+    through it.
+    """
     size = config.data.size
     if isinstance(target, DenoisingTarget):
         unet: Any = target.unet

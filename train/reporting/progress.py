@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from t2i.terminal import print_note
-from train.reporting.report import build_progress_bar
+from train.reporting.training_logger import build_progress_bar
 
 Advance = Callable[[int], None]
 """Callback with the number of items finished since the last call."""

@@ -13,37 +13,37 @@ from typing import TYPE_CHECKING, TypeVar
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
+from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedEarly, StopRequest
-from t2i.scenes.training_example import ExampleDataset
 from t2i.terminal import several
+from train.batches.batch_order import BatchOrder
 from train.batches.micro_batches import explaining_out_of_memory
-from train.batches.order import BatchOrder
 from train.cache.caption_encoding import build_text_encoder
 from train.cache.config import CacheConfig
 from train.cache.encoders import MODELS_BY_KIND, CacheEncoders
 from train.cache.latent_cache import CachedPictures
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import DIGEST_LENGTH, ShardFolder, ShardWriter
-from train.cache.text_cache import CachedTexts
+from train.cache.text_cache import CachedTextEmbeddings
 from train.config.run_config import TargetConfig
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import print_on_main, run_on_all, run_on_main
 from train.reporting.progress import Advance, show_setup_progress
 from train.setup.assembly import FROZEN_DTYPES
-from train.setup.cache_encoding import (
-    batch_captions,
-    batch_pictures,
-    encode_latents,
-    encode_texts,
-)
-from train.setup.cacheable import (
+from train.setup.cache_decisions import (
     GB,
     choose_cached_kinds,
     count_latent_bytes,
     count_text_bytes,
     explain_too_large,
+)
+from train.setup.cache_encoding import (
+    batch_captions,
+    batch_pictures,
+    encode_latents,
+    encode_texts,
 )
 from train.targets.finetune import FineTuneConfig
 
@@ -68,12 +68,12 @@ class CacheSettings:
 
 def build_cache(
     settings: CacheSettings,
-    samples: ExampleDataset,
+    samples: TrainingDataset,
     order: BatchOrder,
     out: Path,
     accelerator: Accelerator,
     stop: StopRequest,
-) -> tuple[ExampleDataset, CacheEncoders | None]:
+) -> tuple[TrainingDataset, CacheEncoders | None]:
     """Encode latents and captions into the cache; return samples that read it, and the released
     encoders.
 
@@ -92,10 +92,10 @@ def build_cache(
                 reasons[kind] = explain_too_large(count_bytes(samples, encoders), cache.max_gb)
         builder = CacheBuilder(settings, order, out, encoders, accelerator, stop)
         if reasons["latents"] is None:
-            samples = builder.build_latents(samples)
+            samples = builder.cache_latents(samples)
         if reasons["texts"] is None:
-            encoders.texts = builder.build_texts(samples)
-        encoders.release([kind for kind, reason in reasons.items() if reason is None])
+            encoders.texts = builder.cache_text_embeddings(samples)
+        encoders.release_weights([kind for kind, reason in reasons.items() if reason is None])
         clear_device_cache(garbage_collection=True)
     for kind, reason in reasons.items():
         if reason:
@@ -122,7 +122,7 @@ class CacheBuilder:
         self.folder = self.config.folder or out / CACHE_FOLDER
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
 
-    def build_latents(self, samples: Pictures) -> CachedPictures:
+    def cache_latents(self, samples: Pictures) -> CachedPictures:
         """Cache the latents of the pictures that the run reads, and of held-out ones."""
         shards = self._open_shards("latents")
         self.encoders.models["vae"].to(self.accelerator.device)
@@ -131,7 +131,7 @@ class CacheBuilder:
         cached.held_out_cache = held_out
         return cached
 
-    def build_texts(self, samples: Pictures) -> CachedTexts:
+    def cache_text_embeddings(self, samples: Pictures) -> CachedTextEmbeddings:
         """Cache the embeddings of the captions that the run reads, and of the empty caption."""
         shards = self._open_shards("texts")
         as_planned = samples if isinstance(samples, CachedPictures) else None
@@ -148,7 +148,7 @@ class CacheBuilder:
                     self.encoders.models[name].to(self.accelerator.device)
             encoder = build_text_encoder(parts)
             batches = self._share(batch_captions(parts, encoder, missing, size))
-            self._check_room(len(missing) * self.encoders.bytes_per_text)
+            self._check_room(len(missing) * self.encoders.bytes_per_text_window)
             lower = "set cache.captions_at_once lower" if size > 1 else "set cache.texts = false"
             with self._progress("encoding captions", len(missing)) as advance:
                 writer = self._writer(shards)
@@ -156,7 +156,7 @@ class CacheBuilder:
                 self._run_share(encode, f"encoding {several(size, 'caption')} at a time", lower)
             self._stop_if_asked()
             self._index_files(shards, self._files(shards), missing)
-        return CachedTexts(shards)
+        return CachedTextEmbeddings(shards)
 
     def _complete(
         self, samples: Pictures, shards: ShardFolder, order: BatchOrder | None
@@ -282,4 +282,4 @@ def _discard_damaged(shards: ShardFolder, damaged: Collection[str]) -> None:
         warnings.warn(
             f"The file {path} of the cache is damaged: its content is made again.", stacklevel=2
         )
-    shards.discard(damaged)
+    shards.delete_files(damaged)

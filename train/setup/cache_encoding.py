@@ -19,10 +19,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2i.data.training_example import TrainingExample
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
-from t2i.scenes.training_example import TrainingExample
 from t2i.text.encoders.selection import TextEncoder
 from train.batches.batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
@@ -31,7 +31,7 @@ from train.cache.shards import Arrays, ShardWriter
 from train.cache.text_cache import encoded_text_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
-from train.data.pictures import Pictures, Variant
+from train.data.pictures import AugmentedVariant, Pictures
 from train.reporting.progress import Advance
 from train.targets.latents import compute_latent_mean
 
@@ -42,11 +42,11 @@ DECODED_AHEAD = 4
 
 
 def batch_pictures(
-    pictures: Pictures, variants: Sequence[Variant], size: int
-) -> list[tuple[Variant, ...]]:
+    pictures: Pictures, variants: Sequence[AugmentedVariant], size: int
+) -> list[tuple[AugmentedVariant, ...]]:
     """Group variants of pictures into batches of one shape."""
 
-    def bucket(variant: Variant) -> Shape:
+    def bucket(variant: AugmentedVariant) -> Shape:
         return pictures.bucket_shape(variant.index)
 
     ordered = sorted(variants, key=lambda variant: (bucket(variant), variant))
@@ -56,7 +56,7 @@ def batch_pictures(
 @torch.no_grad()
 def encode_latents(
     pictures: Pictures,
-    batches: Iterable[tuple[Variant, ...]],
+    batches: Iterable[tuple[AugmentedVariant, ...]],
     size: int,
     vae: VAE,
     writer: ShardWriter,
@@ -69,12 +69,12 @@ def encode_latents(
     lost: dict[int, BrokenPictureError] = {}
 
     def read_batch(
-        batch: tuple[Variant, ...],
-    ) -> list[tuple[Variant, TrainingExample | BrokenPictureError]]:
+        batch: tuple[AugmentedVariant, ...],
+    ) -> list[tuple[AugmentedVariant, TrainingExample | BrokenPictureError]]:
         return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
     for found in map_ahead(read_batch, batches):
-        samples: list[tuple[Variant, TrainingExample]] = []
+        samples: list[tuple[AugmentedVariant, TrainingExample]] = []
         for variant, sample in found:
             if isinstance(sample, BrokenPictureError):
                 lost[variant.index] = sample
@@ -116,7 +116,9 @@ def _encode_samples(samples: Sequence[TrainingExample], size: int, vae: VAE) -> 
     return encoded
 
 
-def _read_or_error(pictures: Pictures, variant: Variant) -> TrainingExample | BrokenPictureError:
+def _read_or_error(
+    pictures: Pictures, variant: AugmentedVariant
+) -> TrainingExample | BrokenPictureError:
     try:
         return pictures.load_variant(variant)
     except BrokenPictureError as error:

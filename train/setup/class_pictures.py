@@ -17,8 +17,8 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StopRequest
 from t2i.safe_reading import RUN, read_json
 from t2i.terminal import print_note
-from train.data.class_picture_config import PriorConfig
-from train.data.sources.folder import list_folder
+from train.data.class_picture_config import PriorPreservationConfig
+from train.data.sources.folder import list_picture_folder
 from train.data.sources.listing import Listing
 from train.parallel.processes import run_on_main
 from train.reporting.progress import show_setup_progress
@@ -39,7 +39,7 @@ class ClassPictures:
     dtype : type of the model's weights
     """
 
-    prior: PriorConfig
+    prior: PriorPreservationConfig
     folder: Path
     base: str
     size: int
@@ -90,7 +90,7 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
                 advance(1)
 
 
-def batch_missing_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[range]:
+def batch_missing_numbers(numbers: Sequence[int], prior: PriorPreservationConfig) -> list[range]:
     """Group the numbers of missing class pictures into whole batches.
 
     A picture depends, by rounding, on the size of the batch it is drawn in.
@@ -101,7 +101,7 @@ def batch_missing_numbers(numbers: Sequence[int], prior: PriorConfig) -> list[ra
 
 
 def draw_class_picture_batch(
-    pipe: "TextToImagePipeline", prior: PriorConfig, size: int, numbers: Sequence[int]
+    pipe: "TextToImagePipeline", prior: PriorPreservationConfig, size: int, numbers: Sequence[int]
 ) -> list[Image.Image]:
     """Draw one batch of class pictures by number; picture n has the seed `prior.seed + n`."""
     drawn: list[Image.Image] = pipe(
@@ -120,7 +120,7 @@ def list_missing_numbers(folder: Path, count: int) -> list[int]:
     """List the numbers of the class pictures to draw; pictures under other names count as
     present.
     """
-    listing = list_folder(folder) if folder.is_dir() else Listing()
+    listing = list_picture_folder(folder) if folder.is_dir() else Listing()
     present = {Path(picture.name).name for picture in listing.pictures}
     ours = {format_class_picture_name(number) for number in range(count)} & present
     wanted = count - len(present - ours)

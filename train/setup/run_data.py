@@ -5,17 +5,17 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import ArgumentError
 from t2i.randomness import derive_seed
-from t2i.scenes.training_example import ExampleDataset
 from t2i.terminal import print_note, several
-from train.batches.order import BatchOrder
+from train.batches.batch_order import BatchOrder
 from train.config.run_config import TargetConfig
-from train.data.class_picture_config import PriorConfig, resolve_class_picture_folder
-from train.data.picture_record import load_run_pictures
+from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
+from train.data.dataset_manifest import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.registry import DataConfig, open_data_set
+from train.data.registry import DataConfig, build_dataset
 from train.data.subsets import SubsetConfig
 from train.parallel.processes import run_on_main
 from train.targets.finetune import FineTuneConfig
@@ -31,12 +31,12 @@ class DataSettings:
     """The parts of a run's configuration that decide what it learns from."""
 
     data: DataConfig
-    prior: PriorConfig | None
+    prior: PriorPreservationConfig | None
     target: TargetConfig
     batch_size: int
 
 
-def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> ExampleDataset:
+def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> TrainingDataset:
     """Load the data set of a run, its class pictures included, and print remarks on it.
 
     Raises DataError where too many pictures are broken, ArgumentError where they are not those that
@@ -45,7 +45,7 @@ def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) ->
     target = settings.target
     data = add_class_pictures(settings.data, settings.prior, out)
     if not isinstance(data, PicturesConfig):
-        return open_data_set(data)
+        return build_dataset(data)
     found: list[Pictures] = []
 
     def read() -> None:  # the first time, the main process records what it finds
@@ -62,7 +62,9 @@ def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) ->
     return found[0] if found else load_run_pictures(data, out / RECORD)
 
 
-def add_class_pictures(data: DataConfig, prior: PriorConfig | None, out: Path) -> DataConfig:
+def add_class_pictures(
+    data: DataConfig, prior: PriorPreservationConfig | None, out: Path
+) -> DataConfig:
     """Add the class pictures of a run, if any, to its data as one more subset."""
     if prior is None:
         return data
@@ -93,7 +95,7 @@ def list_supervision_remarks(
         return []
     own = [index for index in range(len(pictures)) if not pictures.is_class_picture(index)]
     masked = [index for index in own if pictures.has_mask(index)]
-    naming = [index for index in masked if pictures.has_masked_word(index)]
+    naming = [index for index in masked if pictures.captions_contain_masked_word(index)]
     if not masked:
         raise ArgumentError(
             "target.attention_weight is set, but no picture has a mask: name a folder of them, "
@@ -148,7 +150,7 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
 
     Raises ArgumentError for a preference loss without pairs, and for pairs without such a loss.
     """
-    beta, losers = getattr(target, "preference_beta", 0.0), pictures.count_pairs()
+    beta, losers = getattr(target, "preference_beta", 0.0), pictures.count_preference_pairs()
     if beta and losers < len(pictures):
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
@@ -163,12 +165,12 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
     return [f"pairs: {losers}"] if losers else []
 
 
-def build_order(samples: ExampleDataset, batch_size: int, seed: int) -> BatchOrder:
+def build_order(samples: TrainingDataset, batch_size: int, seed: int) -> BatchOrder:
     """Return the order in which a run with this seed reads its samples."""
     return BatchOrder(samples.list_batch_groups(), batch_size, derive_seed(seed, "data"))
 
 
-def build_data_identity(samples: ExampleDataset) -> dict[str, str]:
+def build_data_identity(samples: TrainingDataset) -> dict[str, str]:
     """Return the facts of the pictures that a resume must find unchanged, wherever they are."""
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 

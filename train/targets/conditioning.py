@@ -4,8 +4,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from t2i.conditioning.conditioning import Conditioning
+from t2i.data.training_example import OriginalSizeAndCrop
 from t2i.denoiser.families import sdxl
-from t2i.scenes.training_example import OriginalSizeAndCrop
 from t2i.text.encoder_interface import EncodedText
 from train.batches.batch import Batch
 

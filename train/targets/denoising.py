@@ -23,7 +23,7 @@ from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.word_spans import Span, find_token_spans_of_ranges
 from train.batches.batch import Batch
-from train.cache.caption_encoding import build_text_encoder, encode_captions, spell_learned_words
+from train.cache.caption_encoding import build_text_encoder, encode_captions, expand_caption_words
 from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import (
     AttentionSupervision,
@@ -43,7 +43,7 @@ from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_shee
 from train.targets.conditioning import build_conditioning, repeat_conditioning
 from train.targets.latents import encode_latent_moments
 from train.targets.target import Target
-from train.targets.unread_weights import freeze_unread_weights
+from train.targets.unused_weights import freeze_unused_weights
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -98,7 +98,7 @@ class DenoisingTarget(Target):
         """Prepare the text encoders; called by a subclass once `requires_grad` is set."""
         self.encoder = build_text_encoder(self.components)
         if encoders := self._trained_encoders():
-            freeze_unread_weights(encoders, self._encode_every_word)
+            freeze_unused_weights(encoders, self._encode_every_word)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             for encoder in self._trained_encoders():
@@ -180,13 +180,13 @@ class DenoisingTarget(Target):
         tokenizer = self.components.tokenizer
         expanded = [
             (
-                len(spell_learned_words(caption[:start], tokenizer)),
-                len(spell_learned_words(caption[:end], tokenizer)),
+                len(expand_caption_words(caption[:start], tokenizer)),
+                len(expand_caption_words(caption[:end], tokenizer)),
             )
             for start, end in spans
         ]
         return find_token_spans_of_ranges(
-            self.encoder, spell_learned_words(caption, tokenizer), expanded
+            self.encoder, expand_caption_words(caption, tokenizer), expanded
         )
 
     @torch.no_grad()
@@ -264,12 +264,12 @@ class DenoisingTarget(Target):
     def restore_encoders(self) -> None:
         """Load the weights that were freed because of the cache, to draw or to export."""
         if self.cache is not None:
-            self.cache.reload(self.device)
+            self.cache.reload_weights(self.device)
 
     def release_encoders(self) -> None:
         """Free the weights of the encoders that the cache replaces in training."""
         if self.cache is not None:
-            self.cache.release()
+            self.cache.release_weights()
 
     def build_scheduler(self) -> Scheduler:
         """Return a scheduler that samples what the objective trains."""

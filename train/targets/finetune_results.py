@@ -37,7 +37,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import has_size_conditioning
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
-from train.export import PRECISIONS, ExportConfig, Notes, write_model
+from train.export import PRECISIONS, ExportConfig, Notes, convert_and_write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWord
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def write_results(
     precision = PRECISIONS[config.precision]
     with atomic_folder(folder) as new:
         if trained.has_full_parts:
-            write_model(copy_without_adapters(trained), trained.scheduler, new, config)
+            convert_and_write_model(copy_without_adapters(trained), trained.scheduler, new, config)
         if trained.adapters:
             write_lora(new, collect_trained_lora(trained, precision), trained.components.unet)
         for embedding in collect_learned_words(trained, precision):

@@ -17,7 +17,7 @@ def show_bulk_progress(
         yield lambda: None
         return
 
-    from train.reporting.report import build_progress_bar
+    from train.reporting.training_logger import build_progress_bar
 
     begun = time.monotonic()
     before = plan.total - len(plan.todo)

@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.terminal import print_line, several
 
 if TYPE_CHECKING:
-    from t2i.scenes.training_example import ExampleDataset
+    from t2i.data.training_dataset import TrainingDataset
     from train.data.discovery import FoundPictures
     from train.data.pictures_config import PicturesConfig
 
@@ -102,9 +102,9 @@ def check(
     from t2i.cli.file_names import OutputNames
     from t2i.pictures import save_picture
     from train.data.config_from_path import load_data_config, read_batch_size
-    from train.data.discovery import check_broken_share
+    from train.data.discovery import check_broken_fraction
     from train.data.pictures import Pictures
-    from train.data.sheets.contact_sheet import draw_contact_sheet, spread_indices
+    from train.data.sheets.contact_sheet import draw_contact_sheet, select_evenly_spaced_indices
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
@@ -112,13 +112,13 @@ def check(
     names = OutputNames(out, f"{place.resolve().name} pictures", num=1)
     found = _find_with_progress(config)
     if not found.pictures:
-        check_broken_share(found.broken, found.total, 0.0)
+        check_broken_fraction(found.broken, found.total, 0.0)
     pictures = Pictures(config.model_copy(update={"bad_share": 1.0}), found=found)
     summary = pictures.build_summary()
     path = None
     if num:
         names.make_folder()
-        page = draw_contact_sheet(pictures, spread_indices(pictures, num))
+        page = draw_contact_sheet(pictures, select_evenly_spaced_indices(pictures, num))
         path = names.save_image(0, config.seed, partial(save_picture, page))
     usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
@@ -140,7 +140,7 @@ def check(
 def _image_size_of_model(name: str) -> int:
     """Return the side of a model's images in pixels, as `t2i train --init` takes it."""
     from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
-    from train.init.config_values import detect_image_size, detect_model_family
+    from train.starter_config.template_values import detect_image_size, detect_model_family
 
     base = name if name in EMBEDDED_MODELS else str(locate_model(name))
     return detect_image_size(base, detect_model_family(base))
@@ -152,7 +152,7 @@ def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
     if not sys.stderr.isatty():
         return list_and_read_pictures(config)
 
-    from train.reporting.report import build_progress_bar
+    from train.reporting.training_logger import build_progress_bar
 
     with build_progress_bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
@@ -161,7 +161,7 @@ def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
         )
 
 
-def _build_scenes(seed: int, split: Split) -> "ExampleDataset":
+def _build_scenes(seed: int, split: Split) -> "TrainingDataset":
     from t2i.scenes.scenes import Scenes, ScenesConfig
 
     return Scenes(ScenesConfig(seed=seed, split=split))

@@ -100,32 +100,36 @@ def _write_config(
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import print_remark
-    from train.init.init import (
-        InitRequest,
-        build_word_comment,
+    from train.starter_config.starter_config import (
+        StarterConfigRequest,
+        build_trigger_comment,
         explain_missing_trigger,
-        has_few_broken,
-        is_not_downloaded,
-        write_starting_config,
+        is_broken_fraction_allowed,
+        needs_download,
+        write_starter_config,
     )
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
-    wish = InitRequest(method, folder, base, word, kind)
-    seen = write_starting_config(wish, out)
+    wish = StarterConfigRequest(method, folder, base, word, kind)
+    seen = write_starter_config(wish, out)
     print_line(out)
-    if remarks := build_word_comment(wish, seen):
+    if remarks := build_trigger_comment(wish, seen):
         print_remark(" ".join(remarks))
     if reason := explain_missing_trigger(wish, seen):
         print_remark(f"Captions are learned as they are: {reason}. See [data] in the file.")
     if seen.broken:
-        mend = "" if has_few_broken(seen) else "the run will not start before they are mended; "
+        mend = (
+            ""
+            if is_broken_fraction_allowed(seen)
+            else "the run will not start before they are mended; "
+        )
         print_remark(
             f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
             f"t2i data check {quote(str(folder))}"
         )
-    if is_not_downloaded(base):
+    if needs_download(base):
         print_remark(
             f"{base} is not on this machine and was not looked up: check that the hub has it. Its "
             "kind was inferred from its name."

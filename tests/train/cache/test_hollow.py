@@ -12,9 +12,9 @@ from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_v
 from train.cache.dropped_weights import (
     compute_tokenizer_digest,
     compute_weights_digest,
-    copy_weights,
     drop_weights,
-    is_without_weights,
+    has_dropped_weights,
+    restore_dropped_weights,
 )
 from train.cache.encoders import CacheEncoders
 
@@ -35,11 +35,11 @@ def test_a_hollow_model_has_no_tensor_left_and_is_filled_again(make):
     assert alive(references) == len(references) > 0
     drop_weights(model)
     assert alive(references) == 0
-    assert is_without_weights(model)
+    assert has_dropped_weights(model)
     assert model.config is not None
     model.requires_grad_(False).eval().to("cpu")  # what a run does with all its parts
 
-    copy_weights(model, other)
+    restore_dropped_weights(model, other)
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert {n for n, _ in model.named_buffers()} == {n for n, _ in other.named_buffers()}
@@ -69,31 +69,31 @@ def test_encoders_come_without_the_denoiser_and_let_go_of_what_they_are_asked_to
     encoders = CacheEncoders(str(base))
     assert "unet" not in encoders.given
     vae, text = (watched(encoders.models[name]) for name in ("vae", "text_encoder"))
-    encoders.release(["latents"])
+    encoders.release_weights(["latents"])
     assert alive(vae) == 0
     assert alive(text) == len(text)
-    encoders.release(["texts"])
+    encoders.release_weights(["texts"])
     assert alive(text) == 0
 
-    encoders.reload(torch.device("cpu"))
+    encoders.reload_weights(torch.device("cpu"))
     again = CacheEncoders(str(base))
     for name in ("vae", "text_encoder"):
         found, expected = encoders.models[name].state_dict(), again.models[name].state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
-    encoders.release()
-    assert all(is_without_weights(model) for model in encoders.models.values())
+    encoders.release_weights()
+    assert all(has_dropped_weights(model) for model in encoders.models.values())
 
 
 def test_a_base_that_became_another_one_is_refused(tmp_path):
     folder = tiny_sd_folder(tmp_path / "base")
     encoders = CacheEncoders(str(folder))
-    encoders.release(["latents"])
+    encoders.release_weights(["latents"])
     vae = tiny_vae()
     with torch.no_grad():
         vae.encoder.conv_in.bias += 1
     vae.save_pretrained(folder / "vae")
     with pytest.raises(ModelError, match=r"The vae of .* has changed since the run began"):
-        encoders.reload(torch.device("cpu"))
+        encoders.reload_weights(torch.device("cpu"))
 
 
 def test_a_hollow_model_can_still_be_shown():

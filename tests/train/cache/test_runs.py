@@ -24,7 +24,7 @@ from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerator_for, tiny_run
 from tests.train.test_loop import newest
-from train.cache.dropped_weights import is_without_weights
+from train.cache.dropped_weights import has_dropped_weights
 from train.cache.encoders import CacheEncoders
 from train.cache.latent_cache import CachedPictures
 from train.cache.shards import ShardFolder
@@ -366,11 +366,11 @@ def validations(out: Path) -> list[float]:
 def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
     training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
     parts = (training.target.vae, training.target.text_encoder)
-    assert all(map(is_without_weights, parts))
+    assert all(map(has_dropped_weights, parts))
     with training.using_ema_weights() as target:
         target.build_pipeline()
-        assert not any(map(is_without_weights, parts))
-    assert all(map(is_without_weights, parts))
+        assert not any(map(has_dropped_weights, parts))
+    assert all(map(has_dropped_weights, parts))
 
 
 @pytest.mark.parametrize(
@@ -432,20 +432,20 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, 
     assert not (tmp_path / "out/cache").exists()
 
 
-def test_a_picture_that_broke_since_it_was_surveyed_counts_as_broken(tmp_path, base, monkeypatch):
+def test_a_picture_that_broke_since_it_was_checked_counts_as_broken(tmp_path, base, monkeypatch):
     config = finetune_run(tmp_path / "c", base, ("lora",), "data.bad_share=0.2", "data.size=32")
-    harm_after_survey(monkeypatch, tmp_path / "c/pictures/1.png")
+    harm_after_checks(monkeypatch, tmp_path / "c/pictures/1.png")
     with pytest.warns(UserWarning, match="1.png: .*another picture takes its place"):
         training = ready(config, tmp_path / "out")
     assert isinstance(training.samples, CachedPictures)
     assert training.run(StopRequest())
     strict = finetune_run(tmp_path / "d", base, ("lora",))
-    harm_after_survey(monkeypatch, tmp_path / "d/pictures/1.png")
+    harm_after_checks(monkeypatch, tmp_path / "d/pictures/1.png")
     with pytest.raises(DataError, match="1 of 6 pictures cannot be used"), pytest.warns():
         ready(strict, tmp_path / "strict")
 
 
-def harm_after_survey(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+def harm_after_checks(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """The file is cut short when the encoders are loaded, after all pictures were looked at."""
     load_encoders = CacheEncoders.__init__
 

@@ -10,7 +10,7 @@ from train.data.buckets import (
     Shape,
     compute_covering_shape,
     find_nearest_bucket,
-    is_enlarged,
+    is_smaller_than_bucket,
     list_bucket_shapes,
 )
 
@@ -89,5 +89,5 @@ def test_known_pictures_go_where_one_expects(picture: Shape, bucket: Shape) -> N
 
 
 def test_a_picture_smaller_than_its_bucket_is_enlarged() -> None:
-    assert is_enlarged(Shape(40, 200), Shape(64, 64))
-    assert not is_enlarged(Shape(64, 64), Shape(64, 64))
+    assert is_smaller_than_bucket(Shape(40, 200), Shape(64, 64))
+    assert not is_smaller_than_bucket(Shape(64, 64), Shape(64, 64))

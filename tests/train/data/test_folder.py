@@ -7,7 +7,7 @@ import pytest
 
 from t2i.errors import DataError
 from tests.train.data.making import folder_of, plain
-from train.data.sources.folder import FolderOptions, list_folder
+from train.data.sources.folder import FolderOptions, list_picture_folder
 from train.data.sources.listing import Listing
 
 
@@ -26,7 +26,7 @@ def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
     plain("cyan").save(folder / "03-cyan.webp")
     plain("black").save(folder / "04.PNG")
     (folder / "04.TXT").write_text("as some systems name it")
-    assert told(list_folder(folder), folder) == {
+    assert told(list_picture_folder(folder), folder) == {
         "00-red.png": ("a red sheet, on the wall",),
         "01-green.png": ("a green sheet",),
         "02-blue.JPG": ("a blue one",),
@@ -38,7 +38,7 @@ def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
 def test_another_suffix_of_captions_can_be_asked_for(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red")
     (folder / "00-red.tags").write_text("sheet, red")
-    listing = list_folder(folder, FolderOptions(caption_suffixes=(".tags",)))
+    listing = list_picture_folder(folder, FolderOptions(caption_suffixes=(".tags",)))
     assert told(listing, folder) == {"00-red.png": ("sheet, red",)}
 
 
@@ -53,7 +53,7 @@ def test_metadata_lines_are_the_captions(tmp_path: Path, key: str) -> None:
         {"file_name": "02-blue.png", key: None},
     ]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    assert told(list_folder(folder), folder) == {
+    assert told(list_picture_folder(folder), folder) == {
         "00-red.png": ("the red one",),
         "01-green.png": ("green", "a green one"),
         "02-blue.png": (),
@@ -66,7 +66,7 @@ def test_a_table_of_commas_is_read_and_quotes_hold_commas(tmp_path: Path) -> Non
     (folder / "metadata.csv").write_text(
         'file_name,width,text\r\n00-red.png,40,"red, and ""plain"""\r\n01-green.png,43,\r\n'
     )
-    assert told(list_folder(folder), folder) == {
+    assert told(list_picture_folder(folder), folder) == {
         "00-red.png": ('red, and "plain"',),
         "01-green.png": (),
     }
@@ -75,7 +75,7 @@ def test_a_table_of_commas_is_read_and_quotes_hold_commas(tmp_path: Path) -> Non
 def test_pictures_without_a_row_keep_their_place_and_their_text(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", "green")
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "of the table"}')
-    assert told(list_folder(folder), folder) == {
+    assert told(list_picture_folder(folder), folder) == {
         "00-red.png": ("of the table",),
         "01-green.png": ("a green sheet",),
     }
@@ -87,7 +87,7 @@ def test_rows_without_a_picture_are_broken(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text(
         '{"file_name": "gone.png", "text": "a"}\n{"file_name": "clip.mp4", "text": "b"}'
     )
-    assert [str(one) for one in list_folder(folder).broken] == [
+    assert [str(one) for one in list_picture_folder(folder).broken] == [
         f"{folder}/clip.mp4: named in the metadata, but its suffix is no picture's",
         f"{folder}/gone.png: named in the metadata, but is not there",
     ]
@@ -110,16 +110,16 @@ def test_a_wrong_line_of_metadata_is_named(tmp_path: Path, line: str, message: s
     folder = folder_of(tmp_path, "red")
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "a"}\n' + line)
     with pytest.raises(DataError, match=message):
-        list_folder(folder)
+        list_picture_folder(folder)
 
 
 def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "a", "en": "b"}')
-    listing = list_folder(folder, FolderOptions(caption_column="en"))
+    listing = list_picture_folder(folder, FolderOptions(caption_column="en"))
     assert told(listing, folder) == {"00-red.png": ("b",)}
     with pytest.raises(DataError, match=r"no column 'fr'. Choices: en, file_name, text"):
-        list_folder(folder, FolderOptions(caption_column="fr"))
+        list_picture_folder(folder, FolderOptions(caption_column="fr"))
 
 
 def test_two_tables_are_refused(tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_two_tables_are_refused(tmp_path: Path) -> None:
     for name in ("metadata.jsonl", "metadata.csv"):
         (folder / name).write_text("file_name,text\n")
     with pytest.raises(DataError, match=r"holds both metadata.jsonl and metadata.csv: keep one"):
-        list_folder(folder)
+        list_picture_folder(folder)
 
 
 def test_folders_named_by_kohya_repeat_and_give_their_words(tmp_path: Path) -> None:
     folder_of(tmp_path / "10_sks dog", "red", captions=False)
     folder_of(tmp_path / "10_sks dog" / "deeper", "blue", captions=False)
     folder_of(tmp_path / "2_cat", "green")
-    listing = list_folder(tmp_path)
+    listing = list_picture_folder(tmp_path)
     assert [(one.captions, one.repeats) for one in listing.pictures] == [
         (("sks dog",), 10),
         (("sks dog",), 10),
@@ -150,7 +150,7 @@ def test_folders_named_by_kohya_repeat_and_give_their_words(tmp_path: Path) -> N
 def test_other_folders_are_only_folders(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         folder_of(tmp_path / name, "red", captions=False)
-    listing = list_folder(tmp_path)
+    listing = list_picture_folder(tmp_path)
     assert [(one.captions, one.repeats) for one in listing.pictures] == [((), 1)] * len(names)
 
 
@@ -159,7 +159,7 @@ def test_hidden_files_and_folders_are_no_part_of_it(tmp_path: Path) -> None:
     folder_of(folder / ".thumbnails", "green")
     folder_of(folder / "__MACOSX", "green")
     plain("green").save(folder / "._00-red.png")
-    listing = list_folder(folder)
+    listing = list_picture_folder(folder)
     assert list(told(listing, folder)) == ["00-red.png"]
     assert listing.notes == []
 
@@ -170,7 +170,7 @@ def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
     (folder / "a.npz").write_bytes(b"")
     (folder / "README").write_text("")
     (folder / "lost.txt").write_text("a lost caption")
-    listing = list_folder(folder)
+    listing = list_picture_folder(folder)
     assert list(told(listing, folder)) == ["00-red.png", "old.gif"]
     assert listing.notes == [
         f"1 caption without a picture: {folder}/lost.txt",
@@ -183,7 +183,7 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
     elsewhere = folder_of(tmp_path / "elsewhere", "green")
     (folder / "again").symlink_to(folder)
     (folder / "linked").symlink_to(elsewhere)
-    assert list(told(list_folder(folder), folder)) == ["00-red.png", "linked/00-green.png"]
+    assert list(told(list_picture_folder(folder), folder)) == ["00-red.png", "linked/00-green.png"]
 
 
 def test_masks_are_found_by_name_and_are_no_pictures(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_masks_are_found_by_name_and_are_no_pictures(tmp_path: Path) -> None:
     (masks / "sub").mkdir(parents=True)
     plain("black").save(masks / "00-red.png")
     plain("black").save(masks / "sub" / "00-cyan.jpg")
-    listing = list_folder(folder, FolderOptions(masks=masks))
+    listing = list_picture_folder(folder, FolderOptions(masks=masks))
     found = [
         (Path(one.name).name, one.mask and Path(one.mask.path).name) for one in listing.pictures
     ]
@@ -208,7 +208,7 @@ def test_a_caption_that_is_no_text_breaks_its_picture(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", "green")
     (folder / "00-red.txt").write_bytes(b"caf\xe9")
     (folder / "01-green.txt").write_bytes(b"a" * 70_000)
-    assert [str(one) for one in list_folder(folder).broken] == [
+    assert [str(one) for one in list_picture_folder(folder).broken] == [
         f"{folder}/00-red.png: its caption 00-red.txt cannot be used: it is not UTF-8 "
         "text (line 1, byte 4)",
         f"{folder}/01-green.png: its caption 01-green.txt cannot be used: it has 70,000 "
@@ -218,9 +218,9 @@ def test_a_caption_that_is_no_text_breaks_its_picture(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No such folder of pictures: .*/nowhere\. Check"):
-        list_folder(tmp_path / "nowhere")
+        list_picture_folder(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file is a file, not a folder of pictures"):
-        list_folder(tmp_path / "file")
+        list_picture_folder(tmp_path / "file")
     with pytest.raises(DataError, match="No such folder of masks"):
-        list_folder(tmp_path, FolderOptions(masks=tmp_path / "nowhere"))
+        list_picture_folder(tmp_path, FolderOptions(masks=tmp_path / "nowhere"))

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
 from train.batches.batch import iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.data.buckets import compute_covering_shape
-from train.data.pictures import Pictures, Variant
+from train.data.pictures import AugmentedVariant, Pictures
 from train.data.pictures_config import PicturesConfig
 
 
@@ -60,7 +60,7 @@ def test_captions_are_never_paired_with_another_picture(tmp_path: Path) -> None:
 def test_a_picture_put_in_the_place_of_another_never_gets_its_caption(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, *NAMES)
     pictures = Pictures(config_of(folder, buckets=False, bad_share=0.5))
-    red, green = (pictures.name(index) for index in range(2))
+    red, green = (pictures.picture_name(index) for index in range(2))
     plain("green", 43, 41).save(red)  # as if the two had been renamed
     with pytest.warns(UserWarning, match="00-red.png: is another picture than when the run began"):
         sample = pictures.read(0, 0)
@@ -156,7 +156,7 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
         assert shape[0] * shape[1] <= 32 * 32
     order = BatchOrder(groups, 3, seed=1)
     shown = Counter(
-        index for step in range(order.steps_per_round) for index in order.list_samples(step)
+        index for step in range(order.steps_per_round) for index in order.list_examples(step)
     )
     assert {*shown} == {*range(7)}
 
@@ -176,14 +176,14 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     for variant in pictures.list_variants(0):
         sample = pictures.load_variant(variant)
         assert sample.size_and_crop is not None
-        covered = compute_covering_shape(pictures.surveyed[0].shape, pictures.bucket_shape(0))
+        covered = compute_covering_shape(pictures.checked[0].shape, pictures.bucket_shape(0))
         assert covered == (32, 53)
         top, left = sample.size_and_crop.corner
         scaled = picture.resize(covered[::-1], Image.Resampling.LANCZOS)
         expected = np.asarray(scaled)[top : top + 32, left : left + 32]
         assert np.array_equal(sample.pixels, expected[:, ::-1] if variant.flip else expected)
         assert sample.size_and_crop.original == (60, 100)
-    assert pictures.compute_size_conditioning(Variant(0, 0, False)).corner == (0, 10)
+    assert pictures.compute_size_conditioning(AugmentedVariant(0, 0, False)).corner == (0, 10)
 
 
 def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     assert whitened.loss_mask is None
     assert whitened.pixels[:, 20:].min() > 250
     assert colour_of(whitened.pixels[:, :14]) == "blue"
-    assert asked.pixels_cache_key(Variant(0, 0, False)) != not_asked.pixels_cache_key(
-        Variant(0, 0, False)
+    assert asked.pixels_cache_key(AugmentedVariant(0, 0, False)) != not_asked.pixels_cache_key(
+        AugmentedVariant(0, 0, False)
     )
 
 
@@ -358,15 +358,17 @@ def test_held_out_pictures_are_the_same_ones_when_others_are_added(tmp_path: Pat
     folder = several(tmp_path)
     before = Pictures(config_of(folder, held_out=0.4, **LIVELY))
     names = {
-        before.build_held_out_set().name(index) for index in range(len(before.build_held_out_set()))
+        before.build_held_out_set().picture_name(index)
+        for index in range(len(before.build_held_out_set()))
     }
     assert 0 < len(names) < 7
-    assert not names & {before.name(index) for index in range(len(before))}
+    assert not names & {before.picture_name(index) for index in range(len(before))}
     for number in range(7, 30):
         noise(number, 40, 40).save(folder / f"{number}.png")
     after = Pictures(config_of(folder, held_out=0.4, seed=5, **LIVELY))
     still = {
-        after.build_held_out_set().name(index) for index in range(len(after.build_held_out_set()))
+        after.build_held_out_set().picture_name(index)
+        for index in range(len(after.build_held_out_set()))
     }
     assert names == {name for name in still if int(Path(name).stem) < 7}
     assert len(still) > len(names)
@@ -381,8 +383,8 @@ def test_prior_pictures_are_not_held_out(tmp_path: Path) -> None:
     held_out = pictures.build_held_out_set()
     assert [held_out.is_class_picture(index) for index in range(len(held_out))] == [False] * 3
     assert sum(map(pictures.is_class_picture, range(len(pictures)))) >= 4
-    kept = {held_out.digest(index) for index in range(3)}
-    assert not kept & {pictures.digest(index) for index in range(len(pictures))}
+    kept = {held_out.picture_digest(index) for index in range(3)}
+    assert not kept & {pictures.picture_digest(index) for index in range(len(pictures))}
 
 
 def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> None:
@@ -433,7 +435,7 @@ def test_a_quick_check_looks_at_headers_only(tmp_path: Path) -> None:
     pictures = Pictures(config_of(folder, check="quick", bad_share=0.2))
     assert len(pictures) == 9
     with pytest.warns(UserWarning, match=r"x\.png: is damaged .*; another picture takes its place"):
-        assert pictures.read(8, 0).name != pictures.name(8)
+        assert pictures.read(8, 0).name != pictures.picture_name(8)
 
 
 def test_a_lost_picture_is_named_once_and_the_next_of_its_shape_stands_in(tmp_path: Path) -> None:

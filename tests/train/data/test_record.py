@@ -7,7 +7,7 @@ import pytest
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, folder_of, noise, plain
-from train.data.picture_record import load_run_pictures
+from train.data.dataset_manifest import load_run_pictures
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 
@@ -34,7 +34,7 @@ def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie(tmp_path: Path) 
     again = load_run_pictures(moved, tmp_path / "pictures.json")
     assert shown(again) == before
     assert again.compute_fingerprint() == first.compute_fingerprint()
-    assert again.name(0) == f"{tmp_path}/b/zz.png"
+    assert again.picture_name(0) == f"{tmp_path}/b/zz.png"
     assert Pictures(moved).compute_fingerprint() != first.compute_fingerprint()
 
 
@@ -105,7 +105,7 @@ def test_what_was_decoded_once_is_not_decoded_again(
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     decoded: list[str] = []
     monkeypatch.setattr(
-        "train.data.survey.decode_picture", lambda data, name, limit: decoded.append(name)
+        "train.data.picture_checks.decode_picture", lambda data, name, limit: decoded.append(name)
     )
     noise(1, 40, 40).save(folder / "new.png")
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.train.data.making import COLOURS, folder_of, noise, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sheets.contact_sheet import CELL, draw_contact_sheet, spread_indices
+from train.data.sheets.contact_sheet import CELL, draw_contact_sheet, select_evenly_spaced_indices
 from train.data.summary import BucketCount, SubsetCount
 
 
@@ -84,7 +84,7 @@ def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> None:
-    wide = next(i for i in range(7) if pictures.name(i).endswith("wide.png"))
+    wide = next(i for i in range(7) if pictures.picture_name(i).endswith("wide.png"))
     sheet = np.asarray(draw_contact_sheet(pictures, [wide, 1]))
     cells = [sheet[8 : 8 + CELL, 8 + column * (CELL + 8) :][:, :CELL] for column in range(2)]
     height = round(24 * CELL / 40)
@@ -103,5 +103,5 @@ def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -
 
 
 def test_a_sheet_s_pictures_are_spread_over_all(pictures: Pictures) -> None:
-    assert spread_indices(pictures, 3) == [0, 2, 4]
-    assert spread_indices(pictures, 99) == list(range(7))
+    assert select_evenly_spaced_indices(pictures, 3) == [0, 2, 4]
+    assert select_evenly_spaced_indices(pictures, 99) == list(range(7))

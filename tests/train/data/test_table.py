@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, folder_of, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.table import list_dataset_table
+from train.data.sources.huggingface_dataset import list_huggingface_dataset
 from train.data.subsets import SubsetConfig
 
 datasets = pytest.importorskip("datasets")
@@ -96,18 +96,18 @@ def test_a_pickled_set_reads_the_same(saved: Path) -> None:
 )
 def test_columns_that_are_none_are_named(saved: Path, keys: dict[str, str], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        list_dataset_table(str(saved), **keys)
+        list_huggingface_dataset(str(saved), **keys)
 
 
 def test_captions_that_are_no_text_break_their_pictures(saved: Path) -> None:
-    listing = list_dataset_table(str(saved), caption_column="number")
+    listing = list_huggingface_dataset(str(saved), caption_column="number")
     assert not listing.pictures
     assert "[3]: the caption is 3; expected a string" in str(listing.broken[3])
 
 
 def test_what_datasets_cannot_open_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="datasets cannot open 'nobody/nothing' "):
-        list_dataset_table("nobody/nothing")
+        list_huggingface_dataset("nobody/nothing")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,4 +120,4 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ArgumentError, match=r"not installed: pip install .*\[data\]"):
-        list_dataset_table("some/pictures")
+        list_huggingface_dataset("some/pictures")

@@ -24,7 +24,7 @@ from train.data.sources import remote
 from train.data.sources.tars import (
     TarMemberSource,
     expand_braces,
-    expand_patterns,
+    expand_tar_patterns,
     list_tar_pictures,
 )
 from train.data.subsets import SubsetConfig
@@ -155,16 +155,16 @@ def test_patterns_stand_for_files(tmp_path: Path) -> None:
     assert expand_braces("a{9..10}") == ["a9", "a10"]
     shards(tmp_path)
     both = [str(tmp_path / "data-000.tar"), str(tmp_path / "data-001.tar")]
-    assert expand_patterns([str(tmp_path / "data-*.tar")]) == both
-    assert expand_patterns([both[1], both[0], both[1]]) == both[::-1]
+    assert expand_tar_patterns([str(tmp_path / "data-*.tar")]) == both
+    assert expand_tar_patterns([both[1], both[0], both[1]]) == both[::-1]
     with pytest.raises(DataError, match=r"No such archive: .*data-002\.tar"):
-        expand_patterns([str(tmp_path / "data-{000..002}.tar")])
+        expand_tar_patterns([str(tmp_path / "data-{000..002}.tar")])
     with pytest.raises(DataError, match=r"No such archive: .*other-\*\.tar"):
-        expand_patterns([str(tmp_path / "other-*.tar")])
+        expand_tar_patterns([str(tmp_path / "other-*.tar")])
     with pytest.raises(ArgumentError, match=r"\{3\.\.1\} in .* counts from 3 to 1"):
-        expand_patterns(["a{3..1}.tar"])
+        expand_tar_patterns(["a{3..1}.tar"])
     with pytest.raises(ArgumentError, match=r"'s3://b/a.tar' cannot be read in place; expected a"):
-        expand_patterns(["s3://b/a.tar"])
+        expand_tar_patterns(["s3://b/a.tar"])
 
 
 class Server(BaseHTTPRequestHandler):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from t2i.data.training_example import TrainingExample
 from t2i.pictures import PAPER, build_picture_grid
-from t2i.scenes.training_example import TrainingExample
 from train.data.pictures import Pictures
 
 CELL = 192
@@ -15,7 +15,7 @@ TINT = (235, 150, 150)
 
 
 def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
-    """Return a sheet of the pictures as one visit shows them, with caption and size."""
+    """Draw a sheet of training pictures as cropped and captioned in training, with their sizes."""
     samples = [pictures.read(index, index) for index in indices]
     labels = [
         f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
@@ -27,14 +27,16 @@ def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Imag
     )
 
 
-def spread_indices(pictures: Pictures, most: int) -> list[int]:
-    """Return at most so many indices, evenly spaced over the data set."""
+def select_evenly_spaced_indices(pictures: Pictures, most: int) -> list[int]:
+    """Return at most `most` indices, evenly spaced over the data set."""
     number = min(most, len(pictures))
     return [index * len(pictures) // number for index in range(number)]
 
 
 def fade_masked_out_pixels(sample: TrainingExample) -> Image.Image:
-    """Return the picture with the pixels that the loss does not count pale and hatched."""
+    """Return a training picture in which the pixels that its loss mask excludes are pale and
+    hatched.
+    """
     if sample.loss_mask is None:
         return Image.fromarray(sample.pixels)
     height, width = sample.loss_mask.shape

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2i.data.training_dataset import TrainingDataset
+from t2i.data.training_example import TrainingExample
 from t2i.errors import ArgumentError
 from t2i.pictures import build_picture_grid
-from t2i.scenes.training_example import ExampleDataset, TrainingExample
 
 # One per named thing, in caption order; a fourth and later ones start again.
 MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (160, 70, 210))
@@ -16,9 +17,9 @@ PICTURE_WIDTH = 192
 
 
 def draw_mask_sheet(
-    dataset: ExampleDataset, indices: Sequence[int], masks: bool = True
+    dataset: TrainingDataset, indices: Sequence[int], masks: bool = True
 ) -> Image.Image:
-    """Return a sheet of the samples with their captions; with `masks`, each beside its masks.
+    """Draw a sheet of training examples with their captions; with `masks`, each beside its masks.
 
     The thing named first in a caption is red, the second blue, the third green.
     """

@@ -16,7 +16,13 @@ from t2i.errors import DataError
 from t2i.safe_reading import read_bounded
 from t2i.terminal import several
 from train.data.decode import BrokenPictureError
-from train.data.sources.listing import MAX_CAPTION, FileBytes, Listing, PictureEntry, parse_caption
+from train.data.sources.listing import (
+    MAX_CAPTION,
+    FileBytes,
+    Listing,
+    PictureEntry,
+    parse_caption_file,
+)
 from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -48,8 +54,8 @@ class _Scan:
     orphans: list[Path] = field(default_factory=list)
 
 
-def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
-    """Return the listing of a folder and those below it, in the order of names.
+def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
+    """List the pictures in a folder and the folders below it, with captions, masks and repeats.
 
     Raises DataError if there is no such folder, or if a table in it cannot be read.
     """
@@ -82,7 +88,7 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
             used_texts |= {text}
             if captions is None:
                 continue
-            loser = find_companion(path.relative_to(folder), losers)
+            loser = find_same_named_file(path.relative_to(folder), losers)
             if losers is not None and loser is None:
                 reason = f"has no worse one of its name in {options.losers}"
                 scan.listing.broken.append(BrokenPictureError(str(path), reason))
@@ -92,7 +98,7 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
                     str(path),
                     FileBytes(path),
                     captions or ((words,) if words else ()),
-                    find_companion(path.relative_to(folder), masks),
+                    find_same_named_file(path.relative_to(folder), masks),
                     repeats,
                     path.stem,
                     place.name,
@@ -100,7 +106,7 @@ def list_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    add_scan_notes(scan, repeated)
+    add_missing_and_ignored_files(scan, repeated)
     return scan.listing
 
 
@@ -110,7 +116,9 @@ def format_os_error(error: OSError | ValueError) -> str:
 
 
 def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
-    """Map the names of caption files, with the suffix in lower case, to their names."""
+    """Map the names of a folder's caption files with the suffix in lower case to their names on
+    disk.
+    """
     found = ((Path(name), name) for name in names)
     return {
         path.stem + path.suffix.lower(): name
@@ -122,7 +130,8 @@ def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str
 def read_captions(
     scan: _Scan, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """Return the captions of a picture and the name of its caption file.
+    """Read the captions of a picture, from metadata or a text file, and return them with that
+    file's name.
 
     The captions are None if the file cannot be read; the name is None without a file.
     """
@@ -135,7 +144,7 @@ def read_captions(
     if beside is None:
         return (), None
     try:
-        text = parse_caption(read_bounded(path.with_name(beside), MAX_CAPTION))
+        text = parse_caption_file(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
             BrokenPictureError(
@@ -146,8 +155,10 @@ def read_captions(
     return ((text,) if text else ()), beside
 
 
-def add_scan_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
-    """Add missing pictures, repeats and ignored files to the listing's broken ones and notes."""
+def add_missing_and_ignored_files(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+    """Add pictures that are named in metadata but missing to the listing's broken ones, and
+    remarks on repeats and ignored files to its notes.
+    """
     listing = scan.listing
     for path in sorted(scan.rows.keys() - scan.seen):
         reason = "its suffix is no picture's" if path.exists() else "is not there"
@@ -157,7 +168,7 @@ def add_scan_notes(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
     if scan.orphans:
         listing.notes.append(
             f"{several(len(scan.orphans), 'caption')} without a picture: "
-            f"{shorten_list(scan.orphans)}"
+            f"{format_first_paths(scan.orphans)}"
         )
     if scan.ignored:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in scan.ignored.most_common(6))
@@ -206,14 +217,16 @@ def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
     }
 
 
-def find_companion(picture: Path, others: dict[str, Path] | None) -> FileBytes | None:
-    """Return the file with the picture's relative path, or else with its name at the top."""
+def find_same_named_file(picture: Path, others: dict[str, Path] | None) -> FileBytes | None:
+    """Return the mask or worse picture of a picture: the file with the same relative path, or
+    else with the same name, without suffix.
+    """
     names = picture.with_suffix("").as_posix(), picture.stem
     other = next((others[name] for name in names if name in others), None) if others else None
     return FileBytes(other) if other else None
 
 
-def shorten_list(paths: list[Path], most: int = 5) -> str:
-    """Return the first paths as text, with "..." if there are more."""
+def format_first_paths(paths: list[Path], most: int = 5) -> str:
+    """Format the first `most` paths as text, with "..." if there are more."""
     text = ", ".join(str(path) for path in paths[:most])
     return text + (", ..." if len(paths) > most else "")

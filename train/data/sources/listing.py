@@ -13,7 +13,9 @@ MAX_CAPTION = CAPTION.max_bytes
 
 
 class ByteSource(Protocol):
-    """Source of the bytes of a file; picklable for worker processes, so nothing is held open."""
+    """Interface of a source of one file's bytes: on disk, in an archive or table, on a web
+    server; picklable.
+    """
 
     def read(self) -> bytes:
         """Return the bytes. Raises OSError, or BrokenPictureError with a reason."""
@@ -22,7 +24,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """Source of bytes from a file on disk."""
+    """Source of the bytes of a file on disk."""
 
     path: Path
 
@@ -33,7 +35,8 @@ class FileBytes:
 
 @dataclass(frozen=True, slots=True)
 class PictureEntry:
-    """One picture that a source lists: its bytes, captions, mask and repeats.
+    """One picture in a listing, not opened yet: the source of its bytes, captions, mask and
+    repeats.
 
     captions : one of them is chosen at each visit; empty if none was found
     repeats : from its folder's name, times those of the subset
@@ -53,7 +56,7 @@ class PictureEntry:
 
 @dataclass(slots=True)
 class Listing:
-    """Result of listing one source: pictures, broken ones and notes.
+    """Result of listing the pictures of one source (a folder, archives, a table).
 
     broken : pictures that are named there but cannot be used
     notes : remarks on how the source was read
@@ -74,14 +77,16 @@ def read_bytes(source: ByteSource, name: str) -> bytes:
         raise BrokenPictureError(name, f"cannot be read ({error.strerror or error})") from error
 
 
-def parse_caption(data: bytes) -> str:
-    """Return the text of a caption file with its lines joined. Raises ValueError if not text."""
+def parse_caption_file(data: bytes) -> str:
+    """Parse the bytes of a caption file: its text with lines joined. Raises ValueError if not
+    text.
+    """
     if len(data) > MAX_CAPTION:
         raise ValueError(f"has {several(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
     return " ".join(decode_utf8(data).split())
 
 
-def parse_captions(value: object) -> tuple[str, ...]:
+def parse_caption_cell(value: object) -> tuple[str, ...]:
     """Return the captions in a table's cell: a string, a list of strings, or nothing.
 
     Raises ValueError for any other value.

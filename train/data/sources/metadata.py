@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from t2i.errors import DataError, nearest_hint
 from t2i.safe_reading import TABLE, decode_utf8, iterate_lines, open_untrusted, parse_json
-from train.data.sources.listing import parse_captions
+from train.data.sources.listing import parse_caption_cell
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
@@ -30,7 +30,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> Rows:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{place}: {name!r} leads out of the folder; name what lies within.")
         try:
-            captions = parse_captions(row.get(find_caption_column(row, caption_column, place)))
+            captions = parse_caption_cell(row.get(find_caption_column(row, caption_column, place)))
         except ValueError as error:
             raise DataError(f"{place}: {error}.") from None
         path = table.parent / name

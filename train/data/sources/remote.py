@@ -21,8 +21,8 @@ GONE = (403, 404, 410)
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSource:
-    """Source of bytes from a file within an uncompressed archive on a web server."""
+class RemoteTarMemberSource:
+    """Source of the bytes of a file within an uncompressed .tar on a web server."""
 
     url: str
     offset: int
@@ -91,7 +91,7 @@ def _no_ranges(url: str) -> DataError:
 
 
 class RemoteFile(io.RawIOBase):
-    """Seekable file on a web server; wrap it in io.BufferedReader."""
+    """Seekable file on a web server, read by range requests; wrap it in io.BufferedReader."""
 
     def __init__(self, url: str) -> None:
         self.url, self.length, self.position = url, fetch_content_length(url), 0
@@ -105,17 +105,17 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position and return it, as io.RawIOBase does."""
+        """Set the read position in the file and return it, as io.RawIOBase does."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
         self.position = start + offset
         return self.position
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the read position in the file, in bytes."""
         return self.position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Download bytes into the buffer and return their number."""
+        """Download the next bytes of the file into the buffer and return their number."""
         size = max(0, min(len(buffer), self.length - self.position))
         buffer[:size] = fetch_range(self.url, self.position, size)
         self.position += size

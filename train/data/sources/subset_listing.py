@@ -1,16 +1,18 @@
 """Listing of a subset, whichever kind of source it names."""
 
 from train.data.pictures_config import PicturesConfig
-from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_folder
+from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_picture_folder
+from train.data.sources.huggingface_dataset import list_huggingface_dataset
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.listing import Listing
-from train.data.sources.table import list_dataset_table
 from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
 
 
-def expand_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
-    """Return the subsets of a configuration, with those of kohya TOMLs, and notes on these."""
+def expand_kohya_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
+    """Return the subsets of a configuration, each kohya TOML replaced by the subsets in it, and
+    remarks on these.
+    """
     if config.folder is not None:
         return [SubsetConfig(folder=config.folder)], []
     subsets: list[SubsetConfig] = []
@@ -27,7 +29,8 @@ def expand_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str
 
 
 def list_subset(subset: SubsetConfig) -> Listing:
-    """List the pictures of a subset from whichever kind of source it names.
+    """List the pictures of a subset, whether its source is a folder, archives or a `datasets`
+    table.
 
     Raises DataError if its source cannot be read.
     """
@@ -35,7 +38,7 @@ def list_subset(subset: SubsetConfig) -> Listing:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
         return list_tar_pictures(patterns, subset.caption_column)
     if subset.dataset is not None:
-        return list_dataset_table(
+        return list_huggingface_dataset(
             subset.dataset,
             subset.dataset_config,
             subset.split,
@@ -47,4 +50,4 @@ def list_subset(subset: SubsetConfig) -> Listing:
     if subset.caption_extension is not None:
         suffixes = ("." + subset.caption_extension.removeprefix(".").lower(),)
     rules = FolderOptions(suffixes, subset.caption_column, subset.masks, subset.losers)
-    return list_folder(subset.folder, rules)
+    return list_picture_folder(subset.folder, rules)

@@ -26,11 +26,11 @@ from train.data.sources.listing import (
     ByteSource,
     Listing,
     PictureEntry,
-    parse_caption,
-    parse_captions,
+    parse_caption_cell,
+    parse_caption_file,
 )
 from train.data.sources.metadata import CAPTION_COLUMNS
-from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteSource
+from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteTarMemberSource
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -47,7 +47,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 
 @dataclass(frozen=True, slots=True)
 class TarMemberSource:
-    """Source of bytes from a file within an uncompressed archive on disk."""
+    """Source of the bytes of a file within an uncompressed .tar on disk."""
 
     archive: Path
     offset: int
@@ -67,7 +67,7 @@ class TarMemberSource:
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """Name, source and size of one file within an archive.
+    """Name, source and size of one file within a .tar.
 
     key, kind : its name before and after the first dot of the last path part, as in ".mask.png"
     text : its content, if its kind can hold a caption
@@ -82,19 +82,21 @@ class TarMember:
 
 
 def list_tar_pictures(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
-    """List the pictures with captions in all archives, in their order.
+    """List the pictures of webdataset shards with their captions, in the order of the archives.
 
     Raises DataError for an archive that cannot be read in place.
     """
     listing = Listing()
-    for archive in expand_patterns(patterns):
+    for archive in expand_tar_patterns(patterns):
         for parts in group_members_by_sample(iterate_tar_members(archive, listing)):
             _add_sample(parts, archive, caption_column, listing)
     return listing
 
 
 def group_members_by_sample(members: Iterator[TarMember]) -> Iterator[dict[str, TarMember]]:
-    """Yield the files of each sample by kind; a repeated kind begins another sample."""
+    """Yield the files of each webdataset sample (picture, caption, mask) by suffix; a repeated
+    suffix begins another sample.
+    """
     parts: dict[str, TarMember] = {}
     for member in members:
         if parts and (member.kind in parts or member.key != next(iter(parts.values())).key):
@@ -144,14 +146,14 @@ def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) ->
         raise ValueError(f"its {part.name} has {part.size:,} bytes, far more than a caption")
     try:
         if part.kind != ".json":
-            text = parse_caption(part.text)
+            text = parse_caption_file(part.text)
             return (text,) if text else ()
         row = parse_json(part.text, lenient=True)
     except ValueError as error:
         raise ValueError(f"its {part.name} cannot be used: {error}") from None
     columns = CAPTION_COLUMNS if caption_column is None else (caption_column,)
     found = [row[column] for column in columns if isinstance(row, dict) and column in row]
-    return parse_captions(found[0]) if found else ()
+    return parse_caption_cell(found[0]) if found else ()
 
 
 def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
@@ -162,7 +164,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             file: io.BufferedReader = stack.enter_context(
                 io.BufferedReader(RemoteFile(archive), BLOCK)
             )
-            source = partial(RemoteSource, archive)
+            source = partial(RemoteTarMemberSource, archive)
         else:
             file = stack.enter_context(open_untrusted(archive, ARCHIVE))
             source = partial(TarMemberSource, Path(archive))
@@ -173,7 +175,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             )
         file.seek(0)
         try:
-            with tarfile.open(fileobj=HeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=BoundedHeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for info in tar:
                     folder, slash, name = info.name.rpartition("/")
                     if not info.isreg() or name.startswith("."):
@@ -190,8 +192,8 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             listing.broken.append(BrokenPictureError(archive, f"is no whole tar archive ({error})"))
 
 
-class HeaderReader:
-    """File wrapper for tarfile that refuses headers which would need much memory."""
+class BoundedHeaderReader:
+    """File wrapper for tarfile that refuses to read headers of more than 64 KiB."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.file = file
@@ -204,8 +206,8 @@ class HeaderReader:
         return self.file.read(size)
 
 
-def expand_patterns(patterns: Sequence[str]) -> list[str]:
-    """Return the paths and URLs that the patterns match.
+def expand_tar_patterns(patterns: Sequence[str]) -> list[str]:
+    """Return the paths and URLs of the archives that the patterns match.
 
     Raises DataError for a pattern without a match, ArgumentError for an unsupported URL.
     """
@@ -229,7 +231,7 @@ def expand_patterns(patterns: Sequence[str]) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return all expansions of a pattern with {000..012} or {a,b} in it."""
+    """Return all names that a pattern with {000..012} or {a,b} in it stands for."""
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]

@@ -1,4 +1,4 @@
-"""Values of a starting config, by the family of its base model and by its method."""
+"""Values of a starter config, by the family of its base model and by its method."""
 
 from pathlib import Path
 from typing import Literal
@@ -76,13 +76,15 @@ VISITS, FEWEST, MOST = 100, 400, 4000
 
 
 def list_method_values(method: str, family: Family) -> dict[str, Value]:
-    """Return the values of a starting config that depend on method and base model alone."""
+    """Return the values of a starter config that depend on training method and model family
+    alone.
+    """
     place = FAMILIES.index(family)
     return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
 
 
 def choose_num_steps(family: Family, pictures: int, batch_size: int) -> int:
-    """Choose the number of optimizer steps for so many pictures; at least one epoch."""
+    """Choose the number of optimizer steps for a number of pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
         return max(epoch, STEPS)

@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.atomic_files import write_atomically
+from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
-from t2i.scenes.training_example import ExampleDataset
 from train.batches.batch import Batch, iterate_batches
-from train.batches.order import BatchOrder, ProcessShare
+from train.batches.batch_order import BatchOrder, ProcessShare
 from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import Target
 
 REPORT_FOLDER = "not-a-number"
 MAX_NAMED = 8
-"""Samples that a message names."""
+"""Examples that a message names."""
 MAX_PICTURES = 48
 """Pictures on the sheet."""
 THUMBNAIL_SIZE = 256
@@ -38,12 +38,14 @@ PictureLoader = Callable[[int], Sequence[Image.Image]]
 
 
 class TooManyNonFiniteStepsError(TrainingError):
-    """Error for more steps with a loss or gradient that is not finite than may be skipped."""
+    """Error of a run in which more steps had a loss or gradient of NaN or infinity than may be
+    skipped.
+    """
 
 
 @dataclass(frozen=True, slots=True)
-class SampleReport:
-    """One sample in the report of a bad step: its name, caption and loss.
+class ExampleReport:
+    """One training example in the report of a step that is not finite: its name, caption and loss.
 
     drawn : random numbers of its loss, such as the timestep
     """
@@ -56,7 +58,7 @@ class SampleReport:
 
 
 @dataclass(frozen=True, slots=True)
-class BadStepReport:
+class NonFiniteStepReport:
     """Report of one step whose loss or gradient is not finite, over all processes.
 
     gradient_norms : by parameter group of the optimizer
@@ -69,19 +71,23 @@ class BadStepReport:
     learning_rate: float
     gradient_norms: Mapping[str, float]
     broken_gradients: Sequence[str]
-    rows: Sequence[SampleReport]
+    rows: Sequence[ExampleReport]
 
     def format_headline(self) -> str:
         """Return the start of an error message: the step with its loss and gradient norm."""
         return f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}"
 
-    def list_suspects(self) -> list[SampleReport]:
-        """Return the samples whose own loss is not finite; all of them where there is none."""
+    def list_suspect_examples(self) -> list[ExampleReport]:
+        """Return the training examples whose own loss is not finite; all of the step if there is
+        none.
+        """
         return [row for row in self.rows if not math.isfinite(row.loss)] or [*self.rows]
 
-    def describe_suspects(self) -> str:
-        """Return a sentence for an error message that names the samples that may be the cause."""
-        suspects = self.list_suspects()
+    def describe_suspect_examples(self) -> str:
+        """Return a sentence for an error message that names the training examples that may be
+        the cause.
+        """
+        suspects = self.list_suspect_examples()
         named = [
             f"{row.name} ({'any of the batch' if math.isfinite(row.loss) else f'loss {row.loss}'})"
             for row in suspects[:MAX_NAMED]
@@ -97,30 +103,34 @@ class BadStepReport:
         path = out / REPORT_FOLDER / f"step-{self.step:08d}.json"
         text = json.dumps(replace_nonfinite_numbers(asdict(self)), indent=1) + "\n"
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-        pictures, rows = load_pictures(self.step - 1), self.list_suspects()[:MAX_PICTURES]
+        pictures, rows = load_pictures(self.step - 1), self.list_suspect_examples()[:MAX_PICTURES]
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
         page = build_picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))
 
 
-def gather_sample_reports(
+def gather_example_reports(
     accelerator: Accelerator, target: Target, pieces: Sequence[Batch], losses: Tensor
-) -> list[SampleReport]:
-    """Gather the reports of a step's samples from all processes, in the order of their slots."""
-    rows: list[SampleReport] = []
+) -> list[ExampleReport]:
+    """Gather a report of each training example of a step from all processes, in the order of the
+    global batch.
+    """
+    rows: list[ExampleReport] = []
     for batch in pieces:
         drawn = target.list_random_values(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()
-            rows.append(SampleReport(slot, batch.names[number], batch.captions[number], loss, own))
+            rows.append(ExampleReport(slot, batch.names[number], batch.captions[number], loss, own))
     if accelerator.num_processes > 1:
         rows = gather_object(rows)
     return sorted(rows, key=lambda row: row.slot)
 
 
-def load_step_pictures(samples: ExampleDataset, order: BatchOrder, step: int) -> list[Image.Image]:
-    """Load thumbnails of the pictures of a step, slot by slot, from samples with pixels."""
+def load_step_thumbnails(
+    samples: TrainingDataset, order: BatchOrder, step: int
+) -> list[Image.Image]:
+    """Load thumbnails of the pictures of a step's global batch, in its order."""
     batch = next(iterate_batches(samples, order, ProcessShare(), range(step, step + 1)))
     pictures = pixels_to_images(batch.pixels_BCHW)
     for picture in pictures:

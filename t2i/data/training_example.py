@@ -1,8 +1,7 @@
-"""Training example of a data set: picture, caption, and masks of the objects it names."""
+"""One training example of any data set: a picture, its caption, and masks of what it names."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +18,21 @@ class OriginalSizeAndCrop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One training example of any data set: picture, caption, masks and loss weights.
+    """One training example: a picture or its cached latents, its caption, masks and loss weights.
 
     name : where it came from, so that a log line or an error can point at it
     pixels : (H, W, 3) uint8 ndarray; (H, W, 0) where `moments` stand for the picture
     masks : (K, H, W) bool ndarray, one per thing the caption names, in that order; K may be 0
     label_maps : (2, H, W) uint8 ndarray, kind and colour index of every pixel, where a data set
         labels its pixels
-    weight : of its loss among those of the others
+    weight : weight of its loss relative to other examples
     loss_mask : (H, W) uint8 ndarray, 255 where the loss counts and 0 where not, or None: everywhere
     moments : (2C, h, w) float32 ndarray, mean and standard deviation of its latents, from a cache;
         (C, h, w) of an autoencoder that knows no deviation
     spans : for each mask, first and end of the letters of the caption that name what it shows; or
         none at all, where a data set does not say
-    loser, loser_moments : as `pixels` and `moments`, of the worse one of a pair of which this is
-        the better
+    loser, loser_moments : as `pixels` and `moments`, of the worse picture of a preference pair of
+        which this is the better
     """
 
     name: str
@@ -48,23 +47,3 @@ class TrainingExample:
     spans: tuple[tuple[int, int], ...] = ()
     loser: NDArray[np.uint8] | None = None
     loser_moments: NDArray[np.float32] | None = None
-
-
-class ExampleDataset(Protocol):
-    """Protocol of a training data set, whose examples are read by index."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, visit: int, /) -> TrainingExample:
-        """Return example `index`, augmented for slot `visit` of the training run.
-
-        Differences between visits, such as the crop, are a function of both numbers.
-        """
-        ...
-
-    def list_batch_groups(self) -> Sequence[Sequence[int]]:
-        """Return the indices of the examples grouped by picture shape; one may occur repeatedly.
-
-        A batch is filled from one group.
-        """
-        ...

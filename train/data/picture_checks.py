@@ -1,4 +1,4 @@
-"""Survey: every picture is read once before the first step, to find the broken ones."""
+"""Checks of all pictures before the first step: each is read once, to find the broken ones."""
 
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -25,8 +25,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class SurveyedPicture:
-    """A usable picture with the facts found by reading it: shape, transparency, digests.
+class CheckedPicture:
+    """A usable picture with what was found by reading it once: shape, transparency, digests.
 
     subset : index of its subset
     shape : of the upright picture
@@ -45,24 +45,25 @@ class SurveyedPicture:
     loser_digest: str = ""
 
 
-def survey_pictures(
+def check_pictures(
     entries: Iterable[tuple[int, PictureEntry]],
     max_pixels: int,
     decoded: bool,
     sound: Container[str] = (),
     progress: Progress | None = None,
-) -> Iterator[SurveyedPicture | BrokenPictureError]:
-    """Read all pictures in several threads and yield the results in order.
+) -> Iterator[CheckedPicture | BrokenPictureError]:
+    """Read and check all pictures in several threads and yield each as a CheckedPicture or an
+    error, in order.
 
     decoded : decode each picture; otherwise a readable header is enough
     sound : digests of files that were decoded before
     """
     todo = list(entries)
 
-    def read_one(item: tuple[int, PictureEntry]) -> SurveyedPicture | BrokenPictureError:
+    def read_one(item: tuple[int, PictureEntry]) -> CheckedPicture | BrokenPictureError:
         subset, picture = item
         try:
-            return survey_picture(subset, picture, max_pixels, decoded, sound)
+            return check_picture(subset, picture, max_pixels, decoded, sound)
         except BrokenPictureError as error:
             return error.with_picture_name(picture.name)
 
@@ -76,10 +77,12 @@ def survey_pictures(
                 yield found
 
 
-def survey_picture(
+def check_picture(
     subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
-) -> SurveyedPicture:
-    """Read one picture with its mask and its worse one. Raises BrokenPictureError."""
+) -> CheckedPicture:
+    """Read and check one picture, with its mask and the worse picture of its pair. Raises
+    BrokenPictureError.
+    """
     data = read_bytes(entry.source, entry.name)
     digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
     odd = None
@@ -95,7 +98,7 @@ def survey_picture(
         if decoded and loser_digest not in sound:
             decode_picture(loser, LOSER, max_pixels)
     shape = Shape(header.height, header.width)
-    return SurveyedPicture(
+    return CheckedPicture(
         entry, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest
     )
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 
-def freeze_unread_weights(
+def freeze_unused_weights(
     encoders: Sequence[PreTrainedModel], compute_outputs: Callable[[], Iterable[Tensor]]
 ) -> None:
     """Set `requires_grad` to False for the weights that `compute_outputs` has no gradient for.

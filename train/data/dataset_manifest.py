@@ -17,14 +17,16 @@ from t2i.terminal import several
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.discovery import FoundPictures, list_and_read_pictures
+from train.data.picture_checks import CheckedPicture, Progress
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import PictureEntry
-from train.data.survey import Progress, SurveyedPicture
 
 
-class RecordedPicture(BaseModel):
-    """One picture in the record of a run."""
+class ManifestEntry(BaseModel):
+    """Entry of one training picture in the data-set manifest of a run, by which a resumed run
+    keeps the order.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,56 +42,60 @@ class RecordedPicture(BaseModel):
     loser_digest: str = ""
 
 
-class PictureRecord(BaseModel):
-    """All pictures that a run began with. number : of them, broken ones included"""
+class DatasetManifest(BaseModel):
+    """Data-set manifest of a run: all pictures that it began with.
+
+    number : number of pictures, broken ones included
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    pictures: tuple[RecordedPicture, ...]
+    pictures: tuple[ManifestEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MissingSource:
-    """Source of a recorded picture that is no longer there."""
+class MissingPictureSource:
+    """Source of the bytes of a picture in the manifest whose file is gone; reading it fails."""
 
     def read(self) -> bytes:
-        """Raise FileNotFoundError, as the recorded picture is gone."""
+        """Raise FileNotFoundError, as the picture of the manifest is gone."""
         raise FileNotFoundError
 
 
 def load_run_pictures(
     config: PicturesConfig, path: Path, progress: Progress | None = None
 ) -> Pictures:
-    """Return the pictures of the run whose record is at `path`, and write that if it is missing.
+    """Load the pictures of a run in the order of its manifest at `path`; the first time, write
+    the manifest.
 
     Raises ArgumentError if captions, masks, pairs or repeats have changed since it was written.
     """
     if not path.exists():
         pictures = Pictures(config, progress)
-        text = build_record(pictures.found).model_dump_json()
+        text = build_manifest(pictures.found).model_dump_json()
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         return pictures
-    record = read_picture_record(path)
+    record = read_manifest(path)
     sound = {
         digest
         for one in record.pictures
         for digest in (one.digest, one.mask_digest, one.loser_digest)
     }
     found = list_and_read_pictures(config, progress, sound)
-    return Pictures(config, found=match_pictures_to_record(found, record))
+    return Pictures(config, found=match_pictures_to_manifest(found, record))
 
 
-def build_record(found: FoundPictures) -> PictureRecord:
-    """Return the record of the pictures that were found."""
-    return PictureRecord(
-        number=found.total, pictures=tuple(map(build_record_entry, found.pictures))
+def build_manifest(found: FoundPictures) -> DatasetManifest:
+    """Build the data-set manifest of the pictures that were found."""
+    return DatasetManifest(
+        number=found.total, pictures=tuple(map(build_manifest_entry, found.pictures))
     )
 
 
-def build_record_entry(one: SurveyedPicture) -> RecordedPicture:
-    """Return the record entry of a picture."""
-    return RecordedPicture(
+def build_manifest_entry(one: CheckedPicture) -> ManifestEntry:
+    """Build the manifest entry of a picture: its name, digests, captions, repeats and size."""
+    return ManifestEntry(
         name=one.entry.name,
         subset=one.subset,
         digest=one.digest,
@@ -103,10 +109,10 @@ def build_record_entry(one: SurveyedPicture) -> RecordedPicture:
     )
 
 
-def read_picture_record(path: Path) -> PictureRecord:
-    """Read the record of a run. Raises DataError if it cannot be read."""
+def read_manifest(path: Path) -> DatasetManifest:
+    """Read the data-set manifest of a run. Raises DataError if it cannot be read."""
     try:
-        return PictureRecord.model_validate_json(read_bounded(path, RUN.max_bytes))
+        return DatasetManifest.model_validate_json(read_bounded(path, RUN.max_bytes))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(
@@ -115,12 +121,12 @@ def read_picture_record(path: Path) -> PictureRecord:
         ) from error
 
 
-def match_pictures_to_record(found: FoundPictures, record: PictureRecord) -> FoundPictures:
-    """Return the found pictures in the order of the record, matched by content and not by path.
+def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) -> FoundPictures:
+    """Return the found pictures in the order of the manifest, matched by content and not by path.
 
     Missing ones become broken ones. Raises ArgumentError for changed captions, masks or repeats.
     """
-    here: dict[tuple[str, int], list[SurveyedPicture]] = defaultdict(list)
+    here: dict[tuple[str, int], list[CheckedPicture]] = defaultdict(list)
     for one in reversed(found.pictures):
         here[one.digest, one.subset].append(one)
     pictures, broken, changed = [], list(found.broken), []
@@ -132,10 +138,10 @@ def match_pictures_to_record(found: FoundPictures, record: PictureRecord) -> Fou
             if kept.name not in broken_names:
                 broken.append(BrokenPictureError(kept.name, "is missing since the run began"))
             continue
-        one = next((one for one in reversed(alike) if is_unchanged(one, kept)), alike[-1])
+        one = next((one for one in reversed(alike) if matches_manifest_entry(one, kept)), alike[-1])
         alike.remove(one)
         pictures.append(one)
-        if not is_unchanged(one, kept):
+        if not matches_manifest_entry(one, kept):
             changed.append(one.entry.name)
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -152,23 +158,23 @@ def match_pictures_to_record(found: FoundPictures, record: PictureRecord) -> Fou
     )
 
 
-def is_unchanged(one: SurveyedPicture, kept: RecordedPicture) -> bool:
-    """Return True if the picture is as recorded in everything but its name."""
-    now = build_record_entry(one)
+def matches_manifest_entry(one: CheckedPicture, kept: ManifestEntry) -> bool:
+    """Return True if a picture equals its manifest entry in everything but its name."""
+    now = build_manifest_entry(one)
     return now.model_copy(update={"name": kept.name}) == kept
 
 
-def build_missing_picture(kept: RecordedPicture) -> SurveyedPicture:
-    """Return an entry for a recorded picture that is no longer there; reading it fails."""
+def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
+    """Build a stand-in for a picture of the manifest that is no longer there; reading it fails."""
     entry = PictureEntry(
         kept.name,
-        MissingSource(),
+        MissingPictureSource(),
         kept.captions,
         repeats=kept.repeats,
-        loser=MissingSource() if kept.loser_digest else None,
+        loser=MissingPictureSource() if kept.loser_digest else None,
     )
     shape = Shape(kept.height, kept.width)
-    return SurveyedPicture(
+    return CheckedPicture(
         entry,
         kept.subset,
         shape,

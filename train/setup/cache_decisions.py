@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from t2i.scenes.training_example import ExampleDataset
+from t2i.data.training_dataset import TrainingDataset
 from train.cache.config import CacheConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import TargetConfig
-from train.data.pictures import Pictures, Variant
+from train.data.pictures import AugmentedVariant, Pictures
 from train.targets.finetune import FineTuneConfig
 from train.targets.parts.learned_words import WordsPart
 
@@ -17,7 +17,7 @@ Reasons = dict[str, str | None]
 
 
 def choose_cached_kinds(
-    cache: CacheConfig, target: TargetConfig, samples: ExampleDataset
+    cache: CacheConfig, target: TargetConfig, samples: TrainingDataset
 ) -> Reasons:
     """Decide whether latents and texts are cached, as far as known before the encoders are
     loaded.
@@ -56,14 +56,14 @@ def explain_too_large(needed: int, most_gb: float) -> str | None:
 
 
 def count_latent_bytes(
-    pictures: Pictures, encoders: CacheEncoders, variants: Iterable[Variant] | None = None
+    pictures: Pictures, encoders: CacheEncoders, variants: Iterable[AugmentedVariant] | None = None
 ) -> int:
     """Count the bytes of the latents of these variants, or of all."""
     if variants is None:
         variants = (one for index in range(len(pictures)) for one in pictures.list_variants(index))
-    return sum(encoders.bytes_per_latents(pictures.bucket_shape(one.index)) for one in variants)
+    return sum(encoders.count_latents_bytes(pictures.bucket_shape(one.index)) for one in variants)
 
 
 def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
     """Count the bytes of the embeddings of all captions, one window each."""
-    return len((pictures.list_captions() or set()) | {""}) * encoders.bytes_per_text
+    return len((pictures.list_captions() or set()) | {""}) * encoders.bytes_per_text_window

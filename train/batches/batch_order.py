@@ -9,7 +9,8 @@ from t2i.randomness import derive_generator
 
 
 class BatchOrder:
-    """The samples in the global batch of every step: a function of the seed and the step alone.
+    """Order of a run: which training examples are in the global batch of each step, as a
+    function of the seed and the step alone.
 
     A batch has samples of one group, such as pictures of one shape. Each pass through a group is a
     fresh permutation, and passes follow one another without a gap: no sample is dropped, and one is
@@ -26,11 +27,15 @@ class BatchOrder:
 
     @property
     def steps_per_round(self) -> int:
-        """Number of steps after which every group has had its batches."""
+        """Number of steps of a round, in which every group of examples gets all of its batches
+        once.
+        """
         return sum(self._turns)
 
-    def list_samples(self, step: int) -> list[int]:
-        """Return the indices of the samples in the global batch of `step`, slot by slot."""
+    def list_examples(self, step: int) -> list[int]:
+        """Return the indices of the training examples in the global batch of `step`, in its
+        order.
+        """
         group, turn = self._turn(step)
         positions = range(turn * self.batch_size, (turn + 1) * self.batch_size)
         return [self._sample(group, position) for position in positions]
@@ -56,8 +61,8 @@ class BatchOrder:
         return members[int(self._passes[group][1][position])]
 
 
-class ScheduledSample(NamedTuple):
-    """A sample at one slot of the global batch of one step."""
+class ScheduledExample(NamedTuple):
+    """A training example at one slot (position) of the global batch of one step."""
 
     step: int
     slot: int
@@ -67,20 +72,20 @@ class ScheduledSample(NamedTuple):
 
 
 class ProcessShare(NamedTuple):
-    """Share of one process in each global batch: `parts` micro-batches of rank `rank`."""
+    """Part of each global batch that one process computes, in one or several micro-batches."""
 
     rank: int = 0
     ranks: int = 1
     parts: int = 1
 
-    def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledSample]]:
-        """Return the samples that this process computes at `step`, one list for each micro-
-        batch.
+    def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledExample]]:
+        """Return the training examples that this process computes at `step`, one list for each
+        micro-batch.
         """
-        samples = order.list_samples(step)
+        samples = order.list_examples(step)
         return [
             [
-                ScheduledSample(step, slot, samples[slot], step * len(samples) + slot)
+                ScheduledExample(step, slot, samples[slot], step * len(samples) + slot)
                 for slot in list_micro_batch_slots(
                     self.rank,
                     part,
@@ -96,7 +101,8 @@ class ProcessShare(NamedTuple):
 def list_micro_batch_slots(
     rank: int, part: int, *, batch_size: int, ranks: int, parts: int
 ) -> range:
-    """Return the slots of the global batch that `rank` computes in its micro-batch `part`.
+    """Return the positions in the global batch that process `rank` computes in its micro-batch
+    `part`.
 
     Together all ranks and parts have each of the `batch_size` slots once.
     """

@@ -1,4 +1,4 @@
-"""Starting config of `t2i train --init`, for a method and a folder of pictures.
+"""Starter config of `t2i train --init`, for a method and a folder of pictures.
 
 Its text is composed from t2i/assets/train/pieces.toml, line by line, with the reasons.
 """
@@ -18,16 +18,16 @@ from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import choose_indefinite_article
 from t2i.terminal import several
 from train.caption_words import contains_words
-from train.data.discovery import check_broken_share, list_and_read_pictures
+from train.data.discovery import check_broken_fraction, list_and_read_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
 from train.data.subsets import SubsetConfig
-from train.init.config_text import (
+from train.starter_config.template_text import (
     fill_template_piece,
     format_relative_path,
     format_toml_literal,
     load_template_pieces,
 )
-from train.init.config_values import (
+from train.starter_config.template_values import (
     FAMILIES,
     NAMES,
     PIECES,
@@ -64,8 +64,8 @@ PLACES: dict[Family, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class FolderFacts:
-    """Counts and sizes of the pictures in a folder.
+class PictureFolderStats:
+    """Statistics of a folder of pictures: counts, sizes, captions, masks, worse pictures of pairs.
 
     side : of the square that has the area of the middle picture
     sizes : the smallest, the middle and the largest, as "640x480"
@@ -87,8 +87,11 @@ class FolderFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class InitRequest:
-    """Options of `t2i train --init`. kind : class of the subject, such as "mug"."""
+class StarterConfigRequest:
+    """Options of `t2i train --init`: method, folder of pictures, base model, trigger word, class.
+
+    kind : class of the subject, such as "mug"
+    """
 
     method: str
     folder: Path
@@ -97,7 +100,7 @@ class InitRequest:
     kind: str | None = None
 
 
-def inspect_folder(folder: Path) -> FolderFacts:
+def inspect_picture_folder(folder: Path) -> PictureFolderStats:
     """Read every picture of a folder and return their counts, sizes and captions.
 
     Raises DataError if none is usable.
@@ -106,14 +109,14 @@ def inspect_folder(folder: Path) -> FolderFacts:
     subset = SubsetConfig.model_validate({"folder": folder, **companions})
     found = list_and_read_pictures(PicturesConfig(subsets=(subset,)))
     if not found.pictures:
-        check_broken_share(found.broken, found.total, 0.0)
+        check_broken_fraction(found.broken, found.total, 0.0)
     shapes = sorted(
         (one.shape for one in found.pictures), key=lambda shape: shape.height * shape.width
     )
     middle = shapes[len(shapes) // 2]
     captioned = [one.entry.captions for one in found.pictures if one.entry.captions]
     captions = [texts[0] for texts in captioned] + [text for texts in captioned for text in texts]
-    return FolderFacts(
+    return PictureFolderStats(
         pictures=len(found.pictures),
         broken=len(found.broken),
         side=round((middle.height * middle.width) ** 0.5),
@@ -128,24 +131,26 @@ def inspect_folder(folder: Path) -> FolderFacts:
     )
 
 
-def write_starting_config(request: InitRequest, out: Path) -> FolderFacts:
-    """Write a starting config and return counts and sizes of the pictures in the folder.
+def write_starter_config(request: StarterConfigRequest, out: Path) -> PictureFolderStats:
+    """Write a starter config and return counts and sizes of the pictures in the folder.
 
     Raises NameTaken if `out` exists, ArgumentError for options that do not fit.
     """
     check_request(request)
     if os.path.lexists(out):
         raise NameTaken(out)
-    facts = inspect_folder(request.folder)
-    check_pairs(request, facts)
+    facts = inspect_picture_folder(request.folder)
+    check_no_pairs_for_dreambooth(request, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
-    text = build_starting_config(request, facts, out.parent, head)
+    text = build_starter_config(request, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
     return facts
 
 
-def check_request(request: InitRequest) -> None:
-    """Raise ArgumentError for an unknown method, a missing class or an invalid word."""
+def check_request(request: StarterConfigRequest) -> None:
+    """Raise ArgumentError for options of `t2i train --init` that are wrong: an unknown method, a
+    missing class, an invalid word.
+    """
     if request.method not in METHODS:
         raise ArgumentError(f"--init {request.method}: {nearest_hint(request.method, METHODS)}")
     if request.method in OF_A_CLASS and not request.kind:
@@ -158,11 +163,13 @@ def check_request(request: InitRequest) -> None:
         raise ArgumentError(
             f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
         )
-    check_base(request.base)
+    check_base_model(request.base)
 
 
-def check_pairs(request: InitRequest, facts: FolderFacts) -> None:
-    """Raise ArgumentError for pairs with class pictures, which have no worse ones."""
+def check_no_pairs_for_dreambooth(request: StarterConfigRequest, facts: PictureFolderStats) -> None:
+    """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
+    no worse ones.
+    """
     if facts.has_losers and request.method in OF_A_CLASS:
         raise ArgumentError(
             f"--init {request.method}: {request.folder / 'losers'} makes pairs of the pictures, "
@@ -171,16 +178,18 @@ def check_pairs(request: InitRequest, facts: FolderFacts) -> None:
         )
 
 
-def check_base(base: str) -> None:
-    """Raise ModelError if the base is not a model; hub ids are not checked."""
+def check_base_model(base: str) -> None:
+    """Raise ModelError if the base model of a starter config is not one; hub ids are not
+    checked.
+    """
     place = Path(expanduser(base))
     is_local = base in EMBEDDED_MODELS or place.exists() or place.suffix == ".safetensors"
     if (is_local or not is_hub_id(base)) and (found := locate_model(base)).is_dir():
         check_folder(found)
 
 
-def is_not_downloaded(base: str) -> bool:
-    """Return True for a model of the hub that is not in the local cache."""
+def needs_download(base: str) -> bool:
+    """Return True if a base model is on the hub and not in the local cache."""
     return (
         base not in EMBEDDED_MODELS
         and not Path(expanduser(base)).exists()
@@ -188,21 +197,26 @@ def is_not_downloaded(base: str) -> bool:
     )
 
 
-def has_few_broken(facts: FolderFacts) -> bool:
-    """Return True if a run would accept the share of broken pictures."""
+def is_broken_fraction_allowed(facts: PictureFolderStats) -> bool:
+    """Return True if the fraction of broken pictures in a folder is one that a run accepts."""
     bad_share: float = PicturesConfig.model_fields["bad_share"].default
     return facts.broken <= bad_share * (facts.pictures + facts.broken)
 
 
-def build_starting_config(
-    request: InitRequest, facts: FolderFacts, beside: Path, head: str, *, hints: bool = False
+def build_starter_config(
+    request: StarterConfigRequest,
+    facts: PictureFolderStats,
+    beside: Path,
+    head: str,
+    *,
+    hints: bool = False,
 ) -> str:
-    """Build the text of a starting config, for a file in the folder `beside`.
+    """Build the text of a starter config, for a file in the folder `beside`.
 
     hints : add comments with the values for other base models
     """
     family = detect_model_family(request.base)
-    values = list_method_values(request.method, family) | build_folder_values(
+    values = list_method_values(request.method, family) | choose_picture_dependent_values(
         request, facts, family, beside
     )
     others = [other for other in FAMILIES if hints and other != family]
@@ -216,7 +230,7 @@ def build_starting_config(
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
-    lines = build_blocks(request, facts, head) | {
+    lines = build_template_blocks(request, facts, head) | {
         "source": build_picture_folder_lines(request, facts, beside)
     }
     filled = [
@@ -226,11 +240,13 @@ def build_starting_config(
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
 
 
-def build_folder_values(
-    request: InitRequest, facts: FolderFacts, family: Family, beside: Path
+def choose_picture_dependent_values(
+    request: StarterConfigRequest, facts: PictureFolderStats, family: Family, beside: Path
 ) -> dict[str, Value]:
-    """Build the values of a starting config that depend on the pictures."""
-    word, thing, kind = choose_word_and_class(request, facts)
+    """Choose the values of a starter config that depend on the pictures: size, steps, word,
+    prompts.
+    """
+    word, thing, kind = choose_trigger_and_class(request, facts)
     size = detect_image_size(request.base, family)
     if size >= SMALL and facts.side < SMALL_SHARE * size:
         size = int(size * SMALL_SHARE) // 64 * 64
@@ -250,19 +266,19 @@ def build_folder_values(
     }
 
 
-def has_trigger_word(request: InitRequest) -> bool:
-    """Return True if captions and prompts call the subject by a word of its own."""
+def has_trigger_word(request: StarterConfigRequest) -> bool:
+    """Return True if the starter config teaches a trigger word for the subject."""
     named = request.word is not None or request.kind is not None
     return named or request.method in OF_A_CLASS + OF_NEW_WORDS
 
 
-def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | None:
+def explain_missing_trigger(request: StarterConfigRequest, facts: PictureFolderStats) -> str | None:
     """Return the reason why the config sets no trigger word; None if it does, or if pictures
     lack captions.
     """
     if facts.captioned < facts.pictures:
         return None
-    word, _, _ = choose_word_and_class(request, facts)
+    word, _, _ = choose_trigger_and_class(request, facts)
     if not has_trigger_word(request):
         return "neither --class nor --word was given"
     if all(contains_words(caption, word) for caption in facts.captions):
@@ -270,8 +286,12 @@ def explain_missing_trigger(request: InitRequest, facts: FolderFacts) -> str | N
     return None
 
 
-def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str, str, str]:
-    """Choose the trigger word, the subject's name in prompts and its class ("a cat" if unknown)."""
+def choose_trigger_and_class(
+    request: StarterConfigRequest, facts: PictureFolderStats
+) -> tuple[str, str, str]:
+    """Choose the trigger word, the subject's name in prompts, and its class with article ("a
+    cat" if unknown).
+    """
     kind = f"{choose_indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
     if request.method in OF_NEW_WORDS:
         plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
@@ -285,9 +305,11 @@ def choose_word_and_class(request: InitRequest, facts: FolderFacts) -> tuple[str
     )
 
 
-def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
-    """Build comment lines on the default trigger word and how to choose another."""
-    word, thing, _ = choose_word_and_class(request, facts)
+def build_trigger_comment(request: StarterConfigRequest, facts: PictureFolderStats) -> list[str]:
+    """Build comment lines of a starter config on the default trigger word and how to choose
+    another.
+    """
+    word, thing, _ = choose_trigger_and_class(request, facts)
     if request.word is not None or word != RARE or not has_trigger_word(request):
         return []
     return [
@@ -296,9 +318,11 @@ def build_word_comment(request: InitRequest, facts: FolderFacts) -> list[str]:
     ]
 
 
-def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[str, list[str]]:
-    """Build the lines that replace each block name in a piece of the template."""
-    word, thing, _ = choose_word_and_class(request, facts)
+def build_template_blocks(
+    request: StarterConfigRequest, facts: PictureFolderStats, head: str
+) -> dict[str, list[str]]:
+    """Build the lines of each block, by the block's name in the starter config's template."""
+    word, thing, _ = choose_trigger_and_class(request, facts)
     trigger = (
         word if request.method in OF_NEW_WORDS or not request.kind else f"{word} {request.kind}"
     )
@@ -322,7 +346,7 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
         "next": head.splitlines(),
         "seen": [
             f"# {several(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
-            *(f"# {line}" for line in build_word_comment(request, facts)),
+            *(f"# {line}" for line in build_trigger_comment(request, facts)),
         ],
         "captions": captions,
         "masks": build_mask_lines(request, facts, trigger),
@@ -333,7 +357,9 @@ def build_blocks(request: InitRequest, facts: FolderFacts, head: str) -> dict[st
     }
 
 
-def build_picture_folder_lines(request: InitRequest, facts: FolderFacts, beside: Path) -> list[str]:
+def build_picture_folder_lines(
+    request: StarterConfigRequest, facts: PictureFolderStats, beside: Path
+) -> list[str]:
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     folder = format_toml_literal(format_relative_path(beside, str(request.folder)))
     present = {"masks": facts.has_masks, "losers": facts.has_losers}
@@ -348,7 +374,7 @@ def build_picture_folder_lines(request: InitRequest, facts: FolderFacts, beside:
 
 
 def build_optional_target_lines(
-    request: InitRequest, facts: FolderFacts, trigger: str
+    request: StarterConfigRequest, facts: PictureFolderStats, trigger: str
 ) -> list[str]:
     """Build the keys of [target] that pictures and method allow, mostly as comments."""
     lines = []
@@ -375,7 +401,9 @@ def build_optional_target_lines(
     return lines
 
 
-def build_mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> list[str]:
+def build_mask_lines(
+    request: StarterConfigRequest, facts: PictureFolderStats, trigger: str
+) -> list[str]:
     """Build the keys of [data] about masks as comments; none without masks."""
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
         return []
@@ -390,6 +418,6 @@ def build_mask_lines(request: InitRequest, facts: FolderFacts, trigger: str) -> 
     ]
 
 
-def has_enough_to_hold_out(facts: FolderFacts) -> bool:
+def has_enough_to_hold_out(facts: PictureFolderStats) -> bool:
     """Return True if there are enough pictures to hold some out for validation."""
     return facts.pictures >= ENOUGH

@@ -1,4 +1,4 @@
-"""The text of a starting configuration: pieces with their values, and hints over them."""
+"""The text of a starter config: pieces with their values, and hints over them."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from os.path import expanduser
 from pathlib import Path
 from string import Template
 
-from train.init.config_values import Value
+from train.starter_config.template_values import Value
 
 
 def fill_template_piece(
@@ -16,7 +16,7 @@ def fill_template_piece(
     blocks: dict[str, list[str]],
     others: dict[str, dict[str, Value]],
 ) -> list[str]:
-    """Fill a piece of the config's template with values and return its lines.
+    """Fill one piece of the starter config's template with values and return its lines.
 
     The name of a block is replaced by the lines of that block.
     """
@@ -37,7 +37,7 @@ def fill_template_piece(
 def format_values_of_other_models(
     key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]
 ) -> str:
-    """Format the values for other base models as a comment, grouped by value."""
+    """Format, for a comment, which values a key has for the other base models, grouped by value."""
     names: dict[str, list[str]] = {}
     for name, row in others.items():
         if key in row and row[key] != values[key]:
@@ -62,7 +62,7 @@ def format_relative_path(beside: Path, place: str) -> str:
 
 
 def load_template_pieces() -> dict[str, str]:
-    """Return the pieces of starting configs by name."""
+    """Load the template pieces that starter configs are composed of, by name."""
     text = resources.files("t2i").joinpath("assets", "train", "pieces.toml").read_text("utf-8")
     parts = re.split(r"^#:: (.+)\n", text, flags=re.MULTILINE)[1:]
     return {name: body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.optional_dependencies import build_install_command
 from train.data.decode import BrokenPictureError
-from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_captions
+from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
 from train.data.sources.metadata import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ SAVED = ("dataset_info.json", "state.json")
 
 
 @dataclass(frozen=True, slots=True)
-class TableRowSource:
+class DatasetRowSource:
     """Source of the bytes of a picture in a row of a `datasets` table.
 
     Each process opens the table's files itself.
@@ -30,7 +30,9 @@ class TableRowSource:
     column: str
 
     def read(self) -> bytes:
-        """Return the bytes in the cell, or of the file that it names."""
+        """Return the bytes of the picture: those in the table's cell, or of the file that it
+        names.
+        """
         cell = self.table[self.row][self.column]
         if cell is None:
             raise BrokenPictureError(f"row {self.row}", "has no picture")
@@ -39,18 +41,18 @@ class TableRowSource:
         return FileBytes(Path(cell["path"])).read()
 
 
-def list_dataset_table(
+def list_huggingface_dataset(
     name: str,
     configuration: str | None = None,
     split: str = "train",
     image_column: str = "image",
     caption_column: str | None = None,
 ) -> Listing:
-    """Return the listing of all rows; pictures are neither read nor decoded yet.
+    """List the rows of a Hugging Face data set as pictures, which are neither read nor decoded yet.
 
     Raises ArgumentError for an unknown column, DataError if the data set cannot be opened.
     """
-    table = open_dataset(name, configuration, split)
+    table = open_huggingface_dataset(name, configuration, split)
     columns = table.column_names
     if image_column not in columns:
         raise ArgumentError(
@@ -68,23 +70,25 @@ def list_dataset_table(
             f"image_column = {image_column!r} of {name} holds no pictures: {error}."
         ) from error
     listing = Listing()
-    captions = read_caption_cells(table, name, caption_column)
+    captions = read_caption_column(table, name, caption_column)
     for row in range(len(table)):
         place = f"{name}[{row}]"
         try:
-            texts = parse_captions(captions[row]) if captions is not None else ()
+            texts = parse_caption_cell(captions[row]) if captions is not None else ()
         except ValueError as error:
             listing.broken.append(BrokenPictureError(place, str(error)))
             continue
-        source = TableRowSource(pictures, row, image_column)
+        source = DatasetRowSource(pictures, row, image_column)
         listing.pictures.append(
             PictureEntry(place, source, texts, stem=str(row), folder=Path(name).name)
         )
     return listing
 
 
-def read_caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
-    """Read the cells of the caption column; None if there is no such column."""
+def read_caption_column(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
+    """Read the caption column of a `datasets` table, a cell for each row; None if there is no
+    such column.
+    """
     columns = table.column_names
     if wanted is not None and wanted not in columns:
         raise ArgumentError(
@@ -98,8 +102,8 @@ def read_caption_cells(table: "Dataset", name: str, wanted: str | None) -> list[
     return list(table[found[0]]) if found else None
 
 
-def open_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
-    """Open a data set by name or path.
+def open_huggingface_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
+    """Open a table of the library `datasets` by hub name or path.
 
     Raises ArgumentError if the library or the split is missing, DataError if it cannot be opened.
     """

@@ -1,0 +1,26 @@
+"""The interface of a data set to train on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from t2i.data.training_example import TrainingExample
+
+
+class TrainingDataset(Protocol):
+    """Protocol of a data set whose training examples are read by index."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, visit: int, /) -> TrainingExample:
+        """Return training example `index` as it is shown at position `visit` of the run.
+
+        Differences between visits, such as the crop, are a function of both numbers.
+        """
+        ...
+
+    def list_batch_groups(self) -> Sequence[Sequence[int]]:
+        """Return the indices of the examples grouped by picture shape; an index may repeat.
+
+        A batch is filled from one group.
+        """
+        ...
