@@ -21,7 +21,8 @@ class _Patch:
 
 
 class MethodPatches:
-    """Replacements of one method of any number of objects, for one purpose.
+    """Patches of one method on any number of objects: each replaces the method within a block, and
+    threads share it.
 
     Every purpose has an instance of its own, so that those of two may be nested on one object.
     """

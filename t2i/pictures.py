@@ -141,7 +141,9 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
 
 
 def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
-    """Return texts as PNG chunks; those above MAX_TEXT are left out with a warning."""
+    """Build PNG text chunks from metadata texts; those above MAX_TEXT bytes are left out with a
+    warning.
+    """
     info = PngInfo()
     for key, value in text.items():
         size = len(value.encode())
@@ -155,7 +157,7 @@ def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
 
 
 def build_exif_text(text: Mapping[str, str], form: str, name: str) -> bytes:
-    """Return texts as an Exif block for JPEG or WebP.
+    """Build an Exif block for JPEG or WebP from metadata texts.
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.
     """

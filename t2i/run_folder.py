@@ -48,7 +48,7 @@ def _acquire_lock(descriptor: int, folder: Path) -> None:
         raise build_write_error(folder, error) from error
 
 
-class StoppedEarly(Exception):
+class StoppedDuringSetup(Exception):
     """Exception that ends a training run when a stop was requested during its setup."""
 
 

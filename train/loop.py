@@ -16,7 +16,7 @@ from t2i.atomic_files import write_atomically
 from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.pictures import save_picture
-from t2i.run_folder import StoppedEarly, StopRequest, lock_folder
+from t2i.run_folder import StoppedDuringSetup, StopRequest, lock_folder
 from t2i.terminal import several
 from train import checkpoint
 from train.batches.batch import Batch, iterate_batches
@@ -73,7 +73,7 @@ def run(config: RunConfig, out: Path) -> bool:
         try:
             training = Training(config, out, accelerator, stop)
             finished = training.run(stop)
-        except StoppedEarly:
+        except StoppedDuringSetup:
             finished = False
         if finished:
             training.export()
@@ -117,7 +117,7 @@ class Training:
         accelerator: Accelerator,
         stop: StopRequest | None = None,
     ) -> None:
-        """Raises StoppedEarly, on every process, when a stop is requested during setup."""
+        """Raises StoppedDuringSetup, on every process, when a stop is requested during setup."""
         self.config, self.out, self.accelerator = config, out, accelerator
         stop = stop or StopRequest()
         batch_size = config.train.batch_size

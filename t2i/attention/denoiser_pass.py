@@ -42,13 +42,17 @@ class DenoiserPass:
         return self.num_images // self.num_prompts
 
     def cond_rows(self, prompt: int) -> tuple[int, ...]:
-        """Return the row in branch "cond" of each image of a prompt; empty without that branch."""
+        """Return the batch rows of a prompt's images in the guidance branch "cond"; empty if the
+        pass does not have that branch.
+        """
         if prompt not in self._rows:
             self._rows[prompt] = self._find_cond_rows(prompt)
         return self._rows[prompt]
 
     def rows_in_all_branches(self, prompt: int) -> tuple[int, ...]:
-        """Return the rows of each image of a prompt, branch after branch."""
+        """Return the batch rows of a prompt's images in every guidance branch, branch after
+        branch.
+        """
         count = self.images_per_prompt
         return tuple(
             branch * self.num_images + prompt * count + image

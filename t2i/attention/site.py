@@ -137,7 +137,9 @@ def list_steps_in_window(window: StepWindow, num_steps: int, table: int | None =
 
 
 def check_step_window(name: str, window: object) -> None:
-    """Raise ArgumentError unless the argument called `name` is a step window."""
+    """Raise ArgumentError unless a step window is None or two numbers in order, (first, end);
+    `name` is the argument that it was given as.
+    """
     if window is None:
         return
     example = f"{name}=(0.0, 0.8) for a share of the run or {name}=(0, 10) for steps"

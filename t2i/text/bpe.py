@@ -22,7 +22,8 @@ Merges = list[tuple[str, str]]
 
 
 def train_bpe(texts: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
-    """Learn merges from `texts` until the vocabulary has `size` entries or no pair repeats.
+    """Train a byte-pair encoding on texts: learn merges until the vocabulary has `size` entries or
+    no pair repeats; return vocabulary and merges.
 
     As in CLIP the vocabulary starts with every byte and every byte that ends a word, so that any
     text can be written in it, and ends with the two special tokens.
@@ -49,7 +50,7 @@ def train_bpe(texts: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
 
 
 def build_clip_tokenizer(vocabulary: Vocabulary, merges: Merges, length: int) -> CLIPTokenizer:
-    """Return a CLIPTokenizer of this vocabulary with windows of `length` tokens, checked to use it.
+    """Build a CLIPTokenizer from a BPE vocabulary and its merges, for windows of `length` tokens.
 
     Raises ModelError where the installed transformers ignores the vocabulary it is given, as
     version 5 does with file names.

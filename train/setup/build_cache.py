@@ -15,7 +15,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import OutputError, TrainingError
-from t2i.run_folder import StoppedEarly, StopRequest
+from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import several
 from train.batches.batch_order import BatchOrder
 from train.batches.micro_batches import explaining_out_of_memory
@@ -78,7 +78,7 @@ def build_cache(
     encoders.
 
     Each process encodes its share. Where nothing can be cached the samples are returned unchanged,
-    with None. Raises T2IError, and StoppedEarly when a stop is requested, on every process.
+    with None. Raises T2IError, and StoppedDuringSetup when a stop is requested, on every process.
     """
     cache, target = settings.cache, settings.target
     reasons = choose_cached_kinds(cache, target, samples)
@@ -253,7 +253,7 @@ class CacheBuilder:
             print_on_main(
                 self.accelerator, "stopped while encoding; the same command goes on from here"
             )
-            raise StoppedEarly
+            raise StoppedDuringSetup
 
     def _writer(self, shards: ShardFolder) -> ShardWriter:
         return ShardWriter(shards.folder, self.config.shard_mb * MB)

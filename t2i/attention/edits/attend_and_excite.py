@@ -34,7 +34,8 @@ MAX_ITERATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class AttendAndExcite(Edit):
-    """Before a step, move the target's latents until each word is attended to at some position.
+    """Edit that, before a step, moves the target's latents along a gradient until each of some
+    words is attended to at some position of the image.
 
     Chefer et al. 2023 (Section 3, arXiv 2301.13826) as published: the cross-attention of the sites
     of a quarter of the latents' size (where there is none, nearest to 16 x 16 positions), the mean

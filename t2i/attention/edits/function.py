@@ -19,7 +19,8 @@ WITH_TEXT = ("cross", "joint")
 
 @dataclass(frozen=True, kw_only=True)
 class Function(Edit):
-    """Replace the target's attention maps by `fn` of them: (N, Q, K) probabilities, same shape.
+    """Edit that replaces the target prompt's attention maps by the result of a user's function of
+    them: `fn` maps (heads, queries, keys) probabilities to the same shape.
 
     The one edit whose maps are computed, in float32, at its sites only; select few. A large map is
     passed in chunks of query positions, so `fn` must not mix positions Q. Applies at sites with

@@ -10,7 +10,8 @@ from t2i.attention.site import Sites, StepWindow
 
 @dataclass(frozen=True, kw_only=True)
 class InjectQueriesKeys(Edit):
-    """Give the target's self-attention the queries and keys of the source.
+    """Edit that gives the target prompt's self-attention the queries and keys of the source
+    prompt's.
 
     The attention part of plug-and-play (Tumanyan et al. 2022, Section 4, arXiv 2211.12572): in the
     upsampling blocks, in the first half of the steps, in each branch of guidance. The published

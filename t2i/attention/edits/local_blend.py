@@ -20,7 +20,8 @@ PUBLISHED_POSITIONS, MAX_POSITIONS = 16 * 16, 48 * 48
 
 @dataclass(frozen=True, kw_only=True)
 class LocalBlend(Edit):
-    """After each step, reset the target's latents to the source's outside the mask of the words.
+    """Edit that keeps an image unchanged outside some words: after each step it resets the target's
+    latents to the source's outside a mask, made from the words' attention maps.
 
     Prompt-to-prompt's local editing (Hertz et al. 2022, Section 4, arXiv 2208.01626) with the
     published constants: the words' maps of the sites of at most 16 x 16 positions, summed over the
@@ -65,8 +66,8 @@ class LocalBlend(Edit):
                 prompt_tokens.find_word_positions(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
-        """Return a probe of the source's words and one of the target's, which the mask is made
-        from.
+        """Return two probes, of the mask's words in the source prompt and in the target prompt: the
+        mask is made from their attention maps.
         """
         sites = self.sites
         if sites is None:
@@ -80,7 +81,9 @@ class LocalBlend(Edit):
     def after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
-        """Return the latents with the target blended into the source by the words' mask."""
+        """Return the latents (B, C, H, W), the target's reset to the source's outside the mask of
+        the words.
+        """
         count = denoiser_pass.images_per_prompt
         blended = latents_BCHW.clone()
         for image_index in range(count):

@@ -12,7 +12,8 @@ from t2i.attention.edits.base.word_edit import SourceMapEdit
 
 @dataclass(frozen=True, kw_only=True)
 class Refine(SourceMapEdit):
-    """Give words that both prompts have the source's attention maps; new words keep their own.
+    """Edit that gives the words which both prompts have the source prompt's attention maps; words
+    that only the target prompt has keep their own.
 
     Prompt-to-prompt's prompt refinement (Hertz et al. 2022, Section 3.2, arXiv 2208.01626).
     """

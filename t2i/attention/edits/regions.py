@@ -81,7 +81,8 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Regions(BiasEdit):
-    """Raise the words of each region inside it and hide them outside; other words are unchanged.
+    """Edit that binds words to regions of the image: inside its region a word is attended to more,
+    outside less; other words are unchanged.
 
     The bias of a region's words goes from -strength outside to +strength inside, a factor of
     e^-strength to e^strength on their probability before normalisation. A word of several regions
@@ -116,7 +117,7 @@ class Regions(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if there is no region, no strength, or no step."""
+        """Return True if there is no region, the strength is 0, or the step window is empty."""
         return super().does_nothing or not self.regions or self.strength == 0
 
     def acts_at_site(self, site: Site) -> bool:

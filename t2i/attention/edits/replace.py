@@ -13,7 +13,8 @@ from t2i.text.alignment import find_differing_word_indices
 
 @dataclass(frozen=True, kw_only=True)
 class Replace(SourceMapEdit):
-    """Give the target's words the attention maps of the source's words at the same positions.
+    """Edit that gives the target prompt's words the attention maps of the source prompt's words at
+    the same positions.
 
     Prompt-to-prompt's word swap (Hertz et al. 2022, Section 3.2, arXiv 2208.01626). Both prompts
     need the same number of words.

@@ -17,7 +17,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class Reweight(PerWordWindowEdit):
-    """Multiply the attention maps of the target's words, which then need not sum to 1.
+    """Edit that multiplies the attention maps of words of the target prompt, which then need not
+    sum to 1.
 
     With `source` as prompt-to-prompt's attention re-weighting (Hertz et al. 2022, Section 3.2,
     arXiv 2208.01626): all words of the target get the source's maps, unless an edit before has

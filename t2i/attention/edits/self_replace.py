@@ -10,7 +10,8 @@ from t2i.attention.site import Site
 
 @dataclass(frozen=True, kw_only=True)
 class SelfReplace(Edit):
-    """Replace the target's self-attention maps by the source's; its values stay its own.
+    """Edit that replaces the target prompt's self-attention maps by the source prompt's; its values
+    stay its own.
 
     Prompt-to-prompt's self-attention injection (Hertz et al. 2022, arXiv 2208.01626; the published
     code applies it at sites of at most 16 * 16 positions).

@@ -10,7 +10,8 @@ from t2i.attention.site import Sites, StepWindow
 
 @dataclass(frozen=True, kw_only=True)
 class ShareKeysValues(Edit):
-    """Give the target's self-attention the keys and values of the source.
+    """Edit that gives the target prompt's self-attention the keys and values of the source
+    prompt's.
 
     Mutual self-attention (Cao et al. 2023, MasaCtrl, Section 3.2, arXiv 2304.08465), in each branch
     of guidance. The published code begins at step 4 of 50 and at layer 10 of Stable Diffusion 1,

@@ -18,7 +18,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class WordWeights(BiasEdit):
-    """Give each word the attention that it would have if the prompt contained it `weight` times.
+    """Edit that weights words of a prompt: each gets the attention that it would have if the prompt
+    contained it `weight` times.
 
     log(weight) is added to the scores of the word's tokens, so that a position's map still sums to
     1, unlike under Reweight. Weight 1 leaves a word alone, 0 hides it.
@@ -46,7 +47,7 @@ class WordWeights(BiasEdit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if every weight is 1, or if there is no step."""
+        """Return True if every weight is 1, or if the edit's step window is empty."""
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
     def check_prompts(self, prompt_tokens: PromptTokens) -> None:

@@ -64,7 +64,8 @@ class SiteAccumulator:
     def add(
         self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
     ) -> None:
-        """Add the probabilities of a step whose prompt contains the tokens `columns`.
+        """Add the token probabilities of one step; `columns` are the numbers of the tokens that the
+        prompt contains at this step.
 
         Tokens that are new at this step are the last columns of `words_NSQ`.
         """

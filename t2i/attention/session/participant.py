@@ -18,7 +18,7 @@ from t2i.errors import ArgumentError
 
 
 class Participant(Protocol):
-    """Interface of a probe or an edit towards its session."""
+    """Interface of what a session runs: a probe, which reads attention, or an edit."""
 
     @property
     def heads(self) -> tuple[int, ...] | None:
@@ -72,7 +72,8 @@ class Participant(Protocol):
 
 @dataclass(slots=True)
 class ParticipantEntry:
-    """Entry of a session for one participant, with a record of where it acted.
+    """A probe or an edit registered in a session, with a record of the sites and steps at which it
+    acted.
 
     active_steps : name of a site -> steps at which it read or edited attention there
     latent_steps : steps at which it acted on the latents
