@@ -16,7 +16,7 @@ from t2i.terminal import (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the TOML file on the command line says. Raises T2IError."""
+    """Parse the command line and train as its TOML file says. Raises T2IError."""
     parser = argparse.ArgumentParser(
         prog="train", description="Train as a TOML file says; resumes by itself."
     )

@@ -23,7 +23,7 @@ from train.batches.batch import Batch, iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import resolve_class_picture_folder
-from train.model_notes import build_notes
+from train.model_notes import build_model_notes
 from train.nonfinite_step_report import TooManyNonFiniteStepsError, load_step_thumbnails
 from train.optim.ema import EMA
 from train.optim.ema_snapshots import (
@@ -31,13 +31,13 @@ from train.optim.ema_snapshots import (
     remove_snapshots_after,
     save_snapshot,
 )
-from train.optim.optimizer import using_averaged_weights
-from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded, move_to_device
+from train.optim.optimizer import using_schedulefree_average
+from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_sharded, move_to_device
 from train.parallel.processes import open_accelerator, run_on_all, run_on_main
-from train.reporting.training_logger import Report
+from train.reporting.training_logger import TrainingLogger
 from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_whole_target
 from train.setup.build_cache import CacheSettings, build_cache
-from train.setup.class_pictures import ClassPictures, draw_class_pictures
+from train.setup.class_pictures import ClassPictureSpec, generate_class_pictures
 from train.setup.compiling import (
     CompilationMonitor,
     check_compiled_gradient,
@@ -45,9 +45,14 @@ from train.setup.compiling import (
     without_compilation,
 )
 from train.setup.resume_checks import build_run_identity, check_same_config, check_same_run
-from train.setup.run_data import DataSettings, build_data_identity, build_order, load_samples
-from train.step import StepMetrics, Stepper, StepSettings
-from train.targets.target import Target
+from train.setup.run_data import (
+    DataSettings,
+    build_batch_order,
+    build_data_identity,
+    load_run_dataset,
+)
+from train.step import StepMetrics, StepSettings, TrainingStepper
+from train.targets.target import TrainingTarget
 from train.validation import Validation
 
 CHECKPOINT_FOLDER, MODEL_FOLDER = "checkpoints", "model"
@@ -58,8 +63,8 @@ SCALE_PICTURES = 64
 
 
 def run(config: RunConfig, out: Path) -> bool:
-    """Train the configured run to its last step, resuming from the newest checkpoint; True when
-    finished.
+    """Train a configured run to its last step, resuming from the newest checkpoint; return True
+    when it is finished.
 
     On SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and returns False. Raises T2IError, on every
     process, for what a user can fix.
@@ -67,11 +72,11 @@ def run(config: RunConfig, out: Path) -> bool:
     with StopRequest() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
         run_on_main(accelerator, lambda: lock_run_folder(config, out, stack))
-        class_pictures = plan_class_pictures(config, out)
-        if class_pictures and not draw_class_pictures(class_pictures, accelerator, stop):
+        class_pictures = build_class_picture_spec(config, out)
+        if class_pictures and not generate_class_pictures(class_pictures, accelerator, stop):
             return False
         try:
-            training = Training(config, out, accelerator, stop)
+            training = TrainingRun(config, out, accelerator, stop)
             finished = training.run(stop)
         except StoppedDuringSetup:
             finished = False
@@ -80,12 +85,14 @@ def run(config: RunConfig, out: Path) -> bool:
     return finished
 
 
-def plan_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
-    """Return the description of the class pictures that a run needs; None if it needs none."""
+def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec | None:
+    """Return which DreamBooth class pictures a run needs, and the settings to generate them;
+    None if it needs none.
+    """
     if config.prior is None:
         return None
     assert config.target.kind == "finetune"
-    return ClassPictures(
+    return ClassPictureSpec(
         prior=config.prior,
         folder=resolve_class_picture_folder(config.prior, out),
         base=config.target.base,
@@ -95,7 +102,7 @@ def plan_class_pictures(config: RunConfig, out: Path) -> ClassPictures | None:
 
 
 def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
-    """Lock the run's folder against other processes while the run lasts.
+    """Lock the run's folder against other processes until `stack` closes.
 
     Raises ArgumentError where it holds a run of another configuration.
     """
@@ -105,8 +112,8 @@ def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
         check_same_config(out, facts, config)
 
 
-class Training:
-    """State of a training run in progress: target, optimizer, EMA, and the number of finished
+class TrainingRun:
+    """Training run in progress: data, target, optimizer and EMA, and the number of finished
     steps.
     """
 
@@ -122,8 +129,8 @@ class Training:
         stop = stop or StopRequest()
         batch_size = config.train.batch_size
         data = DataSettings(config.data, config.prior, config.target, batch_size)
-        self.data = load_samples(data, out, accelerator)
-        self.order = build_order(self.data, batch_size, config.seed)
+        self.data = load_run_dataset(data, out, accelerator)
+        self.order = build_batch_order(self.data, batch_size, config.seed)
         cache = CacheSettings(config.cache, config.target, config.train)
         self.samples, encoders = build_cache(cache, self.data, self.order, out, accelerator, stop)
         target, facts = assemble_target(config, encoders)
@@ -143,7 +150,7 @@ class Training:
         )
         settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
         load_pictures = partial(load_step_thumbnails, self.data, self.order)
-        self.stepper = Stepper(settings, self.target, accelerator, out, load_pictures)
+        self.stepper = TrainingStepper(settings, self.target, accelerator, out, load_pictures)
         self.ema = EMA(self.target.trained_parameters(), config.ema)
         self.steps_done = self.steps_saved = 0
         self._resume()
@@ -151,66 +158,70 @@ class Training:
     def run(self, stop: StopRequest) -> bool:
         """Train until the last step, or until a stop is requested; return True at the end."""
         train = self.config.train
-        reports: list[Report] = []
-        self._on_main(lambda: reports.append(self._open_report()))
+        loggers: list[TrainingLogger] = []
+        self._on_main(lambda: loggers.append(self._open_logger()))
         steps = range(self.steps_done, train.steps)
         reader = iterate_batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
         with self._compiled() if train.compile and steps else nullcontext():
-            return self._run_steps(steps, reader, reports, stop)
+            return self._run_steps(steps, reader, loggers, stop)
 
     def _run_steps(
-        self, steps: range, reader: Iterator[Batch], reports: list[Report], stop: StopRequest
+        self,
+        steps: range,
+        reader: Iterator[Batch],
+        loggers: list[TrainingLogger],
+        stop: StopRequest,
     ) -> bool:
         train, main = self.config.train, self.accelerator.is_main_process
         compilations = CompilationMonitor(self.target)
         try:
             if self.steps_done == 0:
-                self._validate(reports)
+                self._validate(loggers)
             for _ in steps:
                 result = self.step([next(reader) for _ in range(train.accumulation)])
                 last, stopping = self.steps_done == train.steps, self._any_process(stop.wanted)
                 if main:
-                    reports[0].advance(self.steps_done)
+                    loggers[0].advance_progress_bar(self.steps_done)
                     if message := compilations.poll():
-                        reports[0].print_line(message)
-                self._after_step(result, reports, last=last, stopping=stopping)
+                        loggers[0].print_line(message)
+                self._after_step(result, loggers, last=last, stopping=stopping)
                 if stopping and not last:
                     if main:
-                        reports[0].print_line(
+                        loggers[0].print_line(
                             f"stopped after step {self.steps_done}; "
                             "the same command goes on from here"
                         )
                     return False
             if self.config.has_sample_sheets:
-                self._draw_sheet(reports)
+                self._draw_sheet(loggers)
         except TooManyNonFiniteStepsError:
             # The state before that step, from which the run can be resumed.
             if self.steps_done > self.steps_saved:
                 self._save()
             raise
         finally:
-            for report in reports:
-                report.close()
+            for logger in loggers:
+                logger.close()
         return True
 
     def _after_step(
-        self, result: StepMetrics, reports: list[Report], *, last: bool, stopping: bool
+        self, result: StepMetrics, loggers: list[TrainingLogger], *, last: bool, stopping: bool
     ) -> None:
         """Log, snapshot, validate, save and draw whatever is due."""
         for remark in result.remarks:
-            self._on_main(partial(self._remark, reports, remark))
+            self._on_main(partial(self._remark, loggers, remark))
         if last or self._is_due(self.config.train.log_every):
-            self._on_main(partial(self._log, reports, result.to_log_dict()))
+            self._on_main(partial(self._log, loggers, result.to_log_dict()))
         ema = self.config.ema
         if ema.kind == "power" and (last or self._is_due(ema.snapshot_every)):
             self._snapshot()  # before the checkpoint, from which a resume starts
         if last or self._is_due(self.config.validation.every):
-            self._validate(reports)
+            self._validate(loggers)
         if last or stopping or self._is_due(self.config.train.checkpoint_every):
             self._save()
         if not last and self._is_due(self.config.samples.every):
-            self._draw_sheet(reports)
+            self._draw_sheet(loggers)
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
@@ -225,26 +236,26 @@ class Training:
         with self.using_ema_weights() as target:
             self._on_main(partial(self._write_model, target))
 
-    def _write_model(self, target: Target) -> None:
-        notes = build_notes(self.config, self.steps_done)
+    def _write_model(self, target: TrainingTarget) -> None:
+        notes = build_model_notes(self.config, self.steps_done)
         batch = self.load_first_batch(SCALE_PICTURES)
         target.export(self.out / MODEL_FOLDER, batch, self.config.export, notes)
 
-    def _log(self, reports: list[Report], facts: dict[str, float]) -> None:
-        reports[0].log_step(self.steps_done, facts)
+    def _log(self, loggers: list[TrainingLogger], facts: dict[str, float]) -> None:
+        loggers[0].log_step(self.steps_done, facts)
 
-    def _remark(self, reports: list[Report], text: str) -> None:
-        reports[0].log_remark(self.steps_done, text)
+    def _remark(self, loggers: list[TrainingLogger], text: str) -> None:
+        loggers[0].log_remark(self.steps_done, text)
 
-    def _open_report(self) -> Report:
+    def _open_logger(self) -> TrainingLogger:
         text = self.config.model_dump_json(indent=1) + "\n"
         write_atomically(self.out / "config.json", lambda part: part.write_text(text))
         steps, tensorboard = self.config.train.steps, self.config.train.tensorboard
-        report = Report(self.out, self.steps_done, steps, tensorboard=tensorboard)
+        logger = TrainingLogger(self.out, self.steps_done, steps, tensorboard=tensorboard)
         remove_snapshots_after(self.out / SNAPSHOT_FOLDER, self.steps_done)
         if self.steps_done:
-            report.print_line(f"resumed after step {self.steps_done}")
-        return report
+            logger.print_line(f"resumed after step {self.steps_done}")
+        return logger
 
     def step(self, micro_batches: list[Batch]) -> StepMetrics:
         """Make one optimizer step over the micro-batches of this process."""
@@ -255,14 +266,15 @@ class Training:
         return result
 
     @contextmanager
-    def using_ema_weights(self) -> Iterator[Target]:
-        """Give the target its EMA weights within the block, for drawing and exporting.
+    def using_ema_weights(self) -> Iterator[TrainingTarget]:
+        """Give the target its EMA weights within the block, for sample sheets, validation and
+        export.
 
         All processes enter it together, and the main one may then use the target alone.
         """
         average = self.ema.using_average(self.target.trained_parameters())
         with (
-            using_averaged_weights(self.stepper.optimizer),
+            using_schedulefree_average(self.stepper.optimizer),
             average,
             without_compilation(self.target),
         ):
@@ -285,7 +297,7 @@ class Training:
         run_on_main(self.accelerator, action)
 
     def load_first_batch(self, pictures: int) -> Batch:
-        """Load the first batch of the data, of at most so many pictures, onto the device."""
+        """Load the first batch of the data, of at most `pictures` rows, onto the device."""
         order = BatchOrder(
             self.data.list_batch_groups(), min(pictures, len(self.data)), self.order.seed
         )
@@ -293,33 +305,33 @@ class Training:
             self.target.device
         )
 
-    def _validate(self, reports: list[Report]) -> None:
+    def _validate(self, loggers: list[TrainingLogger]) -> None:
         if self.validation is None:
             return
         with self.using_ema_weights() as target:
             measured = self.validation.measure_loss(target, alone=is_sharded(self.target))
         loss, by_level = measured.loss, measured.by_level
-        self._on_main(lambda: reports[0].log_validation(self.steps_done, loss, by_level))
+        self._on_main(lambda: loggers[0].log_validation(self.steps_done, loss, by_level))
 
-    def _draw_sheet(self, reports: list[Report]) -> None:
+    def _draw_sheet(self, loggers: list[TrainingLogger]) -> None:
         with self.using_ema_weights() as target:
-            self._on_main(partial(self._write_sheet, target, reports))
+            self._on_main(partial(self._write_sheet, target, loggers))
 
-    def _write_sheet(self, target: Target, reports: list[Report]) -> None:
+    def _write_sheet(self, target: TrainingTarget, loggers: list[TrainingLogger]) -> None:
         path = self.out / "samples" / f"step-{self.steps_done:08d}.png"
         target.eval()
         try:
             with translating_out_of_memory("while drawing a sheet"):
-                picture = target.draw_sheet(
+                picture = target.draw_sample_sheet(
                     self.load_first_batch(SHEET_PICTURES), self.config.samples
                 )
             save_picture(picture, path)
         except T2IError as error:  # a sheet that fails must not end the training
-            reports[0].log_remark(self.steps_done, f"not drawn: {error}")
+            loggers[0].log_remark(self.steps_done, f"not drawn: {error}")
             return
         finally:
             target.train()
-        reports[0].print_line(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
+        loggers[0].print_line(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:
         state, folder = self._state(), self.out / CHECKPOINT_FOLDER
@@ -373,7 +385,7 @@ class Training:
                 f"train.steps = {self.config.train.steps}: raise it, or choose another --out."
             )
         for name, weight in self.target.trained_parameters().items():
-            copy_from_whole(weight, state.tensors["weights"][name])
+            copy_into_sharded(weight, state.tensors["weights"][name])
         self.ema.load_state_dict(state.tensors["average"])
         checkpoint.restore_optimizer_state(
             self.stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"]

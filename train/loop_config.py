@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LoopConfig(BaseModel):
-    """Steps, batches, precision and checkpoints of a run."""
+    """Configuration of the training loop: steps, batch size, precision, checkpoints, logging."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

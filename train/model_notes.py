@@ -8,8 +8,10 @@ from train.config_paths import TARGET_FOLDER_KEYS
 from train.export import Notes
 
 
-def build_notes(config: RunConfig, steps: int) -> Notes:
-    """Return the notes of a model after `steps` steps of a run, for its `t2i.json`."""
+def build_model_notes(config: RunConfig, steps: int) -> Notes:
+    """Build the content of a trained model's `t2i.json`: sampling defaults, and how it was
+    trained.
+    """
     samples = config.samples
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}

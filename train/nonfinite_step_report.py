@@ -24,7 +24,7 @@ from t2i.pictures import build_picture_grid, save_picture
 from train.batches.batch import Batch, iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.reporting.sample_sheets import pixels_to_images
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 REPORT_FOLDER = "not-a-number"
 MAX_NAMED = 8
@@ -110,14 +110,14 @@ class NonFiniteStepReport:
 
 
 def gather_example_reports(
-    accelerator: Accelerator, target: Target, pieces: Sequence[Batch], losses: Tensor
+    accelerator: Accelerator, target: TrainingTarget, pieces: Sequence[Batch], losses: Tensor
 ) -> list[ExampleReport]:
     """Gather a report of each training example of a step from all processes, in the order of the
     global batch.
     """
     rows: list[ExampleReport] = []
     for batch in pieces:
-        drawn = target.list_random_values(batch)
+        drawn = target.list_sampled_values(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()
@@ -149,7 +149,7 @@ def compute_gradient_norms(optimizer: torch.optim.Optimizer, scale: float) -> di
     }
 
 
-def list_nonfinite_gradients(target: Target) -> list[str]:
+def list_nonfinite_gradients(target: TrainingTarget) -> list[str]:
     """List the names of the trained weights whose gradient has NaN or infinity."""
     return [
         name

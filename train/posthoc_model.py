@@ -11,8 +11,8 @@ from t2i.atomic_folders import atomic_new_path
 from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN, read_bounded
 from train.config.run_config import RunConfig
-from train.loop import SCALE_PICTURES, Training
-from train.model_notes import build_notes
+from train.loop import SCALE_PICTURES, TrainingRun
+from train.model_notes import build_model_notes
 from train.optim.ema import using_weight_values
 from train.optim.ema_snapshots import SNAPSHOT_FOLDER, list_snapshots
 from train.optim.posthoc_ema import AverageProfile, reconstruct_average
@@ -20,8 +20,8 @@ from train.parallel.processes import open_accelerator
 
 
 @dataclass(frozen=True, slots=True)
-class RebuiltModel:
-    """Model folder whose weights are a post-hoc average of `snapshots` files.
+class PosthocModel:
+    """Exported model whose weights are a post-hoc EMA: its folder, length, step and error.
 
     error : distance of its profile from the requested one, relative to that one's norm
     """
@@ -33,11 +33,10 @@ class RebuiltModel:
     error: float
 
 
-def rebuild_model(
+def export_posthoc_model(
     run: Path, length: float, step: int | None = None, out: Path | None = None
-) -> RebuiltModel:
-    """Export a run's model with a post-hoc average of `length` after `step` steps, the last by
-    default.
+) -> PosthocModel:
+    """Export a run's model with the post-hoc EMA of a length after a step, the last by default.
 
     Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTaken for an
     existing folder.
@@ -51,16 +50,16 @@ def rebuild_model(
     average, error = reconstruct_average(found, wanted)
 
     with open_accelerator(config.train, config.optimizer.name) as accelerator:
-        training = Training(config, run, accelerator)
+        training = TrainingRun(config, run, accelerator)
         average_notes = {"length": length, "step": wanted.step, "error": error}
-        notes = {**build_notes(config, wanted.step), "average": average_notes}
+        notes = {**build_model_notes(config, wanted.step), "average": average_notes}
         batch = training.load_first_batch(SCALE_PICTURES)
         with (
             using_weight_values(average, training.target.trained_parameters()),
             atomic_new_path(folder) as place,
         ):
             training.target.export(place, batch, config.export, notes)
-    return RebuiltModel(folder, length, wanted.step, len(found), error)
+    return PosthocModel(folder, length, wanted.step, len(found), error)
 
 
 def read_run_config(run: Path) -> RunConfig:

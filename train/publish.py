@@ -24,7 +24,7 @@ from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json,
 from t2i.terminal import print_note, several
 from train.export import export_vae
 from train.loop import MODEL_FOLDER
-from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_sheet
+from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 
 PROSE = FileKind("text", 4_000_000)
 CARD = """# The embedded model of t2i
@@ -60,7 +60,8 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 
 def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
-    """Write model, sheet, curve and card of the run into `folder`, completely or not at all.
+    """Publish a finished run: write model, sample sheet, loss curve and model card into
+    `folder`, completely or not at all.
 
     vae : folder of an autoencoder with a further trained decoder, in place of the run's
 
@@ -77,14 +78,17 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
             export_vae(refined.to(torch.float16), new / "vae")
         pipe = TextToImagePipeline.from_pretrained(new)
         asked = SamplesConfig.model_validate(notes["trained"]["config"]["samples"])
-        save_picture(draw_sheet(draw_prompts(pipe, asked), asked.columns), new / "samples.png")
+        save_picture(
+            draw_sample_sheet(generate_prompt_images(pipe, asked), asked.columns),
+            new / "samples.png",
+        )
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*list_inherited_stages(runs), *map(format_stage_line, runs)]
         (new / NOTES_FILE).write_text(
             json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
         )
-        (new / "README.md").write_text(format_card(pipe, stages, prose), "utf-8")
+        (new / "README.md").write_text(format_model_card(pipe, stages, prose), "utf-8")
 
 
 def read_final_model_notes(run: Path) -> dict[str, Any]:
@@ -107,8 +111,8 @@ def read_final_model_notes(run: Path) -> dict[str, Any]:
 
 
 def list_earlier_runs(run: Path) -> list[Path]:
-    """List the runs that trained the parts this one started from, oldest first."""
-    parts = list_starting_folders(run)
+    """List the earlier runs that trained the weights which this run started from, oldest first."""
+    parts = list_initial_weight_folders(run)
     parents = [part.parent if part.name == MODEL_FOLDER else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
     return list(dict.fromkeys(one for path in runs for one in (*list_earlier_runs(path), path)))
@@ -116,13 +120,13 @@ def list_earlier_runs(run: Path) -> list[Path]:
 
 def list_inherited_stages(runs: list[Path]) -> list[str]:
     """List the training stages of published models whose parts these runs started from."""
-    models = dict.fromkeys(part.parent for run in runs for part in list_starting_folders(run))
+    models = dict.fromkeys(part.parent for run in runs for part in list_initial_weight_folders(run))
     found = [read_json(path, RUN) for one in models if (path := one / NOTES_FILE).is_file()]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
-def list_starting_folders(run: Path) -> list[Path]:
-    """List the folders of the trained parts that a run started from."""
+def list_initial_weight_folders(run: Path) -> list[Path]:
+    """List the folders of trained weights (VAE, UNet, text encoder) that a run started from."""
     target = read_json(run / "config.json", RUN)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 
@@ -169,7 +173,7 @@ def plot_losses(losses: list[tuple[int, float]], window: int = 10) -> Image.Imag
     return picture
 
 
-def format_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
+def format_model_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
     """Return the Markdown of a model's card."""
     parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
     return CARD.format(
@@ -183,7 +187,9 @@ def format_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str
 
 
 def format_stage_line(run: Path) -> str:
-    """Describe a run in one line: what it trained, on how much, and its last loss."""
+    """Describe a run in one line of a model card: what it trained, its steps and batch size, its
+    last loss.
+    """
     config = read_json(run / "config.json", RUN)
     steps, loss = read_losses(run / "log.jsonl")[-1]
     train, target = config["train"], config["target"]
@@ -200,7 +206,7 @@ def format_stage_line(run: Path) -> str:
 
 
 def main() -> None:
-    """Publish a run as the command line says."""
+    """Parse the command line and publish a run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/embedded")
     parser.add_argument("folder", type=Path, help="where the model goes; replaced")

@@ -27,11 +27,11 @@ from train.nonfinite_step_report import (
     gather_example_reports,
     list_nonfinite_gradients,
 )
-from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
+from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
-from train.parallel.fsdp import is_sharded, prepare_for_training, shard_weights
+from train.parallel.fsdp import is_sharded, prepare_with_accelerate, shard_weights
 from train.parallel.processes import run_on_main
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 SMALLEST_SCALE = 1.0
 """Scale of fp16 gradients below which a step is bad; a sound run never comes so low."""
@@ -39,12 +39,12 @@ SMALLEST_SCALE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """The parts of a run's configuration that decide how a step is made."""
+    """Parts of a run's configuration that decide how an optimizer step is made."""
 
     seed: int
     loop: LoopConfig
     optimizer: OptimizerConfig
-    rate: RateConfig
+    rate: LearningRateConfig
 
 
 @dataclass(slots=True)
@@ -69,8 +69,9 @@ class StepMetrics:
         }
 
 
-class Stepper:
-    """Maker of optimizer steps: holds the target and its optimizer as Accelerate runs them.
+class TrainingStepper:
+    """Performer of optimizer steps: forward and backward passes in micro-batches, clipping,
+    update; skips steps that are not finite.
 
     skipped : steps so far that were skipped because their loss or gradient was not finite
     rows : rows that are computed at a time, after more of them did not fit into memory
@@ -79,7 +80,7 @@ class Stepper:
     def __init__(
         self,
         settings: StepSettings,
-        target: Target,
+        target: TrainingTarget,
         accelerator: Accelerator,
         out: Path,
         load_pictures: PictureLoader,
@@ -92,14 +93,18 @@ class Stepper:
             settings.optimizer,
             [replace(group, parameters=[sharded[p] for p in group.parameters]) for group in groups],
         )
-        self._model, self._accelerated = prepare_for_training(target, self.optimizer, accelerator)
+        self._model, self._accelerated = prepare_with_accelerate(
+            target, self.optimizer, accelerator
+        )
         self._load_pictures = load_pictures
         self.skipped = 0
         self.rows: int | None = None
         self._fitting: set[tuple[int, ...]] = set()
 
     def state_dict(self) -> dict[str, int | None]:
-        """Return the stepper's state for a checkpoint."""
+        """Return the stepper's own state for a checkpoint: skipped steps and rows computed at a
+        time.
+        """
         return {"skipped": self.skipped, "rows": self.rows}
 
     def load_state_dict(self, state: Mapping[str, int | None]) -> None:
@@ -107,7 +112,7 @@ class Stepper:
         self.skipped, self.rows = state.get("skipped") or 0, state.get("rows")
 
     def step(self, number: int, micro_batches: list[Batch]) -> StepMetrics:
-        """Make step `number`, the first being 0, over the micro-batches of this process.
+        """Make optimizer step `number`, the first being 0, over the micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimizer unchanged.
         Raises TooManyNonFiniteStepsError for one more of them than may be skipped, TrainingError
@@ -168,7 +173,7 @@ class Stepper:
             if exchanged:
                 raise TrainingError(
                     f"Out of memory in step {number + 1} with "
-                    f"{several(count_largest_micro_batch(pieces), 'row')} at a time, "
+                    f"{several(count_largest_micro_batch_rows(pieces), 'row')} at a time, "
                     "while the processes exchanged gradients; the newest checkpoint "
                     "is sound. Raise train.accumulation, and the run goes on from there. "
                     f"{SAVE_MEMORY_HINT}"
@@ -212,7 +217,7 @@ class Stepper:
         return torch.cat(losses)
 
     def _halve(self, pieces: Sequence[Batch]) -> None:
-        rows = count_largest_micro_batch(pieces)
+        rows = count_largest_micro_batch_rows(pieces)
         if rows == 1:
             raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY_HINT}")
         if not self.target.rows_apart:
@@ -303,13 +308,13 @@ class Stepper:
         return bad, f"More is in {self.out / REPORT_FOLDER}."
 
 
-def count_largest_micro_batch(pieces: Sequence[Batch]) -> int:
+def count_largest_micro_batch_rows(pieces: Sequence[Batch]) -> int:
     """Return the number of rows of the largest micro-batch."""
     return max(len(piece.slots) for piece in pieces)
 
 
 def batch_memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
-    """Return a key of a batch's memory needs; all processes have the same at a step."""
+    """Return a key of how much memory a batch needs: rows and shape of its largest micro-batch."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW
-    return (count_largest_micro_batch(pieces), *shape.shape[1:])
+    return (count_largest_micro_batch_rows(pieces), *shape.shape[1:])

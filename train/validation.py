@@ -29,7 +29,7 @@ from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget, ValidationPicture
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 LEVELS_PER_PASS = 4
 """Noise levels of a picture in one denoiser pass."""
@@ -83,7 +83,9 @@ class ValidationLoss:
 
 
 class Validation:
-    """Validation of a run on held-out pictures, encoded once; each process measures its share."""
+    """Validation of a run: measures the loss on held-out pictures, which are encoded once and
+    divided among processes.
+    """
 
     def __init__(
         self, config: ValidationConfig, samples: TrainingDataset, accelerator: Accelerator
@@ -96,7 +98,7 @@ class Validation:
         """Return the number of pictures that are measured."""
         return len(self._digests)
 
-    def measure_loss(self, target: Target, *, alone: bool = False) -> ValidationLoss:
+    def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationLoss:
         """Measure the loss of the target's current weights; all processes must call this together.
 
         alone : measure on the main process alone, which has the only whole target
@@ -166,7 +168,8 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
 def select_validation_pictures(
     samples: TrainingDataset, config: ValidationConfig
 ) -> tuple[Callable[[int], TrainingExample], list[str]]:
-    """Select the held-out pictures to measure; return their reader, by number, and their digests.
+    """Select the held-out pictures of the validation; return a function that reads one by
+    number, and their digests.
 
     For scenes these are scenes of another seed, composed like those of the run.
     """

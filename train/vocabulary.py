@@ -11,17 +11,17 @@ VOCABULARY_SIZE = 2048
 SCENES = 40_000
 
 
-def iterate_captions() -> Iterator[str]:
-    """Iterate over the captions of `SCENES` scenes."""
+def iterate_scene_captions() -> Iterator[str]:
+    """Iterate over the captions of random scenes, to train the vocabulary on."""
     scenes = Scenes(ScenesConfig(vocabulary="all", seed=0))
     return (scenes.layout(index).caption.text for index in range(SCENES))
 
 
 def main() -> None:
-    """Write the vocabulary to the folder on the command line."""
+    """Train the BPE vocabulary and write it to the folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    save_bpe(*train_bpe(iterate_captions(), VOCABULARY_SIZE), parser.parse_args().folder)
+    save_bpe(*train_bpe(iterate_scene_captions(), VOCABULARY_SIZE), parser.parse_args().folder)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from t2i.scenes.recogniser import CONFIG
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
-from train.targets.caption_matcher import reverse_positions
-from train.targets.recogniser import format_recognised, highlight_objects
+from train.targets.caption_matcher import swap_position_words
+from train.targets.recogniser import format_recognised_objects, highlight_objects
 
 SEED = 9000
 BATCH_SIZE = 16
@@ -133,7 +133,7 @@ def score_captions(
     """
     own_B = caption_matcher.compute_similarities(pictures, captions)
     next_B = caption_matcher.compute_similarities(pictures, [*captions[1:], captions[0]])
-    turned = [reverse_positions(caption) for caption in captions]
+    turned = [swap_position_words(caption) for caption in captions]
     turned_B = caption_matcher.compute_similarities(pictures, turned)
     found.own_to_other += (own_B > next_B).tolist()
     found.own_to_turned += [
@@ -205,7 +205,7 @@ def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> I
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
-    return build_picture_grid(both, [format_recognised(seen) for seen in looks], columns=3)
+    return build_picture_grid(both, [format_recognised_objects(seen) for seen in looks], columns=3)
 
 
 def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:

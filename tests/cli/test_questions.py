@@ -21,7 +21,7 @@ from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
 from train.config.run_config import RunConfig
-from train.model_notes import build_notes
+from train.model_notes import build_model_notes
 
 EMBEDDED_FOLDER = EMBEDDED_MODELS["embedded"]
 KNOWN = read_known_words(EMBEDDED_FOLDER)
@@ -69,7 +69,7 @@ def embedded_recipe() -> RunConfig:
 
 def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_path: Path) -> None:
     config = embedded_recipe()
-    notes = build_notes(config, 1)
+    notes = build_model_notes(config, 1)
     assert len(notes["knows"]["objects"]) == 16
     (tmp_path / NOTES_FILE).write_text(json.dumps(notes))
     assert read_known_words(tmp_path) == KnownWords(notes["knows"])

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from t2i.run_folder import StopRequest
 from tests.train.runs import accelerator_for
 from train.config.load_config import load_run_config
-from train.loop import Training
+from train.loop import TrainingRun
 from train.parallel.fsdp import get_local_shard
 from train.parallel.processes import leave_process_group, run_on_main
 
@@ -25,7 +25,7 @@ def main(given: list[str]) -> None:
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name
             run_on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
-        training = Training(config, Path(out), accelerator)
+        training = TrainingRun(config, Path(out), accelerator)
         assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
         assert training.run(StopRequest())
         training.export()

@@ -25,7 +25,7 @@ from train.objective.attention_supervision import (
     compute_outside_mask_loss,
     compute_pixelwise_loss,
     extract_word_maps,
-    resize_masks,
+    resize_masks_to_site,
     select_supervised_words,
 )
 from train.setup.assembly import assemble_target
@@ -83,7 +83,7 @@ def test_a_map_inside_its_mask_costs_nothing_and_an_even_one_what_lies_outside()
 def test_a_mask_at_a_site_is_the_area_it_covers_of_each_place():
     mask_1HW = torch.zeros(1, 4, 4)
     mask_1HW[0, :2, :3] = 1
-    assert resize_masks(mask_1HW, (2, 2)).tolist() == [[1.0, 0.5, 0.0, 0.0]]
+    assert resize_masks_to_site(mask_1HW, (2, 2)).tolist() == [[1.0, 0.5, 0.0, 0.0]]
 
 
 # What is read
@@ -100,7 +100,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
     supervision._losses.append(torch.zeros(1))
     told = target._build_conditioning(batch, batch.captions)
     noisy_BCHW = target._latents(batch)
-    with torch.no_grad(), supervision.listening_to_pass(target.unet):
+    with torch.no_grad(), supervision.supervising_pass(target.unet):
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     with (
         torch.no_grad(),
@@ -163,7 +163,7 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
     assert target(replace(batch, masks_BKHW=empty))[1] == plain(batch)[1]
     assert torch.equal(target(replace(batch, masks_BKHW=None)), plain(batch))
     high, _ = scenes(WEIGHT, "target.attention_noise=[0.5, 1.0]")
-    timestep_B = torch.tensor(plain.list_random_values(batch)["timestep"], dtype=torch.int64)
+    timestep_B = torch.tensor(plain.list_sampled_values(batch)["timestep"], dtype=torch.int64)
     noisy_B = plain.objective._alpha2_T[timestep_B] < 0.5
     assert 0 < noisy_B.sum() < 4
     assert torch.equal(high(batch) > plain(batch), noisy_B)

@@ -17,7 +17,7 @@ from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_diff
 from train import checkpoint
 from train.batches.batch import Batch
 from train.config.run_config import RunConfig
-from train.loop import Training, run
+from train.loop import TrainingRun, run
 from train.setup import compiling
 from train.setup.compiling import compiling_denoiser
 from train.targets.denoising import DenoisingTarget
@@ -52,18 +52,18 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
     tmp_path: Path,
 ) -> None:
     config = tiny_run(tmp_path)
-    training = Training(config, tmp_path / "out", accelerator_for(config))
+    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     names = training.target.trained_parameters().keys()
     limit = torch._dynamo.config.recompile_limit
     with compiling_denoiser(training.target, sizes=99):
         assert torch._dynamo.config.recompile_limit > limit
         assert training.target.trained_parameters().keys() == names
-        before = compiling.count_graphs()
+        before = compiling.count_compiled_graphs()
         with training.using_ema_weights() as target, torch.no_grad():
             target(training.load_first_batch(2))
-        assert compiling.count_graphs() == before
+        assert compiling.count_compiled_graphs() == before
         training.target(training.load_first_batch(2))
-        assert compiling.count_graphs() > before
+        assert compiling.count_compiled_graphs() > before
     assert torch._dynamo.config.recompile_limit == limit
 
 

@@ -13,7 +13,7 @@ from tests.train.apart import by_two, said
 from tests.train.runs import MODEL, RUN, accelerator_for, write_run
 from tests.train.test_loop import newest
 from train.config.load_config import load_run_config
-from train.loop import Training, run
+from train.loop import TrainingRun, run
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -59,7 +59,7 @@ def test_any_text_encoder_is_trained_saved_and_drawn_with(kind, tmp_path):
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
     config = config_with(tmp_path, kind)
-    training = Training(config, tmp_path / "out", accelerator_for(config))
+    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     before = {name: weight.clone() for name, weight in training.target.trained_parameters().items()}
     with StopRequest() as stop:
         training.run(stop)
@@ -71,7 +71,7 @@ def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
 
 def test_what_sdxl_does_not_read_of_its_first_encoder_is_not_trained(tmp_path):
     config = config_with(tmp_path, "CLIPTextModel")
-    target = Training(config, tmp_path / "out", accelerator_for(config)).target
+    target = TrainingRun(config, tmp_path / "out", accelerator_for(config)).target
     trained = target.trained_parameters()
     frozen = {name for name, _ in target.named_parameters()} - trained.keys()
     of_encoders = {name for name in frozen if name.startswith("text_encoder")}
@@ -83,7 +83,7 @@ def test_what_sdxl_does_not_read_of_its_first_encoder_is_not_trained(tmp_path):
 @pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "CLIPTextModel"])
 def test_of_a_single_encoder_every_weight_is_trained(kind, tmp_path):
     config = config_with(tmp_path, kind)
-    target = Training(config, tmp_path / "out", accelerator_for(config)).target
+    target = TrainingRun(config, tmp_path / "out", accelerator_for(config)).target
     every = {name for name, _ in target.text_encoder.named_parameters(prefix="text_encoder")}
     assert every <= target.trained_parameters().keys()
 
@@ -91,7 +91,7 @@ def test_of_a_single_encoder_every_weight_is_trained(kind, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_two_clips(tmp_path):
     config = config_with(tmp_path, "CLIPTextModel")
-    begun = Training(config, tmp_path / "begun", accelerator_for(config)).target
+    begun = TrainingRun(config, tmp_path / "begun", accelerator_for(config)).target
     first = {
         name: weight.detach().half()
         for name, weight in begun.text_encoder.state_dict().items()

@@ -18,7 +18,7 @@ from tests.train.runs import accelerator_for
 from train.batches.batch import iterate_batches
 from train.batches.batch_order import ProcessShare
 from train.cache.caption_encoding import expand_caption_words
-from train.loop import Training, run
+from train.loop import TrainingRun, run
 from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
@@ -98,7 +98,7 @@ def test_an_adapter_weighs_what_its_config_says(tmp_path, base, part, told, expe
 def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     config = finetune_run(tmp_path / "a", base, ("words",))
     before = t2i.load(str(base)).text_encoder.state_dict()
-    training = Training(config, tmp_path / "out", accelerator_for(config))
+    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     target = training.target
     assert isinstance(target, FineTuneTarget)
     assert [tuple(weight.shape) for weight in target.trained_parameters().values()] == [(3, 32)]
@@ -163,7 +163,7 @@ def test_each_part_has_its_own_rate(tmp_path, base):
 @pytest.mark.parametrize("parts", [("lora",), ("dora",), ("pivotal",)])
 def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, parts):
     config = finetune_run(tmp_path, base, parts, "export.precision=fp32", "ema.decay=0")
-    training = Training(config, tmp_path / "out", accelerator_for(config))
+    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     for weight in training.target.trained_parameters().values():
         torch.nn.init.normal_(weight, std=0.05) if weight.dim() > 1 else None
     training.ema.update(training.target.trained_parameters(), 1)
@@ -262,7 +262,7 @@ def test_a_part_that_is_written_wrongly_is_named(tmp_path, base, table, complain
 
 def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
-    training = Training(config, tmp_path / "out", accelerator_for(config))
+    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     batch = next(iterate_batches(training.samples, training.order, ProcessShare(), range(1)))
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)

@@ -12,8 +12,8 @@ from train.objective.objective import (
     Objective,
     ObjectiveConfig,
     add_offset_noise,
-    draw_stratified_quantiles,
-    perturb_noise,
+    perturb_input_noise,
+    sample_stratified_quantiles,
 )
 
 SHAPE = (6, 4, 8, 8)
@@ -130,7 +130,7 @@ def test_flow_with_zero_terminal_snr_is_refused_with_the_reason() -> None:
 
 
 def test_stratified_quantiles_fill_each_stratum_once() -> None:
-    drawn = draw_stratified_quantiles(
+    drawn = sample_stratified_quantiles(
         ObjectiveConfig(), seed=1, step=4, slots=list(range(16)), batch_size=16
     )
     assert sorted((drawn * 16).long().tolist()) == list(range(16))
@@ -138,15 +138,15 @@ def test_stratified_quantiles_fill_each_stratum_once() -> None:
 
 def test_quantiles_depend_on_the_slot_and_not_on_its_company() -> None:
     config = ObjectiveConfig()
-    together = draw_stratified_quantiles(config, 1, 4, list(range(8)), 8)
+    together = sample_stratified_quantiles(config, 1, 4, list(range(8)), 8)
     apart = torch.cat(
         [
-            draw_stratified_quantiles(config, 1, 4, [6, 7], 8),
-            draw_stratified_quantiles(config, 1, 4, [2], 8),
+            sample_stratified_quantiles(config, 1, 4, [6, 7], 8),
+            sample_stratified_quantiles(config, 1, 4, [2], 8),
         ]
     )
     assert torch.equal(apart, together[[6, 7, 2]])
-    assert not torch.equal(together, draw_stratified_quantiles(config, 1, 5, list(range(8)), 8))
+    assert not torch.equal(together, sample_stratified_quantiles(config, 1, 5, list(range(8)), 8))
 
 
 def test_logit_normal_density_has_its_mean_and_spread() -> None:
@@ -300,7 +300,7 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
     objective = of(prediction="epsilon")
     latents, noise, extra = torch.randn(3, 64, 4, 8, 8)
     level = objective.noise_level_at_quantile(torch.full((64,), 0.6))
-    seen = perturb_noise(noise, extra, 0.1)
+    seen = perturb_input_noise(noise, extra, 0.1)
     noisy = objective.add_noise(latents, seen, level)
     clean = objective.add_noise(latents, noise, level)
     sigma = level.sigma_B.view(-1, 1, 1, 1)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from t2i.errors import ArgumentError
 from train.checkpoint import pack_optimizer_state, restore_optimizer_state
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import RateConfig, compute_learning_rate_factor
+from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
 from train.optim.optimizer import (
     OptimizerConfig,
     ParameterGroup,
     build_optimizer,
-    check_optimizer_fits,
+    check_schedulefree_config,
     set_learning_rates,
-    using_averaged_weights,
+    using_schedulefree_average,
 )
 
 HERE = ["adamw", "adafactor", "prodigy", "schedulefree"]
@@ -62,7 +62,9 @@ def built(name: str, model: Small) -> torch.optim.Optimizer:
 
 def step(model: Small, optimizer: torch.optim.Optimizer, number: int, change: str = "") -> None:
     """One step that is a function of its number alone."""
-    set_learning_rates(optimizer, compute_learning_rate_factor(number, 40, RateConfig(warmup=3)))
+    set_learning_rates(
+        optimizer, compute_learning_rate_factor(number, 40, LearningRateConfig(warmup=3))
+    )
     torch.manual_seed(100 + number)
     loss = (model(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean()
     optimizer.zero_grad()
@@ -229,7 +231,7 @@ def test_schedule_free_is_the_published_one() -> None:
     for gradient in gradients:
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
         optimizer.step()
-    with using_averaged_weights(optimizer):
+    with using_schedulefree_average(optimizer):
         assert weight.item() == pytest.approx(x, abs=1e-14)
     assert weight.item() == pytest.approx(y, abs=1e-14)
 
@@ -286,7 +288,7 @@ def test_one_group_steps_as_adamw_always_did_bit_for_bit() -> None:
         step(model, optimizer, number)
         torch.manual_seed(100 + number)
         plain.param_groups[0]["lr"] = 1e-2 * compute_learning_rate_factor(
-            number, 40, RateConfig(warmup=3)
+            number, 40, LearningRateConfig(warmup=3)
         )
         plain.zero_grad()
         (twin(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean().backward()
@@ -308,10 +310,10 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
     }
 
     def fail() -> None:
-        with using_averaged_weights(optimizer):
+        with using_schedulefree_average(optimizer):
             raise RuntimeError("while drawing")
 
-    with using_averaged_weights(optimizer):
+    with using_schedulefree_average(optimizer):
         within = model.conv.weight.detach().clone()
     with pytest.raises(RuntimeError, match="while drawing"):
         fail()
@@ -323,7 +325,7 @@ def test_averaged_gives_the_very_same_weights_back(name: str) -> None:
 
 def test_averaged_before_the_first_step_is_the_weights() -> None:
     model = Small()
-    with using_averaged_weights(built("schedulefree", model)):
+    with using_schedulefree_average(built("schedulefree", model)):
         assert torch.equal(model.conv.weight, Small().conv.weight)
 
 
@@ -406,12 +408,12 @@ def test_what_an_optimizer_cannot_use_is_refused(settings: dict[str, object], me
 
 def test_schedule_free_with_a_falling_rate_or_a_second_average_is_refused() -> None:
     config, none = of("schedulefree"), EMAConfig(kind="none")
-    check_optimizer_fits(config, RateConfig(warmup=10), none)
-    check_optimizer_fits(of("adamw"), RateConfig(decay="cosine"), EMAConfig())
+    check_schedulefree_config(config, LearningRateConfig(warmup=10), none)
+    check_schedulefree_config(of("adamw"), LearningRateConfig(decay="cosine"), EMAConfig())
     with pytest.raises(ValueError, match=r"rate.decay = 'cosine' .*set rate.decay = 'none'"):
-        check_optimizer_fits(config, RateConfig(decay="cosine"), none)
+        check_schedulefree_config(config, LearningRateConfig(decay="cosine"), none)
     with pytest.raises(ValueError, match=r"ema.kind = 'decay' .*set ema.kind = 'none'"):
-        check_optimizer_fits(config, RateConfig(), EMAConfig())
+        check_schedulefree_config(config, LearningRateConfig(), EMAConfig())
 
 
 def test_fused_is_taken_when_asked_for() -> None:

@@ -15,9 +15,9 @@ from train.optim.ema import EMA, EMAConfig, compute_gamma_from_length
 from train.optim.ema_snapshots import list_snapshots, remove_snapshots_after, save_snapshot
 from train.optim.posthoc_ema import (
     AverageProfile,
-    compute_inner_products,
-    mix_profiles,
+    compute_profile_inner_products,
     reconstruct_average,
+    solve_profile_mixture,
 )
 
 STEPS, EVERY = 400, 5
@@ -63,7 +63,7 @@ def test_a_rebuilt_average_is_the_one_tracked_directly(
 
 def test_a_length_that_was_tracked_comes_back_from_its_snapshot_alone(folder: Path) -> None:
     _, error = reconstruct_average(list_snapshots(folder), AverageProfile(0.1, STEPS))
-    mixture = mix_profiles(
+    mixture = solve_profile_mixture(
         [AverageProfile(0.05, 200), AverageProfile(0.1, 200), AverageProfile(0.1, 400)],
         AverageProfile(0.1, 400),
     )
@@ -76,7 +76,7 @@ def test_more_snapshots_meet_a_profile_better() -> None:
     def error(every: int) -> float:
         steps = range(every, 1001, every)
         found = [AverageProfile(length, step) for step in steps for length in (0.05, 0.1)]
-        return mix_profiles(found, AverageProfile(0.15, 1000)).error
+        return solve_profile_mixture(found, AverageProfile(0.15, 1000)).error
 
     errors = [error(every) for every in (250, 100, 50, 25)]
     assert errors == sorted(errors, reverse=True)
@@ -94,7 +94,7 @@ def test_inner_products_are_the_integrals_of_the_profiles() -> None:
     profiles = torch.stack([profile(average) for average in averages])
     assert profiles.sum(1).mul(1 / 4000).tolist() == pytest.approx([1, 1, 1], rel=1e-6)
     torch.testing.assert_close(
-        compute_inner_products(averages, averages),
+        compute_profile_inner_products(averages, averages),
         profiles @ profiles.T / 4000,
         rtol=1e-5,
         atol=1e-12,
@@ -103,29 +103,31 @@ def test_inner_products_are_the_integrals_of_the_profiles() -> None:
 
 def test_inner_products_do_not_overflow_after_a_million_steps() -> None:
     late = [AverageProfile(0.01, 1), AverageProfile(0.01, 10**6), AverageProfile(0.1, 10**6)]
-    assert compute_inner_products(late, late).isfinite().all()
+    assert compute_profile_inner_products(late, late).isfinite().all()
     gamma = compute_gamma_from_length(0.1)
     expected = (gamma + 1) ** 2 / (2 * gamma + 1) / 10**6
-    assert compute_inner_products(late[2:], late[2:]).item() == pytest.approx(expected, rel=1e-9)
+    assert compute_profile_inner_products(late[2:], late[2:]).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("length", [0.03, 0.15, 0.25])
 def test_the_weights_of_a_mixture_sum_to_one_and_none_other_is_nearer(length: float) -> None:
     found = [AverageProfile(each, step) for step in range(100, 1001, 100) for each in (0.05, 0.1)]
     wanted = AverageProfile(length, 1000)
-    mixture = mix_profiles(found, wanted)
+    mixture = solve_profile_mixture(found, wanted)
     assert mixture.weights_P.sum().item() == pytest.approx(1, abs=1e-12)
 
     def distance(weights_P: Tensor) -> float:
         gram, cross = (
-            compute_inner_products(found, found),
-            compute_inner_products(found, [wanted])[:, 0],
+            compute_profile_inner_products(found, found),
+            compute_profile_inner_products(found, [wanted])[:, 0],
         )
         squared = weights_P @ gram @ weights_P - 2 * weights_P @ cross
-        return (squared + compute_inner_products([wanted], [wanted])[0, 0]).item()
+        return (squared + compute_profile_inner_products([wanted], [wanted])[0, 0]).item()
 
     nearest = distance(mixture.weights_P)
-    norm = compute_inner_products([wanted], [wanted]).item()
+    norm = compute_profile_inner_products([wanted], [wanted]).item()
     assert mixture.error == pytest.approx((nearest / norm) ** 0.5, rel=1e-6)
     torch.manual_seed(0)
     for _ in range(20):

@@ -12,7 +12,7 @@ from train.batches.batch import iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.data.registry import build_dataset
 from train.loop import run
-from train.objective.preservation import PreservationConfig, replace_new_words
+from train.objective.preservation import OutputPreservationConfig, replace_new_words
 from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
 
@@ -44,17 +44,17 @@ def test_the_class_stands_where_the_new_word_stood():
     words = {"<mug>": "mug", "sks dog": "dog"}
     assert replace_new_words("a <mug> by a sks dog", words) == "a mug by a dog"
     assert replace_new_words("a sks dogma, <mug>s", words) is None
-    config = PreservationConfig(preserve_weight=1, preserve_words=words)
+    config = OutputPreservationConfig(preserve_weight=1, preserve_words=words)
     assert config.preserved_caption("red <mug>, <mug>", 0, 0, 0) == "red mug, mug"
-    assert config.all_preserved_captions(["a <mug>", "a tree"]) == {"a mug"}
+    assert config.list_preserved_captions(["a <mug>", "a tree"]) == {"a mug"}
 
 
 def test_captions_of_ones_own_take_turns_by_step_and_slot():
-    config = PreservationConfig(preserve_weight=1, preserve_captions=("a", "b", "c"))
+    config = OutputPreservationConfig(preserve_weight=1, preserve_captions=("a", "b", "c"))
     drawn = [config.preserved_caption("x", 0, step, 0) for step in range(40)]
     assert set(drawn) == {"a", "b", "c"}
     assert drawn == [config.preserved_caption("y", 0, step, 0) for step in range(40)]
-    assert config.all_preserved_captions(["x"]) == {"a", "b", "c"}
+    assert config.list_preserved_captions(["x"]) == {"a", "b", "c"}
 
 
 def test_the_loss_is_how_far_the_adapter_moves_the_other_caption(tuned):

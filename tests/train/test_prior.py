@@ -19,14 +19,14 @@ from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import build_dataset
-from train.loop import plan_class_pictures, run
+from train.loop import build_class_picture_spec, run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
     NOTES,
-    ClassPictures,
-    draw_class_pictures,
-    draw_missing_pictures,
+    ClassPictureSpec,
     format_class_picture_name,
+    generate_class_pictures,
+    generate_missing_pictures,
 )
 from train.setup.run_data import add_class_pictures
 
@@ -41,14 +41,14 @@ def config(tmp_path: Path, base: Path) -> RunConfig:
     return finetune_run(tmp_path / "run", base, ("lora",), PRIOR, "train.steps=2")
 
 
-def pictures_of(config: RunConfig, out: Path) -> ClassPictures:
-    found = plan_class_pictures(config, out)
+def pictures_of(config: RunConfig, out: Path) -> ClassPictureSpec:
+    found = build_class_picture_spec(config, out)
     assert found is not None
     return found
 
 
 def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
-    draw_missing_pictures(pictures_of(config, out), CPU, StopRequest())
+    generate_missing_pictures(pictures_of(config, out), CPU, StopRequest())
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
@@ -86,7 +86,7 @@ def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, confi
 
 def test_nothing_is_loaded_where_all_are_there(tmp_path, config, monkeypatch):
     whole = drawn(config, tmp_path / "out")
-    monkeypatch.setattr(class_pictures, "draw_class_picture_batch", None)
+    monkeypatch.setattr(class_pictures, "generate_class_picture_batch", None)
     monkeypatch.setattr("pipelines.text_to_image.TextToImagePipeline.from_pretrained", None)
     assert drawn(config, tmp_path / "out") == whole
 
@@ -97,7 +97,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
     for number in range(3):
         Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
     shared = with_changes(config, folder=folder)
-    draw_missing_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
+    generate_missing_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [
         format_class_picture_name(0),
@@ -110,7 +110,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
 
 
 def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, capsys):
-    stop, draw = StopRequest(), class_pictures.draw_class_picture_batch
+    stop, draw = StopRequest(), class_pictures.generate_class_picture_batch
 
     def draw_and_stop(*arguments):
         stop.wanted = True
@@ -118,11 +118,11 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
 
     out, accelerator = tmp_path / "out", accelerator_for(config)
     with monkeypatch.context() as patch:
-        patch.setattr(class_pictures, "draw_class_picture_batch", draw_and_stop)
-        assert not draw_class_pictures(pictures_of(config, out), accelerator, stop)
+        patch.setattr(class_pictures, "generate_class_picture_batch", draw_and_stop)
+        assert not generate_class_pictures(pictures_of(config, out), accelerator, stop)
     assert len([*(out / "prior").glob("*.png")]) == 2
     assert "the same command goes on" in capsys.readouterr().err
-    assert draw_class_pictures(pictures_of(config, out), accelerator, StopRequest())
+    assert generate_class_pictures(pictures_of(config, out), accelerator, StopRequest())
     assert len([*(out / "prior").glob("*.png")]) == 5
 
 
@@ -132,17 +132,17 @@ def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_
     with pytest.raises(
         ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
     ):
-        draw_missing_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
+        generate_missing_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
     drawn(config, tmp_path / "out")
     notes = tmp_path / "out" / "prior" / NOTES
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    draw_missing_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
+    generate_missing_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
     more = pictures_of(with_changes(config, count=6), tmp_path / "out")
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
-        draw_missing_pictures(more, CPU, StopRequest())
+        generate_missing_pictures(more, CPU, StopRequest())
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):

@@ -18,7 +18,7 @@ from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
-from train.targets.caption_matcher import reverse_positions
+from train.targets.caption_matcher import swap_position_words
 
 OBJECTS = ("apple", "cat", "car")
 
@@ -142,7 +142,7 @@ def test_a_run_over_another_recogniser_is_not_gone_on_with(tmp_path: Path) -> No
     ],
 )
 def test_a_caption_turned_round(caption: str, wrong: str) -> None:
-    assert reverse_positions(caption) == wrong
+    assert swap_position_words(caption) == wrong
 
 
 @pytest.mark.parametrize(

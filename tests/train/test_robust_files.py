@@ -15,8 +15,8 @@ from tests.train.data.making import noise
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import pictures, tuning, write_tuning
 from train.config.load_config import load_run_config
-from train.loop import Training, run
-from train.step import Stepper
+from train.loop import TrainingRun, run
+from train.step import TrainingStepper
 
 NO_CACHE = ("cache.latents=false", "cache.texts=false")
 
@@ -34,15 +34,15 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def full_from_step(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
     """Fill the disk after so many steps; what it returns makes room again."""
-    step, blocks = Stepper.step, files_of_at_most(20_000)
+    step, blocks = TrainingStepper.step, files_of_at_most(20_000)
 
-    def filling(self: Stepper, done: int, parts: list) -> object:
+    def filling(self: TrainingStepper, done: int, parts: list) -> object:
         outcome = step(self, done, parts)
         if done + 1 == number:
             blocks.__enter__()
         return outcome
 
-    monkeypatch.setattr(Stepper, "step", filling)
+    monkeypatch.setattr(TrainingStepper, "step", filling)
     return lambda: blocks.__exit__(None, None, None)
 
 
@@ -70,13 +70,13 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         if named == "model":
-            export = Training.export
+            export = TrainingRun.export
 
-            def full(self: Training) -> None:
+            def full(self: TrainingRun) -> None:
                 with files_of_at_most(20_000):
                     export(self)
 
-            patch.setattr(Training, "export", full)
+            patch.setattr(TrainingRun, "export", full)
             make_room: Callable[[], None] = lambda: None  # noqa: E731
         else:
             make_room = full_from_step(patch, step)
@@ -175,23 +175,23 @@ def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
     settings: tuple[str, ...], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tuning(tmp_path, base, "lora", "data.bad_share=0.2", "data.check=quick", *settings)
-    data = Training.__init__
+    data = TrainingRun.__init__
 
-    def vanishing(self: Training, *arguments: object, **named: object) -> None:
+    def vanishing(self: TrainingRun, *arguments: object, **named: object) -> None:
         from train import loop
 
-        before = loop.load_samples
+        before = loop.load_run_dataset
 
         def then_vanish(*these: object) -> object:
             found = before(*these)
             (tmp_path / "things" / "03.png").unlink()
             return found
 
-        monkeypatch.setattr(loop, "load_samples", then_vanish)
+        monkeypatch.setattr(loop, "load_run_dataset", then_vanish)
         data(self, *arguments, **named)
-        monkeypatch.setattr(loop, "load_samples", before)
+        monkeypatch.setattr(loop, "load_run_dataset", before)
 
-    monkeypatch.setattr(Training, "__init__", vanishing)
+    monkeypatch.setattr(TrainingRun, "__init__", vanishing)
     with pytest.warns(UserWarning, match="03.png.*another picture takes its place") as warned:
         assert run(config, tmp_path / "out")
     assert sum("03.png" in str(one.message) for one in warned) == 1
@@ -204,7 +204,7 @@ def test_another_configuration_is_refused_before_anything_is_read(
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
     run(load_run_config(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
-    monkeypatch.setattr("train.loop.load_samples", lambda *_: pytest.fail("pictures were read"))
+    monkeypatch.setattr("train.loop.load_run_dataset", lambda *_: pytest.fail("pictures were read"))
     with pytest.raises(ArgumentError, match=r"started with another configuration: seed: \d+ -> 77"):
         run(
             load_run_config(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out"

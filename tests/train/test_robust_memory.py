@@ -16,8 +16,8 @@ from train.batches.batch import Batch, iterate_batches
 from train.batches.batch_order import ProcessShare
 from train.batches.micro_batches import split_batch
 from train.data.registry import build_dataset
-from train.loop import build_order, run
-from train.step import Stepper
+from train.loop import build_batch_order, run
+from train.step import TrainingStepper
 from train.targets.denoiser import DenoiserTarget
 from train.targets.denoising import DenoisingTarget
 
@@ -59,7 +59,7 @@ def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> No
     batch = next(
         iterate_batches(
             samples,
-            build_order(samples, config.train.batch_size, config.seed),
+            build_batch_order(samples, config.train.batch_size, config.seed),
             ProcessShare(),
             range(1),
         )
@@ -113,9 +113,9 @@ def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
     memory.install(monkeypatch)
     run(tiny_run(tmp_path), tmp_path / "whole")
 
-    step = Stepper.step
+    step = TrainingStepper.step
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", failing_at(4, step))
+        patch.setattr(TrainingStepper, "step", failing_at(4, step))
         with pytest.raises(InterruptedError):
             run(tiny_run(tmp_path), tmp_path / "parts")
     memory.rows = 4  # another machine, with room for all
@@ -125,7 +125,7 @@ def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
 
 
 def failing_at(number: int, step: Callable[..., object]) -> Callable[..., object]:
-    def failing(self: Stepper, done: int, parts: list[Batch]) -> object:
+    def failing(self: TrainingStepper, done: int, parts: list[Batch]) -> object:
         if done == number:
             raise InterruptedError
         return step(self, done, parts)

@@ -258,7 +258,7 @@ def test_tensors_that_are_not_split_are_left_alone() -> None:
     assert sharding.shard_like(value, tensor) is value
     kept: dict[str, Tensor] = sharding.gather_tensors({"w": tensor}, main=False)
     assert kept["w"] is tensor
-    sharding.copy_from_whole(tensor, value)
+    sharding.copy_into_sharded(tensor, value)
     assert torch.equal(tensor, value)
 
 

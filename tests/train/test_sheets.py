@@ -15,7 +15,12 @@ from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run
 from tests.train.states import logged
 from train.loop import run
-from train.reporting.sample_sheets import SampleImage, SamplesConfig, draw_prompts, draw_sheet
+from train.reporting.sample_sheets import (
+    SampleImage,
+    SamplesConfig,
+    draw_sample_sheet,
+    generate_prompt_images,
+)
 from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
@@ -39,7 +44,7 @@ def config_of(**keys: object) -> SamplesConfig:
 @pytest.fixture(scope="module")
 def drawn(target: FineTuneTarget) -> list[SampleImage]:
     with torch.no_grad():
-        return draw_prompts(target.build_pipeline(), config_of(), LOOKED_FOR)
+        return generate_prompt_images(target.build_pipeline(), config_of(), LOOKED_FOR)
 
 
 def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(
@@ -51,7 +56,7 @@ def test_each_picture_has_the_maps_of_the_words_that_its_prompt_says(
 
 def test_looking_changes_no_picture(target: FineTuneTarget, drawn: list[SampleImage]) -> None:
     with torch.no_grad():
-        plain = draw_prompts(target.build_pipeline(), config_of())
+        plain = generate_prompt_images(target.build_pipeline(), config_of())
     for one, other in zip(drawn, plain, strict=True):
         assert np.array_equal(np.asarray(one.picture), np.asarray(other.picture))
         assert other.maps is None
@@ -74,7 +79,9 @@ def test_a_word_of_two_vectors_is_looked_for_with_both(
 
 
 def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[SampleImage]) -> None:
-    sheet = draw_sheet(drawn, columns=4)  # room for one picture and two words, not for two such
+    sheet = draw_sample_sheet(
+        drawn, columns=4
+    )  # room for one picture and two words, not for two such
     step = MIN_DISPLAY_WIDTH + GAP
     assert sheet.width == 3 * step + GAP
     tops = [top for top in range(sheet.height) if is_cell(sheet, GAP, top)]
@@ -99,7 +106,7 @@ def is_cell(sheet: Image.Image, left: int, top: int) -> bool:
 
 def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[SampleImage]) -> None:
     bare = [SampleImage(one.prompt, one.picture) for one in drawn]
-    assert draw_sheet(bare, columns=6).width == 3 * (bare[0].picture.width + GAP) + GAP
+    assert draw_sample_sheet(bare, columns=6).width == 3 * (bare[0].picture.width + GAP) + GAP
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[SampleImage]) ->
 def test_new_words_are_looked_for_unless_others_are_named(
     keys: dict[str, object], learned: list[str], expected: tuple[str, ...]
 ) -> None:
-    assert config_of(**keys).heat_map_words(learned) == expected
+    assert config_of(**keys).choose_heat_map_words(learned) == expected
 
 
 def test_a_word_that_no_prompt_says_is_refused(tmp_path: Path, base: Path) -> None:

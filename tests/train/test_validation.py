@@ -15,7 +15,7 @@ from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerated_for, tiny_run
 from tests.train.states import KINDS, largest_difference, logged, losses, newest
 from train.config.run_config import RunConfig
-from train.loop import Training, run
+from train.loop import TrainingRun, run
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneTarget
@@ -25,9 +25,9 @@ HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
 
 @contextmanager
-def training_of(config: RunConfig, out: Path) -> Iterator[Training]:
+def training_of(config: RunConfig, out: Path) -> Iterator[TrainingRun]:
     with accelerated_for(config) as accelerator:
-        yield Training(config, out, accelerator)
+        yield TrainingRun(config, out, accelerator)
 
 
 def first_measured(config: RunConfig, out: Path) -> ValidationLoss:

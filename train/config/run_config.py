@@ -12,8 +12,8 @@ from train.export import ExportConfig
 from train.loop_config import LoopConfig
 from train.objective.objective import ObjectiveConfig
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import RateConfig
-from train.optim.optimizer import OptimizerConfig, check_optimizer_fits
+from train.optim.learning_rate import LearningRateConfig
+from train.optim.optimizer import OptimizerConfig, check_schedulefree_config
 from train.reporting.sample_sheets import SamplesConfig
 from train.targets.autoencoder import AutoencoderConfig
 from train.targets.caption_matcher import CaptionMatcherConfig
@@ -52,7 +52,7 @@ class RunConfig(BaseModel):
     """DreamBooth's class pictures, drawn before the first step where they are missing."""
     train: LoopConfig
     optimizer: OptimizerConfig = OptimizerConfig()
-    rate: RateConfig = RateConfig()
+    rate: LearningRateConfig = LearningRateConfig()
     ema: EMAConfig = EMAConfig()
     cache: CacheConfig = CacheConfig()
     samples: SamplesConfig = SamplesConfig()
@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
                 "samples.every is set, but samples.prompts is empty: name prompts to draw, "
                 "or set samples.every = 0."
             )
-        self.samples.heat_map_words(
+        self.samples.choose_heat_map_words(
             self.target.list_new_word_spellings() if isinstance(self.target, FineTuneConfig) else ()
         )
         return self
@@ -124,7 +124,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit_optimizer_to_rate_and_average(self) -> "RunConfig":
-        check_optimizer_fits(self.optimizer, self.rate, self.ema)
+        check_schedulefree_config(self.optimizer, self.rate, self.ema)
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from train.dry_run.memory_forecast import RunForecast, forecast_run
 from train.targets.denoiser import DenoiserConfig
 from train.targets.finetune import FineTuneConfig, PartConfig
 from train.targets.parts.adapters import AdapterPart
-from train.targets.parts.full_weights import FullPart
+from train.targets.parts.full_weights import FullWeightsPart
 
 TIME_LATER = "known after the first steps, with the time left"
 ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -78,7 +78,7 @@ def describe_trained_part(part: PartConfig) -> str:
     if isinstance(part, AdapterPart):
         kind = "dora" if part.dora else part.method
         return f"{ADAPTER_NAMES[kind]} of rank {part.rank} on {part.of}"
-    if isinstance(part, FullPart):
+    if isinstance(part, FullWeightsPart):
         return f"{part.of} in full" if part.modules == ("*",) else f"{part.of}, some modules"
     return f"new {'word' if len(part.words) == 1 else 'words'} " + " ".join(
         word.word for word in part.words

@@ -24,7 +24,7 @@ from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneConfig
 from train.targets.latents import compute_latent_mean
 from train.targets.recogniser import RecogniserTarget
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 STARTING_FOLDERS = ("vae", "unet", "text_encoder")
 """Keys of weights to start from, which have the shapes of fresh ones."""
@@ -77,7 +77,9 @@ class RunForecast:
 
 
 def forecast_run(config: RunConfig) -> RunForecast:
-    """Forecast trained parameters and memory of a run; nothing is downloaded or written."""
+    """Forecast trained parameters and memory of a training run; nothing is downloaded or
+    written.
+    """
     target_config = config.target
     if isinstance(target_config, FineTuneConfig) and needs_download(target_config.base):
         return RunForecast(
@@ -99,7 +101,7 @@ def forecast_run(config: RunConfig) -> RunForecast:
     return RunForecast(trained, parameters, forecast_memory(target, config, sum(trained)))
 
 
-def forecast_memory(target: Target, config: RunConfig, trained: int) -> MemoryForecast:
+def forecast_memory(target: TrainingTarget, config: RunConfig, trained: int) -> MemoryForecast:
     """Forecast the memory of one process by purpose; afterwards the target's weights are gone
     (meta device).
     """
@@ -114,7 +116,7 @@ def forecast_memory(target: Target, config: RunConfig, trained: int) -> MemoryFo
     )
 
 
-def forecast_activation_bytes(target: Target, config: RunConfig) -> int | None:
+def forecast_activation_bytes(target: TrainingTarget, config: RunConfig) -> int | None:
     """Forecast the bytes of activations of a micro-batch by a pass on the meta device; None
     where that fails.
     """
@@ -128,7 +130,9 @@ def forecast_activation_bytes(target: Target, config: RunConfig) -> int | None:
     return row * rows // (1 if config.train.precision == "no" else 2)
 
 
-def build_single_row_pass(target: Target, config: RunConfig) -> tuple[Any, Callable[[], object]]:
+def build_single_row_pass(
+    target: TrainingTarget, config: RunConfig
+) -> tuple[Any, Callable[[], object]]:
     """Return the model with the most activations of a target, and a function that runs one row
     through it.
     """

@@ -31,7 +31,7 @@ LEAST = 1e-6
 
 
 class SupervisionConfig(BaseModel):
-    """Base of the target configs with attention supervision."""
+    """Base class of target configurations: keys of attention supervision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class SupervisionConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SupervisedWords:
-    """Supervised words of a batch, with their tokens and masks.
+    """Words of a batch whose attention maps are supervised, with their token positions and masks.
 
     row_I : the batch row of each
     tokens_IT : True at the word's tokens
@@ -76,7 +76,9 @@ class SupervisedWords:
 
 
 class AttentionSupervision:
-    """Attention listener that computes the loss of each row in a denoiser pass, with gradients."""
+    """Attention listener that computes the loss between attention maps of words and their masks
+    in a denoiser pass, with gradients.
+    """
 
     def __init__(self, config: SupervisionConfig, words: SupervisedWords, rows: int) -> None:
         self.config, self.words = config, words
@@ -88,8 +90,8 @@ class AttentionSupervision:
         self._found: list[str] = []
 
     @contextmanager
-    def listening_to_pass(self, denoiser: nn.Module) -> Iterator[None]:
-        """Listen to the attention calls of one denoiser pass within the block.
+    def supervising_pass(self, denoiser: nn.Module) -> Iterator[None]:
+        """Collect the losses of the attention maps in the one denoiser pass made within the block.
 
         Raises ArgumentError if the denoiser has no matching site.
         """
@@ -115,19 +117,21 @@ class AttentionSupervision:
 
     @property
     def num_rows(self) -> int | None:
-        """Return the batch rows of the running pass; None between passes."""
+        """Return the number of batch rows of the running denoiser pass; None between passes."""
         return self._rows if self._passing else None
 
     def note_forward_end(self) -> None:
-        """End the pass: the model returned or raised."""
+        """Note that the denoiser pass ended: the model returned or raised."""
         self._passing = False
 
     def is_active_at(self, site: Site) -> bool:
-        """Return True for a site that is supervised."""
+        """Return True for an attention site whose maps are supervised."""
         return site.size is not None and self.sites.matches(site)
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
-        """Accept every attention call: there are no prompts to compare its keys with."""
+        """Accept every attention call unchecked: supervision knows no prompts to compare its
+        keys with.
+        """
 
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan, as supervision only reads."""
@@ -137,10 +141,12 @@ class AttentionSupervision:
         return
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
-        """Add the losses of the supervised words at this site."""
+        """Compute the losses of the supervised words at one attention site and keep them for the
+        mean.
+        """
         assert probabilities.site.size is not None
         maps_IQ = extract_word_maps(probabilities.inputs, self.words)
-        masks_IQ = resize_masks(self.words.masks_IHW, probabilities.site.size)
+        masks_IQ = resize_masks_to_site(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
             compute_outside_mask_loss(maps_IQ, masks_IQ)
             + self.config.attention_pixel_weight * compute_pixelwise_loss(maps_IQ, masks_IQ)
@@ -148,7 +154,7 @@ class AttentionSupervision:
 
 
 def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
-    """Return the attention map of each supervised word, (I, Q) float32, as a mean over heads."""
+    """Compute the attention map of each supervised word, (I, Q) float32, as a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))
         scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
@@ -164,15 +170,17 @@ def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
         return (probs_IQT * words.tokens_IT[:, None]).sum(dim=-1)
 
 
-def resize_masks(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize masks to a site: the share of each position that a mask covers, (I, Q), from 0 to
-    1.
+def resize_masks_to_site(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize masks to an attention site: the fraction of each position that the mask covers, (I,
+    Q).
     """
     return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
 
 
 def compute_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
-    """Return the loss (1 - share of each map inside its mask)^2, (I,); Equation 5."""
+    """Return the loss (1 - fraction of each attention map that is inside its mask)^2, (I,);
+    Equation 5.
+    """
     inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
     return (1 - inside_I).pow(2)
 
@@ -189,7 +197,7 @@ def select_supervised_words(
     wanted_B: Tensor,
     length: int,
 ) -> SupervisedWords | None:
-    """Return the words with a token and a mask in the wanted rows; None if there is none.
+    """Select the words that have a token and a mask and are in a wanted row; None if there is none.
 
     tokens : for each row, the token positions of its words, one word per mask
     length : T

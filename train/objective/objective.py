@@ -27,7 +27,9 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 class ObjectiveConfig(BaseModel):
-    """Configuration of the objective; impossible combinations are refused."""
+    """Configuration of a denoiser's training objective: prediction type, noise schedule,
+    timestep density, loss, weighting.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +101,7 @@ class ObjectiveConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel:
-    """Timesteps and noise levels of the rows of a batch.
+    """Timestep, alpha and sigma of each row of a batch.
 
     timestep_B : input of the model, 0..999 (int64), or 0..1000 (float32) for flow
     alpha_B, sigma_B : factors of the clean latents and of the noise, float32
@@ -123,7 +125,9 @@ class Objective:
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
     def noise_level_at_quantile(self, quantile_B: Tensor) -> NoiseLevel:
-        """Map quantiles (B,) in [0, 1) of the timestep density to noise levels."""
+        """Map quantiles (B,) in [0, 1) of the timestep density to timesteps with their alpha and
+        sigma.
+        """
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
             normal_B = torch.special.ndtri(u_B.clamp(1e-7, 1 - 1e-7))
@@ -192,7 +196,8 @@ class Objective:
     def compute_velocity_errors(
         self, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
-        """Return the mean squared error (B,) of the velocity v = a noise - s x_0 of the output.
+        """Return the mean squared error (B,) of the model's output, expressed as the velocity v
+        = a noise - s x_0 whatever the prediction type.
 
         a and s are alpha and sigma over sqrt(alpha^2 + sigma^2). Equal for every prediction type of
         the same x_0 from the same x_t. To predict v = 0 for latents of variance 1 costs 1 at every
@@ -232,7 +237,7 @@ def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -
     return noise_BCHW + strength * offset_BC11
 
 
-def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
+def perturb_input_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tensor:
     """Return the noise for the denoiser's input alone, noise + gamma * extra; the target keeps
     `noise`.
 
@@ -242,10 +247,12 @@ def perturb_noise(noise_BCHW: Tensor, extra_BCHW: Tensor, gamma: float) -> Tenso
     return noise_BCHW + gamma * extra_BCHW
 
 
-def draw_stratified_quantiles(
+def sample_stratified_quantiles(
     config: ObjectiveConfig, seed: int, step: int, slots: list[int], batch_size: int
 ) -> Tensor:
-    """Draw a quantile (B,), in [0, 1), of the timestep density for each slot of a batch."""
+    """Sample a quantile in [0, 1) of the timestep density for each row of a batch, (B,),
+    stratified over the global batch.
+    """
     within = [
         torch.rand((), generator=derive_generator(seed, step, slot, "time")) for slot in slots
     ]

@@ -9,7 +9,9 @@ from torch.nn.functional import logsigmoid
 
 
 class PreferenceConfig(BaseModel):
-    """Base of the target configs that can learn from preference pairs (Diffusion-DPO)."""
+    """Base class of target configurations: keys of learning from preference pairs
+    (Diffusion-DPO).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -13,8 +13,8 @@ from t2i.randomness import derive_seed
 from train.caption_words import contains_words, replace_words
 
 
-class PreservationConfig(BaseModel):
-    """Base of the target configs with output preservation."""
+class OutputPreservationConfig(BaseModel):
+    """Base class of target configurations: keys of output preservation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,14 +26,16 @@ class PreservationConfig(BaseModel):
     """Captions to preserve, instead of the pictures' captions without the new word."""
 
     def preserved_caption(self, caption: str, seed: int, step: int, slot: int) -> str | None:
-        """Return the caption of a row for output preservation; None if it has none."""
+        """Return the caption under which a row's output is preserved; None if there is none for
+        its caption.
+        """
         if self.preserve_captions:
             chosen = derive_seed(seed, step, slot, "preserve") % len(self.preserve_captions)
             return self.preserve_captions[chosen]
         return replace_new_words(caption, self.preserve_words)
 
-    def all_preserved_captions(self, captions: Iterable[str]) -> set[str]:
-        """Return every caption that `preserved_caption` may return for these."""
+    def list_preserved_captions(self, captions: Iterable[str]) -> set[str]:
+        """List every caption that `preserved_caption` may return for these captions."""
         if not self.preserve_weight:
             return set()
         replaced = (replace_new_words(caption, self.preserve_words) for caption in captions)

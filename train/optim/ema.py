@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from train.parallel.fsdp import copy_from_whole, get_local_shard
+from train.parallel.fsdp import copy_into_sharded, get_local_shard
 
 MAX_LENGTH = 12**-0.5
 """Length of the average in which all steps have the same weight."""
@@ -40,7 +40,9 @@ class EMAConfig(BaseModel):
 
 
 class EMA:
-    """Moving averages a_n = d a_{n-1} + (1 - d) w_n after n updates, in float32; a_0 = w_0.
+    """Exponential or power-function moving averages (EMA) of the trained weights, in float32.
+
+    a_n = d a_{n-1} + (1 - d) w_n after n updates, a_0 = w_0.
 
     averages : one for `decay`, one per length for `power`; the first is drawn from and exported
     """
@@ -58,20 +60,24 @@ class EMA:
 
     @property
     def average(self) -> Mapping[str, Tensor]:
-        """Average of the weights that is drawn from and exported; empty for kind "none"."""
+        """Averaged weights by name that sample sheets and export use; empty for kind "none"."""
         return next(iter(self.averages.values()), {})
 
-    def compute_decay(self, step: int) -> float:
-        """Return the decay of the update after step `step`, counted from 1."""
+    def compute_exponential_decay(self, step: int) -> float:
+        """Return the decay of an exponential average at step `step`, counted from 1, with warmup
+        if configured.
+        """
         if not self.config.warmup:
             return self.config.decay
         return min(self.config.decay, (1 + step) / (10 + step))
 
     def compute_decays(self, step: int) -> list[float]:
-        """Return the decay of each average; for power (1 - 1/n)^(gamma + 1), section 3.1."""
+        """Return the decay of each average at step n: (1 - 1/n)^(gamma + 1) for kind "power",
+        section 3.1.
+        """
         if self.config.kind == "power":
             return [(1 - 1 / step) ** (gamma + 1) for gamma in self._gammas]
-        return [self.compute_decay(step)] * len(self.averages)
+        return [self.compute_exponential_decay(step)] * len(self.averages)
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
@@ -93,11 +99,13 @@ class EMA:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the averages that `state_dict` returned."""
         for key, value in self.state_dict().items():
-            copy_from_whole(value, state[key])
+            copy_into_sharded(value, state[key])
 
     @contextmanager
     def using_average(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the weights the values of the EMA within the block."""
+        """Give the weights the values of their average within the block; restore their own
+        afterwards.
+        """
         with using_weight_values(self.average, weights):
             yield
 
@@ -120,7 +128,9 @@ def using_weight_values(
 
 
 def format_length_prefix(length: float) -> str:
-    """Return the name prefix of the tensors of a power average in a file."""
+    """Return the prefix of the tensor names of a power-function average in checkpoints and
+    snapshots.
+    """
     return f"{length:g}/"
 
 

@@ -22,7 +22,7 @@ FILE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Snapshot file of averages of `lengths` after `step` steps."""
+    """Snapshot file of the power-function averages after `step` steps, one per length."""
 
     path: Path
     step: int

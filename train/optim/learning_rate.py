@@ -6,8 +6,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class RateConfig(BaseModel):
-    """The schedule of the learning rate: a factor on the rate of each parameter group."""
+class LearningRateConfig(BaseModel):
+    """Configuration of the learning rate schedule: warmup and decay, as a factor on each group's
+    rate.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,8 +24,10 @@ class RateConfig(BaseModel):
     """How often it falls; after the first time it starts again from the full rate."""
 
 
-def compute_learning_rate_factor(step: int, steps: int, config: RateConfig) -> float:
-    """Return the factor, in (0, 1], of step `step` of `steps`, counted from 0."""
+def compute_learning_rate_factor(step: int, steps: int, config: LearningRateConfig) -> float:
+    """Return the factor, in (0, 1], that the schedule puts on learning rates at step `step` of
+    `steps`, counted from 0.
+    """
     rise = min(1.0, (step + 1) / (config.warmup + 1))
     start = steps - config.decay_share * steps
     if config.decay == "none" or step < start:

@@ -13,7 +13,7 @@ from torch import nn
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import RateConfig
+from train.optim.learning_rate import LearningRateConfig
 
 OptimizerName = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -79,8 +79,11 @@ class OptimizerConfig(BaseModel):
         return self
 
 
-def check_optimizer_fits(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAConfig) -> None:
-    """Raise ValueError for a schedule or an EMA that the optimizer does itself.
+def check_schedulefree_config(
+    optimizer: OptimizerConfig, rate: LearningRateConfig, ema: EMAConfig
+) -> None:
+    """Raise ValueError for a learning rate decay or an EMA together with the schedule-free
+    optimizer.
 
     Schedule-free averages in place of a falling rate (Defazio et al., 2024, arXiv 2405.15682).
     """
@@ -100,7 +103,9 @@ def check_optimizer_fits(optimizer: OptimizerConfig, rate: RateConfig, ema: EMAC
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters with the same optimizer settings; None takes the setting of the configuration."""
+    """Parameters with the same learning rate and weight decay; None means the configured
+    default.
+    """
 
     name: str
     parameters: list[nn.Parameter]
@@ -138,8 +143,8 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 @contextmanager
-def using_averaged_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Give the model schedule-free's averaged weights within the block, for drawing.
+def using_schedulefree_average(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Give the model the averaged weights of a schedule-free optimizer within the block.
 
     Schedule-free takes the gradient at other weights, which are restored from a copy: its own way
     back rounds. With any other optimizer nothing changes.

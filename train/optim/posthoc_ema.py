@@ -23,7 +23,9 @@ from train.optim.ema_snapshots import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class AverageProfile:
-    """A power-function average: its length, as a share of the run, after `step` steps."""
+    """Profile of a power-function average: its length, as a fraction of the run, and the step at
+    which it was taken.
+    """
 
     length: float
     step: int
@@ -31,7 +33,7 @@ class AverageProfile:
 
 @dataclass(frozen=True, slots=True)
 class ProfileMixture:
-    """Weights of tracked averages whose sum approximates another average.
+    """Linear combination of the averages in snapshots that approximates another average.
 
     weights_P : they sum to 1
     error : distance of the profiles, as a share of the wanted one's norm
@@ -44,15 +46,15 @@ class ProfileMixture:
 def reconstruct_average(
     found: Sequence[Snapshot], wanted: AverageProfile
 ) -> tuple[dict[str, Tensor], float]:
-    """Reconstruct an average of every weight, float32, from snapshots, with the error of its
-    profile.
+    """Reconstruct a post-hoc average of every weight, float32, from snapshots; return it with
+    the error of its profile.
 
     Raises ArgumentError for a length or a step that the snapshots do not cover, TrainingError for
     snapshots of different runs.
     """
     _check_available(found, wanted)
     tracked = [AverageProfile(length, shot.step) for shot in found for length in shot.lengths]
-    mixture = mix_profiles(tracked, wanted)
+    mixture = solve_profile_mixture(tracked, wanted)
     share = iter(mixture.weights_P.tolist())
     shares = [
         [(format_length_prefix(length), next(share)) for length in shot.lengths] for shot in found
@@ -96,14 +98,16 @@ def _check_available(found: Sequence[Snapshot], wanted: AverageProfile) -> None:
         )
 
 
-def mix_profiles(tracked: Sequence[AverageProfile], wanted: AverageProfile) -> ProfileMixture:
-    """Return the mixture of tracked profiles that is nearest to the wanted one in the L2 norm.
+def solve_profile_mixture(
+    tracked: Sequence[AverageProfile], wanted: AverageProfile
+) -> ProfileMixture:
+    """Solve for the mixture of tracked profiles that is nearest to the wanted one in the L2 norm.
 
     Minimises |sum_i x_i p_i - p|^2 under sum_i x_i = 1, by the linear system of its Lagrangian.
     """
-    gram_PP = compute_inner_products(tracked, tracked)
-    with_P = compute_inner_products(tracked, [wanted])[:, 0]
-    norm = compute_inner_products([wanted], [wanted])[0, 0]
+    gram_PP = compute_profile_inner_products(tracked, tracked)
+    with_P = compute_profile_inner_products(tracked, [wanted])[:, 0]
+    norm = compute_profile_inner_products([wanted], [wanted])[0, 0]
 
     # in units of each profile's norm, so that all rows of the system are alike
     unit_P = gram_PP.diagonal().rsqrt()
@@ -120,10 +124,10 @@ def mix_profiles(tracked: Sequence[AverageProfile], wanted: AverageProfile) -> P
     return ProfileMixture(weights_P, (squared.clamp(min=0) / norm).sqrt().item())
 
 
-def compute_inner_products(
+def compute_profile_inner_products(
     rows: Sequence[AverageProfile], columns: Sequence[AverageProfile]
 ) -> Tensor:
-    """Return the inner products of profiles, (rows, columns) float64.
+    """Compute the inner products of averaging profiles, (rows, columns) float64.
 
     p(s) = (gamma + 1) s^gamma / t^(gamma + 1) for 0 <= s <= t, so for a and b the integral up to
     m = min(t_a, t_b) is

@@ -90,12 +90,16 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def move_to_device(target: Module, accelerator: Accelerator) -> Module:
-    """Move the target to its device; one that is to be sharded goes there later, by blocks."""
+    """Move the target to the accelerator's device, unless FSDP will move it there block by
+    block.
+    """
     return target if is_fsdp_requested() else target.to(accelerator.device)
 
 
 def shard_weights(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parameter, nn.Parameter]:
-    """Shard the target's weights where that is requested; map old parameters to the new ones."""
+    """Shard the target's weights with FSDP2 where that is requested; return a map from old
+    parameters to new ones.
+    """
     asked = load_fsdp_plugin()
     if asked is None or not is_fsdp_requested():
         return {parameter: parameter for parameter in target.parameters()}
@@ -154,10 +158,10 @@ def _autocast_forward(target: nn.Module, accelerator: Accelerator) -> None:
     target.forward = accelerator.autocast(handler)(target.forward)
 
 
-def prepare_for_training(
+def prepare_with_accelerate(
     target: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> tuple[nn.Module, Any]:
-    """Return target and optimizer wrapped by Accelerate; a sharded target stays itself."""
+    """Return target and optimizer prepared by Accelerate; a target sharded by FSDP stays itself."""
     if is_sharded(target):
         return target, accelerator.prepare_optimizer(optimizer)
     model, accelerated = accelerator.prepare(target, optimizer)
@@ -187,7 +191,9 @@ def gather_tensors(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Te
 
 
 def get_local_shard(tensor: Tensor) -> Tensor:
-    """Return the rows of a tensor that this process holds, sharing its memory."""
+    """Return this process's shard of a tensor, sharing its memory; an unsharded tensor stays
+    itself.
+    """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -200,6 +206,6 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def copy_from_whole(tensor: Tensor, value: Tensor) -> None:
-    """Copy the values of a whole tensor into one that may be sharded."""
+def copy_into_sharded(tensor: Tensor, value: Tensor) -> None:
+    """Copy the values of an unsharded tensor into one that may be sharded."""
     tensor.copy_(shard_like(value, tensor))

@@ -36,7 +36,9 @@ UNSUPPORTED_PLUGINS = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a pa
 
 
 def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
-    """Run an action on every process and return all results; an error of one is raised on all."""
+    """Run an action on every process of a run and return all results; a T2IError of one is
+    raised on all.
+    """
     results: list[tuple[Any, T2IError | None]]
     try:
         results = [(action(), None)]
@@ -51,7 +53,9 @@ def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[R
 
 
 def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Run an action on the main process while the others wait; its error is raised on all."""
+    """Run an action on the main process while the others wait; a T2IError of it is raised on
+    all.
+    """
 
     def act() -> None:
         if accelerator.is_main_process:
@@ -68,7 +72,8 @@ def print_on_main(accelerator: Accelerator, text: str) -> None:
 
 @contextmanager
 def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
-    """Give the Accelerator of a run within the block, whatever this process did before.
+    """Create the Accelerator of a run for the block, and restore Accelerate's global state
+    afterwards.
 
     All processes leave the block together. Afterwards Accelerate, the environment and torch's
     global generators are as before, also after an exception. Raises ArgumentError where this
@@ -98,7 +103,7 @@ def leave_process_group(accelerator: Accelerator) -> None:
 
 
 def check_no_process_group() -> None:
-    """Raise ArgumentError where this process is in a group, whose timeout is not the run's."""
+    """Raise ArgumentError where this process is in a torch process group already."""
     if is_process_group_initialized():
         raise ArgumentError(
             f"This process is in a process group already, of "

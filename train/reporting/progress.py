@@ -16,7 +16,9 @@ LINE_INTERVAL = 30.0
 
 @contextmanager
 def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress towards `total` while the block runs, as a bar or as lines on stderr."""
+    """Show progress within the block, as a bar on a terminal, else as lines on stderr; yield the
+    function that advances it.
+    """
     if sys.stderr.isatty():
         with build_progress_bar() as shown:
             task = shown.add_task(what, total=total, completed=done, facts="")
@@ -27,7 +29,7 @@ def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Advanc
 
 
 class ProgressLines:
-    """Progress display as printed lines: one per interval, and one at the end."""
+    """Progress display that prints lines on stderr: one per 30 seconds, and one at the end."""
 
     def __init__(self, what: str, total: int, done: int) -> None:
         self.what, self.total, self.done = what, total, done

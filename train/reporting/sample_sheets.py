@@ -23,7 +23,7 @@ AT_ONCE = 8
 
 
 class SamplesConfig(BaseModel):
-    """Configuration of the sample sheets: prompts, settings, and how often they are drawn."""
+    """Configuration of the sample sheets: prompts, sampling settings, and every how many steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,8 +41,9 @@ class SamplesConfig(BaseModel):
     words: tuple[str, ...] = ()
     """Words or phrases whose heat maps are shown; default: the new words."""
 
-    def heat_map_words(self, learned: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the words whose heat maps are shown, for a target that learns `learned`.
+    def choose_heat_map_words(self, learned: Sequence[str] = ()) -> tuple[str, ...]:
+        """Choose the words whose heat maps the sample sheets show: the configured ones, else the
+        `learned` ones.
 
         Raises ValueError if there are none to show, or no prompt contains one of them.
         """
@@ -77,10 +78,12 @@ def pixels_to_images(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in bytes_BHWC]
 
 
-def draw_prompts(
+def generate_prompt_images(
     pipe: "TextToImagePipeline", config: SamplesConfig, words: Sequence[str] = ()
 ) -> list[SampleImage]:
-    """Generate an image per prompt with its own seed; heat maps do not change the images."""
+    """Generate an image for each configured prompt with its own seed, with heat maps of `words`
+    if any.
+    """
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     drawn: list[SampleImage] = []
     for start in range(0, len(config.prompts), AT_ONCE):
@@ -110,8 +113,10 @@ def prompt_contains_word(prompt: str, word: str) -> bool:
     return build_word_pattern(word).search(prompt) is not None
 
 
-def draw_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
-    """Draw a sheet of about `columns` columns, each image followed by its heat maps."""
+def draw_sample_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
+    """Arrange generated images in a sheet of about `columns` columns, each followed by its heat
+    maps.
+    """
     if not any(one.maps for one in drawn):
         return build_picture_grid(
             [one.picture for one in drawn], [one.prompt for one in drawn], columns

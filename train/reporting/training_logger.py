@@ -23,8 +23,8 @@ Number = int | float
 Numbers = Sequence[float]
 
 
-class Report:
-    """Reports of a training run by its main process: progress bar, `log.jsonl` and TensorBoard."""
+class TrainingLogger:
+    """Logger of a training run on its main process: progress bar, `log.jsonl` and TensorBoard."""
 
     def __init__(self, out: Path, start: int, steps: int, *, tensorboard: bool) -> None:
         self.start, self.steps = start, steps
@@ -37,13 +37,13 @@ class Report:
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar to a step."""
+    def advance_progress_bar(self, step: int) -> None:
+        """Move the progress bar to a step, if there is one."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def log_step(self, step: int, facts: Mapping[str, float]) -> None:
-        """Write the values of one step to the log, TensorBoard and the terminal.
+        """Log the metrics of one step to `log.jsonl`, TensorBoard and the terminal.
 
         The rate, in steps per second, counts from when this process began.
         """
@@ -60,8 +60,8 @@ class Report:
             self.print_line(f"step {step}/{self.steps}  {text}  {left} left")
 
     def log_validation(self, step: int, loss: float, by_level: Sequence[float]) -> None:
-        """Write the validation loss after a step, in all and by noise level, to the log and
-        terminal.
+        """Log the validation loss after a step, its mean and by noise level, to `log.jsonl`,
+        TensorBoard and the terminal.
         """
         self._log.write({"step": step, "validation_loss": loss, "validation_by_level": by_level})
         if self._board is not None:
@@ -103,7 +103,7 @@ class LogFile:
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
-        """Append one line of facts to the log.
+        """Append one line of JSON with these values to the log.
 
         Raises an error with the path if it cannot be written.
         """

@@ -25,7 +25,7 @@ from t2i.scenes.recogniser import PATCH_SIDE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
-from train.parallel.fsdp import copy_from_whole, gather_tensors, is_sharded
+from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_sharded
 from train.parallel.processes import run_on_main
 from train.targets.autoencoder import AutoencoderConfig, AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherConfig, CaptionMatcherTarget
@@ -37,7 +37,7 @@ from train.targets.finetune import (
     resolve_objective,
 )
 from train.targets.recogniser import RecogniserConfig, RecogniserTarget
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
@@ -50,8 +50,8 @@ Facts = dict[str, Any]
 
 def assemble_target(
     config: RunConfig, encoders: CacheEncoders | None = None
-) -> tuple[Target, Facts]:
-    """Build the model, load the weights to start from, and return the target of the run.
+) -> tuple[TrainingTarget, Facts]:
+    """Build the training target of a run: the model to train, with fresh or loaded weights.
 
     encoders : those of a fine-tune, where they are loaded already
     """
@@ -65,15 +65,18 @@ def assemble_target(
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
     if isinstance(config.target, FineTuneConfig):
-        return build_fine_tune(config.target, config, encoders)
+        return build_fine_tune_target(config.target, config, encoders)
     assert config.model is not None
     model = ModelConfig.load(config.model)
     parts = load_starting_weights(build_components(model), config)
     return build_scratch_target(parts, config), build_model_identity(model, parts)
 
 
-def gather_whole_target(target: Target, config: RunConfig, accelerator: Accelerator) -> Target:
-    """Return the target; where it is sharded, on the main process a copy with whole weights.
+def gather_whole_target(
+    target: TrainingTarget, config: RunConfig, accelerator: Accelerator
+) -> TrainingTarget:
+    """Return the target; where FSDP shards it, return on the main process a copy with whole
+    weights.
 
     All processes must call this together.
     """
@@ -85,20 +88,22 @@ def gather_whole_target(target: Target, config: RunConfig, accelerator: Accelera
     def build_whole() -> None:
         found[0], _ = assemble_target(config)
         for name, weight in found[0].trained_parameters().items():
-            copy_from_whole(weight, weights[name])
+            copy_into_sharded(weight, weights[name])
         found[0].to(accelerator.device)
 
     run_on_main(accelerator, build_whole)
     return found[0]
 
 
-def build_fine_tune(
+def build_fine_tune_target(
     target: FineTuneConfig, config: RunConfig, encoders: CacheEncoders | None
 ) -> tuple[FineTuneTarget, Facts]:
-    """Build a fine-tune of a base model; frozen weights get the precision of the run."""
+    """Build the target that fine-tunes a base model; frozen weights get the precision of the
+    run.
+    """
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
-    check_no_lora(pipe.components, target.base)
+    check_base_has_no_lora(pipe.components, target.base)
     objective = resolve_objective(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
     cast_frozen_weights(built, FROZEN_DTYPES[config.train.precision])
@@ -113,8 +118,8 @@ def build_fine_tune(
     return built, facts
 
 
-def check_no_lora(parts: Mapping[str, Any], base: str) -> None:
-    """Raise ModelError for a base with a LoRA, which an export would lose."""
+def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:
+    """Raise ModelError for a base model with a LoRA attached, which an export would lose."""
     for name, part in parts.items():
         if isinstance(part, nn.Module) and any(iter_adapter_layers(part)):
             raise ModelError(
@@ -124,7 +129,9 @@ def check_no_lora(parts: Mapping[str, Any], base: str) -> None:
 
 
 def load_starting_weights(parts: Components, config: RunConfig) -> Components:
-    """Replace the parts that the target names folders for by the weights there."""
+    """Replace VAE, UNet or text encoder by trained ones, where the target's configuration names
+    their folders.
+    """
     target = config.target
     for name in ("vae", "unet", "text_encoder"):
         if (folder := getattr(target, name, None)) is not None:
@@ -132,7 +139,7 @@ def load_starting_weights(parts: Components, config: RunConfig) -> Components:
     return parts
 
 
-def build_scratch_target(parts: Components, config: RunConfig) -> Target:
+def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget:
     """Build the target that trains parts of a model from scratch."""
     target, batch_size = config.target, config.train.batch_size
     if isinstance(target, AutoencoderConfig):
@@ -145,7 +152,9 @@ def build_scratch_target(parts: Components, config: RunConfig) -> Target:
 
 
 def build_model_identity(model: ModelConfig, parts: Components) -> Facts:
-    """Return the facts of a model trained from scratch that a resume must find unchanged."""
+    """Return what identifies a model trained from scratch, to be found unchanged when its run is
+    resumed.
+    """
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
         "scaling": parts.vae.config["scaling_factor"],

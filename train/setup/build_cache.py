@@ -40,10 +40,10 @@ from train.setup.cache_decisions import (
     explain_too_large,
 )
 from train.setup.cache_encoding import (
-    batch_captions,
-    batch_pictures,
-    encode_latents,
-    encode_texts,
+    batch_captions_by_length,
+    batch_variants_by_shape,
+    encode_and_cache_latents,
+    encode_and_cache_texts,
 )
 from train.targets.finetune import FineTuneConfig
 
@@ -59,7 +59,7 @@ MB = 10**6
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """The parts of a run's configuration that decide what is cached."""
+    """Parts of a run's configuration that decide what is cached."""
 
     cache: CacheConfig
     target: TargetConfig
@@ -74,8 +74,8 @@ def build_cache(
     accelerator: Accelerator,
     stop: StopRequest,
 ) -> tuple[TrainingDataset, CacheEncoders | None]:
-    """Encode latents and captions into the cache; return samples that read it, and the released
-    encoders.
+    """Encode latents and captions into the cache; return the data set that reads it, and the
+    encoders with their weights released.
 
     Each process encodes its share. Where nothing can be cached the samples are returned unchanged,
     with None. Raises T2IError, and StoppedDuringSetup when a stop is requested, on every process.
@@ -123,7 +123,9 @@ class CacheBuilder:
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
 
     def cache_latents(self, samples: Pictures) -> CachedPictures:
-        """Cache the latents of the pictures that the run reads, and of held-out ones."""
+        """Cache the latents of the pictures that the run reads, and of held-out ones; return the
+        data set that reads them.
+        """
         shards = self._open_shards("latents")
         self.encoders.models["vae"].to(self.accelerator.device)
         held_out = self._complete(samples.build_held_out_set(), shards, None)
@@ -132,14 +134,16 @@ class CacheBuilder:
         return cached
 
     def cache_text_embeddings(self, samples: Pictures) -> CachedTextEmbeddings:
-        """Cache the embeddings of the captions that the run reads, and of the empty caption."""
+        """Cache the text embeddings of the captions that the run reads, and of the empty
+        caption.
+        """
         shards = self._open_shards("texts")
         as_planned = samples if isinstance(samples, CachedPictures) else None
         size = self.config.captions_at_once
         every = samples.list_captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
         needed |= samples.build_held_out_set().list_captions() or set()
-        needed |= self.target.all_preserved_captions(needed)
+        needed |= self.target.list_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
             parts = self.encoders.build_components()
@@ -147,12 +151,14 @@ class CacheBuilder:
                 if name in self.encoders.models:
                     self.encoders.models[name].to(self.accelerator.device)
             encoder = build_text_encoder(parts)
-            batches = self._share(batch_captions(parts, encoder, missing, size))
+            batches = self._share(batch_captions_by_length(parts, encoder, missing, size))
             self._check_room(len(missing) * self.encoders.bytes_per_text_window)
             lower = "set cache.captions_at_once lower" if size > 1 else "set cache.texts = false"
             with self._progress("encoding captions", len(missing)) as advance:
                 writer = self._writer(shards)
-                encode = partial(encode_texts, parts, encoder, batches, size, writer, advance)
+                encode = partial(
+                    encode_and_cache_texts, parts, encoder, batches, size, writer, advance
+                )
                 self._run_share(encode, f"encoding {several(size, 'caption')} at a time", lower)
             self._stop_if_asked()
             self._index_files(shards, self._files(shards), missing)
@@ -174,12 +180,14 @@ class CacheBuilder:
             }
             if not missing:
                 return pictures
-            batches = self._share(batch_pictures(samples, [*missing.values()], size))
+            batches = self._share(batch_variants_by_shape(samples, [*missing.values()], size))
             self._check_room(count_latent_bytes(samples, self.encoders, missing.values()))
             lower = "set cache.pictures_at_once lower" if size > 1 else "choose a smaller data.size"
             with self._progress("encoding pictures", len(missing)) as advance:
                 writer = self._writer(shards)
-                encode = partial(encode_latents, samples, batches, size, vae, writer, advance)
+                encode = partial(
+                    encode_and_cache_latents, samples, batches, size, vae, writer, advance
+                )
                 found = self._run_share(
                     encode, f"encoding {several(size, 'picture')} at a time", lower
                 )

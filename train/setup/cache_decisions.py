@@ -8,7 +8,7 @@ from train.cache.encoders import CacheEncoders
 from train.config.run_config import TargetConfig
 from train.data.pictures import AugmentedVariant, Pictures
 from train.targets.finetune import FineTuneConfig
-from train.targets.parts.learned_words import WordsPart
+from train.targets.parts.learned_words import NewWordsPart
 
 KINDS = ("latents", "texts")
 GB = 10**9
@@ -19,8 +19,8 @@ Reasons = dict[str, str | None]
 def choose_cached_kinds(
     cache: CacheConfig, target: TargetConfig, samples: TrainingDataset
 ) -> Reasons:
-    """Decide whether latents and texts are cached, as far as known before the encoders are
-    loaded.
+    """Decide whether latents and text embeddings are cached, as far as known before the encoders
+    are loaded.
     """
     reasons: Reasons = dict.fromkeys(KINDS, "")
     if not isinstance(target, FineTuneConfig):
@@ -39,7 +39,7 @@ def choose_cached_kinds(
 def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | None:
     """Return the reason why embeddings of captions cannot be cached; None where they can."""
     for number, part in enumerate(target.parts):
-        if isinstance(part, WordsPart):
+        if isinstance(part, NewWordsPart):
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":
             return f"target.parts[{number}] trains the {part.of}"
@@ -49,7 +49,9 @@ def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | 
 
 
 def explain_too_large(needed: int, most_gb: float) -> str | None:
-    """Return the reason why so many bytes are not cached; None if they fit."""
+    """Return the reason why a cache of `needed` bytes is not made; None if it is within the
+    limit.
+    """
     if needed <= most_gb * GB:
         return None
     return f"they would take {needed / GB:.3g} GB, more than cache.max_gb = {most_gb:g}"
@@ -58,12 +60,12 @@ def explain_too_large(needed: int, most_gb: float) -> str | None:
 def count_latent_bytes(
     pictures: Pictures, encoders: CacheEncoders, variants: Iterable[AugmentedVariant] | None = None
 ) -> int:
-    """Count the bytes of the latents of these variants, or of all."""
+    """Count the bytes that the cached latents of these augmented variants, or of all, take."""
     if variants is None:
         variants = (one for index in range(len(pictures)) for one in pictures.list_variants(index))
     return sum(encoders.count_latents_bytes(pictures.bucket_shape(one.index)) for one in variants)
 
 
 def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
-    """Count the bytes of the embeddings of all captions, one window each."""
+    """Estimate the bytes that the cached embeddings of all captions take, at one window each."""
     return len((pictures.list_captions() or set()) | {""}) * encoders.bytes_per_text_window

@@ -41,10 +41,10 @@ DECODED_AHEAD = 4
 """Batches of pictures that are decoded while one is encoded."""
 
 
-def batch_pictures(
+def batch_variants_by_shape(
     pictures: Pictures, variants: Sequence[AugmentedVariant], size: int
 ) -> list[tuple[AugmentedVariant, ...]]:
-    """Group variants of pictures into batches of one shape."""
+    """Group augmented variants of pictures into batches of one shape."""
 
     def bucket(variant: AugmentedVariant) -> Shape:
         return pictures.bucket_shape(variant.index)
@@ -54,7 +54,7 @@ def batch_pictures(
 
 
 @torch.no_grad()
-def encode_latents(
+def encode_and_cache_latents(
     pictures: Pictures,
     batches: Iterable[tuple[AugmentedVariant, ...]],
     size: int,
@@ -62,7 +62,7 @@ def encode_latents(
     writer: ShardWriter,
     advance: Advance,
 ) -> dict[int, BrokenPictureError]:
-    """Encode pictures and write the moments of their latents.
+    """Encode pictures with the VAE and write mean and deviation of their latents to the cache.
 
     Returns the errors of pictures that cannot be encoded, by their numbers.
     """
@@ -73,7 +73,7 @@ def encode_latents(
     ) -> list[tuple[AugmentedVariant, TrainingExample | BrokenPictureError]]:
         return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
-    for found in map_ahead(read_batch, batches):
+    for found in map_with_prefetch(read_batch, batches):
         samples: list[tuple[AugmentedVariant, TrainingExample]] = []
         for variant, sample in found:
             if isinstance(sample, BrokenPictureError):
@@ -98,10 +98,10 @@ def _encode_samples(samples: Sequence[TrainingExample], size: int, vae: VAE) -> 
     device = next(vae.parameters()).device
     pixels = [sample.pixels for sample in samples]
     losers = [sample.loser for sample in samples if sample.loser is not None]
-    moments_BCHW = encode_moments(vae, _stack_pixels(pixels, size).to(device)).float().cpu()
+    moments_BCHW = encode_mean_and_std(vae, _stack_pixels(pixels, size).to(device)).float().cpu()
     worse_BCHW = moments_BCHW[:, :0]
     if len(losers) == len(pixels):  # a batch of pairs
-        worse_BCHW = encode_moments(vae, _stack_pixels(losers, size).to(device)).float().cpu()
+        worse_BCHW = encode_mean_and_std(vae, _stack_pixels(losers, size).to(device)).float().cpu()
     encoded: list[Arrays | None] = []
     for sample, moments_CHW, worse_CHW in zip(samples, moments_BCHW, worse_BCHW, strict=False):
         if not (moments_CHW.isfinite().all() and worse_CHW.isfinite().all()):
@@ -130,8 +130,10 @@ def _stack_pixels(rows: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
     return pixels_to_floats(torch.from_numpy(np.stack(_padded(rows, size))))
 
 
-def encode_moments(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
-    """Encode pixels to mean and deviation, (B, 2C, h, w); without posterior (B, C, h, w)."""
+def encode_mean_and_std(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
+    """Encode pixels to mean and standard deviation of latents, (B, 2C, h, w); (B, C, h, w) for a
+    VAE without posterior.
+    """
     encoded = vae.encode(pixels_BCHW)
     mean_BCHW = compute_latent_mean(encoded)
     if not isinstance(vae, AutoencoderKL):
@@ -139,10 +141,10 @@ def encode_moments(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
     return torch.cat([mean_BCHW, encoded.latent_dist.std], dim=1)
 
 
-def batch_captions(
+def batch_captions_by_length(
     components: Components, encoder: TextEncoder, captions: Sequence[str], size: int
 ) -> list[tuple[str, ...]]:
-    """Group captions into batches of one number of text windows."""
+    """Group captions into batches that need the same number of text encoder windows."""
 
     def count(caption: str) -> int:
         return count_text_windows(components, encoder, [caption])
@@ -152,7 +154,7 @@ def batch_captions(
 
 
 @torch.no_grad()
-def encode_texts(
+def encode_and_cache_texts(
     components: Components,
     encoder: TextEncoder,
     batches: Iterable[tuple[str, ...]],
@@ -160,7 +162,9 @@ def encode_texts(
     writer: ShardWriter,
     advance: Advance,
 ) -> None:
-    """Encode captions and write their embeddings. Raises TrainingError where one is not finite."""
+    """Encode captions and write their embeddings to the cache. Raises TrainingError where one is
+    not finite.
+    """
     for batch in batches:
         encoded = encode_captions(components, encoder, _padded(batch, size))
         for row, caption in enumerate(batch):
@@ -183,8 +187,10 @@ def _padded(rows: Sequence[Item], size: int) -> list[Item]:
     return [*rows, *[rows[-1]] * (size - len(rows))]
 
 
-def map_ahead(act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Map `act` over the items in threads, a few items ahead of the consumer."""
+def map_with_prefetch(act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply `act` to the items in threads, a few items ahead of the consumer, and yield the
+    results in order.
+    """
     with ThreadPoolExecutor(min(DECODED_AHEAD, cpu_count() or 1)) as pool:
         waiting: deque[Future[Result]] = deque()
         try:

@@ -31,8 +31,9 @@ NOTES = ".drawn.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ClassPictures:
-    """Class pictures that a run needs: their folder and the settings that they are drawn with.
+class ClassPictureSpec:
+    """Specification of DreamBooth's class pictures for a run: their folder, and the settings to
+    generate them with.
 
     base : the model that draws them
     size : side in pixels
@@ -46,27 +47,35 @@ class ClassPictures:
     dtype: torch.dtype
 
     def describe(self) -> dict[str, Any]:
-        """Return what the pictures depend on, as it is noted beside them."""
+        """Return the settings that the class pictures depend on, as JSON data to be kept beside
+        them.
+        """
         keys = {"prompt", "seed", "steps", "guidance_scale"}
         return {**self.prior.model_dump(include=keys), "size": self.size, "base": self.base}
 
 
-def draw_class_pictures(wanted: ClassPictures, accelerator: Accelerator, stop: StopRequest) -> bool:
-    """Draw the missing class pictures on the main process; return False if that was stopped.
+def generate_class_pictures(
+    wanted: ClassPictureSpec, accelerator: Accelerator, stop: StopRequest
+) -> bool:
+    """Generate the missing class pictures on the main process; return False if that was stopped.
 
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
     """
-    run_on_main(accelerator, lambda: draw_missing_pictures(wanted, accelerator.device, stop))
+    run_on_main(accelerator, lambda: generate_missing_pictures(wanted, accelerator.device, stop))
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
     return not any(stopped)
 
 
-def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: StopRequest) -> None:
-    """Draw on this process the class pictures that the folder lacks, until a stop is requested."""
+def generate_missing_pictures(
+    wanted: ClassPictureSpec, device: torch.device, stop: StopRequest
+) -> None:
+    """Generate on this process the class pictures that the folder lacks, until a stop is
+    requested.
+    """
     prior, folder = wanted.prior, wanted.folder
-    numbers = list_missing_numbers(folder, prior.count)
-    check_same_settings(folder, wanted.describe(), adding=bool(numbers))
+    numbers = list_missing_class_pictures(folder, prior.count)
+    check_same_generation_settings(folder, wanted.describe(), adding=bool(numbers))
     if not numbers:
         return
 
@@ -78,11 +87,11 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
     facts = json.dumps(wanted.describe(), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
     with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
-        for batch in batch_missing_numbers(numbers, prior):
+        for batch in batch_missing_pictures(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")
                 return
-            pictures = draw_class_picture_batch(pipe, prior, wanted.size, batch)
+            pictures = generate_class_picture_batch(pipe, prior, wanted.size, batch)
             for number in sorted({*batch} & {*numbers}):
                 save_picture(
                     pictures[number - batch[0]], folder / format_class_picture_name(number)
@@ -90,7 +99,7 @@ def draw_missing_pictures(wanted: ClassPictures, device: torch.device, stop: Sto
                 advance(1)
 
 
-def batch_missing_numbers(numbers: Sequence[int], prior: PriorPreservationConfig) -> list[range]:
+def batch_missing_pictures(numbers: Sequence[int], prior: PriorPreservationConfig) -> list[range]:
     """Group the numbers of missing class pictures into whole batches.
 
     A picture depends, by rounding, on the size of the batch it is drawn in.
@@ -100,10 +109,10 @@ def batch_missing_numbers(numbers: Sequence[int], prior: PriorPreservationConfig
     return [range(start, min(start + size, prior.count)) for start in starts]
 
 
-def draw_class_picture_batch(
+def generate_class_picture_batch(
     pipe: "TextToImagePipeline", prior: PriorPreservationConfig, size: int, numbers: Sequence[int]
 ) -> list[Image.Image]:
-    """Draw one batch of class pictures by number; picture n has the seed `prior.seed + n`."""
+    """Generate one batch of class pictures by number; picture n has the seed `prior.seed + n`."""
     drawn: list[Image.Image] = pipe(
         [prior.prompt] * len(numbers),
         height=size,
@@ -116,8 +125,8 @@ def draw_class_picture_batch(
     return drawn
 
 
-def list_missing_numbers(folder: Path, count: int) -> list[int]:
-    """List the numbers of the class pictures to draw; pictures under other names count as
+def list_missing_class_pictures(folder: Path, count: int) -> list[int]:
+    """List the numbers of the class pictures to generate; pictures under other names count as
     present.
     """
     listing = list_picture_folder(folder) if folder.is_dir() else Listing()
@@ -132,8 +141,8 @@ def format_class_picture_name(number: int) -> str:
     return f"class-{number:05d}.png"
 
 
-def check_same_settings(folder: Path, ours: dict[str, Any], *, adding: bool) -> None:
-    """Raise ArgumentError where the pictures in a folder were drawn with other settings.
+def check_same_generation_settings(folder: Path, ours: dict[str, Any], *, adding: bool) -> None:
+    """Raise ArgumentError where the class pictures in a folder were generated with other settings.
 
     adding : more are to be drawn, so that the path of the model must be the same too
     """

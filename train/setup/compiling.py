@@ -19,7 +19,7 @@ from t2i.errors import ArgumentError, TrainingError
 from train.batches.batch import Batch
 from train.batches.micro_batches import SAVE_MEMORY_HINT, split_batch
 from train.parallel.processes import run_on_all
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 BACKEND: str | Callable[..., Any] = "inductor"
 """Backend of torch.compile; it needs a C++ compiler on a CPU."""
@@ -30,7 +30,7 @@ SPARE_KERNELS = 8
 
 
 @contextmanager
-def compiling_denoiser(target: Target, sizes: int) -> Iterator[None]:
+def compiling_denoiser(target: TrainingTarget, sizes: int) -> Iterator[None]:
     """Compile the target's UNet in place within the block, at its first pass for each picture size.
 
     One kernel for all sizes would differ after a resume that begins with another size, and
@@ -54,7 +54,7 @@ def compiling_denoiser(target: Target, sizes: int) -> Iterator[None]:
 
 
 def check_compiled_gradient(
-    target: Target, batch: Batch, accelerator: Accelerator, rows: int | None = None
+    target: TrainingTarget, batch: Batch, accelerator: Accelerator, rows: int | None = None
 ) -> None:
     """Raise TrainingError, on every process, where a compiled gradient differs from the eager one.
 
@@ -74,7 +74,7 @@ def check_compiled_gradient(
         rows = (count + 1) // 2
 
 
-def _compare_if_fits(target: Target, batch: Batch, accelerator: Accelerator) -> bool:
+def _compare_if_fits(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> bool:
     """Compare the gradients; False where memory does not suffice."""
     try:
         _compare(target, batch, accelerator)
@@ -88,7 +88,7 @@ def _compare_if_fits(target: Target, batch: Batch, accelerator: Accelerator) -> 
     return False
 
 
-def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
+def _compare(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> None:
     compiled = compute_gradient(target, batch, accelerator)
     with without_compilation(target):
         eager = compute_gradient(target, batch, accelerator)
@@ -100,13 +100,13 @@ def _compare(target: Target, batch: Batch, accelerator: Accelerator) -> None:
         )
 
 
-def is_compiled(target: Target) -> bool:
+def is_compiled(target: TrainingTarget) -> bool:
     """Return True for a target whose denoiser `compiling_denoiser` compiles."""
     unet: nn.Module | None = getattr(target, "unet", None)
     return unet is not None and unet._compiled_call_impl is not None
 
 
-def compute_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> Tensor:
+def compute_gradient(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> Tensor:
     """Return the gradient of the batch's mean loss, all weights concatenated, on the CPU."""
     weights = [*target.trained_parameters().values()]
     torch.manual_seed(target.seed)  # dropout draws from the global generator
@@ -117,9 +117,11 @@ def compute_gradient(target: Target, batch: Batch, accelerator: Accelerator) -> 
 
 
 class CompilationMonitor:
-    """Monitor that detects compilations of a target's denoiser, which take a while."""
+    """Monitor that detects when torch.compile compiled a target's denoiser, to tell the user why
+    it took long.
+    """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: TrainingTarget) -> None:
         self._is_compiled = is_compiled(target)
         self._graphs = 0
 
@@ -127,7 +129,7 @@ class CompilationMonitor:
         """Return a message on compilations since the last call; None where there were none."""
         if not self._is_compiled:
             return None
-        before, self._graphs = self._graphs, count_graphs()
+        before, self._graphs = self._graphs, count_compiled_graphs()
         if self._graphs == before:
             return None
         if not before:
@@ -135,7 +137,7 @@ class CompilationMonitor:
         return "the denoiser was compiled once more, for pictures of another size"
 
 
-def count_graphs() -> int:
+def count_compiled_graphs() -> int:
     """Count the graphs that torch.compile made in this process so far."""
     # Imported here: it takes seconds, which a run that compiles nothing is spared.
     from torch._dynamo.utils import counters
@@ -144,8 +146,8 @@ def count_graphs() -> int:
 
 
 @contextmanager
-def without_compilation(target: Target) -> Iterator[None]:
-    """Run the target eagerly within the block, although it is compiled.
+def without_compilation(target: TrainingTarget) -> Iterator[None]:
+    """Run the target without its compiled kernels (eagerly) within the block.
 
     Otherwise each size that is drawn or measured once would be compiled for itself.
     """

@@ -15,14 +15,14 @@ from train.config.config_changes import list_forbidden_changes
 from train.config.error_messages import explain_validation_error
 from train.config.run_config import RunConfig
 from train.setup.assembly import Facts
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 DIGEST_PATTERN = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
-def build_run_identity(config: RunConfig, model: Facts, target: Target) -> dict[str, Any]:
-    """Return the facts that a resume must find unchanged: configuration, model, untrained
-    weights.
+def build_run_identity(config: RunConfig, model: Facts, target: TrainingTarget) -> dict[str, Any]:
+    """Return what identifies a run and must be unchanged when it is resumed: configuration,
+    model, digest of frozen weights.
     """
     return {
         "config": config.model_dump(mode="json"),
@@ -73,7 +73,7 @@ def _refuse_changes(out: Path, changes: Sequence[str]) -> None:
         )
 
 
-def digest_frozen_weights(target: Target) -> str:
+def digest_frozen_weights(target: TrainingTarget) -> str:
     """Return the SHA-256 of the parameters that are not trained."""
     digest = hashlib.sha256()
     for name, parameter in sorted(target.named_parameters()):

@@ -28,7 +28,7 @@ PROGRESS_FROM = 200
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """The parts of a run's configuration that decide what it learns from."""
+    """Parts of a run's configuration that decide what it learns from."""
 
     data: DataConfig
     prior: PriorPreservationConfig | None
@@ -36,8 +36,10 @@ class DataSettings:
     batch_size: int
 
 
-def load_samples(settings: DataSettings, out: Path, accelerator: Accelerator) -> TrainingDataset:
-    """Load the data set of a run, its class pictures included, and print remarks on it.
+def load_run_dataset(
+    settings: DataSettings, out: Path, accelerator: Accelerator
+) -> TrainingDataset:
+    """Load the training data set of a run, its class pictures included, and print remarks on it.
 
     Raises DataError where too many pictures are broken, ArgumentError where they are not those that
     the run began with.
@@ -123,14 +125,15 @@ def list_supervision_remarks(
 
 
 def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
-    """Return a remark on the captions under which nothing is preserved.
+    """Return a remark on the captions for which output preservation has no effect, if there are
+    any.
 
     Raises ArgumentError where none has one.
     """
     if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
         return []
     captions = [pictures.caption_at_visit(index, 0) for index in range(len(pictures))]
-    kept = [caption for caption in captions if target.all_preserved_captions([caption])]
+    kept = [caption for caption in captions if target.list_preserved_captions([caption])]
     if not kept:
         raise ArgumentError(
             f"target.preserve_words has {', '.join(map(repr, target.preserve_words))}, and no "
@@ -146,7 +149,7 @@ def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[
 
 
 def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
-    """Return a remark on the number of pairs.
+    """Return a remark on the number of preference pairs.
 
     Raises ArgumentError for a preference loss without pairs, and for pairs without such a loss.
     """
@@ -165,13 +168,15 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
     return [f"pairs: {losers}"] if losers else []
 
 
-def build_order(samples: TrainingDataset, batch_size: int, seed: int) -> BatchOrder:
-    """Return the order in which a run with this seed reads its samples."""
+def build_batch_order(samples: TrainingDataset, batch_size: int, seed: int) -> BatchOrder:
+    """Build the order in which a run with this seed reads its training examples."""
     return BatchOrder(samples.list_batch_groups(), batch_size, derive_seed(seed, "data"))
 
 
 def build_data_identity(samples: TrainingDataset) -> dict[str, str]:
-    """Return the facts of the pictures that a resume must find unchanged, wherever they are."""
+    """Return the digest of a run's pictures and captions, which must be unchanged when the run
+    is resumed; paths may change.
+    """
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 
 

@@ -19,7 +19,7 @@ from train.batches.batch import Batch
 from train.export import ExportConfig, Notes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.latents import compute_latent_mean
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 
 class AutoencoderConfig(BaseModel):
@@ -46,7 +46,7 @@ class AutoencoderConfig(BaseModel):
     """Weight of the absolute error of the differences between neighbouring pixels."""
 
 
-class AutoencoderTarget(Target):
+class AutoencoderTarget(TrainingTarget):
     """Target that trains an autoencoder by absolute, squared and edge error and a latent
     penalty.
     """
@@ -104,7 +104,7 @@ class AutoencoderTarget(Target):
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 
     @torch.no_grad()
-    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each above its reconstruction without noise."""
         decoded_BCHW = self.vae.decode(compute_latent_mean(self.vae.encode(batch.pixels_BCHW)))[
             0

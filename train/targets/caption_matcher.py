@@ -21,7 +21,7 @@ from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 OPPOSITES = {"left": "right", "above": "below", "over": "under", "top": "bottom"}
 OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
@@ -40,7 +40,7 @@ class CaptionMatcherConfig(BaseModel):
     layers: int = Field(2, ge=1)
 
 
-class CaptionMatcherTarget(Target):
+class CaptionMatcherTarget(TrainingTarget):
     """Target that trains the caption matcher by a contrastive loss over the captions of the batch.
 
     A further negative is its own caption with every position word reversed. The negatives are those
@@ -58,7 +58,7 @@ class CaptionMatcherTarget(Target):
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean of both cross-entropies, picture to text and text to picture, (B,)."""
         pictures_BD = self.agreement.embed_pictures(batch.pixels_BCHW)
-        wrong = [reverse_positions(caption) for caption in batch.captions]
+        wrong = [swap_position_words(caption) for caption in batch.captions]
         text_BD, wrong_BD = self.agreement.embed_captions([*batch.captions, *wrong]).chunk(2)
 
         scale = self.agreement.log_scale.exp()
@@ -77,7 +77,7 @@ class CaptionMatcherTarget(Target):
         return (to_text_B + to_picture_B) / 2
 
     @torch.no_grad()
-    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         text_BD = self.agreement.embed_captions(batch.captions)
@@ -96,6 +96,6 @@ class CaptionMatcherTarget(Target):
             self.agreement.save(new, {"trained": notes["trained"]})
 
 
-def reverse_positions(caption: str) -> str:
-    """Return the caption with each position word replaced by its opposite."""
+def swap_position_words(caption: str) -> str:
+    """Return the caption with each position word replaced by its opposite, as "left" by "right"."""
     return re.sub(r"\w+", lambda word: OPPOSITES.get(word[0], word[0]), caption)

@@ -36,13 +36,13 @@ from train.objective.objective import (
     Objective,
     ObjectiveConfig,
     add_offset_noise,
-    draw_stratified_quantiles,
-    perturb_noise,
+    perturb_input_noise,
+    sample_stratified_quantiles,
 )
-from train.reporting.sample_sheets import SamplesConfig, draw_prompts, draw_sheet
+from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 from train.targets.conditioning import build_conditioning, repeat_conditioning
 from train.targets.latents import encode_latent_moments
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 from train.targets.unused_weights import freeze_unused_weights
 
 if TYPE_CHECKING:
@@ -64,14 +64,16 @@ class ValidationPicture:
 
 @dataclass(frozen=True, slots=True)
 class NoisyLatents:
-    """Latents with noise added, and the output that the denoiser should have for them."""
+    """Latents with noise added, their noise level, and the output that the denoiser should have
+    for them.
+    """
 
     noisy_BCHW: Tensor
     target_BCHW: Tensor
     level: NoiseLevel
 
 
-class DenoisingTarget(Target):
+class DenoisingTarget(TrainingTarget):
     """Base of the targets that train a denoiser on latents; subclasses choose what is trained."""
 
     def __init__(
@@ -95,7 +97,9 @@ class DenoisingTarget(Target):
             part.requires_grad_(False)
 
     def finish_setup(self, gradient_checkpointing: bool) -> None:
-        """Prepare the text encoders; called by a subclass once `requires_grad` is set."""
+        """Build the prompt encoder, and enable gradient checkpointing; called by a subclass once
+        `requires_grad` is set.
+        """
         self.encoder = build_text_encoder(self.components)
         if encoders := self._trained_encoders():
             freeze_unused_weights(encoders, self._encode_every_word)
@@ -112,11 +116,11 @@ class DenoisingTarget(Target):
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of each row, (B,) float32, at a noise level drawn for its slot."""
+        """Return the denoising loss of each row, (B,) float32, at a random noise level."""
         return self.compute_losses(batch, self._add_noise(batch))
 
     def compute_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
-        """Return the loss of each row, (B,), for noisy latents of the batch."""
+        """Return the loss of each row, (B,), for given noisy latents of the batch."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
             conditioning = self._build_conditioning(batch, captions)
@@ -124,7 +128,7 @@ class DenoisingTarget(Target):
         supervision = self._supervision(
             batch, captions, noised.level, conditioning.text_BTD.shape[1]
         )
-        with nullcontext() if supervision is None else supervision.listening_to_pass(self.unet):
+        with nullcontext() if supervision is None else supervision.supervising_pass(self.unet):
             output_BCHW = self._denoise(noised, conditioning)
         loss_B = self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
         if supervision is not None:
@@ -134,7 +138,7 @@ class DenoisingTarget(Target):
     def _add_noise(self, batch: Batch) -> NoisyLatents:
         """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
-        quantile_B = draw_stratified_quantiles(
+        quantile_B = sample_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
         level = self.objective.noise_level_at_quantile(quantile_B.to(latents_BCHW.device))
@@ -206,7 +210,8 @@ class DenoisingTarget(Target):
     def compute_velocity_errors(
         self, picture: ValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
-        """Return the squared error of the velocity, (B,), for one picture under B noises.
+        """Return the denoiser's squared error as velocity, (B,), for one validation picture
+        under B noises.
 
         One measure for every prediction type, see `Objective.compute_velocity_errors`.
         """
@@ -233,27 +238,29 @@ class DenoisingTarget(Target):
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
         extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
-        return noise_BCHW, perturb_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
+        return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def list_random_values(self, batch: Batch) -> dict[str, list[float]]:
-        """Return the random timestep of each row, for reports of bad steps."""
-        quantile_B = draw_stratified_quantiles(
+    def list_sampled_values(self, batch: Batch) -> dict[str, list[float]]:
+        """Return the random timestep of each row, for reports of steps that are not finite."""
+        quantile_B = sample_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
         )
         return {"timestep": self.objective.noise_level_at_quantile(quantile_B).timestep_B.tolist()}
 
     @torch.no_grad()
-    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Generate an image for each prompt of the config and return them as one sheet."""
+    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """Generate an image for each prompt of the config and return them as one sample sheet."""
         pipe = self.build_pipeline()
         with self._lower_precision():
-            drawn = draw_prompts(
-                pipe, config, config.heat_map_words(self.list_new_word_spellings())
+            drawn = generate_prompt_images(
+                pipe, config, config.choose_heat_map_words(self.list_new_word_spellings())
             )
-        return draw_sheet(drawn, config.columns)
+        return draw_sample_sheet(drawn, config.columns)
 
     def list_new_word_spellings(self) -> list[str]:
-        """Return the new words that are learned; none unless a subclass learns some."""
+        """Return the spellings of the new words that are learned; none unless a subclass learns
+        some.
+        """
         return []
 
     def build_pipeline(self) -> "TextToImagePipeline":
@@ -262,7 +269,9 @@ class DenoisingTarget(Target):
         return build_pipeline(self.components, self.build_scheduler())
 
     def restore_encoders(self) -> None:
-        """Load the weights that were freed because of the cache, to draw or to export."""
+        """Load again the encoder weights that were freed because of the cache, to generate or to
+        export.
+        """
         if self.cache is not None:
             self.cache.reload_weights(self.device)
 

@@ -21,19 +21,19 @@ from train.objective.attention_supervision import SupervisionConfig
 from train.objective.losses import compute_row_means
 from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, compute_preference_loss
-from train.objective.preservation import PreservationConfig
+from train.objective.preservation import OutputPreservationConfig
 from train.optim.optimizer import ParameterGroup
 from train.targets.denoising import DenoisingTarget, NoisyLatents
-from train.targets.finetune_results import FineTunedModel, write_results
+from train.targets.finetune_results import FineTunedModel, write_fine_tune_files
 from train.targets.parts.adapters import AdapterPart, inject_adapter
-from train.targets.parts.full_weights import FullPart, enable_full_training
-from train.targets.parts.learned_words import NewWord, WordsPart, register_new_words
+from train.targets.parts.full_weights import FullWeightsPart, enable_full_training
+from train.targets.parts.learned_words import NewWord, NewWordsPart, register_new_words
 from train.targets.reference_model import ReferenceModel
 
-PartConfig = Annotated[FullPart | AdapterPart | WordsPart, Field(discriminator="method")]
+PartConfig = Annotated[FullWeightsPart | AdapterPart | NewWordsPart, Field(discriminator="method")]
 
 
-class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
+class FineTuneConfig(SupervisionConfig, OutputPreservationConfig, PreferenceConfig):
     """Configuration of a fine-tune: which parts of a finished model are trained, and how."""
 
     kind: Literal["finetune"] = "finetune"
@@ -65,12 +65,12 @@ class FineTuneConfig(SupervisionConfig, PreservationConfig, PreferenceConfig):
         return self
 
     def list_new_words(self) -> list[NewWord]:
-        """Return the words that are learned, in the order of the parts."""
-        parts = [part for part in self.parts if isinstance(part, WordsPart)]
+        """Return the new words that a fine-tune learns, in the order of its parts."""
+        parts = [part for part in self.parts if isinstance(part, NewWordsPart)]
         return [word for part in parts for word in part.words]
 
     def list_new_word_spellings(self) -> list[str]:
-        """Return the spellings of the words that are learned."""
+        """Return the spellings of the new words that are learned, as "<my-mug>"."""
         return [word.word for word in self.list_new_words()]
 
 
@@ -85,7 +85,7 @@ class FineTuneTarget(DenoisingTarget):
         seed: int,
         batch_size: int,
     ) -> None:
-        parts = copy_components(pipe)
+        parts = extract_components(pipe)
         super().__init__(parts, objective, seed, batch_size, config.caption_dropout, config)
         self.config = config
         self.original_tokenizers = pipe.tokenizer, pipe.tokenizer_2
@@ -178,7 +178,7 @@ class FineTuneTarget(DenoisingTarget):
         return [name for name, part, _ in self._groups if isinstance(part, AdapterPart)]
 
     def list_new_word_spellings(self) -> list[str]:
-        """Return the spellings of the words that are learned."""
+        """Return the spellings of the new words that are learned, as "<my-mug>"."""
         return self.config.list_new_word_spellings()
 
     def trainable_models(self) -> dict[str, nn.Module]:
@@ -192,7 +192,7 @@ class FineTuneTarget(DenoisingTarget):
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write adapters and new words, and the whole model if its own weights were trained."""
-        has_full_parts = any(isinstance(part, FullPart) for part in self.config.parts)
+        has_full_parts = any(isinstance(part, FullWeightsPart) for part in self.config.parts)
         if has_full_parts:
             self.restore_encoders()
         trained = FineTunedModel(
@@ -205,7 +205,7 @@ class FineTuneTarget(DenoisingTarget):
             has_full_parts=has_full_parts,
             base=self.config.base,
         )
-        write_results(trained, folder, config, notes)
+        write_fine_tune_files(trained, folder, config, notes)
 
     def _enable_training(
         self, parts: Sequence[PartConfig]
@@ -216,23 +216,23 @@ class FineTuneTarget(DenoisingTarget):
         """
         trained: dict[int, list[nn.Parameter]] = {}
         models = self.trainable_models()
-        for kind in (AdapterPart, FullPart, WordsPart):
+        for kind in (AdapterPart, FullWeightsPart, NewWordsPart):
             for number, part in enumerate(parts):
                 if not isinstance(part, kind):
                     continue
                 name, key = f"part{number}", f"target.parts[{number}]"
                 if isinstance(part, AdapterPart):
                     trained[number] = inject_adapter(part, models, name, key)
-                elif isinstance(part, FullPart):
+                elif isinstance(part, FullWeightsPart):
                     trained[number] = enable_full_training(part, models, key)
                 else:
                     trained[number] = self._add_words(part, key)
         for weight in (weight for weights in trained.values() for weight in weights):
             weight.requires_grad_(True)
-        check_disjoint(trained)
+        check_parts_disjoint(trained)
         return [(f"part{number}", part, trained[number]) for number, part in enumerate(parts)]
 
-    def _add_words(self, part: WordsPart, key: str) -> list[nn.Parameter]:
+    def _add_words(self, part: NewWordsPart, key: str) -> list[nn.Parameter]:
         components = self.components
         vectors = register_new_words(part, components.tokenizer, components.text_encoder, key)
         if components.text_encoder_2 is not None:
@@ -242,8 +242,8 @@ class FineTuneTarget(DenoisingTarget):
         return vectors
 
 
-def check_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
-    """Raise ArgumentError if two parts would train the same weight."""
+def check_parts_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
+    """Raise ArgumentError if two parts of a fine-tune would train the same weight."""
     owner: dict[int, int] = {}
     for number, weights in trained.items():
         for weight in weights:
@@ -254,8 +254,8 @@ def check_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
                 )
 
 
-def copy_components(pipe: TextToImagePipeline) -> Components:
-    """Return the components of a pipeline with copies of its tokenizers, which can get new
+def extract_components(pipe: TextToImagePipeline) -> Components:
+    """Extract the components of a pipeline, with copies of its tokenizers, which can get new
     words.
     """
     return Components(
@@ -300,7 +300,7 @@ def resolve_objective(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfi
 
 
 def cast_frozen_weights(target: DenoisingTarget, kind: torch.dtype) -> None:
-    """Cast the untrained weights to the dtype of the computation, to save memory."""
+    """Cast the frozen weights to the dtype of the computation, to save memory."""
     precise = target.vae.config.get("force_upcast", False)
     kept = {id(weight) for weight in target.vae.parameters() if precise}
     for weight in target.parameters():

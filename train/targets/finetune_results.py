@@ -69,11 +69,11 @@ class FineTunedModel:
     base: str
 
 
-def write_results(
+def write_fine_tune_files(
     trained: FineTunedModel, folder: Path, config: ExportConfig, notes: Notes
 ) -> None:
-    """Write the files of a fine-tune into `folder`: adapters, new words, and the model if
-    retrained.
+    """Write the result files of a fine-tune into `folder`: adapters, new words, and the whole
+    model if its own weights were trained.
 
     The folder is complete or not there at all.
     """
@@ -147,7 +147,9 @@ def collect_learned_words(trained: FineTunedModel, precision: torch.dtype) -> li
 
 
 def copy_without_adapters(trained: FineTunedModel) -> Components:
-    """Return copies of the components without the adapters and new words written beside them."""
+    """Return copies of the model's components without the adapters and new words, which have
+    files of their own.
+    """
     first, second = trained.original_tokenizers
     parts = replace(deepcopy(trained.components), tokenizer=first, tokenizer_2=second)
     remove_lora([parts.unet, parts.text_encoder, parts.text_encoder_2])
@@ -160,5 +162,5 @@ def copy_without_adapters(trained: FineTunedModel) -> Components:
 
 
 def format_base_name(base: str) -> str:
-    """Return the base model's name for metadata; of a local path only its last part."""
+    """Return the base model's name for t2i.json; of a local path only its last part."""
     return Path(base).name if Path(base).exists() else base

@@ -27,7 +27,9 @@ class PositionLoss(nn.Module):
         self._middle_BCHW = output_BCHW
 
     def compute_losses(self) -> Tensor:
-        """Return the mean squared error of each row, (B,), in the last forward pass."""
+        """Return the mean squared error of predicted positions of each row, (B,), in the last
+        forward pass.
+        """
         assert self._middle_BCHW is not None
         predicted_B2HW = self.reading(self._middle_BCHW).float()
         self._middle_BCHW = None
@@ -37,6 +39,6 @@ class PositionLoss(nn.Module):
 
 
 def build_position_grid(height: int, width: int) -> Tensor:
-    """Return row and column of every position, (2, H, W), from -1 to 1."""
+    """Build the coordinates (row, column) of every position, (2, H, W), from -1 to 1."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))

@@ -19,7 +19,7 @@ from t2i.scenes.recogniser import Recogniser, RecogniserLabels
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
-from train.targets.target import Target
+from train.targets.target import TrainingTarget
 
 COLOUR_WEIGHT = 0.5
 
@@ -34,7 +34,7 @@ class RecogniserConfig(BaseModel):
     """Channels of its levels, from one position per 4 x 4 pixels on, each level half as fine."""
 
 
-class RecogniserTarget(Target):
+class RecogniserTarget(TrainingTarget):
     """Target that trains the recogniser by the cross-entropy of the label of each position.
 
     Background and objects are weighted equally.
@@ -73,19 +73,19 @@ class RecogniserTarget(Target):
             + COLOUR_WEIGHT * compute_masked_means(colours_Bhw, named_Bhw)
         )
 
-    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the recognised objects and its caption."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         seen = self.recogniser.recognise(pictures)
         labels = [
-            f"{format_recognised(one)} ({caption})"
+            f"{format_recognised_objects(one)} ({caption})"
             for one, caption in zip(seen, batch.captions, strict=True)
         ]
         both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
         return build_picture_grid(both, labels, config.columns)
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
-        """Write the trained recogniser as a folder."""
+        """Export the trained recogniser as a folder."""
         with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})
 
@@ -102,7 +102,7 @@ def compute_masked_means(values_Bhw: Tensor, where_Bhw: Tensor) -> Tensor:
     return (values_Bhw * counts_Bhw).sum((1, 2)) / counts_Bhw.sum((1, 2)).clamp(min=1)
 
 
-def format_recognised(seen: Recognition) -> str:
+def format_recognised_objects(seen: Recognition) -> str:
     """Format the names of the recognised objects and of the background as text."""
     things = [
         found.name if found.colour == OWN_COLOUR else f"{found.colour} {found.name}"

@@ -11,7 +11,9 @@ from t2i.errors import TrainingError
 
 
 class ReferenceModel:
-    """Copy of the trained weights as they began; adapters are switched off instead of copied."""
+    """Base model of a fine-tune, kept as a copy of the weights that are trained; adapters are
+    switched off instead of copied.
+    """
 
     def __init__(self, models: Mapping[str, nn.Module], full: Sequence[nn.Parameter]) -> None:
         """full : trained weights that belong to no adapter, at their values before training"""
@@ -22,7 +24,7 @@ class ReferenceModel:
 
     @contextmanager
     def using_base_weights(self) -> Iterator[None]:
-        """Make the models compute as the base model within the block, without gradients.
+        """Make the trained models compute as the base model within the block, without gradients.
 
         Raises TrainingError if weights were split over processes since.
         """

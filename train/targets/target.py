@@ -17,8 +17,9 @@ from train.optim.optimizer import ParameterGroup
 from train.reporting.sample_sheets import SamplesConfig
 
 
-class Target(nn.Module, ABC):
-    """Base class of the targets; trained parameters are those with `requires_grad`.
+class TrainingTarget(nn.Module, ABC):
+    """Base class of the training targets, modules that compute their own loss; trained
+    parameters are those with `requires_grad`.
 
     seed, batch_size : of the run, from which each row of the global batch has noise of its own
     """
@@ -34,8 +35,8 @@ class Target(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of each row, (B,) float32."""
 
-    def list_random_values(self, _batch: Batch) -> dict[str, list[float]]:
-        """Return the random values of each row in the forward pass by name, for reports."""
+    def list_sampled_values(self, _batch: Batch) -> dict[str, list[float]]:
+        """List the random values that the loss of each row uses, such as its timestep, by name."""
         return {}
 
     @property
@@ -44,15 +45,17 @@ class Target(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def draw_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
-        """Draw a sheet of what the target produces now, from a batch or the config's prompts."""
+    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+        """Make the sample sheet of a step: what the target produces from a batch or the config's
+        prompts.
+        """
 
     @abstractmethod
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the trained model as a folder that diffusers reads, complete or not at all."""
 
     def release_encoders(self) -> None:
-        """Free weights that only drawing and exporting need."""
+        """Free weights that only sample sheets and export need."""
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""
@@ -63,7 +66,9 @@ class Target(nn.Module, ABC):
         return [ParameterGroup("all", [*self.trained_parameters().values()])]
 
     def sample_noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
-        """Draw standard normal noise of the shape of `like`, seeded by each row's own slot."""
+        """Sample standard normal noise of the shape of `like`, each row from a seed of its own
+        slot.
+        """
         rows = [
             torch.randn(
                 like.shape[1:], generator=derive_generator(self.seed, batch.step, slot, purpose)

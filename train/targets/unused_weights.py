@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 def freeze_unused_weights(
     encoders: Sequence[PreTrainedModel], compute_outputs: Callable[[], Iterable[Tensor]]
 ) -> None:
-    """Set `requires_grad` to False for the weights that `compute_outputs` has no gradient for.
+    """Freeze the text encoder weights that the outputs do not depend on, so that every trained
+    weight has a gradient.
 
     Several processes wait for the gradient of every trained weight, so that none may stay without
     one. Of SDXL's first encoder the layer before the last is read: its last layer and the final

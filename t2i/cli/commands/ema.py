@@ -33,10 +33,10 @@ def ema(
     be rebuilt after training (arXiv 2312.02696). Short ones follow the last steps, long ones smooth
     more; which is best shows only in the pictures.
     """
-    from train.posthoc_model import rebuild_model
+    from train.posthoc_model import export_posthoc_model
 
     restore_gc()
-    rebuilt = rebuild_model(run, length, step, out)
+    rebuilt = export_posthoc_model(run, length, step, out)
     if rebuilt.error > MAX_PROFILE_ERROR:
         print_remark(
             f"The snapshots reproduce the average of length {length:g} with an error of "

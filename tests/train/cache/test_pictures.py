@@ -21,7 +21,11 @@ from train.cache.shards import ShardFolder, ShardWriter
 from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.setup.cache_encoding import batch_pictures, encode_latents, encode_moments
+from train.setup.cache_encoding import (
+    batch_variants_by_shape,
+    encode_and_cache_latents,
+    encode_mean_and_std,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +49,8 @@ def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictur
             part.pixels_cache_key(v): v for i in range(len(part)) for v in part.list_variants(i)
         }
         missing = [variant for key, variant in wanted.items() if key not in shards]
-        parts = batch_pictures(part, missing, size)
-        lost = encode_latents(
+        parts = batch_variants_by_shape(part, missing, size)
+        lost = encode_and_cache_latents(
             part, parts, size, vae, ShardWriter(folder, 20_000), lambda count: None
         )
         made += len(missing)
@@ -63,7 +67,7 @@ def check_pairs(found: CachedPictures, pictures: Pictures, vae) -> None:
             plain, sample = pictures.read(index, visit), found.read(index, visit)
             pixels_BCHW = torch.from_numpy(plain.pixels)[None].permute(0, 3, 1, 2) / 127.5 - 1
             with torch.no_grad():
-                expected = encode_moments(vae, pixels_BCHW)[0].numpy()
+                expected = encode_mean_and_std(vae, pixels_BCHW)[0].numpy()
             assert np.abs(sample.moments - expected).max() < 1e-6
             assert sample.pixels.shape == (*plain.pixels.shape[:2], 0)
             assert (sample.name, sample.caption, sample.size_and_crop, sample.weight) == (
@@ -179,7 +183,7 @@ def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_pat
             steps, iterate_batches(found, order, ProcessShare(), steps, workers), strict=True
         ):
             with torch.no_grad():
-                moments = encode_moments(vae, expected[step].pixels_BCHW)
+                moments = encode_mean_and_std(vae, expected[step].pixels_BCHW)
             assert (batch.moments_BCHW - moments).abs().max() < 1e-6
             assert batch.captions == expected[step].captions
             assert batch.pixels_BCHW.shape[2:] == expected[step].pixels_BCHW.shape[2:]
@@ -239,8 +243,8 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
                 encoded.latents[0, 0, 0, 0] = float("inf")
             return encoded
 
-    batches = batch_pictures(pictures, variants, 1)
-    lost = encode_latents(
+    batches = batch_variants_by_shape(pictures, variants, 1)
+    lost = encode_and_cache_latents(
         pictures, batches, 1, Failing(), Spoiling(tmp_path / "c", 10), lambda count: None
     )
     shards.index_files()

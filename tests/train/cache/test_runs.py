@@ -30,7 +30,7 @@ from train.cache.latent_cache import CachedPictures
 from train.cache.shards import ShardFolder
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import Training, run
+from train.loop import TrainingRun, run
 from train.setup import cache_encoding
 
 REPO = Path(__file__).resolve().parents[3]
@@ -60,8 +60,8 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def ready(config: RunConfig, out: Path) -> Training:
-    return Training(config, out, accelerator_for(config))
+def ready(config: RunConfig, out: Path) -> TrainingRun:
+    return TrainingRun(config, out, accelerator_for(config))
 
 
 def shards_of(out: Path, kind: str) -> ShardFolder:
@@ -235,7 +235,7 @@ def test_where_memory_does_not_suffice_to_encode_it_is_said_what_to_do(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(cache_encoding, "encode_moments", full)
+    monkeypatch.setattr(cache_encoding, "encode_mean_and_std", full)
     config = finetune_run(tmp_path / "c", base, ("lora",), f"cache.pictures_at_once={at_once}")
     with pytest.raises(TrainingError, match=f"Out of memory .* {at_once} picture.*{remedy}"):
         ready(config, tmp_path / "out")
@@ -246,7 +246,7 @@ def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_i
 ):
     settings = ("data.held_out=3", "data.bad_share=0.3", "data.buckets=false", "validation.every=4")
     config = finetune_run(tmp_path / "c", base, ("lora",), *settings)
-    original = cache_encoding.encode_moments
+    original = cache_encoding.encode_mean_and_std
     calls = []
 
     def spoiling(vae, pixels_BCHW):
@@ -254,7 +254,7 @@ def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_i
         moments_BCHW = original(vae, pixels_BCHW)
         return moments_BCHW * (float("inf") if len(calls) == 1 else 1)  # of the first, held out
 
-    monkeypatch.setattr(cache_encoding, "encode_moments", spoiling)
+    monkeypatch.setattr(cache_encoding, "encode_mean_and_std", spoiling)
     with pytest.warns(UserWarning, match="becomes latents that are not finite.*takes its place"):
         training = ready(config, tmp_path / "out")
     assert training.run(StopRequest())

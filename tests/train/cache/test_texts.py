@@ -10,7 +10,7 @@ from tests.tiny import tiny_vae
 from train.cache.caption_encoding import build_text_encoder, encode_captions
 from train.cache.shards import ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTextEmbeddings
-from train.setup.cache_encoding import batch_captions, encode_texts
+from train.setup.cache_encoding import batch_captions_by_length, encode_and_cache_texts
 
 CAPTIONS = ["", "a red apple", "cat", "a cat left of the dog " * 4, "the blue picture " * 9]
 CPU = torch.device("cpu")
@@ -33,9 +33,11 @@ def components(kind: str) -> Components:
 
 def made(folder, parts: Components, captions=CAPTIONS, size=4) -> CachedTextEmbeddings:
     encoder = build_text_encoder(parts)
-    batches = batch_captions(parts, encoder, captions, size)
+    batches = batch_captions_by_length(parts, encoder, captions, size)
     assert sorted(caption for batch in batches for caption in batch) == sorted(captions)
-    encode_texts(parts, encoder, batches, size, ShardWriter(folder, 1000), lambda count: None)
+    encode_and_cache_texts(
+        parts, encoder, batches, size, ShardWriter(folder, 1000), lambda count: None
+    )
     shards = ShardFolder(folder)
     shards.index_files()
     return CachedTextEmbeddings(shards)

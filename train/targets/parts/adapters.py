@@ -22,7 +22,7 @@ ATTENTION: dict[str, Patterns] = {
 
 
 class AdapterPart(TrainedPart):
-    """Part of a fine-tune that trains low-rank adapter layers (LoRA, LoHa, LoKr).
+    """Configuration of a fine-tune's part that trains low-rank adapter layers (LoRA, LoHa, LoKr).
 
     LoRA: Hu et al. (2021), arXiv 2106.09685; DoRA: Liu et al. (2024), arXiv 2402.09353; rsLoRA:
     Kalajdzievski (2023), arXiv 2312.03732; LoHa and LoKr: Yeh et al. (2023), arXiv 2309.14859.
@@ -75,7 +75,8 @@ def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> li
 
 
 def default_module_patterns(model: nn.Module) -> Patterns:
-    """Return the names of the attention projections of a model.
+    """Return the default module patterns of an adapter: the attention projections of this type
+    of model.
 
     Raises ArgumentError for an unknown type of model.
     """

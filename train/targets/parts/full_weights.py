@@ -15,7 +15,7 @@ Models = Mapping[str, nn.Module]
 
 
 class TrainedPart(BaseModel):
-    """Base class of the parts of a fine-tune: keys that every method has."""
+    """Base class of the configurations of a fine-tune's parts: learning rate and weight decay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,9 +25,9 @@ class TrainedPart(BaseModel):
     """Weight decay of this part; `optimizer.weight_decay` when left out."""
 
 
-class FullPart(TrainedPart):
-    """Part of a fine-tune that trains weights of the model itself, all or those of matching
-    modules.
+class FullWeightsPart(TrainedPart):
+    """Configuration of a fine-tune's part that trains weights of the model itself, all or those
+    of matching modules.
     """
 
     method: Literal["full"] = "full"
@@ -49,8 +49,8 @@ def get_part_model(models: Models, of: str, key: str) -> nn.Module:
     return models[of]
 
 
-def enable_full_training(part: FullPart, models: Models, key: str) -> list[nn.Parameter]:
-    """Set `requires_grad` for the weights of the matching modules and return them."""
+def enable_full_training(part: FullWeightsPart, models: Models, key: str) -> list[nn.Parameter]:
+    """Enable training of the weights of the matching modules and return them."""
     model = get_part_model(models, part.of, key)
     weights = {
         id(weight): weight

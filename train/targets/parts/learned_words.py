@@ -36,13 +36,15 @@ class NewWord(BaseModel):
         return word
 
     @property
-    def spelling(self) -> list[str]:
-        """Tokens of the word, as diffusers names them: <mug>, <mug>_1, ..."""
+    def placeholder_tokens(self) -> list[str]:
+        """Placeholder tokens of the word, as diffusers names them: <mug>, <mug>_1, ..."""
         return [self.word, *(f"{self.word}_{number}" for number in range(1, self.vectors))]
 
 
-class WordsPart(TrainedPart):
-    """Part of a fine-tune that learns new words, in every text encoder."""
+class NewWordsPart(TrainedPart):
+    """Configuration of a fine-tune's part that learns new words (textual inversion), in every
+    text encoder.
+    """
 
     method: Literal["words"] = "words"
     words: tuple[NewWord, ...] = Field(min_length=1)
@@ -52,7 +54,7 @@ class WordsPart(TrainedPart):
     @field_validator("words")
     @classmethod
     def _refuse_duplicates(cls, words: tuple[NewWord, ...]) -> tuple[NewWord, ...]:
-        spelled = [token for word in words for token in word.spelling]
+        spelled = [token for word in words for token in word.placeholder_tokens]
         if twice := {token for token in spelled if spelled.count(token) > 1}:
             raise ValueError(f"{min(twice)!r} appears twice; give each new word its own name")
         return words
@@ -68,7 +70,7 @@ class ExtendedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Embeddings of the known words, (V, D); the model takes its dtype from them."""
+        """Embedding table of the known words, (V, D); the model takes its dtype from it."""
         return self.known.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class ExtendedEmbedding(nn.Module):
 
 
 def register_new_words(
-    part: WordsPart, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
+    part: NewWordsPart, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
 ) -> list[nn.Parameter]:
     """Add new words to a tokenizer and its encoder in place; return their trainable vectors, (N,
     D).
@@ -94,7 +96,7 @@ def register_new_words(
         raise ArgumentError(
             f"{key}: another part already has new words; name all of them in one part."
         )
-    tokens = [token for word in part.words for token in word.spelling]
+    tokens = [token for word in part.words for token in word.placeholder_tokens]
     if old := [token for token in tokens if is_single_token(token, tokenizer)]:
         raise ArgumentError(
             f"{key}: the model knows {old[0]!r} already; choose a word that it does not, such as "
@@ -113,7 +115,9 @@ def register_new_words(
 def build_initial_vectors(
     word: NewWord, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding
 ) -> Tensor:
-    """Build the initial vectors of a new word, (vectors, D), from those of `initial`, repeated."""
+    """Build the initial vectors of a new word, (vectors, D): those of the words in `initial`, or
+    noise.
+    """
     rows_VD = known.weight.detach().float()
     if word.initial is None:
         noise = torch.randn(word.vectors, rows_VD.shape[1])
