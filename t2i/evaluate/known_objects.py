@@ -22,25 +22,25 @@ REMEDY = (
 
 
 class TrainedRunConfig(BaseModel):
-    """Keys of a run's configuration that are read here."""
+    """Part of a training config in t2i.json that names the training scenes: its table data."""
 
     data: dict[str, object] = {}
 
 
 class TrainingNotes(BaseModel):
-    """Keys about the training in a model's t2i.json that are read here."""
+    """Part of a model's t2i.json that describes its training: the config of the run."""
 
     config: TrainedRunConfig = TrainedRunConfig()
 
 
 class ModelNotes(BaseModel):
-    """Keys of a model's t2i.json that are read here."""
+    """Part of a model's t2i.json from which its training scenes are read."""
 
     trained: TrainingNotes = TrainingNotes()
 
 
-def training_scenes(model: Path) -> ScenesConfig:
-    """Return the scenes that a model was trained on; DEFAULT_SCENES for models of other origin."""
+def read_training_scenes(model: Path) -> ScenesConfig:
+    """Read the config of a model's training scenes from its t2i.json, or DEFAULT_SCENES."""
     notes = read_t2i_json(model, ModelNotes, REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
@@ -63,7 +63,7 @@ def find_known_objects(model: Path, recogniser: Recogniser) -> KnownObjects:
 
     Raises ModelError if there are fewer than MIN_OBJECTS.
     """
-    scenes, recognised = training_scenes(model), set(recogniser.labels.objects)
+    scenes, recognised = read_training_scenes(model), set(recogniser.labels.objects)
     objects = tuple(name for name in resolve_vocabulary(scenes.vocabulary) if name in recognised)
     if len(objects) < MIN_OBJECTS:
         raise ModelError(

@@ -23,7 +23,7 @@ def explain_missing_extra() -> Iterator[None]:
 
 
 def check_extra_installed() -> None:
-    """Raise ArgumentError if a library is missing, before any work is done."""
+    """Raise ArgumentError if an optional library of the evaluation is not installed."""
     with explain_missing_extra():
         for library in LIBRARIES:
             importlib.import_module(library)

@@ -14,7 +14,10 @@ LINE_INTERVAL = 15.0
 
 @contextmanager
 def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
-    """Yield a function to call with a part's name and the count of its finished units."""
+    """Show the progress of an evaluation within the block, a bar or lines.
+
+    Yields a function to call with a part's name and the count of its finished units.
+    """
     totals = {part.name: len(part.list_unit_keys()) for part in parts}
     if not sys.stderr.isatty():
         yield ProgressLines(totals).update
@@ -39,7 +42,7 @@ def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, i
 
 
 class ProgressLines:
-    """Progress as lines: at the start and end of a part, and every LINE_INTERVAL seconds."""
+    """Progress of an evaluation as printed lines, where there is no terminal for a bar."""
 
     def __init__(self, totals: dict[str, int]) -> None:
         self._totals = totals
@@ -48,7 +51,7 @@ class ProgressLines:
         self._begun = self._printed = 0.0
 
     def update(self, name: str, finished: int) -> None:
-        """Print a line if the part is new, finished, or LINE_INTERVAL seconds have passed."""
+        """Print a line of progress at most every LINE_INTERVAL seconds, and at the ends."""
         now, total = time.monotonic(), self._totals[name]
         if name != self._name:
             self._name, self._before, self._begun = name, finished, now
@@ -64,6 +67,6 @@ class ProgressLines:
 
 
 def format_hours_minutes_seconds(seconds: float) -> str:
-    """Return seconds as hours:minutes:seconds."""
+    """Format seconds as hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

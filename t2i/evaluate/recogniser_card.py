@@ -86,7 +86,7 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 @dataclass(slots=True)
 class RecognitionTally:
-    """Right and wrong answers on the scenes of a split."""
+    """Counts of the recogniser's right and wrong answers on the scenes of a split."""
 
     flags: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
     control: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
@@ -97,7 +97,7 @@ class RecognitionTally:
 
 
 def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
-    """Judge the first `count` scenes."""
+    """Tally how well recogniser and caption matcher judge the first `count` scenes."""
     found = RecognitionTally()
     statements = [build_caption_statement(scenes.layout(number)) for number in range(count)]
     for start in range(0, count, BATCH_SIZE):
@@ -117,19 +117,19 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
             found.overlaps += compute_object_ious(scene, seen)
             found.confused.update(find_confusions(scene, seen))
         captions = [scene.caption for scene in batch]
-        score_captions(caption_matcher, pictures, captions, found)
+        tally_caption_comparisons(caption_matcher, pictures, captions, found)
     return found
 
 
-def score_captions(
+def tally_caption_comparisons(
     caption_matcher: CaptionMatcher,
     pictures: list[Image.Image],
     captions: list[str],
     found: RecognitionTally,
 ) -> None:
-    """Record for each picture whether its own caption scores above two others.
+    """Add to a tally whether each picture's own caption scores above two wrong captions.
 
-    The others are the next picture's caption, and its own with reversed positions.
+    The wrong ones are the next picture's caption, and its own with reversed positions.
     """
     own_B = caption_matcher.compute_similarities(pictures, captions)
     next_B = caption_matcher.compute_similarities(pictures, [*captions[1:], captions[0]])
@@ -144,7 +144,7 @@ def score_captions(
 
 
 def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
-    """Return the intersection over union of each object's pixels; 0 where it was not found."""
+    """Return the IoU of each object's true and recognised mask; 0 if it was not recognised."""
     shares = []
     for placed in scene.objects:
         mask = seen.objects[placed.name].mask if placed.name in seen.objects else None
@@ -155,7 +155,7 @@ def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
 
 
 def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
-    """Yield (missed object, object recognised instead)."""
+    """Yield each missed object of a scene with the one recognised instead, or "nothing"."""
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
         if placed.name not in seen.objects:
@@ -164,7 +164,7 @@ def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]
 
 
 def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
-    """Build the table of right answers per split, beside those for another scene's caption."""
+    """Build the table of the recogniser's accuracy on each split, beside wrong captions."""
 
     def figures(name: str) -> list[Estimate | None]:
         return [
@@ -201,7 +201,7 @@ def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
 
 
 def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
-    """Draw the first SHEET_SCENES scenes with the recognised objects highlighted."""
+    """Build a sheet of the first SHEET_SCENES scenes with recognised objects highlighted."""
     pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
@@ -209,9 +209,9 @@ def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> I
 
 
 def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
-    """Copy the model, measure it and write the card; the folder is replaced as a whole.
+    """Copy a trained recogniser to `folder`, measure it and write its card there.
 
-    Raises T2IError.
+    The folder is replaced as a whole. Raises T2IError.
     """
     if folder.exists() and not (folder / CONFIG).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
@@ -251,7 +251,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Export a trained recogniser with its card, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/caption_matcher")
     parser.add_argument("folder", type=Path, help="where it goes; replaced")

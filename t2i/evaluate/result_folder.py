@@ -34,14 +34,14 @@ MODEL_NAME_KEY = "model.name"
 
 @dataclass(frozen=True, slots=True)
 class FinishedUnit:
-    """Record of a finished unit, and the seconds it took."""
+    """Record of a finished unit of an evaluation, and the seconds it took."""
 
     record: Record
     seconds: float
 
 
 class ResultFolder:
-    """Folder in which an evaluation is started or continued."""
+    """Output folder of an evaluation, in which it is started or continued."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Raise ArgumentError if the folder holds another evaluation, naming the differences.
@@ -69,7 +69,7 @@ class ResultFolder:
         )
 
     def append_record(self, part: str, unit: str, record: Record, seconds: float) -> None:
-        """Append the record of a unit; it is on the disk when the call returns."""
+        """Append the record of a finished unit to records.jsonl and flush it to the disk."""
         entry = {
             "part": part,
             "unit": unit,
@@ -92,11 +92,11 @@ class ResultFolder:
         self.finished[part, unit] = FinishedUnit(record, seconds)
 
     def get_part_records(self, part: str) -> dict[str, Record]:
-        """Return the records of a part's finished units."""
+        """Return the records of a part's finished units, by unit key."""
         return {unit: done.record for (owner, unit), done in self.finished.items() if owner == part}
 
     def save_picture(self, name: str, picture: Image.Image) -> str:
-        """Write a picture; return the name under which a Gallery finds it."""
+        """Save a picture in the result folder; return its file name, for a Gallery."""
         file = re.sub(r"[^\w.=,+-]+", "-", name) + ".png"
         save_picture(picture, self.folder / PICTURES_FOLDER / file)
         return file
@@ -170,7 +170,7 @@ class ResultFolder:
 
 
 def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the entries of the complete lines; lines without the expected keys are skipped."""
+    """Parse the lines of records.jsonl; incomplete lines and other records are skipped."""
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line, lenient=True)
@@ -182,7 +182,7 @@ def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def find_strings_under_keys(record: object, names: Collection[str]) -> Iterator[str]:
-    """Yield the strings under these keys of a record, at any depth."""
+    """Yield the strings that a JSON record holds under these keys, at any depth."""
     if isinstance(record, Mapping):
         for key, value in record.items():
             if key in names and isinstance(value, str):
@@ -201,7 +201,7 @@ def list_tree_differences(
     only: tuple[str, ...] = (),
     but: tuple[str, ...] = (),
 ) -> list[str]:
-    """List the leaves in which two trees differ, as "config.generation.seen.count 240 -> 16"."""
+    """List the values in which two nested mappings differ, as "config.seed 1 -> 2"."""
     flat_before, flat_now = flatten_config(before), flatten_config(now)
     names = sorted({*flat_before, *flat_now})
     return [
@@ -214,6 +214,6 @@ def list_tree_differences(
 
 
 def shorten_value(value: object) -> str:
-    """Return the value as text of at most 40 characters."""
+    """Format a value as text of at most 40 characters."""
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -18,7 +18,7 @@ from t2i.evaluate.report.comparison import compare_results
 from t2i.evaluate.report.markdown import render_markdown
 from t2i.evaluate.report.page import render_page
 from t2i.evaluate.report.previous_result import EarlierResult
-from t2i.evaluate.report.sample_codes import encode_samples
+from t2i.evaluate.report.sample_values import format_sample_values
 from t2i.evaluate.result_folder import (
     PICTURES_FOLDER,
     RECORDS_FILE,
@@ -41,7 +41,7 @@ ProgressCallback = Callable[[str, int], None]
 def measure_parts(
     parts: Sequence[SuitePart], store: ResultFolder, on_progress: ProgressCallback
 ) -> None:
-    """Measure the units that are not finished; finished units are kept whatever stops the run."""
+    """Measure all unfinished units of the parts, storing each record at once."""
     for part in parts:
         units = part.list_unit_keys()
         finished = sum((part.name, unit) in store.finished for unit in units)
@@ -53,14 +53,14 @@ def measure_parts(
             # Whatever draws without a generator of its own draws the same in every run.
             with isolated_rng():
                 torch.manual_seed(derive_seed(0, part.name, unit))
-                record = part.measure(unit)
+                record = part.measure_unit(unit)
             store.append_record(part.name, unit, record, time.perf_counter() - begun)
             finished += 1
             on_progress(part.name, finished)
 
 
 def list_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
-    """Return the parts all of whose units are finished."""
+    """Return those parts of the evaluation whose units are all finished."""
     return [
         p for p in parts if all((p.name, unit) in store.finished for unit in p.list_unit_keys())
     ]
@@ -72,7 +72,9 @@ def write_result(
     facts: Mapping[str, Any],
     earlier: EarlierResult | None = None,
 ) -> dict[str, Any]:
-    """Write evaluation.json, tables.md and index.html; return the content of the first.
+    """Write the result files of an evaluation; return the content of evaluation.json.
+
+    The others are tables.md and index.html.
 
     parts : all of whose units are finished
     facts : the head of the result: model, machine, date ...
@@ -120,7 +122,7 @@ def write_result(
 
 
 def digest_captions_and_prompts(records: Mapping[str, Record]) -> str:
-    """Return a digest of the captions and prompts of the units, equal for equal scenes.
+    """Return a digest of all captions and prompts of some records, equal for equal scenes.
 
     Each text counts once: models with other sampling defaults use the same ones in other units.
     """
@@ -135,13 +137,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def chapter_as_json(chapter: Chapter) -> dict[str, Any]:
-    """Return a chapter as JSON data, its blocks by name."""
+    """Convert a chapter of a report to JSON data, its blocks by name."""
     blocks = {block.name: block_as_json(block) for block in chapter.blocks}
     return {"title": chapter.title, "text": chapter.text, "blocks": blocks}
 
 
 def block_as_json(block: Block) -> dict[str, Any]:
-    """Return a table, plot or gallery as JSON data."""
+    """Convert a table, plot or gallery of a report to JSON data."""
     match block:
         case Table():
             rows = [
@@ -172,15 +174,15 @@ def block_as_json(block: Block) -> dict[str, Any]:
 
 
 def cell_as_json(cell: Estimate | str | None) -> dict[str, Any] | str | None:
-    """Return a cell as JSON data, a figure with the samples that paired comparison needs."""
+    """Convert a table cell to JSON data, with the samples that a paired comparison needs."""
     if not isinstance(cell, Estimate):
         return cell
-    samples = encode_samples(cell.samples)
+    samples = format_sample_values(cell.samples)
     return estimate_as_json(cell) | ({} if samples is None else {"samples": samples})
 
 
 def estimate_as_json(figure: Estimate) -> dict[str, Any]:
-    """Return a figure without its samples as JSON data."""
+    """Convert an estimate to JSON data, without its samples."""
     return {
         "value": figure.value,
         "low": figure.low,

@@ -16,7 +16,7 @@ MOST_OBJECTS = 3
 
 
 class SplitConfig(BaseModel):
-    """The first `count` scenes of a seed."""
+    """Configuration of a split of scenes: the first `count` scenes of a seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,9 +27,9 @@ class SplitConfig(BaseModel):
 def build_splits(
     context: EvaluationContext, wanted: Mapping[Split, SplitConfig]
 ) -> dict[Split, Scenes]:
-    """Build the splits from the model's objects; only "held_out" shows held-out combinations.
+    """Build the configured splits of scenes from the objects that the model knows.
 
-    "held_out" is missing where these objects allow no such combination.
+    Only "held_out" shows held-out combinations; it is missing where these objects allow none.
     """
     splits: dict[Split, Scenes] = {}
     for split, config in wanted.items():

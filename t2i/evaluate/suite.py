@@ -20,7 +20,7 @@ QUICK_SUITES = {"scenes": ASSETS / "quick.toml"}
 
 
 class SuiteConfig(BaseModel):
-    """Configuration of a suite, a table for each part."""
+    """Configuration of an evaluation suite, a table for each part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ class SuiteConfig(BaseModel):
 
 
 def read_suite(name: str, *, quick: bool) -> SuiteConfig:
-    """Read a named suite, in full or its quick preset, or a suite from a TOML file."""
+    """Read the config of an evaluation suite: a named one, its quick preset, or a TOML file."""
     if name in SUITES:
         path = (QUICK_SUITES if quick else SUITES)[name]
     elif name.endswith(".toml"):
@@ -55,7 +55,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
 
 
 def describe_config_error(error: ValidationError) -> str:
-    """Describe the first error and suggest known keys; unknown keys before missing ones."""
+    """Describe the first error of a suite's config, and suggest a known key for an unknown one."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     *tables, name = map(str, first["loc"])
     key = ".".join([*tables, name])
@@ -71,7 +71,7 @@ def describe_config_error(error: ValidationError) -> str:
 
 
 def select_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the named parts in the suite's order; all if none is named."""
+    """Return the named parts of the evaluation in the suite's order; all if none is named."""
     for name in names:
         if name not in PARTS:
             raise ArgumentError(f"Unknown part {name!r}. {nearest_hint(name, PARTS)}")
@@ -79,7 +79,7 @@ def select_parts(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def build_part(name: str, config: SuiteConfig, context: EvaluationContext) -> SuitePart:
-    """Build the part of this name from its configuration."""
+    """Build the part of the evaluation of this name from the suite's configuration."""
     part: SuitePart = PARTS[name](getattr(config, name), context)
     return part
 

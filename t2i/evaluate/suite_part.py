@@ -18,7 +18,7 @@ Record = Mapping[str, JsonValue]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """Model, recogniser and settings shared by all parts.
+    """Model, recogniser and settings that all parts of an evaluation share.
 
     pipe : the model, in evaluation mode, without progress bars
     objects : the names of the objects the model was trained on
@@ -39,15 +39,15 @@ class EvaluationContext:
 
 
 class SuitePart(Protocol):
-    """Part of a suite: generation, inspection or editing."""
+    """Protocol of a part of the evaluation: generation, inspection or editing."""
 
     name: str
 
     def list_unit_keys(self) -> Sequence[str]:
-        """List the keys of the units in order; a key stands for the same work in every run."""
+        """Return the keys of the units of work, equal in every run, in order."""
 
-    def measure(self, unit: str) -> Record:
-        """Measure a unit, a few seconds of work."""
+    def measure_unit(self, unit: str) -> Record:
+        """Measure the unit of work with this key and return its record; it takes seconds."""
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """Build the report from the records of all units, by key."""
+        """Build the report chapters of this part from the records of all units, by key."""

@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.editing.methods import (
     METHODS,
-    NO_CONTROL,
+    NO_EDIT,
     EditSettings,
     build_target_prompt,
     retarget_edits,
@@ -21,13 +21,13 @@ from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
     ChangeKind,
     PromptPair,
-    build_pair,
+    build_prompt_pair,
     find_mention,
 )
 from t2i.evaluate.editing.records import CostRecord, PairRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
-    CONTROLS,
-    build_control_edit,
+    EDIT_NAMES,
+    build_named_edit,
     compute_relation_box,
     find_two_object_layout,
 )
@@ -64,7 +64,7 @@ def part(context: EvaluationContext) -> EditingPart:
 @pytest.fixture(scope="module")
 def records(part: EditingPart) -> dict[str, Record]:
     """Records of all units, measured in their order."""
-    return {unit: part.measure(unit) for unit in part.list_unit_keys()}
+    return {unit: part.measure_unit(unit) for unit in part.list_unit_keys()}
 
 
 # pairs
@@ -72,18 +72,18 @@ def records(part: EditingPart) -> dict[str, Record]:
 
 @pytest.mark.parametrize("kind", CHANGE_TITLES)
 def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: ChangeKind) -> None:
-    pairs = [build_pair(SCENES, kind, number) for number in range(12)]
+    pairs = [build_prompt_pair(SCENES, kind, number) for number in range(12)]
     again = Scenes(SCENES.config)
-    assert pairs == [build_pair(again, kind, number) for number in range(12)]
+    assert pairs == [build_prompt_pair(again, kind, number) for number in range(12)]
     assert len({one.captions for one in pairs}) > 8
     others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
-    assert pairs != [build_pair(others, kind, number) for number in range(12)]
+    assert pairs != [build_prompt_pair(others, kind, number) for number in range(12)]
 
 
 @pytest.mark.parametrize("kind", CHANGE_TITLES)
 def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
     for number in range(12):
-        one = build_pair(SCENES, kind, number)
+        one = build_prompt_pair(SCENES, kind, number)
         differ = [
             index
             for index, (a, b) in enumerate(zip_longest(one.source.objects, one.target.objects))
@@ -101,7 +101,7 @@ def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
 
 def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
     for number in range(12):
-        one = build_pair(SCENES, "addition", number)
+        one = build_prompt_pair(SCENES, "addition", number)
         (first,), (_, second) = one.source.caption.mentions, one.target.caption.mentions
         begin, end = one.captions[0][: first.span[1]], one.captions[0][first.span[1] :]
         assert one.captions[1].startswith(f"{begin} ")
@@ -112,16 +112,16 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
-        names = {placed.name for placed in build_pair(SCENES, "swap", number).target.objects}
+        names = {placed.name for placed in build_prompt_pair(SCENES, "swap", number).target.objects}
         assert names not in [set(one) for one in load_held_out().pairs]
-        objects = build_pair(SCENES, "recolour", number).target.objects
+        objects = build_prompt_pair(SCENES, "recolour", number).target.objects
         assert not load_held_out().colours & {(placed.name, placed.colour) for placed in objects}
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
     alone = Scenes(ScenesConfig(vocabulary=("apple",), max_objects=1))
     with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
-        build_pair(alone, "swap", 0)
+        build_prompt_pair(alone, "swap", 0)
 
 
 def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationContext) -> None:
@@ -144,13 +144,13 @@ def test_seeds_are_not_those_of_inspection() -> None:
 
 
 def swap() -> PromptPair:
-    return build_pair(SCENES, "swap", 0)
+    return build_prompt_pair(SCENES, "swap", 0)
 
 
 def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     settings = EditSettings(blend_threshold=0.2)
     made = {name: make(part.editor, swap(), settings, 10) for name, make in METHODS.items()}
-    assert made[NO_CONTROL] == []
+    assert made[NO_EDIT] == []
     assert [type(edit) for edit in made["Replace / Refine"]] in ([Replace], [Refine])
     assert made["+ SelfReplace"][:-1] == made["Replace / Refine"]
     assert isinstance(made["+ SelfReplace"][-1], SelfReplace)
@@ -163,7 +163,7 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
     stronger, settings = (
-        build_pair(SCENES, "strengthen", 0),
+        build_prompt_pair(SCENES, "strengthen", 0),
         EditSettings(weight=4, prompt_weight=1.3),
     )
     edits = METHODS["Replace / Refine"](part.editor, stronger, settings, 10)
@@ -172,7 +172,7 @@ def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: Edi
         {stronger.strengthened_word: 4}
     ]
     assert build_target_prompt(stronger, "Replace / Refine", settings) == stronger.captions[1]
-    plain = build_target_prompt(stronger, NO_CONTROL, settings)
+    plain = build_target_prompt(stronger, NO_EDIT, settings)
     assert isinstance(plain, Prompt)
     assert f"({stronger.strengthened_word}:1.3)" in plain.text
 
@@ -185,7 +185,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
     layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
     excite, regions = (
-        build_control_edit(name, layout, row) for row, name in enumerate(CONTROLS, start=1)
+        build_named_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
     )
     words = {find_mention(layout, index).word for index in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
 
 
 def test_its_units_are_pairs_prompts_of_two_and_costs(part: EditingPart) -> None:
-    costs = [f"cost/{name}" for name in (*METHODS, *CONTROLS) if name != NO_CONTROL]
+    costs = [f"cost/{name}" for name in (*METHODS, *EDIT_NAMES) if name != NO_EDIT]
     assert part.list_unit_keys() == [*PAIRS, "two/0", *costs]
 
 
@@ -205,7 +205,7 @@ def test_a_unit_gives_the_same_record_again_and_in_another_order(
     units = ["swap/0", "two/0", "recolour/0"]
     fresh = EditingPart(FEW, part.context)
     assert {unit: records[unit] for unit in units} == {
-        unit: fresh.measure(unit) for unit in reversed(units)
+        unit: fresh.measure_unit(unit) for unit in reversed(units)
     }
 
 
@@ -253,6 +253,6 @@ def test_the_pipe_of_the_bench_keeps_its_scheduler(
     part: EditingPart, context: EvaluationContext
 ) -> None:
     before = context.pipe.scheduler
-    part.measure("swap/0")
+    part.measure_unit("swap/0")
     assert context.pipe.scheduler is before
     assert context.pipe.step_callbacks == []

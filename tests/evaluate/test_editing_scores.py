@@ -16,14 +16,14 @@ from t2i.evaluate.editing.caption_fit import (
     describe_target_object,
     score_caption_fit,
 )
-from t2i.evaluate.editing.cost import measure_cost
-from t2i.evaluate.editing.pairs import PromptPair, build_pair, find_mention
+from t2i.evaluate.editing.cost import measure_relative_cost
+from t2i.evaluate.editing.pairs import PromptPair, build_prompt_pair, find_mention
 from t2i.evaluate.editing.scores import (
     MAX_PSNR,
     dilate_mask,
+    fulfils_target_prompt,
     is_edit_successful,
     measure_similarity,
-    shows_whole_prompt,
     structure_distance,
     unchanged_mask,
 )
@@ -114,7 +114,7 @@ def test_a_mask_grows_to_every_side() -> None:
 
 def of_one(kind: str) -> PromptPair:
     """The first pair of a kind in which one object stands alone."""
-    found = (build_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
+    found = (build_prompt_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
     return next(one for one in found if len(one.source.objects) == 1)
 
 
@@ -177,8 +177,8 @@ def test_everything_is_what_the_target_says() -> None:
     (name,) = change.unchanged_names
     colour = find_mention(change.target, 0).colour or OWN_COLOUR
     right = seen({name: LEFT}, change.target.background, colour)
-    assert shows_whole_prompt(change, right)
-    assert not shows_whole_prompt(change, seen({name: LEFT}, change.source.background, colour))
+    assert fulfils_target_prompt(change, right)
+    assert not fulfils_target_prompt(change, seen({name: LEFT}, change.source.background, colour))
 
 
 def test_the_edited_place_is_that_of_the_sources_object() -> None:
@@ -198,7 +198,7 @@ def test_the_edited_place_is_that_of_the_sources_object() -> None:
 
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
     for number in range(40):
-        recolour = build_pair(SCENES, "recolour", number)
+        recolour = build_prompt_pair(SCENES, "recolour", number)
         words = describe_target_object(recolour)
         assert recolour.object_index is not None
         assert (
@@ -240,7 +240,7 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
     scenes = Scenes(ScenesConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
     better = []
     for number in range(20):
-        told, scene = build_pair(scenes, "recolour", number), scenes.scene(number * 1000)
+        told, scene = build_prompt_pair(scenes, "recolour", number), scenes.scene(number * 1000)
         if len(scene.objects) < 2:
             continue
         for one, other in ((0, 1), (1, 0)):
@@ -261,7 +261,7 @@ def test_costs_say_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     def work(steps: int) -> None:
         torch.zeros(10) + steps
 
-    measure_cost("none", work, work, 1, 1, torch.device("cpu"))
+    measure_relative_cost("none", work, work, 1, 1, torch.device("cpu"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -273,7 +273,7 @@ def test_costs_are_taken_in_turns_beside_no_edit() -> None:
         torch.zeros(size) + 1
 
     plain, edited = partial(work, "plain", 1000), partial(work, "edited", 5000)
-    cost = measure_cost("none", plain, edited, 20, 3, torch.device("cpu"))
+    cost = measure_relative_cost("none", plain, edited, 20, 3, torch.device("cpu"))
     assert drawn == ["edited 4", "plain 4"] + ["plain 20", "edited 20"] * 3
     assert len(cost.time) == 3
     assert all(ratio > 0 for ratio in cost.time)

@@ -16,7 +16,7 @@ from t2i.evaluate.generation.chapters import (
     build_chapters,
     build_generation_chapter,
 )
-from t2i.evaluate.generation.feature_distance import scenes_distance
+from t2i.evaluate.generation.feature_distance import compute_frechet_distance
 from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
 from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
@@ -38,7 +38,7 @@ CONFIG = GenerationConfig(
 
 def measured(part: GenerationPart, unit: str) -> dict[str, Any]:
     """A record as JSON gives it back."""
-    record: dict[str, Any] = json.loads(json.dumps(part.measure(unit)))
+    record: dict[str, Any] = json.loads(json.dumps(part.measure_unit(unit)))
     return record
 
 
@@ -115,8 +115,8 @@ def test_flags_are_as_many_whatever_is_in_the_picture() -> None:
         picture(1, {"relation": [False], "placed": []}),
         picture(2, {"one": [True]}),
     )
-    assert run.list_flags("placed") == [True, None]
-    assert run.list_flags("relation") == [True, False]
+    assert run.list_criterion_results("placed") == [True, None]
+    assert run.list_criterion_results("relation") == [True, False]
 
 
 def test_a_picture_is_the_one_its_own_seed_draws_alone(
@@ -219,8 +219,8 @@ def test_the_scenes_distance_is_frechets_of_two_normals() -> None:
     noise = rng.normal(size=(4000, 3))
     noise = (noise - noise.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(noise.T))).T
     one, other = noise * [1.0, 2.0, 0.5], noise * [1.5, 2.0, 1.0] + [1.0, 0.0, -2.0]
-    assert scenes_distance(one.tolist(), other.tolist()) == pytest.approx(5.5, abs=1e-6)
-    assert scenes_distance(one.tolist(), one.tolist()) == pytest.approx(0.0, abs=1e-6)
+    assert compute_frechet_distance(one.tolist(), other.tolist()) == pytest.approx(5.5, abs=1e-6)
+    assert compute_frechet_distance(one.tolist(), one.tolist()) == pytest.approx(0.0, abs=1e-6)
 
 
 def block(chapter: Chapter, name: str, kind: type[T]) -> T:

@@ -10,7 +10,7 @@ from t2i.attention import Sites, attend
 from t2i.errors import ModelError
 from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
 from t2i.evaluate.inspection.inspection import CHOICE_UNIT, InspectionConfig, InspectionPart
-from t2i.evaluate.inspection.known_picture_run import (
+from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
     copy_pipeline_with_scheduler,
     interpolate_noise_schedule,
@@ -18,10 +18,10 @@ from t2i.evaluate.inspection.known_picture_run import (
 from t2i.evaluate.inspection.records import ALL_LEVELS, Calibration, SceneRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
-    build_level_windows,
-    choose_control_word,
-    find_mention_and_control_tokens,
-    probe_real_picture,
+    build_level_step_windows,
+    choose_wrong_word,
+    find_mention_and_wrong_word_tokens,
+    probe_rendered_scene,
     restrict_to_sites,
 )
 from t2i.evaluate.report.chapter import Table
@@ -67,17 +67,17 @@ def test_no_split_shares_a_seed_with_another() -> None:
 
 def test_a_unit_gives_the_same_record_again_and_in_another_order(part: InspectionPart) -> None:
     units = [CHOICE_UNIT, "seen/1", "drawn/0"]
-    first = {unit: part.measure(unit) for unit in units}
+    first = {unit: part.measure_unit(unit) for unit in units}
     fresh = InspectionPart(FEW, part.context)
-    again = {unit: fresh.measure(unit) for unit in reversed(units)}
+    again = {unit: fresh.measure_unit(unit) for unit in reversed(units)}
     assert first == again
 
 
 def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) -> None:
-    shown = SceneRecord.model_validate(part.measure("held_out/0"))
+    shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
     scene = part.scenes["held_out"].scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
-    choice = Calibration.model_validate(part.measure(CHOICE_UNIT))
+    choice = Calibration.model_validate(part.measure_unit(CHOICE_UNIT))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
     assert set(shown.objects[0].methods) == set(METHODS)
     assert set(shown.objects[0].methods["default"]) == {ALL_LEVELS, "0.8", "0.3"}
@@ -95,7 +95,7 @@ def test_the_best_sites_are_the_first_of_the_ranking(part: InspectionPart) -> No
 def test_chapters_have_a_row_for_each_method_and_say_what_does_not_run(
     part: InspectionPart,
 ) -> None:
-    records = {unit: part.measure(unit) for unit in part.list_unit_keys()}
+    records = {unit: part.measure_unit(unit) for unit in part.list_unit_keys()}
     (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}
     assert {"inspection_seen", "inspection_held_out", "inspection_sites"} <= tables.keys()
@@ -166,7 +166,7 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
     part = InspectionPart(FEW, context)
     scene = part.scenes["seen"].scene(0)
-    heat = probe_real_picture(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+    heat = probe_rendered_scene(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
     maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
 
@@ -174,7 +174,7 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
         context.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise")
     )
     along = copy_pipeline_with_scheduler(context.pipe, scheduler)
-    words, _ = find_mention_and_control_tokens(
+    words, _ = find_mention_and_wrong_word_tokens(
         context.pipe, scene.caption, [(p.word, p.span) for p in scene.objects]
     )
     with attend(along) as attn:
@@ -191,21 +191,19 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
 
 
 def test_every_level_is_a_step_of_its_own() -> None:
-    assert build_level_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
+    assert build_level_step_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
 
 
 def test_a_word_that_stands_twice_is_read_where_it_is_meant(context: EvaluationContext) -> None:
     caption = "an orange cat and an orange"
-    first, _ = find_mention_and_control_tokens(context.pipe, caption, [("orange", (3, 9))])
-    second, _ = find_mention_and_control_tokens(context.pipe, caption, [("orange", (21, 27))])
+    first, _ = find_mention_and_wrong_word_tokens(context.pipe, caption, [("orange", (3, 9))])
+    second, _ = find_mention_and_wrong_word_tokens(context.pipe, caption, [("orange", (21, 27))])
     assert max(first[0]) < min(second[0])
 
 
 def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
-    assert (
-        choose_control_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
-    )
-    assert choose_control_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
+    assert choose_wrong_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
+    assert choose_wrong_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
@@ -215,5 +213,5 @@ def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: Evaluatio
 
 
 def test_pictures_are_kept_beside_the_records(part: InspectionPart, folder: Path) -> None:
-    shown = SceneRecord.model_validate(part.measure("seen/0"))
+    shown = SceneRecord.model_validate(part.measure_unit("seen/0"))
     assert (folder / "inspection" / "seen" / shown.file).is_file()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2i.evaluate.report.chapter import Estimate
-from t2i.evaluate.report.sample_codes import decode_samples, encode_samples
+from t2i.evaluate.report.sample_values import format_sample_values, parse_sample_values
 from t2i.evaluate.report.statistics import (
     independent_difference,
     is_significant,
@@ -200,7 +200,7 @@ def test_without_the_same_samples_the_wider_interval_stands() -> None:
     ],
 )
 def test_samples_are_a_line_of_text(samples: list[float | None] | None, text: str | None) -> None:
-    assert encode_samples(samples) == text
+    assert format_sample_values(samples) == text
     if text is not None and samples is not None:
-        read = decode_samples(text)
+        read = parse_sample_values(text)
         assert [None if s is None else round(s, 5) for s in samples] == read

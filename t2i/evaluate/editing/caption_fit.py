@@ -28,10 +28,11 @@ def score_caption_fit(
     source: Recognition,
     pictures: Sequence[Image.Image],
 ) -> tuple[list[float], list[float | None]]:
-    """Return the score of each target picture, and that of its edited region.
+    """Return how well each edited picture, and its edited region, fit the target's words.
 
-    The region is that of the source's object, so that it is equal for all methods; None where the
-    background changes, and where the object was not recognised in the source.
+    Both are scores of the caption matcher. The region is that of the source's object, so that it
+    is equal for all methods; None where the background changes, and where the object was not
+    recognised in the source.
     """
     whole = caption_matcher.compute_similarities(
         pictures, [pair.captions[1]] * len(pictures)
@@ -48,7 +49,9 @@ def score_caption_fit(
 def compute_edited_region_box(
     pair: PromptPair, source: Recognition, size: tuple[int, int]
 ) -> Box | None:
-    """Return a square around the source's object, larger by CROP_FACTOR, within the picture.
+    """Return the square region of the edited object in the source picture, with some surroundings.
+
+    Its side is CROP_FACTOR times that of the object. None where there is no such object.
 
     size : of the picture, width and height
     """
@@ -70,12 +73,12 @@ def compute_edited_region_box(
 
 
 def describe_target_object(pair: PromptPair) -> str:
-    """Return the target's noun phrase of the object without its size, which a crop cannot show."""
+    """Return the edited object's noun phrase in the target caption, without its size word."""
     assert pair.object_index is not None
     mention = find_mention(pair.target, pair.object_index)
     return str(NounPhrase(mention.word, mention.colour, None))
 
 
 def crop_and_resize(picture: Image.Image, box: Box, side: int) -> Image.Image:
-    """Crop a box and resize it to a square of this side."""
+    """Crop a box from a picture and resize it to a square with this side."""
     return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box=box)

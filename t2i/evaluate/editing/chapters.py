@@ -3,16 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from t2i.evaluate.editing.methods import METHODS, NO_CONTROL, STRENGTHENING_METHODS, EditSettings
+from t2i.evaluate.editing.methods import METHODS, NO_EDIT, STRENGTHENING_METHODS, EditSettings
 from t2i.evaluate.editing.pairs import CHANGE_TITLES
-from t2i.evaluate.editing.records import CostRecord, EditedRecord, PairRecord, TwoObjectsRecord
-from t2i.evaluate.editing.two_objects import CONTROLS, VARIANTS
+from t2i.evaluate.editing.records import (
+    CostRecord,
+    EditedPictureRecord,
+    PairRecord,
+    TwoObjectsRecord,
+)
+from t2i.evaluate.editing.two_objects import EDIT_NAMES, VARIANTS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.evaluate.suite_part import Record
 from t2i.terminal import several
 
-MEASURES: dict[str, Callable[[EditedRecord], float | None]] = {
+MEASURES: dict[str, Callable[[EditedPictureRecord], float | None]] = {
     "structure distance x1e3": lambda one: one.structure * 1e3,
     "background PSNR": lambda one: None if one.stayed is None else one.stayed.psnr,
     "background MSE x1e4": lambda one: None if one.stayed is None else one.stayed.mse * 1e4,
@@ -32,7 +37,7 @@ GALLERY_SIZE = 6
 def build_chapters(
     records: Mapping[str, Record], settings: EditSettings, steps: int
 ) -> list[Chapter]:
-    """Build the chapter of the part from the records of its units."""
+    """Build the report chapter of the editing part from the records of its units, by key."""
     pairs: dict[str, list[PairRecord]] = {}
     two: list[TwoObjectsRecord] = []
     costs: list[CostRecord] = []
@@ -69,7 +74,7 @@ def build_chapters(
 def describe_tables_and_settings(
     every: Sequence[PairRecord], settings: EditSettings, steps: int
 ) -> str:
-    """Return the explanation of the tables and of the settings they were measured with."""
+    """Return the text that explains the editing tables and the settings of the edits."""
     right = proportion_with_interval([one.source_right for one in every])
     sources = "" if right is None else f" {right.value:.0%} of the sources show all of theirs."
     return (
@@ -86,7 +91,7 @@ def describe_tables_and_settings(
         "the new prompt, from -1 to 1; of the edited place, which is cut out where the source's "
         "object was, how well it fits the new object's own words. It is the judge's own score, no "
         "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
-        f"torch holds at once, of a source and its target; with {' and '.join(CONTROLS)} of one "
+        f"torch holds at once, of a source and its target; with {' and '.join(EDIT_NAMES)} of one "
         f"picture. {several(steps, 'step')}; word maps of the source for "
         f"{format_step_window(settings.cross_replace)} of them, its layout for "
         f"{format_step_window(settings.self_replace)}, "
@@ -99,12 +104,12 @@ def describe_tables_and_settings(
 
 
 def format_step_window(window: tuple[float, float]) -> str:
-    """Return a window of steps as "0 to 0.8"."""
+    """Format a window of steps, as fractions of the run, as "0 to 0.8"."""
     return f"{window[0]:g} to {window[1]:g}"
 
 
 def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
-    """Build the table of some pairs, a row for each method."""
+    """Build the table that compares the editing methods on some prompt pairs, a row each."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in (*METHODS, *STRENGTHENING_METHODS):
         edited = [one.methods[method] for one in pairs if method in one.methods]
@@ -120,8 +125,8 @@ def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) 
     )
 
 
-def build_edit_method_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
-    """Build the cells of a method."""
+def build_edit_method_cells(edited: Sequence[EditedPictureRecord]) -> list[Cell]:
+    """Build the cells of one editing method from its edited pictures: success, then MEASURES."""
     figures = [
         mean_with_bootstrap_interval([reading(one) for one in edited])
         for reading in MEASURES.values()
@@ -134,7 +139,7 @@ def build_edit_method_cells(edited: Sequence[EditedRecord]) -> list[Cell]:
 
 
 def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
-    """Build the table of prompts with two objects."""
+    """Build the table of two-object prompts: success without an edit and with each edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
             name,
@@ -142,7 +147,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
                 proportion_with_interval([one.both[name] for one in two]),
                 proportion_with_interval([one.relation[name] for one in two]),
                 None
-                if name == NO_CONTROL
+                if name == NO_EDIT
                 else mean_with_bootstrap_interval([one.whole[name].psnr for one in two]),
             ],
         )
@@ -160,7 +165,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
 
 
 def build_cost_table(costs: Sequence[CostRecord]) -> Table:
-    """Build the table of costs: the median of the rounds, with their whole range."""
+    """Build the table of each method's time and memory, relative to no edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (cost.method, [median_with_range(cost.time), Estimate(cost.extra_bytes / 2**20)])
         for cost in costs
@@ -177,12 +182,12 @@ def build_cost_table(costs: Sequence[CostRecord]) -> Table:
 
 
 def median_with_range(values: Sequence[float]) -> Estimate:
-    """Return the median with the smallest and the largest value as interval."""
+    """Return the median of some values, with their whole range as the interval."""
     return Estimate(median(values), min(values), max(values), len(values))
 
 
 def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
-    """Build the galleries: the worst beside the best, and the first ones unselected."""
+    """Build the galleries of edited pictures: the worst, the best, and the first of each kind."""
     ranked = sorted(pairs, key=success_and_psnr_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
@@ -201,13 +206,13 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
 
 
 def success_and_psnr_key(one: PairRecord) -> tuple[bool, float]:
-    """Return the sort key of a pair: success, then background PSNR, of RANKED_BY."""
+    """Return the key that sorts pairs by success, then background PSNR, of method RANKED_BY."""
     edited = one.methods[RANKED_BY]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
 def build_pair_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
-    """Build a gallery of pairs, labelled with the methods that succeeded."""
+    """Build a gallery of prompt pairs, labelled with the editing methods that succeeded."""
     pictures = []
     for one in pairs:
         worked = [method for method, edited in one.methods.items() if edited.success]
@@ -217,6 +222,6 @@ def build_pair_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Ga
 
 
 def format_two_objects_label(one: TwoObjectsRecord) -> str:
-    """Return the caption with the controls that fulfilled it."""
+    """Format a two-object caption together with the edits whose pictures fulfilled it."""
     right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

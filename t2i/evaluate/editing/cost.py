@@ -18,7 +18,7 @@ DrawFunction = Callable[[int], object]
 """Makes a run of so many steps."""
 
 
-def measure_cost(
+def measure_relative_cost(
     method: str,
     plain: DrawFunction,
     edited: DrawFunction,
@@ -26,21 +26,24 @@ def measure_cost(
     rounds: int,
     device: torch.device,
 ) -> CostRecord:
-    """Measure both in turns, so that other load on the machine affects both."""
+    """Measure the time and memory of a run with an edit, relative to one without it.
+
+    Both are timed in turns, so that other load on the machine affects both.
+    """
     few = min(MEMORY_STEPS, steps)
     extra = measure_peak_bytes(partial(edited, few), device) - measure_peak_bytes(
         partial(plain, few), device
     )
     both = partial(plain, steps), partial(edited, steps)
-    times = [measure_seconds(*both, device) for _ in range(rounds)]
+    times = [time_plain_and_edited(*both, device) for _ in range(rounds)]
     ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
     return CostRecord(method=method, time=ratios, extra_bytes=extra)
 
 
-def measure_seconds(
+def time_plain_and_edited(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
-    """Return the seconds of both: processor time, or wall time on an accelerator."""
+    """Return the seconds of a run without and with an edit; on the CPU processor time."""
     seconds = []
     for draw in (plain, edited):
         clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -54,7 +57,7 @@ def measure_seconds(
 
 @contextmanager
 def silence_profiler() -> Iterator[None]:
-    """Silence the messages of the profiler's library on stderr within the block."""
+    """Silence the messages of torch's profiler on stderr within the block."""
     asked = LEVEL in os.environ
     os.environ.setdefault(LEVEL, SILENT)
     try:
@@ -65,7 +68,7 @@ def silence_profiler() -> Iterator[None]:
 
 
 def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
-    """Return the most bytes that torch held at once during the call."""
+    """Return the peak of the bytes that torch allocated during a call of `draw`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

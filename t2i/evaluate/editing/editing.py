@@ -13,35 +13,35 @@ from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.caption_fit import score_caption_fit
 from t2i.evaluate.editing.chapters import build_chapters
-from t2i.evaluate.editing.cost import measure_cost
+from t2i.evaluate.editing.cost import measure_relative_cost
 from t2i.evaluate.editing.methods import (
     METHODS,
-    NO_CONTROL,
+    NO_EDIT,
     EditSettings,
     build_target_prompt,
     list_applicable_methods,
     retarget_edits,
 )
-from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_pair
+from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_prompt_pair
 from t2i.evaluate.editing.records import (
     DECIMALS,
     CostRecord,
-    EditedRecord,
+    EditedPictureRecord,
     PairRecord,
     TwoObjectsRecord,
     build_similarity_record,
 )
 from t2i.evaluate.editing.scores import (
+    fulfils_target_prompt,
     is_edit_successful,
     measure_similarity,
-    shows_whole_prompt,
     structure_distance,
     unchanged_mask,
 )
 from t2i.evaluate.editing.two_objects import (
-    CONTROLS,
-    draw_with_each_control,
+    EDIT_NAMES,
     find_two_object_layout,
+    generate_with_each_edit,
     measure_two_objects,
 )
 from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
@@ -56,7 +56,7 @@ TWO, COST = "two", "cost"
 
 
 class EditingConfig(BaseModel):
-    """Number of prompt pairs of each kind, and the settings of the methods."""
+    """Configuration of the editing part: prompt pairs of each kind, and edit settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class EditingConfig(BaseModel):
 
 
 class EditingPart:
-    """Part of the suite whose units are prompt pairs, prompts of two objects, and costs."""
+    """Part of the suite that measures edits: prompt pairs, two-object prompts, and costs."""
 
     name = "editing"
 
@@ -88,20 +88,20 @@ class EditingPart:
         self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
 
     def list_unit_keys(self) -> Sequence[str]:
-        """List the keys of the units in order."""
+        """Return the keys of all prompt pairs, two-object prompts and cost measurements."""
         config = self.config
         pairs = [f"{kind}/{n}" for kind in self.change_kinds for n in range(getattr(config, kind))]
         two = range(config.two if find_two_object_layout(self.scenes, 0) else 0)
-        costs = [name for name in METHODS if name != NO_CONTROL] if self.change_kinds else []
-        costs += CONTROLS if two else []
+        costs = [name for name in METHODS if name != NO_EDIT] if self.change_kinds else []
+        costs += EDIT_NAMES if two else []
         return [
             *pairs,
             *(f"{TWO}/{number}" for number in two),
             *(f"{COST}/{name}" for name in costs if config.cost_rounds),
         ]
 
-    def measure(self, unit: str) -> Record:
-        """Edit a pair, draw a prompt of two objects, or measure the cost of a method."""
+    def measure_unit(self, unit: str) -> Record:
+        """Return the record of an edited prompt pair, a two-object prompt, or a cost, by key."""
         kind, _, name = unit.partition("/")
         if kind == TWO:
             return self._measure_two_objects(int(name)).model_dump(mode="json")
@@ -110,12 +110,12 @@ class EditingPart:
         return self._edit_pair(kind, int(name)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """Build the report from the records of all units, by key."""
+        """Build the report chapters of this part from the records of all units, by key."""
         return build_chapters(records, self.config.settings, self.context.steps)
 
     @cached_property
     def scenes(self) -> Scenes:
-        """Scenes from which pairs are made; a pair may try many of them."""
+        """Scenes from which prompt pairs are made; a pair uses the first that allows it."""
         return Scenes(
             ScenesConfig(
                 size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
@@ -127,12 +127,12 @@ class EditingPart:
 
     @cached_property
     def change_kinds(self) -> list[ChangeKind]:
-        """Kinds of change that are configured and possible with the model's objects."""
+        """Kinds of prompt change that are configured and possible with the model's objects."""
         able: list[ChangeKind] = []
         for kind in CHANGE_TITLES:
             if getattr(self.config, kind):
                 try:
-                    build_pair(self.scenes, kind, 0)
+                    build_prompt_pair(self.scenes, kind, 0)
                 except ArgumentError:
                     continue
                 able.append(kind)
@@ -140,7 +140,7 @@ class EditingPart:
 
     def _edit_pair(self, kind: ChangeKind, number: int) -> PairRecord:
         """Draw the source with all methods in one batch, and compare each target with it."""
-        pair = build_pair(self.scenes, kind, number)
+        pair = build_prompt_pair(self.scenes, kind, number)
         methods = list_applicable_methods(pair)
         steps, settings = self.context.steps, self.config.settings
         edits = [
@@ -193,10 +193,10 @@ class EditingPart:
         return measure_two_objects(self.context, layout, seed, f"editing/{TWO}/{number:04d}")
 
     def _measure_cost(self, method: str) -> CostRecord:
-        draw = self._draw_two_objects if method in CONTROLS else self._draw_pair
-        return measure_cost(
+        draw = self._draw_two_objects if method in EDIT_NAMES else self._draw_pair
+        return measure_relative_cost(
             method,
-            partial(draw, NO_CONTROL),
+            partial(draw, NO_EDIT),
             partial(draw, method),
             self.context.steps,
             self.config.cost_rounds,
@@ -205,7 +205,10 @@ class EditingPart:
 
     def _draw_pair(self, method: str, steps: int) -> object:
         """Draw a source and its target."""
-        pair, settings = build_pair(self.scenes, self.change_kinds[0], 0), self.config.settings
+        pair, settings = (
+            build_prompt_pair(self.scenes, self.change_kinds[0], 0),
+            self.config.settings,
+        )
         return self.editor(
             pair.captions[0],
             build_target_prompt(pair, method, settings),
@@ -220,7 +223,7 @@ class EditingPart:
         """Draw one prompt of two objects."""
         layout = find_two_object_layout(self.scenes, 0)
         assert layout is not None  # list_unit_keys() asked for it
-        return draw_with_each_control(
+        return generate_with_each_edit(
             self.context, layout, [method], self.config.seed, steps, output_type="latent"
         )
 
@@ -230,8 +233,8 @@ def compare_edit_with_source(
     before: tuple[Image.Image, Recognition],
     after: tuple[Image.Image, Recognition],
     fits: Sequence[float | None],
-) -> EditedRecord:
-    """Compare the target picture with the source, pixels and recognised objects.
+) -> EditedPictureRecord:
+    """Compare an edited picture with its source, by pixels and by recognised objects.
 
     before, after : picture and recognition of source and target
     fits : scores of the picture, and of the edited region
@@ -243,9 +246,9 @@ def compare_edit_with_source(
     whole = measure_similarity(source, target, np.ones(size, dtype=np.bool_))
     stayed = measure_similarity(source, target, stay)
     assert whole is not None
-    return EditedRecord(
+    return EditedPictureRecord(
         success=is_edit_successful(pair, source_seen, target_seen),
-        everything=shows_whole_prompt(pair, target_seen),
+        everything=fulfils_target_prompt(pair, target_seen),
         stayed=None if stayed is None else build_similarity_record(stayed),
         whole=build_similarity_record(whole),
         structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
@@ -255,7 +258,7 @@ def compare_edit_with_source(
 
 
 def describe_edit_target(pair: PromptPair) -> str:
-    """Return the target's text for records and galleries."""
+    """Return the target prompt as text, naming a strengthened word, for records and galleries."""
     return (
         pair.captions[1]
         if pair.strengthened_word is None

@@ -14,7 +14,7 @@ from t2i.attention.site import check_step_window
 from t2i.evaluate.editing.pairs import PromptPair
 from t2i.text.prompt import Prompt
 
-NO_CONTROL = "no control"
+NO_EDIT = "no control"
 EMPTY_WINDOW = (0.0, 0.0)
 
 
@@ -28,7 +28,10 @@ StepWindow = Annotated[tuple[float, float], AfterValidator(_check_order)]
 
 
 class EditSettings(BaseModel):
-    """Windows, as fractions of the steps, and thresholds; the defaults are the published values."""
+    """Windows of steps, thresholds and weights of the editing methods that are compared.
+
+    Windows are fractions of the run; the defaults are the published values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,28 +51,28 @@ EditFactory = Callable[[PromptEditPipeline, PromptPair, EditSettings, int], Sequ
 
 
 def build_no_edits(*_: object) -> list[Edit]:
-    """Make no edits: the target is drawn from the source's noise alone."""
+    """Return no edits: the target shares only its initial noise with the source."""
     return []
 
 
-def choose_cross_attention_edits(
+def build_cross_attention_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
-    """Make the edits of cross-attention alone."""
+    """Build the prompt-to-prompt edits that act on cross-attention: Replace or Refine."""
     return build_automatic_edits(editor, pair, settings, steps, self_replace=EMPTY_WINDOW)
 
 
 def build_self_replace_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
-    """Make the edits of cross-attention, and SelfReplace."""
+    """Build the cross-attention edits of a prompt pair and SelfReplace."""
     return build_automatic_edits(editor, pair, settings, steps, self_replace=settings.self_replace)
 
 
 def build_local_blend_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
-    """Make the edits of `build_self_replace_edits`, and LocalBlend of the words that differ."""
+    """Build the cross-attention edits of a prompt pair, SelfReplace, and LocalBlend."""
     only_there = LocalBlend(
         words=(pair.source_word, pair.target_word), threshold=settings.blend_threshold
     )
@@ -79,7 +82,7 @@ def build_local_blend_edits(
 def build_automatic_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int, **windows: Any
 ) -> list[Edit]:
-    """Make the edits of edits="auto": Replace for equal numbers of words, else Refine."""
+    """Build the edits that edits="auto" chooses: Replace for equally many words, else Refine."""
     weights = {} if pair.strengthened_word is None else {pair.strengthened_word: settings.weight}
     options = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
@@ -87,49 +90,49 @@ def build_automatic_edits(
     return editor.choose_automatic_edits(pair.captions, options, steps)
 
 
-def build_share_keys_values(
+def build_share_keys_values_edits(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Make ShareKeysValues."""
+    """Build the edit ShareKeysValues, with its window from the settings."""
     return [ShareKeysValues(steps=settings.share_keys_values)]
 
 
-def build_inject_queries_keys(
+def build_inject_queries_keys_edits(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Make InjectQueriesKeys."""
+    """Build the edit InjectQueriesKeys, with its window from the settings."""
     return [InjectQueriesKeys(steps=settings.inject_queries_keys)]
 
 
-def build_word_weights(
+def build_word_weights_edits(
     _editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Make WordWeights of the strengthened word."""
+    """Build the edit WordWeights for the strengthened word of a prompt pair."""
     assert pair.strengthened_word is not None
     return [WordWeights(target=1, weights={pair.strengthened_word: settings.weight})]
 
 
 METHODS: dict[str, EditFactory] = {
-    NO_CONTROL: build_no_edits,
-    "Replace / Refine": choose_cross_attention_edits,
+    NO_EDIT: build_no_edits,
+    "Replace / Refine": build_cross_attention_edits,
     "+ SelfReplace": build_self_replace_edits,
     "+ LocalBlend": build_local_blend_edits,
-    "ShareKeysValues": build_share_keys_values,
-    "InjectQueriesKeys": build_inject_queries_keys,
+    "ShareKeysValues": build_share_keys_values_edits,
+    "InjectQueriesKeys": build_inject_queries_keys_edits,
 }
-STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": build_word_weights}
+STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": build_word_weights_edits}
 """Methods of pairs with a strengthened word."""
 WEIGHTED_IN_MAPS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWeights")
 """Methods that weight a strengthened word in the maps; the others weight it in the prompt."""
 
 
 def list_applicable_methods(pair: PromptPair) -> dict[str, EditFactory]:
-    """Return the methods that apply to a pair."""
+    """Return the editing methods that apply to a prompt pair, by name."""
     return METHODS if pair.strengthened_word is None else METHODS | STRENGTHENING_METHODS
 
 
 def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
-    """Return the target's prompt, with a weighted word where the method weights no maps."""
+    """Return a pair's target prompt; a method without map weights gets a weighted word in it."""
     text = pair.captions[1]
     if pair.strengthened_word is None or method in WEIGHTED_IN_MAPS:
         return text
@@ -141,5 +144,5 @@ def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -
 
 
 def retarget_edits(edits: Sequence[Edit], target: int) -> list[Any]:
-    """Return copies of the edits whose target is another prompt of the batch."""
+    """Return copies of edits that act on the prompt number `target` of a batch."""
     return [replace(edit, target=target) for edit in edits]  # type: ignore[call-arg]  # all have it

@@ -41,7 +41,7 @@ MAX_TRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """A source layout, a target layout, and the object that changes.
+    """Pair of a source and a target scene, whose captions are the prompts of an edit.
 
     object_index : of the object that changes, is added or strengthened; None for the background
     source_word, target_word : its words in the captions; "background"; () if it is absent
@@ -58,17 +58,17 @@ class PromptPair:
 
     @property
     def captions(self) -> tuple[str, str]:
-        """Captions of source and target."""
+        """Captions of the source and the target scene, the prompts of the edit."""
         return self.source.caption.text, self.target.caption.text
 
     @property
     def target_statement(self) -> CaptionStatement:
-        """Statements of the target's caption."""
+        """Statements of the target's caption, by which an edited picture is judged."""
         return build_caption_statement(self.target)
 
     @property
     def changed_names(self) -> tuple[str, ...]:
-        """Names of the changed object in source and target; none where the background changes."""
+        """Names of the changed object in source and target; () if the background changes."""
         if self.object_index is None:
             return ()
         both = (
@@ -79,7 +79,7 @@ class PromptPair:
 
     @property
     def unchanged_names(self) -> tuple[str, ...]:
-        """Names of the source's objects that are to stay."""
+        """Names of the source's objects that an edit should leave as they are."""
         return tuple(
             placed.name
             for number, placed in enumerate(self.source.objects)
@@ -87,10 +87,10 @@ class PromptPair:
         )
 
 
-def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
-    """Build pair `number` of a kind from the first of MAX_TRIES scenes that allows the change.
+def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
+    """Build prompt pair `number` of a kind of change from the first scene that allows it.
 
-    Raises ArgumentError if none does.
+    Raises ArgumentError if none of MAX_TRIES scenes does.
     """
     for attempt in range(MAX_TRIES):
         index = number * MAX_TRIES + attempt
@@ -104,7 +104,7 @@ def build_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
 
 
 def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Replace one object by another; None where none fits."""
+    """Build the pair that replaces one object of a scene by another; None if none fits."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
     others = [one.name for number, one in enumerate(layout.objects) if number != index]
@@ -114,7 +114,7 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     ]
     if not fitting:
         return None
-    return build_spot_replacement_pair(
+    return build_object_replacement_pair(
         scenes,
         layout,
         key,
@@ -125,20 +125,20 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 
 
 def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Paint one object in another colour; None where it has no other."""
+    """Build the pair that paints an object in another colour; None if it has no other."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
     old = layout.objects[index]
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return build_spot_replacement_pair(
+    return build_object_replacement_pair(
         scenes, layout, key, "recolour", index, replace(old, colour=random_choice(rng, colours))
     )
 
 
 def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Change the background; None where both captions do not name it."""
+    """Build the pair that changes the background; None unless both captions name it."""
     rng = seeded_generator(scenes, key)
     names, colours = zip(*((placed.name, placed.colour) for placed in layout.objects), strict=True)
     others = [
@@ -156,7 +156,7 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
 
 
 def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Add the second object of two behind the first in its caption; None for other scenes."""
+    """Build the pair that adds a scene's second object to its first; None for other scenes."""
     if len(layout.objects) != 2:
         return None
     first, second = layout.objects
@@ -179,7 +179,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
 
 
 def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
-    """Strengthen the word small or large of a single object; None for other scenes."""
+    """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
     source = recaption_layout(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.objects) > 1 or mention.size_word is None:
@@ -199,7 +199,7 @@ CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | 
 }
 
 
-def build_spot_replacement_pair(
+def build_object_replacement_pair(
     scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, index: int, new: PlacedObject
 ) -> PromptPair | None:
     """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
@@ -217,7 +217,7 @@ def build_spot_replacement_pair(
 
 
 def recaption_layout(scenes: Scenes, layout: Layout, key: str) -> Layout:
-    """Return the layout with a new caption; equal keys choose equal forms."""
+    """Return a scene's layout with a new random caption; equal keys give equal wording."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
@@ -229,6 +229,6 @@ def find_mention(layout: Layout, index: int) -> Mention:
 
 
 def seeded_generator(scenes: Scenes, key: str) -> np.random.Generator:
-    """Return a random generator of the scenes' seed and this key."""
+    """Return a random generator that is seeded with the scenes' seed and this key."""
     words: Sequence[int] = [scenes.config.seed, *key.encode()]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

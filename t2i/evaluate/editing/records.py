@@ -11,21 +11,21 @@ DECIMALS = 6
 
 
 class StrictModel(BaseModel):
-    """Frozen model that refuses unknown keys."""
+    """Base class of pydantic models that are frozen and refuse unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SimilarityRecord(StrictModel):
-    """Record of t2i.evaluate.editing.scores.Similarity."""
+    """Similarity of two pictures as records.jsonl stores it: PSNR, MSE and SSIM."""
 
     psnr: float
     mse: float
     ssim: float
 
 
-class EditedRecord(StrictModel):
-    """One method's picture of a pair.
+class EditedPictureRecord(StrictModel):
+    """Scores of the picture that one editing method made of a prompt pair.
 
     success : the requested change has happened
     everything : the target's prompt is fulfilled
@@ -46,7 +46,7 @@ class EditedRecord(StrictModel):
 
 
 class PairRecord(StrictModel):
-    """Record of a pair, with one picture for each method.
+    """Record of a prompt pair that was edited by every method.
 
     source_right : True if the source's picture fulfils its prompt
     """
@@ -55,12 +55,12 @@ class PairRecord(StrictModel):
     source: str
     target: str
     source_right: bool
-    methods: dict[str, EditedRecord]
+    methods: dict[str, EditedPictureRecord]
     file: str
 
 
 class TwoObjectsRecord(StrictModel):
-    """Record of a prompt of two objects, by control.
+    """Record of a two-object prompt, without an edit and with each edit, by name.
 
     both, relation : True if both are present, and in the stated relation
     whole : similarity to the picture without an edit
@@ -74,7 +74,7 @@ class TwoObjectsRecord(StrictModel):
 
 
 class CostRecord(StrictModel):
-    """Cost of a method relative to the same batch rows without an edit.
+    """Time and memory of an editing method relative to the same images without an edit.
 
     time : ratio of processor times, one for each round
     extra_bytes : additional memory of torch at the peak
@@ -86,6 +86,6 @@ class CostRecord(StrictModel):
 
 
 def build_similarity_record(kept: Similarity) -> SimilarityRecord:
-    """Return the similarity, rounded, as a record."""
+    """Return the record of a similarity of two pictures, rounded."""
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
     return SimilarityRecord(**rounded)

@@ -28,7 +28,7 @@ MIN_GROWTH = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Similarity of two pictures over a region."""
+    """PSNR, MSE and SSIM of two pictures within a region."""
 
     psnr: float
     mse: float
@@ -38,7 +38,10 @@ class Similarity:
 def measure_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
 ) -> Similarity | None:
-    """Measure the similarity over a region; None if it is empty. MSE is of colours from 0 to 1."""
+    """Measure PSNR, MSE and SSIM of two pictures within a mask; None if the mask is empty.
+
+    MSE is that of colours from 0 to 1.
+    """
     if not places_HW.any():
         return None
     one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
@@ -49,7 +52,7 @@ def measure_similarity(
 
 
 def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
-    """Return the structural similarity around each pixel, (H, W)."""
+    """Return the SSIM of two pictures around each pixel, (H, W)."""
     with explain_missing_extra():
         from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -71,7 +74,7 @@ def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float
 
 
 def self_similarity(features_Fhw: Tensor) -> Tensor:
-    """Return the cosine of the features of each two positions, (P, P)."""
+    """Return the cosine similarity of the features of each two positions, (P, P)."""
     unit_FP = functional.normalize(features_Fhw.double().flatten(1), dim=0)
     return unit_FP.T @ unit_FP
 
@@ -79,7 +82,7 @@ def self_similarity(features_Fhw: Tensor) -> Tensor:
 def unchanged_mask(
     pair: PromptPair, source: Recognition, target: Recognition, size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return the region (H, W) that an edit should not change.
+    """Return the mask (H, W) of the region that the edit of a pair should not change.
 
     It is the outside of the changed object in either picture, dilated by DILATION; where the
     background changes, the inside of the source's objects without their edges.
@@ -96,7 +99,7 @@ def unchanged_mask(
 def union_of_masks(
     seen: Recognition, names: tuple[str, ...], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return the union of the masks of these objects, (H, W)."""
+    """Return the union (H, W) of the masks of the named objects that were recognised."""
     places = np.zeros(size, dtype=np.bool_)
     for name in names:
         if name in seen.objects:
@@ -105,14 +108,14 @@ def union_of_masks(
 
 
 def dilate_mask(mask_HW: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """Dilate a mask by so many pixels to every side."""
+    """Dilate a mask (H, W) by `by` pixels to every side."""
     mask_11HW = torch.from_numpy(mask_HW).float()[None, None]
     wide_11HW = functional.max_pool2d(mask_11HW, 2 * by + 1, stride=1, padding=by)
     return np.asarray(wide_11HW[0, 0].numpy() > 0)
 
 
 def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognition) -> bool:
-    """Return True if the requested change has happened."""
+    """Return True if the target picture shows the change of the prompt, as recognised."""
     if pair.kind == "background":
         return target.background == pair.target.background
     old, new = pair.changed_names[0], pair.changed_names[-1]
@@ -130,12 +133,12 @@ def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognitio
     return growth >= MIN_GROWTH if pair.strengthened_word == "large" else growth <= 1 / MIN_GROWTH
 
 
-def shows_whole_prompt(pair: PromptPair, target: Recognition) -> bool:
-    """Return True if the picture fulfils all statements of the target's prompt."""
+def fulfils_target_prompt(pair: PromptPair, target: Recognition) -> bool:
+    """Return True if a picture shows all that the target prompt states, as recognised."""
     return all(judge_statement(pair.target_statement, target)["everything"])
 
 
 def to_float64_tensor(picture: Image.Image) -> Tensor:
-    """Return the colours (3, H, W) from 0 to 1, in float64: SSIM subtracts nearly equal numbers."""
+    """Convert a picture to a float64 tensor (3, H, W) from 0 to 1; SSIM needs the precision."""
     rgb_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     return torch.from_numpy(rgb_HW3).permute(2, 0, 1)

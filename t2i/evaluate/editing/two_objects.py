@@ -1,4 +1,4 @@
-"""Prompts of two objects: are both present, and in the stated relation, with each control."""
+"""Two-object prompts: are both present, and in the stated relation, with each edit."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +8,7 @@ import torch
 
 from t2i.attention import AttendAndExcite, Region, Regions, attend
 from t2i.attention.edits.base.edit import Edit
-from t2i.evaluate.editing.methods import NO_CONTROL
+from t2i.evaluate.editing.methods import NO_EDIT
 from t2i.evaluate.editing.pairs import MAX_TRIES, find_mention
 from t2i.evaluate.editing.records import TwoObjectsRecord, build_similarity_record
 from t2i.evaluate.editing.scores import measure_similarity
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ATTEND_AND_EXCITE, REGIONS = "AttendAndExcite", "Regions"
-CONTROLS = (ATTEND_AND_EXCITE, REGIONS)
-VARIANTS = (NO_CONTROL, *CONTROLS)
+EDIT_NAMES = (ATTEND_AND_EXCITE, REGIONS)
+VARIANTS = (NO_EDIT, *EDIT_NAMES)
 FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 """Sides of the boxes: two one after the other, and what they share."""
 
 
 def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
-    """Return the first of MAX_TRIES scenes whose caption relates two objects; None without one."""
+    """Return the first of MAX_TRIES scenes whose caption relates two objects, or None."""
     for index in range(number * MAX_TRIES, (number + 1) * MAX_TRIES):
         layout = scenes.layout(index)
         if len(layout.objects) == 2 and layout.caption.relations:
@@ -40,8 +40,8 @@ def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
 def measure_two_objects(
     context: EvaluationContext, layout: Layout, seed: int, name: str
 ) -> TwoObjectsRecord:
-    """Draw a prompt without an edit, with AttendAndExcite and with Regions, and judge each."""
-    pictures: list[Image.Image] = draw_with_each_control(
+    """Generate a two-object prompt without an edit and with each edit, and judge the pictures."""
+    pictures: list[Image.Image] = generate_with_each_edit(
         context, layout, VARIANTS, seed, context.steps
     )
     judged = [
@@ -64,7 +64,7 @@ def measure_two_objects(
     )
 
 
-def draw_with_each_control(
+def generate_with_each_edit(
     context: EvaluationContext,
     layout: Layout,
     names: Sequence[str],
@@ -72,11 +72,11 @@ def draw_with_each_control(
     steps: int,
     output_type: Literal["pil", "latent"] = "pil",
 ) -> Any:
-    """Draw the prompt once for each control, all from the same noise."""
+    """Generate a two-object prompt once for each named edit, all from the same noise."""
     with attend(context.pipe) as attn:
         for row, name in enumerate(names):
-            if name in CONTROLS:
-                attn.edit(build_control_edit(name, layout, row))
+            if name in EDIT_NAMES:
+                attn.edit(build_named_edit(name, layout, row))
         return context.pipe(
             [layout.caption.text] * len(names),
             num_inference_steps=steps,
@@ -87,8 +87,8 @@ def draw_with_each_control(
         )[0]
 
 
-def build_control_edit(name: str, layout: Layout, row: int) -> Edit:
-    """Build the edit of a control for the picture of this batch row."""
+def build_named_edit(name: str, layout: Layout, row: int) -> Edit:
+    """Build AttendAndExcite or Regions, by name, for the picture of this batch row."""
     words = [find_mention(layout, index).word for index in (0, 1)]
     if name == ATTEND_AND_EXCITE:
         return AttendAndExcite(tuple(words), target=row)
@@ -102,7 +102,7 @@ def build_control_edit(name: str, layout: Layout, row: int) -> Edit:
 
 
 def compute_relation_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of the subject of a relation, or of its other object."""
+    """Return the box (left, top, right, bottom) for the subject or the object of a relation."""
     begins = (relation in ("left", "above")) == first
     low, high = FIRST if begins else SECOND
     if relation in ("left", "right"):

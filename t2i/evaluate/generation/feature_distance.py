@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from t2i.evaluate.optional_imports import explain_missing_extra
 
 
-class PrecomputedFeatures(nn.Module):
-    """Feature module of torchmetrics that passes its input through."""
+class PassThroughFeatures(nn.Module):
+    """Feature extractor for torchmetrics' FID that returns its input, already features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
     def forward(self, features_NF: Tensor) -> Tensor:
-        """Return the features unchanged."""
+        """Return the features (N, F) unchanged."""
         return features_NF
 
 
-def scenes_distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """Return the Frechet distance of two normal distributions fitted to two sets of features.
+def compute_frechet_distance(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
+) -> float:
+    """Return the Frechet distance of two sets of feature vectors, as FID computes it.
 
     As Heusel et al. (2017) compare pictures, but in the recogniser's features: figures of other
     suites cannot be compared with it. It grows as the sets shrink: compare equal sizes only.
@@ -33,7 +35,7 @@ def scenes_distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[flo
         from torchmetrics.image.fid import FrechetInceptionDistance
 
     one_NF, other_NF = (torch.tensor(side, dtype=torch.float64) for side in (one, other))
-    metric = FrechetInceptionDistance(PrecomputedFeatures(one_NF.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(PassThroughFeatures(one_NF.shape[1])).set_dtype(torch.float64)
     metric.update(one_NF, real=True)
     metric.update(other_NF, real=False)
     # Rounding may leave a hair less than nothing.

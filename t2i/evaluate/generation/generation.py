@@ -39,7 +39,7 @@ SPLITS: tuple[Split, ...] = ("seen", "held_out", "sweep")
 
 
 class GenerationConfig(BaseModel):
-    """Number of scenes, and the sampling settings to compare."""
+    """Configuration of the generation part: scenes, and sampling settings to compare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,12 @@ class GenerationConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """Sampling settings; None is the model's own sampler, and classifier-free guidance."""
+    """Sampling settings that a sweep compares: steps, guidance scale, sampler and method.
+
+
+    sampler : None is the model's own
+    method : of guidance; None is classifier-free guidance
+    """
 
     steps: int
     guidance_scale: float
@@ -88,7 +93,7 @@ class SamplingSettings:
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
     def varied_value(self, name: str) -> tuple[str, float]:
-        """Return the value that a sweep of this name varies, as text and as a number."""
+        """Return the setting that the sweep `name` varies, as text and as a number."""
         return {
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
             "steps": (str(self.steps), float(self.steps)),
@@ -99,7 +104,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationUnit:
-    """Scenes of a split to be generated with these settings, or rendered (settings None)."""
+    """Batch of scenes to generate with some sampling settings, or to render (settings None)."""
 
     split: Split
     settings: SamplingSettings | None
@@ -107,13 +112,13 @@ class GenerationUnit:
 
     @property
     def key(self) -> str:
-        """Key of the unit in records.jsonl."""
+        """Key of this batch in records.jsonl."""
         how = "real" if self.settings is None else f"drawn/{self.settings}"
         return f"{self.split}/{how}/{self.numbers.start}-{self.numbers[-1]}"
 
 
 class GenerationPart:
-    """Part of the suite whose units are batches of pictures."""
+    """Part of the suite that measures how well generated pictures follow their captions."""
 
     name = "generation"
 
@@ -124,11 +129,11 @@ class GenerationPart:
         self.units_by_key = {unit.key: unit for unit in self._list_units()}
 
     def list_unit_keys(self) -> Sequence[str]:
-        """List the keys of the units in order."""
+        """Return the keys of all batches of pictures, in the order of measurement."""
         return [*self.units_by_key]
 
-    def measure(self, unit: str) -> Record:
-        """Generate or render the pictures of a unit and judge them."""
+    def measure_unit(self, unit: str) -> Record:
+        """Generate or render a batch of pictures, judge them and return the record."""
         batch = self.units_by_key[unit]
         statements = self.statements[batch.split]
         texts = [statements[number].text for number in batch.numbers]
@@ -186,7 +191,7 @@ class GenerationPart:
         ]
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """Build the report from the records of all units, by key."""
+        """Build the report chapters of this part from the records of all units, by key."""
 
         def run(
             split: Split, settings: SamplingSettings | None, label: str = "", value: float = 0.0
@@ -219,12 +224,12 @@ class GenerationPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """Scenes by split."""
+        """Scenes to generate, by split."""
         return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def statements(self) -> dict[Split, list[CaptionStatement]]:
-        """Statements of the captions by split."""
+        """Statements of each scene's caption, by split."""
         return {
             split: [build_caption_statement(scenes.layout(number)) for number in range(len(scenes))]
             for split, scenes in self.scenes.items()
@@ -232,7 +237,7 @@ class GenerationPart:
 
     @cached_property
     def sweeps(self) -> dict[str, list[SamplingSettings]]:
-        """Settings of each sweep, by the name of what is varied; the default is among them."""
+        """Sampling settings of each sweep, by the name of the setting that it varies."""
         usual, config = self.default_settings, self.config
         scales = sorted({*config.guidance_scales, usual.guidance_scale})
         steps = sorted({*config.steps, usual.steps})
@@ -290,7 +295,7 @@ class GenerationPart:
 
 @contextmanager
 def record_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
-    """Yield a list that collects the batch rows of each denoiser pass within the block."""
+    """Yield a list that receives the batch size of each denoiser call within the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
     try:

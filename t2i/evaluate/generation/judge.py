@@ -29,7 +29,7 @@ CRITERIA: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionStatement:
-    """Statements of a caption about its scene.
+    """Objects, colours, relations and background that a caption states of its scene.
 
     objects : in the order of their mentions
     colours : (object, colour, True if that is not its natural colour)
@@ -44,7 +44,7 @@ class CaptionStatement:
 
     @property
     def criteria(self) -> frozenset[str]:
-        """Keys of CRITERIA that apply to this caption."""
+        """Keys of the criteria, in CRITERIA, by which a picture of this caption is judged."""
         several = {2: {"each", "both"}, 3: {"each", "three"}}
         found = several.get(len(self.objects), {"one"}) | {"nothing_else", "everything"}
         if self.relations:
@@ -56,7 +56,7 @@ class CaptionStatement:
 
 
 def build_caption_statement(layout: Layout) -> CaptionStatement:
-    """Return the statements of a scene's caption."""
+    """Return what the caption of a scene states."""
     caption = layout.caption
     names = {
         mention.object_index: layout.objects[mention.object_index].name
@@ -82,7 +82,10 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
 
 
 def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
-    """Judge each criterion of the statement; "placed" only if all objects are present."""
+    """Judge a recognised picture by what a caption states: criterion -> True where it is met.
+
+    "placed" is empty unless all related objects are present.
+    """
     there = {name: name in seen.objects for name in statement.objects}
     related = {name for one, _, other in statement.relations for name in (one, other)}
     in_place = all(seen.has_relation(*relation) for relation in statement.relations)
@@ -113,9 +116,10 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
 def judge_by_other_caption(
     statements: Sequence[CaptionStatement], number: int, seen: Recognition
 ) -> dict[str, list[bool]]:
-    """Judge each criterion by the next caption, cyclically, to which it applies: the control.
+    """Judge a recognised picture by other pictures' captions: the level of chance.
 
-    A criterion that applies to no other caption is left out.
+    Each criterion is judged by the next caption, cyclically, to which it applies, and left out if
+    it applies to no other.
     """
     judged = {}
     for kind in CRITERIA:

@@ -23,7 +23,7 @@ MISTAKES: dict[str, str] = {
 
 
 class ObjectRecord(BaseModel):
-    """Colour, centre and area share of one recognised object."""
+    """Record of one recognised object: colour, centre and share of the picture's area."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class ObjectRecord(BaseModel):
 
 
 class PictureRecord(BaseModel):
-    """One picture and its judgement, by keys of t2i.evaluate.generation.judge.CRITERIA."""
+    """Record of one picture: caption, recognised objects and judgement by each criterion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,13 +55,13 @@ class PictureRecord(BaseModel):
 
     @property
     def mistakes(self) -> list[str]:
-        """Descriptions of what does not fit the caption, one for each mistake."""
+        """Descriptions of what does not fit the caption, one for each criterion not met."""
         known = {kind: self.right[kind] for kind in MISTAKES if kind in self.right}
         return [MISTAKES[kind] for kind, flags in known.items() for flag in flags if not flag]
 
 
 class BatchRecord(BaseModel):
-    """Record of a unit: its pictures and their cost."""
+    """Record of a batch of pictures, and of the time and passes they took."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +74,7 @@ class BatchRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingRun:
-    """Pictures that were sampled with equal settings.
+    """All batches of pictures that were sampled with the same settings.
 
     value : the varied setting, where it is a number
     """
@@ -85,35 +85,40 @@ class SamplingRun:
 
     @property
     def pictures(self) -> list[PictureRecord]:
-        """Picture records of the run, over all its batches."""
+        """Records of all pictures of this run."""
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds per picture of each batch."""
+        """Sampling time per picture, in seconds, of each batch."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
     @property
     def passes(self) -> float:
-        """Denoiser rows per picture, a cost that does not depend on the machine."""
+        """Denoiser calls per picture, a cost that does not depend on the machine."""
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
-    def list_flags(self, kind: str) -> list[bool | None]:
-        """Return the flags of a criterion for all pictures that it applies to.
+    def list_criterion_results(self, kind: str) -> list[bool | None]:
+        """Return whether each picture to which a criterion applies meets it.
 
-        None stands for a flag that could not be measured.
+        None stands for a result that could not be measured.
         """
-        return collect_flags([picture.right for picture in self.pictures], kind)
+        return collect_criterion_results([picture.right for picture in self.pictures], kind)
 
-    def list_other_caption_flags(self, kind: str) -> list[bool | None]:
-        """Return the flags of a criterion judged by other captions."""
-        return collect_flags([picture.right_by_another for picture in self.pictures], kind)
+    def list_other_caption_results(self, kind: str) -> list[bool | None]:
+        """Return whether each picture meets a criterion when judged by another's caption."""
+        return collect_criterion_results(
+            [picture.right_by_another for picture in self.pictures], kind
+        )
 
 
-def collect_flags(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> list[bool | None]:
-    """Collect the flags of a criterion; an empty list of flags counts as one None.
+def collect_criterion_results(
+    judged: Sequence[Mapping[str, Sequence[bool]]], kind: str
+) -> list[bool | None]:
+    """Collect the results of one criterion over all pictures that were judged by it.
 
-    Their number depends on the captions alone, so that runs can be paired.
+    An empty list of results counts as one None: so the number of results depends on the captions
+    alone, and runs can be paired.
     """
     known = [flags[kind] for flags in judged if kind in flags]
     nothing: list[bool | None] = [None]
@@ -121,7 +126,7 @@ def collect_flags(judged: Sequence[Mapping[str, Sequence[bool]]], kind: str) -> 
 
 
 def build_object_records(seen: Recognition) -> dict[str, ObjectRecord]:
-    """Return the recognised objects as records."""
+    """Return the record of each recognised object of a picture, by name."""
     return {
         name: ObjectRecord(
             colour=found.colour,

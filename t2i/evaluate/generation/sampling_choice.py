@@ -13,7 +13,7 @@ CHOICE_CRITERION = "everything"
 
 @dataclass(frozen=True, slots=True)
 class SamplingChoice:
-    """Choice among the runs of a sweep.
+    """Best and cheapest setting among those that a sweep of sampling settings compares.
 
     best : with the highest share; of equal ones the cheapest
     cheapest : of those that are not significantly worse than it
@@ -28,15 +28,19 @@ class SamplingChoice:
 def choose_best_and_cheapest(
     runs: Sequence[SamplingRun], default_label: str
 ) -> SamplingChoice | None:
-    """Choose the best run and the cheapest that is not significantly worse; None without flags.
+    """Choose the best setting of a sweep and the cheapest that is not significantly worse.
 
     default_label : the label of the model's own settings
+    Returns None where a run has no results.
 
     Significantly worse: the interval of the difference to the best, paired by scene, lies below
     0. The cost of a run is its denoiser passes, not seconds, which depend on the machine. Among
     equally cheap runs the model's own settings win, then the higher share.
     """
-    right = {run.label: proportion_with_interval(run.list_flags(CHOICE_CRITERION)) for run in runs}
+    right = {
+        run.label: proportion_with_interval(run.list_criterion_results(CHOICE_CRITERION))
+        for run in runs
+    }
     shares = {label: figure.value for label, figure in right.items() if figure is not None}
     if len(shares) < len(runs):
         return None
@@ -54,5 +58,5 @@ def choose_best_and_cheapest(
 
 
 def is_significantly_worse(change: Estimate | None) -> bool:
-    """Return True if the whole interval of the change lies below 0."""
+    """Return True if the confidence interval of a difference lies entirely below 0."""
     return change is not None and change.high is not None and change.high < 0

@@ -41,7 +41,7 @@ ScoreSelector = Callable[[ObjectScores], MapScores | None]
 def build_chapters(
     choice: Calibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
 ) -> list[Chapter]:
-    """Build the chapter of the part.
+    """Build the report chapter on heat maps from the calibration and the scenes' records.
 
     shown : split -> the records of its scenes, in their order
     """
@@ -53,7 +53,10 @@ def build_chapters(
         for split, scenes in real.items()
     ]
     if "seen" in real:
-        blocks += [build_level_plot(real["seen"], levels), build_site_table(choice, real["seen"])]
+        blocks += [
+            build_noise_level_plot(real["seen"], levels),
+            build_site_table(choice, real["seen"]),
+        ]
     if drawn := shown.get("drawn"):
         found = sum(len(scene.objects) for scene in drawn)
         absent = sum(len(scene.missing) for scene in drawn)
@@ -81,7 +84,7 @@ def build_chapters(
 def build_heat_map_method_table(
     choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str
 ) -> Table:
-    """Build the table of all methods on the scenes of a split."""
+    """Build the table that compares the heat-map methods on the scenes of a split."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in METHODS:
         rows.append(
@@ -114,7 +117,7 @@ def build_heat_map_method_table(
 def build_heat_map_score_row(
     title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
-    """Build the row of the selected scores."""
+    """Build the table row with the mean scores that `select` picks from each object."""
     figures = [
         mean_with_bootstrap_interval(compute_scene_means(scenes, reading, select))
         for reading in MEASURES.values()
@@ -125,7 +128,7 @@ def build_heat_map_score_row(
 def build_daam_row(
     choice: Calibration, scenes: Sequence[SceneRecord]
 ) -> tuple[str, Sequence[Cell]]:
-    """Build the row of the package `daam`, or the reason why it has none."""
+    """Build the table row of the package `daam`, or of the reason why it was not measured."""
     if choice.daam:
         return DAAM_LABEL, [choice.daam, *[None] * len(MEASURES)]
     return build_heat_map_score_row(
@@ -134,12 +137,12 @@ def build_daam_row(
 
 
 def build_method_selector(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
-    """Return a selector of a method's scores at a level of noise."""
+    """Return a function that picks a heat-map method's scores at a noise level."""
     return lambda looked: looked.methods.get(method, {}).get(level)
 
 
 def build_site_selector(name: str) -> ScoreSelector:
-    """Return a selector of a site's scores."""
+    """Return a function that picks the heat-map scores of one attention site."""
     return lambda looked: looked.sites.get(name)
 
 
@@ -148,7 +151,7 @@ def compute_scene_means(
     reading: Callable[[MapScores], float | None],
     select: ScoreSelector,
 ) -> list[float | None]:
-    """Return the mean over the words of each scene, as words of a scene are correlated.
+    """Return each scene's mean of one score over its words, which are correlated.
 
     None for a scene without a value.
     """
@@ -166,7 +169,10 @@ def compute_paired_differences(
     one: ScoreSelector,
     other: ScoreSelector,
 ) -> list[float | None]:
-    """Return differences within each scene: their interval is narrower than that of two means."""
+    """Return the difference of two methods' mean scores within each scene.
+
+    The interval of paired differences is narrower than that of two independent means.
+    """
     ours, theirs = (
         compute_scene_means(scenes, reading, one),
         compute_scene_means(scenes, reading, other),
@@ -174,8 +180,8 @@ def compute_paired_differences(
     return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
-    """Build the plot of mIoU over single levels of noise."""
+def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
+    """Build the plot of the heat maps' mIoU at each single noise level."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for method in (*PLOTTED_METHODS, BEST_SITES):
         for level in levels:
@@ -194,7 +200,7 @@ def build_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Pl
 
 
 def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Table:
-    """Build the table of each site alone."""
+    """Build the table of heat-map scores of each attention site alone."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:
         title, cells = build_heat_map_score_row(
@@ -212,7 +218,7 @@ def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Tabl
 
 
 def build_galleries(split: str, scenes: Sequence[SceneRecord]) -> list[Gallery]:
-    """Build the galleries of the worst and the best scenes by our default."""
+    """Build the galleries of the scenes with the worst and the best heat maps."""
     ious = [
         fmean(one.methods["default"][ALL_LEVELS].iou for one in scene.objects) for scene in scenes
     ]

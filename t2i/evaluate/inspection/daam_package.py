@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.evaluate.inspection.known_picture_run import build_known_picture_scheduler
+from t2i.evaluate.inspection.known_picture_scheduler import build_known_picture_scheduler
 from t2i.evaluate.inspection.map_scores import resize_map
 from t2i.scenes.scenes import Scene
 
@@ -17,13 +17,13 @@ DAAM_LABEL = "the daam package"
 
 
 class DaamError(Exception):
-    """Reason why there are no maps of the package `daam`."""
+    """Raised with the reason why the package `daam` gives no heat maps."""
 
 
 def compute_daam_heat_maps(
     pipe: TextToImagePipeline, scene: Scene, levels: Sequence[float], generator: torch.Generator
 ) -> list[Tensor]:
-    """Return the map (H, W) of each object's word by `daam`, from the same passes as ours.
+    """Compute each object's heat map (H, W) with the package `daam`, from the same noised latents.
 
     Raises DaamError where it is not installed or does not run on the model; any exception it
     raises counts as a result.

@@ -31,9 +31,9 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
     PLOTTED_METHODS,
     SceneHeatMaps,
-    build_level_windows,
-    probe_drawn_picture,
-    probe_real_picture,
+    build_level_step_windows,
+    probe_generated_picture,
+    probe_rendered_scene,
 )
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SplitConfig, build_splits
@@ -51,7 +51,7 @@ MAX_SITES = 8
 
 
 class InspectionConfig(BaseModel):
-    """Scenes that are inspected, and the levels of noise."""
+    """Configuration of the heat-map part: scenes, and noise levels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class InspectionConfig(BaseModel):
 
 
 class InspectionPart:
-    """Part of the suite whose units are scenes, and the calibration before them."""
+    """Part of the suite that scores words' heat maps against the masks of their objects."""
 
     name = "inspection"
 
@@ -74,23 +74,23 @@ class InspectionPart:
         self.config, self.context = config, context
 
     def list_unit_keys(self) -> Sequence[str]:
-        """List the keys of the units in order."""
+        """Return the keys of the calibration and of all scenes, in the order of measurement."""
         shown = (split for split in self.scenes if split != "choose")
         return [
             CHOICE_UNIT,
             *(f"{split}/{number}" for split in shown for number in range(len(self.scenes[split]))),
         ]
 
-    def measure(self, unit: str) -> Record:
-        """Calibrate, or score the heat maps of a scene."""
+    def measure_unit(self, unit: str) -> Record:
+        """Return the calibration for the key "choice", else the heat-map scores of a scene."""
         if unit == CHOICE_UNIT:
             return self.calibration.model_dump(mode="json")
         split, number = unit.split("/")
-        look = self.inspect_drawn_picture if split == "drawn" else self.inspect_real_picture
+        look = self.score_generated_picture if split == "drawn" else self.score_rendered_scene
         return look(split, int(number)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """Build the report from the records of all units, by key."""
+        """Build the report chapters of this part from the records of all units, by key."""
         choice = Calibration.model_validate(records[CHOICE_UNIT])
         shown: dict[str, list[SceneRecord]] = {}
         for unit, record in records.items():
@@ -100,12 +100,12 @@ class InspectionPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """Scenes by split."""
+        """Scenes whose heat maps are scored, by split."""
         return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Thresholds and sites, computed anew in every run from the config and the model alone."""
+        """Thresholds of the methods and the best sites, chosen on scenes of their own."""
         scenes = self.scenes["choose"]
         methods: dict[str, list[Overlap]] = {}
         sites: dict[str, list[Overlap]] = {}
@@ -160,7 +160,7 @@ class InspectionPart:
             daam=trouble,
         )
 
-    def inspect_real_picture(self, split: Split, number: int) -> SceneRecord:
+    def score_rendered_scene(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a rendered scene against its exact masks."""
         scene = self.scenes[split].scene(number)
         heat = self._probe_picture(split, number, scene)
@@ -171,7 +171,7 @@ class InspectionPart:
             masks = object_mask(scene, one), other_objects_mask(scene, one)
             methods: dict[str, dict[str, MapScores]] = {}
             for method in METHODS:
-                for level in build_level_windows(self.config.levels):
+                for level in build_level_step_windows(self.config.levels):
                     if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES):
                         found = measure_overlap(
                             heat.resized_word_map(method, level, one, choice.sites), *masks
@@ -196,15 +196,15 @@ class InspectionPart:
             objects.append(
                 ObjectScores(name=placed.name, word=placed.word, methods=methods, sites=sites)
             )
-        strip = build_strip(Image.fromarray(scene.pixels), heat, choice.sites)
+        strip = build_heat_map_strip(Image.fromarray(scene.pixels), heat, choice.sites)
         file = self.context.save_picture(f"inspection/{split}/{number:04d}", strip)
         return SceneRecord(caption=scene.caption, objects=objects, sites=choice.sites, file=file)
 
-    def inspect_drawn_picture(self, split: Split, number: int) -> SceneRecord:
+    def score_generated_picture(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a generated picture against the recogniser's masks."""
         layout = self.scenes[split].layout(number)
         mentions = layout.caption.mentions
-        heat, picture = probe_drawn_picture(
+        heat, picture = probe_generated_picture(
             self.context.pipe,
             layout.caption.text,
             mentions,
@@ -236,7 +236,7 @@ class InspectionPart:
                     ALL_LEVELS: build_map_scores(found, self.calibration.thresholds[method])
                 }
             objects.append(ObjectScores(name=name, word=mention.word, methods=methods))
-        strip = build_strip(picture, heat, self.calibration.sites)
+        strip = build_heat_map_strip(picture, heat, self.calibration.sites)
         return SceneRecord(
             caption=layout.caption.text,
             objects=objects,
@@ -247,7 +247,7 @@ class InspectionPart:
 
     def _probe_picture(self, split: Split, number: int, scene: Scene) -> SceneHeatMaps:
         noise = self._noise(split, number)
-        return probe_real_picture(self.context.pipe, scene, self.config.levels, noise)
+        return probe_rendered_scene(self.context.pipe, scene, self.config.levels, noise)
 
     def _daam_maps(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
         noise = self._noise(split, number)
@@ -260,7 +260,7 @@ class InspectionPart:
 def measure_method_overlaps(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[Overlap]:
-    """Measure the overlap of each object with its map over all levels of noise."""
+    """Score each object's heat map by one method, over all noise levels, against its mask."""
     return measure_map_overlaps(
         [
             heat.resized_word_map(method, ALL_LEVELS, one, sites)
@@ -271,7 +271,7 @@ def measure_method_overlaps(
 
 
 def measure_map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
-    """Measure the overlap of each object of a scene with its map."""
+    """Score the heat map of each object of a scene against the object's mask."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
         for one, map_HW in enumerate(maps)
@@ -279,18 +279,20 @@ def measure_map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
 
 
 def object_mask(scene: Scene, number: int) -> Tensor:
-    """Return the mask (H, W) of an object."""
+    """Return the mask (H, W) of object `number` of a scene."""
     return torch.from_numpy(scene.objects[number].mask)
 
 
 def other_objects_mask(scene: Scene, number: int) -> Tensor | None:
-    """Return the union of the masks of the other objects; None without any."""
+    """Return the union of the masks of all objects but `number`; None if there are none."""
     others = [placed.mask for other, placed in enumerate(scene.objects) if other != number]
     return torch.from_numpy(np.stack(others).any(axis=0)) if others else None
 
 
-def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str]) -> Image.Image:
-    """Build a strip of the picture and each word's maps by our default and DAAM's convention."""
+def build_heat_map_strip(
+    picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str]
+) -> Image.Image:
+    """Build a strip of images: the picture, and each word's heat maps by two conventions."""
     pictures, labels = [picture], ["the picture"]
     for number in range(len(heat.words)):
         for method in ("default", "daam"):
@@ -301,6 +303,6 @@ def build_strip(picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str])
 
 
 def darken_outside_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
-    """Darken the picture where the map, from 0 to 1, is low."""
+    """Darken a picture where a heat map, from 0 to 1, is low."""
     share = 0.2 + 0.8 * map_HW.clamp(0, 1).numpy()[..., None]
     return Image.fromarray((np.asarray(picture) * share).round().astype(np.uint8))

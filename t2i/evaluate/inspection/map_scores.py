@@ -17,7 +17,7 @@ THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Scores of one map against its mask.
+    """Scores of one heat map against the mask of its object.
 
     ious : intersection over union of the mask and the map at each of THRESHOLDS
     best_iou : IoU at the best threshold for this map: an upper bound
@@ -34,7 +34,7 @@ class Overlap:
 
 
 def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
-    """Score a map (H, W) of any scale against a mask.
+    """Score a heat map (H, W), of values of any range, against the mask of its object.
 
     mask_HW, others_HW : (H, W) bool, the first not empty
     """
@@ -61,7 +61,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
 
 
 def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
-    """Return the average precision of the map as a classifier of the mask's positions."""
+    """Return the average precision of a heat map as a classifier of a mask's positions."""
     with explain_missing_extra():
         from torchmetrics.functional.classification import binary_average_precision
 
@@ -70,13 +70,13 @@ def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
 
 
 def rescale_to_0_1(map_HW: Tensor) -> Tensor:
-    """Rescale the map to 0..1; a constant map becomes 0."""
+    """Rescale a heat map linearly to the range 0 to 1; a constant map becomes 0."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
 
 
 def resize_map(map_HW: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Resize the map to the picture: bilinear, or bicubic as DAAM does it."""
+    """Resize a heat map to the picture's size: bilinear, or bicubic as DAAM does."""
     return functional.interpolate(map_HW[None, None].float(), size, mode=mode)[0, 0]
 
 

@@ -12,7 +12,7 @@ DECIMALS = 4
 
 
 class MapScores(BaseModel):
-    """Scores of one map of one word; see t2i.evaluate.inspection.map_scores.Overlap."""
+    """Record of the scores of one heat map of one word, at the threshold of its method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class MapScores(BaseModel):
 
 
 class ObjectScores(BaseModel):
-    """Scores of the maps of one object's word.
+    """Record of the scores of one object's heat maps, by method, noise level and site.
 
     methods : name -> level of noise, or ALL_LEVELS -> scores
     sites : name -> scores of the maps of that site alone, over all levels
@@ -40,8 +40,9 @@ class ObjectScores(BaseModel):
 
 
 class SceneRecord(BaseModel):
-    """Record of a scene; `objects` are those of its caption that have a mask.
+    """Record of the heat-map scores of a scene.
 
+    objects : those of its caption that have a mask
     missing : objects of the caption without one: not recognised in the generated picture
     sites : sites of the method "best sites"
     """
@@ -56,7 +57,7 @@ class SceneRecord(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Thresholds and sites, chosen on scenes that no table uses.
+    """Heat-map thresholds and best sites, chosen on scenes that no table uses.
 
     thresholds : of each method, and of each site alone
     site_ious : mean IoU of each site alone, the best first
@@ -75,7 +76,7 @@ class Calibration(BaseModel):
 
 
 def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
-    """Return the scores of an overlap at a threshold, rounded, as a record."""
+    """Return the record of a heat map's scores at a threshold, rounded."""
     return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),
@@ -86,7 +87,7 @@ def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
 
 
 def find_best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
-    """Return the threshold with the highest mean IoU of these maps, and that mean."""
+    """Return the threshold with the highest mean IoU over these heat maps, and that mean."""
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)
         for number in range(len(THRESHOLDS))
@@ -96,6 +97,6 @@ def find_best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
 
 
 def rank_by_iou(ious: Mapping[str, float]) -> dict[str, float]:
-    """Sort by IoU, the best first."""
+    """Sort names by their IoU, the best first."""
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

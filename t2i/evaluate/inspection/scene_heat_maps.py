@@ -15,7 +15,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
 from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, ProbeMeasurements
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.evaluate.inspection.known_picture_run import (
+from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
     copy_pipeline_with_scheduler,
 )
@@ -26,16 +26,16 @@ from t2i.scenes.scenes import Scene
 from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import Span, select_token_spans
 
-CONTROLS = ("wrong word", "centred blob")
+BASELINES = ("wrong word", "centred blob")
 BEST_SITES = "best sites"
-METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES, *CONTROLS)
+METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES, *BASELINES)
 PLOTTED_METHODS: tuple[Convention, ...] = ("default", "daam", "mean")
 """Those that are plotted against the level of noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneHeatMaps:
-    """Heat maps by convention and level of noise (or ALL_LEVELS), and their words."""
+    """Heat maps of a scene's words, by convention and noise level, or ALL_LEVELS."""
 
     maps: Mapping[tuple[Convention, str], HeatMaps]
     words: Sequence[str]
@@ -46,7 +46,7 @@ class SceneHeatMaps:
     def resized_word_map(
         self, method: str, level: str, number: int, sites: Sequence[str]
     ) -> Tensor:
-        """Return the map of word `number`, resized to the picture, (H, W)."""
+        """Return the heat map (H, W) of word `number` by a method, resized to the picture."""
         if method == "centred blob":
             return build_centred_blob(self.size)
         word = self.others[number] if method == "wrong word" else self.words[number]
@@ -59,7 +59,7 @@ class SceneHeatMaps:
 
 
 def restrict_to_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
-    """Return the maps that a probe of these sites alone would have made."""
+    """Return the heat maps that a probe of these attention sites alone would have made."""
     measurements = maps.measurements
     chosen = ProbeMeasurements(
         tokens=measurements.tokens,
@@ -72,23 +72,26 @@ def restrict_to_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
     return HeatMaps(chosen, maps.words, maps.convention, maps.requested_grid, maps.image_index)
 
 
-def probe_real_picture(
+def probe_rendered_scene(
     pipe: TextToImagePipeline,
     scene: Scene,
     levels: Sequence[float],
     generator: torch.Generator,
 ) -> SceneHeatMaps:
-    """Probe one denoiser pass at each level of noise, with the caption and without guidance."""
+    """Probe a rendered scene's words, in one denoiser pass at each noise level.
+
+    The passes have the scene's caption and no guidance.
+    """
     scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
     along = copy_pipeline_with_scheduler(pipe, scheduler)
     mentions = [(placed.word, placed.span) for placed in scene.objects]
-    words, others = find_mention_and_control_tokens(pipe, scene.caption, mentions)
+    words, others = find_mention_and_wrong_word_tokens(pipe, scene.caption, mentions)
     asked = [*words, *others]
     with attend(along) as attn:
         maps = {
             (convention, level): attn.probe(*asked, convention=convention, steps=steps)
             for convention in PLOTTED_METHODS
-            for level, steps in build_level_windows(levels).items()
+            for level, steps in build_level_step_windows(levels).items()
         }
         along(
             scene.caption,
@@ -101,7 +104,7 @@ def probe_real_picture(
     return SceneHeatMaps(maps, *names, scene.pixels.shape[:2])
 
 
-def probe_drawn_picture(
+def probe_generated_picture(
     pipe: TextToImagePipeline,
     caption: str,
     mentions: Sequence[Mention],
@@ -110,7 +113,7 @@ def probe_drawn_picture(
     generator: torch.Generator,
 ) -> tuple[SceneHeatMaps, Image.Image]:
     """Generate a picture with the model's default settings and probe its words."""
-    words, others = find_mention_and_control_tokens(
+    words, others = find_mention_and_wrong_word_tokens(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )
     with attend(pipe) as attn:
@@ -130,30 +133,30 @@ def probe_drawn_picture(
     return SceneHeatMaps(maps, *names, (picture.height, picture.width)), picture
 
 
-def build_level_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
-    """Return the window of steps of each level, None for ALL_LEVELS."""
+def build_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
+    """Return each noise level's window of steps by the level's name; None for ALL_LEVELS."""
     each: dict[str, tuple[int, int] | None] = {
         f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
     }
     return {ALL_LEVELS: None} | each
 
 
-def find_mention_and_control_tokens(
+def find_mention_and_wrong_word_tokens(
     pipe: TextToImagePipeline, caption: str, mentions: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
-    """Return the tokens of each mention, and those of another word for the control."""
+    """Return the tokens of each object's word, and those of a wrong word as a baseline."""
     own = [find_mention_tokens(pipe, caption, *mention) for mention in mentions]
     others = [
-        find_mention_tokens(pipe, caption, *choose_control_word(caption, mentions, n))
+        find_mention_tokens(pipe, caption, *choose_wrong_word(caption, mentions, n))
         for n in range(len(mentions))
     ]
     return own, others
 
 
-def choose_control_word(
+def choose_wrong_word(
     caption: str, mentions: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
-    """Return the next mention; without one, the last word outside the mention itself."""
+    """Return a wrong word for mention `number`: the next mention, else another word."""
     if len(mentions) > 1:
         return mentions[(number + 1) % len(mentions)]
     start, end = mentions[number][1]
@@ -168,7 +171,7 @@ def choose_control_word(
 def find_mention_tokens(
     pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
 ) -> Span:
-    """Return the tokens of a word at this span, however often the caption contains the word."""
+    """Return the tokens of the word at this span, even if the caption has it several times."""
     which = sum(match.start() < span[0] for match in build_word_pattern(word).finditer(caption))
     return select_token_spans(
         find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which

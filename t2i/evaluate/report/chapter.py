@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Number with its confidence interval.
+    """Measured number with its confidence interval.
 
     low, high : ends of the 95 % interval; None where there is none
     count : number of samples
@@ -27,7 +27,7 @@ Cell = Estimate | str | None
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Table of rows of estimates.
+    """Table of a report; its cells are estimates or text.
 
     name : a key in the JSON, such as "objects"
     units : how figures are shown: "%" (shares of 1), "dB", "" ..., per column head
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines over a common axis; each point has its interval."""
+    """Plot of a report: lines over a common axis; each point has its interval."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures, by the names under which they were kept, each with its label."""
+    """Gallery of a report: (file name, label) of each picture."""
 
     name: str
     title: str
@@ -68,7 +68,7 @@ Block = Table | Plot | Gallery
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A section of the page; `text` explains how to read it."""
+    """Section of a report; `text` explains how to read its tables, plots and galleries."""
 
     name: str
     title: str

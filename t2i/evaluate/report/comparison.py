@@ -17,7 +17,9 @@ HERE, THERE = "this result", "the other"
 def compare_results(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> Chapter:
-    """Build the chapter of differences; significant ones are also in a table of their own.
+    """Build the report chapter that compares a result with an earlier one.
+
+    Significant differences are in a table of their own, all differences in the others.
 
     scenes : chapter -> digest of its captions and prompts; samples are paired where both
         digests are equal
@@ -35,7 +37,7 @@ def compare_results(
             if table.name not in before:
                 lone.append((table.title, [HERE]))
                 continue
-            lone += list_unmatched(table, before[table.name])
+            lone += list_unmatched_rows_and_columns(table, before[table.name])
             change = build_difference_table(table, before[table.name], same)
             changed += [] if change is None else [change]
         known = {table.name for table in tables}
@@ -65,7 +67,7 @@ def compare_results(
 def describe_comparison(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> str:
-    """Describe which intervals the comparison uses."""
+    """Describe whether two results are compared sample by sample or as independent ones."""
     if not earlier.scenes:
         return (
             "It is of an older form, without the samples behind its figures: intervals are those "
@@ -81,8 +83,10 @@ def describe_comparison(
     )
 
 
-def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield the columns and rows that only one of the two tables has."""
+def list_unmatched_rows_and_columns(
+    table: Table, before: EarlierTable
+) -> Iterator[tuple[str, list[Cell]]]:
+    """Yield a table row about the columns and rows that only one of two tables has."""
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
     for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
         for place, some, others in ((HERE, ours, theirs), (THERE, theirs, ours)):
@@ -92,7 +96,7 @@ def list_unmatched(table: Table, before: EarlierTable) -> Iterator[tuple[str, li
 
 
 def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
-    """Return the table of differences, `table` minus `before`; None without common figures."""
+    """Build the table of `table` minus the earlier `before`; None without common figures."""
     old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:
@@ -119,19 +123,19 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
 def subtract_earlier(
     cell: Cell, before: EarlierEstimate | str | None, same_scenes: bool
 ) -> Estimate | None:
-    """Return a figure less the earlier one, paired for equal scenes; None without both."""
+    """Return a cell's number minus the earlier one, with interval; None unless both exist."""
     if not isinstance(cell, Estimate) or not isinstance(before, EarlierEstimate):
         return None
     return (paired_difference if same_scenes else independent_difference)(cell, before.estimate)
 
 
 def count_estimate_cells(table: Table) -> int:
-    """Count the cells of a table that hold an estimate."""
+    """Count the cells of a table that are estimates, not text or empty."""
     return sum(isinstance(cell, Estimate) for _, cells in table.rows for cell in cells)
 
 
 def list_significant_differences(table: Table) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield label, difference and verdict of each significant cell of a difference table."""
+    """Yield a row for each significant difference: label, difference, "better" or "worse"."""
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
             if not isinstance(cell, Estimate) or not is_significant(cell):

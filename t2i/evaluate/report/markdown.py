@@ -8,7 +8,7 @@ from t2i.evaluate.report.number_format import format_interval, format_with_unit
 
 
 def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) -> str:
-    """Render every table under its title, after a line with the model, versions and hardware."""
+    """Render the tables of a report as Markdown, after a line on model and hardware."""
     parts = [f"Made by {describe_origin(document)}."]
     for chapter in chapters:
         tables = [block for block in chapter.blocks if isinstance(block, Table)]
@@ -18,7 +18,7 @@ def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) ->
 
 
 def describe_origin(document: Mapping[str, Any]) -> str:
-    """Return the command, date, versions and hardware in one line."""
+    """Describe how a result was made, in one line: command, date, versions and hardware."""
     machine, model = document["machine"], document["model"]
     hardware = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "diffusers"))
@@ -30,7 +30,7 @@ def describe_origin(document: Mapping[str, Any]) -> str:
 
 
 def render_table(table: Table) -> str:
-    """Render one table with its title."""
+    """Render one table of a report as Markdown, with its title."""
     heads = ["", *map(escape_bars, table.heads)]
     lines = [
         f"**{table.title}**",
@@ -48,17 +48,17 @@ def render_table(table: Table) -> str:
 
 
 def format_row(cells: Sequence[str]) -> str:
-    """Return a row of a Markdown table."""
+    """Format cells as a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def format_cell(cell: Cell, unit: str) -> str:
-    """Return a cell with its unit and interval."""
+    """Format a cell of a report for Markdown, with unit and interval."""
     text = escape_bars(format_with_unit(cell, unit))
     ends = format_interval(cell, unit) if isinstance(cell, Estimate) else ""
     return f"{text} ({ends})" if ends else text
 
 
 def escape_bars(text: str) -> str:
-    """Escape the bars of a cell."""
+    """Escape the characters | in the text of a Markdown table cell."""
     return text.replace("|", "\\|")

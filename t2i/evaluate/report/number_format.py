@@ -8,21 +8,21 @@ HUNDREDTHS = ("%", "points")
 
 
 def format_number(value: float, unit: str = "") -> str:
-    """Return 0.975 of "%" as 97.5, decibels as 31.2, other units with three digits."""
+    """Format a number for its unit, without it: 0.975 of "%" as 97.5, decibels as 31.2."""
     if unit in DECIMALS:
         return f"{value * 100 if unit in HUNDREDTHS else value:.{DECIMALS[unit]}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def format_with_unit(cell: Cell, unit: str) -> str:
-    """Return a cell as text, a figure with its unit, "-" for an empty one."""
+    """Format a cell of a report as text: a number with its unit, "-" for an empty cell."""
     if not isinstance(cell, Estimate):
         return cell or "-"
     return f"{format_number(cell.value, unit)} {unit}".strip()
 
 
 def format_interval(figure: Estimate, unit: str) -> str:
-    """Return the ends of the interval; empty where there is none."""
+    """Format the ends of a confidence interval, as "81 to 86"; "" if there is none."""
     if figure.low is None or figure.high is None:
         return ""
     return f"{format_number(figure.low, unit)} to {format_number(figure.high, unit)}"

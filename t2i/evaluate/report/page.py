@@ -25,7 +25,7 @@ the folder."""
 
 
 def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
-    """Render the page as HTML.
+    """Render a report as one HTML page with embedded pictures.
 
     document : the head of evaluation.json
     pictures : folder of the pictures of galleries
@@ -57,7 +57,7 @@ def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictur
 
 
 def data_uri(path: Path) -> str:
-    """Return a picture as a data URI, large ones reduced."""
+    """Return a picture file as a data URI; large pictures are reduced."""
     picture = open_picture(path)
     times = min(MAX_SHORT_SIDE / min(picture.size), MAX_LONG_SIDE / max(picture.size))
     if times >= 1:

@@ -15,7 +15,10 @@ SIZE = 5.6, 3.2
 
 
 def render_svg(plot: Plot) -> str:
-    """Render the plot without its legend, which the page sets; lines take COLOURS in order."""
+    """Render a plot of a report as SVG, without a legend, which the page has.
+
+    The lines take COLOURS in order.
+    """
     with explain_missing_extra():
         import matplotlib
         from matplotlib.figure import Figure

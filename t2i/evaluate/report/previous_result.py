@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Estimate
-from t2i.evaluate.report.sample_codes import decode_samples
+from t2i.evaluate.report.sample_values import parse_sample_values
 from t2i.safe_reading import RUN, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
 
@@ -17,11 +17,11 @@ RENAMED_HEADS = {"the cheapest not surely worse": "the cheapest not significantl
 
 
 def _decode(text: object) -> object:
-    return decode_samples(text) if isinstance(text, str) else text
+    return parse_sample_values(text) if isinstance(text, str) else text
 
 
 class EarlierEstimate(BaseModel):
-    """Figure of an earlier result; keys that did not exist then are None."""
+    """Measured number in an earlier evaluation.json, perhaps without interval or samples."""
 
     value: float
     low: float | None = None
@@ -31,26 +31,26 @@ class EarlierEstimate(BaseModel):
 
     @property
     def estimate(self) -> Estimate:
-        """This estimate as the report's own class."""
+        """This number as an Estimate, as the present report has it."""
         return Estimate(self.value, self.low, self.high, self.count, self.samples)
 
 
 class EarlierRow(BaseModel):
-    """Row of an earlier table, its cells by column head."""
+    """Row of a table in an earlier evaluation.json, its cells by column head."""
 
     label: str
     cells: dict[str, EarlierEstimate | str | None]
 
 
 class EarlierTable(BaseModel):
-    """Table of an earlier result."""
+    """Table in an earlier evaluation.json."""
 
     title: str
     heads: list[str]
     rows: list[EarlierRow]
 
-    def replace_renamed_heads(self) -> "EarlierTable":
-        """Return the table with the column heads of RENAMED_HEADS replaced."""
+    def with_current_column_heads(self) -> "EarlierTable":
+        """Return the table with column heads that have since been renamed replaced."""
         rows = [
             EarlierRow(label=row.label, cells=_with_current_keys(row.cells)) for row in self.rows
         ]
@@ -59,21 +59,22 @@ class EarlierTable(BaseModel):
 
 
 class EarlierModel(BaseModel):
-    """Name of the model of an earlier result."""
+    """Name of the evaluated model in an earlier evaluation.json."""
 
     name: str
 
 
 class EarlierMachine(BaseModel):
-    """Date of an earlier result."""
+    """Date on which an earlier evaluation.json was measured."""
 
     date: str
 
 
 class EarlierResult(BaseModel):
-    """Keys of an earlier result that a comparison reads; chapters are parsed one by one.
+    """Part of an earlier evaluation.json that a comparison with it reads.
 
     scenes : chapter -> digest of its captions and prompts
+    chapters : parsed one by one, by `tables`
     """
 
     version: int
@@ -84,10 +85,10 @@ class EarlierResult(BaseModel):
     chapters: dict[str, Any]
 
     def tables(self, chapter: str) -> dict[str, EarlierTable] | None:
-        """Return the tables of a chapter by name; None if it is missing or cannot be parsed."""
+        """Return a chapter's tables by name, or None if it is missing or cannot be parsed."""
         try:
             return {
-                name: EarlierTable.model_validate(block).replace_renamed_heads()
+                name: EarlierTable.model_validate(block).with_current_column_heads()
                 for name, block in self.chapters[chapter]["blocks"].items()
                 if block["kind"] == "table"
             }
@@ -102,7 +103,7 @@ def _with_current_keys(
 
 
 def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> EarlierResult:
-    """Read an earlier evaluation.json.
+    """Read an earlier evaluation.json, to compare the present result with it.
 
     facts : head of the present result
     Raises ArgumentError for a file that cannot be compared with it.

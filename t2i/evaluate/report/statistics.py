@@ -16,7 +16,7 @@ SEED = 20_260_101
 
 
 def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
-    """Return the share of flags that are set, with Wilson's interval (1927); None without flags.
+    """Return the proportion of True with Wilson's interval (1927); None without values.
 
     Unlike the normal approximation it stays within 0 and 1 and has a width at either end. A flag
     that is None could not be measured: it does not count, and keeps its place among the samples.
@@ -30,7 +30,7 @@ def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
 
 
 def wilson_interval(p: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of the proportion p of `count` flags."""
+    """Return Wilson's 95 % score interval of a proportion p of `count` trials."""
     spread = Z**2 / count
     middle = (p + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
@@ -39,7 +39,7 @@ def wilson_interval(p: float, count: int) -> tuple[float, float]:
 
 
 def mean_with_bootstrap_interval(values: Sequence[float | None]) -> Estimate | None:
-    """Return the mean with a percentile bootstrap over the samples; None without values.
+    """Return the mean of the values with a bootstrap interval; None without values.
 
     Efron (1979). One value has no interval. A value that is None was not measured: it does not
     count, and keeps its place among the samples.
@@ -51,23 +51,23 @@ def mean_with_bootstrap_interval(values: Sequence[float | None]) -> Estimate | N
     value = float(sample.mean())
     if len(known) == 1:
         return Estimate(value, None, None, 1, [*values])
-    ends = percentile_interval(sample[resample_indices(len(known))].mean(axis=1))
+    ends = percentile_interval(sample[draw_bootstrap_indices(len(known))].mean(axis=1))
     return Estimate(value, *ends, len(known), [*values])
 
 
-def resample_indices(count: int) -> NDArray[np.int64]:
-    """Draw sample numbers with replacement, (RESAMPLES, count)."""
+def draw_bootstrap_indices(count: int) -> NDArray[np.int64]:
+    """Return bootstrap resamples as indices, drawn with replacement, (RESAMPLES, count)."""
     return np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 2.5th and the 97.5th percentile."""
+    """Return the 2.5th and the 97.5th percentile of bootstrapped values, a 95 % interval."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
 def independent_difference(one: Estimate | None, other: Estimate | None) -> Estimate | None:
-    """Return `one` less `other` of independent samples, from the intervals of both.
+    """Return `one` minus `other`, of independent samples, with an interval from both.
 
     The square-and-add interval: Newcombe (1998, Statistics in Medicine 17, 873-890), method 10,
     for proportions; Zou and Donner (2008) for any figure with an interval. For samples of the same
@@ -85,7 +85,7 @@ def independent_difference(one: Estimate | None, other: Estimate | None) -> Esti
 
 
 def paired_difference(one: Estimate | None, other: Estimate | None) -> Estimate | None:
-    """Return `one` less `other`, where sample after sample both are of the same unit.
+    """Return `one` minus `other`, of samples that are paired, with its interval.
 
     For complete flags Newcombe's interval (1998, Statistics in Medicine 17, 2635-2650, method
     10); for other values a bootstrap that draws units. Without samples, or with samples of
@@ -103,7 +103,7 @@ def paired_difference(one: Estimate | None, other: Estimate | None) -> Estimate 
         return paired_proportion_difference(ours > 0, theirs > 0)
     if unpaired.low is None:
         return unpaired
-    numbers = resample_indices(len(ours))
+    numbers = draw_bootstrap_indices(len(ours))
     with np.errstate(invalid="ignore"):
         changes = nan_means(ours[numbers]) - nan_means(theirs[numbers])
     if np.isnan(changes).any():  # so few of them that a draw may hold none
@@ -113,12 +113,12 @@ def paired_difference(one: Estimate | None, other: Estimate | None) -> Estimate 
 
 
 def is_binary(values: NDArray[np.float64]) -> bool:
-    """Return True if all values but NaN are 0 or 1."""
+    """Return True if all values, not counting NaN, are 0 or 1."""
     return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
 
 
 def nan_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means along the last axis without NaN; NaN where there is nothing else."""
+    """Return the means along the last axis, ignoring NaN; NaN where there is nothing else."""
     there = ~np.isnan(values)
     summed: NDArray[np.float64] = np.where(there, values, 0).sum(axis=-1)
     mean_of: NDArray[np.float64] = summed / there.sum(axis=-1)
@@ -148,10 +148,10 @@ def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_
 
 
 def compute_paired_half_width(one: float, other: float, phi: float) -> float:
-    """Return the paired half width of a difference from those of both, correlated by phi."""
+    """Combine two half widths of intervals into that of the difference, correlated by phi."""
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
 def is_significant(change: Estimate) -> bool:
-    """Return True if the interval of a difference does not contain 0."""
+    """Return True if the confidence interval of a difference does not contain 0."""
     return change.low is not None and change.high is not None and not change.low <= 0 <= change.high

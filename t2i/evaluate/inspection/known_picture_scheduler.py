@@ -17,7 +17,7 @@ from t2i.errors import ModelError
 
 
 class KnownPictureScheduler:
-    """Scheduler that replaces each prediction by the known picture at the next level of noise.
+    """Scheduler that steps to the noised known picture, whatever the model predicts.
 
     Each denoiser pass is a first step from a real picture at that level of noise.
     """
@@ -30,7 +30,7 @@ class KnownPictureScheduler:
         self._turn = 0
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
-        """Restart at the first level; the number of steps must be that of the levels."""
+        """Restart at the first noise level; the number of steps must equal that of levels."""
         if num_inference_steps != len(self.timesteps):
             raise ValueError(f"there are {len(self.timesteps)} levels of noise")
         self.timesteps, self._turn = self.timesteps.to(device), 0
@@ -42,7 +42,7 @@ class KnownPictureScheduler:
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
     ) -> Any:
-        """Return the known latents of the next level, whatever the model has predicted."""
+        """Return the known picture's latents at the next noise level, not a prediction."""
         self._turn += 1
         return (self.noised[min(self._turn, len(self.noised) - 1)],)
 
@@ -53,9 +53,9 @@ def build_known_picture_scheduler(
     levels: Sequence[float],
     generator: torch.Generator,
 ) -> KnownPictureScheduler:
-    """Build the scheduler of a picture (Y, X, 3) at these fractions of the noise schedule.
+    """Build the scheduler that shows the model a picture (Y, X, 3) at these noise levels.
 
-    All levels share one noise.
+    levels : fractions of the noise schedule; all share one noise
     """
     device = pipe._execution_device
     pixels_13YX = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -74,7 +74,7 @@ def build_known_picture_scheduler(
 def interpolate_noise_schedule(
     scheduler: Any, levels: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return timesteps, and the factors of picture and noise at these levels, (L,) each.
+    """Return the timesteps of noise levels, and the factors of picture and noise, (L,) each.
 
     For flow matching the level is the factor of the noise itself. Raises ModelError for a
     scheduler without a schedule.
@@ -100,7 +100,7 @@ def interpolate_noise_schedule(
 def copy_pipeline_with_scheduler(
     pipe: TextToImagePipeline, scheduler: KnownPictureScheduler
 ) -> TextToImagePipeline:
-    """Return a pipeline of the same components with another scheduler."""
+    """Return a text-to-image pipeline with the same components and another scheduler."""
     zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
     parts = pipe.components | {"scheduler": scheduler}
     along = TextToImagePipeline(**parts, force_zeros_for_empty_prompt=zeros)

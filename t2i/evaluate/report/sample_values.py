@@ -6,12 +6,15 @@ sample that could not be measured.
 
 from collections.abc import Sequence
 
-Samples = Sequence[float | None]
+SampleValues = Sequence[float | None]
 MISSING = "-"
 
 
-def encode_samples(samples: Samples | None) -> str | None:
-    """Encode samples as text; None for fewer than two, which allow no interval."""
+def format_sample_values(samples: SampleValues | None) -> str | None:
+    """Format the values that a mean was computed from as one line of text.
+
+    None for fewer than two values, which allow no interval.
+    """
     if samples is None or len(samples) < 2:
         return None
     if all(sample in (None, 0, 1) for sample in samples):
@@ -19,7 +22,7 @@ def encode_samples(samples: Samples | None) -> str | None:
     return " ".join(MISSING if sample is None else f"{sample:.5g}" for sample in samples)
 
 
-def decode_samples(text: str) -> list[float | None]:
-    """Decode the text of `encode_samples`. Raises ValueError for anything else."""
+def parse_sample_values(text: str) -> list[float | None]:
+    """Parse the text that `format_sample_values` made. Raises ValueError for anything else."""
     words = text.split(" ") if " " in text else text
     return [None if word == MISSING else float(word) for word in words]

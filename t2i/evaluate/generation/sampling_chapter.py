@@ -1,0 +1,132 @@
+"""Report of the sampling settings that were compared: recommended ones, plots and tables."""
+
+from collections.abc import Mapping, Sequence
+
+from t2i.evaluate.generation.judge import CRITERIA
+from t2i.evaluate.generation.records import SamplingRun
+from t2i.evaluate.generation.sampling_choice import (
+    CHOICE_CRITERION,
+    SamplingChoice,
+    choose_best_and_cheapest,
+)
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Plot, Table
+from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
+
+PLOTTED_CRITERIA = ("one", "both", "relation", "background", "recolour", "everything")
+LOSS_HEAD = f"{CRITERIA[CHOICE_CRITERION]}, less the best"
+CHEAPEST_HEAD = "the cheapest not significantly worse"
+SWEEP_TITLES = {
+    "guidance": ("Against the guidance scale", "guidance scale"),
+    "steps": ("Against the number of steps", "steps"),
+    "samplers": ("Other samplers", "sampler"),
+    "methods": ("Other methods of guidance", "method"),
+}
+
+
+def build_sampling_chapter(
+    sweeps: Mapping[str, Sequence[SamplingRun]], default_labels: Mapping[str, str]
+) -> Chapter:
+    """Build the report chapter on sampling settings: the recommended ones, then each sweep.
+
+    sweeps : name of what is varied -> a run for each value
+    default_labels : name of what is varied -> label of the run with the model's default
+    """
+    choices = {
+        name: choice
+        for name, runs in sweeps.items()
+        if (choice := choose_best_and_cheapest(runs, default_labels[name])) is not None
+    }
+    blocks: list[Block] = []
+    if choices:
+        blocks.append(build_recommended_settings_table(choices, default_labels))
+    for name, runs in sweeps.items():
+        title, across = SWEEP_TITLES[name]
+        if name in ("guidance", "steps"):
+            blocks.append(build_sweep_plot(name, title, across, runs))
+            title += ", in figures"
+        blocks.append(build_sweep_table(name, title, runs, choices.get(name)))
+    return Chapter(
+        name="sampling",
+        title="How to sample",
+        text="Pictures of scenes that no other table uses, sampled with one setting varied "
+        "at a time. There are fewer pictures than above, but all settings use the same scenes and "
+        "the same noise, so that they are compared scene by scene. The first table names the "
+        f"cheapest setting that is not significantly worse than the best by "
+        f"{CRITERIA[CHOICE_CRITERION]!r}; its true loss may be as large as the low end of the "
+        "interval beside it. Image quality is not judged. "
+        "Denoiser passes are the cost of a picture on any machine; seconds are those of one "
+        "picture, drawn in batches, on the machine named below.",
+        blocks=blocks,
+    )
+
+
+def build_recommended_settings_table(
+    choices: Mapping[str, SamplingChoice], own: Mapping[str, str]
+) -> Table:
+    """Build the table of the recommended sampling settings beside the model's defaults."""
+    heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
+    rows: list[tuple[str, list[Cell]]] = [
+        (
+            SWEEP_TITLES[name][1],
+            [
+                own[name],
+                choice.best.label,
+                choice.cheapest.label,
+                f"{choice.cheapest.passes:g}",
+                choice.losses.get(choice.cheapest.label, "it is the best"),
+            ],
+        )
+        for name, choice in choices.items()
+    ]
+    return Table(
+        name="sampling_choice",
+        title="The cheapest setting that is not significantly worse than the best",
+        heads=heads,
+        rows=rows,
+        units={LOSS_HEAD: "points"},
+        better={},
+    )
+
+
+def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
+    """Build the plot of each criterion over the sampling setting that a sweep varies."""
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    for kind in PLOTTED_CRITERIA:
+        points = [
+            (run.value, proportion_with_interval(run.list_criterion_results(kind))) for run in runs
+        ]
+        there = [(value, figure) for value, figure in points if figure is not None]
+        if there:
+            lines[CRITERIA[kind]] = there
+    return Plot(name, title, across, "share of pictures", lines)
+
+
+def build_sweep_table(
+    name: str, title: str, runs: Sequence[SamplingRun], choice: SamplingChoice | None
+) -> Table:
+    """Build the table of a sweep of a sampling setting: criteria, loss to the best, and cost."""
+    kinds = [
+        kind for kind in PLOTTED_CRITERIA if any(run.list_criterion_results(kind) for run in runs)
+    ]
+    lost: Mapping[str, Estimate] = {} if choice is None else choice.losses
+    rows: list[tuple[str, list[Cell]]] = [
+        (
+            run.label,
+            [
+                *(proportion_with_interval(run.list_criterion_results(kind)) for kind in kinds),
+                lost.get(run.label),
+                f"{run.passes:g}",
+                mean_with_bootstrap_interval(run.seconds),
+            ],
+        )
+        for run in runs
+    ]
+    heads = [CRITERIA[kind] for kind in kinds]
+    return Table(
+        name=f"{name}_table",
+        title=title,
+        heads=[*heads, LOSS_HEAD, "passes", "seconds"],
+        rows=rows,
+        units=dict.fromkeys(heads, "%") | {LOSS_HEAD: "points", "seconds": "s"},
+        better={**dict.fromkeys(heads, "higher"), "seconds": "lower"},
+    )
