@@ -23,7 +23,8 @@ from t2i.denoiser.families.sdxl import Size
 
 
 class ImageToImagePipeline(Pipeline):
-    """Pipeline that redraws an image towards a prompt, as far as `strength` allows.
+    """Pipeline that changes an image towards a prompt (image to image), the more the higher
+    `strength` is.
 
     >>> pipe = ImageToImagePipeline.from_pretrained("embedded")
     >>> image = PIL.Image.open("apple.png")

@@ -31,7 +31,8 @@ def upscale(
     strength: float = STRENGTH,
     **call: Any,
 ) -> "OutputOrTuple":
-    """Return generated images enlarged by `factor` and redrawn by `strength` with their prompt.
+    """Return generated images enlarged by `factor` and denoised again with their prompt by
+    `strength` (hires fix).
 
     This is image to image with the parts of `pipe` and everything attached to them.
 

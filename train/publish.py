@@ -92,7 +92,7 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
 
 
 def read_final_model_notes(run: Path) -> dict[str, Any]:
-    """Read the notes of a run's final model. Raises TrainingError for an unfinished run."""
+    """Read the t2i.json of a run's final model. Raises TrainingError for an unfinished run."""
     try:
         notes: dict[str, Any] = parse_json(
             read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.max_bytes)

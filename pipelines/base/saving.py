@@ -118,7 +118,8 @@ def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) ->
 
 @contextmanager
 def activating_only_adapter(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
-    """Activate only the LoRA of each encoder within the block.
+    """Make each text encoder's own LoRA its only active adapter within the block, so that it is
+    saved.
 
     `pipe.set_adapters` activates the names of the other parts too, and transformers saves none of
     two.
@@ -137,7 +138,8 @@ def activating_only_adapter(encoders: Iterable[PreTrainedModel]) -> Iterator[Non
 
 
 def rename_dora_magnitudes(folder: Path) -> None:
-    """Rename the magnitudes of a DoRA so that both peft and transformers 5 load them.
+    """Rename the magnitudes of a saved DoRA in its file so that both peft and transformers 5
+    load them.
 
     transformers ignores them under the names that it writes itself.
     """

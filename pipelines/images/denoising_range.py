@@ -64,7 +64,7 @@ def select_image_to_image_timesteps(
 
 def skip_to_denoising_start(scheduler: Any, denoising_start: float) -> TimestepRange:
     """Return the timesteps after the fraction `denoising_start` of the noise is removed, and set
-    the scheduler to the first of them.
+    the scheduler to begin there.
     """
     later = int((scheduler.timesteps < compute_cutoff_timestep(scheduler, denoising_start)).sum())
     if scheduler.order == 2 and later % 2 == 0:
@@ -82,8 +82,8 @@ def skip_to_denoising_start(scheduler: Any, denoising_start: float) -> TimestepR
 def truncate_at_denoising_end(
     scheduler: Any, timestep_range: TimestepRange, denoising_end: float | None
 ) -> TimestepRange:
-    """Return the timesteps until the fraction `denoising_end` of the noise is removed; all of them
-    for None.
+    """Return the timesteps of a range until the fraction `denoising_end` of the noise is
+    removed; all for None.
     """
     if denoising_end is None:
         return timestep_range

@@ -149,7 +149,9 @@ def encode_and_noise_source(
 
 
 def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mask at image size, (B, 1, Y, X), and at latent size, (B, 1, H, W)."""
+    """Preprocess an inpainting mask; return it at image size, (B, 1, Y, X), and at latent size,
+    (B, 1, H, W).
+    """
     num_images = latents_BCHW.shape[0]
     mask_image = inputs.mask_image
     mask_B1YX = images.preprocess_images(

@@ -131,7 +131,7 @@ def encode_images(
     generator: Generators | None,
     like: Tensor,
 ) -> Tensor:
-    """Return the scaled latents (num_images, C, H, W) of images, repeated if there are fewer.
+    """Encode images to scaled latents (num_images, C, H, W), repeated if fewer images are given.
 
     With a list of generators each row draws from its own, so that a batch equals its images one by
     one. Input with as many channels as latents is taken to be latents.

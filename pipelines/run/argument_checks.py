@@ -78,7 +78,7 @@ def check_embedding_width(embeds: Tensor, unet: Any) -> None:
 
 
 def check_same_embedding_shape(prompt_embeds: Tensor, negative_prompt_embeds: Tensor) -> None:
-    """Raise ArgumentError where the two embeddings differ in shape."""
+    """Raise ArgumentError where the embeddings of prompt and negative prompt differ in shape."""
     if prompt_embeds.shape != negative_prompt_embeds.shape:
         raise ArgumentError(
             f"Got negative_prompt_embeds of shape {tuple(negative_prompt_embeds.shape)} for a "

@@ -232,7 +232,9 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
 
 
 def check_one_part_per_weight(guidance: Composed, call: CallArguments) -> None:
-    """Raise ArgumentError unless every prompt has one part per weight."""
+    """Raise ArgumentError unless every prompt has as many AND parts as the composed guidance has
+    weights.
+    """
     counts = {len(prompt.at(0, 1)) for prompt in select_grammar_prompts(call.prompt)}
     if call.prompt is None or len(select_grammar_prompts(call.prompt)) < count_prompts(call):
         counts.add(1)

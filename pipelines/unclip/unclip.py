@@ -124,7 +124,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def to_json_string(self) -> str:
-        """Return the model index, with the class name of diffusers' pipeline of the same parts."""
+        """Return the content of model_index.json, naming diffusers' pipeline of the same parts."""
         index = json.loads(super().to_json_string())
         index["_class_name"] = "KandinskyV22CombinedPipeline"
         if self.prior_prior is None:
@@ -189,7 +189,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         return self.generate(call)
 
     def generate(self, call: UnclipArguments) -> OutputOrTuple:
-        """Run a call: embed images or prompts, draw the noise, sample, decode."""
+        """Run a call: get image embeddings, given or of prompts, sample latents from noise,
+        decode them.
+        """
         call.check(self._callback_tensor_inputs)
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
@@ -276,13 +278,17 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Steps and guidance scale of the decoder in a call that gives none."""
+        """Default steps and guidance scale of the decoder: the model's own, else those of
+        diffusers.
+        """
         return parse_sampling_defaults(self.notes).override_arguments(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
     ) -> tuple[int, int]:
-        """Return H and W: of the given size, else of `latents`, else of the model."""
+        """Return height and width of the latents: for the given image size, else of `latents`,
+        else the model's default.
+        """
         default_height, default_width = unclip.default_size(self.unet, self.movq)
         if isinstance(latents, Tensor) and latents.ndim == 4:
             factor = unclip.pixels_per_latent(self.movq)

@@ -26,7 +26,7 @@ from train.setup.class_pictures import (
     ClassPictureSpec,
     format_class_picture_name,
     generate_class_pictures,
-    generate_missing_pictures,
+    generate_missing_class_pictures,
 )
 from train.setup.run_data import add_class_pictures
 
@@ -48,7 +48,7 @@ def pictures_of(config: RunConfig, out: Path) -> ClassPictureSpec:
 
 
 def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
-    generate_missing_pictures(pictures_of(config, out), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(config, out), CPU, StopRequest())
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
@@ -97,7 +97,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
     for number in range(3):
         Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
     shared = with_changes(config, folder=folder)
-    generate_missing_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [
         format_class_picture_name(0),
@@ -132,17 +132,17 @@ def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_
     with pytest.raises(
         ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
     ):
-        generate_missing_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
+        generate_missing_class_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
     drawn(config, tmp_path / "out")
     notes = tmp_path / "out" / "prior" / NOTES
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    generate_missing_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
     more = pictures_of(with_changes(config, count=6), tmp_path / "out")
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
-        generate_missing_pictures(more, CPU, StopRequest())
+        generate_missing_class_pictures(more, CPU, StopRequest())
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):

@@ -38,7 +38,7 @@ DATA_KINDS_BY_TARGET = {
 
 
 class RunConfig(BaseModel):
-    """Everything that a training run depends on."""
+    """Configuration of a training run: everything that it depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -35,7 +35,7 @@ class SubsetRules:
         return str(subset.folder or subset.dataset or subset.tars)
 
     @property
-    def weight(self) -> float:
+    def loss_weight(self) -> float:
         """Weight of the loss on the pictures of the subset."""
         return self.subset.prior_weight if self.subset.prior else 1.0
 

@@ -267,7 +267,7 @@ class Pictures:
 
     def loss_weight(self, index: int) -> float:
         """Return the weight of the loss on a picture."""
-        return self._rules(index).weight
+        return self._rules(index).loss_weight
 
     def build_summary(self) -> DatasetSummary:
         """Build a summary of the data set: counts, sizes and remarks."""

@@ -142,14 +142,14 @@ def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, st
 def format_memory_forecast(memory: Facts) -> str:
     """Format the memory forecast of a dry run as text: its range and its parts."""
     sums = ("weights", "gradients", "moments", "averages")
-    of = ", ".join(f"{name} {format_size(memory[name])}" for name in sums)
+    of = ", ".join(f"{name} {format_bytes(memory[name])}" for name in sums)
     if memory["activations"] is None:
-        return f"at least {format_size(memory['from'])} ({of}; activations could not be counted)"
-    step = f"a step's activations {format_size(memory['activations'])} and up"
-    span = f"{format_size(memory['from'])} to {format_size(memory['to'])}"
+        return f"at least {format_bytes(memory['from'])} ({of}; activations could not be counted)"
+    step = f"a step's activations {format_bytes(memory['activations'])} and up"
+    span = f"{format_bytes(memory['from'])} to {format_bytes(memory['to'])}"
     return f"{span} ({of}, {step}; the rest the libraries)"
 
 
-def format_size(number: int) -> str:
+def format_bytes(number: int) -> str:
     """Format a number of bytes in GB or MB."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"

@@ -97,7 +97,7 @@ class EMA:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the averages that `state_dict` returned."""
+        """Restore the averages from what `state_dict` returned."""
         for key, value in self.state_dict().items():
             copy_into_sharded(value, state[key])
 

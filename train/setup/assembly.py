@@ -108,7 +108,7 @@ def build_fine_tune_target(
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
     cast_frozen_weights(built, FROZEN_DTYPES[config.train.precision])
     facts = {
-        "unet": digest_shapes(built.components.unet),
+        "unet": digest_weight_shapes(built.components.unet),
         "vocabulary": digest_vocabulary(built.components),
         "objective": objective.model_dump(mode="json"),
     }
@@ -168,7 +168,7 @@ def digest_vocabulary(parts: Components) -> str:
     return hashlib.sha256(words).hexdigest()
 
 
-def digest_shapes(part: nn.Module) -> str:
+def digest_weight_shapes(part: nn.Module) -> str:
     """Return the SHA-256 of the names and shapes of a model's weights."""
     named = sorted((name, list(shape)) for name, shape in map_weight_shapes(part).items())
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()

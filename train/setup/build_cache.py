@@ -37,7 +37,7 @@ from train.setup.cache_decisions import (
     choose_cached_kinds,
     count_latent_bytes,
     count_text_bytes,
-    explain_too_large,
+    explain_cache_too_large,
 )
 from train.setup.cache_encoding import (
     batch_captions_by_length,
@@ -89,7 +89,9 @@ def build_cache(
         encoders = CacheEncoders(target.base, FROZEN_DTYPES[settings.loop.precision])
         for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
             if reasons[kind] is None:
-                reasons[kind] = explain_too_large(count_bytes(samples, encoders), cache.max_gb)
+                reasons[kind] = explain_cache_too_large(
+                    count_bytes(samples, encoders), cache.max_gb
+                )
         builder = CacheBuilder(settings, order, out, encoders, accelerator, stop)
         if reasons["latents"] is None:
             samples = builder.cache_latents(samples)

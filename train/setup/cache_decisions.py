@@ -48,8 +48,8 @@ def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | 
     return None
 
 
-def explain_too_large(needed: int, most_gb: float) -> str | None:
-    """Return the reason why a cache of `needed` bytes is not made; None if it is within the
+def explain_cache_too_large(needed: int, most_gb: float) -> str | None:
+    """Return the reason why a cache of `needed` bytes is too large; None if it is within the
     limit.
     """
     if needed <= most_gb * GB:

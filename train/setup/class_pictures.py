@@ -46,9 +46,9 @@ class ClassPictureSpec:
     size: int
     dtype: torch.dtype
 
-    def describe(self) -> dict[str, Any]:
-        """Return the settings that the class pictures depend on, as JSON data to be kept beside
-        them.
+    def to_settings_dict(self) -> dict[str, Any]:
+        """Return the settings that the class pictures depend on, as JSON data that is kept
+        beside them.
         """
         keys = {"prompt", "seed", "steps", "guidance_scale"}
         return {**self.prior.model_dump(include=keys), "size": self.size, "base": self.base}
@@ -62,12 +62,14 @@ def generate_class_pictures(
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
     """
-    run_on_main(accelerator, lambda: generate_missing_pictures(wanted, accelerator.device, stop))
+    run_on_main(
+        accelerator, lambda: generate_missing_class_pictures(wanted, accelerator.device, stop)
+    )
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
     return not any(stopped)
 
 
-def generate_missing_pictures(
+def generate_missing_class_pictures(
     wanted: ClassPictureSpec, device: torch.device, stop: StopRequest
 ) -> None:
     """Generate on this process the class pictures that the folder lacks, until a stop is
@@ -75,7 +77,7 @@ def generate_missing_pictures(
     """
     prior, folder = wanted.prior, wanted.folder
     numbers = list_missing_class_pictures(folder, prior.count)
-    check_same_generation_settings(folder, wanted.describe(), adding=bool(numbers))
+    check_same_generation_settings(folder, wanted.to_settings_dict(), adding=bool(numbers))
     if not numbers:
         return
 
@@ -84,10 +86,10 @@ def generate_missing_pictures(
 
     pipe = TextToImagePipeline.from_pretrained(wanted.base, torch_dtype=wanted.dtype).to(device)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    facts = json.dumps(wanted.describe(), indent=1) + "\n"
+    facts = json.dumps(wanted.to_settings_dict(), indent=1) + "\n"
     write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
     with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
-        for batch in batch_missing_pictures(numbers, prior):
+        for batch in batch_missing_class_pictures(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")
                 return
@@ -99,7 +101,9 @@ def generate_missing_pictures(
                 advance(1)
 
 
-def batch_missing_pictures(numbers: Sequence[int], prior: PriorPreservationConfig) -> list[range]:
+def batch_missing_class_pictures(
+    numbers: Sequence[int], prior: PriorPreservationConfig
+) -> list[range]:
     """Group the numbers of missing class pictures into whole batches.
 
     A picture depends, by rounding, on the size of the batch it is drawn in.

@@ -195,7 +195,9 @@ class DenoisingTarget(TrainingTarget):
 
     @torch.no_grad()
     def encode_validation_picture(self, batch: Batch) -> ValidationPicture:
-        """Encode the one picture of a batch for `compute_velocity_errors`."""
+        """Encode latents and conditioning of the one picture of a batch, to measure its
+        validation loss.
+        """
         latents_1CHW = scale_latents(
             self.components.vae, encode_latent_moments(self.vae, batch, self.device)[0].float()
         )

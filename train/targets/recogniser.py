@@ -53,7 +53,7 @@ class RecogniserTarget(TrainingTarget):
         self.labels = labels
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy of kinds and colours of each row, (B,)."""
+        """Return the cross-entropy of object kinds and colours of each row, (B,)."""
         assert batch.marks_B2HW is not None
         maps = self.recogniser(batch.pixels_BCHW)
         kind_Bhw, colour_Bhw = batch.marks_B2HW[:, :, ::2, ::2].long().unbind(1)

@@ -18,7 +18,7 @@ class ByteSource(Protocol):
     """
 
     def read(self) -> bytes:
-        """Return the bytes. Raises OSError, or BrokenPictureError with a reason."""
+        """Return the bytes of the file. Raises OSError, or BrokenPictureError with a reason."""
         ...
 
 

@@ -97,11 +97,11 @@ class RemoteFile(io.RawIOBase):
         self.url, self.length, self.position = url, fetch_content_length(url), 0
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, as the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
+        """Return True, as the read position can be set."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -157,7 +157,9 @@ def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) ->
 
 
 def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
-    """Yield the files of an archive in order; an incomplete archive is added to the broken ones."""
+    """Yield the files of a .tar in order; an incomplete .tar is added to the listing's broken
+    ones.
+    """
     source: Callable[[int, int], ByteSource]
     with ExitStack() as stack:
         if archive.startswith(SCHEMES):
