@@ -5,7 +5,7 @@ B batch rows (here: images), C channels, H W latent size.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
+from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.edit_run import (
     EditRun,
@@ -23,23 +24,19 @@ from pipelines.prompt_to_prompt.edit_run import (
     find_image_size,
     list_prompts,
     plan_edit_run,
-    repeat_noise,
 )
-from pipelines.prompt_to_prompt.recorded_source import (
-    RecordedSource,
-    check_replayable_edits,
-    write_recorded_source,
+from pipelines.prompt_to_prompt.inverted_source import (
+    check_source_prompt,
+    invert_picture,
+    resolve_method,
 )
-from pipelines.prompt_to_prompt.recording import (
-    BUDGET,
-    RecordingEdit,
-    RecordingProbe,
-    create_recorded_steps,
-)
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, check_replayable_edits
+from pipelines.prompt_to_prompt.recording import BUDGET
+from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.exclusive_access import holding_locks
-from pipelines.run.run_facts import RunSettings, collect_run_facts
+from pipelines.run.run_facts import RunSettings
 from pipelines.run.step_callbacks import StepEndCallback
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
@@ -138,7 +135,12 @@ class PromptEditPipeline(TextToImagePipeline):
         if recorded is not None:
             check_replayable_edits(run_edits, recorded.facts)
 
-        with self.holding_attention_lock(), attend(self, recorded_source=recorded) as attn:
+        overrides = None if recorded is None else recorded.call_overrides(self)
+        with (
+            self.holding_attention_lock(),
+            attend(self, recorded_source=recorded) as attn,
+            self.overriding_calls(overrides),
+        ):
             for edit in run_edits:
                 attn.edit(edit)
             drawn = super().__call__(
@@ -211,7 +213,6 @@ class PromptEditPipeline(TextToImagePipeline):
         if not isinstance(source, str | Prompt):
             list_prompts(source, "")
         noise = NoiseArguments(seed, generator, latents)
-        (source_generator,) = build_identical_generators(noise, 1)
         height, width = find_image_size(self, height, width, latents)
         settings = RunSettings(
             height=height,
@@ -225,34 +226,73 @@ class PromptEditPipeline(TextToImagePipeline):
             clip_skip=clip_skip,
             cross_attention_kwargs=cross_attention_kwargs,
         )
-        if max_positions is None:
-            max_positions = self.find_max_site_size(height, width)
-        facts = collect_run_facts(self, settings.to_arguments() | {"seed": seed})
-        facts |= {"max_positions": max_positions, "generator": str(source_generator.device)}
-        generator_state = source_generator.get_state()
-        path = None if folder is None else Path(folder)
-        with ExitStack() as stack:
-            steps = create_recorded_steps(path, stack)
-            stack.enter_context(self.holding_attention_lock())
-            with attend(self) as attn:
-                probe = RecordingProbe(max_positions)
-                attn.edit(RecordingEdit(storage=steps, probe=probe, budget=budget))
-                drawn = super().__call__(
-                    prompt=source,
-                    generator=[source_generator],
-                    latents=None if latents is None else repeat_noise(latents, 1),
-                    output_type="latent",
-                    return_dict=False,
-                    **settings.to_arguments(),
-                )
-            final_1CHW = extract_returned_images(drawn)
-            pixels = self.decode_latents(final_1CHW)
-            recorded = RecordedSource(
-                source, facts, steps, generator_state, latents, final_1CHW, pixels
-            )
-            write_recorded_source(recorded)
-        steps.folder = path
-        return recorded
+        return record_source(
+            self, source, settings, noise, RecordingOptions(folder, budget, max_positions)
+        )
+
+    @torch.no_grad()
+    def invert(
+        self,
+        picture: Any,
+        prompt: str | Prompt,
+        method: str | InversionMethod = "auto",
+        *,
+        folder: str | Path | None = None,
+        budget: int = BUDGET,
+        max_positions: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: Guidance | None = None,
+        negative_prompt: str | Prompt | None = None,
+        clip_skip: int | None = None,
+    ) -> RecordedSource:
+        """Invert a picture of one's own: record it as a source, so that it can be edited.
+
+        >>> source = pipe.invert(PIL.Image.open("cat.png"), "a cat on a sofa")
+        >>> cat, dog = pipe(source, "a dog on a sofa").images
+        >>> source.error
+        InversionError(replay=24.1, autoencoder=31.6)
+
+        Warns of a picture that the model cannot reproduce from its noise; see RecordedSource.error.
+
+        Parameters
+        ----------
+        picture : Pillow image, array or tensor
+        prompt : describes the picture; "" is possible, and then edits have no words to hold on to
+        method : name and arguments, "edit-friendly:skip=0.25", see
+            pipelines.inversion.methods.METHODS; "auto" for the one that suits the model
+        seed, generator : of the noise that some methods draw
+        height, width : of the result; by default the model's
+        folder, budget, max_positions : as in `remember`
+        """
+        check_source_prompt(prompt)
+        (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
+        size = find_image_size(self, height, width)
+        settings = RunSettings(
+            height=size[0],
+            width=size[1],
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=0.0,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            eta=0.0,
+            clip_skip=clip_skip,
+            cross_attention_kwargs=None,
+        )
+        return invert_picture(
+            self,
+            picture,
+            prompt,
+            resolve_method(self, method),
+            settings,
+            own,
+            RecordingOptions(folder, budget, max_positions),
+        )
 
     @contextmanager
     def holding_attention_lock(self) -> Iterator[None]:

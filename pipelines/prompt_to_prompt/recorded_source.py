@@ -10,14 +10,18 @@ Y X image size.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipelines.inversion.noise_levels import PathStep
+from pipelines.inversion.null_text import UncondSchedule
+from pipelines.inversion.path_scheduler import PathScheduler
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recording import (
     END_FILE,
@@ -27,6 +31,7 @@ from pipelines.prompt_to_prompt.recording import (
     read_step_file,
     step_file_name,
 )
+from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
@@ -52,8 +57,10 @@ class RecordedSource:
 
     facts : model, prompt, sampler and all settings of the run, which edits of it take over
     state : state of the generator before anything was drawn
-    noise : starting noise, if it was given
+    noise : starting latents, if they were given or found by an inversion
     pixels : (1, 3, Y, X) in -1..1
+    path_steps : sampler steps of the targets of an inverted picture, else empty
+    picture : (1, 3, Y, X) in -1..1, the user's own, else None
     """
 
     prompt: str | Prompt
@@ -63,6 +70,8 @@ class RecordedSource:
     noise: Tensor | None
     latents: Tensor
     pixels: Tensor
+    path_steps: tuple[PathStep, ...] = ()
+    picture: Tensor | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -74,6 +83,30 @@ class RecordedSource:
     def bytes(self) -> int:
         """Size of the recorded steps in bytes, in memory or on disk."""
         return self.steps.bytes
+
+    @property
+    def error(self) -> "InversionError | None":
+        """Error of an inverted picture's reproduction; None for a source that the model generated."""
+        error = self.facts.get("error")
+        return None if error is None else InversionError(**error)
+
+    def call_overrides(self, pipe: Any) -> CallOverrides | None:
+        """Return what the run of targets beside an inverted picture needs; None for others."""
+        if not self.path_steps:
+            return None
+        first = self.steps[0]
+        residual_at = self.residual_at if "residual" in first else None
+        scheduler = PathScheduler(pipe.scheduler, self.path_steps, residual_at)
+        callbacks = [UncondSchedule(self.uncond_embedding_at)] if "uncond" in first else []
+        return CallOverrides(scheduler, callbacks)
+
+    def residual_at(self, step: int) -> Tensor:
+        """Return the residual of the source's step, (1, C, H, W), for its targets to add."""
+        return self.steps[step]["residual"]
+
+    def uncond_embedding_at(self, step: int) -> Tensor:
+        """Return the unconditional text embedding of a step, (1, T, D)."""
+        return self.steps[step]["uncond"]
 
     # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
@@ -94,6 +127,19 @@ class RecordedSource:
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""
         return self.steps[step]["latents"]
+
+
+@dataclass(frozen=True, slots=True)
+class InversionError:
+    """Peak signal-to-noise ratios of an inverted picture against the picture itself, in dB.
+
+    replay : of the source drawn again from its noise with its own prompt and guidance; None for a
+        method that reproduces its path by construction
+    autoencoder : of the picture encoded and decoded, which no method can surpass
+    """
+
+    replay: float | None
+    autoencoder: float
 
 
 def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
@@ -129,10 +175,13 @@ def write_recorded_source(kept: RecordedSource) -> None:
     noise = {} if kept.noise is None else {"noise": kept.noise.cpu().contiguous()}
     save_file({"state": kept.state, **noise}, folder / START_FILE)
     end = {"latents": kept.latents, "pixels": kept.pixels}
+    if kept.picture is not None:
+        end["picture"] = kept.picture
     save_file({name: one.cpu().contiguous() for name, one in end.items()}, folder / END_FILE)
     prompt = prompt_to_json(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
-    contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts}
+    path = {"path": [asdict(step) for step in kept.path_steps]} if kept.path_steps else {}
+    contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts, **path}
     digests = {
         name: compute_recorded_file_digest(folder / name)
         for name in list_recorded_file_names(kept.steps.count)
@@ -182,6 +231,10 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
+        path_steps = tuple(
+            PathStep(**{**step, "denoised": tuple(step["denoised"])})
+            for step in manifest.get("path", ())
+        )
         digests = dict(manifest["sha256"])
         # First the manifest, so that no corrupt number of steps is used.
         check_digest(folder / MANIFEST, digests, compute_manifest_digest(manifest))
@@ -207,6 +260,8 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
             noise=start.get("noise"),
             latents=end["latents"],
             pixels=end["pixels"],
+            path_steps=path_steps,
+            picture=end.get("picture"),
         )
     except KeyError as error:
         raise DataError(f"{folder} lacks {error}: record the source again.") from error

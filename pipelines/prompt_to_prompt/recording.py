@@ -5,7 +5,7 @@ size.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +104,17 @@ class RecordingProbe(Probe):
         }
 
 
+def no_extra_tensors(step: int) -> Mapping[str, Tensor]:
+    """Return no tensors: nothing is recorded beside latents, queries and keys."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordingEdit(Edit):
     """Edit that changes nothing and records each step.
 
     budget : most bytes of all steps; a run that would exceed it stops after its first step
+    extra : number of a step -> further tensors to record of it, by names without "/"
     """
 
     edits_latents = True
@@ -116,6 +122,7 @@ class RecordingEdit(Edit):
     storage: RecordedSteps
     probe: RecordingProbe
     budget: int
+    extra: Callable[[int], Mapping[str, Tensor]] = no_extra_tensors
 
     def acts_at_site(self, site: Site) -> bool:
         """Return False: recording changes no attention."""
@@ -129,7 +136,10 @@ class RecordingEdit(Edit):
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
         """Record the step; ArgumentError if all steps together would exceed the budget."""
-        tensors = self.probe.tensors | {"latents": latents_BCHW.detach().to("cpu", copy=True)}
+        kept = {"latents": latents_BCHW, **self.extra(denoiser_pass.step)}
+        tensors = self.probe.tensors | {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()
+        }
         self.probe.tensors = {}
         needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
         if needed > self.budget:

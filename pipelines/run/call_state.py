@@ -38,6 +38,20 @@ _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", de
 """Running calls of this thread, the innermost last, each with its pipeline."""
 
 
+@dataclass(frozen=True)
+class CallOverrides:
+    """Scheduler and further step callbacks that the next call of a pipeline runs with."""
+
+    scheduler: Any
+    step_callbacks: Sequence[StepCallback] = ()
+
+
+_overrides: ContextVar[tuple[tuple[object, CallOverrides], ...]] = ContextVar(
+    "overrides", default=()
+)
+"""Overrides of the calls that this thread begins, each with its pipeline, the newest last."""
+
+
 class CallStateAttribute:
     """Descriptor of a pipeline attribute that is kept in the state of a call.
 
@@ -179,6 +193,9 @@ class CallStateMixin:
         state.step_callbacks = [
             step_callback for step_callback in self.step_callbacks if id(step_callback) not in busy
         ]
+        overrides = next((own for pipe, own in reversed(_overrides.get()) if pipe is self), None)
+        if overrides is not None:
+            state.step_callbacks = [*overrides.step_callbacks, *state.step_callbacks]
         models = [part for part in vars(self).values() if isinstance(part, nn.Module)]
         with ExitStack() as stack:
             self._calls.append(state)
@@ -188,7 +205,9 @@ class CallStateMixin:
             stack.callback(pipe.maybe_free_model_hooks)
             for name in self.scheduler_names:
                 shared = vars(self)[name]
-                if shared is not None:
+                if overrides is not None and name == "scheduler":
+                    state.schedulers[name] = (shared, overrides.scheduler)
+                elif shared is not None:
                     check_scheduler_not_in_use(shared)
                     state.schedulers[name] = (
                         shared,
@@ -196,7 +215,22 @@ class CallStateMixin:
                     )
             token = _here.set((*_here.get(), (self, state)))
             stack.callback(_here.reset, token)
+            # A call made by a callback runs as the pipeline is, without the overrides.
+            stack.callback(_overrides.reset, _overrides.set(()))
             yield state
+
+    @contextmanager
+    def overriding_calls(self, overrides: CallOverrides | None) -> Iterator[None]:
+        """Run this thread's calls of this pipeline within the block with these overrides, if any.
+
+        The scheduler is used itself, not a copy; the pipeline keeps its own.
+        """
+        own = () if overrides is None else ((self, overrides),)
+        token = _overrides.set((*_overrides.get(), *own))
+        try:
+            yield
+        finally:
+            _overrides.reset(token)
 
     def _end(self, state: CallState) -> None:
         self._calls.remove(state)

@@ -9,6 +9,7 @@ from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.proximal_guidance import Proximal
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError, nearest_hint
 
@@ -148,6 +149,7 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "apg": AdaptiveProjected,
     "cfg-zero": ZeroStar,
     "pag": PerturbedAttention,
+    "prox": Proximal,
     "and": Composed,
     "interval": Interval,
 }

@@ -1,0 +1,104 @@
+"""Exact inversion by bidirectional integration: the method `bdia`.
+
+C channels, H W latent size.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.inversion.ddim import InverseScheduler, check_iterations
+from pipelines.inversion.noise_levels import NoiseLevels, PathStep, ddim_steps, step_between
+from pipelines.inversion.path import SourcePath
+from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, apply_step, widen
+from pipelines.inversion.source_run import SourceRun
+from t2i.conditioning.guidance import check_finite_number
+from t2i.denoiser.schedulers import Scheduler
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Bdia:
+    """BDIA-DDIM (Zhang et al. 2023, https://arxiv.org/abs/2307.10829): a sampler that reads two
+    latents and can be run backwards exactly, with one pass a step.
+
+    With z_j at level j, N the picture: z_(j+1) = gamma (z_(j-1) - up(z_j)) + down(z_j), where up
+    and down are the DDIM steps from z_j to its neighbours.
+
+    gamma : 1 trusts the older latents most; below it errors grow by 1 / gamma a step on the way up
+    iterations : of the first, ordinary step
+    """
+
+    gamma: float = 1.0
+    iterations: int = 4
+
+    def __post_init__(self) -> None:
+        check_finite_number("gamma", self.gamma)
+        check_iterations(self.iterations)
+        if not 0 < self.gamma <= 1:
+            raise ArgumentError(f"Got gamma={self.gamma}, expected a number above 0, up to 1.")
+
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the path of BDIA; its first step, which has no older latents, has a residual."""
+        levels = run.levels
+        first = InverseScheduler(
+            run.scheduler, levels, run.clean_1CHW, self.iterations, levels_to_invert=1
+        )
+        run.draw(first, run.clean_1CHW, guided=True)
+        steps = two_latent_steps(levels, self.gamma)
+        latents = first.latents
+        if len(steps) > 1:
+            inverse = InverseBdiaScheduler(run.scheduler, steps, latents)
+            run.draw(inverse, latents[0], guided=True)
+            latents = inverse.latents
+        return SourcePath(steps, latents, has_residuals=True)
+
+    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+        """Return no settings: the edits keep theirs."""
+        return {}
+
+
+def two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep, ...]:
+    """Return BDIA's steps: the first as DDIM, the others from the last two latents."""
+    first, *others = ddim_steps(levels)
+    steps = [first]
+    for level, down in enumerate(others, start=1):
+        up = step_between(levels, level, level - 1)
+        steps.append(
+            replace(
+                down,
+                clean=down.clean - gamma * up.clean,
+                latents=down.latents - gamma * up.latents,
+                previous=gamma,
+            )
+        )
+    return tuple(steps)
+
+
+class InverseBdiaScheduler(FixedTimestepsScheduler):
+    """Scheduler that solves BDIA's steps for the older latents, from the picture to noise.
+
+    latents : those found so far, the noisiest first
+    """
+
+    def __init__(self, like: Scheduler, steps: tuple[PathStep, ...], latents: list[Tensor]) -> None:
+        self.steps = steps[:0:-1]
+        super().__init__(like, [step.timestep for step in self.steps])
+        self.latents = list(latents)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the next noisier latents (1, C, H, W), in a tuple."""
+        step = self.steps[self.index]
+        own = apply_step(step, model_output, sample)
+        older_1CHW = ((widen(self.latents[1]) - own) / step.previous).to(sample.dtype)
+        self.latents.insert(0, older_1CHW)
+        self.index += 1
+        return (older_1CHW,)

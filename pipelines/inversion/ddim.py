@@ -1,0 +1,192 @@
+"""DDIM inversion by fixed-point iteration: the methods `ddim`, `direct` and `negative-prompt`.
+
+B batch rows (here: 1 image), C channels, H W latent size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.inversion.noise_levels import NoiseLevels, PathStep, ddim_steps
+from pipelines.inversion.path import SourcePath
+from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, widen
+from pipelines.inversion.source_run import SourceRun
+from t2i.conditioning.guidance import ClassifierFree
+from t2i.conditioning.proximal_guidance import Proximal
+from t2i.denoiser.schedulers import Scheduler
+from t2i.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Ddim:
+    """DDIM inversion (Song et al. 2020, https://arxiv.org/abs/2010.02502): targets and source are
+    drawn from the noise that the picture came from.
+
+    The source is what the model draws from that noise, which is not exactly the picture.
+
+    iterations : of the fixed point of each step, as AIDI (Pan et al. 2023,
+        https://arxiv.org/abs/2309.04907); 1 asks the model at the latents of the step before, as
+        published first
+    """
+
+    iterations: int = 4
+
+    def __post_init__(self) -> None:
+        check_iterations(self.iterations)
+
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the path of DDIM inversion, of which the targets take the first latents."""
+        latents = invert_ddim(run, self.iterations)
+        return SourcePath(ddim_steps(run.levels), latents, pinned=False)
+
+    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+        """Return no settings: the edits keep theirs."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Direct(Ddim):
+    """Direct inversion (Ju et al. 2023, https://arxiv.org/abs/2310.01506): as `Ddim`, and the
+    source's row of each step is the path itself.
+    """
+
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the path of DDIM inversion, to which the source is pinned."""
+        return SourcePath(ddim_steps(run.levels), invert_ddim(run, self.iterations))
+
+
+@dataclass(frozen=True, slots=True)
+class NegativePrompt(Direct):
+    """Negative-prompt inversion (Miyake et al. 2023, https://arxiv.org/abs/2305.16807): the
+    source's prompt takes the place of the negative prompt.
+
+    prox : "l0" or "l1" for proximal guidance (Han et al. 2023, https://arxiv.org/abs/2306.05414),
+        which drops the smallest differences of the two predictions, or "none"
+    quantile : share of the values that is dropped
+    """
+
+    prox: str = "none"
+    quantile: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_iterations(self.iterations)
+        if self.prox not in ("none", "l0", "l1"):
+            raise ArgumentError(f"Got prox={self.prox!r:.80}, expected none, l0 or l1.")
+        if self.prox != "none":
+            Proximal(1.0, quantile=self.quantile, norm=self.prox)
+
+    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+        """Return the source's prompt as negative prompt, and proximal guidance if wanted."""
+        guidance = (
+            ClassifierFree(guidance_scale)
+            if self.prox == "none"
+            else Proximal(guidance_scale, quantile=self.quantile, norm=self.prox)
+        )
+        return {"negative_prompt": prompt, "guidance": guidance}
+
+
+def invert_ddim(run: SourceRun, iterations: int) -> list[Tensor]:
+    """Return the latents of each level, the noisiest first, by DDIM inversion without guidance."""
+    inverse = InverseScheduler(run.scheduler, run.levels, run.clean_1CHW, iterations)
+    run.draw(inverse, run.clean_1CHW, guided=False)
+    return inverse.latents
+
+
+class InverseScheduler(FixedTimestepsScheduler):
+    """Scheduler that steps from the picture to noise: the inverse of a DDIM step at each level.
+
+    x' = A D(x) + B x is solved for x, the noisier latents, by fixed-point iteration from x'; the
+    denoiser is always told the noisier timestep. For a prediction p with D = f x + g p:
+    x = (x' - A g p) / (A f + B), where A f + B is cos(dphi) for v-prediction and a' / a for
+    epsilon; where the model predicts the sample, f and g are those of its v. An iterate that moves
+    further than the one before it is halved, so that long steps do not diverge.
+
+    latents : those found so far, the noisiest first
+    """
+
+    def __init__(
+        self,
+        like: Scheduler,
+        levels: NoiseLevels,
+        clean_1CHW: Tensor,
+        iterations: int,
+        levels_to_invert: int | None = None,
+    ) -> None:
+        count = levels.num_steps
+        first = 0 if levels_to_invert is None else count - levels_to_invert
+        numbers = [level for level in reversed(range(first, count)) for _ in range(iterations)]
+        super().__init__(like, [levels.timesteps[level] for level in numbers])
+        self.numbers = numbers
+        self.iterations = iterations
+        self.levels = levels
+        self.steps = ddim_steps(levels)
+        self.latents = [clean_1CHW]
+        self.last_move = math.inf
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the next iterate of the noisier latents (1, C, H, W), in a tuple."""
+        level = self.numbers[self.index]
+        if self.index % self.iterations == 0:
+            self.last_move = math.inf
+        iterate_BCHW = widen(sample)
+        noisier_BCHW = invert_step(
+            self.steps[level], self.levels, level, model_output, iterate_BCHW, self.latents[0]
+        )
+        move = float((noisier_BCHW - iterate_BCHW).norm())
+        if move > self.last_move:
+            noisier_BCHW = (noisier_BCHW + iterate_BCHW) / 2
+        self.last_move = move
+        noisier_BCHW = noisier_BCHW.to(sample.dtype)
+        self.index += 1
+        if self.index % self.iterations == 0:
+            self.latents.insert(0, noisier_BCHW)
+        return (noisier_BCHW,)
+
+
+def invert_step(
+    step: PathStep,
+    levels: NoiseLevels,
+    level: int,
+    prediction_BCHW: Tensor,
+    iterate_BCHW: Tensor,
+    cleaner_BCHW: Tensor,
+) -> Tensor:
+    """Return the noisier latents x of x' = A D + B x, with the prediction made at an iterate."""
+    f, g = step.denoised
+    prediction = widen(prediction_BCHW)
+    if (f, g) == (0, 1):  # the model predicts the sample: by its v, which determines x everywhere
+        a, s = levels.signal[level], levels.noise[level]
+        prediction = (a * widen(iterate_BCHW) - prediction) / s
+        f, g = a, -s
+    divisor = step.clean * f + step.latents
+    if abs(divisor) < 1e-6:
+        raise ArgumentError(
+            "One step from the picture to pure noise cannot be inverted: give at least 2 steps."
+        )
+    return (widen(cleaner_BCHW) - step.clean * g * prediction) / divisor
+
+
+def check_iterations(iterations: object) -> None:
+    """Raise ArgumentError unless this is a number of fixed-point iterations."""
+    whole = isinstance(iterations, int) and not isinstance(iterations, bool)
+    if not whole or not 1 <= iterations <= 100:  # type: ignore[operator]  # checked before
+        raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
+
+
+def draw_noise(run: SourceRun) -> Tensor:
+    """Return noise of the picture's latents' shape, drawn from the run's generator."""
+    clean = run.clean_1CHW
+    noise = torch.randn(
+        clean.shape, generator=run.generator, device=run.generator.device, dtype=widen(clean).dtype
+    )
+    return noise.to(clean.device)

@@ -1,0 +1,80 @@
+"""Inversion methods by name, with their arguments as text: "edit-friendly:skip=0.25"."""
+
+import dataclasses
+from typing import Any, get_type_hints
+
+from pipelines.inversion.bdia import Bdia
+from pipelines.inversion.ddim import Ddim, Direct, NegativePrompt
+from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
+from pipelines.inversion.null_text import NullText
+from pipelines.inversion.source_run import InversionMethod
+from t2i.errors import ArgumentError, nearest_hint
+
+
+def parse_method(text: str) -> InversionMethod:
+    """Return the method of a name and arguments, such as "ddim:iterations=2".
+
+    Raises ArgumentError for an unknown name or argument, and for a value out of range.
+    """
+    name, _, arguments = text.partition(":")
+    name = name.strip().lower().replace("_", "-")
+    if name not in METHODS:
+        raise ArgumentError(f"Unknown inversion method {name!r:.80}. {nearest_hint(name, METHODS)}")
+    kind: Any = METHODS[name]
+    types = get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    values: dict[str, object] = {}
+    for argument in filter(None, (part.strip() for part in arguments.split(","))):
+        key, equals, value = (part.strip() for part in argument.partition("="))
+        if not equals:
+            raise ArgumentError(f"Got {argument!r:.80} in {text!r:.80}, expected name=value.")
+        if key not in known:
+            raise ArgumentError(f"{name} has no argument {key!r:.80}. {nearest_hint(key, known)}")
+        if key in values:
+            raise ArgumentError(f"Got {key!r} twice in {text!r:.80}: give it once.")
+        values[key] = parse_value(name, key, value, types[key])
+    method: InversionMethod = kind(**values)
+    return method
+
+
+def parse_value(method: str, key: str, value: str, kind: Any) -> object:
+    """Return the text of an argument as a number or word of its type."""
+    try:
+        if kind is int:
+            return int(value)
+        if kind is float:
+            return float(value)
+        if kind is str:
+            return value
+        return value if value.isalpha() else float(value)
+    except ValueError as error:
+        expected = "a whole number" if kind is int else "a number"
+        raise ArgumentError(
+            f"Got {key}={value!r:.80} for {method}, expected {expected}."
+        ) from error
+
+
+def format_method(method: InversionMethod) -> str:
+    """Return the text that `parse_method` reads, with every argument."""
+    name = next((name for name, kind in METHODS.items() if type(method) is kind), None)
+    if name is None:
+        raise ArgumentError(
+            f"Got {type(method).__name__} as inversion method, expected one of "
+            f"{', '.join(METHODS)}: a method of your own is named in "
+            "pipelines.inversion.methods.METHODS."
+        )
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]  # the protocol hides it
+    return f"{name}:" + ",".join(f"{one.name}={getattr(method, one.name)}" for one in fields)
+
+
+METHODS: dict[str, type[InversionMethod]] = {
+    "ddim": Ddim,
+    "direct": Direct,
+    "negative-prompt": NegativePrompt,
+    "null-text": NullText,
+    "edit-friendly": EditFriendly,
+    "turbo": Turbo,
+    "difference": Difference,
+    "bdia": Bdia,
+}
+"""Name on the command line and in files -> method."""

@@ -1,0 +1,143 @@
+"""Null-text inversion: the method `null-text`.
+
+B batch rows (here: 1 image), C channels, H W latent size, T text tokens, D text width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.inversion.ddim import check_iterations, invert_ddim
+from pipelines.inversion.noise_levels import PathStep, ddim_steps
+from pipelines.inversion.path import SourcePath
+from pipelines.inversion.path_scheduler import PathScheduler, apply_step
+from pipelines.inversion.source_run import SourceRun
+from t2i.conditioning.conditioning import Conditioning
+from t2i.conditioning.guidance import check_finite_number
+from t2i.conditioning.run_state import RunState
+from t2i.errors import ArgumentError
+
+UNCOND = "uncond"
+
+
+@dataclass(frozen=True, slots=True)
+class NullText:
+    """Null-text inversion (Mokady et al. 2023, https://arxiv.org/abs/2211.09794, algorithm 1).
+
+    For each step an unconditional embedding is optimised, with which the guided step from the
+    replayed latents leads to the path of DDIM inversion.
+
+    iterations : of the fixed point of DDIM inversion
+    inner_steps : steps of Adam for each embedding
+    learning_rate : of step i it is this times (1 - i / 100)
+    """
+
+    iterations: int = 4
+    inner_steps: int = 10
+    learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_iterations(self.iterations)
+        check_finite_number("learning_rate", self.learning_rate)
+        if not isinstance(self.inner_steps, int) or not 1 <= self.inner_steps <= 1000:
+            raise ArgumentError(
+                f"Got inner_steps={self.inner_steps!r:.80}, expected a number from 1 to 1000."
+            )
+
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the replay of the path under guidance, with an embedding for each step."""
+        latents, steps = invert_ddim(run, self.iterations), ddim_steps(run.levels)
+        optimisation = UncondOptimisation(self, steps, latents)
+        run.draw(
+            PathScheduler(run.scheduler, steps),
+            latents[0],
+            guided=True,
+            step_callbacks=[optimisation],
+        )
+        if not optimisation.embeddings:
+            raise ArgumentError(
+                "null-text optimises the unconditional embedding, and this run computes none: "
+                "give a guidance scale above 1, or choose the method direct."
+            )
+        return SourcePath(steps, latents, pinned=False, uncond_embeddings=optimisation.embeddings)
+
+    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+        """Return no settings: the edits keep theirs."""
+        return {}
+
+
+class UncondOptimisation:
+    """Step callback that optimises the unconditional embedding of each step before its pass.
+
+    embeddings : (1, T, D), one per step so far
+    """
+
+    def __init__(self, method: NullText, steps: Sequence[PathStep], path: Sequence[Tensor]) -> None:
+        self.method = method
+        self.steps = steps
+        self.path = path
+        self.embeddings: list[Tensor] = []
+
+    def before_pass(self, run: RunState) -> None:
+        """Replace the unconditional embedding of this step by the optimised one."""
+        if UNCOND not in run.pass_conditioning.branches:
+            return
+        uncond_1TD = self.optimise(run)
+        self.embeddings.append(uncond_1TD)
+        run.conditioning = replace_branch_text(run.conditioning, UNCOND, uncond_1TD)
+
+    def after_step(self, run: RunState) -> None:
+        """Do nothing: embeddings are replaced before passes."""
+
+    def optimise(self, run: RunState) -> Tensor:
+        """Return the embedding (1, T, D) with which this step ends closest to the path."""
+        assert run.denoise is not None
+        step, end_1CHW = self.steps[run.step], self.path[run.step + 1]
+        uncond = run.conditioning.select_branches((UNCOND,))
+        cond = run.conditioning.select_branches(("cond",))
+        cond_1CHW: Tensor = run.denoise(run.latents_BCHW, cond)
+        text_1TD = uncond.text_BTD.detach().float().clone().requires_grad_()
+        rate = self.method.learning_rate * (1 - run.step / 100)
+        adam = torch.optim.Adam([text_1TD], lr=max(rate, 0.0))
+        for _ in range(self.method.inner_steps):
+            with torch.enable_grad():
+                given = replace(uncond, text_BTD=text_1TD.to(uncond.text_BTD.dtype))
+                uncond_1CHW = run.denoise(run.latents_BCHW, given)
+                guided = run.guidance.combine({UNCOND: uncond_1CHW, "cond": cond_1CHW}, run)
+                moved = apply_step(step, guided, run.latents_BCHW)
+                loss = (moved - end_1CHW.to(moved)).square().mean()
+                (text_1TD.grad,) = torch.autograd.grad(loss, [text_1TD])
+            adam.step()
+            if float(loss.detach()) < 1e-5 + run.step * 2e-5:
+                break
+        return text_1TD.detach().to(uncond.text_BTD.dtype)
+
+
+class UncondSchedule:
+    """Step callback that sets the unconditional embedding of each step.
+
+    embedding_at : number of a step -> (1, T, D), for every image
+    """
+
+    def __init__(self, embedding_at: Callable[[int], Tensor]) -> None:
+        self.embedding_at = embedding_at
+
+    def before_pass(self, run: RunState) -> None:
+        """Set the embedding of this step, if the run has an unconditional branch."""
+        if UNCOND in run.conditioning.branches:
+            uncond_1TD = self.embedding_at(run.step)
+            run.conditioning = replace_branch_text(run.conditioning, UNCOND, uncond_1TD)
+
+    def after_step(self, run: RunState) -> None:
+        """Do nothing: embeddings are set before passes."""
+
+
+def replace_branch_text(conditioning: Conditioning, branch: str, text_1TD: Tensor) -> Conditioning:
+    """Return the conditioning with one text embedding (1, T, D) for every row of a branch."""
+    text_BTD = conditioning.text_BTD.clone()
+    first = conditioning.branches.index(branch) * conditioning.num_images
+    text_BTD[first : first + conditioning.num_images] = text_1TD.to(text_BTD)
+    return replace(conditioning, text_BTD=text_BTD)

@@ -1,0 +1,130 @@
+"""Schedulers that step along a path instead of a noise schedule.
+
+B batch rows (here: images), C channels, H W latent size.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.inversion.noise_levels import PathStep
+from t2i.denoiser.schedulers import Scheduler
+
+ResidualAt = Callable[[int], Tensor]
+"""Number of a step -> the residual (1, C, H, W) that is added to the latents after it."""
+
+
+class FixedTimestepsScheduler:
+    """Base of schedulers whose timesteps are given in advance.
+
+    It has what the sampling loop and the pipelines read of a scheduler; subclasses step.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(self, like: Scheduler, timesteps: Sequence[float]) -> None:
+        kept = ("num_train_timesteps", "prediction_type")
+        self.config: Any = {name: like.config[name] for name in kept if name in like.config}
+        if type(like).__name__.startswith("FlowMatch"):
+            self.config["prediction_type"] = "flow_prediction"
+        self.alphas_cumprod = getattr(like, "alphas_cumprod", None)
+        whole = all(timestep == int(timestep) for timestep in timesteps)
+        self.timesteps = torch.tensor(timesteps, dtype=torch.int64 if whole else torch.float32)
+        self.index = 0
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
+        """Begin a run; the number of steps is that of the given timesteps."""
+        self.timesteps = self.timesteps.to(device)
+        self.index = 0
+
+
+class PathScheduler(FixedTimestepsScheduler):
+    """Scheduler of the targets of an edit: each step is a `PathStep`, plus the path's residual."""
+
+    def __init__(
+        self, like: Scheduler, steps: Sequence[PathStep], residual_at: ResidualAt | None = None
+    ) -> None:
+        super().__init__(like, [step.timestep for step in steps])
+        self.steps = steps
+        self.residual_at = residual_at
+        self.previous_BCHW: Tensor | None = None
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the latents (B, C, H, W) after this step, in a tuple."""
+        moved_BCHW = self.move(self.steps[self.index], model_output, sample)
+        if self.residual_at is not None:
+            moved_BCHW = moved_BCHW + self.residual_at(self.index).to(moved_BCHW)
+        self.previous_BCHW = sample
+        self.index += 1
+        return (moved_BCHW.to(sample.dtype),)
+
+    def move(self, step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
+        """Return the latents after a step without its residual, in at least float32."""
+        moved_BCHW = apply_step(step, prediction_BCHW, latents_BCHW)
+        if step.previous:
+            assert self.previous_BCHW is not None
+            moved_BCHW = moved_BCHW + step.previous * widen(self.previous_BCHW)
+        return moved_BCHW
+
+
+class PinnedScheduler(PathScheduler):
+    """Scheduler of the source: after each step the latents are those of the path.
+
+    residual_1CHW : what the path's latents differ from the model's own step, after each step
+    """
+
+    def __init__(
+        self,
+        like: Scheduler,
+        steps: Sequence[PathStep],
+        latents: Sequence[Tensor],
+        max_last_residual: float | None = None,
+    ) -> None:
+        super().__init__(like, steps)
+        self.latents = latents
+        self.max_last_residual = max_last_residual
+        self.residual_1CHW: Tensor | None = None
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the path's next latents (1, C, H, W), in a tuple, and keep the residual."""
+        end_1CHW = self.latents[self.index + 1]
+        moved_1CHW = self.move(self.steps[self.index], model_output, sample)
+        residual_1CHW = widen(end_1CHW).to(moved_1CHW.device) - moved_1CHW
+        is_last = self.index == len(self.steps) - 1
+        if is_last and self.max_last_residual is not None:
+            norm = float(residual_1CHW.norm())
+            residual_1CHW = residual_1CHW * min(1.0, self.max_last_residual / max(norm, 1e-12))
+        self.residual_1CHW = residual_1CHW
+        self.previous_BCHW = sample
+        self.index += 1
+        return (end_1CHW.to(sample),)
+
+
+def apply_step(step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
+    """Return clean D + latents x of a step, in at least float32."""
+    f, g = step.denoised
+    of_latents = step.clean * f + step.latents
+    of_prediction = step.clean * g
+    return of_latents * widen(latents_BCHW) + of_prediction * widen(prediction_BCHW)
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return the tensor in at least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

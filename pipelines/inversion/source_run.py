@@ -1,0 +1,61 @@
+"""Protocols of an inversion method, and of the run of the source that it is given.
+
+C channels, H W latent size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipelines.inversion.noise_levels import NoiseLevels
+from pipelines.inversion.path import SourcePath
+from t2i.conditioning.run_state import StepCallback
+from t2i.denoiser.schedulers import Scheduler
+
+
+class SourceRun(Protocol):
+    """Interface of the model with the source's prompt, for an inversion method."""
+
+    @property
+    def levels(self) -> NoiseLevels:
+        """Noise levels of the run."""
+
+    @property
+    def clean_1CHW(self) -> Tensor:
+        """Latents of the picture."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Generator of the noise that a method draws."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Scheduler of the pipeline, whose config describes the model's noise."""
+
+    def draw(
+        self,
+        scheduler: Any,
+        latents_1CHW: Tensor,
+        *,
+        guided: bool,
+        step_callbacks: Sequence[StepCallback] = (),
+    ) -> Tensor:
+        """Run the sampling loop with this scheduler from these latents; return the last ones.
+
+        guided : with the guidance of the edits; else the conditional prediction alone
+        """
+
+
+class InversionMethod(Protocol):
+    """Interface of an inversion method; its fields are the arguments that a user may give."""
+
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the path of the picture's latents, and how an edit's targets step beside it."""
+
+    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+        """Return the arguments of a call that the method sets, for the source and all targets.
+
+        prompt, guidance_scale : of the source
+        """

@@ -1,0 +1,252 @@
+"""Inversion of a user's own picture to a recorded source, for `PromptEditPipeline.invert`.
+
+B batch rows (here: 1 image), C channels, H W latent size, Y X image size.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from pipelines.images.input_images import preprocess_images, to_opaque_rgb
+from pipelines.inversion.methods import format_method, parse_method
+from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
+from pipelines.inversion.null_text import UncondSchedule
+from pipelines.inversion.path import SourcePath
+from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
+from pipelines.inversion.source_run import InversionMethod
+from pipelines.prompt_to_prompt.edit_run import NoiseArguments
+from pipelines.prompt_to_prompt.recorded_source import InversionError, RecordedSource
+from pipelines.prompt_to_prompt.source_recording import (
+    PathRecording,
+    RecordingOptions,
+    record_source,
+)
+from pipelines.run.call_state import CallOverrides
+from pipelines.run.run_facts import RunSettings
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.conditioning.guidance import Conditional
+from t2i.conditioning.run_state import StepCallback
+from t2i.denoiser.families import sd
+from t2i.denoiser.schedulers import Scheduler
+from t2i.errors import ArgumentError
+from t2i.text.prompt import Prompt
+
+POOR_REPLAY = 20.0
+"""Decibels below which a picture is not recognised in what the model draws from its noise."""
+
+
+def resolve_method(pipe: Any, method: str | InversionMethod) -> InversionMethod:
+    """Return the method of a name; "auto" is the one that suits the model.
+
+    Models of few steps take "turbo", flow models "difference", all others "direct".
+    """
+    if not isinstance(method, str):
+        format_method(method)
+        return method
+    if method.strip().lower() != "auto":
+        return parse_method(method)
+    if is_flow(pipe.scheduler):
+        return parse_method("difference")
+    return parse_method("turbo" if is_few_step_model(pipe) else "direct")
+
+
+def is_few_step_model(pipe: Any) -> bool:
+    """Return True for a model distilled to a few steps: its guidance or its scheduler says so."""
+    few = type(pipe.scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
+    return few or pipe.unet.config["time_cond_proj_dim"] is not None
+
+
+@dataclass(frozen=True)
+class PictureRun:
+    """The model with the source's prompt, for an inversion method: see `SourceRun`."""
+
+    pipe: Any
+    prompt: str | Prompt
+    arguments: Mapping[str, Any]
+    levels: NoiseLevels
+    clean_1CHW: Tensor
+    generator: torch.Generator
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Scheduler of the pipeline."""
+        scheduler: Scheduler = self.pipe.scheduler
+        return scheduler
+
+    def draw(
+        self,
+        scheduler: Any,
+        latents_1CHW: Tensor,
+        *,
+        guided: bool,
+        step_callbacks: Sequence[StepCallback] = (),
+    ) -> Tensor:
+        """Run the sampling loop with this scheduler from these latents; return the last ones."""
+        with self.pipe.overriding_calls(CallOverrides(scheduler, step_callbacks)):
+            drawn = TextToImagePipeline.__call__(
+                self.pipe,
+                prompt=self.prompt,
+                latents=latents_1CHW,
+                output_type="latent",
+                return_dict=False,
+                **self.arguments_of_run(len(scheduler.timesteps), guided),
+            )
+        assert isinstance(drawn, tuple)
+        latents: Tensor = drawn[0]
+        return latents
+
+    def arguments_of_run(self, num_steps: int, guided: bool) -> dict[str, Any]:
+        """Return the arguments of a run of this many steps, with or without guidance."""
+        arguments = {**self.arguments, "num_inference_steps": num_steps}
+        if not guided:
+            arguments |= {"guidance": Conditional(), "negative_prompt": None}
+        return arguments
+
+
+def invert_picture(
+    pipe: Any,
+    picture: Any,
+    prompt: str | Prompt,
+    method: InversionMethod,
+    settings: RunSettings,
+    generator: torch.Generator,
+    options: RecordingOptions,
+) -> RecordedSource:
+    """Return a picture of the user's as a recorded source with its prompt."""
+    levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps or 1)
+    pixels_13YX = preprocess_images(
+        pipe.image_processor,
+        "picture",
+        to_opaque_rgb(picture),
+        height=settings.height,
+        width=settings.width,
+    )
+    clean_1CHW = encode_picture(pipe, pixels_13YX)
+    given = method.target_settings(prompt, settings.guidance_scale or 1.0)
+    settings = replace(settings, **given)
+    run = PictureRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
+    path = method.find_path(run)
+
+    scheduler = build_source_scheduler(pipe, path)
+    arguments = run.arguments_of_run(len(path.steps), not path.pinned or path.has_residuals)
+    callbacks = build_uncond_callbacks(path)
+
+    def extra(step: int) -> dict[str, Tensor]:
+        tensors = {}
+        if path.has_residuals:
+            assert isinstance(scheduler, PinnedScheduler)
+            assert scheduler.residual_1CHW is not None
+            tensors["residual"] = scheduler.residual_1CHW
+        if path.uncond_embeddings is not None:
+            tensors["uncond"] = path.uncond_embeddings[step]
+        return tensors
+
+    def finish(recorded: RecordedSource) -> RecordedSource:
+        error = measure_error(run, path, recorded, pixels_13YX)
+        return replace(recorded, facts=recorded.facts | {"error": asdict(error)})
+
+    return record_source(
+        pipe,
+        prompt,
+        replace(settings, num_inference_steps=len(path.steps)),
+        NoiseArguments(None, generator, path.latents[0].cpu()),
+        options,
+        PathRecording(
+            overrides=CallOverrides(scheduler, callbacks),
+            arguments=arguments,
+            extra=extra,
+            path_steps=path.steps,
+            picture=pixels_13YX.cpu(),
+            facts={
+                "inversion": format_method(method),
+                "inverted_steps": levels.num_steps,
+                "picture": compute_pixels_digest(pixels_13YX),
+            },
+            finish=finish,
+        ),
+    )
+
+
+def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
+    """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
+    if pixels_13YX.shape[0] != 1:
+        raise ArgumentError(f"Got {pixels_13YX.shape[0]} pictures, expected one.")
+    if pixels_13YX.shape[1] != 3:
+        raise ArgumentError(
+            f"Got a picture of {pixels_13YX.shape[1]} channels, expected one in colour: latents "
+            "cannot be compared with the picture."
+        )
+    vae = pipe.vae
+    encoded = vae.encode(pixels_13YX.to(pipe._execution_device, vae.dtype))
+    latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+    return sd.scale_latents(vae, latents).to(pipe.unet.dtype)
+
+
+def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
+    """Return the scheduler of the source's recorded run."""
+    if not path.pinned:
+        return PathScheduler(pipe.scheduler, path.steps)
+    return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
+
+
+def build_uncond_callbacks(path: SourcePath) -> list[StepCallback]:
+    """Return the callback that sets the path's unconditional embeddings, if it has any."""
+    embeddings = path.uncond_embeddings
+    return [] if embeddings is None else [UncondSchedule(embeddings.__getitem__)]
+
+
+def measure_error(
+    run: PictureRun, path: SourcePath, recorded: RecordedSource, pixels_13YX: Tensor
+) -> InversionError:
+    """Return the error of a picture's inversion; warn where the replay is poor."""
+    decoded = run.pipe.decode_latents(run.clean_1CHW)
+    replay: float | None = None
+    if not path.pinned:
+        replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
+    elif not path.has_residuals or path.max_last_residual is not None:
+        residual_at = recorded.residual_at if path.has_residuals else None
+        scheduler = PathScheduler(run.pipe.scheduler, path.steps, residual_at)
+        latents = run.draw(
+            scheduler, path.latents[0], guided=True, step_callbacks=build_uncond_callbacks(path)
+        )
+        replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
+    error = InversionError(replay, peak_signal_to_noise(decoded, pixels_13YX))
+    if replay is not None and replay < min(POOR_REPLAY, error.autoencoder - 1):
+        warnings.warn(
+            f"Drawn again from its noise, the picture is reproduced at {replay:.1f} dB only (the "
+            f"autoencoder alone: {error.autoencoder:.1f} dB), so edits may change more than is "
+            "wanted. Describe the picture more exactly, lower the guidance scale, take more "
+            "steps, or try the method edit-friendly.",
+            stacklevel=2,
+        )
+    return error
+
+
+def peak_signal_to_noise(pixels: Tensor, reference: Tensor) -> float:
+    """Return the peak signal-to-noise ratio in dB of pixels in -1..1, clipped to that range."""
+    difference = pixels.float().clamp(-1, 1).cpu() - reference.float().clamp(-1, 1).cpu()
+    error = float(difference.square().mean()) / 4
+    return 100.0 if error < 1e-10 else -10 * math.log10(error)
+
+
+def compute_pixels_digest(pixels: Tensor) -> str:
+    """Return the SHA-256 of pixels in -1..1, as 8 bits a channel."""
+    quantized = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return hashlib.sha256(quantized.contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_source_prompt(prompt: object) -> None:
+    """Raise ArgumentError unless this is one prompt."""
+    if isinstance(prompt, str | Prompt):
+        return
+    raise ArgumentError(
+        f"Got {prompt!r:.80} as the prompt of the picture, expected a text that describes it: "
+        "edits hold on to its words. Give '' to do without, for methods that need no words."
+    )

@@ -1,0 +1,117 @@
+"""Recording of a source run that the model draws, for `PromptEditPipeline.remember`.
+
+B batch rows (here: 1 image), C channels, H W latent size.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.inversion.noise_levels import PathStep
+from pipelines.prompt_to_prompt.edit_run import (
+    NoiseArguments,
+    build_identical_generators,
+    repeat_noise,
+)
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, write_recorded_source
+from pipelines.prompt_to_prompt.recording import (
+    RecordingEdit,
+    RecordingProbe,
+    create_recorded_steps,
+    no_extra_tensors,
+)
+from pipelines.run.call_state import CallOverrides
+from pipelines.run.run_facts import Facts, RunSettings, collect_run_facts
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention.attend import attend
+from t2i.text.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """Folder and limits of a recording, see `PromptEditPipeline.remember`."""
+
+    folder: str | Path | None
+    budget: int
+    max_positions: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathRecording:
+    """Additions to a recording when the source is an inverted picture: its path and its pixels.
+
+    overrides : scheduler and step callbacks of the recorded run
+    arguments : of the recorded run, instead of those that the edits take over
+    extra : number of a step -> further tensors of it
+    path_steps : sampler steps of the targets
+    picture : (1, 3, Y, X) in -1..1
+    facts : further facts
+    finish : the recorded source -> it with what is known after the run
+    """
+
+    overrides: CallOverrides
+    arguments: Mapping[str, Any]
+    extra: Callable[[int], Mapping[str, Tensor]]
+    path_steps: tuple[PathStep, ...]
+    picture: Tensor
+    facts: Facts
+    finish: Callable[[RecordedSource], RecordedSource]
+
+
+def record_source(
+    pipe: Any,
+    source: str | Prompt,
+    settings: RunSettings,
+    noise: NoiseArguments,
+    options: RecordingOptions,
+    path: PathRecording | None = None,
+) -> RecordedSource:
+    """Run a source and record it, in memory or in a folder that is complete or absent.
+
+    path : of an inverted picture, else None
+    """
+    (generator,) = build_identical_generators(noise, 1)
+    max_positions = options.max_positions
+    if max_positions is None:
+        assert settings.height is not None
+        assert settings.width is not None
+        max_positions = pipe.find_max_site_size(settings.height, settings.width)
+    facts = collect_run_facts(pipe, settings.to_arguments() | {"seed": noise.seed})
+    facts |= {"max_positions": max_positions, "generator": str(generator.device)}
+    facts |= {} if path is None else path.facts
+    state = generator.get_state()
+    folder = None if options.folder is None else Path(options.folder)
+    with ExitStack() as stack:
+        steps = create_recorded_steps(folder, stack)
+        stack.enter_context(pipe.holding_attention_lock())
+        with (
+            attend(pipe) as attn,
+            pipe.overriding_calls(None if path is None else path.overrides),
+        ):
+            extra = no_extra_tensors if path is None else path.extra
+            probe = RecordingProbe(max_positions)
+            attn.edit(RecordingEdit(storage=steps, probe=probe, budget=options.budget, extra=extra))
+            drawn = TextToImagePipeline.__call__(
+                pipe,
+                prompt=source,
+                generator=[generator],
+                latents=None if noise.latents is None else repeat_noise(noise.latents, 1),
+                output_type="latent",
+                return_dict=False,
+                **(settings.to_arguments() if path is None else path.arguments),
+            )
+        assert isinstance(drawn, tuple)
+        final_1CHW = drawn[0]
+        pixels = pipe.decode_latents(final_1CHW)
+        recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
+        if path is not None:
+            recorded = path.finish(
+                replace(recorded, path_steps=path.path_steps, picture=path.picture)
+            )
+        write_recorded_source(recorded)
+    steps.folder = folder
+    return recorded

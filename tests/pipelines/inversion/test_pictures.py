@@ -1,0 +1,298 @@
+"""A picture of one's own as a recorded source, on tiny models and on the embedded one."""
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler
+from PIL import Image
+
+from pipelines.inversion.methods import METHODS, parse_method
+from pipelines.inversion.null_text import NullText
+from pipelines.prompt_to_prompt.inverted_source import resolve_method
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+from t2i.attention import Replace
+from t2i.conditioning.guidance import Conditional
+from t2i.denoiser.schedulers import build_scheduler
+from t2i.errors import ArgumentError, DataError
+from t2i.scenes.scenes import Scenes, ScenesConfig
+from tests.tiny import tiny_sd_components, tiny_sdxl_components
+
+SOURCE, TARGET = "a red cat", "a red dog"
+RUN = {"num_inference_steps": 4, "guidance_scale": 3.0, "seed": 1}
+EXACT = ("edit-friendly", "edit-friendly:skip=0.25", "difference", "difference:keep=0.3", "bdia")
+
+
+def picture(size=32):
+    pixels = torch.rand(3, size, size, generator=torch.Generator().manual_seed(4))
+    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
+
+
+def quiet(components, dtype=torch.float32):
+    pipe = PromptEditPipeline(**components).to(dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return quiet(tiny_sd_components())
+
+
+@pytest.fixture(scope="module")
+def precise():
+    return quiet(tiny_sd_components(), torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def _poor_replays_are_expected():
+    """Random weights reproduce nothing; the warning has a test of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Drawn again from its noise")
+        yield
+
+
+def largest(difference):
+    return float(difference.abs().max())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_a_source_whose_targets_are_drawn(pipe, name):
+    """With the automatic edits, and each target the same again from the folder of the source."""
+    source = pipe.invert(picture(), SOURCE, name, **RUN)
+    images = pipe(source, [TARGET, "a red cat and a dog"], output_type="latent").images
+    assert images.shape[0] == 3
+    assert torch.equal(images[0], source.latents[0])
+    assert largest(images[1] - images[0]) > 1e-3
+    assert source.facts["inversion"].startswith(name)
+    assert source.error.autoencoder > 0
+
+
+@pytest.mark.parametrize("name", ["direct", "negative-prompt", "null-text", "bdia", "turbo"])
+def test_a_folder_gives_the_same_pictures(pipe, name, tmp_path):
+    kept = pipe.invert(picture(), SOURCE, name, folder=tmp_path / "source", **RUN)
+    again = load_recorded_source(tmp_path / "source")
+    drawn = [pipe(one, TARGET, output_type="latent").images for one in (kept, again)]
+    assert torch.equal(*drawn)
+    assert again.error == kept.error
+    assert again.path_steps == kept.path_steps
+    assert torch.equal(again.picture, kept.picture)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_target_equal_to_the_source_is_the_picture(pipe, precise, name):
+    """To rounding: 1e-5 in float32, 1e-12 in float64, of the largest latents of the path."""
+    for one, near in ((pipe, 1e-5), (precise, 1e-12)):
+        if name == "bdia" and one is pipe:
+            continue  # It amplifies rounding, most with random weights: on the embedded model.
+        source = one.invert(picture(), SOURCE, name, **RUN)
+        kept, again = one(source, SOURCE, edits=[], output_type="latent").images
+        reach = max(largest(source.latents_at(i)) for i in range(source.steps.count))
+        assert largest(again - kept) < near * max(reach, 1)
+        assert source.error.replay is None
+
+
+@pytest.mark.parametrize("name", ["direct", "negative-prompt", *EXACT])
+def test_the_source_of_a_pinned_path_is_the_picture_s_own_latents(pipe, name):
+    source = pipe.invert(picture(), SOURCE, name, **RUN)
+    pixels = pipe.image_processor.preprocess(picture())
+    own = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config["scaling_factor"]
+    assert largest(source.latents - own) < 1e-6
+
+
+def test_a_target_beside_a_recorded_path_is_that_of_both_rows(precise):
+    """The recorded rows of the source are what its own row gives: an edit reads the same maps."""
+    source = precise.invert(picture(), SOURCE, "direct", **RUN)
+    alone = precise(source, TARGET, edits=[Replace()], output_type="latent").images[1]
+    unedited = precise(source, TARGET, edits=[], output_type="latent").images[1]
+    assert largest(alone - unedited) > 1e-6
+
+
+def test_negative_prompt_replays_the_path_where_source_and_negative_are_one(precise):
+    """Guidance between equal texts is none: as drawn without, whatever the scale."""
+    source = precise.invert(picture(), SOURCE, "negative-prompt", **RUN)
+    guided = precise(source, SOURCE, edits=[], output_type="latent").images[1]
+    plain = precise.invert(picture(), SOURCE, "direct", **(RUN | {"guidance_scale": 1.0}))
+    unguided = precise(plain, SOURCE, edits=[], output_type="latent").images[1]
+    assert largest(guided - unguided) < 1e-10
+
+
+def test_null_text_is_that_of_an_independent_optimisation(precise):
+    """Algorithm 1 of the paper, written out with diffusers' scheduler and torch's Adam."""
+    method = NullText(iterations=3, inner_steps=3)
+    source = precise.invert(picture(), SOURCE, method, **RUN)
+    path = precise.invert(picture(), SOURCE, "direct:iterations=3", **RUN)
+    scheduler = precise.scheduler
+    scheduler.set_timesteps(4)
+    cond, uncond = precise.encode_prompt(SOURCE)[:2]
+    latents, found = path.noise.double(), []
+    for i, timestep in enumerate(scheduler.timesteps):
+        end = path.latents_at(i)
+        uncond = uncond.clone().requires_grad_()
+        adam = torch.optim.Adam([uncond], lr=1e-2 * (1 - i / 100))
+        with torch.no_grad():
+            given = precise.unet(latents, timestep, cond).sample
+        for _ in range(3):
+            other = precise.unet(latents, timestep, uncond).sample
+            guided = other + 3.0 * (given - other)
+            moved = scheduler.step(guided, timestep, latents).prev_sample
+            loss = (moved - end).square().mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            if float(loss.detach()) < 1e-5 + i * 2e-5:
+                break
+        uncond = uncond.detach()
+        with torch.no_grad():
+            other = precise.unet(latents, timestep, uncond).sample
+            guided = other + 3.0 * (given - other)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
+        found.append(uncond)
+    for i, expected in enumerate(found):
+        assert largest(source.uncond_embedding_at(i) - expected) < 1e-5, i
+    assert largest(source.latents - latents) < 1e-5
+
+
+def test_null_text_comes_nearer_to_the_path_than_guidance_alone(pipe):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimised = pipe.invert(picture(), SOURCE, "null-text:inner_steps=20", **RUN)
+        plain = pipe.invert(picture(), SOURCE, "ddim", **RUN)
+        path = pipe.invert(picture(), SOURCE, "direct", **RUN)
+    assert largest(optimised.latents - path.latents) < largest(plain.latents - path.latents)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm++ 2m karras", "heun", "euler a", "pndm", "ddpm"])
+def test_any_sampler_s_noise_levels_serve(sampler):
+    parts = tiny_sd_components()
+    parts["scheduler"] = build_scheduler(sampler, parts["scheduler"].config)
+    pipe = quiet(parts)
+    source = pipe.invert(picture(), SOURCE, "edit-friendly", **RUN)
+    kept, again = pipe(source, SOURCE, edits=[], output_type="latent").images
+    assert largest(again - kept) < 1e-5 * max(1, largest(source.noise))
+
+
+def test_sdxl_is_inverted_and_edited():
+    pipe = quiet(tiny_sdxl_components())
+    source = pipe.invert(picture(), SOURCE, "edit-friendly", **RUN)
+    kept, again = pipe(source, SOURCE, edits=[], output_type="latent").images
+    assert largest(again - kept) < 1e-5 * max(1, largest(source.noise))
+    assert largest(pipe(source, TARGET, output_type="latent").images[1] - kept) > 1e-3
+
+
+def test_the_pipeline_keeps_its_scheduler(pipe):
+    before = pipe.scheduler
+    state = dict(vars(before))
+    source = pipe.invert(picture(), SOURCE, "bdia", **RUN)
+    pipe(source, TARGET)
+    assert pipe.scheduler is before
+    assert vars(pipe.scheduler).keys() == state.keys()
+    assert pipe.step_callbacks == []
+    drawn = [pipe("a cat", "a dog", seed=1, num_inference_steps=2).images[0] for _ in range(2)]
+    assert drawn[0].tobytes() == drawn[1].tobytes()
+
+
+def test_auto_suits_the_model(pipe):
+    assert resolve_method(pipe, "auto") == parse_method("direct")
+    parts = tiny_sd_components()
+    parts["scheduler"] = build_scheduler("lcm", parts["scheduler"].config)
+    assert resolve_method(quiet(parts), "auto") == parse_method("turbo")
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    pipe = PromptEditPipeline.from_pretrained("embedded")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def cat():
+    """A composed scene, which the embedded model never drew."""
+    config = ScenesConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
+    return Image.fromarray(Scenes(config).scene(0).pixels)
+
+
+def test_a_poor_replay_is_said(embedded, cat):
+    with pytest.warns(UserWarning, match="the picture is reproduced at .* dB only"):
+        source = embedded.invert(cat, "a cat", "ddim", num_inference_steps=4, guidance_scale=9.0)
+    assert source.error.replay < 20 < source.error.autoencoder
+
+
+def test_more_iterations_replay_the_picture_better(embedded, cat):
+    """Without guidance the fixed point is the picture itself, as the autoencoder keeps it."""
+    run = {"num_inference_steps": 6, "guidance_scale": 1.0}
+    few, many = (
+        embedded.invert(cat, "a cat", f"ddim:iterations={k}", **run).error for k in (1, 10)
+    )
+    assert many.replay > few.replay + 3
+    assert many.replay > many.autoencoder - 4
+
+
+@pytest.mark.parametrize("method", ["edit-friendly", "bdia"])
+def test_the_embedded_model_replays_a_picture_to_rounding(embedded, cat, method):
+    source = embedded.invert(cat, "a cat", method, num_inference_steps=6, seed=0)
+    kept, again = embedded(source, "a cat", edits=[], output_type="latent").images
+    assert largest(again - kept) < 1e-5 * max(1, largest(source.noise))
+
+
+# bad input
+
+
+def test_a_missing_source_prompt_is_refused_in_words(pipe):
+    with pytest.raises(ArgumentError, match=r"as the prompt of the picture.*Give ''"):
+        pipe.invert(picture(), None, **RUN)
+
+
+def test_what_is_no_picture_is_refused_in_words(pipe):
+    with pytest.raises(ArgumentError, match="Got picture of type str, expected a Pillow image"):
+        pipe.invert("cat.png", SOURCE, **RUN)
+
+
+def test_an_unknown_method_is_refused_before_anything_is_written(pipe, tmp_path):
+    with pytest.raises(ArgumentError, match="Unknown inversion method 'dirct'"):
+        pipe.invert(picture(), SOURCE, "dirct", folder=tmp_path / "source", **RUN)
+    assert not (tmp_path / "source").exists()
+
+
+def test_a_method_of_one_s_own_needs_a_name(pipe):
+    with pytest.raises(ArgumentError, match="Got int as inversion method"):
+        pipe.invert(picture(), SOURCE, 3, **RUN)
+
+
+def test_null_text_without_guidance_is_refused_in_words(pipe):
+    with pytest.raises(ArgumentError, match="null-text optimises the unconditional embedding"):
+        pipe.invert(picture(), SOURCE, "null-text", guidance=Conditional(), num_inference_steps=2)
+
+
+def test_a_scheduler_without_noise_path_is_refused_in_words():
+    parts = tiny_sd_components() | {"scheduler": EDMEulerScheduler()}
+    with pytest.raises(ArgumentError, match="cannot be inverted with EDMEulerScheduler"):
+        quiet(parts).invert(picture(), SOURCE, **RUN)
+
+
+def test_a_source_of_another_model_is_refused_in_words(pipe, precise):
+    source = pipe.invert(picture(), SOURCE, "edit-friendly", **RUN)
+    with pytest.raises(ArgumentError, match="The source was recorded with"):
+        precise(source, TARGET)
+
+
+def test_the_budget_is_refused_early(pipe, tmp_path):
+    with pytest.raises(ArgumentError, match="Recording this source takes"):
+        pipe.invert(picture(), SOURCE, folder=tmp_path / "source", budget=1000, **RUN)
+    assert not (tmp_path / "source").exists()
+
+
+def test_a_changed_folder_is_refused(pipe, tmp_path):
+    pipe.invert(picture(), SOURCE, "edit-friendly", folder=tmp_path / "source", **RUN)
+    manifest = tmp_path / "source" / "remembered.json"
+    manifest.write_text(manifest.read_text().replace('"clean"', '"klean"', 1))
+    with pytest.raises(DataError, match=r"not a recorded source|has changed"):
+        load_recorded_source(tmp_path / "source")
+
+
+def test_settings_of_a_path_are_numbers(pipe):
+    source = pipe.invert(picture(), SOURCE, "edit-friendly", **RUN)
+    assert all(isinstance(dataclasses.asdict(step)["clean"], float) for step in source.path_steps)
