@@ -17,8 +17,8 @@ from t2i.atomic_files import (
     write_new_file,
     write_new_file_group,
 )
-from t2i.cli.file_names import OutputNames
-from t2i.cli.output_files import SiblingNames
+from t2i.cli.file_names import OutputFileNames
+from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.errors import OutputError
 
 
@@ -92,7 +92,7 @@ def test_of_two_processes_one_is_refused_too(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_links")
 def test_pictures_in_a_folder_get_names_of_their_own(tmp_path: Path) -> None:
     def saver(mark: str) -> Callable[[int], object]:
-        names = OutputNames(tmp_path, "a cat", 1)
+        names = OutputFileNames(tmp_path, "a cat", 1)
         return lambda number: names.save_image(0, number, lambda path: path.write_text(mark))
 
     for number, ends in enumerate(race(30, [saver("a"), saver("b"), saver("c")])):
@@ -106,7 +106,7 @@ def test_pictures_in_a_folder_get_names_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_links")
 def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
     def saver(mark: str) -> Callable[[int], object]:
-        names = SiblingNames(tmp_path, "a cat", "edit", ["-source.png", "-target.png"])
+        names = GroupedFileNames(tmp_path, "a cat", "edit", ["-source.png", "-target.png"])
 
         def write(paths: Sequence[Path]) -> None:
             for path in paths:
@@ -135,7 +135,7 @@ def test_a_link_that_leads_nowhere_is_not_replaced_either(tmp_path: Path) -> Non
     with pytest.raises(NameTaken):
         write_new_file(tmp_path / "a.png", lambda path: path.write_text("new"))
     with pytest.raises(NameTaken):
-        OutputNames(tmp_path / "a.png", "a cat", 1)
+        OutputFileNames(tmp_path / "a.png", "a cat", 1)
 
 
 def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path) -> None:
@@ -151,6 +151,6 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> N
         with pytest.raises(OutputError, match=r"Cannot write .*A name has at most 255 bytes"):
             check_name_lengths([path])
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):
-        OutputNames(tmp_path / ("x" * 300 + ".png"), "a cat", 1)
+        OutputFileNames(tmp_path / ("x" * 300 + ".png"), "a cat", 1)
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):  # -source.png
-        SiblingNames(tmp_path / ("x" * 245 + ".png"), "a cat", "edit", ["-source.png"])
+        GroupedFileNames(tmp_path / ("x" * 245 + ".png"), "a cat", "edit", ["-source.png"])

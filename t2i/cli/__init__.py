@@ -17,16 +17,16 @@ from t2i.cli.commands.convert import convert
 from t2i.cli.commands.data import data
 from t2i.cli.commands.edit import EPILOG as EDITS
 from t2i.cli.commands.edit import edit
-from t2i.cli.commands.ema import ema
+from t2i.cli.commands.ema import write_post_hoc_ema
 from t2i.cli.commands.env import env
 from t2i.cli.commands.evaluate import EPILOG as EVALUATES
 from t2i.cli.commands.evaluate import evaluate
 from t2i.cli.commands.generate import generate
 from t2i.cli.commands.inspect import EPILOG as INSPECTS
-from t2i.cli.commands.inspect import inspect
+from t2i.cli.commands.inspect import inspect_attention
 from t2i.cli.commands.lora import lora
-from t2i.cli.commands.models import models
-from t2i.cli.commands.show import show
+from t2i.cli.commands.models import list_models
+from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
 from t2i.cli.gc_control import delay_gc, freeze_gc
 from t2i.cli.loading_notice import show_loading_notice
@@ -62,11 +62,11 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def root(
+def print_version_or_help(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Print the version, or the help where no command is given."""
+    """Print the version of t2i, or its help where no command is given."""
     if version:
         print_line(__version__)
     elif context.invoked_subcommand is None:
@@ -74,17 +74,20 @@ def root(
 
 
 app.command()(generate)
-app.command(epilog=INSPECTS)(inspect)
+app.command("inspect", epilog=INSPECTS)(inspect_attention)
 app.command(epilog=EDITS)(edit)
 app.command(epilog=EVALUATES)(evaluate)
-for command in (show, models, env, train, convert, ema):
+app.command("show")(show_metadata)
+app.command("models")(list_models)
+for command in (env, train, convert):
     app.command()(command)
+app.command("ema")(write_post_hoc_ema)
 app.add_typer(data, name="data")
 app.add_typer(lora, name="lora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; a known error is one line, no traceback.
+    """Run one t2i command line and return its exit code; known errors give no traceback.
 
     With `arguments` it leaves the process as it was.
     """
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_os_error(error: OSError, arguments: Sequence[str]) -> int:
-    """Print an error of the file system or of a closed output, and return its exit code.
+    """Print an error of the file system or of a closed output pipe; return the exit code.
 
     Any other error is raised again: a fault of the program should show where it is.
     """

@@ -18,7 +18,7 @@ SINGULAR_VERBS = {"have": "has", "are": "is"}
 def print_data_summary(
     summary: "DatasetSummary", config: "PicturesConfig", batch_size: int | None
 ) -> None:
-    """Print a summary of a data set: its contents, possible problems, and broken images last."""
+    """Print the summary of a data set: contents, possible problems, and broken images."""
     sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))
     rows: dict[str, object] = {
         "pictures": summary.format_counts(),

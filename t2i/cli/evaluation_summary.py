@@ -32,7 +32,7 @@ def print_headlines(document: Mapping[str, Any]) -> None:
 
 
 def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Iterate over a printable line for each of HEADLINES that was measured."""
+    """Yield a printable line for each main figure of an evaluation.json, those of HEADLINES."""
     from t2i.evaluate.report.chapter import Estimate
     from t2i.evaluate.report.number_format import format_with_unit
 

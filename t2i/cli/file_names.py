@@ -16,8 +16,8 @@ SLUG_LETTERS = 48
 """At up to four bytes a letter this leaves room for the seed within a file system's 255 bytes."""
 
 
-class OutputNames:
-    """File names of the images of one command.
+class OutputFileNames:
+    """Output file names of the images of one command.
 
     A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
     A file: that name, or `name-1.png`, `name-2.png` ... for several; refused when one is in use,
@@ -43,17 +43,17 @@ class OutputNames:
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
             self.given_paths = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
             self.grid = out.with_name(f"{out.stem}-grid{out.suffix}")
-            self.check_free([*self.given_paths, *([self.grid] if grid else [])])
+            self.check_paths_unused([*self.given_paths, *([self.grid] if grid else [])])
 
-    def check_free(self, paths: Sequence[Path]) -> None:
-        """Raise NameTaken if a file exists; one that appears later is found by `save_image`."""
+    def check_paths_unused(self, paths: Sequence[Path]) -> None:
+        """Raise NameTaken if one of the files exists already."""
         check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):
                 raise NameTaken(path)
 
     def make_folder(self) -> None:
-        """Create the output folder before the sampling. Raises OutputError."""
+        """Create the output folder, before images are generated. Raises OutputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,24 +70,22 @@ class OutputNames:
         return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
-        """Write the contact sheet that begins at `seed` to a new file through `write`; return its
-        path.
-        """
+        """Write the contact sheet of images from `seed` on to a new file; return its path."""
         candidates = [[self.grid]] if self.grid else self.iter_candidate_paths(seed, "-grid")
         return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
-        """Iterate over an image's possible file names, each a list with its sibling files."""
+        """Yield the possible output paths of a seed, numbered after the first."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.list_siblings(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+            yield self.list_grouped_files(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
-    def list_siblings(self, path: Path) -> list[Path]:
-        """Return the file and its siblings: here the file alone."""
+    def list_grouped_files(self, path: Path) -> list[Path]:
+        """Return the paths of all files written together with `path`: here `path` alone."""
         return [path]
 
 
 def slugify(prompt: str) -> str:
-    """Turn a prompt into part of a file name; letters of any script stay."""
+    """Convert a prompt to a part of a file name; letters of any script stay."""
     plain = unicodedata.normalize("NFKC", prompt).lower()
     words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]
     return words.strip("-") or "picture"

@@ -17,7 +17,7 @@ _usual: tuple[int, int, int] | None = None
 
 @contextmanager
 def delay_gc() -> Iterator[None]:
-    """Collect garbage rarely within the block, until `restore_gc`; restore the settings after."""
+    """Let Python collect garbage rarely within the block, or until `restore_gc`."""
     global _usual
     _usual = gc.get_threshold()
     gc.set_threshold(STARTUP_THRESHOLD, *_usual[1:])
@@ -30,7 +30,7 @@ def delay_gc() -> Iterator[None]:
 
 
 def restore_gc() -> None:
-    """Restore the usual garbage collection, but exempt the objects that exist already.
+    """End `delay_gc`: collect garbage as usual, but exempt the objects that exist already.
 
     Outside of a `delay_gc` block, in somebody else's process, nothing is changed.
     """
@@ -40,5 +40,5 @@ def restore_gc() -> None:
 
 
 def freeze_gc() -> None:
-    """Exclude all objects from garbage collection, because the process is ending."""
+    """Exempt all objects from garbage collection, as the process is about to end."""
     gc.freeze()

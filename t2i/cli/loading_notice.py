@@ -13,13 +13,13 @@ SLOW_IMPORTS = ("torch", "diffusers", "transformers", "accelerate")
 """Libraries whose import takes half a second, or ten on a busy machine."""
 
 
-class SlowImportFinder(MetaPathFinder):
-    """Import finder that only prints a notice at the first import of a slow library."""
+class ImportNoticeFinder(MetaPathFinder):
+    """Import finder that prints "loading ..." at the first import of a slow library."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> None:
-        """Print the notice "loading ..." once and return None, so that other finders import."""
+        """Print the notice once if `name` is slow to import; return None to leave the import."""
         if name in SLOW_IMPORTS:
             _remove_finder(self)
             print_remark("loading ...")
@@ -27,8 +27,11 @@ class SlowImportFinder(MetaPathFinder):
 
 @contextmanager
 def show_loading_notice(*, quiet: bool) -> Iterator[None]:
-    """Print the notice within the block, once, before the import begins; nothing where `quiet`."""
-    finder = SlowImportFinder()
+    """Print "loading ..." once, before a slow library is imported within the block.
+
+    Nothing is printed where `quiet`.
+    """
+    finder = ImportNoticeFinder()
     if not quiet and read_launcher_rank() == 0:
         sys.meta_path.insert(0, finder)
     try:
@@ -37,6 +40,6 @@ def show_loading_notice(*, quiet: bool) -> Iterator[None]:
         _remove_finder(finder)
 
 
-def _remove_finder(finder: SlowImportFinder) -> None:
+def _remove_finder(finder: ImportNoticeFinder) -> None:
     if finder in sys.meta_path:
         sys.meta_path.remove(finder)

@@ -18,7 +18,7 @@ NOT_ONE_OF = " is not one of "
 
 
 def describe_option_error(error: typer.TyperException) -> str:
-    """Describe an option error of typer or pydantic: the option, the given value, the expected one.
+    """Describe an invalid option value: the option, what was given and what is expected.
 
     For any other fault this is typer's own message.
     """

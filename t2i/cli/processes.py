@@ -54,7 +54,7 @@ def distributed_process_group() -> "Iterator[PartialState]":
 
 
 def run_in_main_and_broadcast(state: "PartialState", action: Callable[[], T]) -> T:
-    """Run `action` in the main process and return its result in all of them.
+    """Run `action` in the main process only and return its result in all processes.
 
     Where it fails, the main process raises its error and the others exit with its code.
     """

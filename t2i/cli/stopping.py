@@ -8,7 +8,7 @@ from t2i.run_folder import StopRequest
 
 
 class SignalInterrupt(KeyboardInterrupt):
-    """KeyboardInterrupt raised by a signal, with its number and exit code."""
+    """KeyboardInterrupt that a signal raises, with the signal's number and exit code."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,7 +21,7 @@ class SignalInterrupt(KeyboardInterrupt):
 
 
 class SignalStop(StopRequest):
-    """Stop request that raises SignalInterrupt at the first signal, inside interruptible blocks.
+    """Handler of stop signals that raises SignalInterrupt within interruptible blocks only.
 
     It is raised at once within an `interruptible` block, else where the next one begins. Further
     signals are ignored, as launchers repeat those that the terminal sends.
@@ -34,9 +34,7 @@ class SignalStop(StopRequest):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal raise SignalInterrupt within the block; outside it waits for the next
-        block.
-        """
+        """Let a stop signal raise SignalInterrupt within the block, also an earlier one."""
         self._interruptible = True
         try:
             if self._number is not None:

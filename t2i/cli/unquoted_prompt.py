@@ -9,7 +9,7 @@ NUM_PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
 
 
 def suggest_quotes(arguments: Sequence[str], message: str) -> str:
-    """Return the command with its prompt in quotes, or "" if the error has another cause."""
+    """Return a hint to put the prompt into quotes, or "" if the error has another cause."""
     command, *rest = arguments or [""]
     if not message.startswith("Got unexpected extra argument") or command not in NUM_PROMPTS:
         return ""

@@ -27,21 +27,21 @@ class TrainedRunConfig(BaseModel):
     data: dict[str, object] = {}
 
 
-class TrainingNotes(BaseModel):
+class TrainingInfo(BaseModel):
     """Part of a model's t2i.json that describes its training: the config of the run."""
 
     config: TrainedRunConfig = TrainedRunConfig()
 
 
-class ModelNotes(BaseModel):
+class ModelInfo(BaseModel):
     """Part of a model's t2i.json from which its training scenes are read."""
 
-    trained: TrainingNotes = TrainingNotes()
+    trained: TrainingInfo = TrainingInfo()
 
 
 def read_training_scenes(model: Path) -> ScenesConfig:
     """Read the config of a model's training scenes from its t2i.json, or DEFAULT_SCENES."""
-    notes = read_t2i_json(model, ModelNotes, REMEDY)
+    notes = read_t2i_json(model, ModelInfo, REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
     try:

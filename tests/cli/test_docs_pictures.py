@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from t2i.cli.metadata.reading import read_metadata, request_from_metadata
+from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
 
 LARGEST = 60_000
 INPUTS = {"right.png", "edits.webp", "benchmark.webp", "learning.webp", "mushrooms.webp"}
@@ -34,7 +34,7 @@ def test_each_picture_tells_of_its_command(repo: Path) -> None:
     for name, words in commands(repo).items():
         if words[1] != "generate":
             continue  # a strip of several pictures tells nothing of itself
-        request, seed = request_from_metadata(read_metadata(repo / "docs/images" / name))
+        request, seed = build_request_from_metadata(read_metadata(repo / "docs/images" / name))
         options = dict(zip(words[3::2], words[4::2], strict=True))
         assert words[:3] == ["t2i", "generate", request.prompt], name
         assert options.pop("--out") == name

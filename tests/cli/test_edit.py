@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.cli.commands.edit import parse_blend, parse_step_window, parse_word_weights
+from t2i.cli.request.edit_options import parse_local_blend, parse_step_window, parse_word_weights
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
@@ -162,10 +162,10 @@ def test_what_cannot_be_used_is_named(
 
 def test_options_are_read_as_people_type_them() -> None:
     assert parse_word_weights(["red=2", "a=b=-.5"]) == {"red": 2.0, "a=b": -0.5}
-    assert parse_blend("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
-    assert parse_blend("apple") == (("apple",), ("apple",))
-    assert parse_blend("none") is None
-    assert parse_blend("auto") == "auto"
+    assert parse_local_blend("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
+    assert parse_local_blend("apple") == (("apple",), ("apple",))
+    assert parse_local_blend("none") is None
+    assert parse_local_blend("auto") == "auto"
     assert parse_step_window("--x", "0.8") == (0.0, 0.8)
     assert parse_step_window("--x", "0.2:1") == (0.2, 1.0)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from t2i.attention import load_maps
-from t2i.cli.commands.inspect import name_image_position, split_words
+from t2i.cli.commands.inspect import describe_image_position, split_words
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
 
@@ -119,9 +119,9 @@ def test_words_are_split_at_commas_and_kept_once() -> None:
 
 def test_places_have_names() -> None:
     assert [
-        name_image_position(0.1, 0.1),
-        name_image_position(0.5, 0.5),
-        name_image_position(1.0, 0.9),
+        describe_image_position(0.1, 0.1),
+        describe_image_position(0.5, 0.5),
+        describe_image_position(1.0, 0.9),
     ] == [
         "upper left",
         "middle",

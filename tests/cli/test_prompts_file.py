@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli.bulk.plan import digest_lines
+from t2i.cli.bulk.bulk_folder import digest_prompt_lines
 from t2i.cli.bulk.prompts_file import MAX_LINE, MAX_NAMED_LINES, read_prompts_file
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import RequestOverrides
@@ -220,5 +220,5 @@ def test_the_digest_of_the_lines_is_that_of_folders_begun_before(tmp_path: Path)
         },
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    digest = digest_lines(read_prompts_file(written(tmp_path, "p.jsonl", text)))
+    digest = digest_prompt_lines(read_prompts_file(written(tmp_path, "p.jsonl", text)))
     assert digest == "b023c03ac71693f522cd4601890f92609f3d4a4736ca9a3a09f360850045254f"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from t2i.cli.request.caption_vocabulary import WORD, CaptionVocabulary, read_caption_vocabulary
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.input_files import EmbeddingFile, ScaledFile
-from t2i.cli.request.known_words import WORD, KnownWords, read_known_words
-from t2i.cli.request.prompt_checks import find_line_warnings, find_prompt_warnings
+from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
+from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, NOTES_FILE
 from t2i.errors import ModelError
@@ -24,7 +24,7 @@ from train.config.run_config import RunConfig
 from train.model_notes import build_model_notes
 
 EMBEDDED_FOLDER = EMBEDDED_MODELS["embedded"]
-KNOWN = read_known_words(EMBEDDED_FOLDER)
+KNOWN = read_caption_vocabulary(EMBEDDED_FOLDER)
 
 
 def asked(*prompts: str, **options: object) -> list[str]:
@@ -43,23 +43,23 @@ def asked(*prompts: str, **options: object) -> list[str]:
     ids=["two", "three", "plain", "one"],
 )
 def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) -> None:
-    known = KnownWords(list_caption_vocabulary(config))
+    known = CaptionVocabulary(list_caption_vocabulary(config))
     scenes = Scenes(config)
     captions = [scenes.layout(index).caption.text for index in range(3000)]
-    assert known.find_unknown(captions) == {}
+    assert known.find_unknown_words(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions
         said = {word for caption in captions for word in WORD.findall(caption)}
         assert {*known.kinds["words"]} == said
 
 
 def test_the_embedded_model_knows_what_it_was_shown() -> None:
-    known = read_known_words(EMBEDDED_FOLDER)
+    known = read_caption_vocabulary(EMBEDDED_FOLDER)
     assert known is not None
     assert len(known.kinds["objects"]) == 16
     asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES_FILE).read_text())["trained"]["config"][
         "samples"
     ]
-    assert known.find_unknown(asked_in_card["prompts"]) == {}
+    assert known.find_unknown_words(asked_in_card["prompts"]) == {}
 
 
 def embedded_recipe() -> RunConfig:
@@ -72,16 +72,16 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     notes = build_model_notes(config, 1)
     assert len(notes["knows"]["objects"]) == 16
     (tmp_path / NOTES_FILE).write_text(json.dumps(notes))
-    assert read_known_words(tmp_path) == KnownWords(notes["knows"])
+    assert read_caption_vocabulary(tmp_path) == CaptionVocabulary(notes["knows"])
     (tmp_path / NOTES_FILE).write_text(json.dumps({"defaults": {"steps": 4}}))
-    assert read_known_words(tmp_path) is None
+    assert read_caption_vocabulary(tmp_path) is None
     (tmp_path / NOTES_FILE).write_text('{"knows": {"words": ["zun"]}}')
-    known = read_known_words(tmp_path)
+    known = read_caption_vocabulary(tmp_path)
     assert known is not None
-    assert known.find_unknown(["a Zun"]) == {"a": None}
+    assert known.find_unknown_words(["a Zun"]) == {"a": None}
     (tmp_path / NOTES_FILE).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
-        read_known_words(tmp_path)
+        read_caption_vocabulary(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_learned_words_are_known_by_whatever_names_them(tmp_path: Path) -> None:
 
 
 def test_with_a_lora_no_word_is_asked_about_for_it_may_have_taught_it() -> None:
-    assert asked("a sks cat", loras=(ScaledFile(path="sks.safetensors"),)) == []
+    assert asked("a sks cat", loras=(InputFileWithScale(path="sks.safetensors"),)) == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_model_that_says_nothing_is_asked_nothing() -> None:
 
 def test_lines_of_a_file_are_asked_about_by_number_and_not_without_end() -> None:
     requests = [(n, Request(prompt=f"a wug{n}", grammar="a1111")) for n in range(1, 31)]
-    found = find_line_warnings(Path("p.txt"), requests, "embedded", KNOWN)
+    found = find_prompts_file_warnings(Path("p.txt"), requests, "embedded", KNOWN)
     assert len(found) == 21
     assert found[0].startswith('p.txt:1: The model embedded was not trained on "wug1"')
     assert found[-1] == "p.txt: the same holds for 10 more prompts."
@@ -260,7 +260,7 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
             if re.search("--(model|lora|embedding|prompts|from)|<lora:|PROMPT", command):
                 continue
             prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
-            if unknown := KNOWN.find_unknown(
+            if unknown := KNOWN.find_unknown_words(
                 text for prompt in prompts for text in Prompt(prompt).all_texts
             ):
                 found[command] = unknown

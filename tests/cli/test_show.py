@@ -9,11 +9,11 @@ from PIL import Image
 
 from t2i import __version__
 from t2i.cli.metadata.reading import (
+    build_request_from_metadata,
     list_reproduction_differences,
     read_metadata,
-    request_from_metadata,
 )
-from t2i.cli.metadata.writing import build_image_texts
+from t2i.cli.metadata.writing import build_metadata_texts
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
 from tests.cli.carrying import png
@@ -36,7 +36,7 @@ ASKED = Request(
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_show_prints_prompt_settings_and_tool(cli: Cli, suffix: str) -> None:
     path = Path(f"a{suffix}")
-    save_picture(Image.new("RGB", (96, 64)), path, build_image_texts(ASKED, 7, DIGEST))
+    save_picture(Image.new("RGB", (96, 64)), path, build_metadata_texts(ASKED, 7, DIGEST))
     done = cli("show", path)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -60,7 +60,7 @@ def test_show_prints_prompt_settings_and_tool(cli: Cli, suffix: str) -> None:
 
 
 def test_json_is_one_document_with_all_of_it(cli: Cli) -> None:
-    text = build_image_texts(ASKED, 7, DIGEST)
+    text = build_metadata_texts(ASKED, 7, DIGEST)
     save_picture(Image.new("RGB", (96, 64)), Path("a.png"), text)
     told = cli("show", "a.png", "--format", "json").json()
     assert (told["path"], told["tool"]) == ("a.png", f"t2i {__version__}")
@@ -79,7 +79,7 @@ def test_a_generated_picture_tells_what_was_asked_for(cli: Cli, model: Path) -> 
     story = read_metadata(made.paths[0])
     assert story.settings.model_hash is not None
     assert list_reproduction_differences(story, story.settings.model_hash) == []
-    request, seed = request_from_metadata(story)
+    request, seed = build_request_from_metadata(story)
     assert (request.prompt, request.model, seed) == (PROMPT, str(model), 3)
     assert f"prompt      {PROMPT}\n" in cli("show", made.paths[0]).out
 

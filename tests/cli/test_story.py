@@ -12,13 +12,13 @@ from PIL import Image
 from t2i import __version__
 from t2i.cli.metadata.a1111 import parse_a1111
 from t2i.cli.metadata.reading import (
+    build_request_from_metadata,
     list_reproduction_differences,
     read_metadata,
-    request_from_metadata,
 )
 from t2i.cli.metadata.t2i_json import read_t2i
-from t2i.cli.metadata.writing import build_image_texts, format_a1111
-from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
+from t2i.cli.metadata.writing import build_metadata_texts, format_a1111
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.cli.request.sampler_names import NAMES
 from t2i.errors import DataError
@@ -36,12 +36,12 @@ ASKED = Request(
     width=96,
     height=64,
     loras=(
-        ScaledFile(path="~/a, b.safetensors", scale=-0.5, sha256="f" * 64),
-        ScaledFile(path="c"),
+        InputFileWithScale(path="~/a, b.safetensors", scale=-0.5, sha256="f" * 64),
+        InputFileWithScale(path="c"),
     ),
     embeddings=(EmbeddingFile(path="d.safetensors", token="<d>"),),
     ip_adapter=InputFile(path="e"),
-    image_prompt=ScaledFile(path="f.png"),
+    image_prompt=InputFileWithScale(path="f.png"),
     image=InputFile(path="g.png"),
     mask=InputFile(path="h.png"),
     strength=0.5,
@@ -50,7 +50,7 @@ ASKED = Request(
 
 def ours(path: Path, **changes: object) -> Path:
     """A picture of ours whose record says something else."""
-    text = build_image_texts(ASKED, 7, DIGEST)
+    text = build_metadata_texts(ASKED, 7, DIGEST)
     record = json.loads(text["t2i"])
     return png(path, text | {"t2i": json.dumps(record | changes)})
 
@@ -58,9 +58,9 @@ def ours(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_every_format_tells_the_whole_request_and_seed(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    save_picture(Image.new("RGB", (96, 64)), path, build_image_texts(ASKED, 7, DIGEST))
+    save_picture(Image.new("RGB", (96, 64)), path, build_metadata_texts(ASKED, 7, DIGEST))
     story = read_metadata(path)
-    assert request_from_metadata(story) == (ASKED, 7)
+    assert build_request_from_metadata(story) == (ASKED, 7)
     assert (story.prompt, story.negative_prompt) == (ASKED.prompt, ASKED.negative_prompt)
     assert story.tool == f"t2i {__version__}"
     assert story.settings.model_hash == DIGEST
@@ -84,10 +84,10 @@ requests = st.builds(
 @given(requests, st.integers(0, MAX_SEED))
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
-    text = build_image_texts(request, seed, DIGEST)
+    text = build_metadata_texts(request, seed, DIGEST)
     story = read_t2i(text)
     assert story is not None
-    assert request_from_metadata(story) == (request, seed)
+    assert build_request_from_metadata(story) == (request, seed)
 
 
 @given(requests, st.integers(0, MAX_SEED))
@@ -115,7 +115,7 @@ def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> Non
     told = story.settings
     name = Path(request.model).name
     assert told.model == (name or None)
-    asked, again = request_from_metadata(story)
+    asked, again = build_request_from_metadata(story)
     # The text does not say how the prompt was read: it is taken as A1111 would, if it can be.
     assert replace(asked, grammar="plain") == replace(request, model="embedded")
     assert again == seed
@@ -126,9 +126,9 @@ def test_the_prompt_text_alone_says_the_same(request: Request, seed: int) -> Non
 
 def test_a_models_own_sampler_is_left_to_the_model(tmp_path: Path) -> None:
     request = replace(ASKED, sampler="DDIMScheduler")
-    story = read_metadata(png(tmp_path / "a.png", build_image_texts(request, 7, DIGEST)))
+    story = read_metadata(png(tmp_path / "a.png", build_metadata_texts(request, 7, DIGEST)))
     assert story.settings.sampler == "DDIMScheduler"
-    assert request_from_metadata(story)[0] == replace(ASKED, sampler=None)
+    assert build_request_from_metadata(story)[0] == replace(ASKED, sampler=None)
 
 
 def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_other_versions_and_another_model_are_named(tmp_path: Path) -> None:
 def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
     asked = asdict(ASKED) | {"mood": "calm"}
     story = read_metadata(ours(tmp_path / "a.png", request=asked, place="here"))
-    assert request_from_metadata(story) == (ASKED, 7)
+    assert build_request_from_metadata(story) == (ASKED, 7)
     assert story.not_understood == ("place: here", "request.mood: calm")
 
 
@@ -179,7 +179,7 @@ def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_used_is_refused_by_name(
     tmp_path: Path, changes: dict[str, object], complaint: str
 ) -> None:
-    record = json.loads(build_image_texts(ASKED, 7, DIGEST)["t2i"]) | changes
+    record = json.loads(build_metadata_texts(ASKED, 7, DIGEST)["t2i"]) | changes
     path = png(tmp_path / "a.png", {"t2i": json.dumps(record)})
     with pytest.raises(
         DataError, match=rf"a\.png has no generation metadata that can be read: .*{complaint}"
@@ -188,7 +188,7 @@ def test_a_record_that_cannot_be_used_is_refused_by_name(
 
 
 def test_a_broken_record_leaves_the_prompt_text(tmp_path: Path) -> None:
-    text = build_image_texts(replace(ASKED, prompt="a cat"), 7, DIGEST)
+    text = build_metadata_texts(replace(ASKED, prompt="a cat"), 7, DIGEST)
     story = read_metadata(png(tmp_path / "a.png", text | {"t2i": "{"}))
     assert (story.prompt, story.settings.seed) == ("a cat", 7)
     assert story.not_understood[0].startswith("t2i: not JSON")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from t2i.cli.metadata.reading import (
+    build_request_from_metadata,
     list_reproduction_differences,
     read_metadata,
-    request_from_metadata,
 )
 from t2i.cli.metadata.writing import format_a1111
 from t2i.cli.request.request import Request
@@ -55,7 +55,7 @@ def test_the_ends_of_lines_may_be_those_of_windows(tmp_path: Path, end: str) -> 
     assert story == replace(
         read_metadata(png(tmp_path / "a.png", {"parameters": TEXT})), raw=TEXT.replace("\n", end)
     )
-    request, seed = request_from_metadata(story)
+    request, seed = build_request_from_metadata(story)
     assert "\r" not in format_a1111(request, seed or 0, "0" * 64)
 
 
@@ -68,7 +68,7 @@ def test_no_carriage_return_is_written_whoever_typed_it() -> None:
 
 def test_a_request_takes_over_all_but_the_model(tmp_path: Path) -> None:
     story = read_metadata(png(tmp_path / "a.png", {"parameters": TEXT}))
-    request, seed = request_from_metadata(story)
+    request, seed = build_request_from_metadata(story)
     assert (request.sampler, request.model, seed) == ("dpm++ 2m karras", "embedded", 1234567890)
     assert (request.width, request.height, request.guidance_scale) == (512, 768, 7.0)
     lines = list_reproduction_differences(story, None)
@@ -94,7 +94,7 @@ def test_a_sampler_that_is_not_ours_is_kept_by_name(tmp_path: Path) -> None:
     story = read_metadata(png(tmp_path / "a.png", {"parameters": text}))
     assert story.settings.sampler == "DPM adaptive"
     assert story.not_understood == ("sampler: DPM adaptive",)
-    assert request_from_metadata(story)[0].sampler is None
+    assert build_request_from_metadata(story)[0].sampler is None
     assert (
         "the sampler 'DPM adaptive' is unknown here: the model's own is used"
         in list_reproduction_differences(story, None)
@@ -147,7 +147,7 @@ def test_a_seed_that_t2i_cannot_take_is_told_and_left_out(tmp_path: Path) -> Non
     text = f"a cat\nSteps: 20, Seed: {2**63}"
     story = read_metadata(png(tmp_path / "a.png", {"parameters": text}))
     assert story.settings.seed == 2**63
-    assert request_from_metadata(story)[1] is None
+    assert build_request_from_metadata(story)[1] is None
     assert any(
         "is above 9007199254740992" in line for line in list_reproduction_differences(story, None)
     )

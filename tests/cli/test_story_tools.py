@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from t2i.cli.metadata.comfyui import read_comfyui
 from t2i.cli.metadata.reading import (
+    build_request_from_metadata,
     list_reproduction_differences,
     read_metadata,
-    request_from_metadata,
 )
 from t2i.errors import DataError
 from tests.cli.carrying import png, with_exif
@@ -59,7 +59,7 @@ def test_a_comfyui_graph_is_followed_from_the_sampler(tmp_path: Path) -> None:
     assert (told.sampler, told.seed) == ("dpm++ 2m karras", 156680208700286)
     assert (told.width, told.height, told.model) == (512, 768, "v1-5.safetensors")
     assert story.not_understood == ()
-    assert request_from_metadata(story)[1] == 156680208700286
+    assert build_request_from_metadata(story)[1] == 156680208700286
     assert (
         "another tool, ComfyUI: it will not be identical"
         in list_reproduction_differences(story, None)[0]

@@ -14,11 +14,11 @@ from safetensors.torch import save
 
 from t2i.adapters import read_learned_word, read_lora
 from t2i.attention.probes.heat_maps import load_maps
+from t2i.cli.bulk.bulk_folder import read_bulk_state
 from t2i.cli.bulk.index import merge_index_parts
-from t2i.cli.bulk.plan import read_bulk_state
 from t2i.cli.bulk.prompts_file import read_prompts_file
-from t2i.cli.metadata.reading import read_metadata, request_from_metadata
-from t2i.cli.request.request import Request, read_defaults
+from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
+from t2i.cli.request.request import Request, read_model_defaults
 from t2i.denoiser.build import ModelConfig
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
@@ -154,7 +154,7 @@ def read_decoded(path: Path) -> None:
 
 def read_told(path: Path) -> None:
     """A picture's story, and what t2i would be asked for by it."""
-    request_from_metadata(read_metadata(path))
+    build_request_from_metadata(read_metadata(path))
 
 
 def read_pictures(path: Path) -> None:
@@ -249,7 +249,9 @@ READERS = {
         "m/model_index.json", in_folder(check_folder), texts(json.dumps(MODEL_INDEX))
     ),
     "notes": Reader(
-        "m/t2i.json", in_folder(read_defaults), texts('{"defaults": {"steps": 2, "sampler": "x"}}')
+        "m/t2i.json",
+        in_folder(read_model_defaults),
+        texts('{"defaults": {"steps": 2, "sampler": "x"}}'),
     ),
     "bulk": Reader(
         "bulk.json", in_folder(read_bulk_state), texts('{"version": 1, "seed": 5, "num": 1}')

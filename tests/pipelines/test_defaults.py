@@ -13,7 +13,7 @@ from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
-from t2i.cli.request.request import read_defaults
+from t2i.cli.request.request import read_model_defaults
 from t2i.errors import ModelError
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.tiny import tiny_sd_components, tiny_sd_folder, tiny_sdxl_components
@@ -114,7 +114,7 @@ def test_notes_that_cannot_be_are_refused_at_loading(tmp_path):
 
 
 def test_python_and_the_command_line_agree_on_the_embedded_model():
-    said = read_defaults(Path(t2i.__file__).parent / "assets" / "embedded")
+    said = read_model_defaults(Path(t2i.__file__).parent / "assets" / "embedded")
     own = t2i.load("embedded").defaults
     assert own == {name: getattr(said, name) for name in own}
     assert own == {"num_inference_steps": 10, "guidance_scale": 3.0}

@@ -137,7 +137,7 @@ def test_an_error_names_the_command_to_type_next_and_typer_reads_it(
     from PIL import Image
 
     from t2i.cli import main
-    from t2i.cli.metadata.writing import build_image_texts
+    from t2i.cli.metadata.writing import build_metadata_texts
     from t2i.cli.request.request import Request
     from t2i.pictures import save_picture
 
@@ -147,7 +147,7 @@ def test_an_error_names_the_command_to_type_next_and_typer_reads_it(
     Path("old word.pt").write_bytes(b"x")
     asked = Request(prompt="a cat", grammar="plain", model="not/here", num_inference_steps=1)
     save_picture(
-        Image.new("RGB", (8, 8)), Path("of tiny.png"), build_image_texts(asked, 1, "0" * 64)
+        Image.new("RGB", (8, 8)), Path("of tiny.png"), build_metadata_texts(asked, 1, "0" * 64)
     )
     assert main(ERRORS[name]) != 0
     said = capfd.readouterr().err

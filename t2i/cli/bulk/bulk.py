@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.bulk.index import INDEX, IndexPart, JobCounter, merge_index_parts
+from t2i.cli.bulk.bulk_folder import STATE_FILE, BulkFolder, BulkRunArguments, PendingJobs
+from t2i.cli.bulk.index import INDEX, IndexPartWriter, JobCounter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
-from t2i.cli.bulk.plan import STATE_FILE, BulkFolder, BulkRun, JobPlan
-from t2i.cli.drawing.drawing import build_named_scheduler
+from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.processes import distributed_process_group, run_in_main_and_broadcast
+from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.known_words import read_known_words
-from t2i.cli.request.prompt_checks import find_line_warnings
+from t2i.cli.request.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.stopping import SignalInterrupt, SignalStop
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
@@ -43,17 +43,21 @@ MOUNT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessWork:
-    """Jobs of one process of a bulk run, and their worker, or None without jobs."""
+class ProcessJobs:
+    """Jobs that one process of a bulk run does, and the worker with the pipeline for them.
+
+
+    worker : None without jobs
+    """
 
     state: "PartialState"
-    plan: JobPlan
+    plan: PendingJobs
     jobs: list[Job]
     worker: "BulkWorker | None"
 
 
-def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> None:
-    """Draw the missing images of a bulk run and print a summary.
+def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bool) -> None:
+    """Generate the missing images of a bulk run and print a summary.
 
     lines : of the prompts file; only the main process needs them
     """
@@ -103,7 +107,7 @@ def run_bulk(bulk: BulkRun, lines: Sequence[PromptLine], *, as_json: bool) -> No
             raise typer.Exit(1)
 
 
-def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str]:
+def _print_line_warnings(bulk: BulkRunArguments, lines: Sequence[PromptLine]) -> list[str]:
     """Print and return the warnings about prompts that may not be meant as written."""
     from t2i.denoiser.loading.address import locate_model
 
@@ -112,15 +116,15 @@ def _print_line_warnings(bulk: BulkRun, lines: Sequence[PromptLine]) -> list[str
         (line.number, replace(line.overrides.apply_to(bulk.options), prompt=line.prompt))
         for line in lines
     )
-    warnings = find_line_warnings(
-        bulk.prompts, requests, model, read_known_words(locate_model(model))
+    warnings = find_prompts_file_warnings(
+        bulk.prompts, requests, model, read_caption_vocabulary(locate_model(model))
     )
     for warning in warnings:
         print_remark(f"Warning: {warning}")
     return warnings
 
 
-def _format_summary(plan: JobPlan, tally: JobCounter, interrupted: bool) -> str:
+def _format_summary(plan: PendingJobs, tally: JobCounter, interrupted: bool) -> str:
     before = plan.total - len(plan.todo)
     counts = f"{tally.made} made, {before} made before, {tally.failed} failed, of {plan.total}."
     if interrupted:
@@ -130,14 +134,16 @@ def _format_summary(plan: JobPlan, tally: JobCounter, interrupted: bool) -> str:
     return counts
 
 
-def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> ProcessWork:
+def _load_process_work(
+    bulk: BulkRunArguments, lines: Sequence[PromptLine], held: ExitStack
+) -> ProcessJobs:
     """Agree with the other processes on the missing images, and load the pipeline."""
     held.enter_context(quiet_libraries())
     state = held.enter_context(distributed_process_group())
     plan = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
     jobs = plan.todo[state.process_index :: state.num_processes]
     if not jobs:
-        return ProcessWork(state, plan, jobs, None)
+        return ProcessJobs(state, plan, jobs, None)
 
     from t2i.cli.bulk.worker import BulkWorker
     from t2i.denoiser.loading.address import locate_model
@@ -147,10 +153,12 @@ def _load_process_work(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitSta
     model = locate_model(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
         _check_same_model(model, plan.weights)
-    return ProcessWork(state, plan, jobs, BulkWorker.load(model, plan.weights, bulk, state.device))
+    return ProcessJobs(state, plan, jobs, BulkWorker.load(model, plan.weights, bulk, state.device))
 
 
-def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) -> JobPlan:
+def _lock_and_plan(
+    bulk: BulkRunArguments, lines: Sequence[PromptLine], held: ExitStack
+) -> PendingJobs:
     """Check the whole run, then lock the folder until `held` is closed."""
     from t2i.denoiser.loading.address import locate_model
 
@@ -160,7 +168,7 @@ def _lock_and_plan(bulk: BulkRun, lines: Sequence[PromptLine], held: ExitStack) 
     held.enter_context(lock_folder(bulk.out))
     for change in folder.list_changed_libraries():
         print_remark(f"Warning: since the first pictures {change}: the others may differ slightly.")
-    return folder.record_run_and_plan_jobs()
+    return folder.record_run_and_list_pending_jobs()
 
 
 def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
@@ -203,7 +211,9 @@ def _check_same_model(model: Path, weights: str) -> None:
         )
 
 
-def _run_jobs(bulk: BulkRun, work: ProcessWork, tally: JobCounter, stop: SignalStop) -> None:
+def _run_jobs(
+    bulk: BulkRunArguments, work: ProcessJobs, tally: JobCounter, stop: SignalStop
+) -> None:
     """Run the jobs of this process; the main process then waits for those of the others."""
     from t2i.cli.bulk.progress import show_bulk_progress
 
@@ -211,7 +221,7 @@ def _run_jobs(bulk: BulkRun, work: ProcessWork, tally: JobCounter, stop: SignalS
     watched = state.is_main_process and sys.stderr.isatty()
     with show_bulk_progress(plan, tally, watched) as update:
         if work.worker is not None:
-            with closing(IndexPart(bulk.out, state.process_index)) as part:
+            with closing(IndexPartWriter(bulk.out, state.process_index)) as part:
                 for job in work.jobs:
                     part.append_entry(work.worker.run_job(job, stop))
                     update()

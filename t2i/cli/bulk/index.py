@@ -23,12 +23,12 @@ IndexEntry = dict[str, Any]
 
 
 def index_part_path(folder: Path, rank: int) -> Path:
-    """Return the path of the part of the index that the process `rank` writes."""
+    """Return the path of the part of index.jsonl that the process `rank` writes."""
     return folder / f"index.{rank}.jsonl"
 
 
-class IndexPart:
-    """Writer of the lines of index.jsonl that one process appends."""
+class IndexPartWriter:
+    """Writer of one process's part of index.jsonl, which records finished and failed jobs."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = index_part_path(folder, rank)
@@ -39,7 +39,7 @@ class IndexPart:
             raise build_write_error(self.path, error) from error
 
     def append_entry(self, entry: Mapping[str, object]) -> None:
-        """Append one entry as a line and flush it to the disk. Raises OutputError."""
+        """Append the entry of one job as a line and flush it to disk. Raises OutputError."""
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         try:
             while data:
@@ -49,12 +49,12 @@ class IndexPart:
             raise build_write_error(self.path, error) from error
 
     def close(self) -> None:
-        """Close this process's part of the index."""
+        """Close the file of this process's part of the index."""
         os.close(self._descriptor)
 
 
 class JobCounter:
-    """Counter of drawn and failed jobs over all parts of the index while they grow."""
+    """Counter of the finished and failed jobs of all processes, read from the index parts."""
 
     def __init__(self, folder: Path, ranks: int) -> None:
         self.made = self.failed = 0
@@ -62,7 +62,7 @@ class JobCounter:
 
     @property
     def finished(self) -> int:
-        """Number of jobs that have been drawn or have failed."""
+        """Number of jobs that have generated their image or have failed."""
         return self.made + self.failed
 
     def update(self) -> None:
@@ -80,7 +80,7 @@ class JobCounter:
 
 
 def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
-    """Merge the parts of the index into one, remove them, and return job -> last entry.
+    """Merge the parts of index.jsonl into one file and return the entry of each job, by number.
 
     A later entry replaces an earlier one, but a failure never replaces an image.
     """
@@ -107,7 +107,7 @@ def _read_index(path: Path) -> bytes:
 
 
 def parse_index_entries(data: bytes) -> Iterator[IndexEntry]:
-    """Iterate over the valid entries in the bytes of an index; broken lines are skipped.
+    """Parse the lines of an index.jsonl, one job each; broken lines are skipped.
 
     A line that a kill or a full disk cut short, or that another program wrote, is skipped.
     """

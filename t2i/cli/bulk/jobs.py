@@ -13,7 +13,7 @@ from t2i.errors import ArgumentError, DataError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Job of a bulk run: one image, with its seed, file name and request.
+    """Job of a bulk run: one image to generate, with its seed, file name and request.
 
     index : among all images of the file, from 0
     line : number of its line in the file, from 1

@@ -4,15 +4,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from t2i.cli.bulk.bulk_folder import PendingJobs
 from t2i.cli.bulk.index import JobCounter
-from t2i.cli.bulk.plan import JobPlan
 
 
 @contextmanager
 def show_bulk_progress(
-    plan: JobPlan, tally: JobCounter, shown: bool
+    plan: PendingJobs, tally: JobCounter, shown: bool
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that updates a progress bar over all jobs; no bar unless `shown`."""
+    """Show a progress bar over all jobs of a bulk run, and yield the function that updates it.
+
+    Nothing is shown unless `shown`.
+    """
     if not shown:
         yield lambda: None
         return

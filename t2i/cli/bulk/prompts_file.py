@@ -7,12 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.cli.request.file_checks import check_file_combinations, iter_files, locate_request_file
+from t2i.cli.request.file_checks import (
+    check_file_combinations,
+    iter_request_files,
+    locate_request_file,
+)
 from t2i.cli.request.input_files import InputFile
-from t2i.cli.request.prompt_line import KEYS, InvalidPromptLine, PromptLine, parse_line, quote_json
-from t2i.cli.request.prompt_loras import LORA_FOLDER, extract_line_loras
+from t2i.cli.request.prompt_line import (
+    KEYS,
+    InvalidPromptLineError,
+    PromptLine,
+    format_short_json,
+    parse_prompt_line,
+)
+from t2i.cli.request.prompt_loras import LORA_FOLDER, extract_loras_from_lines
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_name
+from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
 from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
 from t2i.terminal import several
@@ -24,17 +34,17 @@ MAX_NAMED_LINES = 20
 """Maximum number of invalid lines in a message; the others are counted."""
 
 NumberedLines = Iterator[tuple[int, str]]
-NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLine]]
+NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError]]
 
 
-class UnreadableLines(Exception):
-    """Raised where a prompts file cannot be read from some line on: (line, reason)."""
+class UnreadableLinesError(Exception):
+    """Raised with line number and reason where the rest of a prompts file cannot be read."""
 
 
 def read_prompts_file(
     path: Path, options: Request | None = None, lora_dir: Path = LORA_FOLDER
 ) -> list[PromptLine]:
-    """Read a prompts file: .txt, .jsonl or .csv.
+    """Read the prompts of a .txt, .jsonl or .csv file, with the options of each line.
 
     options : where given, lines that make no valid request under them are errors too
     lora_dir : folder of the LoRAs that prompts name, used together with `options`
@@ -48,7 +58,7 @@ def read_prompts_file(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
     if options is not None:
-        lines, unspoken = extract_line_loras(lines, options, lora_dir)
+        lines, unspoken = extract_loras_from_lines(lines, options, lora_dir)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
     if broken:
         raise DataError(_format_invalid_lines(path, broken))
@@ -69,7 +79,7 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
         except ArgumentError as error:
             broken.append((line.number, str(error)))
             continue
-        for name, file in iter_files(request):
+        for name, file in iter_request_files(request):
             if (key := (name, file.path)) not in missing:
                 missing[key] = _find_file_error(name, file)
             if (complaint := missing[key]) is not None:
@@ -89,7 +99,7 @@ def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
         raise ArgumentError(
-            f"Unknown sampler {name!r:.80}. {nearest_hint(normalise_name(name), NAMES)}"
+            f"Unknown sampler {name!r:.80}. {nearest_hint(normalise_sampler_name(name), NAMES)}"
         )
 
 
@@ -101,14 +111,14 @@ def _parse_records(
     try:
         for number, record in records:
             try:
-                lines.append(parse_line(number, record, strict=strict))
-            except InvalidPromptLine as error:
+                lines.append(parse_prompt_line(number, record, strict=strict))
+            except InvalidPromptLineError as error:
                 broken.append((number, str(error)))
             if len(lines) + len(broken) > MAX_PROMPTS:
-                raise UnreadableLines(
+                raise UnreadableLinesError(
                     number, f"There are more than {MAX_PROMPTS:,} prompts. Divide it."
                 )
-    except UnreadableLines as error:
+    except UnreadableLinesError as error:
         broken.append(error.args)
     return lines, broken
 
@@ -127,16 +137,16 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
     for number, data in iterate_lines(file, MAX_LINE):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UnreadableLines(1, "The file is UTF-16: save it as UTF-8.")
+            raise UnreadableLinesError(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE:
-            raise UnreadableLines(
+            raise UnreadableLinesError(
                 number, f"The line is longer than {MAX_LINE // 1024} KiB. Shorten its prompt."
             )
         yield number, data.decode("utf-8", "surrogateescape")
 
 
 def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
-    """Iterate over numbered prompts of a text file; blank lines and those with # are skipped."""
+    """Parse the lines of a text file, one prompt each; blank lines and # lines are skipped."""
     for number, text in lines:
         prompt = text.strip()
         if prompt and not prompt.startswith("#"):
@@ -144,24 +154,24 @@ def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
 
 
 def parse_json_lines(lines: NumberedLines) -> NumberedRecords:
-    """Iterate over numbered objects of a JSON lines file; blank lines are skipped."""
+    """Parse the lines of a JSON Lines file, one object each; blank lines are skipped."""
     for number, text in lines:
         if text.strip():
             yield number, _parse_json_record(text)
 
 
-def _parse_json_record(text: str) -> Mapping[str, object] | InvalidPromptLine:
+def _parse_json_record(text: str) -> Mapping[str, object] | InvalidPromptLineError:
     try:
         record = parse_json(text, pairs=_reject_repeated_keys)
-    except InvalidPromptLine as error:
+    except InvalidPromptLineError as error:
         return error
     except ValueError as error:
-        return InvalidPromptLine(
+        return InvalidPromptLineError(
             f'Not JSON: {error}. Expected an object such as {{"prompt": "a cat", "seed": 7}}.'
         )
     if not isinstance(record, dict):
-        return InvalidPromptLine(
-            f'Got {quote_json(record)}, expected an object such as {{"prompt": "a cat"}}.'
+        return InvalidPromptLineError(
+            f'Got {format_short_json(record)}, expected an object such as {{"prompt": "a cat"}}.'
         )
     return record
 
@@ -170,13 +180,15 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     record: dict[str, object] = {}
     for key, value in pairs:
         if key in record:
-            raise InvalidPromptLine(f"The key {quote_json(key)} is given twice: keep one.")
+            raise InvalidPromptLineError(
+                f"The key {format_short_json(key)} is given twice: keep one."
+            )
         record[key] = value
     return record
 
 
 def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
-    """Iterate over numbered rows of a CSV file under its header; empty cells are skipped."""
+    """Parse the rows of a CSV file into column -> cell; empty cells are left out."""
     source = CsvReader(lines)
     rows = source.iterate_records()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
@@ -186,7 +198,7 @@ def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
         if row and len(row) != len(columns):
             yield (
                 number,
-                InvalidPromptLine(
+                InvalidPromptLineError(
                     f"{len(row)} cells, but the header has {len(columns)}. "
                     "Put a cell that holds a comma into double quotes."
                 ),
@@ -197,7 +209,7 @@ def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
 
 
 class CsvReader:
-    """CSV reader that knows the first line and the size of the record it is reading."""
+    """CSV reader that numbers records by their first line and limits their size."""
 
     def __init__(self, lines: NumberedLines) -> None:
         self.lines = lines
@@ -208,23 +220,23 @@ class CsvReader:
             self.first = self.first or number
             self.size += len(text)
             if self.size > MAX_LINE:
-                raise UnreadableLines(
+                raise UnreadableLinesError(
                     self.first,
                     f"The record is longer than {MAX_LINE // 1024} KiB. Is a quote left open?",
                 )
             yield text
 
     def iterate_records(self) -> Iterator[tuple[int, list[str]]]:
-        """Iterate over (number of the first line, cells) of each CSV record.
+        """Yield the number of the first line, and the cells, of each CSV record.
 
-        Raises UnreadableLines.
+        Raises UnreadableLinesError.
         """
         try:
             for row in csv.reader(self, strict=True):
                 yield self.first, row
                 self.first = self.size = 0
         except csv.Error as error:
-            raise UnreadableLines(
+            raise UnreadableLinesError(
                 self.first or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
@@ -233,16 +245,17 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
     expected = "Expected a first line such as: prompt,seed,size"
     for column in columns:
         if column not in KEYS:
-            raise UnreadableLines(
+            raise UnreadableLinesError(
                 number,
-                f"Unknown column {quote_json(column)}. {nearest_hint(column, KEYS)} {expected}",
+                f"Unknown column {format_short_json(column)}. {nearest_hint(column, KEYS)} "
+                f"{expected}",
             )
         if columns.count(column) > 1:
-            raise UnreadableLines(
-                number, f"The column {quote_json(column)} is given twice: keep one."
+            raise UnreadableLinesError(
+                number, f"The column {format_short_json(column)} is given twice: keep one."
             )
     if "prompt" not in columns:
-        raise UnreadableLines(number, f"There is no column 'prompt'. {expected}")
+        raise UnreadableLinesError(number, f"There is no column 'prompt'. {expected}")
 
 
 READERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {

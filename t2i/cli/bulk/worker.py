@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from t2i.atomic_files import NameTaken, build_write_error, write_new_file
+from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
-from t2i.cli.bulk.plan import BulkRun
-from t2i.cli.drawing.adapters import AttachedAdapters
-from t2i.cli.drawing.drawing import (
+from t2i.cli.generation.adapters import AttachedAdapters
+from t2i.cli.generation.image_generation import (
     build_named_scheduler,
-    draw_image,
+    generate_image,
     load_pipeline,
     read_pipeline_defaults,
     upscale_if_requested,
     warn_of_large_size,
 )
-from t2i.cli.metadata.writing import build_image_texts
+from t2i.cli.metadata.writing import build_metadata_texts
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import SignalStop
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
@@ -42,7 +42,7 @@ MAX_MESSAGE = 2_000
 
 @dataclass(frozen=True, slots=True)
 class BulkWorker:
-    """Worker of a bulk run: a loaded pipeline that runs jobs and saves their images.
+    """Loaded pipeline of one process of a bulk run, which runs jobs and saves their images.
 
     own_scheduler : the model's, for requests that name no sampler
     weights : digest of the model
@@ -56,13 +56,15 @@ class BulkWorker:
     metadata: bool
 
     @classmethod
-    def load(cls, model: Path, weights: str, bulk: BulkRun, device: "torch.device") -> "BulkWorker":
+    def load(
+        cls, model: Path, weights: str, bulk: BulkRunArguments, device: "torch.device"
+    ) -> "BulkWorker":
         """Load the pipeline of a bulk run on a device."""
         pipe = load_pipeline(model, None, device)
         return cls(pipe, AttachedAdapters(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 
     def run_job(self, job: Job, stop: SignalStop) -> IndexEntry:
-        """Draw and save one job's image, and return its index entry, with the file or the error.
+        """Generate and save a job's image; return its index entry, with the file or the error.
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.
         """
@@ -79,7 +81,9 @@ class BulkWorker:
                 _free_memory()
             else:
                 entry["request"] = asdict(request)
-                text = build_image_texts(request, job.seed, self.weights) if self.metadata else None
+                text = (
+                    build_metadata_texts(request, job.seed, self.weights) if self.metadata else None
+                )
                 if _save_new_image(picture, self.out / job.file, text):
                     entry |= {"file": job.file, "seconds": round(time.perf_counter() - start, 3)}
                 else:
@@ -96,7 +100,7 @@ class BulkWorker:
         self.attached.attach_adapters(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
-        picture = draw_image(self.pipe, request, seed, bar=False)
+        picture = generate_image(self.pipe, request, seed, bar=False)
         request = replace(request, width=picture.width, height=picture.height)
         return request, upscale_if_requested(self.pipe, request, seed, picture, bar=False)
 

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 import typer
 
 from t2i.cli.output import Format, print_json, print_remark
-from t2i.cli.written_weights import (
+from t2i.cli.weights_output import (
     FamilyOption,
     Layout,
     LayoutOption,
     Overwrite,
     PrecisionOption,
-    check_output_free,
-    reserve_output,
-    write_lora_layout,
+    atomic_output,
+    check_output_writable,
+    write_lora_in_layout,
     write_model_folder,
 )
 from t2i.errors import ArgumentError, ModelError
@@ -70,10 +70,10 @@ def convert(
     else:
         from t2i.adapters import read_lora
 
-        check_output_free(out, overwrite, folder=to == "peft")
+        check_output_writable(out, overwrite, folder=to == "peft")
         lora = read_lora(source, layers_per_block=layers_per_block)
-        with reserve_output(out, overwrite) as new:
-            write_lora_layout(new, lora, to, family, layers_per_block)
+        with atomic_output(out, overwrite) as new:
+            write_lora_in_layout(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
@@ -124,10 +124,10 @@ def _convert_embedding(
             f"Refused the pickle {source}: with --allow-pickle its tensors alone are read, and "
             f"nothing in it is run: {build_pickle_conversion_command(source, out)}"
         )
-    check_output_free(out, overwrite)
+    check_output_writable(out, overwrite)
     found = read_learned_word(source, pickles=allow_pickle)
     named = LearnedWord(found.vectors, token or found.token or source.stem)
-    with reserve_output(out, overwrite) as new:
+    with atomic_output(out, overwrite) as new:
         (write_learned_word if to == "diffusers" else write_learned_word_kohya)(new, named)
 
 
@@ -146,11 +146,11 @@ def _convert_model(
             f"{source} is a folder as diffusers has it. It cannot be written as one file: "
             "diffusers reads the layout of the original code and has nothing that writes it."
         )
-    check_output_free(out, overwrite, folder=True)
+    check_output_writable(out, overwrite, folder=True)
 
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.library_messages import quiet_libraries
 
     given = {} if config is None else {"config": config}
-    with quiet_libraries(), reserve_output(out, overwrite) as new:
+    with quiet_libraries(), atomic_output(out, overwrite) as new:
         write_model_folder(new, TextToImagePipeline.from_pretrained(source, **given), precision)

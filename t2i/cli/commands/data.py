@@ -25,14 +25,14 @@ data = typer.Typer(help="Show and check data sets.")
 
 
 @data.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    """Print the help where no command is given."""
+def print_help_without_command(context: typer.Context) -> None:
+    """Print the help of `t2i data` where no command of it is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-@data.command()
-def show(
+@data.command("show")
+def save_contact_sheet(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
     out: Out = Path("outputs"),
     num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
@@ -43,16 +43,16 @@ def show(
     ] = True,
     format: Format = "text",
 ) -> None:
-    """Draw a contact sheet of the data set NAME, with captions, and print its path."""
+    """Save a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
         raise ArgumentError(f"Unknown data set {name!r}. {nearest_hint(name, DATA_SETS)}{more}")
 
-    from t2i.cli.file_names import OutputNames
+    from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
     from train.data.sheets.mask_sheet import draw_mask_sheet
 
-    names = OutputNames(out, f"{name} {split}", num=1)
+    names = OutputFileNames(out, f"{name} {split}", num=1)
     names.make_folder()
     sheet = draw_mask_sheet(DATA_SETS[name](seed, split), range(num), masks)
     path = names.save_image(0, seed, partial(save_picture, sheet))
@@ -85,8 +85,8 @@ Model = Annotated[
 BucketStep = Annotated[int | None, typer.Option(min=8, help="Their sides are multiples of it.")]
 
 
-@data.command()
-def check(
+@data.command("check")
+def check_data_set(
     place: Place,
     out: Out = Path("outputs"),
     num: SheetNum = 48,
@@ -95,11 +95,11 @@ def check(
     bucket_step: BucketStep = None,
     format: Format = "text",
 ) -> None:
-    """Read every picture of PLACE, say what there is and what is broken, draw a contact sheet.
+    """Read every picture of PLACE, list what it holds and what is broken, save a contact sheet.
 
     Ends with 4 where a training run would not begin: more is broken than data.bad_share allows.
     """
-    from t2i.cli.file_names import OutputNames
+    from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
     from train.data.config_from_path import load_data_config, read_batch_size
     from train.data.discovery import check_broken_fraction
@@ -109,7 +109,7 @@ def check(
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
     config = load_data_config(place, size, bucket_step)
-    names = OutputNames(out, f"{place.resolve().name} pictures", num=1)
+    names = OutputFileNames(out, f"{place.resolve().name} pictures", num=1)
     found = _find_with_progress(config)
     if not found.pictures:
         check_broken_fraction(found.broken, found.total, 0.0)

@@ -3,23 +3,24 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
+from t2i.cli.request.edit_options import EditOptions
 from t2i.errors import ArgumentError
 from t2i.terminal import one_line_warnings, print_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.prompt_to_prompt.automatic_edits import Blend, TargetSettings, WordEditOptions
-    from t2i.cli.drawing.loaded_request import LoadedRequest
-    from t2i.cli.output_files import SiblingNames
+    from pipelines.prompt_to_prompt.automatic_edits import TargetSettings, WordEditOptions
+    from t2i.cli.generation.loaded_request import LoadedRequest
+    from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -76,41 +77,6 @@ SelfReplace = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EditOptions:
-    """Parsed options of the attention edits of `t2i edit`.
-
-    weights : word -> factor
-    windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
-    """
-
-    weights: Mapping[str, float]
-    blend: "Blend | Literal['auto'] | None"
-    windows: Mapping[str, tuple[float, float]]
-
-    @classmethod
-    def parse(
-        cls,
-        weights: Sequence[str],
-        blend: str,
-        cross_replace: str | None,
-        self_replace: str | None,
-    ) -> "EditOptions":
-        """Parse the options of the attention edits as typed. Raises ArgumentError if unusable."""
-        windows = {}
-        if cross_replace is not None:
-            windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)
-        if self_replace is not None:
-            windows["self_replace"] = parse_step_window("--self-replace", self_replace)
-        return cls(weights=parse_word_weights(weights), blend=parse_blend(blend), windows=windows)
-
-    def to_word_edit_options(self) -> "WordEditOptions":
-        """Convert the options to those of the automatic word edits."""
-        from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
-
-        return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
-
-
 def edit(
     source: Source,
     target: Target = None,
@@ -135,12 +101,12 @@ def edit(
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
 ) -> None:
-    """Draw SOURCE and TARGET from the same noise, so that only what the words change changes;
-    print the paths of what is written.
+    """Generate SOURCE, and TARGET as an edit of it by attention control; print the paths.
 
-    That is a sheet of all pictures side by side, and each picture alone, with all its settings
-    in its metadata: `t2i generate --from` draws it again. The sheet has those of its last picture.
-    No file is replaced.
+    Both start from the same noise, so that only what the words change changes. Written are a sheet
+    of all pictures side by side, and each picture alone, with all its settings in its metadata:
+    `t2i generate --from` draws it again. The sheet has those of its last picture. No file is
+    replaced.
     """
     sampling = options.SamplingOptions(
         negative=negative,
@@ -172,18 +138,18 @@ def _draw_edit(
     as_json: bool,
 ) -> None:
     """Draw the prompts from one noise under the edits; save the images and print their paths."""
-    from t2i.cli.output_files import SiblingNames
+    from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
     check_no_lora_tags("a TARGET", prompts[1:], request)
-    options.check_not_composed(request, prompts)
+    options.check_no_composed_prompts(request, prompts)
     endings = _file_endings(len(prompts))
-    names = SiblingNames(out or Path("outputs"), request.prompt, "edit", endings)
+    names = GroupedFileNames(out or Path("outputs"), request.prompt, "edit", endings)
 
-    from t2i.cli.drawing.drawing import draw_edited_images
-    from t2i.cli.drawing.loaded_request import load_request
+    from t2i.cli.generation.image_generation import generate_edited_images
+    from t2i.cli.generation.loaded_request import load_request
     from t2i.library_messages import quiet_libraries
 
     names.make_folder()
@@ -192,7 +158,7 @@ def _draw_edit(
         start = time.perf_counter()
         request, chosen = _choose_edits(loaded, prompts, edit_options.to_word_edit_options())
         try:
-            images = draw_edited_images(loaded.pipe, request, seed)
+            images = generate_edited_images(loaded.pipe, request, seed)
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
@@ -226,7 +192,7 @@ def _choose_edits(
     """
     from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
     from t2i.attention.edits.registry import to_dict
-    from t2i.cli.drawing.drawing import build_prompt_to_prompt_pipeline
+    from t2i.cli.generation.image_generation import build_prompt_to_prompt_pipeline
     from t2i.cli.request.prompt_edits import EditedPrompts
 
     request = loaded.request
@@ -242,7 +208,7 @@ def _choose_edits(
 
 def _build_texts(request: "Request", seed: int, model_digest: str) -> list[dict[str, str] | None]:
     """Return the metadata of each image that is drawn together, the source's first."""
-    from t2i.cli.metadata.writing import build_image_texts
+    from t2i.cli.metadata.writing import build_metadata_texts
 
     assert request.edited is not None
     together = [
@@ -252,11 +218,11 @@ def _build_texts(request: "Request", seed: int, model_digest: str) -> list[dict[
         replace(request, prompt=edited.prompts[edited.picture], edited=edited)
         for edited in together
     ]
-    return [build_image_texts(own, seed, model_digest) for own in requests]
+    return [build_metadata_texts(own, seed, model_digest) for own in requests]
 
 
 def _save_images(
-    names: "SiblingNames",
+    names: "GroupedFileNames",
     seed: int,
     prompts: Sequence[str],
     images: "Sequence[Image]",
@@ -312,59 +278,3 @@ def _file_endings(prompts: int) -> list[str]:
     if prompts == 2:
         return ["-source.png", "-target.png"]
     return ["-source.png", *(f"-target-{number}.png" for number in range(1, prompts))]
-
-
-def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
-    """Parse word weights such as "red=2" into word -> factor. Raises ArgumentError."""
-    weights: dict[str, float] = {}
-    for text in texts:
-        word, _, factor = (part.strip() for part in text.rpartition("="))
-        try:
-            weights[word] = float(factor)
-        except ValueError:
-            word = ""
-        if not word:
-            raise ArgumentError(
-                f"Got --weight {text!r:.80}: expected a word of the target and its factor, as in "
-                "--weight red=2: 1 leaves it, 2 doubles it, 0 takes it away."
-            )
-    return weights
-
-
-def parse_blend(text: str) -> "Blend | Literal['auto'] | None":
-    """Parse local blending "cat,dog" into source and target words. Raises ArgumentError.
-
-    Several words of a side are joined by "+"; one word alone is that of both sides.
-    """
-    if text.strip() == "auto":
-        return "auto"
-    if text.strip() == "none":
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    words = [tuple(word.strip() for word in part.split("+")) for part in parts]
-    if len(words) == 1:
-        words *= 2
-    if len(words) != 2 or not all(word for side in words for word in side):
-        raise ArgumentError(
-            f"Got --blend {text!r:.80}: expected a word of SOURCE and one of TARGET, as in "
-            "--blend cat,dog, or --blend cat+bowl,dog for several, one word for both, auto or none."
-        )
-    return (words[0], words[1])
-
-
-def parse_step_window(name: str, text: str) -> tuple[float, float]:
-    """Parse the shares of the run between which an edit acts, as "0.2:0.8". Raises ArgumentError.
-
-    "0.8" is from the beginning to 0.8, "0.2:0.8" from 0.2 on. `name` is the option, for messages.
-    """
-    first, _, end = text.rpartition(":")
-    try:
-        window = (float(first or 0), float(end))
-    except ValueError:
-        window = (1.0, 0.0)
-    if not 0 <= window[0] <= window[1] <= 1:
-        raise ArgumentError(
-            f"Got {name} {text!r:.80}: expected a share of the run from 0 to 1, as in {name} 0.8, "
-            f"or two, as in {name} 0.2:0.8."
-        )
-    return window

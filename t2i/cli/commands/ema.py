@@ -14,7 +14,7 @@ MAX_PROFILE_ERROR = 0.05
 """Relative error of the averaging profile above which a note is printed."""
 
 
-def ema(
+def write_post_hoc_ema(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     length: Annotated[
         float, typer.Option(help="Width of the average as a share of the run, such as 0.1.")
@@ -27,7 +27,7 @@ def ema(
     ] = None,
     format: Format = "text",
 ) -> None:
-    """Write the model of RUN with its weights averaged over another length.
+    """Write the model of the training run RUN with a post-hoc EMA of another length.
 
     For runs with `ema.kind = "power"`: they keep snapshots, from which an average of any length can
     be rebuilt after training (arXiv 2312.02696). Short ones follow the last steps, long ones smooth

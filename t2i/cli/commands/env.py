@@ -24,16 +24,16 @@ LIBRARIES = (
 
 
 def env(format: Format = "text") -> None:
-    """Print versions, device and platform."""
-    facts = read_environment()
+    """Print library versions, device and platform, for bug reports."""
+    facts = collect_versions_and_hardware()
     if format == "json":
         print_json(facts)
     else:
         print_rows(facts)
 
 
-def read_environment() -> dict[str, str | int]:
-    """Read the versions, platform and device of this machine, by name."""
+def collect_versions_and_hardware() -> dict[str, str | int]:
+    """Return the library versions, platform and device of this machine, by name."""
     import torch
 
     from t2i.accelerate_state import default_device

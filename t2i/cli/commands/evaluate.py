@@ -58,7 +58,7 @@ AgainstOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions:
-    """Parsed options of one `t2i evaluate` command.
+    """Parsed options of the command `t2i evaluate`.
 
     model : as it was typed; folder : where it lies
     parts : names of the parts of the suite to measure
@@ -76,8 +76,8 @@ class EvaluationOptions:
     earlier: Path | None
 
     @property
-    def command(self) -> str:
-        """Command line that repeats the measurement, for the head of the result."""
+    def reproduction_command(self) -> str:
+        """Command line that repeats this evaluation, recorded in its result."""
         suite = [f"--suite {self.suite}"] * (self.suite != "scenes")
         return " ".join(["t2i evaluate", self.model, *suite, *["--quick"] * self.quick])
 
@@ -92,7 +92,7 @@ def evaluate(
     compared: AgainstOption = None,
     format: Format = "text",
 ) -> None:
-    """Measure how well MODEL follows its prompts; print the path of a page with the result.
+    """Measure how well MODEL follows its prompts; print the path of a page with the results.
 
     Scenes are drawn, inspected and edited, and compared with the known content of every pixel. In
     the folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl,
@@ -147,7 +147,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         held.enter_context(quiet_libraries())
         held.enter_context(isolated_rng())
         store, context, facts = _prepare_evaluation(options)
-        facts["command"] = options.command
+        facts["command"] = options.reproduction_command
         earlier = None
         if options.earlier is not None:
             earlier = read_earlier_result(options.earlier, facts, VERSION)
@@ -181,10 +181,10 @@ def _prepare_evaluation(
 ) -> "tuple[ResultFolder, EvaluationContext, dict[str, Any]]":
     """Return the result folder, the loaded model, and the head of the result."""
     from t2i import __version__
-    from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults
+    from t2i.cli.generation.image_generation import load_pipeline, read_pipeline_defaults
     from t2i.cli.metadata.writing import read_library_versions
     from t2i.cli.request.digests import compute_model_digest
-    from t2i.cli.request.request import Request, read_defaults
+    from t2i.cli.request.request import Request, read_model_defaults
     from t2i.evaluate.known_objects import find_known_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.suite_part import EvaluationContext
@@ -204,7 +204,7 @@ def _prepare_evaluation(
         "config": options.config.model_dump(mode="json"),
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
-    request = Request(prompt="").with_defaults(read_defaults(options.folder))
+    request = Request(prompt="").with_defaults(read_model_defaults(options.folder))
     pipe = load_pipeline(options.folder, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     request = request.with_defaults(read_pipeline_defaults(pipe, request))

@@ -77,25 +77,25 @@ class InputImageOptions:
     mask: Path | None
     strength: float | None
 
-    def add_to(self, overrides: "RequestOverrides") -> "RequestOverrides":
-        """Return the request overrides with the input images added. Raises ArgumentError."""
-        from t2i.cli.request.input_files import parse_file, parse_scaled_file
+    def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
+        """Return the overrides with the input images parsed and added. Raises ArgumentError."""
+        from t2i.cli.request.input_files import parse_file_with_scale, parse_input_file
 
         return replace(
             overrides,
-            ip_adapter=None if self.ip_adapter is None else parse_file(str(self.ip_adapter)),
+            ip_adapter=None if self.ip_adapter is None else parse_input_file(str(self.ip_adapter)),
             image_prompt=None
             if self.image_prompt is None
-            else parse_scaled_file(self.image_prompt),
-            image=None if self.image is None else parse_file(str(self.image)),
-            mask=None if self.mask is None else parse_file(str(self.mask)),
+            else parse_file_with_scale(self.image_prompt),
+            image=None if self.image is None else parse_input_file(str(self.image)),
+            mask=None if self.mask is None else parse_input_file(str(self.mask)),
             strength=self.strength,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Options of `t2i generate` about the files that are written and how they are reported.
+    """Options of `t2i generate` about the files it writes and how it reports them.
 
     num : images of each prompt
     metadata : whether to write into an image how it was made
@@ -136,7 +136,7 @@ def generate(
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
 ) -> None:
-    """Make pictures of PROMPT, or of each prompt of FILE, or IMAGE again; print their paths.
+    """Generate pictures of PROMPT, of each prompt of FILE, or IMAGE again; print their paths.
 
     A seed that is not given is drawn, printed and recorded. Steps, guidance, sampler and size come
     from the model where they are not given. No file is replaced: in a folder a number is added to
@@ -160,7 +160,7 @@ def generate(
         ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength
     )
     output = OutputOptions(out=out, num=num, grid=grid, metadata=not no_metadata, format=format)
-    overrides = inputs.add_to(sampling.to_overrides())
+    overrides = inputs.add_to_overrides(sampling.to_overrides())
     if prompts is not None:
         _generate_bulk(prompts, overrides, seed, lora_dir, output)
         return
@@ -176,8 +176,8 @@ def _generate_request(
     output: OutputOptions,
 ) -> None:
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
-    from t2i.cli.drawing.grid import ImageGrid, check_not_contact_sheet
-    from t2i.cli.request.file_checks import check_file_combinations, check_files_exist
+    from t2i.cli.generation.grid import ImageGrid, check_not_contact_sheet
+    from t2i.cli.request.file_checks import check_file_combinations, check_request_files
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request, choose_seeds
 
@@ -191,7 +191,7 @@ def _generate_request(
         request = overrides.apply_to(Request(prompt="", grammar="a1111"))
         request = set_prompt_and_extract_loras(request, prompt or "", lora_dir or LORA_FOLDER)
     else:
-        original, request, recorded_seed = request_from_image(
+        original, request, recorded_seed = read_request_from_image(
             image, overrides, lora_dir or LORA_FOLDER
         )
         if seed is None:
@@ -200,16 +200,18 @@ def _generate_request(
     seeds = choose_seeds(seed, output.num)
     grid = ImageGrid(output.num) if output.grid else None
     check_file_combinations(request)
-    check_files_exist(request)
+    check_request_files(request)
 
-    from t2i.cli.drawing.single_request import ImageOutput, draw_and_save_images
-    from t2i.cli.file_names import OutputNames
+    from t2i.cli.file_names import OutputFileNames
+    from t2i.cli.generation.single_request import OutputSettings, generate_and_save_images
 
-    names = OutputNames(output.out or Path("outputs"), request.prompt, output.num, grid=output.grid)
-    images = ImageOutput(
+    names = OutputFileNames(
+        output.out or Path("outputs"), request.prompt, output.num, grid=output.grid
+    )
+    images = OutputSettings(
         names=names, metadata=output.metadata, as_json=output.format == "json", grid=grid
     )
-    draw_and_save_images(request, seeds, images, original)
+    generate_and_save_images(request, seeds, images, original)
 
 
 def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
@@ -232,9 +234,9 @@ def _generate_bulk(
     output: OutputOptions,
 ) -> None:
     """Generate the images of a prompts file, or continue where an earlier run stopped."""
-    from t2i.cli.bulk.plan import BulkRun
+    from t2i.cli.bulk.bulk_folder import BulkRunArguments
     from t2i.cli.bulk.prompts_file import read_prompts_file
-    from t2i.cli.request.file_checks import check_files_exist
+    from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.prompt_loras import LORA_FOLDER
     from t2i.cli.request.request import Request, check_num_images, choose_seed
     from t2i.pictures import FORMATS
@@ -248,7 +250,7 @@ def _generate_bulk(
     out = Path("outputs") / prompts.stem if output.out is None else output.out
     if out.suffix.lower() in FORMATS and not out.is_dir():
         raise ArgumentError(f"Got --out {out}: the pictures of a file need a folder.")
-    bulk = BulkRun(
+    bulk = BulkRunArguments(
         prompts=prompts,
         out=out,
         options=overrides.apply_to(Request(prompt="", grammar="a1111")),
@@ -257,7 +259,7 @@ def _generate_bulk(
         metadata=output.metadata,
     )
     # Before anything slow is imported: a mistake in the file is reported at once.
-    check_files_exist(bulk.options)
+    check_request_files(bulk.options)
     lines: list[PromptLine] = []
     if read_launcher_rank() == 0:
         lines = read_prompts_file(prompts, bulk.options, lora_dir or LORA_FOLDER)
@@ -267,19 +269,20 @@ def _generate_bulk(
     run_bulk(bulk, lines, as_json=output.format == "json")
 
 
-def request_from_image(
+def read_request_from_image(
     picture: Path, overrides: "RequestOverrides", lora_dir: Path
 ) -> tuple["ImageMetadata", "Request", int | None]:
-    """Return an image's metadata, the request that reproduces it under overrides, and its seed.
+    """Read from an image's metadata the request, with overrides, and the seed that reproduce it.
 
-    Raises DataError for an image without metadata, ModelError for a model that is not found here.
+    Returns metadata, request and seed. Raises DataError for an image without metadata, ModelError
+    for a model that is not found here.
     """
-    from t2i.cli.metadata.reading import read_metadata, request_from_metadata
+    from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
     from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt_and_extract_loras
     from t2i.denoiser.loading.address import EMBEDDED_MODELS
 
     metadata = read_metadata(picture)
-    request, seed = request_from_metadata(metadata)
+    request, seed = build_request_from_metadata(metadata)
     if (
         overrides.model is None
         and request.model not in EMBEDDED_MODELS
@@ -304,10 +307,10 @@ def request_from_image(
 
 def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise where a file that the image was made with cannot be used here."""
-    from t2i.cli.request.file_checks import FILE_KINDS, iter_files, locate_request_file
+    from t2i.cli.request.file_checks import FILE_KINDS, iter_request_files, locate_request_file
     from t2i.terminal import escape_controls
 
-    for name, file in iter_files(request):
+    for name, file in iter_request_files(request):
         try:
             locate_request_file(name, file)
         except T2IError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2i.attention.probes.heat_maps import HeatMaps
-    from t2i.cli.output_files import SiblingNames
+    from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -44,7 +44,7 @@ Words = Annotated[
 ]
 
 
-def inspect(
+def inspect_attention(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
     words: Words = None,
     out: options.Out = None,
@@ -63,12 +63,12 @@ def inspect(
     no_metadata: options.NoMetadata = False,
     format: Format = "text",
 ) -> None:
-    """Draw PROMPT, and show which parts of the picture attend to each of its words: print a
-    table, and the paths of what is written.
+    """Generate PROMPT and show which parts of the picture attend to each of its words.
 
-    That is a strip, the picture and each word's heat map over it, and the maps themselves as
-    .safetensors beside it. The picture is the one that `t2i generate` draws with the same seed,
-    bit for bit: looking changes nothing. No file is replaced.
+    Printed are a table and the paths of what is written: a strip of the picture and each word's
+    heat map over it, and the maps themselves as .safetensors beside it. The picture is the one
+    that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. No file is
+    replaced.
     """
     sampling = options.SamplingOptions(
         negative=negative,
@@ -83,13 +83,13 @@ def inspect(
         embedding=embedding,
     )
     request = options.build_prompt_request(prompt, sampling.to_overrides(), lora_dir)
-    options.check_not_composed(request, [request.prompt])
-    from t2i.cli.output_files import SiblingNames
+    options.check_no_composed_prompts(request, [request.prompt])
+    from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
     chosen = split_words(words)
-    names = SiblingNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
+    names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
     _draw_and_probe(
         request, chosen, seed, names, metadata=not no_metadata, as_json=format == "json"
     )
@@ -99,7 +99,7 @@ def _draw_and_probe(
     request: "Request",
     words: Sequence[str],
     seed: int,
-    names: "SiblingNames",
+    names: "GroupedFileNames",
     *,
     metadata: bool,
     as_json: bool,
@@ -109,9 +109,9 @@ def _draw_and_probe(
     words : all content words of the prompt where it is empty
     """
     from t2i.attention.attend import attend
-    from t2i.cli.drawing.drawing import draw_image
-    from t2i.cli.drawing.loaded_request import load_request
-    from t2i.cli.metadata.writing import build_image_texts
+    from t2i.cli.generation.image_generation import generate_image
+    from t2i.cli.generation.loaded_request import load_request
+    from t2i.cli.metadata.writing import build_metadata_texts
     from t2i.library_messages import quiet_libraries
     from t2i.pictures import save_picture
 
@@ -123,12 +123,12 @@ def _draw_and_probe(
         with attend(loaded.pipe) as attn:
             maps = attn.probe(*words)
             try:
-                image = draw_image(loaded.pipe, request, seed)
+                image = generate_image(loaded.pipe, request, seed)
             except KeyboardInterrupt:
                 print_remark("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
         request = replace(request, width=image.width, height=image.height)
-        texts = build_image_texts(request, seed, loaded.weights) if metadata else None
+        texts = build_metadata_texts(request, seed, loaded.weights) if metadata else None
 
         def write(paths: Sequence[Path]) -> None:
             save_picture(_build_strip(image, maps), paths[0], texts)
@@ -149,7 +149,7 @@ def _draw_and_probe(
 
 
 def split_words(words: list[str] | None) -> list[str]:
-    """Split comma-separated texts into distinct words or phrases, in the order typed.
+    """Split the values of --words at commas into distinct words or phrases, in their order.
 
     Raises ArgumentError for an empty one.
     """
@@ -197,13 +197,13 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     across, down = maps.peak(word)
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
-        "place": name_image_position(*maps.centre(word)),
+        "place": describe_image_position(*maps.centre(word)),
         "share": round(maps.probability_share(word), 4),
     }
 
 
-def name_image_position(across: float, down: float) -> str:
-    """Name a point of the image by thirds, such as "upper left"."""
+def describe_image_position(across: float, down: float) -> str:
+    """Describe a point of an image, from 0 to 1, in words such as "upper left"."""
     return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
 
 
@@ -217,7 +217,7 @@ def _print_table(maps: "HeatMaps") -> None:
         table.add_row(
             Text(word),
             f"{across:.2f}, {down:.2f}",
-            name_image_position(*maps.centre(word)),
+            describe_image_position(*maps.centre(word)),
             f"{maps.probability_share(word):.1%}",
         )
     print_rich(table)

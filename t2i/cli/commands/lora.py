@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.output import Format, print_json, print_remark
-from t2i.cli.written_weights import (
+from t2i.cli.weights_output import (
     FamilyOption,
     LayoutOption,
     Overwrite,
     PrecisionOption,
-    check_output_free,
-    reserve_output,
-    write_lora_layout,
+    atomic_output,
+    check_output_writable,
+    write_lora_in_layout,
     write_model_folder,
 )
 from t2i.errors import ArgumentError
@@ -38,15 +38,15 @@ MAX_COUNTED_VALUES = 6
 
 
 @lora.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    """Print the help where no command is given."""
+def print_help_without_command(context: typer.Context) -> None:
+    """Print the help of `t2i lora` where no command of it is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @lora.command()
 def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> None:
-    """Print what FILE changes and how strongly: its layers, ranks, alphas, and its header."""
+    """Print what the LoRA FILE changes and how strongly: layers, ranks, alphas, and header."""
     from dataclasses import asdict
 
     from t2i.adapters import read_lora, summarize_lora
@@ -79,14 +79,14 @@ def merge(
     overwrite: Overwrite = False,
     format: Format = "text",
 ) -> None:
-    """Add LoRAs to the weights of MODEL, write it as a folder of diffusers', and print its path.
+    """Add LoRAs to the weights of MODEL, write it as a diffusers folder, and print its path.
 
     It draws what MODEL draws with these LoRAs, but for rounding.
     """
-    from t2i.cli.request.input_files import parse_scaled_file
+    from t2i.cli.request.input_files import parse_file_with_scale
 
-    check_output_free(out, overwrite, folder=True)
-    scaled = [parse_scaled_file(text) for text in loras]
+    check_output_writable(out, overwrite, folder=True)
+    scaled = [parse_file_with_scale(text) for text in loras]
 
     from t2i.adapters import merge_into_weights, read_lora
     from t2i.cli.request.file_checks import locate_request_file
@@ -98,9 +98,9 @@ def merge(
         merge_into_weights(
             models, read_lora(path, layers_per_block=_layers_per_block(pipe)), file.scale
         )
-    with reserve_output(out, overwrite) as new:
+    with atomic_output(out, overwrite) as new:
         write_model_folder(new, pipe, precision)
-    _print_result(out, format, {"loras": [file.argument for file in scaled]})
+    _print_result(out, format, {"loras": [file.option_value for file in scaled]})
 
 
 @lora.command()
@@ -120,7 +120,7 @@ def extract(
     Says which share of the difference it holds, and what differs that no LoRA can hold.
     """
     _check_rank_and_share(rank, share)
-    check_output_free(out, overwrite, folder=to == "peft")
+    check_output_writable(out, overwrite, folder=to == "peft")
 
     from t2i.adapters import extract_lora
 
@@ -128,8 +128,8 @@ def extract(
     fit = extract_lora(_lora_models(first), _lora_models(second), rank=rank, share=share)
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
-    with reserve_output(out, overwrite) as new:
-        write_lora_layout(new, fit.lora, to, family, _layers_per_block(second))
+    with atomic_output(out, overwrite) as new:
+        write_lora_in_layout(new, fit.lora, to, family, _layers_per_block(second))
     if fit.unrepresented:
         more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
         print_remark(
@@ -151,18 +151,18 @@ def resize(
     overwrite: Overwrite = False,
     format: Format = "text",
 ) -> None:
-    """Write FILE at another rank, the nearest there is, and print its path.
+    """Write the LoRA FILE at another rank, as near to it as that allows, and print its path.
 
     A LoHa or LoKr becomes the LoRA that is nearest to it.
     """
     _check_rank_and_share(rank, share)
-    check_output_free(out, overwrite, folder=to == "peft")
+    check_output_writable(out, overwrite, folder=to == "peft")
 
     from t2i.adapters import read_lora, resize_lora
 
     fit = resize_lora(read_lora(file, layers_per_block=layers_per_block), rank=rank, share=share)
-    with reserve_output(out, overwrite) as new:
-        write_lora_layout(new, fit.lora, to, family, layers_per_block)
+    with atomic_output(out, overwrite) as new:
+        write_lora_in_layout(new, fit.lora, to, family, layers_per_block)
     _print_result(out, format, _report_fit(fit, format))
 
 

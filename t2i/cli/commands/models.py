@@ -15,7 +15,7 @@ MAX_CARD = 64_000
 """Bytes of a model card that are read; its first paragraph is printed."""
 
 
-def models(
+def list_models(
     name: Annotated[
         str | None,
         typer.Argument(
@@ -24,8 +24,9 @@ def models(
     ] = None,
     format: Format = "text",
 ) -> None:
-    """List the models that can be named: the embedded one, and those in the hub's local cache; or
-    print the vocabulary, sampling defaults, size and digest of one.
+    """List the models that are here: the embedded one, and those in the Hugging Face cache.
+
+    With NAME, print the vocabulary, sampling defaults, size and digest of that one.
 
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
@@ -48,12 +49,12 @@ def models(
 
 
 def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
+    from t2i.cli.request.caption_vocabulary import ALL_WORDS, read_caption_vocabulary
     from t2i.cli.request.digests import compute_model_digest
-    from t2i.cli.request.known_words import ALL_WORDS, read_known_words
-    from t2i.cli.request.request import read_defaults
+    from t2i.cli.request.request import read_model_defaults
 
     folder = _find_local_model(name, here)
-    known, defaults = read_known_words(folder), read_defaults(folder)
+    known, defaults = read_caption_vocabulary(folder), read_model_defaults(folder)
     knows = {} if known is None else dict(known.kinds)
     settings = {
         "steps": defaults.num_inference_steps,
@@ -110,7 +111,7 @@ def _describe_model(name: str, folder: Path) -> dict[str, object]:
     size = sum(map(_file_size, [folder] if folder.is_file() else folder.rglob("*")))
     return {
         "name": name,
-        "summary": summarise_card(_read_card(folder / "README.md")),
+        "summary": extract_model_card_summary(_read_card(folder / "README.md")),
         "size": f"{size / 1e6:.1f} MB",
         "bytes": size,
         "path": str(folder),
@@ -134,7 +135,7 @@ def _read_card(card: Path) -> str:
         return ""
 
 
-def summarise_card(card: str) -> str:
+def extract_model_card_summary(card: str) -> str:
     """Return the first paragraph of a model card, below its front matter and title."""
     body = card.split("\n---\n", 1)[-1] if card.startswith("---\n") else card
     paragraphs = (part.strip() for part in body.split("\n\n"))

@@ -66,7 +66,7 @@ def train(
     kind: ClassWord = None,
     format: ConfigFormat = "text",
 ) -> None:
-    """Train what CONFIG describes; the same command again goes on where it stopped.
+    """Run the training that CONFIG describes; the same command continues a stopped run.
 
     Ctrl-C writes a checkpoint first. On several processes: accelerate launch -m train CONFIG.
     With --init METHOD a config is written for the pictures in a folder, every choice explained.

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataParser, RecordedSettings
+from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataValueParser, RecordedSettings
 from t2i.errors import DataError
 
 TOOL = "A1111"
@@ -20,30 +20,30 @@ USED = {
 
 
 def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that an image has in A1111's layout, or None."""
+    """Return the generation metadata among an image's texts in A1111's layout, or None."""
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
     return parse_a1111(texts["parameters"])
 
 
 def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
-    """Parse the text of `parameters`. Raises DataError for another layout.
+    """Parse A1111's text `parameters` into metadata. Raises DataError for another layout.
 
     Nothing is stripped, so that a prompt of t2i comes back exactly, but line ends are unified: an
     editor or a website may have written them as Windows does.
     """
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     prompt, negative_prompt, line, after = _split_parameters(re.sub(r"\r\n?", "\n", text))
     if not line and not negative_prompt:
         raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
     values = _parse_settings(line, parser)
     for extra in after:
         if extra.strip():
-            parser.report_unused("after the settings", extra)
+            parser.report_not_understood("after the settings", extra)
 
     size = SIZE.fullmatch(values.get("Size", ""))
     if size is None and values.get("Size"):
-        parser.report_unused("Size", values["Size"], "width x height")
+        parser.report_not_understood("Size", values["Size"], "width x height")
     width, height = parser.parse_size(*size.groups()) if size else (None, None)
     settings = RecordedSettings(
         num_inference_steps=parser.parse_steps(values.get("Steps")),
@@ -83,7 +83,7 @@ def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
     return "\n".join(above[:split]), negative_prompt, line, lines[last + 1 :]
 
 
-def _parse_settings(line: str, parser: MetadataParser) -> dict[str, str]:
+def _parse_settings(line: str, parser: MetadataValueParser) -> dict[str, str]:
     """Parse "Steps: 20, Model: "a, b", ..." into name -> value; a value may be quoted, or JSON."""
     values: dict[str, str] = {}
     place = 0
@@ -94,17 +94,17 @@ def _parse_settings(line: str, parser: MetadataParser) -> dict[str, str]:
         end = _find_comma(line, place)
         if colon < 0 or end < colon:
             if line[place:end].strip():
-                parser.report_unused("setting", line[place:end].strip())
+                parser.report_not_understood("setting", line[place:end].strip())
         else:
             name = line[place:colon].strip()
             value, end = _parse_value(line, colon + 1)
             if name in values:
-                parser.report_unused(name, value)
+                parser.report_not_understood(name, value)
             else:
                 values[name] = value
         place = end + 1
     if line[place:].strip():
-        parser.report_unused(f"after {MAX_SETTINGS} settings", line[place:].strip())
+        parser.report_not_understood(f"after {MAX_SETTINGS} settings", line[place:].strip())
     return values
 
 

@@ -13,7 +13,7 @@ from t2i.cli.metadata.comfyui_graph import (
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     Json,
-    MetadataParser,
+    MetadataValueParser,
     RecordedSettings,
     parse_json_object,
 )
@@ -36,9 +36,10 @@ IGNORED_NODES = {
 
 
 def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata in an image's ComfyUI graph, or None. Raises DataError.
+    """Return the generation metadata of the ComfyUI graph among an image's texts, or None.
 
-    `prompt` is the graph as it ran; `workflow` the editor's page, read where that is missing.
+    Raises DataError for a graph that cannot be parsed. `prompt` is the graph as it ran; `workflow`
+    the editor's page, read where that is missing.
     """
     if "prompt" in texts:
         text = texts["prompt"]
@@ -55,14 +56,16 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
     raw : the text that the graph was parsed from
     Raises DataError for a graph without a sampler.
     """
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     samplers = _find_samplers(graph)
     # Of several that follow on one another, the one that starts from noise says the most.
     starts = {node.name: _find_latent_source(graph, node) for node in samplers}
     sampler = next((node for node in samplers if _is_empty_latent(starts[node.name])), samplers[0])
     for other in samplers:
         if other is not sampler:
-            parser.report_unused(f"node {other.name}", f"{other.class_type} samples once more")
+            parser.report_not_understood(
+                f"node {other.name}", f"{other.class_type} samples once more"
+            )
 
     seen = {sampler.name, *(node.name for node in _linked_parts(graph, sampler))}
     prompt = _collect_prompt(graph, sampler, "positive", parser, seen)
@@ -76,7 +79,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
             and node.class_type not in IGNORED_NODES
             and node.name not in starts
         ):
-            parser.report_unused(f"node {node.name}", node.class_type)
+            parser.report_not_understood(f"node {node.name}", node.class_type)
     return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
 
 
@@ -90,7 +93,7 @@ def _find_samplers(graph: ComfyUIGraph) -> list[ComfyUINode]:
 
 
 def _find_model(
-    graph: ComfyUIGraph, sampler: ComfyUINode, parser: MetadataParser, seen: set[str]
+    graph: ComfyUIGraph, sampler: ComfyUINode, parser: MetadataValueParser, seen: set[str]
 ) -> Json:
     """Return the name of the checkpoint upstream of the sampler; other nodes there are reported."""
     for node in graph.iter_upstream(sampler, ("model",)):
@@ -99,12 +102,12 @@ def _find_model(
             if model := graph.resolve_value(node, key):
                 return model
         values = {key: v for key, v in node.inputs.items() if not graph.resolve_link(v)}
-        parser.report_unused(node.class_type, values)
+        parser.report_not_understood(node.class_type, values)
     return None
 
 
 def _parse_start(
-    graph: ComfyUIGraph, start: ComfyUINode | None, parser: MetadataParser, seen: set[str]
+    graph: ComfyUIGraph, start: ComfyUINode | None, parser: MetadataValueParser, seen: set[str]
 ) -> tuple[int | None, int | None]:
     """Return width and height of the empty latents that sampling starts from."""
     if start is not None and _is_empty_latent(start):
@@ -113,7 +116,7 @@ def _parse_start(
         return parser.parse_size(width, height)
     if start is not None:
         why = f"{start.class_type}: the picture did not begin from noise"
-        parser.report_unused(f"node {start.name}", why)
+        parser.report_not_understood(f"node {start.name}", why)
     return None, None
 
 
@@ -122,7 +125,7 @@ def _parse_settings(
     sampler: ComfyUINode,
     size: tuple[int | None, int | None],
     model: Json,
-    parser: MetadataParser,
+    parser: MetadataValueParser,
 ) -> RecordedSettings:
     def value(key: str) -> Json:
         return graph.resolve_value(sampler, key)
@@ -137,9 +140,9 @@ def _parse_settings(
         model=parser.parse_string("model", model),
     )
     if value("denoise") not in (None, 1, "1"):
-        parser.report_unused("denoise", value("denoise"))
+        parser.report_not_understood("denoise", value("denoise"))
     if value("start_at_step") not in (None, 0, "0"):
-        parser.report_unused("start_at_step", value("start_at_step"))
+        parser.report_not_understood("start_at_step", value("start_at_step"))
     return settings
 
 
@@ -180,7 +183,11 @@ def _is_empty_latent(node: ComfyUINode | None) -> bool:
 
 
 def _collect_prompt(
-    graph: ComfyUIGraph, sampler: ComfyUINode, role: str, parser: MetadataParser, seen: set[str]
+    graph: ComfyUIGraph,
+    sampler: ComfyUINode,
+    role: str,
+    parser: MetadataValueParser,
+    seen: set[str],
 ) -> str:
     """Return the texts upstream of the input `role`, one on a line for several encoders."""
     found: list[str] = []
@@ -206,23 +213,25 @@ def _collect_prompt(
         elif only is not None:
             links.append([only[0].name, only[1]])
         if node.class_type not in IGNORED_NODES:
-            parser.report_unused(
+            parser.report_not_understood(
                 f"node {node.name}", f"{node.class_type} changes what the {role} prompt does"
             )
     seen |= visited
     return "\n".join(found)
 
 
-def _encoder_texts(graph: ComfyUIGraph, encoder: ComfyUINode, parser: MetadataParser) -> list[str]:
+def _encoder_texts(
+    graph: ComfyUIGraph, encoder: ComfyUINode, parser: MetadataValueParser
+) -> list[str]:
     values = [graph.resolve_value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
-        parser.report_unused(
+        parser.report_not_understood(
             f"node {encoder.name}", f"{encoder.class_type} gets its text from another node"
         )
     for other in texts[1:]:
         if other not in ("", texts[0]):
-            parser.report_unused(
+            parser.report_not_understood(
                 f"node {encoder.name}", f"{encoder.class_type} reads a second text: {other}"
             )
     return texts[:1]

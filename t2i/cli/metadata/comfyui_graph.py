@@ -44,7 +44,7 @@ class ComfyUIGraph:
     nodes: Mapping[str, ComfyUINode]
 
     def resolve_link(self, value: Json) -> tuple[ComfyUINode, int] | None:
-        """Return the node and output number that an input is linked to, or None for a value."""
+        """Return the node and output that an input's value links to; None if it is no link."""
         if not isinstance(value, list) or len(value) != 2:
             return None
         name, output = value
@@ -54,7 +54,7 @@ class ComfyUIGraph:
         return None if node is None else (node, output)
 
     def resolve_value(self, node: ComfyUINode, key: str) -> Json:
-        """Return an input's value, following links from node to node."""
+        """Return the value of a node's input, following links from node to node."""
         keys, seen = (key, "value"), {node.name}
         while True:
             value = next((node.inputs[k] for k in keys if k in node.inputs), None)
@@ -67,7 +67,7 @@ class ComfyUIGraph:
             seen.add(node.name)
 
     def iter_upstream(self, node: ComfyUINode, keys: tuple[str, ...]) -> Iterator[ComfyUINode]:
-        """Iterate over the nodes upstream along the first of `keys` that is a link, each once."""
+        """Yield the nodes upstream of a node, following the first of `keys` that is a link."""
         seen = {node.name}
         while True:
             links = (self.resolve_link(node.inputs[key]) for key in keys if key in node.inputs)
@@ -79,7 +79,7 @@ class ComfyUIGraph:
             yield node
 
     def get_only_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
-        """Return the only link among a node's inputs, or None if there are several."""
+        """Return the node and output of the only link among a node's inputs; None if not one."""
         links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
         return links[0] if len(links) == 1 else None
 

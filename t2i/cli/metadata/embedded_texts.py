@@ -35,7 +35,7 @@ TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 @dataclass
 class EmbeddedTexts:
-    """Texts embedded in an image file, by the key that their tool gave them.
+    """Metadata texts found in an image file, by the key that their tool gave them.
 
     errors : a line for each text that could not be read
     """
@@ -45,8 +45,9 @@ class EmbeddedTexts:
     seen: set[str] = field(default_factory=set)
 
     def add_text(self, key: str, read: Callable[[], str]) -> None:
-        """Read a text and add it under its key, or add an error line; only the first per key
-        counts.
+        """Read a metadata text and add it under its key, or add an error line if it fails.
+
+        Only the first text of a key counts.
         """
         if key in self.seen:
             return
@@ -58,7 +59,7 @@ class EmbeddedTexts:
 
 
 def read_embedded_texts(path: Path) -> EmbeddedTexts:
-    """Read the texts of a PNG, JPEG or WebP file, recognised by content and never by name.
+    """Read the metadata texts in a PNG, JPEG or WebP file, whatever its name ends in.
 
     Raises DataError for any other file.
     """

@@ -11,9 +11,10 @@ BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
 def parse_exif(data: bytes) -> dict[int, bytes]:
-    """Parse Exif data into tag -> bytes, with the Exif directory taking precedence over the first.
+    """Parse Exif data into tag -> bytes, of the few tags that hold generation metadata.
 
-    Raises ValueError or struct.error for damaged data.
+    The Exif directory takes precedence over the first. Raises ValueError or struct.error for
+    damaged data.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:

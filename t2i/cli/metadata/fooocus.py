@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from t2i.cli.metadata.a1111 import parse_a1111
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
-    MetadataParser,
+    MetadataValueParser,
     RecordedSettings,
     parse_json_object,
 )
@@ -20,7 +20,10 @@ USED = {
 
 
 def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that Fooocus wrote to an image, or None. Raises DataError."""
+    """Return Fooocus' generation metadata among an image's texts, or None.
+
+    Raises DataError for a text of another layout.
+    """
     text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
     if text is None or (scheme is None and not text.startswith("{")):
         return None
@@ -39,11 +42,11 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     if not values.keys() & USED:
         raise DataError("parameters: JSON without any value that Fooocus writes")
 
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     resolution = parser.parse_string("resolution", values.get("resolution")) or ""
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
-        parser.report_unused("resolution", resolution, "(width, height)")
+        parser.report_not_understood("resolution", resolution, "(width, height)")
     width, height = parser.parse_size(*size) if len(size) == 2 else (None, None)
     settings = RecordedSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     Json,
-    MetadataParser,
+    MetadataValueParser,
     RecordedSettings,
     parse_json_object,
 )
@@ -27,7 +27,7 @@ IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
 def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that InvokeAI wrote to an image, or None.
+    """Return InvokeAI's generation metadata among an image's texts, or None.
 
     Of several layouts the newest is read.
     """
@@ -42,7 +42,7 @@ def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
 
 def _parse_version_3(text: str) -> ImageMetadata:
     values = parse_json_object("invokeai_metadata", text)
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     model = values.get("model")
     if not isinstance(model, dict):
         model = {"name": model}
@@ -70,7 +70,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
     image = values.get("image")
     if not isinstance(image, dict):
         raise DataError("sd-metadata: no object 'image' within it")
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     prompt, negative_prompt = _split_bracketed_negative(
         _join_prompt_parts(image.get("prompt"), parser)
     )
@@ -93,7 +93,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
-def _join_prompt_parts(value: Json, parser: MetadataParser) -> str:
+def _join_prompt_parts(value: Json, parser: MetadataValueParser) -> str:
     """Return the prompt of version 2: a string, or a list of parts with weights."""
     if not isinstance(value, list):
         return parser.parse_prompt("prompt", value)
@@ -101,7 +101,7 @@ def _join_prompt_parts(value: Json, parser: MetadataParser) -> str:
         part for part in value if isinstance(part, dict) and isinstance(part.get("prompt"), str)
     ]
     if len(parts) != len(value) or any(part.get("weight", 1) != 1 for part in parts):
-        parser.report_unused("prompt", value, "parts of weight 1")
+        parser.report_not_understood("prompt", value, "parts of weight 1")
     return " ".join(str(part["prompt"]) for part in parts)
 
 
@@ -109,7 +109,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
     match = DREAM.fullmatch(text)
     if match is None:
         raise DataError("Dream: expected a prompt in quotes and options after it")
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     options = _parse_options(match[2])
     prompt, negative_prompt = _split_bracketed_negative(match[1])
     width, height = parser.parse_size(options.get("W"), options.get("H"))

@@ -25,7 +25,7 @@ MAX_NAMED_VALUES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSettings:
-    """Sampling settings recorded in an image, named as in Request; None for missing ones."""
+    """Sampling settings read from an image's metadata; None for missing ones."""
 
     num_inference_steps: int | None = None
     sampler: str | None = None
@@ -60,14 +60,14 @@ class ImageMetadata:
 
 
 @dataclass
-class MetadataParser:
-    """Parser of single values, which collects invalid ones in `not_understood`."""
+class MetadataValueParser:
+    """Parser of single metadata values, which collects invalid ones in `not_understood`."""
 
     not_understood: list[str] = field(default_factory=list)
     num_left_out: int = 0
 
-    def report_unused(self, name: str, value: object, expected: str = "") -> None:
-        """Add a value that cannot be used to `not_understood`, with what was expected."""
+    def report_not_understood(self, name: str, value: object, expected: str = "") -> None:
+        """Record a value that cannot be used in `not_understood`, with what was expected."""
         if len(self.not_understood) >= MAX_NAMED_VALUES:
             self.num_left_out += 1
             return
@@ -77,13 +77,13 @@ class MetadataParser:
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
     def report_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
-        """Add the values whose keys are not in `used` to `not_understood`, except empty ones."""
+        """Record the values whose keys are not in `used` in `not_understood`, unless empty."""
         for name, value in values.items():
             if name not in used and value not in (None, "", [], {}, "None", "[]", False):
-                self.report_unused(name, value)
+                self.report_not_understood(name, value)
 
     def parse_int(self, name: str, value: object, low: int, high: int) -> int | None:
-        """Parse a whole number within limits; return None and report anything else."""
+        """Parse a whole number from `low` to `high`; record anything else and return None."""
         if value in (None, ""):
             return None
         number = value
@@ -94,11 +94,11 @@ class MetadataParser:
             number = int(value)
         if isinstance(number, int) and not isinstance(number, bool) and low <= number <= high:
             return number
-        self.report_unused(name, value, f"a whole number from {low} to {high}")
+        self.report_not_understood(name, value, f"a whole number from {low} to {high}")
         return None
 
     def parse_float(self, name: str, value: object) -> float | None:
-        """Parse a finite number; return None and report anything else."""
+        """Parse a finite number; record anything else and return None."""
         if value in (None, ""):
             return None
         try:
@@ -108,57 +108,57 @@ class MetadataParser:
                     return number
         except (ValueError, OverflowError):
             pass
-        self.report_unused(name, value, "a finite number")
+        self.report_not_understood(name, value, "a finite number")
         return None
 
     def parse_string(self, name: str, value: object) -> str | None:
-        """Parse a string; return None for an empty one, and report another type."""
+        """Parse a string; return None for an empty one, and record another type."""
         if value in (None, "", "None"):
             return None
         if isinstance(value, str):
             return value
-        self.report_unused(name, value, "text")
+        self.report_not_understood(name, value, "text")
         return None
 
     def parse_prompt(self, name: str, value: object) -> str:
-        """Parse a prompt; return "" for a missing one, and report another type."""
+        """Parse a prompt; return "" for a missing one, and record another type."""
         if value is not None and not isinstance(value, str):
-            self.report_unused(name, value, "text")
+            self.report_not_understood(name, value, "text")
         return value if isinstance(value, str) else ""
 
     def parse_steps(self, value: object) -> int | None:
-        """Parse a number of sampling steps; return None and report anything else."""
+        """Parse a number of sampling steps; record anything else and return None."""
         return self.parse_int("steps", value, 1, MAX_STEPS)
 
     def parse_seed(self, value: object) -> int | None:
-        """Parse a seed, also above t2i's maximum; return None and report anything else."""
+        """Parse a seed, also above t2i's maximum; record anything else and return None."""
         return self.parse_int("seed", value, 0, MAX_FOREIGN_SEED)
 
     def parse_size(self, width: object, height: object) -> tuple[int | None, int | None]:
-        """Parse width and height; return two None and report a size that no image has."""
+        """Parse width and height; record an impossible size and return two None."""
         wide = self.parse_int("width", width, 1, MAX_PIXELS)
         high = self.parse_int("height", height, 1, MAX_PIXELS)
         if wide and high and wide * high > MAX_PIXELS:
-            self.report_unused("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
+            self.report_not_understood("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
             return None, None
         return (wide, high) if wide and high else (None, None)
 
     def parse_sampler(self, name: object, spacing: object = None) -> str | None:
-        """Parse a sampler into t2i's spelling; an unknown name is kept and reported."""
+        """Parse a sampler's name into t2i's spelling; an unknown name is kept and recorded."""
         name = self.parse_string("sampler", name)
         if name is None:
             return None
         ours, rest = translate_sampler(name, self.parse_string("schedule", spacing) or "")
         if ours is None:
-            self.report_unused("sampler", name)
+            self.report_not_understood("sampler", name)
         if rest:
-            self.report_unused("schedule", rest)
+            self.report_not_understood("schedule", rest)
         return ours or name
 
     def build_metadata(
         self, tool: str, prompt: str, negative_prompt: str, settings: RecordedSettings, raw: str
     ) -> ImageMetadata:
-        """Build the image metadata together with the values that were reported."""
+        """Build the image metadata, together with the values that were not understood."""
         rest = [f"and {self.num_left_out:,} more"] if self.num_left_out else []
         return ImageMetadata(
             tool=tool,
@@ -187,7 +187,7 @@ def _parse_json(name: str, text: str) -> Json:
 
 
 def parse_json_object(name: str, text: str) -> dict[str, Json]:
-    """Parse a JSON object. Raises DataError, naming `name`, for anything else."""
+    """Parse the JSON object of a metadata text. Raises DataError for anything else."""
     value = _parse_json(name, text)
     if not isinstance(value, dict):
         raise DataError(f"{name}: JSON, but not an object")

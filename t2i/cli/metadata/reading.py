@@ -23,9 +23,9 @@ from t2i.text.prompt import Prompt
 __all__ = [
     "ImageMetadata",
     "RecordedSettings",
+    "build_request_from_metadata",
     "list_reproduction_differences",
     "read_metadata",
-    "request_from_metadata",
 ]
 
 READERS: tuple[Callable[[Mapping[str, str]], ImageMetadata | None], ...] = (
@@ -74,10 +74,11 @@ def read_metadata(path: Path) -> ImageMetadata:
     )
 
 
-def request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]:
-    """Build the request that reproduces an image, and return it with the seed; None if unusable.
+def build_request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]:
+    """Build the request that reproduces an image from its metadata; return it with the seed.
 
-    The model of another tool's image is not taken over: its name means nothing here.
+    The seed is None if it is missing or too large. The model of another tool's image is not taken
+    over: its name means nothing here.
     """
     settings = metadata.settings
     seed = settings.seed if settings.seed is not None and settings.seed <= MAX_SEED else None
@@ -96,13 +97,13 @@ def request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int | None]
         sampler=sampler,
         width=settings.width,
         height=settings.height,
-        grammar=detect_grammar(metadata),
+        grammar=detect_prompt_grammar(metadata),
     )
     return request, seed
 
 
-def detect_grammar(metadata: ImageMetadata) -> Grammar:
-    """Return the prompt grammar of the tool that drew the image, or "plain" if parsing fails."""
+def detect_prompt_grammar(metadata: ImageMetadata) -> Grammar:
+    """Return the prompt grammar of the tool that made an image, or "plain" if parsing fails."""
     known = [GRAMMARS[tool] for tool in GRAMMARS if metadata.tool.startswith(tool)]
     if not known:
         return "plain"
@@ -119,7 +120,7 @@ GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a11
 
 
 def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | None) -> list[str]:
-    """Return a printable line for each reason why the image may not be reproduced exactly.
+    """List the reasons why an image may not be reproduced exactly, as printable lines.
 
     model_digest : of the model that will draw it; None where that is not known
     """

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
-    MetadataParser,
+    MetadataValueParser,
     RecordedSettings,
     parse_json_object,
 )
@@ -23,7 +23,7 @@ Name = Annotated[str, Field(max_length=200)]
 
 
 class MetadataRecord(BaseModel):
-    """JSON layout of t2i's own metadata record, as t2i.cli.metadata.writing writes it."""
+    """JSON layout of the generation metadata that t2i writes into its images."""
 
     model_config = ConfigDict(strict=True)
 
@@ -36,7 +36,7 @@ class MetadataRecord(BaseModel):
 
 
 def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the metadata that t2i wrote to an image, or None.
+    """Return t2i's own generation metadata among an image's texts, or None.
 
     Raises DataError for a record of another layout.
     """
@@ -52,7 +52,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         reason = describe_validation_error(error, "the record")
         raise DataError(escape_controls(f"t2i: {reason}")) from None
 
-    parser = MetadataParser()
+    parser = MetadataValueParser()
     request = record.request
     steps = parser.parse_steps(request.num_inference_steps)
     width, height = parser.parse_size(request.width, request.height)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from t2i import __version__
-from t2i.cli.request.file_checks import describe_files
+from t2i.cli.request.file_checks import describe_request_files
 from t2i.cli.request.request import Request
 
 VERSION = 1
@@ -16,10 +16,10 @@ VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def build_image_texts(
+def build_metadata_texts(
     request: Request, seed: int, model_digest: str, pictures: int = 1
 ) -> dict[str, str]:
-    """Build the text entries of an image file: `parameters` in A1111's layout, `t2i` as JSON.
+    """Build the metadata texts of an image: `parameters` in A1111's layout, `t2i` as JSON.
 
     pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
@@ -45,7 +45,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **({} if request.strength is None else {"Denoising strength": request.strength}),
         **_upscale_settings(request),
         **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
-        **describe_files(request),
+        **describe_request_files(request),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
@@ -87,7 +87,7 @@ def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, o
 
 
 def read_library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return library -> installed version, or "not installed"."""
+    """Return the installed version of each library by name, or "not installed"."""
     return {name: describe_installed_version(name) for name in names}
 
 

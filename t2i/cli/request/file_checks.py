@@ -24,7 +24,7 @@ IMAGE_ENCODER = "image_encoder"
 
 @dataclass(frozen=True, slots=True)
 class RequestFileField:
-    """Field of Request that names files: its option, label and error type.
+    """Description of a Request field that names files: its option, label and error type.
 
     label : name of such a file in messages
     error_type : of an error where such a file cannot be used
@@ -50,7 +50,7 @@ FILE_KINDS: dict[str, RequestFileField] = {
 }
 
 
-def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
+def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
     """Iterate over (field name, file) of each file that a request names."""
     for name in FILE_KINDS:
         value = getattr(request, name)
@@ -60,7 +60,7 @@ def iter_files(request: Request) -> Iterator[tuple[str, InputFile]]:
             yield name, value
 
 
-def map_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
+def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
     """Return the request with each of its files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
     for name in FILE_KINDS:
@@ -73,7 +73,7 @@ def map_files(request: Request, change: Callable[[str, InputFile], InputFile]) -
 
 
 def check_file_combinations(request: Request) -> None:
-    """Raise ArgumentError for a file or option that means nothing without another."""
+    """Raise ArgumentError if a request has a file or option without one that it needs."""
     for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
         if getattr(request, name) is not None and getattr(request, needed) is None:
             given = FILE_KINDS[name].option if name in FILE_KINDS else f"--{name}"
@@ -149,14 +149,14 @@ def _folder_advice(kind: RequestFileField, folder: Path) -> str:
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Return True for a folder where peft saved an adapter, or one per part of a model."""
+    """Return True for a folder that holds an adapter saved by peft, or one per submodel."""
     folders = (path, *(path / part for part in ("unet", "text_encoder", "text_encoder_2")))
     return any((folder / "adapter_config.json").is_file() for folder in folders)
 
 
-def check_files_exist(request: Request) -> None:
-    """Raise an error for the first file of the request that cannot be used, before slow work."""
-    for name, file in iter_files(request):
+def check_request_files(request: Request) -> None:
+    """Raise an error for the first file of a request that is missing or cannot be used."""
+    for name, file in iter_request_files(request):
         locate_request_file(name, file)
 
 
@@ -172,7 +172,7 @@ def _find_adapter_weights(folder: Path) -> Path:
 
 
 def compute_file_digest(name: str, file: InputFile) -> str:
-    """Return the SHA-256 of the file; for an IP-Adapter also of the image encoder beside it."""
+    """Return the SHA-256 of a request's file; of an IP-Adapter, with its image encoder."""
     path = locate_request_file(name, file)
     try:
         sha = compute_model_digest(path) if path.is_dir() else file_sha256(path)
@@ -192,12 +192,12 @@ class FileDigests:
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], str] = {}
 
-    def add_to(self, request: Request) -> Request:
-        """Return the request with the present digests of its files.
+    def add_to_request(self, request: Request) -> Request:
+        """Return the request with the digests of its files as they are now.
 
         Raises for a missing file.
         """
-        return map_files(
+        return map_request_files(
             request, lambda name, file: replace(file, sha256=self.get_digest(name, file))
         )
 
@@ -208,20 +208,20 @@ class FileDigests:
             self.known[key] = compute_file_digest(name, file)
         return self.known[key]
 
-    def describe_changes(self, request: Request) -> list[str]:
-        """Return a line for each file that differs from the digest that the request recorded."""
+    def describe_changed_files(self, request: Request) -> list[str]:
+        """List the request's files that changed since their digests were recorded, as lines."""
         return [
             escape_controls(
                 f"made with {FILE_KINDS[name].label} {Path(file.path).name} {file.sha256[:10]}, "
                 f"here is {self.get_digest(name, file)[:10]}"
             )
-            for name, file in iter_files(request)
+            for name, file in iter_request_files(request)
             if file.sha256 is not None and file.sha256 != self.get_digest(name, file)
         ]
 
 
 def locate_unchanged_file(name: str, file: InputFile) -> Path:
-    """Return the path of a file. Raises an error if its digest differs from the request's."""
+    """Return the path of a request's file. Raises an error if it changed since recorded."""
     path = locate_request_file(name, file)
     if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
         raise FILE_KINDS[name].error_type(
@@ -231,10 +231,10 @@ def locate_unchanged_file(name: str, file: InputFile) -> Path:
     return path
 
 
-def describe_files(request: Request) -> Mapping[str, str]:
-    """Describe a request's files for people: kind -> names, scales and the start of each digest."""
+def describe_request_files(request: Request) -> Mapping[str, str]:
+    """Describe a request's files as text: kind -> names, scales and the start of each digest."""
     found: dict[str, list[str]] = {}
-    for name, file in iter_files(request):
+    for name, file in iter_request_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
-        found.setdefault(FILE_KINDS[name].label, []).append(f"{Path(file.argument).name}{sha}")
+        found.setdefault(FILE_KINDS[name].label, []).append(f"{Path(file.option_value).name}{sha}")
     return {word: "; ".join(files) for word, files in found.items()}

@@ -41,14 +41,14 @@ class InputFile:
             raise ArgumentError(f"Got the sha256 {self.sha256!r:.80}: expected 64 digits of hex.")
 
     @property
-    def argument(self) -> str:
-        """Value of the command-line option for this file: its path, unquoted."""
+    def option_value(self) -> str:
+        """This file as the value of its command-line option: PATH, unquoted."""
         return self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaledFile(InputFile):
-    """A LoRA, or the image prompt of an IP-Adapter, with the strength at which it acts."""
+class InputFileWithScale(InputFile):
+    """File of a LoRA or of an IP-Adapter's image prompt, with the strength at which it acts."""
 
     scale: float = 1.0
 
@@ -61,8 +61,8 @@ class ScaledFile(InputFile):
             )
 
     @property
-    def argument(self) -> str:
-        """Value of the command-line option for this file: PATH:SCALE, unquoted."""
+    def option_value(self) -> str:
+        """This file as the value of its command-line option: PATH:SCALE, unquoted."""
         return f"{self.path}:{self.scale:g}"
 
 
@@ -76,29 +76,33 @@ class EmbeddingFile(InputFile):
     token: str | None = None
 
     @property
-    def argument(self) -> str:
-        """Value of the command-line option for this file: PATH or PATH:WORD, unquoted."""
+    def option_value(self) -> str:
+        """This file as the value of its command-line option: PATH or PATH:WORD, unquoted."""
         return self.path if self.token is None else f"{self.path}:{self.token}"
 
 
-def parse_file(text: str) -> InputFile:
+def parse_input_file(text: str) -> InputFile:
     """Parse the path of an input file."""
     return InputFile(path=text.strip())
 
 
-def parse_scaled_file(text: str) -> ScaledFile:
-    """Parse "PATH" or "PATH:SCALE" of a LoRA or image prompt."""
+def parse_file_with_scale(text: str) -> InputFileWithScale:
+    """Parse the option value "PATH" or "PATH:SCALE" of a LoRA or image prompt."""
     path, colon, tail = text.strip().rpartition(":")
     try:
-        return ScaledFile(path=path, scale=float(tail)) if colon and path else ScaledFile(path=tail)
+        return (
+            InputFileWithScale(path=path, scale=float(tail))
+            if colon and path
+            else InputFileWithScale(path=tail)
+        )
     except ValueError as error:
         if isinstance(error, ArgumentError):
             raise
-        return ScaledFile(path=text.strip())
+        return InputFileWithScale(path=text.strip())
 
 
 def parse_embedding(text: str) -> EmbeddingFile:
-    """Parse "PATH" or "PATH:WORD" of a learned word.
+    """Parse the option value "PATH" or "PATH:WORD" of a learned word.
 
     Raises ArgumentError for an empty word.
     """
@@ -110,13 +114,13 @@ def parse_embedding(text: str) -> EmbeddingFile:
     return EmbeddingFile(path=path, token=tail)
 
 
-def parse_loras(texts: Sequence[str]) -> tuple[ScaledFile, ...]:
-    """Parse the values of --lora; the single text "none" gives no LoRA."""
-    return tuple(map(parse_scaled_file, _drop_none(texts)))
+def parse_loras(texts: Sequence[str]) -> tuple[InputFileWithScale, ...]:
+    """Parse the values of --lora; "none" alone gives no LoRA."""
+    return tuple(map(parse_file_with_scale, _drop_none(texts)))
 
 
 def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
-    """Parse the values of --embedding; the single text "none" gives no word."""
+    """Parse the values of --embedding; "none" alone gives no word."""
     return tuple(map(parse_embedding, _drop_none(texts)))
 
 

@@ -61,7 +61,7 @@ NoMetadata = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """Typed sampling options of a command; None for those that were not given."""
+    """Typed options of a command about sampling; None for those that were not given."""
 
     negative: str | None
     model: str | None
@@ -106,7 +106,10 @@ class SamplingOptions:
 def build_prompt_request(
     prompt: str, overrides: "RequestOverrides", lora_dir: Path | None
 ) -> "Request":
-    """Build the request of one prompt and its overrides, for a command that runs in one process."""
+    """Build the request of one prompt from a command's options.
+
+    Raises ArgumentError if several processes run the command.
+    """
     from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request
 
@@ -118,8 +121,8 @@ def build_prompt_request(
     return set_prompt_and_extract_loras(request, prompt, lora_dir or LORA_FOLDER)
 
 
-def check_not_composed(request: "Request", prompts: Sequence[str]) -> None:
-    """Raise ArgumentError if a prompt is composed of parts with AND."""
+def check_no_composed_prompts(request: "Request", prompts: Sequence[str]) -> None:
+    """Raise ArgumentError if a prompt is composed of several prompts joined by AND."""
     for prompt in prompts:
         parsed = request.parse_with_grammar(prompt)
         if not isinstance(parsed, str) and len(parsed.at(0, 1)) > 1:

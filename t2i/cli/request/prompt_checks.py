@@ -9,7 +9,7 @@ from os.path import expanduser, isfile
 from pathlib import Path
 from shlex import quote
 
-from t2i.cli.request.known_words import KnownWords
+from t2i.cli.request.caption_vocabulary import CaptionVocabulary
 from t2i.cli.request.request import Request
 from t2i.pictures import FORMATS
 from t2i.safe_reading import open_regular_file, parse_json
@@ -29,7 +29,7 @@ MAX_QUOTED_LETTERS = 80
 
 
 def find_prompt_warnings(
-    request: Request, prompts: Sequence[str], model: str, known: KnownWords | None
+    request: Request, prompts: Sequence[str], model: str, known: CaptionVocabulary | None
 ) -> list[str]:
     """Return the distinct warnings about prompts that may not be meant as written.
 
@@ -48,7 +48,11 @@ def find_prompt_warnings(
 
 
 def _find_prompt_warning(
-    prompt: str, request: Request, known: KnownWords | None, learned: Sequence[str], model: str
+    prompt: str,
+    request: Request,
+    known: CaptionVocabulary | None,
+    learned: Sequence[str],
+    model: str,
 ) -> str | None:
     if not prompt.strip():
         return (
@@ -98,9 +102,9 @@ def _suggest_file_option(prompt: str) -> str:
 
 
 def _warn_of_unknown_words(
-    texts: Sequence[str], known: KnownWords, learned: Sequence[str], model: str
+    texts: Sequence[str], known: CaptionVocabulary, learned: Sequence[str], model: str
 ) -> str | None:
-    unknown = known.find_unknown(_remove_words(learned, text) for text in texts)
+    unknown = known.find_unknown_words(_remove_words(learned, text) for text in texts)
     if not unknown:
         return None
     named = [
@@ -133,10 +137,10 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
     return words + [name for name in named if name != "__metadata__" and name.strip()]
 
 
-def find_line_warnings(
-    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: KnownWords | None
+def find_prompts_file_warnings(
+    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: CaptionVocabulary | None
 ) -> list[str]:
-    """Return the warnings about the prompts of a file, with their line numbers."""
+    """Return the warnings about the prompts of a prompts file, with their line numbers."""
     warnings = [
         f"{path}:{number}: {warning}"
         for number, request in lines

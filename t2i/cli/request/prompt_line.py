@@ -9,12 +9,17 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
-from t2i.cli.request.input_files import parse_embeddings, parse_file, parse_loras, parse_scaled_file
+from t2i.cli.request.input_files import (
+    parse_embeddings,
+    parse_file_with_scale,
+    parse_input_file,
+    parse_loras,
+)
 from t2i.cli.request.request import (
     MAX_PICTURES,
     MAX_SEED,
     RequestOverrides,
-    check_size,
+    check_pixel_count,
     check_text,
     parse_size,
 )
@@ -31,7 +36,7 @@ MAX_STEPS = 10_000
 """Maximum steps of a line; more are a mistake, and would block a long run."""
 
 
-class InvalidPromptLine(Exception):
+class InvalidPromptLineError(Exception):
     """Raised with the reason why a line of a prompts file cannot be used."""
 
 
@@ -51,8 +56,8 @@ class PromptLine:
     overrides: RequestOverrides = RequestOverrides()
 
 
-class LineKeys(BaseModel):
-    """Schema of a line of a prompts file; null, or an empty cell, counts as missing."""
+class PromptLineSchema(BaseModel):
+    """Schema of the keys of a prompts file's line; null, or an empty cell, counts as missing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -77,43 +82,45 @@ class LineKeys(BaseModel):
     upscale: str | float | None = None
 
 
-KEYS = tuple(LineKeys.model_fields)
+KEYS = tuple(PromptLineSchema.model_fields)
 
 
-def parse_line(
-    number: int, record: Mapping[str, object] | InvalidPromptLine, *, strict: bool
+def parse_prompt_line(
+    number: int, record: Mapping[str, object] | InvalidPromptLineError, *, strict: bool
 ) -> PromptLine:
-    """Parse the record of a prompts file's line. Raises InvalidPromptLine if it cannot be used.
+    """Parse the keys and values of one line of a prompts file.
+
+    Raises InvalidPromptLineError if it cannot be used.
 
     strict : whether the text "7" is no number, as in JSON
     """
-    if isinstance(record, InvalidPromptLine):
+    if isinstance(record, InvalidPromptLineError):
         raise record
     try:
-        keys = LineKeys.model_validate(dict(record), strict=strict)
+        keys = PromptLineSchema.model_validate(dict(record), strict=strict)
     except ValidationError as error:
-        raise InvalidPromptLine(_describe_invalid_key(record, error)) from None
+        raise InvalidPromptLineError(_describe_invalid_key(record, error)) from None
     try:
         return _build_line(number, keys)
     except ArgumentError as error:
-        raise InvalidPromptLine(str(error)) from None
+        raise InvalidPromptLineError(str(error)) from None
 
 
 def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {quote_json(key)}. {nearest_hint(key[:80], KEYS)}"
+        return f"Unknown key {format_short_json(key)}. {nearest_hint(key[:80], KEYS)}"
     if first["type"] == "missing":
         return 'There is no "prompt". Write {"prompt": "a cat"}.'
-    return f'Got "{key}": {quote_json(record[key])}. {first["msg"]}.'
+    return f'Got "{key}": {format_short_json(record[key])}. {first["msg"]}.'
 
 
-def _build_line(number: int, keys: LineKeys) -> PromptLine:
+def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     check_text('"prompt"', keys.prompt)
     if not keys.prompt.strip() or "\0" in keys.prompt:
         raise ArgumentError(
-            f'Got "prompt": {quote_json(keys.prompt)}. Write what the picture shows.'
+            f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
         )
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler)):
         check_text(f'"{name}"', text or "")
@@ -123,7 +130,7 @@ def _build_line(number: int, keys: LineKeys) -> PromptLine:
         prompt=keys.prompt,
         seed=keys.seed,
         num=keys.num,
-        name=None if keys.name is None else check_file_name(keys.name),
+        name=None if keys.name is None else parse_image_file_name(keys.name),
         overrides=RequestOverrides(
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
@@ -135,12 +142,12 @@ def _build_line(number: int, keys: LineKeys) -> PromptLine:
             embeddings=None
             if keys.embedding is None
             else parse_embeddings(_split_files(keys.embedding)),
-            ip_adapter=None if keys.ip_adapter is None else parse_file(keys.ip_adapter),
+            ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
             image_prompt=None
             if keys.image_prompt is None
-            else parse_scaled_file(keys.image_prompt),
-            image=None if keys.image is None else parse_file(keys.image),
-            mask=None if keys.mask is None else parse_file(keys.mask),
+            else parse_file_with_scale(keys.image_prompt),
+            image=None if keys.image is None else parse_input_file(keys.image),
+            mask=None if keys.mask is None else parse_input_file(keys.mask),
             strength=keys.strength,
             upscale=None if keys.upscale is None else parse_upscale(str(keys.upscale)),
         ),
@@ -154,7 +161,7 @@ def _split_files(files: str | list[str]) -> list[str]:
     return [part for part in (part.strip() for part in files.split(";")) if part]
 
 
-def _parse_line_size(keys: LineKeys) -> tuple[int | None, int | None]:
+def _parse_line_size(keys: PromptLineSchema) -> tuple[int | None, int | None]:
     width, height = keys.width, keys.height
     if keys.size is not None:
         if width is not None or height is not None:
@@ -163,33 +170,33 @@ def _parse_line_size(keys: LineKeys) -> tuple[int | None, int | None]:
     if (width is None) != (height is None):
         raise ArgumentError('Got one of "width" and "height": give both, or "size".')
     if width is not None and height is not None:
-        check_size(width, height)
+        check_pixel_count(width, height)
     return width, height
 
 
-def check_file_name(name: str) -> str:
-    """Return an image's file name with a suffix. Raises ArgumentError if it has a folder."""
+def parse_image_file_name(name: str) -> str:
+    """Check the "name" of a line, and return it with the suffix of an image file."""
     if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
         raise ArgumentError(
-            f'Got "name": {quote_json(name)}. Expected a plain file name: no folder, no '
+            f'Got "name": {format_short_json(name)}. Expected a plain file name: no folder, no '
             "leading dot."
         )
     suffix = Path(name).suffix.lower()
     if suffix in UNSUPPORTED_FORMATS:
         raise ArgumentError(
-            f'Got "name": {quote_json(name)}. Pictures are written as {", ".join(FORMATS)}.'
+            f'Got "name": {format_short_json(name)}. Pictures are written as {", ".join(FORMATS)}.'
         )
     check_text('"name"', name)
     name = name if suffix in FORMATS else f"{name}.png"
     if len(name.encode()) > MAX_NAME:
         raise ArgumentError(
-            f'Got "name": {quote_json(name)}. At most {MAX_NAME} bytes fit. Shorten it.'
+            f'Got "name": {format_short_json(name)}. At most {MAX_NAME} bytes fit. Shorten it.'
         )
     return name
 
 
-def quote_json(value: object) -> str:
-    """Format a value as JSON, shortened, so that untrusted text is safe to print."""
+def format_short_json(value: object) -> str:
+    """Format a value as JSON of at most 80 characters, so that any text is safe to print."""
     try:
         text = json.dumps(value)
     except ValueError:  # nested deeper than it can be written

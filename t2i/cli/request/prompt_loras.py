@@ -7,7 +7,7 @@ from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.cli.request.input_files import ScaledFile
+from t2i.cli.request.input_files import InputFileWithScale
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, T2IError
@@ -25,7 +25,7 @@ MAX_SUGGESTIONS = 3
 
 
 def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) -> Request:
-    """Return the request with a prompt whose LoRA tags are removed and added to its LoRAs.
+    """Set a request's prompt, turning its LoRA tags into LoRAs of the request.
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
     tag, or a name that is not in the folder.
@@ -44,10 +44,10 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) ->
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 
-def extract_line_loras(
+def extract_loras_from_lines(
     lines: Sequence[PromptLine], options: Request, folder: Path
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
-    """Replace the LoRA tags in the prompts of a file's lines by LoRAs; return also the bad lines.
+    """Turn the LoRA tags in the prompts of a prompts file's lines into LoRAs of the lines.
 
     Returns the lines, and number and reason of those that cannot be used.
     """
@@ -107,7 +107,7 @@ def remove_network_tags(prompt: str) -> str:
     return NETWORK_TAG.sub(_replacement_space, prompt).strip()
 
 
-def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[ScaledFile, ...]]:
+def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[InputFileWithScale, ...]]:
     matches = list(LORA_TAG.finditer(prompt))
     if not matches:
         return prompt, ()
@@ -121,7 +121,7 @@ def _replacement_space(match: re.Match[str]) -> str:
     return " " if match[1] or match[match.re.groups] else ""
 
 
-def _parse_lora_tag(match: re.Match[str], folder: Path) -> ScaledFile:
+def _parse_lora_tag(match: re.Match[str], folder: Path) -> InputFileWithScale:
     """Return the LoRA of a match of LORA_TAG."""
     tag = match[0].strip()
     name, colon, tail = (part.strip() for part in match[2].partition(":"))
@@ -134,7 +134,9 @@ def _parse_lora_tag(match: re.Match[str], folder: Path) -> ScaledFile:
             f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
             "With --grammar plain every letter is literal."
         )
-    return ScaledFile(path=str(_find_lora(name.removesuffix(SUFFIX), folder, tag)), scale=scale)
+    return InputFileWithScale(
+        path=str(_find_lora(name.removesuffix(SUFFIX), folder, tag)), scale=scale
+    )
 
 
 def _find_lora(name: str, folder: Path, tag: str) -> Path:

@@ -7,7 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile, check_file_count
+from t2i.cli.request.input_files import (
+    EmbeddingFile,
+    InputFile,
+    InputFileWithScale,
+    check_file_count,
+)
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.upscaling import Upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS, read_sampling_defaults
@@ -32,7 +37,7 @@ SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that determines one image except its seed; None for values left to the model."""
+    """Settings that determine one image except its seed; None for values left to the model."""
 
     prompt: str
     negative_prompt: str = ""
@@ -45,10 +50,10 @@ class Request:
     grammar: Grammar = "plain"
     guidance_method: str | None = None
     """Text for t2i.conditioning.guidance_registry.parse_guidance; None for plain CFG."""
-    loras: tuple[ScaledFile, ...] = ()
+    loras: tuple[InputFileWithScale, ...] = ()
     embeddings: tuple[EmbeddingFile, ...] = ()
     ip_adapter: InputFile | None = None
-    image_prompt: ScaledFile | None = None
+    image_prompt: InputFileWithScale | None = None
     """Image for the IP-Adapter."""
     image: InputFile | None = None
     """Image to change instead of drawing from noise; with a mask only its white part."""
@@ -75,7 +80,7 @@ class Request:
             )
         if self.width is not None and self.height is not None:
             factor = 1.0 if self.upscale is None else self.upscale.factor
-            check_size(int(self.width * factor), int(self.height * factor))
+            check_pixel_count(int(self.width * factor), int(self.height * factor))
         _check_upscale(self.upscale, self.num_inference_steps)
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ArgumentError(
@@ -117,7 +122,7 @@ class Request:
             raise ArgumentError(f"{error}\n{hint}") from error
 
     def with_defaults(self, defaults: "RequestDefaults") -> "Request":
-        """Return the request with its missing values filled in from `defaults`."""
+        """Return the request with the values that are None filled in from `defaults`."""
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
         return replace(self, **missing)
@@ -125,7 +130,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOverrides:
-    """Values that replace those of a request; None for those that are not given."""
+    """Values that replace those of a request; None for values to leave as they are."""
 
     negative_prompt: str | None = None
     model: str | None = None
@@ -136,17 +141,17 @@ class RequestOverrides:
     height: int | None = None
     grammar: Grammar | None = None
     guidance_method: str | None = None
-    loras: tuple[ScaledFile, ...] | None = None
+    loras: tuple[InputFileWithScale, ...] | None = None
     embeddings: tuple[EmbeddingFile, ...] | None = None
     ip_adapter: InputFile | None = None
-    image_prompt: ScaledFile | None = None
+    image_prompt: InputFileWithScale | None = None
     image: InputFile | None = None
     mask: InputFile | None = None
     strength: float | None = None
     upscale: Upscale | None = None
 
     def apply_to(self, request: Request) -> Request:
-        """Return the request with the given values in place of its own."""
+        """Return the request with these values in place of its own, where they are given."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             request, **{name: value for name, value in values.items() if value is not None}
@@ -163,7 +168,7 @@ class RequestDefaults:
     strength: float | None = None
 
 
-def read_defaults(folder: Path) -> RequestDefaults:
+def read_model_defaults(folder: Path) -> RequestDefaults:
     """Read a model's sampling defaults from its t2i.json; all None without one."""
     sampling = read_sampling_defaults(folder)
     return RequestDefaults(
@@ -212,8 +217,8 @@ def _check_upscale(upscale: Upscale | None, steps: int | None) -> None:
     """Raise ArgumentError for an upscaling whose strength leaves no step."""
     if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
         raise ArgumentError(
-            f"Got --upscale {upscale.argument} with {several(steps, 'step')}: its strength leaves "
-            "none of them. Raise it, as in --upscale "
+            f"Got --upscale {upscale.option_value} with {several(steps, 'step')}: its strength "
+            "leaves none of them. Raise it, as in --upscale "
             f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
         )
 
@@ -233,8 +238,8 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
             )
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise ArgumentError if an image would have more pixels than can be read back."""
+def check_pixel_count(width: int, height: int) -> None:
+    """Raise ArgumentError if an image would have more pixels than t2i reads."""
     if width * height > MAX_PIXELS:
         raise ArgumentError(
             f"Got a size of {width}x{height}: a picture has at most "

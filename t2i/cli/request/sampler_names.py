@@ -11,7 +11,7 @@ ALIASES = {
     "dpm++ 2": "dpm++ 2m",
     "uni pc": "unipc",
 }
-"""Names of ComfyUI, InvokeAI and older tools, as `normalise_name` leaves them."""
+"""Names of ComfyUI, InvokeAI and older tools, as `normalise_sampler_name` leaves them."""
 
 NAMES = {
     *("ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd"),
@@ -44,13 +44,13 @@ CLASS_NAMES = {
 
 
 def sampler_name_from_class(name: str) -> str:
-    """Return the sampler name of a scheduler class, or the name unchanged if it is another."""
+    """Return the sampler name of a scheduler class; any other name is returned unchanged."""
     return CLASS_NAMES.get(name.strip(), name)
 
 
 def is_known_sampler(name: str) -> bool:
-    """Return True for the name of a scheduler or any name that ends in "Scheduler"."""
-    base = normalise_name(name)
+    """Return True for the name of a sampler, or any name that ends in "Scheduler"."""
+    base = normalise_sampler_name(name)
     for spacing in SPACINGS:
         if base.removesuffix(f" {spacing}") in SPACED:
             return True
@@ -58,21 +58,23 @@ def is_known_sampler(name: str) -> bool:
 
 
 def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
-    """Translate another tool's sampler to t2i's name or None, and return the spacing left over.
+    """Translate another tool's sampler name and noise spacing to t2i's name.
+
+    Returns the name, or None if it is unknown, and the spacing that the name does not include.
 
     >>> translate_sampler("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
     """
     if name in CLASS_NAMES:
         return CLASS_NAMES[name], spacing
-    words = normalise_name(name).removesuffix(" gpu")
+    words = normalise_sampler_name(name).removesuffix(" gpu")
     for own in SPACINGS:
         if words.endswith(f" {own}"):
             words, spacing = words.removesuffix(f" {own}"), own
     if words.endswith(" k"):  # InvokeAI's mark of Karras' spacing
         words, spacing = words.removesuffix(" k"), "karras"
     base = ALIASES.get(words, words)
-    plain_spacing = normalise_name(spacing)
+    plain_spacing = normalise_sampler_name(spacing)
     if base not in NAMES:
         return None, spacing
     if plain_spacing in SPACINGS and base in SPACED:
@@ -80,7 +82,7 @@ def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
     return base, "" if plain_spacing in PLAIN_SPACINGS else spacing
 
 
-def normalise_name(name: str) -> str:
-    """Normalise a sampler's name to lower-case words without a leading "k"."""
+def normalise_sampler_name(name: str) -> str:
+    """Normalise a sampler's name to lower-case words, without a leading "k"."""
     words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     return " ".join(words[1:] if words[:1] == ["k"] else words)

@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscale:
-    """Upscaling factor, and the strength at which the enlarged image is drawn anew."""
+    """Upscaling factor, and the strength of the image-to-image pass over the enlarged image."""
 
     factor: float
     strength: float = STRENGTH
@@ -23,13 +23,13 @@ class Upscale:
             )
 
     @property
-    def argument(self) -> str:
-        """The upscaling as a command-line argument."""
+    def option_value(self) -> str:
+        """This upscaling as the value of --upscale: FACTOR:STRENGTH."""
         return f"{self.factor:g}:{self.strength:g}"
 
 
 def parse_upscale(text: str) -> Upscale:
-    """Parse an upscaling "FACTOR" or "FACTOR:STRENGTH". Raises ArgumentError."""
+    """Parse the value of --upscale, "FACTOR" or "FACTOR:STRENGTH". Raises ArgumentError."""
     factor, colon, strength = text.strip().partition(":")
     try:
         return Upscale(factor=float(factor), **({"strength": float(strength)} if colon else {}))

@@ -1,4 +1,4 @@
-"""Drawing of one request: the pipeline it needs, and the arguments of its call."""
+"""Generation of the image of a request: the pipeline it needs, and the arguments of its call."""
 
 import inspect
 import warnings
@@ -6,8 +6,8 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.drawing.time_estimate import RunTimeEstimateNotice
 from t2i.cli.gc_control import restore_gc
+from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request, RequestDefaults
 from t2i.library_messages import mute_diffusers_warnings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def load_pipeline(
     folder: Path, sampler: str | None, device: "torch.device | None" = None
 ) -> "TextToImagePipeline":
-    """Load a text-to-image pipeline on a device, with the sampler of that name.
+    """Load a text-to-image pipeline onto a device, with the named sampler as its scheduler.
 
     sampler : name of the scheduler; None keeps the model's own
     """
@@ -48,7 +48,7 @@ def load_pipeline(
 
 
 def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
-    """Build the scheduler of a sampler's name, or return None for the model's own."""
+    """Build the scheduler that a sampler's name stands for; None for the model's own."""
     from t2i.denoiser.schedulers import build_scheduler
 
     if sampler is None or sampler == config.get("_class_name"):
@@ -72,7 +72,7 @@ def find_pipeline_class(request: Request) -> "type[Pipeline]":
 
 
 def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> RequestDefaults:
-    """Return the values that the request's pipeline uses for arguments left open."""
+    """Return the defaults of the pipeline that a request needs, for arguments left open."""
     kind = find_pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
     return RequestDefaults(
@@ -82,15 +82,15 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
     )
 
 
-def draw_image(
+def generate_image(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "Image":
-    """Draw the image of one seed with the adapters attached to the pipeline.
+    """Generate the image of a request and seed, with the adapters attached to the pipeline.
 
     bar : whether to show a progress bar on a terminal
     """
     if request.edited is not None:
-        return draw_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
+        return generate_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
     drawer = _convert_pipeline(pipe, find_pipeline_class(request))
     _set_progress_bar(drawer, seed, bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:
@@ -112,7 +112,7 @@ def upscale_if_requested(
     *,
     bar: bool = True,
 ) -> "Image":
-    """Upscale a drawn image if the request asks for it, otherwise return it unchanged."""
+    """Upscale a generated image if the request asks for it, otherwise return it unchanged."""
     if request.upscale is None:
         return picture
     from pipelines.image_to_image import ImageToImagePipeline
@@ -135,10 +135,10 @@ def upscale_if_requested(
     return pictures[0]
 
 
-def draw_edited_images(
+def generate_edited_images(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
 ) -> "list[Image]":
-    """Draw all images of a request with edited prompts, the source's first.
+    """Generate the source and target images of a request with prompt edits, the source first.
 
     An edit that acts in no step of so short a run is left out with a warning.
     """
@@ -165,7 +165,7 @@ def draw_edited_images(
 
 
 def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
-    """Return a prompt-to-prompt pipeline of the same components."""
+    """Return a prompt-to-prompt pipeline with the components of a text-to-image pipeline."""
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 
     # from_pipe would cast every part, and say so.
@@ -241,7 +241,7 @@ def _image_prompt_arguments(request: Request) -> dict[str, object]:
 
 
 def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
-    """Warn if an image is drawn from noise with more pixels than the model was trained at.
+    """Warn if a request generates more pixels from noise than its model was trained at.
 
     A longer side alone is no fault: SDXL was trained at 2048 x 512 too.
     """

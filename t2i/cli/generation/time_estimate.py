@@ -14,7 +14,7 @@ SLOW_RUN = 20.0
 
 
 class RunTimeEstimateNotice:
-    """Step callback that prints an estimate of the run time; used as a context around one call."""
+    """Step callback that prints how long a pipeline call will take; also its context manager."""
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown

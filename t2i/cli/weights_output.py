@@ -33,8 +33,8 @@ FamilyOption = Annotated[
 PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weights in the files.")]
 
 
-def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> None:
-    """Raise an error unless `out` may be written, as a .safetensors file or as a folder."""
+def check_output_writable(out: Path, overwrite: bool, *, folder: bool = False) -> None:
+    """Raise an error unless `out` may be written: a .safetensors file, or a folder."""
     check_name_lengths([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
@@ -54,10 +54,10 @@ def check_output_free(out: Path, overwrite: bool, *, folder: bool = False) -> No
         )
 
 
-def reserve_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
-    """Return a context manager that yields a path to write to, which becomes `out` at the end.
+def atomic_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """Return a context that yields a path to write to, which is moved to `out` at its end.
 
-    Another command may have created `out` since check_output_free: that raises OutputError.
+    Another command may have created `out` since check_output_writable: that raises OutputError.
     """
     return nullcontext(out) if overwrite else atomic_new_path(out)
 
@@ -67,10 +67,10 @@ def _holds_weights(folder: Path) -> bool:
     return any(next(folder.glob(mark), None) for mark in marks)
 
 
-def write_lora_layout(
+def write_lora_in_layout(
     out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2
 ) -> None:
-    """Write a LoRA in the diffusers, kohya or peft layout.
+    """Write a LoRA file or folder in the layout of diffusers, kohya or peft.
 
     family : of models, for the names in a kohya file
     layers : layers per block of the UNet, by which kohya names SDXL's layers

@@ -35,16 +35,16 @@ class _Notes(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class KnownWords:
-    """Vocabulary of the captions that a model was trained on.
+class CaptionVocabulary:
+    """Words of the captions that a model was trained on, as its t2i.json records them.
 
     kinds : "objects", "colours", ... -> their names; and under "words" every word
     """
 
     kinds: Mapping[str, list[str]]
 
-    def find_unknown(self, texts: Iterable[str]) -> dict[str, str | None]:
-        """Return unknown word -> most similar known word or None, for the words of some texts."""
+    def find_unknown_words(self, texts: Iterable[str]) -> dict[str, str | None]:
+        """Return each word of the texts that is unknown, with the most similar known one."""
         known = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
         suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LETTERS))
         words = (match[0] for text in texts for match in WORD.finditer(text))
@@ -60,8 +60,8 @@ def _closest_word(word: str, words: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(word, words, 1, MIN_SIMILARITY)), None)
 
 
-def read_known_words(model: Path) -> KnownWords | None:
-    """Read the vocabulary from a model's t2i.json, or return None if it records none.
+def read_caption_vocabulary(model: Path) -> CaptionVocabulary | None:
+    """Read the caption vocabulary from a model's t2i.json; None if it records none.
 
     For a model that was trained on scenes before vocabularies were recorded it follows from the
     recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
@@ -70,17 +70,17 @@ def read_known_words(model: Path) -> KnownWords | None:
     if notes is None:
         return None
     if notes.knows is not None:
-        return KnownWords(notes.knows) if ALL_WORDS in notes.knows else None
+        return CaptionVocabulary(notes.knows) if ALL_WORDS in notes.knows else None
     return _words_of_scenes(notes.trained.config.get("data"))
 
 
-def _words_of_scenes(data: object) -> KnownWords | None:
+def _words_of_scenes(data: object) -> CaptionVocabulary | None:
     if not isinstance(data, dict) or data.get("kind") != "scenes":
         return None
     from t2i.scenes.caption_vocabulary import list_caption_vocabulary
     from t2i.scenes.scenes import ScenesConfig
 
     try:
-        return KnownWords(list_caption_vocabulary(ScenesConfig.model_validate(data)))
+        return CaptionVocabulary(list_caption_vocabulary(ScenesConfig.model_validate(data)))
     except (ValidationError, ValueError):
         return None  # scenes of another version of t2i, whose captions are not known here

@@ -17,7 +17,7 @@ USABLE_AREA = 0.8
 
 
 class ImageGrid:
-    """Contact sheet of a command's images, scaled down and labelled with their seeds."""
+    """Contact sheet of the images of one command, scaled down and labelled with their seeds."""
 
     def __init__(self, num: int) -> None:
         """Prepare a sheet of `num` images. Raises ArgumentError for fewer than two."""
@@ -36,24 +36,24 @@ class ImageGrid:
         self.seeds.append(seed)
 
     def render_sheet(self) -> Image.Image:
-        """Return the contact sheet of the images added so far, in a square grid."""
+        """Render the contact sheet of the images added so far, in a square grid."""
         labels = [f"seed {seed}" for seed in self.seeds]
         return build_picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 
 
-def build_grid_command(path: Path, metadata: ImageMetadata) -> str:
-    """Return the t2i command that draws all images of a contact sheet again."""
+def build_grid_reproduction_command(path: Path, metadata: ImageMetadata) -> str:
+    """Return the t2i command that generates all images of a contact sheet again."""
     seed = metadata.settings.seed
     return f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.pictures} --grid"
 
 
 def check_not_contact_sheet(path: Path, metadata: ImageMetadata) -> None:
-    """Raise ArgumentError if metadata is a contact sheet's, which cannot be drawn as one image."""
+    """Raise ArgumentError if metadata are those of a contact sheet, which is not one image."""
     if metadata.pictures > 1:
         first = metadata.settings.seed or 0
         last = first + metadata.pictures - 1
         raise ArgumentError(
             f"{path} is a sheet of {metadata.pictures} pictures, of the seeds {first} to {last}: "
             "say which with --seed, or draw all of them again with: "
-            f"{build_grid_command(path, metadata)}"
+            f"{build_grid_reproduction_command(path, metadata)}"
         )

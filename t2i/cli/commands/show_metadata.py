@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from t2i.cli.request.request import Request
 
 
-def show(
+def show_metadata(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or WebP file.")],
     format: Format = "text",
 ) -> None:
-    """Print the prompt and settings that IMAGE carries, whether t2i made it or A1111, ComfyUI,
-    InvokeAI or Fooocus.
+    """Print the prompt and sampling settings that the metadata of IMAGE record.
 
-    The picture itself is not decoded. What a file says is not trusted: nothing in it can reach the
+    It may be an image of t2i, A1111, ComfyUI, InvokeAI or Fooocus. The picture itself is not
+    decoded. What a file says is not trusted: nothing in it can reach the
     terminal as a command.
     """
     from t2i.cli.metadata.reading import read_metadata
@@ -61,15 +61,15 @@ def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, obje
 def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
     """Return the command that draws the image again."""
     if metadata.pictures > 1:
-        from t2i.cli.drawing.grid import build_grid_command
+        from t2i.cli.generation.grid import build_grid_reproduction_command
 
-        return build_grid_command(image, metadata)
+        return build_grid_reproduction_command(image, metadata)
     return f"t2i generate --from {quote(str(image))}"
 
 
 def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
     """Return name and value of each recorded setting."""
-    from t2i.cli.request.file_checks import describe_files
+    from t2i.cli.request.file_checks import describe_request_files
 
     settings = metadata.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
@@ -89,8 +89,8 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "strength": metadata.request and metadata.request.strength,
         "upscale": metadata.request
         and metadata.request.upscale
-        and metadata.request.upscale.argument,
-        **({} if metadata.request is None else describe_files(metadata.request)),
+        and metadata.request.upscale.option_value,
+        **({} if metadata.request is None else describe_request_files(metadata.request)),
         **({} if metadata.request is None else _edit_rows(metadata.request)),
         "tool": metadata.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in metadata.libraries.items()),

@@ -15,9 +15,9 @@ from t2i.cli.bulk.index import INDEX, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
 from t2i.cli.metadata.writing import LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_files
+from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_request_files
 from t2i.cli.request.prompt_line import PromptLine
-from t2i.cli.request.request import Request, choose_seed, read_defaults
+from t2i.cli.request.request import Request, choose_seed, read_model_defaults
 from t2i.errors import ArgumentError, OutputError
 from t2i.safe_reading import RUN, parse_json, read_bounded
 
@@ -43,8 +43,8 @@ OPTION_NAMES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BulkRun:
-    """Arguments of one bulk run, a `t2i generate --prompts` command.
+class BulkRunArguments:
+    """Arguments of a bulk run, that is of one `t2i generate --prompts` command.
 
     options : request of every line, for the fields that a line leaves open; it has no prompt
     seed : of the first image; drawn and recorded if it is None
@@ -60,8 +60,8 @@ class BulkRun:
 
 
 @dataclass(frozen=True, slots=True)
-class JobPlan:
-    """Missing jobs of a bulk run, which the processes divide among themselves.
+class PendingJobs:
+    """Jobs of a bulk run whose images are still missing, divided among its processes.
 
     todo : in the order of the file
     total : number of images of the file
@@ -74,20 +74,20 @@ class JobPlan:
 
 
 class BulkFolder:
-    """Output folder of a bulk run: the recorded arguments it was begun with, and its jobs."""
+    """Output folder of a bulk run: its jobs, and the arguments recorded when it was begun."""
 
-    def __init__(self, bulk: BulkRun, lines: Sequence[PromptLine], model: Path) -> None:
+    def __init__(self, bulk: BulkRunArguments, lines: Sequence[PromptLine], model: Path) -> None:
         """Compare the run with the folder. Raises T2IError before anything is written."""
         self.out = bulk.out
         self.recorded_state = read_bulk_state(self.out)
-        options = bulk.options.with_defaults(read_defaults(model))
+        options = bulk.options.with_defaults(read_model_defaults(model))
         seed = choose_seed(bulk.seed)
         if bulk.seed is None and self.recorded_state is not None:
             seed = self.recorded_state["seed"]
         self.state: dict[str, Any] = {
             "version": VERSION,
             "prompts": bulk.prompts.name,
-            "lines": digest_lines(lines),
+            "lines": digest_prompt_lines(lines),
             "seed": seed,
             "num": bulk.num,
             "metadata": bulk.metadata,
@@ -97,19 +97,22 @@ class BulkFolder:
         }
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
         digests = FileDigests()
-        self.jobs = [replace(job, request=digests.add_to(job.request)) for job in jobs]
+        self.jobs = [replace(job, request=digests.add_to_request(job.request)) for job in jobs]
         self.state["files"] = {
-            file.path: file.sha256 for job in self.jobs for _, file in iter_files(job.request)
+            file.path: file.sha256
+            for job in self.jobs
+            for _, file in iter_request_files(job.request)
         }
         if self.recorded_state is not None:
             _check_same_run(self.out, self.recorded_state, self.state)
         if self.recorded_state is None:
             _check_names_free(self.out, self.jobs)
 
-    def record_run_and_plan_jobs(self) -> JobPlan:
-        """Write bulk.json, merge the index and return the missing jobs of the locked folder.
+    def record_run_and_list_pending_jobs(self) -> PendingJobs:
+        """Record a new run in bulk.json and return the jobs whose images are missing.
 
-        Raises OutputError if another run has worked there since the folder was read.
+        The folder must be locked; the parts of its index are merged. Raises OutputError if another
+        run has worked there since the folder was read.
         """
         if read_bulk_state(self.out) != self.recorded_state:
             raise OutputError(f"Another run has just worked in {self.out}: start this one again.")
@@ -121,10 +124,10 @@ class BulkFolder:
         _remove_leftovers(self.out, there, {job.file for job in self.jobs})
         done = {index for index, entry in known.items() if entry.get("file") in there}
         todo = [job for job in self.jobs if job.index not in done]
-        return JobPlan(todo, len(self.jobs), self.state["model_digest"])
+        return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
 
     def list_changed_libraries(self) -> list[str]:
-        """Return a line for each library whose version differs from the first images' version."""
+        """Return a line for each library whose version changed since the bulk run was begun."""
         before = self.state if self.recorded_state is None else self.recorded_state
         return list_state_differences(before.get("libraries") or {}, self.state["libraries"])
 
@@ -133,17 +136,17 @@ def _options_record(options: Request) -> dict[str, object]:
     """Return each option as JSON holds it; files as they are typed."""
     values = {name: value for name, value in asdict(options).items() if name in OPTION_NAMES}
     if options.upscale is not None:
-        values["upscale"] = options.upscale.argument
+        values["upscale"] = options.upscale.option_value
     for name in FILE_KINDS:
         value = getattr(options, name)
         if isinstance(value, tuple):
-            values[name] = [file.argument for file in value] or None
+            values[name] = [file.option_value for file in value] or None
         elif value is not None:
-            values[name] = value.argument
+            values[name] = value.option_value
     return values
 
 
-def digest_lines(lines: Iterable[PromptLine]) -> str:
+def digest_prompt_lines(lines: Iterable[PromptLine]) -> str:
     """Return the SHA-256 of the lines of a prompts file, as bulk.json records it."""
     sha = hashlib.sha256()
     for line in lines:
@@ -155,11 +158,11 @@ RECORDED_NAMES = {
     "PromptLine": "Line",
     "RequestOverrides": "Wishes",
     "InputFile": "File",
-    "ScaledFile": "Scaled",
+    "InputFileWithScale": "Scaled",
     "EmbeddingFile": "Embedding",
     "overrides": "wishes",
 }
-"""Class or field -> its name in the text that `digest_lines` hashes.
+"""Class or field -> its name in the text that `digest_prompt_lines` hashes.
 
 Folders written under these names must still be continued: the text may not follow a renaming.
 """
@@ -181,9 +184,9 @@ def _stable_repr(value: object) -> str:
 
 
 def read_bulk_state(out: Path) -> dict[str, Any] | None:
-    """Read bulk.json, the recorded state of a bulk run's folder, or return None without one.
+    """Read bulk.json, the recorded arguments of a bulk run; None if the folder has none.
 
-    Raises OutputError for a state that cannot be read.
+    Raises OutputError for a file that cannot be read.
     """
     path = out / STATE_FILE
     if not path.is_file():
@@ -227,7 +230,7 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def list_state_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return a line "name before -> now" for each value of `now` that differs from `before`."""
+    """List the values that differ between two recorded states, as lines "name before -> now"."""
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2i.atomic_files import write_new_file_group
-from t2i.cli.file_names import OutputNames
+from t2i.cli.file_names import OutputFileNames
 
 
-class SiblingNames(OutputNames):
-    """Output names of several files that one command writes with a common beginning.
+class GroupedFileNames(OutputFileNames):
+    """Output file names of several files that a command writes together, as one group.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in
     use; `out` may name the first file instead, and the others get its name with their own ends.
@@ -21,16 +21,16 @@ class SiblingNames(OutputNames):
         self.slug = f"{self.slug}-{mark}"
         self.ends = ends
         for path in self.given_paths:
-            self.check_free(self.list_siblings(path))
+            self.check_paths_unused(self.list_grouped_files(path))
 
-    def list_siblings(self, path: Path) -> list[Path]:
-        """Return the first file and those with the other endings beside it."""
+    def list_grouped_files(self, path: Path) -> list[Path]:
+        """Return the paths of the group of `path`: the file itself, and those beside it."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
 
     def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
-        """Write all files through `write` and return their paths; all or none get their names."""
+        """Write a group of new files and return their paths; either all or none appear."""
         candidates = (
-            [self.list_siblings(self.given_paths[0])]
+            [self.list_grouped_files(self.given_paths[0])]
             if self.given_paths
             else self.iter_candidate_paths(seed)
         )

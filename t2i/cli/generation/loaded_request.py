@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from t2i.cli.drawing.adapters import AttachedAdapters
-from t2i.cli.drawing.drawing import load_pipeline, read_pipeline_defaults, warn_of_large_size
+from t2i.cli.generation.adapters import AttachedAdapters
+from t2i.cli.generation.image_generation import (
+    load_pipeline,
+    read_pipeline_defaults,
+    warn_of_large_size,
+)
+from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
-from t2i.cli.request.known_words import read_known_words
 from t2i.cli.request.prompt_checks import find_prompt_warnings
-from t2i.cli.request.request import Request, read_defaults
+from t2i.cli.request.request import Request, read_model_defaults
 from t2i.denoiser.loading.address import locate_model
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRequest:
-    """Request with its loaded pipeline, ready to draw.
+    """Request with its loaded pipeline, ready to generate images.
 
     request : with all fields set but the size
     weights : digest of the model
@@ -40,12 +44,14 @@ def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest
         that may not be meant as written
     """
     digests = FileDigests()
-    changed = digests.describe_changes(request)
-    request = digests.add_to(request)
+    changed = digests.describe_changed_files(request)
+    request = digests.add_to_request(request)
     folder = locate_model(request.model)
-    request = request.with_defaults(read_defaults(folder))
+    request = request.with_defaults(read_model_defaults(folder))
     texts = prompts or [request.prompt]
-    for warning in find_prompt_warnings(request, texts, request.model, read_known_words(folder)):
+    for warning in find_prompt_warnings(
+        request, texts, request.model, read_caption_vocabulary(folder)
+    ):
         warnings.warn(warning, stacklevel=2)
     pipe = load_pipeline(folder, request.sampler)
     AttachedAdapters(pipe).attach_adapters(request)

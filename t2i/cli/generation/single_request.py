@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.drawing.drawing import draw_image, upscale_if_requested
-from t2i.cli.drawing.grid import ImageGrid
-from t2i.cli.drawing.loaded_request import LoadedRequest, load_request
-from t2i.cli.file_names import OutputNames
-from t2i.cli.metadata.writing import build_image_texts
+from t2i.cli.file_names import OutputFileNames
+from t2i.cli.generation.grid import ImageGrid
+from t2i.cli.generation.image_generation import generate_image, upscale_if_requested
+from t2i.cli.generation.loaded_request import LoadedRequest, load_request
+from t2i.cli.metadata.writing import build_metadata_texts
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOutput:
-    """Output settings of one command: file names, metadata, report format and contact sheet.
+class OutputSettings:
+    """Settings of a command's output: file names, metadata, report format, contact sheet.
 
     metadata : whether to write into an image how it was made
     as_json : print one JSON document at the end instead of a line for each image
     grid : collects the images for a sheet beside them
     """
 
-    names: OutputNames
+    names: OutputFileNames
     metadata: bool
     as_json: bool
     grid: ImageGrid | None = None
 
 
-def draw_and_save_images(
+def generate_and_save_images(
     request: Request,
     seeds: range,
-    output: ImageOutput,
+    output: OutputSettings,
     original: "ImageMetadata | None" = None,
 ) -> None:
-    """Draw and save one image of a request for each seed, and report them.
+    """Generate and save the image of a request for each seed, and print their paths.
 
     original : metadata of the image that is reproduced; differences from it are reported
     """
@@ -80,7 +80,7 @@ def _report_differences(original: "ImageMetadata | None", loaded: LoadedRequest)
 
 
 def _draw_images(
-    loaded: LoadedRequest, seeds: range, output: ImageOutput, made: list[dict[str, object]]
+    loaded: LoadedRequest, seeds: range, output: OutputSettings, made: list[dict[str, object]]
 ) -> tuple[Request, bool]:
     """Draw and save the images, adding a record of each to `made`.
 
@@ -90,10 +90,10 @@ def _draw_images(
     try:
         for index, seed in enumerate(seeds):
             start = time.perf_counter()
-            image = draw_image(loaded.pipe, request, seed)
+            image = generate_image(loaded.pipe, request, seed)
             request = replace(request, width=image.width, height=image.height)
             image = upscale_if_requested(loaded.pipe, request, seed, image)
-            texts = build_image_texts(request, seed, loaded.weights) if output.metadata else None
+            texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
             path = output.names.save_image(index, seed, partial(save_picture, image, text=texts))
             seconds = round(time.perf_counter() - start, 2)
             made.append({"path": str(path), "seed": seed, "seconds": seconds})
@@ -111,7 +111,7 @@ def _draw_images(
 
 
 def _save_grid(
-    loaded: LoadedRequest, request: Request, seeds: range, output: ImageOutput
+    loaded: LoadedRequest, request: Request, seeds: range, output: OutputSettings
 ) -> Path | None:
     """Save the sheet of the finished images; None where there is none."""
     grid = output.grid
@@ -119,7 +119,7 @@ def _save_grid(
         return None
     texts = None
     if output.metadata:
-        texts = build_image_texts(request, seeds[0], loaded.weights, len(grid.cells))
+        texts = build_metadata_texts(request, seeds[0], loaded.weights, len(grid.cells))
     path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))
     if not output.as_json:
         print_line(path)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
 from t2i.adapters.ip_adapter import check_ip_adapter_file
-from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_files, locate_unchanged_file
-from t2i.cli.request.input_files import EmbeddingFile, InputFile, ScaledFile
+from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_request_files, locate_unchanged_file
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_folder_part
 from t2i.errors import ArgumentError, ModelError, T2IError
@@ -31,11 +31,11 @@ IMAGE_FIELDS = ("image_prompt", "image", "mask")
 
 
 class AttachedAdapters:
-    """Manager of the LoRAs, learned words and IP-Adapter attached to a pipeline."""
+    """LoRAs, learned words and IP-Adapter that are attached to a pipeline, and their manager."""
 
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
-        self.loras: tuple[ScaledFile, ...] = ()
+        self.loras: tuple[InputFileWithScale, ...] = ()
         self._num_attached = 0
         self.embeddings: tuple[EmbeddingFile, ...] = ()
         self.ip_adapter: InputFile | None = None
@@ -44,12 +44,12 @@ class AttachedAdapters:
         self._replaced_parts: dict[str, Any] = {}
 
     def attach_adapters(self, request: Request) -> None:
-        """Attach the adapters that a request names and detach all others.
+        """Attach the adapters that a request names to the pipeline and detach all others.
 
         Raises ModelError for a file that does not fit the model, DataError for an image that is not
         the one that the request recorded.
         """
-        for name, file in iter_files(request):
+        for name, file in iter_request_files(request):
             if name in IMAGE_FIELDS:
                 locate_unchanged_file(name, file)
         if request.embeddings != self.embeddings:
@@ -66,7 +66,7 @@ class AttachedAdapters:
         if request.image_prompt is not None:
             self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
 
-    def attach_loras(self, loras: tuple[ScaledFile, ...]) -> None:
+    def attach_loras(self, loras: tuple[InputFileWithScale, ...]) -> None:
         """Attach LoRAs to the pipeline, or none of them if one fails. Raises ModelError."""
         models = {part: getattr(self.pipe, part, None) for part in MODEL_PARTS}
         layers = self.pipe.unet.config.layers_per_block
@@ -83,14 +83,14 @@ class AttachedAdapters:
         self.loras = loras
 
     def detach_loras(self) -> None:
-        """Detach the LoRAs that were attached here; one that came with the model stays."""
+        """Detach the LoRAs that this object attached; one that came with the model stays."""
         for number in range(self._num_attached):
             remove_lora((getattr(self.pipe, part, None) for part in MODEL_PARTS), f"lora{number}")
         self.loras = ()
         self._num_attached = 0
 
     def add_learned_words(self, embeddings: tuple[EmbeddingFile, ...]) -> None:
-        """Add learned words to copies of the tokenizers and embedding tables.
+        """Add learned words to copies of the pipeline's tokenizers and embedding tables.
 
         Raises ModelError for a file that does not fit, ArgumentError for a word that the model has.
         """
@@ -158,7 +158,7 @@ class AttachedAdapters:
                 )
 
     def remove_learned_words(self) -> None:
-        """Restore the model's own tokenizers and embedding tables."""
+        """Remove the learned words: restore the model's own tokenizers and embedding tables."""
         for end, (tokenizer, table, size) in self._replaced_vocabularies.items():
             encoder = getattr(self.pipe, f"text_encoder{end}")
             encoder.set_input_embeddings(table)
@@ -168,7 +168,7 @@ class AttachedAdapters:
         self.embeddings = ()
 
     def attach_ip_adapter(self, adapter: InputFile) -> None:
-        """Load an IP-Adapter and its image encoder. Raises ModelError if they do not fit."""
+        """Attach an IP-Adapter and its image encoder. Raises ModelError if they do not fit."""
         path = locate_unchanged_file("ip_adapter", adapter)
         if self.pipe.image_encoder is None:
             if not (path.parent / IMAGE_ENCODER).is_dir():

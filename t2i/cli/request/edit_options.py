@@ -1,0 +1,104 @@
+"""Options of `t2i edit` about its attention edits, parsed from the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from t2i.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditOptions:
+    """Parsed options of `t2i edit` about its attention edits: weights, blend, windows.
+
+    weights : word -> factor
+    windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
+    """
+
+    weights: Mapping[str, float]
+    blend: "Blend | Literal['auto'] | None"
+    windows: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def parse(
+        cls,
+        weights: Sequence[str],
+        blend: str,
+        cross_replace: str | None,
+        self_replace: str | None,
+    ) -> "EditOptions":
+        """Parse the typed options of the attention edits. Raises ArgumentError if unusable."""
+        windows = {}
+        if cross_replace is not None:
+            windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)
+        if self_replace is not None:
+            windows["self_replace"] = parse_step_window("--self-replace", self_replace)
+        return cls(
+            weights=parse_word_weights(weights), blend=parse_local_blend(blend), windows=windows
+        )
+
+    def to_word_edit_options(self) -> "WordEditOptions":
+        """Convert the options to the WordEditOptions of edits="auto"."""
+        from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+
+        return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
+
+
+def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
+    """Parse options such as "red=2" into word -> factor. Raises ArgumentError."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        word, _, factor = (part.strip() for part in text.rpartition("="))
+        try:
+            weights[word] = float(factor)
+        except ValueError:
+            word = ""
+        if not word:
+            raise ArgumentError(
+                f"Got --weight {text!r:.80}: expected a word of the target and its factor, as in "
+                "--weight red=2: 1 leaves it, 2 doubles it, 0 takes it away."
+            )
+    return weights
+
+
+def parse_local_blend(text: str) -> "Blend | Literal['auto'] | None":
+    """Parse --blend "cat,dog" into (source words, target words). Raises ArgumentError.
+
+    Several words of a side are joined by "+"; one word alone is that of both sides.
+    """
+    if text.strip() == "auto":
+        return "auto"
+    if text.strip() == "none":
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    words = [tuple(word.strip() for word in part.split("+")) for part in parts]
+    if len(words) == 1:
+        words *= 2
+    if len(words) != 2 or not all(word for side in words for word in side):
+        raise ArgumentError(
+            f"Got --blend {text!r:.80}: expected a word of SOURCE and one of TARGET, as in "
+            "--blend cat,dog, or --blend cat+bowl,dog for several, one word for both, auto or none."
+        )
+    return (words[0], words[1])
+
+
+def parse_step_window(name: str, text: str) -> tuple[float, float]:
+    """Parse "0.2:0.8", the fractions of the steps between which an edit acts.
+
+    "0.8" alone is from the beginning to 0.8. `name` is the option, for messages. Raises
+    ArgumentError for anything else.
+    """
+    first, _, end = text.rpartition(":")
+    try:
+        window = (float(first or 0), float(end))
+    except ValueError:
+        window = (1.0, 0.0)
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise ArgumentError(
+            f"Got {name} {text!r:.80}: expected a share of the run from 0 to 1, as in {name} 0.8, "
+            f"or two, as in {name} 0.2:0.8."
+        )
+    return window
