@@ -34,7 +34,7 @@ class SignalStop(StopRequest):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a stop signal raise SignalInterrupt within the block, also an earlier one."""
+        """Let a stop signal, also an earlier one, raise SignalInterrupt within the block."""
         self._interruptible = True
         try:
             if self._number is not None:

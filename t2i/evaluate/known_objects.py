@@ -22,7 +22,7 @@ REMEDY = (
 
 
 class TrainedRunConfig(BaseModel):
-    """Part of a training config in t2i.json that names the training scenes: its table data."""
+    """Part of the training config in a t2i.json that is read here: its table `data`."""
 
     data: dict[str, object] = {}
 

@@ -155,7 +155,7 @@ class ResultFolder:
                 os.truncate(path, len(whole) + 1 if whole else 0)
         except OSError as error:
             raise build_write_error(path, error) from error
-        for entry in parse_entries(whole):
+        for entry in parse_record_lines(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
             if all(
                 self._is_there(file) for file in find_strings_under_keys(entry["record"], ("file",))
@@ -169,7 +169,7 @@ class ResultFolder:
         return path.is_file() and path.stat().st_size > 0
 
 
-def parse_entries(data: bytes) -> Iterator[dict[str, Any]]:
+def parse_record_lines(data: bytes) -> Iterator[dict[str, Any]]:
     """Parse the lines of records.jsonl; incomplete lines and other records are skipped."""
     for line in data.split(b"\n"):
         try:

@@ -101,7 +101,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence, its mentions in order, and the relations it states between objects."""
+    """Caption of a scene: its text, mentions of objects in order, and stated relations."""
 
     text: str
     mentions: tuple[Mention, ...]

@@ -116,7 +116,7 @@ def test_a_result_is_held_against_another_without_measuring_again(evaluate: Cli)
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     evaluate: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, done = GenerationPart.measure, []
+    measure, done = GenerationPart.measure_unit, []
 
     def interrupted(part: GenerationPart, unit: str) -> object:
         if len(done) == 3:
@@ -125,7 +125,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
         return measure(part, unit)
 
     with monkeypatch.context() as patched:
-        patched.setattr(GenerationPart, "measure", interrupted)
+        patched.setattr(GenerationPart, "measure_unit", interrupted)
         stopped = evaluate()
     assert stopped.code == 130
     assert "Interrupted: 3 units are finished. The same command continues." in stopped.err

@@ -24,7 +24,7 @@ from t2i.denoiser.loading.model_folder import check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
 from t2i.evaluate.report.previous_result import read_earlier_result
-from t2i.evaluate.result_folder import parse_entries
+from t2i.evaluate.result_folder import parse_record_lines
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
@@ -263,7 +263,7 @@ READERS = {
     ),
     "records": Reader(
         "r.jsonl",
-        lambda path: [*parse_entries(path.read_bytes())],
+        lambda path: [*parse_record_lines(path.read_bytes())],
         texts('{"part": "a", "unit": "b"}'),
     ),
     "earlier": Reader(

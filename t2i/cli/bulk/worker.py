@@ -59,7 +59,7 @@ class BulkWorker:
     def load(
         cls, model: Path, weights: str, bulk: BulkRunArguments, device: "torch.device"
     ) -> "BulkWorker":
-        """Load the pipeline of a bulk run on a device."""
+        """Load the model of a bulk run onto a device, as a worker of this process."""
         pipe = load_pipeline(model, None, device)
         return cls(pipe, AttachedAdapters(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
 

@@ -149,12 +149,12 @@ def _draw_edit(
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "edit", endings)
 
     from t2i.cli.generation.image_generation import generate_edited_images
-    from t2i.cli.generation.loaded_request import load_request
+    from t2i.cli.generation.loaded_request import load_model_for_request
     from t2i.library_messages import quiet_libraries
 
     names.make_folder()
     with one_line_warnings() as warned, quiet_libraries():
-        loaded = load_request(request, prompts)
+        loaded = load_model_for_request(request, prompts)
         start = time.perf_counter()
         request, chosen = _choose_edits(loaded, prompts, edit_options.to_word_edit_options())
         try:

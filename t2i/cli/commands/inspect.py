@@ -110,14 +110,14 @@ def _draw_and_probe(
     """
     from t2i.attention.attend import attend
     from t2i.cli.generation.image_generation import generate_image
-    from t2i.cli.generation.loaded_request import load_request
+    from t2i.cli.generation.loaded_request import load_model_for_request
     from t2i.cli.metadata.writing import build_metadata_texts
     from t2i.library_messages import quiet_libraries
     from t2i.pictures import save_picture
 
     names.make_folder()
     with one_line_warnings() as warned, quiet_libraries():
-        loaded = load_request(request)
+        loaded = load_model_for_request(request)
         request, start = loaded.request, time.perf_counter()
         words = words or list_content_words(request.parse_with_grammar(request.prompt))
         with attend(loaded.pipe) as attn:

@@ -37,7 +37,7 @@ class LoadedRequest:
     changed_files: list[str]
 
 
-def load_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest:
+def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest:
     """Load the model of a request, attach its adapters and fill in its defaults.
 
     prompts : all that are drawn together, where there are several; warnings are printed for prompts

@@ -11,7 +11,7 @@ import typer
 from t2i.cli.file_names import OutputFileNames
 from t2i.cli.generation.grid import ImageGrid
 from t2i.cli.generation.image_generation import generate_image, upscale_if_requested
-from t2i.cli.generation.loaded_request import LoadedRequest, load_request
+from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
 from t2i.cli.metadata.writing import build_metadata_texts
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
@@ -51,7 +51,7 @@ def generate_and_save_images(
     output.names.make_folder()
     made: list[dict[str, object]] = []
     with one_line_warnings() as warned, quiet_libraries():
-        loaded = load_request(request)
+        loaded = load_model_for_request(request)
         differences = _report_differences(original, loaded)
         request, interrupted = _draw_images(loaded, seeds, output, made)
         grid_path = _save_grid(loaded, request, seeds, output)

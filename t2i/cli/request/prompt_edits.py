@@ -16,7 +16,7 @@ MAX_EDITS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditedPrompts:
-    """Prompts that share noise and attention edits, with the index of one of their images.
+    """Prompts generated together under attention edits, and which of their images is meant.
 
     prompts : of all of them, the source first
     picture : index of the image of this request

@@ -68,7 +68,7 @@ def silence_profiler() -> Iterator[None]:
 
 
 def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
-    """Return the peak of the bytes that torch allocated during a call of `draw`."""
+    """Return the largest number of bytes that torch held at once during a function call."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

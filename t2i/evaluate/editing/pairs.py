@@ -103,7 +103,7 @@ def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPa
     )
 
 
-def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_swap_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that replaces one object of a scene by another; None if none fits."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
@@ -124,7 +124,7 @@ def swap_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     )
 
 
-def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_recolour_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that paints an object in another colour; None if it has no other."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
@@ -137,7 +137,7 @@ def recolour_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     )
 
 
-def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_background_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that changes the background; None unless both captions name it."""
     rng = seeded_generator(scenes, key)
     names, colours = zip(*((placed.name, placed.colour) for placed in layout.objects), strict=True)
@@ -155,7 +155,7 @@ def change_background(scenes: Scenes, layout: Layout, key: str) -> PromptPair | 
     return PromptPair("background", source, target, None, "background", "background")
 
 
-def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_addition_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that adds a scene's second object to its first; None for other scenes."""
     if len(layout.objects) != 2:
         return None
@@ -178,7 +178,7 @@ def add_object(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     return PromptPair("addition", source, target, 1, (), added.word)
 
 
-def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
     source = recaption_layout(scenes, layout, key)
     mention = find_mention(source, 0)
@@ -191,11 +191,11 @@ def strengthen_word(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
 
 
 CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
-    "swap": swap_object,
-    "recolour": recolour_object,
-    "background": change_background,
-    "addition": add_object,
-    "strengthen": strengthen_word,
+    "swap": build_swap_pair,
+    "recolour": build_recolour_pair,
+    "background": build_background_pair,
+    "addition": build_addition_pair,
+    "strengthen": build_strengthened_pair,
 }
 
 

@@ -31,7 +31,7 @@ def describe_origin(document: Mapping[str, Any]) -> str:
 
 def render_table(table: Table) -> str:
     """Render one table of a report as Markdown, with its title."""
-    heads = ["", *map(escape_bars, table.heads)]
+    heads = ["", *map(escape_pipe_characters, table.heads)]
     lines = [
         f"**{table.title}**",
         "",
@@ -43,7 +43,7 @@ def render_table(table: Table) -> str:
             format_cell(cell, table.units.get(head, ""))
             for head, cell in zip(table.heads, cells, strict=True)
         ]
-        lines.append(format_row([escape_bars(label), *figures]))
+        lines.append(format_row([escape_pipe_characters(label), *figures]))
     return "\n".join(lines)
 
 
@@ -54,11 +54,11 @@ def format_row(cells: Sequence[str]) -> str:
 
 def format_cell(cell: Cell, unit: str) -> str:
     """Format a cell of a report for Markdown, with unit and interval."""
-    text = escape_bars(format_with_unit(cell, unit))
+    text = escape_pipe_characters(format_with_unit(cell, unit))
     ends = format_interval(cell, unit) if isinstance(cell, Estimate) else ""
     return f"{text} ({ends})" if ends else text
 
 
-def escape_bars(text: str) -> str:
+def escape_pipe_characters(text: str) -> str:
     """Escape the characters | in the text of a Markdown table cell."""
     return text.replace("|", "\\|")
