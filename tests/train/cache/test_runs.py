@@ -208,15 +208,15 @@ def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
 
 
 def hesitant_main() -> None:
-    """Let the main process take its time before it discards a damaged file."""
+    """Let the main process take its time before it deletes a damaged file."""
     torch.set_num_threads(1)
-    discard = ShardFolder.discard
+    delete = ShardFolder.delete_files
 
     def late(self: ShardFolder, files: list[str]) -> None:
         time.sleep(2)
-        discard(self, files)
+        delete(self, files)
 
-    ShardFolder.discard = late
+    ShardFolder.delete_files = late
 
 
 def blind_second() -> None:
