@@ -86,7 +86,7 @@ class RecordedSource:
 
     @property
     def error(self) -> "InversionError | None":
-        """Error of an inverted picture's reproduction; None for a source that the model generated."""
+        """Error of an inverted picture; None for a source that the model generated."""
         error = self.facts.get("error")
         return None if error is None else InversionError(**error)
 

@@ -1,0 +1,186 @@
+"""Recording of sources for prompt-to-prompt edits: generated ones, and inverted pictures.
+
+C channels, H W latent size.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.inversion.source_run import InversionMethod
+from pipelines.prompt_to_prompt.edit_run import (
+    NoiseArguments,
+    build_identical_generators,
+    find_image_size,
+    list_prompts,
+)
+from pipelines.prompt_to_prompt.inverted_source import (
+    check_source_prompt,
+    invert_picture,
+    resolve_method,
+)
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+from pipelines.prompt_to_prompt.recording import BUDGET
+from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
+from pipelines.run.exclusive_access import holding_locks
+from pipelines.run.run_facts import RunSettings
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.conditioning.run_state import Guidance
+from t2i.denoiser.families import sd
+from t2i.denoiser.memory_checks import translating_out_of_memory
+from t2i.text.prompt import Prompt
+
+LAYOUT_POSITIONS = 16 * 16
+"""Positions of the sites whose layout prompt-to-prompt keeps, where a model has any so small."""
+
+
+class RecordingPipeline(TextToImagePipeline):
+    """Base of `PromptEditPipeline`: text to image, and the recording of sources for later edits."""
+
+    @torch.no_grad()
+    def remember(
+        self,
+        source: str | Prompt,
+        *,
+        folder: str | Path | None = None,
+        budget: int = BUDGET,
+        max_positions: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        guidance: Guidance | None = None,
+        negative_prompt: str | Prompt | None = None,
+        eta: float = 0.0,
+        clip_skip: int | None = None,
+        cross_attention_kwargs: Mapping[str, object] | None = None,
+    ) -> RecordedSource:
+        """Record a source run, so that later edits of it compute the targets alone.
+
+        >>> source = pipe.remember("a red apple", seed=7)
+        >>> apples = [pipe(source, "a red apple", weights={"red": w}).images[1] for w in (1, 2, 4)]
+
+        Parameters
+        ----------
+        folder : written for load_recorded_source(folder) to read; None records in memory
+        budget : most bytes to record, checked after the first step
+        max_positions : of the largest site whose self-attention is recorded; None for what
+            edits="auto" needs
+        """
+        if not isinstance(source, str | Prompt):
+            list_prompts(source, "")
+        noise = NoiseArguments(seed, generator, latents)
+        height, width = find_image_size(self, height, width, latents)
+        settings = RunSettings(
+            height=height,
+            width=width,
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=guidance_rescale,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            eta=eta,
+            clip_skip=clip_skip,
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
+        return record_source(
+            self, source, settings, noise, RecordingOptions(folder, budget, max_positions)
+        )
+
+    @torch.no_grad()
+    def invert(
+        self,
+        picture: Any,
+        prompt: str | Prompt,
+        method: str | InversionMethod = "auto",
+        *,
+        folder: str | Path | None = None,
+        budget: int = BUDGET,
+        max_positions: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: Guidance | None = None,
+        negative_prompt: str | Prompt | None = None,
+        clip_skip: int | None = None,
+    ) -> RecordedSource:
+        """Invert a picture of one's own: record it as a source, so that it can be edited.
+
+        >>> source = pipe.invert(PIL.Image.open("cat.png"), "a cat on a sofa")
+        >>> cat, dog = pipe(source, "a dog on a sofa").images
+        >>> source.error
+        InversionError(replay=24.1, autoencoder=31.6)
+
+        Warns of a picture that the model cannot reproduce from its noise; see RecordedSource.error.
+
+        Parameters
+        ----------
+        picture : Pillow image, array or tensor
+        prompt : describes the picture; "" is possible, and then edits have no words to hold on to
+        method : name and arguments, "edit-friendly:skip=0.25", see
+            pipelines.inversion.methods.METHODS; "auto" for the one that suits the model
+        seed, generator : of the noise that some methods draw
+        height, width : of the result; by default the model's
+        folder, budget, max_positions : as in `remember`
+        """
+        check_source_prompt(prompt)
+        (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
+        size = find_image_size(self, height, width)
+        settings = RunSettings(
+            height=size[0],
+            width=size[1],
+            num_inference_steps=self.steps_or_default(num_inference_steps),
+            guidance_scale=self.guidance_scale_or_default(guidance_scale),
+            guidance_rescale=0.0,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            eta=0.0,
+            clip_skip=clip_skip,
+            cross_attention_kwargs=None,
+        )
+        return invert_picture(
+            self,
+            picture,
+            prompt,
+            resolve_method(self, method),
+            settings,
+            own,
+            RecordingOptions(folder, budget, max_positions),
+        )
+
+    @contextmanager
+    def holding_attention_lock(self) -> Iterator[None]:
+        """Hold the lock on attention edits of this UNet within the block, against other threads."""
+        with (
+            self.registering_waiter() as waiting,
+            holding_locks(self.unet, purpose="attention", waiting=waiting),
+        ):
+            yield
+
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """Return latents decoded to pixels, (B, 3, Y, X)."""
+        try:
+            with translating_out_of_memory():
+                return sd.decode_latents(self.vae, latents_BCHW)
+        finally:
+            self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
+
+    def find_max_site_size(self, height: int, width: int) -> int:
+        """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
+        H, W = sd.latent_size(self.vae, height, width)
+        # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.
+        halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
+        return max(LAYOUT_POSITIONS, smallest)
