@@ -19,8 +19,9 @@ from pipelines.prompt_to_prompt.edit_run import (
     find_image_size,
     plan_edit_run,
 )
-from pipelines.prompt_to_prompt.recorded_source import RecordedSource, check_replayable_edits
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording_pipeline import RecordingPipeline
+from pipelines.prompt_to_prompt.replayable_edits import check_replayable_edits
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.run_facts import RunSettings

@@ -9,7 +9,7 @@ Y X image size.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,12 @@ from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
-from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.local_blend import LocalBlend
-from t2i.attention.edits.refine import Refine
-from t2i.attention.edits.replace import Replace
-from t2i.attention.edits.reweight import Reweight
-from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 
 VERSION = 2
-REPLAYABLE = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
-"""Edits that need nothing of their source but what is recorded."""
 
 
 @dataclass(slots=True)
@@ -140,31 +132,6 @@ class InversionError:
 
     replay: float | None
     autoencoder: float
-
-
-def check_replayable_edits(edits: Sequence[Edit], kept: Facts) -> None:
-    """Raise ArgumentError for an edit that needs more of the source than was recorded."""
-    for edit in edits:
-        if getattr(edit, "target", None) == 0:
-            raise ArgumentError(
-                f"{type(edit).__name__} has target=0, which is the recorded source: it has been "
-                "generated already. The targets count from 1."
-            )
-        source = getattr(edit, "source", None)
-        if edit.needs_extra_passes or (source == 0 and not isinstance(edit, REPLAYABLE)):
-            names = ", ".join(kind.__name__ for kind in REPLAYABLE)
-            raise ArgumentError(
-                f"{type(edit).__name__} cannot read a recorded source: only {names} can. Give "
-                "the source as a prompt."
-            )
-        if isinstance(edit, SelfReplace):
-            most = edit.max_positions
-            if most is None or most > kept["max_positions"]:
-                raise ArgumentError(
-                    f"SelfReplace has max_positions={most}, but of this source only sites of at "
-                    f"most {kept['max_positions']} were recorded: lower it, or record the source "
-                    f"with max_positions={most or 64 * 64}."
-                )
 
 
 def write_recorded_source(kept: RecordedSource) -> None:
