@@ -1,6 +1,8 @@
 """Sums with LoRAs: merged they draw the same, extracted and resized they are the nearest."""
 
 import copy
+import functools
+from itertools import product
 
 import pytest
 import torch
@@ -30,9 +32,12 @@ from tests.adapters.made import (
     ours,
     train,
 )
+from tests.sweeps import sweep
 
 
+@functools.cache
 def lora_of(config, family="sd1", endings=EVERY + OF_XL, kind=torch.float64):
+    """The LoRA of a trained model. Read-only: several tests look at the same."""
     models = models_of(components(family))
     for model in models.values():
         model.to(kind)
@@ -48,7 +53,18 @@ def precise(family):
 
 
 @pytest.mark.parametrize(
-    ("config", "scale"), [("rslora", 1.0), *((config, 0.6) for config in CONFIGS | LYCORIS)]
+    ("config", "scale"),
+    sweep(
+        [("rslora", 1.0), *product(CONFIGS | LYCORIS, [0.6])],
+        quick=[
+            ("rslora", 1.0),
+            ("dora", 0.6),
+            ("loha with cores", 0.6),
+            ("lokr, both factored", 0.6),
+            ("lokr, none factored", 0.6),
+            ("lokr with cores", 0.6),
+        ],
+    ),
 )
 def test_merged_into_the_weights_it_draws_as_it_does_on_them(config, scale):
     lora = lora_of((CONFIGS | LYCORIS)[config])
@@ -70,7 +86,7 @@ def test_what_does_not_fit_is_not_merged():
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", sweep(["sd1", "sdxl"], quick=["sd1"]))
 def test_the_difference_of_two_models_is_found_again(family):
     lora = lora_of(CONFIGS["mixed ranks and alphas"], family)
     before, after = precise(family), precise(family)
@@ -158,7 +174,7 @@ def test_the_share_is_kept_with_as_low_a_rank_as_does():
         assert fit.kept_energy >= share - 1e-6
 
 
-@pytest.mark.parametrize("config", LYCORIS)
+@pytest.mark.parametrize("config", sweep(LYCORIS, quick=["loha with cores", "lokr with cores"]))
 def test_a_loha_or_lokr_becomes_the_lora_nearest_to_it(config):
     lora = lora_of(LYCORIS[config])
     fit = resize_lora(lora, share=1.0)

@@ -3,6 +3,7 @@ read, at the strength that was meant."""
 
 import copy
 import functools
+from itertools import product
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tests.adapters.made import (
     theirs,
     train,
 )
+from tests.sweeps import sweep
 
 CLOSE = 5e-5
 """Of latents around 4, in float32: scales that are no powers of two are rounded. In float64, as
@@ -67,11 +69,10 @@ def read_here(parts, path, name="again"):
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [
-        *(("sd1", config) for config in CONFIGS),
-        ("sdxl", "mixed ranks and alphas"),
-        ("sdxl", "dora"),
-    ],
+    sweep(
+        [*product(["sd1"], CONFIGS), ("sdxl", "mixed ranks and alphas"), ("sdxl", "dora")],
+        quick=[("sd1", "dora"), ("sd1", "rslora"), ("sdxl", "mixed ranks and alphas")],
+    ),
 )
 def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
@@ -87,12 +88,15 @@ def test_what_is_written_as_diffusers_its_own_loader_reads_to_the_same_picture(
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [
-        ("sd1", "alpha is not the rank"),
-        ("sd1", "mixed ranks and alphas"),
-        ("sd1", "rslora"),
-        ("sdxl", "mixed ranks and alphas"),
-    ],
+    sweep(
+        [
+            ("sd1", "alpha is not the rank"),
+            ("sd1", "mixed ranks and alphas"),
+            ("sd1", "rslora"),
+            ("sdxl", "mixed ranks and alphas"),
+        ],
+        quick=[("sd1", "rslora"), ("sdxl", "mixed ranks and alphas")],
+    ),
 )
 def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture(
     family, config, tmp_path
@@ -110,11 +114,22 @@ def test_what_is_written_as_kohya_diffusers_own_loader_reads_to_the_same_picture
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [
-        *(("sd1", config) for config in CONFIGS | LYCORIS),
-        # Of the other family the names are others, not the sums: one of each kind.
-        *(("sdxl", config) for config in ("mixed ranks and alphas", "loha", "lokr with cores")),
-    ],
+    sweep(
+        [
+            *product(["sd1"], CONFIGS | LYCORIS),
+            # Of the other family the names are others, not the sums: one of each kind.
+            *product(["sdxl"], ["mixed ranks and alphas", "loha", "lokr with cores"]),
+        ],
+        quick=[
+            ("sd1", "dora"),
+            ("sd1", "rslora"),
+            ("sd1", "loha with cores"),
+            ("sd1", "lokr, both factored"),
+            ("sd1", "lokr, none factored"),
+            ("sd1", "lokr with cores"),
+            ("sdxl", "mixed ranks and alphas"),
+        ],
+    ),
 )
 def test_what_is_written_is_read_here_at_the_strength_it_was_trained_with(family, config, tmp_path):
     plain, lora, reference = trained(family, config)

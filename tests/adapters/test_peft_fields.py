@@ -273,13 +273,15 @@ def test_a_config_that_contradicts_its_tensors_is_refused(change, complaint, tmp
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
     | st.sampled_from(["LORA", "LOHA", "pissa", "gaussian", "(a+)+", "proj_in"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
-@given(config=st.dictionaries(st.sampled_from(sorted(ODD)) | st.text(max_size=8), JSON))
+# A few keys: the first that is refused hides the others.
+@settings(max_examples=200, deadline=None)
+@given(config=st.dictionaries(st.sampled_from(sorted(ODD)) | st.text(max_size=8), JSON, max_size=3))
 @example(config={"peft_type": ["LORA"]})
 @example(config={"alpha_pattern": {"": 1}, "lora_alpha": 10**400})
 def test_no_config_gets_past_the_typed_errors(config):

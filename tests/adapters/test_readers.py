@@ -4,6 +4,7 @@ scripts, A1111. Of diffusers test_parity.py says the same."""
 import copy
 import json
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from tests.adapters.made import (
     train,
 )
 from tests.adapters.test_names import skeletons
+from tests.sweeps import sweep
 
 TEXT_AND_UNET = (
     "to_k",
@@ -63,8 +65,16 @@ def assert_merged(model, expected, before):
         assert torch.allclose(state[name], tensor, atol=CLOSE), name
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, "loha", "loha with cores"])
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    sweep(
+        product(["sd1", "sdxl"], [*CONFIGS, "loha", "loha with cores"]),
+        quick=[
+            *product(["sd1"], ["rslora", "dora", "loha with cores"]),
+            ("sdxl", "mixed ranks and alphas"),
+        ],
+    ),
+)
 def test_peft_loads_every_layer_of_every_part(family, config, tmp_path):
     models, lora, merged = made(family, (CONFIGS | LYCORIS)[config])
     write_peft_folders(tmp_path / "peft", lora)
@@ -88,7 +98,13 @@ class Whole(nn.Module):
 
 
 # Not "lokr with cores": of such lycoris 4.1.3 takes the rank from the wrong side, of its own too.
-@pytest.mark.parametrize("config", ["alpha is not the rank", "dora", *list(LYCORIS)[:-1]])
+@pytest.mark.parametrize(
+    "config",
+    sweep(
+        ["alpha is not the rank", "dora", *list(LYCORIS)[:-1]],
+        quick=["alpha is not the rank", "dora", "loha with cores", "lokr, both factored"],
+    ),
+)
 def test_lycoris_loads_every_layer_of_a_kohya_file(config, tmp_path, monkeypatch):
     # Its list of names and its list of classes meet in a UNet of this diffusers.
     monkeypatch.setattr(LycorisNetworkKohya, "UNET_TARGET_REPLACE_NAME", [])
@@ -192,7 +208,13 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
         assert state[f"{key}.lora_down.weight"].flatten()[0] == number, "each at its own module"
 
 
-@pytest.mark.parametrize("config", ["alpha is not the rank", "mixed ranks and alphas", "rslora"])
+@pytest.mark.parametrize(
+    "config",
+    sweep(
+        ["alpha is not the rank", "mixed ranks and alphas", "rslora"],
+        quick=["mixed ranks and alphas", "rslora"],
+    ),
+)
 def test_merged_as_kohyas_scripts_do_it_is_what_ours_merges(config, tmp_path):
     models, lora, merged = made("sd1", CONFIGS[config])
     path = tmp_path / "one.safetensors"

@@ -29,14 +29,17 @@ class Asked:
     def keys(self) -> int:
         return self.key_BNKE.shape[2]
 
-    def probs(self) -> Tensor:
-        """(B, N, Q, K)"""
+    def probs(self, rows: slice = slice(None)) -> Tensor:
+        """(B, N, Q, K) of these rows."""
         scale = self.query_BNQE.shape[-1] ** -0.5 if self.scale is None else self.scale
-        scores_BNQK = self.query_BNQE.double() @ self.key_BNKE.double().transpose(-1, -2) * scale
-        if self.mask is not None and self.mask.dtype == torch.bool:
-            scores_BNQK = scores_BNQK.masked_fill(~self.mask, -torch.inf)
-        elif self.mask is not None:
-            scores_BNQK = scores_BNQK + self.mask
+        query_BNQE, key_BNKE = (part[rows].double() for part in (self.query_BNQE, self.key_BNKE))
+        scores_BNQK = query_BNQE @ key_BNKE.transpose(-1, -2) * scale
+        if self.mask is not None:
+            mask_BNQK = self.mask.expand(len(self.query_BNQE), *self.mask.shape[-3:])[rows]
+            if mask_BNQK.dtype == torch.bool:
+                scores_BNQK = scores_BNQK.masked_fill(~mask_BNQK, -torch.inf)
+            else:
+                scores_BNQK = scores_BNQK + mask_BNQK
         return scores_BNQK.softmax(dim=-1)
 
 
@@ -117,18 +120,11 @@ def answered(
         yield
 
 
-def word_maps(
-    calls: Sequence[Asked], keys: int, sites: int, row: int, columns: Sequence[int], image: slice
-) -> list[Tensor]:
-    """For each site the mean over passes, heads and columns of what a row looks at, (Q,).
-
-    sites : how many there are of so many keys; every pass comes to them in the same order
-    """
-    own = [call for call in calls if call.keys == keys]
-    assert own
-    assert len(own) % sites == 0
-    means = [call.probs()[row, :, image][..., list(columns)].mean(dim=(0, 2)) for call in own]
-    return [torch.stack(means[number::sites]).mean(dim=0) for number in range(sites)]
+def word_map(calls: Sequence[Asked], row: int, columns: Sequence[int], image: slice) -> Tensor:
+    """The mean over calls, heads and columns of what a row looks at, (Q,)."""
+    rows = slice(row, row + 1)
+    means = [call.probs(rows)[0, :, image][..., list(columns)].mean(dim=(0, 2)) for call in calls]
+    return torch.stack(means).mean(dim=0)
 
 
 def assert_maps(
@@ -142,9 +138,12 @@ def assert_maps(
 ) -> None:
     """The maps of a word are at every site what softmax gives for this row and these columns."""
     sites = [site for site in attn.sites() if site.keys == keys and site.kind != "self"]
+    own = [call for call in calls if call.keys == keys]
+    assert own
+    assert len(own) % len(sites) == 0
     for number, site in enumerate(sites):
-        first, end = site.image
-        expected_Q = word_maps(calls, keys, len(sites), row, columns, slice(first, end))[number]
+        # Every pass comes to the sites in the same order.
+        expected_Q = word_map(own[number :: len(sites)], row, columns, slice(*site.image))
         seen_Q = maps.site_map(word, site.name).flatten()
         difference = (seen_Q.double() - expected_Q).abs().max().item()
         assert difference < 1e-6, f"{site} row {row} {word}: {difference}"

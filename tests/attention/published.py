@@ -30,6 +30,7 @@ class Controller:
     self_steps : the share in which the picture's own maps are the source's
     weights : for each word of the targets a factor
     blend : the words of every prompt between which latents are blended, or none
+    blend_positions : those of the sites that they are blended by, 16 x 16 in the published code
     """
 
     prompts: Sequence[str]
@@ -39,6 +40,7 @@ class Controller:
     cross: Mapping[str, Share] = field(default_factory=lambda: {"default_": 0.0})
     self_steps: Share = 0.0
     self_positions: int = 16 * 16
+    blend_positions: int = 16 * 16
     weights: Mapping[str, float] | None = None
     blend: Sequence[Sequence[str]] | None = None
     threshold: float = 0.3
@@ -140,7 +142,7 @@ class Controller:
                 cond_PNQK[number] = made * open_T + own * (1 - open_T)
             elif self.copies_self(own.shape[-1]):
                 cond_PNQK[number] = source
-        if is_cross and place in ("down", "up") and probs_BNQK.shape[2] == 16 * 16:
+        if is_cross and place in ("down", "up") and probs_BNQK.shape[2] == self.blend_positions:
             self.store(cond_PNQK)
         return torch.cat([probs_BNQK[: -len(self.prompts)], cond_PNQK.to(probs_BNQK)])
 
@@ -168,7 +170,8 @@ class Controller:
         for number, (prompt, words) in enumerate(zip(self.prompts, self.blend, strict=True)):
             tokens = sorted({token for word in words for token in self.tokens(prompt, word)})
             heads = torch.cat([kept[number][..., tokens].sum(-1) for kept in self.stored])
-            mean_HW = heads.mean(0).view(1, 1, 16, 16)
+            side = int(self.blend_positions**0.5)
+            mean_HW = heads.mean(0).view(1, 1, side, side)
             wide_HW = torch.nn.functional.max_pool2d(mean_HW, 3, 1, 1)
             large_HW = torch.nn.functional.interpolate(wide_HW, latents_PCHW.shape[-2:])
             masks.append(large_HW[0, 0] / large_HW.max() > self.threshold)

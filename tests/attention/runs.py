@@ -1,5 +1,6 @@
 """Runs of tiny pipelines, ours and diffusers', and all that a session could leave behind."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,13 +16,19 @@ LONG = "red apple " * 12 + "cat"
 
 def ours(**parts: Any) -> TextToImagePipeline:
     """With parts of its own, but for those that are given."""
-    pipe = TextToImagePipeline(**tiny_sd_components() | parts)
+    pipe = TextToImagePipeline(**with_parts(parts))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def theirs(**parts: Any) -> Any:
-    return diffusers_pipeline(tiny_sd_components() | parts)
+    return diffusers_pipeline(with_parts(parts))
+
+
+def with_parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parts of a pipeline: those that are given, and new ones where some are not."""
+    whole = given.keys() >= {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    return dict(given) if whole else tiny_sd_components() | given
 
 
 def beside(pipe: Any) -> Any:

@@ -1,5 +1,8 @@
 """What a session never changes: pictures under probes and under edits of nothing."""
 
+import functools
+from itertools import product
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +24,7 @@ from tests.attention.runs import (
     ours,
     theirs,
 )
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components
 
 PAIR = [CAT, DOG]
@@ -68,10 +72,24 @@ def test_probes_leave_the_picture_as_it_is(pipe, run):
     assert everywhere["red"].sum() > 0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("of", [ours, theirs])
-def test_in_every_precision_probes_leave_the_picture_as_it_is(dtype, of):
-    pipe = of().to(dtype)
+@functools.cache
+def parts_in(dtype):
+    """Read-only, as several tests share them."""
+    parts = tiny_sd_components()
+    for name in ("vae", "text_encoder", "unet"):
+        parts[name].to(dtype)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("of", "dtype"),
+    sweep(
+        product([ours, theirs], DTYPES),
+        quick=[(ours, torch.float16), (theirs, torch.bfloat16)],
+    ),
+)
+def test_in_every_precision_probes_leave_the_picture_as_it_is(of, dtype):
+    pipe = of(**parts_in(dtype))
     plain = draw(pipe, PAIR)
     with attend(pipe, prompts=PAIR) as attn:
         maps = attn.probe("dog", prompt=1)
@@ -124,10 +142,20 @@ IDENTITIES = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("edits", IDENTITIES)
+@pytest.mark.parametrize(
+    ("edits", "dtype"),
+    sweep(
+        product(IDENTITIES, DTYPES),
+        quick=[
+            *product(IDENTITIES, [torch.float32]),
+            ("chained", torch.bfloat16),
+            ("chained", torch.float16),
+            ("LocalBlend", torch.float16),
+        ],
+    ),
+)
 def test_an_edit_between_equal_prompts_changes_nothing(edits, dtype):
-    pipe = ours().to(dtype)
+    pipe = ours(**parts_in(dtype))
     plain = draw(pipe, [CAT, CAT])
     with attend(pipe) as attn:
         for edit in IDENTITIES[edits]:

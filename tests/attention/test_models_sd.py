@@ -1,5 +1,7 @@
 """Stable Diffusion's and SDXL's pipelines of diffusers, attended to."""
 
+from itertools import product
+
 import pytest
 import torch
 from diffusers import (
@@ -16,6 +18,7 @@ from PIL import Image
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
 from t2i.errors import ArgumentError, AttentionError
 from tests.attention.by_hand import asked, assert_maps
+from tests.sweeps import sweep
 from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components
 
 PROMPTS = ["a red apple", "a blue red dog"]
@@ -61,8 +64,13 @@ def draw(pipe, prompts=PROMPTS, **call):
     return pipe(prompts, **(settings | call)).images
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0], ids=["CFG off", "CFG on"])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("scheduler", "guidance"),
+    sweep(
+        product(SCHEDULERS, [1.0, 5.0]),
+        quick=[("ddim", 1.0), ("pndm", 5.0), ("euler", 1.0), ("heun", 5.0)],
+    ),
+)
 def test_maps_are_of_the_right_rows_columns_and_steps(pipe, scheduler, guidance, monkeypatch):
     monkeypatch.setattr(pipe, "scheduler", SCHEDULERS[scheduler].from_config(pipe.scheduler.config))
     call = {"guidance_scale": guidance, "num_images_per_prompt": 2}
@@ -144,19 +152,23 @@ def test_inpainting_is_read_and_edited(parts):
     assert not torch.equal(made[1], plain[1])
 
 
+EDITS = {
+    "Replace": Replace(source=0, target=1),
+    "Refine": Refine(source=0, target=1),
+    "Reweight": Reweight(target=1, weights={"dog": 3.0}),
+    "SelfReplace": SelfReplace(source=0, target=1),
+}
+
+
 @pytest.mark.parametrize(
-    "edit",
-    [
-        Replace(source=0, target=1),
-        Refine(source=0, target=1),
-        Reweight(target=1, weights={"dog": 3.0}),
-        SelfReplace(source=0, target=1),
-    ],
-    ids=lambda edit: type(edit).__name__,
+    ("kind", "name"),
+    sweep(
+        product(["pipe", "xl"], EDITS),
+        quick=[*product(["pipe"], EDITS), ("xl", "Refine")],
+    ),
 )
-@pytest.mark.parametrize("kind", ["pipe", "xl"])
-def test_edits_change_the_target_alone(kind, edit, request):
-    pipe = request.getfixturevalue(kind)
+def test_edits_change_the_target_alone(kind, name, request):
+    pipe, edit = request.getfixturevalue(kind), EDITS[name]
     prompts = ["a red apple", "a red dog"]
     call = {"num_images_per_prompt": 2}
     plain = draw(pipe, prompts, **call)

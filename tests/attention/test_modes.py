@@ -3,8 +3,10 @@
 `torch.compile` runs with the backend "eager" here: all of tracing and guarding, without a compiler.
 """
 
+import functools
 import gc
 import weakref
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from peft import LoraConfig
 
 from t2i.attention import LocalBlend, Reweight, SelfReplace, attend
 from tests.attention.runs import CAT, DOG, assert_differ, assert_equal, draw, ours, theirs
+from tests.sweeps import sweep
 from tests.tiny import tiny_unet
 
 PAIR = [CAT, DOG]
@@ -27,6 +30,7 @@ def small(of):
         block_out_channels=(16,),
         down_block_types=("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",),
+        mid_block_type=None,
     )
     return of(unet=unet)
 
@@ -97,36 +101,43 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compiled", [as_a_new_object, in_place, its_blocks])
-@pytest.mark.parametrize("of", [ours, theirs])
-def test_a_compiled_denoiser_is_read_and_edited(of, compiled):
+COMPILED = sweep(
+    product([ours, theirs], [as_a_new_object, in_place, its_blocks]),
+    quick=[(ours, in_place), (ours, its_blocks), (theirs, as_a_new_object)],
+)
+
+
+@functools.cache
+def runs_of(of, compiled):
+    """Runs before and twice after compiling, each with a plain one, and the frames of the last.
+
+    Read-only: several tests look at the same.
+    """
     pipe = small(of)
-    plain, (edited, maps) = draw(pipe, PAIR), run(pipe)
-    assert_differ(edited[1], plain[1])
+    before = (*run(pipe), draw(pipe, PAIR))
     compiled(pipe)
-    first, first_maps = run(pipe)
-    assert_equal(first, edited)
-    assert_equal(first_maps, maps)
-    assert_equal(draw(pipe, PAIR), plain)
-    later, later_maps = run(pipe)
-    assert_equal(later, edited)
-    assert_equal(later_maps, maps)
-    assert_equal(draw(pipe, PAIR), plain)
+    first = (*run(pipe), draw(pipe, PAIR))
+    torch._dynamo.utils.counters.clear()
+    later = (*run(pipe), draw(pipe, PAIR))
+    return before, first, later, dict(torch._dynamo.utils.counters["frames"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiled", [as_a_new_object, in_place, its_blocks])
-def test_a_second_session_compiles_nothing_again(compiled):
-    pipe = small(ours)
-    compiled(pipe)
-    first, _ = run(pipe)
-    plain = draw(pipe, PAIR)
-    torch._dynamo.utils.counters.clear()
-    again, _ = run(pipe)
-    assert_equal(again, first)
-    assert_equal(draw(pipe, PAIR), plain)
-    assert not torch._dynamo.utils.counters["frames"]
+@pytest.mark.parametrize(("of", "compiled"), COMPILED)
+def test_a_compiled_denoiser_is_read_and_edited(of, compiled):
+    before, first, later, _ = runs_of(of, compiled)
+    edited, _, plain = before
+    assert_differ(edited[1], plain[1])
+    for after in (first, later):
+        for there, expected in zip(after, before, strict=True):
+            assert_equal(there, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("of", "compiled"), COMPILED)
+def test_a_second_session_compiles_nothing_again(of, compiled):
+    *_, compiled_again = runs_of(of, compiled)
+    assert not compiled_again
 
 
 def test_a_model_that_was_listened_to_is_let_go():

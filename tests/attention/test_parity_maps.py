@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from t2i.attention.compute.probabilities import compute_relative_probabilities
 from t2i.attention.edits.base.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
+from tests.sweeps import sweep
 from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_unet
 
 PLACES = {"a red apple": [1, 2, 3], "apple": [3], "cat": [9], "zebra": [10, 11, 12, 13, 14]}
@@ -100,8 +102,13 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("of", [ours, theirs])
+@pytest.mark.parametrize(
+    ("of", "run"),
+    sweep(
+        product([ours, theirs], RUNS),
+        quick=[*product([ours], RUNS), (theirs, "wide and unguided"), (theirs, "several of each")],
+    ),
+)
 def test_means_of_every_site_are_those_of_softmax(parts, run, of):
     prompts, call = RUNS[run]
     if run == "v-prediction":

@@ -12,6 +12,7 @@ from t2i.attention import AttendAndExcite, LocalBlend, Replace, WordWeights, att
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.word_spans import select_token_spans
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
+from tests.sweeps import sweep
 from tests.tiny import diffusers_pipeline, tiny_sd_components
 
 WORDS = ("apple", "cat")
@@ -87,7 +88,7 @@ def test_loss_and_gradient_against_an_eager_implementation(pipe) -> None:
     assert error < 1e-4, error
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("pictures", sweep([1, 2], quick=[2]))
 def test_whole_runs_against_diffusers(pipe, pictures: int) -> None:
     theirs_of = StableDiffusionAttendAndExcitePipeline(
         **tiny_sd_components(),

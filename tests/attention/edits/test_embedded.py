@@ -49,7 +49,7 @@ def centre(image: Image.Image, colour: str) -> float:
 def test_regions_put_things_where_they_belong(pipe, apple: Box, cat: Box, side: int) -> None:
     boxes = [Region(words="red apple", box=apple), Region(words="cat", box=cat)]
     regions = Regions(boxes, strength=8.0)  # 3 leaves one seed of three to its own layout
-    for image in draw(pipe, "a red apple and a cat", regions, (1, 2, 3), steps=12):
+    for image in draw(pipe, "a red apple and a cat", regions, (1, 2, 3), steps=6):
         apart = centre(image, "red") - centre(image, "orange")
         assert side * apart > 0.1, apart
 
