@@ -333,6 +333,8 @@ class Pipeline(
         self._num_timesteps = run.num_steps
         denoise = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
         with self.progress_bar(total=num_inference_steps) as bar, caching_text_keys(self.unet):
+            if (state := self.innermost_call) is not None and state.progress_label:
+                bar.set_description(state.progress_label)
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,

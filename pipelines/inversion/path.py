@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipelines.inversion.noise_levels import PathStep
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,6 @@ class SourcePath:
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.steps) + 1:
             raise ArgumentError(
-                f"Got {len(self.latents)} latents for {len(self.steps)} steps, expected one more "
-                "than steps."
+                f"Got {len(self.latents)} latents for {several(len(self.steps), 'step')}, expected "
+                "one more than steps."
             )

@@ -15,6 +15,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from pipelines.images.input_images import preprocess_images, to_opaque_rgb
+from pipelines.inversion.method_checks import check_method_suits_model, is_few_step_model
 from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
 from pipelines.inversion.null_text import UncondSchedule
@@ -23,6 +24,10 @@ from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
 from pipelines.prompt_to_prompt.recorded_source import InversionError, RecordedSource
+from pipelines.prompt_to_prompt.recording_size import (
+    check_recording_budget,
+    estimate_recording_bytes,
+)
 from pipelines.prompt_to_prompt.source_recording import (
     PathRecording,
     RecordingOptions,
@@ -36,6 +41,7 @@ from t2i.conditioning.run_state import StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
+from t2i.terminal import several
 from t2i.text.prompt import Prompt
 
 POOR_REPLAY = 20.0
@@ -49,23 +55,23 @@ def resolve_method(pipe: Any, method: str | InversionMethod) -> InversionMethod:
     """
     if not isinstance(method, str):
         format_method(method)
+        check_method_suits_model(pipe, method)
         return method
     if method.strip().lower() != "auto":
-        return parse_method(method)
+        parsed = parse_method(method)
+        check_method_suits_model(pipe, parsed)
+        return parsed
     if is_flow(pipe.scheduler):
         return parse_method("difference")
     return parse_method("turbo" if is_few_step_model(pipe) else "direct")
 
 
-def is_few_step_model(pipe: Any) -> bool:
-    """Return True for a model distilled to a few steps: its guidance or its scheduler says so."""
-    few = type(pipe.scheduler).__name__ in ("LCMScheduler", "TCDScheduler")
-    return few or pipe.unet.config["time_cond_proj_dim"] is not None
-
-
 @dataclass(frozen=True)
 class PictureRun:
-    """The model with the source's prompt, for an inversion method: see `SourceRun`."""
+    """The model with the source's prompt, for an inversion method: see `SourceRun`.
+
+    label : of the progress bars of its runs
+    """
 
     pipe: Any
     prompt: str | Prompt
@@ -73,6 +79,7 @@ class PictureRun:
     levels: NoiseLevels
     clean_1CHW: Tensor
     generator: torch.Generator
+    label: str = "inversion"
 
     @property
     def scheduler(self) -> Scheduler:
@@ -89,7 +96,7 @@ class PictureRun:
         step_callbacks: Sequence[StepCallback] = (),
     ) -> Tensor:
         """Run the sampling loop with this scheduler from these latents; return the last ones."""
-        with self.pipe.overriding_calls(CallOverrides(scheduler, step_callbacks)):
+        with self.pipe.overriding_calls(CallOverrides(scheduler, step_callbacks, self.label)):
             drawn = TextToImagePipeline.__call__(
                 self.pipe,
                 prompt=self.prompt,
@@ -118,9 +125,20 @@ def invert_picture(
     settings: RunSettings,
     generator: torch.Generator,
     options: RecordingOptions,
+    notes: Mapping[str, object],
 ) -> RecordedSource:
-    """Return a picture of the user's as a recorded source with its prompt."""
+    """Return a picture of the user's as a recorded source with its prompt and notes.
+
+    Raises ArgumentError before the first pass where the recording would exceed its budget.
+    """
     levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps or 1)
+    height, width = settings.height, settings.width
+    assert height is not None
+    assert width is not None
+    most = options.max_positions or pipe.find_max_site_size(height, width)
+    num_steps = count_path_steps(method, levels.num_steps)
+    needed = estimate_recording_bytes(pipe, num_steps, height, width, most)
+    check_recording_budget(needed, options.budget)
     pixels_13YX = preprocess_images(
         pipe.image_processor,
         "picture",
@@ -149,7 +167,7 @@ def invert_picture(
         return tensors
 
     def finish(recorded: RecordedSource) -> RecordedSource:
-        error = measure_error(run, path, recorded, pixels_13YX)
+        error = measure_error(replace(run, label="replay"), path, recorded, pixels_13YX)
         return replace(recorded, facts=recorded.facts | {"error": asdict(error)})
 
     return record_source(
@@ -159,7 +177,7 @@ def invert_picture(
         NoiseArguments(None, generator, path.latents[0].cpu()),
         options,
         PathRecording(
-            overrides=CallOverrides(scheduler, callbacks),
+            overrides=CallOverrides(scheduler, callbacks, "recording"),
             arguments=arguments,
             extra=extra,
             path_steps=path.steps,
@@ -168,16 +186,22 @@ def invert_picture(
                 "inversion": format_method(method),
                 "inverted_steps": levels.num_steps,
                 "picture": compute_pixels_digest(pixels_13YX),
+                "notes": dict(notes),
             },
             finish=finish,
         ),
     )
 
 
+def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
+    """Return the number of steps of a method's path: less than the run's where it skips some."""
+    return num_inference_steps - int(getattr(method, "skip", 0) * num_inference_steps)
+
+
 def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
     if pixels_13YX.shape[0] != 1:
-        raise ArgumentError(f"Got {pixels_13YX.shape[0]} pictures, expected one.")
+        raise ArgumentError(f"Got {several(pixels_13YX.shape[0], 'picture')}, expected one.")
     if pixels_13YX.shape[1] != 3:
         raise ArgumentError(
             f"Got a picture of {pixels_13YX.shape[1]} channels, expected one in colour: latents "

@@ -35,6 +35,7 @@ from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
+from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
@@ -75,6 +76,16 @@ class RecordedSource:
     def bytes(self) -> int:
         """Size of the recorded steps in bytes, in memory or on disk."""
         return self.steps.bytes
+
+    @property
+    def text_sites(self) -> tuple[Site, ...]:
+        """Sites that attend to the text; DataError for a source recorded without them."""
+        if "text_sites" not in self.facts:
+            raise DataError(
+                "This source was recorded without the sizes of its sites, by an earlier t2i: "
+                "record it again to read heat maps from it."
+            )
+        return tuple(map(site_from_json, self.facts["text_sites"]))
 
     @property
     def error(self) -> "InversionError | None":
@@ -119,6 +130,14 @@ class RecordedSource:
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""
         return self.steps[step]["latents"]
+
+
+def site_from_json(facts: Mapping[str, Any]) -> Site:
+    """Return the site that `asdict` has turned into JSON data."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+    }
+    return Site(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipelines.prompt_to_prompt.recording_size import GIBIBYTE, check_recording_budget
 from t2i.atomic_folders import atomic_folder
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
@@ -22,13 +23,12 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
-from t2i.errors import ArgumentError, DataError, OutputError
+from t2i.errors import DataError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 
 MANIFEST = "remembered.json"
 START_FILE, END_FILE = "begun.safetensors", "ended.safetensors"
 OWN_NAMES = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
-GIBIBYTE = 1 << 30
 BUDGET = 4 * GIBIBYTE
 
 
@@ -67,12 +67,16 @@ class RecordingProbe(Probe):
 
     It reads every site that attends to text, and self-attention of at most `max_positions`
     positions.
+
+    tensors : of the current step
+    recorded_sites : name -> site
     """
 
     def __init__(self, max_positions: int) -> None:
         super().__init__(words=((0,),))
         self.max_positions = max_positions
         self.tensors: dict[str, Tensor] = {}
+        self.recorded_sites: dict[str, Site] = {}
 
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose queries and keys are recorded."""
@@ -94,6 +98,7 @@ class RecordingProbe(Probe):
         """Copy the source's query, key and mask of this call."""
         (row,) = call.denoiser_pass.cond_rows(0)
         inputs, name = probabilities.inputs, call.site.name
+        self.recorded_sites[name] = call.site
         found = {"query": inputs.query[row : row + 1], "key": inputs.key[row : row + 1]}
         mask = select_mask_row(inputs.mask, row)
         if mask is not None:
@@ -142,12 +147,7 @@ class RecordingEdit(Edit):
         }
         self.probe.tensors = {}
         needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
-        if needed > self.budget:
-            raise ArgumentError(
-                f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
-                f"{self.budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps or a "
-                "smaller image."
-            )
+        check_recording_budget(needed, self.budget)
         self.storage.add(tensors)
         return latents_BCHW
 

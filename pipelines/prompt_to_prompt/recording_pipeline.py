@@ -115,6 +115,7 @@ class RecordingPipeline(TextToImagePipeline):
         guidance: Guidance | None = None,
         negative_prompt: str | Prompt | None = None,
         clip_skip: int | None = None,
+        notes: Mapping[str, object] | None = None,
     ) -> RecordedSource:
         """Invert a picture of one's own: record it as a source, so that it can be edited.
 
@@ -134,6 +135,7 @@ class RecordingPipeline(TextToImagePipeline):
         seed, generator : of the noise that some methods draw
         height, width : of the result; by default the model's
         folder, budget, max_positions : as in `remember`
+        notes : JSON data to keep with the source, in `facts["notes"]`
         """
         check_source_prompt(prompt)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
@@ -158,6 +160,7 @@ class RecordingPipeline(TextToImagePipeline):
             settings,
             own,
             RecordingOptions(folder, budget, max_positions),
+            notes or {},
         )
 
     @contextmanager

@@ -3,9 +3,10 @@
 B batch rows (here: 1 image), C channels, H W latent size.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class RecordingOptions:
 class PathRecording:
     """Additions to a recording when the source is an inverted picture: its path and its pixels.
 
-    overrides : scheduler and step callbacks of the recorded run
+    overrides : of the recorded run
     arguments : of the recorded run, instead of those that the edits take over
     extra : number of a step -> further tensors of it
     path_steps : sampler steps of the targets
@@ -107,6 +108,8 @@ def record_source(
         assert isinstance(drawn, tuple)
         final_1CHW = drawn[0]
         pixels = pipe.decode_latents(final_1CHW)
+        text_sites = [asdict(site) for site in probe.recorded_sites.values() if site.kind != "self"]
+        facts |= {"text_sites": json.loads(json.dumps(text_sites))}
         recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
         if path is not None:
             recorded = path.finish(

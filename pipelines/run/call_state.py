@@ -21,6 +21,7 @@ class CallState(WaitInterruptFlag):
 
     schedulers : name of the part -> the pipeline's scheduler, and the call's own copy
     step_callbacks : those of the pipeline that take part in this call
+    progress_label : of the progress bar, instead of the pipeline's own; "" for that
     """
 
     guidance_scale: float
@@ -32,6 +33,7 @@ class CallState(WaitInterruptFlag):
     num_timesteps: int = 0
     schedulers: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     step_callbacks: Sequence[StepCallback] = ()
+    progress_label: str = ""
 
 
 _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", default=())
@@ -40,10 +42,13 @@ _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", de
 
 @dataclass(frozen=True)
 class CallOverrides:
-    """Scheduler and further step callbacks that the next call of a pipeline runs with."""
+    """Scheduler, further step callbacks and label of the progress bar of the next call of a
+    pipeline.
+    """
 
     scheduler: Any
     step_callbacks: Sequence[StepCallback] = ()
+    progress_label: str = ""
 
 
 _overrides: ContextVar[tuple[tuple[object, CallOverrides], ...]] = ContextVar(
@@ -196,6 +201,7 @@ class CallStateMixin:
         overrides = next((own for pipe, own in reversed(_overrides.get()) if pipe is self), None)
         if overrides is not None:
             state.step_callbacks = [*overrides.step_callbacks, *state.step_callbacks]
+            state.progress_label = overrides.progress_label
         models = [part for part in vars(self).values() if isinstance(part, nn.Module)]
         with ExitStack() as stack:
             self._calls.append(state)

@@ -1,0 +1,37 @@
+"""Checks whether an inversion method suits a model."""
+
+from typing import Any
+
+from pipelines.inversion.bdia import Bdia
+from pipelines.inversion.ddim import Ddim
+from pipelines.inversion.methods import format_method
+from pipelines.inversion.noise_levels import is_flow
+from pipelines.inversion.null_text import NullText
+from pipelines.inversion.source_run import InversionMethod
+from t2i.errors import ArgumentError
+
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+
+
+def is_few_step_model(pipe: Any) -> bool:
+    """Return True for a model distilled to a few steps: its guidance or its scheduler says so."""
+    few = type(pipe.scheduler).__name__ in FEW_STEP_SCHEDULERS
+    return few or pipe.unet.config["time_cond_proj_dim"] is not None
+
+
+def check_method_suits_model(pipe: Any, method: InversionMethod) -> None:
+    """Raise ArgumentError for a method that cannot be used with a model.
+
+    Those that invert a sampler's steps need many short ones, and null-text a diffusion model.
+    """
+    name = format_method(method).partition(":")[0]
+    if is_few_step_model(pipe) and isinstance(method, Ddim | NullText | Bdia):
+        raise ArgumentError(
+            f"The method {name} inverts each step of a sampler, and the few long steps of a "
+            "distilled model cannot be inverted: choose turbo, edit-friendly or difference."
+        )
+    if is_flow(pipe.scheduler) and isinstance(method, NullText):
+        raise ArgumentError(
+            f"The method {name} optimises the unconditional embedding of a diffusion model, and "
+            "this is a flow model: choose difference, edit-friendly or direct."
+        )

@@ -1,0 +1,57 @@
+"""Heat maps of a recorded source's words, computed from its queries and keys without any pass."""
+
+from typing import Any
+
+import torch
+
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+from t2i.attention.call import AttentionCall
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.probabilities import AttentionProbabilities
+from t2i.attention.compute.tap import AttentionInputs
+from t2i.attention.denoiser_pass import DenoiserPass
+from t2i.attention.probes.heat_maps import Convention, HeatMaps
+from t2i.attention.probes.probe import Probe
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokens, RequestedWords, Word
+
+
+@torch.no_grad()
+def read_recorded_heat_maps(
+    pipe: Any, source: RecordedSource, *words: Word, convention: Convention = "default"
+) -> HeatMaps:
+    """Return the heat maps of words of a recorded source, as a probe of its run reads them.
+
+    >>> source = pipe.invert(photo, "a cat on a sofa")
+    >>> read_recorded_heat_maps(pipe, source, "cat", "sofa").overlay("cat", source.image)
+
+    pipe : finds the tokens of the words; it runs nothing
+    words : words or phrases of the source's prompt
+    convention : see HeatMaps
+
+    Raises ArgumentError for a word that the prompt does not have, DataError for a source recorded
+    without its sites.
+    """
+    probe = Probe(words, convention=convention)
+    tokenizers = find_prompt_tokenizers(pipe, None)
+    requested = RequestedWords()
+    tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)
+    probe.check_prompts(tokens)
+    height, width = source.latents.shape[-2:]
+    probe.begin_run(tokens, (height, width))
+    sites = source.text_sites
+    for step in range(source.steps.count):
+        text = source.prompt_at(step)
+        if text != tokens.prompts[0]:
+            tokens = PromptTokens((text,), tokenizers, requested)
+            probe.check_prompts(tokens)
+        one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
+        for site in sites:
+            recorded = source.recorded_inputs(site.name, step)
+            assert recorded is not None
+            query, key = recorded.query, recorded.key
+            inputs = AttentionInputs(query, key, value=key, mask=recorded.mask)
+            probabilities = AttentionProbabilities(inputs, site, EditPlan())
+            probe.on_attention(probabilities, AttentionCall(site, one_pass, tokens))
+    requested.check_all_found()
+    return probe.maps

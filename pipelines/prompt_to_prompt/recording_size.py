@@ -1,0 +1,67 @@
+"""Size of a recorded source, computed before anything runs."""
+
+import math
+from typing import Any
+
+from diffusers.models.attention_processor import Attention
+
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.denoiser.families import sd
+from t2i.errors import ArgumentError
+from t2i.text.encoder_interface import TextEncoder
+
+GIBIBYTE = 1 << 30
+
+
+def estimate_recording_bytes(
+    pipe: Any, num_steps: int, height: int, width: int, max_positions: int
+) -> int:
+    """Return the bytes of a recorded source: of each step the queries and keys, and the latents.
+
+    It is exact for a prompt that fits into one window of the text encoder, but for the residuals
+    and the unconditional embeddings that some inversion methods record beside them.
+
+    max_positions : of the largest site whose self-attention is recorded
+    """
+    unet, latent = pipe.unet, sd.latent_size(pipe.vae, height, width)
+    values = unet.config["in_channels"] * math.prod(latent)
+    tokens = count_text_tokens(pipe)
+    for name, module in unet.named_modules():
+        if not isinstance(module, Attention):
+            continue
+        halvings = count_halvings(unet, name)
+        positions = math.prod(math.ceil(side / 2**halvings) for side in latent)
+        if module.is_cross_attention:
+            values += positions * module.inner_dim + tokens * module.inner_kv_dim
+        elif positions <= max_positions:
+            values += positions * (module.inner_dim + module.inner_kv_dim)
+    size: int = num_steps * values * unet.dtype.itemsize
+    return size
+
+
+def count_text_tokens(pipe: Any) -> int:
+    """Return the number of tokens of one window of a pipeline's text encoder."""
+    encoder = find_prompt_tokenizers(pipe, None)[0].tokenizer
+    assert isinstance(encoder, TextEncoder)
+    return encoder.window_size
+
+
+def count_halvings(unet: Any, site: str) -> int:
+    """Return how often a UNet has halved the latents' sides at a site, by the site's name."""
+    down = [block.downsamplers is not None for block in unet.down_blocks]
+    up = [getattr(block, "upsamplers", None) is not None for block in unet.up_blocks]
+    place, _, rest = site.partition(".")
+    block = int(rest.partition(".")[0]) if place in ("down_blocks", "up_blocks") else 0
+    if place == "down_blocks":
+        return sum(down[:block])
+    return sum(down) - (sum(up[:block]) if place == "up_blocks" else 0)
+
+
+def check_recording_budget(needed: int, budget: int) -> None:
+    """Raise ArgumentError for a recording of more bytes than its budget."""
+    if needed > budget:
+        raise ArgumentError(
+            f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
+            f"{budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps or a "
+            "smaller image."
+        )
