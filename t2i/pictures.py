@@ -15,7 +15,7 @@ from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, build_exif_block
 from t2i.safe_reading import PICTURE, open_untrusted
-from t2i.terminal import several
+from t2i.terminal import plural
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
@@ -205,7 +205,7 @@ def build_picture_grid(
         raise ArgumentError("A sheet needs at least one picture.")
     if len(labels) != len(pictures):
         raise ArgumentError(
-            f"A sheet of {several(len(pictures), 'picture')} got {several(len(labels), 'label')}: "
+            f"A sheet of {plural(len(pictures), 'picture')} got {plural(len(labels), 'label')}: "
             "give one each."
         )
     if columns < 1:

@@ -50,7 +50,7 @@ def print_note(text: object) -> None:
         print(escape_controls(str(text), LINES), file=sys.stderr, flush=True)
 
 
-def several(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """Return a count with its noun in singular or plural: "1 picture", "2 pictures"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 

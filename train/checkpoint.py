@@ -23,7 +23,7 @@ from t2i.atomic_folders import atomic_folder, recover_all_folders
 from t2i.errors import TrainingError
 from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.optim.optimizer import BASE_RATE_KEY
 from train.parallel.fsdp import shard_like
 
@@ -104,7 +104,7 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
         warnings.warn(f"Checkpoint {path} is skipped: {fault}.", stacklevel=2)
     if found:
         raise TrainingError(
-            f"None of the {several(len(found), 'checkpoint')} in {folder} is complete. "
+            f"None of the {plural(len(found), 'checkpoint')} in {folder} is complete. "
             "Restore one from a copy, or move the folder away to start anew."
         )
     return None

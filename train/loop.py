@@ -17,7 +17,7 @@ from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.errors import ArgumentError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.run_folder import StoppedDuringSetup, StopRequest, lock_folder
-from t2i.terminal import several
+from t2i.terminal import plural
 from train import checkpoint
 from train.batches.batch import Batch, iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
@@ -381,7 +381,7 @@ class TrainingRun:
         check_same_run(self.out, state, self._identity)
         if state.step > self.config.train.steps:
             raise ArgumentError(
-                f"The run in {self.out} has done {several(state.step, 'step')} already, more than "
+                f"The run in {self.out} has done {plural(state.step, 'step')} already, more than "
                 f"train.steps = {self.config.train.steps}: raise it, or choose another --out."
             )
         for name, weight in self.target.trained_parameters().items():

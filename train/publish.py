@@ -21,7 +21,7 @@ from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json, read_text
-from t2i.terminal import print_note, several
+from t2i.terminal import plural, print_note
 from train.export import export_vae
 from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
@@ -202,7 +202,7 @@ def format_stage_line(run: Path) -> str:
         what += ", its decoder alone"
     crop = target.get("crop")
     read = f"crops of {crop} pixels" if crop else "pictures"
-    return f"{what}: {several(steps, 'step')} of {train['batch_size']} {read}, last loss {loss:.4f}"
+    return f"{what}: {plural(steps, 'step')} of {train['batch_size']} {read}, last loss {loss:.4f}"
 
 
 def main() -> None:

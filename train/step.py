@@ -14,7 +14,7 @@ from torch import Tensor
 from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
 from t2i.randomness import derive_seed
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.batches.batch import Batch
 from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_process_error, split_batch
 from train.loop_config import LoopConfig
@@ -136,7 +136,7 @@ class TrainingStepper:
         if self.rows != rows_before:
             result.remarks = (
                 f"out of memory: from step {number + 1} on each process computes "
-                f"{several(self.rows or 0, 'row')} at a time, in {several(len(pieces), 'part')} "
+                f"{plural(self.rows or 0, 'row')} at a time, in {plural(len(pieces), 'part')} "
                 f"instead of {len(micro_batches)}; the result is the same",
             )
         if self._is_sound(result):
@@ -173,7 +173,7 @@ class TrainingStepper:
             if exchanged:
                 raise TrainingError(
                     f"Out of memory in step {number + 1} with "
-                    f"{several(count_largest_micro_batch_rows(pieces), 'row')} at a time, "
+                    f"{plural(count_largest_micro_batch_rows(pieces), 'row')} at a time, "
                     "while the processes exchanged gradients; the newest checkpoint "
                     "is sound. Raise train.accumulation, and the run goes on from there. "
                     f"{SAVE_MEMORY_HINT}"
@@ -222,12 +222,12 @@ class TrainingStepper:
             raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY_HINT}")
         if not self.target.rows_apart:
             raise TrainingError(
-                f"Out of memory with {several(rows, 'row')} at a time, and the loss of a row "
+                f"Out of memory with {plural(rows, 'row')} at a time, and the loss of a row "
                 f"depends on the others: choose a smaller train.batch_size. {SAVE_MEMORY_HINT}"
             )
         if not self._can_fall_back:
             raise TrainingError(
-                f"Out of memory with {several(rows, 'row')} at a time; with sharded weights no "
+                f"Out of memory with {plural(rows, 'row')} at a time; with sharded weights no "
                 f"process can try again alone. Raise train.accumulation. {SAVE_MEMORY_HINT}"
             )
         self.rows = (rows + 1) // 2

@@ -23,7 +23,7 @@ from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_ti
 from t2i.denoiser.loading.weight_checks import describe_misfits
 from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 
 REMEDY = (
     "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or remove "
@@ -172,7 +172,7 @@ def check_saved_lora_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
         if apart := layers.keys() ^ found.keys():
             raise ModelError(
                 f"The LoRA in {folder / name} does not fit the text encoder there: of one of them "
-                f"alone: {several(len(apart), 'layer')}, such as {printable_name(min(apart))}. "
+                f"alone: {plural(len(apart), 'layer')}, such as {printable_name(min(apart))}. "
                 "Copy "
                 "config and weights of both from the same model."
             )

@@ -20,7 +20,7 @@ from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, format_library_error
 from t2i.masks import ODDITY_WARNINGS, Oddity, find_mask_problem, remove_mask_transparency
 from t2i.pictures import to_rgb_or_rgba
-from t2i.terminal import several
+from t2i.terminal import plural
 
 Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 """One image or several, as in diffusers: Pillow, (H, W, C) array or (C, H, W) tensor."""
@@ -112,7 +112,7 @@ def check_masks(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
         )
     if num_images % mask_BCYX.shape[0]:
         raise ArgumentError(
-            f"Got {mask_BCYX.shape[0]} masks in mask_image for {several(num_images, 'image')}: "
+            f"Got {mask_BCYX.shape[0]} masks in mask_image for {plural(num_images, 'image')}: "
             "give one, or one for each prompt. An array or tensor with three axes is read as "
             "masks, one after another (masks, height, width)."
         )
@@ -140,7 +140,7 @@ def encode_images(
     given = pixels_BCYX.shape[0]
     if num_images % given:
         raise ArgumentError(
-            f"Got {several(given, 'image')} for {num_images} to generate: give one, or one for "
+            f"Got {plural(given, 'image')} for {num_images} to generate: give one, or one for "
             "each prompt."
         )
     if pixels_BCYX.shape[1] == vae.config["latent_channels"]:

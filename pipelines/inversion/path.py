@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipelines.inversion.noise_levels import PathStep
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,6 @@ class SourcePath:
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.steps) + 1:
             raise ArgumentError(
-                f"Got {len(self.latents)} latents for {several(len(self.steps), 'step')}, expected "
+                f"Got {len(self.latents)} latents for {plural(len(self.steps), 'step')}, expected "
                 "one more than steps."
             )

@@ -15,7 +15,7 @@ from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.alignment import join_text_without_weights, split_into_lowercase_words
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
@@ -86,7 +86,7 @@ class WordEditOptions:
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
         if len(self.blend) != targets:
             raise ArgumentError(
-                f"Got {several(len(self.blend), 'pair')} as blend for {targets} targets: expected "
+                f"Got {plural(len(self.blend), 'pair')} as blend for {targets} targets: expected "
                 'one for each, or one tuple for all, blend=("cat", "dog").'
             )
         return self.blend
@@ -168,7 +168,7 @@ def covers_any_step(edit: Edit, num_steps: int) -> bool:
         return True
     if not is_empty_window(edit.steps):
         name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
-        steps = "1 step is" if num_steps == 1 else f"{several(num_steps, 'step')} are"
+        steps = "1 step is" if num_steps == 1 else f"{plural(num_steps, 'step')} are"
         warnings.warn(
             f"{steps} too few for {name}={edit.steps}: none lies in it, so it has no effect.",
             stacklevel=4,

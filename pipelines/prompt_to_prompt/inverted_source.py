@@ -41,7 +41,7 @@ from t2i.conditioning.run_state import StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
 POOR_REPLAY = 20.0
@@ -201,7 +201,7 @@ def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
 def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
     if pixels_13YX.shape[0] != 1:
-        raise ArgumentError(f"Got {several(pixels_13YX.shape[0], 'picture')}, expected one.")
+        raise ArgumentError(f"Got {plural(pixels_13YX.shape[0], 'picture')}, expected one.")
     if pixels_13YX.shape[1] != 3:
         raise ArgumentError(
             f"Got a picture of {pixels_13YX.shape[1]} channels, expected one in colour: latents "

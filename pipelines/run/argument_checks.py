@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
 MOST = 1_000_000
@@ -31,7 +31,7 @@ def expand_prompts_to_rows(
         raise ArgumentError(f'Got {name}=[]: give at least one prompt; "" is a prompt.')
     if count is not None and len(rows) != count:
         raise ArgumentError(
-            f"Got {several(len(rows), 'string')} as {name} for {several(count, 'prompt')}: "
+            f"Got {plural(len(rows), 'string')} as {name} for {plural(count, 'prompt')}: "
             "give one for each, or a single string for all."
         )
     return list(rows)
@@ -113,7 +113,7 @@ def check_generators(generator: object, num_images: int) -> None:
             )
     if isinstance(generator, list) and len(generator) != num_images:
         raise ArgumentError(
-            f"Got {several(len(generator), 'generator')} for {several(num_images, 'image')}: "
+            f"Got {plural(len(generator), 'generator')} for {plural(num_images, 'image')}: "
             "give one for each image, or a single one for all."
         )
 

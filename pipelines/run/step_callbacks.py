@@ -10,7 +10,7 @@ from pipelines.run.callback_results import check_returned_dict, check_returned_t
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 StepEndCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
@@ -146,7 +146,7 @@ def replace_text_embeddings(conditioning: Conditioning, text_BTD: Tensor) -> Con
     conditional = conditioning.select_branches(("cond",))
     if text_BTD.shape[0] != conditional.num_images:
         raise ArgumentError(
-            f"The callback returned prompt_embeds of {several(text_BTD.shape[0], 'row')}, expected "
+            f"The callback returned prompt_embeds of {plural(text_BTD.shape[0], 'row')}, expected "
             f"{conditioning.text_BTD.shape[0]} as it was given, or {conditional.num_images} to go "
             "on without guidance."
         )

@@ -18,7 +18,7 @@ from t2i.conditioning.conditioning import Branch
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.encoders.selection import EncodedText, TwoClip, select_text_encoder
 from t2i.text.encoders.two_clip import PenultimateClip
 from t2i.text.learned_words import find_continuation_insertions
@@ -241,7 +241,7 @@ def check_one_part_per_weight(guidance: Composed, call: CallArguments) -> None:
     expected = len(guidance.weights)
     if counts != {expected}:
         raise ArgumentError(
-            f"Got a composed guidance of {several(expected, 'weight')} for prompts of "
-            f"{' and '.join(several(count, 'part') for count in sorted(counts))}: write the "
+            f"Got a composed guidance of {plural(expected, 'weight')} for prompts of "
+            f"{' and '.join(plural(count, 'part') for count in sorted(counts))}: write the "
             'parts with AND into a Prompt, "a cat AND a dog", and give as many weights.'
         )

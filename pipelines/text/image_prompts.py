@@ -13,7 +13,7 @@ from pipelines.run.call_arguments import CallArguments
 from t2i.conditioning.conditioning import Branch
 from t2i.denoiser.families.sd import IMAGE_PROMPT_PREFIX
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 UncondAndCond = tuple[Tensor | None, Tensor]
 """Rows of one adapter for "uncond", if it is needed, and for every other branch."""
@@ -46,7 +46,7 @@ def build_image_prompts(
     given = given if isinstance(given, list | tuple) else [given]
     if len(given) != len(layers):
         raise ArgumentError(
-            f"Got {several(len(given), 'image')} or embeddings for {len(layers)} IP-Adapters: "
+            f"Got {plural(len(given), 'image')} or embeddings for {len(layers)} IP-Adapters: "
             "give a list with one for each; load one with pipe.load_ip_adapter(...)."
         )
 
@@ -93,7 +93,7 @@ def split_image_prompt_embeddings(embeds: Tensor, guided: bool) -> UncondAndCond
         return None, embeds
     if embeds.shape[0] % 2:
         raise ArgumentError(
-            f"Got ip_adapter_image_embeds of {several(embeds.shape[0], 'row')}: with guidance "
+            f"Got ip_adapter_image_embeds of {plural(embeds.shape[0], 'row')}: with guidance "
             "half of them are of the empty picture, as pipe.prepare_ip_adapter_image_embeds of "
             "diffusers makes."
         )

@@ -14,7 +14,7 @@ from pipelines.run.callback_results import check_returned_dict
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 Embeds = Tensor | Sequence[Tensor]
 """One row per picture; a list is joined, as diffusers does."""
@@ -45,7 +45,7 @@ def group_embeddings_by_branch(
         uncond_BD = check_image_embeddings("negative_image_embeds", negative_image_embeds, width)
         if len(uncond_BD) not in (1, len(cond_BD)):
             raise ArgumentError(
-                f"Got {several(len(uncond_BD), 'row')} of negative_image_embeds for "
+                f"Got {plural(len(uncond_BD), 'row')} of negative_image_embeds for "
                 f"{len(cond_BD)} of image_embeds: give one, or one for each."
             )
         given["uncond"] = uncond_BD.expand_as(cond_BD)

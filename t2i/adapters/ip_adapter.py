@@ -10,7 +10,7 @@ from typing import Any
 from t2i.adapters.module_names import summarize_names
 from t2i.adapters.tensor_files import read_adapter_tensors
 from t2i.errors import ModelError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 LAYER_KEY = re.compile(
     r"ip_adapter\.(\d{1,4})\.(to_[kv]_ip\.weight|to_(?:q|k|v|out)_lora\.\w+\.weight)"
@@ -24,7 +24,7 @@ def check_ip_adapter_file(path: Path, unet: Any) -> None:
     layers = {name: match for name in tensors if (match := LAYER_KEY.fullmatch(name))}
     if unknown := [n for n in tensors if n not in layers and not n.startswith(IMAGE_PROJECTION)]:
         raise ModelError(
-            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} do not belong to "
+            f"{path}: {len(unknown):,} of its {plural(len(tensors), 'tensor')} do not belong to "
             "an "
             f"IP-Adapter: {summarize_names(unknown)}. Nothing was loaded."
         )
@@ -43,7 +43,7 @@ def check_ip_adapter_file(path: Path, unet: Any) -> None:
         misfits = [name for name in names if shapes.get(name) != expected.get(name)]
         raise ModelError(
             f"{path} does not fit this model: it is for a UNet of "
-            f"{several(len(shapes) // 2, 'layer')} that attend to an image, this model has "
+            f"{plural(len(shapes) // 2, 'layer')} that attend to an image, this model has "
             f"{len(sites)}, "
             f"and {len(misfits):,} of its tensors are missing, unexpected or of another shape: "
             f"{summarize_names(misfits)}. Choose one made for this kind of model."

@@ -24,7 +24,7 @@ from t2i.adapters.module_names import printable_name, summarize_names
 from t2i.adapters.tensor_files import read_adapter_tensors, read_single_number
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """Files of a folder in which peft saves one adapter."""
@@ -97,7 +97,7 @@ def build_lora(
         fields[parsed.field] = tensor
     if unknown:
         raise ModelError(
-            f"{path}: {len(unknown):,} of its {several(len(tensors), 'tensor')} belong to no LoRA, "
+            f"{path}: {len(unknown):,} of its {plural(len(tensors), 'tensor')} belong to no LoRA, "
             "LoHa or LoKr for Stable Diffusion 1, 2 or XL that is known here: "
             f"{summarize_names(unknown)}. "
             "Nothing of it was loaded."

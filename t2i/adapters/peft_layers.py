@@ -23,7 +23,7 @@ from t2i.adapters.lora_layers import (
 from t2i.adapters.module_names import canonical_module_name, printable_name, summarize_names
 from t2i.adapters.peft_fields import check_peft_fields
 from t2i.errors import ArgumentError, ModelError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 ModelParts = Mapping[str, nn.Module]
 """Name of a model part, as in diffusers -> module."""
@@ -238,7 +238,7 @@ def match_lora_to_model(
     known = {canonical_module_name(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
         raise build_misfit_error(
-            f"{len(missing):,} of its {several(len(layers), 'layer')} for the {part} have no "
+            f"{len(missing):,} of its {plural(len(layers), 'layer')} for the {part} have no "
             f"module in this model: {summarize_names(missing)}"
         )
     targets = {known[name]: layer for name, layer in layers.items()}

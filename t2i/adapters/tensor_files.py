@@ -13,7 +13,7 @@ from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading.tensors import open_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 
 MAX_TENSORS = 20_000
 """Largest number of tensors in a file; a LoRA on every layer of SDXL has some ten thousand."""
@@ -37,7 +37,7 @@ def read_adapter_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict
     shapes = read_shapes(path)
     if not 0 < len(shapes) <= MAX_TENSORS:
         raise ModelError(
-            f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected 1 to "
+            f"Refused {path}: it has {plural(len(shapes), 'tensor')}, expected 1 to "
             f"{MAX_TENSORS:,} of a {kind}."
         )
     try:

@@ -13,7 +13,7 @@ from t2i.adapters.module_names import printable_name, summarize_names
 from t2i.adapters.tensor_files import check_tensors_finite, read_adapter_tensors
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading import FileKind, read_bytes
-from t2i.terminal import several
+from t2i.terminal import plural
 
 ENCODER_BY_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 UNNAMED_KEY = "emb_params"
@@ -61,7 +61,7 @@ def read_learned_word(path: Path, *, pickles: bool = False) -> LearnedWord:
     words = read_learned_words(path, pickles=pickles)
     if len(words) > 1:
         names = summarize_names(str(word.token) for word in words)
-        raise ModelError(f"{path} holds {several(len(words), 'word')}: {names}. Expected one.")
+        raise ModelError(f"{path} holds {plural(len(words), 'word')}: {names}. Expected one.")
     return words[0]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def build_denoiser_pass(
     num_images, left = divmod(rows, len(branches))
     if left or num_images % num_prompts:
         raise ArgumentError(
-            f"The denoiser was called with {several(rows, 'row')} for the branches "
-            f"{', '.join(branches)} of {several(num_prompts, 'prompt')}: expected as many pictures "
+            f"The denoiser was called with {plural(rows, 'row')} for the branches "
+            f"{', '.join(branches)} of {plural(num_prompts, 'prompt')}: expected as many pictures "
             "of each. Give attend() the prompts of the call, one for each of its texts."
         )
     return DenoiserPass(step, num_steps, tuple(branches), num_prompts, num_images)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.terminal import several
+from t2i.terminal import plural
 
 SiteKind = Literal["self", "cross", "joint"]
 SitePlace = Literal["down", "mid", "up", ""]
@@ -45,7 +45,7 @@ class Site:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.size)) if self.size else f"{self.num_positions} positions"
-        heads = several(self.heads, "head")
+        heads = plural(self.heads, "head")
         return f"{self.name} ({self.kind}, {self.place or 'nowhere'}, {size}, {heads})"
 
 
@@ -115,7 +115,7 @@ def no_site_message(wanted: object, sites: Iterable[Site]) -> str:
     lines = "; ".join(map(str, found[:6]))
     more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
     return (
-        f"{wanted} fits none of the {several(len(found), 'site')} of this model. There are: "
+        f"{wanted} fits none of the {plural(len(found), 'site')} of this model. There are: "
         f"{lines}{more}. attn.sites() lists all of them."
     )
 

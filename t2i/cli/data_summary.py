@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from t2i.cli.output import print_rows
-from t2i.terminal import print_line, several
+from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
     from train.data.pictures_config import PicturesConfig
@@ -26,7 +26,7 @@ def print_data_summary(
         "captions": "shuffled anew at each visit"
         if summary.captions is None
         else f"{summary.captions} different",
-        "epoch": several(summary.epoch, "visit"),
+        "epoch": plural(summary.epoch, "visit"),
     }
     print_rows(rows)
     if len(summary.subsets) > 1:
@@ -57,7 +57,7 @@ def print_data_summary(
 
 
 def _format_size(part: "BucketCount | SubsetCount") -> str:
-    return f"{several(part.pictures, 'picture')}, {several(part.places, 'visit')}"
+    return f"{plural(part.pictures, 'picture')}, {plural(part.places, 'visit')}"
 
 
 def _print_names(trait: str, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.token_layout import EncoderInput
 
 Branch = str
@@ -39,7 +39,7 @@ class Conditioning:
         rows = self.text_BTD.shape[0]
         if not self.branches or rows % len(self.branches):
             raise ArgumentError(
-                f"Got {several(rows, 'row')} of text for the branches {self.branches}: expected "
+                f"Got {plural(rows, 'row')} of text for the branches {self.branches}: expected "
                 "as many rows for each branch, one per image."
             )
         if self.mask_BT is not None and self.mask_BT.shape != self.text_BTD.shape[:2]:
@@ -49,13 +49,13 @@ class Conditioning:
             )
         if self.prompts and self.num_images % len(self.prompts):
             raise ArgumentError(
-                f"Got {several(len(self.prompts), 'prompt')} for "
-                f"{several(self.num_images, 'image')}: expected as many images for each."
+                f"Got {plural(len(self.prompts), 'prompt')} for "
+                f"{plural(self.num_images, 'image')}: expected as many images for each."
             )
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows:
                 raise ArgumentError(
-                    f"Got {several(tensor.shape[0], 'row')} of {name!r}, expected {rows}, as many "
+                    f"Got {plural(tensor.shape[0], 'row')} of {name!r}, expected {rows}, as many "
                     "as of text."
                 )
 

@@ -17,7 +17,7 @@ from t2i.denoiser.activation_memory import (
     estimate_unet_bytes_per_position,
 )
 from t2i.errors import GenerationError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 OUT_OF_MEMORY_MESSAGES = (
     "out of memory",  # CUDA, ROCm, MPS, XPU
@@ -88,7 +88,7 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
     pixels = BYTES_PER_PIXEL * pictures * H * W * factor**2
     needed = max(needed_for_pass, decoding_bytes * at_once * positions + pixels)
     if needed > free:
-        many = several(pictures, "picture") if pictures > 1 else "A picture"
+        many = plural(pictures, "picture") if pictures > 1 else "A picture"
         raise GenerationError(
             f"{many} of {W * factor}x{H * factor} pixels: about {needed / 1e9:.1f} GB of memory "
             f"are needed beside the model, and {free / 1e9:.1f} GB are free. {REMEDY}."

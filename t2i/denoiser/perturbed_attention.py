@@ -19,7 +19,7 @@ from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.module_hooks import wrap_forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.errors import ArgumentError, AttentionError, nearest_hint
-from t2i.terminal import several
+from t2i.terminal import plural
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
@@ -63,7 +63,7 @@ def perturbing_self_attention(
             hidden = args[0] if args else kwargs["hidden_states"]
             if len(hidden) != len(row_branches):
                 raise ArgumentError(
-                    f"Got a pass of {several(len(hidden), 'row')}, but branches for "
+                    f"Got a pass of {plural(len(hidden), 'row')}, but branches for "
                     f"{len(row_branches)}: expected one each."
                 )
             return _identity_rows_checked(name, rows)

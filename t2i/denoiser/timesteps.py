@@ -13,7 +13,7 @@ import torch
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.denoiser.schedulers import SAMPLERS_WITH_SIGMAS, Scheduler
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 SPACING_NAMES = {
     "use_karras_sigmas": "karras",
@@ -130,9 +130,9 @@ def check_noise_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
         else f"{unspaced} with {spacing} spacing"
     )
     raise ArgumentError(
-        f"At {several(num_inference_steps, 'step')} {name!r} draws smeared pictures with this "
+        f"At {plural(num_inference_steps, 'step')} {name!r} draws smeared pictures with this "
         "model, which begins from noise alone (zero-terminal SNR): the spacing leaves "
-        f"{several(seen, 'step')} in which anything can be seen, expected {needed}. Choose "
+        f"{plural(seen, 'step')} in which anything can be seen, expected {needed}. Choose "
         f"{unspaced!r}, its plain spacing, or at least {enough} steps."
     )
 

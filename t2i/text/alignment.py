@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
@@ -82,7 +82,7 @@ def find_differing_word_indices(source: EncoderInput, target: EncoderInput) -> l
     if len(source_words) != len(target_words):
         raise ArgumentError(
             f"Replace swaps words one for one, but {join_text_without_weights(source)!r} has "
-            f"{several(len(source_words), 'word')} and {join_text_without_weights(target)!r} has "
+            f"{plural(len(source_words), 'word')} and {join_text_without_weights(target)!r} has "
             f"{len(target_words)}. Use Refine, which aligns prompts of other lengths."
         )
     pairs = zip(source_words, target_words, strict=True)

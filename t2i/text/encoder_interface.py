@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.grammar import LONGEST_PROMPT
 from t2i.text.prompt import Prompt, WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow
@@ -96,7 +96,7 @@ def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
         text = prompt if isinstance(prompt, str) else "".join(prompt.section_texts)
         if len(text) > LONGEST_PROMPT:
             raise ArgumentError(
-                f"Prompt {index} has {several(len(text), 'character')}; at most "
+                f"Prompt {index} has {plural(len(text), 'character')}; at most "
                 f"{LONGEST_PROMPT:,} are read."
             )
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, parse_weight
 
 LONGEST_PROMPT = 20_000
@@ -122,7 +122,7 @@ def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ..
     """
     if len(prompt) > LONGEST_PROMPT:
         raise ArgumentError(
-            f"The prompt has {several(len(prompt), 'character')}; at most {LONGEST_PROMPT:,} are "
+            f"The prompt has {plural(len(prompt), 'character')}; at most {LONGEST_PROMPT:,} are "
             "read. Shorten it."
         )
     return _Parser(prompt, dialect).read()

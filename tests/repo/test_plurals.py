@@ -1,4 +1,4 @@
-"""A line that counts things says "1 picture": whoever prints a count and a noun takes `several`."""
+"""A line that counts things says "1 picture": whoever prints a count and a noun takes `plural`."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.terminal import several
+from t2i.terminal import plural
 
 REPO = Path(__file__).resolve().parents[2]
 COUNTED = (
@@ -44,12 +44,12 @@ def counts(source: str) -> Iterator[tuple[int, str]]:
             if not isinstance(value, ast.FormattedValue) or not isinstance(after, ast.Constant):
                 continue
             told = ast.unparse(value.value)
-            if AFTER_A_COUNT.match(str(after.value)) and not told.startswith("several("):
+            if AFTER_A_COUNT.match(str(after.value)) and not told.startswith("plural("):
                 yield node.lineno, told
 
 
 @pytest.mark.parametrize("folder", ["t2i", "pipelines", "train"])
-def test_whoever_prints_a_count_and_a_noun_lets_several_say_it(folder: str) -> None:
+def test_whoever_prints_a_count_and_a_noun_calls_plural(folder: str) -> None:
     found = [
         f"{path.relative_to(REPO)}:{line}: {told}"
         for path in sorted((REPO / folder).rglob("*.py"))
@@ -61,11 +61,11 @@ def test_whoever_prints_a_count_and_a_noun_lets_several_say_it(folder: str) -> N
 
 def test_a_new_one_would_be_found() -> None:
     assert [*counts('f"{len(found):,} pictures cannot be used"')] == [(1, "len(found)")]
-    assert [*counts('f"{several(1, "picture")} of {n} images"'.replace('"picture"', "'picture'"))]
+    assert [*counts('f"{plural(1, "picture")} of {n} images"'.replace('"picture"', "'picture'"))]
 
 
 def test_one_is_one_and_many_have_commas() -> None:
-    assert [several(n, "picture") for n in (0, 1, 2, 1000)] == [
+    assert [plural(n, "picture") for n in (0, 1, 2, 1000)] == [
         "0 pictures",
         "1 picture",
         "2 pictures",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN, read_bounded
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.discovery import FoundPictures, list_and_read_pictures
@@ -151,7 +151,7 @@ def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) ->
         )
     new = sum(map(len, here.values()))
     notes = found.notes + (
-        f"new since the run began, so not used: {several(new, 'picture')}",
+        f"new since the run began, so not used: {plural(new, 'picture')}",
     ) * bool(new)
     return replace(
         found, pictures=tuple(pictures), broken=tuple(broken), total=record.number, notes=notes

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from t2i.errors import ArgumentError, DataError
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
 from train.data.picture_checks import CheckedPicture, Progress, check_pictures
@@ -167,7 +167,7 @@ def check_broken_fraction(
     listed = "".join(f"\n  {one}" for one in broken[:MOST_NAMED])
     more = f"\n  and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
     raise DataError(
-        f"{len(broken)} of {several(total, 'picture')} cannot be used, more than bad_share = "
+        f"{len(broken)} of {plural(total, 'picture')} cannot be used, more than bad_share = "
         f"{bad_share:g} "
         f"allows:{listed}{more}\nMend or remove them, or raise data.bad_share."
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from t2i.masks import Oddity
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.buckets import Shape, is_smaller_than_bucket
 from train.data.discovery import FoundPictures, SubsetRules
 from train.data.picture_checks import CheckedPicture
@@ -96,13 +96,13 @@ class DatasetSummary:
         if shapes:
             remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
         if self.uncaptioned:
-            remarks.append(f"without a caption: {several(len(self.uncaptioned), 'picture')}")
+            remarks.append(f"without a caption: {plural(len(self.uncaptioned), 'picture')}")
         if self.odd_masks:
             (name, what), more = self.odd_masks[0], len(self.odd_masks) - 1
             remarks.append(f"mask of {name} {what}" + f"; {more} more such masks" * bool(more))
         if self.enlarged:
             remarks.append(
-                f"smaller than their bucket and enlarged: {several(len(self.enlarged), 'picture')}"
+                f"smaller than their bucket and enlarged: {plural(len(self.enlarged), 'picture')}"
             )
         return remarks
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from t2i.errors import T2IError
-from t2i.terminal import print_line, several
+from t2i.terminal import plural, print_line
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
 from train.data.registry import build_dataset
@@ -105,35 +105,35 @@ def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, st
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):
         count = part["parameters"]
-        counted = "" if count is None else f"{several(count, 'parameter')}, "
+        counted = "" if count is None else f"{plural(count, 'parameter')}, "
         text = f"{part['what']}: {counted}learning rate {part['learning_rate']:g}"
         yield "" if number else "trained", text
     if facts["not_counted"]:
         yield "", f"not counted: {facts['not_counted']}"
     else:
         base = getattr(config.target, "base", config.model and config.model.name)
-        yield "of", f"{f'{base}, ' if base else ''}{several(facts['parameters'], 'parameter')}"
+        yield "of", f"{f'{base}, ' if base else ''}{plural(facts['parameters'], 'parameter')}"
     if data["problem"]:
         yield "data", data["problem"]
     else:
         noun = "picture" if config.data.kind == "pictures" else config.data.kind.rstrip("s")
-        beside = f" and {several(config.prior.count, 'class picture')}" if config.prior else ""
+        beside = f" and {plural(config.prior.count, 'class picture')}" if config.prior else ""
         visits = f"{data['epochs']:,g} epochs" if data["epochs"] != 1 else "1 epoch"
-        yield "data", f"{several(data['examples'], noun)}{beside}, {visits}"
+        yield "data", f"{plural(data['examples'], noun)}{beside}, {visits}"
     parts = f", in {train.accumulation} parts" if train.accumulation > 1 else ""
-    yield "batch", f"{several(train.batch_size, 'picture')} of {config.data.size} pixels{parts}"
+    yield "batch", f"{plural(train.batch_size, 'picture')} of {config.data.size} pixels{parts}"
     warm = f", warmup of {rate.warmup:,}" if rate.warmup else ""
     fall = f", then {rate.decay} decay" if rate.decay != "none" else ""
     yield "steps", f"{train.steps:,} with {config.optimizer.name}{warm}{fall}"
     every = config.samples.every
-    often = f"every {several(every, 'step')} and of the final weights" if every else "of the end"
+    often = f"every {plural(every, 'step')} and of the final weights" if every else "of the end"
     yield (
         "sheets",
         f"{facts['sheets']:,}, {often}" if config.has_sample_sheets else "none: no samples.prompts",
     )
     kept = f"the newest {train.keep} stay" if train.keep > 1 else "the newest stays"
     made = facts["checkpoints"]
-    yield "checkpoints", f"{made:,}, every {several(train.checkpoint_every, 'step')}; {kept}"
+    yield "checkpoints", f"{made:,}, every {plural(train.checkpoint_every, 'step')}; {kept}"
     if (memory := facts["memory_bytes"]) is not None:
         yield "memory", format_memory_forecast(memory)
     yield "time", TIME_LATER

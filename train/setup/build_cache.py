@@ -16,7 +16,7 @@ from accelerate.utils.memory import clear_device_cache
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedDuringSetup, StopRequest
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.batches.batch_order import BatchOrder
 from train.batches.micro_batches import explaining_out_of_memory
 from train.cache.caption_encoding import build_text_encoder
@@ -161,7 +161,7 @@ class CacheBuilder:
                 encode = partial(
                     encode_and_cache_texts, parts, encoder, batches, size, writer, advance
                 )
-                self._run_share(encode, f"encoding {several(size, 'caption')} at a time", lower)
+                self._run_share(encode, f"encoding {plural(size, 'caption')} at a time", lower)
             self._stop_if_asked()
             self._index_files(shards, self._files(shards), missing)
         return CachedTextEmbeddings(shards)
@@ -191,7 +191,7 @@ class CacheBuilder:
                     encode_and_cache_latents, samples, batches, size, vae, writer, advance
                 )
                 found = self._run_share(
-                    encode, f"encoding {several(size, 'picture')} at a time", lower
+                    encode, f"encoding {plural(size, 'picture')} at a time", lower
                 )
             self._stop_if_asked()
             new = {index: error for each in found for index, error in each.items()}

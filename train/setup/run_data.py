@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import ArgumentError
 from t2i.randomness import derive_seed
-from t2i.terminal import print_note, several
+from t2i.terminal import plural, print_note
 from train.batches.batch_order import BatchOrder
 from train.config.run_config import TargetConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
@@ -114,12 +114,12 @@ def list_supervision_remarks(
     if len(masked) < len(own):
         remarks.append(
             f"without a mask, so without attention supervision: {len(own) - len(masked)} of "
-            f"{several(len(own), 'picture')}"
+            f"{plural(len(own), 'picture')}"
         )
     if len(naming) < len(masked):
         remarks.append(
             f"with a mask, and a caption that does not say {word!r}, so without attention "
-            f"supervision there: {several(len(masked) - len(naming), 'picture')}"
+            f"supervision there: {plural(len(masked) - len(naming), 'picture')}"
         )
     return remarks
 
@@ -157,7 +157,7 @@ def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[st
     if beta and losers < len(pictures):
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
-            f"{several(len(pictures), 'picture')} are alone: name the folder of the worse ones, "
+            f"{plural(len(pictures), 'picture')} are alone: name the folder of the worse ones, "
             "data.subsets.losers, for every subset."
         )
     if losers and not beta:
@@ -189,4 +189,4 @@ class ReadingProgress:
     def __call__(self, done: int, of: int) -> None:
         if of >= PROGRESS_FROM and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
-            print_note(f"read {done} of {several(of, 'picture')}")
+            print_note(f"read {done} of {plural(of, 'picture')}")

@@ -16,7 +16,7 @@ from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import check_folder
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import choose_indefinite_article
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.caption_words import contains_words
 from train.data.discovery import check_broken_fraction, list_and_read_pictures
 from train.data.pictures_config import SMALL, PicturesConfig
@@ -345,7 +345,7 @@ def build_template_blocks(
     return {
         "next": head.splitlines(),
         "seen": [
-            f"# {several(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
+            f"# {plural(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
             *(f"# {line}" for line in build_trigger_comment(request, facts)),
         ],
         "captions": captions,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 TensorNames = Literal["qk", "kv", "q", "k", "v"]
 MapFunction = Callable[[Tensor], Tensor]
@@ -179,7 +179,7 @@ class EditPlan:
         if not self:
             return "fused"
         if self.functions:
-            return f"explicit in {several(len(self.functions), 'row')}"
+            return f"explicit in {plural(len(self.functions), 'row')}"
         ways = ["fused"]
         if self.biases:
             ways.append("with a mask")
@@ -187,7 +187,7 @@ class EditPlan:
             mix.columns is not None and not mix.discards_own_map for mix in self.mixes.values()
         )
         if twice:
-            ways.append(f"twice in {several(twice, 'row')}")
+            ways.append(f"twice in {plural(twice, 'row')}")
         return ", ".join(ways)
 
 

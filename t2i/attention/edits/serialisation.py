@@ -15,7 +15,7 @@ from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.masks import remove_mask_transparency
 from t2i.pictures import UNREADABLE
-from t2i.terminal import several
+from t2i.terminal import plural
 
 MAX_TEXT_LENGTH = 2_000
 MAX_VALUES = 256
@@ -176,7 +176,7 @@ def parse_scalar(value: object, hint: Any, name: str) -> Any:
         raise TypeMismatch
     if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
         raise ArgumentError(
-            f"Got {name} of {several(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
+            f"Got {name} of {plural(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
         )
     if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # nan neither
         raise ArgumentError(
@@ -196,7 +196,7 @@ def check_value_count(values: Sequence[object] | Mapping[Any, object], name: str
     """Raise ArgumentError for a list or mapping of more than MAX_VALUES values."""
     if len(values) > MAX_VALUES:
         raise ArgumentError(
-            f"Got {name} of {several(len(values), 'value')}, expected at most {MAX_VALUES}."
+            f"Got {name} of {plural(len(values), 'value')}, expected at most {MAX_VALUES}."
         )
 
 

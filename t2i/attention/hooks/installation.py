@@ -31,7 +31,7 @@ from t2i.attention.hooks.module_hooks import (
 )
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 
 class Installation:
@@ -283,7 +283,7 @@ class Installation:
         for session in listeners:
             if session.num_rows != rows:
                 raise AttentionError(
-                    f"{site.name} was called with {several(rows, 'row')} in a pass of "
+                    f"{site.name} was called with {plural(rows, 'row')} in a pass of "
                     f"{session.num_rows}: attend() cannot assign them. Give it the prompts of "
                     "the call, and switch off what divides the batch."
                 )

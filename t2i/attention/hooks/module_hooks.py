@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.errors import AttentionError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[nn.Module, tuple[Any, ...], object], None]
@@ -105,8 +105,8 @@ def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
     heads = int(module.heads)
     if len(query) % heads:
         raise AttentionError(
-            f"A processor asks for the scores of {several(len(query), 'row')} at a time in a "
-            f"module of {several(heads, 'head')}, a slice of the batch, and a map of its own row "
+            f"A processor asks for the scores of {plural(len(query), 'row')} at a time in a "
+            f"module of {plural(heads, 'head')}, a slice of the batch, and a map of its own row "
             "cannot be told. Switch it off with pipe.disable_attention_slicing()."
         )
     query, key = (one.unflatten(0, (-1, heads)) for one in (query, key))

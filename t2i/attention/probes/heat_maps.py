@@ -23,7 +23,7 @@ from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.pictures import build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 
 Convention = Literal["default", "daam", "mean"]
 CONVENTIONS = ("default", "daam", "mean")
@@ -294,7 +294,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if not accumulators:
             indices = {index for index, _ in every}
             raise ArgumentError(
-                f"There are maps of {several(len(indices), 'picture')}, none of number "
+                f"There are maps of {plural(len(indices), 'picture')}, none of number "
                 f"{self.image_index}."
                 if indices
                 else "There are no maps yet: make a picture inside `with attend(...)` first."

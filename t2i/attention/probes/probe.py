@@ -24,7 +24,7 @@ from t2i.attention.site import (
     list_steps_in_window,
 )
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +138,7 @@ class Probe:
         if columns.positions and max(columns.positions) >= call.text_length:
             raise ArgumentError(
                 f"{self} reads token position {max(columns.positions)} of a text of "
-                f"{several(call.text_length, 'token')}: they count from 0 to "
+                f"{plural(call.text_length, 'token')}: they count from 0 to "
                 f"{call.text_length - 1}."
             )
         live = []

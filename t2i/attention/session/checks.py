@@ -11,7 +11,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site, no_site_message
 from t2i.errors import ArgumentError, AttentionError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.token_layout import EncoderInput
 
 GIBIBYTE = 1 << 30
@@ -88,8 +88,8 @@ def check_same_text_for_images(
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
         if difference > OTHER_TEXT * key_BNKE.abs().max():
             raise ArgumentError(
-                f"attend() got {several(denoiser_pass.num_prompts, 'prompt')}, but the "
-                f"{several(len(key_BNKE), 'picture')} of prompt {prompt} attend to different "
+                f"attend() got {plural(denoiser_pass.num_prompts, 'prompt')}, but the "
+                f"{plural(len(key_BNKE), 'picture')} of prompt {prompt} attend to different "
                 "texts: give it the prompts of the call, one for each of its texts."
             )
 
@@ -119,6 +119,6 @@ def check_all_acted(
     hint = (
         CALLBACK
         if idle[0].participant.edits_latents and not called_back
-        else f"the run had {several(last.num_steps, 'step')}; look at its steps, words and prompts"
+        else f"the run had {plural(last.num_steps, 'step')}; look at its steps, words and prompts"
     )
     raise AttentionError(f"{idle[0].participant} never fired: {hint}.")

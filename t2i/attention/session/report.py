@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
-from t2i.terminal import several
+from t2i.terminal import plural
 
 KIBIBYTE = 1 << 10
 
@@ -39,7 +39,7 @@ def report_activity(entries: Sequence[ParticipantEntry]) -> str:
         steps = set().union(*active.values()) if active else entry.latent_steps
         calls = sum(len(at_site) for at_site in active.values())
         lines.append(
-            f"{entry.participant}: {several(len(active), 'site')} x "
-            f"{several(len(steps), 'step')}, {several(calls, 'call')}"
+            f"{entry.participant}: {plural(len(active), 'site')} x "
+            f"{plural(len(steps), 'step')}, {plural(calls, 'call')}"
         )
     return "\n".join(lines)

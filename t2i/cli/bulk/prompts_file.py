@@ -25,7 +25,7 @@ from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
 from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
-from t2i.terminal import several
+from t2i.terminal import plural
 
 MAX_LINE = 64 * 1024
 """Maximum bytes of a line, or of a record of a csv; reading ends at a longer one."""
@@ -130,7 +130,7 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
     found = [f"{path}:{number}: {reason}" for number, reason in broken[:MAX_NAMED_LINES]]
     if len(broken) > MAX_NAMED_LINES:
         found.append(f"... and {len(broken) - MAX_NAMED_LINES:,} more.")
-    return "\n".join([f"{several(len(broken), 'line')} of {path} cannot be used:", *found])
+    return "\n".join([f"{plural(len(broken), 'line')} of {path} cannot be used:", *found])
 
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:

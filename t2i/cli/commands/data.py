@@ -11,7 +11,7 @@ import typer
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import Format, print_json
 from t2i.errors import ArgumentError, DataError, nearest_hint
-from t2i.terminal import print_line, several
+from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
     from t2i.data.training_dataset import TrainingDataset
@@ -132,7 +132,7 @@ def check_data_set(
         raise typer.Exit(DataError.exit_code)
     if not usable:
         raise DataError(
-            f"{len(found.broken)} of {several(found.total, 'picture')} cannot be used, more than "
+            f"{len(found.broken)} of {plural(found.total, 'picture')} cannot be used, more than "
             f"data.bad_share = {config.bad_share:g} allows: mend or remove them, or raise it."
         )
 

@@ -17,7 +17,7 @@ from t2i.cli.weights_output import (
     write_model_folder,
 )
 from t2i.errors import ArgumentError
-from t2i.terminal import escape_controls, print_line, print_rich, several
+from t2i.terminal import escape_controls, plural, print_line, print_rich
 
 if TYPE_CHECKING:
     from t2i.adapters import LoraApproximation, PartSummary
@@ -133,7 +133,7 @@ def extract(
     if fit.unrepresented:
         more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
         print_remark(
-            f"Warning: no LoRA holds what differs in {several(len(fit.unrepresented), 'tensor')}: "
+            f"Warning: no LoRA holds what differs in {plural(len(fit.unrepresented), 'tensor')}: "
             f"{', '.join(fit.unrepresented[:3])}{more}."
         )
     _print_result(out, format, _report_fit(fit, format) | {"left": list(fit.unrepresented)})
@@ -202,7 +202,7 @@ def _report_fit(fit: "LoraApproximation", format: str) -> dict[str, object]:
     if format == "text":
         named = f"rank {low}" if low == high else f"ranks {low} to {high}"
         print_remark(
-            f"{fit.kept_energy:.2%} of the energy kept, {several(len(ranks), 'layer')}, {named}"
+            f"{fit.kept_energy:.2%} of the energy kept, {plural(len(ranks), 'layer')}, {named}"
         )
     return {"kept": round(fit.kept_energy, 6), "layers": len(ranks), "ranks": [low, high]}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t2i.cli.output import Format, print_json
-from t2i.terminal import print_line, several
+from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
@@ -83,7 +83,7 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "grammar": metadata.request and metadata.request.grammar,
         "seed": settings.seed,
         "size": size,
-        "sheet of": several(metadata.pictures, "picture") if metadata.pictures > 1 else None,
+        "sheet of": plural(metadata.pictures, "picture") if metadata.pictures > 1 else None,
         "model": settings.model,
         "model hash": settings.model_hash,
         "strength": metadata.request and metadata.request.strength,

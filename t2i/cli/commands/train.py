@@ -8,7 +8,7 @@ import typer
 
 from t2i.cli.gc_control import restore_gc
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, several
+from t2i.terminal import plural, print_line
 
 METHODS = (
     "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
@@ -126,7 +126,7 @@ def _write_config(
             else "the run will not start before they are mended; "
         )
         print_remark(
-            f"{several(seen.broken, 'picture')} cannot be used: {mend}see with: "
+            f"{plural(seen.broken, 'picture')} cannot be used: {mend}see with: "
             f"t2i data check {quote(str(folder))}"
         )
     if needs_download(base):

@@ -21,7 +21,7 @@ from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_folder_part
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import mute_diffusers_warnings
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class AttachedAdapters:
         found = read_learned_words(path)
         if token is not None and len(found) > 1:
             raise ModelError(
-                f"{path} holds {several(len(found), 'word')}, which cannot all be called {token}: "
+                f"{path} holds {plural(len(found), 'word')}, which cannot all be called {token}: "
                 "leave out the word behind its path."
             )
         for embedding in found:

@@ -17,7 +17,7 @@ from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
 from t2i.pictures import save_picture
-from t2i.terminal import one_line_warnings, print_line, several
+from t2i.terminal import one_line_warnings, plural, print_line
 
 if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
@@ -104,7 +104,7 @@ def _draw_images(
                 output.grid.add_image(image, seed)
     except KeyboardInterrupt:
         print_remark(
-            f"Interrupted: {len(made)} of {several(len(seeds), 'picture')} finished and kept."
+            f"Interrupted: {len(made)} of {plural(len(seeds), 'picture')} finished and kept."
         )
         return request, True
     return request, False

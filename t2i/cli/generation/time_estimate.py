@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from t2i.cli.output import print_remark
-from t2i.terminal import several
+from t2i.terminal import plural
 
 SLOW_STEP = 5.0
 """Seconds of the first step after which a notice is printed."""
@@ -46,7 +46,7 @@ class RunTimeEstimateNotice:
             whole = took * pipe.num_timesteps
             if whole > SLOW_RUN:
                 print_remark(
-                    f"The first of {several(pipe.num_timesteps, 'step')} took "
+                    f"The first of {plural(pipe.num_timesteps, 'step')} took "
                     f"{format_run_time(took)}: all steps will take about {format_run_time(whole)}, "
                     "plus decoding."
                 )

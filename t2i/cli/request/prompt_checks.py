@@ -13,7 +13,7 @@ from t2i.cli.request.caption_vocabulary import CaptionVocabulary
 from t2i.cli.request.request import Request
 from t2i.pictures import FORMATS
 from t2i.safe_reading import open_regular_file, parse_json
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 from t2i.text.word_pattern import build_word_pattern
 
@@ -147,6 +147,6 @@ def find_prompts_file_warnings(
         for warning in find_prompt_warnings(request, [request.prompt], model, known)
     ]
     if len(warnings) > MAX_LINE_WARNINGS:
-        more = several(len(warnings) - MAX_LINE_WARNINGS, "more prompt")
+        more = plural(len(warnings) - MAX_LINE_WARNINGS, "more prompt")
         return [*warnings[:MAX_LINE_WARNINGS], f"{path}: the same holds for {more}."]
     return warnings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 
 if TYPE_CHECKING:
     from t2i.attention.edits.base.edit import Edit
@@ -30,7 +30,7 @@ class EditedPrompts:
     def __post_init__(self) -> None:
         if not 2 <= len(self.prompts) <= MAX_PROMPTS:
             raise ArgumentError(
-                f"Got {several(len(self.prompts), 'prompt')} to draw together: expected a source "
+                f"Got {plural(len(self.prompts), 'prompt')} to draw together: expected a source "
                 f"and from 1 to {MAX_PROMPTS - 1} targets."
             )
         if not 0 <= self.picture < len(self.prompts):

@@ -18,7 +18,7 @@ from t2i.cli.request.upscaling import Upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS, read_sampling_defaults
 from t2i.errors import ArgumentError
 from t2i.pictures import MAX_PIXELS
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
@@ -217,7 +217,7 @@ def _check_upscale(upscale: Upscale | None, steps: int | None) -> None:
     """Raise ArgumentError for an upscaling whose strength leaves no step."""
     if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
         raise ArgumentError(
-            f"Got --upscale {upscale.option_value} with {several(steps, 'step')}: its strength "
+            f"Got --upscale {upscale.option_value} with {plural(steps, 'step')}: its strength "
             "leaves none of them. Raise it, as in --upscale "
             f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
         )
@@ -251,7 +251,7 @@ def check_text(name: str, text: str) -> None:
     """Raise ArgumentError for a text that is too long or not valid UTF-8."""
     if len(text) > MAX_LETTERS:
         raise ArgumentError(
-            f"{name} is {several(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "
+            f"{name} is {plural(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "
             "Shorten it."
         )
     try:

@@ -45,7 +45,7 @@ from t2i.denoiser.loading.weight_checks import (
 from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest_hint
 from t2i.safe_reading.tensors import open_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
 Component = nn.Module | CLIPTokenizer | Scheduler
@@ -136,7 +136,7 @@ def check_checkpoint_part(
     remedy = "If it is a model of other sizes, give a model folder of its kind with config=..."
     if len(found) > MAX_PART_TENSORS:
         raise ModelError(
-            f"Refused {checkpoint.path}: its {part} has {several(len(found), 'tensor')}, expected "
+            f"Refused {checkpoint.path}: its {part} has {plural(len(found), 'tensor')}, expected "
             f"{len(expected)}."
         )
     try:
@@ -164,7 +164,7 @@ def check_no_unknown_tensors(path: Path, names: Collection[str]) -> None:
     """Raise ModelError if a checkpoint has tensors of unknown purpose."""
     if names := {name for name in names if not is_unused_tensor(name)}:
         raise ModelError(
-            f"Refused {path}: it has {several(len(names), 'tensor')} that no model of its kind has "
+            f"Refused {path}: it has {plural(len(names), 'tensor')} that no model of its kind has "
             f"({summarize_tensor_names(names)}), and drawing without them would not be drawing "
             "with this model. If something was merged into it, such as a motion module, a "
             "ControlNet or a LoRA, get the model without that."

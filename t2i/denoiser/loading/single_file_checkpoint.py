@@ -13,7 +13,7 @@ from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import Shapes, read_shapes
 from t2i.errors import ModelError
 from t2i.safe_reading.tensors import open_tensors
-from t2i.terminal import several
+from t2i.terminal import plural
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -130,7 +130,7 @@ def identify_checkpoint(path: Path) -> SingleFileCheckpoint:
     shapes = read_shapes(path)
     if len(shapes) > MAX_TENSORS:
         raise ModelError(
-            f"Refused {path}: it has {several(len(shapes), 'tensor')}, expected at most "
+            f"Refused {path}: it has {plural(len(shapes), 'tensor')}, expected at most "
             f"{MAX_TENSORS}."
         )
     if len(shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())) != 4:

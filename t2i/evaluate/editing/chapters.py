@@ -15,7 +15,7 @@ from t2i.evaluate.editing.two_objects import EDIT_NAMES, VARIANTS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.evaluate.suite_part import Record
-from t2i.terminal import several
+from t2i.terminal import plural
 
 MEASURES: dict[str, Callable[[EditedPictureRecord], float | None]] = {
     "structure distance x1e3": lambda one: one.structure * 1e3,
@@ -92,7 +92,7 @@ def describe_tables_and_settings(
         "object was, how well it fits the new object's own words. It is the judge's own score, no "
         "CLIP score. Costs are the processor's time (middle and range of the rounds) and what "
         f"torch holds at once, of a source and its target; with {' and '.join(EDIT_NAMES)} of one "
-        f"picture. {several(steps, 'step')}; word maps of the source for "
+        f"picture. {plural(steps, 'step')}; word maps of the source for "
         f"{format_step_window(settings.cross_replace)} of them, its layout for "
         f"{format_step_window(settings.self_replace)}, "
         f"blend above {settings.blend_threshold:g}, keys and values shared for "
@@ -117,7 +117,7 @@ def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) 
             rows.append((method, build_edit_method_cells(edited)))
     return Table(
         name=name,
-        title=f"{title}: {several(len(pairs), 'pair')}",
+        title=f"{title}: {plural(len(pairs), 'pair')}",
         heads=HEADS,
         rows=rows,
         units=UNITS,
@@ -156,7 +156,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
     heads = ("both objects", "as they should stand", "PSNR to no control")
     return Table(
         name="editing_two",
-        title=f"Two objects in one prompt: {several(len(two), 'prompt')}",
+        title=f"Two objects in one prompt: {plural(len(two), 'prompt')}",
         heads=heads,
         rows=rows,
         units={heads[0]: "%", heads[1]: "%", heads[2]: "dB"},

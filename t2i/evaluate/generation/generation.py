@@ -32,7 +32,7 @@ from t2i.evaluate.scene_splits import SplitConfig, build_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
-from t2i.terminal import several
+from t2i.terminal import plural
 
 Split = Literal["seen", "held_out", "sweep"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out", "sweep")
@@ -217,7 +217,7 @@ class GenerationPart:
                 default_labels={
                     name: self.default_settings.varied_value(name)[0] for name in self.sweeps
                 },
-                sampling_text=f"{several(self.default_settings.steps, 'step')}, guidance scale "
+                sampling_text=f"{plural(self.default_settings.steps, 'step')}, guidance scale "
                 f"{self.default_settings.guidance_scale:g}",
             )
         )

@@ -14,7 +14,7 @@ from t2i.evaluate.inspection.records import (
 from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES, METHODS, PLOTTED_METHODS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
-from t2i.terminal import several
+from t2i.terminal import plural
 
 MEASURES: dict[str, Callable[[MapScores], float | None]] = {
     "mIoU": lambda scores: scores.iou,
@@ -61,7 +61,7 @@ def build_chapters(
         found = sum(len(scene.objects) for scene in drawn)
         absent = sum(len(scene.missing) for scene in drawn)
         title = (
-            f"Drawn pictures, against the recogniser's masks ({several(found, 'object')}; "
+            f"Drawn pictures, against the recogniser's masks ({plural(found, 'object')}; "
             f"{absent} more that it did not find have no mask)"
         )
         blocks.append(build_heat_map_method_table(choice, drawn, "inspection_drawn", title))

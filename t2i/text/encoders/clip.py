@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.encoders.windows import WindowedEncoder
 
 
@@ -44,7 +44,7 @@ class Clip(WindowedEncoder):
         layers = self.model.config.num_hidden_layers
         if not 0 <= clip_skip <= layers:
             raise ArgumentError(
-                f"Got clip_skip={clip_skip}, but this text encoder has {several(layers, 'layer')}: "
+                f"Got clip_skip={clip_skip}, but this text encoder has {plural(layers, 'layer')}: "
                 f"choose a number from 0 (skip none) to {layers}."
             )
 

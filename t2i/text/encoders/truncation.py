@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import LONGEST_WORD, Chunk, EncoderInput, TokenWindow
 
@@ -93,7 +93,7 @@ def quote_first_words(text: str) -> str:
     words = text.split()
     named = ", ".join(repr(keep_last_letters(word)) for word in words[:NAMED_WORDS])
     more = len(words) - NAMED_WORDS
-    return f"{named} and {several(more, 'more word')}" if more > 0 else named
+    return f"{named} and {plural(more, 'more word')}" if more > 0 else named
 
 
 def keep_last_letters(text: str, letters: int = 60) -> str:

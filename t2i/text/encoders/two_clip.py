@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2i.errors import ArgumentError
-from t2i.terminal import several
+from t2i.terminal import plural
 from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.clip import Clip
 from t2i.text.encoders.windows import WindowedEncoder
@@ -40,7 +40,7 @@ class PenultimateClip(Clip):
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
                 f"Got clip_skip={clip_skip}, but this text encoder has "
-                f"{several(layers, 'layer')}, of which SDXL leaves out the last: choose a number "
+                f"{plural(layers, 'layer')}, of which SDXL leaves out the last: choose a number "
                 f"from 0 (skip no more) to {layers - 1}."
             )
 
@@ -96,7 +96,7 @@ class TwoClip(TextEncoder):
         prompts_2 = prompts if prompts_2 is None else prompts_2
         if len(prompts) != len(prompts_2):
             raise ArgumentError(
-                f"Got {several(len(prompts), 'prompt')} and {len(prompts_2)} for the second text "
+                f"Got {plural(len(prompts), 'prompt')} and {len(prompts_2)} for the second text "
                 "encoder; expected as many."
             )
         if length is None:

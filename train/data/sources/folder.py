@@ -14,7 +14,7 @@ from pathlib import Path
 
 from t2i.errors import DataError
 from t2i.safe_reading import read_bounded
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 from train.data.sources.listing import (
     MAX_CAPTION,
@@ -167,12 +167,12 @@ def add_missing_and_ignored_files(scan: _Scan, repeated: dict[str, tuple[int, st
         listing.notes.append(f"{name}: each picture {repeats} times; caption {words!r} if none")
     if scan.orphans:
         listing.notes.append(
-            f"{several(len(scan.orphans), 'caption')} without a picture: "
+            f"{plural(len(scan.orphans), 'caption')} without a picture: "
             f"{format_first_paths(scan.orphans)}"
         )
     if scan.ignored:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in scan.ignored.most_common(6))
-        others = several(scan.ignored.total(), "other file")
+        others = plural(scan.ignored.total(), "other file")
         listing.notes.append(f"ignored: {others} ({kinds})")
 
 

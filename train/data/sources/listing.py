@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from t2i.safe_reading import CAPTION, PICTURE, check_no_lone_surrogates, decode_utf8, read_bounded
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
 MAX_BYTES = PICTURE.max_bytes
@@ -82,7 +82,7 @@ def parse_caption_file(data: bytes) -> str:
     text.
     """
     if len(data) > MAX_CAPTION:
-        raise ValueError(f"has {several(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
+        raise ValueError(f"has {plural(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
     return " ".join(decode_utf8(data).split())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from t2i.errors import DataError
 from t2i.safe_reading import PICTURE
-from t2i.terminal import several
+from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
 SCHEMES = ("http://", "https://")
@@ -53,7 +53,7 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
                 data: bytes = answer.read(size + 1)  # and no more, whatever it sends
             if len(data) == size:
                 return data
-            problem = f"{several(len(data), 'byte')} came of {size}"
+            problem = f"{plural(len(data), 'byte')} came of {size}"
         except urllib.error.HTTPError as error:
             if error.code in GONE:
                 raise BrokenPictureError(url, f"is not there ({error})") from None
