@@ -9,7 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.inversion.ddim import InverseScheduler, check_iterations
-from pipelines.inversion.noise_levels import NoiseLevels, PathStep, ddim_steps, step_between
+from pipelines.inversion.noise_levels import (
+    NoiseLevels,
+    PathStep,
+    build_ddim_path_steps,
+    build_path_step,
+)
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, apply_step, widen
 from pipelines.inversion.source_run import SourceRun
@@ -61,10 +66,10 @@ class Bdia:
 
 def two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep, ...]:
     """Return BDIA's steps: the first as DDIM, the others from the last two latents."""
-    first, *others = ddim_steps(levels)
+    first, *others = build_ddim_path_steps(levels)
     steps = [first]
     for level, down in enumerate(others, start=1):
-        up = step_between(levels, level, level - 1)
+        up = build_path_step(levels, level, level - 1)
         steps.append(
             replace(
                 down,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.inversion.noise_levels import NoiseLevels, PathStep, ddim_steps
+from pipelines.inversion.noise_levels import NoiseLevels, PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, widen
 from pipelines.inversion.source_run import SourceRun
@@ -40,7 +40,7 @@ class Ddim:
     def find_path(self, run: SourceRun) -> SourcePath:
         """Return the path of DDIM inversion, of which the targets take the first latents."""
         latents = invert_ddim(run, self.iterations)
-        return SourcePath(ddim_steps(run.levels), latents, pinned=False)
+        return SourcePath(build_ddim_path_steps(run.levels), latents, pinned=False)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return no settings: the edits keep theirs."""
@@ -55,7 +55,7 @@ class Direct(Ddim):
 
     def find_path(self, run: SourceRun) -> SourcePath:
         """Return the path of DDIM inversion, to which the source is pinned."""
-        return SourcePath(ddim_steps(run.levels), invert_ddim(run, self.iterations))
+        return SourcePath(build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         self.numbers = numbers
         self.iterations = iterations
         self.levels = levels
-        self.steps = ddim_steps(levels)
+        self.steps = build_ddim_path_steps(levels)
         self.latents = [clean_1CHW]
         self.last_move = math.inf
 
@@ -183,7 +183,7 @@ def check_iterations(iterations: object) -> None:
         raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
 
 
-def draw_noise(run: SourceRun) -> Tensor:
+def sample_noise(run: SourceRun) -> Tensor:
     """Return noise of the picture's latents' shape, drawn from the run's generator."""
     clean = run.clean_1CHW
     noise = torch.randn(

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inversion.ddim import draw_noise
-from pipelines.inversion.noise_levels import PathStep, ddim_steps, step_between
+from pipelines.inversion.ddim import sample_noise
+from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps, build_path_step
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import widen
 from pipelines.inversion.source_run import SourceRun
@@ -48,7 +48,7 @@ class EditFriendly:
         """Return the path of independent noise; each target step adds the source's residual."""
         skipped = int(self.skip * run.levels.num_steps)
         return SourcePath(
-            ddim_steps(run.levels, eta=self.eta, skip=skipped),
+            build_ddim_path_steps(run.levels, eta=self.eta, skip=skipped),
             add_independent_noise(run, skipped),
             has_residuals=True,
         )
@@ -87,13 +87,13 @@ class Turbo:
         last = levels.num_steps
         clean = widen(run.clean_1CHW)
         latents = [
-            (levels.signal[level + 1] * clean + levels.noise[level + 1] * draw_noise(run)).to(
+            (levels.signal[level + 1] * clean + levels.noise[level + 1] * sample_noise(run)).to(
                 run.clean_1CHW
             )
             for level in range(last)
         ]
         return SourcePath(
-            ddim_steps(levels, eta=1.0),
+            build_ddim_path_steps(levels, eta=1.0),
             [*latents, run.clean_1CHW],
             has_residuals=True,
             max_last_residual=self.max_last_residual,
@@ -137,7 +137,7 @@ class Difference:
     def step(self, run: SourceRun, level: int) -> PathStep:
         """Return the step from a level to the next: d' = a' (1 - r) (D - D*) + (a' r / a) d."""
         levels = run.levels
-        along_path = step_between(levels, level, level + 1)
+        along_path = build_path_step(levels, level, level + 1)
         if self.keep == "path":
             return along_path
         r, a, a_to = float(self.keep), levels.signal[level], levels.signal[level + 1]
@@ -154,7 +154,7 @@ def add_independent_noise(run: SourceRun, skipped: int) -> list[Tensor]:
     """Return the picture's latents with noise of their own at each level from `skipped` on."""
     levels, clean = run.levels, widen(run.clean_1CHW)
     noised = [
-        (levels.signal[level] * clean + levels.noise[level] * draw_noise(run)).to(run.clean_1CHW)
+        (levels.signal[level] * clean + levels.noise[level] * sample_noise(run)).to(run.clean_1CHW)
         for level in range(skipped, levels.num_steps)
     ]
     return [*noised, run.clean_1CHW]

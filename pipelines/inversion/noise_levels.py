@@ -57,7 +57,7 @@ class PathStep:
 def build_noise_levels(scheduler: Scheduler, num_inference_steps: int) -> NoiseLevels:
     """Return the noise levels of a run of this many steps with the scheduler's timesteps.
 
-    The samplers differ in how they step between levels; an inversion steps by `step_between`, so
+    The samplers differ in how they step between levels; an inversion steps by `build_path_step`, so
     that only the timesteps are the scheduler's. Raises ArgumentError for a scheduler whose noise
     levels are unknown, and for a model that cannot denoise the first of them.
     """
@@ -109,7 +109,7 @@ def denoised_factors(
     return tuple((f / a, g) for (f, g), (a, _) in zip(factors, levels, strict=True))
 
 
-def step_between(
+def build_path_step(
     levels: NoiseLevels, begin: int, end: int, *, eta: float = 0.0, asked_at: int | None = None
 ) -> PathStep:
     """Return the step from level `begin` to level `end`, without the noise that it adds.
@@ -132,8 +132,11 @@ def step_between(
     return PathStep(levels.timesteps[asked], levels.denoised[asked], a_to - kept * a, kept)
 
 
-def ddim_steps(levels: NoiseLevels, *, eta: float = 0.0, skip: int = 0) -> tuple[PathStep, ...]:
-    """Return the steps of a run from level `skip` to the last, see `step_between`."""
+def build_ddim_path_steps(
+    levels: NoiseLevels, *, eta: float = 0.0, skip: int = 0
+) -> tuple[PathStep, ...]:
+    """Return the steps of a run from level `skip` to the last, see `build_path_step`."""
     return tuple(
-        step_between(levels, level, level + 1, eta=eta) for level in range(skip, levels.num_steps)
+        build_path_step(levels, level, level + 1, eta=eta)
+        for level in range(skip, levels.num_steps)
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.inversion.ddim import check_iterations, invert_ddim
-from pipelines.inversion.noise_levels import PathStep, ddim_steps
+from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import PathScheduler, apply_step
 from pipelines.inversion.source_run import SourceRun
@@ -49,7 +49,7 @@ class NullText:
 
     def find_path(self, run: SourceRun) -> SourcePath:
         """Return the replay of the path under guidance, with an embedding for each step."""
-        latents, steps = invert_ddim(run, self.iterations), ddim_steps(run.levels)
+        latents, steps = invert_ddim(run, self.iterations), build_ddim_path_steps(run.levels)
         optimisation = UncondOptimisation(self, steps, latents)
         run.draw(
             PathScheduler(run.scheduler, steps),

@@ -78,9 +78,10 @@ class PathScheduler(FixedTimestepsScheduler):
 
 
 class PinnedScheduler(PathScheduler):
-    """Scheduler of the source: after each step the latents are those of the path.
+    """Scheduler of the source: each step returns the path's latents, and keeps how far the model's
+    own step misses them.
 
-    residual_1CHW : what the path's latents differ from the model's own step, after each step
+    residual_1CHW : of the last step, path minus own step; None before the first
     """
 
     def __init__(

@@ -22,6 +22,13 @@ FUNCTION_WORDS = set(
     ).split()
 )
 """Words that name nothing: a word before one of them does not describe the word after it."""
+NOUNS_IN_ING = set(
+    (
+        "king ring earring building painting drawing wing string ceiling clothing spring swing "
+        "sling viking pudding dumpling duckling wedding morning evening lightning railing thing"
+    ).split()
+)
+"""Nouns that end as participles do."""
 SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wide", "long"}
 """Words of size: an object of another size does not keep its place, unlike a recoloured one."""
 
@@ -97,9 +104,9 @@ def classify_change(
     return PromptChange("swap", (old_words, new_words))
 
 
-def is_function_word(word: str) -> bool:
-    """Return True for a word that names nothing; also "sitting", which describes no later word."""
-    return word in FUNCTION_WORDS or word.endswith("ing")
+def describes_no_later_word(word: str) -> bool:
+    """Return True for a function word or a participle, as "on" and "sitting"."""
+    return word in FUNCTION_WORDS or (word.endswith("ing") and word not in NOUNS_IN_ING)
 
 
 def find_changed_word_runs(
@@ -112,14 +119,14 @@ def find_changed_word_runs(
     runs: list[tuple[list[str], str | None]] = []
     place = 0
     while place < len(words):
-        if stays[place] or is_function_word(words[place]):
+        if stays[place] or describes_no_later_word(words[place]):
             place += 1
             continue
         begin = place
-        while place < len(words) and not stays[place] and not is_function_word(words[place]):
+        while place < len(words) and not stays[place] and not describes_no_later_word(words[place]):
             place += 1
         end = place
-        while end < len(words) and stays[end] and not is_function_word(words[end]):
+        while end < len(words) and stays[end] and not describes_no_later_word(words[end]):
             end += 1
         runs.append((list(words[begin:place]), words[end - 1] if end > place else None))
         place = end

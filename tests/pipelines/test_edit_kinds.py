@@ -22,6 +22,7 @@ from t2i.text.prompt import Prompt
         ("a big red apple tree", "a big green apple tree", "recolour", ("tree", "tree")),
         ("a cat on a blue background", "a dog on a blue background", "swap", ("cat", "dog")),
         ("a cat sitting on a chair", "a dog sitting on a chair", "swap", ("cat", "dog")),
+        ("a king on a red throne", "a cat on a red throne", "swap", ("king", "cat")),
         ("a red apple", "a green pear", "swap", (("red", "apple"), ("green", "pear"))),
         ("a star", "a star and a heart", "addition", None),
         ("a cat", "a cat with a hat on its head", "addition", None),

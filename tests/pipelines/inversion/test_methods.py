@@ -11,7 +11,7 @@ from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim, invert_ddim
 from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
 from pipelines.inversion.methods import METHODS, format_method, parse_method
-from pipelines.inversion.noise_levels import build_noise_levels, ddim_steps
+from pipelines.inversion.noise_levels import build_noise_levels, build_ddim_path_steps
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.inversion.toy import SHAPE, ToyRun, model
@@ -61,11 +61,11 @@ def draw_target(run, path, residuals, target=1):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_step_is_that_of_ddim(prediction, eta):
-    """`step_between` is diffusers' DDIM step without its noise, whatever the model predicts."""
+    """`build_path_step` is diffusers' DDIM step without its noise, whatever the model predicts."""
     scheduler = ddim(prediction)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(scheduler, STEPS)
-    own = PathScheduler(scheduler, ddim_steps(levels, eta=eta))
+    own = PathScheduler(scheduler, build_ddim_path_steps(levels, eta=eta))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     zeros = torch.zeros(SHAPE, dtype=torch.float64)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -83,7 +83,7 @@ def test_a_flow_step_is_that_of_euler():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(FlowMatchEulerDiscreteScheduler(shift=3.0), STEPS)
-    own = PathScheduler(scheduler, ddim_steps(levels))
+    own = PathScheduler(scheduler, build_ddim_path_steps(levels))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     for timestep in scheduler.timesteps:
         prediction = model(latents, 0, float(timestep))
@@ -124,7 +124,9 @@ def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     """After enough iterations the model's own steps lead back to the picture."""
     run = toy_run(ddim(prediction))
     latents = invert_ddim(run, 200)
-    again = run.draw(PathScheduler(run.scheduler, ddim_steps(run.levels)), latents[0], guided=False)
+    again = run.draw(
+        PathScheduler(run.scheduler, build_ddim_path_steps(run.levels)), latents[0], guided=False
+    )
     assert largest(again - run.clean_1CHW) < 1e-9
 
 
@@ -133,7 +135,7 @@ def test_more_iterations_lead_nearer_to_the_picture():
     for iterations in (1, 2, 4, 8):
         run = toy_run()
         latents = invert_ddim(run, iterations)
-        steps = ddim_steps(run.levels)
+        steps = build_ddim_path_steps(run.levels)
         again = run.draw(PathScheduler(run.scheduler, steps), latents[0], guided=False)
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
