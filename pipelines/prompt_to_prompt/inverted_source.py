@@ -137,7 +137,7 @@ def invert_picture(
     assert width is not None
     most = options.max_positions or pipe.find_max_site_size(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
-    needed = estimate_recording_bytes(pipe, num_steps, height, width, most)
+    needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.copies)
     check_recording_budget(needed, options.budget)
     pixels_13YX = preprocess_images(
         pipe.image_processor,

@@ -115,7 +115,7 @@ class PromptEditPipeline(RecordingPipeline):
         )
         run_edits = self._resolve_edits(edits, options, run)
         if recorded is not None:
-            check_replayable_edits(run_edits, recorded.facts)
+            check_replayable_edits(run_edits, recorded)
 
         overrides = None if recorded is None else recorded.call_overrides(self)
         with (

@@ -50,6 +50,8 @@ def read_recorded_heat_maps(
             recorded = source.recorded_inputs(site.name, step)
             assert recorded is not None
             query, key = recorded.query, recorded.key
+            assert query is not None
+            assert key is not None
             inputs = AttentionInputs(query, key, value=key, mask=recorded.mask)
             probabilities = AttentionProbabilities(inputs, site, EditPlan())
             probe.on_attention(probabilities, AttentionCall(site, one_pass, tokens))

@@ -1,7 +1,7 @@
 """A recorded source run, which its later edits read instead of computing the source again.
 
-For every step it holds the latents, and for each site the source's query and key: everything that
-edits of a target read of the source.
+For every step it holds the latents, and for each site the source's query and key in the branch
+"cond"; for edits that copy rows in every branch, also values and other branches.
 
 N heads, Q query positions, K key positions, E width of a head, C channels, H W latent size,
 Y X image size.
@@ -119,13 +119,24 @@ class RecordedSource:
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
     def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
-        """Return the source's query, key and mask at a site and step; None if not recorded."""
+        """Return the source's rows at a site and step; None if none were recorded."""
         tensors = self.steps[step]
-        if f"{site}/query" not in tensors:
+        others = [f"{site}/{branch}" for branch in self.branches_at(step)[1:]]
+
+        def stack(part: str) -> Tensor | None:
+            names = [f"{row}/{part}" for row in (site, *others)]
+            rows = [tensors[name] for name in names if name in tensors]
+            return torch.cat(rows) if len(rows) > 1 else next(iter(rows), None)
+
+        query, key, value, mask = map(stack, ("query", "key", "value", "mask"))
+        if query is None and key is None and value is None:
             return None
-        return RecordedInputs(
-            tensors[f"{site}/query"], tensors[f"{site}/key"], tensors.get(f"{site}/mask")
-        )
+        return RecordedInputs(query, key, value, mask)
+
+    def branches_at(self, step: int) -> tuple[str, ...]:
+        """Return the guidance branches of the rows recorded at a step, "cond" first."""
+        parts = (name.split("/") for name in self.steps[step])
+        return ("cond", *sorted({one[1] for one in parts if len(one) > 2}))
 
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""

@@ -18,11 +18,14 @@ from pipelines.prompt_to_prompt.recording_size import GIBIBYTE, check_recording_
 from t2i.atomic_folders import atomic_folder
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
+from t2i.conditioning.conditioning import Branch
 from t2i.errors import DataError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 
@@ -30,6 +33,8 @@ MANIFEST = "remembered.json"
 START_FILE, END_FILE = "begun.safetensors", "ended.safetensors"
 OWN_NAMES = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
 BUDGET = 4 * GIBIBYTE
+PARTS = {"q": "query", "k": "key", "v": "value"}
+"""Letter of a copied tensor -> its name in a recorded step."""
 
 
 @dataclass(slots=True)
@@ -63,24 +68,48 @@ class RecordedSteps:
 
 
 class RecordingProbe(Probe):
-    """Probe that records the source's queries and keys.
+    """Probe that records the source's queries and keys in the branch "cond".
 
     It reads every site that attends to text, and self-attention of at most `max_positions`
-    positions.
+    positions; in all branches it records what `copies` read, at their sites and steps.
 
-    tensors : of the current step
+    tensors : recorded since `take_tensors`, by "site/query" for the branch "cond", and
+        "site/uncond/query" for others
+    estimated_bytes : of the whole run, known after its first step
     recorded_sites : name -> site
     """
 
-    def __init__(self, max_positions: int) -> None:
+    def __init__(self, max_positions: int, copies: Sequence[RowCopyEdit] = ()) -> None:
         super().__init__(words=((0,),))
         self.max_positions = max_positions
+        self.copies = copies
         self.tensors: dict[str, Tensor] = {}
         self.recorded_sites: dict[str, Site] = {}
+        self.estimated_bytes = 0
+
+    def take_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a step, and forget them."""
+        taken, self.tensors = self.tensors, {}
+        return taken
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for a site whose queries and keys are recorded."""
+        """Return True for a site of which anything is recorded."""
+        return self.records_cond_row(site) or any(edit.acts_at_site(site) for edit in self.copies)
+
+    def records_cond_row(self, site: Site) -> bool:
+        """Return True for a site whose queries and keys are recorded in the branch "cond"."""
         return site.kind != "self" or site.num_positions <= self.max_positions
+
+    def list_parts(
+        self, site: Site, step: int, num_steps: int, branches: Sequence[Branch]
+    ) -> list[tuple[Branch, str]]:
+        """Return what is recorded at a site and step: branches and names of tensors."""
+        parts = [("cond", name) for name in ("query", "key") if self.records_cond_row(site)]
+        for edit in self.copies:
+            if edit.acts_at(site, step, num_steps):
+                parts += [(one, PARTS[tensor]) for one in branches for tensor in edit.tensors]
+        parts += [(branch, "mask") for branch, name in parts if name == "key"]
+        return list(dict.fromkeys(parts))
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True: every step is recorded."""
@@ -95,18 +124,28 @@ class RecordingProbe(Probe):
         return 0
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Copy the source's query, key and mask of this call."""
-        (row,) = call.denoiser_pass.cond_rows(0)
-        inputs, name = probabilities.inputs, call.site.name
-        self.recorded_sites[name] = call.site
-        found = {"query": inputs.query[row : row + 1], "key": inputs.key[row : row + 1]}
-        mask = select_mask_row(inputs.mask, row)
-        if mask is not None:
-            found["mask"] = mask[None]
-        self.tensors |= {
-            f"{name}/{part}": tensor.detach().to("cpu", copy=True).contiguous()
-            for part, tensor in found.items()
-        }
+        """Copy what is recorded of this call; in the first step, add up the bytes of the run."""
+        denoiser_pass, site = call.denoiser_pass, call.site
+        self.recorded_sites[site.name] = site
+        step, num_steps, branches = (
+            denoiser_pass.step,
+            denoiser_pass.num_steps,
+            denoiser_pass.branches,
+        )
+        rows = dict(zip(branches, denoiser_pass.rows_in_all_branches(0), strict=True))
+        found = {branch: select_row(probabilities.inputs, row) for branch, row in rows.items()}
+        for branch, part in self.list_parts(site, step, num_steps, branches):
+            tensor = found[branch][part]
+            if tensor is not None:
+                name = site.name if branch == "cond" else f"{site.name}/{branch}"
+                self.tensors[f"{name}/{part}"] = copy_to_cpu(tensor)
+        if step == 0:
+            for later in range(num_steps):
+                tensors = (
+                    found[branch][part]
+                    for branch, part in self.list_parts(site, later, num_steps, branches)
+                )
+                self.estimated_bytes += sum(one.nbytes for one in tensors if one is not None)
 
 
 def no_extra_tensors(step: int) -> Mapping[str, Tensor]:
@@ -142,14 +181,31 @@ class RecordingEdit(Edit):
     ) -> Tensor:
         """Record the step; ArgumentError if all steps together would exceed the budget."""
         kept = {"latents": latents_BCHW, **self.extra(denoiser_pass.step)}
-        tensors = self.probe.tensors | {
-            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()
+        kept_bytes = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in kept.values())
+        tensors = self.probe.take_tensors() | {
+            name: copy_to_cpu(tensor) for name, tensor in kept.items()
         }
-        self.probe.tensors = {}
-        needed = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in tensors.values())
+        so_far = self.storage.bytes + sum(tensor.nbytes for tensor in tensors.values())
+        needed = max(self.probe.estimated_bytes + kept_bytes, so_far)
         check_recording_budget(needed, self.budget)
         self.storage.add(tensors)
         return latents_BCHW
+
+
+def select_row(inputs: AttentionInputs, row: int) -> dict[str, Tensor | None]:
+    """Return the tensors of one row of an attention call by name; the mask is None without one."""
+    mask = select_mask_row(inputs.mask, row)
+    return {
+        "query": inputs.query[row : row + 1],
+        "key": inputs.key[row : row + 1],
+        "value": inputs.value[row : row + 1],
+        "mask": None if mask is None else mask[None],
+    }
+
+
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor on the CPU that shares no memory with it."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:

@@ -4,7 +4,7 @@ C channels, H W latent size.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record
 from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_facts import RunSettings
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention.edits.base.edit import Edit
 from t2i.conditioning.run_state import Guidance
 from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import translating_out_of_memory
@@ -50,6 +51,7 @@ class RecordingPipeline(TextToImagePipeline):
         folder: str | Path | None = None,
         budget: int = BUDGET,
         max_positions: int | None = None,
+        for_edits: Sequence[Edit] = (),
         seed: int | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
@@ -75,6 +77,8 @@ class RecordingPipeline(TextToImagePipeline):
         budget : most bytes to record, checked after the first step
         max_positions : of the largest site whose self-attention is recorded; None for what
             edits="auto" needs
+        for_edits : edits that are to read the source later: ShareKeysValues and InjectQueriesKeys
+            need more of it than others, which is recorded at their sites and steps
         """
         if not isinstance(source, str | Prompt):
             list_prompts(source, "")
@@ -93,7 +97,11 @@ class RecordingPipeline(TextToImagePipeline):
             cross_attention_kwargs=cross_attention_kwargs,
         )
         return record_source(
-            self, source, settings, noise, RecordingOptions(folder, budget, max_positions)
+            self,
+            source,
+            settings,
+            noise,
+            RecordingOptions(folder, budget, max_positions, for_edits),
         )
 
     @torch.no_grad()
@@ -106,6 +114,7 @@ class RecordingPipeline(TextToImagePipeline):
         folder: str | Path | None = None,
         budget: int = BUDGET,
         max_positions: int | None = None,
+        for_edits: Sequence[Edit] = (),
         seed: int | None = None,
         generator: torch.Generator | None = None,
         height: int | None = None,
@@ -134,7 +143,7 @@ class RecordingPipeline(TextToImagePipeline):
             pipelines.inversion.methods.METHODS; "auto" for the one that suits the model
         seed, generator : of the noise that some methods draw
         height, width : of the result; by default the model's
-        folder, budget, max_positions : as in `remember`
+        folder, budget, max_positions, for_edits : as in `remember`
         notes : JSON data to keep with the source, in `facts["notes"]`
         """
         check_source_prompt(prompt)
@@ -159,7 +168,7 @@ class RecordingPipeline(TextToImagePipeline):
             resolve_method(self, method),
             settings,
             own,
-            RecordingOptions(folder, budget, max_positions),
+            RecordingOptions(folder, budget, max_positions, for_edits),
             notes or {},
         )
 

@@ -1,11 +1,14 @@
 """Size of a recorded source, computed before anything runs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
 
+from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.site import Site, place_of
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder
@@ -14,29 +17,50 @@ GIBIBYTE = 1 << 30
 
 
 def estimate_recording_bytes(
-    pipe: Any, num_steps: int, height: int, width: int, max_positions: int
+    pipe: Any,
+    num_steps: int,
+    height: int,
+    width: int,
+    max_positions: int,
+    copies: Sequence[RowCopyEdit] = (),
 ) -> int:
     """Return the bytes of a recorded source: of each step the queries and keys, and the latents.
 
     It is exact for a prompt that fits into one window of the text encoder, but for the residuals
-    and the unconditional embeddings that some inversion methods record beside them.
+    and the unconditional embeddings that some inversion methods record beside them, and the other
+    branches of what `copies` read.
 
     max_positions : of the largest site whose self-attention is recorded
+    copies : edits for which more is recorded
     """
     unet, latent = pipe.unet, sd.latent_size(pipe.vae, height, width)
-    values = unet.config["in_channels"] * math.prod(latent)
+    values, of_copies = unet.config["in_channels"] * math.prod(latent), 0
     tokens = count_text_tokens(pipe)
     for name, module in unet.named_modules():
         if not isinstance(module, Attention):
             continue
         halvings = count_halvings(unet, name)
-        positions = math.prod(math.ceil(side / 2**halvings) for side in latent)
+        sides = [math.ceil(side / 2**halvings) for side in latent]
+        positions = math.prod(sides)
         if module.is_cross_attention:
             values += positions * module.inner_dim + tokens * module.inner_kv_dim
-        elif positions <= max_positions:
-            values += positions * (module.inner_dim + module.inner_kv_dim)
-    size: int = num_steps * values * unet.dtype.itemsize
+            continue
+        recorded = "qk" if positions <= max_positions else ""
+        widths = {"q": module.inner_dim, "k": module.inner_kv_dim, "v": module.inner_kv_dim}
+        values += positions * sum(widths[one] for one in recorded)
+        site = build_self_site(name, (sides[0], sides[1]), module.heads)
+        for step in range(num_steps if copies else 0):
+            read = [edit.tensors for edit in copies if edit.acts_at(site, step, num_steps)]
+            more = set("".join(read)) - set(recorded)
+            of_copies += positions * sum(widths[one] for one in more)
+    size: int = (num_steps * values + of_copies) * unet.dtype.itemsize
     return size
+
+
+def build_self_site(name: str, size: tuple[int, int], heads: int) -> Site:
+    """Return the site of a UNet's self-attention module, by its name and size."""
+    positions = math.prod(size)
+    return Site(name, "self", place_of(name), size, heads, positions, (0, 0), (0, positions))
 
 
 def count_text_tokens(pipe: Any) -> int:
@@ -62,6 +86,6 @@ def check_recording_budget(needed: int, budget: int) -> None:
     if needed > budget:
         raise ArgumentError(
             f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
-            f"{budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps or a "
-            "smaller image."
+            f"{budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps, a smaller image, or "
+            "fewer sites and steps in for_edits=."
         )

@@ -4,7 +4,7 @@ B batch rows (here: 1 image), C channels, H W latent size.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,20 +25,33 @@ from pipelines.prompt_to_prompt.recording import (
     create_recorded_steps,
     no_extra_tensors,
 )
+from pipelines.prompt_to_prompt.replayable_edits import check_edits_to_record_for
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import Facts, RunSettings, collect_run_facts
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
+from t2i.attention.edits.registry import to_dict
 from t2i.text.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingOptions:
-    """Folder and limits of a recording, see `PromptEditPipeline.remember`."""
+    """Folder, limits and extent of a recording, see `PromptEditPipeline.remember`."""
 
     folder: str | Path | None
     budget: int
     max_positions: int | None
+    for_edits: Sequence[Edit] = ()
+
+    def __post_init__(self) -> None:
+        check_edits_to_record_for(self.for_edits)
+
+    @property
+    def copies(self) -> list[RowCopyEdit]:
+        """Edits that read more of the source than its queries and keys in the branch "cond"."""
+        return [edit for edit in self.for_edits if isinstance(edit, RowCopyEdit)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +96,8 @@ def record_source(
         max_positions = pipe.find_max_site_size(settings.height, settings.width)
     facts = collect_run_facts(pipe, settings.to_arguments() | {"seed": noise.seed})
     facts |= {"max_positions": max_positions, "generator": str(generator.device)}
+    if options.copies:
+        facts["for_edits"] = [to_dict(edit) for edit in options.copies]
     facts |= {} if path is None else path.facts
     state = generator.get_state()
     folder = None if options.folder is None else Path(options.folder)
@@ -94,7 +109,7 @@ def record_source(
             pipe.overriding_calls(None if path is None else path.overrides),
         ):
             extra = no_extra_tensors if path is None else path.extra
-            probe = RecordingProbe(max_positions)
+            probe = RecordingProbe(max_positions, options.copies)
             attn.edit(RecordingEdit(storage=steps, probe=probe, budget=options.budget, extra=extra))
             drawn = TextToImagePipeline.__call__(
                 pipe,

@@ -19,6 +19,7 @@ class DenoiserPass:
     num_prompts, num_images : prompts and images of one branch
     num_recorded : prompts counted before those of the batch whose rows were recorded by an earlier
         run; attention has them behind the rows of the batch
+    recorded_branches : branches of the recorded rows, in their order; "cond" is the first
     """
 
     step: int
@@ -27,6 +28,7 @@ class DenoiserPass:
     num_prompts: int
     num_images: int
     num_recorded: int = 0
+    recorded_branches: tuple[str, ...] = ("cond",)
     _rows: dict[int, tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -52,7 +54,16 @@ class DenoiserPass:
     def rows_in_all_branches(self, prompt: int) -> tuple[int, ...]:
         """Return the batch rows of a prompt's images in every guidance branch, branch after
         branch.
+
+        A recorded prompt has its row of "cond" for a branch that it was recorded without.
         """
+        if prompt < self.num_recorded:
+            recorded = self.recorded_branches
+            return tuple(
+                self.num_rows + (recorded.index(branch) if branch in recorded else 0)
+                for branch in self.branches
+            )
+        prompt -= self.num_recorded
         count = self.images_per_prompt
         return tuple(
             branch * self.num_images + prompt * count + image

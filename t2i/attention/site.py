@@ -89,9 +89,29 @@ class Sites:
             and (self.max_positions is None or site.num_positions <= self.max_positions)
         )
 
+    def covers(self, other: "Sites") -> bool:
+        """Return True if this selection surely has every site of another: each of its fields is
+        None, or that of the other, or admits it.
+        """
+        most = self.max_positions
+        return (
+            self.name in (None, other.name)
+            and self.size in (None, other.size)
+            and (most is None or (other.max_positions is not None and other.max_positions <= most))
+            and all(
+                mine is None or (its is not None and set(_as_tuple(its)) <= set(_as_tuple(mine)))
+                for mine, its in ((self.kind, other.kind), (self.place, other.place))
+            )
+        )
+
 
 SITE_KINDS = ("self", "cross", "joint")
-SITE_PLACES = ("down", "mid", "up")
+SITE_PLACES: tuple[SitePlace, ...] = ("down", "mid", "up")
+
+
+def place_of(name: str) -> SitePlace:
+    """Return the part of a UNet that a module of this name is in; "" elsewhere."""
+    return next((place for place in SITE_PLACES if name.startswith(f"{place}_block")), "")
 
 
 def as_sites(chosen: "Sites | str | None") -> Sites:

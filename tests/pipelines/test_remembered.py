@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace, SelfReplace, attend
+from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.projected_guidance import AdaptiveProjected
@@ -192,6 +194,13 @@ def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
     assert load_recorded_source(tmp_path / "new").prompt == TARGET
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopyValues(Edit):
+    kinds = ("self",)
+    source: int = 0
+    target: int = 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -201,7 +210,8 @@ def test_a_folder_of_somebody_else_is_not_replaced(pipe, tmp_path):
         ({"negative_prompt": "x"}, "negative_prompt=None"),
         ({"width": 48}, "width=32"),
         ({"generator": torch.Generator()}, "Got generator or latents with a recorded source"),
-        ({"edits": [ShareKeysValues()]}, "ShareKeysValues cannot read a recorded source"),
+        ({"edits": [ShareKeysValues()]}, "ShareKeysValues reads of its source .* not for this"),
+        ({"edits": [CopyValues()]}, "CopyValues cannot read a recorded source: only Replace"),
         ({"edits": [Replace(source=1, target=0)]}, "target=0, which is the recorded source"),
         ({"edits": [SelfReplace(max_positions=None)]}, "SelfReplace has max_positions=None"),
     ],

@@ -20,20 +20,23 @@ from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 
+TENSOR_NAMES = {"q": "queries", "k": "keys", "v": "values"}
+
 
 def run_edited_attention(
-    inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_row: RecordedInputs | None = None
+    inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_rows: RecordedInputs | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
     """Compute an attention call under an edit plan: return its output (B, N, Q, E), and its
     probabilities for probes to read.
 
-    recorded_row : row of a recorded source, appended behind the batch
+    recorded_rows : rows of a recorded source, appended behind the batch
     """
-    whole = inputs if recorded_row is None else recorded_row.append_to(inputs)
+    whole = inputs if recorded_rows is None else recorded_rows.append_to(inputs)
     if not plan:
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
     mask = None if whole.mask is None else mask_to_four_axes(whole.mask)
-    inputs = apply_row_copies(replace(whole, mask=mask), plan)
+    whole = apply_row_copies(replace(whole, mask=mask), site, plan)
+    inputs = replace(whole, value=whole.value[: len(inputs.value)])
     probabilities = AttentionProbabilities(inputs, site, plan)
     if site.text != (0, site.keys):
         return run_joint_attention(inputs, site, plan, probabilities), probabilities
@@ -167,9 +170,11 @@ def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | 
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
-def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs:
+def apply_row_copies(inputs: AttentionInputs, site: Site, plan: EditPlan) -> AttentionInputs:
     """Return the attention inputs with queries, keys and values copied between batch rows as the
     plan says; with the keys of a row its mask is copied, too.
+
+    Raises AttentionError for a copy from a recorded source of what was not recorded of it.
     """
     if not plan.row_copies:
         return inputs
@@ -184,6 +189,12 @@ def apply_row_copies(inputs: AttentionInputs, plan: EditPlan) -> AttentionInputs
     for copy in plan.row_copies:
         heads = slice(None) if copy.heads is None else list(copy.heads)
         for part in copy.tensors:
+            if copy.source >= len(originals[part]):
+                raise AttentionError(
+                    f"An edit copies {TENSOR_NAMES[part]} of the recorded source at {site.name}, "
+                    "which were not recorded there at this step: record the source with "
+                    "for_edits=[...] of that edit."
+                )
             tensors[part][copy.row, heads] = originals[part][copy.source, heads]
         if mask is not None and before is not None and "k" in copy.tensors and copy.heads is None:
             mask[copy.row] = before[copy.source if len(before) > 1 else 0]
@@ -205,7 +216,8 @@ def prepare_eager_probabilities(
             "edited, and an edit shares values between rows: "
             "pipe.unet.set_default_attn_processor() puts the fused one in its place."
         )
-    return AttentionProbabilities(apply_row_copies(replace(inputs, mask=mask), plan), site, plan)
+    copied = apply_row_copies(replace(inputs, mask=mask), site, plan)
+    return AttentionProbabilities(copied, site, plan)
 
 
 def build_eager_mask(probabilities: AttentionProbabilities) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Attention inputs of a recorded source, whose rows are not in the batch.
 
-B batch rows, N heads, Q query positions, K key positions, E width of a head, C channels, H W latent
-size.
+B batch rows, R recorded rows, N heads, Q query positions, K key positions, E width of a head,
+C channels, H W latent size.
 """
 
 from dataclasses import dataclass, replace
@@ -16,31 +16,45 @@ from t2i.text.token_layout import EncoderInput
 
 @dataclass(frozen=True, slots=True)
 class RecordedInputs:
-    """Attention inputs of a recorded source at one site and step: query (1, N, Q, E), key
-    (1, N, K, E) and mask (1, 1 or N, 1 or Q, K).
+    """Attention inputs of a recorded source at one site and step: query (R, N, Q, E), key and value
+    (R, N, K, E), mask (R, 1 or N, 1 or Q, K); None for those that were not recorded.
+
+    The first row is that of the branch "cond"; there are further rows only of what was recorded in
+    all branches.
     """
 
-    query: Tensor
-    key: Tensor
+    query: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
     mask: Tensor | None = None
 
     def append_to(self, inputs: AttentionInputs) -> AttentionInputs:
-        """Return the attention inputs with this recorded row appended to the batch.
+        """Return the attention inputs with the recorded rows appended to the batch.
 
-        Edits and probes find it there as the row of prompt 0, see `DenoiserPass.num_recorded`.
+        Edits and probes find them there as the rows of prompt 0, see `DenoiserPass.num_recorded`.
         """
         mask = inputs.mask
         if mask is not None:
             mask = mask_to_four_axes(mask)
             own = mask.expand(len(inputs.query), *mask.shape[1:])
-            last = own[:1] if self.mask is None else self.mask.to(own).expand(1, *own.shape[1:])
-            mask = torch.cat([own, last])
+            recorded = (self.query, self.key, self.value)
+            count = max(len(one) for one in recorded if one is not None)
+            last = own[:1] if self.mask is None else self.mask.to(own)
+            mask = torch.cat([own, last.expand(count, *own.shape[1:])])
         return replace(
             inputs,
-            query=torch.cat([inputs.query, self.query.to(inputs.query)]),
-            key=torch.cat([inputs.key, self.key.to(inputs.key)]),
+            query=append_rows(inputs.query, self.query),
+            key=append_rows(inputs.key, self.key),
+            value=append_rows(inputs.value, self.value),
             mask=mask,
         )
+
+
+def append_rows(batch_BNKE: Tensor, recorded_RNKE: Tensor | None) -> Tensor:
+    """Return a batch of heads with recorded rows behind it, if there are any."""
+    if recorded_RNKE is None:
+        return batch_BNKE
+    return torch.cat([batch_BNKE, recorded_RNKE.to(batch_BNKE)])
 
 
 class RecordedRun(Protocol):
@@ -51,9 +65,14 @@ class RecordedRun(Protocol):
     def prompt_at(self, step: int) -> EncoderInput:
         """Return the recorded prompt of the branch "cond" at a step."""
 
+    def branches_at(self, step: int) -> tuple[str, ...]:
+        """Return the guidance branches of the rows recorded at a step, in their order; "cond" is
+        the first.
+        """
+
     def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
-        """Return the queries and keys that were recorded at a site and step; None where the site
-        was not recorded.
+        """Return the queries, keys and values that were recorded at a site and step; None where the
+        site was not recorded.
         """
 
     def latents_at(self, step: int) -> Tensor:

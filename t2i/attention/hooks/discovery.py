@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.site import Site, SiteKind, SitePlace
+from t2i.attention.site import Site, SiteKind, place_of
 from t2i.errors import AttentionError
 
 Size = tuple[int, int]
@@ -31,7 +31,6 @@ PROJECTIONS = ("to_q", "q_proj", "to_qkv", "qkv_proj", "c_attn", "query", "q")
 """Names of children; a module with one of these computes attention."""
 TEXT_VALUES = {"add_v_proj": 1, "to_added_qkv": 3}
 """Children that compute the text's values in joint attention: the last of so many outputs."""
-PLACES: dict[str, SitePlace] = {"down": "down", "mid": "mid", "up": "up"}
 
 
 @dataclass(slots=True)
@@ -107,7 +106,7 @@ class SiteDiscovery:
         if kind == "joint" and size is None and grid is not None:
             end = image[0] + grid[0] * grid[1]
             size, image = (grid, (image[0], end)) if end < image[1] else (None, image)
-        return Site(name, kind, _place_of(name), size, call.query.shape[1], keys, text, image)
+        return Site(name, kind, place_of(name), size, call.query.shape[1], keys, text, image)
 
     def _lengths(
         self, inner: RunningModule, queries: int, keys: int
@@ -317,8 +316,3 @@ def _num_positions(tensor: Tensor | None) -> int:
     if tensor is None:
         return 0
     return int(tensor.shape[-2] * tensor.shape[-1] if tensor.ndim == 4 else tensor.shape[1])
-
-
-def _place_of(name: str) -> SitePlace:
-    """Return the part of a UNet that a module of this name is in."""
-    return next((place for part, place in PLACES.items() if name.startswith(f"{part}_block")), "")

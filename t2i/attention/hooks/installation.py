@@ -236,8 +236,8 @@ class Installation:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
         plan, listeners = self._plan_edits(site, len(call.query))
         every = (session.recorded_inputs(site) for session in listeners)
-        recorded_row = next((one for one in every if one is not None), None)
-        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_row)
+        recorded_rows = next((one for one in every if one is not None), None)
+        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
         for session in listeners:
             session.on_attention(probabilities)
         return out

@@ -171,8 +171,10 @@ class Session:
         if not self._is_own_thread:
             return
         if self.recorded_source is not None:
-            denoiser_pass = replace(denoiser_pass, num_recorded=1)
-            prompts = (self.recorded_source.prompt_at(denoiser_pass.step), *(prompts or ()))
+            step = denoiser_pass.step
+            branches = self.recorded_source.branches_at(step)
+            denoiser_pass = replace(denoiser_pass, num_recorded=1, recorded_branches=branches)
+            prompts = (self.recorded_source.prompt_at(step), *(prompts or ()))
         if self._installed.is_dry_run:
             self._trial_pass = denoiser_pass
         else:

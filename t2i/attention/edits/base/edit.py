@@ -71,6 +71,10 @@ class Edit:
         """Return True if the edit acts at this step."""
         return step in list_steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
+    def acts_at(self, site: Site, step: int, num_steps: int) -> bool:
+        """Return True if the edit acts on attention at this site and step."""
+        return self.acts_at_site(site) and self.acts_at_step(step, num_steps)
+
     @property
     def does_nothing(self) -> bool:
         """Return True if the edit's arguments ask for no change, so that having no effect is no
