@@ -55,7 +55,7 @@ def hide_loading_bars() -> Iterator[None]:
     import transformers
 
     with (
-        preserve_hub_bars(),  # transformers switches those of the hub as its own
+        preserve_hub_bar_setting(),  # transformers switches those of the hub as its own
         hide_progress_bars(transformers.utils.logging),
         hide_progress_bars(diffusers.utils.logging),
     ):
@@ -83,7 +83,7 @@ def mute_warnings(logging: ModuleType) -> Iterator[None]:
 
 
 @contextmanager
-def preserve_hub_bars() -> Iterator[None]:
+def preserve_hub_bar_setting() -> Iterator[None]:
     """Restore the hub's progress-bar setting after the context."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 

@@ -58,7 +58,7 @@ def find_mask_problem(mask: Image.Image) -> Oddity | None:
     if plain.mode == "RGBA":
         rgba = np.asarray(plain)
         covered = rgba[..., 3] >= HALF
-        if not covered.all() and has_many_colours(rgba[covered][:, :3]):
+        if not covered.all() and are_photo_colours(rgba[covered][:, :3]):
             return "hole"
     darkest, lightest = remove_mask_transparency(mask).convert("L").getextrema()
     assert isinstance(darkest, int | float)  # of one channel
@@ -66,7 +66,7 @@ def find_mask_problem(mask: Image.Image) -> Oddity | None:
     return "white" if darkest >= HALF else "black" if lightest < HALF else None
 
 
-def has_many_colours(colours_N3: NDArray[np.uint8]) -> bool:
+def are_photo_colours(colours_N3: NDArray[np.uint8]) -> bool:
     """Return True if the colours (N, 3) of pixels are those of a photo rather than of a painted
     mask: many, or gradual.
     """

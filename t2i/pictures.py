@@ -134,13 +134,13 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
     if form == "JPEG":
         options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
     if text and form == "PNG":
-        options["pnginfo"] = build_png_text(text, path.name)
+        options["pnginfo"] = build_png_text_chunks(text, path.name)
     elif text:
-        options["exif"] = build_exif_text(text, form, path.name)
+        options["exif"] = build_metadata_exif_block(text, form, path.name)
     write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
 
 
-def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
+def build_png_text_chunks(text: Mapping[str, str], name: str) -> PngInfo:
     """Build PNG text chunks from metadata texts; those above MAX_TEXT bytes are left out with a
     warning.
     """
@@ -156,7 +156,7 @@ def build_png_text(text: Mapping[str, str], name: str) -> PngInfo:
     return info
 
 
-def build_exif_text(text: Mapping[str, str], form: str, name: str) -> bytes:
+def build_metadata_exif_block(text: Mapping[str, str], form: str, name: str) -> bytes:
     """Build an Exif block for JPEG or WebP from metadata texts.
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.

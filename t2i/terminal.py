@@ -102,8 +102,8 @@ def reopen_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number, this one
 
 
-def flush_at_exit() -> None:
-    """Flush stdout and stderr at process end; output that cannot be written is discarded."""
+def flush_or_discard_output() -> None:
+    """Flush stdout and stderr before the process ends; discard output that cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
@@ -139,7 +139,7 @@ def print_rich(inner: "RenderableType" = "") -> None:
 
 
 @contextmanager
-def one_line_warnings() -> Iterator[list[str]]:
+def show_warnings_on_one_line() -> Iterator[list[str]]:
     """Show each warning as one line without source code; yield a list that collects
     the messages.
     """

@@ -13,10 +13,10 @@ from t2i.terminal import (
     escape_controls,
     escape_log_records,
     flush_stdout,
-    one_line_warnings,
     print_line,
     print_note,
     print_rich,
+    show_warnings_on_one_line,
 )
 
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\r\u202egnp\u2028\x7f"
@@ -49,7 +49,7 @@ def test_each_way_to_print_spells_it_out(capsys: pytest.CaptureFixture[str]) -> 
     print_line(HOSTILE)
     print_note(HOSTILE)
     print_rich(table)
-    with one_line_warnings():
+    with show_warnings_on_one_line():
         warnings.warn(HOSTILE, stacklevel=1)
     logger = logging.getLogger("test of a library")
     handler = logging.StreamHandler(sys.stderr)

@@ -8,10 +8,10 @@ from pathlib import Path
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import (
     escape_log_records,
-    flush_at_exit,
-    one_line_warnings,
+    flush_or_discard_output,
     print_line,
     print_note,
+    show_warnings_on_one_line,
 )
 
 
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        with one_line_warnings(), escape_log_records():
+        with show_warnings_on_one_line(), escape_log_records():
             main()
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     finally:
-        flush_at_exit()
+        flush_or_discard_output()

@@ -176,7 +176,7 @@ def select_validation_pictures(
     if isinstance(samples, Scenes):
         other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
         scenes = Scenes(samples.config.model_copy(update=other))
-        return scenes.read, [scenes.sample_name(index) for index in range(len(scenes))]
+        return scenes.read, [scenes.scene_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
     held_out = samples.build_held_out_set()
     numbers = sorted(range(len(held_out)), key=held_out.picture_digest)[: config.most]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.adapters.module_names import summarize_names
-from t2i.adapters.tensor_files import read_adapter_tensors
+from t2i.adapters.tensor_files import read_tensors_and_metadata
 from t2i.errors import ModelError
 from t2i.terminal import plural
 
@@ -18,9 +18,9 @@ LAYER_KEY = re.compile(
 IMAGE_PROJECTION = "image_proj."
 
 
-def check_ip_adapter_file(path: Path, unet: Any) -> None:
+def check_ip_adapter_fits_unet(path: Path, unet: Any) -> None:
     """Raise ModelError unless the file holds a complete IP-Adapter for a UNet of these widths."""
-    tensors, _ = read_adapter_tensors(path, "IP-Adapter")
+    tensors, _ = read_tensors_and_metadata(path, "IP-Adapter")
     layers = {name: match for name in tensors if (match := LAYER_KEY.fullmatch(name))}
     if unknown := [n for n in tensors if n not in layers and not n.startswith(IMAGE_PROJECTION)]:
         raise ModelError(

@@ -48,7 +48,7 @@ def merge_into_weights(
         for name, layer in layers.items():
             weight = get_base_layer(part, name, model.get_submodule(name)).weight
             weight.copy_(
-                check_finite_matrix(
+                require_finite_matrix(
                     compute_updated_weight(weight, layer, scale).to(weight.dtype), name
                 )
             )
@@ -135,7 +135,7 @@ def resize_lora(
             )
         else:
             found = build_truncated_update(
-                *compute_thin_svd(check_finite_matrix(layer.build_matrix(), name)),
+                *compute_thin_svd(require_finite_matrix(layer.build_matrix(), name)),
                 rank,
                 share,
                 sums,
@@ -162,7 +162,7 @@ class EnergySums:
         return self.kept / self.total if self.total else 1.0
 
 
-def check_finite_matrix(matrix: Tensor, name: str) -> Tensor:
+def require_finite_matrix(matrix: Tensor, name: str) -> Tensor:
     """Return a LoRA's weight update unchanged. Raises ModelError if it has NaN or infinite
     numbers.
     """
@@ -187,7 +187,7 @@ def compute_low_rank_svd(layer: LowRankUpdate, name: str) -> tuple[Tensor, Tenso
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)
     left, inner_left = torch.linalg.qr(up)
     right, inner_right = torch.linalg.qr(down.T)
-    inner = check_finite_matrix(layer.scale * inner_left @ inner_right.T, name)
+    inner = require_finite_matrix(layer.scale * inner_left @ inner_right.T, name)
     turn, values, back = torch.linalg.svd(inner)
     return left @ turn, values, back @ right.T
 

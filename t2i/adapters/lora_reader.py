@@ -19,9 +19,13 @@ from t2i.adapters.lora_layers import (
     WeightUpdate,
     convert_peft_kronecker,
 )
-from t2i.adapters.lora_scales import AdapterConfig, parse_adapter_header, parse_peft_config
+from t2i.adapters.lora_scales import (
+    AdapterConfig,
+    build_adapter_config_from_peft,
+    build_adapter_configs_from_header,
+)
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import read_adapter_tensors, read_single_number
+from t2i.adapters.tensor_files import read_single_number, read_tensors_and_metadata
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError
 from t2i.terminal import plural
@@ -41,8 +45,10 @@ def read_lora(path: Path, *, layers_per_block: int = 2) -> Lora:
     """
     if path.is_dir():
         return read_peft_folder(path)
-    tensors, header = read_adapter_tensors(path, "LoRA")
-    return build_lora(path, tensors, header, parse_adapter_header(path, header), layers_per_block)
+    tensors, header = read_tensors_and_metadata(path, "LoRA")
+    return build_lora(
+        path, tensors, header, build_adapter_configs_from_header(path, header), layers_per_block
+    )
 
 
 def read_peft_folder(folder: Path) -> Lora:
@@ -58,10 +64,10 @@ def read_peft_folder(folder: Path) -> Lora:
         )
     parts: dict[str, Mapping[str, WeightUpdate]] = {}
     for subfolder in subfolders.values() or [folder]:
-        config = parse_peft_config(
+        config = build_adapter_config_from_peft(
             subfolder / ADAPTER_CONFIG, read_json_object(subfolder / ADAPTER_CONFIG)
         )
-        tensors, header = read_adapter_tensors(subfolder / ADAPTER_WEIGHTS, "LoRA")
+        tensors, header = read_tensors_and_metadata(subfolder / ADAPTER_WEIGHTS, "LoRA")
         part = subfolder.name if subfolder.name in MODEL_PARTS else None
         configs = dict.fromkeys(MODEL_PARTS, config)
         weights = subfolder / ADAPTER_WEIGHTS
@@ -105,14 +111,16 @@ def build_lora(
     parts: dict[str, dict[str, WeightUpdate]] = {}
     for (model_part, module), fields in modules.items():
         try:
-            layer = build_layer(fields, module, configs.get(model_part))
+            layer = build_weight_update(fields, module, configs.get(model_part))
         except ValueError as error:
             raise ModelError(f"{path}: {model_part} {printable_name(module)}: {error}.") from error
         parts.setdefault(model_part, {})[module] = layer
     return Lora({name: parts[name] for name in MODEL_PARTS if name in parts}, dict(header))
 
 
-def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | None) -> WeightUpdate:
+def build_weight_update(
+    fields: TensorsByField, module: str, config: AdapterConfig | None
+) -> WeightUpdate:
     """Build the LoRA, LoHa or LoKr update of one module from its tensors by field ("down", "up",
     "alpha", ...).
 
@@ -134,7 +142,7 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
     elif lokr:
         layer = KroneckerUpdate(lokr, 0.0)
     elif "down" in fields and "up" in fields:
-        layer = build_low_rank(fields)
+        layer = build_low_rank_update(fields)
     else:
         raise ValueError(
             f"it has {summarize_names([*fields, *(['alpha'] if alpha is not None else [])])} alone"
@@ -154,7 +162,7 @@ def build_layer(fields: TensorsByField, module: str, config: AdapterConfig | Non
     return type(layer)(layer.factors, float(given))
 
 
-def build_low_rank(fields: TensorsByField) -> LowRankUpdate:
+def build_low_rank_update(fields: TensorsByField) -> LowRankUpdate:
     """Build a LoRA or DoRA update from its tensors by field, with alpha left at 0; the middle
     convolution of a LoRA with Tucker core is multiplied into `down`.
     """

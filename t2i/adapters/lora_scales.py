@@ -85,8 +85,13 @@ def pattern_matches_module(pattern: str, module: str) -> bool:
     )
 
 
-def parse_adapter_header(path: object, header: Mapping[str, str]) -> dict[str, AdapterConfig]:
-    """Parse a LoRA file's header into part -> adapter config. Raises ModelError if it is broken."""
+def build_adapter_configs_from_header(
+    path: object, header: Mapping[str, str]
+) -> dict[str, AdapterConfig]:
+    """Build the adapter config of each model part, part -> config, from a LoRA file's header.
+
+    Raises ModelError for a broken header.
+    """
     if not (text := header.get(HEADER_KEY)):
         return {}
     try:
@@ -110,12 +115,15 @@ def parse_adapter_header(path: object, header: Mapping[str, str]) -> dict[str, A
             "a part before each name or before none."
         )
     if shared:
-        return dict.fromkeys(MODEL_PARTS, parse_peft_config(path, shared))
-    return {part: parse_peft_config(path, config) for part, config in parts.items()}
+        return dict.fromkeys(MODEL_PARTS, build_adapter_config_from_peft(path, shared))
+    return {part: build_adapter_config_from_peft(path, config) for part, config in parts.items()}
 
 
-def parse_peft_config(path: object, config: Mapping[str, object]) -> AdapterConfig:
-    """Parse peft's config of LoRA, LoHa or LoKr. Raises ModelError for unsupported values."""
+def build_adapter_config_from_peft(path: object, config: Mapping[str, object]) -> AdapterConfig:
+    """Build the adapter config from the content of peft's adapter_config.json (LoRA, LoHa, LoKr).
+
+    Raises ModelError for unsupported values.
+    """
     check_peft_fields(path, config)
     kind = config.get("peft_type")
     dora, rank = config.get("use_dora"), config.get("r")

@@ -85,7 +85,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
         if part != "unet" and not any(name.endswith(TEXT_ATTENTION_ENDINGS) for name in layers):
             names = DIFFUSERS_MLP_FIELDS
         for module, layer in layers.items():
-            for name, tensor in build_peft_tensors(layer).items():
+            for name, tensor in reshape_layer_for_peft(layer).items():
                 tensors[f"{part}.{module_name_in_file(part, module)}.{names[name]}"] = tensor
         config |= {f"{part}.{key}": value for key, value in build_peft_config(part, layers).items()}
     write_tensor_file(
@@ -115,7 +115,7 @@ def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = No
         key = prefixes[part] + to_kohya_name(part, module, family, metadata.layers_per_block)
         for name, tensor in layer.named_tensors().items():
             if name == "magnitude":
-                tensor = tensor.reshape(-1, *[1] * (count_weight_dimensions(layer) - 1))
+                tensor = tensor.reshape(-1, *[1] * (find_weight_ndim(layer) - 1))
             tensors[f"{key}.{KOHYA_FIELDS.get(name, name)}"] = tensor
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     write_tensor_file(path, tensors, build_kohya_header(lora, family, metadata))
@@ -141,8 +141,8 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
             config = build_peft_config(part, layers) | {"peft_type": kinds.pop().upper()}
             tensors: dict[str, Tensor] = {}
             for module, layer in layers.items():
-                prefix = f"{PEFT_PREFIX}{installed_module_name(part, module)}"
-                for name, tensor in build_peft_tensors(layer).items():
+                prefix = f"{PEFT_PREFIX}{module_name_in_installed_library(part, module)}"
+                for name, tensor in reshape_layer_for_peft(layer).items():
                     tensors[f"{prefix}.{DIFFUSERS_FIELDS.get(name, name)}"] = tensor
             (new_folder / part).mkdir()
             (new_folder / part / ADAPTER_CONFIG).write_text(
@@ -152,28 +152,30 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
             (new_folder / part / ADAPTER_WEIGHTS).write_bytes(content)
 
 
-def installed_module_name(part: str, name: str) -> str:
+def module_name_in_installed_library(part: str, name: str) -> str:
     """Return a module's name as the installed version of transformers or diffusers has it."""
     return (
-        module_name_in_file(part, name) if part != "unet" and has_text_model_prefix(part) else name
+        module_name_in_file(part, name)
+        if part != "unet" and installed_clip_has_prefix(part)
+        else name
     )
 
 
 @cache
-def has_text_model_prefix(part: str) -> bool:
-    """Return True if the installed CLIP class prefixes its modules with "text_model."."""
+def installed_clip_has_prefix(part: str) -> bool:
+    """Return True if the installed CLIP class prefixes its module names with "text_model."."""
     second = part == "text_encoder_2"
     kind = "CLIPTextModelWithProjection" if second else "CLIPTextModel"
     names = build_meta_model(kind, {"num_hidden_layers": 1}).state_dict()
     return any(name.startswith(TEXT_MODEL_PREFIX) for name in names)
 
 
-def build_peft_tensors(layer: WeightUpdate) -> dict[str, Tensor]:
+def reshape_layer_for_peft(layer: WeightUpdate) -> dict[str, Tensor]:
     """Return a layer's tensors by name in the shapes that peft expects: DoRA's magnitude of a
     convolution is (1, out, 1, 1).
     """
     tensors = dict(layer.named_tensors())
-    if count_weight_dimensions(layer) == 4 and "magnitude" in tensors:
+    if find_weight_ndim(layer) == 4 and "magnitude" in tensors:
         tensors["magnitude"] = tensors["magnitude"].reshape(1, -1, 1, 1)
     return tensors
 
@@ -319,8 +321,8 @@ def check_not_empty(lora: Lora) -> None:
         raise ModelError("The LoRA changes nothing: there is no layer to write.")
 
 
-def count_weight_dimensions(layer: WeightUpdate) -> int:
-    """Return 4 for a convolution's LoRA factors, otherwise 2."""
+def find_weight_ndim(layer: WeightUpdate) -> int:
+    """Return the number of axes of a layer's weight: 4 for a convolution's LoRA, otherwise 2."""
     return layer.down.dim() if isinstance(layer, LowRankUpdate) else 2
 
 

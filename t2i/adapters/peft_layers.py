@@ -139,7 +139,7 @@ def add_lora(
             raise ArgumentError(f"The {part} already has a LoRA {name!r}: give it another name.")
     for model, layers in targets.values():
         adapters = [
-            inject_group(model, group, called)
+            inject_layers_of_one_kind(model, group, called)
             for called, group in group_by_peft_config(name, layers)
         ]
         for _, module in iter_adapter_layers(model):
@@ -155,7 +155,7 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
         if model is None or not hasattr(model, "peft_config"):
             continue
         removed = [
-            known for known in model.peft_config if name is None or belongs_to_lora(known, name)
+            known for known in model.peft_config if name is None or is_adapter_of_lora(known, name)
         ]
         others = [known for known in model.peft_config if known not in removed]
         for path, module in list_outermost_layers(model):
@@ -207,7 +207,7 @@ def list_adapter_fields(module: Any, adapter: str) -> list[str]:
     return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
 
 
-def belongs_to_lora(adapter: str, name: str) -> bool:
+def is_adapter_of_lora(adapter: str, name: str) -> bool:
     """Return True if a peft adapter belongs to the LoRA `name`: `add_lora` makes several adapters
     for a LoRA with several kinds of layers.
     """
@@ -297,7 +297,7 @@ def group_by_peft_config(
         yield (f"{name}_{kind}" if number else name), group
 
 
-def inject_group(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -> str:
+def inject_layers_of_one_kind(model: Any, layers: Mapping[str, WeightUpdate], adapter: str) -> str:
     """Create peft's layers for LoRA layers of one kind and fill in their tensors; return the
     adapter name.
     """

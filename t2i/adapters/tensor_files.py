@@ -25,8 +25,8 @@ FLOAT_DTYPES = frozenset(
 INTEGER_DTYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
-def read_adapter_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors and the metadata of an adapter's safetensors file. Raises ModelError.
+def read_tensors_and_metadata(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read an adapter's safetensors file; return its tensors by name and the header's metadata.
 
     kind : what the file should be, for messages
 
@@ -46,7 +46,7 @@ def read_adapter_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"Cannot read {path}: {error}.") from error
-    check_tensors_finite(path, tensors)
+    check_tensors_finite_floats(path, tensors)
     return tensors, header
 
 
@@ -63,8 +63,8 @@ def check_adapter_path(path: Path, kind: str) -> None:
         raise ArgumentError(f"{path} is no {kind}: expected a .safetensors file.")
 
 
-def check_tensors_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ModelError for tensors that are not dense, floating-point and finite.
+def check_tensors_finite_floats(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for tensors that are not dense, floating-point or finite.
 
     An alpha may be an integer.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import check_tensors_finite, read_adapter_tensors
+from t2i.adapters.tensor_files import check_tensors_finite_floats, read_tensors_and_metadata
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading import FileKind, read_bytes
 from t2i.terminal import plural
@@ -75,7 +75,7 @@ def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord
     if pickles and path.suffix in (".pt", ".bin"):
         tensors = read_pickled_tensors(path)
     else:
-        tensors, _ = read_adapter_tensors(path, "embedding")
+        tensors, _ = read_tensors_and_metadata(path, "embedding")
     rows = {name: as_vector_matrix(path, name, tensor) for name, tensor in tensors.items()}
     try:
         if rows.keys() <= ENCODER_BY_KEY.keys():
@@ -131,7 +131,7 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
             "{token: tensor}."
         )
     tensors = {key: value.detach() for key, value in named.items()}
-    check_tensors_finite(path, tensors)
+    check_tensors_finite_floats(path, tensors)
     return tensors
 
 

@@ -36,11 +36,11 @@ from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.terminal import (
     escape_log_records,
-    flush_at_exit,
+    flush_or_discard_output,
     flush_stdout,
-    one_line_warnings,
     print_line,
     reopen_closed_streams,
+    show_warnings_on_one_line,
 )
 
 EXIT_CODES = (
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with (
             delay_gc() if ends else nullcontext(),
             show_loading_notice(quiet=asks_for_json(arguments)),
-            one_line_warnings(),
+            show_warnings_on_one_line(),
             escape_log_records(),
         ):
             code = app(arguments, prog_name="t2i", standalone_mode=False) or 0
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.excepthook = excepthook  # typer sets its own
         if ends:
-            flush_at_exit()
+            flush_or_discard_output()
             freeze_gc()
 
 

@@ -106,7 +106,7 @@ def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[Buf
     except OSError as error:
         if error.errno is None:  # not the system's: so Pillow says what a file holds
             raise
-        raise unreadable_error(path, kind, error) from error
+        raise build_unreadable_error(path, kind, error) from error
 
 
 def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
@@ -123,10 +123,12 @@ def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
     try:
         return read_bounded(path, kind.max_bytes)
     except OSError as error:
-        raise unreadable_error(path, kind, error) from error
+        raise build_unreadable_error(path, kind, error) from error
 
 
-def unreadable_error(path: str | os.PathLike[str], kind: FileKind, error: OSError) -> T2IError:
+def build_unreadable_error(
+    path: str | os.PathLike[str], kind: FileKind, error: OSError
+) -> T2IError:
     """Return an error of the kind's class for a file that cannot be read, with the reason."""
     name = os.fspath(path)
     name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."

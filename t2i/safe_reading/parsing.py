@@ -105,7 +105,7 @@ def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
     try:
         return decode_utf8(data)
     except ValueError as error:
-        raise unparsable_error(path, kind, error) from error
+        raise build_unparsable_error(path, kind, error) from error
 
 
 def read_json(
@@ -118,7 +118,7 @@ def read_json(
     try:
         value = parse_json(text, lenient=lenient)
     except ValueError as error:
-        raise unparsable_error(path, kind, error, "JSON") from error
+        raise build_unparsable_error(path, kind, error, "JSON") from error
     if not isinstance(value, dict):
         raise kind.error(f"{os.fspath(path)} holds a JSON {type(value).__name__}, not an object.")
     return value
@@ -132,11 +132,11 @@ def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except ValueError as error:
-        raise unparsable_error(path, kind, error, "TOML") from error
+        raise build_unparsable_error(path, kind, error, "TOML") from error
 
 
-def iterate_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of each line of a file, line end included.
+def iterate_numbered_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, bytes) of each line of a file, line end included.
 
     At most `max_bytes` + 1 bytes of a line are read.
     Only a line feed ends a line: JSON may hold any other separator within a text.
@@ -147,7 +147,7 @@ def iterate_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]
         yield number, data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
 
 
-def unparsable_error(
+def build_unparsable_error(
     path: str | os.PathLike[str], kind: FileKind, error: ValueError, form: str = ""
 ) -> T2IError:
     """Return an error of the kind's class for a file whose content cannot be parsed."""

@@ -40,7 +40,7 @@ class PlacedObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class SizeAndPosition:
     """Size and position in a scene for an object that is not chosen yet."""
 
     size_word: SizeWord | None
@@ -52,37 +52,37 @@ class Placement:
         return PlacedObject(name, colour, self.size_word, self.side, self.centre)
 
 
-def choose_random_arrangement(
+def choose_random_arrangement_and_positions(
     rng: np.random.Generator, count: int
-) -> tuple[Arrangement, list[Placement]]:
-    """Choose an arrangement and non-overlapping placements for `count` objects at random.
+) -> tuple[Arrangement, list[SizeAndPosition]]:
+    """Choose at random an arrangement, and non-overlapping sizes and positions for `count` objects.
 
-    A row is listed from left to right, a column from top to bottom; of a corner first the placement
+    A row is listed from left to right, a column from top to bottom; of a corner first the position
     with two neighbours, then the one beside it, then the one above or below it.
     """
     if count == 1:
-        return "single", [place_single_object(rng)]
+        return "single", [choose_random_single_position(rng)]
     if count == 3 and rng.random() < 0.5:
-        return "corner", place_in_three_quadrants(rng)
+        return "corner", choose_random_quadrant_positions(rng)
     sides = choose_random_line_sizes(rng, count)
     gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
     lying = rng.random() < 0.5
-    return "row" if lying else "column", place_in_line(rng, sides, gaps, lying)
+    return "row" if lying else "column", choose_random_line_positions(rng, sides, gaps, lying)
 
 
-def place_single_object(rng: np.random.Generator) -> Placement:
-    """Choose the placement of a scene's only object at random."""
+def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
+    """Choose size and position of a scene's only object at random."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
     side = random_between(rng, *SINGLE_SIDES[word])
     room = min(0.5 - side / 2, 0.25)
-    return Placement(
+    return SizeAndPosition(
         word, side, (0.5 + random_between(rng, -room, room), 0.5 + random_between(rng, -room, room))
     )
 
 
-def place_in_three_quadrants(rng: np.random.Generator) -> list[Placement]:
-    """Choose placements for three objects at random, each in another quadrant of the picture."""
+def choose_random_quadrant_positions(rng: np.random.Generator) -> list[SizeAndPosition]:
+    """Choose sizes and positions of three objects at random, each in another quadrant."""
     sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []
@@ -92,7 +92,7 @@ def place_in_three_quadrants(rng: np.random.Generator) -> list[Placement]:
             middle_x + random_between(rng, -1, 1) * room,
             middle_y + random_between(rng, -1, 1) * room,
         )
-        places.append(Placement(None, side, centre))
+        places.append(SizeAndPosition(None, side, centre))
     return places
 
 
@@ -108,13 +108,15 @@ def choose_random_line_sizes(
     return [(None, random_between(rng, *LINE_SIDES[count])) for _ in range(count)]
 
 
-def place_in_line(
+def choose_random_line_positions(
     rng: np.random.Generator,
     sides: Sequence[tuple[SizeWord | None, float]],
     gaps: Sequence[float],
     lying: bool,
-) -> list[Placement]:
-    """Place objects in a row or column, dividing the free space in proportion to `gaps`."""
+) -> list[SizeAndPosition]:
+    """Choose positions of objects of these sizes in a row or column: along it the free space is
+    divided in proportion to `gaps`, across it they are random.
+    """
     unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
     places = []
     along = 0.0
@@ -122,7 +124,7 @@ def place_in_line(
         along += gap * unit + side / 2
         room = min(0.5 - side / 2, MAX_STRAY)
         across = 0.5 + random_between(rng, -room, room)
-        places.append(Placement(word, side, (along, across) if lying else (across, along)))
+        places.append(SizeAndPosition(word, side, (along, across) if lying else (across, along)))
         along += side / 2
     return places
 

@@ -86,11 +86,11 @@ class Compositions:
         )
         kinds, colours = list(map(labels.objects.index, names)), []
         masks: list[NDArray[np.bool_]] = []
-        places = choose_random_placements(rng, len(names))
+        places = choose_random_sides_and_centres(rng, len(names))
         for number, (name, colour) in enumerate(zip(names, painted, strict=True)):
             picture = load_sprite(name, colour)
             if config.disturbed and rng.random() < UNKNOWN_SHARE:
-                picture = make_unknown_object(
+                picture = make_unknown_object_sprite(
                     rng, picture, load_sprite(random_choice(rng, self.vocabulary), None)
                 )
                 kinds[number] = labels.unknown_index
@@ -105,7 +105,7 @@ class Compositions:
             label_maps[0][mask], label_maps[1][mask] = kind, colour_number
 
         if config.disturbed:
-            pixels, label_maps = warp_picture(rng, pixels, label_maps)
+            pixels, label_maps = warp_picture_and_labels(rng, pixels, label_maps)
             pixels = degrade_picture(rng, pixels)
         named = [i for i, kind in enumerate(kinds) if kind != labels.unknown_index]
         shape = (0, config.size, config.size)
@@ -132,10 +132,10 @@ class Compositions:
         return names, painted, random_choice(rng, backgrounds)
 
 
-Placements = list[tuple[float, tuple[float, float]]]
+SidesAndCentres = list[tuple[float, tuple[float, float]]]
 
 
-def choose_random_placements(rng: np.random.Generator, count: int) -> Placements:
+def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> SidesAndCentres:
     """Choose side and centre of each object at random, so that none hides too much of another."""
     for _ in range(MAX_TRIES):
         sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
@@ -165,7 +165,7 @@ def compute_covered_share(
     return width * height / side**2
 
 
-def make_unknown_object(
+def make_unknown_object_sprite(
     rng: np.random.Generator, picture: Image.Image, other: Image.Image
 ) -> Image.Image:
     """Make a sprite of no known class: halves of two objects, shuffled tiles, or a blur."""
@@ -187,7 +187,7 @@ def make_unknown_object(
     return picture.filter(ImageFilter.GaussianBlur(side * random_between(rng, 0.16, 0.22)))
 
 
-def warp_picture(
+def warp_picture_and_labels(
     rng: np.random.Generator, pixels: NDArray[np.uint8], label_maps: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Mirror and warp a picture and its label maps at random, by moving the nodes of a grid."""

@@ -17,7 +17,7 @@ from t2i.scenes.layout import (
     Arrangement,
     PlacedObject,
     SizeWord,
-    choose_random_arrangement,
+    choose_random_arrangement_and_positions,
     random_choice,
 )
 from t2i.scenes.recognised_objects import Relation
@@ -61,7 +61,7 @@ class ScenesConfig(BaseModel):
 class Layout:
     """Complete description of a scene before rendering.
 
-    The objects are in the order of `choose_random_arrangement`.
+    The objects are in the order of `choose_random_arrangement_and_positions`.
     """
 
     objects: tuple[PlacedObject, ...]
@@ -160,10 +160,10 @@ class Scenes:
             (order.index(a), relation, order.index(b)) for a, relation, b in caption.relations
         )
         return Scene(
-            self.sample_name(index), pixels, caption.text, layout.background, objects, relations
+            self.scene_name(index), pixels, caption.text, layout.background, objects, relations
         )
 
-    def sample_name(self, index: int) -> str:
+    def scene_name(self, index: int) -> str:
         """Return the name of scene `index` for log lines and errors."""
         split = "" if self.config.split == "train" else f"{self.config.split}/"
         return f"scenes/{split}{self.config.seed}/{index}"
@@ -183,7 +183,7 @@ class Scenes:
             backgrounds = list_shared_contrasting_backgrounds(names, painted)
 
         # where it is
-        arrangement, places = choose_random_arrangement(rng, len(names))
+        arrangement, places = choose_random_arrangement_and_positions(rng, len(names))
         objects = tuple(
             place.place_object(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)

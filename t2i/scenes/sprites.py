@@ -188,11 +188,13 @@ def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str
         background
         for background, tint in BACKGROUNDS.items()
         if background != own
-        and (compute_colour_distances(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
+        and (compute_distances_to_colour(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
     )
 
 
-def compute_colour_distances(rgb: NDArray[np.float64], tint: Iterable[int]) -> NDArray[np.float64]:
+def compute_distances_to_colour(
+    rgb: NDArray[np.float64], tint: Iterable[int]
+) -> NDArray[np.float64]:
     """Return the "redmean" approximation of perceived colour distance, 0 to about 765, (N,)."""
     other = np.array(list(tint), dtype=np.float64)
     mean_red = (rgb[:, 0] + other[0]) / 2.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2i.adapters.ip_adapter import check_ip_adapter_file
+from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
 from t2i.errors import ArgumentError, ModelError
 from tests.adapters.test_reading import raw
 from tests.pipelines.test_adapters import adapter_for
@@ -26,7 +26,7 @@ def tensors(unet):
 
 def test_one_that_fits_is_taken(unet, tensors, tmp_path):
     save_file(tensors, tmp_path / "one.safetensors")
-    check_ip_adapter_file(tmp_path / "one.safetensors", unet)
+    check_ip_adapter_fits_unet(tmp_path / "one.safetensors", unet)
 
 
 BROKEN = {
@@ -63,12 +63,12 @@ def test_one_that_does_not_fit_is_refused_by_name(change, complaint, unet, tenso
     changed = {name: tensor.contiguous() for name, tensor in change(tensors).items()}
     save_file(changed, tmp_path / "one.safetensors")
     with pytest.raises(ModelError, match=complaint):
-        check_ip_adapter_file(tmp_path / "one.safetensors", unet)
+        check_ip_adapter_fits_unet(tmp_path / "one.safetensors", unet)
 
 
 def test_four_bits_and_a_missing_file_are_refused(unet, tmp_path):
     raw(tmp_path / "one.safetensors", {LAYER: ("F4", [2, 4])})
     with pytest.raises(ModelError, match="holds float4"):
-        check_ip_adapter_file(tmp_path / "one.safetensors", unet)
+        check_ip_adapter_fits_unet(tmp_path / "one.safetensors", unet)
     with pytest.raises(ArgumentError, match="No such IP-Adapter"):
-        check_ip_adapter_file(tmp_path / "none.safetensors", unet)
+        check_ip_adapter_fits_unet(tmp_path / "none.safetensors", unet)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import read_lora, read_lora_from_models
-from t2i.adapters.lora_scales import parse_peft_config, pattern_matches_module
+from t2i.adapters.lora_scales import build_adapter_config_from_peft, pattern_matches_module
 from t2i.adapters.peft_fields import (
     HARMLESS_FIELDS,
     READ_FIELDS,
@@ -286,7 +286,7 @@ JSON = st.recursive(
 @example(config={"alpha_pattern": {"": 1}, "lora_alpha": 10**400})
 def test_no_config_gets_past_the_typed_errors(config):
     try:
-        told = parse_peft_config("x", config)
+        told = build_adapter_config_from_peft("x", config)
     except ModelError as error:
         complaint = str(error)
     else:

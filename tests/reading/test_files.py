@@ -19,7 +19,7 @@ from t2i.safe_reading import (
     CONFIG,
     FileKind,
     UnsuitableFileError,
-    iterate_lines,
+    iterate_numbered_lines,
     open_regular_file,
     open_untrusted,
     read_bounded,
@@ -134,7 +134,7 @@ def test_text_is_utf8_and_a_fault_has_its_place() -> None:
 def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long() -> None:
     Path("a").write_bytes("\ufeffone\u2028still\x0bone\n".encode() + bytes(99))
     with open_regular_file("a") as file:
-        first, second, *_ = iterate_lines(file, 20)
+        first, second, *_ = iterate_numbered_lines(file, 20)
     assert first == (1, "one\u2028still\x0bone\n".encode())
     assert (second[0], len(second[1])) == (2, 21)
 

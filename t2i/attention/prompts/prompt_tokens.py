@@ -18,7 +18,7 @@ from t2i.text.alignment import TokenMapping, build_refinement_mapping, build_rep
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.learned_words import find_continuation_insertions
 from t2i.text.token_layout import EncoderInput
-from t2i.text.word_spans import Span, select_token_spans
+from t2i.text.word_spans import Span, find_word_positions
 
 Word = str | Span
 """A word or phrase of the prompt, or token positions along T."""
@@ -62,7 +62,7 @@ class PromptTokenizer:
         """
         text = word if self.preprocess is None else self.preprocess(word)
         try:
-            positions = select_token_spans(self.tokenizer, self.preprocess_prompt(prompt), [text])[
+            positions = find_word_positions(self.tokenizer, self.preprocess_prompt(prompt), [text])[
                 text
             ]
         except ArgumentError as error:

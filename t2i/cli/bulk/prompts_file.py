@@ -24,7 +24,7 @@ from t2i.cli.request.prompt_loras import LORA_FOLDER, extract_loras_from_lines
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
-from t2i.safe_reading import PROMPTS, iterate_lines, open_untrusted, parse_json
+from t2i.safe_reading import PROMPTS, iterate_numbered_lines, open_untrusted, parse_json
 from t2i.terminal import plural
 
 MAX_LINE = 64 * 1024
@@ -135,7 +135,7 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
-    for number, data in iterate_lines(file, MAX_LINE):
+    for number, data in iterate_numbered_lines(file, MAX_LINE):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableLinesError(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE:

@@ -13,7 +13,7 @@ from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import EditOptions
 from t2i.errors import ArgumentError
-from t2i.terminal import one_line_warnings, print_line
+from t2i.terminal import print_line, show_warnings_on_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -153,7 +153,7 @@ def _draw_edit(
     from t2i.library_messages import quiet_libraries
 
     names.make_folder()
-    with one_line_warnings() as warned, quiet_libraries():
+    with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request, prompts)
         start = time.perf_counter()
         request, chosen = _choose_edits(loaded, prompts, edit_options.to_word_edit_options())

@@ -11,7 +11,7 @@ import typer
 from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
 from t2i.errors import ArgumentError
-from t2i.terminal import one_line_warnings, print_line, print_rich
+from t2i.terminal import print_line, print_rich, show_warnings_on_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,7 +116,7 @@ def _draw_and_probe(
     from t2i.pictures import save_picture
 
     names.make_folder()
-    with one_line_warnings() as warned, quiet_libraries():
+    with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         request, start = loaded.request, time.perf_counter()
         words = words or list_content_words(request.parse_with_grammar(request.prompt))

@@ -14,7 +14,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
-from t2i.adapters.ip_adapter import check_ip_adapter_file
+from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
 from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_request_files, locate_unchanged_file
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
@@ -178,7 +178,7 @@ class AttachedAdapters:
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
             check_folder_part(path.parent, IMAGE_ENCODER, entry, None)
-        check_ip_adapter_file(path, self.pipe.unet)
+        check_ip_adapter_fits_unet(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}
         self._replaced_parts["processors"] = dict(self.pipe.unet.attn_processors)

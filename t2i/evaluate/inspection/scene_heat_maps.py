@@ -24,7 +24,7 @@ from t2i.evaluate.inspection.records import ALL_LEVELS
 from t2i.scenes.captions import Mention
 from t2i.scenes.scenes import Scene
 from t2i.text.word_pattern import build_word_pattern
-from t2i.text.word_spans import Span, select_token_spans
+from t2i.text.word_spans import Span, find_word_positions
 
 BASELINES = ("wrong word", "centred blob")
 BEST_SITES = "best sites"
@@ -173,6 +173,6 @@ def find_mention_tokens(
 ) -> Span:
     """Return the tokens of the word at this span, even if the caption has it several times."""
     which = sum(match.start() < span[0] for match in build_word_pattern(word).finditer(caption))
-    return select_token_spans(
+    return find_word_positions(
         find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which
     )[word]

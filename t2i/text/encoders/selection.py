@@ -28,9 +28,9 @@ def select_text_encoder(
     """Return the text encoder for a transformers model, chosen by `model.config.model_type`.
 
     `window` is the number of tokens read at once; left out, the tokenizer, the model and 512
-    decide, whichever is least. SDXL's two models: TwoClip(text_encoder(...), text_encoder(...)).
+    decide, whichever is least. SDXL's two models: use TwoClip.
 
-    >>> encoder = text_encoder(pipe.tokenizer, pipe.text_encoder)
+    >>> encoder = select_text_encoder(pipe.tokenizer, pipe.text_encoder)
     >>> encoder.encode(["a red apple", ""]).text_BTD.shape
     torch.Size([2, 77, 768])
     """

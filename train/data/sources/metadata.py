@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from t2i.errors import DataError, nearest_hint
-from t2i.safe_reading import TABLE, decode_utf8, iterate_lines, open_untrusted, parse_json
+from t2i.safe_reading import TABLE, decode_utf8, iterate_numbered_lines, open_untrusted, parse_json
 from train.data.sources.listing import parse_caption_cell
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -87,7 +87,7 @@ def _csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, obje
 
 def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield number and text of each line, the line end included."""
-    for number, data in iterate_lines(file, MAX_LINE):
+    for number, data in iterate_numbered_lines(file, MAX_LINE):
         if len(data) > MAX_LINE:
             raise DataError(f"{table}, line {number}: it is longer than {MAX_LINE:,} bytes.")
         try:
