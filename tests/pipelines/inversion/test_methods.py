@@ -11,7 +11,7 @@ from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim, invert_ddim
 from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
 from pipelines.inversion.methods import METHODS, format_method, parse_method
-from pipelines.inversion.noise_levels import build_noise_levels, build_ddim_path_steps
+from pipelines.inversion.noise_levels import build_ddim_path_steps, build_noise_levels
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.inversion.toy import SHAPE, ToyRun, model
