@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
 from t2i.attention.hooks.callback_driver import CallbackDriver
-from t2i.attention.hooks.installation import install_session
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
+from t2i.attention.hooks.shared_hooks import install_session
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
@@ -65,7 +65,7 @@ def attend(
     root = _denoiser_or_model(x)
     driver = PipelineDriver(session, x) if is_observable else CallbackDriver(session, x, root)
     with ExitStack() as stack:
-        session.installation = stack.enter_context(install_session(root, session))
+        session.shared_hooks = stack.enter_context(install_session(root, session))
         driver.install(stack)
         yield session
         session.check_had_effect()

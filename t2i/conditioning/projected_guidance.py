@@ -75,13 +75,13 @@ class AdaptiveProjected:
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
         """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""
         cond_BCHW = predictions["cond"]
-        a, b = self.get_x0_coefficients(run)
+        a, b = self.get_projected_quantity_coefficients(run)
         D_cond_BCHW = (
             cond_BCHW if self.space == "prediction" else a * run.latents_BCHW + b * cond_BCHW
         )
         diff_BCHW = b * (cond_BCHW - predictions["uncond"])
 
-        diff_BCHW = self.update_momentum(diff_BCHW, run)
+        diff_BCHW = self.add_momentum(diff_BCHW, run)
         diff_BCHW = clip_norm(diff_BCHW, self.norm_threshold)
         parallel_BCHW, orthogonal_BCHW = split_parallel_and_orthogonal(diff_BCHW, D_cond_BCHW)
         update_BCHW = orthogonal_BCHW + self.eta * parallel_BCHW
@@ -90,7 +90,7 @@ class AdaptiveProjected:
         guided_BCHW = cond_BCHW + (self.scale - 1) / b * update_BCHW
         return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
-    def get_x0_coefficients(self, run: RunState) -> tuple[float, float]:
+    def get_projected_quantity_coefficients(self, run: RunState) -> tuple[float, float]:
         """Return the coefficients a and b of this step in D = a * latents + b * prediction, where D
         is what the guidance projects: the predicted original sample, or the prediction itself.
         """
@@ -105,7 +105,7 @@ class AdaptiveProjected:
             )
         return run.x0_coefficients[run.step]
 
-    def update_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
+    def add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
         """Return the difference of the predictions plus `momentum` times its running average, and
         store the sum as the new average.
         """

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from t2i.attention import attend
 from t2i.attention.compute import probabilities
-from t2i.attention.compute.probabilities import compute_relative_probabilities
+from t2i.attention.compute.probabilities import compute_mean_ratio_to_largest
 from t2i.attention.edits.base.edit import Edit
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
@@ -175,12 +175,12 @@ def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():
     dimmed_NQT = probs_NQT * torch.tensor([1.0, 0.5, 0.1, 0.01, 1.0])[:, None]
     words, dimmed = probs_NQT[..., :2].mT, dimmed_NQT[..., :2].mT
     assert_near(
-        compute_relative_probabilities(dimmed, dimmed_NQT),
-        compute_relative_probabilities(words, probs_NQT),
+        compute_mean_ratio_to_largest(dimmed, dimmed_NQT),
+        compute_mean_ratio_to_largest(words, probs_NQT),
         1e-6,
     )
     assert_near(
-        compute_relative_probabilities(probs_NQT.amax(-1)[:, None], probs_NQT),
+        compute_mean_ratio_to_largest(probs_NQT.amax(-1)[:, None], probs_NQT),
         torch.ones(1, 1, 5),
         1e-6,
     )

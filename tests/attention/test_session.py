@@ -14,7 +14,7 @@ from t2i.attention import (
     SelfReplace,
     Sites,
     attend,
-    load_maps,
+    load_map_tensors,
 )
 from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH
 from t2i.errors import ArgumentError, AttentionError
@@ -184,7 +184,7 @@ def test_maps_are_written_and_read(components, tmp_path):
         maps = attn.probe("red apple", "cat", grid=(5, 7))
         draw(pipe, CAT)
     maps.save(tmp_path / "maps.safetensors")
-    read = load_maps(tmp_path / "maps.safetensors")
+    read = load_map_tensors(tmp_path / "maps.safetensors")
     assert read.keys() == {"red apple", "cat"}
     for word in maps:
         assert_equal(read[word], maps[word])
@@ -193,7 +193,7 @@ def test_maps_are_written_and_read(components, tmp_path):
         across, down = maps.peak(word)
         assert maps[word][int(down * 5), int(across * 7)] == 1
         assert maps.mask(word, 1.0).sum() == 1
-    assert abs(sum(maps.probability_share(word) for word in maps) - 1) < 1e-6
+    assert abs(sum(maps.share_among_words(word) for word in maps) - 1) < 1e-6
 
 
 def test_heat_maps_show_themselves_as_a_sheet_of_every_word(pipe):

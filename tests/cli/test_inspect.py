@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.attention import load_maps
+from t2i.attention import load_map_tensors
 from t2i.cli.commands.inspect import describe_image_position, split_words
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
@@ -29,7 +29,7 @@ def test_inspect_writes_a_strip_and_its_maps_and_prints_a_table(inspect: Cli) ->
     assert re.match(r"cat +0\.\d\d, 0\.\d\d +(\w+ )?\w+ +\d+\.\d%", lines[1])
     assert lines[2].startswith("red apple ")
     assert lines[3:] == [f"outputs/{SLUG}-words-7.png", f"outputs/{SLUG}-words-7.safetensors"]
-    maps = load_maps(lines[4])
+    maps = load_map_tensors(lines[4])
     assert list(maps) == ["cat", "red apple"]
     assert all(one.shape == (8, 8) for one in maps.values())
     strip = Image.open(lines[3])
@@ -42,7 +42,7 @@ def test_the_shares_of_all_words_are_one_and_the_peak_lies_in_the_map(inspect: C
     words = answer["words"]
     assert list(words) == ["cat", "apple", "red"]
     assert sum(word["share"] for word in words.values()) == pytest.approx(1, abs=1e-3)
-    maps = load_maps(answer["maps"])
+    maps = load_map_tensors(answer["maps"])
     for name, word in words.items():
         row, column = divmod(int(maps[name].argmax()), 8)
         assert word["peak"] == {"across": (column + 0.5) / 8, "down": (row + 0.5) / 8}

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from t2i.adapters import read_learned_word, read_lora
-from t2i.attention.probes.heat_maps import load_maps
+from t2i.attention.probes.heat_maps import load_map_tensors
 from t2i.cli.bulk.bulk_folder import read_bulk_state
 from t2i.cli.bulk.index import merge_index_parts
 from t2i.cli.bulk.prompts_file import read_prompts_file
@@ -242,7 +242,7 @@ READERS = {
     "pickle": Reader(
         "x.pt", lambda path: read_learned_word(path, pickles=True), lambda _: (pickled(),)
     ),
-    "maps": Reader("x.safetensors", load_maps, weights),
+    "maps": Reader("x.safetensors", load_map_tensors, weights),
     "single file": Reader("x.safetensors", identify_checkpoint, weights),
     "model config": Reader("config.json", read_json_object, texts(json.dumps(MODEL_INDEX))),
     "model index": Reader(

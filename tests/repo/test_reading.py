@@ -50,7 +50,7 @@ ALLOWED = {
     "pipelines.base.pipeline": {"loads"},
     "pipelines.unclip.unclip": {"loads"},
     # "open" of an object of ours.
-    "t2i.attention.hooks.installation": {"installation.open"},
+    "t2i.attention.hooks.shared_hooks": {"shared_hooks.open"},
 }
 """Module -> what it may call, as it stands there or by the last name."""
 

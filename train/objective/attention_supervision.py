@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy, interpolate
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
-from t2i.attention.hooks.installation import install_session
+from t2i.attention.hooks.shared_hooks import install_session
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
@@ -95,12 +95,12 @@ class AttentionSupervision:
 
         Raises ArgumentError if the denoiser has no matching site.
         """
-        with install_session(denoiser, self) as installation:
+        with install_session(denoiser, self) as shared_hooks:
             self._passing = True
-            installation.begin_pass(self, ())
+            shared_hooks.begin_pass(self, ())
             yield
-            installation.end_pass(self)
-            self._found = [str(site) for site in installation.sites.values()]
+            shared_hooks.end_pass(self)
+            self._found = [str(site) for site in shared_hooks.sites.values()]
         if not self._losses:
             raise ArgumentError(
                 f"target.attention_sites = {self.config.attention_sites!r} fits no cross-attention "
@@ -120,7 +120,7 @@ class AttentionSupervision:
         """Return the number of batch rows of the running denoiser pass; None between passes."""
         return self._rows if self._passing else None
 
-    def note_forward_end(self) -> None:
+    def note_model_forward_end(self) -> None:
         """Note that the denoiser pass ended: the model returned or raised."""
         self._passing = False
 

@@ -85,7 +85,7 @@ class EditPlan:
     def __bool__(self) -> bool:
         return bool(self.row_copies or self.biases or self.mixes or self.functions)
 
-    def copy_rows(
+    def add_row_copies(
         self,
         tensors: TensorNames,
         rows: Sequence[int],

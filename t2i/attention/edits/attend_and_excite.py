@@ -98,7 +98,9 @@ class AttendAndExcite(Edit):
         step_size = self.scale * math.sqrt(1 - 0.5 * progress)
         target_loss = 1 - self.compute_threshold(denoiser_pass.step, denoiser_pass.num_steps)
 
-        loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
+        loss_B, gradient_BCHW = self.compute_loss_and_gradient(
+            latents_BCHW, denoiser_pass, run_pass
+        )
         unmet_B = loss_B > target_loss
         for _ in range(MAX_ITERATIONS):
             if not unmet_B.any():
@@ -106,7 +108,9 @@ class AttendAndExcite(Edit):
             latents_BCHW = latents_BCHW - step_size * gradient_BCHW * unmet_B[:, None, None, None]
             # As published, the threshold is checked before a move and not after it.
             unmet_B = unmet_B & (loss_B > target_loss)
-            loss_B, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, run_pass)
+            loss_B, gradient_BCHW = self.compute_loss_and_gradient(
+                latents_BCHW, denoiser_pass, run_pass
+            )
         return latents_BCHW - step_size * gradient_BCHW
 
     def compute_threshold(self, step: int, num_steps: int) -> float:
@@ -114,7 +118,7 @@ class AttendAndExcite(Edit):
         due = [least for progress, least in self.thresholds if int(progress * num_steps) == step]
         return max(due, default=0.0)
 
-    def compute_loss(
+    def compute_loss_and_gradient(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> tuple[Tensor, Tensor]:
         """Return Attend-and-Excite's loss of each image (B,), 0 for images of other prompts, and
@@ -133,7 +137,7 @@ class AttendAndExcite(Edit):
             if self.acts_at_site(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
                 maps[call.site] = [probabilities.attention_map(row)[heads] for row in rows]
-                tokens[:] = [self.find_competing_tokens(call)]
+                tokens[:] = [self.find_softmax_slice_and_words(call)]
 
         with torch.enable_grad():
             latents_BCHW = latents_BCHW.detach().clone().requires_grad_()
@@ -153,7 +157,7 @@ class AttendAndExcite(Edit):
         own_BCHW[rows] = gradient_BCHW[rows]
         return loss_B, own_BCHW
 
-    def find_competing_tokens(self, call: AttentionCall) -> tuple[slice, list[int]]:
+    def find_softmax_slice_and_words(self, call: AttentionCall) -> tuple[slice, list[int]]:
         """Return the tokens over which the loss takes a softmax, as a slice of the text without its
         first and last token, and the indices of the edit's words in that slice.
         """

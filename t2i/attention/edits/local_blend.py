@@ -66,8 +66,8 @@ class LocalBlend(Edit):
                 prompt_tokens.find_word_positions(prompt, word)
 
     def probes(self) -> Sequence[Probe]:
-        """Return two probes, of the mask's words in the source prompt and in the target prompt: the
-        mask is made from their attention maps.
+        """Return a probe of the mask's words in each of the prompts, source and target, that has
+        some: the mask is made from their attention maps.
         """
         sites = self.sites
         if sites is None:

@@ -33,9 +33,9 @@ class Replace(SourceMapEdit):
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix(call)))
+        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix_matrices(call)))
 
-    def build_mix(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
+    def build_mix_matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the word swap as a linear change of the target's attention map, P' = P_source A +
         P B: A, (1 or N, T, T), and the diagonal of B, (1 or N, T).
         """

@@ -34,4 +34,4 @@ class SelfReplace(Edit):
             call.denoiser_pass.cond_rows(self.target),
             call.denoiser_pass.cond_rows(self.source),
         )
-        plan.copy_rows("qk", rows, sources, self.heads)
+        plan.add_row_copies("qk", rows, sources, self.heads)

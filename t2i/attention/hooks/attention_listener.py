@@ -16,7 +16,7 @@ class AttentionListener(Protocol):
     def num_rows(self) -> int | None:
         """Number of batch rows of the running denoiser pass; None between passes."""
 
-    def note_forward_end(self) -> None:
+    def note_model_forward_end(self) -> None:
         """Record that the model's forward has returned or raised."""
 
     def is_active_at(self, site: Site) -> bool:

@@ -18,7 +18,7 @@ from t2i.attention.hooks.discovery import grid_from_image_ids, push_running_forw
 from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.attention.hooks.encoded_prompts import EncodedTokenRecorder
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.hooks.module_hooks import wrap_compiled_call
+from t2i.attention.hooks.module_hooks import hook_compiled_calls
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
 
@@ -50,7 +50,7 @@ class CallbackDriver:
         self.encoded_prompts.install(stack)
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._watched_cache_context())
-        stack.enter_context(wrap_compiled_call(self.root, self._begin, self._end))
+        stack.enter_context(hook_compiled_calls(self.root, self._begin, self._end))
 
     @contextmanager
     def _watched_cache_context(self) -> Iterator[None]:

@@ -250,7 +250,7 @@ _open_forward: ContextVar[RunningModule | None] = ContextVar("open_forward", def
 
 
 @contextmanager
-def discover_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[SiteDiscovery]:
+def discovering_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[SiteDiscovery]:
     """Discover the attention sites of `root` while it runs inside the block.
 
     If its forward is already running, see `push_running_forward`, the rest of it is observed.

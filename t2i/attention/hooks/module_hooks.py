@@ -96,7 +96,7 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
+def build_eager_attention_inputs(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
     """Return the attention inputs of an eager attention processor: its query and key, (rows *
     heads, Q or K, E), with rows and heads as two axes.
 
@@ -116,7 +116,7 @@ def split_head_rows(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
 
 
 @contextmanager
-def wrap_compiled_call(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
+def hook_compiled_calls(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
     """Call `before` and `after` around each call of a model that was compiled in place.
 
     Hooks do not run in such models; for others this does nothing. `after` gets None as the output

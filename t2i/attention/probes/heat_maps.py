@@ -40,13 +40,14 @@ class SiteAccumulator:
 
     total_NSQ : the sum, (N or 1, S, Q) float32
     steps : for each token the number of steps at which the prompt contained it
-    relative_1SQ : the sum of relative probabilities, where the convention needs them
+    ratio_1SQ : the sum of their ratios to the largest probability of a token at each image
+        position, a mean over heads, where the convention needs it
     """
 
     site: Site
     total_NSQ: Tensor
     steps: list[int]
-    relative_1SQ: Tensor | None = None
+    ratio_1SQ: Tensor | None = None
 
     @property
     def mean_NSQ(self) -> Tensor:
@@ -54,15 +55,15 @@ class SiteAccumulator:
         return self.total_NSQ / self._num_steps_S1()
 
     @property
-    def mean_relative_1SQ(self) -> Tensor:
-        """Mean over steps of the relative probabilities: each divided by the largest at its image
-        position (convention "default").
+    def mean_ratio_to_largest_1SQ(self) -> Tensor:
+        """Mean over steps of the probabilities' ratios to the largest at each image position, for
+        the convention "default".
         """
-        assert self.relative_1SQ is not None
-        return self.relative_1SQ / self._num_steps_S1()
+        assert self.ratio_1SQ is not None
+        return self.ratio_1SQ / self._num_steps_S1()
 
     def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], relative_1SQ: Tensor | None = None
+        self, words_NSQ: Tensor, columns: Sequence[int], ratio_1SQ: Tensor | None = None
     ) -> None:
         """Add the token probabilities of one step; `columns` are the numbers of the tokens that the
         prompt contains at this step.
@@ -73,13 +74,13 @@ class SiteAccumulator:
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
-            if self.relative_1SQ is not None:
-                self.relative_1SQ = functional.pad(self.relative_1SQ, (0, 0, 0, new))
+            if self.ratio_1SQ is not None:
+                self.ratio_1SQ = functional.pad(self.ratio_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
-        if relative_1SQ is not None:
-            if self.relative_1SQ is None:
-                self.relative_1SQ = torch.zeros_like(relative_1SQ)
-            self.relative_1SQ += relative_1SQ
+        if ratio_1SQ is not None:
+            if self.ratio_1SQ is None:
+                self.ratio_1SQ = torch.zeros_like(ratio_1SQ)
+            self.ratio_1SQ += ratio_1SQ
         for column in columns:
             self.steps[column] += 1
 
@@ -239,7 +240,7 @@ class HeatMaps(Mapping[str, Tensor]):
         across, down = columns.float().mean() + 0.5, rows.float().mean() + 0.5
         return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
-    def probability_share(self, word: str) -> float:
+    def share_among_words(self, word: str) -> float:
         """Return the word's share of the summed probability of all probed words, 0 to 1."""
         total = sum(self._combined_probability(other).sum() for other in self.words)
         return float(self._combined_probability(word).sum() / total)
@@ -259,7 +260,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if self.convention != "default":
             return self._combined_probability(word)
         return self._combine(
-            word, [accumulator.mean_relative_1SQ for accumulator in self._accumulators()]
+            word, [accumulator.mean_ratio_to_largest_1SQ for accumulator in self._accumulators()]
         )
 
     def _combined_probability(self, word: str) -> Tensor:
@@ -312,7 +313,7 @@ class HeatMaps(Mapping[str, Tensor]):
         return list(self.measurements.tokens[word])
 
 
-def load_maps(path: str | Path) -> dict[str, Tensor]:
+def load_map_tensors(path: str | Path) -> dict[str, Tensor]:
     """Load the heat maps of a file written by HeatMaps.save. Raises DataError if it is not
     readable.
     """

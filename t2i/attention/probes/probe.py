@@ -148,17 +148,13 @@ class Probe:
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
                 words_NSQ = probabilities.compute_token_probabilities(row, positions_S)
                 words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
-                relative_1SQ = None
+                ratio_1SQ = None
                 if self.convention == "default":
-                    relative_1SQ = probabilities.compute_relative_probabilities(
-                        row, positions_S, heads
-                    )
-                    relative_1SQ = columns.insert_absent_columns(
-                        relative_1SQ, self.measurements.columns
-                    )
+                    ratio_1SQ = probabilities.compute_mean_ratio_to_largest(row, positions_S, heads)
+                    ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, self.measurements.columns)
                 words_NSQ = columns.insert_absent_columns(words_NSQ, self.measurements.columns)
             live.append(words_NSQ)
-            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, relative_1SQ)
+            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, ratio_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -172,7 +168,7 @@ class Probe:
         image_index: int,
         words_NSQ: Tensor,
         columns: "ProbedTokens",
-        relative_1SQ: Tensor | None,
+        ratio_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
@@ -182,7 +178,7 @@ class Probe:
                 site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
             )
             self.measurements.accumulators[image_index, site.name] = accumulator
-        accumulator.add(words_NSQ, columns.columns, relative_1SQ)
+        accumulator.add(words_NSQ, columns.columns, ratio_1SQ)
 
     def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokens":
         """Return the columns of the words at this step; a token keeps its column for the run."""

@@ -20,7 +20,7 @@ OTHER_TEXT = 0.05
 CALLBACK = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
-def check_edit(edit: object, driven_by_callback: bool) -> None:
+def check_edit_is_supported(edit: object, driven_by_callback: bool) -> None:
     """Raise ArgumentError for an object that is no attention edit, AttentionError for an edit that
     this kind of pipeline cannot run.
 

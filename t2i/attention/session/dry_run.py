@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.hooks.installation import Installation
+from t2i.attention.hooks.shared_hooks import SharedHooks
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
@@ -22,8 +22,8 @@ from t2i.text.token_layout import EncoderInput
 RUN_FIRST = "make a picture inside the `with` block first; one step will do."
 
 
-def run_trial_step(
-    pipeline: Any, prompts: Sequence[EncoderInput] | None, installation: Installation
+def run_site_discovery_step(
+    pipeline: Any, prompts: Sequence[EncoderInput] | None, shared_hooks: SharedHooks
 ) -> None:
     """Run one step of the pipeline to discover its sites; torch's global seed is left alone.
 
@@ -51,12 +51,12 @@ def run_trial_step(
             f"The sites are found by running, and {type(pipeline).__name__} cannot be tried with a "
             f"prompt alone: {RUN_FIRST}"
         )
-    installation.is_dry_run = True
+    shared_hooks.is_dry_run = True
     try:
         with _hidden_progress_bar(pipeline):
             run(**{name: value for name, value in options.items() if name in known})
     finally:
-        installation.is_dry_run = False
+        shared_hooks.is_dry_run = False
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _hidden_progress_bar(pipeline: Any) -> Iterator[None]:
             pipeline._progress_bar_config = before
 
 
-def plan_kernels(
+def forecast_kernels(
     sites: Sequence[Site],
     entries: Sequence[ParticipantEntry],
     prompt_tokens: PromptTokens | None,

@@ -19,18 +19,18 @@ from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback, Edit
 from t2i.attention.hooks.driven_session import CondPass
-from t2i.attention.hooks.installation import Installation
+from t2i.attention.hooks.shared_hooks import SharedHooks
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Word
 from t2i.attention.session.checks import (
     check_all_acted,
-    check_edit,
+    check_edit_is_supported,
     check_same_text_for_images,
     check_sites_and_memory,
     check_step_callback_ran,
 )
-from t2i.attention.session.dry_run import RUN_FIRST, plan_kernels, run_trial_step
+from t2i.attention.session.dry_run import RUN_FIRST, forecast_kernels, run_site_discovery_step
 from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.report import explain_sites, report_activity
 from t2i.attention.session.session_prompts import SessionPrompts
@@ -54,7 +54,7 @@ class Session:
         self.budget = budget
         self.driven_by_callback = driven_by_callback
         self.recorded_source = recorded_source
-        self.installation: Installation | None = None
+        self.shared_hooks: SharedHooks | None = None
         self._x, self._prompts = x, prompts
         self._entries: list[ParticipantEntry] = []
         self._pass: DenoiserPass | None = None
@@ -105,7 +105,7 @@ class Session:
 
     def edit(self, edit: Edit) -> None:
         """Register an edit; edits act in the order of registration."""
-        check_edit(edit, self.driven_by_callback)
+        check_edit_is_supported(edit, self.driven_by_callback)
         self._add(edit)
 
     def sites(self) -> list[Site]:
@@ -130,7 +130,7 @@ class Session:
             self._discover_sites()
         assert self._trial_pass is not None
         one_pass = replace(self._trial_pass, num_steps=num_inference_steps)
-        plans = plan_kernels(self.sites(), self._entries, self._prompts.tokens, one_pass)
+        plans = forecast_kernels(self.sites(), self._entries, self._prompts.tokens, one_pass)
         return explain_sites(self.sites(), plans, self._entries, one_pass)
 
     def report(self) -> str:
@@ -180,7 +180,9 @@ class Session:
         else:
             step = denoiser_pass.step
             begins = step == 0 or self._last is None or step < self._last.step
-            new_tokens = self._prompts.update(prompts, denoiser_pass.num_prompts, begins)
+            new_tokens = self._prompts.update_and_tokenize(
+                prompts, denoiser_pass.num_prompts, begins
+            )
             if new_tokens is not None:
                 for entry in self._entries:
                     entry.participant.check_prompts(new_tokens)
@@ -243,7 +245,7 @@ class Session:
         """Number of batch rows of the running denoiser pass; None between passes."""
         return None if self._pass is None else self._pass.num_rows
 
-    def note_forward_end(self) -> None:
+    def note_model_forward_end(self) -> None:
         """Record that the model's forward has returned or raised."""
         self._pass = None
 
@@ -289,9 +291,9 @@ class Session:
     # its parts
 
     @property
-    def _installed(self) -> Installation:
-        assert self.installation is not None
-        return self.installation
+    def _installed(self) -> SharedHooks:
+        assert self.shared_hooks is not None
+        return self.shared_hooks
 
     @property
     def _is_own_thread(self) -> bool:
@@ -319,7 +321,7 @@ class Session:
     def _discover_sites(self) -> None:
         if not self._is_open:
             raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST}")
-        run_trial_step(self._x, self.prompts, self._installed)
+        run_site_discovery_step(self._x, self.prompts, self._installed)
 
     def _run_extra_pass(
         self,

@@ -198,7 +198,7 @@ def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
     return {
         "peak": {"across": round(across, 4), "down": round(down, 4)},
         "place": describe_image_position(*maps.centre(word)),
-        "share": round(maps.probability_share(word), 4),
+        "share": round(maps.share_among_words(word), 4),
     }
 
 
@@ -218,6 +218,6 @@ def _print_table(maps: "HeatMaps") -> None:
             Text(word),
             f"{across:.2f}, {down:.2f}",
             describe_image_position(*maps.centre(word)),
-            f"{maps.probability_share(word):.1%}",
+            f"{maps.share_among_words(word):.1%}",
         )
     print_rich(table)

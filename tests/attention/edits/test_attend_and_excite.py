@@ -68,9 +68,12 @@ def test_loss_and_gradient_against_an_eager_implementation(pipe) -> None:
     measured = []
 
     class Noting(AttendAndExcite):
-        def compute_loss(self, latents_BCHW, denoiser_pass, look):
+        def compute_loss_and_gradient(self, latents_BCHW, denoiser_pass, look):
             measured.append(
-                (latents_BCHW, *super().compute_loss(latents_BCHW, denoiser_pass, look))
+                (
+                    latents_BCHW,
+                    *super().compute_loss_and_gradient(latents_BCHW, denoiser_pass, look),
+                )
             )
             return measured[-1][1:]
 

@@ -66,14 +66,14 @@ def test_a_small_move_lowers_the_loss_on_sdxl(sdxl) -> None:
     losses = []
 
     class Noting(AttendAndExcite):
-        def compute_loss(self, latents_BCHW, denoiser_pass, look):
-            losses.append(super().compute_loss(latents_BCHW, denoiser_pass, look))
+        def compute_loss_and_gradient(self, latents_BCHW, denoiser_pass, look):
+            losses.append(super().compute_loss_and_gradient(latents_BCHW, denoiser_pass, look))
             return losses[-1]
 
         def before_pass(self, latents_BCHW, denoiser_pass, look):
-            _, gradient_BCHW = self.compute_loss(latents_BCHW, denoiser_pass, look)
+            _, gradient_BCHW = self.compute_loss_and_gradient(latents_BCHW, denoiser_pass, look)
             step = 0.1 / gradient_BCHW.norm()
-            self.compute_loss(latents_BCHW - step * gradient_BCHW, denoiser_pass, look)
+            self.compute_loss_and_gradient(latents_BCHW - step * gradient_BCHW, denoiser_pass, look)
             return latents_BCHW
 
     drawn(sdxl, Noting(("apple", "cat"), steps=(0, 1)), prompts=[SOURCE])

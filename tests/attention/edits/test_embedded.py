@@ -60,8 +60,10 @@ def test_the_loss_of_attend_and_excite_falls(pipe) -> None:
         measured: dict[int, float] = {}
 
         class Noting(AttendAndExcite):
-            def compute_loss(self, latents_BCHW, denoiser_pass, look):
-                loss_B, gradient_BCHW = super().compute_loss(latents_BCHW, denoiser_pass, look)
+            def compute_loss_and_gradient(self, latents_BCHW, denoiser_pass, look):
+                loss_B, gradient_BCHW = super().compute_loss_and_gradient(
+                    latents_BCHW, denoiser_pass, look
+                )
                 measured[denoiser_pass.step] = loss_B.item()
                 return loss_B, gradient_BCHW
 

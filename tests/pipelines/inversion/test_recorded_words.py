@@ -55,7 +55,7 @@ def test_recorded_heat_maps_are_those_of_a_probe_of_the_same_run(pipe, prompt, t
         assert list(maps) == list(words)
         for word in words:
             assert torch.equal(maps[word], expected[word])
-            assert maps.probability_share(word) == expected.probability_share(word)
+            assert maps.share_among_words(word) == expected.share_among_words(word)
 
 
 def test_a_word_that_the_recorded_prompt_lacks_is_refused_in_words(pipe, picture):

@@ -82,9 +82,9 @@ class Edit:
         """
         return is_empty_window(self.steps)
 
-    def list_prompt_arguments(self) -> Sequence[tuple[str, int]]:
-        """Return the prompts that the edit names, as (name of the argument, number of the
-        prompt).
+    def list_source_and_target(self) -> Sequence[tuple[str, int]]:
+        """Return the prompts that the edit's arguments `source` and `target` give, as (name of the
+        argument, number of the prompt); one that is absent or None is left out.
         """
         return [
             (name, getattr(self, name))
@@ -96,13 +96,13 @@ class Edit:
         """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
         its own source.
         """
-        named = [prompt for _, prompt in self.list_prompt_arguments()]
+        named = [prompt for _, prompt in self.list_source_and_target()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
                 "prompt cannot be its own source; name two of them."
             )
-        for name, prompt in self.list_prompt_arguments():
+        for name, prompt in self.list_source_and_target():
             check_prompt_number(name, prompt, prompt_tokens.num_prompts)
 
     def probes(self) -> Sequence[Probe]:

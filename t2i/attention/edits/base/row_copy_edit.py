@@ -33,7 +33,7 @@ class RowCopyEdit(Edit):
         """Add the copies, source rows to target rows in all branches, to the edit plan."""
         rows = call.denoiser_pass.rows_in_all_branches(self.target)
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
-        plan.copy_rows(self.tensors, rows, sources, self.heads)
+        plan.add_row_copies(self.tensors, rows, sources, self.heads)
 
     def covers(self, other: "RowCopyEdit", num_steps: int) -> bool:
         """Return True if this edit reads all that another one reads of the source, in a run of

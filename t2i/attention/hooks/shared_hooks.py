@@ -23,10 +23,10 @@ from t2i.attention.compute.tap import (
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.discovery import SiteDiscovery, discover_sites
+from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
 from t2i.attention.hooks.module_hooks import (
-    split_head_rows,
-    wrap_compiled_call,
+    build_eager_attention_inputs,
+    hook_compiled_calls,
     wrap_forward_in_context,
 )
 from t2i.attention.site import Site
@@ -34,7 +34,7 @@ from t2i.errors import AttentionError
 from t2i.terminal import plural
 
 
-class Installation:
+class SharedHooks:
     """Hooks in one model, shared by all sessions that are open on it.
 
     In the first pass the sites are discovered; later only the sites that a session wants are
@@ -71,7 +71,7 @@ class Installation:
         self._tap.enter_context(install_tap())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
-        self._tap.enter_context(wrap_compiled_call(self.called_module, None, self._returned))
+        self._tap.enter_context(hook_compiled_calls(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
                 self._tap.enter_context(install_eager_tap(module))
@@ -145,7 +145,7 @@ class Installation:
             # NOTE a footgun: no hook may be removed here, torch is going through them
             self._has_raised = self._has_raised or output is None
             for session in self.sessions:
-                session.note_forward_end()
+                session.note_model_forward_end()
 
     def _start_discovery(self) -> None:
         self._forget_sites()
@@ -154,7 +154,9 @@ class Installation:
         if is_compiled(self.called_module):
             # Sites are found by hooks, which a compiled model would be compiled with.
             self._discovery_stack.enter_context(torch.compiler.set_stance("force_eager"))
-        self._discovery = self._discovery_stack.enter_context(discover_sites(self.root, self.names))
+        self._discovery = self._discovery_stack.enter_context(
+            discovering_sites(self.root, self.names)
+        )
         self._discovery_stack.enter_context(use_attention_handler(self))
 
     def _restart_discovery(self, discovery: SiteDiscovery) -> None:
@@ -213,7 +215,7 @@ class Installation:
         """Return the probabilities of an eager processor's call while sites are being
         discovered.
         """
-        call = split_head_rows(query, key, module)
+        call = build_eager_attention_inputs(query, key, module)
         site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
@@ -299,22 +301,22 @@ class Installation:
 class SiteAttentionHandler:
     """Handler of the attention calls of one hooked module."""
 
-    def __init__(self, installation: Installation, name: str) -> None:
-        self.installation, self.name = installation, name
+    def __init__(self, shared_hooks: SharedHooks, name: str) -> None:
+        self.shared_hooks, self.name = shared_hooks, name
 
     @property
     def site(self) -> Site | None:
         """Site of the module; None in another thread than the sessions'."""
-        if threading.get_ident() != self.installation.thread:
+        if threading.get_ident() != self.shared_hooks.thread:
             return None
-        return self.installation.sites.get(self.name)
+        return self.shared_hooks.sites.get(self.name)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call in the hooked module."""
         site = self.site
         if site is None or call.key.shape[2] != site.keys:  # of image prompts
             return call.run_kernel()
-        return self.installation.run_attention(call, site)
+        return self.shared_hooks.run_attention(call, site)
 
     def handle_eager_attention(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
@@ -323,17 +325,17 @@ class SiteAttentionHandler:
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.installation.run_eager_attention(
-            split_head_rows(query, key, module), mask, site, scores
+        return self.shared_hooks.run_eager_attention(
+            build_eager_attention_inputs(query, key, module), mask, site, scores
         )
 
 
-_installed: dict[nn.Module, Installation] = {}
+_installed: dict[nn.Module, SharedHooks] = {}
 _lock = threading.Lock()
 
 
 @contextmanager
-def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Installation]:
+def install_session(root: nn.Module, session: AttentionListener) -> Iterator[SharedHooks]:
     """Put the hooks of a session into a model within the block; sessions of one model share them.
 
     Raises AttentionError if another thread has a session on the model, or if one is open on a part
@@ -341,28 +343,28 @@ def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Ins
     """
     key = getattr(root, "_orig_mod", root)
     with _lock:
-        installation = _installed.get(key)
-        if installation is None:
-            installation = Installation(root)
+        shared_hooks = _installed.get(key)
+        if shared_hooks is None:
+            shared_hooks = SharedHooks(root)
             for other in _installed.values():
-                if key in other.names or other.root in installation.names:
+                if key in other.names or other.root in shared_hooks.names:
                     raise AttentionError(
                         "A session is open on a model that this one is a part of, or that is a "
                         "part of it: give attend() the same one, and choose places by sites=."
                     )
-            installation.open()
-            _installed[key] = installation
-        elif installation.thread != threading.get_ident():
+            shared_hooks.open()
+            _installed[key] = shared_hooks
+        elif shared_hooks.thread != threading.get_ident():
             raise AttentionError(
                 "Another thread has a session open on this model: leave its `with attend(...)` "
                 "first, or give each thread a model of its own."
             )
-        installation.sessions.append(session)
+        shared_hooks.sessions.append(session)
     try:
-        yield installation
+        yield shared_hooks
     finally:
         with _lock:
-            installation.remove_session(session)
-            if not installation.sessions:
+            shared_hooks.remove_session(session)
+            if not shared_hooks.sessions:
                 del _installed[key]
-                installation.close()
+                shared_hooks.close()
