@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.inversion.noise_levels import PathStep
+from t2i.conditioning.run_state import RunState
 from t2i.denoiser.schedulers import Scheduler
 
 ResidualAt = Callable[[int], Tensor]
@@ -75,6 +76,25 @@ class PathScheduler(FixedTimestepsScheduler):
             assert self.previous_BCHW is not None
             moved_BCHW = moved_BCHW + step.previous * widen(self.previous_BCHW)
         return moved_BCHW
+
+
+class AddResiduals:
+    """Step callback that adds a path's residuals to the latents after each step of any scheduler.
+
+    residual_at : number of a step -> (1, C, H, W)
+    """
+
+    def __init__(self, residual_at: ResidualAt) -> None:
+        self.residual_at = residual_at
+
+    def before_pass(self, run: RunState) -> None:
+        """Do nothing: residuals are added after steps."""
+
+    def after_step(self, run: RunState) -> None:
+        """Add the residual of this step."""
+        moved_BCHW = widen(run.latents_BCHW)
+        moved_BCHW = moved_BCHW + self.residual_at(run.step).to(moved_BCHW)
+        run.latents_BCHW = moved_BCHW.to(run.latents_BCHW)
 
 
 class PinnedScheduler(PathScheduler):

@@ -4,6 +4,7 @@ B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,11 @@ from pipelines.prompt_to_prompt.edit_run import (
     plan_edit_run,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+from pipelines.prompt_to_prompt.recording import BUDGET
 from pipelines.prompt_to_prompt.recording_pipeline import RecordingPipeline
 from pipelines.prompt_to_prompt.replayable_edits import check_replayable_edits
+from pipelines.prompt_to_prompt.source_recording import RecordingOptions
+from pipelines.prompt_to_prompt.target_recording import check_recordable_edit, record_target
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.run_facts import RunSettings
@@ -141,6 +145,62 @@ class PromptEditPipeline(RecordingPipeline):
         if not return_dict:
             return images, None
         return PipelineOutput(images=images, nsfw_content_detected=None)
+
+    @torch.no_grad()
+    def remember_edit(
+        self,
+        source: RecordedSource,
+        target: str | Prompt,
+        *,
+        edits: Literal["auto"] | Sequence[Edit] = "auto",
+        weights: Mapping[str, float] | None = None,
+        blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto",
+        cross_replace: Literal["auto"] | StepWindow = "auto",
+        self_replace: Literal["auto"] | StepWindow = "auto",
+        folder: str | Path | None = None,
+        budget: int = BUDGET,
+        max_positions: int | None = None,
+        for_edits: Sequence[Edit] = (),
+    ) -> RecordedSource:
+        """Edit a recorded source, and record the target as the next source: edit upon edit, without
+        inverting anything again.
+
+        >>> source = pipe.invert(photo, "a cat on a sofa")
+        >>> dog = pipe.remember_edit(source, "a dog on a sofa")
+        >>> dog.image.save("dog.png")
+        >>> hat = pipe(dog, "a dog with a hat on a sofa").images[1]
+
+        It costs the target's run twice. The image of `pipe(dog, "a dog on a sofa")` is that of the
+        first edit, exactly: what the edits changed is in the residuals of the new source, which
+        later targets take over.
+
+        Parameters
+        ----------
+        edits, weights, blend, cross_replace, self_replace : of this edit, as in a call
+        folder, budget, max_positions, for_edits : of the recording, as in `remember`
+        """
+        options = RecordingOptions(folder, budget, max_positions, for_edits)
+        check_recordable_edit(source, target, options)
+        latents: list[Tensor] = []
+
+        def keep(
+            _pipe: object, _step: int, _timestep: Tensor, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
+            latents.append(tensors["latents"].clone())
+            return {}
+
+        self(
+            source,
+            target,
+            edits=edits,
+            weights=weights,
+            blend=blend,
+            cross_replace=cross_replace,
+            self_replace=self_replace,
+            output_type="latent",
+            callback_on_step_end=keep,
+        )
+        return record_target(self, source, target, latents, options)
 
     def _resolve_edits(
         self,

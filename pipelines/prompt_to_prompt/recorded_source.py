@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipelines.inversion.noise_levels import PathStep
 from pipelines.inversion.null_text import UncondSchedule
-from pipelines.inversion.path_scheduler import PathScheduler
+from pipelines.inversion.path_scheduler import AddResiduals, PathScheduler
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recording import (
     END_FILE,
@@ -94,11 +94,13 @@ class RecordedSource:
         return None if error is None else InversionError(**error)
 
     def call_overrides(self, pipe: Any) -> CallOverrides | None:
-        """Return what the run of targets beside an inverted picture needs; None for others."""
-        if not self.path_steps:
-            return None
+        """Return what the run of targets needs beside an inverted picture, or beside the target of
+        an earlier edit; None for others.
+        """
         first = self.steps[0]
         residual_at = self.residual_at if "residual" in first else None
+        if not self.path_steps:
+            return None if residual_at is None else CallOverrides(None, [AddResiduals(residual_at)])
         scheduler = PathScheduler(pipe.scheduler, self.path_steps, residual_at)
         callbacks = [UncondSchedule(self.uncond_embedding_at)] if "uncond" in first else []
         return CallOverrides(scheduler, callbacks)

@@ -56,13 +56,14 @@ class RecordingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PathRecording:
-    """Additions to a recording when the source is an inverted picture: its path and its pixels.
+    """Additions to a recording when the source is an inverted picture, or the target of an edit:
+    its path and its pixels.
 
     overrides : of the recorded run
     arguments : of the recorded run, instead of those that the edits take over
     extra : number of a step -> further tensors of it
-    path_steps : sampler steps of the targets
-    picture : (1, 3, Y, X) in -1..1
+    path_steps : sampler steps of the targets; empty for those of the pipeline's scheduler
+    picture : the user's own, (1, 3, Y, X) in -1..1, or None
     facts : further facts
     finish : the recorded source -> it with what is known after the run
     """
@@ -71,7 +72,7 @@ class PathRecording:
     arguments: Mapping[str, Any]
     extra: Callable[[int], Mapping[str, Tensor]]
     path_steps: tuple[PathStep, ...]
-    picture: Tensor
+    picture: Tensor | None
     facts: Facts
     finish: Callable[[RecordedSource], RecordedSource]
 

@@ -44,6 +44,8 @@ _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", de
 class CallOverrides:
     """Scheduler, further step callbacks and label of the progress bar of the next call of a
     pipeline.
+
+    scheduler : None for the pipeline's own
     """
 
     scheduler: Any
@@ -211,8 +213,9 @@ class CallStateMixin:
             stack.callback(pipe.maybe_free_model_hooks)
             for name in self.scheduler_names:
                 shared = vars(self)[name]
-                if overrides is not None and name == "scheduler":
-                    state.schedulers[name] = (shared, overrides.scheduler)
+                own = None if overrides is None else overrides.scheduler
+                if own is not None and name == "scheduler":
+                    state.schedulers[name] = (shared, own)
                 elif shared is not None:
                     check_scheduler_not_in_use(shared)
                     state.schedulers[name] = (

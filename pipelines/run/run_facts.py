@@ -130,12 +130,17 @@ def reuse_recorded_settings(
     if seed is not None:
         given["seed"] = seed
     check_matches_recorded_run(kept, collect_run_facts(pipe, given))
-    arguments = {name: kept.get(name) for name in settings.to_arguments()}
-    if arguments["guidance"] is not None:
-        arguments["guidance"] = guidance_from_dict(arguments["guidance"])
-    if arguments["negative_prompt"] is not None:
-        arguments["negative_prompt"] = prompt_from_json(arguments["negative_prompt"])
-    return arguments
+    return restore_settings(kept).to_arguments()
+
+
+def restore_settings(kept: Facts) -> RunSettings:
+    """Return the settings of a recorded run from its facts."""
+    values = {field.name: kept.get(field.name) for field in fields(RunSettings)}
+    if values["guidance"] is not None:
+        values["guidance"] = guidance_from_dict(values["guidance"])
+    if values["negative_prompt"] is not None:
+        values["negative_prompt"] = prompt_from_json(values["negative_prompt"])
+    return RunSettings(**values)
 
 
 def short_repr(value: object) -> str:

@@ -1,0 +1,156 @@
+"""Recording of an edit's target as the next source, for `PromptEditPipeline.remember_edit`.
+
+B batch rows (here: images), C channels, H W latent size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pipelines.inversion.methods import parse_method
+from pipelines.inversion.path_scheduler import PinnedScheduler, widen
+from pipelines.prompt_to_prompt.edit_run import NoiseArguments
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, restore_generators
+from pipelines.prompt_to_prompt.source_recording import (
+    PathRecording,
+    RecordingOptions,
+    record_source,
+)
+from pipelines.run.call_state import CallOverrides
+from pipelines.run.run_facts import Facts, RunSettings, prompt_to_json, restore_settings
+from t2i.conditioning.run_state import RunState
+from t2i.errors import ArgumentError
+from t2i.text.prompt import Prompt
+
+PICTURE_FACTS = ("inversion", "inverted_steps", "picture", "notes")
+"""Facts of an inverted picture that its edits have, too."""
+
+
+class KeepsResidual(Protocol):
+    """Interface of a scheduler or step callback that sets a run's latents to those of a path."""
+
+    @property
+    def residual_1CHW(self) -> Tensor | None:
+        """How far the model's own last step misses the path; None before the first."""
+
+
+class PinnedLatents:
+    """Step callback that sets the latents after each step to those of an earlier run, whatever the
+    scheduler; see `KeepsResidual`.
+
+    latents : after each step, (1, C, H, W)
+    """
+
+    def __init__(self, latents: Sequence[Tensor]) -> None:
+        self.latents = latents
+        self.residual_1CHW: Tensor | None = None
+
+    def before_pass(self, run: RunState) -> None:
+        """Do nothing: latents are set after steps."""
+
+    def after_step(self, run: RunState) -> None:
+        """Set the latents of this step."""
+        end_1CHW = self.latents[run.step].to(run.latents_BCHW)
+        self.residual_1CHW = widen(end_1CHW) - widen(run.latents_BCHW)
+        run.latents_BCHW = end_1CHW
+
+
+def record_target(
+    pipe: Any,
+    source: RecordedSource,
+    target: str | Prompt,
+    latents: Sequence[Tensor],
+    options: RecordingOptions,
+) -> RecordedSource:
+    """Return an edit's target as a recorded source of its own.
+
+    The model runs once more with the target's prompt, along the latents of the edit's run but
+    without its edits: the target is a picture whose path is known. So queries and keys are those
+    that the prompt itself has there, and the residuals make up for the edits: a later edit whose
+    target is this prompt again is this image, exactly.
+
+    latents : of the target after each step, (1, C, H, W)
+    """
+    settings = settings_of_target(source, target)
+    pinned, overrides = pin_run(pipe, source, latents)
+
+    def extra(step: int) -> Mapping[str, Tensor]:
+        residual_1CHW = pinned.residual_1CHW
+        assert residual_1CHW is not None
+        uncond = source.steps[step].get("uncond")
+        return {"residual": residual_1CHW} | ({} if uncond is None else {"uncond": uncond})
+
+    (generator,) = restore_generators(source, 1)
+    return record_source(
+        pipe,
+        target,
+        settings,
+        NoiseArguments(None, generator, source.noise),
+        options,
+        PathRecording(
+            overrides=overrides,
+            arguments=settings.to_arguments(),
+            extra=extra,
+            path_steps=source.path_steps,
+            picture=source.picture,
+            facts=facts_of_target(source),
+            finish=lambda recorded: recorded,
+        ),
+    )
+
+
+def check_recordable_edit(source: object, target: object, options: RecordingOptions) -> None:
+    """Raise ArgumentError unless this is one target of a recorded source, for another folder."""
+    if not isinstance(source, RecordedSource):
+        raise ArgumentError(
+            f"Got a source of type {type(source).__name__}, expected a recorded one: "
+            "pipe.remember(prompt) or pipe.invert(picture, prompt) records it."
+        )
+    if not isinstance(target, str | Prompt):
+        raise ArgumentError(
+            f"Got {target!r:.80} as the target, expected one prompt: a recorded source has one "
+            "image."
+        )
+    folders = [Path(one).resolve() for one in (options.folder, source.steps.folder) if one]
+    if len(folders) == 2 and folders[0] == folders[1]:
+        raise ArgumentError(
+            f"The source is read from {options.folder}: record its edit in another folder."
+        )
+
+
+def settings_of_target(source: RecordedSource, target: str | Prompt) -> RunSettings:
+    """Return the settings of a source's run, with those that its inversion method derives from
+    the prompt derived from the target.
+    """
+    settings = restore_settings(source.facts)
+    if "inversion" not in source.facts:
+        return settings
+    method = parse_method(source.facts["inversion"])
+    return replace(settings, **method.target_settings(target, settings.guidance_scale or 1.0))
+
+
+def pin_run(
+    pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
+) -> tuple[KeepsResidual, CallOverrides]:
+    """Return what pins a run to a target's latents, and the overrides of that run."""
+    overrides = source.call_overrides(pipe)
+    label = "recording"
+    if not source.path_steps:
+        callback = PinnedLatents(latents)
+        return callback, CallOverrides(None, [callback], label)
+    assert overrides is not None
+    assert source.noise is not None
+    scheduler = PinnedScheduler(pipe.scheduler, source.path_steps, [source.noise, *latents])
+    return scheduler, replace(overrides, scheduler=scheduler, progress_label=label)
+
+
+def facts_of_target(source: RecordedSource) -> Facts:
+    """Return the facts of a target as a source beyond those of its run."""
+    facts = {name: source.facts[name] for name in PICTURE_FACTS if name in source.facts}
+    facts |= {"seed": source.facts["seed"], "edit_of": prompt_to_json(source.prompt)}
+    if source.error is not None:
+        facts["error"] = {"replay": None, "autoencoder": source.error.autoencoder}
+    return facts
