@@ -32,7 +32,8 @@ from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import paste_sprite, render_background
 from t2i.scenes.sprites import BACKGROUNDS, list_contrasting_backgrounds, load_sprite
-from train.starter_config.starter_config import StarterConfigRequest, write_starter_config
+from train.starter_config.request import StarterConfigRequest
+from train.starter_config.starter_config import write_starter_config
 
 THING, KIND, WORD = "whale", "fish", "sks"
 SIZE, COUNT = 128, 8

@@ -27,6 +27,8 @@ from t2i.terminal import plural
 from train.optim.optimizer import BASE_RATE_KEY
 from train.parallel.fsdp import shard_like
 
+CHECKPOINT_FOLDER = "checkpoints"
+"""Folder of the checkpoints in the folder of a run."""
 MANIFEST = "manifest.json"
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
 
@@ -46,7 +48,7 @@ class CheckpointState:
     facts: Mapping[str, Any]
 
 
-def save_checkpoint(folder: Path, state: CheckpointState, keep: int) -> Path:
+def save_and_prune_checkpoints(folder: Path, state: CheckpointState, keep: int) -> Path:
     """Write a checkpoint of `state` below `folder` and remove all but the `keep` newest
     checkpoints.
 
@@ -91,8 +93,8 @@ def parse_checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
-    """Load the newest complete checkpoint; None where there is none. Warns of damaged ones.
+def read_newest_checkpoint(folder: Path) -> CheckpointState | None:
+    """Read the newest complete checkpoint; None where there is none. Warns of damaged ones.
 
     Raises TrainingError where there are checkpoints and none is complete.
     """
@@ -100,7 +102,7 @@ def load_newest_checkpoint(folder: Path) -> CheckpointState | None:
     for path in found:
         fault = find_checkpoint_defect(path)
         if fault is None:
-            return load_checkpoint(path)
+            return read_checkpoint(path)
         warnings.warn(f"Checkpoint {path} is skipped: {fault}.", stacklevel=2)
     if found:
         raise TrainingError(
@@ -114,7 +116,7 @@ def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
     """Read step, configuration and other JSON data of the newest checkpoint, complete or not;
     None if no checkpoint can be read.
 
-    For checks before the weights are read, which `load_newest_checkpoint` does.
+    For checks before the weights are read, which `read_newest_checkpoint` does.
     """
     for path in recover_and_list_checkpoints(folder):
         try:
@@ -141,8 +143,8 @@ def find_checkpoint_defect(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> CheckpointState:
-    """Load the state of a run from one checkpoint folder.
+def read_checkpoint(path: Path) -> CheckpointState:
+    """Read the state of a run from one checkpoint folder; nothing is restored yet.
 
     Raises TrainingError where it cannot be read.
     """

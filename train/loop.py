@@ -14,15 +14,15 @@ from accelerate import Accelerator
 
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.memory_checks import translating_out_of_memory
-from t2i.errors import ArgumentError, T2IError, TrainingError
+from t2i.errors import ArgumentError, T2IError
 from t2i.pictures import save_picture
-from t2i.run_folder import StoppedDuringSetup, StopRequest, lock_folder
+from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import plural
 from train import checkpoint
 from train.batches.batch import Batch, iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.checkpoint_state import collect_checkpoint_state, restore_checkpoint_state
 from train.config.run_config import RunConfig
-from train.data.class_picture_config import resolve_class_picture_folder
 from train.model_notes import build_model_notes
 from train.nonfinite_step_report import TooManyNonFiniteStepsError, load_step_thumbnails
 from train.optim.ema import EMA
@@ -32,19 +32,31 @@ from train.optim.ema_snapshots import (
     save_snapshot,
 )
 from train.optim.optimizer import using_schedulefree_average
-from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_sharded, move_to_device
-from train.parallel.processes import open_accelerator, run_on_all, run_on_main
+from train.parallel.fsdp import (
+    gather_tensors,
+    is_module_sharded,
+    move_to_device_unless_fsdp,
+)
+from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main
 from train.reporting.training_logger import TrainingLogger
-from train.setup.assembly import FROZEN_DTYPES, assemble_target, gather_whole_target
-from train.setup.build_cache import CacheSettings, build_cache
-from train.setup.class_pictures import ClassPictureSpec, generate_class_pictures
+from train.setup.assembly import assemble_target, gather_whole_target
+from train.setup.build_cache import CacheSettings, build_cached_dataset
+from train.setup.class_pictures import (
+    build_class_picture_spec,
+    generate_class_pictures_on_main,
+)
 from train.setup.compiling import (
     CompilationMonitor,
     check_compiled_gradient,
     compiling_denoiser,
     without_compilation,
 )
-from train.setup.resume_checks import build_run_identity, check_same_config, check_same_run
+from train.setup.resume_checks import (
+    build_run_identity,
+    check_same_run,
+    lock_run_folder_and_check_config,
+    read_same_checkpoint,
+)
 from train.setup.run_data import (
     DataSettings,
     build_batch_order,
@@ -55,7 +67,7 @@ from train.step import StepMetrics, StepSettings, TrainingStepper
 from train.targets.target import TrainingTarget
 from train.validation import Validation
 
-CHECKPOINT_FOLDER, MODEL_FOLDER = "checkpoints", "model"
+MODEL_FOLDER = "model"
 SHEET_PICTURES = 12
 """Pictures of the data on a sample sheet that shows them."""
 SCALE_PICTURES = 64
@@ -71,9 +83,11 @@ def run(config: RunConfig, out: Path) -> bool:
     """
     with StopRequest() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
-        run_on_main(accelerator, lambda: lock_run_folder(config, out, stack))
+        run_on_main(accelerator, lambda: lock_run_folder_and_check_config(config, out, stack))
         class_pictures = build_class_picture_spec(config, out)
-        if class_pictures and not generate_class_pictures(class_pictures, accelerator, stop):
+        if class_pictures and not generate_class_pictures_on_main(
+            class_pictures, accelerator, stop
+        ):
             return False
         try:
             training = TrainingRun(config, out, accelerator, stop)
@@ -83,33 +97,6 @@ def run(config: RunConfig, out: Path) -> bool:
         if finished:
             training.export()
     return finished
-
-
-def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec | None:
-    """Return which DreamBooth class pictures a run needs, and the settings to generate them;
-    None if it needs none.
-    """
-    if config.prior is None:
-        return None
-    assert config.target.kind == "finetune"
-    return ClassPictureSpec(
-        prior=config.prior,
-        folder=resolve_class_picture_folder(config.prior, out),
-        base=config.target.base,
-        size=config.data.size,
-        dtype=FROZEN_DTYPES[config.train.precision],
-    )
-
-
-def lock_run_folder(config: RunConfig, out: Path, stack: ExitStack) -> None:
-    """Lock the run's folder against other processes until `stack` closes.
-
-    Raises ArgumentError where it holds a run of another configuration.
-    """
-    stack.enter_context(lock_folder(out))
-    facts = checkpoint.read_newest_checkpoint_facts(out / CHECKPOINT_FOLDER)
-    if facts is not None:
-        check_same_config(out, facts, config)
 
 
 class TrainingRun:
@@ -132,12 +119,14 @@ class TrainingRun:
         self.data = load_run_dataset(data, out, accelerator)
         self.order = build_batch_order(self.data, batch_size, config.seed)
         cache = CacheSettings(config.cache, config.target, config.train)
-        self.samples, encoders = build_cache(cache, self.data, self.order, out, accelerator, stop)
+        self.samples, encoders = build_cached_dataset(
+            cache, self.data, self.order, out, accelerator, stop
+        )
         target, facts = assemble_target(config, encoders)
         self._identity = build_run_identity(
             config, {**facts, **build_data_identity(self.data)}, target
         )
-        self.target = move_to_device(target, accelerator)
+        self.target = move_to_device_unless_fsdp(target, accelerator)
         if config.train.channels_last:
             self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.share = ProcessShare(
@@ -180,7 +169,10 @@ class TrainingRun:
                 self._validate(loggers)
             for _ in steps:
                 result = self.step([next(reader) for _ in range(train.accumulation)])
-                last, stopping = self.steps_done == train.steps, self._any_process(stop.wanted)
+                last, stopping = (
+                    self.steps_done == train.steps,
+                    is_true_on_any_process(self.accelerator, stop.wanted),
+                )
                 if main:
                     loggers[0].advance_progress_bar(self.steps_done)
                     if message := compilations.poll():
@@ -286,13 +278,6 @@ class TrainingRun:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.steps_done % every == 0
 
-    def _any_process(self, wanted: bool) -> bool:
-        """Return True on all processes where `wanted` is True on one of them."""
-        if self.accelerator.num_processes == 1:
-            return wanted
-        flag = torch.tensor(float(wanted), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item())
-
     def _on_main(self, action: Callable[[], object]) -> None:
         run_on_main(self.accelerator, action)
 
@@ -309,7 +294,7 @@ class TrainingRun:
         if self.validation is None:
             return
         with self.using_ema_weights() as target:
-            measured = self.validation.measure_loss(target, alone=is_sharded(self.target))
+            measured = self.validation.measure_loss(target, alone=is_module_sharded(self.target))
         loss, by_level = measured.loss, measured.by_level
         self._on_main(lambda: loggers[0].log_validation(self.steps_done, loss, by_level))
 
@@ -334,28 +319,12 @@ class TrainingRun:
         loggers[0].print_line(f"step {self.steps_done}/{self.config.train.steps}  drawn: {path}")
 
     def _save(self) -> None:
-        state, folder = self._state(), self.out / CHECKPOINT_FOLDER
-        self._on_main(lambda: checkpoint.save_checkpoint(folder, state, self.config.train.keep))
+        state = collect_checkpoint_state(
+            self.steps_done, self._identity, self.target, self.stepper, self.ema, self.accelerator
+        )
+        folder, keep = self.out / checkpoint.CHECKPOINT_FOLDER, self.config.train.keep
+        self._on_main(lambda: checkpoint.save_and_prune_checkpoints(folder, state, keep))
         self.steps_saved = self.steps_done
-
-    def _state(self) -> checkpoint.CheckpointState:
-        """Return all that a resume needs, gathered; complete on the main process alone."""
-        optimizer, numbers = checkpoint.pack_optimizer_state(self.stepper.optimizer)
-        scaler = self.accelerator.scaler
-        facts = {
-            **self._identity,
-            "processes": self.accelerator.num_processes,
-            "optimizer": numbers,
-            "stepper": self.stepper.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-        }
-        main = self.accelerator.is_main_process
-        tensors: dict[str, checkpoint.Tensors] = {
-            "weights": gather_tensors(self.target.trained_parameters(), main=main),
-            "average": gather_tensors(self.ema.state_dict(), main=main),
-            "optimizer": gather_tensors(optimizer, main=main),
-        }
-        return checkpoint.CheckpointState(self.steps_done, tensors, facts)
 
     def _snapshot(self) -> None:
         averages = gather_tensors(self.ema.state_dict(), main=self.accelerator.is_main_process)
@@ -364,18 +333,7 @@ class TrainingRun:
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if any. Raises ArgumentError for one of another run."""
-        states: list[checkpoint.CheckpointState | None] = []
-
-        def load() -> int:
-            states.append(checkpoint.load_newest_checkpoint(self.out / CHECKPOINT_FOLDER))
-            return states[0].step if states[0] else 0
-
-        found, (state,) = {*run_on_all(self.accelerator, load)}, states
-        if len(found) > 1:
-            raise TrainingError(
-                f"The processes found different checkpoints in {self.out}: after the steps "
-                f"{', '.join(map(str, sorted(found)))}. All of them must see one folder."
-            )
+        state = read_same_checkpoint(self.accelerator, self.out)
         if state is None:
             return
         check_same_run(self.out, state, self._identity)
@@ -384,13 +342,5 @@ class TrainingRun:
                 f"The run in {self.out} has done {plural(state.step, 'step')} already, more than "
                 f"train.steps = {self.config.train.steps}: raise it, or choose another --out."
             )
-        for name, weight in self.target.trained_parameters().items():
-            copy_into_sharded(weight, state.tensors["weights"][name])
-        self.ema.load_state_dict(state.tensors["average"])
-        checkpoint.restore_optimizer_state(
-            self.stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"]
-        )
-        if self.accelerator.scaler is not None and state.facts["scaler"]:
-            self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        self.stepper.load_state_dict(state.facts.get("stepper", {}))
+        restore_checkpoint_state(state, self.target, self.stepper, self.ema, self.accelerator)
         self.steps_done = self.steps_saved = state.step

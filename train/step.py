@@ -29,8 +29,12 @@ from train.nonfinite_step_report import (
 )
 from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
-from train.parallel.fsdp import is_sharded, prepare_with_accelerate, shard_weights
-from train.parallel.processes import run_on_main
+from train.parallel.fsdp import (
+    is_module_sharded,
+    prepare_with_accelerate,
+    shard_weights_if_requested,
+)
+from train.parallel.processes import is_true_on_any_process, run_on_main
 from train.targets.target import TrainingTarget
 
 SMALLEST_SCALE = 1.0
@@ -88,7 +92,7 @@ class TrainingStepper:
         self.settings, self.target = settings, target
         self.accelerator, self.out = accelerator, out
         groups = target.build_parameter_groups()
-        sharded = shard_weights(target, accelerator)
+        sharded = shard_weights_if_requested(target, accelerator)
         self.optimizer = build_optimizer(
             settings.optimizer,
             [replace(group, parameters=[sharded[p] for p in group.parameters]) for group in groups],
@@ -162,7 +166,7 @@ class TrainingStepper:
             if exchanged and self._can_fall_back and kind not in self._fitting:
                 alone = self._attempt(number, pieces, exchange=False)
                 self._accelerated.zero_grad()
-                if self._any(alone is None):
+                if is_true_on_any_process(self.accelerator, alone is None):
                     self._halve(pieces)
                     continue
             loss_B = self._attempt(number, pieces)
@@ -235,11 +239,7 @@ class TrainingStepper:
     @property
     def _can_fall_back(self) -> bool:
         """False for sharded weights, which are exchanged in the forward pass already."""
-        return not is_sharded(self._model)
-
-    def _any(self, mine: bool) -> bool:
-        flag = torch.tensor(float(mine), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item())
+        return not is_module_sharded(self._model)
 
     def _update(self) -> None:
         try:
@@ -292,7 +292,7 @@ class TrainingStepper:
         scaler = self.accelerator.scaler
         norms: dict[str, float] = {}
         broken: list[str] = []
-        if not is_sharded(self._model):
+        if not is_module_sharded(self._model):
             # Clipping made every gradient NaN: computed again, without clipping.
             self._accelerated.zero_grad()
             self._accumulate(number, pieces)

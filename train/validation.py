@@ -91,7 +91,7 @@ class Validation:
         self, config: ValidationConfig, samples: TrainingDataset, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self._read, self._digests = select_validation_pictures(samples, config)
+        self._read, self._digests = build_validation_picture_reader(samples, config)
         self._pictures: dict[int, ValidationPicture] = {}
 
     def __len__(self) -> int:
@@ -165,7 +165,7 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
         target.train(was_training)
 
 
-def select_validation_pictures(
+def build_validation_picture_reader(
     samples: TrainingDataset, config: ValidationConfig
 ) -> tuple[Callable[[int], TrainingExample], list[str]]:
     """Select the held-out pictures of the validation; return a function that reads one by

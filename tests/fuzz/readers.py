@@ -33,7 +33,7 @@ from train.config.load_config import load_run_config
 from train.data.config_from_path import load_data_config
 from train.data.dataset_manifest import read_manifest
 from train.data.decode import decode_picture
-from train.data.discovery import list_and_read_pictures
+from train.data.discovery import list_and_check_pictures
 from train.data.sources.folder import list_picture_folder
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
@@ -159,7 +159,7 @@ def read_told(path: Path) -> None:
 
 def read_pictures(path: Path) -> None:
     """A folder or archive, every picture in it looked at."""
-    list_and_read_pictures(load_data_config(path))
+    list_and_check_pictures(load_data_config(path))
 
 
 def in_folder(read_folder: Callable[[Path], object]) -> Callable[[Path], object]:

@@ -28,7 +28,7 @@ from t2i.safe_reading import (
     read_toml,
 )
 from train.data.config_from_path import load_data_config
-from train.data.discovery import list_and_read_pictures
+from train.data.discovery import list_and_check_pictures
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
 from train.data.sources.tars import list_tar_pictures
@@ -78,7 +78,7 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
     NO_FILES[what](folder / "bad caption.txt")
     NO_FILES[what](folder / "bad picture.png")
-    found = list_and_read_pictures(load_data_config(folder))
+    found = list_and_check_pictures(load_data_config(folder))
     assert [Path(one.entry.name).name for one in found.pictures] == ["good.png"]
     assert len(found.broken) == 2
     assert all(f"it is a {what}, not a file" in str(one) for one in found.broken)

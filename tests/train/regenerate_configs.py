@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from train.starter_config.starter_config import (
-    METHODS,
-    PictureFolderStats,
-    StarterConfigRequest,
-    build_starter_config,
-)
+from train.starter_config.picture_folder import PictureFolderStats
+from train.starter_config.request import METHODS, StarterConfigRequest
+from train.starter_config.starter_config import build_starter_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FOLDER = "my-pictures"

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from train.checkpoint import CheckpointState, load_newest_checkpoint
+from train.checkpoint import CheckpointState, read_newest_checkpoint
 
 KINDS = ("weights", "average", "optimizer")
 
 
 def newest(out: Path) -> CheckpointState:
-    state = load_newest_checkpoint(out / "checkpoints")
+    state = read_newest_checkpoint(out / "checkpoints")
     assert state is not None, f"no checkpoint in {out}"
     return state
 

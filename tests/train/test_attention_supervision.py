@@ -21,10 +21,10 @@ from train.config.run_config import RunConfig
 from train.data.registry import build_dataset
 from train.loop import run
 from train.objective.attention_supervision import (
-    SupervisionConfig,
+    AttentionSupervisionConfig,
     compute_outside_mask_loss,
     compute_pixelwise_loss,
-    extract_word_maps,
+    compute_word_maps,
     resize_masks_to_site,
     select_supervised_words,
 )
@@ -111,7 +111,7 @@ def test_the_maps_are_those_that_a_probe_reads(scenes):
         maps = attn.probe(places, prompt=row, convention="mean")
         target.unet(noisy_BCHW, level.timestep_B, told.text_BTD)
     (call, site), *_ = read
-    mine_HW = extract_word_maps(call, supervision.words)[0].view(4, 4) / len(places)
+    mine_HW = compute_word_maps(call, supervision.words)[0].view(4, 4) / len(places)
     torch.testing.assert_close(mine_HW, maps.site_map(str(places), site), rtol=0, atol=1e-6)
 
 
@@ -201,7 +201,9 @@ def test_maps_come_to_lie_inside_their_masks(scenes):
             optimizer.zero_grad()
             target(batch).mean().backward()
             optimizer.step()
-        target.supervision = SupervisionConfig(attention_weight=1, attention_pixel_weight=0)
+        target.supervision = AttentionSupervisionConfig(
+            attention_weight=1, attention_pixel_weight=0
+        )
         target.objective.losses = lambda *_: torch.zeros(4)
         with torch.no_grad():
             return target(batch).mean().item()

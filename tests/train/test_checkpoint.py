@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from t2i.errors import OutputError, TrainingError
 from train import checkpoint
-from train.checkpoint import CheckpointState, load_newest_checkpoint, save_checkpoint
+from train.checkpoint import CheckpointState, read_newest_checkpoint, save_and_prune_checkpoints
 
 
 def state(step: int) -> CheckpointState:
@@ -21,8 +21,8 @@ def state(step: int) -> CheckpointState:
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, state(7), keep=2)
-    loaded = load_newest_checkpoint(tmp_path)
+    save_and_prune_checkpoints(tmp_path, state(7), keep=2)
+    loaded = read_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 7
     assert loaded.facts == {"config": {"a": 1}}
@@ -30,12 +30,12 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert load_newest_checkpoint(tmp_path / "absent") is None
+    assert read_newest_checkpoint(tmp_path / "absent") is None
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
-        save_checkpoint(tmp_path, state(step), keep=2)
+        save_and_prune_checkpoints(tmp_path, state(step), keep=2)
     assert [path.name for path in checkpoint.recover_and_list_checkpoints(tmp_path)] == [
         "step-00000010",
         "step-00000003",
@@ -44,11 +44,11 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_damaged_later_checkpoints_never_push_out_the_sound_one(tmp_path: Path) -> None:
     for step in (5, 6, 7):
-        save_checkpoint(tmp_path, state(step), keep=9)
+        save_and_prune_checkpoints(tmp_path, state(step), keep=9)
     for step in (6, 7):
         (tmp_path / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"")
-    save_checkpoint(tmp_path, state(5), keep=1)
-    loaded = load_newest_checkpoint(tmp_path)
+    save_and_prune_checkpoints(tmp_path, state(5), keep=1)
+    loaded = read_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 5
 
@@ -57,8 +57,8 @@ def test_damaged_later_checkpoints_never_push_out_the_sound_one(tmp_path: Path) 
     "damage", ["truncated", "flipped", "missing file", "no manifest", "garbled manifest"]
 )
 def test_a_damaged_newest_checkpoint_is_skipped_by_name(tmp_path: Path, damage: str) -> None:
-    save_checkpoint(tmp_path, state(1), keep=5)
-    newest = save_checkpoint(tmp_path, state(2), keep=5)
+    save_and_prune_checkpoints(tmp_path, state(1), keep=5)
+    newest = save_and_prune_checkpoints(tmp_path, state(2), keep=5)
     weights, manifest = newest / "weights.safetensors", newest / "manifest.json"
     content = weights.read_bytes()
     match damage:
@@ -73,7 +73,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_by_name(tmp_path: Path, damage: 
         case "garbled manifest":
             manifest.write_text("{")
     with pytest.warns(UserWarning, match="step-00000002 is skipped"):
-        loaded = load_newest_checkpoint(tmp_path)
+        loaded = read_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 1
 
@@ -81,25 +81,25 @@ def test_a_damaged_newest_checkpoint_is_skipped_by_name(tmp_path: Path, damage: 
 def test_a_half_written_folder_is_not_a_checkpoint_and_the_next_save_replaces_it(
     tmp_path: Path,
 ) -> None:
-    save_checkpoint(tmp_path, state(1), keep=5)
+    save_and_prune_checkpoints(tmp_path, state(1), keep=5)
     half = tmp_path / ".step-00000002.77-0.part"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
-    loaded = load_newest_checkpoint(tmp_path)
+    loaded = read_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded.step == 1
-    save_checkpoint(tmp_path, state(2), keep=5)
+    save_and_prune_checkpoints(tmp_path, state(2), keep=5)
     assert not half.exists()
 
 
 def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, state(1), keep=5)
+    path = save_and_prune_checkpoints(tmp_path, state(1), keep=5)
     (path / "facts.json").write_text("{}")
     with (
         pytest.warns(UserWarning, match="is skipped"),
         pytest.raises(TrainingError, match="None of the 1 checkpoint"),
     ):
-        load_newest_checkpoint(tmp_path)
+        read_newest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_no_complete_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    save_checkpoint(tmp_path, state(1), keep=1)
+    save_and_prune_checkpoints(tmp_path, state(1), keep=1)
 
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", refuse)
     with pytest.raises(OutputError, match=r"Cannot write .*step-00000002"):
-        save_checkpoint(tmp_path, state(2), keep=1)
+        save_and_prune_checkpoints(tmp_path, state(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert checkpoint.find_checkpoint_defect(tmp_path / "step-00000001") is None
 

@@ -96,7 +96,9 @@ def test_the_comparison_takes_no_more_rows_than_fit(
     assert run(config, tmp_path / "out")
     # What did not fit is not tried again once it is known, not in a resumed run either.
     last = tmp_path / "out/checkpoints/step-00000001"
-    checkpoint.save_checkpoint(tmp_path / "again/checkpoints", checkpoint.load_checkpoint(last), 2)
+    checkpoint.save_and_prune_checkpoints(
+        tmp_path / "again/checkpoints", checkpoint.read_checkpoint(last), 2
+    )
     asked.clear()
     assert run(config, tmp_path / "again")
     assert {*asked} == {2}
@@ -176,8 +178,8 @@ def test_a_compiled_run_is_the_same_draws_exports_and_resumes(
 
     # From the checkpoint of step 2 on: whatever size comes first then has the kernel it had.
     again = tmp_path / "again"
-    middle = checkpoint.load_checkpoint(tmp_path / "compiled/checkpoints/step-00000002")
-    checkpoint.save_checkpoint(again / "checkpoints", middle, 2)
+    middle = checkpoint.read_checkpoint(tmp_path / "compiled/checkpoints/step-00000002")
+    checkpoint.save_and_prune_checkpoints(again / "checkpoints", middle, 2)
     assert_equal_bit_for_bit(compiled, end_of(config("train.compile=true"), again))
 
 

@@ -10,15 +10,15 @@ from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config.config_changes import list_forbidden_changes
 from train.config.load_config import load_run_config
-from train.targets.denoiser import DenoiserConfig
-from train.targets.finetune import FineTuneConfig
-from train.targets.parts.adapters import AdapterPart
+from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.finetune import FineTuneTargetConfig
+from train.targets.parts.adapters import AdapterPartConfig
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "target.vae=../vae")
     assert config.model == tmp_path / "model.toml"
-    assert isinstance(config.target, DenoiserConfig)
+    assert isinstance(config.target, DenoiserTargetConfig)
     assert config.target.vae == tmp_path / "../vae"
 
 
@@ -88,8 +88,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 def test_an_override_may_name_an_entry_of_a_list() -> None:
     overrides = ("target.parts.0.rank=4", "samples.prompts.1=a dog")
     config = load_run_config(CONFIGS / "lora.toml", overrides)
-    assert isinstance(config.target, FineTuneConfig)
-    assert isinstance(config.target.parts[0], AdapterPart)
+    assert isinstance(config.target, FineTuneTargetConfig)
+    assert isinstance(config.target.parts[0], AdapterPartConfig)
     assert config.target.parts[0].rank == 4
     assert config.samples.prompts[1] == "a dog"
 

@@ -10,7 +10,7 @@ from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
 from train.batches.batch import iterate_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.checkpoint import load_newest_checkpoint
+from train.checkpoint import read_newest_checkpoint
 from train.loop import run
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
@@ -63,7 +63,7 @@ def test_a_run_channels_last_goes_on_bit_for_bit(tmp_path):
     assert run(tiny_run(tmp_path, *asked, "train.steps=3"), tmp_path / "halved")
     assert run(tiny_run(tmp_path, *asked), tmp_path / "halved")
     states = [
-        load_newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "halved")
+        read_newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "halved")
     ]
     assert states[0] is not None
     assert states[1] is not None

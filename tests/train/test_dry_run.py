@@ -10,7 +10,11 @@ from tests.train.data.making import folder_of
 from tests.train.runs import tiny_run
 from train.config.run_config import RunConfig
 from train.dry_run.dry_run import print_dry_run
-from train.dry_run.memory_forecast import LIBRARIES, forecast_activation_bytes, forecast_run
+from train.dry_run.memory_forecast import (
+    LIBRARIES,
+    forecast_activation_bytes,
+    forecast_parameters_and_memory,
+)
 from train.setup.assembly import assemble_target
 
 
@@ -119,5 +123,5 @@ def test_the_forecast_leaves_the_random_numbers_of_a_run_alone(tmp_path: Path) -
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    assert forecast_run(config).trained
+    assert forecast_parameters_and_memory(config).trained
     assert torch.equal(torch.rand(3), expected)

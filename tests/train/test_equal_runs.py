@@ -12,7 +12,7 @@ from tests.train.runs import write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
-from train.checkpoint import load_checkpoint, recover_and_list_checkpoints
+from train.checkpoint import read_checkpoint, recover_and_list_checkpoints
 from train.loop import run
 from train.targets.denoising import DenoisingTarget
 
@@ -26,7 +26,7 @@ NEAR = 1e-5
 def moved(out: Path) -> float:
     """By how much the last two checkpoints of a run differ."""
     last, before = recover_and_list_checkpoints(out / "checkpoints")[:2]
-    return largest_difference(load_checkpoint(last), load_checkpoint(before))
+    return largest_difference(read_checkpoint(last), read_checkpoint(before))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
 from train.batches.batch import iterate_batches
 from train.batches.batch_order import ProcessShare
-from train.cache.caption_encoding import expand_caption_words
+from train.cache.caption_encoding import expand_learned_words_in_caption
 from train.loop import TrainingRun, run
 from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
@@ -128,7 +128,8 @@ def test_captions_and_prompts_spell_a_word_of_two_vectors_alike(tmp_path, base):
     target = fine_tune(tmp_path, base, "words")
     tokenizer = target.components.tokenizer
     assert (
-        expand_caption_words("a <mug> left of <pot>", tokenizer) == "a <mug> <mug>_1 left of <pot>"
+        expand_learned_words_in_caption("a <mug> left of <pot>", tokenizer)
+        == "a <mug> <mug>_1 left of <pot>"
     )
     read_here = target._encode(["a <mug> left"]).text_BTD
     (read_there,) = prompt_embeds(target.build_pipeline(), "a <mug> left")

@@ -17,16 +17,14 @@ from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
-from train.starter_config.starter_config import (
-    METHODS,
+from train.starter_config.picture_folder import (
     PictureFolderStats,
-    StarterConfigRequest,
-    build_starter_config,
-    build_trigger_comment,
     inspect_picture_folder,
     is_broken_fraction_allowed,
-    write_starter_config,
 )
+from train.starter_config.request import METHODS, StarterConfigRequest
+from train.starter_config.starter_config import build_starter_config, write_starter_config
+from train.starter_config.subject_words import build_trigger_comment
 from train.starter_config.template_values import choose_num_steps, detect_model_family
 
 TINY = (
@@ -337,7 +335,7 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
 def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "blue")
     chosen = [
-        build_trigger_comment(wish, inspect_picture_folder(folder))
+        build_trigger_comment(wish)
         for wish in (
             StarterConfigRequest("dreambooth", folder, "embedded", None, "mug"),
             StarterConfigRequest("dreambooth", folder, "embedded", "zun", "mug"),

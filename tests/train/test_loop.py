@@ -24,7 +24,7 @@ from tests.train.apart import by_two, ended, ready, said, start, told_by_acceler
 from tests.train.runs import MODEL, tiny_run, write_run
 from train import checkpoint
 from train.batches.batch import Batch
-from train.checkpoint import CheckpointState, load_newest_checkpoint
+from train.checkpoint import CheckpointState, read_newest_checkpoint
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
@@ -35,13 +35,13 @@ REPO = Path(__file__).resolve().parents[2]
 
 def end_of(config: RunConfig, out: Path) -> CheckpointState:
     assert run(config, out)
-    state = load_newest_checkpoint(out / "checkpoints")
+    state = read_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
 
 def newest(out: Path) -> CheckpointState:
-    state = load_newest_checkpoint(out / "checkpoints")
+    state = read_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
@@ -254,7 +254,7 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
     end_of(config, tmp_path / "out")
     name = "unet.conv_in.weight"
     folders = sorted((tmp_path / "out" / "checkpoints").iterdir())
-    states = [checkpoint.load_checkpoint(folder).tensors for folder in folders]
+    states = [checkpoint.read_checkpoint(folder).tensors for folder in folders]
     for before, after in itertools.pairwise(states):
         expected = 0.9 * before["average"][name] + 0.1 * after["weights"][name]
         torch.testing.assert_close(after["average"][name], expected)

@@ -26,13 +26,13 @@ RUNS = {
 
 def end_of(folder: Path, out: Path, *overrides: str) -> CheckpointState:
     assert run(tiny_run(folder, *DRAWING, *overrides), out)
-    state = checkpoint.load_newest_checkpoint(out / "checkpoints")
+    state = checkpoint.read_newest_checkpoint(out / "checkpoints")
     assert state is not None
     return state
 
 
 def crash_after(steps: int) -> Callable[..., Path]:
-    save = checkpoint.save_checkpoint
+    save = checkpoint.save_and_prune_checkpoints
 
     def save_and_crash(folder: Path, state: CheckpointState, keep: int) -> Path:
         path = save(folder, state, keep)
@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(
     every = ("train.checkpoint_every=4", "train.channels_last=true", *RUNS[name])
     whole = end_of(tmp_path, tmp_path / "whole", *every)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_checkpoint", crash_after(4))
+        patch.setattr(checkpoint, "save_and_prune_checkpoints", crash_after(4))
         with pytest.raises(RuntimeError, match="crash"):
             end_of(tmp_path, tmp_path / "parts", *every)
     parts = end_of(tmp_path, tmp_path / "parts", *every)

@@ -12,7 +12,7 @@ from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_
 
 
 def taken(order: BatchOrder, steps: range) -> list[int]:
-    return [sample for step in steps for sample in order.list_examples(step)]
+    return [sample for step in steps for sample in order.list_example_indices(step)]
 
 
 def test_every_epoch_is_another_permutation_of_all_samples() -> None:
@@ -24,16 +24,16 @@ def test_every_epoch_is_another_permutation_of_all_samples() -> None:
 
 def test_an_order_that_starts_in_mid_epoch_is_the_same_order() -> None:
     groups = [range(7), range(20, 25), range(40, 41)]
-    whole = [BatchOrder(groups, 3, seed=1).list_examples(step) for step in range(30)]
+    whole = [BatchOrder(groups, 3, seed=1).list_example_indices(step) for step in range(30)]
     late = BatchOrder(groups, 3, seed=1)
-    assert [late.list_examples(step) for step in range(17, 30)] == whole[17:]
+    assert [late.list_example_indices(step) for step in range(17, 30)] == whole[17:]
 
 
 def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_often() -> None:
     groups = [list(range(7)), list(range(20, 25)), [40]]
     order = BatchOrder(groups, 3, seed=2)
     assert order.steps_per_round == 3 + 2 + 1
-    batches = [order.list_examples(step) for step in range(6 * 35)]
+    batches = [order.list_example_indices(step) for step in range(6 * 35)]
     assert all(any(set(batch) <= set(group) for group in groups) for batch in batches)
     for group, turns in zip(groups, (3, 2, 1), strict=True):
         shown = [sample for batch in batches for sample in batch if sample in group]
@@ -47,7 +47,10 @@ def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_of
 def test_the_groups_take_turns_in_another_order_every_round() -> None:
     order = BatchOrder([range(30), range(100, 130)], 3, seed=3)
     rounds = [
-        tuple(order.list_examples(step)[0] < 100 for step in range(20 * number, 20 * (number + 1)))
+        tuple(
+            order.list_example_indices(step)[0] < 100
+            for step in range(20 * number, 20 * (number + 1))
+        )
         for number in range(4)
     ]
     assert all(sum(turns) == 10 for turns in rounds)

@@ -45,15 +45,15 @@ def test_the_class_stands_where_the_new_word_stood():
     assert replace_new_words("a <mug> by a sks dog", words) == "a mug by a dog"
     assert replace_new_words("a sks dogma, <mug>s", words) is None
     config = OutputPreservationConfig(preserve_weight=1, preserve_words=words)
-    assert config.preserved_caption("red <mug>, <mug>", 0, 0, 0) == "red mug, mug"
+    assert config.choose_preserved_caption("red <mug>, <mug>", 0, 0, 0) == "red mug, mug"
     assert config.list_preserved_captions(["a <mug>", "a tree"]) == {"a mug"}
 
 
 def test_captions_of_ones_own_take_turns_by_step_and_slot():
     config = OutputPreservationConfig(preserve_weight=1, preserve_captions=("a", "b", "c"))
-    drawn = [config.preserved_caption("x", 0, step, 0) for step in range(40)]
+    drawn = [config.choose_preserved_caption("x", 0, step, 0) for step in range(40)]
     assert set(drawn) == {"a", "b", "c"}
-    assert drawn == [config.preserved_caption("y", 0, step, 0) for step in range(40)]
+    assert drawn == [config.choose_preserved_caption("y", 0, step, 0) for step in range(40)]
     assert config.list_preserved_captions(["x"]) == {"a", "b", "c"}
 
 

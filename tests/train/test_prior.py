@@ -19,16 +19,17 @@ from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import build_dataset
-from train.loop import build_class_picture_spec, run
+from train.loop import run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
     NOTES,
     ClassPictureSpec,
+    build_class_picture_spec,
     format_class_picture_name,
-    generate_class_pictures,
+    generate_class_pictures_on_main,
     generate_missing_class_pictures,
 )
-from train.setup.run_data import add_class_pictures
+from train.setup.run_data import add_class_picture_subset
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -119,10 +120,10 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
     out, accelerator = tmp_path / "out", accelerator_for(config)
     with monkeypatch.context() as patch:
         patch.setattr(class_pictures, "generate_class_picture_batch", draw_and_stop)
-        assert not generate_class_pictures(pictures_of(config, out), accelerator, stop)
+        assert not generate_class_pictures_on_main(pictures_of(config, out), accelerator, stop)
     assert len([*(out / "prior").glob("*.png")]) == 2
     assert "the same command goes on" in capsys.readouterr().err
-    assert generate_class_pictures(pictures_of(config, out), accelerator, StopRequest())
+    assert generate_class_pictures_on_main(pictures_of(config, out), accelerator, StopRequest())
     assert len([*(out / "prior").glob("*.png")]) == 5
 
 
@@ -148,7 +149,7 @@ def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, c
 def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
     own = build_dataset(config.data)
     drawn(config, tmp_path / "out")
-    data = add_class_pictures(config.data, config.prior, tmp_path / "out")
+    data = add_class_picture_subset(config.data, config.prior, tmp_path / "out")
     assert isinstance(data, PicturesConfig)
     both = build_dataset(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)

@@ -14,7 +14,7 @@ from tests.train.states import assert_same_end, largest_difference, logged, newe
 from tests.train.tuning import tuning
 from train import nonfinite_step_report
 from train.batches.batch import Batch
-from train.checkpoint import load_checkpoint
+from train.checkpoint import read_checkpoint
 from train.loop import run
 from train.publish import read_losses
 from train.targets.denoising import DenoisingTarget
@@ -78,7 +78,7 @@ def test_a_skipped_step_leaves_weights_optimizer_and_average_as_they_were(
     assert run(tiny_run(tmp_path, *every), tmp_path / "out")
 
     before, after, next_one = (
-        load_checkpoint(tmp_path / f"out/checkpoints/step-{step:08d}") for step in (2, 3, 4)
+        read_checkpoint(tmp_path / f"out/checkpoints/step-{step:08d}") for step in (2, 3, 4)
     )
     assert all(largest_difference(before, after, kind) == 0 for kind in before.tensors)
     assert before.facts["optimizer"] == after.facts["optimizer"]

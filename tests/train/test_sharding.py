@@ -115,8 +115,8 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     assert_equal_bit_for_bit(two, newest(tmp_path / "split again"))
     assert_close(one, newest(tmp_path / "whole, then split"))
     whole_again = tmp_path / "split, then whole"
-    checkpoint.save_checkpoint(
-        whole_again / "checkpoints", checkpoint.load_checkpoint(at_step(tmp_path / "two", 2)), 2
+    checkpoint.save_and_prune_checkpoints(
+        whole_again / "checkpoints", checkpoint.read_checkpoint(at_step(tmp_path / "two", 2)), 2
     )
     assert_close(one, end_of(load_run_config(toml), whole_again))
 

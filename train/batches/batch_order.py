@@ -32,7 +32,7 @@ class BatchOrder:
         """
         return sum(self._turns)
 
-    def list_examples(self, step: int) -> list[int]:
+    def list_example_indices(self, step: int) -> list[int]:
         """Return the indices of the training examples in the global batch of `step`, in its
         order.
         """
@@ -82,7 +82,7 @@ class ProcessShare(NamedTuple):
         """Return the training examples that this process computes at `step`, one list for each
         micro-batch.
         """
-        samples = order.list_examples(step)
+        samples = order.list_example_indices(step)
         return [
             [
                 ScheduledExample(step, slot, samples[slot], step * len(samples) + slot)

@@ -10,8 +10,8 @@ from t2i.text.encoders.selection import TextEncoder, TwoClip, select_text_encode
 from t2i.text.learned_words import expand_learned_words
 
 
-def build_text_encoder(components: Components) -> TextEncoder:
-    """Return the text encoder of a model; SDXL's two as one."""
+def build_caption_encoder(components: Components) -> TextEncoder:
+    """Build the encoder of captions from a model's text encoders; SDXL's two as one."""
     first = select_text_encoder(components.tokenizer, components.text_encoder)
     if components.text_encoder_2 is None:
         return first
@@ -25,12 +25,12 @@ def encode_captions(
     """Encode captions with a model's text encoders, each learned word of several vectors
     expanded.
     """
-    lines = [expand_caption_words(caption, components.tokenizer) for caption in captions]
+    lines = [expand_learned_words_in_caption(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.encode(lines, chunks=1)
     return encoder.encode(
         lines,
-        [expand_caption_words(caption, components.tokenizer_2) for caption in captions],
+        [expand_learned_words_in_caption(caption, components.tokenizer_2) for caption in captions],
         chunks=1,
     )
 
@@ -39,16 +39,18 @@ def count_text_windows(
     components: Components, encoder: TextEncoder, captions: Sequence[str]
 ) -> int:
     """Count the windows of the text encoder that the longest of the captions needs."""
-    lines = [expand_caption_words(caption, components.tokenizer) for caption in captions]
+    lines = [expand_learned_words_in_caption(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
         return encoder.count_chunks(lines)
-    second = [expand_caption_words(caption, components.tokenizer_2) for caption in captions]
+    second = [
+        expand_learned_words_in_caption(caption, components.tokenizer_2) for caption in captions
+    ]
     return encoder.count_chunks(lines, second)
 
 
-def expand_caption_words(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """Expand each learned word of several vectors in a caption to its tokens, as the pipelines
-    do.
+def expand_learned_words_in_caption(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """Return the caption with each learned word of several vectors replaced by its tokens, as the
+    pipelines do.
     """
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption

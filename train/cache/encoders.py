@@ -13,7 +13,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
-from train.cache.caption_encoding import build_text_encoder
+from train.cache.caption_encoding import build_caption_encoder
 from train.cache.dropped_weights import (
     compute_tokenizer_digest,
     compute_weights_digest,
@@ -69,7 +69,7 @@ class CacheEncoders:
         """Bytes that the embeddings of one text window take in the cache."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
-        return build_text_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
+        return build_caption_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
 
     def count_latents_bytes(self, shape: Shape) -> int:
         """Count the bytes that the latents of a picture of this height and width take in the

@@ -67,8 +67,9 @@ class ShardFolder:
         """
         return [name for name in files if not matches_digest_in_name(self.folder / name)]
 
-    def delete_files(self, files: Collection[str]) -> None:
-        """Delete the named files, and unfinished files that are old.
+    def delete_files_and_stale_parts(self, files: Collection[str]) -> None:
+        """Delete the named files, and the unfinished files (.part) that a killed run left an hour
+        ago or longer.
 
         Raises OutputError where the disk refuses.
         """

@@ -82,14 +82,14 @@ def _known_keys(place: Sequence[str], model: type[BaseModel]) -> list[str]:
         if not part.isdigit():
             fields = [table.model_fields.get(part) for table in models]
             known = [field.annotation for field in fields if field is not None]
-            models = {one for annotation in known for one in list_pydantic_models(annotation)}
+            models = {one for annotation in known for one in list_models_in_annotation(annotation)}
     return sorted({key for table in models for key in table.model_fields})
 
 
-def list_pydantic_models(annotation: Any) -> set[type[BaseModel]]:
+def list_models_in_annotation(annotation: Any) -> set[type[BaseModel]]:
     """Return the pydantic models in a type annotation, such as the members of a union or a
     tuple.
     """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return {model for part in get_args(annotation) for model in list_pydantic_models(part)}
+    return {model for part in get_args(annotation) for model in list_models_in_annotation(part)}

@@ -15,15 +15,19 @@ from train.optim.ema import EMAConfig
 from train.optim.learning_rate import LearningRateConfig
 from train.optim.optimizer import OptimizerConfig, check_schedulefree_config
 from train.reporting.sample_sheets import SamplesConfig
-from train.targets.autoencoder import AutoencoderConfig
-from train.targets.caption_matcher import CaptionMatcherConfig
-from train.targets.denoiser import DenoiserConfig
-from train.targets.finetune import FineTuneConfig
-from train.targets.recogniser import RecogniserConfig
+from train.targets.autoencoder import AutoencoderTargetConfig
+from train.targets.caption_matcher import CaptionMatcherTargetConfig
+from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.finetune import FineTuneTargetConfig
+from train.targets.recogniser import RecogniserTargetConfig
 from train.validation import ValidationConfig, check_validation_possible
 
 TargetConfig = (
-    AutoencoderConfig | DenoiserConfig | FineTuneConfig | RecogniserConfig | CaptionMatcherConfig
+    AutoencoderTargetConfig
+    | DenoiserTargetConfig
+    | FineTuneTargetConfig
+    | RecogniserTargetConfig
+    | CaptionMatcherTargetConfig
 )
 MODEL_PART_KINDS = ("autoencoder", "denoiser")
 """Kinds of target that are one part of a model, which the key `model` describes."""
@@ -90,7 +94,9 @@ class RunConfig(BaseModel):
                 "or set samples.every = 0."
             )
         self.samples.choose_heat_map_words(
-            self.target.list_new_word_spellings() if isinstance(self.target, FineTuneConfig) else ()
+            self.target.list_new_word_spellings()
+            if isinstance(self.target, FineTuneTargetConfig)
+            else ()
         )
         return self
 

@@ -16,7 +16,7 @@ from t2i.safe_reading import RUN, read_bounded
 from t2i.terminal import plural
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
-from train.data.discovery import FoundPictures, list_and_read_pictures
+from train.data.discovery import FoundPictures, list_and_check_pictures
 from train.data.picture_checks import CheckedPicture, Progress
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
@@ -55,7 +55,7 @@ class DatasetManifest(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class MissingPictureSource:
+class MissingPictureBytes:
     """Source of the bytes of a picture in the manifest whose file is gone; reading it fails."""
 
     def read(self) -> bytes:
@@ -82,7 +82,7 @@ def load_run_pictures(
         for one in record.pictures
         for digest in (one.digest, one.mask_digest, one.loser_digest)
     }
-    found = list_and_read_pictures(config, progress, sound)
+    found = list_and_check_pictures(config, progress, sound)
     return Pictures(config, found=match_pictures_to_manifest(found, record))
 
 
@@ -168,10 +168,10 @@ def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
     """Build a stand-in for a picture of the manifest that is no longer there; reading it fails."""
     entry = PictureEntry(
         kept.name,
-        MissingPictureSource(),
+        MissingPictureBytes(),
         kept.captions,
         repeats=kept.repeats,
-        loser=MissingPictureSource() if kept.loser_digest else None,
+        loser=MissingPictureBytes() if kept.loser_digest else None,
     )
     shape = Shape(kept.height, kept.width)
     return CheckedPicture(

@@ -10,7 +10,7 @@ from train.data.decode import BrokenPictureError
 from train.data.picture_checks import CheckedPicture, Progress, check_pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import Listing, PictureEntry
-from train.data.sources.subset_listing import expand_kohya_subsets, list_subset
+from train.data.sources.subset_listing import expand_kohya_subsets, list_subset_pictures
 from train.data.subsets import PLACEHOLDER, Crop, SubsetConfig
 
 MOST_NAMED = 20
@@ -60,9 +60,9 @@ class FoundPictures:
     notes: tuple[str, ...]
     rules: tuple[SubsetRules, ...]
 
-    def choose_held_out(self, wanted: int | float) -> frozenset[str]:
-        """Choose the pictures that are held out for validation and return their digests; class
-        pictures never are.
+    def choose_held_out_digests(self, wanted: int | float) -> frozenset[str]:
+        """Choose the pictures that are held out for validation and return the digests of their
+        content; class pictures never are.
 
         wanted : their number or share; a share holds out at least one picture
 
@@ -78,7 +78,7 @@ class FoundPictures:
         return frozenset(below or digests[:1])
 
 
-def list_and_read_pictures(
+def list_and_check_pictures(
     config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
 ) -> FoundPictures:
     """List the pictures of every subset of a configuration, and read and check each of them.
@@ -92,10 +92,13 @@ def list_and_read_pictures(
     broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
-        listing: Listing = list_subset(rule.subset)
+        listing: Listing = list_subset_pictures(rule.subset)
         if not listing.pictures and not listing.broken:
             raise DataError(f"No pictures in {rule.location}. Check the path.")
-        todo += [(number, apply_caption_rules(picture, rule)) for picture in listing.pictures]
+        todo += [
+            (number, apply_caption_template_and_repeats(picture, rule))
+            for picture in listing.pictures
+        ]
         broken += listing.broken
         notes += listing.notes
 
@@ -142,8 +145,10 @@ def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> Subset
     )
 
 
-def apply_caption_rules(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
-    """Return a picture with the caption and repeats that the settings of its subset give it."""
+def apply_caption_template_and_repeats(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
+    """Return a picture with the caption that its subset's template makes, if it has one, and with
+    its repeats times those of the subset.
+    """
     captions, subset = picture.captions, rules.subset
     template = subset.default_caption if subset.caption is None else subset.caption
     if template is not None and (subset.caption is not None or not captions):

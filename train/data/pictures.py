@@ -27,7 +27,7 @@ from train.data.discovery import (
     FoundPictures,
     SubsetRules,
     check_broken_fraction,
-    list_and_read_pictures,
+    list_and_check_pictures,
 )
 from train.data.picture_checks import CheckedPicture, Progress
 from train.data.pictures_config import PicturesConfig, list_allowed_shapes
@@ -69,14 +69,14 @@ class Pictures:
     ) -> None:
         """Read the pictures, unless `found` holds them. Raises DataError if too many are broken."""
         self.config, self.part = config, part
-        self.found = found or list_and_read_pictures(config, progress)
+        self.found = found or list_and_check_pictures(config, progress)
         check_broken_fraction(self.found.broken, self.found.total, config.bad_share)
-        held_out, apart = self.found.choose_held_out(config.held_out), part == "held_out"
+        held_out, apart = self.found.choose_held_out_digests(config.held_out), part == "held_out"
         self.rules = self.found.rules
         self.checked = [one for one in self.found.pictures if (one.digest in held_out) == apart]
         if apart:
             own = [one for one in self.checked if not self.rules[one.subset].subset.prior]
-            self.checked = [keep_first_caption(one) for one in own]
+            self.checked = [copy_with_first_caption(one) for one in own]
             self.rules = tuple(rules.without_randomness() for rules in self.rules)
         if not self.checked and not apart:
             raise DataError(
@@ -327,6 +327,6 @@ class Pictures:
         check_broken_fraction([*broken.values()], self.found.total, self.config.bad_share)
 
 
-def keep_first_caption(one: CheckedPicture) -> CheckedPicture:
+def copy_with_first_caption(one: CheckedPicture) -> CheckedPicture:
     """Return the picture with only the first of its captions."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

@@ -10,11 +10,11 @@ from t2i.terminal import plural, print_line
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
 from train.data.registry import build_dataset
-from train.dry_run.memory_forecast import RunForecast, forecast_run
-from train.targets.denoiser import DenoiserConfig
-from train.targets.finetune import FineTuneConfig, PartConfig
-from train.targets.parts.adapters import AdapterPart
-from train.targets.parts.full_weights import FullWeightsPart
+from train.dry_run.memory_forecast import ParameterAndMemoryForecast, forecast_parameters_and_memory
+from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.finetune import FineTuneTargetConfig, PartConfig
+from train.targets.parts.adapters import AdapterPartConfig
+from train.targets.parts.full_weights import FullWeightsPartConfig
 
 TIME_LATER = "known after the first steps, with the time left"
 ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -23,7 +23,7 @@ Facts = dict[str, Any]
 
 def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
     """Print the plan of a training run, after reading its models and data; nothing is written."""
-    expected = build_plan_numbers(config, forecast_run(config))
+    expected = build_plan_numbers(config, forecast_parameters_and_memory(config))
     if as_json:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
@@ -34,13 +34,13 @@ def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
         print_line(f"{name:{width}}  {value}")
 
 
-def build_plan_numbers(config: RunConfig, expected: RunForecast) -> Facts:
+def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) -> Facts:
     """Build the numbers of a dry run's plan (parameters, epochs, sheets, memory); None for
     unknown ones.
     """
     train = config.train
     facts: Facts = {
-        "trained": describe_parameter_groups(config, expected),
+        "trained": list_parameter_group_facts(config, expected),
         "parameters": expected.parameters,
     }
     facts |= {"not_counted": expected.missing or None, "data": count_examples_and_epochs(config)}
@@ -55,13 +55,17 @@ def build_plan_numbers(config: RunConfig, expected: RunForecast) -> Facts:
     return facts
 
 
-def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[Facts]:
-    """Describe each parameter group: what it is, its number of parameters and learning rate."""
+def list_parameter_group_facts(
+    config: RunConfig, expected: ParameterAndMemoryForecast
+) -> list[Facts]:
+    """List a dict for each parameter group: what it trains, its number of parameters and its
+    learning rate.
+    """
     target, usual = config.target, config.optimizer.learning_rate
     named: list[tuple[str, float | None]]
-    if isinstance(target, FineTuneConfig):
+    if isinstance(target, FineTuneTargetConfig):
         named = [(describe_trained_part(part), part.learning_rate) for part in target.parts]
-    elif isinstance(target, DenoiserConfig):
+    elif isinstance(target, DenoiserTargetConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
     else:
@@ -75,10 +79,10 @@ def describe_parameter_groups(config: RunConfig, expected: RunForecast) -> list[
 
 def describe_trained_part(part: PartConfig) -> str:
     """Describe a trained part of a fine-tune for the plan, as "LoRA of rank 8 on unet"."""
-    if isinstance(part, AdapterPart):
+    if isinstance(part, AdapterPartConfig):
         kind = "dora" if part.dora else part.method
         return f"{ADAPTER_NAMES[kind]} of rank {part.rank} on {part.of}"
-    if isinstance(part, FullWeightsPart):
+    if isinstance(part, FullWeightsPartConfig):
         return f"{part.of} in full" if part.modules == ("*",) else f"{part.of}, some modules"
     return f"new {'word' if len(part.words) == 1 else 'words'} " + " ".join(
         word.word for word in part.words

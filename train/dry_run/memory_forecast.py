@@ -17,11 +17,11 @@ from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
 from train.setup.assembly import assemble_target
-from train.starter_config.starter_config import needs_download
+from train.starter_config.request import needs_download
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.denoising import DenoisingTarget
-from train.targets.finetune import FineTuneConfig
+from train.targets.finetune import FineTuneTargetConfig
 from train.targets.latents import compute_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import TrainingTarget
@@ -62,7 +62,7 @@ class MemoryForecast:
 
 
 @dataclass(frozen=True, slots=True)
-class RunForecast:
+class ParameterAndMemoryForecast:
     """Forecast of a run's trained parameters and memory.
 
     Unknown numbers are None, with the reason in `missing`.
@@ -76,13 +76,13 @@ class RunForecast:
     missing: str = ""
 
 
-def forecast_run(config: RunConfig) -> RunForecast:
+def forecast_parameters_and_memory(config: RunConfig) -> ParameterAndMemoryForecast:
     """Forecast trained parameters and memory of a training run; nothing is downloaded or
     written.
     """
     target_config = config.target
-    if isinstance(target_config, FineTuneConfig) and needs_download(target_config.base):
-        return RunForecast(
+    if isinstance(target_config, FineTuneTargetConfig) and needs_download(target_config.base):
+        return ParameterAndMemoryForecast(
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
     fresh = {
@@ -93,12 +93,14 @@ def forecast_run(config: RunConfig) -> RunForecast:
         with torch.random.fork_rng(devices=[]):
             target, _ = assemble_target(plan)
     except T2IError as error:
-        return RunForecast(None, None, None, str(error))
+        return ParameterAndMemoryForecast(None, None, None, str(error))
     trained = tuple(
         sum(p.numel() for p in group.parameters) for group in target.build_parameter_groups()
     )
     parameters = sum(p.numel() for p in target.parameters())
-    return RunForecast(trained, parameters, forecast_memory(target, config, sum(trained)))
+    return ParameterAndMemoryForecast(
+        trained, parameters, forecast_memory(target, config, sum(trained))
+    )
 
 
 def forecast_memory(target: TrainingTarget, config: RunConfig, trained: int) -> MemoryForecast:

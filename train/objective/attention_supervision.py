@@ -30,8 +30,10 @@ LEAST = 1e-6
 """Smallest probability, and smallest distance from 1, in a logarithm or a quotient."""
 
 
-class SupervisionConfig(BaseModel):
-    """Base class of target configurations: keys of attention supervision."""
+class AttentionSupervisionConfig(BaseModel):
+    """Configuration of attention supervision (weights, sites, noise levels); its keys are part of a
+    target's configuration, which inherits them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +82,9 @@ class AttentionSupervision:
     in a denoiser pass, with gradients.
     """
 
-    def __init__(self, config: SupervisionConfig, words: SupervisedWords, rows: int) -> None:
+    def __init__(
+        self, config: AttentionSupervisionConfig, words: SupervisedWords, rows: int
+    ) -> None:
         self.config, self.words = config, words
         self.sites = Sites(
             name=config.attention_sites or None, kind="cross", max_positions=LARGEST_SITE
@@ -145,7 +149,7 @@ class AttentionSupervision:
         mean.
         """
         assert probabilities.site.size is not None
-        maps_IQ = extract_word_maps(probabilities.inputs, self.words)
+        maps_IQ = compute_word_maps(probabilities.inputs, self.words)
         masks_IQ = resize_masks_to_site(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
             compute_outside_mask_loss(maps_IQ, masks_IQ)
@@ -153,7 +157,7 @@ class AttentionSupervision:
         )
 
 
-def extract_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
+def compute_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
     """Compute the attention map of each supervised word, (I, Q) float32, as a mean over heads."""
     with torch.autocast(call.query.device.type, enabled=False):
         q_INQE, k_INTE = (one[words.row_I].float() for one in (call.query, call.key))

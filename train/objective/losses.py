@@ -12,23 +12,25 @@ from torch.nn.functional import interpolate
 NOTHING = torch.finfo(torch.float32).tiny
 
 
-def squared_error(error_BCHW: Tensor) -> Tensor:
-    """Return the squared error e^2 elementwise, (B, C, H, W)."""
+def l2_of_error(error_BCHW: Tensor) -> Tensor:
+    """Return e^2 of a difference e = prediction - target, elementwise, (B, C, H, W)."""
     return error_BCHW.pow(2)
 
 
-def pseudo_huber(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
-    """Return 2 c (sqrt(e^2 + c^2) - c) elementwise: e^2 for |e| << c, 2 c |e| for |e| >> c.
+def pseudo_huber_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+    """Return 2 c (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 for |e| << c, 2 c |e|
+    for |e| >> c.
 
     The pseudo-Huber loss of Khrapov et al. (2024), arXiv 2403.16728, in the scale that kohya's
     scripts call "huber". Computed as 2 c e^2 / (sqrt(e^2 + c^2) + c), which is the same number
     without the difference of two nearly equal ones.
     """
-    return _rows(c_B) * smooth_l1(error_BCHW, c_B)
+    return _rows(c_B) * smooth_l1_of_error(error_BCHW, c_B)
 
 
-def smooth_l1(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
-    """Return 2 (sqrt(e^2 + c^2) - c) elementwise: e^2 / c for |e| << c, 2 |e| for |e| >> c.
+def smooth_l1_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+    """Return 2 (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 / c for |e| << c, 2 |e|
+    for |e| >> c.
 
     kohya's "smooth_l1": the pseudo-Huber loss divided by c, so that large errors pull alike at
     every timestep.

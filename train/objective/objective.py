@@ -18,9 +18,9 @@ from t2i.randomness import derive_generator
 from train.objective.losses import (
     THRESHOLDS,
     compute_row_means,
-    pseudo_huber,
-    smooth_l1,
-    squared_error,
+    l2_of_error,
+    pseudo_huber_of_error,
+    smooth_l1_of_error,
 )
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -204,7 +204,7 @@ class Objective:
         level, so that all of them count in a mean. An error of the noise is a times that of v: in
         pure noise, where a model decides on the layout, it vanishes.
         """
-        error_B = compute_row_means(squared_error(output_BCHW.float() - target_BCHW.float()))
+        error_B = compute_row_means(l2_of_error(output_BCHW.float() - target_BCHW.float()))
         match self.config.prediction:
             case "epsilon":  # |v error| = |noise error| / a, as x_t is given
                 return error_B / level.alpha_B**2
@@ -219,12 +219,14 @@ class Objective:
         """Return the L2, Huber or smooth L1 loss of each element of a difference, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":
-            return squared_error(error_BCHW)
+            return l2_of_error(error_BCHW)
         threshold = THRESHOLDS[config.huber_schedule]
         c_B = threshold(
             config.huber_c, level.timestep_B / NUM_TRAIN_TIMESTEPS, level.alpha_B, level.sigma_B
         )
-        return {"huber": pseudo_huber, "smooth_l1": smooth_l1}[config.loss](error_BCHW, c_B)
+        return {"huber": pseudo_huber_of_error, "smooth_l1": smooth_l1_of_error}[config.loss](
+            error_BCHW, c_B
+        )
 
 
 def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:

@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 
 
 class PreferenceConfig(BaseModel):
-    """Base class of target configurations: keys of learning from preference pairs
-    (Diffusion-DPO).
+    """Configuration of learning from preference pairs (Diffusion-DPO); its key is part of a
+    target's configuration, which inherits it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

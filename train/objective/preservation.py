@@ -14,7 +14,9 @@ from train.caption_words import contains_words, replace_words
 
 
 class OutputPreservationConfig(BaseModel):
-    """Base class of target configurations: keys of output preservation."""
+    """Configuration of output preservation, a loss that keeps predictions without the new word near
+    the base model's; its keys are part of a target's configuration, which inherits them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,9 +27,9 @@ class OutputPreservationConfig(BaseModel):
     preserve_captions: tuple[str, ...] = ()
     """Captions to preserve, instead of the pictures' captions without the new word."""
 
-    def preserved_caption(self, caption: str, seed: int, step: int, slot: int) -> str | None:
-        """Return the caption under which a row's output is preserved; None if there is none for
-        its caption.
+    def choose_preserved_caption(self, caption: str, seed: int, step: int, slot: int) -> str | None:
+        """Choose the caption under which a row's output is preserved: one of `preserve_captions` at
+        random, else its own with new words replaced; None if it has none of them.
         """
         if self.preserve_captions:
             chosen = derive_seed(seed, step, slot, "preserve") % len(self.preserve_captions)
@@ -35,7 +37,7 @@ class OutputPreservationConfig(BaseModel):
         return replace_new_words(caption, self.preserve_words)
 
     def list_preserved_captions(self, captions: Iterable[str]) -> set[str]:
-        """List every caption that `preserved_caption` may return for these captions."""
+        """List every caption that `choose_preserved_caption` may return for these captions."""
         if not self.preserve_weight:
             return set()
         replaced = (replace_new_words(caption, self.preserve_words) for caption in captions)

@@ -49,9 +49,11 @@ class EMA:
 
     def __init__(self, weights: Mapping[str, Tensor], config: EMAConfig) -> None:
         self.config = config
-        labels = {"decay": [""], "power": [*map(format_length_prefix, config.lengths)], "none": []}[
-            config.kind
-        ]
+        labels = {
+            "decay": [""],
+            "power": [*map(format_tensor_name_prefix, config.lengths)],
+            "none": [],
+        }[config.kind]
         self.averages = {
             name: {key: weight.detach().float().clone() for key, weight in weights.items()}
             for name in labels
@@ -127,7 +129,7 @@ def using_weight_values(
                 weights[name].copy_(value)
 
 
-def format_length_prefix(length: float) -> str:
+def format_tensor_name_prefix(length: float) -> str:
     """Return the prefix of the tensor names of a power-function average in checkpoints and
     snapshots.
     """

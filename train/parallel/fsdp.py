@@ -26,8 +26,9 @@ ELEMENTWISE_OPTIMIZERS = ("adamw", "schedulefree")
 """Optimizers that step each number by itself; others need whole rows, blocks or tensors."""
 
 
-def load_fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
-    """Return the FSDP plugin of Accelerate's config, or None where it does not ask for FSDP.
+def build_requested_fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Build the FSDP plugin that Accelerate's config asks for (in environment variables), or return
+    None where it asks for none.
 
     The plugin has no precision of its own: autocast computes in `train.precision` either way.
     Raises ArgumentError for FSDP 1.
@@ -39,7 +40,7 @@ def load_fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
 
 
-def check_fsdp_plugin(
+def check_fsdp_settings(
     asked: FullyShardedDataParallelPlugin, loop: LoopConfig, optimizer: str
 ) -> None:
     """Raise ArgumentError, with the remedy, for settings that sharded weights do not support."""
@@ -81,26 +82,28 @@ def _fsdp_error(what: str, remedy: str) -> ArgumentError:
 
 def is_fsdp_requested() -> bool:
     """Return True where weights are to be sharded, also by a launcher of one process."""
-    return load_fsdp_plugin() is not None and torch.distributed.is_initialized()
+    return build_requested_fsdp_plugin() is not None and torch.distributed.is_initialized()
 
 
-def is_sharded(module: nn.Module) -> bool:
+def is_module_sharded(module: nn.Module) -> bool:
     """Return True for a module whose weights are sharded."""
     return isinstance(module, FSDPModule)
 
 
-def move_to_device(target: Module, accelerator: Accelerator) -> Module:
+def move_to_device_unless_fsdp(target: Module, accelerator: Accelerator) -> Module:
     """Move the target to the accelerator's device, unless FSDP will move it there block by
     block.
     """
     return target if is_fsdp_requested() else target.to(accelerator.device)
 
 
-def shard_weights(target: nn.Module, accelerator: Accelerator) -> dict[nn.Parameter, nn.Parameter]:
+def shard_weights_if_requested(
+    target: nn.Module, accelerator: Accelerator
+) -> dict[nn.Parameter, nn.Parameter]:
     """Shard the target's weights with FSDP2 where that is requested; return a map from old
     parameters to new ones.
     """
-    asked = load_fsdp_plugin()
+    asked = build_requested_fsdp_plugin()
     if asked is None or not is_fsdp_requested():
         return {parameter: parameter for parameter in target.parameters()}
     names = {parameter: name for name, parameter in target.named_parameters()}
@@ -162,7 +165,7 @@ def prepare_with_accelerate(
     target: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
 ) -> tuple[nn.Module, Any]:
     """Return target and optimizer prepared by Accelerate; a target sharded by FSDP stays itself."""
-    if is_sharded(target):
+    if is_module_sharded(target):
         return target, accelerator.prepare_optimizer(optimizer)
     model, accelerated = accelerator.prepare(target, optimizer)
     return model, accelerated

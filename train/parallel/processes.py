@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -53,8 +54,8 @@ def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[R
 
 
 def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Run an action on the main process while the others wait; a T2IError of it is raised on
-    all.
+    """Run an action on the main process while the others wait; its result is dropped, a T2IError of
+    it is raised on all.
     """
 
     def act() -> None:
@@ -62,6 +63,16 @@ def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
             action()
 
     run_on_all(accelerator, act)
+
+
+def is_true_on_any_process(accelerator: Accelerator, value: bool) -> bool:
+    """Return True, on every process of a run, if `value` is True on at least one of them; all
+    processes must call this together.
+    """
+    if accelerator.num_processes == 1:
+        return value
+    flag = torch.tensor(float(value), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum").item())
 
 
 def print_on_main(accelerator: Accelerator, text: str) -> None:
@@ -132,9 +143,9 @@ def build_accelerator(loop: LoopConfig, optimizer: str) -> Accelerator:
                 "it. To shard the weights over processes use FSDP2: "
                 "configs/accelerate/fsdp2.yaml."
             )
-    asked = sharding.load_fsdp_plugin()
+    asked = sharding.build_requested_fsdp_plugin()
     if asked is not None:
-        sharding.check_fsdp_plugin(asked, loop, optimizer)
+        sharding.check_fsdp_settings(asked, loop, optimizer)
     try:
         accelerator = Accelerator(
             mixed_precision=loop.precision,

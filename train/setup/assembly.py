@@ -25,18 +25,18 @@ from t2i.scenes.recogniser import PATCH_SIDE
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
-from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_sharded
+from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_module_sharded
 from train.parallel.processes import run_on_main
-from train.targets.autoencoder import AutoencoderConfig, AutoencoderTarget
-from train.targets.caption_matcher import CaptionMatcherConfig, CaptionMatcherTarget
-from train.targets.denoiser import DenoiserConfig, DenoiserTarget
+from train.targets.autoencoder import AutoencoderTarget, AutoencoderTargetConfig
+from train.targets.caption_matcher import CaptionMatcherTarget, CaptionMatcherTargetConfig
+from train.targets.denoiser import DenoiserTarget, DenoiserTargetConfig
 from train.targets.finetune import (
-    FineTuneConfig,
     FineTuneTarget,
+    FineTuneTargetConfig,
     cast_frozen_weights,
     resolve_objective,
 )
-from train.targets.recogniser import RecogniserConfig, RecogniserTarget
+from train.targets.recogniser import RecogniserTarget, RecogniserTargetConfig
 from train.targets.target import TrainingTarget
 
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
@@ -56,15 +56,15 @@ def assemble_target(
     encoders : those of a fine-tune, where they are loaded already
     """
     torch.manual_seed(derive_seed(config.seed, "weights"))
-    if isinstance(config.target, CaptionMatcherConfig):
+    if isinstance(config.target, CaptionMatcherTargetConfig):
         return CaptionMatcherTarget(config.target, config.seed, config.train.batch_size), {}
-    if isinstance(config.target, RecogniserConfig):
+    if isinstance(config.target, RecogniserTargetConfig):
         assert isinstance(config.data, CompositionsConfig)
         labels, size = Compositions(config.data).labels, config.data.size
         check_recogniser_size(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
-    if isinstance(config.target, FineTuneConfig):
+    if isinstance(config.target, FineTuneTargetConfig):
         return build_fine_tune_target(config.target, config, encoders)
     assert config.model is not None
     model = ModelConfig.load(config.model)
@@ -80,7 +80,7 @@ def gather_whole_target(
 
     All processes must call this together.
     """
-    if not is_sharded(target):
+    if not is_module_sharded(target):
         return target
     weights = gather_tensors(target.trained_parameters(), main=accelerator.is_main_process)
     found = [target]
@@ -96,7 +96,7 @@ def gather_whole_target(
 
 
 def build_fine_tune_target(
-    target: FineTuneConfig, config: RunConfig, encoders: CacheEncoders | None
+    target: FineTuneTargetConfig, config: RunConfig, encoders: CacheEncoders | None
 ) -> tuple[FineTuneTarget, Facts]:
     """Build the target that fine-tunes a base model; frozen weights get the precision of the
     run.
@@ -135,18 +135,20 @@ def load_starting_weights(parts: Components, config: RunConfig) -> Components:
     target = config.target
     for name in ("vae", "unet", "text_encoder"):
         if (folder := getattr(target, name, None)) is not None:
-            parts = replace(parts, **{name: load_trained_part(getattr(parts, name), folder, name)})
+            parts = replace(
+                parts, **{name: load_trained_component(getattr(parts, name), folder, name)}
+            )
     return parts
 
 
 def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget:
     """Build the target that trains parts of a model from scratch."""
     target, batch_size = config.target, config.train.batch_size
-    if isinstance(target, AutoencoderConfig):
+    if isinstance(target, AutoencoderTargetConfig):
         check_picture_size(config.data.size, parts)
         check_crop_size(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return AutoencoderTarget(parts, target, config.seed, batch_size)
-    assert isinstance(target, DenoiserConfig)
+    assert isinstance(target, DenoiserTargetConfig)
     check_picture_size(config.data.size, parts, default_size(parts.unet, parts.vae)[0])
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
@@ -174,8 +176,8 @@ def digest_weight_shapes(part: nn.Module) -> str:
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def load_trained_part(part: Part, folder: Path, key: str) -> Part:
-    """Load one trained part of a model, such as its autoencoder, from `folder`.
+def load_trained_component(part: Part, folder: Path, key: str) -> Part:
+    """Load a trained component of a model, such as its autoencoder, from `folder`.
 
     Raises ModelError unless its shapes are those of `part`.
     """

@@ -19,7 +19,7 @@ from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import plural
 from train.batches.batch_order import BatchOrder
 from train.batches.micro_batches import explaining_out_of_memory
-from train.cache.caption_encoding import build_text_encoder
+from train.cache.caption_encoding import build_caption_encoder
 from train.cache.config import CacheConfig
 from train.cache.encoders import MODELS_BY_KIND, CacheEncoders
 from train.cache.latent_cache import CachedPictures
@@ -34,10 +34,10 @@ from train.reporting.progress import Advance, show_setup_progress
 from train.setup.assembly import FROZEN_DTYPES
 from train.setup.cache_decisions import (
     GB,
-    choose_cached_kinds,
     count_latent_bytes,
     count_text_bytes,
     explain_cache_too_large,
+    explain_uncached_kinds,
 )
 from train.setup.cache_encoding import (
     batch_captions_by_length,
@@ -45,7 +45,7 @@ from train.setup.cache_encoding import (
     encode_and_cache_latents,
     encode_and_cache_texts,
 )
-from train.targets.finetune import FineTuneConfig
+from train.targets.finetune import FineTuneTargetConfig
 
 if TYPE_CHECKING:
     from train.data.decode import BrokenPictureError
@@ -66,7 +66,7 @@ class CacheSettings:
     loop: LoopConfig
 
 
-def build_cache(
+def build_cached_dataset(
     settings: CacheSettings,
     samples: TrainingDataset,
     order: BatchOrder,
@@ -74,17 +74,17 @@ def build_cache(
     accelerator: Accelerator,
     stop: StopRequest,
 ) -> tuple[TrainingDataset, CacheEncoders | None]:
-    """Encode latents and captions into the cache; return the data set that reads it, and the
-    encoders with their weights released.
+    """Encode the latents and captions of a data set into the cache; return a data set that reads
+    them from there, and the encoders with their weights released.
 
     Each process encodes its share. Where nothing can be cached the samples are returned unchanged,
     with None. Raises T2IError, and StoppedDuringSetup when a stop is requested, on every process.
     """
     cache, target = settings.cache, settings.target
-    reasons = choose_cached_kinds(cache, target, samples)
+    reasons = explain_uncached_kinds(cache, target, samples)
     encoders: CacheEncoders | None = None
     if None in reasons.values():
-        assert isinstance(target, FineTuneConfig)
+        assert isinstance(target, FineTuneTargetConfig)
         assert isinstance(samples, Pictures)
         encoders = CacheEncoders(target.base, FROZEN_DTYPES[settings.loop.precision])
         for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
@@ -117,7 +117,7 @@ class CacheBuilder:
         accelerator: Accelerator,
         stop: StopRequest,
     ) -> None:
-        assert isinstance(settings.target, FineTuneConfig)
+        assert isinstance(settings.target, FineTuneTargetConfig)
         self.target, self.steps = settings.target, settings.loop.steps
         self.config, self.order, self.encoders = settings.cache, order, encoders
         self.accelerator, self.stop = accelerator, stop
@@ -152,7 +152,7 @@ class CacheBuilder:
             for name in MODELS_BY_KIND["texts"]:
                 if name in self.encoders.models:
                     self.encoders.models[name].to(self.accelerator.device)
-            encoder = build_text_encoder(parts)
+            encoder = build_caption_encoder(parts)
             batches = self._share(batch_captions_by_length(parts, encoder, missing, size))
             self._check_room(len(missing) * self.encoders.bytes_per_text_window)
             lower = "set cache.captions_at_once lower" if size > 1 else "set cache.texts = false"
@@ -292,4 +292,4 @@ def _discard_damaged(shards: ShardFolder, damaged: Collection[str]) -> None:
         warnings.warn(
             f"The file {path} of the cache is damaged: its content is made again.", stacklevel=2
         )
-    shards.delete_files(damaged)
+    shards.delete_files_and_stale_parts(damaged)

@@ -7,8 +7,8 @@ from train.cache.config import CacheConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import TargetConfig
 from train.data.pictures import AugmentedVariant, Pictures
-from train.targets.finetune import FineTuneConfig
-from train.targets.parts.learned_words import NewWordsPart
+from train.targets.finetune import FineTuneTargetConfig
+from train.targets.parts.learned_words import NewWordsPartConfig
 
 KINDS = ("latents", "texts")
 GB = 10**9
@@ -16,14 +16,14 @@ Reasons = dict[str, str | None]
 """Each of KINDS -> None where it is cached, else the reason; "" where it is not requested."""
 
 
-def choose_cached_kinds(
+def explain_uncached_kinds(
     cache: CacheConfig, target: TargetConfig, samples: TrainingDataset
 ) -> Reasons:
-    """Decide whether latents and text embeddings are cached, as far as known before the encoders
-    are loaded.
+    """Return for latents and for texts the reason why they are not cached, or None where they are,
+    as far as known before the encoders are loaded.
     """
     reasons: Reasons = dict.fromkeys(KINDS, "")
-    if not isinstance(target, FineTuneConfig):
+    if not isinstance(target, FineTuneTargetConfig):
         return reasons
     for kind, wanted in (("latents", cache.latents), ("texts", cache.texts)):
         if wanted and not isinstance(samples, Pictures):
@@ -36,10 +36,10 @@ def choose_cached_kinds(
     return reasons
 
 
-def explain_uncached_texts(target: FineTuneConfig, pictures: Pictures) -> str | None:
+def explain_uncached_texts(target: FineTuneTargetConfig, pictures: Pictures) -> str | None:
     """Return the reason why embeddings of captions cannot be cached; None where they can."""
     for number, part in enumerate(target.parts):
-        if isinstance(part, NewWordsPart):
+        if isinstance(part, NewWordsPartConfig):
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":
             return f"target.parts[{number}] trains the {part.of}"

@@ -17,11 +17,13 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StopRequest
 from t2i.safe_reading import RUN, read_json
 from t2i.terminal import print_note
-from train.data.class_picture_config import PriorPreservationConfig
+from train.config.run_config import RunConfig
+from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
 from train.data.sources.folder import list_picture_folder
 from train.data.sources.listing import Listing
 from train.parallel.processes import run_on_main
 from train.reporting.progress import show_setup_progress
+from train.setup.assembly import FROZEN_DTYPES
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
@@ -54,7 +56,23 @@ class ClassPictureSpec:
         return {**self.prior.model_dump(include=keys), "size": self.size, "base": self.base}
 
 
-def generate_class_pictures(
+def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec | None:
+    """Return which DreamBooth class pictures a run needs, and the settings to generate them;
+    None if it needs none.
+    """
+    if config.prior is None:
+        return None
+    assert config.target.kind == "finetune"
+    return ClassPictureSpec(
+        prior=config.prior,
+        folder=resolve_class_picture_folder(config.prior, out),
+        base=config.target.base,
+        size=config.data.size,
+        dtype=FROZEN_DTYPES[config.train.precision],
+    )
+
+
+def generate_class_pictures_on_main(
     wanted: ClassPictureSpec, accelerator: Accelerator, stop: StopRequest
 ) -> bool:
     """Generate the missing class pictures on the main process; return False if that was stopped.

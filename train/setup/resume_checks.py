@@ -1,19 +1,30 @@
-"""Checks that a resumed run has the configuration, model and data that it began with."""
+"""Resuming a run: its folder is locked, its checkpoint read, and its configuration, model and data
+checked to be those that it began with.
+"""
 
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from pydantic import ValidationError
 
-from t2i.errors import ArgumentError
-from train.checkpoint import CheckpointState
+from t2i.errors import ArgumentError, TrainingError
+from t2i.run_folder import lock_folder
+from train.checkpoint import (
+    CHECKPOINT_FOLDER,
+    CheckpointState,
+    read_newest_checkpoint,
+    read_newest_checkpoint_facts,
+)
 from train.config.config_changes import list_forbidden_changes
 from train.config.error_messages import explain_validation_error
 from train.config.run_config import RunConfig
+from train.parallel.processes import run_on_all
 from train.setup.assembly import Facts
 from train.targets.target import TrainingTarget
 
@@ -29,6 +40,37 @@ def build_run_identity(config: RunConfig, model: Facts, target: TrainingTarget) 
         "model": model,
         "frozen": digest_frozen_weights(target),
     }
+
+
+def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitStack) -> None:
+    """Lock the run's folder against other processes until `stack` closes.
+
+    Raises ArgumentError where it holds a run of another configuration.
+    """
+    stack.enter_context(lock_folder(out))
+    facts = read_newest_checkpoint_facts(out / CHECKPOINT_FOLDER)
+    if facts is not None:
+        check_same_config(out, facts, config)
+
+
+def read_same_checkpoint(accelerator: Accelerator, out: Path) -> CheckpointState | None:
+    """Read the newest complete checkpoint of a run on every process; None where it has none.
+
+    Raises TrainingError where the processes find different ones.
+    """
+    states: list[CheckpointState | None] = []
+
+    def read() -> int:
+        states.append(read_newest_checkpoint(out / CHECKPOINT_FOLDER))
+        return states[0].step if states[0] else 0
+
+    found, (state,) = {*run_on_all(accelerator, read)}, states
+    if len(found) > 1:
+        raise TrainingError(
+            f"The processes found different checkpoints in {out}: after the steps "
+            f"{', '.join(map(str, sorted(found)))}. All of them must see one folder."
+        )
+    return state
 
 
 def check_same_config(out: Path, facts: Mapping[str, Any], config: RunConfig) -> None:

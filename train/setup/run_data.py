@@ -18,7 +18,7 @@ from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig, build_dataset
 from train.data.subsets import SubsetConfig
 from train.parallel.processes import run_on_main
-from train.targets.finetune import FineTuneConfig
+from train.targets.finetune import FineTuneTargetConfig
 
 RECORD = "pictures.json"
 """File in a run's folder that lists the pictures it began with."""
@@ -45,7 +45,7 @@ def load_run_dataset(
     the run began with.
     """
     target = settings.target
-    data = add_class_pictures(settings.data, settings.prior, out)
+    data = add_class_picture_subset(settings.data, settings.prior, out)
     if not isinstance(data, PicturesConfig):
         return build_dataset(data)
     found: list[Pictures] = []
@@ -54,9 +54,9 @@ def load_run_dataset(
         found.append(load_run_pictures(data, out / RECORD, ReadingProgress()))
         for remark in (
             *found[0].build_summary().list_remarks(settings.batch_size),
-            *list_supervision_remarks(target, data, found[0]),
-            *list_preservation_remarks(target, found[0]),
-            *list_preference_remarks(target, found[0]),
+            *check_supervision_and_list_remarks(target, data, found[0]),
+            *check_preservation_and_list_remarks(target, found[0]),
+            *check_preferences_and_list_remarks(target, found[0]),
         ):
             print_note(remark)
 
@@ -64,10 +64,10 @@ def load_run_dataset(
     return found[0] if found else load_run_pictures(data, out / RECORD)
 
 
-def add_class_pictures(
+def add_class_picture_subset(
     data: DataConfig, prior: PriorPreservationConfig | None, out: Path
 ) -> DataConfig:
-    """Add the class pictures of a run, if any, to its data as one more subset."""
+    """Return the data configuration with a run's class pictures, if any, as one more subset."""
     if prior is None:
         return data
     assert isinstance(data, PicturesConfig)
@@ -86,10 +86,11 @@ def add_class_pictures(
     return data.model_copy(update={"folder": None, "subsets": (*own, drawn)})
 
 
-def list_supervision_remarks(
+def check_supervision_and_list_remarks(
     target: TargetConfig, data: PicturesConfig, pictures: Pictures
 ) -> list[str]:
-    """Return remarks on the pictures that attention supervision leaves out.
+    """Check that attention supervision has masked pictures to learn from, and return remarks on
+    those that it leaves out.
 
     Raises ArgumentError where it would leave out all of them.
     """
@@ -124,13 +125,13 @@ def list_supervision_remarks(
     return remarks
 
 
-def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
-    """Return a remark on the captions for which output preservation has no effect, if there are
-    any.
+def check_preservation_and_list_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+    """Check that output preservation has captions to preserve, and return a remark on those without
+    effect, if there are any.
 
-    Raises ArgumentError where none has one.
+    Raises ArgumentError where none has an effect.
     """
-    if not isinstance(target, FineTuneConfig) or not target.preserve_weight:
+    if not isinstance(target, FineTuneTargetConfig) or not target.preserve_weight:
         return []
     captions = [pictures.caption_at_visit(index, 0) for index in range(len(pictures))]
     kept = [caption for caption in captions if target.list_preserved_captions([caption])]
@@ -148,8 +149,9 @@ def list_preservation_remarks(target: TargetConfig, pictures: Pictures) -> list[
     ]
 
 
-def list_preference_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
-    """Return a remark on the number of preference pairs.
+def check_preferences_and_list_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+    """Check that preference pairs and preference loss are given together, and return a remark on
+    the number of pairs.
 
     Raises ArgumentError for a preference loss without pairs, and for pairs without such a loss.
     """

@@ -22,7 +22,7 @@ from train.targets.latents import compute_latent_mean
 from train.targets.target import TrainingTarget
 
 
-class AutoencoderConfig(BaseModel):
+class AutoencoderTargetConfig(BaseModel):
     """Configuration of the target that trains an autoencoder to reconstruct pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class AutoencoderTarget(TrainingTarget):
     """
 
     def __init__(
-        self, components: Components, config: AutoencoderConfig, seed: int, batch_size: int
+        self, components: Components, config: AutoencoderTargetConfig, seed: int, batch_size: int
     ) -> None:
         super().__init__(seed, batch_size)
         self.config, self.components = config, components

@@ -27,7 +27,7 @@ OPPOSITES = {"left": "right", "above": "below", "over": "under", "top": "bottom"
 OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
 
 
-class CaptionMatcherConfig(BaseModel):
+class CaptionMatcherTargetConfig(BaseModel):
     """Configuration of the target that trains a caption matcher on top of a frozen recogniser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class CaptionMatcherTarget(TrainingTarget):
 
     rows_apart = False
 
-    def __init__(self, config: CaptionMatcherConfig, seed: int, batch_size: int) -> None:
+    def __init__(self, config: CaptionMatcherTargetConfig, seed: int, batch_size: int) -> None:
         super().__init__(seed, batch_size)
         self.config = config
         recogniser = Recogniser.load(config.recogniser)

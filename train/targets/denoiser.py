@@ -11,13 +11,13 @@ from torch import Tensor
 
 from t2i.denoiser.build import Components
 from train.batches.batch import Batch
-from train.objective.attention_supervision import SupervisionConfig
+from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
 from train.targets.position_loss import PositionLoss
 
 
-class DenoiserConfig(SupervisionConfig):
+class DenoiserTargetConfig(AttentionSupervisionConfig):
     """Configuration of the target that trains a denoiser from scratch, with its text encoder if
     wanted.
     """
@@ -44,7 +44,7 @@ class DenoiserTarget(DenoisingTarget):
     def __init__(
         self,
         components: Components,
-        config: DenoiserConfig,
+        config: DenoiserTargetConfig,
         objective: ObjectiveConfig,
         seed: int,
         batch_size: int,
@@ -54,7 +54,7 @@ class DenoiserTarget(DenoisingTarget):
         self.unet.requires_grad_(True)
         for encoder in filter(None, (self.text_encoder, self.text_encoder_2)):
             encoder.requires_grad_(config.train_text_encoder)
-        self.finish_setup(config.gradient_checkpointing)
+        self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
         self.places = PositionLoss(self.unet) if config.place_weight > 0 else None
 
     def forward(self, batch: Batch) -> Tensor:

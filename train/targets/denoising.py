@@ -23,11 +23,15 @@ from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.word_spans import Span, find_token_spans_of_ranges
 from train.batches.batch import Batch
-from train.cache.caption_encoding import build_text_encoder, encode_captions, expand_caption_words
+from train.cache.caption_encoding import (
+    build_caption_encoder,
+    encode_captions,
+    expand_learned_words_in_caption,
+)
 from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import (
     AttentionSupervision,
-    SupervisionConfig,
+    AttentionSupervisionConfig,
     select_supervised_words,
 )
 from train.objective.losses import pool_loss_weights
@@ -63,7 +67,7 @@ class ValidationPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class NoisyLatents:
+class NoisyLatentsWithTarget:
     """Latents with noise added, their noise level, and the output that the denoiser should have
     for them.
     """
@@ -83,7 +87,7 @@ class DenoisingTarget(TrainingTarget):
         seed: int,
         batch_size: int,
         caption_dropout: float,
-        supervision: SupervisionConfig,
+        supervision: AttentionSupervisionConfig,
     ) -> None:
         super().__init__(seed, batch_size)
         self.supervision = supervision
@@ -96,11 +100,11 @@ class DenoisingTarget(TrainingTarget):
         for part in filter(None, (self.unet, self.vae, self.text_encoder, self.text_encoder_2)):
             part.requires_grad_(False)
 
-    def finish_setup(self, gradient_checkpointing: bool) -> None:
+    def set_up_encoder_and_checkpointing(self, gradient_checkpointing: bool) -> None:
         """Build the prompt encoder, and enable gradient checkpointing; called by a subclass once
         `requires_grad` is set.
         """
-        self.encoder = build_text_encoder(self.components)
+        self.encoder = build_caption_encoder(self.components)
         if encoders := self._trained_encoders():
             freeze_unused_weights(encoders, self._encode_every_word)
         if gradient_checkpointing:
@@ -119,7 +123,7 @@ class DenoisingTarget(TrainingTarget):
         """Return the denoising loss of each row, (B,) float32, at a random noise level."""
         return self.compute_losses(batch, self._add_noise(batch))
 
-    def compute_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def compute_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of each row, (B,), for given noisy latents of the batch."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
@@ -135,7 +139,7 @@ class DenoisingTarget(TrainingTarget):
             loss_B = loss_B + self.supervision.attention_weight * supervision.compute_losses()
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
-    def _add_noise(self, batch: Batch) -> NoisyLatents:
+    def _add_noise(self, batch: Batch) -> NoisyLatentsWithTarget:
         """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
         quantile_B = sample_stratified_quantiles(
@@ -145,9 +149,9 @@ class DenoisingTarget(TrainingTarget):
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
         noisy_BCHW = self.objective.add_noise(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.compute_target(latents_BCHW, noise_BCHW, level)
-        return NoisyLatents(noisy_BCHW, target_BCHW, level)
+        return NoisyLatentsWithTarget(noisy_BCHW, target_BCHW, level)
 
-    def _denoise(self, noised: NoisyLatents, conditioning: Conditioning) -> Tensor:
+    def _denoise(self, noised: NoisyLatentsWithTarget, conditioning: Conditioning) -> Tensor:
         return sd.run_unet(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
 
     def _errors(
@@ -184,13 +188,13 @@ class DenoisingTarget(TrainingTarget):
         tokenizer = self.components.tokenizer
         expanded = [
             (
-                len(expand_caption_words(caption[:start], tokenizer)),
-                len(expand_caption_words(caption[:end], tokenizer)),
+                len(expand_learned_words_in_caption(caption[:start], tokenizer)),
+                len(expand_learned_words_in_caption(caption[:end], tokenizer)),
             )
             for start, end in spans
         ]
         return find_token_spans_of_ranges(
-            self.encoder, expand_caption_words(caption, tokenizer), expanded
+            self.encoder, expand_learned_words_in_caption(caption, tokenizer), expanded
         )
 
     @torch.no_grad()

@@ -17,23 +17,25 @@ from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
-from train.objective.attention_supervision import SupervisionConfig
+from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.losses import compute_row_means
 from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, compute_preference_loss
 from train.objective.preservation import OutputPreservationConfig
 from train.optim.optimizer import ParameterGroup
-from train.targets.denoising import DenoisingTarget, NoisyLatents
+from train.targets.denoising import DenoisingTarget, NoisyLatentsWithTarget
 from train.targets.finetune_results import FineTunedModel, write_fine_tune_files
-from train.targets.parts.adapters import AdapterPart, inject_adapter
-from train.targets.parts.full_weights import FullWeightsPart, enable_full_training
-from train.targets.parts.learned_words import NewWord, NewWordsPart, register_new_words
+from train.targets.parts.adapters import AdapterPartConfig, inject_adapter
+from train.targets.parts.full_weights import FullWeightsPartConfig, enable_full_training
+from train.targets.parts.learned_words import NewWordConfig, NewWordsPartConfig, register_new_words
 from train.targets.reference_model import ReferenceModel
 
-PartConfig = Annotated[FullWeightsPart | AdapterPart | NewWordsPart, Field(discriminator="method")]
+PartConfig = Annotated[
+    FullWeightsPartConfig | AdapterPartConfig | NewWordsPartConfig, Field(discriminator="method")
+]
 
 
-class FineTuneConfig(SupervisionConfig, OutputPreservationConfig, PreferenceConfig):
+class FineTuneTargetConfig(AttentionSupervisionConfig, OutputPreservationConfig, PreferenceConfig):
     """Configuration of a fine-tune: which parts of a finished model are trained, and how."""
 
     kind: Literal["finetune"] = "finetune"
@@ -46,7 +48,7 @@ class FineTuneConfig(SupervisionConfig, OutputPreservationConfig, PreferenceConf
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
 
     @model_validator(mode="after")
-    def _refuse_preferences_with_masks(self) -> "FineTuneConfig":
+    def _refuse_preferences_with_masks(self) -> "FineTuneTargetConfig":
         if self.preference_beta and self.attention_weight:
             raise ValueError(
                 "preference_beta learns from pairs, which have no masks: set attention_weight = 0."
@@ -54,7 +56,7 @@ class FineTuneConfig(SupervisionConfig, OutputPreservationConfig, PreferenceConf
         return self
 
     @model_validator(mode="after")
-    def _need_captions_to_preserve(self) -> "FineTuneConfig":
+    def _need_captions_to_preserve(self) -> "FineTuneTargetConfig":
         if not self.preserve_weight:
             return self
         if not self.preserve_words and not self.preserve_captions:
@@ -64,9 +66,9 @@ class FineTuneConfig(SupervisionConfig, OutputPreservationConfig, PreferenceConf
             )
         return self
 
-    def list_new_words(self) -> list[NewWord]:
+    def list_new_words(self) -> list[NewWordConfig]:
         """Return the new words that a fine-tune learns, in the order of its parts."""
-        parts = [part for part in self.parts if isinstance(part, NewWordsPart)]
+        parts = [part for part in self.parts if isinstance(part, NewWordsPartConfig)]
         return [word for part in parts for word in part.words]
 
     def list_new_word_spellings(self) -> list[str]:
@@ -80,7 +82,7 @@ class FineTuneTarget(DenoisingTarget):
     def __init__(
         self,
         pipe: TextToImagePipeline,
-        config: FineTuneConfig,
+        config: FineTuneTargetConfig,
         objective: ObjectiveConfig,
         seed: int,
         batch_size: int,
@@ -96,13 +98,13 @@ class FineTuneTarget(DenoisingTarget):
             weight
             for _, part, weights in self._groups
             for weight in weights
-            if not isinstance(part, AdapterPart)
+            if not isinstance(part, AdapterPartConfig)
         ]
         needs_reference = config.preserve_weight > 0 or config.preference_beta > 0
         self._reference = ReferenceModel(self.trainable_models(), full) if needs_reference else None
-        self.finish_setup(config.gradient_checkpointing)
+        self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
 
-    def compute_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def compute_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of each row, (B,): denoising or preference, plus preservation."""
         if self.config.preference_beta:
             loss_B = self._preference_losses(batch, noised)
@@ -112,7 +114,7 @@ class FineTuneTarget(DenoisingTarget):
             loss_B = loss_B + self.config.preserve_weight * self._preservation_losses(batch, noised)
         return loss_B
 
-    def _preference_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def _preference_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of preferring each picture to the worse one of its pair, (B,)."""
         pixels_BCHW = batch.pixels_BCHW if batch.losers_BCHW is None else batch.losers_BCHW
         worse = replace(batch, pixels_BCHW=pixels_BCHW, moments_BCHW=batch.loser_moments_BCHW)
@@ -133,12 +135,12 @@ class FineTuneTarget(DenoisingTarget):
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
     def _denoising_errors(
-        self, batch: Batch, noised: NoisyLatents, conditioning: Conditioning
+        self, batch: Batch, noised: NoisyLatentsWithTarget, conditioning: Conditioning
     ) -> Tensor:
         output_BCHW = self._denoise(noised, conditioning)
         return self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
 
-    def _preservation_losses(self, batch: Batch, noised: NoisyLatents) -> Tensor:
+    def _preservation_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the squared difference to the base model under preserved captions, (B,).
 
         It is 0 for rows without a preserved caption.
@@ -146,7 +148,7 @@ class FineTuneTarget(DenoisingTarget):
         wanted = [
             None
             if not caption
-            else self.config.preserved_caption(caption, self.seed, batch.step, slot)
+            else self.config.choose_preserved_caption(caption, self.seed, batch.step, slot)
             for caption, slot in zip(batch.captions, batch.slots, strict=True)
         ]
         captions = ["" if caption is None else caption for caption in wanted]
@@ -173,9 +175,9 @@ class FineTuneTarget(DenoisingTarget):
         """Return the base model's own scheduler."""
         return self._scheduler
 
-    def list_adapters(self) -> list[str]:
+    def list_adapter_names(self) -> list[str]:
         """Return peft's names of the trained adapters."""
-        return [name for name, part, _ in self._groups if isinstance(part, AdapterPart)]
+        return [name for name, part, _ in self._groups if isinstance(part, AdapterPartConfig)]
 
     def list_new_word_spellings(self) -> list[str]:
         """Return the spellings of the new words that are learned, as "<my-mug>"."""
@@ -192,7 +194,7 @@ class FineTuneTarget(DenoisingTarget):
 
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write adapters and new words, and the whole model if its own weights were trained."""
-        has_full_parts = any(isinstance(part, FullWeightsPart) for part in self.config.parts)
+        has_full_parts = any(isinstance(part, FullWeightsPartConfig) for part in self.config.parts)
         if has_full_parts:
             self.restore_encoders()
         trained = FineTunedModel(
@@ -200,7 +202,7 @@ class FineTuneTarget(DenoisingTarget):
             original_tokenizers=self.original_tokenizers,
             scheduler=self._scheduler,
             models=self.trainable_models(),
-            adapters=self.list_adapters(),
+            adapters=self.list_adapter_names(),
             words=self.config.list_new_words(),
             has_full_parts=has_full_parts,
             base=self.config.base,
@@ -216,14 +218,14 @@ class FineTuneTarget(DenoisingTarget):
         """
         trained: dict[int, list[nn.Parameter]] = {}
         models = self.trainable_models()
-        for kind in (AdapterPart, FullWeightsPart, NewWordsPart):
+        for kind in (AdapterPartConfig, FullWeightsPartConfig, NewWordsPartConfig):
             for number, part in enumerate(parts):
                 if not isinstance(part, kind):
                     continue
                 name, key = f"part{number}", f"target.parts[{number}]"
-                if isinstance(part, AdapterPart):
+                if isinstance(part, AdapterPartConfig):
                     trained[number] = inject_adapter(part, models, name, key)
-                elif isinstance(part, FullWeightsPart):
+                elif isinstance(part, FullWeightsPartConfig):
                     trained[number] = enable_full_training(part, models, key)
                 else:
                     trained[number] = self._add_words(part, key)
@@ -232,7 +234,7 @@ class FineTuneTarget(DenoisingTarget):
         check_parts_disjoint(trained)
         return [(f"part{number}", part, trained[number]) for number, part in enumerate(parts)]
 
-    def _add_words(self, part: NewWordsPart, key: str) -> list[nn.Parameter]:
+    def _add_words(self, part: NewWordsPartConfig, key: str) -> list[nn.Parameter]:
         components = self.components
         vectors = register_new_words(part, components.tokenizer, components.text_encoder, key)
         if components.text_encoder_2 is not None:

@@ -38,7 +38,7 @@ from t2i.denoiser.families.sdxl import has_size_conditioning
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from train.export import PRECISIONS, ExportConfig, Notes, convert_and_write_model
-from train.targets.parts.learned_words import ExtendedEmbedding, NewWord
+from train.targets.parts.learned_words import ExtendedEmbedding, NewWordConfig
 
 if TYPE_CHECKING:
     from t2i.adapters.lora_writer import ModelFamily
@@ -64,7 +64,7 @@ class FineTunedModel:
     scheduler: Scheduler
     models: Mapping[str, nn.Module]
     adapters: Sequence[str]
-    words: Sequence[NewWord]
+    words: Sequence[NewWordConfig]
     has_full_parts: bool
     base: str
 

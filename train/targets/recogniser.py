@@ -24,7 +24,7 @@ from train.targets.target import TrainingTarget
 COLOUR_WEIGHT = 0.5
 
 
-class RecogniserConfig(BaseModel):
+class RecogniserTargetConfig(BaseModel):
     """Configuration of the target that trains a recogniser on the labelled pixels of `data`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class RecogniserTarget(TrainingTarget):
         self,
         labels: RecogniserLabels,
         size: int,
-        config: RecogniserConfig,
+        config: RecogniserTargetConfig,
         seed: int,
         batch_size: int,
     ) -> None:
@@ -53,7 +53,9 @@ class RecogniserTarget(TrainingTarget):
         self.labels = labels
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy of object kinds and colours of each row, (B,)."""
+        """Run the recogniser on a batch and return for each row, (B,), the cross-entropy of its
+        pixels' object kinds, background and objects alike, plus half that of the objects' colours.
+        """
         assert batch.marks_B2HW is not None
         maps = self.recogniser(batch.pixels_BCHW)
         kind_Bhw, colour_Bhw = batch.marks_B2HW[:, :, ::2, ::2].long().unbind(1)

@@ -147,16 +147,16 @@ def _image_size_of_model(name: str) -> int:
 
 
 def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
-    from train.data.discovery import list_and_read_pictures
+    from train.data.discovery import list_and_check_pictures
 
     if not sys.stderr.isatty():
-        return list_and_read_pictures(config)
+        return list_and_check_pictures(config)
 
     from train.reporting.training_logger import build_progress_bar
 
     with build_progress_bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
-        return list_and_read_pictures(
+        return list_and_check_pictures(
             config, lambda done, of: shown.update(task, completed=done, total=of)
         )
 

@@ -100,14 +100,10 @@ def _write_config(
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import print_remark
-    from train.starter_config.starter_config import (
-        StarterConfigRequest,
-        build_trigger_comment,
-        explain_missing_trigger,
-        is_broken_fraction_allowed,
-        needs_download,
-        write_starter_config,
-    )
+    from train.starter_config.picture_folder import is_broken_fraction_allowed
+    from train.starter_config.request import StarterConfigRequest, needs_download
+    from train.starter_config.starter_config import write_starter_config
+    from train.starter_config.subject_words import build_trigger_comment, explain_missing_trigger
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
@@ -115,7 +111,7 @@ def _write_config(
     wish = StarterConfigRequest(method, folder, base, word, kind)
     seen = write_starter_config(wish, out)
     print_line(out)
-    if remarks := build_trigger_comment(wish, seen):
+    if remarks := build_trigger_comment(wish):
         print_remark(" ".join(remarks))
     if reason := explain_missing_trigger(wish, seen):
         print_remark(f"Captions are learned as they are: {reason}. See [data] in the file.")

@@ -210,13 +210,13 @@ def test_two_processes_share_out_the_same_work_whatever_each_sees_of_the_folder(
 def hesitant_main() -> None:
     """Let the main process take its time before it deletes a damaged file."""
     torch.set_num_threads(1)
-    delete = ShardFolder.delete_files
+    delete = ShardFolder.delete_files_and_stale_parts
 
     def late(self: ShardFolder, files: list[str]) -> None:
         time.sleep(2)
         delete(self, files)
 
-    ShardFolder.delete_files = late
+    ShardFolder.delete_files_and_stale_parts = late
 
 
 def blind_second() -> None:

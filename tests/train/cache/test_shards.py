@@ -61,7 +61,7 @@ def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
         path.write_bytes({"changed": data, "cut short": data[:-20], "emptied": b""}[harm])
     assert shards.list_damaged_files(shards.list_files()) == [name]
     before = {key for key in (f'key "{n}" \u00e9' for n in range(10)) if key in shards}
-    shards.delete_files([name])
+    shards.delete_files_and_stale_parts([name])
     shards.index_files()
     after = {key for key in before if key in shards}
     assert len(before) == 10
@@ -74,7 +74,7 @@ def test_what_a_kill_left_unfinished_is_swept_up_once_it_is_old(tmp_path):
     for path in (new, old):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    shards.delete_files([])
+    shards.delete_files_and_stale_parts([])
     assert new.exists()
     assert not old.exists()
     assert len(shards.list_files()) == len(written(tmp_path).list_files())
@@ -84,7 +84,7 @@ def test_what_another_run_took_away_meanwhile_is_no_fault(tmp_path, monkeypatch)
     shards = written(tmp_path)
     gone = tmp_path / ".gone.1.part"
     monkeypatch.setattr(type(tmp_path), "glob", lambda self, pattern: iter([gone]))
-    shards.delete_files([f"{'0' * 32}.safetensors"])
+    shards.delete_files_and_stale_parts([f"{'0' * 32}.safetensors"])
 
 
 def test_a_folder_that_lets_nothing_be_taken_away_is_said(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_folder_that_lets_nothing_be_taken_away_is_said(tmp_path, monkeypatch)
 
     monkeypatch.setattr(type(tmp_path), "unlink", refuse)
     with pytest.raises(OutputError, match="Permission denied: choose a folder you may write to"):
-        shards.delete_files(shards.list_files()[:1])
+        shards.delete_files_and_stale_parts(shards.list_files()[:1])
 
 
 def test_a_file_that_goes_away_during_a_run_is_named(tmp_path):

@@ -7,7 +7,7 @@ from t2i.denoiser.build import Components
 from t2i.errors import DataError, TrainingError
 from tests.text import tiny_models
 from tests.tiny import tiny_vae
-from train.cache.caption_encoding import build_text_encoder, encode_captions
+from train.cache.caption_encoding import build_caption_encoder, encode_captions
 from train.cache.shards import ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTextEmbeddings
 from train.setup.cache_encoding import batch_captions_by_length, encode_and_cache_texts
@@ -32,7 +32,7 @@ def components(kind: str) -> Components:
 
 
 def made(folder, parts: Components, captions=CAPTIONS, size=4) -> CachedTextEmbeddings:
-    encoder = build_text_encoder(parts)
+    encoder = build_caption_encoder(parts)
     batches = batch_captions_by_length(parts, encoder, captions, size)
     assert sorted(caption for batch in batches for caption in batch) == sorted(captions)
     encode_and_cache_texts(
@@ -46,7 +46,7 @@ def made(folder, parts: Components, captions=CAPTIONS, size=4) -> CachedTextEmbe
 @pytest.mark.parametrize("kind", ["clip", "two clips", "t5", "bert", "gpt2"])
 def test_captions_of_any_lengths_are_as_encoded_together(tmp_path, kind):
     parts = components(kind)
-    texts, encoder = made(tmp_path, parts), build_text_encoder(parts)
+    texts, encoder = made(tmp_path, parts), build_caption_encoder(parts)
     for rows in ([0, 1, 2], [1], [3, 0], [4, 3, 2, 1, 0], [2, 2, 4]):
         captions = [CAPTIONS[row] for row in rows]
         with torch.no_grad():

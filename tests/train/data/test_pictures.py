@@ -156,7 +156,7 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
         assert shape[0] * shape[1] <= 32 * 32
     order = BatchOrder(groups, 3, seed=1)
     shown = Counter(
-        index for step in range(order.steps_per_round) for index in order.list_examples(step)
+        index for step in range(order.steps_per_round) for index in order.list_example_indices(step)
     )
     assert {*shown} == {*range(7)}
 

@@ -22,7 +22,7 @@ from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources import remote
 from train.data.sources.tars import (
-    TarMemberSource,
+    TarMemberBytes,
     expand_braces,
     expand_tar_patterns,
     list_tar_pictures,
@@ -278,4 +278,4 @@ def test_a_mask_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.touch()
     with pytest.raises(BrokenPictureError, match="holds 8,589,934,592 bytes of one file"):
-        TarMemberSource(path, 512, 8 << 30).read()
+        TarMemberBytes(path, 512, 8 << 30).read()

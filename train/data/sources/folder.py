@@ -21,7 +21,7 @@ from train.data.sources.listing import (
     FileBytes,
     Listing,
     PictureEntry,
-    parse_caption_file,
+    decode_caption_file,
 )
 from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
 
@@ -69,13 +69,13 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
     scan = _Scan(options)
     masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
     losers = map_pictures_by_name(options.losers, "losers") if options.losers else None
-    repeated = parse_folder_repeats(folder)
+    repeated = parse_kohya_folder_names(folder)
     for place, names in walk_folders(folder, (options.masks, options.losers)):
         if table := find_metadata_table(place, names):
             scan.rows |= read_caption_table(table, options.caption_column)
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = map_caption_files(names, options.caption_suffixes)
+        texts = map_caption_files_by_normalized_name(names, options.caption_suffixes)
         used_texts = set()
         for name in names:
             path = place / name
@@ -84,7 +84,7 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
                 if name not in texts.values() and name not in TABLES:
                     scan.ignored[suffix or name] += 1
                 continue
-            captions, text = read_captions(scan, path, texts)
+            captions, text = read_picture_captions(scan, path, texts)
             used_texts |= {text}
             if captions is None:
                 continue
@@ -106,7 +106,7 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    add_missing_and_ignored_files(scan, repeated)
+    report_missing_and_ignored_files(scan, repeated)
     return scan.listing
 
 
@@ -115,8 +115,10 @@ def format_os_error(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
-    """Map the names of a folder's caption files with the suffix in lower case to their names on
+def map_caption_files_by_normalized_name(
+    names: Iterable[str], suffixes: Sequence[str]
+) -> dict[str, str]:
+    """Map the names of a folder's caption files, their suffix in lower case, to their names on
     disk.
     """
     found = ((Path(name), name) for name in names)
@@ -127,7 +129,7 @@ def map_caption_files(names: Iterable[str], suffixes: Sequence[str]) -> dict[str
     }
 
 
-def read_captions(
+def read_picture_captions(
     scan: _Scan, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """Read the captions of a picture, from metadata or a text file, and return them with that
@@ -144,7 +146,7 @@ def read_captions(
     if beside is None:
         return (), None
     try:
-        text = parse_caption_file(read_bounded(path.with_name(beside), MAX_CAPTION))
+        text = decode_caption_file(read_bounded(path.with_name(beside), MAX_CAPTION))
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
             BrokenPictureError(
@@ -155,9 +157,9 @@ def read_captions(
     return ((text,) if text else ()), beside
 
 
-def add_missing_and_ignored_files(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
-    """Add pictures that are named in metadata but missing to the listing's broken ones, and
-    remarks on repeats and ignored files to its notes.
+def report_missing_and_ignored_files(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+    """Add to the listing what the scan left over: pictures that metadata names but that are missing
+    as broken ones, remarks on repeats, unused captions and ignored files as notes.
     """
     listing = scan.listing
     for path in sorted(scan.rows.keys() - scan.seen):
@@ -192,7 +194,7 @@ def walk_folders(
         yield Path(place), sorted(name for name in names if name[0] != ".")
 
 
-def parse_folder_repeats(folder: Path) -> dict[str, tuple[int, str]]:
+def parse_kohya_folder_names(folder: Path) -> dict[str, tuple[int, str]]:
     """Parse folder names such as `10_sks dog` into repeats and words; empty unless all match."""
     found = {}
     for below in sorted(folder.iterdir()):

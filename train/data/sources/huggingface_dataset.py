@@ -19,7 +19,7 @@ SAVED = ("dataset_info.json", "state.json")
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetRowSource:
+class DatasetCellBytes:
     """Source of the bytes of a picture in a row of a `datasets` table.
 
     Each process opens the table's files itself.
@@ -78,7 +78,7 @@ def list_huggingface_dataset(
         except ValueError as error:
             listing.broken.append(BrokenPictureError(place, str(error)))
             continue
-        source = DatasetRowSource(pictures, row, image_column)
+        source = DatasetCellBytes(pictures, row, image_column)
         listing.pictures.append(
             PictureEntry(place, source, texts, stem=str(row), folder=Path(name).name)
         )

@@ -77,9 +77,9 @@ def read_bytes(source: ByteSource, name: str) -> bytes:
         raise BrokenPictureError(name, f"cannot be read ({error.strerror or error})") from error
 
 
-def parse_caption_file(data: bytes) -> str:
-    """Parse the bytes of a caption file: its text with lines joined. Raises ValueError if not
-    text.
+def decode_caption_file(data: bytes) -> str:
+    """Decode the bytes of a caption file and return its text with lines joined. Raises ValueError
+    if they are no text or too many.
     """
     if len(data) > MAX_CAPTION:
         raise ValueError(f"has {plural(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")

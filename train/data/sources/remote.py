@@ -21,7 +21,7 @@ GONE = (403, 404, 410)
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteTarMemberSource:
+class RemoteTarMemberBytes:
     """Source of the bytes of a file within an uncompressed .tar on a web server."""
 
     url: str

@@ -28,7 +28,7 @@ def expand_kohya_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], li
     return subsets, notes
 
 
-def list_subset(subset: SubsetConfig) -> Listing:
+def list_subset_pictures(subset: SubsetConfig) -> Listing:
     """List the pictures of a subset, whether its source is a folder, archives or a `datasets`
     table.
 

@@ -26,11 +26,11 @@ from train.data.sources.listing import (
     ByteSource,
     Listing,
     PictureEntry,
+    decode_caption_file,
     parse_caption_cell,
-    parse_caption_file,
 )
 from train.data.sources.metadata import CAPTION_COLUMNS
-from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteTarMemberSource
+from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteTarMemberBytes
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -46,7 +46,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 
 
 @dataclass(frozen=True, slots=True)
-class TarMemberSource:
+class TarMemberBytes:
     """Source of the bytes of a file within an uncompressed .tar on disk."""
 
     archive: Path
@@ -146,7 +146,7 @@ def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) ->
         raise ValueError(f"its {part.name} has {part.size:,} bytes, far more than a caption")
     try:
         if part.kind != ".json":
-            text = parse_caption_file(part.text)
+            text = decode_caption_file(part.text)
             return (text,) if text else ()
         row = parse_json(part.text, lenient=True)
     except ValueError as error:
@@ -166,10 +166,10 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             file: io.BufferedReader = stack.enter_context(
                 io.BufferedReader(RemoteFile(archive), BLOCK)
             )
-            source = partial(RemoteTarMemberSource, archive)
+            source = partial(RemoteTarMemberBytes, archive)
         else:
             file = stack.enter_context(open_untrusted(archive, ARCHIVE))
-            source = partial(TarMemberSource, Path(archive))
+            source = partial(TarMemberBytes, Path(archive))
         if file.read(2) in COMPRESSED:
             raise DataError(
                 f"{archive} is compressed, so that nothing can be read from its midst: decompress "

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.full_weights import ModelName, Models, TrainedPart, get_part_model
-from train.targets.parts.module_patterns import Patterns, match_modules
+from train.targets.parts.full_weights import ModelName, Models, TrainedPartConfig, get_part_model
+from train.targets.parts.module_patterns import Patterns, match_module_names
 
 ATTENTION: dict[str, Patterns] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -21,7 +21,7 @@ ATTENTION: dict[str, Patterns] = {
 """Names of the attention projections, by the type of model."""
 
 
-class AdapterPart(TrainedPart):
+class AdapterPartConfig(TrainedPartConfig):
     """Configuration of a fine-tune's part that trains low-rank adapter layers (LoRA, LoHa, LoKr).
 
     LoRA: Hu et al. (2021), arXiv 2106.09685; DoRA: Liu et al. (2024), arXiv 2402.09353; rsLoRA:
@@ -43,7 +43,9 @@ class AdapterPart(TrainedPart):
     """Size of the smaller matrix of LoKr; -1 takes the most even split."""
 
 
-def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> list[nn.Parameter]:
+def inject_adapter(
+    part: AdapterPartConfig, models: Models, name: str, key: str
+) -> list[nn.Parameter]:
     """Inject the adapter `name` into the matching layers and return its weights.
 
     key : config key of the part, for messages
@@ -54,7 +56,9 @@ def inject_adapter(part: AdapterPart, models: Models, name: str, key: str) -> li
     model = get_part_model(models, part.of, key)
     patterns = part.modules or default_module_patterns(model)
     layers = [
-        n for n in match_modules(model, patterns, f"{key}.modules") if _can_have_adapter(model, n)
+        n
+        for n in match_module_names(model, patterns, f"{key}.modules")
+        if _can_have_adapter(model, n)
     ]
     if not layers:
         raise ArgumentError(
@@ -101,7 +105,7 @@ def _ancestors(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def _peft_config(part: AdapterPart, layers: list[str]) -> peft.PeftConfig:
+def _peft_config(part: AdapterPartConfig, layers: list[str]) -> peft.PeftConfig:
     if part.method != "lora" and (part.dora or part.rslora):
         raise ArgumentError(f"dora and rslora are forms of method = 'lora', not {part.method!r}.")
     alpha: Any = {"alpha": part.rank if part.alpha is None else part.alpha}

@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.module_patterns import Patterns, match_modules
+from train.targets.parts.module_patterns import Patterns, match_module_names
 
 ModelName = Literal["unet", "text_encoder", "text_encoder_2"]
 Models = Mapping[str, nn.Module]
 """Trainable models of a pipeline by their names there."""
 
 
-class TrainedPart(BaseModel):
+class TrainedPartConfig(BaseModel):
     """Base class of the configurations of a fine-tune's parts: learning rate and weight decay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +25,7 @@ class TrainedPart(BaseModel):
     """Weight decay of this part; `optimizer.weight_decay` when left out."""
 
 
-class FullWeightsPart(TrainedPart):
+class FullWeightsPartConfig(TrainedPartConfig):
     """Configuration of a fine-tune's part that trains weights of the model itself, all or those
     of matching modules.
     """
@@ -49,12 +49,14 @@ def get_part_model(models: Models, of: str, key: str) -> nn.Module:
     return models[of]
 
 
-def enable_full_training(part: FullWeightsPart, models: Models, key: str) -> list[nn.Parameter]:
+def enable_full_training(
+    part: FullWeightsPartConfig, models: Models, key: str
+) -> list[nn.Parameter]:
     """Enable training of the weights of the matching modules and return them."""
     model = get_part_model(models, part.of, key)
     weights = {
         id(weight): weight
-        for name in match_modules(model, part.modules, f"{key}.modules")
+        for name in match_module_names(model, part.modules, f"{key}.modules")
         for weight in model.get_submodule(name).parameters()
     }
     for weight in weights.values():

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.text.learned_words import add_tokens, is_single_token
-from train.targets.parts.full_weights import TrainedPart
+from train.targets.parts.full_weights import TrainedPartConfig
 
 
-class NewWord(BaseModel):
+class NewWordConfig(BaseModel):
     """Configuration of one new word that textual inversion learns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,19 +41,19 @@ class NewWord(BaseModel):
         return [self.word, *(f"{self.word}_{number}" for number in range(1, self.vectors))]
 
 
-class NewWordsPart(TrainedPart):
+class NewWordsPartConfig(TrainedPartConfig):
     """Configuration of a fine-tune's part that learns new words (textual inversion), in every
     text encoder.
     """
 
     method: Literal["words"] = "words"
-    words: tuple[NewWord, ...] = Field(min_length=1)
+    words: tuple[NewWordConfig, ...] = Field(min_length=1)
     weight_decay: float | None = Field(0.0, ge=0)
     """Weight decay of this part; `optimizer.weight_decay` when null."""
 
     @field_validator("words")
     @classmethod
-    def _refuse_duplicates(cls, words: tuple[NewWord, ...]) -> tuple[NewWord, ...]:
+    def _refuse_duplicates(cls, words: tuple[NewWordConfig, ...]) -> tuple[NewWordConfig, ...]:
         spelled = [token for word in words for token in word.placeholder_tokens]
         if twice := {token for token in spelled if spelled.count(token) > 1}:
             raise ValueError(f"{min(twice)!r} appears twice; give each new word its own name")
@@ -82,7 +82,7 @@ class ExtendedEmbedding(nn.Module):
 
 
 def register_new_words(
-    part: NewWordsPart, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
+    part: NewWordsPartConfig, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, key: str
 ) -> list[nn.Parameter]:
     """Add new words to a tokenizer and its encoder in place; return their trainable vectors, (N,
     D).
@@ -113,7 +113,7 @@ def register_new_words(
 
 
 def build_initial_vectors(
-    word: NewWord, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding
+    word: NewWordConfig, tokenizer: PreTrainedTokenizerBase, known: nn.Embedding
 ) -> Tensor:
     """Build the initial vectors of a new word, (vectors, D): those of the words in `initial`, or
     noise.

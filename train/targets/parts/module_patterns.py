@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError, nearest_hint
 Patterns = tuple[str, ...]
 
 
-def match_modules(model: nn.Module, patterns: Sequence[str], key: str) -> list[str]:
+def match_module_names(model: nn.Module, patterns: Sequence[str], key: str) -> list[str]:
     """Return the names of the modules that any pattern matches; "" is the whole model.
 
     A pattern is a module's name, the end of one after a dot, or either with * and ?.

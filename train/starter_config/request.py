@@ -1,0 +1,80 @@
+"""Options of `t2i train --init`, with the checks that they go together."""
+
+from dataclasses import dataclass
+from os.path import expanduser
+from pathlib import Path
+
+from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
+from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
+from t2i.denoiser.loading.model_folder import check_folder
+from t2i.errors import ArgumentError, nearest_hint
+from train.starter_config.picture_folder import PictureFolderStats
+from train.starter_config.template_values import PIECES
+
+METHODS = tuple(PIECES)
+OF_A_CLASS = ("dreambooth", "dreambooth-lora")
+OF_NEW_WORDS = ("textual-inversion", "pivotal")
+
+
+@dataclass(frozen=True, slots=True)
+class StarterConfigRequest:
+    """Options of `t2i train --init`: method, folder of pictures, base model, trigger word, class.
+
+    kind : class of the subject, such as "mug"
+    """
+
+    method: str
+    folder: Path
+    base: str = "embedded"
+    word: str | None = None
+    kind: str | None = None
+
+
+def check_request(request: StarterConfigRequest) -> None:
+    """Raise ArgumentError for options of `t2i train --init` that are wrong: an unknown method, a
+    missing class, an invalid word.
+    """
+    if request.method not in METHODS:
+        raise ArgumentError(f"--init {request.method}: {nearest_hint(request.method, METHODS)}")
+    if request.method in OF_A_CLASS and not request.kind:
+        raise ArgumentError(
+            f"--init {request.method} needs the class of the thing, which is to stay what it is: "
+            "give it, as in --class mug."
+        )
+    word = request.word if request.method in OF_NEW_WORDS else None
+    if word is not None and (word.split() != [word] or "," in word):
+        raise ArgumentError(
+            f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
+        )
+    check_base_model(request.base)
+
+
+def check_no_pairs_for_dreambooth(request: StarterConfigRequest, facts: PictureFolderStats) -> None:
+    """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
+    no worse ones.
+    """
+    if facts.has_losers and request.method in OF_A_CLASS:
+        raise ArgumentError(
+            f"--init {request.method}: {request.folder / 'losers'} makes pairs of the pictures, "
+            "and class pictures have no worse ones: choose a method without class pictures, as "
+            "--init lora, or move that folder out."
+        )
+
+
+def check_base_model(base: str) -> None:
+    """Raise ModelError if the base model of a starter config is not one; hub ids are not
+    checked.
+    """
+    place = Path(expanduser(base))
+    is_local = base in EMBEDDED_MODELS or place.exists() or place.suffix == ".safetensors"
+    if (is_local or not is_hub_id(base)) and (found := locate_model(base)).is_dir():
+        check_folder(found)
+
+
+def needs_download(base: str) -> bool:
+    """Return True if a base model is on the hub and not in the local cache."""
+    return (
+        base not in EMBEDDED_MODELS
+        and not Path(expanduser(base)).exists()
+        and base not in list_cached_models()
+    )

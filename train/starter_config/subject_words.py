@@ -1,0 +1,67 @@
+"""Words for the subject that a starter config teaches: trigger word, name in prompts, class."""
+
+import re
+from typing import NamedTuple
+
+from t2i.scenes.captions import choose_indefinite_article
+from train.caption_words import contains_words
+from train.starter_config.picture_folder import PictureFolderStats
+from train.starter_config.request import OF_A_CLASS, OF_NEW_WORDS, StarterConfigRequest
+
+RARE = "sks"
+"""A word that means nothing to most models, so that it can be given a meaning."""
+
+
+class SubjectWords(NamedTuple):
+    """Words for the subject of a fine-tune: its trigger word, its name in prompts ("a sks mug"),
+    and its class with an article ("a mug"; "a cat" where the class is not known).
+    """
+
+    trigger: str
+    name_in_prompts: str
+    class_phrase: str
+
+
+def choose_subject_words(request: StarterConfigRequest) -> SubjectWords:
+    """Choose the words for the subject of a fine-tune from the options and the folder's name."""
+    kind = f"{choose_indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
+    if request.method in OF_NEW_WORDS:
+        plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
+        word = request.word or f"<{plain or 'thing'}>"
+        return SubjectWords(word, word, kind)
+    word = request.word or RARE
+    name = f"{choose_indefinite_article(word)} {word} {request.kind}" if request.kind else word
+    return SubjectWords(word, name, kind)
+
+
+def teaches_trigger_word(request: StarterConfigRequest) -> bool:
+    """Return True if the starter config teaches a trigger word for the subject."""
+    named = request.word is not None or request.kind is not None
+    return named or request.method in OF_A_CLASS + OF_NEW_WORDS
+
+
+def explain_missing_trigger(request: StarterConfigRequest, facts: PictureFolderStats) -> str | None:
+    """Return the reason why the config sets no trigger word; None if it does, or if pictures
+    lack captions.
+    """
+    if facts.captioned < facts.pictures:
+        return None
+    word = choose_subject_words(request).trigger
+    if not teaches_trigger_word(request):
+        return "neither --class nor --word was given"
+    if all(contains_words(caption, word) for caption in facts.captions):
+        return f"each says {word} already"
+    return None
+
+
+def build_trigger_comment(request: StarterConfigRequest) -> list[str]:
+    """Build comment lines of a starter config on the default trigger word and how to choose
+    another.
+    """
+    word, name, _ = choose_subject_words(request)
+    if request.word is not None or word != RARE or not teaches_trigger_word(request):
+        return []
+    return [
+        f'Prompts should call it "{name}": {RARE} means nothing to most models, so it can get',
+        "a new meaning, while the model keeps its knowledge of the class. Another one: --word.",
+    ]
