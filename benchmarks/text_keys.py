@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import collect_hardware_info, write_result
 from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
-from t2i.denoiser.text_key_cache import caching_text_keys
+from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 
 CASES = ("embedded:128", "embedded:128:3", "sd1:256", "sd1:256:3")
 COUNTED = ("sd1:512", "sd1:512:3", "sdxl:512", "sdxl:1024", "sdxl:1024:3")
@@ -123,7 +123,7 @@ def measure(unet: UNet2DConditionModel, run: Pass, text_BTD: Tensor, rounds: int
             if name == "plain":
                 predictions[name] = timed(name)
                 continue
-            with caching_text_keys(unet):
+            with caching_text_keys_values(unet):
                 with torch.no_grad():  # what the first step of a run does
                     for projection in projections:
                         projection(text_BTD)

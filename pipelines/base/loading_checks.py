@@ -20,7 +20,7 @@ from pipelines.base.saving import (
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import NOTES_FILE, locate_model
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.model_parts import (
     KANDINSKY,
     KANDINSKY_PRIOR,
@@ -30,7 +30,7 @@ from t2i.denoiser.loading.model_parts import (
 )
 from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.trial_pass import (
-    check_vocabulary,
+    check_tokens_have_embeddings,
     load_checked_tokenizer,
     translating_load_failures,
 )
@@ -84,7 +84,7 @@ class CheckedPipeline(DiffusionPipeline):
                 parts |= dict.fromkeys(LAYOUTS[SDXL].together)
                 parts["force_zeros_for_empty_prompt"] = False
             return cls(**parts)
-        contents = check_folder(place, variant=variant, given=kwargs.keys())
+        contents = read_and_check_folder(place, variant=variant, given=kwargs.keys())
         if contents.layout not in cls.kinds:
             raise ModelError(
                 f"{place} is a {contents.layout}, and {cls.__name__} cannot use it: load it "
@@ -107,7 +107,7 @@ class CheckedPipeline(DiffusionPipeline):
                 check_weights_finite(str(place / part), model)
             encoder = part.replace("tokenizer", "text_encoder")
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
-                check_vocabulary(place / part, kwargs[part], pipe.components[encoder])
+                check_tokens_have_embeddings(place / part, kwargs[part], pipe.components[encoder])
         check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES_FILE).is_file():
             pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG)

@@ -48,7 +48,7 @@ from t2i.denoiser.perturbed_attention import wrap_perturbed_denoiser
 from t2i.denoiser.predicted_original import compute_x0_coefficients
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler
-from t2i.denoiser.text_key_cache import caching_text_keys
+from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 
@@ -332,7 +332,10 @@ class Pipeline(
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         denoise = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
-        with self.progress_bar(total=num_inference_steps) as bar, caching_text_keys(self.unet):
+        with (
+            self.progress_bar(total=num_inference_steps) as bar,
+            caching_text_keys_values(self.unet),
+        ):
             if (state := self.innermost_call) is not None and state.progress_label:
                 bar.set_description(state.progress_label)
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)

@@ -22,10 +22,10 @@ from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import unclip
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.address import locate_model
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
 from t2i.denoiser.loading.trial_pass import (
-    check_vocabulary,
+    check_tokens_have_embeddings,
     load_checked_tokenizer,
     translating_load_failures,
 )
@@ -143,7 +143,10 @@ def load_prior(
     have in KandinskyV22CombinedPipeline.
     """
     place = locate_model(name_or_path, variant)
-    if place.is_file() or (contents := check_folder(place, variant)).layout != KANDINSKY_PRIOR:
+    if (
+        place.is_file()
+        or (contents := read_and_check_folder(place, variant)).layout != KANDINSKY_PRIOR
+    ):
         kind = "a single file" if place.is_file() else f"a {contents.layout}"
         raise ModelError(
             f"Got prior={os.fspath(name_or_path)!r}, which is {kind}; expected the folder or the "
@@ -161,7 +164,7 @@ def load_prior(
             tokenizer=load_checked_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
             **absent,
         )
-    check_vocabulary(place / "tokenizer", prior.tokenizer, prior.text_encoder)
+    check_tokens_have_embeddings(place / "tokenizer", prior.tokenizer, prior.text_encoder)
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)

@@ -60,9 +60,9 @@ class TokenizerSettings(BaseModel):
     length: int = Field(ge=MIN_PROMPT_LENGTH)
 
 
-class ModelConfig(BaseModel):
-    """Config of a new model, read from a TOML file: a table for each component, with the arguments
-    of its class.
+class NewModelConfig(BaseModel):
+    """Config of a new model, to be built with fresh weights: a table for each component, with the
+    arguments of its class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,9 +79,9 @@ class ModelConfig(BaseModel):
     tokenizer: TokenizerSettings
 
     @classmethod
-    def load(cls, path: Path) -> "ModelConfig":
-        """Read a model config from a TOML file. Raises ArgumentError where it is missing or
-        invalid.
+    def load_toml(cls, path: Path) -> "NewModelConfig":
+        """Load the config of a new model from a TOML file, with the tokenizer's folder as an
+        absolute path. Raises ArgumentError where the file is missing or invalid.
         """
         settings = read_toml(path, CONFIG("model config"))
         check_known_names(settings, cls.model_fields, f"table of {path.name}")
@@ -107,7 +107,7 @@ class Components:
     tokenizer_2: CLIPTokenizer | None = None
 
 
-def build_components(config: ModelConfig) -> Components:
+def build_components(config: NewModelConfig) -> Components:
     """Build all components with fresh weights from torch's global generator.
 
     Raises ArgumentError for an argument that its class does not have, naming the nearest, or that
@@ -154,7 +154,7 @@ def check_components_run(parts: Mapping[str, Any]) -> None:
 
 
 def build_fresh_text_encoder(
-    config: ModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
+    config: NewModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
 ) -> Any:
     """Build a text encoder from one table of the config, with embeddings of unit variance.
 
@@ -197,7 +197,7 @@ def build_sdxl_unet_settings(unet: Settings, second: PreTrainedModel) -> Setting
     }
 
 
-def build_vae(config: ModelConfig) -> VAE:
+def build_vae(config: NewModelConfig) -> VAE:
     """Build the autoencoder. Raises ArgumentError for an unknown kind."""
     settings = dict(config.vae)
     kind = settings.pop("kind", "AutoencoderKL")

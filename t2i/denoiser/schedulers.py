@@ -41,7 +41,7 @@ def build_scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     """
     sampler = find_sampler(name)
     kind = getattr(diffusers, sampler.class_name)
-    check_noise_schedule(name, sampler, config)
+    check_sampler_fits_noise_schedule(name, sampler, config)
 
     settings = dict(sampler.settings)
     if "clip_sample" in inspect.signature(kind.__init__).parameters:
@@ -97,7 +97,9 @@ def normalize_sampler_name(name: str) -> str:
     return " ".join(words[1:] if words[:1] == ["k"] else words)
 
 
-def check_noise_schedule(name: str, sampler: Sampler, config: Mapping[str, object]) -> None:
+def check_sampler_fits_noise_schedule(
+    name: str, sampler: Sampler, config: Mapping[str, object]
+) -> None:
     """Raise ArgumentError for a sampler that cannot run on a model's noise schedule."""
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
         raise ArgumentError(

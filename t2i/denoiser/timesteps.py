@@ -66,7 +66,7 @@ def set_timesteps(
         scheduler.set_begin_index(0)
     if "num_inference_steps" not in settings:
         return len(scheduler.timesteps)
-    check_noise_spacing(scheduler, num_inference_steps)
+    check_spacing_leaves_enough_steps(scheduler, num_inference_steps)
     return num_inference_steps
 
 
@@ -103,7 +103,7 @@ def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> 
         )
 
 
-def check_noise_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
+def check_spacing_leaves_enough_steps(scheduler: Scheduler, num_inference_steps: int) -> None:
     """Raise ArgumentError if the spacing of the noise levels (Karras, exponential or beta) leaves
     too few steps at the noise levels at which an image forms.
 
@@ -115,12 +115,12 @@ def check_noise_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     spacing = next((name for key, name in SPACING_NAMES.items() if config.get(key)), None)
     if spacing is None or not config.get("rescale_betas_zero_snr"):
         return
-    needed = min_steps_in_sigma_range(scheduler)
-    seen = count_steps_in_sigma_range(scheduler)
+    needed = min_steps_at_visible_sigmas(scheduler)
+    seen = count_steps_at_visible_sigmas(scheduler)
     if seen >= needed:
         return
     trial, enough = copy.deepcopy(scheduler), num_inference_steps
-    while count_steps_in_sigma_range(trial) < needed and enough < MAX_SUGGESTED_STEPS:
+    while count_steps_at_visible_sigmas(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
     unspaced = sampler_name_without_spacing(scheduler)
@@ -137,7 +137,7 @@ def check_noise_spacing(scheduler: Scheduler, num_inference_steps: int) -> None:
     )
 
 
-def min_steps_in_sigma_range(scheduler: Scheduler) -> int:
+def min_steps_at_visible_sigmas(scheduler: Scheduler) -> int:
     """Return how many steps the solver needs at the noise levels at which an image forms
     (VISIBLE_SIGMAS).
     """
@@ -145,7 +145,7 @@ def min_steps_in_sigma_range(scheduler: Scheduler) -> int:
     return order + 2 if order > 1 else 2
 
 
-def count_steps_in_sigma_range(scheduler: Scheduler) -> int:
+def count_steps_at_visible_sigmas(scheduler: Scheduler) -> int:
     """Count the scheduler's steps at the noise levels at which an image forms (VISIBLE_SIGMAS)."""
     sigmas: torch.Tensor = getattr(scheduler, "sigmas")  # noqa: B009 - not of every scheduler
     below, above = VISIBLE_SIGMAS

@@ -19,7 +19,7 @@ from transformers import (
 
 from t2i.denoiser.loading import address
 from t2i.denoiser.loading.address import locate_model
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 from tests.denoiser.tiny_models import kandinsky_folder, prior_folder, xl_folder
@@ -73,7 +73,7 @@ def test_a_name_longer_than_a_path_may_be_is_refused():
 
 
 def test_a_whole_folder_passes_and_its_parts_are_told(whole):
-    contents = check_folder(whole)
+    contents = read_and_check_folder(whole)
     assert contents.layout == "Stable Diffusion"
     assert contents.parts == {
         "unet": "UNet2DConditionModel",
@@ -85,30 +85,30 @@ def test_a_whole_folder_passes_and_its_parts_are_told(whole):
 
 
 def test_a_folder_of_sdxl_passes(tmp_path):
-    contents = check_folder(xl_folder(tmp_path))
+    contents = read_and_check_folder(xl_folder(tmp_path))
     assert contents.layout == "Stable Diffusion XL"
     assert {"text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"} <= contents.parts.keys()
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ModelError, match=r"has no tokenizer: expected the parts .* tokenizer_2"):
-        check_folder(tmp_path)
+        read_and_check_folder(tmp_path)
     shutil.rmtree(tmp_path / "text_encoder_2")
     with pytest.raises(ModelError, match="has no text_encoder_2"):
-        check_folder(tmp_path)
+        read_and_check_folder(tmp_path)
 
 
 def test_a_refiner_passes_without_its_first_text_encoder(tmp_path):
-    contents = check_folder(xl_folder(tmp_path, refiner=True))
+    contents = read_and_check_folder(xl_folder(tmp_path, refiner=True))
     assert not {"text_encoder", "tokenizer"} & contents.parts.keys()
 
 
 def test_a_kandinsky_decoder_passes(tmp_path):
-    contents = check_folder(kandinsky_folder(tmp_path))
+    contents = read_and_check_folder(kandinsky_folder(tmp_path))
     assert contents.layout == "Kandinsky 2.2 decoder"
     assert contents.parts["movq"] == "VQModel"
 
 
 def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
-    contents = check_folder(prior_folder(tmp_path / "prior"))
+    contents = read_and_check_folder(prior_folder(tmp_path / "prior"))
     assert contents.layout == "Kandinsky 2.2 prior"
     assert contents.parts["prior"] == "PriorTransformer"
 
@@ -118,15 +118,15 @@ def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
         shutil.copytree(tmp_path / "prior" / part, both / f"prior_{part}")
         rewrite_json(both / "model_index.json", **{f"prior_{part}": index[part]})
     rewrite_json(both / "model_index.json", _class_name="KandinskyV22CombinedPipeline")
-    assert {f"prior_{part}" for part in contents.parts} <= check_folder(both).parts.keys()
+    assert {f"prior_{part}" for part in contents.parts} <= read_and_check_folder(both).parts.keys()
 
     rewrite_json(both / "prior_prior/config.json", num_layers=3)
     with pytest.raises(ModelError, match=r"prior_prior do not fit .*transformer_blocks.2"):
-        check_folder(both)
+        read_and_check_folder(both)
     rewrite_json(both / "prior_prior/config.json", num_layers=2)
     shutil.rmtree(both / "prior_tokenizer")
     with pytest.raises(ModelError, match=r"has no prior_tokenizer: expected .* prior_prior"):
-        check_folder(both)
+        read_and_check_folder(both)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
 )
 def test_folders_of_other_pipelines_with_the_same_parts_pass(model, pipeline):
     rewrite_json(model / "model_index.json", _class_name=pipeline)
-    check_folder(model)
+    read_and_check_folder(model)
 
 
 def test_folders_of_other_pipelines_are_named(model):
@@ -143,7 +143,7 @@ def test_folders_of_other_pipelines_are_named(model):
     with pytest.raises(
         ModelError, match=r"'StableDifusionXLPipeline', which .* Did you mean 'Stab"
     ):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def text_encoders():
@@ -180,7 +180,7 @@ def test_text_encoders_of_other_kinds_pass_until_a_tensor_is_missing(model, clas
     text_encoders()[class_name].save_pretrained(model / "text_encoder")
     rewrite_json(model / "model_index.json", text_encoder=["transformers", class_name])
     rewrite_json(model / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
-    assert check_folder(model).parts["text_encoder"] == class_name
+    assert read_and_check_folder(model).parts["text_encoder"] == class_name
 
     weights = model / "text_encoder/model.safetensors"
     tensors = load_file(weights)
@@ -188,14 +188,14 @@ def test_text_encoders_of_other_kinds_pass_until_a_tensor_is_missing(model, clas
     del tensors[gone]
     save_file(tensors, weights)
     with pytest.raises(ModelError, match=rf"1 missing \({gone}\)"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_an_image_encoder_is_checked_where_there_is_one(model):
     rewrite_json(
         model / "model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"]
     )
-    assert "image_encoder" not in check_folder(model).parts
+    assert "image_encoder" not in read_and_check_folder(model).parts
     config = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=32,
@@ -205,32 +205,32 @@ def test_an_image_encoder_is_checked_where_there_is_one(model):
         patch_size=4,
     )
     CLIPVisionModelWithProjection(config).save_pretrained(model / "image_encoder")
-    assert "image_encoder" in check_folder(model).parts
+    assert "image_encoder" in read_and_check_folder(model).parts
     rewrite_json(model / "image_encoder/config.json", projection_dim=7)
     with pytest.raises(ModelError, match=r"image_encoder do not fit .*visual_projection"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_folder_with_an_autoencoder_tiny_passes(tmp_path):
     diffusers_pipeline(tiny_sd_components() | {"vae": tiny_small_vae()}).save_pretrained(tmp_path)
-    check_folder(tmp_path)
+    read_and_check_folder(tmp_path)
 
 
 def test_sharded_weights_pass_until_a_shard_is_missing(tmp_path):
     diffusers_pipeline(tiny_sd_components()).save_pretrained(tmp_path, max_shard_size="200KB")
     shards = sorted((tmp_path / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
-    check_folder(tmp_path)
+    read_and_check_folder(tmp_path)
     shards[0].unlink()
     with pytest.raises(ModelError, match=f"names the missing file {shards[0].name}"):
-        check_folder(tmp_path)
+        read_and_check_folder(tmp_path)
 
 
 def test_a_variant_passes_where_it_is_asked_for(tmp_path):
     diffusers_pipeline(tiny_sd_components()).save_pretrained(tmp_path, variant="fp16")
-    check_folder(tmp_path, variant="fp16")
+    read_and_check_folder(tmp_path, variant="fp16")
     with pytest.raises(ModelError, match=r'only .*fp16.safetensors: choose with variant="..."'):
-        check_folder(tmp_path)
+        read_and_check_folder(tmp_path)
 
 
 def test_names_of_older_library_versions_pass(model):
@@ -247,39 +247,39 @@ def test_names_of_older_library_versions_pass(model):
     tensors = {f"text_model.{n.removeprefix('text_model.')}": t for n, t in load_file(text).items()}
     tensors["text_model.embeddings.position_ids"] = torch.arange(16)[None]
     save_file(tensors, text)
-    check_folder(model)
+    read_and_check_folder(model)
 
 
 def test_parts_the_caller_brings_are_not_looked_at(model):
     shutil.rmtree(model / "unet")
-    check_folder(model, given={"unet"})
+    read_and_check_folder(model, given={"unet"})
     with pytest.raises(ModelError, match="has no unet"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_other_parts_of_a_folder_are_never_looked_at(model):
     rewrite_json(model / "model_index.json", safety_checker=["stable_diffusion", "NoSuchClass"])
-    check_folder(model)
+    read_and_check_folder(model)
 
 
 @pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(model, part):
     shutil.rmtree(model / part)
     with pytest.raises(ModelError, match=f"has no {part}: expected the parts unet, vae"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_part_the_index_leaves_out_is_named(model):
     rewrite_json(model / "model_index.json", text_encoder=[None, None])
     with pytest.raises(ModelError, match="has no text_encoder"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_what_is_no_pipeline_folder_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"has no model_index.json"):
-        check_folder(tmp_path)
+        read_and_check_folder(tmp_path)
     with pytest.raises(ModelError, match="is not a folder"):
-        check_folder(tmp_path / "none")
+        read_and_check_folder(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_is_no_pipeline_folder_is_refused(tmp_path):
 def test_a_broken_index_is_refused(model, content, message):
     (model / "model_index.json").write_text(content)
     with pytest.raises(ModelError, match=message):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize(
@@ -298,25 +298,25 @@ def test_a_broken_index_is_refused(model, content, message):
 def test_a_broken_config_is_named(model, file):
     (model / file).write_text("{")
     with pytest.raises(ModelError, match=f"{file} is not readable JSON"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
 def test_a_missing_config_is_named(model, file):
     (model / file).unlink()
     with pytest.raises(ModelError, match=f"{file} is missing"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_tokenizer_needs_its_words(model):
     (model / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"vocab.json is missing"):
-        check_folder(model)
+        read_and_check_folder(model)
     (model / "tokenizer/vocab.json").write_text("{}")
     with pytest.raises(ModelError, match=r"merges.txt is missing"):
-        check_folder(model)
+        read_and_check_folder(model)
     (model / "tokenizer/merges.txt").touch()
-    check_folder(model)
+    read_and_check_folder(model)
 
 
 # weights
@@ -327,7 +327,7 @@ def test_truncated_weights_are_named(model, keep):
     content = (model / UNET_FILE).read_bytes()
     (model / UNET_FILE).write_bytes(content[:keep])
     with pytest.raises(ModelError, match=f"{UNET_FILE} is not a whole safetensors file"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_corrupt_weights_are_named(model):
@@ -335,7 +335,7 @@ def test_corrupt_weights_are_named(model):
     content[:8] = b"\xff" * 8
     (model / UNET_FILE).write_bytes(content)
     with pytest.raises(ModelError, match=f"{UNET_FILE} is not a whole safetensors file"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_tensors_that_do_not_fit_are_named(model):
@@ -349,26 +349,26 @@ def test_tensors_that_do_not_fit_are_named(model):
         match=r"1 missing \(conv_in.bias\); 1 unexpected \(surplus\); "
         r"1 misshapen \(conv_out.bias is \[7\] instead of \[4\]\)",
     ):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_only_the_first_of_many_missing_tensors_are_spelled_out(model):
     save_file({"conv_in.bias": torch.zeros(16)}, model / UNET_FILE)
     with pytest.raises(ModelError, match=r"\d\d+ missing \(conv_in.weight, .* and \d\d+ more\)"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_pickled_weights_are_refused_by_name(model):
     (model / UNET_FILE).unlink()
     (model / "unet/diffusion_pytorch_model.bin").touch()
     with pytest.raises(ModelError, match=r"Refused the pickled weights .*pytorch_model.bin"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_missing_weights_are_named(model):
     (model / UNET_FILE).unlink()
     with pytest.raises(ModelError, match=r"No weights .* in .*unet"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere.safetensors", "/etc/x.safetensors", "x.bin"])
@@ -377,7 +377,7 @@ def test_an_index_may_only_name_safetensors_beside_it(model, name):
     index = model / "unet/diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"conv_in.bias": name}}))
     with pytest.raises(ModelError, match="expected a safetensors file beside it"):
-        check_folder(model)
+        read_and_check_folder(model)
     index.write_text("{}")
     with pytest.raises(ModelError, match="has no weight_map"):
-        check_folder(model)
+        read_and_check_folder(model)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 
@@ -28,13 +28,13 @@ from tests.denoiser.conftest import UNET_FILE, rewrite_json
 def test_classes_from_elsewhere_are_refused(model, part, entry):
     rewrite_json(model / "model_index.json", **{part: entry})
     with pytest.raises(ModelError, match=f"has {part} .*, expected one of "):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_folder_that_brings_its_own_pipeline_code_is_refused(model):
     rewrite_json(model / "model_index.json", _class_name=["pipeline", "MyPipeline"])
     with pytest.raises(ModelError, match="requires code of its own"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_config_no_model_can_be_built_from_is_refused(model):
@@ -42,7 +42,7 @@ def test_a_config_no_model_can_be_built_from_is_refused(model):
     with pytest.raises(
         ModelError, match=r"does not describe a UNet2DConditionModel: .*NoSuchBlock"
     ):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_config_no_model_can_be_built_from_is_refused(model):
 def test_configs_that_ask_for_code_are_refused(model, file, entry, message):
     rewrite_json(model / file, **entry)
     with pytest.raises(ModelError, match=f"Refused .*{message}|{message}"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize(
@@ -78,31 +78,31 @@ def test_configs_that_ask_for_code_are_refused(model, file, entry, message):
 def test_configs_that_name_files_outside_the_folder_are_refused(model, file, entry):
     rewrite_json(model / file, **entry)
     with pytest.raises(ModelError, match="names a file outside the folder"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_where_a_file_once_lay_is_no_harm(model):
     rewrite_json(model / "unet/config.json", _name_or_path="/home/somebody/unet")
     rewrite_json(model / "tokenizer/tokenizer_config.json", special_tokens_map_file="/home/x.json")
-    check_folder(model)
+    read_and_check_folder(model)
 
 
 def test_links_out_of_the_folder_are_refused(model, whole):
     (model / UNET_FILE).unlink()
     (model / UNET_FILE).symlink_to(whole / UNET_FILE)
     with pytest.raises(ModelError, match=r"is a link to .*whole.*outside the folder"):
-        check_folder(model)
+        read_and_check_folder(model)
     shutil.rmtree(model / "unet")
     (model / "unet").symlink_to(whole / "unet")
     with pytest.raises(ModelError, match=r"is a link to .*whole.*outside the folder"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(model):
     (model / "unet/config.json").unlink()
     os.mkfifo(model / "unet/config.json")
     with pytest.raises(ModelError, match="is not a plain file"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 # cheap to refuse
@@ -120,26 +120,26 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(model):
 def test_huge_numbers_are_refused_before_anything_is_built(model, file, entry, message):
     rewrite_json(model / file, **entry)
     with pytest.raises(ModelError, match=message):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_huge_shapes_cost_no_memory(model):
     rewrite_json(model / "unet/config.json", block_out_channels=[10**6, 10**6])
     with pytest.raises(ModelError, match=r"misshapen \(conv_in.bias is \[16\] instead of"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_config_of_a_hundred_megabytes_is_not_read(model):
     with (model / "unet/config.json").open("r+b") as file:
         file.truncate(100_000_000)
     with pytest.raises(ModelError, match=r"config.json: it has 100,000,000 bytes, at most"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_config_nested_a_hundred_thousand_deep_is_refused(model):
     (model / "unet/config.json").write_text('{"a":' * 100_000)
     with pytest.raises(ModelError, match=r"unet/config.json is not readable JSON"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def with_header(path, header):
@@ -149,14 +149,14 @@ def with_header(path, header):
 def test_a_header_that_claims_too_much_is_refused(model):
     (model / UNET_FILE).write_bytes((2**60).to_bytes(8, "little") + b"{}")
     with pytest.raises(ModelError, match=r"its header claims 1152921504606846976 bytes"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_tensors_that_overlap_are_refused(model):
     tensor = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
     with_header(model / UNET_FILE, json.dumps({"a": tensor, "b": tensor}).encode())
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 # numbers of a kind that no weight has
@@ -178,4 +178,4 @@ def test_weights_that_are_no_floating_point_are_refused_by_file_tensor_and_type(
     with pytest.raises(
         ModelError, match=rf"{file} has the tensor {name} as \w+, expected floating .*F16, BF16"
     ):
-        check_folder(model)
+        read_and_check_folder(model)

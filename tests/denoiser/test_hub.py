@@ -12,7 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from t2i.cli import main
 from t2i.denoiser.loading import hub
 from t2i.denoiser.loading.address import locate_model
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder
 
@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch):
 def test_a_cached_model_is_found_by_its_id_and_its_links_are_inside(cache):
     folder = locate_model("owner/tiny")
     assert folder == cache / "snapshots" / COMMIT
-    assert check_folder(folder).layout == "Stable Diffusion"
+    assert read_and_check_folder(folder).layout == "Stable Diffusion"
 
 
 def test_a_revision_is_a_branch_or_a_commit(cache):
@@ -59,7 +59,7 @@ def test_a_link_of_the_cache_to_elsewhere_is_refused(cache, tmp_path):
     index.unlink()
     index.symlink_to(tmp_path / "made/unet/config.json")
     with pytest.raises(ModelError, match=r"is a link to .*outside the folder"):
-        check_folder(locate_model("owner/tiny"))
+        read_and_check_folder(locate_model("owner/tiny"))
 
 
 def test_a_folder_that_lies_here_wins(cache, tmp_path):

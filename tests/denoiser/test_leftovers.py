@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.unused_tensors import SCHEDULE_BUFFERS
@@ -117,11 +117,11 @@ def test_text_encoders_of_folders_may_carry_the_rest_of_their_clip(model):
     weights = model / "text_encoder/model.safetensors"
     extras = {"text_projection.weight": ONE, "logit_scale": ONE.clone()}
     save_file(load_file(weights) | extras, weights)
-    check_folder(model)
+    read_and_check_folder(model)
     unet = model / "unet/diffusion_pytorch_model.safetensors"
     save_file(load_file(unet) | extras, unet)
     with pytest.raises(ModelError, match=r"2 unexpected \(logit_scale, text_projection.weight\)"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_a_text_encoder_of_another_kind_may_lie_where_one_is_given(tmp_path, sd1):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.build import ModelConfig, build_components
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.build import NewModelConfig, build_components
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.trial_pass import load_checked_tokenizer
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
@@ -64,7 +64,7 @@ def test_a_value_that_cannot_be_is_named_with_file_key_and_what_is_expected(
 ):
     rewrite_json(model / file, **{key: value})
     with pytest.raises(ModelError, match=rf"{file} has {key} = .*, expected {expected}"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_value_that_cannot_be_is_named_with_file_key_and_what_is_expected(
 def test_what_the_library_alone_can_tell_is_named_with_the_file(model, file, key, value):
     rewrite_json(model / file, **{key: value})
     with pytest.raises(ModelError, match=file) as refused:
-        check_folder(model)
+        read_and_check_folder(model)
     assert "\n" not in str(refused.value)
 
 
@@ -91,7 +91,7 @@ def test_a_part_that_is_not_there_may_not_name_code_either(model, library):
     for part in ("image_encoder", "feature_extractor", "tokenizer_2", "anything"):
         rewrite_json(model / "model_index.json", **{part: [library, "x"]})
         with pytest.raises(ModelError, match=f"{part} .* which requires code of its own"):
-            check_folder(model)
+            read_and_check_folder(model)
         rewrite_json(model / "model_index.json", **{part: [None, None]})
 
 
@@ -100,19 +100,19 @@ def test_a_part_that_is_not_there_may_not_name_code_either(model, library):
 def test_a_part_that_is_not_there_is_named_as_a_class_or_not_at_all(model, part, entry):
     rewrite_json(model / "model_index.json", **{part: entry})
     with pytest.raises(ModelError, match=f"model_index.json has {part} = .*a library and a class"):
-        check_folder(model)
+        read_and_check_folder(model)
 
 
 def test_parts_that_do_not_fit_one_another_are_refused(model, tmp_path):
     rewrite_json(model / "unet/config.json", out_channels=6)
     with pytest.raises(ModelError, match="unet"):
-        check_folder(model)
+        read_and_check_folder(model)
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL.replace("[8, 8, 8, 8]", "[8, 16, 16, 32]"))
     with pytest.raises(ArgumentError, match=r"config's \[vae\] describes a part that cannot run"):
-        build_components(ModelConfig.load(toml))
+        build_components(NewModelConfig.load_toml(toml))
     toml.write_text(MODEL.replace("sample_size", "in_channels = 3\nsample_size"))
-    build_components(ModelConfig.load(toml))
+    build_components(NewModelConfig.load_toml(toml))
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_a_model_toml_that_cannot_run_is_refused_when_it_is_built(tmp_path, line
     kept = [one for one in MODEL.splitlines() if not one.startswith(f"{key} =")]
     toml.write_text("\n".join(kept).replace("[unet]", f"[unet]\n{line}"))
     with pytest.raises(ArgumentError, match=message):
-        build_components(ModelConfig.load(toml))
+        build_components(NewModelConfig.load_toml(toml))
 
 
 def test_building_draws_the_same_weights_as_without_the_trial(tmp_path):
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL)
     torch.manual_seed(4)
-    built = build_components(ModelConfig.load(toml))
+    built = build_components(NewModelConfig.load_toml(toml))
     after = torch.rand(3)
     torch.manual_seed(4)
-    again = build_components(ModelConfig.load(toml))
+    again = build_components(NewModelConfig.load_toml(toml))
     assert torch.equal(after, torch.rand(3))
     assert torch.equal(built.unet.conv_in.weight, again.unet.conv_in.weight)
 
@@ -170,7 +170,7 @@ def test_a_sampler_on_a_malformed_noise_schedule_is_an_argument_error():
 
 @pytest.mark.parametrize("make", [xl_folder, kandinsky_folder, prior_folder])
 def test_every_kind_of_model_passes_the_trial(tmp_path, make):
-    check_folder(make(tmp_path))
+    read_and_check_folder(make(tmp_path))
 
 
 @pytest.mark.parametrize(

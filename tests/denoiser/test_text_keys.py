@@ -14,7 +14,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
-from t2i.denoiser.text_key_cache import caching_text_keys
+from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 from t2i.text.prompt import Prompt
 from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sdxl_components, tiny_unet
 
@@ -63,7 +63,7 @@ def test_a_text_is_projected_once_and_the_answer_is_the_same():
     unet, text_BTD = tiny_unet(), text()
     plain = answer(unet, text_BTD)
     layers = len(projections(unet))
-    with caching_text_keys(unet), counted(unet) as seen:
+    with caching_text_keys_values(unet), counted(unet) as seen:
         for _ in range(3):
             assert torch.equal(answer(unet, text_BTD), plain)
     assert layers == LAYERS
@@ -74,7 +74,7 @@ def test_a_text_is_projected_once_and_the_answer_is_the_same():
 def test_a_part_of_the_same_text_is_projected_once_too():
     unet, text_BTD = tiny_unet(), text()
     plain = answer(unet, text_BTD[1:])
-    with caching_text_keys(unet), counted(unet) as seen:
+    with caching_text_keys_values(unet), counted(unet) as seen:
         for _ in range(3):
             assert torch.equal(answer(unet, text_BTD.chunk(2)[1]), plain)
     assert seen["projected"] == LAYERS
@@ -84,7 +84,7 @@ def test_a_part_of_the_same_text_is_projected_once_too():
 def test_another_text_is_never_taken_for_the_kept_one():
     unet = tiny_unet()
     plain = [answer(unet, text(seed=seed)) for seed in range(3)]
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         for seed in (0, 1, 2, 1, 0, 0, 2):  # each freed before the next is made
             assert torch.equal(answer(unet, text(seed=seed)), plain[seed])
 
@@ -92,7 +92,7 @@ def test_another_text_is_never_taken_for_the_kept_one():
 @torch.no_grad()
 def test_a_text_changed_in_place_is_read_again():
     unet, text_BTD = tiny_unet(), text()
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         answer(unet, text_BTD)
         text_BTD.mul_(2)
         inside = answer(unet, text_BTD)
@@ -104,7 +104,7 @@ def test_a_text_changed_in_place_is_read_again():
 def test_changed_weights_are_used(change):
     unet, text_BTD = tiny_unet(), text()
     layer = projections(unet)[0]
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         before = answer(unet, text_BTD)
         if change == "in place":
             layer.weight.mul_(3)
@@ -121,7 +121,7 @@ def test_changed_weights_are_used(change):
 def test_keys_written_over_by_somebody_are_computed_again():
     unet, text_BTD = tiny_unet(), text()
     plain = answer(unet, text_BTD)
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         answer(unet, text_BTD)
         projections(unet)[0](text_BTD).zero_()
         assert torch.equal(answer(unet, text_BTD), plain)
@@ -129,7 +129,7 @@ def test_keys_written_over_by_somebody_are_computed_again():
 
 def test_gradients_reach_text_and_weights_every_time():
     unet, text_BTD = tiny_unet(), text().requires_grad_()
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         with torch.no_grad():
             answer(unet, text_BTD)
         for _ in range(2):
@@ -146,7 +146,7 @@ def test_inference_mode_draws_the_same(made):
         if made == "inside":
             text_BTD = text()
         plain = answer(unet, text_BTD)
-        with caching_text_keys(unet):
+        with caching_text_keys_values(unet):
             assert torch.equal(answer(unet, text_BTD), plain)
             text_BTD.mul_(2)
             inside = answer(unet, text_BTD)
@@ -160,11 +160,11 @@ def test_what_does_not_fit_is_computed_again():
     plain = answer(unet, text_BTD)
     layers = projections(unet)
     room = layers[0](text_BTD).nbytes + layers[1](text_BTD).nbytes
-    with caching_text_keys(unet, most_bytes=room), counted(unet) as seen:
+    with caching_text_keys_values(unet, most_bytes=room), counted(unet) as seen:
         for _ in range(3):
             assert torch.equal(answer(unet, text_BTD), plain)
     assert seen["projected"] == 2 + 3 * (len(layers) - 2)
-    with caching_text_keys(unet, most_bytes=room), counted(unet) as seen:
+    with caching_text_keys_values(unet, most_bytes=room), counted(unet) as seen:
         for seed in (0, 0, 1, 1):  # the room of the first text is given back
             answer(unet, text_BTD if seed == 0 else text_BTD + 1)
     assert seen["projected"] < 4 * len(layers)
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_computed_again():
 def test_autocast_is_not_mixed_up():
     unet, text_BTD = tiny_unet(), text()
     plain = answer(unet, text_BTD)
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         for _ in range(2):
             assert torch.equal(answer(unet, text_BTD), plain)
             with torch.autocast("cpu", torch.bfloat16):
@@ -191,7 +191,7 @@ def test_keys_that_are_others_at_each_pass_are_not_kept():
         up_block_types=("UpBlock2D", "SimpleCrossAttnUpBlock2D"),
     )
     assert any(getattr(module, "is_cross_attention", False) for module in unet.modules())
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         assert not any("forward" in module.__dict__ for module in unet.modules())
 
 
@@ -205,7 +205,7 @@ def test_the_model_holds_the_same_objects_afterwards():
     before = state()
 
     def interrupted():
-        with caching_text_keys(unet), caching_text_keys(unet):
+        with caching_text_keys_values(unet), caching_text_keys_values(unet):
             assert state() != before
             raise KeyboardInterrupt
 
@@ -220,7 +220,7 @@ def test_offloaded_weights_are_fetched_once():
     plain = answer(unet, text_BTD)
     cpu_offload(unet, execution_device="cpu")
     forwards = [layer.forward for layer in projections(unet)]
-    with caching_text_keys(unet) as own, counted(unet):
+    with caching_text_keys_values(unet) as own, counted(unet):
         for _ in range(3):
             assert torch.equal(answer(unet, text_BTD), plain)
         kept = [own[layer].output_BTK for layer in projections(unet)]
@@ -241,7 +241,7 @@ def test_a_compiled_model_is_left_alone(how):
         unet.compile(backend="eager")
     else:
         unet.forward = torch.compile(unet.forward, backend="eager")
-    with caching_text_keys(unet):
+    with caching_text_keys_values(unet):
         assert not any("forward" in layer.__dict__ for layer in layers)
 
 
@@ -261,8 +261,8 @@ def without(monkeypatch, pipe, *args, **call):
     """The same picture with every projection computed at every pass."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.base.pipeline.caching_text_keys",
-            lambda unet: caching_text_keys(unet, most_bytes=0),
+            "pipelines.base.pipeline.caching_text_keys_values",
+            lambda unet: caching_text_keys_values(unet, most_bytes=0),
         )
         return draw(pipe, *args, **call)
 

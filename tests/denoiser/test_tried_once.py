@@ -9,7 +9,7 @@ from torch import nn
 
 from t2i.denoiser.loading import meta_models, trial_pass
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_unet
 
@@ -26,20 +26,20 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_sd_folder(tmp_path)
-    check_folder(folder)
+    read_and_check_folder(folder)
     with monkeypatch.context() as patch:
         patch.setattr(trial_pass, "run_trial_pass", lambda *_: pytest.fail("it ran again"))
         patch.setattr(
             meta_models, "limiting_module_count", lambda: pytest.fail("it was made again")
         )
-        check_folder(folder)
+        read_and_check_folder(folder)
 
     # Another model is looked at in full, and one that cannot run is refused each time.
     config = json.loads((folder / "vae/config.json").read_text()) | {"latent_channels": 3}
     (folder / "vae/config.json").write_text(json.dumps(config))
     for _ in range(2):
         with pytest.raises(ModelError, match=r"do not fit its config.json"):
-            check_folder(folder)
+            read_and_check_folder(folder)
     models = {"unet": build_meta_model(UNET, unet_config()), "vae": vae_of(config)}
     for _ in range(2):
         with pytest.raises(ModelError, match="out_channels = 4, and its vae latents of 3 channels"):

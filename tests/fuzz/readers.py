@@ -19,8 +19,8 @@ from t2i.cli.bulk.index import merge_index_parts
 from t2i.cli.bulk.prompts_file import read_prompts_file
 from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
 from t2i.cli.request.request import Request, read_model_defaults
-from t2i.denoiser.build import ModelConfig
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.build import NewModelConfig
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
 from t2i.evaluate.report.previous_result import read_earlier_result
@@ -228,7 +228,7 @@ READERS = {
     ),
     "model.toml": Reader(
         "m.toml",
-        ModelConfig.load,
+        NewModelConfig.load_toml,
         lambda _: tuple(p.read_bytes() for p in (CONFIGS / "models").glob("*.toml")),
     ),
     "picture": Reader("x.png", open_picture, pictures),
@@ -246,7 +246,7 @@ READERS = {
     "single file": Reader("x.safetensors", identify_checkpoint, weights),
     "model config": Reader("config.json", read_json_object, texts(json.dumps(MODEL_INDEX))),
     "model index": Reader(
-        "m/model_index.json", in_folder(check_folder), texts(json.dumps(MODEL_INDEX))
+        "m/model_index.json", in_folder(read_and_check_folder), texts(json.dumps(MODEL_INDEX))
     ),
     "notes": Reader(
         "m/t2i.json",

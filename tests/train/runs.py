@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from t2i.denoiser.build import ModelConfig
+from t2i.denoiser.build import NewModelConfig
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.parallel.processes import build_accelerator, open_accelerator
@@ -82,9 +82,9 @@ def tiny_run(folder: Path, *overrides: str) -> RunConfig:
     return load_run_config(write_run(folder), overrides)
 
 
-def tiny_model(folder: Path) -> ModelConfig:
+def tiny_model(folder: Path) -> NewModelConfig:
     write_run(folder)
-    return ModelConfig.load(folder / "model.toml")
+    return NewModelConfig.load_toml(folder / "model.toml")
 
 
 def accelerator_for(config: RunConfig) -> Accelerator:

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters.peft_layers import iter_adapter_layers
-from t2i.denoiser.build import Components, ModelConfig, build_components
+from t2i.denoiser.build import Components, NewModelConfig, build_components
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.weight_checks import Shapes, check_weights
+from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import PATCH_SIDE
@@ -67,7 +67,7 @@ def assemble_target(
     if isinstance(config.target, FineTuneTargetConfig):
         return build_fine_tune_target(config.target, config, encoders)
     assert config.model is not None
-    model = ModelConfig.load(config.model)
+    model = NewModelConfig.load_toml(config.model)
     parts = load_starting_weights(build_components(model), config)
     return build_scratch_target(parts, config), build_model_identity(model, parts)
 
@@ -153,7 +153,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def build_model_identity(model: ModelConfig, parts: Components) -> Facts:
+def build_model_identity(model: NewModelConfig, parts: Components) -> Facts:
     """Return what identifies a model trained from scratch, to be found unchanged when its run is
     resumed.
     """
@@ -186,7 +186,7 @@ def load_trained_component(part: Part, folder: Path, key: str) -> Part:
             f"No trained weights in {folder} (target.{key}): train that part first; "
             "its run writes them when it is finished."
         )
-    check_weights(folder, type(part).__name__, None)
+    check_weights_and_build_meta_model(folder, type(part).__name__, None)
     found: Part = type(part).from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
-from t2i.denoiser.loading.model_folder import check_folder
+from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ArgumentError, nearest_hint
 from train.starter_config.picture_folder import PictureFolderStats
 from train.starter_config.template_values import PIECES
@@ -68,7 +68,7 @@ def check_base_model(base: str) -> None:
     place = Path(expanduser(base))
     is_local = base in EMBEDDED_MODELS or place.exists() or place.suffix == ".safetensors"
     if (is_local or not is_hub_id(base)) and (found := locate_model(base)).is_dir():
-        check_folder(found)
+        read_and_check_folder(found)
 
 
 def needs_download(base: str) -> bool:

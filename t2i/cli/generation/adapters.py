@@ -18,7 +18,7 @@ from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
 from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_request_files, locate_unchanged_file
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.model_folder import check_folder_part
+from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.terminal import plural
@@ -177,7 +177,7 @@ class AttachedAdapters:
                     f"expected the folder {path.parent / IMAGE_ENCODER}, as published with it."
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
-            check_folder_part(path.parent, IMAGE_ENCODER, entry, None)
+            check_part_and_build_meta_model(path.parent, IMAGE_ENCODER, entry, None)
         check_ip_adapter_fits_unet(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}

@@ -32,7 +32,7 @@ def check_config_safety(path: Path, config: Mapping[str, object]) -> None:
             )
 
 
-def check_tokenizer_config(path: Path, config: Mapping[str, object]) -> None:
+def check_tokenizer_config_safety(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError for a tokenizer config that refers to code or outside files."""
     check_model_max_length(path, config)
     for key, value in iter_config_entries(config):

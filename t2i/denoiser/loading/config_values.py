@@ -102,9 +102,9 @@ def check_config_values(kind: Callable[..., Any], config: Mapping[str, object]) 
             if key in ABOVE_ZERO and parameter.default is not None:
                 raise build_config_value_error(key, value, "more than 0")
             continue
-        if expected := describe_expected_type(key, value, parameter.annotation):
+        if expected := describe_expected_type_if_wrong(key, value, parameter.annotation):
             raise build_config_value_error(key, value, expected)
-        if expected := describe_expected_range(key, value):
+        if expected := describe_expected_range_if_outside(key, value):
             raise build_config_value_error(key, value, expected)
 
 
@@ -116,7 +116,7 @@ def build_config_value_error(key: str, value: object, expected: str) -> ModelErr
     )
 
 
-def describe_expected_type(key: str, value: object, annotation: object) -> str:
+def describe_expected_type_if_wrong(key: str, value: object, annotation: object) -> str:
     """Return "" if a config value has a type that its parameter's annotation allows, otherwise a
     description of the allowed types for an error message.
 
@@ -192,7 +192,7 @@ def is_accepted_scalar(value: object, allowed: ParameterType) -> bool:
     return kind in allowed.kinds or (kind is int and float in allowed.kinds)
 
 
-def describe_expected_range(key: str, value: object) -> str:
+def describe_expected_range_if_outside(key: str, value: object) -> str:
     """Return "" if the numbers of a config value lie in the plausible range of their key, otherwise
     a description of the range for an error message.
     """

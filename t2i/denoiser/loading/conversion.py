@@ -20,7 +20,7 @@ TRANSFORMERS_PREFIX_END = ".transformer."
 
 
 @dataclass(frozen=True, slots=True)
-class ConversionResult:
+class ConvertedShapes:
     """Result of a trial conversion of a checkpoint: the tensor shapes under diffusers' names, and
     the names of unused tensors.
 
@@ -54,7 +54,7 @@ class TracedTensor(Tensor):
 
 def trace_conversion(
     part: str, prefix: str, model: nn.Module, config: Mapping[str, object], found: Shapes
-) -> ConversionResult:
+) -> ConvertedShapes:
     """Run diffusers' conversion of one part of a checkpoint on meta tensors, to find the names and
     shapes that it gives and the tensors that it drops. Raises whatever diffusers raises.
     """
@@ -73,4 +73,4 @@ def trace_conversion(
     else:
         result = convert_open_clip_checkpoint(model, tensors, prefix=prefix)
     shapes = {name: tuple(tensor.shape) for name, tensor in result.items()}
-    return ConversionResult(shapes, found.keys() - {tensor.origin for tensor in result.values()})
+    return ConvertedShapes(shapes, found.keys() - {tensor.origin for tensor in result.values()})

@@ -10,7 +10,7 @@ from torch import nn
 from t2i.denoiser.loading.config_checks import (
     check_config_safety,
     check_no_code,
-    check_tokenizer_config,
+    check_tokenizer_config_safety,
     iter_config_entries,
 )
 from t2i.denoiser.loading.model_parts import (
@@ -21,7 +21,7 @@ from t2i.denoiser.loading.model_parts import (
     ModelLayout,
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
-from t2i.denoiser.loading.weight_checks import check_weights, read_json_object
+from t2i.denoiser.loading.weight_checks import check_weights_and_build_meta_model, read_json_object
 from t2i.errors import ModelError, nearest_hint
 
 KNOWN_PARTS = {*ALLOWED_CLASSES, "feature_extractor", "safety_checker"}
@@ -40,11 +40,11 @@ class FolderContents:
     """Part -> its class. Parts that the caller brings, or that are not there, are left out."""
 
 
-def check_folder(
+def read_and_check_folder(
     folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
 ) -> FolderContents:
-    """Check a model folder and return its contents. Raises ModelError unless it is complete and
-    fits.
+    """Read a model folder's layout and model parts, and check all its files but the values of the
+    weights. Raises ModelError unless it is complete and fits.
 
     given : parts that the caller supplies
 
@@ -84,7 +84,9 @@ def check_folder(
                 f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
                 "folder."
             )
-        if (model := check_folder_part(folder, part, index[part], variant)) is not None:
+        if (
+            model := check_part_and_build_meta_model(folder, part, index[part], variant)
+        ) is not None:
             models[part] = model
         parts[part] = index[part][1]
     check_models_run(models, {part: folder / part / "config.json" for part in models})
@@ -133,7 +135,7 @@ def is_allowed_class_entry(entry: list[object]) -> bool:
     return sound and entry[0] in ALLOWED_LIBRARIES
 
 
-def check_folder_part(
+def check_part_and_build_meta_model(
     folder: Path, part: str, entry: object, variant: str | None
 ) -> nn.Module | None:
     """Check one part of a model folder; return its model on the meta device, or None for a part
@@ -157,9 +159,9 @@ def check_folder_part(
     elif own in ("feature_extractor", "image_processor"):
         check_config_file(place / "preprocessor_config.json")
     elif own.startswith("tokenizer"):
-        check_tokenizer(place)
+        check_vocabulary_files(place)
     else:
-        return check_weights(place, str(class_name), variant)
+        return check_weights_and_build_meta_model(place, str(class_name), variant)
     return None
 
 
@@ -189,11 +191,11 @@ def check_no_outside_links(folder: Path, paths: Collection[Path]) -> None:
             raise ModelError(f"Refused {path}: it is not a plain file.")
 
 
-def check_tokenizer(place: Path) -> None:
+def check_vocabulary_files(place: Path) -> None:
     """Raise ModelError unless a tokenizer folder has its vocabulary in a supported format."""
     config = place / "tokenizer_config.json"
     if config.is_file():
-        check_tokenizer_config(config, read_json_object(config))
+        check_tokenizer_config_safety(config, read_json_object(config))
     if (place / "tokenizer.json").is_file():
         read_json_object(place / "tokenizer.json", MAX_TOKENIZER_BYTES)
         return

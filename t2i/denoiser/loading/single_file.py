@@ -22,7 +22,7 @@ from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.model_folder import check_no_outside_links, check_tokenizer
+from t2i.denoiser.loading.model_folder import check_no_outside_links, check_vocabulary_files
 from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
 from t2i.denoiser.loading.single_file_checkpoint import (
     SD2,
@@ -37,7 +37,7 @@ from t2i.denoiser.loading.trial_pass import (
 )
 from t2i.denoiser.loading.unused_tensors import is_unused_tensor, is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import (
-    check_dtypes,
+    check_tensors_floating_point,
     describe_misfits,
     read_json_object,
     summarize_tensor_names,
@@ -88,7 +88,7 @@ def load_single_file(
 
     # everything is checked
     wanted = [part for part in checkpoint.family.sources if part not in given]
-    checked = {part: check_checkpoint_part(checkpoint, part, folder) for part in wanted}
+    checked = {part: check_part_and_build_meta_model(checkpoint, part, folder) for part in wanted}
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
     check_models_run(models, {part: folder / part / "config.json" for part in models})
@@ -108,7 +108,7 @@ def load_single_file(
     return made | given
 
 
-def check_checkpoint_part(
+def check_part_and_build_meta_model(
     checkpoint: SingleFileCheckpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
     """Check one part of a checkpoint; return the changes to its config, and its model on the meta
@@ -127,7 +127,7 @@ def check_checkpoint_part(
 
     changes: dict[str, object] = {}
     if part == "unet":
-        changes["in_channels"] = check_unet_in_channels(checkpoint, config)
+        changes["in_channels"] = require_supported_unet_in_channels(checkpoint, config)
         predicts_v = checkpoint.prediction_type == "v_prediction"
         if checkpoint.family is SD2 and predicts_v and config.get("sample_size") == 64:
             changes["sample_size"] = 96  # Those were trained at 768 pixels, the others at 512.
@@ -156,7 +156,7 @@ def check_checkpoint_part(
         checkpoint.path, set(made.dropped) - set(checkpoint.list_unused_text_tensors(part))
     )
     extra = {*made.dropped, *checkpoint.list_unused_text_tensors(part)}
-    check_dtypes(checkpoint.path, [name for name in found if name not in extra])
+    check_tensors_floating_point(checkpoint.path, [name for name in found if name not in extra])
     return changes, model
 
 
@@ -171,7 +171,9 @@ def check_no_unknown_tensors(path: Path, names: Collection[str]) -> None:
         )
 
 
-def check_unet_in_channels(checkpoint: SingleFileCheckpoint, config: Mapping[str, object]) -> int:
+def require_supported_unet_in_channels(
+    checkpoint: SingleFileCheckpoint, config: Mapping[str, object]
+) -> int:
     """Return the number of input channels of a checkpoint's UNet. Raises ModelError unless it is
     that of the latents, or that of an inpainting UNet.
     """
@@ -245,7 +247,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     """Load the CLIP tokenizer of a model folder, or the one from the hub or its cache."""
     if place.is_dir():
         check_no_outside_links(place.parent, [place, *place.rglob("*")])
-        check_tokenizer(place)
+        check_vocabulary_files(place)
         read: CLIPTokenizer = load_checked_tokenizer(place, "CLIPTokenizer")
         return read
     # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.

@@ -97,7 +97,7 @@ def load_checked_tokenizer(place: Path, class_name: str) -> Any:
     return tokenizer
 
 
-def check_vocabulary(place: Path, tokenizer: Any, text_encoder: Any) -> None:
+def check_tokens_have_embeddings(place: Path, tokenizer: Any, text_encoder: Any) -> None:
     """Raise ModelError if the tokenizer has tokens without an embedding in the text encoder."""
     known = text_encoder.get_input_embeddings().weight.shape[0]
     most = max(tokenizer.get_vocab().values(), default=0) + 1
@@ -132,7 +132,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
             with translating_run_failures(names[part]):
-                check_autoencoder(names, vae, part, latents_BCHW)
+                check_autoencoder_decodes(names, vae, part, latents_BCHW)
     if len(PASSED_MODELS) >= MAX_PASSED:
         PASSED_MODELS.clear()
     PASSED_MODELS.add(described)
@@ -195,7 +195,7 @@ def run_trial_pass(
     return prediction_BCHW
 
 
-def check_autoencoder(
+def check_autoencoder_decodes(
     names: Mapping[str, object], vae: Any, part: str, latents_BCHW: torch.Tensor | None
 ) -> None:
     """Raise ModelError unless the autoencoder decodes the UNet's latents to RGB images."""

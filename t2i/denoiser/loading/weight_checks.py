@@ -32,7 +32,9 @@ MAX_INDEX_BYTES = 16_000_000
 """Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 
 
-def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Module:
+def check_weights_and_build_meta_model(
+    folder: Path, class_name: str, variant: str | None
+) -> nn.Module:
     """Check that the weights in a folder fit its config.json and class, by their headers alone;
     return the model on the meta device. Raises ModelError if they do not fit.
     """
@@ -54,7 +56,9 @@ def check_weights(folder: Path, class_name: str, variant: str | None) -> nn.Modu
     found: Shapes = {}
     for path in list_weight_files(folder, variant):
         shapes = read_shapes(path)
-        check_dtypes(path, [name for name in shapes if canonical_tensor_name(name) in floats])
+        check_tensors_floating_point(
+            path, [name for name in shapes if canonical_tensor_name(name) in floats]
+        )
         found |= shapes
     extras = set(filter(is_unused_text_tensor, found)) if class_name in TEXT_ENCODERS else ()
     if misfits := describe_misfits(expected, found, list_tied_names(model), extras):
@@ -146,7 +150,7 @@ def read_shapes(path: Path) -> Shapes:
         ) from error
 
 
-def check_dtypes(path: Path, names: Iterable[str]) -> None:
+def check_tensors_floating_point(path: Path, names: Iterable[str]) -> None:
     """Raise ModelError unless the named tensors of a safetensors file are floating-point."""
     with open_tensors(path) as file:
         for name in names:

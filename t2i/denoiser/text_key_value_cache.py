@@ -22,7 +22,7 @@ MAX_BYTES = 2**28
 
 
 @contextmanager
-def caching_text_keys(
+def caching_text_keys_values(
     unet: nn.Module, most_bytes: int = MAX_BYTES
 ) -> Iterator[Mapping[nn.Linear, "CachedProjection"]]:
     """Cache the keys and values that cross-attention projects from the text, within the block.
