@@ -69,8 +69,12 @@ class RecordedSource:
     @property
     def image(self) -> Image.Image:
         """Image of the source."""
-        pixels_YX3 = ((self.pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round()
-        return Image.fromarray(pixels_YX3.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
+        return pixels_to_image(self.pixels)
+
+    @property
+    def photo(self) -> Image.Image | None:
+        """The inverted picture itself, at the size of the run; None for a generated source."""
+        return None if self.picture is None else pixels_to_image(self.picture)
 
     @property
     def bytes(self) -> int:
@@ -145,8 +149,22 @@ class RecordedSource:
         return self.steps[step]["latents"]
 
 
-def site_from_json(facts: Mapping[str, Any]) -> Site:
-    """Return the site that `asdict` has turned into JSON data."""
+def pixels_to_image(pixels_13YX: Tensor) -> Image.Image:
+    """Return pixels (1, 3, Y, X) in -1..1 as an image."""
+    pixels_3YX = ((pixels_13YX[0].float() / 2 + 0.5).clamp(0, 1) * 255).round()
+    return Image.fromarray(pixels_3YX.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
+
+
+def site_to_json(site: Site) -> Facts:
+    """Convert a site to JSON data."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(site).items()
+    }
+
+
+def site_from_json(facts: Facts) -> Site:
+    """Convert JSON data that `site_to_json` returned back to a site."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
     }

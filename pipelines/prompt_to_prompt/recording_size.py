@@ -86,6 +86,6 @@ def check_recording_budget(needed: int, budget: int) -> None:
     if needed > budget:
         raise ArgumentError(
             f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
-            f"{budget / GIBIBYTE:.3g} GiB: raise budget=, or take fewer steps, a smaller image, or "
-            "fewer sites and steps in for_edits=."
+            f"{budget / GIBIBYTE:.3g} GiB: raise it (budget= in bytes, --budget in GiB), or take "
+            "fewer steps, a smaller image, or fewer sites and steps in for_edits=."
         )

@@ -3,10 +3,9 @@
 B batch rows (here: 1 image), C channels, H W latent size.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,11 @@ from pipelines.prompt_to_prompt.edit_run import (
     build_identical_generators,
     repeat_noise,
 )
-from pipelines.prompt_to_prompt.recorded_source import RecordedSource, write_recorded_source
+from pipelines.prompt_to_prompt.recorded_source import (
+    RecordedSource,
+    site_to_json,
+    write_recorded_source,
+)
 from pipelines.prompt_to_prompt.recording import (
     RecordingEdit,
     RecordingProbe,
@@ -124,8 +127,8 @@ def record_source(
         assert isinstance(drawn, tuple)
         final_1CHW = drawn[0]
         pixels = pipe.decode_latents(final_1CHW)
-        text_sites = [asdict(site) for site in probe.recorded_sites.values() if site.kind != "self"]
-        facts |= {"text_sites": json.loads(json.dumps(text_sites))}
+        sites = probe.recorded_sites.values()
+        facts |= {"text_sites": [site_to_json(site) for site in sites if site.kind != "self"]}
         recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
         if path is not None:
             recorded = path.finish(

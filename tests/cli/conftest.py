@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from t2i.cli import main
 from tests.cli.command import PROMPT, Cli, Result
@@ -36,3 +38,12 @@ def generate(cli: Cli, model: Path) -> Cli:
         return cli("generate", PROMPT, "--model", model, "--steps", "2", *arguments)
 
     return run
+
+
+@pytest.fixture
+def photo(cli: Cli) -> Path:
+    """A picture of somebody's own, of the tiny model's size, in the folder of the command."""
+    path = Path("photo.png")
+    gradient = np.arange(32 * 32 * 3).reshape(32, 32, 3) // 12
+    Image.fromarray(gradient.astype(np.uint8)).save(path)
+    return path

@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from t2i.cli.bulk.index import parse_index_entries
 from t2i.cli.generation.image_generation import generate_image
+from t2i.cli.request.request import Request
 from t2i.run_folder import lock_folder
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
 
@@ -149,7 +150,7 @@ def test_a_failing_prompt_is_recorded_and_tried_again_and_the_rest_goes_on(bulk:
 def test_what_a_picture_was_warned_of_is_in_the_index(
     bulk: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warning(*arguments: Any, **settings: Any) -> Image:
+    def warning(*arguments: Any, **settings: Any) -> tuple[Request, Image]:
         for _ in range(2):
             warnings.warn("left out: a cat", stacklevel=1)
         warnings.warn("not for users", FutureWarning, stacklevel=1)

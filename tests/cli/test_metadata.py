@@ -50,6 +50,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "strength": None,
         "upscale": None,
         "edited": None,
+        "inversion": None,
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()

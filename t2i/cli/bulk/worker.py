@@ -4,7 +4,7 @@ import filecmp
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,8 +100,7 @@ class BulkWorker:
         self.attached.attach_adapters(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
-        picture = generate_image(self.pipe, request, seed, bar=False)
-        request = replace(request, width=picture.width, height=picture.height)
+        request, picture = generate_image(self.pipe, request, seed, bar=False)
         return request, upscale_if_requested(self.pipe, request, seed, picture, bar=False)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,11 +123,10 @@ def _draw_and_probe(
         with attend(loaded.pipe) as attn:
             maps = attn.probe(*words)
             try:
-                image = generate_image(loaded.pipe, request, seed)
+                request, image = generate_image(loaded.pipe, request, seed)
             except KeyboardInterrupt:
                 print_remark("Interrupted: nothing is written.")
                 raise typer.Exit(130) from None
-        request = replace(request, width=image.width, height=image.height)
         texts = build_metadata_texts(request, seed, loaded.weights) if metadata else None
 
         def write(paths: Sequence[Path]) -> None:

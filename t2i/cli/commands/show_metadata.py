@@ -100,10 +100,15 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
 
 
 def _edit_rows(request: "Request") -> dict[str, str]:
-    """Return the prompts it was drawn together with, and the edits, one on a line."""
-    edited = request.edited
+    """Return how its photo was inverted, the prompts it was drawn together with, and the edits, one
+    on a line.
+    """
+    edited, inversion = request.edited, request.inversion
+    rows = {}
+    if inversion is not None:
+        rows = {"inversion": inversion.method, "inversion error": inversion.describe_error()}
     if edited is None:
-        return {}
+        return rows
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
     edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
-    return {"drawn with": "\n".join(others), "edits": "\n".join(edits)}
+    return rows | {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

@@ -2,13 +2,19 @@
 
 import inspect
 import warnings
-from os.path import expanduser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i.cli.gc_control import restore_gc
+from t2i.cli.generation.call_arguments import (
+    build_image_arguments,
+    build_image_prompt_arguments,
+    build_sampling_arguments,
+    set_progress_bar,
+)
+from t2i.cli.generation.edited_images import generate_edited_images
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
-from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request, RequestDefaults
 from t2i.library_messages import mute_diffusers_warnings
 
@@ -17,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.base.pipeline import Pipeline
-    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.schedulers import Scheduler
 
@@ -58,6 +63,10 @@ def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None
 
 def find_pipeline_class(request: Request) -> "type[Pipeline]":
     """Return the pipeline class that a request needs: inpainting, image- or text-to-image."""
+    from pipelines.text_to_image import TextToImagePipeline
+
+    if request.inversion is not None:
+        return TextToImagePipeline
     if request.mask is not None:
         from pipelines.inpaint import InpaintPipeline
 
@@ -66,8 +75,6 @@ def find_pipeline_class(request: Request) -> "type[Pipeline]":
         from pipelines.image_to_image import ImageToImagePipeline
 
         return ImageToImagePipeline
-    from pipelines.text_to_image import TextToImagePipeline
-
     return TextToImagePipeline
 
 
@@ -84,24 +91,29 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
 
 def generate_image(
     pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
-) -> "Image":
+) -> "tuple[Request, Image]":
     """Generate the image of a request and seed, with the adapters attached to the pipeline.
+
+    Returns the request with what is known when it is generated, such as its size, and the image.
 
     bar : whether to show a progress bar on a terminal
     """
-    if request.edited is not None:
-        return generate_edited_images(pipe, request, seed, bar=bar)[request.edited.picture]
+    if request.edited is not None or request.inversion is not None:
+        generated = generate_edited_images(pipe, request, seed, bar=bar)
+        number = 0 if request.edited is None else request.edited.picture
+        return generated.request_of(number), generated.images[number]
     drawer = _convert_pipeline(pipe, find_pipeline_class(request))
-    _set_progress_bar(drawer, seed, bar)
+    set_progress_bar(drawer, f"seed {seed}", shown=bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
-            **_sampling_arguments(request, seed),
-            **_image_arguments(pipe, request),
+            **build_sampling_arguments(request, seed),
+            **build_image_arguments(pipe, request),
         )[0]
-    return pictures[0]
+    (image,) = pictures
+    return replace(request, width=image.width, height=image.height), image
 
 
 def upscale_if_requested(
@@ -119,7 +131,7 @@ def upscale_if_requested(
     from pipelines.upscaling import upscale
 
     drawer = _convert_pipeline(pipe, ImageToImagePipeline)
-    _set_progress_bar(drawer, seed, bar)
+    set_progress_bar(drawer, f"seed {seed}", shown=bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = upscale(
             drawer,
@@ -129,48 +141,10 @@ def upscale_if_requested(
             strength=request.upscale.strength,
             return_dict=False,
             callback_on_step_end=first_step,
-            **_sampling_arguments(request, seed),
-            **_image_prompt_arguments(request),
+            **build_sampling_arguments(request, seed),
+            **build_image_prompt_arguments(request),
         )[0]
     return pictures[0]
-
-
-def generate_edited_images(
-    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
-) -> "list[Image]":
-    """Generate the source and target images of a request with prompt edits, the source first.
-
-    An edit that acts in no step of so short a run is left out with a warning.
-    """
-    from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
-
-    assert request.edited is not None
-    assert request.num_inference_steps is not None
-    source, *targets = (request.parse_with_grammar(prompt) for prompt in request.edited.prompts)
-    editor = build_prompt_to_prompt_pipeline(pipe)
-    _set_progress_bar(editor, seed, bar)
-    edits = request.edited.parse_edits()
-    with RunTimeEstimateNotice(shown=bar) as first_step:
-        pictures: list[Image] = editor(
-            source,
-            targets,
-            edits=[edit for edit in edits if covers_any_step(edit, request.num_inference_steps)],
-            width=request.width,
-            height=request.height,
-            return_dict=False,
-            callback_on_step_end=first_step,
-            **_sampling_arguments(request, seed),
-        )[0]
-    return pictures
-
-
-def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
-    """Return a prompt-to-prompt pipeline with the components of a text-to-image pipeline."""
-    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-
-    # from_pipe would cast every part, and say so.
-    zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
-    return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
 
 
 def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
@@ -179,65 +153,6 @@ def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
         return pipe
     with mute_diffusers_warnings():  # it gives advice on a precision that stays what it is
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
-
-
-def _set_progress_bar(drawer: "Pipeline", seed: int, bar: bool) -> None:
-    """Show a progress bar; none where standard error is no terminal (disable=None)."""
-    settings = {"desc": f"seed {seed}", "disable": None if bar else True, "leave": False}
-    drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # as above
-
-
-def _sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
-    """Return the arguments of the call that do not depend on the kind of pipeline."""
-    import torch
-
-    from t2i.conditioning.guidance_registry import parse_guidance
-
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
-    method = request.guidance_method
-    return {
-        "negative_prompt": request.parse_with_grammar(request.negative_prompt),
-        "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        # Drawn on the CPU, so that a seed means the same picture on every device.
-        "generator": torch.Generator("cpu").manual_seed(seed),
-    }
-
-
-def _image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
-    """Return the arguments of the call for its size and its input images.
-
-    An input image is resized to the requested size; left open, it keeps its own, rounded down to a
-    multiple of the pixels per latent.
-    """
-    from t2i.denoiser.families import sd
-    from t2i.pictures import open_picture
-
-    seen = _image_prompt_arguments(request)
-    if request.image is None:
-        return seen | {"width": request.width, "height": request.height}
-    image = _open_rgb(request.image)
-    factor = sd.pixels_per_latent(pipe.vae)
-    width, height = (
-        max(side // factor, 1) * factor if asked is None else asked
-        for asked, side in zip((request.width, request.height), image.size, strict=True)
-    )
-    sd.latent_size(pipe.vae, height, width)
-    seen |= {"image": _resize_image(image, width, height), "strength": request.strength}
-    if request.mask is not None:
-        # As it is painted: where it is clear is for the pipeline to read.
-        mask = _resize_image(open_picture(Path(expanduser(request.mask.path))), width, height)
-        seen |= {"mask_image": mask, "width": width, "height": height}
-    return seen
-
-
-def _image_prompt_arguments(request: Request) -> dict[str, object]:
-    """Return the image prompt of an IP-Adapter as an argument of the call."""
-    if request.image_prompt is None:
-        return {}
-    return {"ip_adapter_image": _open_rgb(request.image_prompt)}
 
 
 def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
@@ -262,19 +177,3 @@ def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
         f"--size {'x'.join(map(str, sides))} --upscale {min(factor, 4):.3g}",
         stacklevel=2,
     )
-
-
-def _open_rgb(file: InputFile) -> "Image":
-    """Open an image in RGB, on white where it is transparent."""
-    from pipelines.images.input_images import to_opaque_rgb
-    from t2i.pictures import open_picture
-
-    picture: Image = to_opaque_rgb(open_picture(Path(expanduser(file.path))))
-    return picture
-
-
-def _resize_image(picture: "Image", width: int, height: int) -> "Image":
-    from PIL import Image
-
-    same = picture.size == (width, height)
-    return picture if same else picture.resize((width, height), Image.Resampling.LANCZOS)

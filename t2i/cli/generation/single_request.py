@@ -1,7 +1,7 @@
 """Generation of the images of one request, one for each seed."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +90,7 @@ def _draw_images(
     try:
         for index, seed in enumerate(seeds):
             start = time.perf_counter()
-            image = generate_image(loaded.pipe, request, seed)
-            request = replace(request, width=image.width, height=image.height)
+            request, image = generate_image(loaded.pipe, request, seed)
             image = upscale_if_requested(loaded.pipe, request, seed, image)
             texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
             path = output.names.save_image(index, seed, partial(save_picture, image, text=texts))

@@ -46,6 +46,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **_upscale_settings(request),
         **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
         **describe_request_files(request),
+        **_inversion_settings(request),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
@@ -66,6 +67,17 @@ def _upscale_settings(request: Request) -> Mapping[str, object]:
         "Hires upscale": f"{request.upscale.factor:g}",
         "Hires steps": request.num_inference_steps,
         "Hires upscaler": "Lanczos",
+    }
+
+
+def _inversion_settings(request: Request) -> Mapping[str, object]:
+    """Return the method by which the request's photo was inverted, and its error."""
+    if request.inversion is None:
+        return {}
+    error = request.inversion.describe_error()
+    return {
+        "Inversion": request.inversion.method,
+        **({"Inversion error": error} if error else {}),
     }
 
 

@@ -1,7 +1,7 @@
 """Options of the commands that draw one prompt, and the request that they make."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,6 +54,21 @@ LoraDir = Annotated[
         metavar="FOLDER", help="Where <lora:NAME:0.8> of a prompt is found.", show_default="loras"
     ),
 ]
+Photo = Annotated[
+    Path | None, typer.Option("--image", metavar="PHOTO", help="Your own picture, of SOURCE.")
+]
+Invert = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help="How the photo is inverted: direct, edit-friendly:skip=0.2, null-text, ...",
+        show_default="by model",
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(metavar="GIB", help="Most GiB that a recording may take.", show_default="4"),
+]
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Do not write into a picture how it was made.")
 ]
@@ -100,6 +115,32 @@ class SamplingOptions:
             loras=parse_loras(self.lora) if self.lora else None,
             embeddings=parse_embeddings(self.embedding) if self.embedding else None,
             upscale=None if self.upscale is None else parse_upscale(self.upscale),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoOptions:
+    """Typed options of a command about the photo that it edits or looks into."""
+
+    image: Path | None
+    invert: str | None = None
+
+    def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
+        """Return the overrides with the photo and its inversion. Raises ArgumentError."""
+        from t2i.cli.request.input_files import parse_input_file
+        from t2i.cli.request.photo_inversion import AUTO, PhotoInversion
+
+        if self.image is None:
+            if self.invert is not None:
+                raise ArgumentError(
+                    f"Got --invert {self.invert!r:.80} without --image: it is the method by which "
+                    "a photo is inverted. Give both."
+                )
+            return overrides
+        return replace(
+            overrides,
+            image=parse_input_file(str(self.image)),
+            inversion=PhotoInversion(method=self.invert or AUTO),
         )
 
 

@@ -13,6 +13,7 @@ from t2i.cli.request.input_files import (
     InputFileWithScale,
     check_file_count,
 )
+from t2i.cli.request.photo_inversion import PhotoInversion
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.upscaling import Upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS, read_sampling_defaults
@@ -63,6 +64,8 @@ class Request:
     """Upscaling of the drawn image; width and height are those before it."""
     edited: EditedPrompts | None = None
     """Prompts drawn together with it, and the edits of attention between them."""
+    inversion: PhotoInversion | None = None
+    """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
 
     def __post_init__(self) -> None:
         check_text("PROMPT", self.prompt)
@@ -149,6 +152,7 @@ class RequestOverrides:
     mask: InputFile | None = None
     strength: float | None = None
     upscale: Upscale | None = None
+    inversion: PhotoInversion | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return the request with these values in place of its own, where they are given."""
@@ -231,7 +235,7 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
             f"{edited.prompts[edited.picture]!r}, but the prompt is {request.prompt!r}."
         )
     for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
-        if getattr(request, name) is not None:
+        if getattr(request, name) is not None and (name != "image" or request.inversion is None):
             raise ArgumentError(
                 f"Got {option} for a picture that was edited by its words: these cannot be "
                 "drawn together. Leave one of them out."

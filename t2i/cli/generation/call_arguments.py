@@ -1,0 +1,89 @@
+"""Arguments of a pipeline's call, from a request: sampling, size and input images."""
+
+from os.path import expanduser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.request import Request
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.base.pipeline import Pipeline
+    from pipelines.text_to_image import TextToImagePipeline
+
+
+def set_progress_bar(drawer: "Pipeline", label: str, *, shown: bool) -> None:
+    """Show a labelled progress bar; none where standard error is no terminal (disable=None)."""
+    settings = {"desc": label, "disable": None if shown else True, "leave": False}
+    drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # diffusers' own
+
+
+def build_sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
+    """Return the arguments of the call that do not depend on the kind of pipeline."""
+    import torch
+
+    from t2i.conditioning.guidance_registry import parse_guidance
+
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    method = request.guidance_method
+    return {
+        "negative_prompt": request.parse_with_grammar(request.negative_prompt),
+        "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        # Drawn on the CPU, so that a seed means the same picture on every device.
+        "generator": torch.Generator("cpu").manual_seed(seed),
+    }
+
+
+def build_image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
+    """Return the arguments of the call for its size and its input images.
+
+    An input image is resized to the requested size; left open, it keeps its own, rounded down to a
+    multiple of the pixels per latent.
+    """
+    from t2i.denoiser.families import sd
+    from t2i.pictures import open_picture
+
+    seen = build_image_prompt_arguments(request)
+    if request.image is None:
+        return seen | {"width": request.width, "height": request.height}
+    image = open_rgb(request.image)
+    factor = sd.pixels_per_latent(pipe.vae)
+    width, height = (
+        max(side // factor, 1) * factor if asked is None else asked
+        for asked, side in zip((request.width, request.height), image.size, strict=True)
+    )
+    sd.latent_size(pipe.vae, height, width)
+    seen |= {"image": _resize_image(image, width, height), "strength": request.strength}
+    if request.mask is not None:
+        # As it is painted: where it is clear is for the pipeline to read.
+        mask = _resize_image(open_picture(Path(expanduser(request.mask.path))), width, height)
+        seen |= {"mask_image": mask, "width": width, "height": height}
+    return seen
+
+
+def build_image_prompt_arguments(request: Request) -> dict[str, object]:
+    """Return the image prompt of an IP-Adapter as an argument of the call."""
+    if request.image_prompt is None:
+        return {}
+    return {"ip_adapter_image": open_rgb(request.image_prompt)}
+
+
+def open_rgb(file: InputFile) -> "Image":
+    """Open an image in RGB, on white where it is transparent."""
+    from pipelines.images.input_images import to_opaque_rgb
+    from t2i.pictures import open_picture
+
+    picture: Image = to_opaque_rgb(open_picture(Path(expanduser(file.path))))
+    return picture
+
+
+def _resize_image(picture: "Image", width: int, height: int) -> "Image":
+    from PIL import Image
+
+    same = picture.size == (width, height)
+    return picture if same else picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,0 +1,154 @@
+"""Generation of a source and its edits, saved as a sheet and as single images."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from t2i.cli.generation.edited_images import (
+    EditedImages,
+    build_prompt_to_prompt_pipeline,
+    choose_request_edits,
+    generate_edited_images,
+)
+from t2i.cli.generation.inverted_photo import invert_photo
+from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
+from t2i.cli.grouped_file_names import GroupedFileNames
+from t2i.cli.metadata.writing import build_metadata_texts
+from t2i.cli.output import print_json, print_remark
+from t2i.cli.request.edit_options import EditOptions
+from t2i.cli.request.request import Request
+from t2i.library_messages import quiet_libraries
+from t2i.pictures import build_picture_grid, save_picture
+from t2i.terminal import print_line, show_warnings_on_one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.prompt_to_prompt.automatic_edits import TargetSettings
+
+MIN_CELL_WIDTH = 256
+"""Pixels; smaller images are enlarged in the sheet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditOutput:
+    """Output of `t2i edit`: file names, metadata, report format.
+
+    metadata : whether to write into an image how it was made
+    """
+
+    names: GroupedFileNames
+    metadata: bool
+    as_json: bool
+
+
+def generate_and_save_edits(
+    request: Request,
+    prompts: Sequence[str],
+    edit_options: EditOptions,
+    seed: int,
+    output: EditOutput,
+    *,
+    budget: int | None = None,
+) -> None:
+    """Generate the prompts under the edits, save the images and print their paths.
+
+    prompts : the source's, then those of the targets
+    budget : most bytes of a photo's recording; None for the default
+    """
+    output.names.make_folder()
+    with show_warnings_on_one_line() as warned, quiet_libraries():
+        loaded = load_model_for_request(request, prompts)
+        start = time.perf_counter()
+        try:
+            generated, chosen = _generate(loaded, prompts, edit_options, seed, budget)
+        except KeyboardInterrupt:
+            print_remark("Interrupted: nothing is written.")
+            raise typer.Exit(130) from None
+        texts: list[dict[str, str] | None] = [None for _ in prompts]
+        if output.metadata:
+            texts = [
+                build_metadata_texts(generated.request_of(number), seed, loaded.weights)
+                for number in range(len(prompts))
+            ]
+        sheet_path, *paths = _save_images(output.names, seed, prompts, generated, texts)
+    seconds = round(time.perf_counter() - start, 2)
+
+    if output.as_json:
+        made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
+        facts = {"request": asdict(generated.request), "seed": seed, "seconds": seconds}
+        print_json(
+            facts | {"warnings": warned, "chosen": [asdict(choice) for choice in chosen]} | made
+        )
+        return
+    for prompt, choice in zip(prompts[1:], chosen, strict=True):
+        line = describe_target_settings(choice)
+        print_remark(line if len(chosen) == 1 else f"{prompt!r}: {line}")
+    print_remark(f"seed {seed}, {seconds} s")
+    for path in (sheet_path, *paths):
+        print_line(path)
+
+
+def _generate(
+    loaded: LoadedRequest,
+    prompts: Sequence[str],
+    edit_options: EditOptions,
+    seed: int,
+    budget: int | None,
+) -> "tuple[EditedImages, list[TargetSettings]]":
+    """Invert the photo if there is one, choose the edits, and generate the images."""
+    source = None
+    if loaded.request.inversion is not None:
+        editor = build_prompt_to_prompt_pipeline(loaded.pipe)
+        source = invert_photo(editor, loaded.request, seed, budget=budget)
+    options = edit_options.to_word_edit_options()
+    request, chosen = choose_request_edits(loaded.pipe, loaded.request, prompts, options, source)
+    return generate_edited_images(loaded.pipe, request, seed, source=source), chosen
+
+
+def _save_images(
+    names: GroupedFileNames,
+    seed: int,
+    prompts: Sequence[str],
+    generated: EditedImages,
+    texts: Sequence[dict[str, str] | None],
+) -> Sequence[Path]:
+    """Save a sheet of all images, with the metadata of the last, and each image alone.
+
+    The sheet of a photo begins with the photo. Returns the paths, the sheet's first.
+    """
+    images, labels = list(generated.images), list(prompts)
+    if generated.source is not None and generated.source.photo is not None:
+        assert generated.request.image is not None
+        images = [generated.source.photo, *images]
+        labels = [Path(generated.request.image.path).name, *labels]
+    cell = max(MIN_CELL_WIDTH, images[-1].width)
+    side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)
+
+    def write(files: Sequence[Path]) -> None:
+        single: list[Image] = generated.images
+        saved = zip([side_by_side, *single], files, [texts[-1], *texts], strict=True)
+        for image, file, text in saved:
+            save_picture(image, file, text)
+
+    return names.save_all(seed, write)
+
+
+def describe_target_settings(choice: "TargetSettings") -> str:
+    """Return the kind of edit that was detected, and the options that reproduce it."""
+    windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
+    shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
+    settings = [
+        f"--{name} {first:g}:{end:g}" if first else f"--{name} {end:g}"
+        for name, (first, end) in shares.items()
+    ]
+    words = "none"
+    if choice.blend is not None:
+        sides = [side if isinstance(side, str) else "+".join(side) for side in choice.blend]
+        words = sides[0] if sides[0] == sides[1] else ",".join(sides)
+    return f"{choice.change.kind}: {' '.join(settings)} --blend {shlex.quote(words)}"

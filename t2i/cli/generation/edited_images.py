@@ -1,0 +1,132 @@
+"""Generation of a source image and of its edits by attention, also of an inverted photo."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from t2i.cli.generation.call_arguments import build_sampling_arguments, set_progress_bar
+from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
+from t2i.cli.request.prompt_edits import EditedPrompts
+from t2i.cli.request.request import Request
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.prompt_to_prompt.automatic_edits import TargetSettings, WordEditOptions
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+    from pipelines.text_to_image import TextToImagePipeline
+
+
+@dataclass(frozen=True, slots=True)
+class EditedImages:
+    """Images of a request with prompt edits, the source's first.
+
+    request : as it was generated: with its size, and what is known of a photo's inversion
+    source : recorded, where the source is a photo
+    """
+
+    request: Request
+    images: "list[Image]"
+    source: "RecordedSource | None"
+
+    def request_of(self, number: int) -> Request:
+        """Return the request of one of the images."""
+        edited = self.request.edited
+        if edited is None:
+            return self.request
+        return replace(
+            self.request, prompt=edited.prompts[number], edited=replace(edited, picture=number)
+        )
+
+
+def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
+    """Return a prompt-to-prompt pipeline with the components of a text-to-image pipeline."""
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+
+    # from_pipe would cast every part, and say so.
+    zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
+    return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
+
+
+def choose_request_edits(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    prompts: Sequence[str],
+    options: "WordEditOptions",
+    source: "RecordedSource | None" = None,
+) -> "tuple[Request, list[TargetSettings]]":
+    """Choose the edits that the prompts call for, on this model at this size.
+
+    Returns the request of the source with all that is generated together with it, and the choice
+    for each target.
+
+    source : recorded, where there is one: its steps and size count
+    """
+    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
+    from t2i.attention.edits.registry import to_dict
+
+    assert request.num_inference_steps is not None
+    steps, height, width = request.num_inference_steps, request.height, request.width
+    if source is not None:
+        facts = source.facts
+        steps, height, width = (facts[name] for name in ("num_inference_steps", "height", "width"))
+    parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
+    edits = build_prompt_to_prompt_pipeline(pipe).choose_automatic_edits(
+        parsed, options, steps, height, width
+    )
+    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    return replace(request, edited=edited), choose_target_settings(parsed, steps, options)
+
+
+def generate_edited_images(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    seed: int,
+    *,
+    bar: bool = True,
+    source: "RecordedSource | None" = None,
+) -> EditedImages:
+    """Generate the source and target images of a request with prompt edits, the source first.
+
+    An edit that acts in no step of so short a run is left out with a warning. A photo without
+    targets gives the image that its inversion reproduces.
+
+    source : the request's photo, if it has been inverted before
+    """
+    from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
+
+    editor = build_prompt_to_prompt_pipeline(pipe)
+    if request.inversion is not None:
+        source = invert_photo(editor, request, seed, bar=bar) if source is None else source
+        request = add_inversion_to_request(request, source)
+    edited = request.edited
+    if edited is None:
+        assert source is not None
+        return EditedImages(request, [source.image], source)
+    first, *targets = (request.parse_with_grammar(prompt) for prompt in edited.prompts)
+    set_progress_bar(editor, f"seed {seed}", shown=bar)
+    steps = request.num_inference_steps if source is None else source.steps.count
+    assert steps is not None
+    settings = (
+        {
+            "width": request.width,
+            "height": request.height,
+            **build_sampling_arguments(request, seed),
+        }
+        if source is None
+        else {}
+    )
+    with RunTimeEstimateNotice(shown=bar) as first_step:
+        images: list[Image] = editor(
+            first if source is None else source,
+            targets,
+            edits=[edit for edit in edited.parse_edits() if covers_any_step(edit, steps)],
+            return_dict=False,
+            callback_on_step_end=first_step,
+            **settings,
+        )[0]
+    return EditedImages(
+        replace(request, width=images[0].width, height=images[0].height), images, source
+    )

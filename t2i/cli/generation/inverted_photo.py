@@ -1,0 +1,129 @@
+"""Inversion of a request's photo to a recorded source, and what is said of it."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i.cli.generation.call_arguments import (
+    build_sampling_arguments,
+    open_rgb,
+    set_progress_bar,
+)
+from t2i.cli.output import print_remark
+from t2i.cli.request.photo_inversion import PhotoInversion
+from t2i.cli.request.request import Request
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.inversion.source_run import InversionMethod
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+
+
+def invert_photo(
+    editor: "PromptEditPipeline",
+    request: Request,
+    seed: int,
+    *,
+    bar: bool = True,
+    folder: Path | None = None,
+    budget: int | None = None,
+    notes: Mapping[str, object] | None = None,
+) -> "RecordedSource":
+    """Invert the photo of a request with the prompt that describes it, and say how well it went.
+
+    bar : whether to show progress bars, and to print the method, the size and the error
+    folder, budget, notes : see PromptEditPipeline.invert
+    """
+    from pipelines.prompt_to_prompt.edit_run import find_image_size
+    from pipelines.prompt_to_prompt.inverted_source import resolve_method
+    from pipelines.prompt_to_prompt.recording import BUDGET
+
+    assert request.image is not None
+    assert request.inversion is not None
+    picture = open_rgb(request.image)
+    height, width = find_image_size(editor, request.height, request.width)
+    _warn_of_small_photo(request.image.path, picture, width, height)
+    method = resolve_method(editor, request.inversion.method)
+    if bar:
+        _print_forecast(editor, request, method, (height, width))
+    set_progress_bar(editor, "inversion", shown=bar)
+    prompt = request.prompt if request.edited is None else request.edited.prompts[0]
+    source = editor.invert(
+        picture,
+        request.parse_with_grammar(prompt),
+        method,
+        folder=folder,
+        budget=BUDGET if budget is None else budget,
+        height=height,
+        width=width,
+        notes=notes,
+        **build_sampling_arguments(request, seed),
+    )
+    if bar:
+        print_remark(describe_inversion_error(source))
+    return source
+
+
+def add_inversion_to_request(request: Request, source: "RecordedSource") -> Request:
+    """Return the request with the size, the method and the error of its photo's inversion."""
+    error, facts = source.error, source.facts
+    inversion = PhotoInversion(
+        method=facts["inversion"],
+        replay=None if error is None or error.replay is None else round(error.replay, 2),
+        autoencoder=None if error is None else round(error.autoencoder, 2),
+    )
+    return replace(request, inversion=inversion, width=facts["width"], height=facts["height"])
+
+
+def describe_inversion_error(source: "RecordedSource") -> str:
+    """Describe how well a photo is reproduced from its inversion, and by the autoencoder alone."""
+    error = source.error
+    assert error is not None
+    replay = (
+        "The method reproduces its path exactly"
+        if error.replay is None
+        else f"Drawn again from its noise, the photo is reproduced at {error.replay:.1f} dB"
+    )
+    return f"{replay}; the autoencoder alone: {error.autoencoder:.1f} dB"
+
+
+def format_bytes(size: int) -> str:
+    """Format a number of bytes for people, such as "17 MB" or "1.2 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.3g} MB"
+
+
+def _print_forecast(
+    editor: "PromptEditPipeline",
+    request: Request,
+    method: "InversionMethod",
+    size: tuple[int, int],
+) -> None:
+    """Print the method and the size of the recording, before it is made."""
+    from pipelines.inversion.methods import format_method
+    from pipelines.prompt_to_prompt.inverted_source import count_path_steps
+    from pipelines.prompt_to_prompt.recording_size import estimate_recording_bytes
+
+    assert request.image is not None
+    assert request.num_inference_steps is not None
+    steps = count_path_steps(method, request.num_inference_steps)
+    needed = estimate_recording_bytes(editor, steps, *size, editor.find_max_site_size(*size))
+    print_remark(
+        f"Inverting {Path(request.image.path).name} by {format_method(method)}; its recording "
+        f"takes about {format_bytes(needed)}"
+    )
+
+
+def _warn_of_small_photo(path: str, picture: "Image", width: int, height: int) -> None:
+    """Warn of a photo that must be enlarged to the size at which it is edited."""
+    if picture.width >= width and picture.height >= height:
+        return
+    warnings.warn(
+        f"{path} is {picture.width}x{picture.height}, smaller than the {width}x{height} at which "
+        "this model edits it: it is enlarged, and stays as coarse as it is. Give a larger copy, "
+        "or a smaller --size.",
+        stacklevel=2,
+    )

@@ -1,0 +1,52 @@
+"""The inversion of a photo, which a request edits by its words or looks into."""
+
+import math
+from dataclasses import dataclass
+
+from t2i.errors import ArgumentError
+
+AUTO = "auto"
+"""Method that stands for the one that suits the model."""
+MAX_BUDGET = 1 << 20
+"""GiB; far above any disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoInversion:
+    """Inversion of a request's photo: its method, and how well it reproduces the photo.
+
+    method : name and arguments, see pipelines.inversion.methods, or "auto"
+    replay, autoencoder : see pipelines.prompt_to_prompt.recorded_source.InversionError, in dB; None
+        until the photo is inverted
+    """
+
+    method: str = AUTO
+    replay: float | None = None
+    autoencoder: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method.strip().lower() == AUTO:
+            return
+        # Here, for it imports torch, which most requests need much later.
+        from pipelines.inversion.methods import parse_method
+
+        parse_method(self.method)
+
+    def describe_error(self) -> str:
+        """Describe the error as text; "" before the inversion."""
+        if self.autoencoder is None:
+            return ""
+        replay = "exact replay" if self.replay is None else f"replay {self.replay:g} dB"
+        return f"{replay}, autoencoder {self.autoencoder:g} dB"
+
+
+def parse_budget(gibibytes: float | None) -> int | None:
+    """Return the value of --budget in bytes; None for the default. Raises ArgumentError."""
+    if gibibytes is None:
+        return None
+    if not (math.isfinite(gibibytes) and 0 < gibibytes <= MAX_BUDGET):
+        raise ArgumentError(
+            f"Got --budget {gibibytes}: expected the GiB that a recording may take, as in "
+            "--budget 8."
+        )
+    return int(gibibytes * (1 << 30))

@@ -1,0 +1,183 @@
+"""`t2i edit --image`: a photo is inverted and edited by its words, and its pictures say how."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.cli.request.photo_inversion import PhotoInversion, parse_budget
+from t2i.cli.request.request import Request
+from t2i.errors import ArgumentError
+from tests.cli.command import Cli, Result, files, pixels, text_of
+
+SOURCE, TARGET = "a red cat", "a red dog"
+
+
+@pytest.fixture
+def edit(cli: Cli, model: Path, photo: Path) -> Cli:
+    """`t2i edit` of the photo on the tiny model, in five steps."""
+
+    def run(*arguments: str | Path) -> Result:
+        options = ("--model", model, "--steps", "5", "--seed", "7")
+        return cli("edit", "--image", photo, *arguments, *options)
+
+    return run
+
+
+def request_of(path: str) -> dict[str, Any]:
+    request: dict[str, Any] = json.loads(text_of(Path(path))["t2i"])["request"]
+    return request
+
+
+def test_a_photo_is_inverted_and_edited(edit: Cli, photo: Path) -> None:
+    done = edit(SOURCE, TARGET, "--out", "e.png")
+    assert done.code == 0, done.err
+    assert done.paths == [Path("e.png"), Path("e-source.png"), Path("e-target.png")]
+    assert Image.open("e.png").width == 3 * 256 + 4 * 8  # the photo, what is reproduced, the edit
+    shown = np.asarray(Image.open("e.png"))[8 : 8 + 256, 8 : 8 + 256]
+    assert np.array_equal(shown[::8, ::8], pixels(photo))
+    assert not np.array_equal(pixels(Path("e-source.png")), pixels(Path("e-target.png")))
+
+
+def test_the_method_the_size_and_the_error_are_said(edit: Cli) -> None:
+    said = edit(SOURCE, TARGET).err
+    assert "Inverting photo.png by direct:iterations=4; its recording takes about 0." in said
+    assert "Drawn again from its noise, the photo is reproduced at " in said
+    assert " dB; the autoencoder alone: " in said
+    assert "swap: --cross-replace 0.8" in said
+    exact = edit(SOURCE, TARGET, "--invert", "edit-friendly:skip=0.2").err
+    assert "The method reproduces its path exactly; the autoencoder alone: " in exact
+
+
+@pytest.mark.parametrize("method", ["auto", "edit-friendly:skip=0.2"])
+def test_an_edited_photo_is_made_again_exactly(edit: Cli, cli: Cli, method: str) -> None:
+    edit(SOURCE, TARGET, "a red dog and a blue cat", "--invert", method, "--out", "e.png")
+    for name in ("e-source", "e-target-1", "e-target-2"):
+        done = cli("generate", "--from", f"{name}.png", "--out", f"{name}-again.png")
+        assert done.code == 0, done.err
+        assert "Not the same here" not in done.err
+        assert np.array_equal(pixels(Path(f"{name}.png")), pixels(Path(f"{name}-again.png")))
+        assert request_of(f"{name}-again.png") == request_of(f"{name}.png")
+
+
+def test_the_metadata_have_the_photo_s_digest_the_method_and_its_error(edit: Cli, cli: Cli) -> None:
+    edit(SOURCE, TARGET, "--out", "e.png")
+    request = request_of("e-target.png")
+    assert len(request["image"]["sha256"]) == 64
+    assert request["inversion"]["method"] == "direct:iterations=4"
+    assert 0 < request["inversion"]["replay"] < 60
+    assert 0 < request["inversion"]["autoencoder"] < 60
+    assert (
+        'Inversion: "direct:iterations=4", Inversion error: '
+        in text_of(Path("e.png"))["parameters"]
+    )
+    shown = cli("show", "e-target.png").out
+    assert "inversion        direct:iterations=4\n" in shown
+    assert "inversion error  replay " in shown
+    assert "picture          photo.png (" in shown
+
+
+def test_a_picture_of_a_photo_that_is_gone_names_the_option(
+    edit: Cli, cli: Cli, photo: Path
+) -> None:
+    edit(SOURCE, TARGET, "--out", "e.png")
+    photo.rename("moved.png")
+    done = cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert done.code == 4
+    assert "was made with the picture" in done.err
+    assert "Or give another with --image" in done.err
+    moved = ("--image", "moved.png", "--out", "again.png")
+    assert cli("generate", "--from", "e-target.png", *moved).code == 0
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+
+
+def test_another_photo_is_said_where_a_picture_is_made_again(
+    edit: Cli, cli: Cli, photo: Path
+) -> None:
+    edit(SOURCE, TARGET, "--out", "e.png")
+    Image.new("RGB", (32, 32), "blue").save(photo)
+    done = cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert "Not the same here: made with picture photo.png" in done.err
+
+
+def test_a_photo_is_described_by_no_words_where_that_is_chosen(edit: Cli) -> None:
+    done = edit("", TARGET, "--invert", "edit-friendly", "--out", "e.png")
+    assert done.code == 0, done.err
+    assert "The prompt is empty" not in done.err
+
+
+def test_weights_alone_change_a_photo(edit: Cli) -> None:
+    assert edit(SOURCE, "--weight", "red=5", "--out", "e.png").code == 0
+
+
+def test_a_small_photo_is_said_to_be_enlarged(edit: Cli, photo: Path) -> None:
+    Image.new("RGB", (20, 30)).save(photo)
+    done = edit(SOURCE, TARGET)
+    assert done.code == 0
+    assert "photo.png is 20x30, smaller than the 32x32 at which this model edits it" in done.err
+
+
+def test_json_has_the_request_with_its_inversion(edit: Cli) -> None:
+    answer = edit(SOURCE, TARGET, "--format", "json").json()
+    assert answer["request"]["inversion"]["method"] == "direct:iterations=4"
+    assert len(answer["pictures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Got --image without SOURCE and TARGET: the photo is inverted with the prompt"),
+        ([SOURCE], 2, 'An empty SOURCE, "", does without a description'),
+        ([SOURCE, TARGET, "--invert", "dirct"], 2, "Unknown inversion method 'dirct'. Did you"),
+        ([SOURCE, TARGET, "--invert", "ddim:iteratons=2"], 2, "Did you mean 'iterations'?"),
+        ([SOURCE, TARGET, "--invert", "ddim:iterations=0"], 2, "expected a number from 1 to 100"),
+        ([SOURCE, TARGET, "--budget", "0.00001"], 2, "Recording this source takes"),
+        ([SOURCE, TARGET, "--budget", "-1"], 2, "Got --budget -1.0: expected the GiB"),
+        ([SOURCE, TARGET, "--size", "33"], 2, "needs a multiple of 4"),
+        ([SOURCE, TARGET, "--sampler", "lcm", "--invert", "ddim"], 2, "choose turbo"),
+        (["a", "red", "dog"], 2, "Got 3 prompts, some of a single word"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    edit: Cli, photo: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = edit(*arguments)
+    assert done.code == code
+    assert message in done.err
+    assert files(Path()) == [photo.name]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        (b"GIF89a", 4, "is a GIF; expected a PNG, JPEG or WebP picture"),
+        (b"", 4, "is empty"),
+        (None, 4, "No such picture: "),
+    ],
+)
+def test_a_photo_that_is_none_is_named(
+    edit: Cli, photo: Path, content: bytes | None, code: int, message: str
+) -> None:
+    photo.unlink()
+    if content is not None:
+        photo.write_bytes(content)
+    done = edit(SOURCE, TARGET)
+    assert done.code == code
+    assert message in done.err
+    assert [name for name in files(Path()) if name != photo.name] == []
+
+
+def test_a_method_without_a_photo_is_named(cli: Cli) -> None:
+    done = cli("edit", SOURCE, TARGET, "--invert", "direct")
+    assert done.code == 2
+    assert "Got --invert 'direct' without --image" in done.err
+
+
+def test_an_inversion_in_a_record_is_checked() -> None:
+    with pytest.raises(ArgumentError, match="Unknown inversion method 'x'"):
+        Request(prompt=SOURCE, inversion=PhotoInversion(method="x"))
+    assert parse_budget(None) is None
+    assert parse_budget(0.5) == 1 << 29
