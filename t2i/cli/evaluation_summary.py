@@ -16,11 +16,18 @@ HEADLINES = (
     ("editing", "no control"),
     ("editing", "+ SelfReplace"),
     ("editing", "+ LocalBlend"),
+    ("real_seen", "drawn anew"),
+    ("real_seen", "direct, P2P, LocalBlend"),
+    ("real_seen", "edit-friendly"),
 )
 """Table and label of each row that is printed."""
 MAX_CELLS = 2
 """Cells of a row that are printed, from the left; the others are on the page."""
-TITLES = {"inspection_seen": "heat maps", "inspection_held_out": "heat maps, held out"}
+TITLES = {
+    "inspection_seen": "heat maps",
+    "inspection_held_out": "heat maps, held out",
+    "real_seen": "composed pictures",
+}
 PRINTED_CHAPTERS = ("against",)
 """Chapters requested by an option, whose tables are printed in full."""
 

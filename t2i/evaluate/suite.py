@@ -3,30 +3,48 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
 from t2i.evaluate.inspection.inspection import InspectionConfig, InspectionPart
+from t2i.evaluate.real.config import RealConfig
+from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
 from t2i.safe_reading import CONFIG, read_toml
 
 ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
-SUITES = {"scenes": ASSETS / "scenes.toml"}
-QUICK_SUITES = {"scenes": ASSETS / "quick.toml"}
+SUITES = {"scenes": ASSETS / "scenes.toml", "real": ASSETS / "real.toml"}
+QUICK_SUITES = {"scenes": ASSETS / "quick.toml", "real": ASSETS / "quick-real.toml"}
 
 
 class SuiteConfig(BaseModel):
-    """Configuration of an evaluation suite, a table for each part."""
+    """Configuration of an evaluation suite: a table for each of its parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    generation: GenerationConfig
-    inspection: InspectionConfig
-    editing: EditingConfig
+    generation: GenerationConfig | None = None
+    inspection: InspectionConfig | None = None
+    editing: EditingConfig | None = None
+    real: RealConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_not_empty(self) -> Self:
+        if not self.part_names:
+            raise ValueError(f"A suite needs one of the tables {', '.join(PARTS)}")
+        return self
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts that the suite measures, in the order of PARTS."""
+        return tuple(name for name in PARTS if getattr(self, name) is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tables of the suite's parts as JSON data."""
+        return {name: getattr(self, name).model_dump(mode="json") for name in self.part_names}
 
 
 def read_suite(name: str, *, quick: bool) -> SuiteConfig:
@@ -57,25 +75,38 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
 def describe_config_error(error: ValidationError) -> str:
     """Describe the first error of a suite's config, and suggest a known key for an unknown one."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    *tables, name = map(str, first["loc"])
+    *tables, name = map(str, first["loc"]) if first["loc"] else [""]
     key = ".".join([*tables, name])
     if first["type"] == "extra_forbidden":
-        fields: Any = SuiteConfig.model_fields
+        model: Any = SuiteConfig
         for table in tables:
-            known = fields.get(table)
-            fields = getattr(getattr(known, "annotation", None), "model_fields", {})
-        return f"Unknown key {key!r}. {nearest_hint(name, fields)}"
+            # The entries of a list of tables are numbered; their model is that of the list.
+            model = model if table.isdecimal() else find_table_model(model, table)
+        return f"Unknown key {key!r}. {nearest_hint(name, model.model_fields)}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
-    return f"{key}: {str(first['msg']).removeprefix('Value error, ')} (given: {first['input']!r})"
+    text = str(first["msg"]).removeprefix("Value error, ")
+    return f"{key}: {text} (given: {first['input']!r:.200})" if key else f"{text}."
 
 
-def select_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the named parts of the evaluation in the suite's order; all if none is named."""
+def find_table_model(model: Any, table: str) -> Any:
+    """Return the model of a table that a config model has, alone, optional or in a list."""
+    kind = model.model_fields[table].annotation
+    while not hasattr(kind, "model_fields"):
+        kind = get_args(kind)[0]
+    return kind
+
+
+def select_parts(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
+    """Return the named parts of a suite in its order; all of them if none is named."""
     for name in names:
         if name not in PARTS:
             raise ArgumentError(f"Unknown part {name!r}. {nearest_hint(name, PARTS)}")
-    return tuple(name for name in PARTS if name in names or not names)
+        if name not in config.part_names:
+            raise ArgumentError(
+                f"This suite has no part {name!r}; its parts: {', '.join(config.part_names)}."
+            )
+    return tuple(name for name in config.part_names if name in names or not names)
 
 
 def build_part(name: str, config: SuiteConfig, context: EvaluationContext) -> SuitePart:
@@ -88,5 +119,6 @@ PARTS: dict[str, Any] = {
     "generation": GenerationPart,
     "inspection": InspectionPart,
     "editing": EditingPart,
+    "real": RealPart,
 }
 """Name, also of the table in the config -> class, made of that table and the context."""

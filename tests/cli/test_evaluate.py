@@ -28,6 +28,12 @@ sweep = { seed = 2, count = 2 }
 
 [editing]
 """
+REAL = """
+[real]
+seen = { seed = 1 }
+held_out = { seed = 1 }
+methods = [{ label = "a", invert = "ddim" }]
+"""
 UNITS = 10
 
 
@@ -161,6 +167,7 @@ def test_two_runs_on_one_folder_are_refused(evaluate: Cli) -> None:
         (("--against", "none.json"), 2, "Cannot read none.json: No such file or directory."),
         (("--against", "suite.toml"), 2, "suite.toml is no JSON. Give the evaluation.json of"),
         (("--part", "generations"), 2, "Unknown part 'generations'. Did you mean 'generation'?"),
+        (("--part", "real"), 2, "This suite has no part 'real'; its parts: generation, inspection"),
         (("--quick",), 2, "Got --quick with suite.toml"),
         (("--recogniser", "nowhere"), 3, "No recogniser can be loaded from nowhere"),
         (("--out", "suite.toml/out"), 5, "Cannot write suite.toml/out"),
@@ -192,6 +199,21 @@ def test_what_cannot_be_used_is_refused(
 def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, words: str) -> None:
     Path("suite.toml").write_text(SUITE.replace(before, after, 1))
     refused = evaluate()
+    assert (refused.code, words in refused.err) == (2, True), refused.err
+
+
+@pytest.mark.parametrize(
+    ("suite", "words"),
+    [
+        ("", "A suite needs one of the tables generation, inspection, editing, real."),
+        (REAL.replace("label", "labl"), "Unknown key 'real.methods.0.labl'. Did you mean 'label'?"),
+        (REAL.replace("ddim", "dim"), "real.methods.0.invert: Unknown inversion method 'dim'"),
+        (REAL.replace("ddim", "ddim:steps=3"), "ddim has no argument 'steps'"),
+    ],
+)
+def test_a_slip_in_a_suite_of_real_pictures_is_named(evaluate: Cli, suite: str, words: str) -> None:
+    Path("suite.toml").write_text(suite)
+    refused = evaluate("--part", "real")
     assert (refused.code, words in refused.err) == (2, True), refused.err
 
 

@@ -27,6 +27,14 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return document
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("real") / "out"
+    assert main(["evaluate", "embedded", "--suite", "real", "--quick", "--out", str(out)]) == 0
+    document: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    return document
+
+
 def figures(result: dict[str, Any], chapter: str, table: str, head: str) -> dict[str, float]:
     """By the labels of the rows."""
     rows = result["chapters"][chapter]["blocks"][table]["rows"]
@@ -38,9 +46,15 @@ def test_the_suites_that_come_along_can_be_read() -> None:
     assert SUITES.keys() == QUICK_SUITES.keys()
     for name in SUITES:
         full, quick = read_suite(name, quick=False), read_suite(name, quick=True)
-        assert quick.generation.seen.count < full.generation.seen.count
-        # No scene that a default is chosen on stands in a table.
-        assert full.generation.sweep.seed != full.generation.seen.seed
+        assert quick.part_names == full.part_names
+        if full.generation is not None and quick.generation is not None:
+            assert quick.generation.seen.count < full.generation.seen.count
+            # No scene that a default is chosen on stands in a table.
+            assert full.generation.sweep.seed != full.generation.seen.seed
+        if full.real is not None and quick.real is not None:
+            assert quick.real.seen.swap < full.real.seen.swap
+            labels = {method.label for method in full.real.methods}
+            assert {method.label for method in quick.real.methods} <= labels
 
 
 def test_the_recogniser_knows_real_scenes(result: dict[str, Any]) -> None:
@@ -77,3 +91,15 @@ def test_edits_change_what_is_asked_and_keep_the_rest(result: dict[str, Any]) ->
     assert success["Replace / Refine"] >= 0.25
     assert kept["Replace / Refine"] >= kept["no control"] + 1.5
     assert kept["+ LocalBlend"] >= kept["no control"] + 5
+
+
+def test_a_picture_that_the_model_did_not_draw_is_edited_and_kept_elsewhere(
+    real: dict[str, Any],
+) -> None:
+    success = figures(real, "real", "real_seen", "success")
+    kept = figures(real, "real", "real_seen", "kept PSNR")
+    assert success["no edit"] == 0
+    assert success["composed target"] >= 0.75
+    assert success["direct, P2P, LocalBlend"] >= 0.5
+    assert kept["autoencoder alone"] >= 30
+    assert kept["direct, P2P, LocalBlend"] >= kept["drawn anew"] + 8

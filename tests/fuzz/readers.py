@@ -224,7 +224,7 @@ READERS = {
     "suite.toml": Reader(
         "s.toml",
         lambda path: read_suite(str(path), quick=False),
-        files(ASSETS / "scenes.toml", ASSETS / "quick.toml"),
+        files(ASSETS / "scenes.toml", ASSETS / "quick.toml", ASSETS / "real.toml"),
     ),
     "model.toml": Reader(
         "m.toml",

@@ -18,6 +18,7 @@ TAKEN_ON_TRUST = ("git clone", "git switch", "cd ", "pip install", ". .venv/bin/
 # Too long to be run twice: the test that runs it.
 RUN_ELSEWHERE = {
     "t2i evaluate embedded --quick": "tests/evaluate/test_quick.py",
+    "t2i evaluate embedded --suite real --quick": "tests/evaluate/test_quick.py",
     "docs/getting-started.md": "tests/train/test_docs_getting_started.py",
 }
 # Enough to see that the command line holds; the last of two spellings counts.

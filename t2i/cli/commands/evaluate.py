@@ -38,7 +38,7 @@ Quick = Annotated[
 ]
 PartOption = Annotated[
     list[str] | None,
-    typer.Option(help="generation, inspection or editing; may be repeated.", show_default="all"),
+    typer.Option(help="generation, inspection, editing ...; may be repeated.", show_default="all"),
 ]
 OutFolder = Annotated[
     Path | None,
@@ -103,7 +103,7 @@ def evaluate(
     from t2i.evaluate.suite import read_suite, select_parts
 
     config = read_suite(suite, quick=quick)
-    parts = select_parts(part or [])
+    parts = select_parts(part or [], config)
     check_extra_installed()
     folder = locate_model(model)
     if out is None:
@@ -201,7 +201,7 @@ def _prepare_evaluation(
     identity = {
         "model": {"name": options.model, "digest": compute_model_digest(options.folder)},
         "recogniser": compute_model_digest(judging),
-        "config": options.config.model_dump(mode="json"),
+        "config": options.config.to_json(),
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
     request = Request(prompt="").with_defaults(read_model_defaults(options.folder))

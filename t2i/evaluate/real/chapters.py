@@ -1,0 +1,292 @@
+"""Report of the part "real": tables and galleries."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
+from t2i.evaluate.real.comparison import (
+    MARGIN,
+    choose_method,
+    common_samples_difference,
+    paired_ratio,
+)
+from t2i.evaluate.real.controls import CONTROLS, DRAWN_ANEW
+from t2i.evaluate.real.picture_pairs import Split
+from t2i.evaluate.real.records import EditedRecord, PicturePairRecord, PictureRecord
+from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
+from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
+from t2i.terminal import plural
+
+SPLIT_TITLES: dict[Split, str] = {
+    "seen": "seen combinations",
+    "held_out": "held-out combinations",
+}
+TOGETHER = ("swap", "recolour", "background")
+"""Kinds of change that one table has together; a stronger word has a measure of its own."""
+MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
+    "kept SSIM x1e2": lambda one: None if one.kept is None else one.kept.ssim * 1e2,
+    "kept structure x1e3": lambda one: (
+        None if one.kept_structure is None else one.kept_structure * 1e3
+    ),
+    "PSNR to composed target": lambda one: one.target.psnr,
+    "text-picture score": lambda one: one.fit,
+}
+"""Heads of further columns -> what they read."""
+COSTS: dict[str, Callable[[EditedRecord], float]] = {
+    "rows, inversion": lambda one: one.inversion.rows,
+    "rows, each edit": lambda one: one.edit.rows,
+    "time, inversion": lambda one: one.inversion.seconds,
+    "time, each edit": lambda one: one.edit.seconds,
+}
+SUCCESS, OF_DRAWN_ANEW, KEPT = "success", "of drawn anew", "kept PSNR"
+HEADS = (SUCCESS, KEPT, OF_DRAWN_ANEW, "whole caption", *MEASURES, *COSTS)
+UNITS = {
+    **dict.fromkeys((SUCCESS, OF_DRAWN_ANEW, "whole caption"), "%"),
+    **dict.fromkeys((KEPT, "PSNR to composed target"), "dB"),
+    **dict.fromkeys(("time, inversion", "time, each edit"), "s"),
+}
+LOWER_IS_BETTER = ("kept structure x1e3", *COSTS)
+GALLERY_SIZE = 4
+
+Pairs = Sequence[PicturePairRecord]
+
+
+def build_chapters(
+    pairs: Pairs, labels: Sequence[str], steps: int, guidance_scale: float
+) -> list[Chapter]:
+    """Build the report chapter of the part "real" from the records of all picture pairs.
+
+    labels : of the methods, in the order of the rows; the others are compared with the first
+    """
+    blocks: list[Block] = []
+    for split, split_title in SPLIT_TITLES.items():
+        of_split = [one for one in pairs if one.split == split]
+        several_kinds = [one for one in of_split if one.kind in TOGETHER]
+        if several_kinds:
+            title = f"Another object, colour or background, {split_title}"
+            blocks.append(build_method_table(f"real_{split}", title, several_kinds, labels))
+            title = f"The same, minus {labels[0]}"
+            blocks.append(
+                build_difference_table(f"real_{split}_less", title, several_kinds, labels)
+            )
+        for kind, of_kind in iterate_kinds(of_split):
+            title = f"Only {CHANGE_TITLES[kind]}, {split_title}"
+            blocks.append(build_method_table(f"real_{split}_{kind}", title, of_kind, labels))
+    blocks.append(build_choice_table(pairs, labels))
+    blocks.append(build_replay_table(pairs, labels))
+    blocks += build_galleries(pairs, labels[0])
+    text = describe_tables(pairs, steps, guidance_scale)
+    return [Chapter("real", "Editing pictures that the model did not draw", text, blocks)]
+
+
+def describe_tables(pairs: Pairs, steps: int, guidance_scale: float) -> str:
+    """Return the text that explains the tables and the settings."""
+    refused = dict.fromkeys(
+        f"{label} cannot be used here: {reason}"
+        for one in pairs
+        for label, reason in one.refused.items()
+    )
+    return " ".join(
+        [
+            "A scene is composed, inverted with its caption, and edited to the same caption "
+            "changed in one thing. As the target scene can be composed, too, the right result is "
+            "known. Success: by the recogniser the change has happened. Of drawn anew: success as "
+            "a share of that of the target's prompt drawn without the source, which is what the "
+            "model can draw and the recogniser can see. Kept: the pixels outside of the changed "
+            "object in the source and in the composed target, and a little around it; where the "
+            "background changes, inside the objects, without their edges. They are compared with "
+            "the source's own pixels, so that the autoencoder alone is the best that latents "
+            "allow. Rows: what the denoiser computes, a row a picture and branch of guidance, to "
+            "invert and record the source, and for each edit of it afterwards. Time: processor "
+            "time on a CPU.",
+            f"{plural(steps, 'step')}, guidance scale {guidance_scale:g}.",
+            *refused,
+        ]
+    )
+
+
+def iterate_kinds(pairs: Pairs) -> Iterator[tuple[ChangeKind, Pairs]]:
+    """Yield each kind of change that some pairs are of, and these pairs."""
+    for kind in CHANGE_TITLES:
+        of_kind = [one for one in pairs if one.kind == kind]
+        if of_kind:
+            yield kind, of_kind
+
+
+def build_method_table(name: str, title: str, pairs: Pairs, labels: Sequence[str]) -> Table:
+    """Build the table that compares the controls and methods on some pairs, a row each."""
+    anew = collect_successes(pairs, DRAWN_ANEW)
+    rows = [
+        (label, [*build_score_cells(pairs, label, anew), *build_cost_cells(pairs, label)])
+        for label in (*CONTROLS, *labels)
+        if any(find_scores(one, label) for one in pairs)
+    ]
+    return Table(
+        name=name,
+        title=f"{title}: {plural(len(pairs), 'pair')}",
+        heads=HEADS,
+        rows=rows,
+        units=UNITS,
+        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in HEADS},
+    )
+
+
+def build_score_cells(pairs: Pairs, label: str, anew: Sequence[bool | None]) -> list[Cell]:
+    """Build the cells of a row that rate its pictures.
+
+    anew : successes of the pictures drawn anew
+    """
+    scores = [find_scores(one, label) for one in pairs]
+    successes = collect_successes(pairs, label)
+    return [
+        proportion_with_interval(successes),
+        mean_with_bootstrap_interval(collect_kept(pairs, label)),
+        paired_ratio(successes, anew),
+        proportion_with_interval([None if one is None else one.everything for one in scores]),
+        *(
+            mean_with_bootstrap_interval([None if one is None else read(one) for one in scores])
+            for read in MEASURES.values()
+        ),
+    ]
+
+
+def build_cost_cells(pairs: Pairs, label: str) -> list[Cell]:
+    """Build the cells of a row that tell what its method costs; empty for a control."""
+    edited = [one.methods.get(label) for one in pairs]
+    return [
+        mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
+        for read in COSTS.values()
+    ]
+
+
+def build_difference_table(name: str, title: str, pairs: Pairs, labels: Sequence[str]) -> Table:
+    """Build the table of each method minus the first one, on the pairs that both have."""
+
+    def subtract(label: str, samples: Callable[[Pairs, str], Sequence[float | None]]) -> Cell:
+        return common_samples_difference(samples(pairs, label), samples(pairs, labels[0]))
+
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        (label, [subtract(label, collect_successes), subtract(label, collect_kept)])
+        for label in labels[1:]
+        if any(label in one.methods for one in pairs)
+    ]
+    return Table(
+        name=name,
+        title=title,
+        heads=(SUCCESS, KEPT),
+        rows=rows,
+        units={SUCCESS: "points", KEPT: "dB"},
+        better={SUCCESS: "higher", KEPT: "higher"},
+    )
+
+
+def build_choice_table(pairs: Pairs, labels: Sequence[str]) -> Table:
+    """Build the table of the method that is recommended for each kind of change."""
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for kind, of_kind in iterate_kinds([one for one in pairs if one.split == "seen"]):
+        complete = [label for label in labels if all(label in one.methods for one in of_kind)]
+        successes = {label: collect_successes(of_kind, label) for label in complete}
+        kept = {label: collect_kept(of_kind, label) for label in complete}
+        chosen = choose_method(successes, kept)
+        if chosen is None:
+            continue
+        label, best = chosen
+        less = common_samples_difference(successes[label], successes[best])
+        rows.append(
+            (
+                CHANGE_TITLES[kind],
+                [
+                    label,
+                    proportion_with_interval(successes[label]),
+                    mean_with_bootstrap_interval(kept[label]),
+                    best,
+                    None if label == best else less,
+                ],
+            )
+        )
+    heads = ("method", SUCCESS, KEPT, "most successful", "success, less that")
+    return Table(
+        name="real_choice",
+        title="What keeps most of the picture, of the methods whose success is at most "
+        f"{MARGIN * 100:g} points below the best (seen combinations)",
+        heads=heads,
+        rows=rows,
+        units={SUCCESS: "%", KEPT: "dB", heads[-1]: "points"},
+        better={SUCCESS: "higher", KEPT: "higher"},
+    )
+
+
+def build_replay_table(pairs: Pairs, labels: Sequence[str]) -> Table:
+    """Build the table of how well each method reproduces the source without an edit."""
+    rows: list[tuple[str, Sequence[Cell]]] = [
+        ("autoencoder alone", [mean_with_bootstrap_interval([one.autoencoder for one in pairs])])
+    ]
+    for label in labels:
+        edited = [one.methods[label] for one in pairs if label in one.methods]
+        figure = mean_with_bootstrap_interval([one.replay for one in edited])
+        if edited:
+            rows.append((label, [figure or "exact"]))
+    head = "whole PSNR"
+    return Table(
+        name="real_replay",
+        title="The source drawn again from its noise, with its own prompt and guidance",
+        heads=(head,),
+        rows=rows,
+        units={head: "dB"},
+        better={head: "higher"},
+    )
+
+
+def build_galleries(pairs: Pairs, label: str) -> list[Gallery]:
+    """Build the galleries: the worst and the best by one method, and the first of each kind."""
+    ranked = sorted(
+        (one for one in pairs if label in one.methods),
+        key=lambda one: success_and_kept_key(one.methods[label].scores),
+    )
+    count = min(GALLERY_SIZE, len(ranked) // 2)
+    return [
+        build_gallery("worst", f"The worst, by {label}", ranked[:count]),
+        build_gallery("best", f"The best, by {label}", ranked[::-1][:count]),
+        *(
+            build_gallery(
+                f"first_{split}_{kind}",
+                f"The first, {CHANGE_TITLES[kind]}, {title}",
+                of_kind[:GALLERY_SIZE],
+            )
+            for split, title in SPLIT_TITLES.items()
+            for kind, of_kind in iterate_kinds([one for one in pairs if one.split == split])
+        ),
+    ]
+
+
+def success_and_kept_key(scores: PictureRecord) -> tuple[bool, float]:
+    """Return the key that sorts pictures by success, then by what was kept."""
+    return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
+
+
+def build_gallery(name: str, title: str, pairs: Pairs) -> Gallery:
+    """Build a gallery of picture pairs, labelled with the methods that succeeded."""
+    pictures = []
+    for one in pairs:
+        worked = [label for label, edited in one.methods.items() if edited.scores.success]
+        text = f"{one.source} -> {one.target} [worked: {'; '.join(worked) or 'none'}]"
+        pictures.append((one.file, text))
+    return Gallery(f"real_{name}", title, pictures, columns=1)
+
+
+def find_scores(pair: PicturePairRecord, label: str) -> PictureRecord | None:
+    """Return the scores of a control or method of a pair; None where it was not made."""
+    if label in pair.controls:
+        return pair.controls[label]
+    return pair.methods[label].scores if label in pair.methods else None
+
+
+def collect_successes(pairs: Pairs, label: str) -> list[bool | None]:
+    """Return whether each pair's picture of a row shows the change; None where there is none."""
+    scores = [find_scores(one, label) for one in pairs]
+    return [None if one is None else one.success for one in scores]
+
+
+def collect_kept(pairs: Pairs, label: str) -> list[float | None]:
+    """Return the PSNR of what was to stay of each pair's picture of a row."""
+    scores = [find_scores(one, label) for one in pairs]
+    return [None if one is None or one.kept is None else one.kept.psnr for one in scores]

@@ -1,0 +1,53 @@
+"""Configuration of the part "real"."""
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from t2i.evaluate.editing.pairs import ChangeKind
+from t2i.evaluate.real.controls import CONTROLS
+from t2i.evaluate.real.edit_methods import EditMethod
+
+
+class PairCounts(BaseModel):
+    """Configuration of a split: its seed, and picture pairs of each kind of change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    swap: int = Field(0, ge=0)
+    recolour: int = Field(0, ge=0)
+    background: int = Field(0, ge=0)
+    strengthen: int = Field(0, ge=0)
+
+    def count(self, kind: ChangeKind) -> int:
+        """Return the number of picture pairs of a kind of change."""
+        return int(getattr(self, kind, 0))
+
+
+class RealConfig(BaseModel):
+    """Configuration of the part "real": picture pairs of two splits, and the methods compared.
+
+    The tables compare the others with the first method.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seen: PairCounts
+    held_out: PairCounts
+    """The target shows a combination that training never does."""
+    weight: float = Field(3.0, gt=0)
+    """Weight of a strengthened word in the attention maps."""
+    prompt_weight: float = Field(1.5, gt=0)
+    """The same in the prompt, for the methods without attention maps."""
+    methods: tuple[EditMethod, ...] = Field(min_length=1)
+
+    @field_validator("methods")
+    @classmethod
+    def _check_labels(cls, methods: tuple[EditMethod, ...]) -> tuple[EditMethod, ...]:
+        labels = [*CONTROLS]
+        for method in methods:
+            if method.label in labels:
+                raise ValueError(
+                    f"Two rows are labelled {method.label!r}: give each method a label of its own"
+                )
+            labels.append(method.label)
+        return methods

@@ -1,0 +1,175 @@
+"""Ways to edit a picture that are compared: an inversion, with edits of its recorded source."""
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import nn
+
+from pipelines.inversion.methods import parse_method
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+from t2i.attention import LocalBlend
+from t2i.evaluate.editing.pairs import PromptPair
+from t2i.evaluate.generation.generation import record_denoiser_row_counts
+from t2i.text.prompt import Prompt
+
+
+def _check_method(text: str) -> str:
+    if text != "auto":
+        parse_method(text)
+    return text
+
+
+class EditMethod(BaseModel):
+    """Inversion method and edits of one row of the tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(min_length=1, max_length=80)
+    invert: Annotated[str, AfterValidator(_check_method)] = "auto"
+    """Inversion method with its arguments, or auto."""
+    maps: bool = True
+    """Prompt-to-prompt's attention maps of the source; else the target's prompt does all."""
+    blend: Literal["none", "auto", "always"] = "auto"
+    """Where the picture may change: anywhere, as edits="auto" decides, or in the region of the
+    changed words."""
+    guidance_scale: float | None = Field(None, ge=1)
+    """By default the model's."""
+    pairs: int | None = Field(None, ge=1)
+    """Picture pairs of each kind, for methods that take long; by default all."""
+
+    @property
+    def inversion(self) -> tuple[str, float | None]:
+        """Inversion method and guidance: methods that share both share the recorded source."""
+        return self.invert, self.guidance_scale
+
+
+@dataclass(slots=True)
+class EditCost:
+    """Denoiser rows and seconds that a part of an edit took."""
+
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class InvertedPicture:
+    """Recorded source of a picture, and what inverting and recording it cost."""
+
+    source: RecordedSource
+    cost: EditCost
+
+
+@dataclass(frozen=True, slots=True)
+class EditedPicture:
+    """Picture that a method made of an inverted one, and what the edit alone cost."""
+
+    picture: Image.Image
+    inverted: InvertedPicture
+    cost: EditCost
+
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """Request for an edit of a picture: its prompts, and the settings that all methods share.
+
+    weight, prompt_weight : of a strengthened word, in attention maps and in a prompt
+    """
+
+    prompts: PromptPair
+    seed: int
+    steps: int
+    guidance_scale: float
+    weight: float
+    prompt_weight: float
+
+    @property
+    def weighted_prompt(self) -> str | Prompt:
+        """Target prompt, with a strengthened word weighted in it."""
+        text, word = self.prompts.captions[1], self.prompts.strengthened_word
+        if word is None:
+            return text
+        return Prompt(text.replace(word, f"({word}:{self.prompt_weight:g})", 1))
+
+
+def invert_picture(
+    editor: PromptEditPipeline, picture: Image.Image, request: EditRequest, method: EditMethod
+) -> InvertedPicture:
+    """Invert a picture for a method, with the source's prompt of the request."""
+    with warnings.catch_warnings(), measure_cost(editor.unet) as cost:
+        # a picture that the model cannot reproduce: the report tells by how much
+        warnings.simplefilter("ignore", UserWarning)
+        source = editor.invert(
+            picture,
+            request.prompts.captions[0],
+            method.invert,
+            seed=request.seed,
+            num_inference_steps=request.steps,
+            guidance_scale=method.guidance_scale or request.guidance_scale,
+        )
+    return InvertedPicture(source, cost)
+
+
+def edit_inverted_picture(
+    editor: PromptEditPipeline, inverted: InvertedPicture, request: EditRequest, method: EditMethod
+) -> EditedPicture:
+    """Edit an inverted picture by a method."""
+    with measure_cost(editor.unet) as cost:
+        picture = edit_recorded_source(editor, inverted.source, request, method)
+    return EditedPicture(picture, inverted, cost)
+
+
+def edit_recorded_source(
+    editor: PromptEditPipeline, source: RecordedSource, request: EditRequest, method: EditMethod
+) -> Image.Image:
+    """Edit an inverted picture by a method; return the target's picture."""
+    if method.maps:
+        target: str | Prompt = request.prompts.captions[1]
+        options = build_map_edit_options(request, method)
+    else:
+        target, options = request.weighted_prompt, {"edits": build_blend_edits(request, method)}
+    pictures: list[Image.Image] = editor(source, target, return_dict=False, **options)[0]
+    return pictures[1]
+
+
+def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[str, Any]:
+    """Return the arguments of edits="auto" for a prompt pair."""
+    pair = request.prompts
+    word = pair.strengthened_word
+    blends = {"none": None, "auto": "auto", "always": (pair.source_word, pair.target_word)}
+    return {
+        "weights": {} if word is None else {word: request.weight},
+        "blend": blends[method.blend],
+    }
+
+
+def build_blend_edits(request: EditRequest, method: EditMethod) -> list[LocalBlend]:
+    """Return the local blend of a method without attention maps, if it has one."""
+    pair = request.prompts
+    # edits="auto" lets a strengthened object grow beyond its place
+    anywhere = method.blend == "auto" and pair.strengthened_word is not None
+    if method.blend == "none" or anywhere:
+        return []
+    return [LocalBlend(words=(pair.source_word, pair.target_word))]
+
+
+@contextmanager
+def measure_cost(denoiser: nn.Module) -> Iterator[EditCost]:
+    """Yield the cost of the block: denoiser rows, and seconds; on the CPU processor time."""
+    device = next(denoiser.parameters()).device
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    cost = EditCost()
+    with record_denoiser_row_counts(denoiser) as rows:
+        begun = clock()
+        yield cost
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        cost.seconds = clock() - begun
+    cost.rows = sum(rows)

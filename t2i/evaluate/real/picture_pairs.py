@@ -1,0 +1,134 @@
+"""Composed pictures to edit, each with the composed picture that its edit should lead to.
+
+H W size of the pictures.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2i.errors import ArgumentError
+from t2i.evaluate.editing.pairs import (
+    CHANGE_FUNCTIONS,
+    CHANGE_TITLES,
+    MAX_TRIES,
+    ChangeKind,
+    PromptPair,
+    build_prompt_pair,
+)
+from t2i.evaluate.editing.scores import DILATION, dilate_mask
+from t2i.scenes.held_out import load_held_out
+from t2i.scenes.scenes import Layout, Scenes, render_layout
+from t2i.scenes.sprites import BACKGROUNDS
+
+Split = Literal["seen", "held_out"]
+STRONGER_SIDE = 1.1
+"""By which the side of a strengthened object is multiplied or, if it is small, divided."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PicturePair:
+    """Composed picture, the composed picture that its edit should lead to, and what stays.
+
+    prompts : captions of both, which are the prompts of the edit
+    kept_HW : pixels that the edit should leave as they are
+    """
+
+    prompts: PromptPair
+    source: Image.Image
+    target: Image.Image
+    kept_HW: NDArray[np.bool_]
+
+
+def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PicturePair:
+    """Build picture pair `number` of a kind of change.
+
+    Of scenes of held-out combinations the target shows one. Raises ArgumentError if none of
+    MAX_TRIES scenes can be changed so.
+    """
+    held_out = scenes.config.split == "held_out"
+    find = build_held_out_prompt_pair if held_out else build_prompt_pair
+    return compose_pair(find(scenes, kind, number), scenes.config.size)
+
+
+def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
+    """Build prompt pair `number` of a kind of change, whose target shows a held-out combination.
+
+    An object is swapped or recoloured so that a combination arises that the source has not;
+    another background stands behind one that both have.
+    """
+    for attempt in range(MAX_TRIES):
+        index = number * MAX_TRIES + attempt
+        found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+        if found is None:
+            continue
+        if kind not in ("swap", "recolour"):
+            return found
+        back = reverse_prompt_pair(found)
+        if makes_held_out_combination(back):
+            return back
+    raise ArgumentError(
+        f"None of {MAX_TRIES} scenes can be changed in {CHANGE_TITLES[kind]!r} to a held-out "
+        f"combination of {', '.join(scenes.vocabulary)}: leave out that kind of edit."
+    )
+
+
+def reverse_prompt_pair(pair: PromptPair) -> PromptPair:
+    """Return the pair whose edit leads from the target to the source."""
+    return replace(
+        pair,
+        source=pair.target,
+        target=pair.source,
+        source_word=pair.target_word,
+        target_word=pair.source_word,
+    )
+
+
+def makes_held_out_combination(pair: PromptPair) -> bool:
+    """Return True if the changed object makes a held-out combination: a pair with another object
+    for a swap, its new colour for a recolour.
+    """
+    assert pair.object_index is not None
+    placed = pair.target.objects[pair.object_index]
+    if pair.kind == "recolour":
+        return (placed.name, placed.colour) in load_held_out().colours
+    pairs = {frozenset((placed.name, other)) for other in pair.unchanged_names}
+    return placed.colour is None and bool(pairs & load_held_out().pairs)
+
+
+def compose_pair(pair: PromptPair, size: int) -> PicturePair:
+    """Compose source and target of a prompt pair, `size` pixels wide and high."""
+    source, source_masks = render_layout(pair.source, size)
+    target, target_masks = render_layout(complete_target_layout(pair), size)
+    by = math.ceil(DILATION * size)
+    if pair.object_index is None:
+        objects_HW = np.any(source_masks, axis=0)
+        kept_HW = ~dilate_mask(~objects_HW, by)
+    else:
+        changing_HW = source_masks[pair.object_index] | target_masks[pair.object_index]
+        kept_HW = ~dilate_mask(changing_HW, by)
+    return PicturePair(pair, Image.fromarray(source), Image.fromarray(target), kept_HW)
+
+
+def complete_target_layout(pair: PromptPair) -> Layout:
+    """Return the layout of the picture that an edit should lead to.
+
+    A new background has the old one's shade, in its own colour; a strengthened object another size.
+    """
+    target = pair.target
+    if pair.strengthened_word is not None:
+        assert pair.object_index is not None
+        placed = target.objects[pair.object_index]
+        factor = STRONGER_SIDE if pair.strengthened_word == "large" else 1 / STRONGER_SIDE
+        objects = list(target.objects)
+        objects[pair.object_index] = replace(placed, side=min(1.0, placed.side * factor))
+        return replace(target, objects=tuple(objects))
+    before, after = BACKGROUNDS[pair.source.background], BACKGROUNDS[target.background]
+    red, green, blue = (
+        tint + new - old for tint, new, old in zip(pair.source.tint, after, before, strict=True)
+    )
+    return replace(target, tint=(red, green, blue))

@@ -1,0 +1,252 @@
+"""Part "real": are pictures that the model never drew edited as requested, and kept elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipelines.images.input_images import preprocess_images
+from pipelines.prompt_to_prompt.inverted_source import encode_picture
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from t2i.denoiser.families import sd
+from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.errors import ArgumentError
+from t2i.evaluate.editing.editing import describe_edit_target
+from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
+from t2i.evaluate.editing.scores import measure_similarity
+from t2i.evaluate.real.chapters import build_chapters
+from t2i.evaluate.real.config import PairCounts, RealConfig
+from t2i.evaluate.real.controls import (
+    AUTOENCODER,
+    COMPOSED_TARGET,
+    DRAWN_ANEW,
+    NO_EDIT,
+)
+from t2i.evaluate.real.edit_methods import (
+    EditCost,
+    EditedPicture,
+    EditRequest,
+    InvertedPicture,
+    edit_inverted_picture,
+    invert_picture,
+)
+from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
+from t2i.evaluate.real.records import (
+    CostRecord,
+    EditedRecord,
+    PicturePairRecord,
+    PictureRecord,
+)
+from t2i.evaluate.real.scores import JudgedPicture, score_picture
+from t2i.evaluate.report.chapter import Chapter
+from t2i.evaluate.scene_splits import MOST_OBJECTS
+from t2i.evaluate.suite_part import EvaluationContext, Record
+from t2i.pictures import build_picture_grid
+from t2i.randomness import derive_generator, derive_seed
+from t2i.scenes.scenes import Scenes, ScenesConfig
+
+COLUMNS = 8
+"""Of the pictures of one pair, in a file."""
+
+
+class RealPart:
+    """Part of the suite that inverts and edits composed pictures, and knows the right result."""
+
+    name = "real"
+
+    def __init__(self, config: RealConfig, context: EvaluationContext) -> None:
+        self.config, self.context = config, context
+        zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
+        # A scheduler of its own: nothing passes from here to another part.
+        parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
+        self.editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
+        self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
+
+    def list_unit_keys(self) -> Sequence[str]:
+        """Return the keys of all picture pairs, those of equal number one after the other."""
+        return [*self.units_by_key]
+
+    def measure_unit(self, unit: str) -> Record:
+        """Edit a picture pair's source by every method and return the record."""
+        split, kind, number = self.units_by_key[unit]
+        scenes = self.scenes[split]
+        pair = build_picture_pair(scenes, kind, number)
+        request = EditRequest(
+            prompts=pair.prompts,
+            seed=derive_seed(scenes.config.seed, kind, number, "noise"),
+            steps=self.context.steps,
+            guidance_scale=self.context.guidance_scale,
+            weight=self.config.weight,
+            prompt_weight=self.config.prompt_weight,
+        )
+        controls = self._make_controls(pair, request)
+        edited, refused = self._edit(pair, request, number)
+        pictures = controls | {label: one.picture for label, one in edited.items()}
+        judged = self._judge(pair, pictures)
+        scores = {
+            label: score_picture(pair, judged[NO_EDIT].seen, one) for label, one in judged.items()
+        }
+        whole_HW = np.ones_like(pair.kept_HW)
+        reproduced = measure_similarity(pair.source, controls[AUTOENCODER], whole_HW)
+        assert reproduced is not None
+        strip = build_picture_grid([*pictures.values()], [*pictures], columns=COLUMNS)
+        return PicturePairRecord(
+            split=split,
+            kind=kind,
+            source=pair.prompts.captions[0],
+            target=describe_edit_target(pair.prompts),
+            autoencoder=round(reproduced.psnr, 4),
+            controls={label: scores[label] for label in controls},
+            methods={
+                label: build_edited_record(one, scores[label]) for label, one in edited.items()
+            },
+            refused=refused,
+            file=self.context.save_picture(f"real/{unit}", strip.convert("RGB")),
+        ).model_dump(mode="json")
+
+    def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
+        """Build the report chapters of this part from the records of all units, by key."""
+        pairs = [PicturePairRecord.model_validate(record) for record in records.values()]
+        labels = [method.label for method in self.config.methods]
+        return build_chapters(pairs, labels, self.context.steps, self.context.guidance_scale)
+
+    @cached_property
+    def units_by_key(self) -> dict[str, tuple[Split, ChangeKind, int]]:
+        """Split, kind of change and number of each picture pair, by the key of its unit."""
+        possible = [
+            (split, kind, self._count(split, kind))
+            for split in self.scenes
+            for kind in CHANGE_TITLES
+        ]
+        most = max(count for *_, count in possible)
+        return {
+            f"{split}/{kind}/{number}": (split, kind, number)
+            for number in range(most)
+            for split, kind, count in possible
+            if number < count
+        }
+
+    @cached_property
+    def scenes(self) -> dict[Split, Scenes]:
+        """Scenes from which picture pairs are made, by split; a pair uses the first that allows it.
+
+        Held-out scenes are missing where the model's objects make no held-out combination.
+        """
+        found: dict[Split, Scenes] = {}
+        wanted: dict[Split, Literal["train", "held_out"]] = {
+            "seen": "train",
+            "held_out": "held_out",
+        }
+        for split, of_scenes in wanted.items():
+            try:
+                found[split] = Scenes(
+                    ScenesConfig(
+                        size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
+                        seed=getattr(self.config, split).seed,
+                        vocabulary=self.context.objects,
+                        max_objects=min(self.context.max_objects, MOST_OBJECTS - 1),
+                        split=of_scenes,
+                    )
+                )
+            except ArgumentError:
+                continue
+        return found
+
+    def _count(self, split: Split, kind: ChangeKind) -> int:
+        """Return the number of pairs of a kind; 0 where the model's objects allow none."""
+        counts: PairCounts = getattr(self.config, split)
+        if not counts.count(kind):
+            return 0
+        try:
+            build_picture_pair(self.scenes[split], kind, 0)
+        except ArgumentError:
+            return 0
+        return counts.count(kind)
+
+    def _make_controls(self, pair: PicturePair, request: EditRequest) -> dict[str, Image.Image]:
+        """Return the pictures that the edited ones are compared with, by the names of CONTROLS."""
+        seed = request.seed
+        anew = self.context.pipe(
+            [request.weighted_prompt],
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            generator=[derive_generator(seed, "anew")],
+            return_dict=False,
+        )[0]
+        return {
+            NO_EDIT: pair.source,
+            COMPOSED_TARGET: pair.target,
+            AUTOENCODER: self._encode_and_decode(pair.source),
+            DRAWN_ANEW: anew[0],
+        }
+
+    @torch.no_grad()
+    def _encode_and_decode(self, picture: Image.Image) -> Image.Image:
+        """Return a picture as the autoencoder alone reproduces it."""
+        editor = self.editor
+        pixels_13YX = preprocess_images(
+            editor.image_processor,
+            "picture",
+            picture,
+            height=picture.height,
+            width=picture.width,
+        )
+        decoded = editor.decode_latents(encode_picture(editor, pixels_13YX))
+        pictures: list[Image.Image] = editor.image_processor.postprocess(decoded, "pil")
+        return pictures[0]
+
+    def _edit(
+        self, pair: PicturePair, request: EditRequest, number: int
+    ) -> tuple[dict[str, EditedPicture], dict[str, str]]:
+        """Return the pictures of all methods by label, and why others cannot be used."""
+        inverted: dict[object, InvertedPicture] = {}
+        edited: dict[str, EditedPicture] = {}
+        refused: dict[str, str] = {}
+        for method in self.config.methods:
+            if method.pairs is not None and number >= method.pairs:
+                continue
+            try:
+                key = method.inversion
+                if key not in inverted:
+                    inverted[key] = invert_picture(self.editor, pair.source, request, method)
+                edited[method.label] = edit_inverted_picture(
+                    self.editor, inverted[key], request, method
+                )
+            except ArgumentError as error:
+                refused[method.label] = str(error)
+        return edited, refused
+
+    def _judge(
+        self, pair: PicturePair, pictures: Mapping[str, Image.Image]
+    ) -> dict[str, JudgedPicture]:
+        """Recognise all pictures, and score how well they fit the target's prompt."""
+        several = [*pictures.values()]
+        seen = self.context.recogniser.recognise(several)
+        fits: Sequence[float | None] = [None] * len(several)
+        if self.context.caption_matcher is not None:
+            captions = [pair.prompts.captions[1]] * len(several)
+            fits = self.context.caption_matcher.compute_similarities(several, captions).tolist()
+        return {
+            label: JudgedPicture(picture, recognised, fit)
+            for (label, picture), recognised, fit in zip(pictures.items(), seen, fits, strict=True)
+        }
+
+
+def build_edited_record(edited: EditedPicture, scores: PictureRecord) -> EditedRecord:
+    """Return the record of an edited picture with its scores."""
+    error = edited.inverted.source.error
+    replay = None if error is None or error.replay is None else round(error.replay, 4)
+    return EditedRecord(
+        scores=scores,
+        inversion=build_cost_record(edited.inverted.cost),
+        edit=build_cost_record(edited.cost),
+        replay=replay,
+    )
+
+
+def build_cost_record(cost: EditCost) -> CostRecord:
+    """Return the record of a cost, rounded."""
+    return CostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))

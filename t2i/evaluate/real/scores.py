@@ -1,0 +1,74 @@
+"""Scores of an edited picture against the photo's own pixels and the composed target.
+
+H W size of the pictures, F features, h w size of the feature maps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from t2i.evaluate.editing.records import DECIMALS, build_similarity_record
+from t2i.evaluate.editing.scores import (
+    fulfils_target_prompt,
+    is_edit_successful,
+    measure_similarity,
+    self_similarity,
+)
+from t2i.evaluate.real.picture_pairs import PicturePair
+from t2i.evaluate.real.records import PictureRecord
+from t2i.scenes.recognised_objects import Recognition
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPicture:
+    """Picture, what was recognised in it, and the caption score of the target's prompt."""
+
+    picture: Image.Image
+    seen: Recognition
+    fit: float | None
+
+
+def score_picture(
+    pair: PicturePair, source_seen: Recognition, judged: JudgedPicture
+) -> PictureRecord:
+    """Score a picture in the place of a pair's target.
+
+    source_seen : what was recognised in the pair's source
+    """
+    seen = judged.seen
+    kept = measure_similarity(pair.source, judged.picture, pair.kept_HW)
+    whole_HW = np.ones_like(pair.kept_HW)
+    whole = measure_similarity(pair.target, judged.picture, whole_HW)
+    assert whole is not None
+    structure = kept_structure_distance(source_seen.structure, seen.structure, pair.kept_HW)
+    return PictureRecord(
+        success=is_edit_successful(pair.prompts, source_seen, seen),
+        everything=fulfils_target_prompt(pair.prompts, seen),
+        kept=None if kept is None else build_similarity_record(kept),
+        kept_structure=None if structure is None else round(structure, DECIMALS),
+        target=build_similarity_record(whole),
+        fit=None if judged.fit is None else round(judged.fit, DECIMALS),
+    )
+
+
+def kept_structure_distance(
+    one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32], kept_HW: NDArray[np.bool_]
+) -> float | None:
+    """Return the distance of two layouts over the positions that lie within a mask.
+
+    As t2i.evaluate.editing.scores.structure_distance; None where fewer than two positions lie in
+    the mask with all their pixels.
+    """
+    changed_11HW = torch.from_numpy(~kept_HW).float()[None, None]
+    changed_hw = functional.adaptive_max_pool2d(changed_11HW, one_Fhw.shape[1:])[0, 0]
+    kept_P = changed_hw.flatten() == 0
+    if int(kept_P.sum()) < 2:
+        return None
+    one_PP, other_PP = (
+        self_similarity(torch.from_numpy(side))[kept_P][:, kept_P] for side in (one_Fhw, other_Fhw)
+    )
+    return float((one_PP - other_PP).square().mean())
