@@ -4,7 +4,8 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from t2i.atomic_files import write_atomically
-from t2i.errors import ArgumentError, DataError
-from t2i.exif import MAKER_NOTE, USER_COMMENT, build_exif_block
+from t2i.errors import ArgumentError, DataError, T2IError
+from t2i.exif import MAKER_NOTE, USER_COMMENT, add_exif_fields, build_exif_block
 from t2i.safe_reading import PICTURE, open_untrusted
 from t2i.terminal import plural
 
@@ -55,6 +56,16 @@ def open_picture(path: Path) -> Image.Image:
 
     The size in the header is checked before anything is decoded. An animation gives one frame.
     """
+    with reading_picture(path) as picture:
+        return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def reading_picture(path: Path) -> Iterator[Image.Image]:
+    """Decode a PNG, JPEG or WebP file within the block, as it is stored: not turned, in its mode.
+
+    What Pillow raises within the block becomes a DataError that names the file.
+    """
     try:
         with (
             open_untrusted(path, PICTURE) as file,
@@ -63,7 +74,9 @@ def open_picture(path: Path) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
             picture.load()
-            return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
+            yield picture
+    except T2IError:
+        raise  # an ArgumentError is a ValueError, too
     except UnidentifiedImageError:
         raise DataError(
             f"{path} is {describe_file_type(path)}; expected a PNG, JPEG or WebP picture. "
@@ -77,10 +90,10 @@ def open_picture(path: Path) -> Image.Image:
         ) from error
 
 
-def build_too_large_error(path: Path, found: str) -> DataError:
+def build_too_large_error(name: object, found: str) -> DataError:
     """Return a DataError for a picture of too many pixels."""
     return DataError(
-        f"{path} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "
+        f"{name} holds {found}; at most {MAX_PIXELS // 1_000_000} million are decoded. "
         f"Scale it down first."
     )
 
@@ -113,11 +126,19 @@ def to_rgb_or_rgba(picture: Image.Image) -> Image.Image:
     return plain
 
 
-def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
+def save_picture(
+    picture: Image.Image,
+    path: Path,
+    text: Mapping[str, str] | None = None,
+    *,
+    exif: bytes = b"",
+    icc_profile: bytes = b"",
+) -> None:
     """Save a picture atomically, in the format that its suffix names.
 
     text : keys and values to store in it, such as {"parameters": "..."}: any in a PNG, those of
         EXIF_TEXTS in JPEG and WebP. What has no room is left out with a warning. None stores none.
+    exif, icc_profile : of a photo, to keep
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -133,10 +154,19 @@ def save_picture(picture: Image.Image, path: Path, text: Mapping[str, str] | Non
     options: dict[str, object] = {} if form == "PNG" else {"quality": 95}
     if form == "JPEG":
         options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
+    if form == "JPEG" and len(exif) > MAX_JPEG_EXIF:
+        warnings.warn(
+            f"{path.name} is saved without the photo's Exif of {len(exif):,} bytes: a JPEG has "
+            "room for 64 KiB; .png and .webp have more.",
+            stacklevel=2,
+        )
+        exif = b""
     if text and form == "PNG":
         options["pnginfo"] = build_png_text_chunks(text, path.name)
     elif text:
-        options["exif"] = build_metadata_exif_block(text, form, path.name)
+        exif = build_metadata_exif_block(text, form, path.name, exif)
+    options |= {"exif": exif} if exif else {}
+    options |= {"icc_profile": icc_profile} if icc_profile else {}
     write_atomically(path, lambda temporary: picture.save(temporary, format=form, **options))
 
 
@@ -156,8 +186,10 @@ def build_png_text_chunks(text: Mapping[str, str], name: str) -> PngInfo:
     return info
 
 
-def build_metadata_exif_block(text: Mapping[str, str], form: str, name: str) -> bytes:
-    """Build an Exif block for JPEG or WebP from metadata texts.
+def build_metadata_exif_block(
+    text: Mapping[str, str], form: str, name: str, photo_exif: bytes = b""
+) -> bytes:
+    """Build an Exif block for JPEG or WebP from metadata texts, added to that of a photo.
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.
     """
@@ -166,6 +198,10 @@ def build_metadata_exif_block(text: Mapping[str, str], form: str, name: str) -> 
             f"Cannot store text under {', '.join(map(repr, sorted(unknown)))} in {name!r}: "
             f"{form} carries only {', '.join(map(repr, EXIF_TEXTS))}. Use .png."
         )
+
+    def build(fields: Mapping[int, bytes]) -> bytes:
+        return add_exif_fields(photo_exif, fields) if photo_exif else build_exif_block(fields)
+
     fields: dict[int, bytes] = {}
     for key, (tag, start, encoding) in EXIF_TEXTS.items():
         if key not in text:
@@ -177,12 +213,12 @@ def build_metadata_exif_block(text: Mapping[str, str], form: str, name: str) -> 
                 key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
             )
             del fields[tag]
-        elif form == "JPEG" and len(build_exif_block(fields)) > MAX_JPEG_EXIF:
+        elif form == "JPEG" and len(build(fields)) > MAX_JPEG_EXIF:
             _warn_text_left_out(
                 key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
             )
             del fields[tag]
-    return build_exif_block(fields) if fields else b""
+    return build(fields) if fields else photo_exif
 
 
 def _warn_text_left_out(key: str, size: int, name: str, why: str) -> None:

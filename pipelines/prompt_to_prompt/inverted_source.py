@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from pipelines.images.input_images import preprocess_images, to_opaque_rgb
+from pipelines.images.photo import Photo
 from pipelines.inversion.method_checks import check_method_suits_model, is_few_step_model
 from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
@@ -41,7 +40,6 @@ from t2i.conditioning.run_state import StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
-from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
 POOR_REPLAY = 20.0
@@ -119,7 +117,7 @@ class PictureRun:
 
 def invert_picture(
     pipe: Any,
-    picture: Any,
+    photo: Photo,
     prompt: str | Prompt,
     method: InversionMethod,
     settings: RunSettings,
@@ -127,25 +125,17 @@ def invert_picture(
     options: RecordingOptions,
     notes: Mapping[str, object],
 ) -> RecordedSource:
-    """Return a picture of the user's as a recorded source with its prompt and notes.
+    """Return a photo as a recorded source with its prompt and notes.
 
     Raises ArgumentError before the first pass where the recording would exceed its budget.
     """
     levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps or 1)
-    height, width = settings.height, settings.width
-    assert height is not None
-    assert width is not None
+    pixels_13YX = photo.pixels
+    height, width = pixels_13YX.shape[-2:]
     most = options.max_positions or pipe.find_max_site_size(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
     needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.copies)
     check_recording_budget(needed, options.budget)
-    pixels_13YX = preprocess_images(
-        pipe.image_processor,
-        "picture",
-        to_opaque_rgb(picture),
-        height=settings.height,
-        width=settings.width,
-    )
     clean_1CHW = encode_picture(pipe, pixels_13YX)
     given = method.target_settings(prompt, settings.guidance_scale or 1.0)
     settings = replace(settings, **given)
@@ -164,11 +154,15 @@ def invert_picture(
             tensors["residual"] = scheduler.residual_1CHW
         if path.uncond_embeddings is not None:
             tensors["uncond"] = path.uncond_embeddings[step]
+        if photo.mask is not None and not path.pinned:
+            tensors["path"] = path.latents[step + 1]
         return tensors
 
     def finish(recorded: RecordedSource) -> RecordedSource:
         error = measure_error(replace(run, label="replay"), path, recorded, pixels_13YX)
-        return replace(recorded, facts=recorded.facts | {"error": asdict(error)})
+        facts = recorded.facts | {"error": asdict(error)}
+        reproduction = recorded.pixels.float().cpu().clone()
+        return replace(recorded, facts=facts, photo=replace(photo, reproduction=reproduction))
 
     return record_source(
         pipe,
@@ -181,7 +175,7 @@ def invert_picture(
             arguments=arguments,
             extra=extra,
             path_steps=path.steps,
-            picture=pixels_13YX.cpu(),
+            photo=photo,
             facts={
                 "inversion": format_method(method),
                 "inverted_steps": levels.num_steps,
@@ -200,17 +194,7 @@ def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
 
 def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
-    if pixels_13YX.shape[0] != 1:
-        raise ArgumentError(f"Got {plural(pixels_13YX.shape[0], 'picture')}, expected one.")
-    if pixels_13YX.shape[1] != 3:
-        raise ArgumentError(
-            f"Got a picture of {pixels_13YX.shape[1]} channels, expected one in colour: latents "
-            "cannot be compared with the picture."
-        )
-    vae = pipe.vae
-    encoded = vae.encode(pixels_13YX.to(pipe._execution_device, vae.dtype))
-    latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
-    return sd.scale_latents(vae, latents).to(pipe.unet.dtype)
+    return sd.encode_mean(pipe.vae, pixels_13YX.to(pipe._execution_device)).to(pipe.unet.dtype)
 
 
 def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.images.photo import prepare_photo
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
@@ -125,11 +126,14 @@ class RecordingPipeline(TextToImagePipeline):
         negative_prompt: str | Prompt | None = None,
         clip_skip: int | None = None,
         notes: Mapping[str, object] | None = None,
+        fit: str = "crop",
+        mask: Any = None,
     ) -> RecordedSource:
         """Invert a picture of one's own: record it as a source, so that it can be edited.
 
-        >>> source = pipe.invert(PIL.Image.open("cat.png"), "a cat on a sofa")
+        >>> source = pipe.invert("cat.jpg", "a cat on a sofa")
         >>> cat, dog = pipe(source, "a dog on a sofa").images
+        >>> source.put_back(dog).save("dog.png")  # at the photo's own size
         >>> source.error
         InversionError(replay=24.1, autoencoder=31.6)
 
@@ -137,7 +141,8 @@ class RecordingPipeline(TextToImagePipeline):
 
         Parameters
         ----------
-        picture : Pillow image, array or tensor
+        picture : path, Pillow image, array or tensor of any size, see
+            pipelines.images.photo.prepare_photo
         prompt : describes the picture; "" is possible, and then edits have no words to hold on to
         method : name and arguments, "edit-friendly:skip=0.25", see
             pipelines.inversion.methods.METHODS; "auto" for the one that suits the model
@@ -145,10 +150,14 @@ class RecordingPipeline(TextToImagePipeline):
         height, width : of the result; by default the model's
         folder, budget, max_positions, for_edits : as in `remember`
         notes : JSON data to keep with the source, in `facts["notes"]`
+        fit : "crop", "pad" or "stretch" to that size
+        mask : as the picture, white where edits may change it; elsewhere they have its own pixels
         """
         check_source_prompt(prompt)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
         size = find_image_size(self, height, width)
+        sd.latent_size(self.vae, *size)
+        method = resolve_method(self, method)
         settings = RunSettings(
             height=size[0],
             width=size[1],
@@ -163,9 +172,9 @@ class RecordingPipeline(TextToImagePipeline):
         )
         return invert_picture(
             self,
-            picture,
+            prepare_photo(picture, *size, fit, mask),
             prompt,
-            resolve_method(self, method),
+            method,
             settings,
             own,
             RecordingOptions(folder, budget, max_positions, for_edits),

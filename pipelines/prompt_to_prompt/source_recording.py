@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from pipelines.images.photo import Photo
 from pipelines.inversion.noise_levels import PathStep
 from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
     build_identical_generators,
     repeat_noise,
 )
+from pipelines.prompt_to_prompt.photo_blending import restore_photo
 from pipelines.prompt_to_prompt.recorded_source import (
     RecordedSource,
     site_to_json,
@@ -60,13 +62,13 @@ class RecordingOptions:
 @dataclass(frozen=True, kw_only=True)
 class PathRecording:
     """Additions to a recording when the source is an inverted picture, or the target of an edit:
-    its path and its pixels.
+    its path and the photo.
 
     overrides : of the recorded run
     arguments : of the recorded run, instead of those that the edits take over
     extra : number of a step -> further tensors of it
     path_steps : sampler steps of the targets; empty for those of the pipeline's scheduler
-    picture : the user's own, (1, 3, Y, X) in -1..1, or None
+    photo : that was inverted, or None
     facts : further facts
     finish : the recorded source -> it with what is known after the run
     """
@@ -75,7 +77,7 @@ class PathRecording:
     arguments: Mapping[str, Any]
     extra: Callable[[int], Mapping[str, Tensor]]
     path_steps: tuple[PathStep, ...]
-    picture: Tensor | None
+    photo: Photo | None
     facts: Facts
     finish: Callable[[RecordedSource], RecordedSource]
 
@@ -131,9 +133,9 @@ def record_source(
         facts |= {"text_sites": [site_to_json(site) for site in sites if site.kind != "self"]}
         recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
         if path is not None:
-            recorded = path.finish(
-                replace(recorded, path_steps=path.path_steps, picture=path.picture)
-            )
+            if path.photo is not None and path.photo.reproduction is not None:  # of an edit of it
+                recorded.pixels = restore_photo(pixels, path.photo)
+            recorded = path.finish(replace(recorded, path_steps=path.path_steps, photo=path.photo))
         write_recorded_source(recorded)
     steps.folder = folder
     return recorded

@@ -95,7 +95,7 @@ def record_target(
             arguments=settings.to_arguments(),
             extra=extra,
             path_steps=source.path_steps,
-            picture=source.picture,
+            photo=source.photo,
             facts=facts_of_target(source),
             finish=lambda recorded: recorded,
         ),

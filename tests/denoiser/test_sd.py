@@ -1,6 +1,8 @@
 """The Stable Diffusion family: sizes, latents in and out, and what its UNet is told."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -119,3 +121,64 @@ def test_stable_diffusions_own_scheduler_settings_are_kept_or_put_right():
     assert settled.config.beta_end == wrong.config.beta_end
     assert wrong.config.steps_offset == 0
     assert math.isclose(settled.config.beta_end, 0.012)
+
+
+def overflowing_vae(**config):
+    """Like SDXL's: sound in float32, NaN in half precision, either way."""
+    vae = tiny_vae(**config)
+    with torch.no_grad():
+        for part in (vae.encoder.conv_in, vae.decoder.conv_in):
+            part.weight.abs_().fill_(2e4)
+    return vae
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_vae_that_overflows_in_half_precision_encodes_and_decodes_in_float32():
+    """As diffusers' SDXL pipelines; afterwards its weights are what they were."""
+    vae = overflowing_vae(force_upcast=True).half()
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    pixels, latents = torch.rand(1, 3, 32, 32).half(), torch.rand(1, 4, 8, 8).half()
+    assert not vae.decode(latents).sample.isfinite().all()
+    assert sd.decode_latents(vae, latents).isfinite().all()
+    assert sd.encode_pixels(vae, pixels).isfinite().all()
+    assert sd.encode_mean(vae, pixels).dtype == torch.float32
+    precise = overflowing_vae().half().float()
+    torch.testing.assert_close(
+        sd.encode_mean(vae, pixels), precise.encode(pixels.float()).latent_dist.mode() * 0.18215
+    )
+    after = vae.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@torch.no_grad()
+def test_a_vae_whose_config_does_not_ask_for_float32_stays_in_half_precision():
+    """`force_upcast` is the class's default too, and Stable Diffusion 1's VAE does without it."""
+    vae = tiny_vae().half()
+    assert vae.config["force_upcast"]
+    assert sd.decode_latents(vae, torch.rand(1, 4, 8, 8).half()).dtype == torch.float16
+    assert sd.encode_mean(vae, torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
+
+
+@torch.no_grad()
+def test_a_vae_is_cast_back_after_an_error():
+    vae = tiny_vae(force_upcast=True).half()
+    with pytest.raises(RuntimeError):
+        sd.encode_mean(vae, torch.rand(1, 5, 32, 32).half())
+    assert vae.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_threads_that_share_a_vae_in_half_precision_do_not_disturb_each_other():
+    vae = overflowing_vae(force_upcast=True).half()
+    latents = [torch.rand(1, 4, 8, 8).half() for _ in range(8)]
+    alone = [sd.decode_latents(vae, one) for one in latents]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(partial(decode_without_gradients, vae), latents))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def decode_without_gradients(vae, latents):
+    """Gradients are switched on in a new thread."""
+    with torch.no_grad():
+        return sd.decode_latents(vae, latents)

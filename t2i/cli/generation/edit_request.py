@@ -125,7 +125,7 @@ def _save_images(
     images, labels = list(generated.images), list(prompts)
     if generated.source is not None and generated.source.photo is not None:
         assert generated.request.image is not None
-        images = [generated.source.photo, *images]
+        images = [generated.source.photo.image, *images]
         labels = [Path(generated.request.image.path).name, *labels]
     cell = max(MIN_CELL_WIDTH, images[-1].width)
     side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)

@@ -3,9 +3,10 @@
 B batch rows, T text tokens, D text width, C channels, H W latent size, Y X image size.
 """
 
+import threading
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 
 import torch
@@ -101,13 +102,11 @@ def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
 
     Raises GenerationError for NaN and infinities.
     """
-    latents_BCHW = latents_BCHW / vae.config["scaling_factor"]
-    if vae.config.get("shift_factor"):
-        latents_BCHW = latents_BCHW + vae.config["shift_factor"]
-    # SDXL's overflows in half precision, in which autocast would compute whatever its weights are.
-    precise = vae.config.get("force_upcast", False)
-    with torch.autocast(latents_BCHW.device.type, enabled=False) if precise else nullcontext():
-        pixels_B3YX: Tensor = vae.decode(latents_BCHW.to(vae.dtype), return_dict=False)[0]
+    with preventing_overflow(vae, latents_BCHW.device, (torch.float16,)):
+        latents_BCHW = latents_BCHW.to(vae.dtype) / vae.config["scaling_factor"]
+        if vae.config.get("shift_factor"):
+            latents_BCHW = latents_BCHW + vae.config["shift_factor"]
+        pixels_B3YX: Tensor = vae.decode(latents_BCHW, return_dict=False)[0]
     check_pixels_finite(pixels_B3YX)
     return pixels_B3YX
 
@@ -118,10 +117,56 @@ def encode_pixels(
     """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W), sampled with
     `generator`.
     """
-    encoded = vae.encode(pixels_B3YX.to(vae.dtype))
+    with preventing_overflow(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
+        encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return scale_latents(vae, encoded.latents)
     return scale_latents(vae, encoded.latent_dist.sample(generator))
+
+
+def encode_mean(vae: VAE, pixels_B3YX: Tensor) -> Tensor:
+    """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W), the mean of what it
+    encodes.
+    """
+    with preventing_overflow(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
+        encoded = vae.encode(pixels_B3YX.to(vae.dtype))
+    tiny = isinstance(vae, AutoencoderTiny)
+    return scale_latents(vae, encoded.latents if tiny else encoded.latent_dist.mode())
+
+
+_casting = threading.RLock()
+
+
+@contextmanager
+def preventing_overflow(
+    vae: VAE, device: torch.device, kinds: Collection[torch.dtype]
+) -> Iterator[None]:
+    """Run a VAE that overflows in half precision (SDXL's) in float32 within the block.
+
+    Its config says so (`force_upcast`). Autocast is off, in which it would compute in half
+    precision whatever its weights are. If its weights are of these kinds they are cast, and cast
+    back afterwards; not where `force_upcast` is only the class's default, as with Stable Diffusion
+    1, whose VAE needs no more than half. Kinds are those of diffusers' SDXL pipelines.
+    """
+    if not vae.config.get("force_upcast", False):
+        yield
+        return
+    is_default = "force_upcast" in vae.config.get("_use_default_values", ())
+    offloaded = any(weight.is_meta for weight in vae.parameters())
+    with torch.autocast(device.type, enabled=False):
+        if is_default or offloaded:
+            yield
+            return
+        with _casting:  # else another thread's call would find it cast, and then cast back
+            dtype = vae.dtype
+            if dtype not in kinds:
+                yield
+                return
+            try:
+                vae.to(torch.float32)  # type: ignore[arg-type]  # diffusers wraps it untyped
+                yield
+            finally:
+                vae.to(dtype)  # type: ignore[arg-type]  # as above
 
 
 def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:

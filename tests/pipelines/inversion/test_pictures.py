@@ -247,7 +247,9 @@ def test_a_missing_source_prompt_is_refused_in_words(pipe):
 
 
 def test_what_is_no_picture_is_refused_in_words(pipe):
-    with pytest.raises(ArgumentError, match="Got picture of type str, expected a Pillow image"):
+    with pytest.raises(ArgumentError, match="Got picture of type int, expected the path of a PNG"):
+        pipe.invert(3, SOURCE, **RUN)
+    with pytest.raises(DataError, match=r"No such picture: cat\.png"):
         pipe.invert("cat.png", SOURCE, **RUN)
 
 

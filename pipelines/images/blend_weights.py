@@ -1,0 +1,74 @@
+"""Weights with which an edited picture is blended into a photo: 0 keeps the photo exactly.
+
+Y X image size.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+EDGE = 64
+"""The soft edge of a mask is 1 / EDGE of the longer side wide."""
+TOUCHING = 4
+"""Edges that a detail of the photo reaches, at most, out of the change that it belongs to."""
+SMALLEST_CHANGE = 0.05
+"""Change of a colour, of 1, from which on it is one; the autoencoder alone makes smaller ones."""
+
+
+def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
+    """Return weights from 0 to 1 that are 0 outside a mask of 0 and 1, and rise to 1 inside it.
+
+    In a part of the mask that is thinner than twice the edge they reach 1 all the same. The border
+    of the picture is no edge.
+
+    width : of the edge in pixels; None for 1 / EDGE of the longer side
+    """
+    width = default_edge(mask_YX) if width is None else width
+    eroded_11YX = mask_YX[None, None].float()
+    depth_11YX = eroded_11YX.clone()
+    for _ in range(width):
+        eroded_11YX = -functional.max_pool2d(-eroded_11YX, 3, stride=1, padding=1)
+        depth_11YX += eroded_11YX
+    window = 2 * width + 1
+    deepest_11YX = functional.max_pool2d(depth_11YX, window, stride=1, padding=width)
+    return (depth_11YX / deepest_11YX.clamp(min=1))[0, 0]
+
+
+def find_changes(
+    image: Image.Image, reference: Image.Image, photo: Image.Image | None = None
+) -> Tensor:
+    """Return weights (Y, X) of where an image differs from another of its size, with a soft edge
+    around that.
+
+    photo : that the reference is a model's reproduction of: what this lacks and the photo has, such
+        as whiskers, belongs to the change that it touches
+    """
+    changed_11YX = threshold_difference(image, reference)
+    width = default_edge(changed_11YX[0, 0])
+    changed_11YX = grow(changed_11YX, width)
+    if photo is not None:
+        differs_11YX = threshold_difference(image, photo)
+        for _ in range(TOUCHING * width):
+            changed_11YX = torch.maximum(changed_11YX, grow(changed_11YX, 1) * differs_11YX)
+    closed_11YX = -grow(-grow(changed_11YX, width), width)
+    return soften_edge(grow(closed_11YX, width)[0, 0], width)
+
+
+def threshold_difference(image: Image.Image, reference: Image.Image) -> Tensor:
+    """Return (1, 1, Y, X) 1 where the colours of two images differ, but for single pixels."""
+    one, other = (np.asarray(one.convert("RGB"), np.float32) for one in (image, reference))
+    change_11YX = torch.from_numpy(np.abs(one - other).max(axis=2) / 255)[None, None]
+    smooth_11YX = functional.avg_pool2d(change_11YX, 3, 1, padding=1, count_include_pad=False)
+    return (smooth_11YX > SMALLEST_CHANGE).float()
+
+
+def default_edge(pixels_YX: Tensor) -> int:
+    """Return the width of a soft edge in pixels."""
+    return max(1, round(max(pixels_YX.shape) / EDGE))
+
+
+def grow(mask_11YX: Tensor, radius: int) -> Tensor:
+    """Return a mask (1, 1, Y, X) grown by a number of pixels to every side."""
+    return functional.max_pool2d(mask_11YX, 2 * radius + 1, stride=1, padding=radius)

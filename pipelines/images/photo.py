@@ -1,0 +1,203 @@
+"""Photos: the user's own pictures at a model's size, and edits of them at their own size.
+
+Y X image size.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.images.blend_weights import find_changes, soften_edge
+from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
+from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, size_of
+from pipelines.images.photo_mask import read_mask
+from pipelines.images.photo_reading import read_picture
+from t2i.errors import ArgumentError
+
+STRIP = 1 << 20
+"""Pixels that are blended at once, to bound memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """Photo of the user's, and what a model is shown of it.
+
+    picture : upright at its own size, RGB, or RGBA where it may be transparent
+    pixels : (1, 3, Y, X) in -1..1, at the model's size, in sRGB over white
+    fitting : how `pixels` show the photo
+    mask : at the photo's own size, of mode L, 255 where an edit may change it; None for everywhere
+    exif : Exif block, for the upright picture; b"" for none
+    icc_profile : of `picture`; b"" for sRGB
+    reproduction : (1, 3, Y, X) in -1..1, what the model makes of `pixels`, so that what differs
+        from it was edited; None if it is not known
+    """
+
+    picture: Image.Image
+    pixels: Tensor
+    fitting: Fitting
+    mask: Image.Image | None = None
+    exif: bytes = b""
+    icc_profile: bytes = b""
+    reproduction: Tensor | None = None
+
+    @property
+    def box(self) -> Box:
+        """Part of the photo that the model is shown, in the photo's own pixels."""
+        return self.fitting.box
+
+    @property
+    def image(self) -> Image.Image:
+        """Image that the model is shown."""
+        return pixels_to_image(self.pixels)
+
+    @property
+    def mask_pixels(self) -> Tensor | None:
+        """Mask (1, 1, Y, X) at the model's size, 1 where an edit may change it; None for all."""
+        return None if self.mask is None else self.fitting.fit_mask(self.mask)
+
+    def remove_padding(self, image: Image.Image) -> Image.Image:
+        """Return the part of an image of the model's size that is not padding."""
+        self.check_size(image)
+        return image.crop(self.fitting.frame)
+
+    def put_back(self, image: Image.Image, changed: Tensor | None = None) -> Image.Image:
+        """Return the photo at its own size with what an image of the model's size changes in it.
+
+        Only what changed is enlarged and blended in; every other pixel, and all outside of the
+        mask, is the photo's own. What is blended in is opaque, in the photo's own colours. Exif and
+        colour profile are in `info`, for `save_picture` or Pillow's `save(exif=, icc_profile=)`.
+
+        changed : weights (Y, X), 0 for the photo to 1 for the image; None for where the image
+            differs from the reproduction, with a soft edge
+        """
+        self.check_size(image)
+        changed = self.find_changes(image) if changed is None else changed
+        if changed.shape != self.pixels.shape[-2:]:
+            raise ArgumentError(
+                f"Got changed of shape {tuple(changed.shape)}, expected the size of the image, "
+                f"{tuple(self.pixels.shape[-2:])}."
+            )
+        edited = self.picture.copy()
+        edited.info = {"exif": self.exif, "icc_profile": self.icc_profile}
+        weights = keep_box(changed.detach().float().cpu().numpy(), self.fitting.frame)
+        touched = Image.fromarray((weights > 0).astype(np.uint8)).getbbox()
+        if touched is None:
+            return edited
+        region, covered = self.fitting.locate_in_photo(touched)
+        content = image.convert("RGB").resize(size_of(region), Image.Resampling.LANCZOS, covered)
+        if self.icc_profile:
+            content = convert_from_srgb("photo", content, self.icc_profile)
+        scaled = Image.fromarray(weights).resize(
+            size_of(region), Image.Resampling.BILINEAR, covered
+        )
+        share_YX = np.asarray(scaled).clip(0, 1)
+        if self.mask is not None:
+            share_YX = share_YX * (np.asarray(self.mask.crop(region)) > 0)
+        blend_into(edited, content, share_YX, region)
+        return edited
+
+    def find_changes(self, image: Image.Image) -> Tensor:
+        """Return weights (Y, X) of what an edit changed: 0 for the photo to 1 for its image."""
+        if self.reproduction is None:
+            changed_YX = find_changes(image, self.image)
+        else:
+            changed_YX = find_changes(image, pixels_to_image(self.reproduction), self.image)
+        mask_11YX = self.mask_pixels
+        return changed_YX if mask_11YX is None else changed_YX * soften_edge(mask_11YX[0, 0])
+
+    def check_size(self, image: Image.Image) -> None:
+        """Raise ArgumentError unless an image has the size that the photo was fitted to."""
+        expected = (self.fitting.model_width, self.fitting.model_height)
+        if image.size != expected:
+            raise ArgumentError(
+                f"Got an image of {image.width}x{image.height} pixels, expected "
+                f"{expected[0]}x{expected[1]}, to which the photo was fitted."
+            )
+
+
+def prepare_photo(
+    picture: Any, height: int, width: int, fit: str = "crop", mask: Any = None
+) -> Photo:
+    """Return a photo as it comes, fitted to a model's size.
+
+    picture : path of a PNG, JPEG or WebP, Pillow image, array or tensor, see `read_picture`
+    fit : "crop", "pad" or "stretch", see `choose_fitting`
+    mask : white where an edit may change the photo, see `read_mask`
+
+    Warns of a photo that is enlarged.
+    """
+    read = read_picture("picture", picture)
+    fitting = choose_fitting(*read.picture.size, width, height, fit)
+    if fitting.is_enlarged:
+        warnings.warn(
+            f"The photo is smaller than the model's {width}x{height} pixels: it is enlarged "
+            f"({fitting.description}), and edits of it are reduced again when they are put back.",
+            stacklevel=2,
+        )
+    shown = fitting.fit_picture(composite_over_white(read.picture))
+    if read.icc_profile:
+        shown = convert_to_srgb("photo", shown, read.icc_profile)
+    return Photo(
+        picture=read.picture,
+        pixels=image_to_pixels(shown),
+        fitting=fitting,
+        mask=None if mask is None else read_mask(mask, fitting),
+        exif=read.exif,
+        icc_profile=read.icc_profile,
+    )
+
+
+def composite_over_white(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, over white where it is transparent."""
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def image_to_pixels(image: Image.Image) -> Tensor:
+    """Return an image in RGB as pixels (1, 3, Y, X) in -1..1."""
+    pixels_YX3 = torch.from_numpy(np.array(image)).float() / 255
+    return (2 * pixels_YX3 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def pixels_to_image(pixels_13YX: Tensor) -> Image.Image:
+    """Return pixels (1, 3, Y, X) in -1..1 as an image of 8 bits."""
+    pixels_YX3 = ((pixels_13YX[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    return Image.fromarray(pixels_YX3.to(torch.uint8).cpu().numpy())
+
+
+def keep_box(weights_YX: np.ndarray[Any, np.dtype[np.float32]], box: Box) -> Any:
+    """Return weights with 0 outside of a box."""
+    left, top, right, bottom = box
+    kept_YX = np.zeros_like(weights_YX)
+    kept_YX[top:bottom, left:right] = weights_YX[top:bottom, left:right]
+    return kept_YX
+
+
+def blend_into(picture: Image.Image, content: Image.Image, share_YX: Any, region: Box) -> None:
+    """Blend an opaque image into a region of a picture, in place.
+
+    Pixels of share 0 keep their bytes. Colours are weighted with their opacity, which becomes
+    that of both together.
+
+    share_YX : share of the image, 0 to 1
+    """
+    left, top, right, bottom = region
+    rows = max(1, STRIP // (right - left))
+    for first in range(0, bottom - top, rows):
+        strip = (left, top + first, right, min(bottom, top + first + rows))
+        own = np.asarray(picture.crop(strip))
+        new = np.asarray(content.crop((0, first, right - left, strip[3] - top)))
+        share = share_YX[first : first + rows, :, None].astype(np.float32)
+        opacity = own[..., 3:].astype(np.float32) / 255 if own.shape[2] == 4 else 1 - 0 * share
+        kept = (1 - share) * opacity
+        total = kept + share
+        mixed = (kept * own[..., :3] + share * new) / np.maximum(total, 1e-6)
+        mixed = np.concatenate([mixed, 255 * total], axis=2)[..., : own.shape[2]]
+        result = np.where(share > 0, mixed.round().astype(np.uint8), own)
+        picture.paste(Image.fromarray(result), strip[:2])

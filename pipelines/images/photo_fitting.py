@@ -1,0 +1,148 @@
+"""Fitting of a photo of any size to a model's size: cropped, padded or stretched.
+
+Y X image size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.errors import ArgumentError, nearest_hint
+
+Fit = Literal["crop", "pad", "stretch"]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
+
+FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Size of a photo, the part of it that a model is shown, and where that lies in its picture.
+
+    width, height : of the photo
+    model_width, model_height : of the picture that the model is shown
+    box : part of the photo that is shown, in its pixels
+    frame : part of the model's picture that shows it, in its pixels; the rest is padding
+    """
+
+    fit: Fit
+    width: int
+    height: int
+    model_width: int
+    model_height: int
+    box: Box
+    frame: Box
+
+    @property
+    def box_size(self) -> tuple[int, int]:
+        """Width and height of the part that is shown, in the photo's pixels."""
+        return size_of(self.box)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height of the part that is shown, in the model's pixels."""
+        return size_of(self.frame)
+
+    @property
+    def is_enlarged(self) -> bool:
+        """True if the model is shown more pixels than the photo has."""
+        return any(a > b for a, b in zip(self.frame_size, self.box_size, strict=True))
+
+    @property
+    def description(self) -> str:
+        """Words for what was done, as "4000x3000 pixels, cropped to the middle 3000x3000, reduced
+        to 512x512".
+        """
+        steps = [f"{self.width}x{self.height} pixels"]
+        box, frame = (f"{width}x{height}" for width, height in (self.box_size, self.frame_size))
+        if self.fit == "crop" and self.box_size != (self.width, self.height):
+            steps.append(f"cropped to the middle {box}")
+        if box != frame:
+            verb = "enlarged" if self.is_enlarged else "reduced"
+            same_aspect = self.width * self.model_height == self.height * self.model_width
+            if self.fit == "stretch" and not same_aspect:
+                verb = "stretched"
+            steps.append(f"{verb} to {frame}")
+        if self.frame_size != (self.model_width, self.model_height):
+            steps.append(f"padded to {self.model_width}x{self.model_height}")
+        return ", ".join(steps)
+
+    def fit_picture(self, picture: Image.Image) -> Image.Image:
+        """Return the model's picture of a photo; padding repeats the outermost pixels."""
+        shown = picture
+        if self.box != (0, 0, *picture.size) or self.frame_size != picture.size:
+            shown = picture.resize(self.frame_size, Image.Resampling.LANCZOS, self.box)
+        left, top, right, bottom = self.frame
+        around = ((top, self.model_height - bottom), (left, self.model_width - right), (0, 0))
+        if not any(map(any, around)):
+            return shown
+        return Image.fromarray(np.pad(np.asarray(shown), around, mode="edge"))
+
+    def fit_mask(self, mask: Image.Image) -> Tensor:
+        """Return the model's mask (1, 1, Y, X) of a photo's, of mode L: 1 for the pixels of which
+        it covers half or more; padding is outside.
+        """
+        shown = mask.resize(self.frame_size, Image.Resampling.BOX, self.box)
+        left, top, right, bottom = self.frame
+        mask_11YX = torch.zeros(1, 1, self.model_height, self.model_width)
+        covered_YX = torch.from_numpy(np.array(shown)) >= 128
+        mask_11YX[0, 0, top:bottom, left:right] = covered_YX.float()
+        return mask_11YX
+
+    def locate_in_photo(self, part: Box) -> tuple[Box, tuple[float, float, float, float]]:
+        """Return the pixels of the photo that cover a part of the model's picture, with a margin
+        of one of that picture's pixels; and what they cover of it exactly.
+        """
+        begin, end = [0, 0], [0, 0]
+        for axis in (0, 1):
+            scale = self.box_size[axis] / self.frame_size[axis]
+            first, last = (part[axis + side] - self.frame[axis] for side in (0, 2))
+            begin[axis] = max(0, math.floor((first - 1) * scale))
+            end[axis] = min(self.box_size[axis], math.ceil((last + 1) * scale))
+        across, down = (a / b for a, b in zip(self.frame_size, self.box_size, strict=True))
+        left, top = self.frame[:2]
+        covered = (
+            left + begin[0] * across,
+            top + begin[1] * down,
+            left + end[0] * across,
+            top + end[1] * down,
+        )
+        x, y = self.box[:2]
+        return (x + begin[0], y + begin[1], x + end[0], y + end[1]), covered
+
+
+def choose_fitting(
+    width: int, height: int, model_width: int, model_height: int, fit: str
+) -> Fitting:
+    """Return how a photo is fitted to a model's size.
+
+    fit : "crop" shows the largest part in the middle that has the model's aspect ratio, "pad" the
+        whole photo with padding beside it, "stretch" the whole photo at another aspect ratio
+    """
+    if fit not in FITS:
+        raise ArgumentError(f"Got fit={fit!r:.80}. {nearest_hint(str(fit), FITS)}")
+    box, frame = (0, 0, width, height), (0, 0, model_width, model_height)
+    if fit == "crop":
+        box = center_box(width, height, model_width, model_height)
+    elif fit == "pad":
+        frame = center_box(model_width, model_height, width, height)
+    return Fitting(fit, width, height, model_width, model_height, box, frame)
+
+
+def center_box(width: int, height: int, like_width: int, like_height: int) -> Box:
+    """Return the largest box in the middle of a size with another size's aspect ratio."""
+    across = min(width, max(1, round(height * like_width / like_height)))
+    down = min(height, max(1, round(width * like_height / like_width)))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def size_of(box: Box) -> tuple[int, int]:
+    """Return width and height of a box."""
+    return box[2] - box[0], box[3] - box[1]
