@@ -24,6 +24,8 @@ from t2i.cli.commands.evaluate import evaluate
 from t2i.cli.commands.generate import generate
 from t2i.cli.commands.inspect import EPILOG as INSPECTS
 from t2i.cli.commands.inspect import inspect_attention
+from t2i.cli.commands.invert import EPILOG as INVERTS
+from t2i.cli.commands.invert import record_photo
 from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
@@ -76,6 +78,7 @@ def print_version_or_help(
 app.command()(generate)
 app.command("inspect", epilog=INSPECTS)(inspect_attention)
 app.command(epilog=EDITS)(edit)
+app.command("invert", epilog=INVERTS)(record_photo)
 app.command(epilog=EVALUATES)(evaluate)
 app.command("show")(show_metadata)
 app.command("models")(list_models)

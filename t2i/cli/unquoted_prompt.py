@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from itertools import takewhile
 from shlex import quote
 
-NUM_PROMPTS = {"generate": 1, "inspect": 1, "edit": 2}
-"""Command -> number of prompts that it takes."""
+PLACES_OF_PROMPT = {"generate": 0, "inspect": 0, "invert": 1}
+"""Command -> place of its prompt among its arguments, from 0."""
 
 
 def suggest_quotes(arguments: Sequence[str], message: str) -> str:
     """Return a hint to put the prompt into quotes, or "" if the error has another cause."""
     command, *rest = arguments or [""]
-    if not message.startswith("Got unexpected extra argument") or command not in NUM_PROMPTS:
+    if not message.startswith("Got unexpected extra argument") or command not in PLACES_OF_PROMPT:
         return ""
-    if NUM_PROMPTS[command] > 1:
-        return ' Put each prompt into quotes: t2i edit "a cat" "a dog"'
+    before, rest = rest[: PLACES_OF_PROMPT[command]], rest[PLACES_OF_PROMPT[command] :]
+    command = " ".join([command, *map(quote, before)])
     words = list(takewhile(lambda word: not word.startswith("-"), rest))
     if len(words) < 2:
         return f' Put the prompt into quotes: t2i {command} "a heart above a star"'

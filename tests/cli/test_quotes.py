@@ -18,6 +18,7 @@ from tests.cli.command import Cli
         ("inspect a cat", 'quotes: t2i inspect "a cat"\n'),
         ("inspect --words cat a cat", 'quotes: t2i inspect "a heart above a star"\n'),
         ("generate 'a $5 \"cat\"' there", 'quotes: t2i generate "a \\$5 \\"cat\\" there"\n'),
+        ("invert cat.jpg a cat --out x", 't2i invert cat.jpg "a cat" --out x\n'),
         ("edit a cat a dog", 'Put each prompt into quotes: t2i edit "a cat" "a dog"\n'),
     ],
 )

@@ -73,6 +73,7 @@ def edit(
     targets: Targets = None,
     more: MoreTargets = None,
     image: options.Photo = None,
+    folder: options.SourceFolder = None,
     invert: options.Invert = None,
     budget: options.Budget = None,
     weight: Weights = None,
@@ -99,7 +100,8 @@ def edit(
 
     All start from the same noise, so that only what the words change changes. With --image, PHOTO
     takes the place of the generated source: it is inverted to the noise that the model makes it
-    from, with SOURCE as its description. Written are a sheet of all pictures side by side, and each
+    from, with SOURCE as its description; with --source, `t2i invert` has done that before, and all
+    prompts are TARGETs. Written are a sheet of all pictures side by side, and each
     picture alone, with all its settings in its metadata: `t2i generate --from` draws it again. The
     sheet has those of its last picture. No file is replaced.
     """
@@ -117,14 +119,20 @@ def edit(
     )
     photo = options.PhotoOptions(image=image, invert=invert)
     edit_options = EditOptions.parse(weight or [], blend or "auto", cross_replace, self_replace)
-    prompts = _list_prompts(
-        source, targets or [], more or [], edit_options.weights, is_photo=image is not None
-    )
-    request = options.build_prompt_request(
-        prompts[0], photo.add_to_overrides(sampling.to_overrides()), lora_dir
-    )
-    prompts[0] = request.prompt
-    most = parse_budget(budget)
+    overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    recorded = None
+    if folder is not None:
+        options.check_only_model(overrides, {"--seed": seed, "--budget": budget})
+        from t2i.cli.generation.source_folder import read_recorded_photo
+
+        recorded = read_recorded_photo(folder, model)
+        request, seed = recorded.request, recorded.seed
+        targets = [*([] if source is None else [source]), *(targets or [])]
+        source = request.prompt
+    prompts = _list_prompts(source, targets or [], more or [], edit_options.weights, photo=image)
+    if recorded is None:
+        request = options.build_prompt_request(prompts[0], overrides, lora_dir)
+        prompts[0] = request.prompt
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.prompt_loras import check_no_lora_tags
@@ -133,14 +141,17 @@ def edit(
     seed = choose_seed(seed)
     check_no_lora_tags("a TARGET", prompts[1:], request)
     options.check_no_composed_prompts(request, prompts)
-    check_request_files(request)
+    if recorded is None:
+        check_request_files(request)
     endings = _file_endings(len(prompts))
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "edit", endings)
 
     from t2i.cli.generation.edit_request import EditOutput, generate_and_save_edits
 
     output = EditOutput(names=names, metadata=not no_metadata, as_json=format == "json")
-    generate_and_save_edits(request, prompts, edit_options, seed, output, budget=most)
+    generate_and_save_edits(
+        request, prompts, edit_options, seed, output, recorded=recorded, budget=most
+    )
 
 
 def _list_prompts(
@@ -149,7 +160,7 @@ def _list_prompts(
     more: Sequence[str],
     weights: Mapping[str, float],
     *,
-    is_photo: bool,
+    photo: Path | None,
 ) -> list[str]:
     """Return the source prompt, then the targets.
 
@@ -164,7 +175,7 @@ def _list_prompts(
     every = [*targets, *more]
     if source is not None and (every or weights):
         return [source, *(every or [source])]
-    if is_photo:
+    if photo is not None:
         raise ArgumentError(
             "Got --image without SOURCE and TARGET: the photo is inverted with the prompt that "
             "describes it, SOURCE, and edits hold on to its words; TARGET is what it is to show, "

@@ -17,6 +17,7 @@ from t2i.cli.generation.edited_images import (
 )
 from t2i.cli.generation.inverted_photo import invert_photo
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
+from t2i.cli.generation.source_folder import RecordedPhoto
 from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.cli.metadata.writing import build_metadata_texts
 from t2i.cli.output import print_json, print_remark
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.prompt_to_prompt.automatic_edits import TargetSettings
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 
 MIN_CELL_WIDTH = 256
 """Pixels; smaller images are enlarged in the sheet."""
@@ -54,19 +56,29 @@ def generate_and_save_edits(
     seed: int,
     output: EditOutput,
     *,
+    recorded: RecordedPhoto | None = None,
     budget: int | None = None,
 ) -> None:
     """Generate the prompts under the edits, save the images and print their paths.
 
     prompts : the source's, then those of the targets
+    recorded : the request's photo, if it was inverted before
     budget : most bytes of a photo's recording; None for the default
     """
     output.names.make_folder()
     with show_warnings_on_one_line() as warned, quiet_libraries():
-        loaded = load_model_for_request(request, prompts)
+        loaded = (
+            load_model_for_request(request, prompts)
+            if recorded is None
+            else recorded.load_model(prompts)
+        )
         start = time.perf_counter()
+        source = None if recorded is None else recorded.source
         try:
-            generated, chosen = _generate(loaded, prompts, edit_options, seed, budget)
+            if source is None and request.inversion is not None:
+                editor = build_prompt_to_prompt_pipeline(loaded.pipe)
+                source = invert_photo(editor, loaded.request, seed, budget=budget)
+            generated, chosen = _generate(loaded, prompts, edit_options, seed, source)
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
@@ -99,13 +111,9 @@ def _generate(
     prompts: Sequence[str],
     edit_options: EditOptions,
     seed: int,
-    budget: int | None,
+    source: "RecordedSource | None",
 ) -> "tuple[EditedImages, list[TargetSettings]]":
-    """Invert the photo if there is one, choose the edits, and generate the images."""
-    source = None
-    if loaded.request.inversion is not None:
-        editor = build_prompt_to_prompt_pipeline(loaded.pipe)
-        source = invert_photo(editor, loaded.request, seed, budget=budget)
+    """Choose the edits, and generate the images."""
     options = edit_options.to_word_edit_options()
     request, chosen = choose_request_edits(loaded.pipe, loaded.request, prompts, options, source)
     return generate_edited_images(loaded.pipe, request, seed, source=source), chosen

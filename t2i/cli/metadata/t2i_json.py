@@ -35,6 +35,18 @@ class MetadataRecord(BaseModel):
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
+def parse_record(text: str) -> MetadataRecord:
+    """Parse the JSON text of a record; DataError for another layout, and for invalid values."""
+    values = parse_json_object("t2i", text)
+    if isinstance(values.get("version"), int) and values["version"] != VERSION:
+        raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
+    try:
+        return MetadataRecord.model_validate_json(text)
+    except ValidationError as error:
+        reason = describe_validation_error(error, "the record")
+        raise DataError(escape_controls(f"t2i: {reason}")) from None
+
+
 def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return t2i's own generation metadata among an image's texts, or None.
 
@@ -44,14 +56,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     if text is None:
         return None
     values = parse_json_object("t2i", text)
-    if isinstance(values.get("version"), int) and values["version"] != VERSION:
-        raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
-    try:
-        record = MetadataRecord.model_validate_json(text)
-    except ValidationError as error:
-        reason = describe_validation_error(error, "the record")
-        raise DataError(escape_controls(f"t2i: {reason}")) from None
-
+    record = parse_record(text)
     parser = MetadataValueParser()
     request = record.request
     steps = parser.parse_steps(request.num_inference_steps)

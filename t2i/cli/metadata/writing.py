@@ -23,7 +23,7 @@ def build_metadata_texts(
 
     pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
-    fields = _build_record(request, seed, model_digest)
+    fields = build_record(request, seed, model_digest)
     if pictures > 1:
         fields["pictures"] = pictures
     return {
@@ -88,7 +88,8 @@ def _quote_value(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def _build_record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+def build_record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+    """Build the JSON record of a request and its seed, which `read_t2i` reads."""
     return {
         "version": VERSION,
         "request": asdict(request),

@@ -1,7 +1,7 @@
 """Options of the commands that draw one prompt, and the request that they make."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,6 +56,10 @@ LoraDir = Annotated[
 ]
 Photo = Annotated[
     Path | None, typer.Option("--image", metavar="PHOTO", help="Your own picture, of SOURCE.")
+]
+SourceFolder = Annotated[
+    Path | None,
+    typer.Option("--source", metavar="FOLDER", help="A photo that `t2i invert` has recorded."),
 ]
 Invert = Annotated[
     str | None,
@@ -141,6 +145,26 @@ class PhotoOptions:
             overrides,
             image=parse_input_file(str(self.image)),
             inversion=PhotoInversion(method=self.invert or AUTO),
+        )
+
+
+def check_only_model(overrides: "RequestOverrides", others: Mapping[str, object]) -> None:
+    """Raise ArgumentError for options given with --source, which a recording has already.
+
+    others : further options and their values, None for those not given
+    """
+    given = {
+        field.name for field in fields(overrides) if getattr(overrides, field.name) is not None
+    } - {"model"}
+    names = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "width": "--size"}
+    names |= {"height": "--size", "guidance_method": "--method", "negative_prompt": "--negative"}
+    names |= {"loras": "--lora", "embeddings": "--embedding", "inversion": "--image"}
+    found = {names.get(name, f"--{name}") for name in given}
+    found |= {name for name, value in others.items() if value is not None}
+    if found:
+        raise ArgumentError(
+            f"Got {' and '.join(sorted(found))} with --source: a recording has its own. Leave it "
+            "out, or record the photo anew with t2i invert."
         )
 
 

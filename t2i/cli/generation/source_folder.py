@@ -1,0 +1,126 @@
+"""Folders of photos that `t2i invert` has recorded: written, and read with their requests."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from t2i.atomic_files import NameTaken
+from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
+from t2i.cli.generation.inverted_photo import (
+    add_inversion_to_request,
+    format_bytes,
+    invert_photo,
+)
+from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
+from t2i.cli.metadata.t2i_json import parse_record
+from t2i.cli.metadata.writing import build_record
+from t2i.cli.output import print_json, print_remark
+from t2i.cli.request.request import Request
+from t2i.denoiser.loading.address import EMBEDDED_MODELS
+from t2i.errors import DataError, ModelError
+from t2i.library_messages import quiet_libraries
+from t2i.terminal import print_line, show_warnings_on_one_line
+
+if TYPE_CHECKING:
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+
+NOTE = "t2i"
+"""Name of the record of the request among the notes of a recorded source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPhoto:
+    """Photo that `t2i invert` has recorded in a folder, with its request and seed."""
+
+    source: "RecordedSource"
+    request: Request
+    seed: int
+
+    def load_model(self, prompts: Sequence[str]) -> LoadedRequest:
+        """Load the model of the request for edits; the photo's file is not needed any more.
+
+        prompts : all that are drawn together
+        """
+        request = self.request
+        loaded = load_model_for_request(
+            replace(request, image=None, mask=None, inversion=None), prompts
+        )
+        return replace(
+            loaded,
+            request=replace(
+                loaded.request,
+                image=request.image,
+                mask=request.mask,
+                inversion=request.inversion,
+            ),
+        )
+
+
+def invert_to_folder(
+    request: Request, seed: int, folder: Path, *, budget: int | None, as_json: bool
+) -> None:
+    """Invert the photo of a request, record it in a new folder, and print how well it went.
+
+    budget : most bytes of the recording; None for the default
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise NameTaken(folder)
+    with show_warnings_on_one_line() as warned, quiet_libraries():
+        loaded = load_model_for_request(request)
+        start = time.perf_counter()
+        record = build_record(loaded.request, seed, loaded.weights)
+        try:
+            source = invert_photo(
+                build_prompt_to_prompt_pipeline(loaded.pipe),
+                loaded.request,
+                seed,
+                folder=folder,
+                budget=budget,
+                notes={NOTE: record},
+            )
+        except KeyboardInterrupt:
+            print_remark("Interrupted: nothing is written.")
+            raise typer.Exit(130) from None
+    request = add_inversion_to_request(loaded.request, source)
+    seconds = round(time.perf_counter() - start, 2)
+    if as_json:
+        facts = {"folder": str(folder), "bytes": source.bytes, "seed": seed, "seconds": seconds}
+        print_json({"request": asdict(request), "warnings": warned} | facts)
+        return
+    print_remark(f"{format_bytes(source.bytes)} recorded, seed {seed}, {seconds} s")
+    print_line(folder)
+
+
+def read_recorded_photo(folder: Path, model: str | None) -> RecordedPhoto:
+    """Read a photo's recorded source with the request that it was inverted for.
+
+    model : instead of the recorded one, whose folder may have moved; None for that
+
+    Raises DataError for a folder that `t2i invert` has not written, ModelError for a model that is
+    not found here.
+    """
+    from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+
+    source = load_recorded_source(folder)
+    notes = source.facts.get("notes")
+    record = notes.get(NOTE) if isinstance(notes, dict) else None
+    if record is None:
+        raise DataError(
+            f"{folder} was recorded in Python, without the request that the command line needs to "
+            "load its model: edit it there with PromptEditPipeline, or record the photo anew with "
+            f't2i invert PHOTO "what it shows" --out FOLDER'
+        )
+    parsed = parse_record(json.dumps(record))
+    request = replace(parsed.request, model=model or parsed.request.model)
+    if request.model not in EMBEDDED_MODELS and not Path(request.model).exists():
+        # Looked for here alone: a folder must not make anybody download what it names.
+        raise ModelError(
+            f"{folder} was recorded with the model {request.model!r}, which is not found here. "
+            "Give its folder with --model; those that are here are listed by: t2i models"
+        )
+    return RecordedPhoto(source, add_inversion_to_request(request, source), parsed.seed)
