@@ -34,7 +34,7 @@ class KeepsResidual(Protocol):
 
     @property
     def residual_1CHW(self) -> Tensor | None:
-        """How far the model's own last step misses the path; None before the first."""
+        """Latents of the path minus those of the model's own last step; None before the first."""
 
 
 class PinnedLatents:
