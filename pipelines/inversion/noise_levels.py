@@ -63,6 +63,13 @@ def build_noise_levels(scheduler: Scheduler, num_inference_steps: int) -> NoiseL
     """
     own: Any = copy.deepcopy(scheduler)
     set_timesteps(own, num_inference_steps, torch.device("cpu"))
+    return read_noise_levels(own)
+
+
+def read_noise_levels(own: Any) -> NoiseLevels:
+    """Return the noise levels of a scheduler whose timesteps are set, as `build_noise_levels` does;
+    its timesteps are changed.
+    """
     name, flow = type(own).__name__, is_flow(own)
     if not flow and getattr(own, "alphas_cumprod", None) is None:
         raise ArgumentError(

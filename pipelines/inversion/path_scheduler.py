@@ -138,6 +138,62 @@ class PinnedScheduler(PathScheduler):
         return (end_1CHW.to(sample),)
 
 
+class BesideSourceScheduler(PathScheduler):
+    """Scheduler of a batch whose first row is the source of the others: that row steps along the
+    path, and what its own step misses of the path is added to the steps of all rows.
+
+    So one run has source and targets. It has all that diffusers' pipelines read of a scheduler of
+    flow matching; latents have any shape with the batch first.
+
+    latents : of the path, one row each
+    """
+
+    def __init__(
+        self, like: Scheduler, steps: Sequence[PathStep], latents: Sequence[Tensor]
+    ) -> None:
+        super().__init__(like, steps)
+        self.latents = latents
+
+    @property
+    def step_index(self) -> int:
+        """Number of the next step."""
+        return self.index
+
+    @property
+    def begin_index(self) -> int:
+        """Number of the first step: 0."""
+        return 0
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Do nothing: a run begins with the first step."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: object = None,
+        mu: float | None = None,
+    ) -> None:
+        """Begin a run; its timesteps are those of the path, whatever the pipeline asks for."""
+        super().set_timesteps(len(self.steps), torch.device(device or "cpu"))
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """Return the latents after this step, the source's first, in a tuple."""
+        moved = self.move(self.steps[self.index], model_output, sample)
+        source = self.latents[self.index + 1].to(moved)
+        targets = moved[1:] + (source - moved[:1])
+        self.previous_BCHW = sample
+        self.index += 1
+        return (torch.cat([source, targets]).to(sample.dtype),)
+
+
 def apply_step(step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
     """Return clean D + latents x of a step, in at least float32."""
     f, g = step.denoised
