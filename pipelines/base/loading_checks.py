@@ -11,7 +11,7 @@ from torch import nn
 
 from pipelines.base.saving import (
     activating_only_adapter,
-    check_saveable,
+    check_saveable_and_list_lora_encoders,
     check_saved_lora,
     check_saved_lora_loaded,
     rename_dora_magnitudes,
@@ -127,7 +127,7 @@ class CheckedPipeline(DiffusionPipeline):
         Raises ModelError, writing nothing, where an attached adapter would be lost or misread: a
         LoRA on the UNet, an IP-Adapter. A LoRA on a text encoder is saved with it.
         """
-        with_lora = check_saveable(self.components, Path(save_directory))
+        with_lora = check_saveable_and_list_lora_encoders(self.components, Path(save_directory))
         if not safe_serialization:
             warnings.warn("Pickled weights are not written: saving as safetensors.", stacklevel=2)
         for name in with_lora:

@@ -32,7 +32,7 @@ from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
-from pipelines.run.exclusive_access import make_passes_exclusive
+from pipelines.run.exclusive_access import wrap_denoise_in_lock
 from pipelines.run.step_callbacks import ProgressCallback, PromptScheduleCallback, UserCallback
 from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance
 from pipelines.text.build_conditioning import build_conditioning, repeat_embeddings_per_image
@@ -208,7 +208,7 @@ class Pipeline(
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
         with self.entering_call(state), translating_out_of_memory():
-            guidance = compose_guidance(self.resolve_guidance(), call)
+            guidance = compose_guidance(self.build_current_guidance(), call)
             device = self._execution_device
 
             # encode the prompts
@@ -242,7 +242,7 @@ class Pipeline(
             uncond = embeddings[0].get("uncond")
             negative_prompt_embeds = None if uncond is None else uncond.text_BTD
             run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
-            run.x0_coefficients = compute_run_denoised_factors(
+            run.x0_coefficients = compute_run_x0_coefficients(
                 self.scheduler, run, run_start.remaining
             )
             latents_BCHW = self.sample(
@@ -272,7 +272,7 @@ class Pipeline(
         callbacks += [*state.step_callbacks, *run_start.step_callbacks]
         callbacks.append(
             UserCallback(
-                self, call.callback_on_step_end, call.callback_inputs, negative_prompt_embeds
+                self, call.callback_on_step_end, call.callback_tensor_inputs, negative_prompt_embeds
             )
         )
         return callbacks
@@ -336,12 +336,12 @@ class Pipeline(
             self.progress_bar(total=num_inference_steps) as bar,
             caching_text_keys_values(self.unet),
         ):
-            if (state := self.innermost_call) is not None and state.progress_label:
+            if (state := self.innermost_call_state) is not None and state.progress_label:
                 bar.set_description(state.progress_label)
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                make_passes_exclusive(
+                wrap_denoise_in_lock(
                     wrap_perturbed_denoiser(denoise, self.unet, list_perturbed_sites(run.guidance)),
                     self.unet,
                 ),
@@ -360,9 +360,9 @@ class Pipeline(
         pixels_B3YX = sd.decode_latents(self.vae, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
-    def resolve_guidance(self) -> Guidance:
-        """Return the guidance of the current call: its own, or that of its scale and rescale."""
-        state = self.current_call
+    def build_current_guidance(self) -> Guidance:
+        """Return the Guidance of the current call: its own, or one from its scale and rescale."""
+        state = self.current_call_state
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
         if state.custom_guidance is not None:
@@ -390,10 +390,12 @@ class Pipeline(
         return options
 
 
-def compute_run_denoised_factors(
+def compute_run_x0_coefficients(
     scheduler: Scheduler, run: RunState, remaining: int
 ) -> Sequence[tuple[float, float]]:
-    """Return `x0_coefficients` of the timesteps of one run, when `remaining` others follow it."""
+    """Return the coefficients (of the latents, of the prediction) of the predicted original sample
+    at each timestep of a run, when `remaining` other timesteps of the scheduler follow it.
+    """
     factors = compute_x0_coefficients(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]

@@ -31,11 +31,11 @@ REMEDY = (
 )
 
 
-def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
-    """Raise ModelError unless the parts can be saved; return the text encoders to save with a
-    LoRA.
+def check_saveable_and_list_lora_encoders(parts: Mapping[str, Any], folder: Path) -> list[str]:
+    """Raise ModelError unless each of the parts, saved as it is, can be loaded again from `folder`;
+    return the names of the text encoders that are saved with a LoRA.
 
-    Raises ModelError unless each part as it is can be loaded again from `folder`.
+    Raises OutputError where the folder holds the LoRA of another model.
     """
     with_lora = []
     for name, part in parts.items():
@@ -57,9 +57,9 @@ def check_saveable(parts: Mapping[str, Any], folder: Path) -> list[str]:
     return with_lora
 
 
-def find_lora_save_problem(part: nn.Module) -> str:
-    """Return why a model with LoRA layers, saved to a folder, would not load as the same; "" if it
-    would.
+def find_lora_save_problem(part: nn.Module) -> str | None:
+    """Return why a model with LoRA layers, saved to a folder, would not load as the same; None
+    if it would.
     """
     if not isinstance(part, PreTrainedModel):
         return "diffusers' folders cannot hold it"
@@ -80,7 +80,7 @@ def find_lora_save_problem(part: nn.Module) -> str:
         rank = math.sqrt(module.r[adapter]) if by_root else module.r[adapter]
         if not math.isclose(module.scaling[adapter], alphas[adapter] / rank, rel_tol=1e-9):
             return "its scale is not its own, which a folder cannot record"
-    return ""
+    return None
 
 
 def check_weights_match_config(name: str, part: nn.Module) -> None:

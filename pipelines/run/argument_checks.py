@@ -37,13 +37,15 @@ def expand_prompts_to_rows(
     return list(rows)
 
 
-def check_embeddings(
+def check_prompt_or_embeddings(
     prompt: object,
     negative_prompt: object,
     prompt_embeds: Tensor | None,
     negative_prompt_embeds: Tensor | None,
 ) -> None:
-    """Raise ArgumentError unless either a prompt or embeddings of the right shape are given."""
+    """Raise ArgumentError unless either a prompt or its embeddings are given, and embeddings are
+    floating-point tensors (prompts, tokens, width).
+    """
     if (prompt is None) == (prompt_embeds is None):
         given = "neither" if prompt is None else "both"
         raise ArgumentError(f"Got {given} of prompt and prompt_embeds: give exactly one of them.")
@@ -144,13 +146,13 @@ def check_guidance(guidance: object) -> None:
 def check_size_pair(name: str, value: object) -> None:
     """Raise ArgumentError unless the argument is None or two whole numbers."""
     pair = isinstance(value, list | tuple) and len(value) == 2
-    if value is not None and not (pair and all(is_whole_number(one) for one in value)):  # type: ignore[attr-defined]
+    if value is not None and not (pair and all(is_whole_number_in_range(one) for one in value)):  # type: ignore[attr-defined]
         raise ArgumentError(
             f"Got {name}={value!r:.80}, expected two whole numbers, height and width: (512, 512)."
         )
 
 
-def is_whole_number(value: object) -> bool:
+def is_whole_number_in_range(value: object) -> bool:
     """Return True for an int, not a bool, of at most a million in magnitude."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
 
@@ -174,7 +176,7 @@ def check_mapping(name: str, value: object) -> None:
         raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a dict.")
 
 
-def check_callback_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
+def check_callback_tensor_inputs(names: Sequence[str], choices: Sequence[str]) -> None:
     """Raise ArgumentError unless callback_on_step_end_tensor_inputs is a list of names in
     `choices`.
     """

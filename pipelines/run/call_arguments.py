@@ -74,7 +74,7 @@ class CallArguments:
     negative_aesthetic_score: float = 2.5
 
     @property
-    def callback_inputs(self) -> Sequence[str]:
+    def callback_tensor_inputs(self) -> Sequence[str]:
         """Names of the tensors that the user's callback reads."""
         if isinstance(self.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             inputs: Sequence[str] = self.callback_on_step_end.tensor_inputs
@@ -85,7 +85,7 @@ class CallArguments:
         """Raise ArgumentError for every wrong argument that can be detected before any work is
         done.
         """
-        argument_checks.check_callback_inputs(self.callback_inputs, tensor_inputs)
+        argument_checks.check_callback_tensor_inputs(self.callback_tensor_inputs, tensor_inputs)
         argument_checks.check_output_type(self.output_type)
         argument_checks.check_guidance(self.guidance)
         check_finite_number("eta", self.eta)
@@ -98,7 +98,7 @@ class CallArguments:
             argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
-        argument_checks.check_embeddings(
+        argument_checks.check_prompt_or_embeddings(
             self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):

@@ -17,7 +17,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(eq=False, kw_only=True)
 class CallState(WaitInterruptFlag):
-    """State of one pipeline call.
+    """State of one pipeline call: its guidance, attention options, scheduler copies and step
+    callbacks, and whether it was interrupted.
 
     schedulers : name of the part -> the pipeline's scheduler, and the call's own copy
     step_callbacks : those of the pipeline that take part in this call
@@ -42,8 +43,8 @@ _here: ContextVar[tuple[tuple[object, CallState], ...]] = ContextVar("calls", de
 
 @dataclass(frozen=True)
 class CallOverrides:
-    """Scheduler, further step callbacks and label of the progress bar of the next call of a
-    pipeline.
+    """Scheduler, further step callbacks and progress label that calls of a pipeline use instead of
+    the pipeline's own.
 
     scheduler : None for the pipeline's own
     """
@@ -76,7 +77,7 @@ class CallStateAttribute:
     def __get__(self, pipe: "CallStateMixin | None", owner: object) -> Any:
         if pipe is None:
             return self
-        state = pipe.current_call
+        state = pipe.current_call_state
         if state is None:
             raise AttributeError(f"{type(pipe).__name__} has no {self.name}: nothing was called.")
         return getattr(state, self.name)
@@ -86,14 +87,14 @@ class CallStateAttribute:
             setattr(state, self.name, value)
 
 
-class CallScheduler:
+class CallSchedulerAttribute:
     """Descriptor of a pipeline's scheduler; inside a call it is the call's own copy."""
 
     def __set_name__(self, owner: object, name: str) -> None:
         self.name = name
 
     @overload
-    def __get__(self, pipe: None, owner: object) -> "CallScheduler": ...
+    def __get__(self, pipe: None, owner: object) -> "CallSchedulerAttribute": ...
     @overload
     def __get__(self, pipe: "CallStateMixin", owner: object) -> Any: ...
     def __get__(self, pipe: "CallStateMixin | None", owner: object) -> Any:
@@ -102,7 +103,7 @@ class CallScheduler:
         if self.name not in vars(pipe):
             raise AttributeError(f"{type(pipe).__name__} has no {self.name}.")
         kept = vars(pipe)[self.name]
-        state = pipe.innermost_call
+        state = pipe.innermost_call_state
         shared, own = (
             (None, None) if state is None else state.schedulers.get(self.name, (None,) * 2)
         )
@@ -118,7 +119,7 @@ class CallStateMixin:
     scheduler_names: ClassVar[tuple[str, ...]] = ("scheduler",)
     """Names of the schedulers of which each call has its own copy."""
 
-    scheduler = CallScheduler()
+    scheduler = CallSchedulerAttribute()
     _guidance_scale = CallStateAttribute("guidance_scale")
     _guidance_rescale = CallStateAttribute("guidance_rescale")
     _clip_skip = CallStateAttribute("clip_skip")
@@ -135,8 +136,8 @@ class CallStateMixin:
         self._last: CallState | None = None
 
     @abstractmethod
-    def resolve_guidance(self) -> Guidance:
-        """Return the guidance of the current call: its own, or one made from its scale."""
+    def build_current_guidance(self) -> Guidance:
+        """Return the Guidance of the current call: its own, or one made from its scale."""
 
     @property
     def guidance_scale(self) -> float:
@@ -147,7 +148,7 @@ class CallStateMixin:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """True if the current call computes an unconditional branch."""
-        return "uncond" in self.resolve_guidance().possible_branches
+        return "uncond" in self.build_current_guidance().possible_branches
 
     @property
     def num_timesteps(self) -> int:
@@ -168,19 +169,19 @@ class CallStateMixin:
     # access to the state
 
     @property
-    def innermost_call(self) -> CallState | None:
+    def innermost_call_state(self) -> CallState | None:
         """State of this thread's innermost call of this pipeline, or None."""
         return next((state for pipe, state in reversed(_here.get()) if pipe is self), None)
 
     @property
-    def current_call(self) -> CallState | None:
+    def current_call_state(self) -> CallState | None:
         """State of this thread's innermost call, else of the call that began last."""
         under_way = self._calls
-        return self.innermost_call or (under_way[-1] if under_way else self._last)
+        return self.innermost_call_state or (under_way[-1] if under_way else self._last)
 
     def list_states_to_set(self) -> Sequence[WaitInterruptFlag]:
         """Return the call states that an attribute assigned to the pipeline is written to."""
-        state = self.innermost_call
+        state = self.innermost_call_state
         if state is not None:
             return [state]
         under_way = [*self._calls, *self._waiting]
@@ -188,10 +189,11 @@ class CallStateMixin:
 
     @contextmanager
     def entering_call(self, state: CallState) -> Iterator[CallState]:
-        """Make a state that of the pipeline's current call in this thread, within the block.
+        """Make `state` that of the pipeline's current call in this thread, within the block: it
+        gets copies of the schedulers and the step callbacks, and offloaded models are locked.
 
         Where hooks move the models' weights between devices, it first waits until no other
-        thread's call uses these models.
+        thread's call uses these models; they are offloaded again at the end.
         """
         pipe: Any = self
         around = [one for its, one in _here.get() if its is self]

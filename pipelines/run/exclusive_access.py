@@ -57,9 +57,7 @@ _guard = threading.Lock()
 _locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDictionary()
 
 
-def make_passes_exclusive(
-    denoise: Callable[..., Tensor], model: nn.Module
-) -> Callable[..., Tensor]:
+def wrap_denoise_in_lock(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
     """Return `denoise`, wrapped in the model's lock where a pass changes the model: LoRA scales,
     compiling.
     """

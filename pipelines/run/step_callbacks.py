@@ -44,15 +44,17 @@ class ProgressCallback:
             self.bar.update()
 
 
-class CallbackPipeline(Protocol):
-    """Interface of the pipeline attributes that a user's callback may read and set."""
+class CallbackPipelineProtocol(Protocol):
+    """Protocol of a pipeline as UserCallback reads it after a step: whether the call was
+    interrupted, and its guidance, which the user's callback may have changed.
+    """
 
     @property
     def interrupt(self) -> bool:
         """True once the user has asked the running call to stop."""
 
-    def resolve_guidance(self) -> Guidance:
-        """Return the guidance of the current call."""
+    def build_current_guidance(self) -> Guidance:
+        """Return the Guidance of the current call: its own, or one made from its scale."""
 
 
 class UserCallback:
@@ -61,7 +63,7 @@ class UserCallback:
 
     def __init__(
         self,
-        pipeline: CallbackPipeline,
+        pipeline: CallbackPipelineProtocol,
         callback: StepEndCallback | None,
         tensor_inputs: Sequence[str],
         negative_prompt_embeds: Tensor | None,
@@ -70,7 +72,7 @@ class UserCallback:
         self.callback = callback
         self.tensor_inputs = tensor_inputs
         self.negative_prompt_embeds = negative_prompt_embeds
-        self.guidance = pipeline.resolve_guidance()
+        self.guidance = pipeline.build_current_guidance()
 
     def before_pass(self, run: RunState) -> None:
         """Stop the run if the pipeline was interrupted."""
@@ -106,8 +108,8 @@ class UserCallback:
         if extra:
             run.conditioning = replace(run.conditioning, extra={**run.conditioning.extra, **extra})
         # A callback may have set another scale, or switched guidance off.
-        if self.pipeline.resolve_guidance() != self.guidance:
-            run.guidance = self.guidance = self.pipeline.resolve_guidance()
+        if self.pipeline.build_current_guidance() != self.guidance:
+            run.guidance = self.guidance = self.pipeline.build_current_guidance()
 
 
 class PromptScheduleCallback:

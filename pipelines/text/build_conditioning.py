@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.run.call_arguments import CallArguments, RunStart
-from pipelines.text.image_prompts import build_image_prompts
+from pipelines.text.image_prompts import encode_image_prompts
 from t2i.conditioning.conditioning import Branch, Conditioning, join_branches
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import EncodedText
@@ -44,7 +44,7 @@ def build_conditioning(
     branches = tuple(encoded)
     conditioning = join_branches({branch: one.text_BTD for branch, one in encoded.items()})
     extra = {name: torch.cat([tensor_B] * len(branches)) for name, tensor_B in begun.extra.items()}
-    extra |= build_image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
+    extra |= encode_image_prompts(pipe, call, branches, begun.latents_BCHW.shape[0], device)
 
     if pipe.unet.config["time_cond_proj_dim"] is not None:
         extra["guidance_embedding"] = sd.embed_guidance_scale(

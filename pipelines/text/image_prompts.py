@@ -19,7 +19,7 @@ UncondAndCond = tuple[Tensor | None, Tensor]
 """Rows of one adapter for "uncond", if it is needed, and for every other branch."""
 
 
-def build_image_prompts(
+def encode_image_prompts(
     pipe: Any,
     call: CallArguments,
     branches: tuple[Branch, ...],
@@ -53,7 +53,7 @@ def build_image_prompts(
     extra = {}
     for number, (one, layer) in enumerate(zip(given, layers, strict=True)):
         if embeds is None:
-            uncond, cond = encode_image_prompt(pipe, one, layer, device)
+            uncond, cond = encode_adapter_image(pipe, one, layer, device)
         else:
             uncond, cond = split_image_prompt_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
@@ -63,8 +63,10 @@ def build_image_prompts(
     return extra
 
 
-def encode_image_prompt(pipe: Any, image: Any, layer: Any, device: torch.device) -> UncondAndCond:
-    """Encode an IP-Adapter's image; return embeddings (1, I, ...) of an empty image and of it."""
+def encode_adapter_image(pipe: Any, image: Any, layer: Any, device: torch.device) -> UncondAndCond:
+    """Encode the image of one IP-Adapter; return the embeddings (1, I, ...) of an empty image and
+    of it.
+    """
     encoder = pipe.image_encoder
     if encoder is None:
         raise ArgumentError(

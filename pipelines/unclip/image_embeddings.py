@@ -34,7 +34,7 @@ def group_embeddings_by_branch(
     num_images_per_prompt: int,
 ) -> dict[Branch, Tensor]:
     """Return the embeddings by branch, `num_images_per_prompt` rows each; "uncond" if needed."""
-    cond_BD = check_image_embeddings("image_embeds", image_embeds, width)
+    cond_BD = check_and_join_image_embeddings("image_embeds", image_embeds, width)
     given = {"cond": cond_BD}
     if "uncond" in needs:
         if negative_image_embeds is None:
@@ -42,7 +42,9 @@ def group_embeddings_by_branch(
                 "Got image_embeds without negative_image_embeds: guidance needs an embedding of "
                 "what to avoid, such as that of a black image; or guidance_scale=1."
             )
-        uncond_BD = check_image_embeddings("negative_image_embeds", negative_image_embeds, width)
+        uncond_BD = check_and_join_image_embeddings(
+            "negative_image_embeds", negative_image_embeds, width
+        )
         if len(uncond_BD) not in (1, len(cond_BD)):
             raise ArgumentError(
                 f"Got {plural(len(uncond_BD), 'row')} of negative_image_embeds for "
@@ -55,8 +57,8 @@ def group_embeddings_by_branch(
     }
 
 
-def check_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
-    """Return the embeddings as one tensor (B, D); ArgumentError for another shape."""
+def check_and_join_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
+    """Join embeddings into one tensor (B, D); ArgumentError for another type, width or dtype."""
     given = list(embeds) if isinstance(embeds, list | tuple) else [embeds]
     parts = [part for part in given if isinstance(part, Tensor)]
     if not parts or len(parts) < len(given):
@@ -72,12 +74,13 @@ def check_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
     return torch.cat(parts)
 
 
-def check_prior_prompts(
+def check_and_list_prior_prompts(
     prompt: object, negative_prompt: object, negative_image_embeds: object, prior: object
 ) -> tuple[list[str], list[str] | None]:
-    """Return the prompts, and one negative prompt for each if any is given.
+    """Check the prompts of a call without image embeddings; return them as a list, and one negative
+    prompt for each if any is given.
 
-    Raises ArgumentError for prompts that are missing or do not go together.
+    Raises ArgumentError for prompts that are missing or do not go together, or without a prior.
     """
     if prompt is None:
         raise ArgumentError("Got neither prompt nor image_embeds: give exactly one of them.")
@@ -120,7 +123,7 @@ def check_guidance_branches(needs: Sequence[Branch]) -> None:
         )
 
 
-def rename_callback_tensors(callback: StepEndCallback) -> StepEndCallback:
+def wrap_callback_with_diffusers_names(callback: StepEndCallback) -> StepEndCallback:
     """Wrap a step-end callback so that it reads and returns embeddings under diffusers' names."""
     theirs = {ours: name for name, ours in CALLBACK_NAMES.items()}
 

@@ -136,7 +136,7 @@ def check_prior_steps(steps: int, most: int) -> None:
         )
 
 
-def load_prior(
+def load_prior_components(
     name_or_path: str | os.PathLike[str], variant: str | None = None, **options: Any
 ) -> dict[str, Any]:
     """Load a Kandinsky 2.2 prior after checking its files, and return its parts by the names they

@@ -30,11 +30,11 @@ from pipelines.base.pipeline import OutputOrTuple
 from pipelines.images.input_images import sample_noise
 from pipelines.loop import Generators, sample
 from pipelines.run import argument_checks
-from pipelines.run.call_state import CallScheduler, CallState, CallStateMixin
-from pipelines.run.exclusive_access import make_passes_exclusive
+from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
+from pipelines.run.exclusive_access import wrap_denoise_in_lock
 from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, UserCallback
 from pipelines.unclip import image_embeddings as picture_embeds
-from pipelines.unclip.prior import load_prior, sample_image_embeddings
+from pipelines.unclip.prior import load_prior_components, sample_image_embeddings
 from pipelines.unclip.unclip_arguments import UnclipArguments
 from t2i.conditioning.conditioning import Branch, join_branches
 from t2i.conditioning.guidance import choose_guidance
@@ -66,7 +66,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     """
 
     scheduler_names = ("scheduler", "prior_scheduler")
-    prior_scheduler = CallScheduler()
+    prior_scheduler = CallSchedulerAttribute()
     kinds: ClassVar[tuple[str, ...]] = (KANDINSKY,)
     model_cpu_offload_seq = "prior_text_encoder->prior_image_encoder->unet->movq"  # type: ignore[assignment]  # None there
     # Two of its parameters are read outside its forward.
@@ -120,7 +120,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         A folder that holds both, as KandinskyV22CombinedPipeline saves it, needs no `prior`.
         """
         if prior is not None:
-            kwargs = load_prior(prior, **kwargs) | kwargs
+            kwargs = load_prior_components(prior, **kwargs) | kwargs
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def to_json_string(self) -> str:
@@ -196,7 +196,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.entering_call(state), translating_out_of_memory():
-            needs = self.resolve_guidance().possible_branches
+            needs = self.build_current_guidance().possible_branches
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
             device = self._execution_device
@@ -215,7 +215,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
 
             # sample and decode
             run = RunState(
-                latents_BCHW, conditioning, self.resolve_guidance(), self.scheduler.timesteps
+                latents_BCHW, conditioning, self.build_current_guidance(), self.scheduler.timesteps
             )
             run.x0_coefficients = compute_x0_coefficients(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
@@ -247,7 +247,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             )
             argument_checks.check_generators(call.generator, len(embeds["cond"]))
             return embeds
-        prompts, negative_prompts = picture_embeds.check_prior_prompts(
+        prompts, negative_prompts = picture_embeds.check_and_list_prior_prompts(
             call.prompt, call.negative_prompt, call.negative_image_embeds, self.prior_prior
         )
         num_images = len(prompts) * call.num_images_per_prompt
@@ -271,7 +271,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         names = picture_embeds.CALLBACK_NAMES
         return UserCallback(
             self,
-            callback and picture_embeds.rename_callback_tensors(callback),
+            callback and picture_embeds.wrap_callback_with_diffusers_names(callback),
             [names.get(name, name) for name in call.callback_on_step_end_tensor_inputs],
             negative_prompt_embeds,
         )
@@ -319,7 +319,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample(
                 run,
-                make_passes_exclusive(denoise, self.unet),
+                wrap_denoise_in_lock(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
                 step_callbacks=[*step_callbacks, progress],
@@ -334,9 +334,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         pixels_B3YX = unclip.decode_latents(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
-    def resolve_guidance(self) -> Guidance:
+    def build_current_guidance(self) -> Guidance:
         """Return the guidance of the current call; a learned variance is left unguided."""
-        state = self.current_call
+        state = self.current_call_state
         if state is None:
             raise AttributeError(f"{type(self).__name__} has no guidance: nothing was called.")
         chosen = state.custom_guidance or choose_guidance(state.guidance_scale)

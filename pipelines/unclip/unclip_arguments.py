@@ -50,6 +50,6 @@ class UnclipArguments:
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_bool("return_dict", self.return_dict)
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
-        argument_checks.check_callback_inputs(
+        argument_checks.check_callback_tensor_inputs(
             self.callback_on_step_end_tensor_inputs, tensor_inputs
         )
