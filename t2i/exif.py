@@ -43,12 +43,12 @@ def build_exif_block(fields: Mapping[int, bytes]) -> bytes:
     )
 
 
-def normalise_photo_exif(block: bytes, width: int, height: int) -> bytes:
-    """Return the Exif block of a photo whose pixels were turned upright.
+def reset_exif_orientation_and_size(block: bytes, width: int, height: int) -> bytes:
+    """Return the Exif block of a photo whose pixels were turned upright: with orientation 1, this
+    size and no thumbnail.
 
-    Its orientation is 1, its size this one, and its thumbnail is unlinked, since that shows the
-    photo as it was. Nothing is moved: offsets inside the maker's notes stay valid. Raises
-    ValueError or struct.error for damaged blocks.
+    The thumbnail, which shows the photo as it was, is unlinked. Nothing is moved: offsets inside
+    the maker's notes stay valid. Raises ValueError or struct.error for damaged blocks.
     """
     data = bytearray(block.removeprefix(PREFIX))
     order, first = _read_header(data)

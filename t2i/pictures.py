@@ -56,12 +56,12 @@ def open_picture(path: Path) -> Image.Image:
 
     The size in the header is checked before anything is decoded. An animation gives one frame.
     """
-    with reading_picture(path) as picture:
+    with opening_picture_as_stored(path) as picture:
         return to_rgb_or_rgba(ImageOps.exif_transpose(picture))
 
 
 @contextmanager
-def reading_picture(path: Path) -> Iterator[Image.Image]:
+def opening_picture_as_stored(path: Path) -> Iterator[Image.Image]:
     """Decode a PNG, JPEG or WebP file within the block, as it is stored: not turned, in its mode.
 
     What Pillow raises within the block becomes a DataError that names the file.

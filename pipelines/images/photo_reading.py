@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pipelines.images.colour_profiles import convert_to_srgb
 from t2i.errors import ArgumentError, DataError
-from t2i.exif import normalise_photo_exif
+from t2i.exif import reset_exif_orientation_and_size
 from t2i.pictures import (
     MAX_PIXELS,
     UNREADABLE,
     build_too_large_error,
-    reading_picture,
+    opening_picture_as_stored,
     to_rgb_or_rgba,
 )
 
@@ -55,7 +55,7 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
     name : of the picture, for messages
     """
     if isinstance(picture, str | Path):
-        with reading_picture(Path(picture)) as decoded:
+        with opening_picture_as_stored(Path(picture)) as decoded:
             return turn_upright(name, decoded)
     if isinstance(picture, Image.Image):
         check_pixel_count(name, picture.size)
@@ -91,7 +91,7 @@ def turn_upright(name: str, picture: Image.Image) -> UprightPicture:
     try:
         turned = ImageOps.exif_transpose(picture)
         if block := find_exif_block(picture):
-            exif = normalise_photo_exif(block, *turned.size)
+            exif = reset_exif_orientation_and_size(block, *turned.size)
     except DAMAGED as error:
         what = "it is not kept" if turned is not picture else "the picture is not turned"
         warnings.warn(

@@ -194,7 +194,9 @@ def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
 
 def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
-    return sd.encode_mean(pipe.vae, pixels_13YX.to(pipe._execution_device)).to(pipe.unet.dtype)
+    return sd.encode_pixels_to_mean(pipe.vae, pixels_13YX.to(pipe._execution_device)).to(
+        pipe.unet.dtype
+    )
 
 
 def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:

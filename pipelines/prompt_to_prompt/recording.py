@@ -106,7 +106,7 @@ class RecordingProbe(Probe):
         """Return what is recorded at a site and step: branches and names of tensors."""
         parts = [("cond", name) for name in ("query", "key") if self.records_cond_row(site)]
         for edit in self.copies:
-            if edit.acts_at(site, step, num_steps):
+            if edit.acts_at_site_and_step(site, step, num_steps):
                 parts += [(one, PARTS[tensor]) for one in branches for tensor in edit.tensors]
         parts += [(branch, "mask") for branch, name in parts if name == "key"]
         return list(dict.fromkeys(parts))

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention
 
 from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.attention.site import Site, place_of
+from t2i.attention.site import Site, find_site_place
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder
@@ -50,7 +50,9 @@ def estimate_recording_bytes(
         values += positions * sum(widths[one] for one in recorded)
         site = build_self_site(name, (sides[0], sides[1]), module.heads)
         for step in range(num_steps if copies else 0):
-            read = [edit.tensors for edit in copies if edit.acts_at(site, step, num_steps)]
+            read = [
+                edit.tensors for edit in copies if edit.acts_at_site_and_step(site, step, num_steps)
+            ]
             more = set("".join(read)) - set(recorded)
             of_copies += positions * sum(widths[one] for one in more)
     size: int = (num_steps * values + of_copies) * unet.dtype.itemsize
@@ -60,7 +62,7 @@ def estimate_recording_bytes(
 def build_self_site(name: str, size: tuple[int, int], heads: int) -> Site:
     """Return the site of a UNet's self-attention module, by its name and size."""
     positions = math.prod(size)
-    return Site(name, "self", place_of(name), size, heads, positions, (0, 0), (0, positions))
+    return Site(name, "self", find_site_place(name), size, heads, positions, (0, 0), (0, positions))
 
 
 def count_text_tokens(pipe: Any) -> int:

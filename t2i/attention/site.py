@@ -89,7 +89,7 @@ class Sites:
             and (self.max_positions is None or site.num_positions <= self.max_positions)
         )
 
-    def covers(self, other: "Sites") -> bool:
+    def contains_all_of(self, other: "Sites") -> bool:
         """Return True if this selection surely has every site of another: each of its fields is
         None, or that of the other, or admits it.
         """
@@ -109,7 +109,7 @@ SITE_KINDS = ("self", "cross", "joint")
 SITE_PLACES: tuple[SitePlace, ...] = ("down", "mid", "up")
 
 
-def place_of(name: str) -> SitePlace:
+def find_site_place(name: str) -> SitePlace:
     """Return the part of a UNet that a module of this name is in; "" elsewhere."""
     return next((place for place in SITE_PLACES if name.startswith(f"{place}_block")), "")
 

@@ -142,10 +142,11 @@ def test_a_vae_that_overflows_in_half_precision_encodes_and_decodes_in_float32()
     assert not vae.decode(latents).sample.isfinite().all()
     assert sd.decode_latents(vae, latents).isfinite().all()
     assert sd.encode_pixels(vae, pixels).isfinite().all()
-    assert sd.encode_mean(vae, pixels).dtype == torch.float32
+    assert sd.encode_pixels_to_mean(vae, pixels).dtype == torch.float32
     precise = overflowing_vae().half().float()
     torch.testing.assert_close(
-        sd.encode_mean(vae, pixels), precise.encode(pixels.float()).latent_dist.mode() * 0.18215
+        sd.encode_pixels_to_mean(vae, pixels),
+        precise.encode(pixels.float()).latent_dist.mode() * 0.18215,
     )
     after = vae.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
@@ -157,14 +158,14 @@ def test_a_vae_whose_config_does_not_ask_for_float32_stays_in_half_precision():
     vae = tiny_vae().half()
     assert vae.config["force_upcast"]
     assert sd.decode_latents(vae, torch.rand(1, 4, 8, 8).half()).dtype == torch.float16
-    assert sd.encode_mean(vae, torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
+    assert sd.encode_pixels_to_mean(vae, torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
 
 
 @torch.no_grad()
 def test_a_vae_is_cast_back_after_an_error():
     vae = tiny_vae(force_upcast=True).half()
     with pytest.raises(RuntimeError):
-        sd.encode_mean(vae, torch.rand(1, 5, 32, 32).half())
+        sd.encode_pixels_to_mean(vae, torch.rand(1, 5, 32, 32).half())
     assert vae.dtype == torch.float16
 
 

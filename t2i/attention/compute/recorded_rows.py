@@ -43,14 +43,14 @@ class RecordedInputs:
             mask = torch.cat([own, last.expand(count, *own.shape[1:])])
         return replace(
             inputs,
-            query=append_rows(inputs.query, self.query),
-            key=append_rows(inputs.key, self.key),
-            value=append_rows(inputs.value, self.value),
+            query=append_recorded_rows(inputs.query, self.query),
+            key=append_recorded_rows(inputs.key, self.key),
+            value=append_recorded_rows(inputs.value, self.value),
             mask=mask,
         )
 
 
-def append_rows(batch_BNKE: Tensor, recorded_RNKE: Tensor | None) -> Tensor:
+def append_recorded_rows(batch_BNKE: Tensor, recorded_RNKE: Tensor | None) -> Tensor:
     """Return a batch of heads with recorded rows behind it, if there are any."""
     if recorded_RNKE is None:
         return batch_BNKE

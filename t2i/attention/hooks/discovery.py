@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.site import Site, SiteKind, place_of
+from t2i.attention.site import Site, SiteKind, find_site_place
 from t2i.errors import AttentionError
 
 Size = tuple[int, int]
@@ -106,7 +106,7 @@ class SiteDiscovery:
         if kind == "joint" and size is None and grid is not None:
             end = image[0] + grid[0] * grid[1]
             size, image = (grid, (image[0], end)) if end < image[1] else (None, image)
-        return Site(name, kind, place_of(name), size, call.query.shape[1], keys, text, image)
+        return Site(name, kind, find_site_place(name), size, call.query.shape[1], keys, text, image)
 
     def _lengths(
         self, inner: RunningModule, queries: int, keys: int

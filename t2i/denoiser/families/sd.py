@@ -102,7 +102,7 @@ def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
 
     Raises GenerationError for NaN and infinities.
     """
-    with preventing_overflow(vae, latents_BCHW.device, (torch.float16,)):
+    with upcasting_vae(vae, latents_BCHW.device, (torch.float16,)):
         latents_BCHW = latents_BCHW.to(vae.dtype) / vae.config["scaling_factor"]
         if vae.config.get("shift_factor"):
             latents_BCHW = latents_BCHW + vae.config["shift_factor"]
@@ -117,18 +117,18 @@ def encode_pixels(
     """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W), sampled with
     `generator`.
     """
-    with preventing_overflow(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
+    with upcasting_vae(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
         encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return scale_latents(vae, encoded.latents)
     return scale_latents(vae, encoded.latent_dist.sample(generator))
 
 
-def encode_mean(vae: VAE, pixels_B3YX: Tensor) -> Tensor:
-    """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W), the mean of what it
-    encodes.
+def encode_pixels_to_mean(vae: VAE, pixels_B3YX: Tensor) -> Tensor:
+    """Encode pixels in -1..1 with the VAE to scaled latents (B, C, H, W): the mean of its
+    distribution, without sampling.
     """
-    with preventing_overflow(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
+    with upcasting_vae(vae, pixels_B3YX.device, (torch.float16, torch.bfloat16)):
         encoded = vae.encode(pixels_B3YX.to(vae.dtype))
     tiny = isinstance(vae, AutoencoderTiny)
     return scale_latents(vae, encoded.latents if tiny else encoded.latent_dist.mode())
@@ -138,9 +138,7 @@ _casting = threading.RLock()
 
 
 @contextmanager
-def preventing_overflow(
-    vae: VAE, device: torch.device, kinds: Collection[torch.dtype]
-) -> Iterator[None]:
+def upcasting_vae(vae: VAE, device: torch.device, kinds: Collection[torch.dtype]) -> Iterator[None]:
     """Run a VAE that overflows in half precision (SDXL's) in float32 within the block.
 
     Its config says so (`force_upcast`). Autocast is off, in which it would compute in half

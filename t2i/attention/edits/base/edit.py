@@ -71,7 +71,7 @@ class Edit:
         """Return True if the edit acts at this step."""
         return step in list_steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
-    def acts_at(self, site: Site, step: int, num_steps: int) -> bool:
+    def acts_at_site_and_step(self, site: Site, step: int, num_steps: int) -> bool:
         """Return True if the edit acts on attention at this site and step."""
         return self.acts_at_site(site) and self.acts_at_step(step, num_steps)
 

@@ -35,7 +35,7 @@ class RowCopyEdit(Edit):
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
         plan.add_row_copies(self.tensors, rows, sources, self.heads)
 
-    def covers(self, other: "RowCopyEdit", num_steps: int) -> bool:
+    def reads_all_of(self, other: "RowCopyEdit", num_steps: int) -> bool:
         """Return True if this edit reads all that another one reads of the source, in a run of
         this many steps.
         """
@@ -43,5 +43,5 @@ class RowCopyEdit(Edit):
         return (
             set(other.tensors) <= set(self.tensors)
             and set(others) <= set(steps)
-            and as_sites(self.sites).covers(as_sites(other.sites))
+            and as_sites(self.sites).contains_all_of(as_sites(other.sites))
         )
