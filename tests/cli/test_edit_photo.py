@@ -117,7 +117,42 @@ def test_a_small_photo_is_said_to_be_enlarged(edit: Cli, photo: Path) -> None:
     Image.new("RGB", (20, 30)).save(photo)
     done = edit(SOURCE, TARGET)
     assert done.code == 0
-    assert "photo.png is 20x30, smaller than the 32x32 at which this model edits it" in done.err
+    assert "The photo is smaller than the model's 32x32 pixels: it is enlarged" in done.err
+
+
+def test_a_photo_of_any_size_is_fitted_and_put_back(edit: Cli, cli: Cli, photo: Path) -> None:
+    """What an edit may not change has the photo's own pixels, and the photo's Exif is kept."""
+    wide = Image.open(photo).resize((96, 64))
+    exif = Image.Exif()
+    exif[0x0132] = "2026:11:30 06:00:00"
+    wide.save(photo, exif=exif)
+    mask = Image.new("L", wide.size)
+    mask.paste(255, (40, 16, 64, 48))
+    mask.save("mask.png")
+    done = edit(SOURCE, TARGET, "--mask", "mask.png", "--full-size", "--out", "e.png")
+    assert done.code == 0, done.err
+    assert "The photo: 96x64 pixels, cropped to the middle 64x64, reduced to 32x32" in done.err
+    edited = Image.open("e-target.png")
+    assert edited.size == (96, 64)
+    assert edited.getexif()[0x0132] == "2026:11:30 06:00:00"
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(edited)[outside], np.asarray(wide)[outside])
+    assert not np.array_equal(np.asarray(edited), np.asarray(wide))
+    assert Image.open("e-source.png").size == (32, 32)
+    cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+    shown = cli("show", "e-target.png").out
+    assert "crop, at full size\n" in shown
+    assert "mask             mask.png (" in shown
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_photo_is_fitted_as_asked(edit: Cli, photo: Path, fit: str) -> None:
+    Image.open(photo).resize((96, 64)).save(photo)
+    done = edit(SOURCE, TARGET, "--fit", fit, "--out", "e.png")
+    assert done.code == 0, done.err
+    assert {"pad": "padded to 32x32", "stretch": "stretched to 32x32"}[fit] in done.err
+    assert request_of("e-target.png")["inversion"]["fit"] == fit
 
 
 def test_json_has_the_request_with_its_inversion(edit: Cli) -> None:
@@ -138,6 +173,8 @@ def test_json_has_the_request_with_its_inversion(edit: Cli) -> None:
         ([SOURCE, TARGET, "--budget", "-1"], 2, "Got --budget -1.0: expected the GiB"),
         ([SOURCE, TARGET, "--size", "33"], 2, "needs a multiple of 4"),
         ([SOURCE, TARGET, "--sampler", "lcm", "--invert", "ddim"], 2, "choose turbo"),
+        ([SOURCE, TARGET, "--mask", "none.png"], 4, "No such mask: none.png"),
+        ([SOURCE, TARGET, "--mask", "photo.png", "--fit", "cut"], 2, "Got --fit 'cut'"),
         (["a", "red", "dog"], 2, "Got 3 prompts, some of a single word"),
     ],
 )
@@ -170,10 +207,31 @@ def test_a_photo_that_is_none_is_named(
     assert [name for name in files(Path()) if name != photo.name] == []
 
 
-def test_a_method_without_a_photo_is_named(cli: Cli) -> None:
-    done = cli("edit", SOURCE, TARGET, "--invert", "direct")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--invert", "direct", "--fit", "pad"), "Got --invert and --fit without --image"),
+        (("--full-size",), "Got --full-size without --image or --source"),
+    ],
+)
+def test_what_is_about_a_photo_needs_one(cli: Cli, options: tuple[str, ...], message: str) -> None:
+    done = cli("edit", SOURCE, TARGET, *options)
     assert done.code == 2
-    assert "Got --invert 'direct' without --image" in done.err
+    assert message in done.err
+
+
+def test_a_mask_of_another_shape_is_refused_in_words(edit: Cli, photo: Path) -> None:
+    Image.new("L", (50, 20), 255).save("mask.png")
+    done = edit(SOURCE, TARGET, "--mask", "mask.png")
+    assert done.code == 2
+    assert "Got a mask of 50x20 pixels for a photo of 32x32" in done.err
+
+
+def test_a_photo_takes_no_strength(edit: Cli, cli: Cli) -> None:
+    edit(SOURCE, TARGET, "--out", "e.png")
+    done = cli("generate", "--from", "e-target.png", "--strength", "0.5")
+    assert done.code == 2
+    assert "Got --strength 0.5 for a photo that was edited by its words" in done.err
 
 
 def test_an_inversion_in_a_record_is_checked() -> None:

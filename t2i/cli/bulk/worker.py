@@ -24,12 +24,11 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
     warn_of_large_size,
 )
-from t2i.cli.metadata.writing import build_metadata_texts
+from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import SignalStop
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import OutputError
-from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
     import torch
@@ -110,14 +109,14 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
     It does too after a kill between image and index. Another file of that name is left alone.
     """
     try:
-        write_new_file(path, partial(save_picture, picture, text=text))
+        write_new_file(path, partial(save_image_with_metadata, picture, text))
     except NameTaken:
         pass
     else:
         return True
     again = path.with_name(f".again-{path.name}")
     try:
-        save_picture(picture, again, text)
+        save_image_with_metadata(picture, text, again)
         return filecmp.cmp(path, again, shallow=False)
     except OSError as error:
         raise build_write_error(path, error) from error

@@ -75,6 +75,9 @@ def edit(
     image: options.Photo = None,
     folder: options.SourceFolder = None,
     invert: options.Invert = None,
+    fit: options.Fit = None,
+    mask: options.PhotoMask = None,
+    full_size: options.FullSize = False,
     budget: options.Budget = None,
     weight: Weights = None,
     blend: BlendOption = None,
@@ -117,15 +120,21 @@ def edit(
         lora=lora,
         embedding=embedding,
     )
-    photo = options.PhotoOptions(image=image, invert=invert)
+    photo = options.PhotoOptions(
+        image=image, invert=invert, fit=fit, mask=mask, full_size=full_size
+    )
     edit_options = EditOptions.parse(weight or [], blend or "auto", cross_replace, self_replace)
+    if full_size and image is None and folder is None:
+        raise ArgumentError(
+            "Got --full-size without --image or --source: a generated picture has its full size."
+        )
     overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     recorded = None
     if folder is not None:
         options.check_only_model(overrides, {"--seed": seed, "--budget": budget})
         from t2i.cli.generation.source_folder import read_recorded_photo
 
-        recorded = read_recorded_photo(folder, model)
+        recorded = read_recorded_photo(folder, model, full_size=full_size)
         request, seed = recorded.request, recorded.seed
         targets = [*([] if source is None else [source]), *(targets or [])]
         source = request.prompt

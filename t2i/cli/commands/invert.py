@@ -27,6 +27,8 @@ def record_photo(
         Path | None, typer.Option(metavar="FOLDER", help="A new folder for the recording.")
     ] = None,
     invert: options.Invert = None,
+    fit: options.Fit = None,
+    mask: options.PhotoMask = None,
     budget: options.Budget = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -67,7 +69,7 @@ def record_photo(
         lora=lora,
         embedding=embedding,
     )
-    options_of_photo = options.PhotoOptions(image=photo, invert=invert)
+    options_of_photo = options.PhotoOptions(image=photo, invert=invert, fit=fit, mask=mask)
     overrides = options_of_photo.add_to_overrides(sampling.to_overrides())
     request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])

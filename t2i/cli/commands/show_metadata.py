@@ -106,7 +106,11 @@ def _edit_rows(request: "Request") -> dict[str, str]:
     edited, inversion = request.edited, request.inversion
     rows = {}
     if inversion is not None:
-        rows = {"inversion": inversion.method, "inversion error": inversion.describe_error()}
+        rows = {
+            "inversion": inversion.method,
+            "inversion error": inversion.describe_error(),
+            "fit": inversion.fit + (", at full size" if inversion.full_size else ""),
+        }
     if edited is None:
         return rows
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]

@@ -19,12 +19,12 @@ from t2i.cli.generation.inverted_photo import invert_photo
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
 from t2i.cli.generation.source_folder import RecordedPhoto
 from t2i.cli.grouped_file_names import GroupedFileNames
-from t2i.cli.metadata.writing import build_metadata_texts
+from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
-from t2i.pictures import build_picture_grid, save_picture
+from t2i.pictures import build_picture_grid
 from t2i.terminal import print_line, show_warnings_on_one_line
 
 if TYPE_CHECKING:
@@ -139,10 +139,10 @@ def _save_images(
     side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)
 
     def write(files: Sequence[Path]) -> None:
-        single: list[Image] = generated.images
+        single: list[Image] = [generated.final_image(number) for number in range(len(prompts))]
         saved = zip([side_by_side, *single], files, [texts[-1], *texts], strict=True)
         for image, file, text in saved:
-            save_picture(image, file, text)
+            save_image_with_metadata(image, text, file)
 
     return names.save_all(seed, write)
 

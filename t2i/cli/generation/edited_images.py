@@ -31,6 +31,13 @@ class EditedImages:
     images: "list[Image]"
     source: "RecordedSource | None"
 
+    def final_image(self, number: int) -> "Image":
+        """Return one of the images as it is saved: a photo's edit at full size where asked."""
+        image, inversion = self.images[number], self.request.inversion
+        if self.source is None or inversion is None or not inversion.full_size or number == 0:
+            return image
+        return self.source.put_back(image)
+
     def request_of(self, number: int) -> Request:
         """Return the request of one of the images."""
         edited = self.request.edited

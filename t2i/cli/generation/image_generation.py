@@ -101,7 +101,7 @@ def generate_image(
     if request.edited is not None or request.inversion is not None:
         generated = generate_edited_images(pipe, request, seed, bar=bar)
         number = 0 if request.edited is None else request.edited.picture
-        return generated.request_of(number), generated.images[number]
+        return generated.request_of(number), generated.final_image(number)
     drawer = _convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(drawer, f"seed {seed}", shown=bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:

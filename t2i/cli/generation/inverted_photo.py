@@ -1,14 +1,13 @@
 """Inversion of a request's photo to a recorded source, and what is said of it."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import (
     build_sampling_arguments,
-    open_rgb,
     set_progress_bar,
 )
 from t2i.cli.output import print_remark
@@ -16,8 +15,6 @@ from t2i.cli.request.photo_inversion import PhotoInversion
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from pipelines.inversion.source_run import InversionMethod
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -44,16 +41,14 @@ def invert_photo(
 
     assert request.image is not None
     assert request.inversion is not None
-    picture = open_rgb(request.image)
     height, width = find_image_size(editor, request.height, request.width)
-    _warn_of_small_photo(request.image.path, picture, width, height)
     method = resolve_method(editor, request.inversion.method)
     if bar:
         _print_forecast(editor, request, method, (height, width))
     set_progress_bar(editor, "inversion", shown=bar)
     prompt = request.prompt if request.edited is None else request.edited.prompts[0]
     source = editor.invert(
-        picture,
+        expanduser(request.image.path),
         request.parse_with_grammar(prompt),
         method,
         folder=folder,
@@ -61,9 +56,13 @@ def invert_photo(
         height=height,
         width=width,
         notes=notes,
+        fit=request.inversion.fit,
+        mask=None if request.mask is None else expanduser(request.mask.path),
         **build_sampling_arguments(request, seed),
     )
     if bar:
+        assert source.photo is not None
+        print_remark(f"The photo: {source.photo.fitting.description}")
         print_remark(describe_inversion_error(source))
     return source
 
@@ -71,7 +70,8 @@ def invert_photo(
 def add_inversion_to_request(request: Request, source: "RecordedSource") -> Request:
     """Return the request with the size, the method and the error of its photo's inversion."""
     error, facts = source.error, source.facts
-    inversion = PhotoInversion(
+    inversion = replace(
+        request.inversion or PhotoInversion(),
         method=facts["inversion"],
         replay=None if error is None or error.replay is None else round(error.replay, 2),
         autoencoder=None if error is None else round(error.autoencoder, 2),
@@ -114,16 +114,4 @@ def _print_forecast(
     print_remark(
         f"Inverting {Path(request.image.path).name} by {format_method(method)}; its recording "
         f"takes about {format_bytes(needed)}"
-    )
-
-
-def _warn_of_small_photo(path: str, picture: "Image", width: int, height: int) -> None:
-    """Warn of a photo that must be enlarged to the size at which it is edited."""
-    if picture.width >= width and picture.height >= height:
-        return
-    warnings.warn(
-        f"{path} is {picture.width}x{picture.height}, smaller than the {width}x{height} at which "
-        "this model edits it: it is enlarged, and stays as coarse as it is. Give a larger copy, "
-        "or a smaller --size.",
-        stacklevel=2,
     )

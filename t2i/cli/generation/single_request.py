@@ -12,7 +12,7 @@ from t2i.cli.file_names import OutputFileNames
 from t2i.cli.generation.grid import ImageGrid
 from t2i.cli.generation.image_generation import generate_image, upscale_if_requested
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.metadata.writing import build_metadata_texts
+from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quiet_libraries
@@ -93,7 +93,9 @@ def _draw_images(
             request, image = generate_image(loaded.pipe, request, seed)
             image = upscale_if_requested(loaded.pipe, request, seed, image)
             texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
-            path = output.names.save_image(index, seed, partial(save_picture, image, text=texts))
+            path = output.names.save_image(
+                index, seed, partial(save_image_with_metadata, image, texts)
+            )
             seconds = round(time.perf_counter() - start, 2)
             made.append({"path": str(path), "seed": seed, "seconds": seconds})
             if not output.as_json:

@@ -96,10 +96,13 @@ def invert_to_folder(
     print_line(folder)
 
 
-def read_recorded_photo(folder: Path, model: str | None) -> RecordedPhoto:
+def read_recorded_photo(
+    folder: Path, model: str | None, *, full_size: bool = False
+) -> RecordedPhoto:
     """Read a photo's recorded source with the request that it was inverted for.
 
     model : instead of the recorded one, whose folder may have moved; None for that
+    full_size : whether edits are put back into the photo at its own size
 
     Raises DataError for a folder that `t2i invert` has not written, ModelError for a model that is
     not found here.
@@ -123,4 +126,7 @@ def read_recorded_photo(folder: Path, model: str | None) -> RecordedPhoto:
             f"{folder} was recorded with the model {request.model!r}, which is not found here. "
             "Give its folder with --model; those that are here are listed by: t2i models"
         )
-    return RecordedPhoto(source, add_inversion_to_request(request, source), parsed.seed)
+    request = add_inversion_to_request(request, source)
+    assert request.inversion is not None
+    request = replace(request, inversion=replace(request.inversion, full_size=full_size))
+    return RecordedPhoto(source, request, parsed.seed)

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2i import __version__
 from t2i.cli.request.file_checks import describe_request_files
 from t2i.cli.request.request import Request
+from t2i.pictures import save_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERSION = 1
 """Version of the JSON layout; it grows when a reader of the old one would misread the new."""
@@ -30,6 +35,12 @@ def build_metadata_texts(
         "parameters": format_a1111(request, seed, model_digest),
         "t2i": json.dumps(fields, ensure_ascii=False),
     }
+
+
+def save_image_with_metadata(image: "Image", text: Mapping[str, str] | None, path: Path) -> None:
+    """Save an image with its metadata texts; an edited photo keeps its Exif and colour profile."""
+    kept = {name: image.info.get(name) or b"" for name in ("exif", "icc_profile")}
+    save_picture(image, path, text, **kept)
 
 
 def format_a1111(request: Request, seed: int, model_digest: str) -> str:

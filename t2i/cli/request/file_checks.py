@@ -80,6 +80,11 @@ def check_file_combinations(request: Request) -> None:
             raise ArgumentError(
                 f"Got {given} without {FILE_KINDS[needed].option}: it applies to that. Give both."
             )
+    if request.inversion is not None and request.strength is not None:
+        raise ArgumentError(
+            f"Got --strength {request.strength} for a photo that was edited by its words: it is of "
+            "pictures that are drawn anew from noise. Leave it out."
+        )
     if request.upscale is not None and request.image is not None:
         raise ArgumentError(
             "Got --upscale with --image: a picture that is changed is enlarged by naming the size, "

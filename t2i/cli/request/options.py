@@ -69,6 +69,19 @@ Invert = Annotated[
         show_default="by model",
     ),
 ]
+Fit = Annotated[
+    Literal["crop", "pad", "stretch"] | None,
+    typer.Option(help="How the photo becomes the model's size.", show_default="crop"),
+]
+PhotoMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask", metavar="PICTURE", help="White where the photo may change, black elsewhere."
+    ),
+]
+FullSize = Annotated[
+    bool, typer.Option("--full-size", help="Put each edit back into the photo at its own size.")
+]
 Budget = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most GiB that a recording may take.", show_default="4"),
@@ -128,6 +141,9 @@ class PhotoOptions:
 
     image: Path | None
     invert: str | None = None
+    fit: Literal["crop", "pad", "stretch"] | None = None
+    mask: Path | None = None
+    full_size: bool = False
 
     def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
         """Return the overrides with the photo and its inversion. Raises ArgumentError."""
@@ -135,16 +151,20 @@ class PhotoOptions:
         from t2i.cli.request.photo_inversion import AUTO, PhotoInversion
 
         if self.image is None:
-            if self.invert is not None:
+            alone = {"--invert": self.invert, "--fit": self.fit, "--mask": self.mask}
+            given = [name for name, value in alone.items() if value is not None]
+            if given:
                 raise ArgumentError(
-                    f"Got --invert {self.invert!r:.80} without --image: it is the method by which "
-                    "a photo is inverted. Give both."
+                    f"Got {' and '.join(given)} without --image: it is about a photo. Give both."
                 )
             return overrides
         return replace(
             overrides,
             image=parse_input_file(str(self.image)),
-            inversion=PhotoInversion(method=self.invert or AUTO),
+            mask=None if self.mask is None else parse_input_file(str(self.mask)),
+            inversion=PhotoInversion(
+                method=self.invert or AUTO, fit=self.fit or "crop", full_size=self.full_size
+            ),
         )
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from t2i.errors import ArgumentError
 
+Fit = Literal["crop", "pad", "stretch"]
 AUTO = "auto"
 """Method that stands for the one that suits the model."""
 MAX_BUDGET = 1 << 20
@@ -13,14 +15,18 @@ MAX_BUDGET = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoInversion:
-    """Inversion of a request's photo: its method, and how well it reproduces the photo.
+    """Inversion of a request's photo: how it is fitted and inverted, and how well that succeeds.
 
     method : name and arguments, see pipelines.inversion.methods, or "auto"
+    fit : of the photo to the model's size, see pipelines.images.photo_fitting.choose_fitting
+    full_size : edits are put back into the photo at its own size
     replay, autoencoder : see pipelines.prompt_to_prompt.recorded_source.InversionError, in dB; None
         until the photo is inverted
     """
 
     method: str = AUTO
+    fit: Fit = "crop"
+    full_size: bool = False
     replay: float | None = None
     autoencoder: float | None = None
 
