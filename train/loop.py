@@ -19,7 +19,7 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import plural
 from train import checkpoint
-from train.batches.batch import Batch, iterate_batches
+from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.checkpoint_state import collect_checkpoint_state, restore_checkpoint_state
 from train.config.run_config import RunConfig
@@ -150,7 +150,7 @@ class TrainingRun:
         loggers: list[TrainingLogger] = []
         self._on_main(lambda: loggers.append(self._open_logger()))
         steps = range(self.steps_done, train.steps)
-        reader = iterate_batches(self.samples, self.order, self.share, steps, train.workers)
+        reader = iterate_micro_batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
         with self._compiled() if train.compile and steps else nullcontext():
             return self._run_steps(steps, reader, loggers, stop)
@@ -219,7 +219,7 @@ class TrainingRun:
     def _compiled(self) -> Iterator[None]:
         with compiling_denoiser(self.target, len(self.order.groups)):
             next_step = range(self.steps_done, self.steps_done + 1)
-            batch = next(iterate_batches(self.samples, self.order, self.share, next_step))
+            batch = next(iterate_micro_batches(self.samples, self.order, self.share, next_step))
             check_compiled_gradient(self.target, batch, self.accelerator, self.stepper.rows)
             yield
 
@@ -273,7 +273,7 @@ class TrainingRun:
             try:
                 yield gather_whole_target(self.target, self.config, self.accelerator)
             finally:
-                self.target.release_encoders()
+                self.target.release_encoder_weights()
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.steps_done % every == 0
@@ -286,7 +286,7 @@ class TrainingRun:
         order = BatchOrder(
             self.data.list_batch_groups(), min(pictures, len(self.data)), self.order.seed
         )
-        return next(iterate_batches(self.data, order, ProcessShare(), range(1))).to(
+        return next(iterate_micro_batches(self.data, order, ProcessShare(), range(1))).to(
             self.target.device
         )
 

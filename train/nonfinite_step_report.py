@@ -21,7 +21,7 @@ from t2i.atomic_files import write_atomically
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
-from train.batches.batch import Batch, iterate_batches
+from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import TrainingTarget
@@ -117,7 +117,7 @@ def gather_example_reports(
     """
     rows: list[ExampleReport] = []
     for batch in pieces:
-        drawn = target.list_sampled_values(batch)
+        drawn = target.list_random_values_of_rows(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()
@@ -131,7 +131,7 @@ def load_step_thumbnails(
     samples: TrainingDataset, order: BatchOrder, step: int
 ) -> list[Image.Image]:
     """Load thumbnails of the pictures of a step's global batch, in its order."""
-    batch = next(iterate_batches(samples, order, ProcessShare(), range(step, step + 1)))
+    batch = next(iterate_micro_batches(samples, order, ProcessShare(), range(step, step + 1)))
     pictures = pixels_to_images(batch.pixels_BCHW)
     for picture in pictures:
         picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))

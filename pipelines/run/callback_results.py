@@ -29,8 +29,8 @@ def check_callback_signature(callback: object) -> None:
         return
 
 
-def check_returned_dict(returned: object) -> Mapping[str, Any]:
-    """Return what the user's callback returned; ArgumentError unless it is a dict."""
+def require_returned_dict(returned: object) -> Mapping[str, Any]:
+    """Return the dict that the user's callback returned; ArgumentError for anything else."""
     if isinstance(returned, Mapping):
         return returned
     raise ArgumentError(
@@ -39,7 +39,7 @@ def check_returned_dict(returned: object) -> Mapping[str, Any]:
     )
 
 
-def check_returned_tensor(
+def require_returned_tensor(
     name: str, given: Tensor, returned: object, step: int, *, same_rows: bool = False
 ) -> Tensor:
     """Return a tensor returned by the callback that replaces `given`; ArgumentError if it

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipelines.run.callback_results import check_returned_dict, check_returned_tensor
+from pipelines.run.callback_results import require_returned_dict, require_returned_tensor
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.errors import ArgumentError
@@ -88,20 +88,22 @@ class UserCallback:
             "negative_prompt_embeds": self.negative_prompt_embeds,
         } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
         wanted = {name: tensors[name] for name in self.tensor_inputs}
-        returned = check_returned_dict(self.callback(self.pipeline, run.step, run.timestep, wanted))
+        returned = require_returned_dict(
+            self.callback(self.pipeline, run.step, run.timestep, wanted)
+        )
 
         if "latents" in returned:
-            run.latents_BCHW = check_returned_tensor(
+            run.latents_BCHW = require_returned_tensor(
                 "latents", run.latents_BCHW, returned["latents"], run.step, same_rows=True
             )
         if "prompt_embeds" in returned:
             text_BTD = run.conditioning.text_BTD
-            text_BTD = check_returned_tensor(
+            text_BTD = require_returned_tensor(
                 "prompt_embeds", text_BTD, returned["prompt_embeds"], run.step
             )
             run.conditioning = replace_text_embeddings(run.conditioning, text_BTD)
         extra = {
-            key: check_returned_tensor(name, tensors[name], returned[name], run.step)
+            key: require_returned_tensor(name, tensors[name], returned[name], run.step)
             for name, key in EXTRA.items()
             if name in returned and tensors[name] is not None
         }

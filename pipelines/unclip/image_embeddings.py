@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.run import argument_checks
-from pipelines.run.callback_results import check_returned_dict
+from pipelines.run.callback_results import require_returned_dict
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
@@ -132,7 +132,7 @@ def wrap_callback_with_diffusers_names(callback: StepEndCallback) -> StepEndCall
             theirs.get(name, name): value[:, 0] if name in theirs and value is not None else value
             for name, value in tensors.items()
         }
-        returned = check_returned_dict(callback(pipe, step, timestep, given))
+        returned = require_returned_dict(callback(pipe, step, timestep, given))
         return {
             CALLBACK_NAMES.get(name, name): add_token_axis(value)
             if name in CALLBACK_NAMES

@@ -30,7 +30,7 @@ from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
 from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_facts
 from train.config.load_config import load_run_config
-from train.data.config_from_path import load_data_config
+from train.data.config_from_path import build_data_config_from_path
 from train.data.dataset_manifest import read_manifest
 from train.data.decode import decode_picture
 from train.data.discovery import list_and_check_pictures
@@ -159,7 +159,7 @@ def read_told(path: Path) -> None:
 
 def read_pictures(path: Path) -> None:
     """A folder or archive, every picture in it looked at."""
-    list_and_check_pictures(load_data_config(path))
+    list_and_check_pictures(build_data_config_from_path(path))
 
 
 def in_folder(read_folder: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -218,7 +218,9 @@ READERS = {
     "train.toml": Reader("run.toml", load_run_config, training),
     "--set": Reader("set", read_override, texts("train.steps=3", "target.parts.0.rank=4", "a=[1]")),
     "data.toml": Reader(
-        "run.toml", load_data_config, texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n')
+        "run.toml",
+        build_data_config_from_path,
+        texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n'),
     ),
     "kohya.toml": Reader("k.toml", lambda path: load_kohya_subsets(path, 64), texts(KOHYA)),
     "suite.toml": Reader(

@@ -27,7 +27,7 @@ from t2i.safe_reading import (
     read_text,
     read_toml,
 )
-from train.data.config_from_path import load_data_config
+from train.data.config_from_path import build_data_config_from_path
 from train.data.discovery import list_and_check_pictures
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.txt": read_prompts_file,
     "x.jsonl": lambda path: read_caption_table(path, None),
     "x.tar": lambda path: list_tar_pictures([str(path)]),
-    "run.toml": load_data_config,
+    "run.toml": build_data_config_from_path,
     "kohya.toml": lambda path: load_kohya_subsets(path, 64),
     "config.json": read_model_json,
     "x.safetensors": read_shapes,
@@ -78,7 +78,7 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
     NO_FILES[what](folder / "bad caption.txt")
     NO_FILES[what](folder / "bad picture.png")
-    found = list_and_check_pictures(load_data_config(folder))
+    found = list_and_check_pictures(build_data_config_from_path(folder))
     assert [Path(one.entry.name).name for one in found.pictures] == ["good.png"]
     assert len(found.broken) == 2
     assert all(f"it is a {what}, not a file" in str(one) for one in found.broken)

@@ -46,7 +46,7 @@ ALLOWED = {
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.text.bpe": {"loads"},
-    "train.cache.dropped_weights": {"loads"},
+    "train.cache.model_digests": {"loads"},
     "pipelines.base.pipeline": {"loads"},
     "pipelines.unclip.unclip": {"loads"},
     # "open" of an object of ours.

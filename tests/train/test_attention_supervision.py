@@ -14,7 +14,7 @@ from t2i.attention.attend import attend
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import tiny_run
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
@@ -40,7 +40,7 @@ def target_of(config: RunConfig, rows: int = 4):
     assert isinstance(target, DenoisingTarget)
     data = build_dataset(config.data)
     order = BatchOrder([range(len(data))], rows, 1)
-    return target.train(), next(iterate_batches(data, order, ProcessShare(), range(1)))
+    return target.train(), next(iterate_micro_batches(data, order, ProcessShare(), range(1)))
 
 
 @pytest.fixture
@@ -163,7 +163,9 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
     assert target(replace(batch, masks_BKHW=empty))[1] == plain(batch)[1]
     assert torch.equal(target(replace(batch, masks_BKHW=None)), plain(batch))
     high, _ = scenes(WEIGHT, "target.attention_noise=[0.5, 1.0]")
-    timestep_B = torch.tensor(plain.list_sampled_values(batch)["timestep"], dtype=torch.int64)
+    timestep_B = torch.tensor(
+        plain.list_random_values_of_rows(batch)["timestep"], dtype=torch.int64
+    )
     noisy_B = plain.objective._alpha2_T[timestep_B] < 0.5
     assert 0 < noisy_B.sum() < 4
     assert torch.equal(high(batch) > plain(batch), noisy_B)

@@ -8,7 +8,7 @@ import torch
 from t2i.errors import ArgumentError
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.checkpoint import read_newest_checkpoint
 from train.loop import run
@@ -23,7 +23,7 @@ def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     target = assemble_target(config)[0]
     assert isinstance(target, AutoencoderTarget)
     batch = next(
-        iterate_batches(
+        iterate_micro_batches(
             Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
         )
     )

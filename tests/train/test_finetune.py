@@ -15,7 +15,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import ProcessShare
 from train.cache.caption_encoding import expand_learned_words_in_caption
 from train.loop import TrainingRun, run
@@ -264,7 +264,7 @@ def test_a_part_that_is_written_wrongly_is_named(tmp_path, base, table, complain
 def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
     training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
-    batch = next(iterate_batches(training.samples, training.order, ProcessShare(), range(1)))
+    batch = next(iterate_micro_batches(training.samples, training.order, ProcessShare(), range(1)))
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)
     half[..., : width // 2] = 0

@@ -8,7 +8,7 @@ from torch import nn
 
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import tiny_run
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.loop import run
 from train.setup.assembly import assemble_target
@@ -23,7 +23,7 @@ def denoiser(tmp_path, *settings):
     target = assemble_target(config)[0]
     assert isinstance(target, DenoiserTarget)
     return target, next(
-        iterate_batches(
+        iterate_micro_batches(
             Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
         )
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.data.registry import build_dataset
@@ -52,7 +52,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 def target_of(config, rows=2):
     data = build_dataset(config.data)
     batch = next(
-        iterate_batches(
+        iterate_micro_batches(
             data, BatchOrder(data.list_batch_groups(), rows, 1), ProcessShare(), range(1)
         )
     )

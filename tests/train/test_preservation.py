@@ -8,7 +8,7 @@ import torch
 
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.data.registry import build_dataset
 from train.loop import run
@@ -35,7 +35,7 @@ def tuned(tmp_path, base):
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = build_dataset(config.data)
         order = BatchOrder(data.list_batch_groups(), 2, 1)
-        return target, next(iterate_batches(data, order, ProcessShare(), range(1)))
+        return target, next(iterate_micro_batches(data, order, ProcessShare(), range(1)))
 
     return make
 
@@ -78,7 +78,9 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
     data = build_dataset(config.data)
     batch = next(
-        iterate_batches(data, BatchOrder(data.list_batch_groups(), 2, 1), ProcessShare(), range(1))
+        iterate_micro_batches(
+            data, BatchOrder(data.list_batch_groups(), 2, 1), ProcessShare(), range(1)
+        )
     )
     assert torch.equal(assemble_target(config)[0](batch), assemble_target(plain)[0](batch))
 

@@ -13,7 +13,7 @@ from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
@@ -87,7 +87,9 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     recogniser = Recogniser.load(tmp_path / "out" / "model")
     assert recogniser.labels.objects == OBJECTS
     data = Compositions(CompositionsConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False))
-    batch = next(iterate_batches(data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1)))
+    batch = next(
+        iterate_micro_batches(data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1))
+    )
     assert batch.marks_B2HW is not None
     maps = recogniser(batch.pixels_BCHW)
     kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]

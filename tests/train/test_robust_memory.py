@@ -12,7 +12,7 @@ from t2i.errors import TrainingError
 from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train.batches.batch import Batch, iterate_batches
+from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import ProcessShare
 from train.batches.micro_batches import split_batch
 from train.data.registry import build_dataset
@@ -57,7 +57,7 @@ def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> No
     config = tiny_run(tmp_path, "train.batch_size=6")
     samples = build_dataset(config.data)
     batch = next(
-        iterate_batches(
+        iterate_micro_batches(
             samples,
             build_batch_order(samples, config.train.batch_size, config.seed),
             ProcessShare(),

@@ -76,7 +76,7 @@ TENSOR_FIELDS = (
 )
 
 
-def iterate_batches(
+def iterate_micro_batches(
     samples: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[Batch]:
     """Iterate over this process's micro-batches of `steps`, which `workers` processes read

@@ -42,12 +42,12 @@ def split_batch(batch: Batch, rows: int | None) -> list[Batch]:
         return [batch]
     middle = (count + 1) // 2
     return [
-        *split_batch(select_batch_rows(batch, 0, middle), rows),
-        *split_batch(select_batch_rows(batch, middle, count), rows),
+        *split_batch(slice_batch_rows(batch, 0, middle), rows),
+        *split_batch(slice_batch_rows(batch, middle, count), rows),
     ]
 
 
-def select_batch_rows(batch: Batch, start: int, stop: int) -> Batch:
+def slice_batch_rows(batch: Batch, start: int, stop: int) -> Batch:
     """Return a batch of the rows from `start` up to `stop` of another batch."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
     by_row: dict[str, Any] = {

@@ -14,13 +14,8 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_caption_encoder
-from train.cache.dropped_weights import (
-    compute_tokenizer_digest,
-    compute_weights_digest,
-    drop_weights,
-    has_dropped_weights,
-    restore_dropped_weights,
-)
+from train.cache.dropped_weights import drop_weights, has_dropped_weights, restore_dropped_weights
+from train.cache.model_digests import compute_tokenizer_digest, compute_weights_digest
 from train.data.buckets import Shape
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from train.cache.shards import Arrays, ShardFolder
 TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
-def encoded_text_to_arrays(encoded: EncodedText, row: int) -> Arrays:
+def encoded_row_to_arrays(encoded: EncodedText, row: int) -> Arrays:
     """Convert one row of encoded captions to arrays for the cache: text (T, D), mask (T,), pooled
     (D,).
 

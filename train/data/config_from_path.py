@@ -13,7 +13,7 @@ from train.data.pictures_config import PicturesConfig
 from train.data.subsets import SubsetConfig
 
 
-def load_data_config(
+def build_data_config_from_path(
     place: Path, size: int | None = None, step: int | None = None
 ) -> PicturesConfig:
     """Build the data configuration for a path: a folder, a .tar, a training run's TOML or one of
@@ -46,8 +46,8 @@ def load_data_config(
         raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
 
-def read_batch_size(place: Path) -> int | None:
-    """Return the batch size in a training run's TOML; None for any other path."""
+def read_batch_size_from_toml(place: Path) -> int | None:
+    """Return `train.batch_size` of a training run's TOML; None for any other path."""
     if place.suffix != ".toml":
         return None
     train = _read_tree(place).get("train")

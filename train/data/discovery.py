@@ -18,7 +18,7 @@ MOST_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class SubsetRules:
+class ResolvedSubsetSettings:
     """Settings of one subset of pictures, with those of the whole data set where it has none of
     its own.
     """
@@ -39,7 +39,7 @@ class SubsetRules:
         """Weight of the loss on the pictures of the subset."""
         return self.subset.prior_weight if self.subset.prior else 1.0
 
-    def without_randomness(self) -> "SubsetRules":
+    def without_randomness(self) -> "ResolvedSubsetSettings":
         """Return rules without random crops, flips and captions, so that all visits are alike."""
         captions = replace(self.captions, shuffle=False, tag_dropout=0.0)
         return replace(self, captions=captions, crop="center", flip=False)
@@ -58,7 +58,7 @@ class FoundPictures:
     broken: tuple[BrokenPictureError, ...]
     total: int
     notes: tuple[str, ...]
-    rules: tuple[SubsetRules, ...]
+    rules: tuple[ResolvedSubsetSettings, ...]
 
     def choose_held_out_digests(self, wanted: int | float) -> frozenset[str]:
         """Choose the pictures that are held out for validation and return the digests of their
@@ -88,7 +88,7 @@ def list_and_check_pictures(
     Raises DataError if a source cannot be read or has no picture at all.
     """
     subsets, notes = expand_kohya_subsets(config)
-    rules = [resolve_subset_rules(config, subset) for subset in subsets]
+    rules = [resolve_subset_settings(config, subset) for subset in subsets]
     broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
@@ -112,7 +112,7 @@ def list_and_check_pictures(
     return FoundPictures(tuple(usable), tuple(broken), total, tuple(notes), tuple(rules))
 
 
-def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> SubsetRules:
+def resolve_subset_settings(config: PicturesConfig, subset: SubsetConfig) -> ResolvedSubsetSettings:
     """Return the settings of a subset, with those of the data set where it has none of its own.
 
     Raises ArgumentError for a caption template with a trigger that is not set.
@@ -137,7 +137,7 @@ def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> Subset
         config.prefix if subset.prefix is None else subset.prefix,
         config.suffix if subset.suffix is None else subset.suffix,
     )
-    return SubsetRules(
+    return ResolvedSubsetSettings(
         subset,
         captions,
         subset.crop or config.crop,
@@ -145,7 +145,9 @@ def resolve_subset_rules(config: PicturesConfig, subset: SubsetConfig) -> Subset
     )
 
 
-def apply_caption_template_and_repeats(picture: PictureEntry, rules: SubsetRules) -> PictureEntry:
+def apply_caption_template_and_repeats(
+    picture: PictureEntry, rules: ResolvedSubsetSettings
+) -> PictureEntry:
     """Return a picture with the caption that its subset's template makes, if it has one, and with
     its repeats times those of the subset.
     """

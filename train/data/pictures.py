@@ -25,7 +25,7 @@ from train.data.caption_rules import (
 from train.data.decode import BrokenPictureError
 from train.data.discovery import (
     FoundPictures,
-    SubsetRules,
+    ResolvedSubsetSettings,
     check_broken_fraction,
     list_and_check_pictures,
 )
@@ -288,7 +288,7 @@ class Pictures:
             digest.update(repr((*facts, *pair, self.bucket_shape(index))).encode())
         return digest.hexdigest()
 
-    def _rules(self, index: int) -> SubsetRules:
+    def _rules(self, index: int) -> ResolvedSubsetSettings:
         return self.rules[self.checked[index].subset]
 
     def _alpha_mask(self, index: int) -> bool:

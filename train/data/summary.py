@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from t2i.masks import Oddity
 from t2i.terminal import plural
 from train.data.buckets import Shape, is_smaller_than_bucket
-from train.data.discovery import FoundPictures, SubsetRules
+from train.data.discovery import FoundPictures, ResolvedSubsetSettings
 from train.data.picture_checks import CheckedPicture
 
 MASK_WARNINGS: dict[Oddity, str] = {
@@ -171,7 +171,9 @@ def summarize_pictures(
 
 
 def _count_subsets(
-    trained: Sequence[CheckedPicture], rules: Sequence[SubsetRules], places: Mapping[int, int]
+    trained: Sequence[CheckedPicture],
+    rules: Sequence[ResolvedSubsetSettings],
+    places: Mapping[int, int],
 ) -> list[SubsetCount]:
     by_subset: dict[int, list[int]] = defaultdict(list)
     for index, one in enumerate(trained):

@@ -28,7 +28,7 @@ from train.batches.batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
 from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import Arrays, ShardWriter
-from train.cache.text_cache import encoded_text_to_arrays
+from train.cache.text_cache import encoded_row_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.pictures import AugmentedVariant, Pictures
@@ -168,7 +168,7 @@ def encode_and_cache_texts(
     for batch in batches:
         encoded = encode_captions(components, encoder, _padded(batch, size))
         for row, caption in enumerate(batch):
-            arrays = encoded_text_to_arrays(encoded, row)
+            arrays = encoded_row_to_arrays(encoded, row)
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise TrainingError(
                     f"The embeddings of the caption {caption[:80]!r} are not finite: the base "

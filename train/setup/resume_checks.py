@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.run_folder import lock_folder
+from train.cache.model_digests import tensor_to_bytes
 from train.checkpoint import (
     CHECKPOINT_FOLDER,
     CheckpointState,
@@ -121,7 +121,5 @@ def digest_frozen_weights(target: TrainingTarget) -> str:
     for name, parameter in sorted(target.named_parameters()):
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(
-                parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-            )
+            digest.update(tensor_to_bytes(parameter))
     return digest.hexdigest()

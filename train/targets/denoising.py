@@ -246,7 +246,7 @@ class DenoisingTarget(TrainingTarget):
         extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def list_sampled_values(self, batch: Batch) -> dict[str, list[float]]:
+    def list_random_values_of_rows(self, batch: Batch) -> dict[str, list[float]]:
         """Return the random timestep of each row, for reports of steps that are not finite."""
         quantile_B = sample_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
@@ -271,17 +271,17 @@ class DenoisingTarget(TrainingTarget):
 
     def build_pipeline(self) -> "TextToImagePipeline":
         """Return a pipeline of the components, which shares their weights."""
-        self.restore_encoders()
+        self.reload_encoder_weights()
         return build_pipeline(self.components, self.build_scheduler())
 
-    def restore_encoders(self) -> None:
+    def reload_encoder_weights(self) -> None:
         """Load again the encoder weights that were freed because of the cache, to generate or to
         export.
         """
         if self.cache is not None:
             self.cache.reload_weights(self.device)
 
-    def release_encoders(self) -> None:
+    def release_encoder_weights(self) -> None:
         """Free the weights of the encoders that the cache replaces in training."""
         if self.cache is not None:
             self.cache.release_weights()

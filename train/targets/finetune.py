@@ -196,7 +196,7 @@ class FineTuneTarget(DenoisingTarget):
         """Write adapters and new words, and the whole model if its own weights were trained."""
         has_full_parts = any(isinstance(part, FullWeightsPartConfig) for part in self.config.parts)
         if has_full_parts:
-            self.restore_encoders()
+            self.reload_encoder_weights()
         trained = FineTunedModel(
             components=self.components,
             original_tokenizers=self.original_tokenizers,

@@ -35,8 +35,10 @@ class TrainingTarget(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of each row, (B,) float32."""
 
-    def list_sampled_values(self, _batch: Batch) -> dict[str, list[float]]:
-        """List the random values that the loss of each row uses, such as its timestep, by name."""
+    def list_random_values_of_rows(self, _batch: Batch) -> dict[str, list[float]]:
+        """List the random numbers that went into the loss of each row, such as its timestep, by
+        name; for reports.
+        """
         return {}
 
     @property
@@ -54,8 +56,10 @@ class TrainingTarget(nn.Module, ABC):
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the trained model as a folder that diffusers reads, complete or not at all."""
 
-    def release_encoders(self) -> None:
-        """Free weights that only sample sheets and export need."""
+    def release_encoder_weights(self) -> None:
+        """Free the weights of encoders that only sample sheets and export need; does nothing unless
+        a subclass has such.
+        """
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""

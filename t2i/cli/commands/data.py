@@ -101,14 +101,14 @@ def check_data_set(
     """
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
-    from train.data.config_from_path import load_data_config, read_batch_size
+    from train.data.config_from_path import build_data_config_from_path, read_batch_size_from_toml
     from train.data.discovery import check_broken_fraction
     from train.data.pictures import Pictures
     from train.data.sheets.contact_sheet import draw_contact_sheet, select_evenly_spaced_indices
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
-    config = load_data_config(place, size, bucket_step)
+    config = build_data_config_from_path(place, size, bucket_step)
     names = OutputFileNames(out, f"{place.resolve().name} pictures", num=1)
     found = _find_with_progress(config)
     if not found.pictures:
@@ -125,7 +125,7 @@ def check_data_set(
         sheet = None if path is None else str(path)
         print_json({"usable": usable, "sheet": sheet, **summary.to_json_dict()})
     else:
-        print_data_summary(summary, config, read_batch_size(place))
+        print_data_summary(summary, config, read_batch_size_from_toml(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":

@@ -13,7 +13,7 @@ from PIL import Image
 from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.cache.latent_cache import CachedPictures
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
@@ -177,10 +177,10 @@ def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_pat
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
     order = BatchOrder(pictures.list_batch_groups(), 2, seed=3)
-    expected = [*iterate_batches(pictures, order, ProcessShare(), range(12))]
+    expected = [*iterate_micro_batches(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
         for step, batch in zip(
-            steps, iterate_batches(found, order, ProcessShare(), steps, workers), strict=True
+            steps, iterate_micro_batches(found, order, ProcessShare(), steps, workers), strict=True
         ):
             with torch.no_grad():
                 moments = encode_mean_and_std(vae, expected[step].pixels_BCHW)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
-from train.batches.batch import iterate_batches
+from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.data.buckets import compute_covering_shape
 from train.data.pictures import AugmentedVariant, Pictures
@@ -534,7 +534,7 @@ def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     order = BatchOrder(pictures.list_batch_groups(), 2, seed=1)
     alone, together = (
-        list(iterate_batches(pictures, order, ProcessShare(), range(6), workers))
+        list(iterate_micro_batches(pictures, order, ProcessShare(), range(6), workers))
         for workers in (0, 2)
     )
     for one, other in zip(alone, together, strict=True):

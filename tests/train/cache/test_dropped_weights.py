@@ -9,14 +9,9 @@ from torch import nn
 
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
-from train.cache.dropped_weights import (
-    compute_tokenizer_digest,
-    compute_weights_digest,
-    drop_weights,
-    has_dropped_weights,
-    restore_dropped_weights,
-)
+from train.cache.dropped_weights import drop_weights, has_dropped_weights, restore_dropped_weights
 from train.cache.encoders import CacheEncoders
+from train.cache.model_digests import compute_tokenizer_digest, compute_weights_digest
 
 
 def watched(model: nn.Module) -> list[weakref.ref]:
