@@ -34,7 +34,7 @@ class NoiseArguments:
 
 
 @dataclass(frozen=True)
-class EditRun:
+class EditRunInputs:
     """Prompts, noise and settings of one editing call.
 
     prompts : the source first, then the targets
@@ -54,26 +54,27 @@ class EditRun:
         return None if self.latents is None else repeat_noise(self.latents, len(self.generators))
 
 
-def plan_edit_run(
+def build_edit_run_inputs(
     pipe: Any,
     source: str | Prompt | RecordedSource,
     target: Prompts,
     settings: RunSettings,
     noise: NoiseArguments,
-) -> EditRun:
-    """Plan a run of source and targets, or of the targets alone if the source is recorded.
+) -> EditRunInputs:
+    """Return prompts, starting noise and settings of a run of source and targets, or of the targets
+    alone if the source is recorded.
 
     Raises ArgumentError where the settings or the pipeline differ from those of the recording.
     """
     if not isinstance(source, RecordedSource):
         prompts = list_prompts(source, target)
         generators = build_identical_generators(noise, len(prompts))
-        return EditRun(prompts, settings.given_arguments, generators, noise.latents)
+        return EditRunInputs(prompts, settings.given_arguments, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     check_no_noise(noise.generator, noise.latents)
     generators = restore_generators(source, len(prompts) - 1)
-    return EditRun(prompts, arguments, generators, source.noise)
+    return EditRunInputs(prompts, arguments, generators, source.noise)
 
 
 def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:

@@ -14,11 +14,11 @@ from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
 from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.edit_run import (
-    EditRun,
+    EditRunInputs,
     NoiseArguments,
+    build_edit_run_inputs,
     check_custom_edits,
     find_image_size,
-    plan_edit_run,
 )
 from pipelines.prompt_to_prompt.photo_blending import restore_photo
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -111,7 +111,7 @@ class PromptEditPipeline(RecordingPipeline):
         )
         noise = NoiseArguments(seed, generator, latents)
         recorded = source if isinstance(source, RecordedSource) else None
-        run = plan_edit_run(self, source, target, settings, noise)
+        run = build_edit_run_inputs(self, source, target, settings, noise)
         options = WordEditOptions(
             weights={} if weights is None else weights,
             blend=blend,
@@ -207,7 +207,7 @@ class PromptEditPipeline(RecordingPipeline):
         self,
         edits: Literal["auto"] | Sequence[Edit],
         options: WordEditOptions,
-        run: "EditRun",
+        run: "EditRunInputs",
     ) -> Sequence[Edit]:
         """Return the caller's own edits, checked, or those that "auto" chooses for the prompts."""
         arguments = run.arguments

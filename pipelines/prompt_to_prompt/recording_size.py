@@ -35,7 +35,7 @@ def estimate_recording_bytes(
     """
     unet, latent = pipe.unet, sd.latent_size(pipe.vae, height, width)
     values, of_copies = unet.config["in_channels"] * math.prod(latent), 0
-    tokens = count_text_tokens(pipe)
+    tokens = find_text_window_size(pipe)
     for name, module in unet.named_modules():
         if not isinstance(module, Attention):
             continue
@@ -65,7 +65,7 @@ def build_self_site(name: str, size: tuple[int, int], heads: int) -> Site:
     return Site(name, "self", find_site_place(name), size, heads, positions, (0, 0), (0, positions))
 
 
-def count_text_tokens(pipe: Any) -> int:
+def find_text_window_size(pipe: Any) -> int:
     """Return the number of tokens of one window of a pipeline's text encoder."""
     encoder = find_prompt_tokenizers(pipe, None)[0].tokenizer
     assert isinstance(encoder, TextEncoder)

@@ -131,7 +131,7 @@ def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_guidance(guidance: object) -> None:
+def check_guidance_protocol(guidance: object) -> None:
     """Raise ArgumentError unless the object implements the Guidance protocol."""
     protocol = ("possible_branches", "branches", "combine")
     sound = not isinstance(guidance, type) and all(hasattr(guidance, name) for name in protocol)

@@ -87,7 +87,7 @@ class CallArguments:
         """
         argument_checks.check_callback_tensor_inputs(self.callback_tensor_inputs, tensor_inputs)
         argument_checks.check_output_type(self.output_type)
-        argument_checks.check_guidance(self.guidance)
+        argument_checks.check_guidance_protocol(self.guidance)
         check_finite_number("eta", self.eta)
         check_finite_number("aesthetic_score", self.aesthetic_score)
         check_finite_number("negative_aesthetic_score", self.negative_aesthetic_score)

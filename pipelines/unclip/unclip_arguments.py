@@ -45,7 +45,7 @@ class UnclipArguments:
         not in `tensor_inputs`.
         """
         argument_checks.check_output_type(self.output_type)
-        argument_checks.check_guidance(self.guidance)
+        argument_checks.check_guidance_protocol(self.guidance)
         argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_bool("return_dict", self.return_dict)

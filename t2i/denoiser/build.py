@@ -107,7 +107,7 @@ class Components:
     tokenizer_2: CLIPTokenizer | None = None
 
 
-def build_components(config: NewModelConfig) -> Components:
+def build_fresh_components(config: NewModelConfig) -> Components:
     """Build all components with fresh weights from torch's global generator.
 
     Raises ArgumentError for an argument that its class does not have, naming the nearest, or that

@@ -66,7 +66,7 @@ def set_timesteps(
         scheduler.set_begin_index(0)
     if "num_inference_steps" not in settings:
         return len(scheduler.timesteps)
-    check_spacing_leaves_enough_steps(scheduler, num_inference_steps)
+    check_sigma_spacing_leaves_visible_steps(scheduler, num_inference_steps)
     return num_inference_steps
 
 
@@ -103,7 +103,9 @@ def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> 
         )
 
 
-def check_spacing_leaves_enough_steps(scheduler: Scheduler, num_inference_steps: int) -> None:
+def check_sigma_spacing_leaves_visible_steps(
+    scheduler: Scheduler, num_inference_steps: int
+) -> None:
     """Raise ArgumentError if the spacing of the noise levels (Karras, exponential or beta) leaves
     too few steps at the noise levels at which an image forms.
 

@@ -39,7 +39,7 @@ class EvaluationContext:
 
 
 class SuitePart(Protocol):
-    """Protocol of a part of the evaluation: generation, inspection or editing."""
+    """Protocol of a part of the evaluation: generation, inspection, editing or real pictures."""
 
     name: str
 

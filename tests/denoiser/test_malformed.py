@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.build import NewModelConfig, build_components
+from t2i.denoiser.build import NewModelConfig, build_fresh_components
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.trial_pass import load_checked_tokenizer
 from t2i.denoiser.schedulers import build_scheduler
@@ -110,9 +110,9 @@ def test_parts_that_do_not_fit_one_another_are_refused(model, tmp_path):
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL.replace("[8, 8, 8, 8]", "[8, 16, 16, 32]"))
     with pytest.raises(ArgumentError, match=r"config's \[vae\] describes a part that cannot run"):
-        build_components(NewModelConfig.load_toml(toml))
+        build_fresh_components(NewModelConfig.load_toml(toml))
     toml.write_text(MODEL.replace("sample_size", "in_channels = 3\nsample_size"))
-    build_components(NewModelConfig.load_toml(toml))
+    build_fresh_components(NewModelConfig.load_toml(toml))
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_a_model_toml_that_cannot_run_is_refused_when_it_is_built(tmp_path, line
     kept = [one for one in MODEL.splitlines() if not one.startswith(f"{key} =")]
     toml.write_text("\n".join(kept).replace("[unet]", f"[unet]\n{line}"))
     with pytest.raises(ArgumentError, match=message):
-        build_components(NewModelConfig.load_toml(toml))
+        build_fresh_components(NewModelConfig.load_toml(toml))
 
 
 def test_building_draws_the_same_weights_as_without_the_trial(tmp_path):
     toml = tmp_path / "model.toml"
     toml.write_text(MODEL)
     torch.manual_seed(4)
-    built = build_components(NewModelConfig.load_toml(toml))
+    built = build_fresh_components(NewModelConfig.load_toml(toml))
     after = torch.rand(3)
     torch.manual_seed(4)
-    again = build_components(NewModelConfig.load_toml(toml))
+    again = build_fresh_components(NewModelConfig.load_toml(toml))
     assert torch.equal(after, torch.rand(3))
     assert torch.equal(built.unet.conv_in.weight, again.unet.conv_in.weight)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import Components, NewModelConfig, build_components
+from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
 from t2i.denoiser.families import sd, sdxl
 from train.config.load_config import load_run_config
 from train.config.run_config import MODEL_PART_KINDS
@@ -22,7 +22,7 @@ RUNS = sorted((CONFIGS / "train").rglob("*.toml"))
 
 def built(path: Path) -> Components:
     with torch.device("meta"):
-        return build_components(NewModelConfig.load_toml(path))
+        return build_fresh_components(NewModelConfig.load_toml(path))
 
 
 def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:

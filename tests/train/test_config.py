@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i.denoiser.build import NewModelConfig, build_components
+from t2i.denoiser.build import NewModelConfig, build_fresh_components
 from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config.config_changes import list_forbidden_changes
@@ -142,16 +142,18 @@ def test_an_unknown_key_of_a_model_is_named(tmp_path: Path) -> None:
     ]:
         write_run(tmp_path, model=MODEL.replace("[unet]", f"[unet]\n{wrong}"))
         with pytest.raises(ArgumentError, match=message):
-            build_components(NewModelConfig.load_toml(tmp_path / "model.toml"))
+            build_fresh_components(NewModelConfig.load_toml(tmp_path / "model.toml"))
 
 
 def test_an_unknown_autoencoder_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, model=MODEL.replace('"AutoencoderTiny"', '"AutoencoderTny"'))
     with pytest.raises(ArgumentError, match="Did you mean 'AutoencoderTiny'"):
-        build_components(NewModelConfig.load_toml(tmp_path / "model.toml"))
+        build_fresh_components(NewModelConfig.load_toml(tmp_path / "model.toml"))
 
 
 def test_words_of_a_fresh_text_encoder_are_not_drowned(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    embeddings = build_components(tiny_model(tmp_path)).text_encoder.get_input_embeddings().weight
+    embeddings = (
+        build_fresh_components(tiny_model(tmp_path)).text_encoder.get_input_embeddings().weight
+    )
     assert embeddings.std().item() == pytest.approx(1, rel=0.05)

@@ -54,7 +54,7 @@ class CacheEncoders:
         """Loaded autoencoder and text encoders by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
-    def build_components(self) -> Components:
+    def components_without_denoiser(self) -> Components:
         """Return the loaded models and tokenizers as `Components` without a denoiser."""
         parts: Any = {field.name: self.given.get(field.name) for field in fields(Components)}
         return Components(**parts)
@@ -64,7 +64,11 @@ class CacheEncoders:
         """Bytes that the embeddings of one text window take in the cache."""
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
-        return build_caption_encoder(self.build_components()).window_size * width * BYTES_PER_FLOAT
+        return (
+            build_caption_encoder(self.components_without_denoiser()).window_size
+            * width
+            * BYTES_PER_FLOAT
+        )
 
     def count_latents_bytes(self, shape: Shape) -> int:
         """Count the bytes that the latents of a picture of this height and width take in the

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters.peft_layers import iter_adapter_layers
-from t2i.denoiser.build import Components, NewModelConfig, build_components
+from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_meta_model
@@ -68,7 +68,7 @@ def assemble_target(
         return build_fine_tune_target(config.target, config, encoders)
     assert config.model is not None
     model = NewModelConfig.load_toml(config.model)
-    parts = load_starting_weights(build_components(model), config)
+    parts = load_starting_weights(build_fresh_components(model), config)
     return build_scratch_target(parts, config), build_model_identity(model, parts)
 
 

@@ -148,7 +148,7 @@ class CacheBuilder:
         needed |= self.target.list_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
-            parts = self.encoders.build_components()
+            parts = self.encoders.components_without_denoiser()
             for name in MODELS_BY_KIND["texts"]:
                 if name in self.encoders.models:
                     self.encoders.models[name].to(self.accelerator.device)

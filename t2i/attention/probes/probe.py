@@ -85,7 +85,7 @@ class Probe:
 
     @property
     def does_nothing(self) -> bool:
-        """False: a probe always has a word to read."""
+        """False: a probe always has a word to read, so having no effect is an error."""
         return False
 
     def probes(self) -> "Sequence[Probe]":
