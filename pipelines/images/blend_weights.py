@@ -42,16 +42,16 @@ def find_changes(
     """Return weights (Y, X) of where an image differs from another of its size, with a soft edge
     around that.
 
-    photo : that the reference is a model's reproduction of: what this lacks and the photo has, such
-        as whiskers, belongs to the change that it touches
+    photo : that the reference is a model's reproduction of: where the image equals it nothing
+        changed, and what it has and the reference lacks, such as whiskers, belongs to the change
+        that it touches
     """
     changed_11YX = threshold_difference(image, reference)
     width = default_edge(changed_11YX[0, 0])
-    changed_11YX = grow(changed_11YX, width)
-    if photo is not None:
-        differs_11YX = threshold_difference(image, photo)
-        for _ in range(TOUCHING * width):
-            changed_11YX = torch.maximum(changed_11YX, grow(changed_11YX, 1) * differs_11YX)
+    differs_11YX = threshold_difference(image, photo or reference)
+    changed_11YX = grow(changed_11YX * differs_11YX, width)
+    for _ in range(TOUCHING * width):
+        changed_11YX = torch.maximum(changed_11YX, grow(changed_11YX, 1) * differs_11YX)
     closed_11YX = -grow(-grow(changed_11YX, width), width)
     return soften_edge(grow(closed_11YX, width)[0, 0], width)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.images.blend_weights import soften_edge
-from pipelines.images.photo import Photo
 from t2i.conditioning.run_state import RunState
 
 
@@ -39,14 +38,30 @@ class KeepPathCallback:
         )
 
 
-def restore_photo(pixels_B3YX: Tensor, photo: Photo | None) -> Tensor:
-    """Return the pixels of edits, and outside of the photo's mask exactly the photo's own, in
-    float32, with a soft edge inside it; unchanged without a mask.
+def restore_pixels(
+    pixels_B3YX: Tensor, own_13YX: Tensor, weights_B1YX: Tensor, mask_11YX: Tensor | None
+) -> Tensor:
+    """Return the pixels of edits, in float32, and exactly the source's own where the weights are 0
+    and outside of the mask, with a soft edge inside it.
     """
-    mask_11YX = None if photo is None else photo.mask_pixels
-    if photo is None or mask_11YX is None:
-        return pixels_B3YX
-    weights_YX = soften_edge(mask_11YX[0, 0]).to(pixels_B3YX.device)
-    photo_13YX = photo.pixels.to(pixels_B3YX.device, torch.float32)
-    mixed_B3YX = photo_13YX + weights_YX * (pixels_B3YX.float().clamp(-1, 1) - photo_13YX)
-    return torch.where(weights_YX > 0, mixed_B3YX, photo_13YX)
+    weights_B1YX = weights_B1YX.to(pixels_B3YX.device)
+    if mask_11YX is not None:
+        weights_B1YX = weights_B1YX * soften_edge(mask_11YX[0, 0]).to(weights_B1YX.device)
+    own_13YX = own_13YX.to(pixels_B3YX.device, torch.float32)
+    mixed_B3YX = own_13YX + weights_B1YX * (pixels_B3YX.float().clamp(-1, 1) - own_13YX)
+    return torch.where(weights_B1YX > 0, mixed_B3YX, own_13YX)
+
+
+def weigh_changed_latents(
+    latents_BCHW: Tensor, source_1CHW: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Return weights (B, 1, Y, X) of where latents differ from the source's: 1 there, falling to 0
+    over the next latent, into which the decoder reaches.
+
+    A blend by words leaves the others equal to the bit. size : Y and X
+    """
+    changed_BHW = (latents_BCHW != source_1CHW.to(latents_BCHW)).any(dim=1).float()
+    wide_BHW = functional.max_pool2d(changed_BHW, 3, stride=1, padding=1)
+    wide_B1YX = functional.interpolate(wide_BHW[:, None], size)
+    width = max(1, size[0] // latents_BCHW.shape[2])
+    return torch.stack([soften_edge(wide_YX, width)[None] for (wide_YX,) in wide_B1YX.cpu()])

@@ -20,7 +20,6 @@ from pipelines.prompt_to_prompt.edit_run import (
     check_custom_edits,
     find_image_size,
 )
-from pipelines.prompt_to_prompt.photo_blending import restore_photo
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import BUDGET
 from pipelines.prompt_to_prompt.recording_pipeline import RecordingPipeline
@@ -222,12 +221,12 @@ class PromptEditPipeline(RecordingPipeline):
     def decode_with_source(
         self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
     ) -> Any:
-        """Return the images of a recorded source and of its targets, decoded together; targets of
-        a photo with a mask have the photo's own pixels outside of it.
+        """Return the images of a recorded source and of its targets, decoded together; see
+        RecordedSource.restore.
         """
         if output_type == "latent":
             return torch.cat([kept.latents.to(latents_BCHW), latents_BCHW])
-        pixels_B3YX = restore_photo(self.decode_latents(latents_BCHW), kept.photo)
+        pixels_B3YX = kept.restore(self.decode_latents(latents_BCHW), latents_BCHW)
         every = torch.cat([kept.pixels.to(pixels_B3YX), pixels_B3YX])
         return self.image_processor.postprocess(every, output_type)
 

@@ -29,7 +29,11 @@ from pipelines.inversion.noise_levels import PathStep
 from pipelines.inversion.null_text import UncondSchedule
 from pipelines.inversion.path_scheduler import AddResiduals, PathScheduler
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
-from pipelines.prompt_to_prompt.photo_blending import KeepPathCallback
+from pipelines.prompt_to_prompt.photo_blending import (
+    KeepPathCallback,
+    restore_pixels,
+    weigh_changed_latents,
+)
 from pipelines.prompt_to_prompt.recording import (
     END_FILE,
     MANIFEST,
@@ -122,6 +126,20 @@ class RecordedSource:
         mask_11YX = self.mask
         kept = [] if mask_11YX is None else [KeepPathCallback(self.path_latents_at, mask_11YX)]
         return CallOverrides(scheduler, [*uncond, *kept])
+
+    def restore(self, pixels_B3YX: Tensor, latents_BCHW: Tensor) -> Tensor:
+        """Return the pixels of edits of a photo with its own where nothing may or did change:
+        outside of its mask, and where a blend by words left the latents as they are.
+
+        Of a source that is an edit of a photo, its own are that edit's. Of a generated source the
+        pixels are returned unchanged.
+        """
+        if self.photo is None:
+            return pixels_B3YX
+        own_13YX = self.pixels if "edit_of" in self.facts else self.photo.pixels
+        height, width = own_13YX.shape[-2:]
+        weights_B1YX = weigh_changed_latents(latents_BCHW, self.latents, (height, width))
+        return restore_pixels(pixels_B3YX, own_13YX, weights_B1YX, self.mask)
 
     def put_back(self, image: Image.Image) -> Image.Image:
         """Return the photo at its own size with what an edit's image changes of the source.

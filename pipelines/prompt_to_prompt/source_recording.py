@@ -18,7 +18,6 @@ from pipelines.prompt_to_prompt.edit_run import (
     build_identical_generators,
     repeat_noise,
 )
-from pipelines.prompt_to_prompt.photo_blending import restore_photo
 from pipelines.prompt_to_prompt.recorded_source import (
     RecordedSource,
     site_to_json,
@@ -133,8 +132,6 @@ def record_source(
         facts |= {"text_sites": [site_to_json(site) for site in sites if site.kind != "self"]}
         recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
         if path is not None:
-            if path.photo is not None and path.photo.reproduction is not None:  # of an edit of it
-                recorded.pixels = restore_photo(pixels, path.photo)
             recorded = path.finish(replace(recorded, path_steps=path.path_steps, photo=path.photo))
         write_recorded_source(recorded)
     steps.folder = folder

@@ -97,7 +97,9 @@ def record_target(
             path_steps=source.path_steps,
             photo=source.photo,
             facts=facts_of_target(source),
-            finish=lambda recorded: recorded,
+            finish=lambda target: replace(
+                target, pixels=source.restore(target.pixels, target.latents)
+            ),
         ),
     )
 

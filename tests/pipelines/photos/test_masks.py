@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from pipelines.images.photo import prepare_photo
-from pipelines.prompt_to_prompt.photo_blending import KeepPathCallback, restore_photo
+from pipelines.prompt_to_prompt.photo_blending import (
+    KeepPathCallback,
+    restore_pixels,
+    weigh_changed_latents,
+)
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
 from t2i.errors import ArgumentError, DataError
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.denoiser.test_sd import overflowing_vae
 from tests.pipelines.photos.test_reading import camera_exif, colourful
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
@@ -150,10 +156,44 @@ def test_a_generated_source_has_nothing_to_be_put_back_into(pipe):
 def test_weights_of_zero_keep_a_photo_whatever_was_decoded():
     photo = prepare_photo(colourful(8, 8), 8, 8, mask=mask_of((8, 8), (2, 2, 6, 6)))
     decoded = torch.full((2, 3, 8, 8), 3.0)
-    restored = restore_photo(decoded, photo)
+    everywhere = torch.ones(2, 1, 8, 8)
+    restored = restore_pixels(decoded, photo.pixels, everywhere, photo.mask_pixels)
     outside = (photo.mask_pixels == 0).expand_as(restored)
     assert torch.equal(restored[outside], photo.pixels.expand_as(restored)[outside])
     assert (restored[..., 3:5, 3:5] > 0.999).all()
+
+
+def test_pixels_of_unchanged_latents_weigh_nothing():
+    source = torch.randn(1, 4, 4, 4)
+    target = source.repeat(2, 1, 1, 1)
+    target[1, 2, 0, 0] += 1e-3
+    weights = weigh_changed_latents(target, source, (16, 16))
+    assert not weights[0].any()
+    assert (weights[1, 0, :4, :4] == 1).all()
+    assert (weights[1, 0, :4, 4:8] > 0).all()
+    assert not weights[1, 0, 8:].any()
+    assert not weights[1, 0, :, 8:].any()
+    assert (weigh_changed_latents(target + 1, source, (16, 16)) == 1).all()
+
+
+def test_a_blend_by_words_leaves_the_rest_of_the_photo_as_it_is():
+    """Every pixel more than a latent away from what the blend let change, on the embedded model."""
+    editor = PromptEditPipeline.from_pretrained("embedded")
+    editor.set_progress_bar_config(disable=True)
+    config = ScenesConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
+    scene = Scenes(config).scene(0)
+    caption = scene.caption
+    source = editor.invert(scene.pixels, caption, num_inference_steps=4, guidance_scale=3.0)
+    edit = {"target": caption.replace("cat", "dog"), "blend": ("cat", "dog")}
+    latents = editor(source, **edit, output_type="latent").images
+    changed = (latents[0] != latents[1]).any(dim=0)[None].float()
+    assert 0.1 < changed.mean() < 0.8
+    far = functional.max_pool2d(changed, 3, 1, padding=1)[0] == 0
+    side = scene.pixels.shape[0] // far.shape[0]
+    far = far.repeat_interleave(side, 0).repeat_interleave(side, 1).numpy()
+    edited = bytes_of(editor(source, **edit).images[1])
+    np.testing.assert_array_equal(edited[far], scene.pixels[far])
+    assert (edited != scene.pixels)[~far].any(axis=1).mean() > 0.8
 
 
 def test_a_latent_changes_if_any_of_its_pixels_may():
