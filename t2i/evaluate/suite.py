@@ -11,6 +11,9 @@ from t2i.errors import ArgumentError, nearest_hint
 from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
 from t2i.evaluate.inspection.inspection import InspectionConfig, InspectionPart
+from t2i.evaluate.pie_bench.config import PieBenchConfig
+from t2i.evaluate.pie_bench.mapping import MAPPING_FILE
+from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
@@ -30,6 +33,7 @@ class SuiteConfig(BaseModel):
     inspection: InspectionConfig | None = None
     editing: EditingConfig | None = None
     real: RealConfig | None = None
+    pie_bench: PieBenchConfig | None = None
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -58,6 +62,12 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
                 f"Got --quick with {name}: it is a preset of the suites {', '.join(SUITES)}. Leave "
                 "one of the two out."
             )
+    elif (Path(name) / MAPPING_FILE).is_file():
+        raise ArgumentError(
+            f"{name} is PIE-Bench: name it in a TOML together with the weights of its judges and "
+            f'the methods to compare, [pie_bench] folder = "{name}", and give that as the suite; '
+            "docs/benchmark.md has an example."
+        )
     else:
         raise ArgumentError(
             f"Unknown suite {name!r}. {nearest_hint(name, SUITES)} Or give a TOML laid out as "
@@ -120,5 +130,6 @@ PARTS: dict[str, Any] = {
     "inspection": InspectionPart,
     "editing": EditingPart,
     "real": RealPart,
+    "pie_bench": PieBenchPart,
 }
 """Name, also of the table in the config -> class, made of that table and the context."""

@@ -11,7 +11,7 @@ from t2i.evaluate.real.comparison import (
 )
 from t2i.evaluate.real.controls import CONTROLS, DRAWN_ANEW
 from t2i.evaluate.real.picture_pairs import Split
-from t2i.evaluate.real.records import EditedRecord, PicturePairRecord, PictureRecord
+from t2i.evaluate.real.records import EditCostRecord, PicturePairRecord, PictureRecord
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.terminal import plural
@@ -31,7 +31,7 @@ MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
     "text-picture score": lambda one: one.fit,
 }
 """Heads of further columns -> what they read."""
-COSTS: dict[str, Callable[[EditedRecord], float]] = {
+COSTS: dict[str, Callable[[EditCostRecord], float]] = {
     "rows, inversion": lambda one: one.inversion.rows,
     "rows, each edit": lambda one: one.edit.rows,
     "time, inversion": lambda one: one.inversion.seconds,
@@ -116,7 +116,13 @@ def build_method_table(name: str, title: str, pairs: Pairs, labels: Sequence[str
     """Build the table that compares the controls and methods on some pairs, a row each."""
     anew = collect_successes(pairs, DRAWN_ANEW)
     rows = [
-        (label, [*build_score_cells(pairs, label, anew), *build_cost_cells(pairs, label)])
+        (
+            label,
+            [
+                *build_score_cells(pairs, label, anew),
+                *build_cost_cells([one.methods.get(label) for one in pairs]),
+            ],
+        )
         for label in (*CONTROLS, *labels)
         if any(find_scores(one, label) for one in pairs)
     ]
@@ -149,9 +155,8 @@ def build_score_cells(pairs: Pairs, label: str, anew: Sequence[bool | None]) -> 
     ]
 
 
-def build_cost_cells(pairs: Pairs, label: str) -> list[Cell]:
+def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
     """Build the cells of a row that tell what its method costs; empty for a control."""
-    edited = [one.methods.get(label) for one in pairs]
     return [
         mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
         for read in COSTS.values()

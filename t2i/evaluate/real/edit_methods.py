@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -16,7 +16,8 @@ from pipelines.inversion.methods import parse_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention import LocalBlend
-from t2i.evaluate.editing.pairs import PromptPair
+from t2i.attention.prompts.prompt_tokens import Words
+from t2i.errors import ArgumentError
 from t2i.evaluate.generation.generation import record_denoiser_row_counts
 from t2i.text.prompt import Prompt
 
@@ -80,23 +81,52 @@ class EditedPicture:
 class EditRequest:
     """Request for an edit of a picture: its prompts, and the settings that all methods share.
 
-    weight, prompt_weight : of a strengthened word, in attention maps and in a prompt
+    words : of source and target, whose region a local blend may change; None for none
+    weighted_word : strengthened word of a target whose text equals the source's
+    weight, prompt_weight : of the strengthened word, in attention maps and in a prompt
     """
 
-    prompts: PromptPair
+    source: str
+    target: str
+    words: tuple[Words, Words] | None
     seed: int
     steps: int
     guidance_scale: float
-    weight: float
-    prompt_weight: float
+    weighted_word: str | None = None
+    weight: float = 1.0
+    prompt_weight: float = 1.0
 
     @property
     def weighted_prompt(self) -> str | Prompt:
         """Target prompt, with a strengthened word weighted in it."""
-        text, word = self.prompts.captions[1], self.prompts.strengthened_word
+        word = self.weighted_word
         if word is None:
-            return text
-        return Prompt(text.replace(word, f"({word}:{self.prompt_weight:g})", 1))
+            return self.target
+        return Prompt(self.target.replace(word, f"({word}:{self.prompt_weight:g})", 1))
+
+
+def edit_by_methods(
+    editor: PromptEditPipeline,
+    picture: Image.Image,
+    request: EditRequest,
+    methods: Sequence[EditMethod],
+) -> tuple[dict[str, EditedPicture], dict[str, str]]:
+    """Edit a picture by each method; return the results by label, and why others are refused.
+
+    Methods with the same inversion share it.
+    """
+    inverted: dict[object, InvertedPicture] = {}
+    edited: dict[str, EditedPicture] = {}
+    refused: dict[str, str] = {}
+    for method in methods:
+        try:
+            key = method.inversion
+            if key not in inverted:
+                inverted[key] = invert_picture(editor, picture, request, method)
+            edited[method.label] = edit_inverted_picture(editor, inverted[key], request, method)
+        except ArgumentError as error:
+            refused[method.label] = str(error)
+    return edited, refused
 
 
 def invert_picture(
@@ -108,7 +138,7 @@ def invert_picture(
         warnings.simplefilter("ignore", UserWarning)
         source = editor.invert(
             picture,
-            request.prompts.captions[0],
+            request.source,
             method.invert,
             seed=request.seed,
             num_inference_steps=request.steps,
@@ -131,7 +161,7 @@ def edit_recorded_source(
 ) -> Image.Image:
     """Edit an inverted picture by a method; return the target's picture."""
     if method.maps:
-        target: str | Prompt = request.prompts.captions[1]
+        target: str | Prompt = request.target
         options = build_map_edit_options(request, method)
     else:
         target, options = request.weighted_prompt, {"edits": build_blend_edits(request, method)}
@@ -140,10 +170,10 @@ def edit_recorded_source(
 
 
 def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[str, Any]:
-    """Return the arguments of edits="auto" for a prompt pair."""
-    pair = request.prompts
-    word = pair.strengthened_word
-    blends = {"none": None, "auto": "auto", "always": (pair.source_word, pair.target_word)}
+    """Return the arguments of edits="auto" for a request."""
+    word = request.weighted_word
+    always = "auto" if request.words is None else request.words
+    blends = {"none": None, "auto": "auto", "always": always}
     return {
         "weights": {} if word is None else {word: request.weight},
         "blend": blends[method.blend],
@@ -152,12 +182,11 @@ def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[
 
 def build_blend_edits(request: EditRequest, method: EditMethod) -> list[LocalBlend]:
     """Return the local blend of a method without attention maps, if it has one."""
-    pair = request.prompts
     # edits="auto" lets a strengthened object grow beyond its place
-    anywhere = method.blend == "auto" and pair.strengthened_word is not None
-    if method.blend == "none" or anywhere:
+    anywhere = method.blend == "auto" and request.weighted_word is not None
+    if method.blend == "none" or anywhere or request.words is None:
         return []
-    return [LocalBlend(words=(pair.source_word, pair.target_word))]
+    return [LocalBlend(words=request.words)]
 
 
 @contextmanager

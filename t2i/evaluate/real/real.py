@@ -5,14 +5,9 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
-from pipelines.images.input_images import preprocess_images
-from pipelines.prompt_to_prompt.inverted_source import encode_picture
-from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
-from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.editing import describe_edit_target
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
@@ -26,19 +21,17 @@ from t2i.evaluate.real.controls import (
     NO_EDIT,
 )
 from t2i.evaluate.real.edit_methods import (
-    EditCost,
     EditedPicture,
     EditRequest,
-    InvertedPicture,
-    edit_inverted_picture,
-    invert_picture,
+    edit_by_methods,
 )
+from t2i.evaluate.real.editor import build_editor, encode_and_decode
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
 from t2i.evaluate.real.records import (
-    CostRecord,
     EditedRecord,
     PicturePairRecord,
     PictureRecord,
+    build_cost_record,
 )
 from t2i.evaluate.real.scores import JudgedPicture, score_picture
 from t2i.evaluate.report.chapter import Chapter
@@ -59,11 +52,7 @@ class RealPart:
 
     def __init__(self, config: RealConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
-        # A scheduler of its own: nothing passes from here to another part.
-        parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
-        self.editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
-        self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
+        self.editor = build_editor(context)
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of all picture pairs, those of equal number one after the other."""
@@ -75,15 +64,19 @@ class RealPart:
         scenes = self.scenes[split]
         pair = build_picture_pair(scenes, kind, number)
         request = EditRequest(
-            prompts=pair.prompts,
+            source=pair.prompts.captions[0],
+            target=pair.prompts.captions[1],
+            words=(pair.prompts.source_word, pair.prompts.target_word),
             seed=derive_seed(scenes.config.seed, kind, number, "noise"),
             steps=self.context.steps,
             guidance_scale=self.context.guidance_scale,
+            weighted_word=pair.prompts.strengthened_word,
             weight=self.config.weight,
             prompt_weight=self.config.prompt_weight,
         )
         controls = self._make_controls(pair, request)
-        edited, refused = self._edit(pair, request, number)
+        methods = [m for m in self.config.methods if m.pairs is None or number < m.pairs]
+        edited, refused = edit_by_methods(self.editor, pair.source, request, methods)
         pictures = controls | {label: one.picture for label, one in edited.items()}
         judged = self._judge(pair, pictures)
         scores = {
@@ -179,45 +172,9 @@ class RealPart:
         return {
             NO_EDIT: pair.source,
             COMPOSED_TARGET: pair.target,
-            AUTOENCODER: self._encode_and_decode(pair.source),
+            AUTOENCODER: encode_and_decode(self.editor, pair.source),
             DRAWN_ANEW: anew[0],
         }
-
-    @torch.no_grad()
-    def _encode_and_decode(self, picture: Image.Image) -> Image.Image:
-        """Return a picture as the autoencoder alone reproduces it."""
-        editor = self.editor
-        pixels_13YX = preprocess_images(
-            editor.image_processor,
-            "picture",
-            picture,
-            height=picture.height,
-            width=picture.width,
-        )
-        decoded = editor.decode_latents(encode_picture(editor, pixels_13YX))
-        pictures: list[Image.Image] = editor.image_processor.postprocess(decoded, "pil")
-        return pictures[0]
-
-    def _edit(
-        self, pair: PicturePair, request: EditRequest, number: int
-    ) -> tuple[dict[str, EditedPicture], dict[str, str]]:
-        """Return the pictures of all methods by label, and why others cannot be used."""
-        inverted: dict[object, InvertedPicture] = {}
-        edited: dict[str, EditedPicture] = {}
-        refused: dict[str, str] = {}
-        for method in self.config.methods:
-            if method.pairs is not None and number >= method.pairs:
-                continue
-            try:
-                key = method.inversion
-                if key not in inverted:
-                    inverted[key] = invert_picture(self.editor, pair.source, request, method)
-                edited[method.label] = edit_inverted_picture(
-                    self.editor, inverted[key], request, method
-                )
-            except ArgumentError as error:
-                refused[method.label] = str(error)
-        return edited, refused
 
     def _judge(
         self, pair: PicturePair, pictures: Mapping[str, Image.Image]
@@ -245,8 +202,3 @@ def build_edited_record(edited: EditedPicture, scores: PictureRecord) -> EditedR
         edit=build_cost_record(edited.cost),
         replay=replay,
     )
-
-
-def build_cost_record(cost: EditCost) -> CostRecord:
-    """Return the record of a cost, rounded."""
-    return CostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))

@@ -2,6 +2,7 @@
 
 from t2i.evaluate.editing.pairs import ChangeKind
 from t2i.evaluate.editing.records import SimilarityRecord, StrictModel
+from t2i.evaluate.real.edit_methods import EditCost
 from t2i.evaluate.real.picture_pairs import Split
 
 
@@ -10,6 +11,13 @@ class CostRecord(StrictModel):
 
     rows: int
     seconds: float
+
+
+class EditCostRecord(StrictModel):
+    """Cost of a picture that a method made: of inverting and recording, and of each edit after."""
+
+    inversion: CostRecord
+    edit: CostRecord
 
 
 class PictureRecord(StrictModel):
@@ -31,16 +39,13 @@ class PictureRecord(StrictModel):
     fit: float | None
 
 
-class EditedRecord(StrictModel):
+class EditedRecord(EditCostRecord):
     """Scores and cost of the picture that a method made.
 
-    inversion, edit : cost of inverting and recording, and of each edit afterwards
     replay : PSNR of the source drawn again; None where the method reproduces it by construction
     """
 
     scores: PictureRecord
-    inversion: CostRecord
-    edit: CostRecord
     replay: float | None
 
 
@@ -62,3 +67,8 @@ class PicturePairRecord(StrictModel):
     methods: dict[str, EditedRecord]
     refused: dict[str, str]
     file: str
+
+
+def build_cost_record(cost: EditCost) -> CostRecord:
+    """Return the record of a cost, rounded."""
+    return CostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))

@@ -1,0 +1,141 @@
+"""Columns of PIE-Bench: what has stayed outside of the edited region, and how the edit succeeded.
+
+As published (Ju et al. 2023, https://arxiv.org/abs/2310.01506): what a column does not look at is
+black in both pictures and counts as equal.
+
+H W size of the pictures.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from t2i.evaluate.editing.scores import MAX_PSNR, ssim_map
+from t2i.evaluate.pie_bench.judges import Judges, to_array
+
+Column = Literal["structure", "psnr", "lpips", "mse", "ssim", "clip", "clip_edited"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
+TITLES: dict[Column, str] = {
+    "structure": "structure distance x1e3",
+    "psnr": "background PSNR",
+    "lpips": "background LPIPS x1e3",
+    "mse": "background MSE x1e4",
+    "ssim": "background SSIM x1e2",
+    "clip": "CLIP similarity",
+    "clip_edited": "CLIP similarity, edited region",
+}
+LOWER_IS_BETTER: tuple[Column, ...] = ("structure", "lpips", "mse")
+NEEDED_JUDGES: dict[Column, Literal["dino", "clip", "lpips"]] = {
+    "structure": "dino",
+    "lpips": "lpips",
+    "clip": "clip",
+    "clip_edited": "clip",
+}
+"""Column -> the judge whose weights it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPictures:
+    """An edited picture beside its source.
+
+    edited_HW : mask of the edited region
+    target : prompt of the edited picture
+    """
+
+    source: Image.Image
+    picture: Image.Image
+    edited_HW: NDArray[np.bool_]
+    target: str
+
+    def background_tensors(self) -> tuple[Tensor, Tensor]:
+        """Return both pictures without the edited region, (3, H, W) float64 from 0 to 1."""
+        source, picture = (
+            torch.from_numpy(blacken(one, self.edited_HW) / 255.0).permute(2, 0, 1)
+            for one in (self.source, self.picture)
+        )
+        return source, picture
+
+
+def measure_columns(
+    compared: ComparedPictures, columns: tuple[Column, ...], judges: Judges
+) -> dict[Column, float | None]:
+    """Measure some columns of an edited picture; None where nothing stays or nothing is edited."""
+    return {column: MEASURES[column](compared, judges) for column in columns}
+
+
+def blacken(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3) that is black within a mask."""
+    pixels = to_array(picture)
+    pixels[mask_HW] = 0
+    return pixels
+
+
+def measure_structure(compared: ComparedPictures, judges: Judges) -> float | None:
+    """Return the structure distance of the whole pictures, times 1e3."""
+    assert judges.dino is not None
+    return judges.dino.structure_distance(compared.source, compared.picture) * 1e3
+
+
+def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
+    """Return the mean squared error outside of the edited region, times 1e4."""
+    if compared.edited_HW.all():
+        return None
+    source_3HW, picture_3HW = compared.background_tensors()
+    return float((source_3HW - picture_3HW).square().mean()) * 1e4
+
+
+def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
+    """Return the PSNR outside of the edited region, in dB."""
+    mse = measure_mse(compared, judges)
+    if mse is None:
+        return None
+    return MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse / 1e4))
+
+
+def measure_ssim(compared: ComparedPictures, _judges: Judges) -> float | None:
+    """Return the SSIM outside of the edited region, times 1e2."""
+    if compared.edited_HW.all():
+        return None
+    return float(ssim_map(*compared.background_tensors()).mean()) * 1e2
+
+
+def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
+    """Return LPIPS outside of the edited region, times 1e3."""
+    if compared.edited_HW.all():
+        return None
+    assert judges.lpips is not None
+    source_13HW, picture_13HW = (one[None].float() * 2 - 1 for one in compared.background_tensors())
+    return float(judges.lpips(source_13HW, picture_13HW)) * 1e3
+
+
+def measure_clip(compared: ComparedPictures, judges: Judges) -> float | None:
+    """Return the CLIP similarity of the edited picture and the target's prompt."""
+    assert judges.clip is not None
+    return judges.clip.similarity(compared.picture, compared.target)
+
+
+def measure_clip_edited(compared: ComparedPictures, judges: Judges) -> float | None:
+    """Return the CLIP similarity of the edited region alone and the target's prompt."""
+    if not compared.edited_HW.any():
+        return None
+    assert judges.clip is not None
+    region = Image.fromarray(blacken(compared.picture, ~compared.edited_HW))
+    return judges.clip.similarity(region, compared.target)
+
+
+MEASURES: dict[Column, Callable[[ComparedPictures, Judges], float | None]] = {
+    "structure": measure_structure,
+    "psnr": measure_psnr,
+    "lpips": measure_lpips,
+    "mse": measure_mse,
+    "ssim": measure_ssim,
+    "clip": measure_clip,
+    "clip_edited": measure_clip_edited,
+}

@@ -1,0 +1,110 @@
+"""Layout of PIE-Bench: `mapping_file.json` and the pictures in `annotation_images`.
+
+H W size of the pictures.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from t2i.errors import DataError
+from t2i.safe_reading import TABLE, read_json
+from t2i.validation_errors import describe_validation_error
+
+MAPPING_FILE, PICTURES_FOLDER = "mapping_file.json", "annotation_images"
+SIDE = 512
+"""Of PIE-Bench's pictures and masks."""
+EDITING_TYPES = {
+    "0": "random",
+    "1": "change object",
+    "2": "add object",
+    "3": "delete object",
+    "4": "change attribute content",
+    "5": "change attribute pose",
+    "6": "change attribute color",
+    "7": "change attribute material",
+    "8": "change background",
+    "9": "change style",
+}
+"""`editing_type_id` -> its name."""
+
+
+def _check_inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise ValueError(f"expected a path inside {PICTURES_FOLDER}")
+    return path
+
+
+def _check_pairs(mask: tuple[int, ...]) -> tuple[int, ...]:
+    if len(mask) % 2 or any(not 0 <= number <= SIDE**2 for number in mask):
+        raise ValueError(
+            f"expected pairs of a first pixel and a length, each at most {SIDE} x {SIDE}"
+        )
+    return mask
+
+
+class PieBenchEdit(BaseModel):
+    """An edit of PIE-Bench, an entry of its `mapping_file.json`.
+
+    image_path : inside annotation_images
+    mask : run lengths of the edited region, pairs of first pixel and length, row by row
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    image_path: Annotated[str, AfterValidator(_check_inside)]
+    original_prompt: str
+    editing_prompt: str
+    editing_type_id: str
+    blended_word: str = ""
+    mask: Annotated[tuple[int, ...], AfterValidator(_check_pairs)] = Field(repr=False)
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """Source and target prompt, without the brackets that mark what changes."""
+        source, target = (
+            text.replace("[", "").replace("]", "")
+            for text in (self.original_prompt, self.editing_prompt)
+        )
+        return source, target
+
+    @property
+    def words(self) -> tuple[str, str] | None:
+        """Word of the source and of the target whose region changes; None where none is given."""
+        words = self.blended_word.split()
+        return (words[0], words[1]) if len(words) == 2 else None
+
+    def edited_mask(self) -> NDArray[np.bool_]:
+        """Return the mask (H, W) of the edited region; the picture's border belongs to it."""
+        flat = np.zeros(SIDE**2, dtype=np.bool_)
+        for first, length in zip(self.mask[::2], self.mask[1::2], strict=True):
+            flat[first : first + length] = True
+        mask_HW = flat.reshape(SIDE, SIDE)
+        mask_HW[[0, -1]] = True
+        mask_HW[:, [0, -1]] = True
+        return mask_HW
+
+
+def read_mapping(folder: Path) -> dict[str, PieBenchEdit]:
+    """Read the edits of a folder in PIE-Bench's layout, by their keys, in the file's order.
+
+    Raises DataError for a folder of another layout, naming the entry.
+    """
+    path = folder / MAPPING_FILE
+    tree = read_json(path, TABLE)
+    if not tree:
+        raise DataError(f"{path} holds no edits. Give a complete copy of PIE-Bench.")
+    edits: dict[str, PieBenchEdit] = {}
+    for key, entry in tree.items():
+        try:
+            edits[key] = PieBenchEdit.model_validate(entry)
+        except ValidationError as error:
+            raise DataError(
+                f"{path}: the edit {key!r:.80} is laid out otherwise than PIE-Bench's: "
+                f"{describe_validation_error(error)}."
+            ) from error
+    return edits

@@ -1,0 +1,27 @@
+"""Records of the part "pie_bench"."""
+
+from t2i.evaluate.editing.records import StrictModel
+from t2i.evaluate.pie_bench.columns import Column
+from t2i.evaluate.real.records import EditCostRecord
+
+
+class PieBenchMethodRecord(EditCostRecord):
+    """Columns of the picture that a method made, and what it cost."""
+
+    columns: dict[Column, float | None]
+
+
+class PieBenchRecord(StrictModel):
+    """Record of an edit of PIE-Bench by every method.
+
+    controls : columns of the source itself, and of it encoded and decoded
+    refused : label of a method -> why the model cannot be used with it
+    """
+
+    editing_type: str
+    source: str
+    target: str
+    controls: dict[str, dict[Column, float | None]]
+    methods: dict[str, PieBenchMethodRecord]
+    refused: dict[str, str]
+    file: str

@@ -1,0 +1,33 @@
+"""Pipeline that edits the pictures of a part of the suite, and its autoencoder alone."""
+
+import torch
+from PIL import Image
+
+from pipelines.images.input_images import preprocess_images
+from pipelines.prompt_to_prompt.inverted_source import encode_picture
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.evaluate.suite_part import EvaluationContext
+
+
+def build_editor(context: EvaluationContext) -> PromptEditPipeline:
+    """Build the editing pipeline of a context's model, with a scheduler of its own.
+
+    So nothing passes from one part of the suite to another.
+    """
+    zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
+    parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
+    editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
+    editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
+    return editor
+
+
+@torch.no_grad()
+def encode_and_decode(editor: PromptEditPipeline, picture: Image.Image) -> Image.Image:
+    """Return a picture as the autoencoder alone reproduces it."""
+    pixels_13YX = preprocess_images(
+        editor.image_processor, "picture", picture, height=picture.height, width=picture.width
+    )
+    decoded = editor.decode_latents(encode_picture(editor, pixels_13YX))
+    pictures: list[Image.Image] = editor.image_processor.postprocess(decoded, "pil")
+    return pictures[0]
