@@ -1,9 +1,11 @@
 """Heat maps of a recorded source's words, computed from its queries and keys without any pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text, list_pair_change_steps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
@@ -14,6 +16,7 @@ from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens, RequestedWords, Word
+from t2i.text.prompt import Prompt
 
 
 @torch.no_grad()
@@ -57,3 +60,15 @@ def read_recorded_heat_maps(
             probe.on_attention(probabilities, AttentionCall(site, one_pass, tokens))
     requested.check_all_found()
     return probe.maps
+
+
+def check_prompt_has_words(
+    pipe: Any, prompt: str | Prompt, words: Sequence[Word], num_steps: int
+) -> None:
+    """Raise ArgumentError for a word that a prompt lacks, before its source is recorded."""
+    probe, tokenizers = Probe(tuple(words)), find_prompt_tokenizers(pipe, None)
+    requested = RequestedWords()
+    for step in list_pair_change_steps(prompt, prompt, num_steps):
+        text = get_cond_text(prompt, step, num_steps)
+        probe.check_prompts(PromptTokens((text,), tokenizers, requested))
+    requested.check_all_found()

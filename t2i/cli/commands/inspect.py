@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ import typer
 
 from t2i.cli.output import Format, print_json, print_remark
 from t2i.cli.request import options
+from t2i.cli.request.photo_inversion import parse_budget
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, show_warnings_on_one_line
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2i.attention.probes.heat_maps import HeatMaps
+    from t2i.cli.generation.source_folder import RecordedPhoto
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
 
@@ -25,6 +27,8 @@ EPILOG = """Examples:
 `t2i inspect "a red apple to the left of a cat" --words apple,cat --seed 7`
 
 `t2i inspect "a blue car and a tree" --words "blue car,tree" --out car.png`
+
+`t2i inspect --image cat.jpg "a cat on a sofa"`
 """
 FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
 """Words that are not probed unless --words names them."""
@@ -45,8 +49,15 @@ Words = Annotated[
 
 
 def inspect_attention(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What the picture, or PHOTO, shows.")
+    ] = None,
     words: Words = None,
+    image: options.Photo = None,
+    folder: options.SourceFolder = None,
+    invert: options.Invert = None,
+    fit: options.Fit = None,
+    budget: options.Budget = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -67,8 +78,9 @@ def inspect_attention(
 
     Printed are a table and the paths of what is written: a strip of the picture and each word's
     heat map over it, and the maps themselves as .safetensors beside it. The picture is the one
-    that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. No file is
-    replaced.
+    that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. With
+    --image, PHOTO is looked into instead: it is inverted, with PROMPT as its description; with
+    --source, `t2i invert` has done that before, and nothing is computed anew. No file is replaced.
     """
     sampling = options.SamplingOptions(
         negative=negative,
@@ -82,61 +94,103 @@ def inspect_attention(
         lora=lora,
         embedding=embedding,
     )
-    request = options.build_prompt_request(prompt, sampling.to_overrides(), lora_dir)
+    photo = options.PhotoOptions(image=image, invert=invert, fit=fit)
+    overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    chosen = split_words(words)
+    recorded = None
+    if folder is not None:
+        options.check_only_model(overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget})
+        from t2i.cli.generation.source_folder import read_recorded_photo
+
+        recorded = read_recorded_photo(folder, model)
+        request, seed = recorded.request, recorded.seed
+    elif prompt is None:
+        raise ArgumentError(_describe_missing_prompt(image))
+    else:
+        request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
     from t2i.cli.grouped_file_names import GroupedFileNames
+    from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
-    chosen = split_words(words)
+    if recorded is None:
+        check_request_files(request)
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
-    _draw_and_probe(
-        request, chosen, seed, names, metadata=not no_metadata, as_json=format == "json"
+    output = InspectionOutput(names=names, metadata=not no_metadata, as_json=format == "json")
+    _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget=most)
+
+
+def _describe_missing_prompt(image: Path | None) -> str:
+    if image is None:
+        return 'Missing PROMPT, as in: t2i inspect "a red apple to the left of a cat" --words apple'
+    return (
+        "Got --image without PROMPT: the photo is inverted with the prompt that describes it, and "
+        'its words are looked up in that, as in: t2i inspect --image cat.jpg "a cat on a sofa"'
     )
 
 
-def _draw_and_probe(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectionOutput:
+    """Output of `t2i inspect`: file names, metadata, report format.
+
+    metadata : whether to write into the strip how its picture was made
+    """
+
+    names: "GroupedFileNames"
+    metadata: bool
+    as_json: bool
+
+
+def _inspect_and_save(
     request: "Request",
     words: Sequence[str],
     seed: int,
-    names: "GroupedFileNames",
+    output: InspectionOutput,
     *,
-    metadata: bool,
-    as_json: bool,
+    recorded: "RecordedPhoto | None",
+    budget: int | None,
 ) -> None:
-    """Draw the image under a heat-map probe of the words; save and print what it shows.
+    """Look up the words in the picture of a request; save and print what it shows.
 
     words : all content words of the prompt where it is empty
     """
-    from t2i.attention.attend import attend
-    from t2i.cli.generation.image_generation import generate_image
+    from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
     from t2i.cli.generation.loaded_request import load_model_for_request
     from t2i.cli.metadata.writing import build_metadata_texts
     from t2i.library_messages import quiet_libraries
     from t2i.pictures import save_picture
 
-    names.make_folder()
+    output.names.make_folder()
     with show_warnings_on_one_line() as warned, quiet_libraries():
-        loaded = load_model_for_request(request)
-        request, start = loaded.request, time.perf_counter()
+        loaded = (
+            load_model_for_request(request)
+            if recorded is None
+            else recorded.load_model([request.prompt])
+        )
+        start = time.perf_counter()
         words = words or list_content_words(request.parse_with_grammar(request.prompt))
-        with attend(loaded.pipe) as attn:
-            maps = attn.probe(*words)
-            try:
-                request, image = generate_image(loaded.pipe, request, seed)
-            except KeyboardInterrupt:
-                print_remark("Interrupted: nothing is written.")
-                raise typer.Exit(130) from None
-        texts = build_metadata_texts(request, seed, loaded.weights) if metadata else None
+        try:
+            if request.inversion is None:
+                inspected = generate_and_probe(loaded, words, seed)
+            else:
+                source = None if recorded is None else recorded.source
+                inspected = probe_photo(loaded, words, seed, source=source, budget=budget)
+        except KeyboardInterrupt:
+            print_remark("Interrupted: nothing is written.")
+            raise typer.Exit(130) from None
+        request, maps = inspected.request, inspected.maps
+        texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
+        label = "the picture" if request.image is None else Path(request.image.path).name
 
         def write(paths: Sequence[Path]) -> None:
-            save_picture(_build_strip(image, maps), paths[0], texts)
+            save_picture(_build_strip(inspected.image, maps, label), paths[0], texts)
             maps.save(paths[1])
 
-        strip_path, maps_path = names.save_all(seed, write)
+        strip_path, maps_path = output.names.save_all(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
-    if as_json:
+    if output.as_json:
         facts = {word: _word_facts(maps, word) for word in maps}
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
         print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
@@ -182,14 +236,12 @@ def list_content_words(prompt: object) -> list[str]:
     return found
 
 
-def _build_strip(picture: "Image", maps: "HeatMaps") -> "Image":
+def _build_strip(picture: "Image", maps: "HeatMaps", label: str) -> "Image":
     """Return the image and each word's heat map over it, side by side with labels."""
     from t2i.attention.probes.overlays import draw_overlays
     from t2i.pictures import build_picture_grid
 
-    return build_picture_grid(
-        draw_overlays(picture, maps), ["the picture", *maps], columns=1 + len(maps)
-    )
+    return build_picture_grid(draw_overlays(picture, maps), [label, *maps], columns=1 + len(maps))
 
 
 def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:

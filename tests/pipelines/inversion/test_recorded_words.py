@@ -11,7 +11,10 @@ from PIL import Image
 from pipelines.inversion.methods import parse_method
 from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
+from pipelines.prompt_to_prompt.recorded_heat_maps import (
+    check_prompt_has_words,
+    read_recorded_heat_maps,
+)
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from pipelines.prompt_to_prompt.recording_size import estimate_recording_bytes
 from t2i.attention import attend
@@ -62,6 +65,15 @@ def test_a_word_that_the_recorded_prompt_lacks_is_refused_in_words(pipe, picture
     source = pipe.invert(picture, SOURCE, "edit-friendly", **RUN)
     with pytest.raises(ArgumentError, match="'dog' is not in the prompt"):
         read_recorded_heat_maps(pipe, source, "dog")
+
+
+def test_words_are_looked_up_in_a_prompt_before_it_is_recorded(pipe):
+    changing = Prompt("a [red:blue:0.5] cat", "a1111")
+    check_prompt_has_words(pipe, SOURCE, ["red cat"], 3)
+    check_prompt_has_words(pipe, changing, ["red", "blue"], 4)
+    for prompt in (SOURCE, changing):
+        with pytest.raises(ArgumentError, match="'dog' is not in the prompt"):
+            check_prompt_has_words(pipe, prompt, ["cat", "dog"], 4)
 
 
 def test_a_source_recorded_without_its_sites_is_refused_in_words(pipe, picture):
