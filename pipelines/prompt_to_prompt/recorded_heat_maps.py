@@ -12,6 +12,7 @@ from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
+from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
@@ -21,21 +22,23 @@ from t2i.text.prompt import Prompt
 
 @torch.no_grad()
 def read_recorded_heat_maps(
-    pipe: Any, source: RecordedSource, *words: Word, convention: Convention = "default"
+    pipe: Any, source: RecordedSource, *words: Word | Concept, convention: Convention = "default"
 ) -> HeatMaps:
     """Return the heat maps of words of a recorded source, as a probe of its run reads them.
 
     >>> source = pipe.invert(photo, "a cat on a sofa")
     >>> read_recorded_heat_maps(pipe, source, "cat", "sofa").overlay("cat", source.image)
 
-    pipe : finds the tokens of the words; it runs nothing
-    words : words or phrases of the source's prompt
+    pipe : finds the tokens of the words; its denoiser runs nothing
+    words : words or phrases of the source's prompt; a Concept("whisker") is read beside it
     convention : see HeatMaps
 
     Raises ArgumentError for a word that the prompt does not have, DataError for a source recorded
     without its sites.
     """
-    probe = Probe(words, convention=convention)
+    concepts = [word for word in words if isinstance(word, Concept)]
+    reader = encode_concepts(pipe, concepts) if concepts else None
+    probe = Probe(words, convention=convention, concepts=reader)
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)

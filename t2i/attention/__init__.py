@@ -13,12 +13,14 @@ from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
+from t2i.attention.probes.concepts import Concept
 from t2i.attention.probes.heat_maps import HeatMaps, load_map_tensors
 from t2i.attention.session.session import Session
 from t2i.attention.site import Site, Sites
 
 __all__ = [
     "AttendAndExcite",
+    "Concept",
     "Function",
     "HeatMaps",
     "InjectQueriesKeys",

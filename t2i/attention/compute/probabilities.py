@@ -84,7 +84,7 @@ class AttentionProbabilities:
         Positions are the last axis, so that sums over tokens or heads read contiguous memory.
         """
         if row not in self._weights:
-            scores_NTQ = self._scores(row, *self.site.image).transpose(-1, -2)
+            scores_NTQ = self.compute_scores(row, *self.site.image).transpose(-1, -2)
             weights_NTQ = (scores_NTQ - scores_NTQ.amax(dim=1, keepdim=True)).exp_()
             self._weights[row] = weights_NTQ, weights_NTQ.sum(dim=1, keepdim=True)
         return self._weights[row]
@@ -138,18 +138,23 @@ class AttentionProbabilities:
 
     def _softmax(self, row: int | None, first: int, end: int) -> Tensor:
         assert row is not None
-        return self._scores(row, first, end).softmax(dim=-1)
+        return self.compute_scores(row, first, end).softmax(dim=-1)
 
-    def _scores(self, row: int, first: int, end: int) -> Tensor:
+    @property
+    def scale(self) -> float:
+        """Factor of the products of queries and keys."""
+        inputs = self.inputs
+        return 1 / math.sqrt(inputs.query.shape[-1]) if inputs.scale is None else inputs.scale
+
+    def compute_scores(self, row: int, first: int, end: int) -> Tensor:
         """Return the scores (N, Q, K) before the softmax, stored as (N, K, Q)."""
         inputs = self.inputs
         q_NQE, k_NKE = upcast(inputs.query[row, :, first:end]), upcast(inputs.key[row])
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
-        scale = 1 / math.sqrt(q_NQE.shape[-1]) if inputs.scale is None else inputs.scale
         # beta=0 leaves the first argument unread: this is the scaled product in one call
         unread = q_NQE.new_empty(1, 1, 1)
-        scores_NKQ = torch.baddbmm(unread, k_NKE, q_NQE.transpose(-1, -2), beta=0, alpha=scale)
+        scores_NKQ = torch.baddbmm(unread, k_NKE, q_NQE.transpose(-1, -2), beta=0, alpha=self.scale)
         scores_NQK = scores_NKQ.transpose(-1, -2)
         bias_NQK = self.plan.bias_for_row(row, like=scores_NQK)
         for bias in (select_mask_row(inputs.mask, row), bias_NQK):

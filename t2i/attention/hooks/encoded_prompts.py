@@ -1,7 +1,8 @@
 """Token ids that reached a pipeline's text encoders, to check a session's prompts against."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,18 @@ from t2i.errors import ArgumentError
 from t2i.text.token_layout import EncoderInput, build_token_window
 
 SUFFIXES = ("", "_2", "_3")
+_is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)
+"""True while this thread encodes a text that is none of the run's prompts."""
+
+
+@contextmanager
+def not_recording_tokens() -> Iterator[None]:
+    """Let text encoders read what is none of the run's prompts, within the block."""
+    token = _is_paused.set(True)
+    try:
+        yield
+    finally:
+        _is_paused.reset(token)
 
 
 class EncodedTokenRecorder:
@@ -55,6 +68,8 @@ def _recording_hook(calls: list[list[list[int]]]) -> Callable[..., None]:
     def note(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
+        if _is_paused.get():
+            return
         ids = bind_arguments(module, args, kwargs or {}).get("input_ids")
         if isinstance(ids, Tensor) and ids.ndim == 2:
             calls.append(ids.tolist())

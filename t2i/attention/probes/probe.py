@@ -12,6 +12,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import check_prompt_number
+from t2i.attention.probes.concepts import Concept, ConceptReader
 from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
@@ -37,9 +38,11 @@ class Probe:
     """Probe of some words of one prompt; its `maps` fill while the run proceeds.
 
     The arguments are those of Session.probe.
+
+    concepts : the encoded concepts among the words, if there are any
     """
 
-    words: tuple[Word, ...]
+    words: tuple[Word | Concept, ...]
     prompt: int = 0
     sites: Sites | str | None = None
     steps: StepWindow = None
@@ -48,6 +51,7 @@ class Probe:
     convention: Convention = "default"
     grad: bool = False
     raw: bool = False
+    concepts: ConceptReader | None = None
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
     _current_columns: "ProbedTokens | None" = None
@@ -61,6 +65,11 @@ class Probe:
             self.sites = DAAM_SITES
         self.sites = as_sites(self.sites)
         names = tuple(map(str, self.words))
+        if self.concepts is not None and len(set(names)) < len(names):
+            raise ArgumentError(
+                f"Got the words {', '.join(names)}: a concept and another word have one name, and "
+                "so have their heat maps. Probe them one by one."
+            )
         self.maps = HeatMaps(self.measurements, names, self.convention, self.grid)
 
     def __str__(self) -> str:
@@ -106,7 +115,8 @@ class Probe:
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose attention the probe reads."""
         assert isinstance(self.sites, Sites)
-        return site.kind != "self" and self.sites.matches(site)
+        is_read = site.kind != "self" if self.concepts is None else site.kind == "cross"
+        return is_read and self.sites.matches(site)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True for a step at which the probe reads."""
@@ -116,13 +126,19 @@ class Probe:
         """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
         check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
-            prompt_tokens.find_word_positions(self.prompt, word)
+            if not isinstance(word, Concept):
+                prompt_tokens.find_word_positions(self.prompt, word)
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Discard the measurements of the previous run and prepare for a new one."""
         self.measurements.clear()
         self.measurements.latent_size = latent_size
         self._current_columns = None
+        if self.concepts is not None:  # their columns are the first
+            self.concepts.begin_run()
+            names = [str(word) for word in self.words if isinstance(word, Concept)]
+            self.measurements.tokens |= dict(zip(names, self.concepts.spans, strict=True))
+            self.measurements.columns = self.concepts.num_tokens
         self._columns_of(prompt_tokens)
 
     def estimate_bytes_at(self, site: Site, images: int, steps: int) -> int:
@@ -142,17 +158,9 @@ class Probe:
                 f"{call.text_length - 1}."
             )
         live = []
-        positions_S = columns.positions_on_device(probabilities.inputs.query.device)
-        heads = None if self.heads is None else list(self.heads)
         for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                words_NSQ = probabilities.compute_token_probabilities(row, positions_S)
-                words_NSQ = words_NSQ if heads is None else words_NSQ[heads]
-                ratio_1SQ = None
-                if self.convention == "default":
-                    ratio_1SQ = probabilities.compute_mean_ratio_to_largest(row, positions_S, heads)
-                    ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, self.measurements.columns)
-                words_NSQ = columns.insert_absent_columns(words_NSQ, self.measurements.columns)
+                words_NSQ, ratio_1SQ = self._read_row(probabilities, row, columns)
             live.append(words_NSQ)
             self._accumulate(call.site, image_index, words_NSQ.detach(), columns, ratio_1SQ)
         if live and (self.grad or self.raw):
@@ -161,6 +169,34 @@ class Probe:
                 self.measurements.live[call.site.name] = all_BNSQ
             if self.raw:
                 self.measurements.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
+
+    def _read_row(
+        self, probabilities: AttentionProbabilities, row: int, columns: "ProbedTokens"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the words' probabilities (N, S, Q) in a batch row, and for the convention
+        "default" their mean ratio to the largest one, (1, S, Q).
+        """
+        heads, total = None if self.heads is None else list(self.heads), self.measurements.columns
+        positions_S = columns.positions_on_device(probabilities.inputs.query.device)
+        words_NSQ = probabilities.compute_token_probabilities(row, positions_S)
+        words_NSQ = columns.insert_absent_columns(
+            words_NSQ if heads is None else words_NSQ[heads], total
+        )
+        ratio_1SQ = None
+        if self.convention == "default":
+            ratio_1SQ = probabilities.compute_mean_ratio_to_largest(row, positions_S, heads)
+            ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, total)
+        if self.concepts is None:
+            return words_NSQ, ratio_1SQ
+        own_NSQ, own_ratio_NSQ = self.concepts.read(probabilities, row)
+        if heads is not None:
+            own_NSQ, own_ratio_NSQ = own_NSQ[heads], own_ratio_NSQ[heads]
+        first = self.concepts.num_tokens
+        words_NSQ = torch.cat([own_NSQ, words_NSQ[:, first:]], dim=1)
+        if ratio_1SQ is not None:
+            own_ratio_1SQ = own_ratio_NSQ.mean(dim=0, keepdim=True)
+            ratio_1SQ = torch.cat([own_ratio_1SQ, ratio_1SQ[:, first:]], dim=1)
+        return words_NSQ, ratio_1SQ
 
     def _accumulate(
         self,
@@ -178,7 +214,8 @@ class Probe:
                 site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
             )
             self.measurements.accumulators[image_index, site.name] = accumulator
-        accumulator.add(words_NSQ, columns.columns, ratio_1SQ)
+        of_concepts = range(0 if self.concepts is None else self.concepts.num_tokens)
+        accumulator.add(words_NSQ, (*of_concepts, *columns.columns), ratio_1SQ)
 
     def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokens":
         """Return the columns of the words at this step; a token keeps its column for the run."""
@@ -190,6 +227,8 @@ class Probe:
         column_at: dict[int, int] = {}
         positions: dict[int, int] = {}
         for word, name in zip(self.words, self.maps.words, strict=True):
+            if isinstance(word, Concept):
+                continue
             own = list(self.measurements.tokens.get(name, ()))
             for number, position in enumerate(prompt_tokens.find_word_positions(self.prompt, word)):
                 if number == len(own):

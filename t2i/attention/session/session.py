@@ -1,78 +1,28 @@
-"""The session that `attend` opens: its probes and edits, and the calls that drive them.
+"""The session that `attend` opens: its probes and edits, and what it tells of them."""
 
-B batch rows, C channels, H W latent size.
-"""
-
-import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import EditPlan
-from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.compute.recorded_rows import RecordedInputs, RecordedRun
-from t2i.attention.compute.tap import AttentionInputs
-from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.edit import AttentionCallback, Edit
-from t2i.attention.hooks.driven_session import CondPass
-from t2i.attention.hooks.shared_hooks import SharedHooks
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import Word
 from t2i.attention.session.checks import (
-    check_all_acted,
     check_edit_is_supported,
-    check_same_text_for_images,
-    check_sites_and_memory,
-    check_step_callback_ran,
 )
-from t2i.attention.session.dry_run import RUN_FIRST, forecast_kernels, run_site_discovery_step
-from t2i.attention.session.participant import Participant, ParticipantEntry
+from t2i.attention.session.dry_run import forecast_kernels
 from t2i.attention.session.report import explain_sites, report_activity
-from t2i.attention.session.session_prompts import SessionPrompts
+from t2i.attention.session.running_session import RunningSession
 from t2i.attention.site import Site, Sites, StepWindow
-from t2i.errors import AttentionError
-from t2i.text.token_layout import EncoderInput
 
 
-class Session:
+class Session(RunningSession):
     """Session opened by `attend`: probes and edits of the runs inside the block, in one thread."""
-
-    def __init__(
-        self,
-        x: Any,
-        prompts: SessionPrompts,
-        *,
-        budget: int,
-        driven_by_callback: bool,
-        recorded_source: RecordedRun | None = None,
-    ) -> None:
-        self.budget = budget
-        self.driven_by_callback = driven_by_callback
-        self.recorded_source = recorded_source
-        self.shared_hooks: SharedHooks | None = None
-        self._x, self._prompts = x, prompts
-        self._entries: list[ParticipantEntry] = []
-        self._pass: DenoiserPass | None = None
-        """The pass that is running."""
-        self._last: DenoiserPass | None = None
-        self._trial_pass: DenoiserPass | None = None
-        """The pass of the dry run."""
-        self._extra_pass_callback: AttentionCallback | None = None
-        """Reader of the attention of a pass that an edit makes before a step's own."""
-        self._latent_size: tuple[int, int] | None = None
-        self._checked = self._called_back = False
-        self._thread = threading.get_ident()
-
-    # for its user
 
     def probe(
         self,
-        *words: Word,
+        *words: Word | Concept,
         prompt: int = 0,
         sites: Sites | str | None = None,
         steps: StepWindow = None,
@@ -86,7 +36,8 @@ class Session:
 
         Parameters
         ----------
-        words : words or phrases of the prompt, "cat" or "red car", or token positions, (3, 4)
+        words : words or phrases of the prompt, "cat" or "red car", or token positions, (3, 4); a
+            Concept("whisker") is read beside a prompt that does not contain it
         prompt : number of the prompt in the call, from 0
         sites : a part of their names, or a Sites; every site with text keys when left out
         steps : two floats are shares of the run, two integers the steps [first, end)
@@ -99,7 +50,9 @@ class Session:
         Raises ArgumentError for a word that the prompt does not have, as soon as the prompts are
         known.
         """
-        probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw)
+        concepts = [word for word in words if isinstance(word, Concept)]
+        reader = encode_concepts(self._x, concepts) if concepts else None
+        probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw, reader)
         self._add(probe)
         return probe.maps
 
@@ -147,214 +100,3 @@ class Session:
         if self.driven_by_callback and "latents" in tensors:
             tensors["latents"] = self.after_step(tensors["latents"])
         return tensors
-
-    @property
-    def prompts(self) -> tuple[EncoderInput, ...] | None:
-        """Prompts that attend() was given; None without any."""
-        return self._prompts.given
-
-    # for its driver (t2i.attention.hooks.driven_session)
-
-    def begin_pass(
-        self,
-        denoiser_pass: DenoiserPass,
-        prompts: Sequence[EncoderInput] | None,
-        shape: object,
-        latent_size: tuple[int, int] | None,
-    ) -> None:
-        """Begin a denoiser pass; the first pass of a run also begins the run.
-
-        prompts : prompts of the call, if the driver knows them
-        shape : all that the sites depend on; another one discovers them again
-        latent_size : H, W of the latents, if they have any
-        """
-        if not self._is_own_thread:
-            return
-        if self.recorded_source is not None:
-            step = denoiser_pass.step
-            branches = self.recorded_source.branches_at(step)
-            denoiser_pass = replace(denoiser_pass, num_recorded=1, recorded_branches=branches)
-            prompts = (self.recorded_source.prompt_at(step), *(prompts or ()))
-        if self._installed.is_dry_run:
-            self._trial_pass = denoiser_pass
-        else:
-            step = denoiser_pass.step
-            begins = step == 0 or self._last is None or step < self._last.step
-            new_tokens = self._prompts.update_and_tokenize(
-                prompts, denoiser_pass.num_prompts, begins
-            )
-            if new_tokens is not None:
-                for entry in self._entries:
-                    entry.participant.check_prompts(new_tokens)
-            if begins:
-                self._begin_run(latent_size)
-            elif self.driven_by_callback and not self._called_back:
-                check_step_callback_ran(self._entries)
-            self._pass = self._last = denoiser_pass
-        self._installed.begin_pass(self, shape)
-
-    def before_pass(
-        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
-    ) -> Tensor:
-        """Return the latents (B, C, H, W) that the denoiser is to read, after the edits that act
-        before a pass.
-
-        Extra passes of these edits have the branch "cond" alone and are run by `run_cond_pass`; no
-        probe reads them. `cond_pass` describes them.
-        """
-        if not self._is_own_thread or self._installed.is_dry_run:
-            return latents_BCHW
-
-        def run_pass(pass_BCHW: Tensor, on_attention: AttentionCallback) -> None:
-            self._run_extra_pass(pass_BCHW, on_attention, cond_pass, run_cond_pass)
-
-        for entry in self._entries:
-            if entry.participant.needs_extra_passes and entry.acts_at_step(cond_pass):
-                latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, run_pass)
-        return latents_BCHW
-
-    def end_pass(self) -> None:
-        """End the denoiser pass, and check the participants against newly discovered sites."""
-        if not self._is_own_thread:
-            return
-        self._pass = None
-        has_new_sites = self._installed.end_pass(self)
-        if not self._installed.is_dry_run:
-            self._on_sites_discovered(has_new_sites)
-
-    def after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents (B, C, H, W) after a step, changed by the edits of latents; one row
-        per image.
-        """
-        last = self._last
-        if last is None or not self._is_own_thread or self._installed.is_dry_run:
-            return latents_BCHW
-        self._called_back = True
-        if self.recorded_source is not None:
-            source_1CHW = self.recorded_source.latents_at(last.step).to(latents_BCHW)
-            latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
-        for entry in self._entries:
-            if entry.acts_at_step(last):
-                latents_BCHW = entry.after_step(latents_BCHW, last)
-        return latents_BCHW[last.num_recorded :]
-
-    # for the model (t2i.attention.hooks.attention_listener)
-
-    @property
-    def num_rows(self) -> int | None:
-        """Number of batch rows of the running denoiser pass; None between passes."""
-        return None if self._pass is None else self._pass.num_rows
-
-    def note_model_forward_end(self) -> None:
-        """Record that the model's forward has returned or raised."""
-        self._pass = None
-
-    def is_active_at(self, site: Site) -> bool:
-        """Return True if a probe or an edit of the session acts at the site."""
-        return any(entry.is_active_at(site) for entry in self._entries)
-
-    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
-        """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
-        if self._pass is not None and self.prompts is not None:
-            check_same_text_for_images(self._pass, site, call)
-
-    def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
-        """Add the changes of the session's edits at the site to the edit plan."""
-        call = self._call_at(site)
-        for entry in self._entries:
-            entry.add_to_plan(plan, call)
-
-    def recorded_inputs(self, site: Site) -> RecordedInputs | None:
-        """Return the recorded source's queries and keys at this site and step, or None."""
-        if self.recorded_source is None or self._pass is None:
-            return None
-        return self.recorded_source.recorded_inputs(site.name, self._pass.step)
-
-    def on_attention(self, probabilities: AttentionProbabilities) -> None:
-        """Pass the attention probabilities of a call to the probes, or, in an extra pass of an
-        edit, to that edit.
-        """
-        call = self._call_at(probabilities.site)
-        if self._extra_pass_callback is not None:
-            self._extra_pass_callback(probabilities, call)
-            return
-        for entry in self._entries:
-            entry.on_attention(probabilities, call)
-
-    def check_had_effect(self) -> None:
-        """Raise ArgumentError for a word that no prompt had, AttentionError for a probe or an edit
-        that never acted.
-        """
-        self._prompts.check_requested_words()
-        check_all_acted(self._entries, self._last, self._called_back)
-
-    # its parts
-
-    @property
-    def _installed(self) -> SharedHooks:
-        assert self.shared_hooks is not None
-        return self.shared_hooks
-
-    @property
-    def _is_own_thread(self) -> bool:
-        return threading.get_ident() == self._thread
-
-    @property
-    def _is_open(self) -> bool:
-        return self in self._installed.sessions
-
-    def _add(self, participant: Participant) -> None:
-        if not self._is_open:
-            raise AttentionError(
-                f"{participant} comes too late, the session is over: ask for it inside the `with` "
-                "block, before the picture is made."
-            )
-        if self._prompts.tokens is not None:
-            participant.check_prompts(self._prompts.tokens)
-        entry = ParticipantEntry(participant)
-        self._entries.append(entry)
-        self._checked = False
-        if self._last is not None and self._prompts.tokens is not None:
-            entry.begin_run(self._prompts.tokens, self._latent_size)
-            self._installed.hook_wanted_sites(self)
-
-    def _discover_sites(self) -> None:
-        if not self._is_open:
-            raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST}")
-        run_site_discovery_step(self._x, self.prompts, self._installed)
-
-    def _run_extra_pass(
-        self,
-        latents_BCHW: Tensor,
-        on_attention: AttentionCallback,
-        cond_pass: DenoiserPass,
-        run_cond_pass: CondPass,
-    ) -> None:
-        outer = self._pass
-        self._pass, self._extra_pass_callback = cond_pass, on_attention
-        try:
-            with self._installed.disable_other_sessions(self):
-                run_cond_pass(latents_BCHW)
-        finally:
-            self._pass, self._extra_pass_callback = outer, None
-        self._on_sites_discovered(self._installed.end_pass(self))
-
-    def _on_sites_discovered(self, has_new_sites: bool) -> None:
-        if has_new_sites or not self._checked:
-            self._installed.hook_wanted_sites(self)
-            assert self._last is not None
-            sites = list(self._installed.sites.values())
-            check_sites_and_memory(self._entries, sites, self._last, self.budget)
-            self._checked = True
-
-    def _begin_run(self, latent_size: tuple[int, int] | None) -> None:
-        assert self._prompts.tokens is not None
-        self._latent_size = latent_size
-        self._checked = False
-        for entry in self._entries:
-            entry.begin_run(self._prompts.tokens, latent_size)
-
-    def _call_at(self, site: Site) -> AttentionCall:
-        assert self._pass is not None
-        assert self._prompts.tokens is not None
-        return AttentionCall(site, self._pass, self._prompts.tokens)

@@ -1,0 +1,183 @@
+"""Concepts: words that a prompt does not contain, whose attention is read beside it.
+
+N heads, Q query positions, K key positions, S tokens of concepts, D text width, E width of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from t2i.attention.compute.edit_plan import upcast
+from t2i.attention.compute.probabilities import (
+    MAX_ELEMENTS,
+    MIN_PROBABILITY,
+    AttentionProbabilities,
+)
+from t2i.attention.hooks.encoded_prompts import not_recording_tokens
+from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.errors import ArgumentError, AttentionError
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """Word to probe that the prompt need not contain: it is encoded beside the prompt, and the
+    picture does not change by a bit.
+
+    Its probability at an image position is what it would get there if its tokens stood in the
+    prompt, too; each concept is read as if it were the only one.
+
+    >>> maps = attn.probe("cat", Concept("whisker"), Concept("nose", text="a cat with a nose"))
+
+    word : a word or phrase; its heat map has this name
+    text : what is encoded, and contains the word; the word alone by default
+    """
+
+    word: str
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("word", self.word), ("text", self.text or self.word)):
+            if not isinstance(value, str) or not value.strip():
+                raise ArgumentError(
+                    f"Got {name}={value!r:.80} for a Concept, expected text: "
+                    'Concept("whisker", text="a cat with whiskers").'
+                )
+
+    def __str__(self) -> str:
+        return self.word
+
+
+@dataclass(frozen=True)
+class ConceptReader:
+    """Encoded concepts of a probe, and their attention at the sites of a UNet.
+
+    root : the UNet
+    tokens_SD : embeddings of the tokens of all concepts
+    ends : where the tokens of each concept end along S
+    """
+
+    root: nn.Module
+    tokens_SD: Tensor
+    ends: tuple[int, ...]
+    _keys: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Name of a site -> keys (N, S, E) there, computed once a run."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of all concepts."""
+        return self.ends[-1]
+
+    @property
+    def spans(self) -> list[tuple[int, ...]]:
+        """Positions along S of each concept's tokens."""
+        starts = (0, *self.ends[:-1])
+        return [tuple(range(*span)) for span in zip(starts, self.ends, strict=True)]
+
+    def begin_run(self) -> None:
+        """Forget the keys of the last run, in which the weights may have been others."""
+        self._keys.clear()
+
+    def read(self, probabilities: AttentionProbabilities, row: int) -> tuple[Tensor, Tensor]:
+        """Return the concepts' probabilities (N, S, Q) in a batch row, and each divided by the
+        largest probability of a token there.
+
+        Biases of edits apply to the tokens of the prompt; other changes of its map do not.
+        """
+        site, inputs = probabilities.site, probabilities.inputs
+        if site.name not in self._keys:
+            module = self.root.get_submodule(site.name)
+            self._keys[site.name] = compute_keys(module, self.tokens_SD, inputs.key)
+        key_NSE = upcast(self._keys[site.name])
+        first, end = site.image
+        queries = max(1, MAX_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
+        parts = [
+            self._read_chunk(probabilities, row, key_NSE, start, min(start + queries, end))
+            for start in range(first, end, queries)
+        ]
+        words, ratios = zip(*parts, strict=True)
+        return torch.cat(words, dim=-1), torch.cat(ratios, dim=-1)
+
+    def _read_chunk(
+        self, probabilities: AttentionProbabilities, row: int, key_NSE: Tensor, first: int, end: int
+    ) -> tuple[Tensor, Tensor]:
+        scores_NQK = probabilities.compute_scores(row, first, end)
+        query_NQE = upcast(probabilities.inputs.query[row, :, first:end])
+        own_NQS = query_NQE @ key_NSE.transpose(-1, -2) * probabilities.scale
+        most_NQ1 = torch.maximum(
+            scores_NQK.amax(dim=-1, keepdim=True), own_NQS.amax(dim=-1, keepdim=True)
+        )
+        text_NQK, own_NQS = (scores_NQK - most_NQ1).exp(), (own_NQS - most_NQ1).exp()
+        total_NQ1 = text_NQK.sum(dim=-1, keepdim=True)
+        largest_NQ1 = text_NQK.amax(dim=-1, keepdim=True)
+        words, ratios = [], []
+        for span in self.spans:
+            concept_NQS = own_NQS[..., span[0] : span[-1] + 1]
+            among = torch.maximum(largest_NQ1, concept_NQS.amax(dim=-1, keepdim=True))
+            words.append(concept_NQS / (total_NQ1 + concept_NQS.sum(dim=-1, keepdim=True)))
+            ratios.append(concept_NQS / among.clamp(min=MIN_PROBABILITY))
+        return tuple(torch.cat(one, dim=-1).transpose(-1, -2) for one in (words, ratios))  # type: ignore[return-value]  # two of them
+
+
+def compute_keys(module: Any, tokens_SD: Tensor, like_BNKE: Tensor) -> Tensor:
+    """Return the keys (N, S, E) of text tokens at a cross-attention module of diffusers, on the
+    device and in the dtype of the keys of its prompt.
+    """
+    text_1SD = tokens_SD[None].to(like_BNKE)
+    norm = getattr(module, "norm_cross", None)
+    if isinstance(norm, nn.LayerNorm):
+        text_1SD = norm(text_1SD)
+    width = getattr(module.to_k, "in_features", text_1SD.shape[-1])
+    if width != text_1SD.shape[-1] or (norm is not None and not isinstance(norm, nn.LayerNorm)):
+        raise AttentionError(
+            f"The text of {type(module).__name__} is changed before its keys are computed, from "
+            f"width {text_1SD.shape[-1]} to {width}: concepts cannot be read there. Choose other "
+            "sites, sites=..."
+        )
+    key_1SX = module.to_k(text_1SD)
+    key_NSE: Tensor = key_1SX[0].unflatten(-1, (like_BNKE.shape[1], -1)).transpose(0, 1)
+    norm = getattr(module, "norm_k", None)
+    if norm is not None:
+        key_NSE = norm(key_NSE)
+    return key_NSE
+
+
+def encode_concepts(x: Any, concepts: Sequence[Concept]) -> ConceptReader:
+    """Return the encoded concepts of a pipeline's probe.
+
+    Raises ArgumentError for a pipeline whose text does not reach the cross-attention of a UNet, and
+    for a word that its text does not contain.
+    """
+    found_root = find_denoiser(x)
+    root: Any = getattr(found_root, "_orig_mod", found_root)
+    encode = getattr(x, "encode_prompt", None)
+    kind = getattr(getattr(root, "config", None), "encoder_hid_dim_type", None)
+    readable = (None, "text_proj", "ip_image_proj")
+    is_unet = isinstance(root, UNet2DConditionModel)
+    if encode is None or not is_unet or kind not in readable:
+        raise ArgumentError(
+            f"Got a Concept for a {type(x).__name__}: a concept is read where a UNet attends to "
+            "the text encoder's output, in pipelines of Stable Diffusion 1, 2 and XL and their "
+            "relatives."
+        )
+    tokenizers = find_prompt_tokenizers(x, None)
+    found = []
+    for concept in concepts:
+        text = concept.text or concept.word
+        positions = PromptTokens((text,), tokenizers).find_word_positions(0, concept.word)
+        with torch.no_grad(), not_recording_tokens():
+            text_1TD = encode(
+                prompt=text,
+                device=x._execution_device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )[0]
+            if kind == "text_proj":
+                text_1TD = root.encoder_hid_proj(text_1TD)
+        found.append(text_1TD[0, list(positions)])
+    ends = torch.tensor([len(one) for one in found]).cumsum(0).tolist()
+    return ConceptReader(root, torch.cat(found), tuple(ends))
