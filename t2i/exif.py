@@ -57,12 +57,11 @@ def reset_exif_orientation_and_size(block: bytes, width: int, height: int) -> by
     if EXIF_IFD in main:
         (place,) = struct.unpack_from(f"{order}I", data, main[EXIF_IFD] + 8)
         found |= _find_entries(data, order, place)
-    for tag, value in ((ORIENTATION, 1), (PIXELS_ACROSS, width), (PIXELS_DOWN, height)):
+    if ORIENTATION in found:
+        struct.pack_into(f"{order}HIH2x", data, found[ORIENTATION] + 2, SHORT, 1, 1)
+    for tag, pixels in ((PIXELS_ACROSS, width), (PIXELS_DOWN, height)):
         if tag in found:
-            kind = (
-                "I" if struct.unpack_from(f"{order}H", data, found[tag] + 2) == (LONG,) else "H2x"
-            )
-            struct.pack_into(f"{order}{kind}", data, found[tag] + 8, value)
+            struct.pack_into(f"{order}HII", data, found[tag] + 2, LONG, 1, pixels)
     struct.pack_into(f"{order}I", data, first + 2 + 12 * _count_entries(data, order, first), 0)
     return PREFIX + bytes(data)
 
