@@ -1,6 +1,4 @@
-"""What a checkpoint holds: weights, averages, optimizer and counters of a run, gathered for it and
-restored from it.
-"""
+"""State of a run in a checkpoint: weights, averages, optimizer and counters, saved and restored."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -224,7 +224,9 @@ class TrainingRun:
             yield
 
     def export(self) -> None:
-        """Write the EMA weights as a model, with notes on its training."""
+        """Write the trained model with its EMA weights to the run's folder `model`, with notes on
+        its training.
+        """
         with self.using_ema_weights() as target:
             self._on_main(partial(self._write_model, target))
 

@@ -112,7 +112,7 @@ class TrainingStepper:
         return {"skipped": self.skipped, "rows": self.rows}
 
     def load_state_dict(self, state: Mapping[str, int | None]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the number of skipped steps and of rows computed at a time from `state_dict`."""
         self.skipped, self.rows = state.get("skipped") or 0, state.get("rows")
 
     def step(self, number: int, micro_batches: list[Batch]) -> StepMetrics:

@@ -95,7 +95,7 @@ def check_positive_integer(name: str, value: int) -> None:
 
 
 def check_output_type(output_type: str) -> None:
-    """Raise ArgumentError for an unknown output type."""
+    """Raise ArgumentError unless output_type is "pil", "np", "pt" or "latent"."""
     if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise ArgumentError(
             f"Unknown output_type {output_type!r}. {nearest_hint(str(output_type), OUTPUT_TYPES)}"
@@ -158,7 +158,7 @@ def is_whole_number_in_range(value: object) -> bool:
 
 
 def check_bool(name: str, value: object) -> None:
-    """Raise ArgumentError unless the argument is True or False."""
+    """Raise ArgumentError unless the value of the argument `name` is True or False."""
     if not isinstance(value, bool):
         raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
 
@@ -171,7 +171,7 @@ def check_clip_skip(value: object) -> None:
 
 
 def check_mapping(name: str, value: object) -> None:
-    """Raise ArgumentError unless the argument is None or a mapping."""
+    """Raise ArgumentError unless the value of the argument `name` is None or a mapping."""
     if value is not None and not isinstance(value, Mapping):
         raise ArgumentError(f"Got {name} of type {type(value).__name__}, expected a dict.")
 

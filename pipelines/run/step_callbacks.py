@@ -126,7 +126,7 @@ class PromptScheduleCallback:
         self.current = 0
 
     def before_pass(self, run: RunState) -> None:
-        """Switch the conditioning if another one begins at this step."""
+        """Give the run the next conditioning of its prompt schedule if that begins at this step."""
         step = run.step * self.num_inference_steps // run.num_steps
         begin = max(first for first in self.conditionings if first <= step)
         if begin != self.current:

@@ -19,7 +19,7 @@ MASK_WARNINGS: dict[Oddity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BucketCount:
-    """Number of pictures in one bucket.
+    """Number of pictures in one bucket, and of times that an epoch shows them.
 
     places : number of times that they occur in an epoch
     """
@@ -32,7 +32,7 @@ class BucketCount:
 
 @dataclass(frozen=True, slots=True)
 class SubsetCount:
-    """Number of pictures in one subset.
+    """Number of pictures in one subset, and of times that an epoch shows them.
 
     places : number of times that they occur in an epoch
     """

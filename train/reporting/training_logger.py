@@ -71,7 +71,7 @@ class TrainingLogger:
         self.print_line(f"step {step}/{self.steps}  validation loss {loss:.4f}")
 
     def log_remark(self, step: int, text: str) -> None:
-        """Print a remark on one step and write it to the log."""
+        """Print a text for the user about one step, and write it to `log.jsonl`."""
         self._log.write({"step": step}, text)
         self.print_line(f"step {step}/{self.steps}  {text}")
 

@@ -62,7 +62,9 @@ class AutoencoderTarget(TrainingTarget):
             self.vae.quant_conv.requires_grad_(config.train_encoder)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the reconstruction loss of each row, (B,)."""
+        """Encode and decode the pictures of a batch; return for each row, (B,), the weighted sum of
+        absolute, squared and edge error and of the latent penalty.
+        """
         pixels_BCHW = self._cropped(batch)
         latents_BCHW, penalty_B = self._latents(pixels_BCHW, batch)
         decoded_BCHW = self.vae.decode(latents_BCHW, return_dict=False)[0].float()

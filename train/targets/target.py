@@ -33,7 +33,7 @@ class TrainingTarget(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of each row, (B,) float32."""
+        """Compute the target's loss on a batch and return it for each row, (B,) float32."""
 
     def list_random_values_of_rows(self, _batch: Batch) -> dict[str, list[float]]:
         """List the random numbers that went into the loss of each row, such as its timestep, by
