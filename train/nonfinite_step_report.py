@@ -117,7 +117,7 @@ def gather_example_reports(
     """
     rows: list[ExampleReport] = []
     for batch in pieces:
-        drawn = target.list_random_values_of_rows(batch)
+        drawn = target.list_random_values_for_report(batch)
         for number, slot in enumerate(batch.slots):
             own = {name: values[number] for name, values in drawn.items()}
             loss = losses[len(rows)].item()

@@ -75,7 +75,7 @@ def record_target(
     latents : of the target after each step, (1, C, H, W)
     """
     settings = settings_of_target(source, target)
-    pinned, overrides = pin_run(pipe, source, latents)
+    pinned, overrides = build_latents_pin(pipe, source, latents)
 
     def extra(step: int) -> Mapping[str, Tensor]:
         residual_1CHW = pinned.residual_1CHW
@@ -134,10 +134,12 @@ def settings_of_target(source: RecordedSource, target: str | Prompt) -> RunSetti
     return replace(settings, **method.target_settings(target, settings.guidance_scale or 1.0))
 
 
-def pin_run(
+def build_latents_pin(
     pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
 ) -> tuple[KeepsResidual, CallOverrides]:
-    """Return what pins a run to a target's latents, and the overrides of that run."""
+    """Build the scheduler or step callback that sets a run's latents to a target's after each step,
+    and the call overrides that put it in.
+    """
     overrides = source.call_overrides(pipe)
     label = "recording"
     if not source.path_steps:

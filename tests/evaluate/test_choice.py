@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from t2i.evaluate.generation.best_and_cheapest import choose_best_and_cheapest
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
-from t2i.evaluate.generation.sampling_choice import choose_best_and_cheapest
 from t2i.evaluate.report.chapter import Estimate, Table
 
 SCENES = 48

@@ -164,7 +164,7 @@ def test_rows_without_words_masks_or_the_wanted_noise_have_no_such_term(scenes):
     assert torch.equal(target(replace(batch, masks_BKHW=None)), plain(batch))
     high, _ = scenes(WEIGHT, "target.attention_noise=[0.5, 1.0]")
     timestep_B = torch.tensor(
-        plain.list_random_values_of_rows(batch)["timestep"], dtype=torch.int64
+        plain.list_random_values_for_report(batch)["timestep"], dtype=torch.int64
     )
     noisy_B = plain.objective._alpha2_T[timestep_B] < 0.5
     assert 0 < noisy_B.sum() < 4

@@ -246,7 +246,7 @@ class DenoisingTarget(TrainingTarget):
         extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def list_random_values_of_rows(self, batch: Batch) -> dict[str, list[float]]:
+    def list_random_values_for_report(self, batch: Batch) -> dict[str, list[float]]:
         """Return the random timestep of each row, for reports of steps that are not finite."""
         quantile_B = sample_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size

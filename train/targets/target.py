@@ -35,7 +35,7 @@ class TrainingTarget(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Compute the target's loss on a batch and return it for each row, (B,) float32."""
 
-    def list_random_values_of_rows(self, _batch: Batch) -> dict[str, list[float]]:
+    def list_random_values_for_report(self, _batch: Batch) -> dict[str, list[float]]:
         """List the random numbers that went into the loss of each row, such as its timestep, by
         name; for reports.
         """

@@ -56,7 +56,7 @@ def current_identity_rows() -> IdentityRows | None:
 
 
 @contextmanager
-def use_identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
+def using_identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
     """Replace these rows' attention maps by the identity within the block, in this thread."""
     current = IdentityRows(rows)
     token = _identity_rows.set(current)

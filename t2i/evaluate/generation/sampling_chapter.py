@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from t2i.evaluate.generation.judge import CRITERIA
-from t2i.evaluate.generation.records import SamplingRun
-from t2i.evaluate.generation.sampling_choice import (
+from t2i.evaluate.generation.best_and_cheapest import (
     CHOICE_CRITERION,
-    SamplingChoice,
+    BestAndCheapestRuns,
     choose_best_and_cheapest,
 )
+from t2i.evaluate.generation.judge import CRITERIA
+from t2i.evaluate.generation.records import SamplingRun
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 
@@ -61,7 +61,7 @@ def build_sampling_chapter(
 
 
 def build_recommended_settings_table(
-    choices: Mapping[str, SamplingChoice], own: Mapping[str, str]
+    choices: Mapping[str, BestAndCheapestRuns], own: Mapping[str, str]
 ) -> Table:
     """Build the table of the recommended sampling settings beside the model's defaults."""
     heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
@@ -102,7 +102,7 @@ def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[Sampling
 
 
 def build_sweep_table(
-    name: str, title: str, runs: Sequence[SamplingRun], choice: SamplingChoice | None
+    name: str, title: str, runs: Sequence[SamplingRun], choice: BestAndCheapestRuns | None
 ) -> Table:
     """Build the table of a sweep of a sampling setting: criteria, loss to the best, and cost."""
     kinds = [

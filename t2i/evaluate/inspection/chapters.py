@@ -97,7 +97,7 @@ def build_heat_map_method_table(
     for other in ("daam", "mean"):
         differences = [
             mean_with_bootstrap_interval(
-                compute_paired_differences(
+                compute_scene_differences(
                     scenes, reading, build_method_selector("default"), build_method_selector(other)
                 )
             )
@@ -163,7 +163,7 @@ def compute_scene_means(
     return values
 
 
-def compute_paired_differences(
+def compute_scene_differences(
     scenes: Sequence[SceneRecord],
     reading: Callable[[MapScores], float | None],
     one: ScoreSelector,

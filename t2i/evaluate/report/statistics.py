@@ -141,13 +141,13 @@ def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_
     phi = 0.0
     if product:
         phi = (max(0.0, more - n / 2) if more > 0 else more) / math.sqrt(product)
-    down = compute_paired_half_width(p1 - l1, u2 - p2, phi)
-    up = compute_paired_half_width(u1 - p1, p2 - l2, phi)
+    down = combine_correlated_half_widths(p1 - l1, u2 - p2, phi)
+    up = combine_correlated_half_widths(u1 - p1, p2 - l2, phi)
     value = p1 - p2
     return Estimate(value, value - down, value + up, n)
 
 
-def compute_paired_half_width(one: float, other: float, phi: float) -> float:
+def combine_correlated_half_widths(one: float, other: float, phi: float) -> float:
     """Combine two half widths of intervals into that of the difference, correlated by phi."""
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 

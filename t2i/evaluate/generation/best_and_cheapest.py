@@ -12,7 +12,7 @@ CHOICE_CRITERION = "everything"
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingChoice:
+class BestAndCheapestRuns:
     """Best and cheapest setting among those that a sweep of sampling settings compares.
 
     best : with the highest share; of equal ones the cheapest
@@ -27,7 +27,7 @@ class SamplingChoice:
 
 def choose_best_and_cheapest(
     runs: Sequence[SamplingRun], default_label: str
-) -> SamplingChoice | None:
+) -> BestAndCheapestRuns | None:
     """Choose the best setting of a sweep and the cheapest that is not significantly worse.
 
     default_label : the label of the model's own settings
@@ -54,7 +54,7 @@ def choose_best_and_cheapest(
         (run for run in runs if not is_significantly_worse(lost.get(run.label))),
         key=lambda run: (run.passes, run.label != default_label, -shares[run.label]),
     )
-    return SamplingChoice(best, cheapest, lost)
+    return BestAndCheapestRuns(best, cheapest, lost)
 
 
 def is_significantly_worse(change: Estimate | None) -> bool:
