@@ -168,8 +168,14 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
+LATER_FIELDS = {"inversion", "edit"}
+"""Fields that folders written before do not have: they are hashed only where they are set."""
+
+
 def _stable_repr(value: object) -> str:
-    """Return `repr(value)`, with dataclasses and their fields under RECORDED_NAMES."""
+    """Return `repr(value)`, with dataclasses and their fields under RECORDED_NAMES, without
+    LATER_FIELDS that are None.
+    """
     if isinstance(value, tuple):
         items = ", ".join(map(_stable_repr, value))
         return f"({items},)" if len(value) == 1 else f"({items})"
@@ -178,6 +184,7 @@ def _stable_repr(value: object) -> str:
     shown = (
         f"{RECORDED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
         for field in fields(value)
+        if field.name not in LATER_FIELDS or getattr(value, field.name) is not None
     )
     name = type(value).__name__
     return f"{RECORDED_NAMES.get(name, name)}({', '.join(shown)})"
