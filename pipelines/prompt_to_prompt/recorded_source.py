@@ -46,7 +46,7 @@ from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
-from t2i.attention.site import Site
+from t2i.attention.site import Site, site_from_json
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
@@ -196,22 +196,6 @@ class RecordedSource:
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""
         return self.steps[step]["latents"]
-
-
-def site_to_json(site: Site) -> Facts:
-    """Convert a site to JSON data."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(site).items()
-    }
-
-
-def site_from_json(facts: Facts) -> Site:
-    """Convert JSON data that `site_to_json` returned back to a site."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
-    }
-    return Site(**values)
 
 
 @dataclass(frozen=True, slots=True)

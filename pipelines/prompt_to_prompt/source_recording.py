@@ -18,11 +18,7 @@ from pipelines.prompt_to_prompt.edit_run import (
     build_identical_generators,
     repeat_noise,
 )
-from pipelines.prompt_to_prompt.recorded_source import (
-    RecordedSource,
-    site_to_json,
-    write_recorded_source,
-)
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, write_recorded_source
 from pipelines.prompt_to_prompt.recording import (
     RecordingEdit,
     RecordingProbe,
@@ -37,6 +33,7 @@ from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
 from t2i.attention.edits.registry import to_dict
+from t2i.attention.site import site_to_json
 from t2i.text.prompt import Prompt
 
 

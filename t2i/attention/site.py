@@ -1,9 +1,9 @@
 """Sites of attention in a model, and the selection of sites, steps and heads."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.terminal import plural
@@ -112,6 +112,22 @@ SITE_PLACES: tuple[SitePlace, ...] = ("down", "mid", "up")
 def find_site_place(name: str) -> SitePlace:
     """Return the part of a UNet that a module of this name is in; "" elsewhere."""
     return next((place for place in SITE_PLACES if name.startswith(f"{place}_block")), "")
+
+
+def site_to_json(site: Site) -> dict[str, Any]:
+    """Convert a site to JSON data."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(site).items()
+    }
+
+
+def site_from_json(facts: Mapping[str, Any]) -> Site:
+    """Convert JSON data that `site_to_json` returned back to a site."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+    }
+    return Site(**values)
 
 
 def as_sites(chosen: "Sites | str | None") -> Sites:

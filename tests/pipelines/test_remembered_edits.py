@@ -151,6 +151,20 @@ def test_an_edit_of_an_edit_equals_the_run_of_both_rows(pipe, source, method):
     assert_near(alone, both)
 
 
+@pytest.mark.parametrize("method", ["direct", "ddim", "edit-friendly"])
+def test_edits_upon_edits_have_the_photo_s_own_pixels_outside_of_its_mask(pipe, method):
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    source = pipe.invert(picture(), SOURCE, method, mask=mask, **RUN)
+    first = pipe.remember_edit(source, FIRST)
+    second = pipe.remember_edit(first, SECOND)
+    for edited in (first.image, second.image, pipe(second, FIRST).images[1]):
+        assert edited.crop((16, 0, 32, 32)) == picture().crop((16, 0, 32, 32))
+        assert edited.crop((0, 0, 8, 32)) != picture().crop((0, 0, 8, 32))
+    again = pipe(first, FIRST, output_type="latent").images
+    assert_near(again[1], again[0])
+
+
 def test_negative_prompt_takes_the_prompt_of_the_new_source(pipe):
     source = pipe.invert(picture(), SOURCE, "negative-prompt", **RUN)
     first = pipe.remember_edit(source, FIRST)
