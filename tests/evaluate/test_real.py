@@ -31,6 +31,7 @@ from tests.evaluate.tiny_context import OBJECTS, tiny_context
 KINDS: tuple[ChangeKind, ...] = ("swap", "recolour", "background", "strengthen")
 SEEN = Scenes(ScenesConfig(size=64, seed=61, max_objects=2))
 HELD_OUT = Scenes(ScenesConfig(size=64, seed=62, max_objects=2, split="held_out"))
+MASKED = "direct, mask"
 DIRECT, BLENDED, FRIENDLY, NULL_TEXT = "direct", "direct, LocalBlend", "edit-friendly", "null-text"
 CONFIG = RealConfig.model_validate(
     {
@@ -46,6 +47,7 @@ CONFIG = RealConfig.model_validate(
                 "blend": "none",
                 "pairs": 1,
             },
+            {"label": MASKED, "invert": "direct", "blend": "none", "mask": True},
             {"label": NULL_TEXT, "invert": "null-text", "guidance_scale": 1.0},
         ],
     }
@@ -222,7 +224,7 @@ def test_costs_are_the_rows_that_the_denoiser_computes(
     part: RealPart, records: dict[str, Record]
 ) -> None:
     one = PicturePairRecord.model_validate(records["seen/swap/0"])
-    assert set(one.methods) == {BLENDED, DIRECT, FRIENDLY}
+    assert set(one.methods) == {BLENDED, DIRECT, FRIENDLY, MASKED}
     guided = 2 * part.context.steps
     friendly = one.methods[FRIENDLY]
     assert (friendly.inversion.rows, friendly.edit.rows) == (guided, guided)
@@ -234,6 +236,18 @@ def test_costs_are_the_rows_that_the_denoiser_computes(
     assert direct.inversion == one.methods[BLENDED].inversion
     assert direct.replay is not None
     assert all(cost.seconds > 0 for cost in (direct.inversion, direct.edit))
+
+
+def test_outside_of_a_given_mask_an_edit_has_the_sources_own_pixels(
+    records: dict[str, Record],
+) -> None:
+    for record in records.values():
+        methods = PicturePairRecord.model_validate(record).methods
+        masked, free = methods[MASKED].scores, methods[DIRECT].scores
+        assert masked.kept is not None
+        assert free.kept is not None
+        assert masked.kept.mse == 0 < free.kept.mse
+        assert masked.target.psnr < 100
 
 
 def test_a_method_that_the_model_cannot_do_is_told_and_the_others_go_on(
@@ -268,16 +282,16 @@ def test_chapters_compare_every_method_with_the_first(
     for table in tables.values():
         assert all(len(cells) == len(table.heads) for _, cells in table.rows)
     rows = [label for label, _ in tables["real_seen"].rows]
-    assert rows == [*CONTROLS, BLENDED, DIRECT, FRIENDLY]
+    assert rows == [*CONTROLS, BLENDED, DIRECT, FRIENDLY, MASKED]
     assert tables["real_seen"].title.endswith(": 2 pairs")
-    assert [label for label, _ in tables["real_seen_less"].rows] == [DIRECT, FRIENDLY]
+    assert [label for label, _ in tables["real_seen_less"].rows] == [DIRECT, FRIENDLY, MASKED]
     assert [label for label, _ in tables["real_choice"].rows] == [
         "another object",
         "a stronger word",
     ]
     replay = dict(tables["real_replay"].rows)
     assert replay[FRIENDLY] == ["exact"]
-    assert set(replay) == {AUTOENCODER, BLENDED, DIRECT, FRIENDLY}
+    assert set(replay) == {AUTOENCODER, BLENDED, DIRECT, FRIENDLY, MASKED}
     galleries = [block for block in chapter.blocks if isinstance(block, Gallery)]
     files = {file for gallery in galleries for file, _ in gallery.pictures}
     kept = {path.name for path in (folder / "real").rglob("*.png")}

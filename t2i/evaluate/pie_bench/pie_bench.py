@@ -51,10 +51,12 @@ class PieBenchPart:
         edit, number = self.edits[unit], self.numbers[unit]
         side = sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
+        mask_HW = resize_mask(edit.edited_mask(), side)
         request = EditRequest(
             source=edit.prompts[0],
             target=edit.prompts[1],
             words=edit.words,
+            mask=Image.fromarray(mask_HW),
             seed=derive_seed(self.config.seed, unit, "noise"),
             steps=self.context.steps,
             guidance_scale=self.context.guidance_scale,
@@ -63,7 +65,6 @@ class PieBenchPart:
         edited, refused = edit_by_methods(self.editor, source, request, methods)
         controls = {NO_EDIT: source, AUTOENCODER: encode_and_decode(self.editor, source)}
         pictures = controls | {label: one.picture for label, one in edited.items()}
-        mask_HW = resize_mask(edit.edited_mask(), side)
         measured = {
             label: measure_columns(
                 ComparedPictures(source, picture, mask_HW, edit.prompts[1]),

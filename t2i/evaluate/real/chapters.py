@@ -95,9 +95,9 @@ def describe_tables(pairs: Pairs, steps: int, guidance_scale: float) -> str:
             "object in the source and in the composed target, and a little around it; where the "
             "background changes, inside the objects, without their edges. They are compared with "
             "the source's own pixels, so that the autoencoder alone is the best that latents "
-            "allow. Rows: what the denoiser computes, a row a picture and branch of guidance, to "
-            "invert and record the source, and for each edit of it afterwards. Time: processor "
-            "time on a CPU.",
+            "allow; a blend by words or a mask puts own pixels back. Rows: what the denoiser "
+            "computes, a row a picture and branch of guidance, to invert and record the source, "
+            "and for each edit of it afterwards. Time: processor time on a CPU.",
             f"{plural(steps, 'step')}, guidance scale {guidance_scale:g}.",
             *refused,
         ]

@@ -41,15 +41,17 @@ class EditMethod(BaseModel):
     blend: Literal["none", "auto", "always"] = "auto"
     """Where the picture may change: anywhere, as edits="auto" decides, or in the region of the
     changed words."""
+    mask: bool = False
+    """Whether the exact mask of what may change is given; else nothing but the prompts is."""
     guidance_scale: float | None = Field(None, ge=1)
     """By default the model's."""
     pairs: int | None = Field(None, ge=1)
     """Picture pairs of each kind, for methods that take long; by default all."""
 
     @property
-    def inversion(self) -> tuple[str, float | None]:
-        """Inversion method and guidance: methods that share both share the recorded source."""
-        return self.invert, self.guidance_scale
+    def inversion(self) -> tuple[str, bool, float | None]:
+        """Inversion method, mask and guidance: methods that share these share the source."""
+        return self.invert, self.mask, self.guidance_scale
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class EditRequest:
     """Request for an edit of a picture: its prompts, and the settings that all methods share.
 
     words : of source and target, whose region a local blend may change; None for none
+    mask : white where the picture may change, for the methods that are given it
     weighted_word : strengthened word of a target whose text equals the source's
     weight, prompt_weight : of the strengthened word, in attention maps and in a prompt
     """
@@ -89,6 +92,7 @@ class EditRequest:
     source: str
     target: str
     words: tuple[Words, Words] | None
+    mask: Image.Image
     seed: int
     steps: int
     guidance_scale: float
@@ -143,6 +147,7 @@ def invert_picture(
             seed=request.seed,
             num_inference_steps=request.steps,
             guidance_scale=method.guidance_scale or request.guidance_scale,
+            mask=request.mask if method.mask else None,
         )
     return InvertedPicture(source, cost)
 

@@ -67,6 +67,7 @@ class RealPart:
             source=pair.prompts.captions[0],
             target=pair.prompts.captions[1],
             words=(pair.prompts.source_word, pair.prompts.target_word),
+            mask=Image.fromarray(~pair.kept_HW),
             seed=derive_seed(scenes.config.seed, kind, number, "noise"),
             steps=self.context.steps,
             guidance_scale=self.context.guidance_scale,
