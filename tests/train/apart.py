@@ -4,9 +4,11 @@ So there is time to kill many of them.
 """
 
 import argparse
+import gc
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -65,6 +67,7 @@ def act(
     environment: dict[str, str],
 ) -> None:
     """In the process: as `python -m train` does."""
+    gc.freeze()  # what was imported before the fork is shared, and stays
     os.environ.update(environment)
     speak_into(log)
     if prepare is not None:
@@ -74,6 +77,13 @@ def act(
     except T2IError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def run_train_module(words: list[str]) -> None:
+    """In the process: what `python -m train words...` does, to its end."""
+    sys.argv[1:] = words
+    sys.modules.pop("train.__main__")
+    runpy.run_module("train", run_name="__main__", alter_sys=True)
 
 
 def start_command(

@@ -29,7 +29,7 @@ steps = 4
 batch_size = 2
 device = "cpu"
 log_every = 1
-checkpoint_every = 2
+checkpoint_every = 4
 [optimizer]
 learning_rate = 1e-3
 # Above the rounding of the gradients, which Adam would blow up to whole steps.

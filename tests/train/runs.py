@@ -7,8 +7,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from t2i.denoiser.build import NewModelConfig
+from t2i.run_folder import StopRequest
+from tests.train.states import assert_equal_bit_for_bit, newest
+from train.checkpoint import CheckpointState
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
+from train.loop import TrainingRun
 from train.parallel.processes import build_accelerator, open_accelerator
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "t2i" / "assets" / "tokenizer"
@@ -52,11 +56,11 @@ kind = "scenes"
 size = 32
 length = 10
 [train]
-steps = 6
+steps = 4
 batch_size = 4
 device = "cpu"
 log_every = 1
-checkpoint_every = 2
+checkpoint_every = 4
 [optimizer]
 learning_rate = 1e-3
 # Above the rounding of the gradients, which Adam would blow up to whole steps.
@@ -85,6 +89,22 @@ def tiny_run(folder: Path, *overrides: str) -> RunConfig:
 def tiny_model(folder: Path) -> NewModelConfig:
     write_run(folder)
     return NewModelConfig.load_toml(folder / "model.toml")
+
+
+def train_only(config: RunConfig, out: Path) -> CheckpointState:
+    """Train to the last step, without the model that a whole run writes; return the checkpoint."""
+    with accelerated_for(config) as accelerator:
+        assert TrainingRun(config, out, accelerator).run(StopRequest())
+    return newest(out)
+
+
+def assert_goes_on_bit_for_bit(folder: Path, *overrides: str) -> None:
+    """Assert that a tiny run which stops in its middle and goes on ends as one that never stops."""
+    overrides = (*overrides, "rate.decay=none")
+    whole = train_only(tiny_run(folder, *overrides), folder / "whole")
+    train_only(tiny_run(folder, *overrides, "train.steps=2"), folder / "halved")
+    halved = train_only(tiny_run(folder, *overrides), folder / "halved")
+    assert_equal_bit_for_bit(whole, halved)
 
 
 def accelerator_for(config: RunConfig) -> Accelerator:

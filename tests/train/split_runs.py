@@ -28,7 +28,8 @@ def main(given: list[str]) -> None:
         training = TrainingRun(config, Path(out), accelerator)
         assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
         assert training.run(StopRequest())
-        training.export()
+        if start == "-":
+            training.export()
 
         weights = training.target.trained_parameters().values()
         here = sum(get_local_shard(weight).numel() for weight in weights)

@@ -55,6 +55,12 @@ def largest_difference(
     )
 
 
+def assert_equal_bit_for_bit(one: CheckpointState, other: CheckpointState) -> None:
+    assert one.step == other.step
+    for kind in KINDS:
+        assert largest_difference(one, other, kind) == 0, kind
+
+
 def assert_same_end(one: Path, other: Path) -> None:
     """Bit for bit: weights, averages, optimizer, everything else kept, losses, and the model."""
     first, second = newest(one), newest(other)

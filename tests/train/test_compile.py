@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 from t2i.errors import ArgumentError, TrainingError
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run
-from tests.train.runs import RUN, accelerator_for, tiny_run, write_run
-from tests.train.test_loop import assert_equal_bit_for_bit, end_of, largest_difference, newest
+from tests.train.runs import accelerator_for, tiny_run, train_only, write_run
+from tests.train.states import assert_equal_bit_for_bit, largest_difference, newest
 from train import checkpoint
 from train.batches.batch import Batch
 from train.config.run_config import RunConfig
@@ -41,8 +41,9 @@ def test_it_goes_with_gradient_checkpointing_and_places(tmp_path: Path) -> None:
         "target.gradient_checkpointing=true",
         "target.place_weight=0.1",
     )
-    plain = end_of(tiny_run(tmp_path, *settings), tmp_path / "plain")
-    compiled = end_of(tiny_run(tmp_path, *settings, "train.compile=true"), tmp_path / "compiled")
+    plain = train_only(tiny_run(tmp_path, *settings), tmp_path / "plain")
+    config = tiny_run(tmp_path, *settings, "train.compile=true")
+    compiled = train_only(config, tmp_path / "compiled")
     assert largest_difference(plain, compiled, "weights") < 1e-5
 
 
@@ -107,11 +108,15 @@ def test_the_comparison_takes_no_more_rows_than_fit(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_compile_and_come_to_the_same(tmp_path: Path) -> None:
-    toml, out = write_run(tmp_path, RUN.replace("steps = 6", "steps = 3")), tmp_path / "two"
-    assert by_two(toml, out, "train.compile=true", prepare=trace_only) == [0, 0], said(out)
+    toml, out, asked = (
+        write_run(tmp_path),
+        tmp_path / "two",
+        ("train.steps=3", "train.compile=true"),
+    )
+    assert by_two(toml, out, *asked, prepare=trace_only) == [0, 0], said(out)
     assert said(out).count("the denoiser is compiled") == 1
     assert "once more" not in said(out)
-    plain = end_of(tiny_run(tmp_path, "train.steps=3"), tmp_path / "plain")
+    plain = train_only(tiny_run(tmp_path, "train.steps=3"), tmp_path / "plain")
     assert largest_difference(plain, newest(out), "weights") < 1e-5
 
 
@@ -158,12 +163,15 @@ def test_a_compiled_run_is_the_same_draws_exports_and_resumes(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def config(*overrides: str) -> RunConfig:
-        drawing = 'samples={every=2, prompts=["a red <mug>"], steps=2}'
-        return finetune_run(tmp_path, base, ("lora", "words"), drawing, *overrides)
+        settings = (
+            'samples={every=2, prompts=["a red <mug>"], steps=2}',
+            "train.checkpoint_every=2",
+        )
+        return finetune_run(tmp_path, base, ("lora", "words"), *settings, *overrides)
 
-    plain = end_of(config(), tmp_path / "plain")
+    plain = train_only(config(), tmp_path / "plain")
     capsys.readouterr()
-    compiled = end_of(config("train.compile=true"), tmp_path / "compiled")
+    compiled = train_only(config("train.compile=true"), tmp_path / "compiled")
     said = capsys.readouterr().err
     assert said.count("the denoiser is compiled") == 1
     # Three sizes of pictures.
@@ -180,13 +188,14 @@ def test_a_compiled_run_is_the_same_draws_exports_and_resumes(
     again = tmp_path / "again"
     middle = checkpoint.read_checkpoint(tmp_path / "compiled/checkpoints/step-00000002")
     checkpoint.save_and_prune_checkpoints(again / "checkpoints", middle, 2)
-    assert_equal_bit_for_bit(compiled, end_of(config("train.compile=true"), again))
+    assert_equal_bit_for_bit(compiled, train_only(config("train.compile=true"), again))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_inductor_comes_to_the_same(tmp_path: Path) -> None:
     settings = ("train.steps=3", "train.checkpoint_every=1", "train.keep=9")
-    plain = end_of(tiny_run(tmp_path, *settings), tmp_path / "plain")
-    compiled = end_of(tiny_run(tmp_path, *settings, "train.compile=true"), tmp_path / "compiled")
+    plain = train_only(tiny_run(tmp_path, *settings), tmp_path / "plain")
+    config = tiny_run(tmp_path, *settings, "train.compile=true")
+    compiled = train_only(config, tmp_path / "compiled")
     assert largest_difference(plain, compiled, "weights") < 1e-5

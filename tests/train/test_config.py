@@ -104,7 +104,7 @@ def test_an_entry_that_a_list_does_not_have_is_named(entry: str) -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    path = write_run(tmp_path, RUN.replace("steps = 6\n", ""))
+    path = write_run(tmp_path, RUN.replace("steps = 4\n", ""))
     with pytest.raises(ArgumentError, match=r"'train.steps' is missing"):
         load_run_config(path)
 

@@ -7,10 +7,9 @@ import torch
 
 from t2i.errors import ArgumentError
 from t2i.scenes.scenes import Scenes
-from tests.train.runs import tiny_run
+from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run, train_only
 from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.checkpoint import read_newest_checkpoint
 from train.loop import run
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
@@ -50,7 +49,7 @@ def test_channels_last_is_the_same_model(tmp_path, kind):
     losses = {}
     for layout in ("true", "false"):
         asked = (f"target.kind={kind}", f"train.channels_last={layout}")
-        assert run(tiny_run(tmp_path, *asked), tmp_path / layout)
+        train_only(tiny_run(tmp_path, *asked), tmp_path / layout)
         lines = (tmp_path / layout / "log.jsonl").read_text().splitlines()
         losses[layout] = [json.loads(line)["loss"] for line in lines]
     for ours, theirs in zip(losses["true"], losses["false"], strict=True):
@@ -58,16 +57,4 @@ def test_channels_last_is_the_same_model(tmp_path, kind):
 
 
 def test_a_run_channels_last_goes_on_bit_for_bit(tmp_path):
-    asked = ("train.channels_last=true", "rate.decay=none", "train.checkpoint_every=3")
-    assert run(tiny_run(tmp_path, *asked), tmp_path / "whole")
-    assert run(tiny_run(tmp_path, *asked, "train.steps=3"), tmp_path / "halved")
-    assert run(tiny_run(tmp_path, *asked), tmp_path / "halved")
-    states = [
-        read_newest_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "halved")
-    ]
-    assert states[0] is not None
-    assert states[1] is not None
-    assert states[0].step == states[1].step == 6
-    for kind in ("weights", "average", "optimizer"):
-        for name, tensor in states[0].tensors[kind].items():
-            assert torch.equal(tensor, states[1].tensors[kind][name]), (kind, name)
+    assert_goes_on_bit_for_bit(tmp_path, "train.channels_last=true")

@@ -12,20 +12,20 @@ from tests.train.data.making import folder_of
 SHORT = {
     "train": (
         "data.size=64",
-        "train.steps=2",
+        "train.steps=1",
         "train.batch_size=2",
         "train.device=cpu",
         "samples.every=0",
         "samples.steps=1",
     ),
-    "prior": ("prior.count=2", "prior.steps=2"),
+    "prior": ("prior.count=1", "prior.steps=1"),
 }
 """Enough to see that the commands hold."""
 
 
 def shortened(words: list[str]) -> list[str]:
     if words[0] == "generate":
-        return [*words, "--steps", "2"]
+        return [*words, "--steps", "1"]
     if words[0] == "train" and "--init" not in words:
         keys = SHORT["train"] + (SHORT["prior"] if "dreambooth" in words[1] else ())
         return [*words, *(f"--set={key}" for key in keys)]

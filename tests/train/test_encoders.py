@@ -2,18 +2,22 @@
 
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 import t2i
 from t2i.run_folder import StopRequest
 from tests.train.apart import by_two, said
-from tests.train.runs import MODEL, RUN, accelerator_for, write_run
-from tests.train.test_loop import newest
+from tests.train.runs import MODEL, RUN, accelerated_for, accelerator_for, train_only, write_run
+from tests.train.states import newest
 from train.config.load_config import load_run_config
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun
+from train.targets.denoiser import DenoiserTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -36,17 +40,38 @@ def config_with(folder, kind):
     return load_run_config(write_run(folder, RUN, MODEL.replace(CLIP, text_encoder)))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_any_text_encoder_is_trained_saved_and_drawn_with(kind, tmp_path):
-    config = config_with(tmp_path, kind)
-    assert run(config, tmp_path / "out")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "out/log.jsonl").open()]
-    assert len(losses) == 6
+@dataclass(frozen=True)
+class Trained:
+    """A finished run in the folder `out`, with its target's weights before the first step."""
+
+    kind: str
+    out: Path
+    target: DenoiserTarget
+    before: dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def trained(request, tmp_path_factory):
+    """To be read only."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = config_with(folder, request.param)
+    with accelerated_for(config) as accelerator:
+        training = TrainingRun(config, folder / "out", accelerator)
+        weights = training.target.named_parameters()
+        before = {name: weight.detach().clone() for name, weight in weights}
+        assert training.run(StopRequest())
+        training.export()
+    return Trained(request.param, folder / "out", training.target, before)
+
+
+def test_any_text_encoder_is_trained_saved_and_drawn_with(trained):
+    losses = [json.loads(line)["loss"] for line in (trained.out / "log.jsonl").open()]
+    assert len(losses) == 4
     assert all(loss < 10 for loss in losses)
 
-    pipe = t2i.load(str(tmp_path / "out/model"))
+    pipe = t2i.load(str(trained.out / "model"))
     pipe.set_progress_bar_config(disable=True)
-    assert type(pipe.text_encoder).__name__ == kind
+    assert type(pipe.text_encoder).__name__ == trained.kind
     asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
     pictures = [
         pipe(prompt, generator=torch.Generator().manual_seed(1), **asked).images
@@ -56,36 +81,23 @@ def test_any_text_encoder_is_trained_saved_and_drawn_with(kind, tmp_path):
     assert not torch.equal(*pictures)
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_every_part_of_the_text_encoder_learns(kind, tmp_path):
-    config = config_with(tmp_path, kind)
-    training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
-    before = {name: weight.clone() for name, weight in training.target.trained_parameters().items()}
-    with StopRequest() as stop:
-        training.run(stop)
-    told = [name for name in before if name.startswith("text_encoder")]
+def test_every_part_of_the_text_encoder_learns(trained):
+    weights = trained.target.trained_parameters()
+    told = [name for name in weights if name.startswith("text_encoder")]
     assert told
-    weights = training.target.trained_parameters()
-    assert not [name for name in told if torch.equal(before[name], weights[name].detach())]
+    same = [name for name in told if torch.equal(trained.before[name], weights[name].detach())]
+    assert not same
 
 
-def test_what_sdxl_does_not_read_of_its_first_encoder_is_not_trained(tmp_path):
-    config = config_with(tmp_path, "CLIPTextModel")
-    target = TrainingRun(config, tmp_path / "out", accelerator_for(config)).target
-    trained = target.trained_parameters()
-    frozen = {name for name, _ in target.named_parameters()} - trained.keys()
-    of_encoders = {name for name in frozen if name.startswith("text_encoder")}
-    assert of_encoders
-    assert all(UNREAD.search(name) for name in of_encoders), of_encoders
-    assert not [name for name in trained if UNREAD.search(name)]
-
-
-@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "CLIPTextModel"])
-def test_of_a_single_encoder_every_weight_is_trained(kind, tmp_path):
-    config = config_with(tmp_path, kind)
-    target = TrainingRun(config, tmp_path / "out", accelerator_for(config)).target
-    every = {name for name, _ in target.text_encoder.named_parameters(prefix="text_encoder")}
-    assert every <= target.trained_parameters().keys()
+def test_what_is_read_of_the_text_encoders_is_trained_and_nothing_else(trained):
+    names = trained.before.keys()
+    of_encoders = {name for name in names if name.startswith("text_encoder")}
+    frozen = of_encoders - trained.target.trained_parameters().keys()
+    if trained.kind != "CLIPTextModel":
+        assert not frozen
+        return
+    assert frozen == {name for name in of_encoders if UNREAD.search(name)}
+    assert frozen
 
 
 @pytest.mark.slow
@@ -98,8 +110,8 @@ def test_two_processes_train_two_clips(tmp_path):
         if UNREAD.search(f"text_encoder.{name}")
     }
     assert by_two(tmp_path / "tiny.toml", tmp_path / "two") == [0, 0], said(tmp_path / "two")
-    assert run(config, tmp_path / "one")
-    one, two = (newest(tmp_path / name).tensors["weights"] for name in ("one", "two"))
+    one = train_only(config, tmp_path / "one").tensors["weights"]
+    two = newest(tmp_path / "two").tensors["weights"]
     assert one.keys() == two.keys()
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
     saved = load_file(tmp_path / "two/model/text_encoder/model.safetensors")

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.apart import by_two, ended, said, start
-from tests.train.runs import write_run
+from tests.train.apart import by_two, said
+from tests.train.runs import train_only, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.batch import Batch
 from train.checkpoint import read_checkpoint, recover_and_list_checkpoints
-from train.loop import run
+from train.config.load_config import load_run_config
 from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
-QUICK = ("full", "lora", "words", "dreambooth")
+QUICK = ("full", "words", "dreambooth")  # of these "dreambooth" trains a LoRA
 NEAR = 1e-5
 """Of weights, which a learning rate of 2e-3 moves by far more in six steps."""
 
@@ -37,10 +37,10 @@ def moved(out: Path) -> float:
 def test_accumulation_changes_nothing_of_a_fine_tune_but_rounding(
     method: str, base: Path, tmp_path: Path
 ) -> None:
-    steps = ("train.steps=4",)
-    run(tuning(tmp_path, base, method, *steps), tmp_path / "one")
-    run(tuning(tmp_path, base, method, *steps, "train.accumulation=2"), tmp_path / "parts")
-    assert largest_difference(newest(tmp_path / "one"), newest(tmp_path / "parts")) < NEAR
+    steps = ("train.steps=3",)
+    one = train_only(tuning(tmp_path, base, method, *steps), tmp_path / "one")
+    config = tuning(tmp_path, base, method, *steps, "train.accumulation=2")
+    assert largest_difference(one, train_only(config, tmp_path / "parts")) < NEAR
     assert moved(tmp_path / "one") > 10 * NEAR
 
 
@@ -50,7 +50,6 @@ SPLIT = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
 """What `accelerate launch` tells the processes of configs/accelerate/fsdp2.yaml."""
-WAYS = [pytest.param({}, id="whole"), pytest.param(SPLIT, id="split")]
 
 
 @pytest.mark.slow
@@ -65,10 +64,12 @@ def test_two_processes_train_words_and_adapters_of_all_models_as_one_does(
         toml = write_tuning(tmp_path, base, "pivotal")
     else:
         toml = write_tuning(tmp_path, base_xl, "mixed", OF_TWO_ENCODERS)
-    steps = "train.steps=5"
+    steps = "train.steps=3"
     assert by_two(toml, tmp_path / "two", steps) == [0, 0], said(tmp_path / "two")
-    assert ended(start(toml, tmp_path / "one", steps)) == 0, said(tmp_path / "one")
-    one, two = newest(tmp_path / "one"), newest(tmp_path / "two")
+    one, two = (
+        train_only(load_run_config(toml, [steps]), tmp_path / "one"),
+        newest(tmp_path / "two"),
+    )
     assert two.facts["processes"] == 2
     for name in ("weights", "average"):
         assert largest_difference(one, two, name) < NEAR
@@ -87,16 +88,24 @@ def test_two_processes_halve_their_parts_together_where_one_runs_out_of_memory(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param({}, id="whole"),
+        # Split weights end so at any step: see the next test.
+        pytest.param(SPLIT, id="split", marks=pytest.mark.long),
+    ],
+)
 def test_two_processes_end_together_where_it_is_too_late_for_that(
     tmp_path: Path, way: dict[str, str]
 ) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
-    ends = by_two(toml, out, prepare=short_of_memory_late, environment=way)
+    every = "train.checkpoint_every=3"
+    ends = by_two(toml, out, every, prepare=short_of_memory_late, environment=way)
     assert ends == [6, 6], said(out)
-    assert "TrainingError: Out of memory in step 5 with 2 rows at a time" in said(out)
-    assert "TrainingError: Another process of this run ended in step 5" in said(out)
-    assert newest(out).step == 4
+    assert "TrainingError: Out of memory in step 4 with 2 rows at a time" in said(out)
+    assert "TrainingError: Another process of this run ended in step 4" in said(out)
+    assert newest(out).step == 3
 
 
 def short_of_memory_early() -> None:
@@ -104,7 +113,7 @@ def short_of_memory_early() -> None:
 
 
 def short_of_memory_late() -> None:
-    run_out_of_memory(at_step=4)
+    run_out_of_memory(at_step=3)
 
 
 def run_out_of_memory(at_step: int) -> None:
@@ -130,10 +139,11 @@ def test_split_weights_cannot_be_tried_with_fewer_rows_by_one_process(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param({}, id="whole"), pytest.param(SPLIT, id="split")])
 def test_two_processes_skip_a_bad_step_together(tmp_path: Path, way: dict[str, str]) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
-    ends = by_two(toml, out, "train.bad_steps=1", prepare=bad_third_step, environment=way)
+    settings = ("train.bad_steps=1", "train.steps=3")
+    ends = by_two(toml, out, *settings, prepare=bad_third_step, environment=way)
     assert ends == [0, 0], said(out)
     assert said(out).count("skipped, 1 of at most 1 such steps") == 1
     assert newest(out).facts["stepper"]["skipped"] == 1

@@ -56,10 +56,24 @@ def test_a_shipped_config_is_the_one_that_init_writes(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "on_tiny"),
+    [
+        *(pytest.param(method, True, id=f"{method}-tiny") for method in METHODS),
+        # With the model that the file names, ten times as large.
+        pytest.param("pivotal", False, id="pivotal"),
+        *(
+            pytest.param(method, False, id=method, marks=pytest.mark.long)
+            for method in METHODS
+            if method != "pivotal"
+        ),
+    ],
+)
+def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, base, method, on_tiny):
     folder = folder_of(tmp_path / "pictures", "red", "green", "blue", captions=False)
     overrides = [*TINY, f"data.folder={folder}", "data.held_out=0", "validation.every=0"]
+    if on_tiny:
+        overrides += [f"target.base={base}", "data.size=32"]
     if "dreambooth" in method:
         overrides += ["prior.count=2", "prior.steps=2"]
     config = load_run_config(CONFIGS / f"{method}.toml", overrides)

@@ -1,12 +1,14 @@
 """`python -m train`: the resolved config, and errors as one line and an exit code."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.train.apart import ended, ready, run_train_module, start_program
 from tests.train.runs import write_run
 from train.__main__ import main
 
@@ -34,16 +36,10 @@ def test_a_dry_run_for_programs_is_the_resolved_config_and_writes_nothing(
 
 
 def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "train", str(tmp_path / "absent.toml")],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "ArgumentError: No such training config" in done.stderr
-    assert "Traceback" not in done.stderr
+    ready()
+    log = tmp_path / "said"
+    assert ended(start_program(run_train_module, [str(tmp_path / "absent.toml")], log)) == 2
+    assert re.fullmatch(r"ArgumentError: No such training config.*\n", log.read_text())
 
 
 @pytest.mark.slow

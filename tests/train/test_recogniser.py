@@ -1,5 +1,6 @@
 """A recogniser is trained by the one loop, and learns."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from tests.train.test_loop import assert_equal_bit_for_bit, end_of, logged
+from tests.train.runs import train_only
+from tests.train.states import assert_equal_bit_for_bit, logged, newest
 from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.config.load_config import load_run_config
@@ -70,19 +72,20 @@ def written(folder: Path, text: str, *overrides: str) -> RunConfig:
 
 
 def test_a_stopped_training_of_a_recogniser_ends_bit_for_bit(tmp_path: Path) -> None:
-    whole = end_of(written(tmp_path / "a", RECOGNISER), tmp_path / "whole")
-    end_of(written(tmp_path / "b", RECOGNISER, "train.steps=3"), tmp_path / "parts")
-    parts = end_of(written(tmp_path / "b", RECOGNISER), tmp_path / "parts")
+    whole = train_only(written(tmp_path / "a", RECOGNISER), tmp_path / "whole")
+    train_only(written(tmp_path / "b", RECOGNISER, "train.steps=3"), tmp_path / "parts")
+    parts = train_only(written(tmp_path / "b", RECOGNISER), tmp_path / "parts")
     assert_equal_bit_for_bit(parts, whole)
 
 
 def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
-    options = ("train.steps=150", "data.disturbed=false", "samples.every=150", "ema.decay=0.9")
-    config = written(tmp_path, RECOGNISER, *options, "train.checkpoint_every=150")
+    options = ("train.steps=80", "train.checkpoint_every=80", "optimizer.learning_rate=8e-3")
+    options += ("data.disturbed=false", "samples.every=80", "ema.decay=0.9")
+    config = written(tmp_path, RECOGNISER, *options)
     assert run(config, tmp_path / "out")
     losses = [line["loss"] for line in logged(tmp_path / "out")]
     assert np.mean(losses[-10:]) < 0.4 * np.mean(losses[:3])
-    assert (tmp_path / "out" / "samples" / "step-00000150.png").is_file()
+    assert (tmp_path / "out" / "samples" / "step-00000080.png").is_file()
 
     recogniser = Recogniser.load(tmp_path / "out" / "model")
     assert recogniser.labels.objects == OBJECTS
@@ -99,14 +102,22 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     assert right_Bhw[~thing_Bhw].float().mean() > 0.8
 
 
-def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path) -> None:
-    assert run(written(tmp_path, RECOGNISER), tmp_path / "out")
-    (tmp_path / "out" / "model").rename(tmp_path / "seen")
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained recogniser; to be read only."""
+    folder = tmp_path_factory.mktemp("seen")
+    assert run(written(folder, RECOGNISER, "train.steps=2"), folder / "out")
+    return folder / "out" / "model"
+
+
+def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, seen: Path) -> None:
+    shutil.copytree(seen, tmp_path / "seen")
     before = Recogniser.load(tmp_path / "seen").state_dict()
 
-    whole = end_of(written(tmp_path, AGREEMENT), tmp_path / "whole")
-    end_of(written(tmp_path, AGREEMENT, "train.steps=2"), tmp_path / "parts")
-    assert_equal_bit_for_bit(end_of(written(tmp_path, AGREEMENT), tmp_path / "parts"), whole)
+    assert run(written(tmp_path, AGREEMENT), tmp_path / "whole")
+    whole = newest(tmp_path / "whole")
+    train_only(written(tmp_path, AGREEMENT, "train.steps=2"), tmp_path / "parts")
+    assert_equal_bit_for_bit(train_only(written(tmp_path, AGREEMENT), tmp_path / "parts"), whole)
     assert not any(
         name.startswith("caption_matcher.recogniser") for name in whole.tensors["weights"]
     )
@@ -122,12 +133,10 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path) ->
     assert both.abs().max() <= 1 + 1e-6
 
 
-def test_a_run_over_another_recogniser_is_not_gone_on_with(tmp_path: Path) -> None:
-    assert run(written(tmp_path, RECOGNISER), tmp_path / "out")
-    (tmp_path / "out" / "model").rename(tmp_path / "seen")
-    config = written(tmp_path, AGREEMENT, "train.steps=2")
-    assert run(config, tmp_path / "words")
-    assert run(written(tmp_path, RECOGNISER, "seed=2"), tmp_path / "other")
+def test_a_run_over_another_recogniser_is_not_gone_on_with(tmp_path: Path, seen: Path) -> None:
+    shutil.copytree(seen, tmp_path / "seen")
+    train_only(written(tmp_path, AGREEMENT, "train.steps=1"), tmp_path / "words")
+    assert run(written(tmp_path, RECOGNISER, "seed=2", "train.steps=1"), tmp_path / "other")
     (tmp_path / "seen").rename(tmp_path / "gone")
     (tmp_path / "other" / "model").rename(tmp_path / "seen")
     with pytest.raises(ArgumentError, match="the weights of the frozen parts"):

@@ -50,6 +50,17 @@ def files_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
+STEPS = ("train.steps=5", "train.checkpoint_every=2", *NO_CACHE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A run with room enough, beside its TOML; to be read only."""
+    folder = tmp_path_factory.mktemp("room")
+    run(tuning(folder, base, "full", *STEPS), folder / "whole")
+    return folder / "whole"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "settings", "named"),
@@ -62,12 +73,12 @@ def files_in(folder: Path) -> set[str]:
 )
 def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
     step: int, settings: tuple[str, ...], named: str,
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    every = 2 if step < 5 else 4
-    settings = ("train.steps=5", f"train.checkpoint_every={every}", *NO_CACHE, *settings)
-    config = tuning(tmp_path, base, "full", *settings)
-    run(config, tmp_path / "whole")
+    config = load_run_config(whole.parent / "full.toml", [*STEPS, *settings])
+    if settings:
+        whole = tmp_path / "whole"
+        run(config, whole)
     with monkeypatch.context() as patch:
         if named == "model":
             export = TrainingRun.export
@@ -92,7 +103,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
     assert not (tmp_path / "out" / "model").exists()
 
     run(config, tmp_path / "out")
-    assert_same_end(tmp_path / "whole", tmp_path / "out")
+    assert_same_end(whole, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -174,7 +185,9 @@ def test_broken_pictures_under_the_limit_are_named_and_the_others_trained_on(
 def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
     settings: tuple[str, ...], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tuning(tmp_path, base, "lora", "data.bad_share=0.2", "data.check=quick", *settings)
+    # Three steps of four rows see each of the nine pictures.
+    settings = ("data.bad_share=0.2", "data.check=quick", "train.steps=3", *settings)
+    config = tuning(tmp_path, base, "lora", *settings)
     data = TrainingRun.__init__
 
     def vanishing(self: TrainingRun, *arguments: object, **named: object) -> None:
@@ -195,7 +208,7 @@ def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
     with pytest.warns(UserWarning, match="03.png.*another picture takes its place") as warned:
         assert run(config, tmp_path / "out")
     assert sum("03.png" in str(one.message) for one in warned) == 1
-    assert newest(tmp_path / "out").step == 9
+    assert newest(tmp_path / "out").step == 3
 
 
 @pytest.mark.slow

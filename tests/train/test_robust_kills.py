@@ -42,6 +42,8 @@ BY_METHOD = {
     "lokr": NO_CACHE,
 }
 """Those that the quick tests mix with a method."""
+QUICK = ("full", "dora", "lokr", "pivotal", "dreambooth")
+"""The others train a part of what one of these trains."""
 
 
 class Interrupted(BaseException):
@@ -70,20 +72,23 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in METHODS],
+)
 def test_an_interrupted_fine_tune_ends_bit_for_bit_as_a_whole_one(
     method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nine pictures, four a step: steps 4 and later are of the second epoch.
-    settings = ("train.steps=7", "train.checkpoint_every=3", *BY_METHOD.get(method, ()))
+    # Nine pictures, four a step: steps 3 and later are of the second epoch.
+    settings = ("train.steps=5", "train.checkpoint_every=2", *BY_METHOD.get(method, ()))
     config = tuning(tmp_path, base, method, *settings)
     run(config, tmp_path / "whole")
-    at_step = random.Random(method).randrange(4, 7)
+    at_step = random.Random(method).randrange(3, 5)
     with monkeypatch.context() as patch:
         interrupt(patch, at_step)
         with pytest.raises(Interrupted):
             run(config, tmp_path / "parts")
-    assert newest(tmp_path / "parts").step == at_step // 3 * 3
+    assert newest(tmp_path / "parts").step == at_step // 2 * 2
     run(config, tmp_path / "parts")
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
@@ -108,37 +113,37 @@ def kill(process: BaseProcess) -> bool:
 def test_a_fine_tune_killed_with_9_at_any_moment_ends_as_the_uninterrupted_one(
     base: Path, tmp_path: Path
 ) -> None:
-    toml = write_tuning(tmp_path, base, "pivotal")
+    toml, steps = write_tuning(tmp_path, base, "pivotal"), "train.steps=6"
     ready()
     began = time.monotonic()
-    assert ended(start(toml, tmp_path / "whole")) == 0, said(tmp_path / "whole")
+    assert ended(start(toml, tmp_path / "whole", steps)) == 0, said(tmp_path / "whole")
     whole = time.monotonic() - began
     drawn, killed = random.Random(), 0
-    for _ in range(3):
-        process = start(toml, tmp_path / "killed")
+    for _ in range(2):
+        process = start(toml, tmp_path / "killed", steps)
         process.join(drawn.uniform(whole / 4, whole * 3 / 4))
         killed += kill(process)
     assert killed, "each run was faster than its kill"
-    assert ended(start(toml, tmp_path / "killed")) == 0, said(tmp_path / "killed")
+    run(load_run_config(toml, [steps]), tmp_path / "killed")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_a_kill_during_a_save_leaves_the_checkpoint_before(base: Path, tmp_path: Path) -> None:
-    toml = write_tuning(tmp_path, base, "dreambooth")
-    process = start(toml, tmp_path / "killed", prepare=die_in_third_save)
+    toml, steps = write_tuning(tmp_path, base, "dreambooth"), "train.steps=7"
+    process = start(toml, tmp_path / "killed", steps, prepare=die_in_third_save)
     assert ended(process) == -signal.SIGKILL, said(tmp_path / "killed")
     saves = tmp_path / "killed" / "checkpoints"
     assert [*saves.glob(".step-00000006.*.part/weights.safetensors")]
     assert newest(tmp_path / "killed").step == 4
 
-    run(load_run_config(toml), tmp_path / "killed")
+    run(load_run_config(toml, [steps]), tmp_path / "killed")
     assert [path.name for path in recover_and_list_checkpoints(saves)] == [
-        "step-00000009",
-        "step-00000008",
+        "step-00000007",
+        "step-00000006",
     ]
     assert not [*saves.glob(".*")]
-    run(load_run_config(toml), tmp_path / "whole")
+    run(load_run_config(toml, [steps]), tmp_path / "whole")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import TrainingError
-from tests.train.runs import tiny_run
+from tests.train.runs import tiny_run, train_only
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
 from train.batches.batch import Batch, iterate_micro_batches
@@ -87,23 +87,21 @@ def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_halved_parts_come_to_the_same_and_it_is_said_once(
     backward: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], plain: Path,
 ) -> None:  # fmt: skip
-    run(tiny_run(tmp_path), tmp_path / "roomy")
-    capfd.readouterr()
     memory = Memory(rows=1, backward=backward)
-    memory.from_step = 2
+    memory.from_step = 1
     memory.install(monkeypatch)
-    assert run(tiny_run(tmp_path), tmp_path / "tight")
+    tight = train_only(tiny_run(tmp_path), tmp_path / "tight")
 
-    assert largest_difference(newest(tmp_path / "roomy"), newest(tmp_path / "tight")) < 1e-5
+    assert largest_difference(newest(plain), tight) < 1e-5
     assert capfd.readouterr().err.count("out of memory") == 1
     told = [line["remark"] for line in logged(tmp_path / "tight") if "remark" in line]
     assert len(told) == 1
-    assert "from step 3 on each process computes 1 row at a time, in 4 parts" in told[0]
+    assert "from step 2 on each process computes 1 row at a time, in 4 parts" in told[0]
     # The step that failed is done again from its start, and later ones do not try more rows.
     assert memory.asked[:2] == [(0, 4), (1, 4)]
-    assert memory.asked[-12:] == [(step, 1) for step in (3, 4, 5) for _ in range(4)]
+    assert memory.asked[-12:] == [(step, 1) for step in (1, 2, 3) for _ in range(4)]
 
 
 def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
@@ -111,15 +109,16 @@ def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
 ) -> None:
     memory = Memory(rows=2, error=CPU)
     memory.install(monkeypatch)
-    run(tiny_run(tmp_path), tmp_path / "whole")
+    config = tiny_run(tmp_path, "train.checkpoint_every=2")
+    run(config, tmp_path / "whole")
 
     step = TrainingStepper.step
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingStepper, "step", failing_at(4, step))
+        patch.setattr(TrainingStepper, "step", failing_at(3, step))
         with pytest.raises(InterruptedError):
-            run(tiny_run(tmp_path), tmp_path / "parts")
+            run(config, tmp_path / "parts")
     memory.rows = 4  # another machine, with room for all
-    assert run(tiny_run(tmp_path), tmp_path / "parts")
+    assert run(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").facts["stepper"]["rows"] == 2
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
@@ -136,11 +135,10 @@ def failing_at(number: int, step: Callable[..., object]) -> Callable[..., object
 def test_fine_tunes_with_prior_pictures_come_to_the_same_too(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tuning(tmp_path, base, "dreambooth", "train.steps=4")
-    run(config, tmp_path / "roomy")
+    config = tuning(tmp_path, base, "dreambooth", "train.steps=3")
+    roomy = train_only(config, tmp_path / "roomy")
     Memory(rows=3).install(monkeypatch)
-    run(config, tmp_path / "tight")
-    assert largest_difference(newest(tmp_path / "roomy"), newest(tmp_path / "tight")) < 1e-5
+    assert largest_difference(roomy, train_only(config, tmp_path / "tight")) < 1e-5
 
 
 def test_where_a_single_row_does_not_fit_the_remedies_are_named(

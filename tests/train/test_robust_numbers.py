@@ -91,9 +91,9 @@ def test_a_skipped_step_leaves_weights_optimizer_and_average_as_they_were(
     told = [line["remark"] for line in logged(tmp_path / "out") if "remark" in line]
     assert len(told) == 1
     assert remark in told[0]
-    assert [step for step, _ in read_losses(tmp_path / "out/log.jsonl")] == [1, 2, 4, 5, 6]
+    assert [step for step, _ in read_losses(tmp_path / "out/log.jsonl")] == [1, 2, 4]
     assert [line["updated"] for line in logged(tmp_path / "out") if "updated" in line] == [
-        True, True, False, True, True, True,
+        True, True, False, True,
     ]  # fmt: skip
 
 

@@ -21,22 +21,19 @@ from tests.train.apart import (
     free_port,
     launched,
     ready,
+    said,
+    start,
     start_program,
     told_by_accelerate,
     use_one_thread,
 )
 from tests.train.finetunes import finetune_toml
-from tests.train.runs import RUN, accelerator_for, tiny_run, write_run
-from tests.train.test_loop import (
-    assert_equal_bit_for_bit,
-    end_of,
-    largest_difference,
-    logged,
-    newest,
-)
+from tests.train.runs import RUN, accelerator_for, tiny_run, train_only, write_run
+from tests.train.states import assert_equal_bit_for_bit, largest_difference, logged, newest
 from train import checkpoint
 from train.checkpoint import CheckpointState
 from train.config.load_config import load_run_config
+from train.loop import run
 from train.parallel import fsdp as sharding
 from train.setup.assembly import assemble_target
 
@@ -46,9 +43,9 @@ pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 AVERAGED = """
 kind = "power"
-snapshot_every = 4
+snapshot_every = 2
 [samples]
-every = 4
+every = 2
 prompts = ["a red apple", "a cat"]
 steps = 2
 [export]
@@ -87,21 +84,24 @@ def at_step(out: Path, step: int) -> Path:
 def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     tmp_path: Path, base: Path
 ) -> None:
-    toml = write_run(tmp_path, RUN.replace("decay = 0.9", AVERAGED).replace("= 6", "= 4"))
+    averaged = with_overrides("train.steps=2", "train.checkpoint_every=1")
+    averaged = averaged.replace("decay = 0.9", AVERAGED)
+    toml = write_run(tmp_path, averaged)
     tuned = finetune_toml(tmp_path / "tuned", base, "pivotal", "[export]\nprecision = 'fp32'")
-    tuned.write_text(tuned.read_text().replace("steps = 4", "steps = 2"))
-    one = end_of(load_run_config(toml), tmp_path / "one")
+    tuned.write_text(tuned.read_text().replace("steps = 4", "steps = 1"))
+    run(load_run_config(toml), tmp_path / "one")
+    one = newest(tmp_path / "one")
 
-    said = on_two_processes(
+    held = on_two_processes(
         (toml, tmp_path / "two", "-"),
-        (toml, tmp_path / "split again", tmp_path / "two/checkpoints/step-00000002"),
-        (toml, tmp_path / "whole, then split", tmp_path / "one/checkpoints/step-00000002"),
+        (toml, tmp_path / "split again", tmp_path / "two/checkpoints/step-00000001"),
+        (toml, tmp_path / "whole, then split", tmp_path / "one/checkpoints/step-00000001"),
         (tuned, tmp_path / "tuned by two", "-"),
     )
 
     # Each process held half.
-    assert len(said) == 4
-    for shares in said.values():
+    assert len(held) == 4
+    for shares in held.values():
         assert all(0.4 < float(share) < 0.6 for share in shares.rstrip("]").split(", "))
 
     # It is the run of one process, and resumes to the bit.
@@ -116,21 +116,20 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     assert_close(one, newest(tmp_path / "whole, then split"))
     whole_again = tmp_path / "split, then whole"
     checkpoint.save_and_prune_checkpoints(
-        whole_again / "checkpoints", checkpoint.read_checkpoint(at_step(tmp_path / "two", 2)), 2
+        whole_again / "checkpoints", checkpoint.read_checkpoint(at_step(tmp_path / "two", 1)), 2
     )
-    assert_close(one, end_of(load_run_config(toml), whole_again))
+    assert_close(one, train_only(load_run_config(toml), whole_again))
 
     # What is drawn and written is of the whole weights.
-    sheet = "samples/step-00000004.png"
+    sheet = "samples/step-00000002.png"
     sheets = [np.asarray(Image.open(tmp_path / out / sheet), int) for out in ("one", "two")]
     assert np.abs(sheets[0] - sheets[1]).max() <= 1
-    for name in ("ema/step-00000004.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
+    for name in ("ema/step-00000002.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
         assert_files_close(tmp_path / "one" / name, tmp_path / "two" / name)
 
     # Adapters, new words and a text encoder, most of the model being frozen.
-    assert_close(
-        end_of(load_run_config(tuned), tmp_path / "tuned by one"), newest(tmp_path / "tuned by two")
-    )
+    run(load_run_config(tuned), tmp_path / "tuned by one")
+    assert_close(newest(tmp_path / "tuned by one"), newest(tmp_path / "tuned by two"))
     for name in ("lora.safetensors", "mug.safetensors"):
         folders = (tmp_path / f"tuned by {who}" / "model" / name for who in ("one", "two"))
         assert_files_close(*folders)
@@ -174,7 +173,7 @@ def test_every_way_to_split_comes_to_the_same(tmp_path: Path, base_xl: Path) -> 
     blockwise = [(toml, out.with_name("by class"), start) for toml, out, start in runs]
     on_two_processes(*blockwise, config=smaller)
     for toml, out, _ in runs:
-        one = end_of(load_run_config(toml), out.with_name("one"))
+        one = train_only(load_run_config(toml), out.with_name("one"))
         assert_close(one, newest(out))
         assert_close(one, newest(out.with_name("by class")))
 
@@ -273,6 +272,24 @@ def test_every_accelerate_config_is_read(path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_as_accelerate_launch_describes_them_equal_one(
+    tmp_path: Path, plain: Path
+) -> None:
+    toml, out = write_run(tmp_path), tmp_path / "two"
+    words = ["--config_file", str(CONFIG.parent / "two-processes.yaml"), "-m", "train", str(toml)]
+    _, told = told_by_accelerate(*words)
+    ready()
+    processes = [
+        start(toml, out, prepare=use_one_thread, environment=told | own)
+        for own in launched(2, free_port())
+    ]
+    assert [ended(process, 180) for process in processes] == [0, 0], said(out)
+    two = newest(out)
+    assert two.facts["processes"] == 2
+    assert_close(newest(plain), two)
+
+
+@pytest.mark.long  # three processes import everything: the test above has what they do
 def test_two_processes_of_accelerate_launch_equal_one(tmp_path: Path, plain: Path) -> None:
     # It is torch's launcher, `torchrun`, that it starts them with.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]

@@ -20,14 +20,15 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, DataError, OutputError, TrainingError
 from t2i.run_folder import StopRequest
 from tests.train import apart
-from tests.train.apart import by_two, said
+from tests.train.apart import MINUTE, by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
-from tests.train.runs import accelerator_for, tiny_run
-from tests.train.test_loop import newest
+from tests.train.runs import accelerated_for, accelerator_for, tiny_run, train_only
+from tests.train.states import newest
+from train.batches import batch
 from train.cache.dropped_weights import has_dropped_weights
 from train.cache.encoders import CacheEncoders
 from train.cache.latent_cache import CachedPictures
-from train.cache.shards import ShardFolder
+from train.cache.shards import Arrays, ShardFolder, ShardWriter
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run
@@ -35,6 +36,9 @@ from train.setup import cache_encoding
 
 REPO = Path(__file__).resolve().parents[3]
 OFF = ("cache.latents=false", "cache.texts=false")
+# Small files, so that some of them are made anew beside those that stay.
+SMALL = ("cache.shard_mb=1", "cache.pictures_at_once=4", "cache.captions_at_once=3")
+HALVES = ("train.steps=6", *SMALL)
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
 
@@ -43,8 +47,7 @@ def weights(out: Path) -> dict[str, Tensor]:
 
 
 def end_of(config: RunConfig, out: Path) -> dict[str, Tensor]:
-    assert run(config, out)
-    return weights(out)
+    return dict(train_only(config, out).tensors["weights"])
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +78,10 @@ def shards_of(out: Path, kind: str) -> ShardFolder:
     ("parts", "cached"),
     [
         (("lora",), {"latents", "texts"}),
-        pytest.param(("full",), {"latents", "texts"}, marks=pytest.mark.slow),
         (("words",), {"latents"}),
-        pytest.param(("pivotal",), {"latents"}, marks=pytest.mark.slow),
+        # Nothing of the cache depends on which weights of the denoiser are trained.
+        pytest.param(("full",), {"latents", "texts"}, marks=pytest.mark.long),
+        pytest.param(("pivotal",), {"latents"}, marks=pytest.mark.long),
     ],
 )
 def test_a_cached_run_is_the_run_without_a_cache(tmp_path, base, parts, cached, capfd):
@@ -96,15 +100,23 @@ def test_a_cached_run_is_the_run_without_a_cache(tmp_path, base, parts, cached, 
 
 @pytest.mark.slow
 def test_sdxl_is_cached_with_both_its_encoders(tmp_path, base_xl):
-    plain = end_of(finetune_run(tmp_path / "p", base_xl, ("lora",), *OFF), tmp_path / "plain")
-    found = end_of(finetune_run(tmp_path / "c", base_xl, ("lora",)), tmp_path / "cached")
-    assert difference(plain, found) < 1e-6
+    plain, cached = (
+        finetune_run(tmp_path / "c", base_xl, ("lora",), "train.steps=2", *more)
+        for more in (OFF, ())
+    )
+    found = end_of(cached, tmp_path / "cached")
+    assert difference(end_of(plain, tmp_path / "plain"), found) < 1e-6
     assert {*shards_of(tmp_path / "cached", "texts").read("")} == {"text", "pooled"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["train.workers=2", "train.precision=bf16"])
-def test_any_number_of_workers_and_any_precision_read_one_cache(tmp_path, alone, setting):
+def test_any_number_of_workers_and_any_precision_read_one_cache(
+    tmp_path, alone, setting, monkeypatch
+):
+    if "workers" in setting:
+        apart.ready()
+        monkeypatch.setattr(batch, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
     before = {*(alone / "cache").rglob("*")}
     config = load_run_config(
         alone.parent / "run.toml", [f"cache.folder={alone / 'cache'}", setting]
@@ -114,30 +126,35 @@ def test_any_number_of_workers_and_any_precision_read_one_cache(tmp_path, alone,
     assert {*(alone / "cache").rglob("*")} == before
 
 
+@pytest.fixture(scope="module")
+def half_done(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A run "half" that was stopped in its middle, beside one that is "whole"; to be read only."""
+    folder = tmp_path_factory.mktemp("halves")
+    config = finetune_run(folder, base, ("lora",), *HALVES)
+    train_only(config, folder / "whole")
+    with accelerated_for(config) as accelerator:
+        training = TrainingRun(config, folder / "half", accelerator)
+        wishes = iter([None, None])
+        training._any_process = lambda wanted: next(wishes, True) is True  # after the third step
+        assert not training.run(StopRequest())
+    assert newest(folder / "half").step == 3
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["none", "gone", "damaged"])
 def test_a_resumed_run_is_the_run_bit_for_bit_whatever_became_of_the_cache(
-    tmp_path, base, harm, recwarn
+    tmp_path, half_done, harm, recwarn
 ):
-    def config(*more: str) -> RunConfig:
-        # Small files, so that some of them are made anew beside those that stay.
-        size = ("cache.shard_mb=1", "cache.pictures_at_once=4", "cache.captions_at_once=3")
-        return finetune_run(tmp_path / "c", base, ("lora",), "train.steps=6", *size, *more)
-
-    whole = end_of(config(), tmp_path / "whole")
-    out = tmp_path / "halves"
-    stop = StopRequest()
-    training = ready(config(), out)
-    reader = iter([None, None])
-    training._any_process = lambda wanted: next(reader, True) is True  # stops after the third step
-    assert not training.run(stop)
-    assert newest(out).step == 3
+    out = tmp_path / "half"
+    shutil.copytree(half_done / "half", out)
     (file,) = (out / "cache").glob("latents-*/*.safetensors")
     if harm == "gone":
         shutil.rmtree(out / "cache")
     elif harm == "damaged":
         file.write_bytes(file.read_bytes()[:-4])
-    assert difference(whole, end_of(config(), out)) == 0
+    config = load_run_config(half_done / "run.toml", HALVES)
+    assert difference(weights(half_done / "whole"), end_of(config, out)) == 0
     warned = [str(one.message) for one in recwarn if "cache is damaged" in str(one.message)]
     assert len(warned) == (harm == "damaged")
     assert all(str(file) in text for text in warned)
@@ -244,8 +261,8 @@ def test_where_memory_does_not_suffice_to_encode_it_is_said_what_to_do(
 def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_in(
     tmp_path, base, monkeypatch
 ):
-    settings = ("data.held_out=3", "data.bad_share=0.3", "data.buckets=false", "validation.every=4")
-    config = finetune_run(tmp_path / "c", base, ("lora",), *settings)
+    settings = ("data.held_out=3", "data.bad_share=0.3", "data.buckets=false", "validation.every=2")
+    config = finetune_run(tmp_path / "c", base, ("lora",), "train.steps=2", *settings)
     original = cache_encoding.encode_mean_and_std
     calls = []
 
@@ -269,17 +286,17 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     pictures = tmp_path / "c" / "pictures"
     toml = finetune_toml(tmp_path / "c", base, "lora")
     rng = np.random.default_rng(3)
-    for number in range(40):
+    for number in range(12):
         pixels = rng.integers(0, 255, (256, 256, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(pictures / f"more{number}.png")
-    settings = ["data.size=256", "data.bucket_step=8", "cache.shard_mb=1", "train.steps=40"]
+    settings = ["data.size=256", "data.bucket_step=8", "cache.shard_mb=1", "train.steps=8"]
     apart.ready()
-    process = apart.start(toml, tmp_path / "killed", *settings)
+    process = apart.start(toml, tmp_path / "killed", *settings, prepare=hang_after_first_file)
     deadline = time.monotonic() + 90
     while not [*(tmp_path / "killed").glob("cache/latents-*/*.safetensors")]:
         assert time.monotonic() < deadline
         assert process.exitcode is None
-        time.sleep(0.005)
+        time.sleep(0.05)
     process.kill()
     assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
@@ -291,9 +308,22 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     assert len(after._entries) == sum(count(after, name) for name in after.list_files())
 
 
+def hang_after_first_file() -> None:
+    """Let the process wait for its end with one file finished and the next one begun."""
+    torch.set_num_threads(1)
+    add = ShardWriter.add
+
+    def add_or_hang(self: ShardWriter, key: str, arrays: Arrays) -> None:
+        add(self, key, arrays)
+        if self._keys and [*self.folder.glob("*.safetensors")]:
+            time.sleep(MINUTE)
+
+    ShardWriter.add = add_or_hang
+
+
 def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, capfd):
     monkeypatch.setattr(StopRequest, "__enter__", wishes_to_stop)
-    config = finetune_run(tmp_path / "c", base, ("lora",))
+    config = finetune_run(tmp_path / "c", base, ("lora",), "train.steps=1")
     assert not run(config, tmp_path / "out")
     assert "stopped while encoding; the same command goes on from here" in capfd.readouterr().err
     monkeypatch.undo()
@@ -330,16 +360,17 @@ def test_the_encoders_are_gone_before_the_denoiser_comes(tmp_path, base, monkeyp
 @pytest.mark.slow
 def test_sheets_and_models_are_those_without_a_cache(tmp_path, base):
     sheets = (
-        "samples.every=4",
+        "train.steps=2",
+        "samples.every=2",
         'samples.prompts=["a red apple", "the blue cat"]',
         "samples.steps=2",
         "data.held_out=2",
-        "validation.every=4",
+        "validation.every=2",
         "validation.levels=2",
     )
     for name, more in (("plain", OFF), ("cached", ())):
         config = finetune_run(tmp_path / name, base, ("full",), *sheets, *more)
-        end_of(config, tmp_path / f"{name}-out")
+        assert run(config, tmp_path / f"{name}-out")
     plain, cached = tmp_path / "plain-out", tmp_path / "cached-out"
     files = {path.relative_to(plain / "model") for path in (plain / "model").rglob("*")}
     assert files == {path.relative_to(cached / "model") for path in (cached / "model").rglob("*")}
@@ -348,7 +379,7 @@ def test_sheets_and_models_are_those_without_a_cache(tmp_path, base):
         other = cached / "model" / part / weights_file.name
         assert weights_file.read_bytes() == other.read_bytes()
     one, other = (
-        np.asarray(Image.open(out / "samples/step-00000004.png")).astype(int)
+        np.asarray(Image.open(out / "samples/step-00000002.png")).astype(int)
         for out in (plain, cached)
     )
     assert np.abs(one - other).max() <= 1
@@ -384,7 +415,7 @@ def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
 def test_what_cannot_be_cached_is_said_and_encoded_as_it_goes(
     tmp_path, base, overrides, said, capfd
 ):
-    config = finetune_run(tmp_path / "c", base, ("lora",), *overrides)
+    config = finetune_run(tmp_path / "c", base, ("lora",), "train.steps=1", *overrides)
     for path in (tmp_path / "c/pictures").glob("*.txt"):
         path.write_text("red, apple, cat")
     training = ready(config, tmp_path / "out")
@@ -433,7 +464,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, 
 
 
 def test_a_picture_that_broke_since_it_was_checked_counts_as_broken(tmp_path, base, monkeypatch):
-    config = finetune_run(tmp_path / "c", base, ("lora",), "data.bad_share=0.2", "data.size=32")
+    settings = ("data.bad_share=0.2", "data.size=32", "train.steps=1")
+    config = finetune_run(tmp_path / "c", base, ("lora",), *settings)
     harm_after_checks(monkeypatch, tmp_path / "c/pictures/1.png")
     with pytest.warns(UserWarning, match="1.png: .*another picture takes its place"):
         training = ready(config, tmp_path / "out")
