@@ -41,4 +41,15 @@ t2i edit "a star" "a star and a heart" --seed 8 --out addition.webp
 t2i edit "a heart" "a blue heart" --seed 8 --out refine.webp
 t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
 t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 8 --out weight.webp
-rm -f where-*.safetensors ./*-source.* ./*-target*.*
+# photos.md
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert direct --seed 8 --out photo-direct.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert edit-friendly --seed 8 --out photo-edit-friendly.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert ddim --seed 8 --out photo-ddim.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert negative-prompt --seed 8 --out photo-negative-prompt.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert difference --seed 8 --out photo-difference.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert turbo --seed 8 --out photo-turbo.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert bdia --seed 8 --out photo-bdia.webp
+t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert null-text --seed 8 --out photo-null-text.webp
+t2i edit --image photo.png "a tree to the left of a cat" "a tree to the left of a dog" --invert direct --seed 8 --out photo-undescribed.webp
+t2i inspect --image photo.png "a tree to the left of a cat on a blue background" --words "tree,cat,blue background" --seed 8 --out photo-words.webp
+rm -f where-*.safetensors photo-words.safetensors ./*-source.* ./*-target*.*

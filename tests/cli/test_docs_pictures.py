@@ -7,9 +7,17 @@ from pathlib import Path
 from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
 
 LARGEST = 60_000
-INPUTS = {"right.png", "edits.webp", "benchmark.webp", "learning.webp", "mushrooms.webp"}
+INPUTS = {
+    "right.png",
+    "photo.png",
+    "edits.webp",
+    "benchmark.webp",
+    "learning.webp",
+    "mushrooms.webp",
+}
 INPUTS |= {f"way-of-a-{what}.svg" for what in ("prompt", "probe", "training-picture")}
-"""Painted by hand: the mask; what the Python on docs/edits.md makes; rows of an evaluation's;
+"""Painted by hand: the mask; a composed scene, the photo; what the Python on docs/edits.md makes;
+rows of an evaluation's;
 what benchmarks/learning.py draws, docs/tour.py, and docs/diagrams.py."""
 
 

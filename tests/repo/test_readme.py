@@ -78,7 +78,8 @@ def test_commands_in_the_pages_run(
         assert names <= targets((REPO / "Makefile").read_text())
     elif words[0] == "t2i":
         # As a reader who stands in the clone, yet without leaving anything in it.
-        (tmp_path / "configs").symlink_to(REPO / "configs")
+        for name in ("configs", "docs"):
+            (tmp_path / name).symlink_to(REPO / name)
         monkeypatch.chdir(tmp_path)
         if words[1] == "show" or "--from" in words:
             # The reader has made the picture a line before.
