@@ -19,7 +19,16 @@ UNET = "model.diffusion_model."
 ONE = torch.ones(1)
 
 
-@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl", "refiner"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "sd1",
+        "sdxl",
+        # Their text encoders are named as the second one of SDXL.
+        pytest.param("sd2", marks=pytest.mark.long),
+        pytest.param("refiner", marks=pytest.mark.long),
+    ],
+)
 def made(request, tmp_path_factory):
     """The tensors of a checkpoint, the folder of its configs, and its parts."""
     place = tmp_path_factory.mktemp(request.param)

@@ -202,7 +202,7 @@ def test_its_units_are_pairs_prompts_of_two_and_costs(part: EditingPart) -> None
 def test_a_unit_gives_the_same_record_again_and_in_another_order(
     part: EditingPart, records: dict[str, Record]
 ) -> None:
-    units = ["swap/0", "two/0", "recolour/0"]
+    units = ["swap/0", "two/0"]
     fresh = EditingPart(FEW, part.context)
     assert {unit: records[unit] for unit in units} == {
         unit: fresh.measure_unit(unit) for unit in reversed(units)

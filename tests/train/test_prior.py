@@ -1,6 +1,7 @@
 """DreamBooth's class pictures: drawn once, by the base model, and learned from as the class."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import t2i
 from t2i.errors import ArgumentError, DataError
 from t2i.run_folder import StopRequest
 from tests.train.finetunes import finetune_run
-from tests.train.runs import accelerator_for
+from tests.train.runs import accelerator_for, train_only
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
@@ -53,6 +54,21 @@ def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
+@pytest.fixture(scope="module")
+def all_five(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """The class pictures of `config`, by another run of it; to be read only."""
+    folder = tmp_path_factory.mktemp("prior")
+    drawn(finetune_run(folder, base, ("lora",), PRIOR, "train.steps=2"), folder / "out")
+    return folder / "out" / "prior"
+
+
+@pytest.fixture
+def out(tmp_path: Path, all_five: Path) -> Path:
+    """The folder of a run whose class pictures are all there."""
+    shutil.copytree(all_five, tmp_path / "out" / "prior")
+    return tmp_path / "out"
+
+
 def with_changes(config: RunConfig, **changes: object) -> RunConfig:
     assert config.prior is not None
     prior = config.prior.model_dump() | changes
@@ -75,21 +91,21 @@ def test_the_base_model_draws_the_class_each_picture_of_its_own_seed(tmp_path, c
     assert difference.max() <= 1  # of another batch, and so rounded otherwise
 
 
-def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(tmp_path, config):
-    whole = drawn(config, tmp_path / "out")
-    lost = tmp_path / "out" / "prior" / format_class_picture_name(2)
-    kept = tmp_path / "out" / "prior" / format_class_picture_name(4)
+def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(out, config):
+    whole = drawn(config, out)
+    lost = out / "prior" / format_class_picture_name(2)
+    kept = out / "prior" / format_class_picture_name(4)
     lost.unlink()
     before = kept.stat().st_mtime_ns
-    assert drawn(config, tmp_path / "out") == whole
+    assert drawn(config, out) == whole
     assert kept.stat().st_mtime_ns == before
 
 
-def test_nothing_is_loaded_where_all_are_there(tmp_path, config, monkeypatch):
-    whole = drawn(config, tmp_path / "out")
+def test_nothing_is_loaded_where_all_are_there(out, config, monkeypatch):
+    whole = {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
     monkeypatch.setattr(class_pictures, "generate_class_picture_batch", None)
     monkeypatch.setattr("pipelines.text_to_image.TextToImagePipeline.from_pretrained", None)
-    assert drawn(config, tmp_path / "out") == whole
+    assert drawn(config, out) == whole
 
 
 def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config):
@@ -127,29 +143,26 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
     assert len([*(out / "prior").glob("*.png")]) == 5
 
 
-def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(tmp_path, config):
-    drawn(config, tmp_path / "out")
+def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(out, config):
     other = with_changes(config, prompt="a dog")
     with pytest.raises(
         ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
     ):
-        generate_missing_class_pictures(pictures_of(other, tmp_path / "out"), CPU, StopRequest())
+        generate_missing_class_pictures(pictures_of(other, out), CPU, StopRequest())
 
 
-def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(tmp_path, config):
-    drawn(config, tmp_path / "out")
-    notes = tmp_path / "out" / "prior" / NOTES
+def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(out, config):
+    notes = out / "prior" / NOTES
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    generate_missing_class_pictures(pictures_of(config, tmp_path / "out"), CPU, StopRequest())
-    more = pictures_of(with_changes(config, count=6), tmp_path / "out")
+    generate_missing_class_pictures(pictures_of(config, out), CPU, StopRequest())
+    more = pictures_of(with_changes(config, count=6), out)
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
         generate_missing_class_pictures(more, CPU, StopRequest())
 
 
-def test_they_are_learned_from_as_the_class_with_their_weight(tmp_path, config):
+def test_they_are_learned_from_as_the_class_with_their_weight(out, config):
     own = build_dataset(config.data)
-    drawn(config, tmp_path / "out")
-    data = add_class_picture_subset(config.data, config.prior, tmp_path / "out")
+    data = add_class_picture_subset(config.data, config.prior, out)
     assert isinstance(data, PicturesConfig)
     both = build_dataset(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
@@ -170,9 +183,8 @@ def test_a_run_draws_them_first_and_goes_on_with_them(tmp_path, config, capsys):
     assert (out / "model" / "lora.safetensors").is_file()
 
 
-def test_a_run_does_not_go_on_with_other_class_pictures(tmp_path, config):
-    out = tmp_path / "out"
-    assert run(config, out)
+def test_a_run_does_not_go_on_with_other_class_pictures(out, config):
+    train_only(config, out)
     Image.new("RGB", (32, 32), "red").save(out / "prior" / format_class_picture_name(0))
     longer = config.train.model_copy(update={"steps": 3})
     with pytest.raises(DataError, match=r"class-00000.png: is missing since the run began"):

@@ -535,7 +535,7 @@ def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     order = BatchOrder(pictures.list_batch_groups(), 2, seed=1)
     alone, together = (
         list(iterate_micro_batches(pictures, order, ProcessShare(), range(6), workers))
-        for workers in (0, 2)
+        for workers in (0, 1)  # cache/test_runs.py has two
     )
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.pixels_BCHW, other.pixels_BCHW)
