@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,10 +112,7 @@ def _print_line_warnings(bulk: BulkRunArguments, lines: Sequence[PromptLine]) ->
     from t2i.denoiser.loading.address import locate_model
 
     model = bulk.options.model
-    requests = (
-        (line.number, replace(line.overrides.apply_to(bulk.options), prompt=line.prompt))
-        for line in lines
-    )
+    requests = ((line.number, line.to_request(bulk.options)) for line in lines)
     warnings = find_prompts_file_warnings(
         bulk.prompts, requests, model, read_caption_vocabulary(locate_model(model))
     )

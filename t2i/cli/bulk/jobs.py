@@ -2,10 +2,11 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
+from t2i.cli.request.edit_options import LineEdit
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
@@ -18,6 +19,7 @@ class Job:
     index : among all images of the file, from 0
     line : number of its line in the file, from 1
     file : its name in the folder of the images
+    edit : makes the request's prompt the target of an edit
     """
 
     index: int
@@ -25,6 +27,7 @@ class Job:
     seed: int
     file: str
     request: Request
+    edit: LineEdit | None = None
 
 
 def build_jobs(
@@ -42,14 +45,14 @@ def build_jobs(
     jobs: list[Job] = []
     digits = len(str(lines[-1].number))
     for line in lines:
-        request = replace(line.overrides.apply_to(options), prompt=line.prompt)
+        request = line.to_request(options)
         first = seed + len(jobs) if line.seed is None else line.seed
         count = line.num or num
         if first + count - 1 > MAX_SEED:
             raise ArgumentError(f"{path}:{line.number}: its seed would be above {MAX_SEED}.")
         for index in range(count):
             file = _name_image_file(line, index, count, first + index, digits)
-            jobs.append(Job(len(jobs), line.number, first + index, file, request))
+            jobs.append(Job(len(jobs), line.number, first + index, file, request, line.edit))
     _check_unique_names(path, jobs)
     return jobs
 

@@ -3,7 +3,6 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +12,7 @@ from t2i.cli.request.file_checks import (
     locate_request_file,
 )
 from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.options import check_no_composed_prompts
 from t2i.cli.request.prompt_line import (
     KEYS,
     InvalidPromptLineError,
@@ -20,7 +20,11 @@ from t2i.cli.request.prompt_line import (
     format_short_json,
     parse_prompt_line,
 )
-from t2i.cli.request.prompt_loras import LORA_FOLDER, extract_loras_from_lines
+from t2i.cli.request.prompt_loras import (
+    LORA_FOLDER,
+    check_no_lora_tags,
+    extract_loras_from_lines,
+)
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
@@ -73,8 +77,11 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
     missing: dict[tuple[str, str], str | None] = {}
     for line in lines:
         try:
-            request = replace(line.overrides.apply_to(options), prompt=line.prompt)
+            request = line.to_request(options)
             check_file_combinations(request)
+            if line.edit is not None:
+                check_no_lora_tags('"source"', [line.edit.source], request)
+                check_no_composed_prompts(request, [line.edit.source, line.prompt])
             _check_sampler(request.sampler)
         except ArgumentError as error:
             broken.append((line.number, str(error)))

@@ -4,7 +4,7 @@ import filecmp
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ from t2i.atomic_files import NameTaken, build_write_error, write_new_file
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
+from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
+from t2i.cli.generation.edited_images import choose_request_edits, generate_edited_images
 from t2i.cli.generation.image_generation import (
     build_named_scheduler,
     generate_image,
@@ -25,6 +27,7 @@ from t2i.cli.generation.image_generation import (
     warn_of_large_size,
 )
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+from t2i.cli.request.edit_options import LineEdit
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import SignalStop
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
@@ -53,6 +56,7 @@ class BulkWorker:
     weights: str
     out: Path
     metadata: bool
+    photos: InvertedPhotoCache = field(default_factory=InvertedPhotoCache)
 
     @classmethod
     def load(
@@ -74,7 +78,7 @@ class BulkWorker:
             warnings.simplefilter("always", UserWarning)
             try:
                 with stop.interruptible():
-                    request, picture = self._draw(job.request, job.seed)
+                    request, picture = self._draw(job)
             except Exception as error:  # whatever it is, the other prompts may fare better
                 entry |= {"request": asdict(job.request), "error": _error_record(error)}
                 _free_memory()
@@ -91,7 +95,8 @@ class BulkWorker:
             entry["warnings"] = list(dict.fromkeys(str(w.message)[:MAX_MESSAGE] for w in caught))
         return entry | {"time": round(time.time(), 3)}
 
-    def _draw(self, request: Request, seed: int) -> tuple[Request, Image]:
+    def _draw(self, job: Job) -> tuple[Request, Image]:
+        request, seed = job.request, job.seed
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
@@ -99,8 +104,25 @@ class BulkWorker:
         self.attached.attach_adapters(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
+        if job.edit is not None:
+            return self._edit(request, job.edit, seed)
         request, picture = generate_image(self.pipe, request, seed, bar=False)
         return request, upscale_if_requested(self.pipe, request, seed, picture, bar=False)
+
+    def _edit(self, request: Request, edit: LineEdit, seed: int) -> tuple[Request, Image]:
+        """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
+        source = None
+        if request.inversion is not None:
+            source = self.photos.get_source(self.pipe, replace(request, prompt=edit.source), seed)
+        request, _ = choose_request_edits(
+            self.pipe,
+            request,
+            [edit.source, request.prompt],
+            edit.options.to_word_edit_options(),
+            source,
+        )
+        generated = generate_edited_images(self.pipe, request, seed, bar=False, source=source)
+        return generated.request_of(1), generated.final_image(1)
 
 
 def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:

@@ -84,7 +84,8 @@ def choose_request_edits(
         parsed, options, steps, height, width
     )
     edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
-    return replace(request, edited=edited), choose_target_settings(parsed, steps, options)
+    request = replace(request, prompt=prompts[0], edited=edited)
+    return request, choose_target_settings(parsed, steps, options)
 
 
 def generate_edited_images(

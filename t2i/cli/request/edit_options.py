@@ -47,6 +47,19 @@ class EditOptions:
         return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineEdit:
+    """Edit by words that a line of a prompts file asks for; the line's prompt is the target.
+
+    source : prompt of the source, which describes the photo where the line has one
+    needs_photo : keys that were given and are about a photo
+    """
+
+    source: str
+    options: EditOptions
+    needs_photo: tuple[str, ...] = ()
+
+
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
     """Parse options such as "red=2" into word -> factor. Raises ArgumentError."""
     weights: dict[str, float] = {}

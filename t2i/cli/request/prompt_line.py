@@ -2,22 +2,25 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
+from t2i.cli.request.edit_options import EditOptions, LineEdit
 from t2i.cli.request.input_files import (
     parse_embeddings,
     parse_file_with_scale,
     parse_input_file,
     parse_loras,
 )
+from t2i.cli.request.photo_inversion import AUTO, PhotoInversion
 from t2i.cli.request.request import (
     MAX_PICTURES,
     MAX_SEED,
+    Request,
     RequestOverrides,
     check_pixel_count,
     check_text,
@@ -46,6 +49,7 @@ class PromptLine:
 
     number : of the line in the file, from 1; of its first one where a csv record has several
     name : of its image, with the suffix of a format
+    edit : makes its prompt the target of an edit
     """
 
     number: int
@@ -54,6 +58,20 @@ class PromptLine:
     num: int | None = None
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
+    edit: LineEdit | None = None
+
+    def to_request(self, options: Request) -> Request:
+        """Return the line's request, with `options` for what the line leaves open.
+
+        Raises ArgumentError for values that make no request.
+        """
+        request = replace(self.overrides.apply_to(options), prompt=self.prompt)
+        if self.edit is None or request.image is not None:
+            return request
+        if self.edit.needs_photo:
+            keys = " and ".join(f'"{key}"' for key in self.edit.needs_photo)
+            raise ArgumentError(f'Got {keys} without "image": it is about a photo. Give both.')
+        return replace(request, inversion=None)
 
 
 class PromptLineSchema(BaseModel):
@@ -80,8 +98,20 @@ class PromptLineSchema(BaseModel):
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     mask: str | None = None
     upscale: str | float | None = None
+    source: str | None = None
+    invert: str | None = None
+    fit: Literal["crop", "pad", "stretch"] | None = None
+    full_size: bool | None = None
+    weight: str | list[str] | None = None
+    blend: str | None = None
+    cross_replace: str | float | None = None
+    self_replace: str | float | None = None
 
 
+PHOTO_KEYS = ("invert", "fit", "full_size")
+"""Keys about a photo."""
+EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace")
+"""Keys that need a "source"."""
 KEYS = tuple(PromptLineSchema.model_fields)
 
 
@@ -150,7 +180,36 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             mask=None if keys.mask is None else parse_input_file(keys.mask),
             strength=keys.strength,
             upscale=None if keys.upscale is None else parse_upscale(str(keys.upscale)),
+            inversion=None
+            if keys.source is None
+            else PhotoInversion(
+                method=keys.invert or AUTO,
+                fit=keys.fit or "crop",
+                full_size=bool(keys.full_size),
+            ),
         ),
+        edit=_parse_edit(keys),
+    )
+
+
+def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
+    given = [name for name in EDIT_KEYS if getattr(keys, name) is not None]
+    if keys.source is None:
+        if given:
+            raise ArgumentError(
+                f'Got "{given[0]}" without "source": it is of an edit by words, from the "source" '
+                'that describes the picture to the "prompt". Give both.'
+            )
+        return None
+    check_text('"source"', keys.source)
+    windows = [
+        None if window is None else str(window)
+        for window in (keys.cross_replace, keys.self_replace)
+    ]
+    return LineEdit(
+        source=keys.source,
+        options=EditOptions.parse(_split_files(keys.weight or []), keys.blend or "auto", *windows),
+        needs_photo=tuple(name for name in given if name in PHOTO_KEYS),
     )
 
 
