@@ -177,7 +177,10 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
         if re.search(r'convert\("(L|1)"\)', line) and "remove_mask_transparency(" not in line
     ]
     assert bare == [
-        'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:'
+        'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:',
+        # The gray of a photo, whose transparency is put aside before.
+        'pipelines/images/photo_reading.py: turned = convert_to_srgb(name, turned.convert("L") if '
+        'mode == "LA" else turned, profile)',
     ]
 
 

@@ -208,13 +208,13 @@ def test_the_unconditional_branch_is_never_changed(pipe):
 
 
 def test_linear_edits_compute_no_map_and_probes_none_of_the_picture_alone(pipe, monkeypatch):
-    scored, computed = [], AttentionProbabilities._scores
+    scored, computed = [], AttentionProbabilities.compute_scores
 
     def count(probabilities, *args):
         scored.append(probabilities.site.kind)
         return computed(probabilities, *args)
 
-    monkeypatch.setattr(AttentionProbabilities, "_scores", count)
+    monkeypatch.setattr(AttentionProbabilities, "compute_scores", count)
     with attend(pipe) as attn:
         attn.edit(Replace(steps=(0.0, 0.8), words={"dog": (0.0, 0.4)}))
         attn.edit(Reweight(source=0, weights={"apple": 2.0}, steps=(0.0, 0.8)))

@@ -205,7 +205,7 @@ def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, word
 @pytest.mark.parametrize(
     ("suite", "words"),
     [
-        ("", "A suite needs one of the tables generation, inspection, editing, real."),
+        ("", "A suite needs one of the tables generation, inspection, editing, real, pie_bench."),
         (REAL.replace("label", "labl"), "Unknown key 'real.methods.0.labl'. Did you mean 'label'?"),
         (REAL.replace("ddim", "dim"), "real.methods.0.invert: Unknown inversion method 'dim'"),
         (REAL.replace("ddim", "ddim:steps=3"), "ddim has no argument 'steps'"),

@@ -16,6 +16,7 @@ from t2i.conditioning.guidance_registry import (
 )
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
+from t2i.conditioning.proximal_guidance import Proximal
 from t2i.errors import ArgumentError
 
 EXAMPLES = [
@@ -33,6 +34,7 @@ EXAMPLES = [
         "pag:sites=mid/up_blocks.0,perturbed_scale=2,stop=0.5",
         Interval(PerturbedAttention(5.0, 2.0, ("mid", "up_blocks.0"), 0.3), 0.0, 0.5),
     ),
+    ("prox:quantile=0.5,norm=l1", Proximal(5.0, 0.5, "l1")),
     ("and:weights=1/-0.5", Composed((1.0, -0.5), 5.0, 0.3)),
 ]
 

@@ -132,10 +132,10 @@ def half_done(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     folder = tmp_path_factory.mktemp("halves")
     config = finetune_run(folder, base, ("lora",), *HALVES)
     train_only(config, folder / "whole")
-    with accelerated_for(config) as accelerator:
+    asked = iter([False, False])  # whether to stop: after the third step
+    with accelerated_for(config) as accelerator, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("train.loop.is_true_on_any_process", lambda *_: next(asked, True))
         training = TrainingRun(config, folder / "half", accelerator)
-        wishes = iter([None, None])
-        training._any_process = lambda wanted: next(wishes, True) is True  # after the third step
         assert not training.run(StopRequest())
     assert newest(folder / "half").step == 3
     return folder
