@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from t2i.errors import ArgumentError, TrainingError
-from tests.train.apart import by_two, said
+from t2i.run_folder import StopRequest
+from tests.train.apart import ended, free_port, launched, ready, start_program
 from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for, tiny_run, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, newest
 from train import checkpoint
 from train.batches.batch import Batch
+from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run
+from train.parallel.processes import print_on_main
 from train.setup import compiling
 from train.setup.compiling import compiling_denoiser
 from train.targets.denoising import DenoisingTarget
@@ -105,38 +108,71 @@ def test_the_comparison_takes_no_more_rows_than_fit(
     assert {*asked} == {2}
 
 
+THEN_WRONG = "now with a wrong gradient"
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], str]:
+    """A compiled run, and another one that the second process compiles wrongly.
+
+    Its folder, the exit statuses, and what was said; to be read only.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    ready()
+    given, log, port = (
+        [str(write_run(folder)), str(folder)],
+        folder / "said",
+        free_port(),
+    )
+    processes = [
+        start_program(compile_twice, given, log, trace_only, own) for own in launched(2, port)
+    ]
+    return folder / "right", [ended(process, 280) for process in processes], log.read_text()
+
+
+def compile_twice(given: list[str]) -> None:
+    """In each process: what the fixture above says. Raises TrainingError."""
+    config = load_run_config(Path(given[0]), COMPILED)
+    accelerator = accelerator_for(config)
+    assert TrainingRun(config, Path(given[1]) / "right", accelerator).run(StopRequest())
+    print_on_main(accelerator, THEN_WRONG)
+    torch._dynamo.reset()
+    if os.environ["RANK"] == "1":
+        compiling.BACKEND = half_the_gradient
+    TrainingRun(config, Path(given[1]) / "wrong", accelerator).run(StopRequest())
+
+
+COMPILED = ("train.steps=3", "train.compile=true")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_compile_and_come_to_the_same(tmp_path: Path) -> None:
-    toml, out, asked = (
-        write_run(tmp_path),
-        tmp_path / "two",
-        ("train.steps=3", "train.compile=true"),
-    )
-    assert by_two(toml, out, *asked, prepare=trace_only) == [0, 0], said(out)
-    assert said(out).count("the denoiser is compiled") == 1
-    assert "once more" not in said(out)
+def test_two_processes_compile_and_come_to_the_same(
+    tmp_path: Path, two_processes: tuple[Path, list[int], str]
+) -> None:
+    out, _, said = two_processes
+    said, found, _ = said.partition(THEN_WRONG)
+    assert found, said
+    assert said.count("the denoiser is compiled") == 1
+    assert "once more" not in said
     plain = train_only(tiny_run(tmp_path, "train.steps=3"), tmp_path / "plain")
     assert largest_difference(plain, newest(out), "weights") < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_wrong_gradient_of_one_process_ends_all_and_is_said(tmp_path: Path) -> None:
-    toml, out = write_run(tmp_path), tmp_path / "two"
-    assert by_two(toml, out, "train.compile=true", prepare=wrong_on_second) == [6, 6], said(out)
-    assert said(out).count("TrainingError: The compiled denoiser's gradient is off") == 2
+def test_a_wrong_gradient_of_one_process_ends_all_and_is_said(
+    two_processes: tuple[Path, list[int], str],
+) -> None:
+    _, statuses, said = two_processes
+    assert statuses == [6, 6], said
+    _, _, said = said.partition(THEN_WRONG)
+    assert said.count("TrainingError: The compiled denoiser's gradient is off") == 2
 
 
 def trace_only() -> None:
     torch.set_num_threads(1)
     compiling.BACKEND = "eager"
-
-
-def wrong_on_second() -> None:
-    trace_only()
-    if os.environ["RANK"] == "1":
-        compiling.BACKEND = half_the_gradient
 
 
 def half_the_gradient(
