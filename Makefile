@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 # Parts that not everybody needs, as pyproject.toml names them: make install EXTRAS=evaluate,track
 EXTRAS ?=
-DEV := dev,data,evaluate,optimizers,track
+DEV := dev,data,evaluate,optimizers,serve,track
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # One process of tests a core, each with one thread; every one needs some 2 GiB.
 TOGETHER ?= --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -15,11 +15,13 @@ PYTEST ?=
 SLOWEST := --durations 20 --durations-min 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo install test test-all test-mixins lint bench docs docs-pictures docs-examples tour \
-    train-embedded train-recogniser
+.PHONY: help demo page browser install test test-all test-mixins lint bench docs docs-pictures \
+    docs-examples tour train-embedded train-recogniser
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
+	@echo "make page            the page in the browser, on the embedded model"
+	@echo "make browser         Debian's chromium, for the tests of the page"
 	@echo "make install         t2i in $(VENV); EXTRAS=evaluate,track adds parts that not everybody needs"
 	@echo "make test            the tests; make test-all adds those that take minutes"
 	@echo "make lint            format, lint and types"
@@ -40,6 +42,13 @@ demo: $(VENV)/.installed
 	@echo '    t2i generate "a cat on a blue background"'
 	@echo
 	@echo "docs/getting-started.md goes on from here."
+
+page: $(VENV)/.installed-serve
+	$(BIN)/t2i serve --open
+
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install --yes -qq chromium; } || \
+	    { echo "The tests of the page need Debian's chromium: sudo apt install chromium" >&2; exit 1; }
 
 install: $(VENV)/.installed
 	$(if $(EXTRAS),$(INSTALL) -e ".[$(EXTRAS)]")
@@ -99,6 +108,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing t2i, its tests and its tools into $(VENV) (once; a few minutes)"
 	$(INSTALL) -e ".[$(DEV)]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-serve: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[serve]"
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python

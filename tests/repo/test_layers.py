@@ -31,7 +31,7 @@ LAYERS = (
     ("pipelines",),
     ("train",),
     ("t2i.evaluate",),
-    ("t2i", "t2i.cli"),
+    ("t2i", "t2i.cli", "t2i.server"),
 )
 # Measured beside ours where somebody has installed them; nothing of ours needs them.
 PEERS = {"daam"}
@@ -181,6 +181,7 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
             *extras["bitsandbytes"],
             *extras["data"],
             *extras["optimizers"],
+            *extras["serve"],
         )
     }
     owners = packages_distributions()
