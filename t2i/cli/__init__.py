@@ -36,6 +36,8 @@ from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
+from t2i.server.command import EPILOG as SERVES
+from t2i.server.command import serve
 from t2i.terminal import (
     escape_log_records,
     flush_or_discard_output,
@@ -82,6 +84,7 @@ app.command("invert", epilog=INVERTS)(record_photo)
 app.command(epilog=EVALUATES)(evaluate)
 app.command("show")(show_metadata)
 app.command("models")(list_models)
+app.command(epilog=SERVES)(serve)
 for command in (env, train, convert):
     app.command()(command)
 app.command("ema")(write_post_hoc_ema)

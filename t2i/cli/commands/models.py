@@ -39,7 +39,7 @@ def list_models(
     if name is not None:
         _print_model(name, here, as_json=format == "json")
         return
-    found = [_describe_model(one, folder) for one, folder in here.items()]
+    found = [describe_model(one, folder) for one, folder in here.items()]
     if format == "json":
         print_json({"models": found})
         return
@@ -60,9 +60,9 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "steps": defaults.num_inference_steps,
         "guidance": defaults.guidance_scale,
         "sampler": defaults.sampler,
-        "pixels": _read_image_size(folder),
+        "pixels": read_image_size(folder),
     }
-    facts = _describe_model(name, folder) | {"digest": compute_model_digest(folder)}
+    facts = describe_model(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
         print_json(facts | settings | {"knows": knows or None})
         return
@@ -91,7 +91,7 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
     raise ModelError(f"No model {name!r:.200} here. {nearest_hint(name, here)} All: t2i models")
 
 
-def _read_image_size(folder: Path) -> str | None:
+def read_image_size(folder: Path) -> str | None:
     """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
     try:
         unet, vae = (
@@ -107,7 +107,8 @@ def _read_image_size(folder: Path) -> str | None:
     return f"{side}x{side}"
 
 
-def _describe_model(name: str, folder: Path) -> dict[str, object]:
+def describe_model(name: str, folder: Path) -> dict[str, object]:
+    """Return the name, summary, size and path of a model."""
     size = sum(map(_file_size, [folder] if folder.is_file() else folder.rglob("*")))
     return {
         "name": name,

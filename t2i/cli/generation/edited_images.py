@@ -49,9 +49,13 @@ class EditedImages:
 
 
 def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditPipeline":
-    """Return a prompt-to-prompt pipeline with the components of a text-to-image pipeline."""
+    """Return a prompt-to-prompt pipeline with the components of a text-to-image pipeline; a
+    pipeline of that class is returned itself.
+    """
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 
+    if isinstance(pipe, PromptEditPipeline):
+        return pipe
     # from_pipe would cast every part, and say so.
     zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
     return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)

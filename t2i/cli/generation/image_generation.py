@@ -102,7 +102,7 @@ def generate_image(
         generated = generate_edited_images(pipe, request, seed, bar=bar)
         number = 0 if request.edited is None else request.edited.picture
         return generated.request_of(number), generated.final_image(number)
-    drawer = _convert_pipeline(pipe, find_pipeline_class(request))
+    drawer = convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(drawer, f"seed {seed}", shown=bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = drawer(
@@ -130,7 +130,7 @@ def upscale_if_requested(
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.upscaling import upscale
 
-    drawer = _convert_pipeline(pipe, ImageToImagePipeline)
+    drawer = convert_pipeline(pipe, ImageToImagePipeline)
     set_progress_bar(drawer, f"seed {seed}", shown=bar)
     with RunTimeEstimateNotice(shown=bar) as first_step:
         pictures: list[Image] = upscale(
@@ -147,7 +147,7 @@ def upscale_if_requested(
     return pictures[0]
 
 
-def _convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
+def convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """Return a pipeline of that class with the same components and attached adapters."""
     if isinstance(pipe, kind):
         return pipe

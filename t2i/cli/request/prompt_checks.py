@@ -29,20 +29,33 @@ MAX_QUOTED_LETTERS = 80
 
 
 def find_prompt_warnings(
-    request: Request, prompts: Sequence[str], model: str, known: CaptionVocabulary | None
+    request: Request,
+    prompts: Sequence[str],
+    model: str,
+    known: CaptionVocabulary | None,
+    *,
+    look_for_files: bool = True,
 ) -> list[str]:
     """Return the distinct warnings about prompts that may not be meant as written.
 
     model : as it was named; known : its vocabulary
+    look_for_files : whether to warn of a prompt that is the name of a file; a server's client is
+        not told which files there are
     """
     if request.loras:  # they may have taught any word
         known = None
     learned = [
         word for file in request.embeddings for word in _read_learned_words(file.path, file.token)
     ]
-    warnings = [_find_prompt_warning(prompt, request, known, learned, model) for prompt in prompts]
+
+    def find(prompt: str) -> str | None:
+        if look_for_files and _is_file(prompt):
+            return _warn_of_file_name(prompt)
+        return _find_prompt_warning(prompt, request, known, learned, model)
+
+    warnings = [find(prompt) for prompt in prompts]
     if request.negative_prompt:
-        warning = _find_prompt_warning(request.negative_prompt, request, known, learned, model)
+        warning = find(request.negative_prompt)
         warnings.append(warning and f"Negative prompt: {warning}")
     return list(dict.fromkeys(filter(None, warnings)))
 
@@ -59,9 +72,6 @@ def _find_prompt_warning(
             "The prompt is empty: was that meant? A prompt is given as in: "
             't2i generate "a red apple"'
         )
-    if _is_file(prompt):
-        quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
-        return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
     parsed = request.parse_with_grammar(prompt)
     if isinstance(parsed, Prompt) and _has_weighted_break(parsed):
         return (
@@ -86,6 +96,11 @@ def _is_file(prompt: str) -> bool:
         return isfile(expanduser(prompt.strip()))
     except (OSError, ValueError, RuntimeError):  # longer than a path may be, or no path at all
         return False
+
+
+def _warn_of_file_name(prompt: str) -> str:
+    quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
+    return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
 
 
 def _suggest_file_option(prompt: str) -> str:

@@ -1,0 +1,164 @@
+"""A job's request as a command, as Python, and as the body of a request: to copy."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from t2i.cli.request.photo_inversion import AUTO
+from t2i.server.api.schemas import ExportAnswer
+from t2i.server.catalogue import Catalogue
+from t2i.server.jobs.job_request import (
+    EditRequest,
+    GenerateRequest,
+    InspectRequest,
+    InvertRequest,
+    NewJob,
+    RememberRequest,
+    SamplingRequest,
+)
+
+PICTURE, MASK = "picture.png", "mask.png"
+"""Names of uploads in a command: the server keeps no path of theirs."""
+SOURCE = "source"
+"""Name of a recorded source's folder in a command."""
+
+
+def export_request(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
+    """Return a request in its three forms; names of files on the client's machine are examples."""
+    body = new.request
+    document = {"kind": new.kind, "request": body.model_dump(mode="json", exclude_defaults=True)}
+    return ExportAnswer(
+        command=write_command(body, catalogue),
+        python=write_python(body, catalogue),
+        request=json.dumps(document, indent=2, ensure_ascii=False),
+    )
+
+
+def write_command(body: SamplingRequest, catalogue: Catalogue) -> str:
+    """Return the command line of a request."""
+    words = ["t2i", *_list_subject(body)]
+    for option, value in _list_options(body, catalogue):
+        words += [option] if value is None else [option, value]
+    return shlex.join(words)
+
+
+def _list_subject(body: SamplingRequest) -> list[str]:
+    """Return the name of the command and its arguments."""
+    if isinstance(body, EditRequest):
+        source = [] if body.source_prompt is None else [body.source_prompt]
+        further = [word for target in body.targets[1:] for word in ("--target", target)]
+        return ["edit", *map(_protect, [*source, *body.targets[:1]]), *further]
+    if isinstance(body, InvertRequest):
+        return ["invert", PICTURE, _protect(body.prompt), "--out", SOURCE]
+    if isinstance(body, InspectRequest):
+        return ["inspect", *([] if body.prompt is None else [_protect(body.prompt)])]
+    assert isinstance(body, GenerateRequest | RememberRequest)
+    return ["generate", _protect(body.prompt)]
+
+
+def _protect(text: str) -> str:
+    """Return an argument that is not taken for an option."""
+    return f" {text}" if text.startswith("-") else text
+
+
+def _list_options(body: SamplingRequest, catalogue: Catalogue) -> Iterator[tuple[str, str | None]]:
+    for option, value in (
+        ("--negative", body.negative_prompt or None),
+        ("--model", body.model),
+        ("--steps", body.steps),
+        ("--guidance", body.guidance_scale),
+        ("--sampler", body.sampler),
+        ("--method", body.guidance_method),
+        ("--size", _write_size(body)),
+        ("--seed", body.seed),
+        ("--grammar", body.grammar if body.grammar != "a1111" else None),
+    ):
+        if value is not None:
+            yield option, str(value)
+    for lora in body.loras:
+        yield "--lora", f"{catalogue.loras.get(lora.name, lora.name)}:{lora.scale:g}"
+    for word in body.embeddings:
+        path = catalogue.embeddings.get(word.name, word.name)
+        yield "--embedding", str(path) if word.token is None else f"{path}:{word.token}"
+    yield from _list_own_options(body)
+
+
+def _write_size(body: SamplingRequest) -> str | None:
+    if body.width is None and body.height is None:
+        return None
+    return f"{body.width or body.height}x{body.height or body.width}"
+
+
+def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
+    """Yield the options of one kind of request."""
+    if isinstance(body, InspectRequest) and body.words:
+        yield "--words", ",".join(body.words)
+    if isinstance(body, GenerateRequest) and body.num != 1:
+        yield "--num", str(body.num)
+    if getattr(body, "source", None) is not None:
+        yield "--source", SOURCE
+    if not isinstance(body, InvertRequest) and getattr(body, "image", None) is not None:
+        yield "--image", PICTURE
+    if getattr(body, "mask", None) is not None:
+        yield "--mask", MASK
+    if getattr(body, "method", AUTO) != AUTO:
+        yield "--invert", body.method
+    if getattr(body, "fit", "crop") != "crop":
+        yield "--fit", body.fit
+    for name in ("strength", "upscale"):
+        if getattr(body, name, None) is not None:
+            yield f"--{name}", str(getattr(body, name))
+    if isinstance(body, EditRequest):
+        yield from _list_edit_options(body)
+
+
+def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
+    """Yield the options of an edit about its attention edits."""
+    if body.full_size:
+        yield "--full-size", None
+    for word, factor in body.weights.items():
+        yield "--weight", f"{word}={factor:g}"
+    if body.blend != "auto":
+        yield "--blend", body.blend
+    for name in ("cross_replace", "self_replace"):
+        window = getattr(body, name)
+        if window is not None:
+            parts = window if isinstance(window, tuple) else (window,)
+            yield f"--{name.replace('_', '-')}", ":".join(f"{part:g}" for part in parts)
+
+
+def write_python(body: SamplingRequest, catalogue: Catalogue) -> str:
+    """Return the Python of a request; what needs more than a call runs the command from Python."""
+    simple = {"prompt", "negative_prompt", "model", "steps", "guidance_scale", "seed", "grammar"}
+    simple |= {"width", "height", "words_maps", "map_steps"}
+    if (
+        not isinstance(body, GenerateRequest)
+        or body.model_dump(exclude_defaults=True).keys() - simple
+    ):
+        words = shlex.split(write_command(body, catalogue))[1:]
+        return f"from t2i.cli import main\n\nmain({words!r})\n"
+    arguments = {
+        "negative_prompt": _write_prompt(body.negative_prompt, body.grammar),
+        "num_inference_steps": body.steps,
+        "guidance_scale": body.guidance_scale,
+        "width": body.width if body.width is not None else body.height,
+        "height": body.height if body.height is not None else body.width,
+        "generator": None
+        if body.seed is None
+        else f'torch.Generator("cpu").manual_seed({body.seed})',
+    }
+    call = [_write_prompt(body.prompt, body.grammar)]
+    call += [f"{name}={value}" for name, value in arguments.items() if value not in (None, "''")]
+    inner = "".join(f"    {argument},\n" for argument in call)
+    return (
+        f"import torch\n\nimport t2i\nfrom t2i import Prompt\n\npipe = t2i.load("
+        f"{body.model or catalogue.default_model!r})\nimage = pipe(\n{inner}).images[0]\n"
+    )
+
+
+def _write_prompt(text: str, grammar: str) -> str:
+    """Return the expression of a prompt in its grammar."""
+    if not text or grammar == "plain":
+        return repr(text)
+    return f"Prompt({text!r})" if grammar == "a1111" else f"Prompt({text!r}, {grammar!r})"

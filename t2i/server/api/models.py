@@ -1,0 +1,85 @@
+"""Routes of what the server has: health, models, samplers, LoRAs, and the tokens of a prompt."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2i.cli.commands.models import describe_model
+from t2i.cli.request.request import Grammar, read_model_defaults
+from t2i.cli.request.sampler_names import NAMES, SPACED, SPACINGS
+from t2i.server.api.schemas import (
+    AdaptersAnswer,
+    HealthAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    SamplersAnswer,
+    TokensAnswer,
+)
+from t2i.server.api.service_access import Service
+from t2i.server.api.tokens import describe_tokens
+
+router = APIRouter(prefix="/api/v1", tags=["models"])
+
+
+class TokensRequest(BaseModel):
+    """Prompt whose tokens are asked for."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"prompt": "a (red:1.2) apple"}]}
+    )
+
+    prompt: Annotated[str, Field(max_length=20_000)]
+    model: Annotated[str, Field(max_length=500)] | None = None
+    grammar: Grammar = "a1111"
+
+
+@router.get("/health")
+async def check_health(request: Request) -> HealthAnswer:
+    """Say that the server is there, and whether a model is loaded. Needs no token."""
+    return HealthAnswer(status="ok", ready=request.app.state.pool.ready)
+
+
+@router.get("/models")
+def list_models(service: Service) -> ModelsAnswer:
+    """List the models that requests may name, the default first."""
+    catalogue = service.catalogue
+    models = []
+    for name, folder in catalogue.models.items():
+        facts, defaults = describe_model(name, folder), read_model_defaults(folder)
+        width, height = catalogue.read_default_size(name)
+        models.append(
+            ModelAnswer(
+                name=name,
+                summary=str(facts["summary"]),
+                bytes=int(str(facts["bytes"])),
+                width=width,
+                height=height,
+                steps=catalogue.read_default_steps(name),
+                guidance_scale=defaults.guidance_scale,
+                sampler=defaults.sampler,
+                default=name == catalogue.default_model,
+            )
+        )
+    return ModelsAnswer(models=models)
+
+
+@router.get("/samplers")
+def list_samplers() -> SamplersAnswer:
+    """List the samplers that requests may name."""
+    spaced = [f"{name} {spacing}" for name in SPACED for spacing in SPACINGS]
+    return SamplersAnswer(samplers=sorted([*NAMES, *spaced]))
+
+
+@router.get("/loras")
+def list_loras(service: Service) -> AdaptersAnswer:
+    """List the LoRAs and the learned words that requests may name."""
+    catalogue = service.catalogue
+    return AdaptersAnswer(loras=list(catalogue.loras), embeddings=list(catalogue.embeddings))
+
+
+@router.post("/tokens")
+def read_tokens(asked: TokensRequest, service: Service) -> TokensAnswer:
+    """Answer with the tokens and words of a prompt as a model's text encoder sees them."""
+    model = service.catalogue.find_model(asked.model)
+    return describe_tokens(asked.prompt, asked.grammar, service.catalogue.models[model])

@@ -1,0 +1,216 @@
+"""Answers of the server's own API, as OpenAPI describes them."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from t2i.server.jobs.job import Job, JobKind, JobState
+
+
+class FileAnswer(BaseModel):
+    """File of a result; it is read at /api/v1/jobs/{id}/files/{name}."""
+
+    name: str
+    media_type: str
+    width: int | None
+    height: int | None
+    seed: int | None
+
+
+class ResultAnswer(BaseModel):
+    """Result of a job: its files, and data about them."""
+
+    files: list[FileAnswer]
+    data: dict[str, Any]
+
+
+class FailureAnswer(BaseModel):
+    """Error of a job: the name of its class and its message."""
+
+    type: str
+    message: str
+
+
+class ProgressAnswer(BaseModel):
+    """Progress of a running job."""
+
+    step: int
+    steps: int
+    seconds_left: float | None
+
+
+class JobAnswer(BaseModel):
+    """Job with its state, its result or its error."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    request: dict[str, Any]
+    seeds: list[int]
+    created: float
+    started: float | None
+    finished: float | None
+    result: ResultAnswer | None
+    error: FailureAnswer | None
+    progress: ProgressAnswer | None
+
+    @classmethod
+    def from_job(cls, job: Job) -> "JobAnswer":
+        """Build the answer about a job."""
+        return cls.model_validate(job.to_dict())
+
+
+class JobsAnswer(BaseModel):
+    """Jobs of this token, the newest first."""
+
+    jobs: list[JobAnswer]
+
+
+class WordMapAnswer(BaseModel):
+    """Word with its heat map: the row of the atlas, its peak (x, y) and its share."""
+
+    text: str
+    tokens: list[int]
+    negative: bool
+    peak: list[float]
+    share: float
+    row: int
+    absent_steps: list[int]
+
+
+class MapsAnswer(BaseModel):
+    """Heat maps of a picture: the atlas has a row for each word, and a column for each step."""
+
+    words: list[WordMapAnswer]
+    height: int
+    width: int
+    steps: int | None
+    atlas: str
+    exact: str
+
+
+class UploadAnswer(BaseModel):
+    """Uploaded picture, which requests name by its identifier."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+
+
+class HealthAnswer(BaseModel):
+    """State of the server: whether a model is loaded."""
+
+    status: str
+    ready: bool
+
+
+class ModelAnswer(BaseModel):
+    """Model that requests may name, with the values of requests that leave them open."""
+
+    name: str
+    summary: str
+    bytes: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float | None
+    sampler: str | None
+    default: bool
+
+
+class ModelsAnswer(BaseModel):
+    """Models that requests may name."""
+
+    models: list[ModelAnswer]
+
+
+class NamesAnswer(BaseModel):
+    """Names that requests may use."""
+
+    names: list[str]
+
+
+class SamplersAnswer(BaseModel):
+    """Samplers that requests may name."""
+
+    samplers: list[str]
+
+
+class AdaptersAnswer(BaseModel):
+    """LoRAs or learned words that requests may name."""
+
+    loras: list[str]
+    embeddings: list[str]
+
+
+class ExportAnswer(BaseModel):
+    """A request as a command, as Python, and as the body of POST /api/v1/jobs."""
+
+    command: str
+    python: str
+    request: str
+
+
+class MetadataAnswer(BaseModel):
+    """Request that the metadata of a picture say: the tool, the request, and what differs here."""
+
+    tool: str
+    kind: JobKind
+    request: dict[str, Any]
+    differences: list[str]
+    text: str
+
+
+class TokenAnswer(BaseModel):
+    """Token of a prompt: its position along the text, its letters, weight and window."""
+
+    id: int
+    text: str
+    position: int
+    weight: float
+    window: int
+
+
+class WordAnswer(BaseModel):
+    """Word of a prompt: where it stands in it as it was typed, and the positions of its tokens."""
+
+    text: str
+    start: int | None
+    end: int | None
+    tokens: list[int]
+    weight: float
+    truncated: bool
+
+
+class TokensAnswer(BaseModel):
+    """Tokens and words of a prompt, and the windows that they fill."""
+
+    tokens: list[TokenAnswer]
+    words: list[WordAnswer]
+    windows: int
+    window_size: int
+    truncated: list[str]
+
+
+class RunAnswer(BaseModel):
+    """Training run: its name and when its log was written last."""
+
+    name: str
+    updated: float
+    steps: int | None
+
+
+class RunsAnswer(BaseModel):
+    """Training runs of the server's folder."""
+
+    runs: list[RunAnswer]
+
+
+class RunLogAnswer(BaseModel):
+    """Log of a training run: a record for each logged step, and the names of its sheets."""
+
+    name: str
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    sheets: list[str]

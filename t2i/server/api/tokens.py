@@ -1,0 +1,112 @@
+"""The tokens and words of a prompt as a model's text encoder sees them."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from t2i.cli.request.request import Grammar, Request
+from t2i.denoiser.loading.address import ASSETS
+from t2i.server.api.schemas import TokenAnswer, TokensAnswer, WordAnswer
+
+WORD = re.compile(r"[\w'-]+")
+MODELS_KEPT = 8
+"""Models whose tokenizers stay in memory."""
+
+
+def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
+    """Return the tokens and words of a prompt, at its first step; of parts joined by AND, those of
+    the first.
+
+    Raises ArgumentError for a mistake in its grammar.
+    """
+    from t2i.text.encoders.truncation import MOST_CHUNKS
+
+    window = load_token_window(model)
+    request = Request(prompt=prompt, grammar=grammar)
+    parsed = request.parse_with_grammar(prompt)
+    text = parsed if isinstance(parsed, str) else parsed.at(0, 1)[0][0]
+    sections = (text,) if isinstance(text, str) else text.section_texts
+    tokens: list[TokenAnswer] = []
+    places: list[tuple[int, int, int, int]] = []
+    chunks = window.tokenize_into_chunks(text)
+    for number, chunk in enumerate(chunks):
+        first = number * window.size + len(window.prefix)
+        for position, token in enumerate(chunk.tokens, first):
+            letters = sections[chunk.section][token.start : token.end]
+            tokens.append(
+                TokenAnswer(
+                    id=token.id,
+                    text=letters.strip(),
+                    position=position,
+                    weight=round(token.weight, 6),
+                    window=number,
+                )
+            )
+            places.append((chunk.section, token.start, token.end, position))
+    read = MOST_CHUNKS * window.size
+    words = _list_words(prompt, sections, tokens, places, read)
+    return TokensAnswer(
+        tokens=tokens,
+        words=words,
+        windows=len(chunks),
+        window_size=window.size,
+        truncated=[word.text for word in words if word.truncated],
+    )
+
+
+def _list_words(
+    prompt: str,
+    sections: tuple[str, ...],
+    tokens: list[TokenAnswer],
+    places: list[tuple[int, int, int, int]],
+    read: int,
+) -> list[WordAnswer]:
+    """Return the words in their order, each looked up in the prompt behind the one before it.
+
+    read : number of positions that a model reads
+    """
+    weights = {token.position: token.weight for token in tokens}
+    words, cursor = [], 0
+    lowered = prompt.lower()
+    for section, text in enumerate(sections):
+        for match in WORD.finditer(text):
+            own = [
+                position
+                for number, start, end, position in places
+                if number == section and start < match.end() and end > match.start()
+            ]
+            found = lowered.find(match[0].lower(), cursor)
+            cursor = found + len(match[0]) if found >= 0 else cursor
+            words.append(
+                WordAnswer(
+                    text=match[0],
+                    start=found if found >= 0 else None,
+                    end=cursor if found >= 0 else None,
+                    tokens=own,
+                    weight=weights[own[0]] if own else 1.0,
+                    truncated=not own or own[-1] >= read,
+                )
+            )
+    return words
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def load_token_window(model: Path) -> Any:
+    """Return the token window of a model's first text encoder."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from t2i.text.encoders.selection import FAMILIES
+    from t2i.text.token_layout import build_token_window
+
+    folder = model if model.is_dir() else None
+    tokenizers = [
+        name for name in ("tokenizer", "tokenizer_2") if folder and (folder / name).is_dir()
+    ]
+    if folder is None or not tokenizers:
+        return build_token_window(AutoTokenizer.from_pretrained(ASSETS / "tokenizer"))
+    end = tokenizers[0].removeprefix("tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / tokenizers[0], local_files_only=True)
+    config = AutoConfig.from_pretrained(folder / f"text_encoder{end}", local_files_only=True)
+    family = FAMILIES.get(config.model_type)
+    return build_token_window(tokenizer, config, begin=bool(family and family.begins))

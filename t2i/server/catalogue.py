@@ -1,0 +1,99 @@
+"""The models, LoRAs and learned words that requests may name, listed when the server starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os.path import expanduser
+from pathlib import Path
+
+from t2i.cli.commands.models import read_image_size
+from t2i.cli.request.request import read_model_defaults
+from t2i.denoiser.loading import hub
+from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
+from t2i.errors import ArgumentError, ModelError, nearest_hint
+from t2i.server.settings import ServerSettings
+
+DEFAULT_SIDE = 512
+"""Pixels of a model whose configs do not name its size."""
+DEFAULT_STEPS = 50
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Names that requests may use, each with its folder or file.
+
+    models : the first is the default
+    lora_folder : where LoRA tags of a prompt are found
+    """
+
+    models: Mapping[str, Path]
+    loras: Mapping[str, Path]
+    embeddings: Mapping[str, Path]
+    lora_folder: Path
+
+    @property
+    def default_model(self) -> str:
+        """Name of the model of requests that name none."""
+        return next(iter(self.models))
+
+    def find_model(self, name: str | None) -> str:
+        """Return the name of a listed model, the default's for None. Raises ModelError."""
+        if name is None:
+            return self.default_model
+        if name not in self.models:
+            raise ModelError(f"Unknown model {name!r:.200}. {nearest_hint(name, self.models)}")
+        return name
+
+    def find_lora(self, name: str) -> Path:
+        """Return the file of a listed LoRA. Raises ArgumentError."""
+        return _find("LoRA", name, self.loras)
+
+    def find_embedding(self, name: str) -> Path:
+        """Return the file of a listed learned word. Raises ArgumentError."""
+        return _find("embedding", name, self.embeddings)
+
+    def read_default_size(self, model: str) -> tuple[int, int]:
+        """Return width and height in pixels of a model's images where a request names none."""
+        size = read_image_size(self.models[model])
+        if size is None:
+            return DEFAULT_SIDE, DEFAULT_SIDE
+        width, height = size.split("x")
+        return int(width), int(height)
+
+    def read_default_steps(self, model: str) -> int:
+        """Return the number of steps where a request names none."""
+        return read_model_defaults(self.models[model]).num_inference_steps or DEFAULT_STEPS
+
+
+def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
+    if name not in known:
+        hint = nearest_hint(name, known) if known else "The server has none."
+        raise ArgumentError(f"Unknown {noun} {name!r:.200}. {hint}")
+    return known[name]
+
+
+def list_catalogue(settings: ServerSettings) -> Catalogue:
+    """List what requests may name: models of the settings, the embedded one, those in the cache of
+    the hub, and the files in the folders of LoRAs and learned words.
+
+    Raises ModelError for a model of the settings that is not there.
+    """
+    models = {name: locate_model(name) for name in settings.models}
+    models |= {
+        name: folder
+        for name, folder in {**EMBEDDED_MODELS, **hub.list_cached_models()}.items()
+        if name not in models and folder.is_dir()
+    }
+    return Catalogue(
+        models,
+        list_tensor_files(settings.lora_folder),
+        list_tensor_files(settings.embedding_folder),
+        settings.lora_folder,
+    )
+
+
+def list_tensor_files(folder: Path) -> dict[str, Path]:
+    """Return the .safetensors files below a folder by their path in it without the suffix."""
+    place = Path(expanduser(folder))
+    files = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else []
+    return {file.relative_to(place).with_suffix("").as_posix(): file for file in files}

@@ -1,0 +1,129 @@
+"""`t2i serve`: the page and the API on this machine's models.
+
+Nothing of the command line is imported here at the top: it imports this module itself.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """Examples:
+
+`t2i serve --open`
+
+`t2i serve --model models/sd15 --host 0.0.0.0 --token "$(openssl rand -hex 16)"`
+"""
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A name of `t2i models`, or a folder; may be repeated, the first is the default.",
+            show_default="embedded",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine's need --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535)] = 7878,
+    token: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SECRET",
+            help="Answer only requests with this secret; may be repeated, each sees its own jobs.",
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where jobs and pictures are kept.")] = Path(
+        "served"
+    ),
+    lora_dir: Annotated[Path, typer.Option(help="LoRAs that requests may name.")] = Path("loras"),
+    embedding_dir: Annotated[
+        Path, typer.Option(help="Learned words that requests may name.")
+    ] = Path("embeddings"),
+    runs: Annotated[Path, typer.Option(help="Training runs to show, read only.")] = Path("runs"),
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Worker processes, one on each device.")
+    ] = 1,
+    max_queued: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Jobs that may wait.")
+    ] = 256,
+    keep_days: Annotated[float, typer.Option(min=0, help="Days that results are kept.")] = 30.0,
+    keep_gib: Annotated[float, typer.Option(min=0, help="GiB of results that are kept.")] = 20.0,
+    model_gib: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GiB of models in memory together.", show_default="half of the memory"
+        ),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path at which a reverse proxy has the server.")
+    ] = "",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name of the server; may be repeated."),
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A site whose pages may call the API; may be repeated."),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Write what is asked for into the log.")
+    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve the page and the API until Ctrl-C, which lets the running picture finish.
+
+    Jobs and pictures are kept in a folder: after a crash finished work is there, and what was
+    running is drawn again. A second Ctrl-C does not wait; what ran is drawn at the next start.
+    """
+    from t2i.errors import ArgumentError
+    from t2i.optional_dependencies import build_install_command
+    from t2i.server.settings import DAY, GIBIBYTE, ServerSettings
+
+    settings = ServerSettings(
+        models=tuple(model or ["embedded"]),
+        host=host,
+        port=port,
+        tokens=tuple(token or []),
+        folder=folder,
+        lora_folder=lora_dir,
+        embedding_folder=embedding_dir,
+        runs_folder=runs,
+        workers=workers,
+        max_queued=max_queued,
+        max_age=keep_days * DAY,
+        max_bytes=int(keep_gib * GIBIBYTE),
+        model_bytes=None if model_gib is None else int(model_gib * GIBIBYTE),
+        root_path=root_path.rstrip("/"),
+        allowed_hosts=tuple(allowed_host or []),
+        allowed_origins=tuple(allowed_origin or []),
+        log_prompts=log_prompts,
+    )
+    if not settings.is_loopback and not settings.tokens:
+        raise ArgumentError(
+            f"Got --host {host} without --token: anybody who reaches this machine could use the "
+            'server. Give a secret, as in --token "$(openssl rand -hex 16)".'
+        )
+    for secret in settings.tokens:
+        if len(secret) < MIN_TOKEN or not secret.isascii() or not secret.isprintable():
+            raise ArgumentError(
+                f"Got a --token of {len(secret)} characters: expected at least {MIN_TOKEN} "
+                "printable ones of ASCII, which nobody guesses."
+            )
+    try:
+        from t2i.server.running import run_server
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn", "anyio", "python_multipart"):
+            raise
+        raise ArgumentError(
+            f"The server needs {error.name}, which is not installed: "
+            f"{build_install_command('serve')}"
+        ) from error
+    run_server(settings, open_page=open_page)
+
+
+MIN_TOKEN = 8
+"""Characters of a secret."""

@@ -1,0 +1,136 @@
+"""Events of running jobs, for clients that listen: states, progress and previews.
+
+A log keeps the states and the newest progress and preview, so that neither a long run nor a client
+that reads nothing takes memory.
+"""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from t2i.server.jobs.job import Job, JobProgress
+
+EventKind = Literal["state", "progress", "preview"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Event of a job: its kind, its data as JSON, and its number within the job."""
+
+    event: EventKind
+    data: dict[str, Any]
+    id: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """True for the last event of a job."""
+        return self.event == "state" and self.data["state"] in ("done", "failed", "cancelled")
+
+
+@dataclass(slots=True)
+class EventLog:
+    """Events of one job so far: all its states, the newest progress and the newest preview."""
+
+    states: list[JobEvent] = field(default_factory=list)
+    newest: dict[EventKind, JobEvent] = field(default_factory=dict)
+    progress: JobProgress | None = None
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+
+class JobEvents:
+    """Events of the jobs that have not ended, published by workers and read by clients."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, EventLog] = {}
+        self._listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self.closing = False
+
+    def publish_state(self, job: Job) -> None:
+        """Publish the state of a job; with its final one its log is dropped."""
+        self._publish(job.id, "state", job.to_dict())
+        if job.is_final:
+            self.forget(job.id)
+
+    def forget(self, job_id: str) -> None:
+        """Drop the log of a job."""
+        with self._lock:
+            self._logs.pop(job_id, None)
+
+    def publish_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Publish how far a job is."""
+        self._publish(job_id, "progress", asdict(progress), progress)
+
+    def publish_preview(self, job_id: str, step: int, png: str) -> None:
+        """Publish a preview of a job's image after a step, as a PNG in base64."""
+        self._publish(job_id, "preview", {"step": step, "png": png})
+
+    def get_progress(self, job_id: str) -> JobProgress | None:
+        """Return how far a running job is."""
+        with self._lock:
+            log = self._logs.get(job_id)
+            return None if log is None else log.progress
+
+    def get_preview(self, job_id: str) -> JobEvent | None:
+        """Return the newest preview of a running job."""
+        with self._lock:
+            log = self._logs.get(job_id)
+            return None if log is None else log.newest.get("preview")
+
+    def list_after(self, job_id: str, number: int) -> list[JobEvent]:
+        """Return the events of a job that follow a number, in their order."""
+        with self._lock:
+            log = self._logs.get(job_id)
+            if log is None:
+                return []
+            every = [*log.states, *log.newest.values()]
+        return sorted((one for one in every if one.id > number), key=lambda one: one.id)
+
+    @contextmanager
+    def listening(self, job_id: str) -> Iterator[asyncio.Event]:
+        """Yield an event of this event loop that is set whenever the job has news."""
+        listener = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._listeners.setdefault(job_id, set()).add(listener)
+        try:
+            yield listener[1]
+        finally:
+            with self._lock:
+                listeners = self._listeners.get(job_id, set())
+                listeners.discard(listener)
+                if not listeners:
+                    self._listeners.pop(job_id, None)
+
+    def close(self) -> None:
+        """Wake every listener, for the server ends."""
+        with self._lock:
+            self.closing = True
+            for job_id in self._listeners:
+                self._wake(job_id)
+
+    def _publish(
+        self,
+        job_id: str,
+        kind: EventKind,
+        data: dict[str, Any],
+        progress: JobProgress | None = None,
+    ) -> None:
+        with self._lock:
+            log = self._logs.setdefault(job_id, EventLog())
+            event = JobEvent(kind, data, next(log.numbers))
+            if kind == "state":
+                log.states.append(event)
+            else:
+                log.newest[kind] = event
+            if progress is not None:
+                log.progress = progress
+            self._wake(job_id)
+
+    def _wake(self, job_id: str) -> None:
+        for loop, news in self._listeners.get(job_id, ()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(news.set)

@@ -1,0 +1,235 @@
+"""The requests of jobs as programs and the page send them, one model for each kind of job."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from t2i.cli.request.photo_inversion import AUTO, Fit
+from t2i.cli.request.request import Grammar
+from t2i.server.jobs.job import JobKind
+
+MAX_WORDS = 64
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
+"""Identifier of an upload or of a job."""
+Window = float | Annotated[tuple[float, float], Field()]
+"""Share of the steps, up to this one or between two."""
+
+
+class AdapterChoice(BaseModel):
+    """A LoRA by its name in the server's list, with its strength."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=500)]
+    scale: float = 1.0
+
+
+class EmbeddingChoice(BaseModel):
+    """A learned word by its name in the server's list, with the word that stands for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=500)]
+    token: Annotated[str, Field(max_length=200)] | None = None
+
+
+class SamplingRequest(BaseModel):
+    """Fields of every request: the options of the command line under the names of Python.
+
+    Left open they come from the model, the seed is drawn at random, and the grammar is A1111's.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    negative_prompt: str = ""
+    model: Annotated[str, Field(max_length=500)] | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: Annotated[str, Field(max_length=100)] | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    grammar: Grammar = "a1111"
+    guidance_method: Annotated[str, Field(max_length=500)] | None = None
+    loras: list[AdapterChoice] = []
+    embeddings: list[EmbeddingChoice] = []
+
+
+class GenerateRequest(SamplingRequest):
+    """Request of `generate`: images of a prompt, or of another image changed towards it.
+
+    image, mask : identifiers of uploads
+    upscale : factor, or "factor:strength"
+    words_maps : keep heat maps of every word; map_steps : also those of each step
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a red apple to the left of a cat", "seed": 7}]}
+    )
+
+    prompt: str
+    num: int = 1
+    image: Identifier | None = None
+    mask: Identifier | None = None
+    strength: float | None = None
+    upscale: float | Annotated[str, Field(max_length=50)] | None = None
+    words_maps: bool = False
+    map_steps: bool = False
+
+
+class EditRequest(SamplingRequest):
+    """Request of `edit`: a source and images of changed words beside it.
+
+    source_prompt : what the source shows; or source : a finished job of the kind remember or invert
+    targets : prompts of the edits; none for the source's own prompt with weights
+    weights : word -> factor
+    blend : "auto", "none", or words as in "cat,dog"
+    cross_replace, self_replace : shares of the steps in which the source's maps are kept
+    image, method, mask, fit, full_size : a photo instead of a drawn source, as for `invert`
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "source_prompt": "a cat on a blue background",
+                    "targets": ["a dog on a blue background"],
+                    "seed": 7,
+                }
+            ]
+        }
+    )
+
+    source_prompt: str | None = None
+    source: Identifier | None = None
+    targets: list[str] = []
+    weights: dict[str, float] = {}
+    blend: Annotated[str, Field(max_length=2000)] = "auto"
+    cross_replace: Window | None = None
+    self_replace: Window | None = None
+    image: Identifier | None = None
+    method: Annotated[str, Field(max_length=500)] = AUTO
+    mask: Identifier | None = None
+    fit: Fit = "crop"
+    full_size: bool = False
+    words_maps: bool = False
+    map_steps: bool = False
+
+
+class InvertRequest(SamplingRequest):
+    """Request of `invert`: a photo recorded as a source that later edits read.
+
+    image, mask : identifiers of uploads
+    prompt : what the photo shows
+    method : of the inversion, see docs/photos.md
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"image": "AAAAAAAAAAAAAAAAAAAAAA", "prompt": "a cat on a sofa"}]
+        }
+    )
+
+    image: Identifier
+    prompt: str
+    method: Annotated[str, Field(max_length=500)] = AUTO
+    mask: Identifier | None = None
+    fit: Fit = "crop"
+
+
+class RememberRequest(SamplingRequest):
+    """Request of `remember`: a drawn image recorded as a source that later edits read."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a cat on a blue background", "seed": 7}]}
+    )
+
+    prompt: str
+    words_maps: bool = False
+    map_steps: bool = False
+
+
+class InspectRequest(SamplingRequest):
+    """Request of `inspect`: heat maps of words of a drawn image, or of a photo.
+
+    words : of the prompt, or phrases; none for every word but function words
+    source : a finished job of the kind invert, instead of a prompt
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"prompt": "a red apple to the left of a cat", "words": ["apple", "cat"]}]
+        }
+    )
+
+    prompt: str | None = None
+    source: Identifier | None = None
+    words: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=MAX_WORDS)] = []
+    image: Identifier | None = None
+    method: Annotated[str, Field(max_length=500)] = AUTO
+    fit: Fit = "crop"
+    map_steps: bool = False
+
+
+JobRequest = GenerateRequest | EditRequest | InvertRequest | RememberRequest | InspectRequest
+REQUESTS: dict[JobKind, type[JobRequest]] = {
+    "generate": GenerateRequest,
+    "edit": EditRequest,
+    "invert": InvertRequest,
+    "remember": RememberRequest,
+    "inspect": InspectRequest,
+}
+
+
+class GenerateJob(BaseModel):
+    """A new job that generates images."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["generate"]
+    request: GenerateRequest
+
+
+class EditJob(BaseModel):
+    """A new job that edits a prompt or a photo by its words."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["edit"]
+    request: EditRequest
+
+
+class InvertJob(BaseModel):
+    """A new job that records a photo as a source."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["invert"]
+    request: InvertRequest
+
+
+class RememberJob(BaseModel):
+    """A new job that records a drawn image as a source."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["remember"]
+    request: RememberRequest
+
+
+class InspectJob(BaseModel):
+    """A new job that reads heat maps of words."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["inspect"]
+    request: InspectRequest
+
+
+NewJob = Annotated[
+    GenerateJob | EditJob | InvertJob | RememberJob | InspectJob, Field(discriminator="kind")
+]
+_READERS: dict[JobKind, TypeAdapter[Any]] = {
+    kind: TypeAdapter(model) for kind, model in REQUESTS.items()
+}
+
+
+def parse_job_request(kind: JobKind, values: object) -> JobRequest:
+    """Parse the JSON data of a request. Raises pydantic's ValidationError."""
+    request: JobRequest = _READERS[kind].validate_python(values)
+    return request

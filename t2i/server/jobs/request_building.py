@@ -1,0 +1,257 @@
+"""Requests of the command line, built from those of jobs: the same checks, the same words."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from t2i.cli.request.edit_options import EditOptions, parse_local_blend, parse_step_window
+from t2i.cli.request.file_checks import check_file_combinations, check_request_files
+from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
+from t2i.cli.request.options import check_no_composed_prompts
+from t2i.cli.request.photo_inversion import PhotoInversion
+from t2i.cli.request.prompt_loras import check_no_lora_tags, set_prompt_and_extract_loras
+from t2i.cli.request.request import (
+    Request,
+    RequestOverrides,
+    check_pixel_count,
+    choose_seeds,
+)
+from t2i.cli.request.sampler_names import is_known_sampler, sampler_name_from_class
+from t2i.cli.request.upscaling import parse_upscale
+from t2i.errors import ArgumentError
+from t2i.server.catalogue import Catalogue
+from t2i.server.jobs.job_request import (
+    EditRequest,
+    GenerateRequest,
+    InspectRequest,
+    InvertRequest,
+    JobRequest,
+    RememberRequest,
+    SamplingRequest,
+    Window,
+)
+
+FindUpload: TypeAlias = Callable[[str], Path]
+"""Identifier of an upload -> its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRequest:
+    """Request of the command line that a job's request stands for.
+
+    request : of the source, for edits
+    prompts : of an edit, the source's first; of others the request's alone
+    edit : options of an edit, else None
+    words : whose heat maps are asked for; empty for every word
+    """
+
+    request: Request
+    prompts: tuple[str, ...]
+    edit: EditOptions | None = None
+    words: tuple[str, ...] = ()
+
+
+def build_request(
+    body: JobRequest,
+    catalogue: Catalogue,
+    find_upload: FindUpload,
+    source: Request | None = None,
+) -> BuiltRequest:
+    """Build the request of the command line that a job's request stands for, and check it.
+
+    find_upload : gives the files of the uploads that it names
+    source : request of the recorded source that it names
+
+    Raises T2IError as the command line does.
+    """
+    if isinstance(body, EditRequest):
+        return _build_edit(body, catalogue, find_upload, source)
+    if isinstance(body, InspectRequest) and source is not None:
+        _check_only_source(body, "prompt", body.prompt)
+        return BuiltRequest(source, (source.prompt,), words=tuple(body.words))
+    overrides = _add_pictures(body, _build_overrides(body, catalogue), find_upload)
+    prompt = body.prompt
+    if prompt is None:
+        raise ArgumentError("Missing prompt: give it, or the source to look into.")
+    request = _set_prompt(overrides, prompt, catalogue)
+    if isinstance(body, GenerateRequest):
+        check_file_combinations(request)
+    if not isinstance(body, GenerateRequest) or wants_maps(body):
+        check_no_composed_prompts(request, [request.prompt])
+    check_request_files(request)
+    words = tuple(body.words) if isinstance(body, InspectRequest) else ()
+    return BuiltRequest(request, (request.prompt,), words=words)
+
+
+def choose_job_seeds(body: JobRequest, built: BuiltRequest) -> tuple[int, ...]:
+    """Return the seeds of a job's images, drawn at random where none is given."""
+    num = body.num if isinstance(body, GenerateRequest) else 1
+    if num > 1 and wants_maps(body):
+        raise ArgumentError(f"Got num {num} with words_maps: heat maps are of one picture.")
+    return tuple(choose_seeds(body.seed, num))
+
+
+def wants_maps(body: JobRequest) -> bool:
+    """Return whether a request asks for heat maps."""
+    if isinstance(body, InspectRequest):
+        return True
+    return not isinstance(body, InvertRequest) and (body.words_maps or body.map_steps)
+
+
+def check_size_of_work(
+    built: BuiltRequest, num: int, catalogue: Catalogue, max_pixels_x_steps: int
+) -> None:
+    """Raise ArgumentError for a request of more pixels x steps x images than a server takes."""
+    request = built.request
+    model = request.model if request.model in catalogue.models else catalogue.default_model
+    width, height = catalogue.read_default_size(model)
+    width, height = request.width or width, request.height or height
+    check_pixel_count(width, height)
+    steps = request.num_inference_steps or catalogue.read_default_steps(model)
+    number = num * len(built.prompts)
+    factor = 1.0 if request.upscale is None else 1 + request.upscale.factor**2
+    asked = width * height * steps * number * factor
+    if asked > max_pixels_x_steps:
+        raise ArgumentError(
+            f"Got {width}x{height} pixels x {steps} steps x {number}: {asked:,.0f}, this server "
+            f"takes up to {max_pixels_x_steps:,} in one request. Ask for a smaller size, fewer "
+            "steps, or fewer pictures."
+        )
+
+
+def _build_overrides(body: SamplingRequest, catalogue: Catalogue) -> RequestOverrides:
+    sampler = None if body.sampler is None else sampler_name_from_class(body.sampler)
+    if sampler is not None and (not is_known_sampler(sampler) or sampler.endswith("Scheduler")):
+        from t2i.denoiser.schedulers import find_sampler  # imports torch, for the message alone
+
+        find_sampler(sampler)
+    return RequestOverrides(
+        negative_prompt=body.negative_prompt,
+        model=catalogue.find_model(body.model),
+        num_inference_steps=body.steps,
+        guidance_scale=body.guidance_scale,
+        sampler=sampler,
+        width=_check_side("width", body.width),
+        height=_check_side("height", body.height),
+        grammar=body.grammar,
+        guidance_method=body.guidance_method,
+        loras=tuple(
+            InputFileWithScale(path=str(catalogue.find_lora(lora.name)), scale=lora.scale)
+            for lora in body.loras
+        ),
+        embeddings=tuple(
+            EmbeddingFile(path=str(catalogue.find_embedding(word.name)), token=word.token)
+            for word in body.embeddings
+        ),
+    )
+
+
+def _check_side(name: str, pixels: int | None) -> int | None:
+    if pixels is not None and pixels < 1:
+        raise ArgumentError(f"Got {name} {pixels}: expected a number of pixels from 1 on.")
+    return pixels
+
+
+def _add_pictures(
+    body: JobRequest, overrides: RequestOverrides, find_upload: FindUpload
+) -> RequestOverrides:
+    """Return the overrides with the uploaded pictures of a request, and their inversion."""
+
+    def find(upload: str | None) -> InputFile | None:
+        return None if upload is None else InputFile(path=str(find_upload(upload)))
+
+    if isinstance(body, RememberRequest):
+        return overrides
+    if isinstance(body, GenerateRequest):
+        upscale = None if body.upscale is None else parse_upscale(str(body.upscale))
+        return replace(
+            overrides,
+            image=find(body.image),
+            mask=find(body.mask),
+            strength=body.strength,
+            upscale=upscale,
+        )
+    mask = None if isinstance(body, InspectRequest) else body.mask
+    if body.image is None:
+        if mask is not None:
+            raise ArgumentError("Got mask without image: it is about a photo. Give both.")
+        return overrides
+    full_size = isinstance(body, EditRequest) and body.full_size
+    inversion = PhotoInversion(method=body.method, fit=body.fit, full_size=full_size)
+    return replace(overrides, image=find(body.image), mask=find(mask), inversion=inversion)
+
+
+def _set_prompt(overrides: RequestOverrides, prompt: str, catalogue: Catalogue) -> Request:
+    request = overrides.apply_to(Request(prompt="", grammar="a1111"))
+    request = set_prompt_and_extract_loras(request, prompt, catalogue.lora_folder)
+    known = set(map(str, catalogue.loras.values()))
+    for lora in request.loras:
+        if lora.path not in known:
+            raise ArgumentError(
+                f"The LoRA {Path(lora.path).stem!r:.200} came after the server was started: it "
+                "lists its files then. Start it again."
+            )
+    return request
+
+
+def _build_edit(
+    body: EditRequest, catalogue: Catalogue, find_upload: FindUpload, source: Request | None
+) -> BuiltRequest:
+    windows = {
+        name: _parse_window(name, value)
+        for name, value in (
+            ("cross_replace", body.cross_replace),
+            ("self_replace", body.self_replace),
+        )
+        if value is not None
+    }
+    edit = EditOptions(weights=body.weights, blend=parse_local_blend(body.blend), windows=windows)
+    if source is not None:
+        _check_only_source(body, "source_prompt", body.source_prompt)
+        request = source
+        if body.full_size and source.inversion is None:
+            raise ArgumentError(
+                "Got full_size for a drawn source: it has its full size. Leave it out."
+            )
+        if source.inversion is not None:
+            inversion = replace(source.inversion, full_size=body.full_size)
+            request = replace(source, inversion=inversion)
+    elif body.source_prompt is None:
+        raise ArgumentError(
+            "Missing source_prompt: give what the source shows, or the source that was recorded."
+        )
+    else:
+        overrides = _add_pictures(body, _build_overrides(body, catalogue), find_upload)
+        request = _set_prompt(overrides, body.source_prompt, catalogue)
+        check_request_files(request)
+    if body.full_size and request.inversion is None:
+        raise ArgumentError("Got full_size without image: a drawn picture has its full size.")
+    if not body.targets and not body.weights:
+        raise ArgumentError(
+            "Missing what to change: give targets, prompts with other words, or weights of words."
+        )
+    targets = body.targets or [request.prompt]
+    check_no_lora_tags("a target", targets, request)
+    prompts = (request.prompt, *targets)
+    check_no_composed_prompts(request, prompts)
+    for prompt in targets:
+        replace(request, prompt=prompt)  # checks its length, letters and grammar
+    return BuiltRequest(request, prompts, edit)
+
+
+def _parse_window(name: str, value: Window) -> tuple[float, float]:
+    first, end = (0.0, value) if isinstance(value, int | float) else value
+    return parse_step_window(name, f"{first!r}:{end!r}")
+
+
+def _check_only_source(body: SamplingRequest, prompt_name: str, prompt: str | None) -> None:
+    """Raise ArgumentError for fields beside a recorded source, which has its own."""
+    own = set(SamplingRequest.model_fields) | {"image", "mask", "method", "fit"}
+    given: Mapping[str, object] = body.model_dump(include=own, exclude_defaults=True)
+    found = sorted([*given, *([] if prompt is None else [prompt_name])])
+    if found:
+        raise ArgumentError(
+            f"Got {' and '.join(found)} with source: a recording has its own. Leave it out, or "
+            "record the source anew."
+        )

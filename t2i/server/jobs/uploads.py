@@ -1,0 +1,96 @@
+"""Pictures that clients upload, for the jobs that name them."""
+
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i.atomic_files import write_atomically
+from t2i.errors import DataError
+from t2i.pictures import FORMATS, opening_picture_as_stored
+from t2i.server.jobs.job import JobNotFoundError, StorageFullError, create_identifier
+from t2i.server.jobs.store import JobStore
+
+LONGEST_NAME = 200
+"""Bytes of a picture's own name."""
+DECODED_AT_ONCE = 2
+"""Pictures that are decoded together: one may take a quarter of a gigabyte."""
+SUFFIXES = {form: suffix for suffix, form in reversed(FORMATS.items())}
+"""Name of a format in Pillow -> suffix of its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Uploaded picture: identifier, own name without folders, file, and size in pixels."""
+
+    id: str
+    name: str
+    path: Path
+    width: int
+    height: int
+
+
+class Uploads:
+    """Uploaded pictures of all owners, in a folder and in the store."""
+
+    def __init__(self, store: JobStore, folder: Path, min_free_bytes: int) -> None:
+        self.store, self.folder, self.min_free_bytes = store, folder, min_free_bytes
+        self._decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, data: bytes, name: str, owner: str) -> Upload:
+        """Check and keep a picture. Raises DataError for what is none, StorageFullError.
+
+        name : that it had where it comes from
+        """
+        check_free_space(self.folder, self.min_free_bytes)
+        upload_id = create_identifier()
+        name = sanitise_name(name)
+        waiting = self.folder / f".{upload_id}"
+        write_atomically(waiting, lambda path: path.write_bytes(data))
+        try:
+            with self._decoding, opening_picture_as_stored(waiting) as picture:
+                suffix, (width, height) = SUFFIXES[picture.format or ""], picture.size
+            waiting.rename(self.folder / f"{upload_id}{suffix}")
+        except DataError as error:
+            raise DataError(str(error).replace(str(waiting), name or "The picture")) from None
+        finally:
+            waiting.unlink(missing_ok=True)
+        name = name or f"picture{suffix}"
+        self.store.add_upload((upload_id, owner, name, suffix, width, height, time.time()))
+        return Upload(upload_id, name, self.folder / f"{upload_id}{suffix}", width, height)
+
+    def get(self, upload_id: str, owner: str) -> Upload:
+        """Return an owner's upload. Raises JobNotFoundError."""
+        values = self.store.get_upload(upload_id)
+        if values is None or values[1] != owner:
+            raise JobNotFoundError(
+                f"No upload {upload_id!r:.80}: it has expired, or never was. Upload it again."
+            )
+        path = self.folder / f"{values[0]}{values[3]}"
+        return Upload(values[0], values[2], path, values[4], values[5])
+
+    def remove_before(self, created: float) -> None:
+        """Remove the uploads that are older than a time; jobs keep what they took."""
+        for upload_id, suffix in self.store.list_uploads_before(created):
+            self.store.remove_upload(upload_id)
+            (self.folder / f"{upload_id}{suffix}").unlink(missing_ok=True)
+
+
+def sanitise_name(name: str) -> str:
+    """Return the last part of a path that a client sent, as printable text."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    printable = "".join(letter for letter in last if letter.isprintable())
+    text = printable.encode(errors="ignore")[-LONGEST_NAME:].decode(errors="ignore").strip()
+    return "" if text in (".", "..") else text
+
+
+def check_free_space(folder: Path, min_free_bytes: int) -> None:
+    """Raise StorageFullError if the disk of a folder has less free space than that."""
+    free = shutil.disk_usage(folder).free
+    if free < min_free_bytes:
+        raise StorageFullError(
+            f"The disk has {free / 1e6:.0f} MB left, and new jobs need "
+            f"{min_free_bytes / 1e6:.0f} MB: remove old jobs, or free some space."
+        )

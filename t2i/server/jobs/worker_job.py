@@ -1,0 +1,60 @@
+"""A job as a worker process is given it, and the messages between both sides of its pipe."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from t2i.server.jobs.job import JobFailure, JobKind, JobProgress, JobResult
+from t2i.server.jobs.job_request import JobRequest
+from t2i.server.jobs.request_building import BuiltRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob:
+    """Job with everything that a worker needs to run it.
+
+    folder : an empty one, for the files of the result
+    picture_names : path of an uploaded picture -> its own name, which metadata record
+    source_id, source_folder : the recorded source that it edits or looks into
+    """
+
+    id: str
+    kind: JobKind
+    body: JobRequest
+    built: BuiltRequest
+    seeds: tuple[int, ...]
+    folder: Path
+    picture_names: Mapping[str, str] = field(default_factory=dict)
+    source_id: str | None = None
+    source_folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewMessage:
+    """Preview of a job's image after a step: a PNG in base64."""
+
+    step: int
+    png: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyMessage:
+    """Message of a worker whose default model is loaded."""
+
+    model_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureMessage:
+    """Message that a job has failed; `disk_full` if another try may succeed."""
+
+    failure: JobFailure
+    disk_full: bool = False
+
+
+WorkerMessage = (
+    JobProgress | PreviewMessage | ReadyMessage | JobResult | FailureMessage | Literal["cancelled"]
+)
+Report = Callable[[JobProgress | PreviewMessage], None]
+"""Sends news of the running job; raises JobCancelledError when it is to stop."""

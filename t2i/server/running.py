@@ -1,0 +1,107 @@
+"""Running a server until a signal: the first lets the running pictures finish, the second ends."""
+
+import errno
+import logging
+import socket
+import threading
+import webbrowser
+from types import FrameType
+from urllib.parse import quote
+
+import uvicorn
+from fastapi import FastAPI
+
+from t2i.cli.output import print_remark
+from t2i.errors import OutputError
+from t2i.server.app import create_app
+from t2i.server.settings import ServerSettings
+from t2i.terminal import print_line
+
+BACKLOG = 4096
+"""Connections that wait to be accepted."""
+GRACE = 5
+"""Seconds that open connections have once the server ends."""
+
+
+class DrainingServer(uvicorn.Server):
+    """Server that finishes the running jobs at the first signal, and ends at the second."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self.service, self.pool = app.state.service, app.state.pool
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal; end at once at the second."""
+        if self._draining:
+            print_remark("Stopping now; what was running is drawn at the next start.")
+            self._end()
+            return
+        self._draining = True
+        self.service.drain()
+        if self.pool.wait_until_idle(timeout=0):
+            self._end()
+            return
+        print_remark(
+            "Finishing what is running; what waits stays queued. Ctrl-C again stops at once."
+        )
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        self.pool.wait_until_idle()
+        self._end()
+
+    def _end(self) -> None:
+        self.service.hub.close()
+        self.should_exit = True
+
+
+def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
+    """Serve until a signal. Raises OutputError for an address that is in use."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    listener = open_listener(settings.host, settings.port)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        access_log=False,  # addresses hold tokens, and queries may hold prompts
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=GRACE,
+        lifespan="on",
+    )
+    server = DrainingServer(config, app)
+    address = build_address(settings, listener)
+    print_line(address)
+    if open_page:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    server.run(sockets=[listener])
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address; port 0 takes a free one. Raises OutputError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        advice = "Choose another port with --port, or stop the program that has it."
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            advice = "Give an address of this machine with --host."
+        raise OutputError(
+            f"Cannot listen at {host}:{port}: {error.strerror or error}. {advice}"
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def build_address(settings: ServerSettings, listener: socket.socket) -> str:
+    """Return the address of the page; with a token in it, that of the first one."""
+    port = listener.getsockname()[1]
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = f"[{host}]" if ":" in host else host
+    address = f"http://{host}:{port}{settings.root_path}/"
+    return f"{address}?token={quote(settings.tokens[0], safe='')}" if settings.tokens else address

@@ -1,0 +1,122 @@
+"""Access by token: as Bearer, as the password of Basic, or in a cookie that a link has set."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from urllib.parse import parse_qs
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from t2i.server.security.errors import refuse
+
+COOKIE = "t2i_token"
+OPEN_PATHS = ("/api/v1/health",)
+"""Paths that need no token: they say nothing but that the server is there."""
+OWNER = "t2i.owner"
+COOKIE_AGE = 90 * 86_400
+"""Seconds."""
+
+
+def owner_of(request: Request) -> str:
+    """Return the owner of what a request makes: the digest of its token, "" without one."""
+    owner: str = request.scope[OWNER]
+    return owner
+
+
+class AccessMiddleware:
+    """ASGI middleware that answers 401 to every request without a token, where there are any."""
+
+    def __init__(self, app: ASGIApp, tokens: Sequence[str], root_path: str = "") -> None:
+        self.app = app
+        self.root_path = root_path
+        self.owners = {token: compute_owner(token) for token in tokens}
+        self.cookies = {compute_cookie(token): owner for token, owner in self.owners.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Find the owner of a request and pass it on; or refuse it, or set the cookie."""
+        if scope["type"] != "http" or not self.owners:
+            scope[OWNER] = ""
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(self.root_path)
+        token = self._token_of_link(scope, path)
+        if token is not None:
+            await self._set_cookie(scope, send, token)
+            return
+        owner = self._find_owner(Headers(scope=scope))
+        if owner is None and path not in OPEN_PATHS:
+            await refuse(
+                scope,
+                receive,
+                send,
+                401,
+                "AccessError",
+                "This server needs a token: send it as Authorization: Bearer TOKEN, or open the "
+                "link that it printed when it was started.",
+                {"www-authenticate": 'Basic realm="t2i"'},
+            )
+            return
+        scope[OWNER] = owner or ""
+        await self.app(scope, receive, send)
+
+    def _find_owner(self, headers: Headers) -> str | None:
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return find_secret(value.strip(), self.owners)
+        if kind.lower() == "basic":
+            return find_secret(_password(value), self.owners)
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+        return None if cookie is None else find_secret(cookie, self.cookies)
+
+    def _token_of_link(self, scope: Scope, path: str) -> str | None:
+        """Return the valid token in the address of the page, or None."""
+        if scope["method"] != "GET" or path not in ("", "/"):
+            return None
+        values = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        known = [value for value in values if find_secret(value, self.owners) is not None]
+        return known[0] if known else None
+
+    async def _set_cookie(self, scope: Scope, send: Send, token: str) -> None:
+        place = f"{self.root_path}/"
+        cookie = (
+            f"{COOKIE}={compute_cookie(token)}; Path={place}; Max-Age={COOKIE_AGE}; HttpOnly; "
+            "SameSite=Strict"
+        )
+        if scope.get("scheme") == "https":
+            cookie += "; Secure"
+        headers = [(b"location", place.encode()), (b"set-cookie", cookie.encode())]
+        headers.append((b"content-length", b"0"))
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def compute_owner(token: str) -> str:
+    """Return the name under which the jobs of a token are kept."""
+    return hashlib.sha256(b"t2i owner " + token.encode()).hexdigest()[:32]
+
+
+def compute_cookie(token: str) -> str:
+    """Return the value of the cookie that stands for a token."""
+    return hashlib.sha256(b"t2i cookie " + token.encode()).hexdigest()
+
+
+def find_secret(given: str, known: dict[str, str]) -> str | None:
+    """Return the value of a secret; every one is compared, in constant time."""
+    found = None
+    for secret, value in known.items():
+        if hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode()):
+            found = value
+    return found
+
+
+def _password(value: str) -> str:
+    try:
+        text = base64.b64decode(value.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    return text.partition(":")[2]

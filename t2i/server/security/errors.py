@@ -1,0 +1,56 @@
+"""Errors of every route as JSON: the type, the words of the command line, and the status."""
+
+import json
+from collections.abc import Mapping
+
+from starlette.types import Receive, Scope, Send
+
+from t2i.errors import DataError, GenerationError, ModelError, OutputError, T2IError
+from t2i.server.jobs.job import (
+    JobCancelledError,
+    JobNotFoundError,
+    QueueFullError,
+    ServerStoppingError,
+    StorageFullError,
+)
+
+STATUSES: dict[type[T2IError], int] = {
+    JobNotFoundError: 404,
+    QueueFullError: 429,
+    StorageFullError: 507,
+    ServerStoppingError: 503,
+    JobCancelledError: 409,
+    ModelError: 422,
+    DataError: 422,
+    GenerationError: 500,
+    OutputError: 500,
+}
+"""Class of an error -> status of its answer; of others 422, for the request is at fault."""
+
+
+def find_status(error: T2IError) -> int:
+    """Return the status of the answer to an error."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 422)
+
+
+def describe_error(kind: str, message: str) -> dict[str, dict[str, str]]:
+    """Return the JSON data of an error."""
+    return {"error": {"type": kind, "message": message}}
+
+
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    kind: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Answer a request with an error, before it has reached a route."""
+    body = json.dumps(describe_error(kind, message)).encode()
+    fields = {"content-type": "application/json", "content-length": str(len(body))}
+    fields |= headers or {}
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,87 @@
+"""Limits of a request's body: its bytes, counted as they come, and the time between its parts."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from t2i.server.security.errors import refuse
+
+
+class BodyTooLargeError(Exception):
+    """A body that has more bytes than are read."""
+
+
+class BodyTimeoutError(Exception):
+    """A body whose next part did not come in time."""
+
+
+class LimitMiddleware:
+    """ASGI middleware that refuses bodies above a number of bytes, and those that come too slowly.
+
+    max_bytes : of a body
+    timeout : seconds in which its next part has to come
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+        self.app, self.max_bytes, self.timeout = app, max_bytes, timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with a limited body, or refuse it with 413 or 408."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await self._refuse_size(scope, receive, send)
+            return
+        count, complete, started = 0, False, False
+
+        async def receive_limited() -> Message:
+            nonlocal count, complete
+            if complete:  # the end of the connection, which may be hours away
+                return await receive()
+            try:
+                async with asyncio.timeout(self.timeout):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTimeoutError from None
+            if message["type"] == "http.request":
+                count += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if count > self.max_bytes:
+                    raise BodyTooLargeError
+            return message
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive_limited, send_noting)
+        except BodyTooLargeError:
+            if not started:
+                await self._refuse_size(scope, receive, send)
+        except BodyTimeoutError:
+            if not started:
+                await refuse(
+                    scope,
+                    receive,
+                    send,
+                    408,
+                    "TimeoutError",
+                    f"The next part of the request did not come within {self.timeout:.0f} s.",
+                    {"connection": "close"},
+                )
+
+    async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse(
+            scope,
+            receive,
+            send,
+            413,
+            "BodyTooLargeError",
+            f"A request has at most {self.max_bytes / 1e6:.0f} MB here: send a smaller picture.",
+            {"connection": "close"},
+        )

@@ -1,0 +1,64 @@
+"""Settings of a server, as `t2i serve` starts it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+GIBIBYTE = 1 << 30
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Settings of a server: model, address, access, bounds, and where and how long it keeps jobs.
+
+    models : names or paths that requests may name, the first is the default; the embedded model
+        and those in the Hugging Face cache can be named too
+    tokens : secrets, each of which sees its own jobs; none needs a host of LOOPBACK
+    folder : of the database, the pictures and the uploads
+    lora_folder, embedding_folder : LoRAs and learned words that requests may name
+    runs_folder : training runs that are shown, read only
+    workers : worker processes, one on each device
+    max_queued : jobs that wait; another one is refused with 429
+    max_pixels_x_steps : width x height x steps x number of one request
+    max_bytes, max_age : results that are kept, in bytes and in seconds; the oldest go first
+    upload_age : seconds that an upload which no job has taken is kept
+    min_free_bytes : of the disk, below which new jobs are refused with 507
+    max_body_bytes : of a request
+    body_timeout : seconds in which the next part of a request has to come
+    model_bytes : of the models in one worker's memory together; None for half of the memory
+    preview_share : of a run's time that previews may take
+    root_path : path below which a reverse proxy serves this server
+    allowed_hosts, allowed_origins : further names in the Host header, and pages of other sites that
+        may call the API
+    log_prompts : whether the log may hold prompts
+    """
+
+    models: tuple[str, ...] = ("embedded",)
+    host: str = "127.0.0.1"
+    port: int = 7878
+    tokens: tuple[str, ...] = ()
+    folder: Path = Path("served")
+    lora_folder: Path = Path("loras")
+    embedding_folder: Path = Path("embeddings")
+    runs_folder: Path = Path("runs")
+    workers: int = 1
+    max_queued: int = 256
+    max_pixels_x_steps: int = 4 * 2048 * 2048 * 150
+    max_bytes: int = 20 * GIBIBYTE
+    max_age: float = 30 * DAY
+    upload_age: float = DAY
+    min_free_bytes: int = 256 << 20
+    max_body_bytes: int = 64 << 20
+    body_timeout: float = 60.0
+    model_bytes: int | None = None
+    preview_share: float = 0.03
+    root_path: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    log_prompts: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if only this machine can reach the server."""
+        return self.host in LOOPBACK or self.host.startswith("127.")

@@ -1,0 +1,429 @@
+"""Running of jobs on a worker's models: one function for each kind of job.
+
+They call what the command line calls, so that a request gives the same picture and metadata.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, load_recorded_source
+from t2i.attention.attend import attend
+from t2i.cli.commands.inspect import list_content_words
+from t2i.cli.generation.call_arguments import build_sampling_arguments
+from t2i.cli.generation.edited_images import (
+    build_prompt_to_prompt_pipeline,
+    choose_request_edits,
+    generate_edited_images,
+)
+from t2i.cli.generation.image_generation import (
+    convert_pipeline,
+    find_pipeline_class,
+    generate_image,
+    upscale_if_requested,
+)
+from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.source_folder import NOTE
+from t2i.cli.metadata.writing import build_metadata_texts, build_record, save_image_with_metadata
+from t2i.cli.request.file_checks import map_request_files
+from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.request import Request
+from t2i.denoiser.families import sd
+from t2i.errors import ArgumentError
+from t2i.library_messages import quiet_libraries
+from t2i.pictures import save_picture
+from t2i.server.jobs.job import JobKind, JobResult, ResultFile
+from t2i.server.jobs.worker_job import Report, WorkerJob
+from t2i.server.worker.model_cache import LoadedModel, ModelCache
+from t2i.server.worker.previews import PreviewBudget
+from t2i.server.worker.step_reporter import StepReporter
+from t2i.server.worker.word_maps import StepMaps, find_word_tokens, write_word_maps
+
+SOURCE_FOLDER = "source"
+"""Folder of a recorded source below that of its job."""
+KEPT_SOURCES = 2
+MAX_MESSAGE = 2_000
+"""Letters of a warning in a result."""
+
+
+@dataclass(slots=True)
+class SourceCache:
+    """Recorded sources that the last edits have read, by the job that recorded them."""
+
+    sources: dict[str, RecordedSource] = field(default_factory=dict)
+
+    def get(self, job_id: str, folder: Path) -> RecordedSource:
+        """Return a recorded source, loaded from its folder if it was not used lately."""
+        source = self.sources.pop(job_id, None) or load_recorded_source(folder)
+        while len(self.sources) >= KEPT_SOURCES:
+            self.sources.pop(next(iter(self.sources)))
+        self.sources[job_id] = source
+        return source
+
+
+@dataclass(slots=True)
+class JobRun:
+    """One run of a job: its model, what it reports, and the files written so far."""
+
+    job: WorkerJob
+    model: LoadedModel
+    reporter: StepReporter
+    source: RecordedSource | None
+    files: list[ResultFile] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wants_maps(self) -> bool:
+        """True if heat maps of the job's words are asked for."""
+        body: Any = self.job.body
+        return self.job.kind == "inspect" or bool(
+            getattr(body, "words_maps", False) or getattr(body, "map_steps", False)
+        )
+
+    @property
+    def wants_steps(self) -> bool:
+        """True if heat maps and predicted images of each step are asked for."""
+        return bool(getattr(self.job.body, "map_steps", False))
+
+    def prepare_request(self) -> Request:
+        """Return the request with the model's defaults, its adapters attached."""
+        built = self.job.built
+        request = built.request
+        if self.source is not None:  # the photo's file is not needed any more
+            prepared = self.model.prepare(
+                replace(request, image=None, mask=None, inversion=None), built.prompts
+            )
+            return replace(
+                prepared, image=request.image, mask=request.mask, inversion=request.inversion
+            )
+        return self.model.prepare(request, built.prompts)
+
+    def save_image(self, name: str, image: Image.Image, request: Request, seed: int) -> None:
+        """Save an image with its metadata, in which uploads have their own names."""
+        texts = build_metadata_texts(self.name_pictures(request), seed, self.model.digest)
+        save_image_with_metadata(image, texts, self.job.folder / name)
+        self.files.append(ResultFile(name, "image/png", image.width, image.height, seed))
+
+    def save_plain_image(self, name: str, image: Image.Image) -> None:
+        """Save an image without metadata."""
+        save_picture(image, self.job.folder / name)
+        self.files.append(ResultFile(name, "image/png", image.width, image.height))
+
+    def name_pictures(self, request: Request) -> Request:
+        """Return the request with the names that its uploads had where they came from."""
+        names = self.job.picture_names
+
+        def rename(_field: str, file: InputFile) -> InputFile:
+            return replace(file, path=names[file.path]) if file.path in names else file
+
+        return map_request_files(request, rename)
+
+    def save_maps(
+        self,
+        maps: Any,
+        tokens: dict[str, tuple[int, ...]],
+        picture: int = 0,
+        steps: Sequence[Any] = (),
+    ) -> None:
+        """Save the heat maps of one of the images."""
+        described = write_word_maps(maps, tokens, self.job.folder, picture, steps)
+        self.data.setdefault("maps", {})[str(picture)] = described
+        with Image.open(self.job.folder / described["atlas"]) as atlas:
+            size = atlas.size
+        self.files += [
+            ResultFile(described["atlas"], "image/png", *size),
+            ResultFile(described["exact"], "application/octet-stream"),
+        ]
+
+    def save_steps(self) -> None:
+        """Save the images that each step predicts: steps side by side, pictures under each
+        other.
+        """
+        if not self.reporter.clean_latents:
+            return
+        clean_KBCHW = torch.stack(self.reporter.clean_latents)
+        rows = [self._decode_row(clean_KBCHW[:, b]) for b in range(clean_KBCHW.shape[1])]
+        width, height = rows[0][0].size
+        sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
+        for r, row in enumerate(rows):
+            for k, image in enumerate(row):
+                sheet.paste(image, (k * width, r * height))
+        self.save_plain_image("steps.png", sheet)
+        self.data["steps"] = {
+            "file": "steps.png",
+            "steps": len(rows[0]),
+            "width": width,
+            "height": height,
+        }
+
+    @torch.no_grad()
+    def _decode_row(self, latents_KCHW: Tensor) -> list[Image.Image]:
+        vae: Any = self.model.pipe.vae
+        parameter = next(vae.parameters())
+        images: list[Image.Image] = []
+        for latents_CHW in latents_KCHW:
+            latents = latents_CHW[None].to(parameter.device, parameter.dtype)
+            processor = self.model.pipe.image_processor
+            images += processor.postprocess(sd.decode_latents(vae, latents), "pil")
+        return images
+
+
+def run_job(
+    job: WorkerJob,
+    models: ModelCache,
+    sources: SourceCache,
+    report: Report,
+    preview_share: float,
+) -> JobResult:
+    """Run a job, write its files into its folder, and return its result.
+
+    Raises T2IError for what its request has caused, JobCancelledError where `report` does.
+    """
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught, quiet_libraries():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        model = models.get(job.built.request.model)
+        source = None
+        if job.source_id is not None:
+            assert job.source_folder is not None
+            source = sources.get(job.source_id, job.source_folder)
+        reporter = StepReporter(report, PreviewBudget(preview_share))
+        run = JobRun(job, model, reporter, source)
+        reporter.keep_steps = run.wants_steps
+        request = RUNNERS[job.kind](run)
+        run.save_steps()
+    run.data |= {
+        "request": asdict(run.name_pictures(request)),
+        "warnings": list(dict.fromkeys(str(one.message)[:MAX_MESSAGE] for one in caught)),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return JobResult(tuple(run.files), run.data)
+
+
+def run_generate(run: JobRun) -> Request:
+    """Generate an image for each seed; return the request as it was drawn."""
+    request = run.prepare_request()
+    drawer = convert_pipeline(run.model.pipe, find_pipeline_class(request))
+    phases = 1 if request.upscale is None else 2
+    runs = len(run.job.seeds) * phases
+    for number, seed in enumerate(run.job.seeds):
+        request, image = _draw(run, drawer, request, seed, number * phases, runs)
+        if request.upscale is not None:
+            image = _upscale(run, request, seed, image, number * phases + 1, runs)
+        run.save_image(f"seed-{seed}.png", image, request, seed)
+    return request
+
+
+def _draw(
+    run: JobRun, drawer: Any, request: Request, seed: int, number: int, runs: int
+) -> tuple[Request, Image.Image]:
+    """Draw one image, with the heat maps of its words where they are asked for."""
+    with ExitStack() as stack:
+        tokens: dict[str, tuple[int, ...]] = {}
+        step_maps = maps = None
+        if run.wants_maps:
+            tokens = _choose_words(run, drawer, request)
+            attention = stack.enter_context(attend(drawer))
+            maps = attention.probe(*tokens)
+        stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
+        if maps is not None and run.wants_steps:
+            step_maps = StepMaps(maps)
+            drawer.step_callbacks.append(step_maps)
+            stack.callback(drawer.step_callbacks.remove, step_maps)
+        drawn = generate_image(drawer, request, seed, bar=False)
+    if maps is not None:
+        run.save_maps(maps, tokens, 0, [] if step_maps is None else step_maps.steps)
+    return drawn
+
+
+def _choose_words(run: JobRun, pipe: Any, request: Request) -> dict[str, tuple[int, ...]]:
+    """Return the words whose heat maps are asked for, with the positions of their tokens."""
+    assert request.num_inference_steps is not None
+    prompt = request.parse_with_grammar(request.prompt)
+    every = find_word_tokens(pipe, prompt, request.num_inference_steps)
+    if run.job.kind != "inspect":
+        if not every:
+            raise ArgumentError("The prompt has no word to look up: leave words_maps out.")
+        return every
+    words = run.job.built.words or tuple(list_content_words(prompt))
+    return {word: every.get(word.lower(), ()) for word in words}
+
+
+def _upscale(
+    run: JobRun, request: Request, seed: int, image: Image.Image, number: int, runs: int
+) -> Image.Image:
+    from pipelines.image_to_image import ImageToImagePipeline
+
+    drawer = convert_pipeline(run.model.pipe, ImageToImagePipeline)
+    with run.reporter.watching(drawer, run.model, number, runs):
+        return upscale_if_requested(drawer, request, seed, image, bar=False)
+
+
+def run_edit(run: JobRun) -> Request:
+    """Generate a source and its edits, and save them; return the request as it was drawn."""
+    request, source, built = run.prepare_request(), run.source, run.job.built
+    (seed,) = run.job.seeds
+    assert built.edit is not None
+    run.reporter.keep_steps = True
+    editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    inverts = source is None and request.inversion is not None
+    if inverts:
+        with run.reporter.watching(editor, run.model, 0, 2):
+            source = invert_photo(editor, request, seed, bar=False)
+        run.reporter.latents.clear()
+        run.reporter.clean_latents.clear()
+    options = built.edit.to_word_edit_options()
+    request, chosen = choose_request_edits(editor, request, built.prompts, options, source)
+    with ExitStack() as stack:
+        probed = _probe_edit(run, editor, request, source, stack)
+        stack.enter_context(
+            run.reporter.watching(editor, run.model, int(inverts), 1 + int(inverts))
+        )
+        generated = generate_edited_images(editor, request, seed, bar=False, source=source)
+    for number in range(len(built.prompts)):
+        name = "source.png" if number == 0 else f"target-{number}.png"
+        run.save_image(name, generated.final_image(number), generated.request_of(number), seed)
+    for picture, (maps, tokens) in enumerate(probed):
+        run.save_maps(maps, tokens, picture)
+    run.data["chosen"] = [asdict(choice) for choice in chosen]
+    run.data["distances"] = measure_distances(run.reporter.latents, source)
+    if not run.wants_steps:
+        run.reporter.clean_latents.clear()
+    return generated.request
+
+
+def _probe_edit(
+    run: JobRun, editor: Any, request: Request, source: RecordedSource | None, stack: ExitStack
+) -> list[tuple[Any, dict[str, tuple[int, ...]]]]:
+    """Probe the words of a source and its targets; return their maps, which fill in the block."""
+    if not run.wants_maps:
+        return []
+    assert request.num_inference_steps is not None
+    prompts = [request.parse_with_grammar(prompt) for prompt in run.job.built.prompts]
+    words = [find_word_tokens(editor, p, request.num_inference_steps) for p in prompts]
+    probed: list[tuple[Any, dict[str, tuple[int, ...]]]] = []
+    first = 0
+    if source is not None:
+        probed.append((read_recorded_heat_maps(editor, source, *words[0]), words[0]))
+        first = 1
+    attention = stack.enter_context(attend(editor))
+    for number, own in enumerate(words[first:]):
+        probed.append((attention.probe(*own, prompt=number), own))
+    return probed
+
+
+def measure_distances(
+    latents: Sequence[Tensor], source: RecordedSource | None
+) -> list[list[float]]:
+    """Return how far the latents of each target are from the source's after each step: the root of
+    the mean squared difference, for each step a number for each target.
+    """
+    distances = []
+    for step, latents_BCHW in enumerate(latents):
+        if source is None:
+            first, others = latents_BCHW[:1], latents_BCHW[1:]
+        else:
+            count = source.steps.count
+            if step >= count:
+                break
+            first, others = source.latents_at(step).detach().float().cpu(), latents_BCHW
+        squares_B = (others - first).square().flatten(1).mean(dim=1)
+        distances.append([round(math.sqrt(float(square)), 5) for square in squares_B])
+    return distances
+
+
+def run_invert(run: JobRun) -> Request:
+    """Invert a photo to a recorded source; return the request with what is known of it."""
+    request = run.prepare_request()
+    (seed,) = run.job.seeds
+    editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    record = build_record(run.name_pictures(request), seed, run.model.digest)
+    with run.reporter.watching(editor, run.model):
+        source = invert_photo(
+            editor,
+            request,
+            seed,
+            bar=False,
+            folder=run.job.folder / SOURCE_FOLDER,
+            notes={NOTE: record},
+        )
+    request = add_inversion_to_request(request, source)
+    assert source.photo is not None
+    assert source.error is not None
+    run.save_image("reconstruction.png", source.image, request, seed)
+    run.save_plain_image("photo.png", source.photo.image)
+    run.data["inversion"] = {
+        "method": source.facts["inversion"],
+        "replay": source.error.replay,
+        "autoencoder": source.error.autoencoder,
+        "fitting": source.photo.fitting.description,
+        "bytes": source.bytes,
+    }
+    return request
+
+
+def run_remember(run: JobRun) -> Request:
+    """Draw an image and record its run as a source; return the request as it was drawn."""
+    request = run.prepare_request()
+    (seed,) = run.job.seeds
+    editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    prompt = request.parse_with_grammar(request.prompt)
+    with run.reporter.watching(editor, run.model):
+        source = editor.remember(
+            prompt,
+            folder=run.job.folder / SOURCE_FOLDER,
+            width=request.width,
+            height=request.height,
+            **build_sampling_arguments(request, seed),
+        )
+    image = source.image
+    request = replace(request, width=image.width, height=image.height)
+    run.save_image(f"seed-{seed}.png", image, request, seed)
+    run.data["bytes"] = source.bytes
+    if run.wants_maps:
+        tokens = _choose_words(run, editor, request)
+        run.save_maps(read_recorded_heat_maps(editor, source, *tokens), tokens)
+    return request
+
+
+def run_inspect(run: JobRun) -> Request:
+    """Read the heat maps of words of a drawn image or of a photo; return its request."""
+    request = run.prepare_request()
+    if request.inversion is None:
+        (seed,) = run.job.seeds
+        drawer = convert_pipeline(run.model.pipe, find_pipeline_class(request))
+        request, image = _draw(run, drawer, request, seed, 0, 1)
+        run.save_image(f"seed-{seed}.png", image, request, seed)
+        return request
+    (seed,) = run.job.seeds
+    editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    tokens = _choose_words(run, editor, request)
+    source = run.source
+    if source is None:
+        with run.reporter.watching(editor, run.model):
+            source = invert_photo(editor, request, seed, bar=False)
+    assert source.photo is not None
+    request = add_inversion_to_request(request, source)
+    run.save_plain_image("photo.png", source.photo.image)
+    run.save_maps(read_recorded_heat_maps(editor, source, *tokens), tokens)
+    return request
+
+
+RUNNERS: dict[JobKind, Callable[[JobRun], Request]] = {
+    "generate": run_generate,
+    "edit": run_edit,
+    "invert": run_invert,
+    "remember": run_remember,
+    "inspect": run_inspect,
+}

@@ -1,0 +1,125 @@
+"""A worker process: it owns the models, and runs one job after another that a pipe brings."""
+
+import errno
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from t2i.errors import T2IError
+from t2i.server.jobs.job import JobCancelledError, JobFailure
+from t2i.server.jobs.worker_job import FailureMessage, ReadyMessage, WorkerJob
+
+CANCEL = "cancel"
+"""Message to a worker: stop the running job."""
+MAX_MESSAGE = 2_000
+"""Letters of an error that is stored."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Settings of one worker process.
+
+    models : name -> folder or file; the first is loaded at once
+    device_number : of the accelerator that it uses, where there are several
+    """
+
+    models: Mapping[str, Path]
+    device_number: int
+    model_bytes: int | None
+    preview_share: float
+
+
+def run_worker(connection: Connection, settings: WorkerSettings) -> None:
+    """Load the default model, then run the jobs that the connection brings until it is closed.
+
+    Signals of the terminal are for the server, which closes the connection.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _serve(connection, settings)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the server has ended
+    finally:
+        sys.stdout.flush()
+
+
+def _serve(connection: Connection, settings: WorkerSettings) -> None:
+    # Here, for they take seconds, in which the server can already answer.
+    from t2i.library_messages import quiet_libraries
+    from t2i.server.worker.model_cache import ModelCache
+    from t2i.server.worker.run_job import SourceCache, run_job
+
+    models = ModelCache(
+        settings.models, choose_device(settings.device_number), settings.model_bytes
+    )
+    sources = SourceCache()
+    with quiet_libraries():
+        default = models.get(next(iter(settings.models)))
+    connection.send(ReadyMessage(default.num_bytes))
+    while True:
+        job = connection.recv()
+        if job == CANCEL:  # of a job that has just ended
+            continue
+        try:
+            result = run_job(
+                job, models, sources, _build_report(connection), settings.preview_share
+            )
+        except JobCancelledError:
+            connection.send("cancelled")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # whatever it is, other jobs may fare better
+            connection.send(_describe_failure(job, error))
+            _free_memory()
+        else:
+            connection.send(result)
+
+
+def _build_report(connection: Connection) -> Any:
+    def report(message: object) -> None:
+        while connection.poll():
+            if connection.recv() == CANCEL:
+                raise JobCancelledError("The job was cancelled.")
+        connection.send(message)
+
+    return report
+
+
+def _describe_failure(job: WorkerJob, error: Exception) -> FailureMessage:
+    """Describe an error for the client; one that no request should cause is printed here."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    disk_full = isinstance(cause, OSError) and cause.errno in FULL
+    if isinstance(error, T2IError):
+        message = str(error)
+        for path, name in job.picture_names.items():
+            message = message.replace(path, name)
+    else:
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {error}"
+    return FailureMessage(JobFailure(type(error).__name__, message[:MAX_MESSAGE]), disk_full)
+
+
+def choose_device(number: int) -> Any:
+    """Return the torch device of a worker: accelerator `number`, where there are several."""
+    import torch
+
+    from t2i.accelerate_state import default_device
+
+    device = default_device()
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return device
+
+
+def _free_memory() -> None:
+    """Free cached device memory after a failed job, for the next one."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
