@@ -1,0 +1,192 @@
+"""Jobs through the API: the same pictures and metadata as the command line, and what goes along."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load
+
+from t2i.cli import main
+from tests.server.servers import RunningServer
+
+PROMPT = "a red apple to the left of a cat"
+FAST = {"steps": 2, "seed": 7}
+PHOTO = "docs/images/car.webp"
+
+
+def picture(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def by_command(*words: str, out: Path) -> tuple[np.ndarray, dict[str, str]]:
+    assert main([*words, "--out", str(out)]) == 0
+    image = Image.open(out)
+    return np.asarray(image), dict(image.info)
+
+
+def test_a_job_gives_the_picture_and_the_metadata_of_t2i_generate(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    job = server.run("generate", prompt=PROMPT, negative_prompt="a (dog:1.2)", **FAST)
+    data = server.file(job, "seed-7.png")
+    words = ["generate", PROMPT, "--negative", "a (dog:1.2)", "--steps", "2", "--seed", "7"]
+    pixels, texts = by_command(*words, out=tmp_path / "a.png")
+    assert (picture(data) == pixels).all()
+    assert Image.open(io.BytesIO(data)).info == texts
+
+
+def test_a_changed_picture_is_that_of_the_command_line(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
+) -> None:
+    photo = tmp_path / "my car.webp"
+    photo.write_bytes((repo / PHOTO).read_bytes())
+    upload = server.upload(photo)
+    request = {"prompt": "a blue car", "image": upload, "strength": 0.5, "steps": 4, "seed": 3}
+    job = server.run("generate", **request, width=128, height=128)
+    data = server.file(job, "seed-3.png")
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "a blue car", "--image", photo.name, "--strength", "0.5", "--steps", "4"]
+    words += ["--seed", "3", "--size", "128"]
+    pixels, texts = by_command(*words, out=tmp_path / "b.png")
+    assert (picture(data) == pixels).all()
+    assert Image.open(io.BytesIO(data)).info == texts
+    assert str(server.folder) not in json.dumps(job["result"])
+
+
+def test_an_edit_gives_the_pictures_and_the_metadata_of_t2i_edit(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    prompts = "a cat on a blue background", "a dog on a blue background"
+    job = server.run("edit", source_prompt=prompts[0], targets=[prompts[1]], **FAST)
+    assert main(["edit", *prompts, "--steps", "2", "--seed", "7", "--out", str(tmp_path)]) == 0
+    for name, end in (("source.png", "source"), ("target-1.png", "target")):
+        (path,) = tmp_path.glob(f"*-{end}.png")
+        data = server.file(job, name)
+        assert (picture(data) == np.asarray(Image.open(path))).all()
+        assert Image.open(io.BytesIO(data)).info == Image.open(path).info
+    distances = job["result"]["data"]["distances"]
+    assert len(distances) == 2
+    assert all(len(step) == 1 for step in distances)
+
+
+def test_a_remembered_source_is_edited_by_its_targets_alone(server: RunningServer) -> None:
+    prompts = "a cat on a blue background", "a dog on a blue background"
+    plain = server.run("generate", prompt=prompts[0], **FAST)
+    source = server.run("remember", prompt=prompts[0], words_maps=True, **FAST)
+    same = [server.file(job, "seed-7.png") for job in (plain, source)]
+    assert same[0] == same[1]
+    whole = server.run("edit", source_prompt=prompts[0], targets=[prompts[1]], **FAST)
+    part = server.run("edit", source=source["id"], targets=[prompts[1]], words_maps=True)
+    for name in ("source.png", "target-1.png"):
+        one, other = (picture(server.file(job, name)).astype(int) for job in (whole, part))
+        assert abs(one - other).max() <= 1  # a smaller batch rounds otherwise
+    words = [server.get(f"/api/v1/jobs/{part['id']}/maps?picture={n}").json() for n in (0, 1)]
+    assert [[word["text"] for word in one["words"]] for one in words] == [
+        ["a", "cat", "on", "blue", "background"],
+        ["a", "dog", "on", "blue", "background"],
+    ]
+    weighted = server.run("edit", source=source["id"], weights={"blue": 3.0}, blend="none")
+    assert (
+        picture(server.file(weighted, "target-1.png"))
+        != picture(server.file(weighted, "source.png"))
+    ).any()
+
+
+def test_an_inverted_photo_is_a_source(server: RunningServer, repo: Path) -> None:
+    upload = server.upload(repo / PHOTO)
+    source = server.run("invert", image=upload, prompt="a blue car", **FAST)
+    known = source["result"]["data"]["inversion"]
+    assert known["autoencoder"] > 10
+    assert {file["name"] for file in source["result"]["files"]} == {
+        "photo.png",
+        "reconstruction.png",
+    }
+    edit = server.run("edit", source=source["id"], targets=["a red car"])
+    assert picture(server.file(edit, "target-1.png")).shape == (128, 128, 3)
+    seen = server.run("inspect", source=source["id"], words=["car"])
+    maps = server.get(f"/api/v1/jobs/{seen['id']}/maps").json()
+    assert [word["text"] for word in maps["words"]] == ["car"]
+
+
+def test_maps_come_as_an_atlas_and_exactly_and_for_each_step(server: RunningServer) -> None:
+    request = {"prompt": "a [cat:dog:0.5] and a tree", "words_maps": True, "map_steps": True}
+    job = server.run("generate", **request, steps=4, seed=1)
+    maps = server.get(f"/api/v1/jobs/{job['id']}/maps").json()
+    assert [word["text"] for word in maps["words"]] == ["a", "cat", "and", "tree", "dog"]
+    assert [word["absent_steps"] for word in maps["words"]] == [[], [2, 3], [], [], [0, 1]]
+    assert maps["words"][1]["tokens"] == [2]
+    height, width, steps = maps["height"], maps["width"], maps["steps"]
+    assert steps == 4
+    atlas = picture(server.file(job, maps["atlas"]))
+    assert atlas.dtype == np.uint8
+    assert atlas.shape == (5 * height, steps * width)
+    exact = load(server.file(job, maps["exact"]))
+    assert exact["tree"].shape == (height, width)
+    rows = exact["tree/steps"]
+    part = atlas[3 * height : 4 * height, width : 2 * width]
+    assert abs(part / 255 - rows[1] / rows[1].max()).max() <= 0.5 / 255 + 1e-6
+    assert not atlas[height : 2 * height, 2 * width :].any()
+    peak = maps["words"][3]["peak"]
+    row, column = np.unravel_index(exact["tree"].argmax(), exact["tree"].shape)
+    assert np.allclose(peak, [(column + 0.5) / width, (row + 0.5) / height], atol=1e-4)
+    sheet = picture(server.file(job, "steps.png"))
+    assert sheet.shape == (128, 4 * 128, 3)
+    assert (sheet[:, -128:] == picture(server.file(job, "seed-1.png"))).all()
+
+
+def test_maps_do_not_change_the_picture(server: RunningServer) -> None:
+    plain = server.run("generate", prompt=PROMPT, **FAST)
+    probed = server.run("generate", prompt=PROMPT, words_maps=True, **FAST)
+    assert server.file(plain, "seed-7.png") == server.file(probed, "seed-7.png")
+
+
+def test_events_tell_the_states_the_steps_and_what_the_picture_looks_like(
+    server: RunningServer,
+) -> None:
+    job = server.submit("generate", prompt=PROMPT, steps=8, seed=1)
+    events: list[tuple[str, dict]] = []
+    with server.client as client:
+        with client.stream("GET", f"/api/v1/jobs/{job['id']}/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            kind = ""
+            for line in stream.iter_lines():
+                if line.startswith("event: "):
+                    kind = line[7:]
+                if line.startswith("data: "):
+                    events.append((kind, json.loads(line[6:])))
+    states = [data["state"] for kind, data in events if kind == "state"]
+    assert states[0] in ("queued", "running")
+    assert states[-1] == "done"
+    assert len([state for state in states if state == "done"]) == 1
+    steps = [data["step"] for kind, data in events if kind == "progress"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 8
+    previews = [data for kind, data in events if kind == "preview"]
+    assert previews
+
+
+def test_a_cancelled_job_ends_between_two_steps(server: RunningServer) -> None:
+    long = server.submit("generate", prompt=PROMPT, steps=200, seed=1)
+    waiting = server.submit("generate", prompt=PROMPT, **FAST)
+    assert server.delete(f"/api/v1/jobs/{waiting['id']}").json()["state"] == "cancelled"
+    server.delete(f"/api/v1/jobs/{long['id']}")
+    ended = server.wait(long["id"])
+    assert ended["state"] == "cancelled"
+    assert ended["result"] is None
+    assert server.run("generate", prompt=PROMPT, **FAST)
+
+
+def test_several_seeds_count_up_and_are_fixed_when_the_job_is_taken(server: RunningServer) -> None:
+    job = server.submit("generate", prompt=PROMPT, steps=1, num=2)
+    first = job["seeds"][0]
+    assert job["seeds"] == [first, first + 1]
+    files = server.wait(job["id"])["result"]["files"]
+    assert [file["seed"] for file in files] == job["seeds"]
+
+
+def test_an_upscaled_picture_is_larger(server: RunningServer) -> None:
+    job = server.run("generate", prompt=PROMPT, upscale="1.5:0.5", **FAST)
+    assert picture(server.file(job, "seed-7.png")).shape == (192, 192, 3)
