@@ -36,44 +36,50 @@ class LimitMiddleware:
             await self._refuse_size(scope, receive, send)
             return
         count, complete, started = 0, False, False
+        fault: BaseException | None = None
 
         async def receive_limited() -> Message:
-            nonlocal count, complete
+            nonlocal count, complete, fault
             if complete:  # the end of the connection, which may be hours away
                 return await receive()
             try:
                 async with asyncio.timeout(self.timeout):
                     message = await receive()
             except TimeoutError:
-                raise BodyTimeoutError from None
+                fault = BodyTimeoutError()
+                raise fault from None
             if message["type"] == "http.request":
                 count += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
                 if count > self.max_bytes:
-                    raise BodyTooLargeError
+                    fault = BodyTooLargeError()
+                    raise fault
             return message
 
-        async def send_noting(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            if fault is None or started:  # else what a route says of the fault is replaced
+                started = True
+                await send(message)
 
         try:
-            await self.app(scope, receive_limited, send_noting)
-        except BodyTooLargeError:
-            if not started:
-                await self._refuse_size(scope, receive, send)
-        except BodyTimeoutError:
-            if not started:
-                await refuse(
-                    scope,
-                    receive,
-                    send,
-                    408,
-                    "TimeoutError",
-                    f"The next part of the request did not come within {self.timeout:.0f} s.",
-                    {"connection": "close"},
-                )
+            await self.app(scope, receive_limited, send_unless_refused)
+        except (BodyTooLargeError, BodyTimeoutError):
+            pass
+        if started or fault is None:
+            return
+        if isinstance(fault, BodyTooLargeError):
+            await self._refuse_size(scope, receive, send)
+            return
+        await refuse(
+            scope,
+            receive,
+            send,
+            408,
+            "TimeoutError",
+            f"The next part of the request did not come within {self.timeout:.0f} s.",
+            {"connection": "close"},
+        )
 
     async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:
         await refuse(

@@ -1,0 +1,93 @@
+"""Ends of a server: killed, told to stop, told twice. Nothing is lost or doubled."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from t2i.server.jobs.store import JobStore
+from tests.server.servers import RunningServer, start_server
+
+PROMPT = "a red apple to the left of a cat"
+
+
+def wait_until_running(server: RunningServer, job_id: str, step: int = 2) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        progress = server.get(f"/api/v1/jobs/{job_id}").json()["progress"]
+        if progress is not None and progress["step"] >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the job has not begun")
+
+
+def states(folder: Path) -> list[str]:
+    store = JobStore(folder / "jobs.sqlite")
+    try:
+        return [job.state for job in reversed(store.list_newest("", 100, None))]
+    finally:
+        store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    with start_server(folder) as server:
+        done = server.run("generate", prompt=PROMPT, steps=2)
+        running = server.submit("generate", prompt=PROMPT, steps=30)
+        waiting = server.submit("generate", prompt=PROMPT, steps=2)
+        wait_until_running(server, running["id"])
+        server.process.kill()
+        server.process.wait()
+    assert states(folder) == ["done", "running", "queued"]
+
+    with start_server(folder) as server:
+        again = server.wait(running["id"])
+        assert again["state"] == "done"
+        assert again["seeds"] == running["seeds"]
+        assert server.wait(waiting["id"])["state"] == "done"
+        assert len(server.get("/api/v1/jobs").json()["jobs"]) == 3
+        assert server.file(done, done["result"]["files"][0]["name"])[:4] == b"\x89PNG"
+        seed = running["seeds"][0]
+        same = server.run("generate", prompt=PROMPT, steps=30, seed=seed)
+        name = f"seed-{seed}.png"
+        assert server.file(again, name) == server.file(same, name)
+
+        # SIGTERM: what runs is finished, what waits stays, listeners hear the end
+        last = server.submit("generate", prompt=PROMPT, steps=30)
+        left = server.submit("generate", prompt=PROMPT, steps=2)
+        wait_until_running(server, last["id"])
+        with server.client as client:
+            with client.stream("GET", f"/api/v1/jobs/{last['id']}/events") as stream:
+                lines = stream.iter_lines()
+                assert next(lines).startswith("id: ")
+                server.process.send_signal(signal.SIGTERM)
+                heard = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        assert heard[-1]["state"] == "done"
+        assert server.process.wait(60) == 0
+    assert states(folder) == ["done"] * 5 + ["queued"]
+
+    with start_server(folder, ready=False) as server:
+        server.wait_until_ready()
+        assert server.wait(left["id"])["state"] == "done"
+        # Ctrl-C twice: it does not wait, and what ran is drawn at the next start
+        long = server.submit("generate", prompt=PROMPT, steps=500)
+        wait_until_running(server, long["id"])
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        answer = server.post("/api/v1/jobs", json={"kind": "generate", "request": {"prompt": "a"}})
+        assert answer.status_code == 503
+        assert server.process.poll() is None
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - started < 20
+        assert "Ctrl-C again stops at once" in "".join(server.log)
+        with pytest.raises(httpx.TransportError):
+            server.get("/api/v1/health")
+    assert states(folder)[-1] in ("queued", "running")
+    assert PROMPT not in "".join(server.log)

@@ -1,0 +1,281 @@
+"""What is kept: over an end of the server, up to an age and a size, and on a full disk."""
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2i.errors import DataError, OutputError
+from t2i.server.jobs.job import (
+    Job,
+    JobFailure,
+    JobNotFoundError,
+    JobProgress,
+    JobResult,
+    QueueFullError,
+    ResultFile,
+    ServerStoppingError,
+    StorageFullError,
+)
+from t2i.server.jobs.job_request import GenerateRequest, RememberRequest
+from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.store import MIGRATIONS, JobStore
+from t2i.server.settings import ServerSettings
+from tests.server.conftest import Idle
+
+CAT = GenerateRequest(prompt="a cat")
+
+
+@pytest.fixture
+def service(tmp_path: Path):
+    made = JobService(ServerSettings(folder=tmp_path / "served", max_queued=3))
+    yield made
+    made.close()
+
+
+def reopened(service: JobService, **settings: Any) -> JobService:
+    service.close()
+    return JobService(ServerSettings(folder=service.settings.folder, **settings))
+
+
+def finish(service: JobService, job: Job, num_bytes: int = 1000) -> None:
+    """Do what a worker does: take a job, write a file, report the result."""
+    taken = service.take_next(1)
+    assert taken is not None
+    assert taken.id == job.id
+    worker_job = service.prepare(taken)
+    assert worker_job is not None
+    (worker_job.folder / "seed-1.png").write_bytes(bytes(num_bytes))
+    service.record_result(taken, JobResult((ResultFile("seed-1.png", "image/png"),), {"a": 1}))
+
+
+def test_a_job_keeps_its_seed_its_place_and_its_result_over_an_end(service: JobService) -> None:
+    first, second = (service.submit("generate", CAT, "me") for _ in range(2))
+    finish(service, first)
+    running = service.take_next(1)
+    assert running is not None
+    service = reopened(service)
+    try:
+        done, again = service.get(first.id, "me"), service.get(second.id, "me")
+        assert done.result is not None
+        assert done.result.data == {"a": 1}
+        assert service.result_file(first.id, "me", "seed-1.png").stat().st_size == 1000
+        assert again.state == "queued"
+        assert again.seeds == second.seeds
+        assert [job.id for job in service.list("me")] == [second.id, first.id]
+        assert service.list("me", before=second.id) == [done]
+        finish(service, again)
+    finally:
+        service.close()
+
+
+def test_a_job_ends_once(service: JobService) -> None:
+    job = service.submit("generate", CAT, "")
+    finish(service, job)
+    service.record_failure(job, JobFailure("X", "y"))
+    assert service.get(job.id, "").state == "done"
+    assert service.cancel(job.id, "").state == "done"
+
+
+def test_a_full_queue_says_when_to_come_again(service: JobService) -> None:
+    for _ in range(3):
+        service.submit("generate", CAT, "")
+    with pytest.raises(QueueFullError, match="3 jobs wait already: try again in 5 seconds") as full:
+        service.submit("generate", CAT, "")
+    assert full.value.retry_after_s == 5
+    assert len(service.list("")) == 3
+    assert len(list(service.folder.iterdir())) == 0
+
+
+def test_a_full_queue_is_answered_with_429_and_retry_after(idle: Idle) -> None:
+    client = idle(max_queued=1)
+    job = {"kind": "generate", "request": {"prompt": "a cat"}}
+    assert client.post("/api/v1/jobs", json=job).status_code == 202
+    answer = client.post("/api/v1/jobs", json=job)
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path: Path, idle: Idle) -> None:
+    folder = tmp_path / "served"
+    service = JobService(ServerSettings(folder=folder))
+    job = service.submit("generate", CAT, "")
+    service.close()
+    client = idle(folder=folder, min_free_bytes=1 << 62)
+    body = {"kind": "generate", "request": {"prompt": "a cat"}}
+    answer = client.post("/api/v1/jobs", json=body)
+    assert answer.status_code == 507
+    assert "new jobs need" in answer.json()["error"]["message"]
+    assert client.post("/api/v1/uploads", files={"file": b"x"}).status_code == 507
+    full: JobService = client.app.state.service  # type: ignore[attr-defined]
+    assert full.take_next(0.01) is None
+    assert full.get(job.id, "").state == "queued"
+
+
+def test_a_job_whose_result_finds_no_room_is_tried_again(
+    service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2i.server.jobs.job_service.DISK_PAUSE", 0)
+    job = service.submit("generate", CAT, "")
+    failure = JobFailure("OutputError", "The disk is full")
+    for _ in range(5):
+        taken = service.take_next(1)
+        assert taken is not None
+        service.record_failure(taken, failure, disk_full=True)
+        assert service.get(job.id, "").state == "queued"
+    taken = service.take_next(1)
+    assert taken is not None
+    service.record_failure(taken, failure, disk_full=True)
+    assert service.get(job.id, "").error == failure
+
+
+def test_a_full_disk_of_the_database_is_told(
+    service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.store._database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StorageFullError, match="The disk is full"):
+        for _ in range(200):
+            service.store.add_upload((f"{time.time()}", "", "n" * 1000, ".png", 1, 1, 0.0))
+    service.store._database.execute("PRAGMA max_page_count = 1000000")
+    assert service.list("") == []
+
+
+def test_old_results_go_by_bytes_and_by_age_the_oldest_first(service: JobService) -> None:
+    jobs = []
+    for _ in range(3):
+        jobs.append(service.submit("generate", CAT, ""))
+        finish(service, jobs[-1])
+    service = reopened(service, max_bytes=2500)
+    assert [job.id for job in service.list("")] == [jobs[2].id, jobs[1].id]
+    assert {path.name for path in service.folder.iterdir()} == {jobs[1].id, jobs[2].id}
+    with pytest.raises(JobNotFoundError, match="No job"):
+        service.get(jobs[0].id, "")
+    service = reopened(service, max_age=-1.0)
+    assert service.list("") == []
+    assert list(service.folder.iterdir()) == []
+    service.close()
+
+
+def test_a_source_that_a_waiting_edit_reads_stays(service: JobService) -> None:
+    source = service.submit("remember", RememberRequest(prompt="a cat"), "")
+    finish(service, source)
+    edit = service.submit("edit", parse_edit(source.id), "")
+    service = reopened(service, max_age=-1.0)
+    assert {job.id for job in service.list("")} == {source.id, edit.id}
+    service.close()
+
+
+def parse_edit(source: str) -> Any:
+    from t2i.server.jobs.job_request import EditRequest
+
+    return EditRequest(source=source, targets=["a dog"])
+
+
+def test_uploads_expire_and_jobs_keep_what_they_took(service: JobService, repo: Path) -> None:
+    data = (repo / "docs/images/car.webp").read_bytes()
+    upload = service.uploads.add(data, "my car.webp", "")
+    job = service.submit("generate", GenerateRequest(prompt="a car", image=upload.id), "")
+    service = reopened(service, upload_age=-1.0)
+    assert list(service.uploads.folder.iterdir()) == []
+    with pytest.raises(JobNotFoundError, match="it has expired"):
+        service.uploads.get(upload.id, "")
+    taken = service.take_next(1)
+    assert taken is not None
+    worker_job = service.prepare(taken)
+    assert worker_job is not None
+    (path,) = worker_job.picture_names
+    assert Path(path).read_bytes() == data
+    assert worker_job.picture_names[path] == "my car.webp"
+    assert job.id == taken.id
+    service.close()
+
+
+def test_a_folder_serves_one_server(service: JobService) -> None:
+    with pytest.raises(OutputError, match="Another run is writing"):
+        JobService(ServerSettings(folder=service.settings.folder))
+
+
+def test_a_database_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    old = sqlite3.connect(path)
+    old.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    old.execute(
+        "INSERT INTO jobs (id, kind, state, owner, request, seeds, created) "
+        "VALUES ('a', 'generate', 'queued', '', '{\"prompt\": \"a cat\"}', '[1]', 2.0)"
+    )
+    old.commit()
+    old.close()
+    store = JobStore(path)
+    assert store.get("a").seeds == (1,)
+    assert store.get_upload("b") is None
+    store.close()
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_bytes(b"no database" * 100), "is no database of jobs"),
+        (
+            lambda path: sqlite3.connect(path).executescript("PRAGMA user_version = 99;"),
+            "has version 99, this t2i reads up to",
+        ),
+    ],
+)
+def test_another_database_is_refused(tmp_path: Path, make: Any, reason: str) -> None:
+    path = tmp_path / "jobs.sqlite"
+    make(path)
+    with pytest.raises(DataError, match=reason):
+        JobStore(path)
+
+
+def test_a_server_that_drains_takes_no_jobs_and_gives_none(service: JobService) -> None:
+    service.submit("generate", CAT, "")
+    service.drain()
+    with pytest.raises(ServerStoppingError, match="takes no new jobs"):
+        service.submit("generate", CAT, "")
+    assert service.take_next(0.01) is None
+
+
+def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(service: JobService) -> None:
+    job = service.submit("generate", CAT, "")
+    taken = service.take_next(1)
+    assert taken is not None
+    for step in range(1000):
+        service.record_progress(job.id, JobProgress(step, 1000))
+        service.record_preview(job.id, step, "png")
+
+    async def listen() -> list[Any]:
+        heard = []
+        async for event in service.events(job.id, ""):
+            heard.append(event)
+            if event.event == "preview":
+                service.record_failure(taken, JobFailure("GenerationError", "why"))
+        return heard
+
+    heard = asyncio.run(listen())
+    assert [event.event for event in heard] == ["state", "state", "progress", "preview", "state"]
+    assert heard[2].data["step"] == heard[3].data["step"] == 999
+    assert heard[-1].data["error"] == {"type": "GenerationError", "message": "why"}
+    assert service.hub._logs == {}
+    assert service.hub._listeners == {}
+
+
+def test_waiting_ends_with_the_job_the_time_or_the_server(service: JobService) -> None:
+    job = service.submit("generate", CAT, "")
+    assert asyncio.run(service.wait(job.id, "", 0.01)).state == "queued"
+
+    async def cancel_meanwhile() -> Job:
+        waiting = asyncio.create_task(service.wait(job.id, "", 5))
+        await asyncio.sleep(0.01)
+        service.cancel(job.id, "")
+        return await waiting
+
+    assert asyncio.run(cancel_meanwhile()).state == "cancelled"
+    other = service.submit("generate", CAT, "")
+    service.hub.close()
+    with pytest.raises(ServerStoppingError, match="the job is kept"):
+        asyncio.run(service.wait(other.id, ""))
