@@ -33,7 +33,7 @@ def states(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path) -> None:
     folder = tmp_path / "served"
     with start_server(folder) as server:

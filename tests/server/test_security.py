@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from t2i.server.command import serve
 from t2i.errors import ArgumentError
+from t2i.server.command import serve
 from tests.server.conftest import Idle
 
 ONE, OTHER = "first-secret", "second-secret"
@@ -290,7 +290,7 @@ def test_a_file_in_the_prompt_is_not_looked_for(idle: Idle) -> None:
 
 
 def test_other_hosts_need_a_token() -> None:
-    with pytest.raises(ArgumentError, match="Got --host 0.0.0.0 without --token"):
+    with pytest.raises(ArgumentError, match=r"Got --host .* without --token"):
         serve(host="0.0.0.0")
     with pytest.raises(ArgumentError, match="Got a --token of 3 characters: expected at least 8"):
         serve(token=["abc"])

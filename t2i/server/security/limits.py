@@ -1,6 +1,7 @@
 """Limits of a request's body: its bytes, counted as they come, and the time between its parts."""
 
 import asyncio
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,10 +63,8 @@ class LimitMiddleware:
                 started = True
                 await send(message)
 
-        try:
+        with suppress(BodyTooLargeError, BodyTimeoutError):
             await self.app(scope, receive_limited, send_unless_refused)
-        except (BodyTooLargeError, BodyTimeoutError):
-            pass
         if started or fault is None:
             return
         if isinstance(fault, BodyTooLargeError):
