@@ -239,7 +239,7 @@ class PromptEditPipeline(RecordingPipeline):
         width: int | None = None,
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
-        argument_checks.check_positive_integer("num_inference_steps", num_inference_steps)
+        argument_checks.check_count("num_inference_steps", num_inference_steps)
         most = self.find_max_site_size(*find_image_size(self, height, width))
         return choose_edits(prompts, num_inference_steps, options, most)
 

@@ -7,7 +7,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import NameTaken, build_write_error, check_name_lengths, write_new_file_group
+from t2i.atomic_files import (
+    NameTakenError,
+    build_write_error,
+    check_name_lengths,
+    write_new_file_group,
+)
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
@@ -46,11 +51,11 @@ class OutputFileNames:
             self.check_paths_unused([*self.given_paths, *([self.grid] if grid else [])])
 
     def check_paths_unused(self, paths: Sequence[Path]) -> None:
-        """Raise NameTaken if one of the files exists already."""
+        """Raise NameTakenError if one of the files exists already."""
         check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):
-                raise NameTaken(path)
+                raise NameTakenError(path)
 
     def make_folder(self) -> None:
         """Create the output folder, before images are generated. Raises OutputError."""
@@ -62,7 +67,7 @@ class OutputFileNames:
     def save_image(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
         """Write an image to a new file through `write` and return its path.
 
-        Raises NameTaken where the name that was given is in use.
+        Raises NameTakenError where the name that was given is in use.
         """
         candidates = (
             [[self.given_paths[index]]] if self.given_paths else self.iter_candidate_paths(seed)

@@ -11,7 +11,7 @@ import typer
 from t2i.atomic_files import check_name_lengths
 from t2i.atomic_folders import atomic_folder, atomic_new_path
 from t2i.errors import ArgumentError, OutputError
-from t2i.safe_reading import MODEL_CONFIG, read_json
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
@@ -107,5 +107,5 @@ def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> Non
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.
         for path in new.glob("text_encoder*/config.json"):
-            config = read_json(path, MODEL_CONFIG) | {"dtype": "float32"}
+            config = read_json(path, MODEL_CONFIG_KIND) | {"dtype": "float32"}
             path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

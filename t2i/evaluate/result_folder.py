@@ -20,7 +20,7 @@ from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
 from t2i.run_folder import LOCK
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from train.config.config_changes import flatten_config
 
 IDENTITY_FILE, RECORDS_FILE, PICTURES_FOLDER = "begun.json", "records.jsonl", "pictures"
@@ -106,7 +106,7 @@ class ResultFolder:
         if not path.exists():
             return None
         try:
-            before = parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
+            before = parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes), lenient=True)
         except OSError as error:
             raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # no JSON, or no UTF-8
@@ -149,7 +149,7 @@ class ResultFolder:
         if not path.exists():
             return
         try:
-            data = read_bounded(path, RUN.max_bytes)
+            data = read_bounded(path, RUN_FILE_KIND.max_bytes)
             whole = data.rpartition(b"\n")[0]
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)

@@ -17,7 +17,7 @@ from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
-from t2i.safe_reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG_KIND, read_toml
 
 ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
 SUITES = {"scenes": ASSETS / "scenes.toml", "real": ASSETS / "real.toml"}
@@ -73,7 +73,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
             f"Unknown suite {name!r}. {nearest_hint(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
-    tree = read_toml(path, CONFIG("suite"))
+    tree = read_toml(path, CONFIG_KIND.with_noun("suite"))
     try:
         # By way of JSON, as it alone has lists for tuples where no value may be of another kind:
         # neither `true` nor "8" is a number of pictures.

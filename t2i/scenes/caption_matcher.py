@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recogniser import DEFAULT_FOLDER, LOAD_ERRORS, Recogniser, RecogniserOutput
 from t2i.text.bpe import Merges, Vocabulary, build_clip_tokenizer, load_bpe
@@ -129,7 +129,7 @@ class CaptionMatcher(nn.Module):
         """
         recogniser = Recogniser.load(folder)
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG_KIND.max_bytes))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
                 raise ValueError(f"it read another vocabulary than {TOKENIZER_FOLDER.name}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
 
@@ -195,7 +195,7 @@ class Recogniser(nn.Module):
         Raises ModelError for a folder that holds none.
         """
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
+            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG_KIND.max_bytes))
             labels = RecogniserLabels(
                 **{name: tuple(names) for name, names in config["labels"].items()}
             )

@@ -37,8 +37,9 @@ from t2i.terminal import plural
 class SharedHooks:
     """Hooks in one model, shared by all sessions that are open on it.
 
-    In the first pass the sites are discovered; later only the sites that a session wants are
-    hooked.
+    In the first pass the sites are discovered, and this object itself is the AttentionHandler of
+    all calls; later only the sites that a session wants are hooked, each with a
+    SiteAttentionHandler.
 
     sites : discovered sites by name
     kernels : name of a site -> descriptions of the kernels that computed it
@@ -55,9 +56,9 @@ class SharedHooks:
         self.is_dry_run = False
         """True in a trial step, which no probe reads and no edit changes."""
         self._num_discoveries = 0
-        self._shapes: dict[AttentionListener, object] = {}
-        self._known_shapes: dict[AttentionListener, tuple[object, int]] = {}
-        """For each session the shape of its last pass, and the number of discoveries by then."""
+        self._input_shapes: dict[AttentionListener, object] = {}
+        self._discovered_shapes: dict[AttentionListener, tuple[object, int]] = {}
+        """Session -> input shapes of its last pass, and the number of discoveries by then."""
         self._in_pass: set[AttentionListener] = set()
         self._discovery: SiteDiscovery | None = None
         self._has_raised = False
@@ -85,20 +86,21 @@ class SharedHooks:
     def remove_session(self, session: AttentionListener) -> None:
         """Remove a session from those that share the hooks."""
         self.sessions.remove(session)
-        self._shapes.pop(session, None)
-        self._known_shapes.pop(session, None)
+        self._input_shapes.pop(session, None)
+        self._discovered_shapes.pop(session, None)
         self._in_pass.discard(session)
 
     # a pass of the model
 
-    def begin_pass(self, session: AttentionListener, shape: object) -> None:
-        """Begin a denoiser pass of a session; a new `shape` triggers discovery of the sites.
+    def begin_pass(self, session: AttentionListener, input_shapes: object) -> None:
+        """Begin a denoiser pass of a session; with new `input_shapes` its sites are discovered.
 
-        Several sessions begin the same pass one after the other, and end it so.
+        Each session that shares the hooks begins and ends the same pass; the first to begin it
+        starts the discovery.
         """
-        self._shapes[session] = shape
+        self._input_shapes[session] = input_shapes
         if self._discovery is None:
-            if self._known_shapes.get(session) != (shape, self._num_discoveries):
+            if self._discovered_shapes.get(session) != (input_shapes, self._num_discoveries):
                 self._start_discovery()
         elif self._has_raised or session in self._in_pass:
             self._restart_discovery(self._discovery)
@@ -114,10 +116,10 @@ class SharedHooks:
             self._finish_discovery(self._discovery)
         self._in_pass.discard(session)
         before, now = (
-            self._known_shapes.get(session),
-            (self._shapes[session], self._num_discoveries),
+            self._discovered_shapes.get(session),
+            (self._input_shapes[session], self._num_discoveries),
         )
-        self._known_shapes[session] = now
+        self._discovered_shapes[session] = now
         return before != now
 
     @contextmanager
@@ -205,7 +207,9 @@ class SharedHooks:
     # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of an attention call while sites are being discovered."""
+        """Return the output (B, N, Q, E) of a call during a discovery; at a new site it is
+        edited.
+        """
         site = self._new_site(call)
         return call.run_kernel() if site is None else self.run_attention(call, site)
 

@@ -76,13 +76,13 @@ class RunningSession:
         self,
         denoiser_pass: DenoiserPass,
         prompts: Sequence[EncoderInput] | None,
-        shape: object,
+        input_shapes: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
         """Begin a denoiser pass; the first pass of a run also begins the run.
 
         prompts : prompts of the call, if the driver knows them
-        shape : all that the sites depend on; another one discovers them again
+        input_shapes : all that the sites depend on; others let them be discovered again
         latent_size : H, W of the latents, if they have any
         """
         if not self._is_own_thread:
@@ -108,7 +108,7 @@ class RunningSession:
             elif self.driven_by_callback and not self._called_back:
                 check_step_callback_ran(self._entries)
             self._pass = self._last = denoiser_pass
-        self._installed.begin_pass(self, shape)
+        self._installed.begin_pass(self, input_shapes)
 
     def before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass

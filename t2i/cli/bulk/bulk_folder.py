@@ -19,7 +19,7 @@ from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_request_fi
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_model_defaults
 from t2i.errors import ArgumentError, OutputError
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
 VERSION = 1
@@ -199,7 +199,7 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = parse_json(read_bounded(path, RUN.max_bytes))
+        state = parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes))
         if state["version"] != VERSION:
             raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
         return dict(state, seed=int(state["seed"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import OutputError
-from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 
 INDEX = "index.jsonl"
 PART_NAME = re.compile(r"index\.\d+\.jsonl")
@@ -101,7 +101,7 @@ def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
 
 def _read_index(path: Path) -> bytes:
     try:
-        return read_bounded(path, RUN.max_bytes) if path.exists() else b""
+        return read_bounded(path, RUN_FILE_KIND.max_bytes) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 

@@ -28,7 +28,7 @@ from t2i.cli.request.prompt_loras import (
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
-from t2i.safe_reading import PROMPTS, iterate_numbered_lines, open_untrusted, parse_json
+from t2i.safe_reading import PROMPTS_FILE_KIND, iterate_numbered_lines, open_untrusted, parse_json
 from t2i.terminal import plural
 
 MAX_LINE = 64 * 1024
@@ -57,7 +57,7 @@ def read_prompts_file(
     records = READERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
-    with open_untrusted(path, PROMPTS) as file:
+    with open_untrusted(path, PROMPTS_FILE_KIND) as file:
         lines, broken = _parse_records(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import NameTaken, build_write_error, write_new_file
+from t2i.atomic_files import NameTakenError, build_write_error, write_new_file
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
@@ -132,7 +132,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
     """
     try:
         write_new_file(path, partial(save_image_with_metadata, picture, text))
-    except NameTaken:
+    except NameTakenError:
         pass
     else:
         return True

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from t2i.cli.output import Format, print_json, print_rows
-from t2i.safe_reading import MODEL_CONFIG, open_regular_file, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, open_regular_file, parse_json, read_bounded
 from t2i.terminal import print_line
 
 MAX_CARD = 64_000
@@ -96,7 +96,8 @@ def _read_image_size(folder: Path) -> str | None:
     try:
         unet, vae = (
             parse_json(
-                read_bounded(folder / part / "config.json", MODEL_CONFIG.max_bytes), lenient=True
+                read_bounded(folder / part / "config.json", MODEL_CONFIG_KIND.max_bytes),
+                lenient=True,
             )
             for part in ("unet", "vae")
         )

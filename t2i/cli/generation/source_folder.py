@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.atomic_files import NameTaken
+from t2i.atomic_files import NameTakenError
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import (
     add_inversion_to_request,
@@ -69,7 +69,7 @@ def invert_to_folder(
     budget : most bytes of the recording; None for the default
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise NameTaken(folder)
+        raise NameTakenError(folder)
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()

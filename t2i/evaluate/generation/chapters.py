@@ -22,11 +22,12 @@ GALLERY_SIZE = 12
 
 @dataclass(frozen=True, slots=True)
 class GenerationResults:
-    """Records of all pictures of a finished generation part, for its report.
+    """Results of a finished generation part: the judged scenes and generated pictures that its
+    report is about.
 
-    real, drawn : by split
-    sweeps : name of what is varied -> a run for each value
-    default_labels : name of what is varied -> label of the run with the model's default
+    real, drawn : split -> scenes of the data set; pictures that the model drew of their captions
+    sweeps : varied setting -> one sampling run for each of its values
+    default_labels : varied setting -> label of the run with the model's default
     sampling_text : description of how `drawn` was sampled
     """
 

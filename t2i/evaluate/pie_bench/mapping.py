@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.errors import DataError
-from t2i.safe_reading import TABLE, read_json
+from t2i.safe_reading import CAPTION_TABLE_KIND, read_json
 from t2i.validation_errors import describe_validation_error
 
 MAPPING_FILE, PICTURES_FOLDER = "mapping_file.json", "annotation_images"
@@ -95,7 +95,7 @@ def read_mapping(folder: Path) -> dict[str, PieBenchEdit]:
     Raises DataError for a folder of another layout, naming the entry.
     """
     path = folder / MAPPING_FILE
-    tree = read_json(path, TABLE)
+    tree = read_json(path, CAPTION_TABLE_KIND)
     if not tree:
         raise DataError(f"{path} holds no edits. Give a complete copy of PIE-Bench.")
     edits: dict[str, PieBenchEdit] = {}

@@ -15,7 +15,7 @@ from t2i.evaluate.report.markdown import describe_origin
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
 from t2i.evaluate.report.plots import COLOURS, render_svg
 from t2i.pictures import open_picture
-from t2i.safe_reading import PICTURE, read_bytes
+from t2i.safe_reading import PICTURE_KIND, read_bytes
 
 ASSETS = Path(__file__).parents[2] / "assets" / "evaluate"
 TEMPLATE = "page.html"
@@ -61,7 +61,7 @@ def data_uri(path: Path) -> str:
     picture = open_picture(path)
     times = min(MAX_SHORT_SIDE / min(picture.size), MAX_LONG_SIDE / max(picture.size))
     if times >= 1:
-        data, kind = read_bytes(path, PICTURE), "png"
+        data, kind = read_bytes(path, PICTURE_KIND), "png"
     else:
         width, height = (max(1, round(side * times)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)

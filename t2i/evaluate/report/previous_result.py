@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.sample_values import parse_sample_values
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
 
 RENAMED_HEADS = {"the cheapest not surely worse": "the cheapest not significantly worse"}
@@ -111,7 +111,7 @@ def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> E
     remedy = "Give the evaluation.json of another result."
     try:
         earlier = EarlierResult.model_validate(
-            parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
+            parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes), lenient=True)
         )
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
