@@ -15,7 +15,7 @@ from t2i.evaluate.editing.methods import (
     NO_EDIT,
     EditSettings,
     build_target_prompt,
-    retarget_edits,
+    copy_edits_for_target,
 )
 from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
@@ -24,10 +24,10 @@ from t2i.evaluate.editing.pairs import (
     build_prompt_pair,
     find_mention,
 )
-from t2i.evaluate.editing.records import CostRecord, PairRecord, TwoObjectsRecord
+from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
-    build_named_edit,
+    build_two_object_edit,
     compute_relation_box,
     find_two_object_layout,
 )
@@ -158,7 +158,7 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     blend = made["+ LocalBlend"][-1]
     assert isinstance(blend, LocalBlend)
     assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
-    assert [edit.target for edit in retarget_edits(made["+ LocalBlend"], 4)] == [4, 4, 4]
+    assert [edit.target for edit in copy_edits_for_target(made["+ LocalBlend"], 4)] == [4, 4, 4]
 
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
@@ -185,7 +185,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
     layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
     excite, regions = (
-        build_named_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
+        build_two_object_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
     )
     words = {find_mention(layout, index).word for index in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
@@ -218,8 +218,10 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
     several = part.editor(
         told.captions[0],
         [told.captions[1]] * 3,
-        edits=[*retarget_edits(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
-        + retarget_edits(edits, 3),
+        edits=[
+            *copy_edits_for_target(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)
+        ]
+        + copy_edits_for_target(edits, 3),
         **steps,
     ).images
     torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)
@@ -232,7 +234,7 @@ def test_chapters_tell_every_method_of_every_kind(
     edited = PairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
     TwoObjectsRecord.model_validate(records["two/0"])
-    assert len(CostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
+    assert len(RelativeCostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
 
     (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}

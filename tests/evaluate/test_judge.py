@@ -1,7 +1,7 @@
 """What a caption says, and whether a picture written down by hand shows it."""
 
 from t2i.evaluate.generation.judge import (
-    CRITERIA,
+    CRITERION_TITLES,
     CaptionStatement,
     build_caption_statement,
     judge_by_other_caption,
@@ -42,7 +42,7 @@ def test_what_captions_say_is_true_of_their_scenes() -> None:
             )
             assert all(all(flags) for flags in judged.values()), scenes.layout(number).caption
             met |= judged.keys()
-        assert met == CRITERIA.keys()
+        assert met == CRITERION_TITLES.keys()
 
 
 def test_only_what_is_said_is_asked() -> None:

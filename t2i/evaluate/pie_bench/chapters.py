@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from t2i.evaluate.pie_bench.columns import LOWER_IS_BETTER, TITLES, Column
 from t2i.evaluate.pie_bench.mapping import EDITING_TYPES
 from t2i.evaluate.pie_bench.records import PieBenchRecord
-from t2i.evaluate.real.chapters import COSTS, UNITS, build_cost_cells
+from t2i.evaluate.real.chapters import COST_GETTERS, UNITS_BY_HEAD, build_cost_cells
 from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
@@ -73,14 +73,17 @@ def build_table(
             values = [None if method is None else method.columns for method in edited]
         if any(values):
             rows.append((label, [*build_column_cells(values, columns), *build_cost_cells(edited)]))
-    heads = (*(TITLES[column] for column in columns), *COSTS)
-    lower = (*(TITLES[column] for column in LOWER_IS_BETTER), *COSTS)
+    heads = (*(TITLES[column] for column in columns), *COST_GETTERS)
+    lower = (*(TITLES[column] for column in LOWER_IS_BETTER), *COST_GETTERS)
     return Table(
         name=name,
         title=f"{title}: {plural(len(edits), 'edit')}",
         heads=heads,
         rows=rows,
-        units={TITLES["psnr"]: "dB", **{head: UNITS.get(head, "") for head in COSTS}},
+        units={
+            TITLES["psnr"]: "dB",
+            **{head: UNITS_BY_HEAD.get(head, "") for head in COST_GETTERS},
+        },
         better={head: "lower" if head in lower else "higher" for head in heads},
     )
 

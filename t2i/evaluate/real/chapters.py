@@ -22,7 +22,7 @@ SPLIT_TITLES: dict[Split, str] = {
 }
 TOGETHER = ("swap", "recolour", "background")
 """Kinds of change that one table has together; a stronger word has a measure of its own."""
-MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
+MEASURE_GETTERS: dict[str, Callable[[PictureRecord], float | None]] = {
     "kept SSIM x1e2": lambda one: None if one.kept is None else one.kept.ssim * 1e2,
     "kept structure x1e3": lambda one: (
         None if one.kept_structure is None else one.kept_structure * 1e3
@@ -31,20 +31,20 @@ MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
     "text-picture score": lambda one: one.fit,
 }
 """Heads of further columns -> what they read."""
-COSTS: dict[str, Callable[[EditCostRecord], float]] = {
+COST_GETTERS: dict[str, Callable[[EditCostRecord], float]] = {
     "rows, inversion": lambda one: one.inversion.rows,
     "rows, each edit": lambda one: one.edit.rows,
     "time, inversion": lambda one: one.inversion.seconds,
     "time, each edit": lambda one: one.edit.seconds,
 }
 SUCCESS, OF_DRAWN_ANEW, KEPT = "success", "of drawn anew", "kept PSNR"
-HEADS = (SUCCESS, KEPT, OF_DRAWN_ANEW, "whole caption", *MEASURES, *COSTS)
-UNITS = {
+COLUMN_HEADS = (SUCCESS, KEPT, OF_DRAWN_ANEW, "whole caption", *MEASURE_GETTERS, *COST_GETTERS)
+UNITS_BY_HEAD = {
     **dict.fromkeys((SUCCESS, OF_DRAWN_ANEW, "whole caption"), "%"),
     **dict.fromkeys((KEPT, "PSNR to composed target"), "dB"),
     **dict.fromkeys(("time, inversion", "time, each edit"), "s"),
 }
-LOWER_IS_BETTER = ("kept structure x1e3", *COSTS)
+LOWER_IS_BETTER = ("kept structure x1e3", *COST_GETTERS)
 GALLERY_SIZE = 4
 
 Pairs = Sequence[PicturePairRecord]
@@ -129,10 +129,10 @@ def build_method_table(name: str, title: str, pairs: Pairs, labels: Sequence[str
     return Table(
         name=name,
         title=f"{title}: {plural(len(pairs), 'pair')}",
-        heads=HEADS,
+        heads=COLUMN_HEADS,
         rows=rows,
-        units=UNITS,
-        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in HEADS},
+        units=UNITS_BY_HEAD,
+        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in COLUMN_HEADS},
     )
 
 
@@ -150,7 +150,7 @@ def build_score_cells(pairs: Pairs, label: str, anew: Sequence[bool | None]) -> 
         proportion_with_interval([None if one is None else one.everything for one in scores]),
         *(
             mean_with_bootstrap_interval([None if one is None else read(one) for one in scores])
-            for read in MEASURES.values()
+            for read in MEASURE_GETTERS.values()
         ),
     ]
 
@@ -159,7 +159,7 @@ def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
     """Build the cells of a row that tell what its method costs; empty for a control."""
     return [
         mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
-        for read in COSTS.values()
+        for read in COST_GETTERS.values()
     ]
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.pairs import (
-    CHANGE_FUNCTIONS,
     CHANGE_TITLES,
-    MAX_TRIES,
+    MAX_SCENES_TRIED,
+    PAIR_BUILDERS,
     ChangeKind,
     PromptPair,
     build_prompt_pair,
 )
-from t2i.evaluate.editing.scores import DILATION, dilate_mask
+from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
 from t2i.scenes.held_out import load_held_out
 from t2i.scenes.scenes import Layout, Scenes, render_layout
 from t2i.scenes.sprites import BACKGROUNDS
@@ -48,7 +48,7 @@ def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> Picture
     """Build picture pair `number` of a kind of change.
 
     Of scenes of held-out combinations the target shows one. Raises ArgumentError if none of
-    MAX_TRIES scenes can be changed so.
+    MAX_SCENES_TRIED scenes can be changed so.
     """
     held_out = scenes.config.split == "held_out"
     find = build_held_out_prompt_pair if held_out else build_prompt_pair
@@ -61,9 +61,9 @@ def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) ->
     An object is swapped or recoloured so that a combination arises that the source has not;
     another background stands behind one that both have.
     """
-    for attempt in range(MAX_TRIES):
-        index = number * MAX_TRIES + attempt
-        found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+    for attempt in range(MAX_SCENES_TRIED):
+        index = number * MAX_SCENES_TRIED + attempt
+        found = PAIR_BUILDERS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
         if found is None:
             continue
         if kind not in ("swap", "recolour"):
@@ -72,8 +72,8 @@ def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) ->
         if makes_held_out_combination(back):
             return back
     raise ArgumentError(
-        f"None of {MAX_TRIES} scenes can be changed in {CHANGE_TITLES[kind]!r} to a held-out "
-        f"combination of {', '.join(scenes.vocabulary)}: leave out that kind of edit."
+        f"None of {MAX_SCENES_TRIED} scenes can be changed in {CHANGE_TITLES[kind]!r} to a "
+        f"held-out combination of {', '.join(scenes.vocabulary)}: leave out that kind of edit."
     )
 
 
@@ -104,7 +104,7 @@ def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     """Compose source and target of a prompt pair, `size` pixels wide and high."""
     source, source_masks = render_layout(pair.source, size)
     target, target_masks = render_layout(complete_target_layout(pair), size)
-    by = math.ceil(DILATION * size)
+    by = math.ceil(DILATION_SHARE * size)
     if pair.object_index is None:
         objects_HW = np.any(source_masks, axis=0)
         kept_HW = ~dilate_mask(~objects_HW, by)
