@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from t2i.evaluate.editing.pairs import ChangeKind
 from t2i.evaluate.editing.scores import MIN_GROWTH, structure_distance
 from t2i.evaluate.real.comparison import (
-    choose_method,
+    choose_most_preserving_method,
     common_samples_difference,
     paired_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.controls import AUTOENCODER, COMPOSED_TARGET, CONTROLS, DRAWN_ANEW, NO_EDIT
 from t2i.evaluate.real.edit_methods import EditMethod
-from t2i.evaluate.real.picture_pairs import build_picture_pair, complete_target_layout
+from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
 from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.real.records import PicturePairRecord
 from t2i.evaluate.real.scores import kept_structure_distance
@@ -97,7 +97,7 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
         pair = build_picture_pair(SEEN, "strengthen", number).prompts
         shares = [
             render_layout(layout, 128)[1][0].mean()
-            for layout in (pair.source, complete_target_layout(pair))
+            for layout in (pair.source, build_expected_target_layout(pair))
         ]
         assert pair.captions[0] == pair.captions[1]
         word = pair.strengthened_word
@@ -109,7 +109,9 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
 def test_a_new_background_has_the_shade_of_the_old_one() -> None:
     pair = build_picture_pair(SEEN, "background", 0).prompts
     before = np.subtract(pair.source.tint, BACKGROUNDS[pair.source.background])
-    after = np.subtract(complete_target_layout(pair).tint, BACKGROUNDS[pair.target.background])
+    after = np.subtract(
+        build_expected_target_layout(pair).tint, BACKGROUNDS[pair.target.background]
+    )
     assert pair.source.background != pair.target.background
     assert np.array_equal(before, after)
 
@@ -162,8 +164,8 @@ def test_the_choice_keeps_most_of_nearly_the_most_successful() -> None:
 
     successes = {"best": share(96), "near": share(91), "far": share(90)}
     kept: dict[str, list[float | None]] = {"best": [20.0], "near": [30.0, None], "far": [40.0]}
-    assert choose_method(successes, kept) == ("near", "best")
-    assert choose_method({}, {}) is None
+    assert choose_most_preserving_method(successes, kept) == ("near", "best")
+    assert choose_most_preserving_method({}, {}) is None
 
 
 # the part

@@ -23,7 +23,7 @@ from t2i.denoiser.build import NewModelConfig
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
-from t2i.evaluate.report.previous_result import read_earlier_result
+from t2i.evaluate.report.earlier_result import read_earlier_result
 from t2i.evaluate.result_folder import parse_record_lines
 from t2i.evaluate.suite import ASSETS, read_suite
 from t2i.pictures import open_picture, save_picture

@@ -135,9 +135,9 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     """Measure what is not measured yet, write the result and return its document."""
     from t2i.accelerate_state import isolated_rng
     from t2i.evaluate.progress import show_suite_progress
-    from t2i.evaluate.report.previous_result import read_earlier_result
-    from t2i.evaluate.run import VERSION, list_finished_parts, measure_parts, write_result
-    from t2i.evaluate.suite import PARTS, build_part
+    from t2i.evaluate.report.earlier_result import read_earlier_result
+    from t2i.evaluate.run import RESULT_VERSION, list_finished_parts, measure_parts, write_result
+    from t2i.evaluate.suite import PART_CLASSES, build_part
     from t2i.library_messages import quiet_libraries
     from t2i.run_folder import lock_folder
 
@@ -150,7 +150,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         facts["command"] = options.reproduction_command
         earlier = None
         if options.earlier is not None:
-            earlier = read_earlier_result(options.earlier, facts, VERSION)
+            earlier = read_earlier_result(options.earlier, facts, RESULT_VERSION)
         for change in store.library_changes:
             print_remark(
                 f"Warning: since the first units {change}: the others may differ slightly."
@@ -162,14 +162,16 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
             with show_suite_progress(parts) as report:
                 measure_parts(parts, store, report)
         except KeyboardInterrupt:
-            count = len(store.finished)
+            count = len(store.finished_units)
             print_remark(f"Interrupted: {count} units are finished. The same command continues.")
             raise typer.Exit(130) from None
 
         # the result, with parts that earlier commands have finished
-        names = {name for name, _ in store.finished} - set(options.parts)
-        others = [build_part(name, options.config, context) for name in PARTS if name in names]
-        order = list(PARTS)
+        names = {name for name, _ in store.finished_units} - set(options.parts)
+        others = [
+            build_part(name, options.config, context) for name in PART_CLASSES if name in names
+        ]
+        order = list(PART_CLASSES)
         finished = sorted(
             list_finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
         )

@@ -28,7 +28,7 @@ from t2i.evaluate.generation.records import (
     build_object_records,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
@@ -227,7 +227,9 @@ class GenerationPart:
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
         """Scenes to generate, by split."""
-        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
+        return build_scene_splits(
+            self.context, {name: getattr(self.config, name) for name in SPLITS}
+        )
 
     @cached_property
     def statements(self) -> dict[Split, list[CaptionStatement]]:

@@ -40,9 +40,9 @@ def build_sampling_chapter(
     if choices:
         blocks.append(build_recommended_settings_table(choices, default_labels))
     for name, runs in sweeps.items():
-        title, across = SWEEP_TITLES[name]
+        title, x_label = SWEEP_TITLES[name]
         if name in ("guidance", "steps"):
-            blocks.append(build_sweep_plot(name, title, across, runs))
+            blocks.append(build_sweep_plot(name, title, x_label, runs))
             title += ", in figures"
         blocks.append(build_sweep_table(name, title, runs, choices.get(name)))
     return Chapter(
@@ -88,7 +88,7 @@ def build_recommended_settings_table(
     )
 
 
-def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
+def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[SamplingRun]) -> Plot:
     """Build the plot of each criterion over the sampling setting that a sweep varies."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for kind in PLOTTED_CRITERIA:
@@ -98,7 +98,7 @@ def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[Sampling
         there = [(value, figure) for value, figure in points if figure is not None]
         if there:
             lines[CRITERION_TITLES[kind]] = there
-    return Plot(name, title, across, "share of pictures", lines)
+    return Plot(name, title, x_label, "share of pictures", lines)
 
 
 def build_sweep_table(

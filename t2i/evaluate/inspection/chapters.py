@@ -199,8 +199,8 @@ def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str])
     return Plot(
         name="inspection_levels",
         title="One level of noise alone, at the threshold of all levels together",
-        across="share of the noise schedule",
-        up="mIoU",
+        x_label="share of the noise schedule",
+        y_label="mIoU",
         lines=lines,
     )
 

@@ -36,7 +36,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     probe_rendered_scene,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
@@ -103,7 +103,9 @@ class InspectionPart:
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
         """Scenes whose heat maps are scored, by split."""
-        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
+        return build_scene_splits(
+            self.context, {name: getattr(self.config, name) for name in SPLITS}
+        )
 
     @cached_property
     def calibration(self) -> Calibration:

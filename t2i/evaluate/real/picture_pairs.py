@@ -1,4 +1,4 @@
-"""Composed pictures to edit, each with the composed picture that its edit should lead to.
+"""Pairs of composed pictures: one to edit, and the one that its edit should lead to.
 
 H W size of the pictures.
 """
@@ -26,13 +26,13 @@ from t2i.scenes.scenes import Layout, Scenes, render_layout
 from t2i.scenes.sprites import BACKGROUNDS
 
 Split = Literal["seen", "held_out"]
-STRONGER_SIDE = 1.1
-"""By which the side of a strengthened object is multiplied or, if it is small, divided."""
+STRENGTHENED_SIDE_FACTOR = 1.1
+"""Factor of a strengthened object's side in the target picture; for "small" its inverse."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PicturePair:
-    """Composed picture, the composed picture that its edit should lead to, and what stays.
+    """Pair of composed pictures: the source, the target that an edit should lead to, and a mask.
 
     prompts : captions of both, which are the prompts of the edit
     kept_HW : pixels that the edit should leave as they are
@@ -103,7 +103,7 @@ def makes_held_out_combination(pair: PromptPair) -> bool:
 def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     """Compose source and target of a prompt pair, `size` pixels wide and high."""
     source, source_masks = render_layout(pair.source, size)
-    target, target_masks = render_layout(complete_target_layout(pair), size)
+    target, target_masks = render_layout(build_expected_target_layout(pair), size)
     by = math.ceil(DILATION_SHARE * size)
     if pair.object_index is None:
         objects_HW = np.any(source_masks, axis=0)
@@ -114,7 +114,7 @@ def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     return PicturePair(pair, Image.fromarray(source), Image.fromarray(target), kept_HW)
 
 
-def complete_target_layout(pair: PromptPair) -> Layout:
+def build_expected_target_layout(pair: PromptPair) -> Layout:
     """Return the layout of the picture that an edit should lead to.
 
     A new background has the old one's shade, in its own colour; a strengthened object another size.
@@ -123,7 +123,11 @@ def complete_target_layout(pair: PromptPair) -> Layout:
     if pair.strengthened_word is not None:
         assert pair.object_index is not None
         placed = target.objects[pair.object_index]
-        factor = STRONGER_SIDE if pair.strengthened_word == "large" else 1 / STRONGER_SIDE
+        factor = (
+            STRENGTHENED_SIDE_FACTOR
+            if pair.strengthened_word == "large"
+            else 1 / STRENGTHENED_SIDE_FACTOR
+        )
         objects = list(target.objects)
         objects[pair.object_index] = replace(placed, side=min(1.0, placed.side * factor))
         return replace(target, objects=tuple(objects))

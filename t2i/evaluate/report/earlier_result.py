@@ -1,4 +1,4 @@
-"""Reader of an evaluation.json that was written before, possibly by an older suite."""
+"""Reader of an earlier evaluation.json, possibly written by an older suite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +74,7 @@ class EarlierResult(BaseModel):
     """Part of an earlier evaluation.json that a comparison with it reads.
 
     scenes : chapter -> digest of its captions and prompts
-    chapters : parsed one by one, by `tables`
+    chapters : parsed one by one, by `parse_tables`
     """
 
     version: int
@@ -84,7 +84,7 @@ class EarlierResult(BaseModel):
     scenes: dict[str, str] = {}
     chapters: dict[str, Any]
 
-    def tables(self, chapter: str) -> dict[str, EarlierTable] | None:
+    def parse_tables(self, chapter: str) -> dict[str, EarlierTable] | None:
         """Return a chapter's tables by name, or None if it is missing or cannot be parsed."""
         try:
             return {
