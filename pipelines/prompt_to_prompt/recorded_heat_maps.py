@@ -17,7 +17,9 @@ from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens, RequestedWords, Word
+from t2i.text.alignment import join_text_without_weights
 from t2i.text.prompt import Prompt
+from t2i.text.word_pattern import build_word_pattern
 
 
 @torch.no_grad()
@@ -65,11 +67,27 @@ def read_recorded_heat_maps(
     return probe.maps
 
 
-def check_prompt_has_words(
-    pipe: Any, prompt: str | Prompt, words: Sequence[Word], num_steps: int
+def find_absent_words(prompt: str | Prompt, words: Sequence[str], num_steps: int) -> list[str]:
+    """Return the words or phrases that a prompt has at no step of a run."""
+    steps = list_pair_change_steps(prompt, prompt, num_steps)
+    texts = [join_text_without_weights(get_cond_text(prompt, step, num_steps)) for step in steps]
+    patterns = {word: build_word_pattern(word) for word in words}
+    return [
+        word
+        for word, pattern in patterns.items()
+        if not any(pattern.search(text) for text in texts)
+    ]
+
+
+def check_words_can_be_read(
+    pipe: Any, prompt: str | Prompt, words: Sequence[Word | Concept], num_steps: int
 ) -> None:
-    """Raise ArgumentError for a word that a prompt lacks, before its source is recorded."""
-    probe, tokenizers = Probe(tuple(words)), find_prompt_tokenizers(pipe, None)
+    """Raise ArgumentError for a word that a prompt lacks, and for a concept that cannot be encoded,
+    before the source of the prompt is recorded.
+    """
+    concepts = [word for word in words if isinstance(word, Concept)]
+    reader = encode_concepts(pipe, concepts) if concepts else None
+    probe, tokenizers = Probe(tuple(words), concepts=reader), find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     for step in list_pair_change_steps(prompt, prompt, num_steps):
         text = get_cond_text(prompt, step, num_steps)

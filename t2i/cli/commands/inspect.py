@@ -42,7 +42,10 @@ Words = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WORD,...",
-        help="Words or phrases of the prompt, separated by commas; may be repeated.",
+        help=(
+            "Words or phrases of the prompt, separated by commas; may be repeated. Of a photo also "
+            "others, which are read beside the prompt."
+        ),
         show_default="all but little ones",
     ),
 ]
@@ -191,7 +194,10 @@ def _inspect_and_save(
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
-        facts = {word: _word_facts(maps, word) for word in maps}
+        facts = {
+            word: {"in_prompt": word not in inspected.absent, **_word_facts(maps, word)}
+            for word in maps
+        }
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
         print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
         return
