@@ -31,7 +31,7 @@ from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proport
 from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
-from t2i.scenes.recogniser import CONFIG
+from t2i.scenes.recogniser import CONFIG_FILE
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
@@ -228,7 +228,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
 
     The folder is replaced as a whole. Raises T2IError.
     """
-    if folder.exists() and not (folder / CONFIG).is_file():
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
     caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
     labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size

@@ -9,20 +9,25 @@ import numpy as np
 Arrangement = Literal["single", "row", "column", "corner"]
 SizeWord = Literal["small", "large"]
 Centre = tuple[float, float]
-T = TypeVar("T")
+Choice = TypeVar("Choice")
 
-# Of one object; the gaps between the classes keep the words true.
-SINGLE_SIDES: dict[SizeWord | None, tuple[float, float]] = {
+SINGLE_SIDE_RANGES: dict[SizeWord | None, tuple[float, float]] = {
     "small": (0.30, 0.40),
     None: (0.54, 0.66),
     "large": (0.76, 0.86),
 }
-# Of a small and a large object together, and of two or three of one size.
-CONTRAST_SIDES: dict[SizeWord, tuple[float, float]] = {"small": (0.25, 0.31), "large": (0.54, 0.62)}
-LINE_SIDES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
-CORNER_SIDES = (0.36, 0.44)
-# How far from the middle of a row or column an object may stand.
+"""Size word -> range of a lone object's side; the gaps between the ranges keep the words true."""
+CONTRAST_SIDE_RANGES: dict[SizeWord, tuple[float, float]] = {
+    "small": (0.25, 0.31),
+    "large": (0.54, 0.62),
+}
+"""Size word -> range of the side, of a small and a large object in a row or column."""
+LINE_SIDE_RANGES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
+"""Number of objects in a row or column, of one size -> range of their sides."""
+CORNER_SIDE_RANGE = (0.36, 0.44)
+"""Range of the sides of three objects in a corner arrangement."""
 MAX_STRAY = 0.12
+"""Largest distance of an object's centre from the middle line of its row or column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
     """Choose size and position of a scene's only object at random."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
-    side = random_between(rng, *SINGLE_SIDES[word])
+    side = random_between(rng, *SINGLE_SIDE_RANGES[word])
     room = min(0.5 - side / 2, 0.25)
     return SizeAndPosition(
         word, side, (0.5 + random_between(rng, -room, room), 0.5 + random_between(rng, -room, room))
@@ -83,7 +88,7 @@ def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
 
 def choose_random_quadrant_positions(rng: np.random.Generator) -> list[SizeAndPosition]:
     """Choose sizes and positions of three objects at random, each in another quadrant."""
-    sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
+    sides = [random_between(rng, *CORNER_SIDE_RANGE) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []
     for side, (middle_x, middle_y) in zip(sides, ((x, y), (1 - x, y), (x, 1 - y)), strict=True):
@@ -102,10 +107,10 @@ def choose_random_line_sizes(
     """Choose size word and side length of each object of a row or column at random."""
     if count == 2 and rng.random() < 0.25:
         contrast: list[tuple[SizeWord | None, float]] = [
-            (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
+            (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDE_RANGES.items()
         ]
         return contrast if rng.random() < 0.5 else contrast[::-1]
-    return [(None, random_between(rng, *LINE_SIDES[count])) for _ in range(count)]
+    return [(None, random_between(rng, *LINE_SIDE_RANGES[count])) for _ in range(count)]
 
 
 def choose_random_line_positions(
@@ -130,10 +135,10 @@ def choose_random_line_positions(
 
 
 def random_between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Return a uniformly distributed random number from `low` to `high`."""
+    """Return a random number from `low` to `high`, uniformly distributed."""
     return low + (high - low) * float(rng.random())
 
 
-def random_choice(rng: np.random.Generator, choices: Sequence[T]) -> T:
+def random_choice(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:
     """Return one of the choices at random, each with the same probability."""
     return choices[int(rng.random() * len(choices))]

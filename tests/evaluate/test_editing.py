@@ -34,7 +34,7 @@ from t2i.evaluate.editing.two_objects import (
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.scenes.held_out import load_held_out
+from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
@@ -113,9 +113,11 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
         names = {placed.name for placed in build_prompt_pair(SCENES, "swap", number).target.objects}
-        assert names not in [set(one) for one in load_held_out().pairs]
+        assert names not in [set(one) for one in load_held_out_combinations().pairs]
         objects = build_prompt_pair(SCENES, "recolour", number).target.objects
-        assert not load_held_out().colours & {(placed.name, placed.colour) for placed in objects}
+        assert not load_held_out_combinations().colours & {
+            (placed.name, placed.colour) for placed in objects
+        }
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:

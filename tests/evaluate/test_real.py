@@ -23,9 +23,9 @@ from t2i.evaluate.real.records import PicturePairRecord
 from t2i.evaluate.real.scores import kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.scenes.held_out import load_held_out
+from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.scenes import Layout, Scenes, ScenesConfig, render_layout
-from t2i.scenes.sprites import BACKGROUNDS
+from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
 KINDS: tuple[ChangeKind, ...] = ("swap", "recolour", "background", "strengthen")
@@ -74,9 +74,9 @@ def test_what_is_to_stay_is_equal_in_both_composed_pictures(
 def held_out_combinations(layout: Layout) -> set[object]:
     """The held-out combinations that a scene shows."""
     names = [placed.name for placed in layout.objects]
-    pairs = {pair for pair in load_held_out().pairs if pair <= set(names)}
+    pairs = {pair for pair in load_held_out_combinations().pairs if pair <= set(names)}
     colours = {(placed.name, placed.colour) for placed in layout.objects}
-    return {*pairs, *(colours & load_held_out().colours)}
+    return {*pairs, *(colours & load_held_out_combinations().colours)}
 
 
 @pytest.mark.parametrize("kind", ["swap", "recolour", "background"])
@@ -108,9 +108,9 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
 
 def test_a_new_background_has_the_shade_of_the_old_one() -> None:
     pair = build_picture_pair(SEEN, "background", 0).prompts
-    before = np.subtract(pair.source.tint, BACKGROUNDS[pair.source.background])
+    before = np.subtract(pair.source.tint, BACKGROUND_COLOURS[pair.source.background])
     after = np.subtract(
-        build_expected_target_layout(pair).tint, BACKGROUNDS[pair.target.background]
+        build_expected_target_layout(pair).tint, BACKGROUND_COLOURS[pair.target.background]
     )
     assert pair.source.background != pair.target.background
     assert np.array_equal(before, after)
@@ -201,8 +201,8 @@ def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationCon
     held_out = {"seed": 62, "swap": 1, "recolour": 1}
     config = RealConfig.model_validate(CONFIG.model_dump(mode="json") | {"held_out": held_out})
     units = RealPart(config, context).list_unit_keys()
-    assert load_held_out().colours & {(name, "blue") for name in OBJECTS}
-    assert not any(pair <= {*OBJECTS} for pair in load_held_out().pairs)
+    assert load_held_out_combinations().colours & {(name, "blue") for name in OBJECTS}
+    assert not any(pair <= {*OBJECTS} for pair in load_held_out_combinations().pairs)
     assert "held_out/recolour/0" in units
     assert "held_out/swap/0" not in units
 

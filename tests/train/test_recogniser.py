@@ -96,7 +96,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     assert batch.marks_B2HW is not None
     maps = recogniser(batch.pixels_BCHW)
     kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]
-    right_Bhw = maps.kinds_BKhw.argmax(1) == kind_Bhw
+    right_Bhw = maps.class_logits_BKhw.argmax(1) == kind_Bhw
     thing_Bhw = kind_Bhw < recogniser.labels.unknown_index
     assert right_Bhw[thing_Bhw].float().mean() > 0.6  # by chance 1 in 16
     assert right_Bhw[~thing_Bhw].float().mean() > 0.8

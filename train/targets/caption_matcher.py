@@ -17,7 +17,7 @@ from torch.nn import functional
 from t2i.atomic_folders import atomic_folder
 from t2i.pictures import build_picture_grid
 from t2i.scenes.caption_matcher import CaptionMatcher
-from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
+from t2i.scenes.recogniser import CONFIG_FILE, WEIGHTS_FILE, Recogniser
 from train.batches.batch import Batch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
@@ -91,7 +91,7 @@ class CaptionMatcherTarget(TrainingTarget):
     def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
         """Write the caption matcher and a copy of its recogniser."""
         with atomic_folder(folder) as new:
-            for name in (CONFIG, WEIGHTS):
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copy(self.config.recogniser / name, new / name)
             self.agreement.save(new, {"trained": notes["trained"]})
 

@@ -60,10 +60,10 @@ class RecogniserTarget(TrainingTarget):
         maps = self.recogniser(batch.pixels_BCHW)
         kind_Bhw, colour_Bhw = batch.marks_B2HW[:, :, ::2, ::2].long().unbind(1)
         losses_Bhw = functional.cross_entropy(
-            resize_logits(maps.kinds_BKhw, kind_Bhw), kind_Bhw, reduction="none"
+            resize_logits(maps.class_logits_BKhw, kind_Bhw), kind_Bhw, reduction="none"
         )
         colours_Bhw = functional.cross_entropy(
-            resize_logits(maps.colours_BKhw, colour_Bhw), colour_Bhw, reduction="none"
+            resize_logits(maps.colour_logits_BKhw, colour_Bhw), colour_Bhw, reduction="none"
         )
         thing_Bhw, named_Bhw = (
             kind_Bhw <= self.labels.unknown_index,

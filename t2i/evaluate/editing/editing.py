@@ -253,7 +253,7 @@ def compare_edit_with_source(
         everything=fulfils_target_prompt(pair, target_seen),
         stayed=None if stayed is None else build_similarity_record(stayed),
         whole=build_similarity_record(whole),
-        structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
+        structure=round(structure_distance(source_seen.features, target_seen.features), DECIMALS),
         fit=fit,
         fit_there=fit_there,
     )

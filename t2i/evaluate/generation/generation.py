@@ -165,7 +165,7 @@ class GenerationPart:
                     right_by_another=judge_by_other_caption(statements, number, seen),
                     fit=fit,
                     fit_of_another=fit_of_another,
-                    features=[round(float(value), DECIMALS) for value in seen.features],
+                    features=[round(float(value), DECIMALS) for value in seen.mean_features],
                     file=None
                     if batch.settings is None
                     else self.context.save_picture(name, picture),

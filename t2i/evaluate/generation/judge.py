@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
 from t2i.scenes.scenes import Layout
-from t2i.scenes.sprites import HUES, load_vocabulary_objects
+from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
 
 CRITERION_TITLES: dict[str, str] = {
     "one": "one object",
@@ -66,7 +66,7 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
         (
             names[mention.object_index],
             mention.colour,
-            mention.colour != load_vocabulary_objects()[names[mention.object_index]].colour,
+            mention.colour != load_vocabulary_objects()[names[mention.object_index]].natural_colour,
         )
         for mention in caption.mentions
         if mention.colour is not None
@@ -94,7 +94,7 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
     painted: dict[bool, list[bool]] = {True: [], False: []}
     for name, colour, new in statement.colours:
         # The recogniser has no name for some colours that objects are of by themselves.
-        right = seen.has_colour(name, colour if colour in HUES else OWN_COLOUR)
+        right = seen.has_colour(name, colour if colour in PAINT_COLOURS else OWN_COLOUR)
         painted[new].append(right)
 
     everything = all(there.values()) and in_place and behind and all(painted[True] + painted[False])

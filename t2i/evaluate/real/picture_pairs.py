@@ -21,9 +21,9 @@ from t2i.evaluate.editing.pairs import (
     build_prompt_pair,
 )
 from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
-from t2i.scenes.held_out import load_held_out
+from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.scenes import Layout, Scenes, render_layout
-from t2i.scenes.sprites import BACKGROUNDS
+from t2i.scenes.sprites import BACKGROUND_COLOURS
 
 Split = Literal["seen", "held_out"]
 STRENGTHENED_SIDE_FACTOR = 1.1
@@ -95,9 +95,9 @@ def makes_held_out_combination(pair: PromptPair) -> bool:
     assert pair.object_index is not None
     placed = pair.target.objects[pair.object_index]
     if pair.kind == "recolour":
-        return (placed.name, placed.colour) in load_held_out().colours
+        return (placed.name, placed.colour) in load_held_out_combinations().colours
     pairs = {frozenset((placed.name, other)) for other in pair.unchanged_names}
-    return placed.colour is None and bool(pairs & load_held_out().pairs)
+    return placed.colour is None and bool(pairs & load_held_out_combinations().pairs)
 
 
 def compose_pair(pair: PromptPair, size: int) -> PicturePair:
@@ -131,7 +131,10 @@ def build_expected_target_layout(pair: PromptPair) -> Layout:
         objects = list(target.objects)
         objects[pair.object_index] = replace(placed, side=min(1.0, placed.side * factor))
         return replace(target, objects=tuple(objects))
-    before, after = BACKGROUNDS[pair.source.background], BACKGROUNDS[target.background]
+    before, after = (
+        BACKGROUND_COLOURS[pair.source.background],
+        BACKGROUND_COLOURS[target.background],
+    )
     red, green, blue = (
         tint + new - old for tint, new, old in zip(pair.source.tint, after, before, strict=True)
     )

@@ -44,7 +44,7 @@ def score_picture(
     whole_HW = np.ones_like(pair.kept_HW)
     whole = measure_similarity(pair.target, judged.picture, whole_HW)
     assert whole is not None
-    structure = kept_structure_distance(source_seen.structure, seen.structure, pair.kept_HW)
+    structure = kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
     return PictureScores(
         success=is_edit_successful(pair.prompts, source_seen, seen),
         everything=fulfils_target_prompt(pair.prompts, seen),
