@@ -107,7 +107,7 @@ class Pipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=None if scheduler is None else sd.correct_scheduler(scheduler),
+            scheduler=None if scheduler is None else sd.correct_scheduler_config(scheduler),
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             image_encoder=image_encoder,

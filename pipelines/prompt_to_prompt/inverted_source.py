@@ -32,7 +32,7 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import RunSettings
+from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance import Conditional
 from t2i.denoiser.families import sd
@@ -117,7 +117,7 @@ def invert_picture(
     photo: Photo,
     prompt: str | Prompt,
     method: InversionMethod,
-    settings: RunSettings,
+    settings: SourceRunSettings,
     generator: torch.Generator,
     options: RecordingOptions,
     notes: Mapping[str, object],

@@ -28,7 +28,7 @@ from pipelines.prompt_to_prompt.source_recording import RecordingOptions
 from pipelines.prompt_to_prompt.target_recording import check_recordable_edit, record_target
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import RunSettings
+from pipelines.run.run_facts import SourceRunSettings
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
@@ -96,7 +96,7 @@ class PromptEditPipeline(RecordingPipeline):
         """
         argument_checks.check_output_type(output_type)
         argument_checks.check_bool("return_dict", return_dict)
-        settings = RunSettings(
+        settings = SourceRunSettings(
             height=height,
             width=width,
             num_inference_steps=num_inference_steps,

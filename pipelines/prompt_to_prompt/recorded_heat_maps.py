@@ -44,7 +44,7 @@ def read_recorded_heat_maps(
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)
-    probe.check_prompts(tokens)
+    probe.check_prompts_and_words(tokens)
     height, width = source.latents.shape[-2:]
     probe.begin_run(tokens, (height, width))
     sites = source.text_sites
@@ -52,7 +52,7 @@ def read_recorded_heat_maps(
         text = source.prompt_at(step)
         if text != tokens.prompts[0]:
             tokens = PromptTokens((text,), tokenizers, requested)
-            probe.check_prompts(tokens)
+            probe.check_prompts_and_words(tokens)
         one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
         for site in sites:
             recorded = source.recorded_inputs(site.name, step)
@@ -91,5 +91,5 @@ def check_words_can_be_read(
     requested = RequestedWords()
     for step in list_pair_change_steps(prompt, prompt, num_steps):
         text = get_cond_text(prompt, step, num_steps)
-        probe.check_prompts(PromptTokens((text,), tokenizers, requested))
+        probe.check_prompts_and_words(PromptTokens((text,), tokenizers, requested))
     requested.check_all_found()

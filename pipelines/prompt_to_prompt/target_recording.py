@@ -20,7 +20,7 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import Facts, RunSettings, prompt_to_json, restore_settings
+from pipelines.run.run_facts import Facts, SourceRunSettings, prompt_to_json, restore_settings
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -123,7 +123,7 @@ def check_recordable_edit(source: object, target: object, options: RecordingOpti
         )
 
 
-def settings_of_target(source: RecordedSource, target: str | Prompt) -> RunSettings:
+def settings_of_target(source: RecordedSource, target: str | Prompt) -> SourceRunSettings:
     """Return the settings of a source's run, with those that its inversion method derives from
     the prompt derived from the target.
     """

@@ -15,8 +15,8 @@ from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, logged, newest
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run

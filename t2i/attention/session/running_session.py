@@ -102,7 +102,7 @@ class RunningSession:
             )
             if new_tokens is not None:
                 for entry in self._entries:
-                    entry.participant.check_prompts(new_tokens)
+                    entry.participant.check_prompts_and_words(new_tokens)
             if begins:
                 self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
@@ -227,7 +227,7 @@ class RunningSession:
                 "block, before the picture is made."
             )
         if self._prompts.tokens is not None:
-            participant.check_prompts(self._prompts.tokens)
+            participant.check_prompts_and_words(self._prompts.tokens)
         entry = ParticipantEntry(participant)
         self._entries.append(entry)
         self._checked = False

@@ -108,7 +108,7 @@ def _edit_rows(request: "Request") -> dict[str, str]:
     if inversion is not None:
         rows = {
             "inversion": inversion.method,
-            "inversion error": inversion.describe_error(),
+            "inversion error": inversion.describe_reconstruction_error(),
             "fit": inversion.fit + (", at full size" if inversion.full_size else ""),
         }
     if edited is None:

@@ -103,7 +103,7 @@ def generate_edited_images(
 
     source : the request's photo, if it has been inverted before
     """
-    from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
+    from pipelines.prompt_to_prompt.automatic_edits import acts_at_any_step
 
     editor = build_prompt_to_prompt_pipeline(pipe)
     if request.inversion is not None:
@@ -130,7 +130,7 @@ def generate_edited_images(
         images: list[Image] = editor(
             first if source is None else source,
             targets,
-            edits=[edit for edit in edited.parse_edits() if covers_any_step(edit, steps)],
+            edits=[edit for edit in edited.parse_edits() if acts_at_any_step(edit, steps)],
             return_dict=False,
             callback_on_step_end=first_step,
             **settings,

@@ -85,7 +85,7 @@ def _inversion_settings(request: Request) -> Mapping[str, object]:
     """Return the method by which the request's photo was inverted, and its error."""
     if request.inversion is None:
         return {}
-    error = request.inversion.describe_error()
+    error = request.inversion.describe_reconstruction_error()
     return {
         "Inversion": request.inversion.method,
         **({"Inversion error": error} if error else {}),

@@ -38,7 +38,7 @@ class PhotoInversion:
 
         parse_method(self.method)
 
-    def describe_error(self) -> str:
+    def describe_reconstruction_error(self) -> str:
         """Describe the error as text; "" before the inversion."""
         if self.autoencoder is None:
             return ""
