@@ -33,7 +33,7 @@ from tests.train.apart import (
 from tests.train.runs import MODEL, tiny_run, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, logged, newest
 from train import checkpoint
-from train.batches import batch as batches
+from train.batches import micro_batch
 from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
@@ -219,7 +219,7 @@ def test_reading_ahead_changes_nothing(
 ) -> None:
     ready()
     one = newest(plain)
-    monkeypatch.setattr(batches, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
+    monkeypatch.setattr(micro_batch, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
     ahead = train_only(tiny_run(tmp_path, "train.workers=1"), tmp_path / "ahead")
     assert_equal_bit_for_bit(one, ahead)
 
