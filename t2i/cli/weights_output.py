@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from t2i.adapters import Lora
 
 Layout = Literal["diffusers", "kohya", "peft"]
+"""Program whose names and file structure the written weights have."""
 Precision = Literal["fp16", "bf16", "fp32"]
 
-Overwrite = Annotated[
+OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file or folder of that name.")
 ]
 LayoutOption = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
@@ -34,7 +35,12 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weigh
 
 
 def check_output_writable(out: Path, overwrite: bool, *, folder: bool = False) -> None:
-    """Raise an error unless `out` may be written: a .safetensors file, or a folder."""
+    """Raise an error unless weights may be written to `out`.
+
+    folder : whether a folder is to be written; else a .safetensors file
+    Raises ArgumentError for another suffix, OutputError for an existing path without `overwrite`,
+    or a folder that holds no weights.
+    """
     check_name_lengths([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.output import Format
+from t2i.cli.output import FormatOption
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.photo_inversion import parse_budget
@@ -24,21 +24,21 @@ EPILOG = """Examples:
 `t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa"`
 """
 
-Source = Annotated[
+SourceArgument = Annotated[
     str | None, typer.Argument(metavar="SOURCE", help="What the first picture, or PHOTO, shows.")
 ]
-Targets = Annotated[
+TargetsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[TARGET]...",
         help="What the others show instead; left out, SOURCE with weights.",
     ),
 ]
-MoreTargets = Annotated[
+TargetOption = Annotated[
     list[str] | None,
     typer.Option("--target", metavar="TARGET", help="A further one; may be repeated."),
 ]
-Weights = Annotated[
+WeightOption = Annotated[
     list[str] | None,
     typer.Option(metavar="WORD=FACTOR", help="Make a word stronger or weaker; may be repeated."),
 ]
@@ -50,7 +50,7 @@ BlendOption = Annotated[
         show_default="auto: by kind of edit",
     ),
 ]
-CrossReplace = Annotated[
+CrossReplaceOption = Annotated[
     str | None,
     typer.Option(
         metavar="[FROM:]TO",
@@ -58,7 +58,7 @@ CrossReplace = Annotated[
         show_default="by kind of edit",
     ),
 ]
-SelfReplace = Annotated[
+SelfReplaceOption = Annotated[
     str | None,
     typer.Option(
         metavar="[FROM:]TO",
@@ -69,26 +69,26 @@ SelfReplace = Annotated[
 
 
 def edit(
-    source: Source = None,
-    targets: Targets = None,
-    more: MoreTargets = None,
+    source: SourceArgument = None,
+    targets: TargetsArgument = None,
+    more_targets: TargetOption = None,
     image: options.Photo = None,
     folder: options.SourceFolder = None,
     invert: options.Invert = None,
     fit: options.Fit = None,
     mask: options.PhotoMask = None,
     full_size: options.FullSize = False,
-    budget: options.Budget = None,
-    weight: Weights = None,
+    budget: options.RecordingBudget = None,
+    weight: WeightOption = None,
     blend: BlendOption = None,
-    cross_replace: CrossReplace = None,
-    self_replace: SelfReplace = None,
+    cross_replace: CrossReplaceOption = None,
+    self_replace: SelfReplaceOption = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
-    method: options.Method = None,
+    method: options.GuidanceMethod = None,
     size: options.Size = None,
     negative: options.Negative = None,
     model: options.Model = None,
@@ -97,7 +97,7 @@ def edit(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     no_metadata: options.NoMetadata = False,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Generate SOURCE, and each TARGET as an edit of it by attention control; print the paths.
 
@@ -128,17 +128,19 @@ def edit(
         raise ArgumentError(
             "Got --full-size without --image or --source: a generated picture has its full size."
         )
-    overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     recorded = None
     if folder is not None:
         options.check_only_model(overrides, {"--seed": seed, "--budget": budget})
-        from t2i.cli.generation.source_folder import read_recorded_photo
+        from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model, full_size=full_size)
         request, seed = recorded.request, recorded.seed
         targets = [*([] if source is None else [source]), *(targets or [])]
         source = request.prompt
-    prompts = _list_prompts(source, targets or [], more or [], edit_options.weights, photo=image)
+    prompts = _list_prompts(
+        source, targets or [], more_targets or [], edit_options.weights, photo=image
+    )
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
@@ -157,16 +159,16 @@ def edit(
 
     from t2i.cli.generation.edit_request import EditOutput, generate_and_save_edits
 
-    output = EditOutput(names=names, metadata=not no_metadata, as_json=format == "json")
+    output = EditOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
     generate_and_save_edits(
-        request, prompts, edit_options, seed, output, recorded=recorded, budget=most
+        request, prompts, edit_options, seed, output, recorded=recorded, budget=budget_bytes
     )
 
 
 def _list_prompts(
     source: str | None,
     targets: Sequence[str],
-    more: Sequence[str],
+    more_targets: Sequence[str],
     weights: Mapping[str, float],
     *,
     photo: Path | None,
@@ -181,7 +183,7 @@ def _list_prompts(
             "prompt without quotes? Further targets of one word are given with --target. Put each "
             'prompt into quotes: t2i edit "a cat" "a dog"'
         )
-    every = [*targets, *more]
+    every = [*targets, *more_targets]
     if source is not None and (every or weights):
         return [source, *(every or [source])]
     if photo is not None:

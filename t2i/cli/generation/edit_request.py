@@ -17,7 +17,7 @@ from t2i.cli.generation.edited_images import (
 )
 from t2i.cli.generation.inverted_photo import invert_photo
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.generation.source_folder import RecordedPhoto
+from t2i.cli.generation.recorded_photo import RecordedPhoto
 from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
@@ -39,13 +39,13 @@ MIN_CELL_WIDTH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditOutput:
-    """Output of `t2i edit`: file names, metadata, report format.
+    """Output settings of `t2i edit`: file names, metadata, report format.
 
-    metadata : whether to write into an image how it was made
+    write_metadata : whether to write into an image how it was made
     """
 
     names: GroupedFileNames
-    metadata: bool
+    write_metadata: bool
     as_json: bool
 
 
@@ -83,9 +83,9 @@ def generate_and_save_edits(
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
         texts: list[dict[str, str] | None] = [None for _ in prompts]
-        if output.metadata:
+        if output.write_metadata:
             texts = [
-                build_metadata_texts(generated.request_of(number), seed, loaded.weights)
+                build_metadata_texts(generated.get_request(number), seed, loaded.model_digest)
                 for number in range(len(prompts))
             ]
         sheet_path, *paths = _save_images(output.names, seed, prompts, generated, texts)
@@ -139,12 +139,12 @@ def _save_images(
     side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)
 
     def write(files: Sequence[Path]) -> None:
-        single: list[Image] = [generated.final_image(number) for number in range(len(prompts))]
+        single: list[Image] = [generated.get_output_image(number) for number in range(len(prompts))]
         saved = zip([side_by_side, *single], files, [texts[-1], *texts], strict=True)
         for image, file, text in saved:
             save_image_with_metadata(image, text, file)
 
-    return names.save_all(seed, write)
+    return names.save_group(seed, write)
 
 
 def describe_target_settings(choice: "TargetSettings") -> str:

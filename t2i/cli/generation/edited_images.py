@@ -31,15 +31,21 @@ class EditedImages:
     images: "list[Image]"
     source: "RecordedSource | None"
 
-    def final_image(self, number: int) -> "Image":
-        """Return one of the images as it is saved: a photo's edit at full size where asked."""
+    def get_output_image(self, number: int) -> "Image":
+        """Return an image as it is saved: put back into its photo if the request says full size.
+
+        number : of the image; 0 is the source
+        """
         image, inversion = self.images[number], self.request.inversion
         if self.source is None or inversion is None or not inversion.full_size or number == 0:
             return image
         return self.source.put_back(image)
 
-    def request_of(self, number: int) -> Request:
-        """Return the request of one of the images."""
+    def get_request(self, number: int) -> Request:
+        """Return the request that makes one of the images alone.
+
+        number : of the image; 0 is the source
+        """
         edited = self.request.edited
         if edited is None:
             return self.request
@@ -93,7 +99,7 @@ def generate_edited_images(
     request: Request,
     seed: int,
     *,
-    bar: bool = True,
+    show_progress: bool = True,
     source: "RecordedSource | None" = None,
 ) -> EditedImages:
     """Generate the source and target images of a request with prompt edits, the source first.
@@ -107,14 +113,18 @@ def generate_edited_images(
 
     editor = build_prompt_to_prompt_pipeline(pipe)
     if request.inversion is not None:
-        source = invert_photo(editor, request, seed, bar=bar) if source is None else source
+        source = (
+            invert_photo(editor, request, seed, show_progress=show_progress)
+            if source is None
+            else source
+        )
         request = add_inversion_to_request(request, source)
     edited = request.edited
     if edited is None:
         assert source is not None
         return EditedImages(request, [source.image], source)
     first, *targets = (request.parse_with_grammar(prompt) for prompt in edited.prompts)
-    set_progress_bar(editor, f"seed {seed}", shown=bar)
+    set_progress_bar(editor, f"seed {seed}", shown=show_progress)
     steps = request.num_inference_steps if source is None else source.steps.count
     assert steps is not None
     settings = (
@@ -126,7 +136,7 @@ def generate_edited_images(
         if source is None
         else {}
     )
-    with RunTimeEstimateNotice(shown=bar) as first_step:
+    with RunTimeEstimateNotice(shown=show_progress) as first_step:
         images: list[Image] = editor(
             first if source is None else source,
             targets,

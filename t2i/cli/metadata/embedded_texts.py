@@ -27,33 +27,35 @@ PNG_KEYS = (
     "Dream",
 )
 """Keys of text chunks that are read; others are skipped."""
-MAX_EXIF = 4 * MAX_TEXT
+MAX_EXIF_BYTES = 4 * MAX_TEXT
 MAX_BLOCKS = 100_000
 """Maximum number of chunks or segments that are examined; the largest real PNG has fewer."""
-TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
+TOO_MANY_BLOCKS = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 
 @dataclass
 class EmbeddedTexts:
     """Metadata texts found in an image file, by the key that their tool gave them.
 
+    texts : key, such as "parameters" -> text
     errors : a line for each text that could not be read
+    seen_keys : those of both
     """
 
-    found: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    seen_keys: set[str] = field(default_factory=set)
 
     def add_text(self, key: str, read: Callable[[], str]) -> None:
         """Read a metadata text and add it under its key, or add an error line if it fails.
 
         Only the first text of a key counts.
         """
-        if key in self.seen:
+        if key in self.seen_keys:
             return
-        self.seen.add(key)
+        self.seen_keys.add(key)
         try:
-            self.found[key] = read()
+            self.texts[key] = read()
         except (ValueError, zlib.error) as error:
             self.errors.append(f"{key}: {error}")
 
@@ -88,7 +90,7 @@ def _read_png_texts(file: BinaryIO) -> EmbeddedTexts:
     ):  # after each chunk, its checksum
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             _add_png_text(file, kind, size, texts)
-        elif kind == b"eXIf" and size <= MAX_EXIF:
+        elif kind == b"eXIf" and size <= MAX_EXIF_BYTES:
             _add_exif(file.read(size), texts)
     return texts
 
@@ -159,15 +161,15 @@ def _find_jpeg_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
         if marker == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
             return file.read(size - 6)
         file.seek(here + size)
-    texts.errors.append(TOO_MANY)
+    texts.errors.append(TOO_MANY_BLOCKS)
     return b""
 
 
 def _find_webp_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
     file.seek(12)
     for kind, size in _iter_blocks(file, "<4sI", texts):
-        if kind == b"EXIF" and size > MAX_EXIF:
-            texts.errors.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
+        if kind == b"EXIF" and size > MAX_EXIF_BYTES:
+            texts.errors.append(f"Exif: {size:,} bytes, at most {MAX_EXIF_BYTES:,} are read")
         elif kind == b"EXIF":
             return file.read(size).removeprefix(b"Exif\0\0")
     return b""
@@ -197,7 +199,7 @@ def _iter_blocks(
             return
         yield kind, size
         place += 8 + size + after
-    texts.errors.append(TOO_MANY)
+    texts.errors.append(TOO_MANY_BLOCKS)
 
 
 def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:

@@ -21,7 +21,7 @@ def compute_model_digest(model: Path) -> str:
     return sha.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def compute_file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, as sha256sum prints it."""
     with open_untrusted(path, WEIGHTS_KIND) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

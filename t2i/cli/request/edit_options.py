@@ -52,12 +52,12 @@ class LineEdit:
     """Edit by words that a line of a prompts file asks for; the line's prompt is the target.
 
     source : prompt of the source, which describes the photo where the line has one
-    needs_photo : keys that were given and are about a photo
+    photo_keys : keys of the line that need a photo
     """
 
     source: str
     options: EditOptions
-    needs_photo: tuple[str, ...] = ()
+    photo_keys: tuple[str, ...] = ()
 
 
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:

@@ -17,14 +17,14 @@ from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 from t2i.text.word_pattern import build_word_pattern
 
-PROMPTS_FILES = (".txt", ".jsonl", ".csv")
+PROMPTS_FILE_SUFFIXES = (".txt", ".jsonl", ".csv")
 MAX_NAMED_WORDS = 12
 """Maximum number of unknown words of a prompt in a message."""
 MAX_LINE_WARNINGS = 20
 """Maximum number of warnings about a prompts file; the others are counted."""
-MAX_HEADER = 1_000_000
+MAX_HEADER_BYTES = 1_000_000
 """Maximum bytes of a safetensors header that is read for the names of learned words."""
-MAX_QUOTED_LETTERS = 80
+MAX_QUOTED_LENGTH = 80
 """Maximum letters of a prompt in a message."""
 
 
@@ -33,7 +33,8 @@ def find_prompt_warnings(
 ) -> list[str]:
     """Return the distinct warnings about prompts that may not be meant as written.
 
-    model : as it was named; known : its vocabulary
+    model : as it was named
+    known : its vocabulary; None if that is not recorded
     """
     if request.loras:  # they may have taught any word
         known = None
@@ -60,7 +61,7 @@ def _find_prompt_warning(
             't2i generate "a red apple"'
         )
     if _is_file(prompt):
-        quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
+        quoted = f"{prompt!r:.{MAX_QUOTED_LENGTH}}"
         return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
     parsed = request.parse_with_grammar(prompt)
     if isinstance(parsed, Prompt) and _has_weighted_break(parsed):
@@ -96,7 +97,7 @@ def _suggest_file_option(prompt: str) -> str:
             f'`t2i generate "a red apple" --image {file}`, or to make it again, '
             f"`t2i generate --from {file}`?"
         )
-    if suffix in PROMPTS_FILES:
+    if suffix in PROMPTS_FILE_SUFFIXES:
         return f"only its name is read. Did you mean `t2i generate --prompts {file}`?"
     return "only its name is read. Did you mean what is in it?"
 
@@ -130,7 +131,7 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
     try:
         with open_regular_file(expanduser(path)) as file:
             size = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER else {}
+            header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER_BYTES else {}
     except (OSError, ValueError):
         return words
     named = header if isinstance(header, dict) and not token else {}

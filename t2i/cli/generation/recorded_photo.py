@@ -1,4 +1,4 @@
-"""Folders of photos that `t2i invert` has recorded: written, and read with their requests."""
+"""Photos that `t2i invert` records in folders, with the requests that they were inverted for."""
 
 import json
 import time
@@ -29,7 +29,7 @@ from t2i.terminal import print_line, show_warnings_on_one_line
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 
-NOTE = "t2i"
+REQUEST_NOTE_KEY = "t2i"
 """Name of the record of the request among the notes of a recorded source."""
 
 
@@ -73,7 +73,7 @@ def invert_to_folder(
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()
-        record = build_record(loaded.request, seed, loaded.weights)
+        record = build_record(loaded.request, seed, loaded.model_digest)
         try:
             source = invert_photo(
                 build_prompt_to_prompt_pipeline(loaded.pipe),
@@ -81,7 +81,7 @@ def invert_to_folder(
                 seed,
                 folder=folder,
                 budget=budget,
-                notes={NOTE: record},
+                notes={REQUEST_NOTE_KEY: record},
             )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
@@ -101,7 +101,7 @@ def read_recorded_photo(
 ) -> RecordedPhoto:
     """Read a photo's recorded source with the request that it was inverted for.
 
-    model : instead of the recorded one, whose folder may have moved; None for that
+    model : name or path, instead of the recorded one, whose folder may have moved; None for that
     full_size : whether edits are put back into the photo at its own size
 
     Raises DataError for a folder that `t2i invert` has not written, ModelError for a model that is
@@ -111,7 +111,7 @@ def read_recorded_photo(
 
     source = load_recorded_source(folder)
     notes = source.facts.get("notes")
-    record = notes.get(NOTE) if isinstance(notes, dict) else None
+    record = notes.get(REQUEST_NOTE_KEY) if isinstance(notes, dict) else None
     if record is None:
         raise DataError(
             f"{folder} was recorded in Python, without the request that the command line needs to "
