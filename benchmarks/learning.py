@@ -28,9 +28,9 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
+from t2i.scenes.layout import paste_sprite, render_background
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import paste_sprite, render_background
 from t2i.scenes.sprites import BACKGROUND_COLOURS, list_contrasting_backgrounds, load_sprite
 from train.starter_config.request import StarterConfigRequest
 from train.starter_config.starter_config import write_starter_config

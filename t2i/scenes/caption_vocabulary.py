@@ -10,7 +10,7 @@ from t2i.scenes.captions import (
     TEMPLATES_WITHOUT_POSITIONS,
 )
 from t2i.scenes.held_out import list_training_colours
-from t2i.scenes.layout import SizeWord
+from t2i.scenes.object_placement import SizeWord
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
 from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i.scenes.layout import Arrangement, PlacedObject, SizeWord, random_choice
+from t2i.scenes.object_placement import Arrangement, PlacedObject, SizeWord, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import load_vocabulary_objects
 

@@ -13,13 +13,12 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
-from t2i.scenes.layout import random_between, random_choice
+from t2i.scenes.layout import paste_sprite, render_background
+from t2i.scenes.object_placement import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_recogniser_labels
 from t2i.scenes.scenes import (
     choose_random_tint,
     list_shared_contrasting_backgrounds,
-    paste_sprite,
-    render_background,
     resolve_vocabulary,
 )
 from t2i.scenes.sprites import (

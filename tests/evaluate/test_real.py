@@ -24,7 +24,8 @@ from t2i.evaluate.real.scores import kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.scenes import Layout, Scenes, ScenesConfig, render_layout
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 

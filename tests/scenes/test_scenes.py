@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import PlacedObject
-from t2i.scenes.scenes import Layout, Scene, SceneObject, Scenes, ScenesConfig, render_layout
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.object_placement import PlacedObject
+from t2i.scenes.scenes import Scene, SceneObject, Scenes, ScenesConfig
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     find_scene_assets_folder,

@@ -17,9 +17,10 @@ from t2i.scenes.captions import (
     generate_caption,
 )
 from t2i.scenes.held_out import is_trained_together, list_training_colours
-from t2i.scenes.layout import PlacedObject, random_choice
+from t2i.scenes.layout import Layout
+from t2i.scenes.object_placement import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes, list_shared_contrasting_backgrounds
+from t2i.scenes.scenes import Scenes, list_shared_contrasting_backgrounds
 
 ChangeKind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 CHANGE_TITLES: dict[ChangeKind, str] = {

@@ -15,8 +15,9 @@ from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import build_picture_grid
+from t2i.scenes.layout import Layout
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes
+from t2i.scenes.scenes import Scenes
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,8 +7,8 @@ mention has one. The words small and large are not judged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t2i.scenes.layout import Layout
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
-from t2i.scenes.scenes import Layout
 from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
 
 CRITERION_TITLES: dict[str, str] = {

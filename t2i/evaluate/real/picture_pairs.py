@@ -22,7 +22,8 @@ from t2i.evaluate.editing.pairs import (
 )
 from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.scenes import Layout, Scenes, render_layout
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.scenes import Scenes
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 
 Split = Literal["seen", "held_out"]
