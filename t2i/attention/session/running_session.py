@@ -218,7 +218,7 @@ class RunningSession:
 
     @property
     def _is_open(self) -> bool:
-        return self in self._installed.sessions
+        return self in self._installed.attention.sessions
 
     def _add(self, participant: Participant) -> None:
         if not self._is_open:
