@@ -188,7 +188,7 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
     lines: dict[str, int] = {}
     for job in jobs:
         if job.request.sampler is not None:
-            lines.setdefault(job.request.sampler, job.line)
+            lines.setdefault(job.request.sampler, job.line_number)
     for sampler, line in lines.items():
         try:
             build_named_scheduler(sampler, config)

@@ -124,7 +124,7 @@ class BulkFolder:
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        _remove_leftovers(self.out, there, {job.file for job in self.jobs})
+        _remove_leftovers(self.out, there, {job.file_name for job in self.jobs})
         done = {index for index, entry in known.items() if entry.get("file") in there}
         todo = [job for job in self.jobs if job.index not in done]
         return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
@@ -254,7 +254,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
-    for name in (INDEX_FILE, *(job.file for job in jobs)):
+    for name in (INDEX_FILE, *(job.file_name for job in jobs)):
         if name in there:
             raise OutputError(
                 f"{out / name} exists and is not replaced: remove it, or choose another --out."

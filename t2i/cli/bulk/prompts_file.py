@@ -222,16 +222,16 @@ class CsvReader:
     """CSV reader that numbers records by their first line and limits their size."""
 
     def __init__(self, lines: NumberedLines) -> None:
-        self.lines = lines
-        self.first = self.size = 0
+        self._lines = lines
+        self._first_line = self._record_length = 0
 
     def __iter__(self) -> Iterator[str]:
-        for number, text in self.lines:
-            self.first = self.first or number
-            self.size += len(text)
-            if self.size > MAX_LINE_BYTES:
+        for number, text in self._lines:
+            self._first_line = self._first_line or number
+            self._record_length += len(text)
+            if self._record_length > MAX_LINE_BYTES:
                 raise UnreadableLinesError(
-                    self.first,
+                    self._first_line,
                     f"The record is longer than {MAX_LINE_BYTES // 1024} KiB. "
                     "Is a quote left open?",
                 )
@@ -244,11 +244,11 @@ class CsvReader:
         """
         try:
             for row in csv.reader(self, strict=True):
-                yield self.first, row
-                self.first = self.size = 0
+                yield self._first_line, row
+                self._first_line = self._record_length = 0
         except csv.Error as error:
             raise UnreadableLinesError(
-                self.first or 1, f"Not CSV: {error}. Check the double quotes of this record."
+                self._first_line or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
 

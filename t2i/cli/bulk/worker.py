@@ -79,7 +79,7 @@ class BulkWorker:
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.
         """
-        entry: IndexEntry = {"job": job.index, "line": job.line, "seed": job.seed}
+        entry: IndexEntry = {"job": job.index, "line": job.line_number, "seed": job.seed}
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
@@ -97,10 +97,13 @@ class BulkWorker:
                     if self.write_metadata
                     else None
                 )
-                if _save_new_image(picture, self.out / job.file, text):
-                    entry |= {"file": job.file, "seconds": round(time.perf_counter() - start, 3)}
+                if _save_new_image(picture, self.out / job.file_name, text):
+                    entry |= {
+                        "file": job.file_name,
+                        "seconds": round(time.perf_counter() - start, 3),
+                    }
                 else:
-                    entry["error"] = _error_record(_name_taken_error(self.out / job.file))
+                    entry["error"] = _error_record(_name_taken_error(self.out / job.file_name))
         if caught:
             entry["warnings"] = list(
                 dict.fromkeys(str(w.message)[:MAX_ERROR_LENGTH] for w in caught)

@@ -161,7 +161,7 @@ def edit(
 
     output = EditOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
     generate_and_save_edits(
-        request, prompts, edit_options, seed, output, recorded=recorded, budget=budget_bytes
+        request, prompts, edit_options, seed, output, recorded=recorded, budget_bytes=budget_bytes
     )
 
 

@@ -122,7 +122,7 @@ def inspect_attention(
         check_request_files(request)
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
     output = InspectionOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
-    _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget=budget_bytes)
+    _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget_bytes=budget_bytes)
 
 
 def _describe_missing_prompt(image: Path | None) -> str:
@@ -153,7 +153,7 @@ def _inspect_and_save(
     output: InspectionOutput,
     *,
     recorded: "RecordedPhoto | None",
-    budget: int | None,
+    budget_bytes: int | None,
 ) -> None:
     """Look up the words in the picture of a request; save and print what it shows.
 
@@ -179,7 +179,9 @@ def _inspect_and_save(
                 inspected = generate_and_probe(loaded, words, seed)
             else:
                 source = None if recorded is None else recorded.source
-                inspected = probe_photo(loaded, words, seed, source=source, budget=budget)
+                inspected = probe_photo(
+                    loaded, words, seed, source=source, budget_bytes=budget_bytes
+                )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None

@@ -82,4 +82,4 @@ def record_photo(
 
     from t2i.cli.generation.recorded_photo import invert_to_folder
 
-    invert_to_folder(request, seed, out, budget=budget_bytes, as_json=format == "json")
+    invert_to_folder(request, seed, out, budget_bytes=budget_bytes, as_json=format == "json")

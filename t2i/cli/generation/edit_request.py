@@ -57,13 +57,13 @@ def generate_and_save_edits(
     output: EditOutput,
     *,
     recorded: RecordedPhoto | None = None,
-    budget: int | None = None,
+    budget_bytes: int | None = None,
 ) -> None:
     """Generate the prompts under the edits, save the images and print their paths.
 
     prompts : the source's, then those of the targets
     recorded : the request's photo, if it was inverted before
-    budget : most bytes of a photo's recording; None for the default
+    budget_bytes : most bytes of a photo's recording; None for the default
     """
     output.names.make_folder()
     with show_warnings_on_one_line() as warned, quiet_libraries():
@@ -77,7 +77,7 @@ def generate_and_save_edits(
         try:
             if source is None and request.inversion is not None:
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)
-                source = invert_photo(editor, loaded.request, seed, budget=budget)
+                source = invert_photo(editor, loaded.request, seed, budget_bytes=budget_bytes)
             generated, chosen = _generate(loaded, prompts, edit_options, seed, source)
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")

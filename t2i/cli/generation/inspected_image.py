@@ -52,14 +52,14 @@ def probe_photo(
     seed: int,
     *,
     source: "RecordedSource | None" = None,
-    budget: int | None = None,
+    budget_bytes: int | None = None,
 ) -> InspectedImage:
     """Read the heat maps of the words from the recording of a request's photo.
 
     Words that the prompt does not contain are read beside it, with a warning.
 
     source : the photo, if it has been inverted before
-    budget : most bytes of the recording; None for the default
+    budget_bytes : most bytes of the recording; None for the default
     """
     from pipelines.prompt_to_prompt.recorded_heat_maps import (
         check_words_can_be_read,
@@ -77,7 +77,7 @@ def probe_photo(
     read = [Concept(word) if word in absent else word for word in words]
     check_words_can_be_read(editor, prompt, read, steps)
     if source is None:
-        source = invert_photo(editor, request, seed, budget=budget)
+        source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
     assert source.photo is not None
     maps = read_recorded_heat_maps(editor, source, *read)
     return InspectedImage(
@@ -92,6 +92,6 @@ def _warn_of_absent_words(request: Request, absent: Sequence[str]) -> None:
     for word in absent:
         message = unknown_word_message(word, request.prompt)
         warnings.warn(f"{message} It is read beside the prompt.", stacklevel=2)
-    known = read_caption_vocabulary(locate_model(request.model))
-    for warning in find_prompt_warnings(request, [", ".join(absent)], request.model, known):
+    vocabulary = read_caption_vocabulary(locate_model(request.model))
+    for warning in find_prompt_warnings(request, [", ".join(absent)], request.model, vocabulary):
         warnings.warn(warning, stacklevel=2)

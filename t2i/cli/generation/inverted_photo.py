@@ -27,13 +27,14 @@ def invert_photo(
     *,
     show_progress: bool = True,
     folder: Path | None = None,
-    budget: int | None = None,
+    budget_bytes: int | None = None,
     notes: Mapping[str, object] | None = None,
 ) -> "RecordedSource":
     """Invert the photo of a request with the prompt that describes it, and print the error.
 
     show_progress : whether to show progress bars, and to print the method, the size and the error
-    folder, budget, notes : see PromptEditPipeline.invert
+    budget_bytes : most bytes of the recording; None for the default
+    folder, notes : see PromptEditPipeline.invert
     """
     from pipelines.prompt_to_prompt.edit_run import find_image_size
     from pipelines.prompt_to_prompt.inverted_source import resolve_method
@@ -52,7 +53,7 @@ def invert_photo(
         request.parse_with_grammar(prompt),
         method,
         folder=folder,
-        budget=BUDGET if budget is None else budget,
+        budget=BUDGET if budget_bytes is None else budget_bytes,
         height=height,
         width=width,
         notes=notes,

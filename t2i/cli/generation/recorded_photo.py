@@ -62,11 +62,11 @@ class RecordedPhoto:
 
 
 def invert_to_folder(
-    request: Request, seed: int, folder: Path, *, budget: int | None, as_json: bool
+    request: Request, seed: int, folder: Path, *, budget_bytes: int | None, as_json: bool
 ) -> None:
     """Invert the photo of a request, record it in a new folder, and print how well it went.
 
-    budget : most bytes of the recording; None for the default
+    budget_bytes : most bytes of the recording; None for the default
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise NameTakenError(folder)
@@ -80,7 +80,7 @@ def invert_to_folder(
                 loaded.request,
                 seed,
                 folder=folder,
-                budget=budget,
+                budget_bytes=budget_bytes,
                 notes={REQUEST_NOTE_KEY: record},
             )
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataValueParser, RecordedSettings
 from t2i.errors import DataError
 
-TOOL = "A1111"
+TOOL_NAME = "A1111"
 NEGATIVE_PREFIX = "Negative prompt:"
 SETTINGS_PREFIX = "Steps:"
 MAX_NAME_LENGTH = 80
@@ -71,7 +71,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
 def _tool_name(values: Mapping[str, str]) -> str:
     """Return the tool and its version; t2i writes this layout too, and says so in `Version`."""
     version = values.get("Version", "")
-    return version if version.startswith("t2i ") else f"{TOOL} {version}".strip()
+    return version if version.startswith("t2i ") else f"{TOOL_NAME} {version}".strip()
 
 
 def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:

@@ -19,7 +19,7 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "ComfyUI"
+TOOL_NAME = "ComfyUI"
 TEXT_INPUTS = ("text", "text_g", "t5xxl", "clip_l", "clip_g", "text_l")
 """Names of a text encoder's prompt input, the most complete first."""
 CUSTOM_SAMPLER_INPUTS = ("noise", "guider", "sampler", "sigmas")
@@ -82,7 +82,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
             and node.name not in starts
         ):
             parser.report_not_understood(f"node {node.name}", node.class_type)
-    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
+    return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, raw)
 
 
 def _find_samplers(graph: ComfyUIGraph) -> list[ComfyUINode]:

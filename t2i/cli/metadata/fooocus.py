@@ -11,7 +11,7 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "Fooocus"
+TOOL_NAME = "Fooocus"
 USED_KEYS = {
     *("prompt", "negative_prompt", "steps", "sampler", "scheduler", "guidance_scale", "seed"),
     *("resolution", "base_model", "base_model_hash", "version", "metadata_scheme"),
@@ -29,7 +29,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     if text is None or (scheme is None and not text.startswith("{")):
         return None
     if scheme == "a1111":
-        return parse_a1111(text, TOOL)
+        return parse_a1111(text, TOOL_NAME)
     if scheme not in (None, "fooocus"):
         raise DataError(f"fooocus_scheme: {scheme!r:.40}, expected fooocus or a1111")
     try:
@@ -63,4 +63,4 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("version", values.get("version"))
     parser.report_unused_keys(values, USED_KEYS)
-    return parser.build_metadata(version or TOOL, prompt, negative_prompt, settings, text)
+    return parser.build_metadata(version or TOOL_NAME, prompt, negative_prompt, settings, text)

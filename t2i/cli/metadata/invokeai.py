@@ -12,7 +12,7 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "InvokeAI"
+TOOL_NAME = "InvokeAI"
 USED_KEYS = {
     *("app_version", "positive_prompt", "negative_prompt", "width", "height", "seed", "cfg_scale"),
     *("steps", "scheduler", "model"),
@@ -66,7 +66,7 @@ def _parse_version_3(text: str) -> ImageMetadata:
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("app_version", values.get("app_version"))
     parser.report_unused_keys(values, USED_KEYS)
-    tool = f"{TOOL} {version}" if version else TOOL
+    tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
@@ -94,7 +94,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
     )
     version = parser.parse_string("app_version", values.get("app_version"))
     parser.report_unused_keys(image, USED_KEYS_VERSION_2)
-    tool = f"{TOOL} {version}" if version else TOOL
+    tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
@@ -128,7 +128,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
     )
     others = {f"-{name}": value or "given" for name, value in options.items()}
     parser.report_unused_keys(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
-    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, text)
+    return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, text)
 
 
 def _parse_options(text: str) -> dict[str, str]:

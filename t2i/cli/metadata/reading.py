@@ -11,7 +11,7 @@ from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, RecordedSettings
-from t2i.cli.metadata.t2i_json import TOOL, read_t2i
+from t2i.cli.metadata.t2i_json import TOOL_NAME, read_t2i
 from t2i.cli.metadata.writing import read_library_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
 from t2i.cli.request.sampler_names import translate_sampler_name
@@ -115,7 +115,7 @@ def detect_prompt_grammar(metadata: ImageMetadata) -> Grammar:
     return known[0]
 
 
-GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL: "a1111"}
+GRAMMARS: dict[str, Dialect] = {"A1111": "a1111", "ComfyUI": "comfy", TOOL_NAME: "a1111"}
 """Beginning of a tool's name -> grammar of its prompts."""
 
 
@@ -128,7 +128,7 @@ def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | N
         return [escape_controls(line) for line in _list_foreign_differences(metadata)]
     lines = []
     for name, theirs in metadata.libraries.items():
-        here = __version__ if name == TOOL else read_library_version(name)
+        here = __version__ if name == TOOL_NAME else read_library_version(name)
         if here != theirs:
             lines.append(f"made with {name} {theirs}, here is {here}")
     theirs = metadata.settings.model_hash or ""
@@ -142,7 +142,7 @@ def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | N
 
 def _list_foreign_differences(metadata: ImageMetadata) -> list[str]:
     settings = metadata.settings
-    if metadata.tool.startswith(f"{TOOL} "):
+    if metadata.tool.startswith(f"{TOOL_NAME} "):
         lines = [
             f"made by {metadata.tool}, but its full record is missing: it may not be identical"
         ]

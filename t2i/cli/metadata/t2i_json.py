@@ -18,7 +18,7 @@ from t2i.errors import DataError
 from t2i.terminal import escape_controls
 from t2i.validation_errors import describe_validation_error
 
-TOOL = "t2i"
+TOOL_NAME = "t2i"
 ShortText = Annotated[str, Field(max_length=200)]
 
 
@@ -80,9 +80,9 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         model=request.model,
         model_hash=record.model_digest,
     )
-    version = record.libraries.get(TOOL)
+    version = record.libraries.get(TOOL_NAME)
     metadata = parser.build_metadata(
-        f"{TOOL} {version}" if version else TOOL,
+        f"{TOOL_NAME} {version}" if version else TOOL_NAME,
         request.prompt,
         request.negative_prompt,
         settings,

@@ -15,10 +15,10 @@ ALL_WORDS_KEY = "words"
 """Key of the list that holds every word; the other lists hold those of one kind."""
 MIN_SIMILARITY = 0.6
 """Similarity from which a word is suggested for another: "yellow" for "yelow", none for "lion"."""
-MIN_SUGGESTED_LETTERS = 3
+MIN_SUGGESTED_LENGTH = 3
 """Letters of a word that is suggested: "on" is similar to too many."""
 WORD_PATTERN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-REMEDY = 'Expected {"knows": {"words": ["a", "cat"]}}; mend the file or remove it.'
+T2I_JSON_REMEDY = 'Expected {"knows": {"words": ["a", "cat"]}}; mend the file or remove it.'
 
 
 class _Trained(BaseModel):
@@ -46,7 +46,7 @@ class CaptionVocabulary:
     def find_unknown_words(self, texts: Iterable[str]) -> dict[str, str | None]:
         """Return each word of the texts that is unknown, with the most similar known one."""
         known = {word.casefold() for word in self.words_by_kind.get(ALL_WORDS_KEY, ())}
-        suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LETTERS))
+        suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LENGTH))
         words = (match[0] for text in texts for match in WORD_PATTERN.finditer(text))
         return {
             word: _closest_word(word.casefold(), suggestions)
@@ -66,7 +66,7 @@ def read_caption_vocabulary(model: Path) -> CaptionVocabulary | None:
     For a model that was trained on scenes before vocabularies were recorded it follows from the
     recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
     """
-    notes = read_t2i_json(model, _Notes, REMEDY)
+    notes = read_t2i_json(model, _Notes, T2I_JSON_REMEDY)
     if notes is None:
         return None
     if notes.knows is not None:

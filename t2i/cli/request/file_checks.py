@@ -97,20 +97,20 @@ def check_file_combinations(request: Request) -> None:
         )
 
 
-def locate_request_file(name: str, file: InputFile) -> Path:
+def locate_request_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file; for an IP-Adapter that of its weights.
 
-    name : field of the request that names the file
+    field_name : field of the request that names the file
 
     Only names are read: a device or a pipe would block a long run. Raises ArgumentError,
     ModelError or DataError where it cannot be used.
     """
-    kind = REQUEST_FILE_FIELDS[name]
+    kind = REQUEST_FILE_FIELDS[field_name]
     try:
         path = Path(expanduser(file.path))
-        if name == "ip_adapter" and path.is_dir():
+        if field_name == "ip_adapter" and path.is_dir():
             path = _find_adapter_weights(path)
-        if name == "loras" and is_peft_folder(path):
+        if field_name == "loras" and is_peft_folder(path):
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -179,16 +179,16 @@ def _find_adapter_weights(folder: Path) -> Path:
     return found[0]
 
 
-def compute_file_digest(name: str, file: InputFile) -> str:
+def compute_file_digest(field_name: str, file: InputFile) -> str:
     """Return the SHA-256 of a request's file; of an IP-Adapter, with its image encoder."""
-    path = locate_request_file(name, file)
+    path = locate_request_file(field_name, file)
     try:
         sha = compute_model_digest(path) if path.is_dir() else compute_file_sha256(path)
-        if name == "ip_adapter" and (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
+        if field_name == "ip_adapter" and (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
             both = f"{sha} {compute_model_digest(path.parent / IMAGE_ENCODER_FOLDER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()
     except OSError as error:
-        raise REQUEST_FILE_FIELDS[name].error_type(
+        raise REQUEST_FILE_FIELDS[field_name].error_type(
             f"Cannot read {path}: {error.strerror or error}."
         ) from error
     return sha
@@ -209,11 +209,11 @@ class FileDigests:
             request, lambda name, file: replace(file, sha256=self.get_digest(name, file))
         )
 
-    def get_digest(self, name: str, file: InputFile) -> str:
+    def get_digest(self, field_name: str, file: InputFile) -> str:
         """Return the digest of a file, computed on its first use."""
-        key = (name, file.path)
+        key = (field_name, file.path)
         if key not in self.digests:
-            self.digests[key] = compute_file_digest(name, file)
+            self.digests[key] = compute_file_digest(field_name, file)
         return self.digests[key]
 
     def describe_changed_files(self, request: Request) -> list[str]:
@@ -228,17 +228,18 @@ class FileDigests:
         ]
 
 
-def locate_and_verify_file(name: str, file: InputFile) -> Path:
+def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file, after its SHA-256 is compared with the recorded one.
 
-    name : field of the request
+    field_name : field of the request
     Raises ModelError or DataError for another content, and as `locate_request_file` does.
     """
-    path = locate_request_file(name, file)
-    if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
-        raise REQUEST_FILE_FIELDS[name].error_type(
-            f"{file.path} is not the {REQUEST_FILE_FIELDS[name].label} of the request, sha256 "
-            f"{file.sha256[:10]}...: it was changed, or differs on this machine. Copy it again."
+    path = locate_request_file(field_name, file)
+    if file.sha256 is not None and compute_file_digest(field_name, file) != file.sha256:
+        raise REQUEST_FILE_FIELDS[field_name].error_type(
+            f"{file.path} is not the {REQUEST_FILE_FIELDS[field_name].label} of the request, "
+            f"sha256 {file.sha256[:10]}...: it was changed, or differs on this machine. Copy it "
+            "again."
         )
     return path
 

@@ -29,21 +29,23 @@ MAX_QUOTED_LENGTH = 80
 
 
 def find_prompt_warnings(
-    request: Request, prompts: Sequence[str], model: str, known: CaptionVocabulary | None
+    request: Request, prompts: Sequence[str], model: str, vocabulary: CaptionVocabulary | None
 ) -> list[str]:
     """Return the distinct warnings about prompts that may not be meant as written.
 
     model : as it was named
-    known : its vocabulary; None if that is not recorded
+    vocabulary : that of the model; None if it is not recorded
     """
     if request.loras:  # they may have taught any word
-        known = None
+        vocabulary = None
     learned = [
         word for file in request.embeddings for word in _read_learned_words(file.path, file.token)
     ]
-    warnings = [_find_prompt_warning(prompt, request, known, learned, model) for prompt in prompts]
+    warnings = [
+        _find_prompt_warning(prompt, request, vocabulary, learned, model) for prompt in prompts
+    ]
     if request.negative_prompt:
-        warning = _find_prompt_warning(request.negative_prompt, request, known, learned, model)
+        warning = _find_prompt_warning(request.negative_prompt, request, vocabulary, learned, model)
         warnings.append(warning and f"Negative prompt: {warning}")
     return list(dict.fromkeys(filter(None, warnings)))
 
@@ -51,7 +53,7 @@ def find_prompt_warnings(
 def _find_prompt_warning(
     prompt: str,
     request: Request,
-    known: CaptionVocabulary | None,
+    vocabulary: CaptionVocabulary | None,
     learned: Sequence[str],
     model: str,
 ) -> str | None:
@@ -70,7 +72,7 @@ def _find_prompt_warning(
             "there, close the brackets before it and open them again after it."
         )
     texts = [parsed] if isinstance(parsed, str) else parsed.all_texts
-    return None if known is None else _warn_of_unknown_words(texts, known, learned, model)
+    return None if vocabulary is None else _warn_of_unknown_words(texts, vocabulary, learned, model)
 
 
 def _has_weighted_break(prompt: Prompt) -> bool:
@@ -103,9 +105,9 @@ def _suggest_file_option(prompt: str) -> str:
 
 
 def _warn_of_unknown_words(
-    texts: Sequence[str], known: CaptionVocabulary, learned: Sequence[str], model: str
+    texts: Sequence[str], vocabulary: CaptionVocabulary, learned: Sequence[str], model: str
 ) -> str | None:
-    unknown = known.find_unknown_words(_remove_words(learned, text) for text in texts)
+    unknown = vocabulary.find_unknown_words(_remove_words(learned, text) for text in texts)
     if not unknown:
         return None
     named = [
@@ -139,13 +141,16 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
 
 
 def find_prompts_file_warnings(
-    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: CaptionVocabulary | None
+    path: Path,
+    lines: Iterable[tuple[int, Request]],
+    model: str,
+    vocabulary: CaptionVocabulary | None,
 ) -> list[str]:
     """Return the warnings about the prompts of a prompts file, with their line numbers."""
     warnings = [
         f"{path}:{number}: {warning}"
         for number, request in lines
-        for warning in find_prompt_warnings(request, [request.prompt], model, known)
+        for warning in find_prompt_warnings(request, [request.prompt], model, vocabulary)
     ]
     if len(warnings) > MAX_LINE_WARNINGS:
         more = plural(len(warnings) - MAX_LINE_WARNINGS, "more prompt")
