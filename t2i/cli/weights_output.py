@@ -102,7 +102,10 @@ def write_lora_in_layout(
 
 
 def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> None:
-    """Write a pipeline as a model folder in diffusers' layout."""
+    """Write a pipeline as a model folder in diffusers' layout, which appears whole or not at all.
+
+    precision : of the weights; the pipeline itself is converted to it
+    """
     import torch
 
     from t2i.library_messages import mute_diffusers_warnings

@@ -45,7 +45,7 @@ NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineEr
 
 
 class UnreadableLinesError(Exception):
-    """Raised with line number and reason where the rest of a prompts file cannot be read."""
+    """Error with line number and reason, where the rest of a prompts file cannot be read."""
 
 
 def read_prompts_file(

@@ -59,7 +59,7 @@ def generate_and_save_edits(
     recorded: RecordedPhoto | None = None,
     budget_bytes: int | None = None,
 ) -> None:
-    """Generate the prompts under the edits, save the images and print their paths.
+    """Generate a source image and its edits, save them with a sheet, and print the paths.
 
     prompts : the source's, then those of the targets
     recorded : the request's photo, if it was inverted before

@@ -70,10 +70,12 @@ def choose_request_edits(
     options: "WordEditOptions",
     source: "RecordedSource | None" = None,
 ) -> "tuple[Request, list[TargetSettings]]":
-    """Choose the edits that the prompts call for, on this model at this size.
+    """Choose the attention edits that lead from a source prompt to its targets.
 
-    Returns the request of the source with all that is generated together with it, and the choice
-    for each target.
+    Returns the request of the source with the prompts and edits, and the chosen settings of each
+    target. They depend on the model and on the size.
+
+    prompts : the source's, then those of the targets
 
     source : recorded, where there is one: its steps and size count
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InspectedImage:
-    """Image with the heat maps of words.
+    """Image with the heat maps of words, of a photo or of a generated image.
 
     request : with what is known once it is generated or inverted
     absent : words that the prompt does not contain

@@ -64,8 +64,9 @@ class RecordedPhoto:
 def invert_to_folder(
     request: Request, seed: int, folder: Path, *, budget_bytes: int | None, as_json: bool
 ) -> None:
-    """Invert the photo of a request, record it in a new folder, and print how well it went.
+    """Invert the photo of a request, record it in a new folder, and print the error and the folder.
 
+    seed : of the noise that some methods draw
     budget_bytes : most bytes of the recording; None for the default
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

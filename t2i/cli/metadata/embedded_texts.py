@@ -49,6 +49,7 @@ class EmbeddedTexts:
     def add_text(self, key: str, read: Callable[[], str]) -> None:
         """Read a metadata text and add it under its key, or add an error line if it fails.
 
+        read : returns the text; may raise ValueError or zlib.error
         Only the first text of a key counts.
         """
         if key in self.seen_keys:

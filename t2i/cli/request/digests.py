@@ -7,7 +7,7 @@ from t2i.safe_reading import WEIGHTS_KIND, open_untrusted
 
 
 def compute_model_digest(model: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a model's weights and configs.
+    """Return the SHA-256 over the names and bytes of a model's weights and configs, in hex.
 
     model : a folder, or one file
     """

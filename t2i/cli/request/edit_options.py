@@ -30,7 +30,7 @@ class EditOptions:
         cross_replace: str | None,
         self_replace: str | None,
     ) -> "EditOptions":
-        """Parse the typed options of the attention edits. Raises ArgumentError if unusable."""
+        """Parse the options of the attention edits, as they were typed. Raises ArgumentError."""
         windows = {}
         if cross_replace is not None:
             windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)

@@ -39,7 +39,7 @@ class PhotoInversion:
         parse_method(self.method)
 
     def describe_reconstruction_error(self) -> str:
-        """Describe the error as text; "" before the inversion."""
+        """Describe in dB how well the photo is reproduced; "" before the inversion."""
         if self.autoencoder is None:
             return ""
         replay = "exact replay" if self.replay is None else f"replay {self.replay:g} dB"

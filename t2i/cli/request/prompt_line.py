@@ -38,7 +38,7 @@ are added."""
 
 
 class InvalidPromptLineError(Exception):
-    """Raised with the reason why a line of a prompts file cannot be used."""
+    """Error with the reason why a line of a prompts file cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
