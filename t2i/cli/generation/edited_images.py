@@ -1,5 +1,6 @@
 """Generation of a source image and of its edits by attention, also of an inverted photo."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -73,13 +74,13 @@ def choose_request_edits(
     """Choose the attention edits that lead from a source prompt to its targets.
 
     Returns the request of the source with the prompts and edits, and the chosen settings of each
-    target. They depend on the model and on the size.
+    target. They depend on the model and on the size. Warns of a target that asks for no change.
 
     prompts : the source's, then those of the targets
 
     source : recorded, where there is one: its steps and size count
     """
-    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
+    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings, has_word
     from t2i.attention.edits.registry import to_dict
 
     assert request.num_inference_steps is not None
@@ -88,6 +89,14 @@ def choose_request_edits(
         facts = source.facts
         steps, height, width = (facts[name] for name in ("num_inference_steps", "height", "width"))
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
+    for target, text in zip(parsed[1:], prompts[1:], strict=True):
+        weighted = any(has_word(target, word) for word in options.weights)
+        if text.strip() == prompts[0].strip() and not weighted:
+            warnings.warn(
+                f"The target {text!r:.80} is the source's own prompt, and no word of it has a "
+                "weight: nothing asks for a change. Give other words, or --weight WORD=FACTOR.",
+                stacklevel=2,
+            )
     edits = build_prompt_to_prompt_pipeline(pipe).choose_automatic_edits(
         parsed, options, steps, height, width
     )
