@@ -161,6 +161,7 @@ class PromptEditPipeline(RecordingPipeline):
         budget: int = BUDGET,
         max_positions: int | None = None,
         for_edits: Sequence[Edit] = (),
+        notes: Mapping[str, object] | None = None,
     ) -> RecordedSource:
         """Edit a recorded source, and record the target as the next source: edit upon edit, without
         inverting anything again.
@@ -178,6 +179,7 @@ class PromptEditPipeline(RecordingPipeline):
         ----------
         edits, weights, blend, cross_replace, self_replace : of this edit, as in a call
         folder, budget, max_positions, for_edits : of the recording, as in `remember`
+        notes : JSON data to keep with the target; None for those of the source
         """
         options = RecordingOptions(folder, budget, max_positions, for_edits)
         check_recordable_edit(source, target, options)
@@ -200,7 +202,7 @@ class PromptEditPipeline(RecordingPipeline):
             output_type="latent",
             callback_on_step_end=keep,
         )
-        return record_target(self, source, target, latents, options)
+        return record_target(self, source, target, latents, options, notes)
 
     def _resolve_edits(
         self,

@@ -64,6 +64,7 @@ def record_target(
     target: str | Prompt,
     latents: Sequence[Tensor],
     options: RecordingOptions,
+    notes: Mapping[str, object] | None = None,
 ) -> RecordedSource:
     """Return an edit's target as a recorded source of its own.
 
@@ -73,6 +74,7 @@ def record_target(
     target is this prompt again is this image, exactly.
 
     latents : of the target after each step, (1, C, H, W)
+    notes : instead of the source's
     """
     settings = settings_of_target(source, target)
     pinned, overrides = build_latents_pin(pipe, source, latents)
@@ -96,7 +98,7 @@ def record_target(
             extra=extra,
             path_steps=source.path_steps,
             photo=source.photo,
-            facts=facts_of_target(source),
+            facts=facts_of_target(source) | ({} if notes is None else {"notes": dict(notes)}),
             finish=lambda target: replace(
                 target, pixels=source.restore(target.pixels, target.latents)
             ),

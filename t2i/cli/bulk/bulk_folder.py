@@ -172,7 +172,7 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
-FIELDS_HASHED_IF_SET = {"inversion", "edit"}
+FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier"}
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 

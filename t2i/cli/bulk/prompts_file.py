@@ -84,8 +84,8 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
             request = line.to_request(options)
             check_file_combinations(request)
             if line.edit is not None:
-                check_no_lora_tags('"source"', [line.edit.source], request)
-                check_no_composed_prompts(request, [line.edit.source, line.prompt])
+                check_no_lora_tags('"source"', line.edit.sources, request)
+                check_no_composed_prompts(request, [*line.edit.sources, line.prompt])
             _check_sampler(request.sampler)
         except ArgumentError as error:
             broken.append((line.number, str(error)))

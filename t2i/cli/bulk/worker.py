@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,11 @@ from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
-from t2i.cli.generation.edited_images import choose_request_edits, generate_edited_images
+from t2i.cli.generation.edited_images import (
+    build_prompt_to_prompt_pipeline,
+    choose_request_edits,
+    generate_edited_images,
+)
 from t2i.cli.generation.image_generation import (
     build_named_scheduler,
     generate_image,
@@ -26,6 +31,7 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
     warn_of_large_size,
 )
+from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.request.edit_options import LineEdit
 from t2i.cli.request.request import Request
@@ -36,6 +42,7 @@ from t2i.errors import OutputError
 if TYPE_CHECKING:
     import torch
 
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
 
 MAX_ERROR_LENGTH = 2_000
@@ -126,22 +133,33 @@ class BulkWorker:
 
     def _edit(self, request: Request, edit: LineEdit, seed: int) -> tuple[Request, Image]:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
-        source = None
+        source, target = None, request.prompt
         if request.inversion is not None:
-            source = self.photo_cache.get_source(
-                self.pipe, replace(request, prompt=edit.source), seed
-            )
+            first = replace(request, prompt=edit.sources[0])
+            source = self.photo_cache.get_source(self.pipe, first, seed)
+            request, source = self._edit_earlier(request, edit, source)
         request, _ = choose_request_edits(
-            self.pipe,
-            request,
-            [edit.source, request.prompt],
-            edit.options.to_word_edit_options(),
-            source,
+            self.pipe, request, [edit.source, target], edit.options.to_word_edit_options(), source
         )
         generated = generate_edited_images(
             self.pipe, request, seed, show_progress=False, source=source
         )
         return generated.get_request(1), generated.get_output_image(1)
+
+    def _edit_earlier(
+        self, request: Request, edit: LineEdit, source: "RecordedSource"
+    ) -> "tuple[Request, RecordedSource]":
+        """Make the earlier edits of a line's photo, one upon the other.
+
+        Returns the request with the last of them, and its target as the source of the line's edit.
+        """
+        from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+
+        editor = build_prompt_to_prompt_pipeline(self.pipe)
+        for pair in pairwise(edit.sources):
+            request, _ = choose_request_edits(self.pipe, request, pair, WordEditOptions(), source)
+            source = record_edit(editor, request, source, show_progress=False)
+        return request, source
 
 
 def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:

@@ -21,7 +21,9 @@ EPILOG = """Examples:
 
 `t2i edit "a cat and a balloon" "a dog and a balloon" --blend cat,dog --out swap.png`
 
-`t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa"`
+`t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa" --record dog`
+
+`t2i edit --source dog "a dog on a red sofa"`
 """
 
 SourceArgument = Annotated[
@@ -66,6 +68,12 @@ SelfReplaceOption = Annotated[
         show_default="by kind of edit",
     ),
 ]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="A new folder for TARGET, of a photo: the --source of a next edit."
+    ),
+]
 
 
 def edit(
@@ -79,6 +87,7 @@ def edit(
     mask: options.PhotoMask = None,
     full_size: options.FullSize = False,
     budget: options.RecordingBudget = None,
+    record: RecordOption = None,
     weight: WeightOption = None,
     blend: BlendOption = None,
     cross_replace: CrossReplaceOption = None,
@@ -104,7 +113,8 @@ def edit(
     All start from the same noise, so that only what the words change changes. With --image, PHOTO
     takes the place of the generated source: it is inverted to the noise that the model makes it
     from, with SOURCE as its description; with --source, `t2i invert` has done that before, and all
-    prompts are TARGETs. Written are a sheet of all pictures side by side, and each
+    prompts are TARGETs. With --record, TARGET of a photo is recorded, as the --source of edits upon
+    this edit. Written are a sheet of all pictures side by side, and each
     picture alone, with all its settings in its metadata: `t2i generate --from` draws it again. The
     sheet has those of its last picture. No file is replaced.
     """
@@ -128,10 +138,16 @@ def edit(
         raise ArgumentError(
             "Got --full-size without --image or --source: a generated picture has its full size."
         )
+    if record is not None and image is None and folder is None:
+        raise ArgumentError(
+            "Got --record without --image or --source: edits of photos are recorded. Give a saved "
+            "picture of the model as --image to edit it further."
+        )
     overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     recorded = None
     if folder is not None:
-        options.check_only_model(overrides, {"--seed": seed, "--budget": budget})
+        of_recording = None if record is not None else budget
+        options.check_only_model(overrides, {"--seed": seed, "--budget": of_recording})
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model, full_size=full_size)
@@ -141,6 +157,11 @@ def edit(
     prompts = _list_prompts(
         source, targets or [], more_targets or [], edit_options.weights, photo=image
     )
+    if record is not None and len(prompts) > 2:
+        raise ArgumentError(
+            f"Got --record with {len(prompts) - 1} targets: one TARGET is recorded in a folder. "
+            "Give the others in edits of their own."
+        )
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
@@ -161,7 +182,14 @@ def edit(
 
     output = EditOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
     generate_and_save_edits(
-        request, prompts, edit_options, seed, output, recorded=recorded, budget_bytes=budget_bytes
+        request,
+        prompts,
+        edit_options,
+        seed,
+        output,
+        recorded=recorded,
+        budget_bytes=budget_bytes,
+        record=record,
     )
 
 

@@ -191,7 +191,9 @@ def _inspect_and_save(
             if output.write_metadata
             else None
         )
-        label = "the picture" if request.image is None else Path(request.image.path).name
+        label = request.prompt if request.edited is not None else "the picture"
+        if request.image is not None and request.edited is None:
+            label = Path(request.image.path).name
 
         def write(paths: Sequence[Path]) -> None:
             save_picture(_build_strip(inspected.image, maps, label), paths[0], texts)

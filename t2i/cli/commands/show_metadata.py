@@ -115,4 +115,6 @@ def _edit_rows(request: "Request") -> dict[str, str]:
         return rows
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
     edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
+    if edited.earlier:
+        rows["edited before"] = "\n".join(edited.sources)
     return rows | {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

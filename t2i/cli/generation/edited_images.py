@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import build_sampling_arguments, set_progress_bar
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.sequential_edits import repeat_earlier_edits
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
@@ -77,7 +78,7 @@ def choose_request_edits(
     target. They depend on the model and on the size. Warns of a target that asks for no change.
 
     prompts : the source's, then those of the targets
-
+    request : one with edits already is of a source that these have made
     source : recorded, where there is one: its steps and size count
     """
     from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings, has_word
@@ -100,7 +101,12 @@ def choose_request_edits(
     edits = build_prompt_to_prompt_pipeline(pipe).choose_automatic_edits(
         parsed, options, steps, height, width
     )
-    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    edited = EditedPrompts(
+        prompts=tuple(prompts),
+        picture=0,
+        edits=tuple(map(to_dict, edits)),
+        earlier=() if request.edited is None else request.edited.continue_edits(),
+    )
     request = replace(request, prompt=prompts[0], edited=edited)
     return request, choose_target_settings(parsed, steps, options)
 
@@ -118,17 +124,15 @@ def generate_edited_images(
     An edit that acts in no step of so short a run is left out with a warning. A photo without
     targets gives the image that its inversion reproduces.
 
-    source : the request's photo, if it has been inverted before
+    source : the request's photo, if it has been inverted and edited before
     """
     from pipelines.prompt_to_prompt.automatic_edits import acts_at_any_step
 
     editor = build_prompt_to_prompt_pipeline(pipe)
     if request.inversion is not None:
-        source = (
-            invert_photo(editor, request, seed, show_progress=show_progress)
-            if source is None
-            else source
-        )
+        if source is None:
+            source = invert_photo(editor, request, seed, show_progress=show_progress)
+            source = repeat_earlier_edits(editor, request, source, show_progress=show_progress)
         request = add_inversion_to_request(request, source)
     edited = request.edited
     if edited is None:

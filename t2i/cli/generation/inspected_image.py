@@ -80,9 +80,8 @@ def probe_photo(
         source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
     assert source.photo is not None
     maps = read_recorded_heat_maps(editor, source, *read)
-    return InspectedImage(
-        add_inversion_to_request(request, source), source.photo.image, maps, absent
-    )
+    image = source.photo.image if request.edited is None else source.image
+    return InspectedImage(add_inversion_to_request(request, source), image, maps, absent)
 
 
 def _warn_of_absent_words(request: Request, absent: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ def invert_photo(
     if show_progress:
         _print_forecast(editor, request, method, (height, width))
     set_progress_bar(editor, "inversion", shown=show_progress)
-    prompt = request.prompt if request.edited is None else request.edited.prompts[0]
+    prompt = request.prompt if request.edited is None else request.edited.sources[0]
     source = editor.invert(
         expanduser(request.image.path),
         request.parse_with_grammar(prompt),

@@ -35,7 +35,9 @@ REQUEST_NOTE_KEY = "t2i"
 
 @dataclass(frozen=True, slots=True)
 class RecordedPhoto:
-    """Photo that `t2i invert` has recorded in a folder, with its request and seed."""
+    """Photo that `t2i invert` has recorded in a folder, or `t2i edit --record` an edit of one, with
+    its request and seed.
+    """
 
     source: "RecordedSource"
     request: Request
@@ -48,7 +50,7 @@ class RecordedPhoto:
         """
         request = self.request
         loaded = load_model_for_request(
-            replace(request, image=None, mask=None, inversion=None), prompts
+            replace(request, image=None, mask=None, inversion=None, edited=None), prompts
         )
         return replace(
             loaded,
@@ -57,6 +59,7 @@ class RecordedPhoto:
                 image=request.image,
                 mask=request.mask,
                 inversion=request.inversion,
+                edited=request.edited,
             ),
         )
 
@@ -69,8 +72,7 @@ def invert_to_folder(
     seed : of the noise that some methods draw
     budget_bytes : most bytes of the recording; None for the default
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise NameTakenError(folder)
+    check_new_folder(folder)
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()
@@ -97,6 +99,12 @@ def invert_to_folder(
     print_line(folder)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise NameTakenError for a folder that is not empty, and for a file."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise NameTakenError(folder)
+
+
 def read_recorded_photo(
     folder: Path, model: str | None, *, full_size: bool = False
 ) -> RecordedPhoto:
@@ -105,8 +113,10 @@ def read_recorded_photo(
     model : name or path, instead of the recorded one, whose folder may have moved; None for that
     full_size : whether edits are put back into the photo at its own size
 
-    Raises DataError for a folder that `t2i invert` has not written, ModelError for a model that is
-    not found here.
+    The request of an edit has its prompts, and is that of its target.
+
+    Raises DataError for a folder that the command line has not written, ModelError for a model that
+    is not found here.
     """
     from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 

@@ -55,7 +55,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         "Model": Path(request.model).name,
         **({} if request.strength is None else {"Denoising strength": request.strength}),
         **_upscale_settings(request),
-        **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
+        **({} if request.edited is None else {"Edited from": " -> ".join(request.edited.sources)}),
         **format_files_by_label(request),
         **_inversion_settings(request),
         "Version": f"t2i {__version__}",

@@ -53,11 +53,19 @@ class LineEdit:
 
     source : prompt of the source, which describes the photo where the line has one
     photo_keys : keys of the line that need a photo
+    earlier : prompts of the photo and of edits of it, one upon the other, before the source; None
+        without
     """
 
     source: str
     options: EditOptions
     photo_keys: tuple[str, ...] = ()
+    earlier: tuple[str, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Prompts of all sources, one upon the other; the first describes the photo."""
+        return (*(self.earlier or ()), self.source)
 
 
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:

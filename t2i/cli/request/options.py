@@ -59,7 +59,11 @@ Photo = Annotated[
 ]
 SourceFolder = Annotated[
     Path | None,
-    typer.Option("--source", metavar="FOLDER", help="A photo that `t2i invert` has recorded."),
+    typer.Option(
+        "--source",
+        metavar="FOLDER",
+        help="A photo that `t2i invert` has recorded, or `t2i edit --record`.",
+    ),
 ]
 Invert = Annotated[
     str | None,

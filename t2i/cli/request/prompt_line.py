@@ -17,6 +17,7 @@ from t2i.cli.request.input_files import (
     parse_loras,
 )
 from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion
+from t2i.cli.request.prompt_edits import MAX_PROMPTS
 from t2i.cli.request.request import (
     MAX_PICTURES,
     MAX_SEED,
@@ -96,7 +97,7 @@ class PromptLineSchema(BaseModel):
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     mask: str | None = None
     upscale: str | float | None = None
-    source: str | None = None
+    source: str | list[str] | None = None
     invert: str | None = None
     fit: Literal["crop", "pad", "stretch"] | None = None
     full_size: bool | None = None
@@ -200,15 +201,26 @@ def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
                 'that describes the picture to the "prompt". Give both.'
             )
         return None
-    check_text_length_and_encoding('"source"', keys.source)
+    sources = [keys.source] if isinstance(keys.source, str) else keys.source
+    if not 1 <= len(sources) <= MAX_PROMPTS:
+        raise ArgumentError(
+            f'Got {len(sources)} prompts in "source": expected one, or up to {MAX_PROMPTS} for '
+            "edits one upon the other."
+        )
+    for source in sources:
+        check_text_length_and_encoding('"source"', source)
+    photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
+    if len(sources) > 1:
+        photo_keys += ("source",)
     windows = [
         None if window is None else str(window)
         for window in (keys.cross_replace, keys.self_replace)
     ]
     return LineEdit(
-        source=keys.source,
+        source=sources[-1],
+        earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(_split_files(keys.weight or []), keys.blend or "auto", *windows),
-        photo_keys=tuple(name for name in given if name in PHOTO_KEYS),
+        photo_keys=photo_keys,
     )
 
 

@@ -97,7 +97,7 @@ class Request:
         together: tuple[str, ...] = ()
         if self.edited is not None:
             _check_edited(self.edited, self)
-            together = self.edited.prompts
+            together = (*self.edited.sources, *self.edited.prompts)
             for text in together:
                 check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
@@ -235,6 +235,10 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
         raise ArgumentError(
             f"Picture {edited.picture} of the edited ones is of "
             f"{edited.prompts[edited.picture]!r}, but the prompt is {request.prompt!r}."
+        )
+    if edited.earlier and request.inversion is None:
+        raise ArgumentError(
+            "Got edits of a photo, one upon the other, without the inversion of the photo."
         )
     for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
         if getattr(request, name) is not None and (name != "image" or request.inversion is None):
