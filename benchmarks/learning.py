@@ -28,10 +28,10 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
+from t2i.scenes.layout import paste_sprite, render_background
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import paste_sprite, render_background
-from t2i.scenes.sprites import BACKGROUNDS, list_contrasting_backgrounds, load_sprite
+from t2i.scenes.sprites import BACKGROUND_COLOURS, list_contrasting_backgrounds, load_sprite
 from train.starter_config.request import StarterConfigRequest
 from train.starter_config.starter_config import write_starter_config
 
@@ -80,7 +80,7 @@ def compose(seed: int, count: int) -> list[tuple[Image.Image, str]]:
     made = []
     for number in range(count):
         background = behind[order[number % len(behind)]]
-        pixels = render_background(BACKGROUNDS[background], 0, "down", SIZE)
+        pixels = render_background(BACKGROUND_COLOURS[background], 0, "down", SIZE)
         side = float(rng.uniform(0.5, 0.8))
         centre = (
             float(rng.uniform(side / 2, 1 - side / 2)),
@@ -169,7 +169,7 @@ def draw(model: Path | None, folder: Path, wanted: dict[str, int]) -> dict[str, 
 
 
 def features(seen: list[Recognition]) -> NDArray[np.float64]:
-    return np.stack([one.features for one in seen]).astype(np.float64)
+    return np.stack([one.mean_features for one in seen]).astype(np.float64)
 
 
 def nearest(

@@ -63,7 +63,7 @@ DIAGRAMS: dict[str, tuple[Stage, ...]] = {
         ),
         Stage("train/batches/batch_order.py", "seed, step, slot -> which picture", "an index"),
         Stage("train/data/transforms.py", "scales, crops, mirrors", "TrainingExample"),
-        Stage("train/batches/batch.py", "puts samples together", "Batch (B, C, H, W)"),
+        Stage("train/batches/micro_batch.py", "puts samples together", "MicroBatch (B, C, H, W)"),
         Stage("train/targets/denoising.py", "noises, predicts, compares", "a loss for each row"),
         Stage("train/step.py", "backward pass, clipping, optimizer", "new weights"),
         Stage("train/loop.py", "checkpoints, validation, sample sheets, export"),

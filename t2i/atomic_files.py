@@ -17,7 +17,7 @@ NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EA
 _numbers = itertools.count()
 
 
-class NameTaken(OutputError):
+class NameTakenError(OutputError):
     """OutputError for a name that is in use; the existing file is not replaced."""
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_new_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically under a name that is not in use; NameTaken otherwise.
+    """Write a file atomically under a name that is not in use; NameTakenError otherwise.
 
     Checking and placing are one atomic operation: of two writers at once one is refused.
     """
@@ -60,7 +60,8 @@ def write_new_file_group(
     name_groups : groups of equally many paths, in one folder; `write` is given temporary files
         with the names of the first group
 
-    Raises NameTaken if no group is free, OutputError if the disk refuses; then nothing is left.
+    Raises NameTakenError if no group is free, OutputError if the disk refuses; then nothing is
+    left.
     """
     name_groups = iter(name_groups)
     first_names = next(name_groups)
@@ -76,7 +77,7 @@ def write_new_file_group(
             if link_file_group(files, names):
                 flush_to_disk(names[0].parent)
                 return names
-        raise NameTaken(
+        raise NameTakenError(
             next((path for path in first_names if os.path.lexists(path)), first_names[0])
         )
     except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from t2i.atomic_files import (
-    NameTaken,
+    NameTakenError,
     build_temporary_path,
     build_write_error,
     flush_to_disk,
@@ -58,8 +58,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 def atomic_new_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or folder; when the context ends it becomes `final`.
 
-    Raises NameTaken where anything but an empty folder has that name; checking and placing are one
-    atomic operation.
+    Raises NameTakenError where anything but an empty folder has that name; checking and placing are
+    one atomic operation.
     """
     temporary = build_temporary_path(final)
     lock = None
@@ -75,7 +75,7 @@ def atomic_new_path(final: Path) -> Iterator[Path]:
         flush_to_disk(final.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
-            raise NameTaken(final) from None
+            raise NameTakenError(final) from None
         raise build_write_error(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError, T2IError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, add_exif_fields, build_exif_block
-from t2i.safe_reading import PICTURE, open_untrusted
+from t2i.safe_reading import PICTURE_KIND, open_untrusted
 from t2i.terminal import plural
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -68,7 +68,7 @@ def opening_picture_as_stored(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with (
-            open_untrusted(path, PICTURE) as file,
+            open_untrusted(path, PICTURE_KIND) as file,
             Image.open(file, formats=sorted(set(FORMATS.values()))) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
@@ -100,7 +100,7 @@ def build_too_large_error(name: object, found: str) -> DataError:
 
 def describe_file_type(path: Path) -> str:
     """Return a description of a file's type, by its first bytes."""
-    with open_untrusted(path, PICTURE) as file:
+    with open_untrusted(path, PICTURE_KIND) as file:
         start = file.read(16)
     if not start:
         return "empty"

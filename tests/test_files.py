@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from t2i.atomic_files import (
-    NameTaken,
+    NameTakenError,
     check_name_lengths,
     write_atomically,
     write_new_file,
@@ -59,7 +59,7 @@ def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path) -> Non
         )
 
     for number, ends in enumerate(race(100, [writer("one"), writer("other")])):
-        assert sorted(isinstance(end, NameTaken) for end in ends) == [False, True]
+        assert sorted(isinstance(end, NameTakenError) for end in ends) == [False, True]
         won = ("one", "other")[ends.index(None)]
         assert (tmp_path / f"{number}.txt").read_text() == won
     assert len(os.listdir(tmp_path)) == 100
@@ -70,7 +70,7 @@ def _write(folder: str, mark: str, gate: "multiprocessing.synchronize.Barrier") 
         gate.wait(60)
         try:
             write_new_file(Path(folder) / f"{number}", lambda path: path.write_text(mark))
-        except NameTaken:
+        except NameTakenError:
             continue
         Path(folder, f"{number}-{mark}").touch()
 
@@ -124,7 +124,7 @@ def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
 def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("mine")
     family = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
-    with pytest.raises(NameTaken, match=r"b exists and is not replaced: remove it, or choose"):
+    with pytest.raises(NameTakenError, match=r"b exists and is not replaced: remove it, or choose"):
         write_new_file_group([family], lambda paths: [path.write_text("new") for path in paths])
     assert os.listdir(tmp_path) == ["b"]
     assert (tmp_path / "b").read_text() == "mine"
@@ -132,9 +132,9 @@ def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Pa
 
 def test_a_link_that_leads_nowhere_is_not_replaced_either(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("nowhere")
-    with pytest.raises(NameTaken):
+    with pytest.raises(NameTakenError):
         write_new_file(tmp_path / "a.png", lambda path: path.write_text("new"))
-    with pytest.raises(NameTaken):
+    with pytest.raises(NameTakenError):
         OutputFileNames(tmp_path / "a.png", "a cat", 1)
 
 

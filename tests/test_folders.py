@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2i import atomic_folders as folders
-from t2i.atomic_files import NameTaken
+from t2i.atomic_files import NameTakenError
 from t2i.atomic_folders import atomic_folder, atomic_new_path, recover_all_folders, recover_folder
 from t2i.errors import OutputError
 from tests.test_files import race
@@ -165,7 +165,7 @@ def test_of_two_who_write_one_name_at_once_one_is_refused(tmp_path: Path, kind: 
         return write
 
     for number, ends in enumerate(race(50, [writer("one"), writer("other")])):  # type: ignore[list-item]
-        assert sorted(isinstance(end, NameTaken) for end in ends) == [False, True]
+        assert sorted(isinstance(end, NameTakenError) for end in ends) == [False, True]
         place = tmp_path / f"{number}"
         won = ("one", "other")[ends.index(None)]
         assert (place / "said" if kind == "folder" else place).read_text() == won
@@ -176,12 +176,15 @@ def test_a_folder_with_anything_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     with (
-        pytest.raises(NameTaken, match="model exists and is not replaced"),
+        pytest.raises(NameTakenError, match="model exists and is not replaced"),
         atomic_new_path(tmp_path / "model") as new,
     ):
         new.mkdir()
     (tmp_path / "note").write_text("mine")
-    with pytest.raises(NameTaken, match="note exists"), atomic_new_path(tmp_path / "note") as new:
+    with (
+        pytest.raises(NameTakenError, match="note exists"),
+        atomic_new_path(tmp_path / "note") as new,
+    ):
         new.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["model", "note"]
     assert os.listdir(tmp_path / "model") == ["mine"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from t2i.atomic_folders import atomic_folder, recover_all_folders
 from t2i.errors import TrainingError
-from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import plural
 from train.optim.optimizer import BASE_RATE_KEY
@@ -121,7 +121,7 @@ def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
     for path in recover_and_list_checkpoints(folder):
         try:
             facts: dict[str, Any] = parse_json(
-                read_bounded(path / "facts.json", RUN.max_bytes), lenient=True
+                read_bounded(path / "facts.json", RUN_FILE_KIND.max_bytes), lenient=True
             )
         except (OSError, ValueError):
             continue
@@ -132,7 +132,7 @@ def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
 def find_checkpoint_defect(path: Path) -> str | None:
     """Return the defect of a checkpoint folder as text, or None for a complete one."""
     try:
-        digests = parse_json(read_bounded(path / MANIFEST, RUN.max_bytes))
+        digests = parse_json(read_bounded(path / MANIFEST, RUN_FILE_KIND.max_bytes))
         for name, noted in digests.items():
             if compute_file_digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
@@ -149,7 +149,7 @@ def read_checkpoint(path: Path) -> CheckpointState:
     Raises TrainingError where it cannot be read.
     """
     try:
-        facts = parse_json(read_bounded(path / "facts.json", RUN.max_bytes), lenient=True)
+        facts = parse_json(read_bounded(path / "facts.json", RUN_FILE_KIND.max_bytes), lenient=True)
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error

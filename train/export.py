@@ -14,7 +14,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
-from t2i.safe_reading import MODEL_CONFIG, read_json
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 from train.objective.objective import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _let_others_read(folder: Path) -> None:
 
 def _rewrite_config(path: Path, **settings: Any) -> None:
     """Set keys of a part's config.json, and drop those that its own class warns of."""
-    config = read_json(path, MODEL_CONFIG, lenient=True) | settings
+    config = read_json(path, MODEL_CONFIG_KIND, lenient=True) | settings
     config.pop("_name_or_path", None)  # a folder of this machine
     if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by the class, yet no argument of it

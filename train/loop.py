@@ -19,8 +19,8 @@ from t2i.pictures import save_picture
 from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import plural
 from train import checkpoint
-from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches
 from train.checkpoint_state import collect_checkpoint_state, restore_checkpoint_state
 from train.config.run_config import RunConfig
 from train.model_notes import build_model_notes
@@ -158,7 +158,7 @@ class TrainingRun:
     def _run_steps(
         self,
         steps: range,
-        reader: Iterator[Batch],
+        reader: Iterator[MicroBatch],
         loggers: list[TrainingLogger],
         stop: StopRequest,
     ) -> bool:
@@ -251,7 +251,7 @@ class TrainingRun:
             logger.print_line(f"resumed after step {self.steps_done}")
         return logger
 
-    def step(self, micro_batches: list[Batch]) -> StepMetrics:
+    def step(self, micro_batches: list[MicroBatch]) -> StepMetrics:
         """Make one optimizer step over the micro-batches of this process."""
         result = self.stepper.step(self.steps_done, micro_batches)
         self.steps_done += 1
@@ -283,7 +283,7 @@ class TrainingRun:
     def _on_main(self, action: Callable[[], object]) -> None:
         run_on_main(self.accelerator, action)
 
-    def load_first_batch(self, pictures: int) -> Batch:
+    def load_first_batch(self, pictures: int) -> MicroBatch:
         """Load the first batch of the data, of at most `pictures` rows, onto the device."""
         order = BatchOrder(
             self.data.list_batch_groups(), min(pictures, len(self.data)), self.order.seed

@@ -21,8 +21,8 @@ from t2i.atomic_files import write_atomically
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
-from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches
 from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import TrainingTarget
 
@@ -110,7 +110,7 @@ class NonFiniteStepReport:
 
 
 def gather_example_reports(
-    accelerator: Accelerator, target: TrainingTarget, pieces: Sequence[Batch], losses: Tensor
+    accelerator: Accelerator, target: TrainingTarget, pieces: Sequence[MicroBatch], losses: Tensor
 ) -> list[ExampleReport]:
     """Gather a report of each training example of a step from all processes, in the order of the
     global batch.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from t2i.atomic_files import NameTaken
+from t2i.atomic_files import NameTakenError
 from t2i.atomic_folders import atomic_new_path
 from t2i.errors import ArgumentError
-from t2i.safe_reading import RUN, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, read_bounded
 from train.config.run_config import RunConfig
 from train.loop import SCALE_PICTURES, TrainingRun
 from train.model_notes import build_model_notes
@@ -38,15 +38,15 @@ def export_posthoc_model(
 ) -> PosthocModel:
     """Export a run's model with the post-hoc EMA of a length after a step, the last by default.
 
-    Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTaken for an
-    existing folder.
+    Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTakenError for
+    an existing folder.
     """
     config = read_run_config(run)
     found = list_snapshots(run / SNAPSHOT_FOLDER)
     wanted = AverageProfile(length, step if step is not None else found[-1].step if found else 0)
     folder = out or run / f"model-length-{length:g}-step-{wanted.step}"
     if os.path.lexists(folder):
-        raise NameTaken(folder)
+        raise NameTakenError(folder)
     average, error = reconstruct_average(found, wanted)
 
     with open_accelerator(config.train, config.optimizer.name) as accelerator:
@@ -68,7 +68,9 @@ def read_run_config(run: Path) -> RunConfig:
     Raises ArgumentError for a folder that is not a run's.
     """
     try:
-        return RunConfig.model_validate_json(read_bounded(run / "config.json", RUN.max_bytes))
+        return RunConfig.model_validate_json(
+            read_bounded(run / "config.json", RUN_FILE_KIND.max_bytes)
+        )
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise ArgumentError(

@@ -20,13 +20,20 @@ from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
-from t2i.safe_reading import RUN, FileKind, parse_json, read_bounded, read_json, read_text
+from t2i.safe_reading import (
+    RUN_FILE_KIND,
+    UntrustedFileKind,
+    parse_json,
+    read_bounded,
+    read_json,
+    read_text,
+)
 from t2i.terminal import plural, print_note
 from train.export import export_vae
 from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 
-PROSE = FileKind("text", 4_000_000)
+PROSE_KIND = UntrustedFileKind("text", 4_000_000)
 CARD = """# The embedded model of t2i
 
 {prose}
@@ -95,9 +102,11 @@ def read_final_model_notes(run: Path) -> dict[str, Any]:
     """Read the t2i.json of a run's final model. Raises TrainingError for an unfinished run."""
     try:
         notes: dict[str, Any] = parse_json(
-            read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN.max_bytes)
+            read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN_FILE_KIND.max_bytes)
         )
-        asked = parse_json(read_bounded(run / "config.json", RUN.max_bytes))["train"]["steps"]
+        asked = parse_json(read_bounded(run / "config.json", RUN_FILE_KIND.max_bytes))["train"][
+            "steps"
+        ]
     except FileNotFoundError as error:
         raise TrainingError(
             f"No finished model in {run} ({error.filename} is missing): train it to its last step."
@@ -121,19 +130,23 @@ def list_earlier_runs(run: Path) -> list[Path]:
 def list_inherited_stages(runs: list[Path]) -> list[str]:
     """List the training stages of published models whose parts these runs started from."""
     models = dict.fromkeys(part.parent for run in runs for part in list_initial_weight_folders(run))
-    found = [read_json(path, RUN) for one in models if (path := one / NOTES_FILE).is_file()]
+    found = [
+        read_json(path, RUN_FILE_KIND) for one in models if (path := one / NOTES_FILE).is_file()
+    ]
     return [line for notes in found for line in notes.get("stages", ())]
 
 
 def list_initial_weight_folders(run: Path) -> list[Path]:
     """List the folders of trained weights (VAE, UNet, text encoder) that a run started from."""
-    target = read_json(run / "config.json", RUN)["target"]
+    target = read_json(run / "config.json", RUN_FILE_KIND)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
     """Read the steps and losses of a `log.jsonl`."""
-    lines = [parse_json(line) for line in read_text(log, RUN("log")).splitlines()]
+    lines = [
+        parse_json(line) for line in read_text(log, RUN_FILE_KIND.with_noun("log")).splitlines()
+    ]
     return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 
 
@@ -190,7 +203,7 @@ def format_stage_line(run: Path) -> str:
     """Describe a run in one line of a model card: what it trained, its steps and batch size, its
     last loss.
     """
-    config = read_json(run / "config.json", RUN)
+    config = read_json(run / "config.json", RUN_FILE_KIND)
     steps, loss = read_losses(run / "log.jsonl")[-1]
     train, target = config["train"], config["target"]
     what = target["kind"]
@@ -213,7 +226,7 @@ def main() -> None:
     parser.add_argument("--prose", type=Path, help="Markdown that the card opens with")
     parser.add_argument("--vae", type=Path, help="an autoencoder with a further trained decoder")
     given = parser.parse_args()
-    prose = read_text(given.prose, PROSE) if given.prose else ""
+    prose = read_text(given.prose, PROSE_KIND) if given.prose else ""
     try:
         publish_run(given.run, given.folder, prose, given.vae)
     except T2IError as error:

@@ -15,8 +15,12 @@ from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import DataError, OutputError, TrainingError
 from t2i.randomness import derive_seed
 from t2i.terminal import plural
-from train.batches.batch import Batch
-from train.batches.micro_batches import SAVE_MEMORY_HINT, is_lost_process_error, split_batch
+from train.batches.micro_batch import MicroBatch
+from train.batches.micro_batch_splitting import (
+    SAVE_MEMORY_HINT,
+    is_lost_process_error,
+    split_micro_batch,
+)
 from train.loop_config import LoopConfig
 from train.nonfinite_step_report import (
     REPORT_FOLDER,
@@ -27,7 +31,7 @@ from train.nonfinite_step_report import (
     gather_example_reports,
     list_nonfinite_gradients,
 )
-from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
+from train.optim.learning_rate import LearningRateScheduleConfig, compute_learning_rate_factor
 from train.optim.optimizer import OptimizerConfig, build_optimizer, set_learning_rates
 from train.parallel.fsdp import (
     is_module_sharded,
@@ -48,7 +52,7 @@ class StepSettings:
     seed: int
     loop: LoopConfig
     optimizer: OptimizerConfig
-    rate: LearningRateConfig
+    rate: LearningRateScheduleConfig
 
 
 @dataclass(slots=True)
@@ -115,7 +119,7 @@ class TrainingStepper:
         """Restore the number of skipped steps and of rows computed at a time from `state_dict`."""
         self.skipped, self.rows = state.get("skipped") or 0, state.get("rows")
 
-    def step(self, number: int, micro_batches: list[Batch]) -> StepMetrics:
+    def step(self, number: int, micro_batches: list[MicroBatch]) -> StepMetrics:
         """Make optimizer step `number`, the first being 0, over the micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimizer unchanged.
@@ -153,7 +157,9 @@ class TrainingStepper:
 
     # computing the gradient of a batch in pieces that fit into memory
 
-    def _gradient(self, number: int, micro_batches: list[Batch]) -> tuple[list[Batch], Tensor]:
+    def _gradient(
+        self, number: int, micro_batches: list[MicroBatch]
+    ) -> tuple[list[MicroBatch], Tensor]:
         """Compute the gradient; return its pieces and the loss of each row of this process, (B,).
 
         Every process makes the same attempts. Once the exchange of gradients has begun no process
@@ -161,7 +167,9 @@ class TrainingStepper:
         """
         exchanged = self.accelerator.num_processes > 1
         while True:
-            pieces = [piece for batch in micro_batches for piece in split_batch(batch, self.rows)]
+            pieces = [
+                piece for batch in micro_batches for piece in split_micro_batch(batch, self.rows)
+            ]
             kind = batch_memory_key(pieces)
             if exchanged and self._can_fall_back and kind not in self._fitting:
                 alone = self._attempt(number, pieces, exchange=False)
@@ -185,7 +193,7 @@ class TrainingStepper:
             self._halve(pieces)
 
     def _attempt(
-        self, number: int, pieces: Sequence[Batch], *, exchange: bool = True
+        self, number: int, pieces: Sequence[MicroBatch], *, exchange: bool = True
     ) -> Tensor | None:
         """Return the losses; None, without a gradient, where memory did not suffice."""
         try:
@@ -203,7 +211,9 @@ class TrainingStepper:
         clear_device_cache(garbage_collection=True)
         return None
 
-    def _accumulate(self, number: int, pieces: Sequence[Batch], *, exchange: bool = True) -> Tensor:
+    def _accumulate(
+        self, number: int, pieces: Sequence[MicroBatch], *, exchange: bool = True
+    ) -> Tensor:
         """Compute the gradient of the mean loss; return the loss of each row, (B,).
 
         exchange : average gradients over the processes, with the last piece
@@ -220,7 +230,7 @@ class TrainingStepper:
             losses.append(loss_B.detach())
         return torch.cat(losses)
 
-    def _halve(self, pieces: Sequence[Batch]) -> None:
+    def _halve(self, pieces: Sequence[MicroBatch]) -> None:
         rows = count_largest_micro_batch_rows(pieces)
         if rows == 1:
             raise TrainingError(f"Out of memory with a single row at a time. {SAVE_MEMORY_HINT}")
@@ -262,7 +272,7 @@ class TrainingStepper:
         return math.isfinite(result.loss) and scaler.get_scale() >= SMALLEST_SCALE
 
     def _skip(
-        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
+        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[MicroBatch]
     ) -> None:
         """Skip a bad step, on all processes. Raises TooManyNonFiniteStepsError after too many."""
         bad, details = self._report(number, result, loss_B, pieces)
@@ -286,7 +296,7 @@ class TrainingStepper:
         )
 
     def _report(
-        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[Batch]
+        self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[MicroBatch]
     ) -> tuple[NonFiniteStepReport, str]:
         """Write a report of a bad step; return it with a sentence that says where it is."""
         scaler = self.accelerator.scaler
@@ -308,12 +318,12 @@ class TrainingStepper:
         return bad, f"More is in {self.out / REPORT_FOLDER}."
 
 
-def count_largest_micro_batch_rows(pieces: Sequence[Batch]) -> int:
+def count_largest_micro_batch_rows(pieces: Sequence[MicroBatch]) -> int:
     """Return the number of rows of the largest micro-batch."""
     return max(len(piece.slots) for piece in pieces)
 
 
-def batch_memory_key(pieces: Sequence[Batch]) -> tuple[int, ...]:
+def batch_memory_key(pieces: Sequence[MicroBatch]) -> tuple[int, ...]:
     """Return a key of how much memory a batch needs: rows and shape of its largest micro-batch."""
     first = pieces[0]
     shape = first.pixels_BCHW if first.moments_BCHW is None else first.moments_BCHW

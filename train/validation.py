@@ -22,8 +22,8 @@ from t2i.data.training_example import TrainingExample
 from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.scenes import Scenes
-from train.batches.batch import collate_examples
 from train.batches.batch_order import ScheduledExample
+from train.batches.micro_batch import collate_examples
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.registry import DataConfig

@@ -36,7 +36,7 @@ from t2i.denoiser.loading.trial_pass import (
 )
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, read_text
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_text
 
 LOADERS = {
     STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
@@ -110,7 +110,7 @@ class CheckedPipeline(DiffusionPipeline):
                 check_tokens_have_embeddings(place / part, kwargs[part], pipe.components[encoder])
         check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
         if (place / NOTES_FILE).is_file():
-            pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG)
+            pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG_KIND)
             parse_sampling_defaults(pipe.notes, place / NOTES_FILE)
             if "unet" not in kwargs:
                 store_notes_on_unet(pipe.components["unet"], pipe.notes)

@@ -4,7 +4,6 @@ B batch rows (here: images), T text tokens, D text width, C channels, H W latent
 Y X image size.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,8 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from pipelines.base.diffusers_layout import (
+    OPTIONAL_COMPONENTS,
+    build_model_index,
+    check_no_safety_checker,
+    collect_components,
+)
 from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
+from pipelines.base.sampling_defaults import SamplingDefaultsMixin
 from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
@@ -41,24 +47,15 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed_guidance import list_perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
-from t2i.denoiser.families import sd, sdxl
+from t2i.denoiser.families import sd
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
 from t2i.denoiser.perturbed_attention import wrap_perturbed_denoiser
 from t2i.denoiser.predicted_original import compute_x0_coefficients
-from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 from t2i.denoiser.timesteps import set_timesteps
-from t2i.errors import ArgumentError
 
-OPTIONAL = [
-    "text_encoder_2",
-    "tokenizer_2",
-    "image_encoder",
-    "feature_extractor",
-    "safety_checker",
-]
 OFFLOAD_SEQUENCE = "text_encoder->text_encoder_2->image_encoder->unet->vae"
 """Order in which the parts are used, for CPU offloading."""
 OutputOrTuple = PipelineOutput | tuple[Any, None]
@@ -68,6 +65,7 @@ StartBuilder = Callable[[Tensor, int], RunStart]
 
 class Pipeline(
     CallStateMixin,
+    SamplingDefaultsMixin,
     CheckedPipeline,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
@@ -81,10 +79,8 @@ class Pipeline(
     """
 
     kinds: ClassVar[tuple[str, ...]] = (STABLE_DIFFUSION, SDXL)
-    sdxl_guidance: ClassVar[float] = 5.0
-    """Default of diffusers' SDXL pipelines; for other models it is that of CallArguments."""
     model_cpu_offload_seq = OFFLOAD_SEQUENCE  # type: ignore[assignment]  # None there
-    _optional_components = OPTIONAL
+    _optional_components = OPTIONAL_COMPONENTS
 
     def __init__(
         self,
@@ -107,7 +103,7 @@ class Pipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=None if scheduler is None else sd.correct_scheduler(scheduler),
+            scheduler=None if scheduler is None else sd.correct_scheduler_config(scheduler),
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             image_encoder=image_encoder,
@@ -115,7 +111,7 @@ class Pipeline(
         )
         if text_encoder_2 is not None:
             if text_encoder is None:  # the refiner
-                self._optional_components = [*OPTIONAL, "text_encoder", "tokenizer"]
+                self._optional_components = [*OPTIONAL_COMPONENTS, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
         self.notes = read_notes_from_unet(unet)
@@ -127,26 +123,11 @@ class Pipeline(
 
     @property
     def components(self) -> dict[str, Any]:
-        """Components for another pipeline, ours or diffusers', around the same weights.
+        """Components by name, for another pipeline, ours or diffusers', around the same weights.
 
         They are those of a StableDiffusionPipeline or of a StableDiffusionXLPipeline.
         """
-        names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler", *OPTIONAL]
-        parts = {name: getattr(self, name) for name in names if name != "safety_checker"}
-        if self.text_encoder_2 is None and self._is_clip:
-            del parts["text_encoder_2"], parts["tokenizer_2"]
-            parts["safety_checker"] = None
-        return parts
-
-    @property
-    def _is_clip(self) -> bool:
-        """True if a StableDiffusionPipeline encodes prompts as this pipeline does: with CLIP's text
-        encoder.
-
-        With every other encoder it would let the denoiser attend to the padding.
-        """
-        encoder = self.text_encoder
-        return encoder is None or encoder.config.model_type == "clip_text_model"
+        return collect_components(self)
 
     @property
     def _callback_tensor_inputs(self) -> list[str]:
@@ -156,46 +137,7 @@ class Pipeline(
 
     def to_json_string(self) -> str:
         """Return the model index, with the class name of diffusers' pipeline of the same parts."""
-        index = json.loads(super().to_json_string())
-        absent = ("safety_checker", "feature_extractor", "image_encoder")
-        if not self._is_clip:
-            index["_class_name"] = "TextToImagePipeline"
-        elif self.text_encoder_2 is None:
-            index = {name: value for name, value in index.items() if not name.endswith("_2")}
-            index |= {name: index.get(name) or [None, None] for name in absent}
-            index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
-        else:
-            index["_class_name"] = "StableDiffusionXLPipeline"
-            if sdxl.has_aesthetic_score(self.unet, self.text_encoder_2.config.projection_dim):
-                index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
-                index["requires_aesthetics_score"] = True
-        return json.dumps(index, indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
-        """Return steps and guidance scale for models without own defaults: diffusers' defaults."""
-        scale = cls.sdxl_guidance if is_sdxl else CallArguments.guidance_scale
-        return {"num_inference_steps": CallArguments.num_inference_steps, "guidance_scale": scale}
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
-        fallback."""
-        return parse_sampling_defaults(self.notes).override_arguments(
-            self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
-        )
-
-    def steps_or_default(self, num_inference_steps: int | None) -> int:
-        """Return the given number of steps, or the model's own for None."""
-        if num_inference_steps is None:
-            return int(self.defaults["num_inference_steps"])
-        return num_inference_steps
-
-    def guidance_scale_or_default(self, guidance_scale: float | None) -> float:
-        """Return the given guidance scale, or the model's own for None."""
-        if guidance_scale is None:
-            return float(self.defaults["guidance_scale"])
-        return guidance_scale
+        return build_model_index(self, super().to_json_string())
 
     def generate(self, call: CallArguments, start: StartBuilder) -> OutputOrTuple:
         """Run a call: encode the prompts, build the starting latents, sample, decode."""
@@ -399,14 +341,3 @@ def compute_run_x0_coefficients(
     factors = compute_x0_coefficients(scheduler)
     factors = factors[: len(factors) - remaining]
     return factors[-run.num_steps :]
-
-
-def check_no_safety_checker(safety_checker: object) -> None:
-    """Raise ArgumentError for a safety checker, which this pipeline would never run."""
-    if safety_checker is not None:
-        raise ArgumentError(
-            f"Got a {type(safety_checker).__name__} as safety_checker, and this pipeline runs "
-            "none: nothing would be checked. To keep it use StableDiffusionPipeline of "
-            "diffusers; to do without give safety_checker=None, as in "
-            "from_pipe(pipe, safety_checker=None)."
-        )

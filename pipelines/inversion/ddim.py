@@ -78,6 +78,13 @@ class NegativePrompt(Direct):
         if self.prox != "none":
             Proximal(1.0, quantile=self.quantile, norm=self.prox)
 
+    def find_path(self, run: SourceRun) -> SourcePath:
+        """Return the path of DDIM inversion, to which the source is pinned; guidance between equal
+        texts does not change the source.
+        """
+        steps, latents = build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations)
+        return SourcePath(steps, latents, source_is_guided=False)
+
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the source's prompt as negative prompt, and proximal guidance if wanted."""
         guidance = (

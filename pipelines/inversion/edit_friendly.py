@@ -96,6 +96,7 @@ class Turbo:
             build_ddim_path_steps(levels, eta=1.0),
             [*latents, run.clean_1CHW],
             has_residuals=True,
+            source_is_guided=False,
             max_last_residual=self.max_last_residual,
         )
 

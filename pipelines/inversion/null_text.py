@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines.inversion.ddim import check_iterations, invert_ddim
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import PathScheduler, apply_step
+from pipelines.inversion.path_scheduler import apply_step
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
@@ -48,21 +48,18 @@ class NullText:
             )
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the replay of the path under guidance, with an embedding for each step."""
+        """Return the path of DDIM inversion, whose replay under guidance is recorded while an
+        embedding is optimised for each step.
+        """
         latents, steps = invert_ddim(run, self.iterations), build_ddim_path_steps(run.levels)
         optimisation = UncondOptimisation(self, steps, latents)
-        run.draw(
-            PathScheduler(run.scheduler, steps),
-            latents[0],
-            guided=True,
+        return SourcePath(
+            steps,
+            latents,
+            pinned=False,
+            uncond_embeddings=optimisation.embeddings,
             step_callbacks=[optimisation],
         )
-        if not optimisation.embeddings:
-            raise ArgumentError(
-                "null-text optimises the unconditional embedding, and this run computes none: "
-                "give a guidance scale above 1, or choose the method direct."
-            )
-        return SourcePath(steps, latents, pinned=False, uncond_embeddings=optimisation.embeddings)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return no settings: the edits keep theirs."""
@@ -82,8 +79,17 @@ class UncondOptimisation:
         self.embeddings: list[Tensor] = []
 
     def before_pass(self, run: RunState) -> None:
-        """Replace the unconditional embedding of this step by the optimised one."""
+        """Replace the unconditional embedding of this step by the optimised one.
+
+        A step without guidance keeps its own. Raises ArgumentError for a run without guidance.
+        """
+        if UNCOND not in run.conditioning.branches:
+            raise ArgumentError(
+                "null-text optimises the unconditional embedding, and this run computes none: "
+                "give a guidance scale above 1, or choose the method direct."
+            )
         if UNCOND not in run.pass_conditioning.branches:
+            self.embeddings.append(run.conditioning.select_branches((UNCOND,)).text_BTD)
             return
         uncond_1TD = self.optimise(run)
         self.embeddings.append(uncond_1TD)

@@ -102,6 +102,7 @@ class PinnedScheduler(PathScheduler):
     own step misses them.
 
     residual_1CHW : of the last step, path minus own step; None before the first
+    cut_off_1CHW : what `max_last_residual` cut off the run's last residual; None before that
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class PinnedScheduler(PathScheduler):
         self.latents = latents
         self.max_last_residual = max_last_residual
         self.residual_1CHW: Tensor | None = None
+        self.cut_off_1CHW: Tensor | None = None
 
     def step(
         self,
@@ -131,7 +133,9 @@ class PinnedScheduler(PathScheduler):
         is_last = self.index == len(self.steps) - 1
         if is_last and self.max_last_residual is not None:
             norm = float(residual_1CHW.norm())
-            residual_1CHW = residual_1CHW * min(1.0, self.max_last_residual / max(norm, 1e-12))
+            whole_1CHW = residual_1CHW
+            residual_1CHW = whole_1CHW * min(1.0, self.max_last_residual / max(norm, 1e-12))
+            self.cut_off_1CHW = whole_1CHW - residual_1CHW
         self.residual_1CHW = residual_1CHW
         self.previous_BCHW = sample
         self.index += 1

@@ -3,7 +3,6 @@
 C channels, H W latent size.
 """
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from pipelines.inversion.noise_levels import NoiseLevels
 from pipelines.inversion.path import SourcePath
-from t2i.conditioning.run_state import StepCallback
 from t2i.denoiser.schedulers import Scheduler
 
 
@@ -40,7 +38,6 @@ class SourceRun(Protocol):
         latents_1CHW: Tensor,
         *,
         guided: bool,
-        step_callbacks: Sequence[StepCallback] = (),
     ) -> Tensor:
         """Run the sampling loop with this scheduler from these latents; return the last ones.
 

@@ -156,13 +156,13 @@ def choose_edits(
             chosen.append(Reweight(source=0, target=target, weights=weights, steps=steps))
         layout = SelfReplace(target=target, steps=choice.self_replace, max_positions=max_positions)
         chosen.append(layout)
-        edits += [edit for edit in chosen if covers_any_step(edit, num_steps)]
+        edits += [edit for edit in chosen if acts_at_any_step(edit, num_steps)]
         if choice.blend is not None:
             edits.append(LocalBlend(target=target, words=choice.blend))
     return edits
 
 
-def covers_any_step(edit: Edit, num_steps: int) -> bool:
+def acts_at_any_step(edit: Edit, num_steps: int) -> bool:
     """Return True if any step lies in the edit's window; warn where none does unexpectedly."""
     if any(edit.acts_at_step(step, num_steps) for step in range(num_steps)):
         return True

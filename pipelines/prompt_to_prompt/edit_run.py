@@ -17,7 +17,7 @@ from pipelines.prompt_to_prompt.recorded_source import (
 )
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import RunSettings, reuse_recorded_settings
+from pipelines.run.run_facts import SourceRunSettings, reuse_recorded_settings
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
@@ -58,7 +58,7 @@ def build_edit_run_inputs(
     pipe: Any,
     source: str | Prompt | RecordedSource,
     target: Prompts,
-    settings: RunSettings,
+    settings: SourceRunSettings,
     noise: NoiseArguments,
 ) -> EditRunInputs:
     """Return prompts, starting noise and settings of a run of source and targets, or of the targets

@@ -6,7 +6,7 @@ B batch rows (here: 1 image), C channels, H W latent size, Y X image size.
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,9 +17,8 @@ from pipelines.images.photo import Photo
 from pipelines.inversion.method_checks import check_method_suits_model, is_few_step_model
 from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
-from pipelines.inversion.null_text import UncondSchedule
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
+from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, widen
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
 from pipelines.prompt_to_prompt.recorded_source import InversionError, RecordedSource
@@ -33,10 +32,9 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import RunSettings
+from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance import Conditional
-from t2i.conditioning.run_state import StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
@@ -91,10 +89,9 @@ class PictureRun:
         latents_1CHW: Tensor,
         *,
         guided: bool,
-        step_callbacks: Sequence[StepCallback] = (),
     ) -> Tensor:
         """Run the sampling loop with this scheduler from these latents; return the last ones."""
-        with self.pipe.overriding_calls(CallOverrides(scheduler, step_callbacks, self.label)):
+        with self.pipe.overriding_calls(CallOverrides(scheduler, progress_label=self.label)):
             drawn = TextToImagePipeline.__call__(
                 self.pipe,
                 prompt=self.prompt,
@@ -120,7 +117,7 @@ def invert_picture(
     photo: Photo,
     prompt: str | Prompt,
     method: InversionMethod,
-    settings: RunSettings,
+    settings: SourceRunSettings,
     generator: torch.Generator,
     options: RecordingOptions,
     notes: Mapping[str, object],
@@ -143,8 +140,8 @@ def invert_picture(
     path = method.find_path(run)
 
     scheduler = build_source_scheduler(pipe, path)
-    arguments = run.arguments_of_run(len(path.steps), not path.pinned or path.has_residuals)
-    callbacks = build_uncond_callbacks(path)
+    guided = path.source_is_guided and (not path.pinned or path.has_residuals)
+    arguments = run.arguments_of_run(len(path.steps), guided)
 
     def extra(step: int) -> dict[str, Tensor]:
         tensors = {}
@@ -159,7 +156,7 @@ def invert_picture(
         return tensors
 
     def finish(recorded: RecordedSource) -> RecordedSource:
-        error = measure_error(replace(run, label="replay"), path, recorded, pixels_13YX)
+        error = measure_error(replace(run, label="replay"), path, scheduler, recorded, pixels_13YX)
         facts = recorded.facts | {"error": asdict(error)}
         reproduction = recorded.pixels.float().cpu().clone()
         return replace(recorded, facts=facts, photo=replace(photo, reproduction=reproduction))
@@ -171,7 +168,7 @@ def invert_picture(
         NoiseArguments(None, generator, path.latents[0].cpu()),
         options,
         PathRecording(
-            overrides=CallOverrides(scheduler, callbacks, "recording"),
+            overrides=CallOverrides(scheduler, path.step_callbacks, "recording"),
             arguments=arguments,
             extra=extra,
             path_steps=path.steps,
@@ -206,26 +203,31 @@ def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
     return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
 
 
-def build_uncond_callbacks(path: SourcePath) -> list[StepCallback]:
-    """Return the callback that sets the path's unconditional embeddings, if it has any."""
-    embeddings = path.uncond_embeddings
-    return [] if embeddings is None else [UncondSchedule(embeddings.__getitem__)]
-
-
 def measure_error(
-    run: PictureRun, path: SourcePath, recorded: RecordedSource, pixels_13YX: Tensor
+    run: PictureRun,
+    path: SourcePath,
+    scheduler: PathScheduler,
+    recorded: RecordedSource,
+    pixels_13YX: Tensor,
 ) -> InversionError:
-    """Return the error of a picture's inversion; warn where the replay is poor."""
+    """Return the error of a picture's inversion; warn where the replay is poor.
+
+    scheduler : of the recorded run. Only for a pinned path without residuals the model draws the
+    source again: other replays are the recorded run, or the path itself but for what was cut off
+    its last residual.
+    """
     decoded = run.pipe.decode_latents(run.clean_1CHW)
     replay: float | None = None
     if not path.pinned:
         replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
-    elif not path.has_residuals or path.max_last_residual is not None:
-        residual_at = recorded.residual_at if path.has_residuals else None
-        scheduler = PathScheduler(run.pipe.scheduler, path.steps, residual_at)
-        latents = run.draw(
-            scheduler, path.latents[0], guided=True, step_callbacks=build_uncond_callbacks(path)
-        )
+    elif not path.has_residuals:
+        again = PathScheduler(run.pipe.scheduler, path.steps)
+        latents = run.draw(again, path.latents[0], guided=path.source_is_guided)
+        replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
+    elif path.max_last_residual is not None:
+        assert isinstance(scheduler, PinnedScheduler)
+        assert scheduler.cut_off_1CHW is not None
+        latents = (widen(path.latents[-1]) - scheduler.cut_off_1CHW).to(path.latents[-1])
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     error = InversionError(replay, peak_signal_to_noise(decoded, pixels_13YX))
     if replay is not None and replay < min(POOR_REPLAY, error.autoencoder - 1):

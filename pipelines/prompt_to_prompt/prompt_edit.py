@@ -28,7 +28,7 @@ from pipelines.prompt_to_prompt.source_recording import RecordingOptions
 from pipelines.prompt_to_prompt.target_recording import check_recordable_edit, record_target
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import RunSettings
+from pipelines.run.run_facts import SourceRunSettings
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
@@ -96,7 +96,7 @@ class PromptEditPipeline(RecordingPipeline):
         """
         argument_checks.check_output_type(output_type)
         argument_checks.check_bool("return_dict", return_dict)
-        settings = RunSettings(
+        settings = SourceRunSettings(
             height=height,
             width=width,
             num_inference_steps=num_inference_steps,
@@ -161,6 +161,7 @@ class PromptEditPipeline(RecordingPipeline):
         budget: int = BUDGET,
         max_positions: int | None = None,
         for_edits: Sequence[Edit] = (),
+        notes: Mapping[str, object] | None = None,
     ) -> RecordedSource:
         """Edit a recorded source, and record the target as the next source: edit upon edit, without
         inverting anything again.
@@ -178,6 +179,7 @@ class PromptEditPipeline(RecordingPipeline):
         ----------
         edits, weights, blend, cross_replace, self_replace : of this edit, as in a call
         folder, budget, max_positions, for_edits : of the recording, as in `remember`
+        notes : JSON data to keep with the target; None for those of the source
         """
         options = RecordingOptions(folder, budget, max_positions, for_edits)
         check_recordable_edit(source, target, options)
@@ -200,7 +202,7 @@ class PromptEditPipeline(RecordingPipeline):
             output_type="latent",
             callback_on_step_end=keep,
         )
-        return record_target(self, source, target, latents, options)
+        return record_target(self, source, target, latents, options, notes)
 
     def _resolve_edits(
         self,
@@ -239,7 +241,7 @@ class PromptEditPipeline(RecordingPipeline):
         width: int | None = None,
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
-        argument_checks.check_positive_integer("num_inference_steps", num_inference_steps)
+        argument_checks.check_count("num_inference_steps", num_inference_steps)
         most = self.find_max_site_size(*find_image_size(self, height, width))
         return choose_edits(prompts, num_inference_steps, options, most)
 

@@ -17,7 +17,9 @@ from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens, RequestedWords, Word
+from t2i.text.alignment import join_text_without_weights
 from t2i.text.prompt import Prompt
+from t2i.text.word_pattern import build_word_pattern
 
 
 @torch.no_grad()
@@ -42,7 +44,7 @@ def read_recorded_heat_maps(
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)
-    probe.check_prompts(tokens)
+    probe.check_prompts_and_words(tokens)
     height, width = source.latents.shape[-2:]
     probe.begin_run(tokens, (height, width))
     sites = source.text_sites
@@ -50,7 +52,7 @@ def read_recorded_heat_maps(
         text = source.prompt_at(step)
         if text != tokens.prompts[0]:
             tokens = PromptTokens((text,), tokenizers, requested)
-            probe.check_prompts(tokens)
+            probe.check_prompts_and_words(tokens)
         one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
         for site in sites:
             recorded = source.recorded_inputs(site.name, step)
@@ -65,13 +67,29 @@ def read_recorded_heat_maps(
     return probe.maps
 
 
-def check_prompt_has_words(
-    pipe: Any, prompt: str | Prompt, words: Sequence[Word], num_steps: int
+def find_absent_words(prompt: str | Prompt, words: Sequence[str], num_steps: int) -> list[str]:
+    """Return the words or phrases that a prompt has at no step of a run."""
+    steps = list_pair_change_steps(prompt, prompt, num_steps)
+    texts = [join_text_without_weights(get_cond_text(prompt, step, num_steps)) for step in steps]
+    patterns = {word: build_word_pattern(word) for word in words}
+    return [
+        word
+        for word, pattern in patterns.items()
+        if not any(pattern.search(text) for text in texts)
+    ]
+
+
+def check_words_can_be_read(
+    pipe: Any, prompt: str | Prompt, words: Sequence[Word | Concept], num_steps: int
 ) -> None:
-    """Raise ArgumentError for a word that a prompt lacks, before its source is recorded."""
-    probe, tokenizers = Probe(tuple(words)), find_prompt_tokenizers(pipe, None)
+    """Raise ArgumentError for a word that a prompt lacks, and for a concept that cannot be encoded,
+    before the source of the prompt is recorded.
+    """
+    concepts = [word for word in words if isinstance(word, Concept)]
+    reader = encode_concepts(pipe, concepts) if concepts else None
+    probe, tokenizers = Probe(tuple(words), concepts=reader), find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     for step in list_pair_change_steps(prompt, prompt, num_steps):
         text = get_cond_text(prompt, step, num_steps)
-        probe.check_prompts(PromptTokens((text,), tokenizers, requested))
+        probe.check_prompts_and_words(PromptTokens((text,), tokenizers, requested))
     requested.check_all_found()

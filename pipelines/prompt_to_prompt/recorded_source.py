@@ -48,7 +48,7 @@ from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.site import Site, site_from_json
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 
@@ -265,7 +265,9 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     folder = Path(folder)
     recover_folder(folder)
     try:
-        manifest = parse_json(read_bounded(folder / MANIFEST, RUN.max_bytes), lenient=True)
+        manifest = parse_json(
+            read_bounded(folder / MANIFEST, RUN_FILE_KIND.max_bytes), lenient=True
+        )
         if manifest["version"] != VERSION:
             raise DataError(
                 f"{folder} has layout {manifest['version']}, this t2i reads {VERSION}: "

@@ -172,7 +172,7 @@ class RecordingEdit(Edit):
         """Return False: recording changes no attention."""
         return False
 
-    def probes(self) -> Sequence[Probe]:
+    def list_probes(self) -> Sequence[Probe]:
         """Return the probe that records queries and keys."""
         return [self.probe]
 

@@ -29,7 +29,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import BUDGET
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
 from pipelines.run.exclusive_access import holding_locks
-from pipelines.run.run_facts import RunSettings
+from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.edits.base.edit import Edit
 from t2i.conditioning.run_state import Guidance
@@ -85,7 +85,7 @@ class RecordingPipeline(TextToImagePipeline):
             list_prompts(source, "")
         noise = NoiseArguments(seed, generator, latents)
         height, width = find_image_size(self, height, width, latents)
-        settings = RunSettings(
+        settings = SourceRunSettings(
             height=height,
             width=width,
             num_inference_steps=self.steps_or_default(num_inference_steps),
@@ -158,7 +158,7 @@ class RecordingPipeline(TextToImagePipeline):
         size = find_image_size(self, height, width)
         sd.latent_size(self.vae, *size)
         method = resolve_method(self, method)
-        settings = RunSettings(
+        settings = SourceRunSettings(
             height=size[0],
             width=size[1],
             num_inference_steps=self.steps_or_default(num_inference_steps),

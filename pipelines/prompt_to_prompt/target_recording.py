@@ -20,7 +20,7 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import Facts, RunSettings, prompt_to_json, restore_settings
+from pipelines.run.run_facts import Facts, SourceRunSettings, prompt_to_json, restore_settings
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -64,6 +64,7 @@ def record_target(
     target: str | Prompt,
     latents: Sequence[Tensor],
     options: RecordingOptions,
+    notes: Mapping[str, object] | None = None,
 ) -> RecordedSource:
     """Return an edit's target as a recorded source of its own.
 
@@ -73,6 +74,7 @@ def record_target(
     target is this prompt again is this image, exactly.
 
     latents : of the target after each step, (1, C, H, W)
+    notes : instead of the source's
     """
     settings = settings_of_target(source, target)
     pinned, overrides = build_latents_pin(pipe, source, latents)
@@ -96,7 +98,7 @@ def record_target(
             extra=extra,
             path_steps=source.path_steps,
             photo=source.photo,
-            facts=facts_of_target(source),
+            facts=facts_of_target(source) | ({} if notes is None else {"notes": dict(notes)}),
             finish=lambda target: replace(
                 target, pixels=source.restore(target.pixels, target.latents)
             ),
@@ -123,7 +125,7 @@ def check_recordable_edit(source: object, target: object, options: RecordingOpti
         )
 
 
-def settings_of_target(source: RecordedSource, target: str | Prompt) -> RunSettings:
+def settings_of_target(source: RecordedSource, target: str | Prompt) -> SourceRunSettings:
     """Return the settings of a source's run, with those that its inversion method derives from
     the prompt derived from the target.
     """

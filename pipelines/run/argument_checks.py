@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError, nearest_hint
 from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
-MOST = 1_000_000
+MAX_COUNT = 1_000_000
 """Upper bound of every count, side and step: tensors have one, unlike Python integers."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -88,10 +88,12 @@ def check_same_embedding_shape(prompt_embeds: Tensor, negative_prompt_embeds: Te
         )
 
 
-def check_positive_integer(name: str, value: int) -> None:
-    """Raise ArgumentError unless the argument is an int from 1 to a million, and not a bool."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ArgumentError(f"Got {name}={value!r:.80}, expected a whole number from 1 on.")
+def check_count(name: str, value: int) -> None:
+    """Raise ArgumentError unless the argument is an int from 1 to MAX_COUNT, and not a bool."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise ArgumentError(
+            f"Got {name}={value!r:.80}, expected a whole number from 1 to {MAX_COUNT:,}."
+        )
 
 
 def check_output_type(output_type: str) -> None:
@@ -154,7 +156,7 @@ def check_size_pair(name: str, value: object) -> None:
 
 def is_whole_number_in_range(value: object) -> bool:
     """Return True for an int, not a bool, of at most a million in magnitude."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_COUNT
 
 
 def check_bool(name: str, value: object) -> None:

@@ -97,7 +97,7 @@ class CallArguments:
         for name in SIZES:
             argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
-        argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
+        argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
         argument_checks.check_prompt_or_embeddings(
             self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds
         )

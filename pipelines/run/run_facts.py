@@ -56,9 +56,9 @@ def check_matches_recorded_run(kept: Facts, here: Facts) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Arguments of a pipeline call that its edits must repeat if the source is recorded; None if
-    not given.
+class SourceRunSettings:
+    """Settings of the run of a source that is recorded, which its edits repeat: arguments of a
+    pipeline call, None if not given.
     """
 
     height: int | None
@@ -120,7 +120,7 @@ def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
 
 
 def reuse_recorded_settings(
-    pipe: Any, kept: Facts, settings: RunSettings, seed: int | None
+    pipe: Any, kept: Facts, settings: SourceRunSettings, seed: int | None
 ) -> dict[str, Any]:
     """Return the settings of a recorded source as call arguments for its edits.
 
@@ -133,14 +133,14 @@ def reuse_recorded_settings(
     return restore_settings(kept).to_arguments()
 
 
-def restore_settings(kept: Facts) -> RunSettings:
+def restore_settings(kept: Facts) -> SourceRunSettings:
     """Return the settings of a recorded run from its facts."""
-    values = {field.name: kept.get(field.name) for field in fields(RunSettings)}
+    values = {field.name: kept.get(field.name) for field in fields(SourceRunSettings)}
     if values["guidance"] is not None:
         values["guidance"] = guidance_from_dict(values["guidance"])
     if values["negative_prompt"] is not None:
         values["negative_prompt"] = prompt_from_json(values["negative_prompt"])
-    return RunSettings(**values)
+    return SourceRunSettings(**values)
 
 
 def short_repr(value: object) -> str:

@@ -193,7 +193,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         decode them.
         """
         call.check(self._callback_tensor_inputs)
-        self.scheduler = unclip.correct_scheduler(vars(self)["scheduler"])
+        self.scheduler = unclip.correct_scheduler_config(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.entering_call(state), translating_out_of_memory():
             needs = self.build_current_guidance().possible_branches

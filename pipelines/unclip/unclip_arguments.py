@@ -46,7 +46,7 @@ class UnclipArguments:
         """
         argument_checks.check_output_type(self.output_type)
         argument_checks.check_guidance_protocol(self.guidance)
-        argument_checks.check_positive_integer("num_images_per_prompt", self.num_images_per_prompt)
+        argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_bool("return_dict", self.return_dict)
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)

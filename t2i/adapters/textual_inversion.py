@@ -12,7 +12,7 @@ from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name, summarize_names
 from t2i.adapters.tensor_files import check_tensors_finite_floats, read_tensors_and_metadata
 from t2i.errors import ArgumentError, ModelError
-from t2i.safe_reading import FileKind, read_bytes
+from t2i.safe_reading import UntrustedFileKind, read_bytes
 from t2i.terminal import plural
 
 ENCODER_BY_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
@@ -20,7 +20,7 @@ UNNAMED_KEY = "emb_params"
 """Key of a learned word whose token is the name of its file."""
 FILE_METADATA = {"format": "pt"}
 MAX_VECTORS = 1024
-PICKLE_KIND = FileKind("embedding", 64_000_000, ModelError)
+PICKLE_KIND = UntrustedFileKind("embedding", 64_000_000, ModelError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,16 @@ import typer
 from t2i import __version__
 from t2i.cli.commands.convert import convert
 from t2i.cli.commands.data import data
-from t2i.cli.commands.edit import EPILOG as EDITS
+from t2i.cli.commands.edit import EPILOG as EDIT_EPILOG
 from t2i.cli.commands.edit import edit
 from t2i.cli.commands.ema import write_post_hoc_ema
 from t2i.cli.commands.env import env
-from t2i.cli.commands.evaluate import EPILOG as EVALUATES
+from t2i.cli.commands.evaluate import EPILOG as EVALUATE_EPILOG
 from t2i.cli.commands.evaluate import evaluate
 from t2i.cli.commands.generate import generate
-from t2i.cli.commands.inspect import EPILOG as INSPECTS
+from t2i.cli.commands.inspect import EPILOG as INSPECT_EPILOG
 from t2i.cli.commands.inspect import inspect_attention
-from t2i.cli.commands.invert import EPILOG as INVERTS
+from t2i.cli.commands.invert import EPILOG as INVERT_EPILOG
 from t2i.cli.commands.invert import record_photo
 from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
@@ -47,7 +47,7 @@ from t2i.terminal import (
     show_warnings_on_one_line,
 )
 
-EXIT_CODES = (
+EXIT_CODES_HELP = (
     "Exit codes: 0 done, 1 failed, 2 an argument or config key cannot be used, "
     "3 the model is unknown, incomplete or corrupt, 4 data cannot be read, "
     "5 the result cannot be written, 6 training had to stop, "
@@ -57,7 +57,7 @@ EXIT_CODES = (
 
 app = typer.Typer(
     help="Make pictures from words, and train the models that do.",
-    epilog=EXIT_CODES,
+    epilog=EXIT_CODES_HELP,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -78,10 +78,10 @@ def print_version_or_help(
 
 
 app.command()(generate)
-app.command("inspect", epilog=INSPECTS)(inspect_attention)
-app.command(epilog=EDITS)(edit)
-app.command("invert", epilog=INVERTS)(record_photo)
-app.command(epilog=EVALUATES)(evaluate)
+app.command("inspect", epilog=INSPECT_EPILOG)(inspect_attention)
+app.command(epilog=EDIT_EPILOG)(edit)
+app.command("invert", epilog=INVERT_EPILOG)(record_photo)
+app.command(epilog=EVALUATE_EPILOG)(evaluate)
 app.command("show")(show_metadata)
 app.command("models")(list_models)
 app.command(epilog=SERVES)(serve)
@@ -95,15 +95,16 @@ app.add_typer(lora, name="lora")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one t2i command line and return its exit code; known errors give no traceback.
 
-    With `arguments` it leaves the process as it was.
+    arguments : those after `t2i`, for a call within another program, whose process is left as it
+        was; None takes those of this process, which is about to end
     """
-    ends, excepthook = arguments is None, sys.excepthook
+    owns_process, excepthook = arguments is None, sys.excepthook
     arguments = sys.argv[1:] if arguments is None else arguments
-    if ends:
+    if owns_process:
         reopen_closed_streams()
     try:
         with (
-            delay_gc() if ends else nullcontext(),
+            delay_gc() if owns_process else nullcontext(),
             show_loading_notice(quiet=asks_for_json(arguments)),
             show_warnings_on_one_line(),
             escape_log_records(),
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_os_error(error, arguments)
     finally:
         sys.excepthook = excepthook  # typer sets its own
-        if ends:
+        if owns_process:
             flush_or_discard_output()
             freeze_gc()
 

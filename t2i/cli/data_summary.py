@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from train.data.pictures_config import PicturesConfig
     from train.data.summary import BucketCount, DatasetSummary, SubsetCount
 
-MAX_NAMED = 10
+MAX_NAMED_PICTURES = 10
 """Maximum number of images named for one trait; invalid ones are all named."""
 SINGULAR_VERBS = {"have": "has", "are": "is"}
 
@@ -66,7 +66,7 @@ def _print_names(trait: str, names: Sequence[str]) -> None:
         return
     verb, rest = trait.split(" ", 1)
     print_line(f"\n{len(names)} {SINGULAR_VERBS[verb] if len(names) == 1 else verb} {rest}")
-    for name in names[:MAX_NAMED]:
+    for name in names[:MAX_NAMED_PICTURES]:
         print_line(f"  {name}")
-    if len(names) > MAX_NAMED:
-        print_line(f"  and {len(names) - MAX_NAMED} more")
+    if len(names) > MAX_NAMED_PICTURES:
+        print_line(f"  and {len(names) - MAX_NAMED_PICTURES} more")

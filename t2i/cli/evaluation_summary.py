@@ -20,14 +20,15 @@ HEADLINES = (
     ("real_seen", "direct, P2P, LocalBlend"),
     ("real_seen", "edit-friendly"),
 )
-"""Table and label of each row that is printed."""
-MAX_CELLS = 2
+"""(table, label) of each row that is printed."""
+MAX_PRINTED_CELLS = 2
 """Cells of a row that are printed, from the left; the others are on the page."""
-TITLES = {
+TABLE_TITLES = {
     "inspection_seen": "heat maps",
     "inspection_held_out": "heat maps, held out",
     "real_seen": "composed pictures",
 }
+"""Table -> its title on the terminal, where that differs from its name."""
 PRINTED_CHAPTERS = ("against",)
 """Chapters requested by an option, whose tables are printed in full."""
 
@@ -59,4 +60,5 @@ def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
                 for head, cell in row["cells"].items()
                 if isinstance(cell, dict)
             ]
-            yield f"{TITLES.get(name, name)}, {label}: {', '.join(figures[:MAX_CELLS])}"
+            printed = ", ".join(figures[:MAX_PRINTED_CELLS])
+            yield f"{TABLE_TITLES.get(name, name)}, {label}: {printed}"

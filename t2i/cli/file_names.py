@@ -7,13 +7,20 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import NameTaken, build_write_error, check_name_lengths, write_new_file_group
+from t2i.atomic_files import (
+    NameTakenError,
+    build_write_error,
+    check_name_lengths,
+    write_new_file_group,
+)
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMATS
 
 UNSUPPORTED_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
-SLUG_LETTERS = 48
-"""At up to four bytes a letter this leaves room for the seed within a file system's 255 bytes."""
+"""Suffixes of image formats that are not written."""
+MAX_SLUG_LENGTH = 48
+"""Maximum letters that a prompt gives a file name: at up to four bytes each they leave room for the
+seed within a file system's 255 bytes."""
 
 
 class OutputFileNames:
@@ -35,22 +42,22 @@ class OutputFileNames:
                 f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
             )
         self.given_paths: list[Path] = []
-        self.grid: Path | None = None
+        self.grid_path: Path | None = None
         self.folder = out
         self.slug = slugify(prompt)
         if suffix in FORMATS and not out.is_dir():
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
             self.given_paths = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]
-            self.grid = out.with_name(f"{out.stem}-grid{out.suffix}")
-            self.check_paths_unused([*self.given_paths, *([self.grid] if grid else [])])
+            self.grid_path = out.with_name(f"{out.stem}-grid{out.suffix}")
+            self.check_paths_unused([*self.given_paths, *([self.grid_path] if grid else [])])
 
     def check_paths_unused(self, paths: Sequence[Path]) -> None:
-        """Raise NameTaken if one of the files exists already."""
+        """Raise NameTakenError if one of the files exists already."""
         check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):
-                raise NameTaken(path)
+                raise NameTakenError(path)
 
     def make_folder(self) -> None:
         """Create the output folder, before images are generated. Raises OutputError."""
@@ -62,7 +69,10 @@ class OutputFileNames:
     def save_image(self, index: int, seed: int, write: Callable[[Path], object]) -> Path:
         """Write an image to a new file through `write` and return its path.
 
-        Raises NameTaken where the name that was given is in use.
+        index : of the image among those of the command, from 0
+        write : called with a temporary path, to which it saves the image
+
+        Raises NameTakenError where the name that was given is in use.
         """
         candidates = (
             [[self.given_paths[index]]] if self.given_paths else self.iter_candidate_paths(seed)
@@ -71,7 +81,9 @@ class OutputFileNames:
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
         """Write the contact sheet of images from `seed` on to a new file; return its path."""
-        candidates = [[self.grid]] if self.grid else self.iter_candidate_paths(seed, "-grid")
+        candidates = (
+            [[self.grid_path]] if self.grid_path else self.iter_candidate_paths(seed, "-grid")
+        )
         return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
 
     def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
@@ -87,5 +99,5 @@ class OutputFileNames:
 def slugify(prompt: str) -> str:
     """Convert a prompt to a part of a file name; letters of any script stay."""
     plain = unicodedata.normalize("NFKC", prompt).lower()
-    words = re.sub(r"[\W_]+", "-", plain)[:SLUG_LETTERS]
+    words = re.sub(r"[\W_]+", "-", plain)[:MAX_SLUG_LENGTH]
     return words.strip("-") or "picture"

@@ -11,24 +11,28 @@ class GroupedFileNames(OutputFileNames):
     """Output file names of several files that a command writes together, as one group.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in
-    use; `out` may name the first file instead, and the others get its name with their own ends.
+    use; `out` may name the first file instead, and the others get its name with their own endings.
 
-    ends : "" for the first, then such as "-source.png", or ".safetensors"
+    mark : what the files are, such as "edit"
+    endings : of the names of all files but the first, such as "-source.png" or ".safetensors"
     """
 
-    def __init__(self, out: Path, prompt: str, mark: str, ends: Sequence[str]) -> None:
+    def __init__(self, out: Path, prompt: str, mark: str, endings: Sequence[str]) -> None:
         super().__init__(out, prompt, 1)
         self.slug = f"{self.slug}-{mark}"
-        self.ends = ends
+        self.endings = endings
         for path in self.given_paths:
             self.check_paths_unused(self.list_grouped_files(path))
 
     def list_grouped_files(self, path: Path) -> list[Path]:
         """Return the paths of the group of `path`: the file itself, and those beside it."""
-        return [path, *(path.with_name(f"{path.stem}{end}") for end in self.ends)]
+        return [path, *(path.with_name(f"{path.stem}{end}") for end in self.endings)]
 
-    def save_all(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
-        """Write a group of new files and return their paths; either all or none appear."""
+    def save_group(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
+        """Write a group of new files and return their paths; either all or none appear.
+
+        write : called with a temporary path for each file, to which it writes them
+        """
         candidates = (
             [self.list_grouped_files(self.given_paths[0])]
             if self.given_paths

@@ -2,7 +2,7 @@
 
 import typer
 
-EXPECTED = {
+EXPECTED_VALUES = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
     "int_parsing_size": "a whole number of fewer digits",
@@ -15,6 +15,7 @@ EXPECTED = {
 }
 """pydantic's name of a fault -> what belongs there; typer reads words with pydantic."""
 NOT_ONE_OF = " is not one of "
+"""Words of click before the choices of an option."""
 
 
 def describe_option_error(error: typer.TyperException) -> str:
@@ -29,7 +30,7 @@ def describe_option_error(error: typer.TyperException) -> str:
         return error.format_message()
     fault = error.__cause__.errors()[0]
     reason, limits = str(fault["msg"]), fault.get("ctx", {})
-    expected = EXPECTED.get(fault["type"], "").format_map(limits)
+    expected = EXPECTED_VALUES.get(fault["type"], "").format_map(limits)
     if not expected and NOT_ONE_OF in reason:
         expected = "one of " + reason.split(NOT_ONE_OF, 1)[1].rstrip(".").replace("'", "")
     name = option.opts[0] if option.opts[0].startswith("-") else option.human_readable_name

@@ -10,8 +10,9 @@ import typer
 
 from t2i.terminal import print_line, print_note
 
-Format = Annotated[
-    Literal["text", "json"],
+Format = Literal["text", "json"]
+FormatOption = Annotated[
+    Format,
     typer.Option(help="text for people; json prints one document, errors too."),
 ]
 

@@ -28,8 +28,9 @@ def read_launcher_process_count() -> int:
 
 @contextmanager
 def distributed_process_group() -> "Iterator[PartialState]":
-    """Join the distributed process group within the block, over gloo where there is no
-    accelerator.
+    """Join the process group of the launcher within the block, and yield accelerate's state of it.
+
+    Processes communicate over gloo where there is no accelerator. Without a launcher it is one.
     """
     import torch
     from accelerate import PartialState

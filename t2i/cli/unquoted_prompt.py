@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from itertools import takewhile
 from shlex import quote
 
-PLACES_OF_PROMPT = {"generate": 0, "inspect": 0, "invert": 1}
+PROMPT_POSITIONS = {"generate": 0, "inspect": 0, "invert": 1}
 """Command -> place of its prompt among its arguments, from 0."""
 
 
 def suggest_quotes(arguments: Sequence[str], message: str) -> str:
     """Return a hint to put the prompt into quotes, or "" if the error has another cause."""
     command, *rest = arguments or [""]
-    if not message.startswith("Got unexpected extra argument") or command not in PLACES_OF_PROMPT:
+    if not message.startswith("Got unexpected extra argument") or command not in PROMPT_POSITIONS:
         return ""
-    before, rest = rest[: PLACES_OF_PROMPT[command]], rest[PLACES_OF_PROMPT[command] :]
+    before, rest = rest[: PROMPT_POSITIONS[command]], rest[PROMPT_POSITIONS[command] :]
     command = " ".join([command, *map(quote, before)])
     words = list(takewhile(lambda word: not word.startswith("-"), rest))
     if len(words) < 2:

@@ -11,16 +11,17 @@ import typer
 from t2i.atomic_files import check_name_lengths
 from t2i.atomic_folders import atomic_folder, atomic_new_path
 from t2i.errors import ArgumentError, OutputError
-from t2i.safe_reading import MODEL_CONFIG, read_json
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
     from t2i.adapters import Lora
 
 Layout = Literal["diffusers", "kohya", "peft"]
+"""Program whose names and file structure the written weights have."""
 Precision = Literal["fp16", "bf16", "fp32"]
 
-Overwrite = Annotated[
+OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file or folder of that name.")
 ]
 LayoutOption = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
@@ -34,7 +35,12 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weigh
 
 
 def check_output_writable(out: Path, overwrite: bool, *, folder: bool = False) -> None:
-    """Raise an error unless `out` may be written: a .safetensors file, or a folder."""
+    """Raise an error unless weights may be written to `out`.
+
+    folder : whether a folder is to be written; else a .safetensors file
+    Raises ArgumentError for another suffix, OutputError for an existing path without `overwrite`,
+    or a folder that holds no weights.
+    """
     check_name_lengths([out])
     if folder and out.is_file():
         raise OutputError(f"{out} is a file, and what is written is a folder: choose another name.")
@@ -96,7 +102,10 @@ def write_lora_in_layout(
 
 
 def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> None:
-    """Write a pipeline as a model folder in diffusers' layout."""
+    """Write a pipeline as a model folder in diffusers' layout, which appears whole or not at all.
+
+    precision : of the weights; the pipeline itself is converted to it
+    """
     import torch
 
     from t2i.library_messages import mute_diffusers_warnings
@@ -107,5 +116,5 @@ def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> Non
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.
         for path in new.glob("text_encoder*/config.json"):
-            config = read_json(path, MODEL_CONFIG) | {"dtype": "float32"}
+            config = read_json(path, MODEL_CONFIG_KIND) | {"dtype": "float32"}
             path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -49,7 +49,7 @@ class AttentionStubMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is nn.functional.scaled_dot_product_attention:
+        if func is FUSED_ATTENTION:
             given = args[:3] if len(args) >= 3 else [(kwargs or {})[n] for n in ATTENTION_ARGUMENTS]
             return AttentionStub.apply(*given)  # type: ignore[no-untyped-call]  # torch has no types for it
         return func(*args, **(kwargs or {}))
@@ -93,6 +93,9 @@ class LiveMemoryCounter(TorchDispatchMode):
         self.now -= size
 
 
+FUSED_ATTENTION = torch._C._nn.scaled_dot_product_attention
+"""torch's own function. `nn.functional.scaled_dot_product_attention` is another one while an
+attention session is open."""
 ATTENTION_ARGUMENTS = ("query", "key", "value")
 MAX_KNOWN_PEAKS = 256
 KNOWN_PEAKS: dict[str, int] = {}

@@ -32,7 +32,7 @@ from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import check_models_run
 from t2i.errors import ArgumentError, ModelError, format_library_error, nearest_hint
-from t2i.safe_reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG_KIND, read_toml
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
 Settings = dict[str, Any]
@@ -83,7 +83,7 @@ class NewModelConfig(BaseModel):
         """Load the config of a new model from a TOML file, with the tokenizer's folder as an
         absolute path. Raises ArgumentError where the file is missing or invalid.
         """
-        settings = read_toml(path, CONFIG("model config"))
+        settings = read_toml(path, CONFIG_KIND.with_noun("model config"))
         check_known_names(settings, cls.model_fields, f"table of {path.name}")
         try:
             config = cls(**settings)

@@ -12,9 +12,9 @@ from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
 
 MIN_OBJECTS = 4
-"""Objects that a model and the recogniser must both know: scenes of fewer say little."""
+"""Smallest number of objects that model and recogniser both know; fewer make poor scenes."""
 DEFAULT_SCENES = ScenesConfig(vocabulary="core", max_objects=2)
-"""Scenes for models without notes on their training."""
+"""Scenes for a model whose t2i.json says nothing of its training scenes, or that has none."""
 REMEDY = (
     "Mend the file or remove it; a model without it is evaluated with the core objects, two at a "
     "time."
@@ -22,26 +22,29 @@ REMEDY = (
 
 
 class TrainedRunConfig(BaseModel):
-    """Part of the training config in a t2i.json that is read here: its table `data`."""
+    """Config of a training run as far as a t2i.json is read here: its table `data`."""
 
     data: dict[str, object] = {}
 
 
-class TrainingInfo(BaseModel):
-    """Part of a model's t2i.json that describes its training: the config of the run."""
+class TrainedRun(BaseModel):
+    """Training run as far as a t2i.json is read here: its config."""
 
     config: TrainedRunConfig = TrainedRunConfig()
 
 
-class ModelInfo(BaseModel):
-    """Part of a model's t2i.json from which its training scenes are read."""
+class TrainingScenesFile(BaseModel):
+    """A model's t2i.json as far as it is read here: the config of its training scenes."""
 
-    trained: TrainingInfo = TrainingInfo()
+    trained: TrainedRun = TrainedRun()
 
 
 def read_training_scenes(model: Path) -> ScenesConfig:
-    """Read the config of a model's training scenes from its t2i.json, or DEFAULT_SCENES."""
-    notes = read_t2i_json(model, ModelInfo, REMEDY)
+    """Read the config of a model's training scenes from its t2i.json, or return DEFAULT_SCENES.
+
+    Raises ModelError for a t2i.json that is damaged.
+    """
+    notes = read_t2i_json(model, TrainingScenesFile, REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
     try:

@@ -1,4 +1,4 @@
-"""Optional libraries of the evaluation, and the error that names their extra."""
+"""Optional libraries of the evaluation, and the error that names how to install them."""
 
 import importlib
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
 
-LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
+EVALUATE_EXTRA_LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
 
 @contextmanager
 def explain_missing_extra() -> Iterator[None]:
-    """Turn an ImportError of the block into an ArgumentError with the install command."""
+    """Raise an ArgumentError with the install command in place of an ImportError of the block."""
     try:
         yield
     except ImportError as error:
@@ -25,5 +25,5 @@ def explain_missing_extra() -> Iterator[None]:
 def check_extra_installed() -> None:
     """Raise ArgumentError if an optional library of the evaluation is not installed."""
     with explain_missing_extra():
-        for library in LIBRARIES:
+        for library in EVALUATE_EXTRA_LIBRARIES:
             importlib.import_module(library)

@@ -9,7 +9,7 @@ from t2i.evaluate.suite_part import SuitePart
 from t2i.terminal import print_note
 
 LINE_INTERVAL = 15.0
-"""Seconds between two lines."""
+"""Seconds between two printed lines of progress."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, i
 
 
 class ProgressLines:
-    """Progress of an evaluation as printed lines, where there is no terminal for a bar."""
+    """Printer of an evaluation's progress as lines, where there is no terminal for a bar."""
 
     def __init__(self, totals: dict[str, int]) -> None:
         self._totals = totals

@@ -31,7 +31,7 @@ from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proport
 from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
-from t2i.scenes.recogniser import CONFIG
+from t2i.scenes.recogniser import CONFIG_FILE
 from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
@@ -41,11 +41,11 @@ from train.targets.recogniser import format_recognised_objects, highlight_object
 SEED = 9000
 BATCH_SIZE = 16
 SHEET_SCENES = 12
-SPLITS = {
+SPLIT_TITLES = {
     "train": "scenes of other seeds",
     "held_out": "combinations no model was shown",
 }
-QUESTIONS = {
+CRITERION_QUESTIONS = {
     "each": "each object is there",
     "nothing_else": "nothing else is there",
     "relation": "what stands where",
@@ -86,14 +86,27 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 
 @dataclass(slots=True)
 class RecognitionTally:
-    """Counts of the recogniser's right and wrong answers on the scenes of a split."""
+    """Tally of the results of recogniser and caption matcher on the scenes of a split.
 
-    flags: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
-    control: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
-    overlaps: list[float] = field(default_factory=list)
-    confused: Counter[tuple[str, str]] = field(default_factory=Counter)
-    own_to_other: list[bool] = field(default_factory=list)
-    own_to_turned: list[bool] = field(default_factory=list)
+    criterion_results : criterion -> results of the scenes judged by their own captions
+    other_caption_results : the same, judged by the captions of other scenes
+    mask_ious : IoU of each object's true and recognised mask
+    confusions : (missed object, object recognised instead) -> count
+    beats_next_caption : per scene, whether its caption scores above the next scene's
+    beats_swapped_positions : per scene, whether its caption scores above itself with positions
+        swapped; only for captions that state positions
+    """
+
+    criterion_results: dict[str, list[bool]] = field(
+        default_factory=lambda: {name: [] for name in CRITERION_QUESTIONS}
+    )
+    other_caption_results: dict[str, list[bool]] = field(
+        default_factory=lambda: {name: [] for name in CRITERION_QUESTIONS}
+    )
+    mask_ious: list[float] = field(default_factory=list)
+    confusions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    beats_next_caption: list[bool] = field(default_factory=list)
+    beats_swapped_positions: list[bool] = field(default_factory=list)
 
 
 def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
@@ -111,11 +124,11 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
             right["each"] = right.get("each", []) + right.get("one", [])
             other = judge_by_other_caption(statements, number, seen)
             other["each"] = other.get("each", []) + other.get("one", [])
-            for name in QUESTIONS:
-                found.flags[name] += right.get(name, [])
-                found.control[name] += other.get(name, [])
-            found.overlaps += compute_object_ious(scene, seen)
-            found.confused.update(find_confusions(scene, seen))
+            for name in CRITERION_QUESTIONS:
+                found.criterion_results[name] += right.get(name, [])
+                found.other_caption_results[name] += other.get(name, [])
+            found.mask_ious += compute_object_ious(scene, seen)
+            found.confusions.update(find_confusions(scene, seen))
         captions = [scene.caption for scene in batch]
         tally_caption_comparisons(caption_matcher, pictures, captions, found)
     return found
@@ -135,8 +148,8 @@ def tally_caption_comparisons(
     next_B = caption_matcher.compute_similarities(pictures, [*captions[1:], captions[0]])
     turned = [swap_position_words(caption) for caption in captions]
     turned_B = caption_matcher.compute_similarities(pictures, turned)
-    found.own_to_other += (own_B > next_B).tolist()
-    found.own_to_turned += [
+    found.beats_next_caption += (own_B > next_B).tolist()
+    found.beats_swapped_positions += [
         better
         for better, one, other in zip((own_B > turned_B).tolist(), captions, turned, strict=True)
         if one != other
@@ -170,16 +183,16 @@ def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
         return [
             proportion_with_interval(flags[name])
             for found in tallies.values()
-            for flags in (found.flags, found.control)
+            for flags in (found.criterion_results, found.other_caption_results)
         ]
 
     rows: list[tuple[str, list[Estimate | str | None]]] = [
-        (question, [*figures(name)]) for name, question in QUESTIONS.items()
+        (question, [*figures(name)]) for name, question in CRITERION_QUESTIONS.items()
     ]
     empty: list[tuple[str, str]] = [
-        ("overlaps", "overlap of an object's pixels (mean IoU)"),
-        ("own_to_other", "fits its caption better than another's"),
-        ("own_to_turned", "fits it better than with the places turned round"),
+        ("mask_ious", "overlap of an object's pixels (mean IoU)"),
+        ("beats_next_caption", "fits its caption better than another's"),
+        ("beats_swapped_positions", "fits it better than with the places turned round"),
     ]
     for name, question in empty:
         cells: list[Estimate | str | None] = []
@@ -187,13 +200,15 @@ def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
             values = getattr(found, name)
             cells += [
                 mean_with_bootstrap_interval(values)
-                if name == "overlaps"
+                if name == "mask_ious"
                 else proportion_with_interval(values),
                 None,
             ]
         rows.append((question, cells))
     heads = [
-        head for split in tallies for head in (SPLITS[split], f"{SPLITS[split]}: another's caption")
+        head
+        for split in tallies
+        for head in (SPLIT_TITLES[split], f"{SPLIT_TITLES[split]}: another's caption")
     ]
     title = "the recogniser on real scenes"
     units = dict.fromkeys(heads, "%")
@@ -213,7 +228,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
 
     The folder is replaced as a whole. Raises T2IError.
     """
-    if folder.exists() and not (folder / CONFIG).is_file():
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
         raise OutputError(f"{folder} exists and holds no recogniser: choose another folder.")
     caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
     labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size
@@ -222,7 +237,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
         "held_out": Scenes(ScenesConfig(seed=SEED, size=size, split="held_out")),
     }
     tallies = {split: tally_split(caption_matcher, scenes, count) for split, scenes in sets.items()}
-    confused = sum((found.confused for found in tallies.values()), Counter[tuple[str, str]]())
+    confused = sum((found.confusions for found in tallies.values()), Counter[tuple[str, str]]())
     worst = ", ".join(f"{a} for {b} ({n})" for (b, a), n in confused.most_common(5))
     parts = {
         "recogniser": caption_matcher.recogniser,
@@ -246,7 +261,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
             shown=SHEET_SCENES,
         )
         (new / "README.md").write_text(card, "utf-8")
-        counts = {split: len(found.overlaps) for split, found in tallies.items()}
+        counts = {split: len(found.mask_ious) for split, found in tallies.items()}
         print_line(json.dumps({"objects": counts, "folder": str(folder)}))
 
 

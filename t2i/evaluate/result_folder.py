@@ -1,4 +1,4 @@
-"""Folder of an evaluation: its identity, finished units and pictures.
+"""Output folder of an evaluation: its identity, finished units and pictures.
 
 `begun.json` says what is evaluated with what; `records.jsonl` gets a line for each finished
 unit. The folder must be locked while it is used (t2i.run_folder).
@@ -20,16 +20,16 @@ from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
 from t2i.run_folder import LOCK
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from train.config.config_changes import flatten_config
 
 IDENTITY_FILE, RECORDS_FILE, PICTURES_FOLDER = "begun.json", "records.jsonl", "pictures"
-VERSION = 2
-"""Of the layout of both files; it grows when a unit of the old one would be misread."""
-CHANGEABLE = ("libraries",)
-"""What another start may have changed: it is warned of, not refused."""
+LAYOUT_VERSION = 2
+"""Version of the layout of both files; it grows when a unit of the old one would be misread."""
+CHANGEABLE_KEYS = ("libraries",)
+"""Keys of the identity that may differ when an evaluation is continued, with a warning."""
 MODEL_NAME_KEY = "model.name"
-"""A model is its weights, however its place is written."""
+"""Key of the identity that is not compared: a model is its weights, however its path is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,22 @@ class ResultFolder:
         identity : JSON data that all units of the folder have in common
         """
         self.folder = folder
-        self.identity = {"version": VERSION, **identity}
-        self.finished: dict[tuple[str, str], FinishedUnit] = {}
-        """By the names of part and unit."""
+        self.identity = {"version": LAYOUT_VERSION, **identity}
+        self.finished_units: dict[tuple[str, str], FinishedUnit] = {}
+        """Finished units by the names of part and unit."""
         before = self._read_begun()
         if before is None:
             self._check_free()
         else:
             self._read_records()
-        if before is not None and self.finished:
+        if before is not None and self.finished_units:
             self._check_same(before)
         else:
             text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / IDENTITY_FILE, lambda part: part.write_text(text, "utf-8"))
         self.library_changes = (
-            list_tree_differences(before or {}, self.identity, only=CHANGEABLE)
-            if self.finished
+            list_tree_differences(before or {}, self.identity, only=CHANGEABLE_KEYS)
+            if self.finished_units
             else []
         )
 
@@ -89,11 +89,15 @@ class ResultFolder:
                 os.close(descriptor)
         except OSError as error:
             raise build_write_error(path, error) from error
-        self.finished[part, unit] = FinishedUnit(record, seconds)
+        self.finished_units[part, unit] = FinishedUnit(record, seconds)
 
     def get_part_records(self, part: str) -> dict[str, Record]:
         """Return the records of a part's finished units, by unit key."""
-        return {unit: done.record for (owner, unit), done in self.finished.items() if owner == part}
+        return {
+            unit: done.record
+            for (owner, unit), done in self.finished_units.items()
+            if owner == part
+        }
 
     def save_picture(self, name: str, picture: Image.Image) -> str:
         """Save a picture in the result folder; return its file name, for a Gallery."""
@@ -106,16 +110,16 @@ class ResultFolder:
         if not path.exists():
             return None
         try:
-            before = parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
+            before = parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes), lenient=True)
         except OSError as error:
             raise self._cannot_go_on(f"cannot be read ({error.strerror or error})") from error
         except ValueError as error:  # no JSON, or no UTF-8
             raise self._cannot_go_on("is no JSON") from error
         if not isinstance(before, dict) or "version" not in before:
             raise self._cannot_go_on("has no version of its layout")
-        if before["version"] != VERSION:
+        if before["version"] != LAYOUT_VERSION:
             raise self._cannot_go_on(
-                f"has layout {shorten_value(before['version'])}, expected {VERSION}: "
+                f"has layout {shorten_value(before['version'])}, expected {LAYOUT_VERSION}: "
                 "another t2i wrote it"
             )
         return before
@@ -136,7 +140,9 @@ class ResultFolder:
             )
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        different = list_tree_differences(before, self.identity, but=(*CHANGEABLE, MODEL_NAME_KEY))
+        different = list_tree_differences(
+            before, self.identity, but=(*CHANGEABLE_KEYS, MODEL_NAME_KEY)
+        )
         if different:
             raise ArgumentError(
                 f"{self.folder} holds another evaluation: {'; '.join(different)}. Repeat the "
@@ -149,7 +155,7 @@ class ResultFolder:
         if not path.exists():
             return
         try:
-            data = read_bounded(path, RUN.max_bytes)
+            data = read_bounded(path, RUN_FILE_KIND.max_bytes)
             whole = data.rpartition(b"\n")[0]
             if len(whole) + 1 < len(data) or (data and not data.endswith(b"\n")):
                 os.truncate(path, len(whole) + 1 if whole else 0)
@@ -160,7 +166,7 @@ class ResultFolder:
             if all(
                 self._is_there(file) for file in find_strings_under_keys(entry["record"], ("file",))
             ):
-                self.finished[entry["part"], entry["unit"]] = FinishedUnit(
+                self.finished_units[entry["part"], entry["unit"]] = FinishedUnit(
                     entry["record"], entry["seconds"]
                 )
 

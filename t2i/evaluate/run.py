@@ -14,10 +14,10 @@ from t2i.accelerate_state import isolated_rng
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Block, Chapter, Estimate, Gallery, Plot, Table
-from t2i.evaluate.report.comparison import compare_results
+from t2i.evaluate.report.comparison import build_comparison_chapter
+from t2i.evaluate.report.earlier_result import EarlierResult
 from t2i.evaluate.report.markdown import render_markdown
-from t2i.evaluate.report.page import render_page
-from t2i.evaluate.report.previous_result import EarlierResult
+from t2i.evaluate.report.page import render_html_page
 from t2i.evaluate.report.sample_values import format_sample_values
 from t2i.evaluate.result_folder import (
     PICTURES_FOLDER,
@@ -29,25 +29,25 @@ from t2i.evaluate.suite_part import Record, SuitePart
 from t2i.randomness import derive_seed
 
 RESULT_FILE, PAGE_FILE, TABLES_FILE = "evaluation.json", "index.html", "tables.md"
-VERSION = 1
-"""Of the layout of evaluation.json."""
+RESULT_VERSION = 1
+"""Version of the layout of evaluation.json."""
 TEXT_KEYS = ("caption", "source", "target")
 """Keys of records that hold captions and prompts."""
 
 ProgressCallback = Callable[[str, int], None]
-"""Called with the part's name and the count of its finished units."""
+"""Function called with a part's name and the count of its finished units."""
 
 
 def measure_parts(
     parts: Sequence[SuitePart], store: ResultFolder, on_progress: ProgressCallback
 ) -> None:
-    """Measure all unfinished units of the parts, storing each record at once."""
+    """Measure all unfinished units of the parts and append each record to the result folder."""
     for part in parts:
         units = part.list_unit_keys()
-        finished = sum((part.name, unit) in store.finished for unit in units)
+        finished = sum((part.name, unit) in store.finished_units for unit in units)
         on_progress(part.name, finished)
         for unit in units:
-            if (part.name, unit) in store.finished:
+            if (part.name, unit) in store.finished_units:
                 continue
             begun = time.perf_counter()
             # Whatever draws without a generator of its own draws the same in every run.
@@ -62,7 +62,9 @@ def measure_parts(
 def list_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
     """Return those parts of the evaluation whose units are all finished."""
     return [
-        p for p in parts if all((p.name, unit) in store.finished for unit in p.list_unit_keys())
+        p
+        for p in parts
+        if all((p.name, unit) in store.finished_units for unit in p.list_unit_keys())
     ]
 
 
@@ -98,15 +100,15 @@ def write_result(
             (chapter.name for chapter in chapters_of_part), digest_captions_and_prompts(records)
         )
     if earlier is not None:
-        chapters.insert(0, compare_results(chapters, scenes, earlier))
+        chapters.insert(0, build_comparison_chapter(chapters, scenes, earlier))
     seconds = {
         part.name: round(
-            sum(store.finished[part.name, unit].seconds for unit in part.list_unit_keys()), 1
+            sum(store.finished_units[part.name, unit].seconds for unit in part.list_unit_keys()), 1
         )
         for part in parts
     }
     document = {
-        "version": VERSION,
+        "version": RESULT_VERSION,
         **facts,
         "seconds": seconds,
         "scenes": scenes,
@@ -116,7 +118,8 @@ def write_result(
     _write_text(store.folder / RESULT_FILE, text)
     _write_text(store.folder / TABLES_FILE, render_markdown(chapters, document))
     _write_text(
-        store.folder / PAGE_FILE, render_page(chapters, document, store.folder / PICTURES_FOLDER)
+        store.folder / PAGE_FILE,
+        render_html_page(chapters, document, store.folder / PICTURES_FOLDER),
     )
     return document
 
@@ -166,7 +169,7 @@ def block_as_json(block: Block) -> dict[str, Any]:
                 name: [{"at": at, **estimate_as_json(figure)} for at, figure in points]
                 for name, points in block.lines.items()
             }
-            labels = {"title": block.title, "across": block.across, "up": block.up}
+            labels = {"title": block.title, "across": block.x_label, "up": block.y_label}
             return {"kind": "plot", **labels, "lines": lines}
         case Gallery():
             pictures = [{"file": file, "label": label} for file, label in block.pictures]

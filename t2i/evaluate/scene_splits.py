@@ -11,8 +11,8 @@ from t2i.evaluate.suite_part import EvaluationContext
 from t2i.scenes.scenes import Scenes, ScenesConfig
 
 Split = TypeVar("Split", bound=str)
-MOST_OBJECTS = 3
-"""That scenes are composed of."""
+MAX_OBJECTS_IN_SCENE = 3
+"""Largest number of objects that a scene is composed of."""
 
 
 class SplitConfig(BaseModel):
@@ -24,7 +24,7 @@ class SplitConfig(BaseModel):
     count: int = Field(ge=1)
 
 
-def build_splits(
+def build_scene_splits(
     context: EvaluationContext, wanted: Mapping[Split, SplitConfig]
 ) -> dict[Split, Scenes]:
     """Build the configured splits of scenes from the objects that the model knows.
@@ -40,7 +40,7 @@ def build_splits(
                     seed=config.seed,
                     length=config.count,
                     vocabulary=context.objects,
-                    max_objects=min(context.max_objects, MOST_OBJECTS),
+                    max_objects=min(context.max_objects, MAX_OBJECTS_IN_SCENE),
                     split="held_out" if split == "held_out" else "train",
                 )
             )

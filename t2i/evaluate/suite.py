@@ -17,11 +17,11 @@ from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
-from t2i.safe_reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG_KIND, read_toml
 
-ASSETS = Path(__file__).parent.parent / "assets" / "evaluate"
-SUITES = {"scenes": ASSETS / "scenes.toml", "real": ASSETS / "real.toml"}
-QUICK_SUITES = {"scenes": ASSETS / "quick.toml", "real": ASSETS / "quick-real.toml"}
+SUITES_FOLDER = Path(__file__).parent.parent / "assets" / "evaluate"
+SUITES = {"scenes": SUITES_FOLDER / "scenes.toml", "real": SUITES_FOLDER / "real.toml"}
+QUICK_SUITES = {"scenes": SUITES_FOLDER / "quick.toml", "real": SUITES_FOLDER / "quick-real.toml"}
 
 
 class SuiteConfig(BaseModel):
@@ -38,13 +38,13 @@ class SuiteConfig(BaseModel):
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
         if not self.part_names:
-            raise ValueError(f"A suite needs one of the tables {', '.join(PARTS)}")
+            raise ValueError(f"A suite needs one of the tables {', '.join(PART_CLASSES)}")
         return self
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """Names of the parts that the suite measures, in the order of PARTS."""
-        return tuple(name for name in PARTS if getattr(self, name) is not None)
+        """Names of the parts that the suite measures, in the order of PART_CLASSES."""
+        return tuple(name for name in PART_CLASSES if getattr(self, name) is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tables of the suite's parts as JSON data."""
@@ -52,7 +52,10 @@ class SuiteConfig(BaseModel):
 
 
 def read_suite(name: str, *, quick: bool) -> SuiteConfig:
-    """Read the config of an evaluation suite: a named one, its quick preset, or a TOML file."""
+    """Read the config of an evaluation suite: a named one, its quick preset, or a TOML file.
+
+    Raises ArgumentError for an unknown name and for an invalid config.
+    """
     if name in SUITES:
         path = (QUICK_SUITES if quick else SUITES)[name]
     elif name.endswith(".toml"):
@@ -73,7 +76,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
             f"Unknown suite {name!r}. {nearest_hint(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
-    tree = read_toml(path, CONFIG("suite"))
+    tree = read_toml(path, CONFIG_KIND.with_noun("suite"))
     try:
         # By way of JSON, as it alone has lists for tuples where no value may be of another kind:
         # neither `true` nor "8" is a number of pictures.
@@ -100,7 +103,7 @@ def describe_config_error(error: ValidationError) -> str:
 
 
 def find_table_model(model: Any, table: str) -> Any:
-    """Return the model of a table that a config model has, alone, optional or in a list."""
+    """Return the pydantic model of a table in a config model, even if optional or in a list."""
     kind = model.model_fields[table].annotation
     while not hasattr(kind, "model_fields"):
         kind = get_args(kind)[0]
@@ -108,10 +111,13 @@ def find_table_model(model: Any, table: str) -> Any:
 
 
 def select_parts(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
-    """Return the named parts of a suite in its order; all of them if none is named."""
+    """Return the named parts of a suite in its order; all of them if none is named.
+
+    Raises ArgumentError for a part that does not exist or that the suite does not have.
+    """
     for name in names:
-        if name not in PARTS:
-            raise ArgumentError(f"Unknown part {name!r}. {nearest_hint(name, PARTS)}")
+        if name not in PART_CLASSES:
+            raise ArgumentError(f"Unknown part {name!r}. {nearest_hint(name, PART_CLASSES)}")
         if name not in config.part_names:
             raise ArgumentError(
                 f"This suite has no part {name!r}; its parts: {', '.join(config.part_names)}."
@@ -121,15 +127,15 @@ def select_parts(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
 
 def build_part(name: str, config: SuiteConfig, context: EvaluationContext) -> SuitePart:
     """Build the part of the evaluation of this name from the suite's configuration."""
-    part: SuitePart = PARTS[name](getattr(config, name), context)
+    part: SuitePart = PART_CLASSES[name](getattr(config, name), context)
     return part
 
 
-PARTS: dict[str, Any] = {
+PART_CLASSES: dict[str, Any] = {
     "generation": GenerationPart,
     "inspection": InspectionPart,
     "editing": EditingPart,
     "real": RealPart,
     "pie_bench": PieBenchPart,
 }
-"""Name, also of the table in the config -> class, made of that table and the context."""
+"""Name of a part, and of its table in the config -> class, made of that table and the context."""

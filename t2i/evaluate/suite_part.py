@@ -13,7 +13,7 @@ from t2i.scenes.recogniser import Recogniser
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 Record = Mapping[str, JsonValue]
-"""What one unit measured, as JSON holds it."""
+"""Record of one unit of work, as JSON data: what was measured."""
 
 
 @dataclass(frozen=True, slots=True)

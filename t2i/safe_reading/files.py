@@ -15,15 +15,20 @@ LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class FileKind:
-    """Kind of file, for error messages, with its size limit and its error class."""
+class UntrustedFileKind:
+    """Kind of file from an untrusted source: its name in messages, size limit and error class.
+
+    noun : as in "Cannot read the caption x.txt"
+    max_bytes : of one file; a larger one is an error
+    error_class : of the error that is raised for a file that cannot be read
+    """
 
     noun: str
     max_bytes: int
-    error: type[T2IError] = DataError
+    error_class: type[T2IError] = DataError
 
-    def __call__(self, noun: str) -> "FileKind":
-        """The same bounds under another name."""
+    def with_noun(self, noun: str) -> "UntrustedFileKind":
+        """Return a kind with the same limit and error class, and another name in messages."""
         return replace(self, noun=noun)
 
     @property
@@ -32,23 +37,26 @@ class FileKind:
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
 
-PICTURE = FileKind("picture", 512 * 1024**2)
-CAPTION = FileKind("caption", 64 * 1024)
-TABLE = FileKind("table of captions", 1024**3)
-"""Read line by line."""
-PROMPTS = FileKind("file of prompts", 1024**3)
-"""Read line by line."""
-CONFIG = FileKind("config", 1_000_000, ArgumentError)
-"""A TOML."""
-MODEL_CONFIG = FileKind("config", 1_000_000, ModelError)
-RUN = FileKind("file of a run", 256 * 1024**2, OutputError)
-"""What a run or a bulk keeps of itself, with a record of each of many pictures."""
-WEIGHTS = FileKind("weights file", 1 << 50, ModelError)
-"""Mapped into memory, not read; the header has a bound of its own."""
+PICTURE_KIND = UntrustedFileKind("picture", 512 * 1024**2)
+CAPTION_KIND = UntrustedFileKind("caption", 64 * 1024)
+CAPTION_TABLE_KIND = UntrustedFileKind("table of captions", 1024**3)
+"""Table of captions such as a metadata.jsonl; read line by line."""
+PROMPTS_FILE_KIND = UntrustedFileKind("file of prompts", 1024**3)
+"""Prompts file; read line by line."""
+CONFIG_KIND = UntrustedFileKind("config", 1_000_000, ArgumentError)
+"""TOML file of a user."""
+MODEL_CONFIG_KIND = UntrustedFileKind("config", 1_000_000, ModelError)
+"""JSON file of a model folder."""
+RUN_FILE_KIND = UntrustedFileKind("file of a run", 256 * 1024**2, OutputError)
+"""State, log or index of a training or bulk run, with a record of each of many pictures."""
+WEIGHTS_KIND = UntrustedFileKind("weights file", 1 << 50, ModelError)
+"""Weights file; mapped into memory, not read. Its header has a bound of its own."""
 
 
-class UnsuitableFileError(OSError):
-    """OSError for something that is not a regular file, or too large; `strerror` says which."""
+class UnsafeFileError(OSError):
+    """OSError for a file that is not safe to read: a pipe, a device, a name that no file can have,
+    or more bytes than the limit. `strerror` says which.
+    """
 
     def __init__(self, path: object, reason: str, number: int = errno.EINVAL) -> None:
         super().__init__(number, reason, str(path))
@@ -57,21 +65,21 @@ class UnsuitableFileError(OSError):
 def open_regular_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> BufferedReader:
     """Open a regular file for reading, never blocking on a pipe or device.
 
-    Raises OSError; UnsuitableFileError for anything but a regular file of at most `max_bytes`.
+    Raises OSError; UnsafeFileError for anything but a regular file of at most `max_bytes`.
     """
     try:
         check_is_regular_file(path, os.stat(path))  # before it is opened: a device may act on that
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
     except ValueError:
-        raise UnsuitableFileError(
+        raise UnsafeFileError(
             path, "no file can be called so (a NUL, or half of a character)"
         ) from None
     try:
         found = os.fstat(descriptor)  # what was opened: the name may mean another by now
         check_is_regular_file(path, found)
         if max_bytes is not None and found.st_size > max_bytes:
-            raise UnsuitableFileError(
+            raise UnsafeFileError(
                 path, f"it has {found.st_size:,} bytes, at most {max_bytes:,} are read"
             )
         return os.fdopen(descriptor, "rb")
@@ -86,7 +94,7 @@ def check_is_regular_file(path: str | os.PathLike[str], found: os.stat_result) -
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     for is_one, what in NO_FILES.items():
         if is_one(found.st_mode):
-            raise UnsuitableFileError(path, f"it is a {what}, not a file")
+            raise UnsafeFileError(path, f"it is a {what}, not a file")
 
 
 NO_FILES = {
@@ -98,7 +106,9 @@ NO_FILES = {
 
 
 @contextmanager
-def open_untrusted(path: str | os.PathLike[str], kind: FileKind) -> Iterator[BufferedReader]:
+def open_untrusted(
+    path: str | os.PathLike[str], kind: UntrustedFileKind
+) -> Iterator[BufferedReader]:
     """Open a file within the block; the error class of `kind` is raised if it cannot be read."""
     try:
         with open_regular_file(path, kind.max_bytes) as file:
@@ -114,11 +124,11 @@ def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     with open_regular_file(path, max_bytes) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:  # it grows, or its size is not known as in /proc
-        raise UnsuitableFileError(path, f"it has more than the {max_bytes:,} bytes that are read")
+        raise UnsafeFileError(path, f"it has more than the {max_bytes:,} bytes that are read")
     return data
 
 
-def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
+def read_bytes(path: str | os.PathLike[str], kind: UntrustedFileKind) -> bytes:
     """Return all bytes of a file; the error class of `kind` is raised if it cannot be read."""
     try:
         return read_bounded(path, kind.max_bytes)
@@ -127,19 +137,19 @@ def read_bytes(path: str | os.PathLike[str], kind: FileKind) -> bytes:
 
 
 def build_unreadable_error(
-    path: str | os.PathLike[str], kind: FileKind, error: OSError
+    path: str | os.PathLike[str], kind: UntrustedFileKind, error: OSError
 ) -> T2IError:
     """Return an error of the kind's class for a file that cannot be read, with the reason."""
     name = os.fspath(path)
     name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return kind.error(f"No such {kind.noun}: {name}. Check the path.")
+        return kind.error_class(f"No such {kind.noun}: {name}. Check the path.")
     if isinstance(error, IsADirectoryError):
-        return kind.error(
+        return kind.error_class(
             f"{name} is a folder, not {kind.noun_with_article}: name one of its files."
         )
     reason = REASONS.get(error.errno or 0, error.strerror or str(error))
-    return kind.error(f"Cannot read the {kind.noun} {name}: {reason}.")
+    return kind.error_class(f"Cannot read the {kind.noun} {name}: {reason}.")
 
 
 REASONS = {

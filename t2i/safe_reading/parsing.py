@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from t2i.errors import T2IError
-from t2i.safe_reading.files import FileKind, read_bytes
+from t2i.safe_reading.files import UntrustedFileKind, read_bytes
 
 DEEPEST = 100
 """Of lists and tables within one another; the deepest that anybody means has some ten."""
@@ -99,7 +99,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deep to be read") from None
 
 
-def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
+def read_text(path: str | os.PathLike[str], kind: UntrustedFileKind) -> str:
     """Return the text of a UTF-8 file; the error class of `kind` is raised if it cannot be read."""
     data = read_bytes(path, kind)
     try:
@@ -109,7 +109,7 @@ def read_text(path: str | os.PathLike[str], kind: FileKind) -> str:
 
 
 def read_json(
-    path: str | os.PathLike[str], kind: FileKind, *, lenient: bool = False
+    path: str | os.PathLike[str], kind: UntrustedFileKind, *, lenient: bool = False
 ) -> dict[str, Any]:
     """Return the JSON object in a file; the error class of `kind` is raised if it cannot be
     read.
@@ -120,11 +120,13 @@ def read_json(
     except ValueError as error:
         raise build_unparsable_error(path, kind, error, "JSON") from error
     if not isinstance(value, dict):
-        raise kind.error(f"{os.fspath(path)} holds a JSON {type(value).__name__}, not an object.")
+        raise kind.error_class(
+            f"{os.fspath(path)} holds a JSON {type(value).__name__}, not an object."
+        )
     return value
 
 
-def read_toml(path: str | os.PathLike[str], kind: FileKind) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str], kind: UntrustedFileKind) -> dict[str, Any]:
     """Return the tables of a TOML file; the error class of `kind` is raised if it cannot be
     read.
     """
@@ -148,10 +150,10 @@ def iterate_numbered_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int
 
 
 def build_unparsable_error(
-    path: str | os.PathLike[str], kind: FileKind, error: ValueError, form: str = ""
+    path: str | os.PathLike[str], kind: UntrustedFileKind, error: ValueError, form: str = ""
 ) -> T2IError:
     """Return an error of the kind's class for a file whose content cannot be parsed."""
-    return kind.error(
+    return kind.error_class(
         f"Cannot read the {kind.noun} {os.fspath(path)}{form and f' as {form}'}: {error}."
     )
 

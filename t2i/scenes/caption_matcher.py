@@ -1,4 +1,4 @@
-"""Contrastive score of how well a caption fits a picture of the scenes.
+"""Caption matcher: a contrastive score of how well a caption fits a picture of scenes.
 
 B pictures and as many captions, P positions, F features, D width of an embedding.
 """
@@ -17,17 +17,17 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recogniser import DEFAULT_FOLDER, LOAD_ERRORS, Recogniser, RecogniserOutput
 from t2i.text.bpe import Merges, Vocabulary, build_clip_tokenizer, load_bpe
 
 TOKENIZER_FOLDER = Path(__file__).parent.parent / "assets" / "tokenizer"
-CONFIG, WEIGHTS = "agreement.json", "agreement.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "agreement.json", "agreement.safetensors"
 POOLED_SIDE = 8
-"""Places along a side at which the recogniser's maps are read."""
+"""Side of the grid of positions to which the recogniser's maps are pooled."""
 MAX_TOKENS = 32
-"""Captions are cut off there."""
+"""Largest number of tokens of a caption; the rest is cut off."""
 
 
 class CaptionMatcher(nn.Module):
@@ -106,20 +106,25 @@ class CaptionMatcher(nn.Module):
         return scores_B.cpu()
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-        """Write the matcher's weights without the recogniser's into `folder`, which must exist."""
+        """Write the matcher's weights, without the recogniser's, and config into `folder`.
+
+        The folder must exist.
+
+        notes : JSON data to store beside the config
+        """
         weights = {
             name: weight.to(dtype).contiguous()
             for name, weight in self.state_dict().items()
             if not name.startswith("recogniser.") and weight.is_floating_point()
         }
-        save_file(weights, folder / WEIGHTS)
+        save_file(weights, folder / WEIGHTS_FILE)
         config = {"width": self.width, "layers": self.layers, "vocabulary": self.vocabulary}
-        (folder / CONFIG).write_text(json.dumps(config | notes, indent=1) + "\n", "utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(config | notes, indent=1) + "\n", "utf-8")
 
     @staticmethod
     def is_stored_in(folder: Path) -> bool:
         """Return True if the folder of a recogniser also holds a caption matcher."""
-        return (folder / CONFIG).is_file()
+        return (folder / CONFIG_FILE).is_file()
 
     @classmethod
     def load(cls, folder: Path = DEFAULT_FOLDER) -> "CaptionMatcher":
@@ -129,11 +134,13 @@ class CaptionMatcher(nn.Module):
         """
         recogniser = Recogniser.load(folder)
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
+            config = parse_json(read_bounded(folder / CONFIG_FILE, MODEL_CONFIG_KIND.max_bytes))
             found = cls(recogniser, config["width"], config["layers"])
             if found.vocabulary != config["vocabulary"]:
                 raise ValueError(f"it read another vocabulary than {TOKENIZER_FOLDER.name}")
-            missing, unknown = found.load_state_dict(read_tensors(folder / WEIGHTS), strict=False)
+            missing, unknown = found.load_state_dict(
+                read_tensors(folder / WEIGHTS_FILE), strict=False
+            )
             lost = [
                 name
                 for name in missing
@@ -152,8 +159,8 @@ class CaptionMatcher(nn.Module):
 def pool_recogniser_output(maps: RecogniserOutput) -> Tensor:
     """Return the recogniser's probabilities and features pooled to POOLED_SIDE, (B, F, 8, 8)."""
     inputs = (
-        maps.kinds_BKhw.float().softmax(1),
-        maps.colours_BKhw.float().softmax(1),
+        maps.class_logits_BKhw.float().softmax(1),
+        maps.colour_logits_BKhw.float().softmax(1),
         maps.features_BFhw.float(),
     )
     return torch.cat([functional.adaptive_avg_pool2d(one, POOLED_SIDE) for one in inputs], dim=1)

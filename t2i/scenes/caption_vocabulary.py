@@ -7,38 +7,32 @@ from t2i.scenes.captions import (
     BACKGROUND_FRAMES,
     OPENING_FRAMES,
     POSITION_TEMPLATES,
-    SINGLE_TEMPLATES,
-    THREE_OBJECT_TEMPLATES,
-    TWO_OBJECT_TEMPLATES,
-    Template,
+    TEMPLATES_WITHOUT_POSITIONS,
 )
 from t2i.scenes.held_out import list_training_colours
-from t2i.scenes.layout import SizeWord
+from t2i.scenes.object_placement import SizeWord
 from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
-from t2i.scenes.sprites import BACKGROUNDS, load_vocabulary_objects
+from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
 
-TEMPLATES_WITHOUT_POSITIONS: dict[int, tuple[Template, ...]] = {
-    1: SINGLE_TEMPLATES,
-    2: TWO_OBJECT_TEMPLATES,
-    3: THREE_OBJECT_TEMPLATES,
-}
-ARTICLES = ("a", "an")
-WORD = re.compile(r"[a-z]+")
+INDEFINITE_ARTICLES = ("a", "an")
+WORD_PATTERN = re.compile(r"[a-z]+")
 
 
 def list_caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
-    """Return the vocabulary of a configuration's captions, by category.
+    """Return the vocabulary of the captions of a configuration's scenes, by category.
 
     Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;
     "words" lists every word of every caption.
     """
     objects = resolve_vocabulary(config.vocabulary)
-    natural = {colour for name in objects if (colour := load_vocabulary_objects()[name].colour)}
+    natural = {
+        colour for name in objects if (colour := load_vocabulary_objects()[name].natural_colour)
+    }
     painted = {
         colour for name in objects for colour in list_training_colours(name) if config.repainted
     }
     others = sorted(other for name in objects for other in load_vocabulary_objects()[name].synonyms)
-    sizes, backgrounds = list(get_args(SizeWord)), list(BACKGROUNDS)
+    sizes, backgrounds = list(get_args(SizeWord)), list(BACKGROUND_COLOURS)
     most = range(1, config.max_objects + 1)
     stated = [
         template
@@ -54,7 +48,7 @@ def list_caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
             text.replace("COLOUR", "background").replace("PLAIN", "background")
             for text in BACKGROUND_FRAMES
         ),
-        *(*objects, *others, *natural, *painted, *sizes, *backgrounds, *ARTICLES),
+        *(*objects, *others, *natural, *painted, *sizes, *backgrounds, *INDEFINITE_ARTICLES),
     ]
     return {
         "objects": list(objects),
@@ -66,7 +60,7 @@ def list_caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
         ],
         "backgrounds": backgrounds,
         "words": sorted(
-            {word for text in texts for word in WORD.findall(strip_placeholders(text))}
+            {word for text in texts for word in WORD_PATTERN.findall(strip_placeholders(text))}
         ),
     }
 

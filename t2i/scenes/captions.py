@@ -1,36 +1,42 @@
-"""Captions of a scene; every statement in them is true of the layout they are written for."""
+"""Captions of scenes; every statement in them is true of the layout they are generated for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from t2i.scenes.layout import Arrangement, PlacedObject, SizeWord, random_choice
+from t2i.scenes.object_placement import Arrangement, PlacedObject, SizeWord, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import load_vocabulary_objects
 
 MAX_WORDS = 22
+"""Largest number of words of a caption; a longer one loses its frame, then its positions."""
 POSITION_SHARE = 0.75
-"""Of the captions of several objects, those that say how these stand."""
+"""Share of the captions of several objects that state their positions, by default."""
 
-# A template names objects by their number in the layout; {the 0} mentions one again. Beside it: the
-# relations it states.
 Template = tuple[str, tuple[tuple[int, Relation, int], ...]]
+"""Text of a caption, and the relations (subject, relation, object) that it states.
 
-SINGLE_TEMPLATES: tuple[Template, ...] = (("{0}", ()),)
-TWO_OBJECT_TEMPLATES: tuple[Template, ...] = (
-    ("{0} and {1}", ()),
-    ("{1} and {0}", ()),
-    ("{0} with {1}", ()),
-    ("two objects: {0} and {1}", ()),
-    ("two things: {1} and {0}", ()),
-)
-THREE_OBJECT_TEMPLATES: tuple[Template, ...] = (
-    ("{0}, {1} and {2}", ()),
-    ("{2}, {0} and {1}", ()),
-    ("{1}, {2} and {0}", ()),
-    ("three objects: {0}, {1} and {2}", ()),
-)
+The text names objects by their numbers in the layout, {0}; {the 0} mentions one again.
+"""
+
+TEMPLATES_WITHOUT_POSITIONS: dict[int, tuple[Template, ...]] = {
+    1: (("{0}", ()),),
+    2: (
+        ("{0} and {1}", ()),
+        ("{1} and {0}", ()),
+        ("{0} with {1}", ()),
+        ("two objects: {0} and {1}", ()),
+        ("two things: {1} and {0}", ()),
+    ),
+    3: (
+        ("{0}, {1} and {2}", ()),
+        ("{2}, {0} and {1}", ()),
+        ("{1}, {2} and {0}", ()),
+        ("three objects: {0}, {1} and {2}", ()),
+    ),
+}
+"""Number of objects -> templates that list them without their positions."""
 OPENING_FRAMES = (
     "a picture of {}",
     "a photo of {}",
@@ -131,18 +137,18 @@ def generate_caption(
     objects: Sequence[PlacedObject],
     arrangement: Arrangement,
     background: str,
-    share_stated: float = POSITION_SHARE,
+    position_share: float = POSITION_SHARE,
 ) -> Caption:
-    """Write a random caption of a scene; equal generator states give equal sentences.
+    """Generate a random caption of a scene; equal states of `rng` give equal captions.
 
-    share_stated : probability that positions of several objects are described
+    position_share : probability that the positions of several objects are stated
     """
     phrases = [choose_random_noun_phrase(rng, placed) for placed in objects]
     stated = list_position_templates(objects, arrangement)
-    plain = list_templates_without_positions(len(objects))
+    plain = TEMPLATES_WITHOUT_POSITIONS[len(objects)]
     template = (
         random_choice(rng, stated)
-        if stated and rng.random() < share_stated
+        if stated and rng.random() < position_share
         else random_choice(rng, plain)
     )
     shorter = random_choice(rng, plain)
@@ -176,20 +182,15 @@ def choose_random_noun_phrase(rng: np.random.Generator, placed: PlacedObject) ->
     synonym = random_choice(rng, thing.synonyms or (thing.name,))
     return NounPhrase(
         word=synonym if use_synonym < 0.15 else thing.name,
-        colour=placed.colour or (thing.colour if say_natural < 0.2 else None),
+        colour=placed.colour or (thing.natural_colour if say_natural < 0.2 else None),
         size_word=placed.size_word if say_size < 0.85 else None,
     )
-
-
-def list_templates_without_positions(count: int) -> tuple[Template, ...]:
-    """Return the templates that list so many objects without describing their positions."""
-    return {1: SINGLE_TEMPLATES, 2: TWO_OBJECT_TEMPLATES, 3: THREE_OBJECT_TEMPLATES}[count]
 
 
 def list_position_templates(
     objects: Sequence[PlacedObject], arrangement: Arrangement
 ) -> tuple[Template, ...]:
-    """Return the templates that describe the positions of these objects; () if there are none."""
+    """Return the templates that state the positions of these objects; () if there are none."""
     if arrangement != "corner":
         return POSITION_TEMPLATES.get((arrangement, len(objects)), ())
     corner, beside, stacked = objects
@@ -222,7 +223,11 @@ def fill_template(
     relations: tuple[tuple[int, Relation, int], ...],
     phrases: Sequence[NounPhrase],
 ) -> Caption:
-    """Fill a caption template with noun phrases and record the span of each object's word."""
+    """Fill a template with noun phrases: the caption, with the span of each object's word.
+
+    frame : text with {} for the body, such as one of OPENING_FRAMES
+    body, relations : text of the template, and the relations that it states
+    """
     text = ""
     mentions = []
     for piece in frame.replace("{}", body).replace("{", "\0{").replace("}", "}\0").split("\0"):

@@ -17,7 +17,7 @@ class HeldOutCombinations:
 
 
 @cache
-def load_held_out() -> HeldOutCombinations:
+def load_held_out_combinations() -> HeldOutCombinations:
     """Load the held-out combinations from `t2i/assets/scenes/held_out.json`."""
     listed = json.loads(
         find_scene_assets_folder().joinpath("held_out.json").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def load_held_out() -> HeldOutCombinations:
 
 def is_trained_together(name: str, others: Sequence[str]) -> bool:
     """Return True if training scenes may show the object `name` together with `others`."""
-    pairs = load_held_out().pairs
+    pairs = load_held_out_combinations().pairs
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 
 
@@ -39,5 +39,5 @@ def list_training_colours(name: str) -> list[str]:
     return [
         c
         for c in load_vocabulary_objects()[name].paint_colours
-        if (name, c) not in load_held_out().colours
+        if (name, c) not in load_held_out_combinations().colours
     ]

@@ -1,139 +1,98 @@
-"""Positions and sizes of the objects of a scene, as fractions of the picture's side."""
+"""Layout of a scene, and its rendering from sprites.
 
-from collections.abc import Sequence
+H W size of the picture.
+"""
+
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-Arrangement = Literal["single", "row", "column", "corner"]
-SizeWord = Literal["small", "large"]
-Centre = tuple[float, float]
-T = TypeVar("T")
-
-# Of one object; the gaps between the classes keep the words true.
-SINGLE_SIDES: dict[SizeWord | None, tuple[float, float]] = {
-    "small": (0.30, 0.40),
-    None: (0.54, 0.66),
-    "large": (0.76, 0.86),
-}
-# Of a small and a large object together, and of two or three of one size.
-CONTRAST_SIDES: dict[SizeWord, tuple[float, float]] = {"small": (0.25, 0.31), "large": (0.54, 0.62)}
-LINE_SIDES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
-CORNER_SIDES = (0.36, 0.44)
-# How far from the middle of a row or column an object may stand.
-MAX_STRAY = 0.12
+from t2i.scenes.captions import Caption
+from t2i.scenes.object_placement import Arrangement, PlacedObject
+from t2i.scenes.sprites import load_sprite
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedObject:
-    """Object of a scene with its size and position; `side` is the longer side of its sprite.
+class Layout:
+    """Complete description of a scene before rendering.
 
-    colour : the colour it is painted in, or None for its natural one
+    The objects are in the order of `choose_random_arrangement_and_positions`.
     """
 
-    name: str
-    colour: str | None
-    size_word: SizeWord | None
-    side: float
-    centre: Centre
+    objects: tuple[PlacedObject, ...]
+    arrangement: Arrangement
+    background: str
+    tint: tuple[int, int, int]
+    brightness_gradient: int
+    """How much brighter the background is at its far end, right or bottom, than at the near one."""
+    gradient_direction: Literal["across", "down"]
+    caption: Caption
 
 
-@dataclass(frozen=True, slots=True)
-class SizeAndPosition:
-    """Size and position in a scene for an object that is not chosen yet."""
-
-    size_word: SizeWord | None
-    side: float
-    centre: Centre
-
-    def place_object(self, name: str, colour: str | None) -> PlacedObject:
-        """Return the object with this name and colour, of this size and at this position."""
-        return PlacedObject(name, colour, self.size_word, self.side, self.centre)
-
-
-def choose_random_arrangement_and_positions(
-    rng: np.random.Generator, count: int
-) -> tuple[Arrangement, list[SizeAndPosition]]:
-    """Choose at random an arrangement, and non-overlapping sizes and positions for `count` objects.
-
-    A row is listed from left to right, a column from top to bottom; of a corner first the position
-    with two neighbours, then the one beside it, then the one above or below it.
-    """
-    if count == 1:
-        return "single", [choose_random_single_position(rng)]
-    if count == 3 and rng.random() < 0.5:
-        return "corner", choose_random_quadrant_positions(rng)
-    sides = choose_random_line_sizes(rng, count)
-    gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
-    lying = rng.random() < 0.5
-    return "row" if lying else "column", choose_random_line_positions(rng, sides, gaps, lying)
-
-
-def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
-    """Choose size and position of a scene's only object at random."""
-    u = rng.random()
-    word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
-    side = random_between(rng, *SINGLE_SIDES[word])
-    room = min(0.5 - side / 2, 0.25)
-    return SizeAndPosition(
-        word, side, (0.5 + random_between(rng, -room, room), 0.5 + random_between(rng, -room, room))
+def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """Render the picture (H, W, 3) and, for each object, the mask (H, W) of its visible pixels."""
+    pixels = render_background(
+        layout.tint, layout.brightness_gradient, layout.gradient_direction, size
     )
-
-
-def choose_random_quadrant_positions(rng: np.random.Generator) -> list[SizeAndPosition]:
-    """Choose sizes and positions of three objects at random, each in another quadrant."""
-    sides = [random_between(rng, *CORNER_SIDES) for _ in range(3)]
-    x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
-    places = []
-    for side, (middle_x, middle_y) in zip(sides, ((x, y), (1 - x, y), (x, 1 - y)), strict=True):
-        room = 0.25 - side / 2
-        centre = (
-            middle_x + random_between(rng, -1, 1) * room,
-            middle_y + random_between(rng, -1, 1) * room,
+    masks: list[NDArray[np.bool_]] = []
+    for placed in layout.objects:
+        paste_sprite(
+            pixels, masks, load_sprite(placed.name, placed.colour), placed.side, placed.centre
         )
-        places.append(SizeAndPosition(None, side, centre))
-    return places
+    return pixels, masks
 
 
-def choose_random_line_sizes(
-    rng: np.random.Generator, count: int
-) -> list[tuple[SizeWord | None, float]]:
-    """Choose size word and side length of each object of a row or column at random."""
-    if count == 2 and rng.random() < 0.25:
-        contrast: list[tuple[SizeWord | None, float]] = [
-            (word, random_between(rng, *sides)) for word, sides in CONTRAST_SIDES.items()
-        ]
-        return contrast if rng.random() < 0.5 else contrast[::-1]
-    return [(None, random_between(rng, *LINE_SIDES[count])) for _ in range(count)]
+def render_background(
+    tint: tuple[int, int, int],
+    brightness_gradient: int,
+    gradient_direction: Literal["across", "down"],
+    size: int,
+) -> NDArray[np.uint8]:
+    """Render a background (H, W, 3) that is brighter at its right or bottom edge.
 
-
-def choose_random_line_positions(
-    rng: np.random.Generator,
-    sides: Sequence[tuple[SizeWord | None, float]],
-    gaps: Sequence[float],
-    lying: bool,
-) -> list[SizeAndPosition]:
-    """Choose positions of objects of these sizes in a row or column: along it the free space is
-    divided in proportion to `gaps`, across it they are random.
+    brightness_gradient : difference of the edges, of 255; negative if it is darker there
     """
-    unit = (1.0 - sum(side for _, side in sides)) / sum(gaps)
-    places = []
-    along = 0.0
-    for (word, side), gap in zip(sides, gaps, strict=False):
-        along += gap * unit + side / 2
-        room = min(0.5 - side / 2, MAX_STRAY)
-        across = 0.5 + random_between(rng, -room, room)
-        places.append(SizeAndPosition(word, side, (along, across) if lying else (across, along)))
-        along += side / 2
-    return places
+    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    shades = np.asarray(tint, dtype=np.float32) + ramp[:, None] * brightness_gradient
+    shades = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
+    pixels = np.empty((size, size, 3), dtype=np.uint8)
+    pixels[...] = shades[:, None] if gradient_direction == "down" else shades
+    return pixels
 
 
-def random_between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Return a uniformly distributed random number from `low` to `high`."""
-    return low + (high - low) * float(rng.random())
+def paste_sprite(
+    pixels: NDArray[np.uint8],
+    masks: list[NDArray[np.bool_]],
+    picture: Image.Image,
+    side: float,
+    centre: tuple[float, float],
+) -> None:
+    """Paste a sprite onto the picture, append its mask, and remove it from the earlier masks.
+
+    picture : mode RGBa
+    side : of the sprite, and `centre` across and down, as shares of the picture's side
+    """
+    size = len(pixels)
+    wide = max(8, round(side * size))
+    left, top = (min(max(round(c * size - wide / 2), 0), size - wide) for c in centre)
+    rgba = np.asarray(picture.resize((wide, wide), Image.Resampling.HAMMING))
+    window = np.s_[top : top + wide, left : left + wide]
+
+    # premultiplied "over"
+    behind = pixels[window].astype(np.uint16) * (255 - rgba[..., 3:].astype(np.uint16))
+    pixels[window] = np.minimum(rgba[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
+    solid = rgba[..., 3] > 127
+    for earlier in masks:
+        earlier[window] &= ~solid
+    mask = np.zeros((size, size), dtype=np.bool_)
+    mask[window] = solid
+    masks.append(mask)
 
 
-def random_choice(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """Return one of the choices at random, each with the same probability."""
-    return choices[int(rng.random() * len(choices))]
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom (right and bottom exclusive) of the True pixels."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,4 +1,4 @@
-"""Result of the recogniser for one picture.
+"""Objects that the recogniser found in a picture, with its background and features.
 
 H W size of the picture.
 """
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 OWN_COLOUR = "own"
-"""The colour of an object of many colours, or of one that the recogniser has no name for."""
+"""Colour of an object in many colours, or in one that the recogniser has no name for."""
 Relation = Literal["left", "right", "above", "below"]
 MIN_OFFSET = 0.05
-"""By how much of the picture's side two centres must differ for one to stand left or above."""
+"""Smallest distance of two centres, as a share of the picture's side, for a relation to hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecognisedObject:
     """Object that the recogniser found in a picture.
 
-    share : of the picture's area
-    centre : across and down, each from 0 to 1
+    share : share of the picture's area that it covers
+    centre : x and y, each from 0 to 1
     colour : its main colour, natural or painted; OWN_COLOUR where it has no name
     mask : (H, W) bool ndarray
     """
@@ -35,18 +35,18 @@ class RecognisedObject:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """Objects, background and features that the recogniser found in a picture.
+    """Result of the recogniser for one picture: objects, background and features.
 
     unknown_share : share of the area that is an object of no known class
-    features : (F,) float32 ndarray, for distances between sets of pictures
-    structure : (F, h, w) float32 ndarray, spatial features, for distances between layouts
+    mean_features : (F,) float32 ndarray, for distances between sets of pictures
+    features : (F, h, w) float32 ndarray, spatial features, for distances between layouts
     """
 
     objects: dict[str, RecognisedObject]
     background: str
     unknown_share: float
+    mean_features: NDArray[np.float32]
     features: NDArray[np.float32]
-    structure: NDArray[np.float32]
 
     def has_relation(self, subject: str, relation: Relation, other: str) -> bool:
         """Return True if both objects are present and `subject` is `relation` of `other`."""

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
 
 DEFAULT_FOLDER = Path(__file__).parent.parent / "assets" / "recogniser"
-CONFIG, WEIGHTS = "recogniser.json", "recogniser.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "recogniser.json", "recogniser.safetensors"
 LOAD_ERRORS = (
     OSError,
     ValueError,
@@ -34,11 +34,11 @@ LOAD_ERRORS = (
     RuntimeError,
     SafetensorError,
 )
-"""What a folder that holds something else, or nothing whole, comes to."""
+"""Exceptions of loading a folder that holds something else, or damaged files."""
 PATCH_SIDE = 4
-"""Pixels of a side that one place of the maps stands for."""
+"""Side, in pixels, of the square of pixels that one position of the maps stands for."""
 MIN_AREA_SHARE = 0.01
-"""Of the picture's area that is enough of an object; the smallest of the scenes cover more."""
+"""Smallest share of the picture's area that is recognised as an object; scenes show larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RecogniserLabels:
     objects: tuple[str, ...]
     backgrounds: tuple[str, ...]
     colours: tuple[str, ...]
-    """The first is OWN: of many colours, or of one that has no name here."""
+    """The first is OWN_COLOUR: of many colours, or of one that has no name here."""
 
     @property
     def class_count(self) -> int:
@@ -67,10 +67,10 @@ class RecogniserLabels:
 
 @dataclass(frozen=True, slots=True)
 class RecogniserOutput:
-    """Logits of the recogniser's labels at each position, (B, K, h, w), and its features."""
+    """Output of the recogniser: label logits at each position, (B, K, h, w), and its features."""
 
-    kinds_BKhw: Tensor
-    colours_BKhw: Tensor
+    class_logits_BKhw: Tensor
+    colour_logits_BKhw: Tensor
     features_BFhw: Tensor
 
 
@@ -106,22 +106,25 @@ class Recogniser(nn.Module):
         logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
         features_BFhw, self._middle_BFhw = self._middle_BFhw, None
         assert features_BFhw is not None
-        kinds_BKhw, colours_BKhw = logits_BKhw.split(
+        class_logits_BKhw, colour_logits_BKhw = logits_BKhw.split(
             [self.labels.class_count, len(self.labels.colours)], dim=1
         )
-        return RecogniserOutput(kinds_BKhw, colours_BKhw, features_BFhw)
+        return RecogniserOutput(class_logits_BKhw, colour_logits_BKhw, features_BFhw)
 
     @torch.no_grad()
     def recognise(self, pictures: Sequence[Image.Image]) -> list[Recognition]:
-        """Recognise the objects of each picture; pictures of other sizes are resized."""
+        """Recognise the objects of each picture; masks have the picture's own size.
+
+        Pictures of another size than the recogniser's are resized for it.
+        """
         if not pictures:
             return []
         device = next(self.parameters()).device
         maps = self(torch.stack([self.preprocess(picture) for picture in pictures]).to(device))
         return [
             self._read_maps(
-                maps.kinds_BKhw[row].float().cpu(),
-                maps.colours_BKhw[row].float().cpu(),
+                maps.class_logits_BKhw[row].float().cpu(),
+                maps.colour_logits_BKhw[row].float().cpu(),
                 maps.features_BFhw[row].float().cpu(),
                 picture.size,
             )
@@ -129,7 +132,7 @@ class Recogniser(nn.Module):
         ]
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """Return the picture at the recogniser's size, (3, size, size) in [-1, 1]."""
+        """Return the picture's pixels at the recogniser's size, (3, size, size) in [-1, 1]."""
         side = (self.size, self.size)
         rgb = picture.convert("RGB")
         if rgb.size != side:
@@ -167,8 +170,8 @@ class Recogniser(nn.Module):
             objects=objects,
             background=labels.backgrounds[int(behind.argmax())],
             unknown_share=float(shares[labels.unknown_index]),
-            features=features_Fhw.mean(dim=(1, 2)).numpy(),
-            structure=features_Fhw.numpy(),
+            mean_features=features_Fhw.mean(dim=(1, 2)).numpy(),
+            features=features_Fhw.numpy(),
         )
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
@@ -179,14 +182,14 @@ class Recogniser(nn.Module):
         weights = {
             name: weight.to(dtype).contiguous() for name, weight in self.state_dict().items()
         }
-        save_file(weights, folder / WEIGHTS)
+        save_file(weights, folder / WEIGHTS_FILE)
         config = {
             "labels": asdict(self.labels),
             "size": self.size,
             "channels": self.channels,
             **notes,
         }
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
     @classmethod
     def load(cls, folder: Path = DEFAULT_FOLDER) -> "Recogniser":
@@ -195,12 +198,12 @@ class Recogniser(nn.Module):
         Raises ModelError for a folder that holds none.
         """
         try:
-            config = parse_json(read_bounded(folder / CONFIG, MODEL_CONFIG.max_bytes))
+            config = parse_json(read_bounded(folder / CONFIG_FILE, MODEL_CONFIG_KIND.max_bytes))
             labels = RecogniserLabels(
                 **{name: tuple(names) for name, names in config["labels"].items()}
             )
             found = cls(labels, config["size"], config["channels"])
-            found.load_state_dict(read_tensors(folder / WEIGHTS))
+            found.load_state_dict(read_tensors(folder / WEIGHTS_FILE))
         except LOAD_ERRORS as error:
             raise ModelError(
                 f"No recogniser can be loaded from {folder}: {error}. Train one with "
@@ -209,7 +212,7 @@ class Recogniser(nn.Module):
         return found.float().eval().requires_grad_(False)
 
 
-def build_labels(
+def build_recogniser_labels(
     objects: Sequence[str], backgrounds: Sequence[str], hues: Sequence[str]
 ) -> RecogniserLabels:
     """Build the labels of these objects, backgrounds and hues; the first colour is OWN_COLOUR."""

@@ -13,28 +13,34 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
-from t2i.scenes.layout import random_between, random_choice
-from t2i.scenes.recogniser import RecogniserLabels, build_labels
+from t2i.scenes.layout import paste_sprite, render_background
+from t2i.scenes.object_placement import random_between, random_choice
+from t2i.scenes.recogniser import RecogniserLabels, build_recogniser_labels
 from t2i.scenes.scenes import (
     choose_random_tint,
     list_shared_contrasting_backgrounds,
-    paste_sprite,
-    render_background,
     resolve_vocabulary,
 )
-from t2i.scenes.sprites import BACKGROUNDS, HUES, load_sprite, load_vocabulary_objects
+from t2i.scenes.sprites import (
+    BACKGROUND_COLOURS,
+    PAINT_COLOURS,
+    load_sprite,
+    load_vocabulary_objects,
+)
 
-COMPOSITIONS_KEY = 2
-"""Apart from the splits of scenes, see `t2i.scenes.scenes.SPLIT_KEYS`."""
-COUNT_SHARES = (0.06, 0.34, 0.38, 0.17, 0.05)
-"""How often there are none, one, two, three, four objects."""
-SIDES = {1: (0.25, 0.9), 2: (0.22, 0.65), 3: (0.22, 0.48), 4: (0.22, 0.42)}
+COMPOSITIONS_SEED_KEY = 2
+"""Part of the random seed, other than those of scenes, `t2i.scenes.scenes.SPLIT_SEED_KEYS`."""
+OBJECT_COUNT_SHARES = (0.06, 0.34, 0.38, 0.17, 0.05)
+"""Shares of the pictures with none, one, two, three and four objects."""
+SIDE_RANGES = {1: (0.25, 0.9), 2: (0.22, 0.65), 3: (0.22, 0.48), 4: (0.22, 0.42)}
+"""Number of objects -> range of their sides, as shares of the picture's side."""
 MIN_VISIBLE_SHARE = 0.6
 """Share of each object that must be visible."""
 MAX_TRIES = 8
 UNKNOWN_SHARE = 0.12
-"""Share of the objects that are spoiled until nobody could name them."""
+"""Share of the objects that are distorted into unknown ones."""
 RECOLOURED_SHARE = 0.3
+"""Share of the objects that are painted in another colour, of those that can be."""
 
 
 class CompositionsConfig(BaseModel):
@@ -59,8 +65,8 @@ class Compositions:
     def __init__(self, config: CompositionsConfig) -> None:
         self.config = config
         self.vocabulary = resolve_vocabulary(config.vocabulary)
-        self.labels: RecogniserLabels = build_labels(
-            self.vocabulary, tuple(BACKGROUNDS), tuple(HUES)
+        self.labels: RecogniserLabels = build_recogniser_labels(
+            self.vocabulary, tuple(BACKGROUND_COLOURS), tuple(PAINT_COLOURS)
         )
 
     def __len__(self) -> int:
@@ -73,7 +79,7 @@ class Compositions:
     def read(self, index: int, _visit: int = 0, /) -> TrainingExample:
         """Compose training example `index` with its label maps, the same at each visit."""
         config, labels = self.config, self.labels
-        key = (config.seed, COMPOSITIONS_KEY, index)
+        key = (config.seed, COMPOSITIONS_SEED_KEY, index)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
         # what is there, before what
@@ -94,7 +100,9 @@ class Compositions:
                     rng, picture, load_sprite(random_choice(rng, self.vocabulary), None)
                 )
                 kinds[number] = labels.unknown_index
-            colours.append(labels.colour_index(colour or load_vocabulary_objects()[name].colour))
+            colours.append(
+                labels.colour_index(colour or load_vocabulary_objects()[name].natural_colour)
+            )
             paste_sprite(pixels, masks, picture, *places[number])
 
         # what each pixel is
@@ -118,8 +126,8 @@ class Compositions:
         )
 
     def _choose(self, rng: np.random.Generator) -> tuple[list[str], list[str | None], str]:
-        count = int(np.searchsorted(np.cumsum(COUNT_SHARES), rng.random()))
-        count = min(count, len(self.vocabulary), len(COUNT_SHARES) - 1)
+        count = int(np.searchsorted(np.cumsum(OBJECT_COUNT_SHARES), rng.random()))
+        count = min(count, len(self.vocabulary), len(OBJECT_COUNT_SHARES) - 1)
         names = [self.vocabulary[i] for i in rng.permutation(len(self.vocabulary))[:count]]
         painted = [
             random_choice(rng, colours)
@@ -136,9 +144,12 @@ SidesAndCentres = list[tuple[float, tuple[float, float]]]
 
 
 def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> SidesAndCentres:
-    """Choose side and centre of each object at random, so that none hides too much of another."""
+    """Choose side and centre of each object at random, so that none hides too much of another.
+
+    Both are shares of the picture's side.
+    """
     for _ in range(MAX_TRIES):
-        sides = [random_between(rng, *SIDES[count]) for _ in range(count)]
+        sides = [random_between(rng, *SIDE_RANGES[count]) for _ in range(count)]
         placements = [
             (s, (random_between(rng, s / 2, 1 - s / 2), random_between(rng, s / 2, 1 - s / 2)))
             for s in sides

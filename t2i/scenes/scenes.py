@@ -6,31 +6,33 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.scenes.captions import POSITION_SHARE, Caption, generate_caption
-from t2i.scenes.held_out import is_trained_together, list_training_colours, load_held_out
-from t2i.scenes.layout import (
-    Arrangement,
-    PlacedObject,
+from t2i.scenes.captions import POSITION_SHARE, generate_caption
+from t2i.scenes.held_out import (
+    is_trained_together,
+    list_training_colours,
+    load_held_out_combinations,
+)
+from t2i.scenes.layout import Layout, bounding_box, render_layout
+from t2i.scenes.object_placement import (
     SizeWord,
     choose_random_arrangement_and_positions,
     random_choice,
 )
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import (
-    BACKGROUNDS,
+    BACKGROUND_COLOURS,
     list_contrasting_backgrounds,
-    load_sprite,
     load_vocabulary_objects,
 )
 
-SPLIT_KEYS = {"train": 0, "held_out": 1}
-SHARE_OF_TWO = 8 / 11
-"""Of the scenes with several objects, those with two; the others have three."""
+SPLIT_SEED_KEYS = {"train": 0, "held_out": 1}
+"""Split -> part of the random seed, so that the splits have different scenes."""
+TWO_OBJECT_SHARE = 8 / 11
+"""Share of the scenes with several objects that have two; the others have three."""
 
 
 class ScenesConfig(BaseModel):
@@ -58,23 +60,6 @@ class ScenesConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Complete description of a scene before rendering.
-
-    The objects are in the order of `choose_random_arrangement_and_positions`.
-    """
-
-    objects: tuple[PlacedObject, ...]
-    arrangement: Arrangement
-    background: str
-    tint: tuple[int, int, int]
-    slope: int
-    """How much brighter the background is at its far end, right or bottom, than at the near one."""
-    sloping: Literal["across", "down"]
-    caption: Caption
-
-
-@dataclass(frozen=True, slots=True)
 class SceneObject:
     """Object of a rendered scene, with the word that names it in the caption.
 
@@ -94,7 +79,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A rendered scene with its caption and objects.
+    """Rendered scene with its caption and objects; pixels are (H, W, 3), uint8.
 
     relations : (subject, relation, object) as the caption states them, indices into `objects`
     """
@@ -114,11 +99,15 @@ class Scenes:
         self.config = config
         self.vocabulary = resolve_vocabulary(config.vocabulary)
         known = set(self.vocabulary)
-        self.pairs = sorted(sorted(pair) for pair in load_held_out().pairs if pair <= known)
-        self.colours = sorted(pair for pair in load_held_out().colours if pair[0] in known)
+        self.held_out_pairs = sorted(
+            sorted(pair) for pair in load_held_out_combinations().pairs if pair <= known
+        )
+        self.held_out_colours = sorted(
+            pair for pair in load_held_out_combinations().colours if pair[0] in known
+        )
         if config.max_objects == 1:
-            self.pairs = []
-        if config.split == "held_out" and not self.pairs and not self.colours:
+            self.held_out_pairs = []
+        if config.split == "held_out" and not self.held_out_pairs and not self.held_out_colours:
             raise ArgumentError(
                 f"split='held_out' has nothing to show: no held-out combination can be made of "
                 f"{', '.join(self.vocabulary)}. Use vocabulary='core', or more of its objects."
@@ -172,7 +161,7 @@ class Scenes:
         """Compose scene `index` without rendering it."""
         if not 0 <= index < self.config.length:
             raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
-        key = (self.config.seed, SPLIT_KEYS[self.config.split], index)
+        key = (self.config.seed, SPLIT_SEED_KEYS[self.config.split], index)
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
         # what is there
@@ -192,23 +181,27 @@ class Scenes:
         # the background and the captions
         background = random_choice(rng, backgrounds)
         tint = choose_random_tint(rng, background)
-        slope = int(rng.random() * 49) - 24
-        sloping: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
-        slope = 0 if rng.random() < 0.5 else slope
+        brightness_gradient = int(rng.random() * 49) - 24
+        gradient_direction: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
+        brightness_gradient = 0 if rng.random() < 0.5 else brightness_gradient
         caption = generate_caption(rng, objects, arrangement, background, self.config.stated)
-        return Layout(objects, arrangement, background, tint, slope, sloping, caption)
+        return Layout(
+            objects, arrangement, background, tint, brightness_gradient, gradient_direction, caption
+        )
 
     def _choose_objects(self, rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
         """Names and colours (None: as it is), keeping to the split."""
         alone, u = self.config.alone, rng.random()
-        two = alone + SHARE_OF_TWO * (1 - alone)
+        two = alone + TWO_OBJECT_SHARE * (1 - alone)
         count = min(1 if u < alone else 2 if u < two else 3, self.config.max_objects)
         names: list[str] = []
         forced: dict[str, str] = {}
 
         # one held-out combination first, if this split asks for it
         if self.config.split == "held_out":
-            combinations = [choices for choices in (self.pairs, self.colours) if choices]
+            combinations = [
+                choices for choices in (self.held_out_pairs, self.held_out_colours) if choices
+            ]
             chosen = random_choice(rng, random_choice(rng, combinations))
             if isinstance(chosen, list):
                 names += chosen if rng.random() < 0.5 else chosen[::-1]
@@ -262,7 +255,7 @@ def choose_random_tint(rng: np.random.Generator, background: str) -> tuple[int, 
     """Choose a random shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
-        channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUNDS[background]
+        channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUND_COLOURS[background]
     )
     return red, green, blue
 
@@ -275,62 +268,6 @@ def list_shared_contrasting_backgrounds(
         list_contrasting_backgrounds(name, colour)
         for name, colour in zip(names, painted, strict=True)
     ]
-    return [background for background in BACKGROUNDS if all(background in one for one in clear)]
-
-
-def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """Render the picture (H, W, 3) and, for each object, the mask (H, W) of its visible pixels."""
-    pixels = render_background(layout.tint, layout.slope, layout.sloping, size)
-    masks: list[NDArray[np.bool_]] = []
-    for placed in layout.objects:
-        paste_sprite(
-            pixels, masks, load_sprite(placed.name, placed.colour), placed.side, placed.centre
-        )
-    return pixels, masks
-
-
-def render_background(
-    tint: tuple[int, int, int], slope: int, sloping: Literal["across", "down"], size: int
-) -> NDArray[np.uint8]:
-    """Render a background, (H, W, 3), that grows brighter by `slope` to the right or downwards."""
-    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    shades = np.asarray(tint, dtype=np.float32) + ramp[:, None] * slope
-    shades = np.clip(np.rint(shades), 0, 255).astype(np.uint8)
-    pixels = np.empty((size, size, 3), dtype=np.uint8)
-    pixels[...] = shades[:, None] if sloping == "down" else shades
-    return pixels
-
-
-def paste_sprite(
-    pixels: NDArray[np.uint8],
-    masks: list[NDArray[np.bool_]],
-    picture: Image.Image,
-    side: float,
-    centre: tuple[float, float],
-) -> None:
-    """Paste a sprite onto the picture, append its mask, and remove it from the earlier masks.
-
-    picture : mode RGBa
-    side : of the sprite, and `centre` across and down, as shares of the picture's side
-    """
-    size = len(pixels)
-    wide = max(8, round(side * size))
-    left, top = (min(max(round(c * size - wide / 2), 0), size - wide) for c in centre)
-    rgba = np.asarray(picture.resize((wide, wide), Image.Resampling.HAMMING))
-    window = np.s_[top : top + wide, left : left + wide]
-
-    # premultiplied "over"
-    behind = pixels[window].astype(np.uint16) * (255 - rgba[..., 3:].astype(np.uint16))
-    pixels[window] = np.minimum(rgba[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
-    solid = rgba[..., 3] > 127
-    for earlier in masks:
-        earlier[window] &= ~solid
-    mask = np.zeros((size, size), dtype=np.bool_)
-    mask[window] = solid
-    masks.append(mask)
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom (right and bottom exclusive) of the True pixels."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return [
+        background for background in BACKGROUND_COLOURS if all(background in one for one in clear)
+    ]

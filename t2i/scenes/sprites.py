@@ -1,4 +1,4 @@
-"""Sprites of the objects of scenes, their recolouring, and the named colours."""
+"""Sprites of the objects of scenes, their repainting, and the named colours."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+BACKGROUND_COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (244, 244, 244),
     "black": (22, 22, 24),
     "gray": (128, 129, 132),
@@ -26,9 +26,8 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "brown": (116, 74, 46),
     "teal": (24, 168, 170),
 }
-
-# Per name: hue in degrees, factor on the saturation, factor on the distance of the value from 1.
-HUES: dict[str, tuple[float, float, float]] = {
+"""Background -> its colour, RGB from 0 to 255."""
+PAINT_COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (357.0, 1.0, 1.0),
     "orange": (28.0, 1.05, 0.5),
     "yellow": (50.0, 1.0, 0.3),
@@ -37,9 +36,14 @@ HUES: dict[str, tuple[float, float, float]] = {
     "purple": (270.0, 0.9, 0.9),
     "pink": (325.0, 0.6, 0.35),
 }
-# Where the saturated pixels of an object of this natural colour lie; brown is a dark orange.
-NATURAL_HUES: dict[str, float] = {name: hue for name, (hue, _, _) in HUES.items()} | {"brown": 18.0}
-# Names so close that a picture cannot tell an object recoloured from the one to the other.
+"""Colour -> hue in degrees, and factors on the saturation and on the distance of the value from 1.
+
+These are the colours in which objects can be painted.
+"""
+NATURAL_HUE_DEGREES: dict[str, float] = {
+    name: hue for name, (hue, _, _) in PAINT_COLOURS.items()
+} | {"brown": 18.0}
+"""Natural colour -> hue around which an object of that colour lies; brown is a dark orange."""
 SIMILAR_COLOURS: dict[str, frozenset[str]] = {
     "red": frozenset({"red"}),
     "orange": frozenset({"orange", "yellow"}),
@@ -50,28 +54,37 @@ SIMILAR_COLOURS: dict[str, frozenset[str]] = {
     "pink": frozenset({"pink", "red"}),
     "brown": frozenset({"red", "orange"}),
 }
-# An object vanishes in a background if at least this share of it is nearer to it than this.
+"""Natural colour -> paint colours that cannot be told apart from it."""
 VANISHING_DISTANCE = 165.0
+"""Distance, by `compute_distances_to_colour`, below which a pixel vanishes in a background."""
 VANISHING_SHARE = 0.4
+"""Share of vanishing pixels with which an object is not clearly visible on a background."""
 
 
 @dataclass(frozen=True, slots=True)
 class VocabularyObject:
-    """Object that scenes may show; `colour` is its natural one, where that has a name."""
+    """Object that scenes may show; `natural_colour` is None where its colour has no name.
+
+    file : of its sprite, in the folder of the scenes' assets
+    core : True if it is one of the 48 core objects
+    repaintable : True if it can be painted in other colours
+    """
 
     file: str
     name: str
     synonyms: tuple[str, ...]
     core: bool
-    colour: str | None
-    recolour: bool
+    natural_colour: str | None
+    repaintable: bool
 
     @property
     def paint_colours(self) -> tuple[str, ...]:
-        """Colours in which the object can be painted and told apart from its natural one."""
-        if not self.recolour or self.colour is None:
+        """Colours in which the object can be painted and which differ clearly from its own."""
+        if not self.repaintable or self.natural_colour is None:
             return ()
-        return tuple(name for name in HUES if name not in SIMILAR_COLOURS[self.colour])
+        return tuple(
+            name for name in PAINT_COLOURS if name not in SIMILAR_COLOURS[self.natural_colour]
+        )
 
 
 def find_scene_assets_folder() -> Traversable:
@@ -95,8 +108,8 @@ def load_vocabulary_objects() -> dict[str, VocabularyObject]:
             name=row["name"],
             synonyms=tuple(row["synonyms"]),
             core=row["core"],
-            colour=row["colour"],
-            recolour=row["recolour"],
+            natural_colour=row["colour"],
+            repaintable=row["recolour"],
         )
     return found
 
@@ -108,8 +121,10 @@ def load_sprite(name: str, colour: str | None) -> Image.Image:
     picture = Image.open(
         io.BytesIO(find_scene_assets_folder().joinpath(thing.file).read_bytes())
     ).convert("RGBA")
-    if colour is not None and thing.colour is not None:
-        picture = Image.fromarray(repaint_sprite(np.asarray(picture), thing.colour, colour), "RGBA")
+    if colour is not None and thing.natural_colour is not None:
+        picture = Image.fromarray(
+            repaint_sprite(np.asarray(picture), thing.natural_colour, colour), "RGBA"
+        )
     return picture.convert("RGBa")
 
 
@@ -122,14 +137,14 @@ def repaint_sprite(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray
     hue, saturation, value = rgb_to_hsv(rgb)
 
     # how much each pixel belongs to the natural colour
-    away = np.abs(hue_difference(hue, NATURAL_HUES[source]))
+    away = np.abs(hue_difference(hue, NATURAL_HUE_DEGREES[source]))
     own = np.clip((62.0 - away) / 14.0, 0.0, 1.0) * np.clip((saturation - 0.08) / 0.14, 0.0, 1.0)
 
     # turn the middle of those hues onto the target, keeping some of the spread around it
     weight = own * saturation * rgba[..., 3]
     angle = np.radians(hue)
     middle = np.degrees(np.arctan2((weight * np.sin(angle)).sum(), (weight * np.cos(angle)).sum()))
-    target_hue, saturation_factor, darkness_factor = HUES[target]
+    target_hue, saturation_factor, darkness_factor = PAINT_COLOURS[target]
     turned = hsv_to_rgb(
         (target_hue + 0.35 * hue_difference(hue, middle)) % 360.0,
         np.clip(saturation * saturation_factor, 0.0, 1.0),
@@ -178,15 +193,15 @@ def hsv_to_rgb(
 
 @lru_cache(maxsize=1024)
 def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
-    """Return the backgrounds on which the object is clearly visible."""
+    """Return the backgrounds on which the object is clearly visible, in `colour` or its own."""
     rgba = np.asarray(
         load_sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX)
     )
     rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
-    own = colour or load_vocabulary_objects()[name].colour
+    own = colour or load_vocabulary_objects()[name].natural_colour
     return frozenset(
         background
-        for background, tint in BACKGROUNDS.items()
+        for background, tint in BACKGROUND_COLOURS.items()
         if background != own
         and (compute_distances_to_colour(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
     )
@@ -195,7 +210,10 @@ def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str
 def compute_distances_to_colour(
     rgb: NDArray[np.float64], tint: Iterable[int]
 ) -> NDArray[np.float64]:
-    """Return the "redmean" approximation of perceived colour distance, 0 to about 765, (N,)."""
+    """Return the perceived distance of colours (N, 3) to a tint, (N,), from 0 to about 765.
+
+    All are RGB from 0 to 255; the distance is the "redmean" approximation.
+    """
     other = np.array(list(tint), dtype=np.float64)
     mean_red = (rgb[:, 0] + other[0]) / 2.0
     red, green, blue = ((rgb - other) ** 2).T

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.text.dialects import Dialect
-from t2i.text.grammar import (
+from t2i.text.grammar import parse_prompt
+from t2i.text.prompt_nodes import (
     Alternation,
     Break,
     Emphasis,
@@ -16,7 +17,6 @@ from t2i.text.grammar import (
     Schedule,
     SubPrompt,
     Text,
-    parse_prompt,
 )
 
 WeightMode: TypeAlias = Literal["a1111", "comfy"]

@@ -130,6 +130,17 @@ def test_json_says_what_was_made(edit: Cli) -> None:
     assert answer["request"]["edited"]["prompts"] == [SOURCE, TARGET]
 
 
+def test_a_target_that_asks_for_no_change_is_warned_of(edit: Cli) -> None:
+    done = edit(SOURCE, "--out", "same.png")
+    assert done.code == 0, done.err
+    assert "Warning: The target 'a red cat' is the source's own prompt, and no word" in done.err
+    assert np.array_equal(pixels(Path("same-source.png")), pixels(Path("same-target.png")))
+    for number, arguments in enumerate(([TARGET], [SOURCE, "--weight", "red=2"], [])):
+        weight = ["--weight", "cat=2"] if not arguments else []
+        done = edit(*arguments, *weight, "--out", f"{number}.png")
+        assert "nothing asks for a change" not in done.err
+
+
 def test_nothing_is_replaced(edit: Cli) -> None:
     Path("e-target.png").write_bytes(b"mine")
     done = edit(TARGET, "--out", "e.png")

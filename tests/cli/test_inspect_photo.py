@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
-from t2i.attention import load_map_tensors
+from t2i.attention import Concept, load_map_tensors
 from tests.cli.command import Cli, Result, files, pixels, text_of
 
 PROMPT = "a red cat to the left"
@@ -60,11 +60,42 @@ def test_a_recorded_photo_is_looked_into_as_the_photo_itself(
         assert np.array_equal(found[word], expected[word])
 
 
+def test_words_that_the_prompt_lacks_are_read_beside_it(
+    inspect: Cli, cli: Cli, model: Path, photo: Path
+) -> None:
+    """With a warning that names near words; the maps of the prompt's own words stay the same."""
+    answer = inspect(PROMPT, "--words", "cat,cats,a dog", "--format", "json").json()
+    assert {word: facts["in_prompt"] for word, facts in answer["words"].items()} == {
+        "cat": True,
+        "cats": False,
+        "a dog": False,
+    }
+    assert any(
+        "'cats' is not in the prompt. Nearest: cat. It is read beside the prompt." in warning
+        for warning in answer["warnings"]
+    )
+    cli("invert", photo, PROMPT, "--model", model, "--steps", "3", "--seed", "7", "--out", "kept")
+    pipe = PromptEditPipeline.from_pretrained(model)
+    source = load_recorded_source("kept")
+    expected = read_recorded_heat_maps(pipe, source, "cat", Concept("cats"), Concept("a dog"))
+    found = load_map_tensors(answer["maps"])
+    for word in ("cat", "cats", "a dog"):
+        assert np.abs(np.asarray(found[word]) - np.asarray(expected[word])).max() < 1e-5
+    done = cli("inspect", "--source", "kept", "--words", "dog")
+    assert done.code == 0
+    assert "'dog' is not in the prompt" in done.err
+
+
+def test_a_photo_without_description_is_looked_into_by_any_word(inspect: Cli) -> None:
+    done = inspect("", "--words", "dog", "--out", "strip.png")
+    assert done.code == 0, done.err
+    assert list(load_map_tensors("strip.safetensors")) == ["dog"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         ([], 2, "Got --image without PROMPT: the photo is inverted with the prompt"),
-        ([PROMPT, "--words", "cats"], 2, "'cats' is not in the prompt. Nearest: cat"),
         ([PROMPT, "--invert", "direkt"], 2, "Did you mean 'direct'?"),
         ([PROMPT, "--source", "kept"], 2, "and PROMPT with --source: a recording"),
         ([PROMPT, "--budget", "0.00001"], 2, "Recording this source takes"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t2i.cli.bulk.bulk_folder import digest_prompt_lines
-from t2i.cli.bulk.prompts_file import MAX_LINE, MAX_NAMED_LINES, read_prompts_file
+from t2i.cli.bulk.prompts_file import MAX_LINE_BYTES, MAX_NAMED_LINES, read_prompts_file
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import RequestOverrides
 from t2i.errors import ArgumentError, DataError
@@ -133,7 +133,10 @@ def test_a_broken_line_is_named_by_file_and_line(tmp_path: Path, line: str, comp
         ("prompt,seed\na cat,x\n", r':2: Got "seed": "x"\. .*valid integer'),
         ("prompt,seed\n,7\n", r':2: There is no "prompt"'),
         ('prompt\na\n"b\nc" d\n', r":3: Not CSV: .*Check the double quotes"),
-        ('prompt\na\n"b' + "c\n" * MAX_LINE, r":3: The record is longer .*Is a quote left open"),
+        (
+            'prompt\na\n"b' + "c\n" * MAX_LINE_BYTES,
+            r":3: The record is longer .*Is a quote left open",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -222,3 +225,18 @@ def test_the_digest_of_the_lines_is_that_of_folders_begun_before(tmp_path: Path)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     digest = digest_prompt_lines(read_prompts_file(written(tmp_path, "p.jsonl", text)))
     assert digest == "b023c03ac71693f522cd4601890f92609f3d4a4736ca9a3a09f360850045254f"
+
+
+def test_lines_that_edit_by_words_keep_their_digest_through_renames(tmp_path: Path) -> None:
+    # Taken at commit 6ab87ea.
+    line = {
+        "prompt": "a dog",
+        "source": "a cat",
+        "weight": "dog=2",
+        "cross_replace": "0.2:0.8",
+        "image": "a.png",
+        "fit": "pad",
+    }
+    file = written(tmp_path, "p.jsonl", json.dumps(line))
+    digest = digest_prompt_lines(read_prompts_file(file))
+    assert digest == "be475bfc02d8af7e8a2fb04b7d93a100a5f1b290b5ce5cc40eee8c1c640f7c2b"

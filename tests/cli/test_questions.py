@@ -9,7 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2i.cli.request.caption_vocabulary import WORD, CaptionVocabulary, read_caption_vocabulary
+from t2i.cli.request.caption_vocabulary import (
+    WORD_PATTERN,
+    CaptionVocabulary,
+    read_caption_vocabulary,
+)
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
 from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
@@ -48,14 +52,14 @@ def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) ->
     captions = [scenes.layout(index).caption.text for index in range(3000)]
     assert known.find_unknown_words(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions
-        said = {word for caption in captions for word in WORD.findall(caption)}
-        assert {*known.kinds["words"]} == said
+        said = {word for caption in captions for word in WORD_PATTERN.findall(caption)}
+        assert {*known.words_by_kind["words"]} == said
 
 
 def test_the_embedded_model_knows_what_it_was_shown() -> None:
     known = read_caption_vocabulary(EMBEDDED_FOLDER)
     assert known is not None
-    assert len(known.kinds["objects"]) == 16
+    assert len(known.words_by_kind["objects"]) == 16
     asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES_FILE).read_text())["trained"]["config"][
         "samples"
     ]
@@ -233,11 +237,11 @@ def test_the_page_of_the_embedded_model_lists_what_it_knows_and_so_does_the_comm
     pages = [repo / "docs/embedded.md", EMBEDDED_FOLDER / "README.md"]
     told = cli("models", "embedded").out
     document = cli("models", "embedded", "--format", "json").json()
-    assert document["knows"] == KNOWN.kinds
+    assert document["knows"] == KNOWN.words_by_kind
     assert document["pixels"] == "128x128"
     assert (document["steps"], document["guidance"]) == (10, 3.0)
     assert document["digest"] == compute_model_digest(EMBEDDED_FOLDER)
-    for kind, names in KNOWN.kinds.items():
+    for kind, names in KNOWN.words_by_kind.items():
         listed = " ".join(names) if kind == "words" else ", ".join(names)
         assert listed in told
         assert kind == "words" or all(f"| {listed} |" in page.read_text() for page in pages)

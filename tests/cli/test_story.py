@@ -20,7 +20,7 @@ from t2i.cli.metadata.t2i_json import read_t2i
 from t2i.cli.metadata.writing import build_metadata_texts, format_a1111
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import MAX_SEED, Request
-from t2i.cli.request.sampler_names import NAMES
+from t2i.cli.request.sampler_names import SAMPLER_NAMES
 from t2i.errors import DataError
 from t2i.pictures import save_picture
 from tests.cli.carrying import png
@@ -75,7 +75,7 @@ requests = st.builds(
     model=words.filter(lambda name: "\0" not in name),
     num_inference_steps=st.integers(1, 10_000),
     guidance_scale=st.floats(-1e4, 1e4),
-    sampler=st.sampled_from(sorted(NAMES)),
+    sampler=st.sampled_from(sorted(SAMPLER_NAMES)),
     width=st.integers(1, 8000),
     height=st.integers(1, 8000),
 )

@@ -2,16 +2,21 @@
 
 import pytest
 
-from t2i.cli.request.sampler_names import CLASS_NAMES, NAMES, SPACED, translate_sampler
+from t2i.cli.request.sampler_names import (
+    SAMPLER_NAMES,
+    SAMPLER_NAMES_BY_CLASS,
+    SAMPLERS_WITH_SPACINGS,
+    translate_sampler_name,
+)
 from t2i.denoiser.schedulers import SAMPLERS, SAMPLERS_WITH_SIGMAS, SAMPLERS_WITHOUT_SIGMAS
 
 
 def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
-    assert SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys() == NAMES
-    assert SAMPLERS_WITH_SIGMAS.keys() == SPACED
+    assert SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys() == SAMPLER_NAMES
+    assert SAMPLERS_WITH_SIGMAS.keys() == SAMPLERS_WITH_SPACINGS
     for name in SAMPLERS:
-        assert translate_sampler(name) == (name, "")
-    for class_name, name in CLASS_NAMES.items():
+        assert translate_sampler_name(name) == (name, "")
+    for class_name, name in SAMPLER_NAMES_BY_CLASS.items():
         assert SAMPLERS[name].class_name == class_name
 
 
@@ -38,4 +43,4 @@ def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
 def test_samplers_of_other_tools_get_our_names(
     theirs: str, spacing: str, ours: str | None, left: str
 ) -> None:
-    assert translate_sampler(theirs, spacing) == (ours, left)
+    assert translate_sampler_name(theirs, spacing) == (ours, left)

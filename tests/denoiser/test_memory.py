@@ -6,6 +6,7 @@ import torch
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from pipelines.unclip.unclip import UnclipPipeline
+from t2i.attention import attend
 from t2i.denoiser import activation_memory
 from t2i.denoiser import memory_checks as memory
 from t2i.denoiser.activation_memory import (
@@ -75,6 +76,28 @@ def test_a_wider_model_and_a_larger_type_need_more():
         > estimate_decoder_bytes_per_position(tiny_small_vae())
         > 16 * 3 * 4
     )
+
+
+def test_an_open_attention_session_changes_no_estimate(monkeypatch, parts):
+    expected = measure_unet_afresh(monkeypatch)
+    pipe = quiet(TextToImagePipeline(**parts))
+    with attend(pipe) as attn:
+        attn.probe("cat")
+        assert measure_unet_afresh(monkeypatch) == expected
+        inside = []
+
+        def ask(*_):
+            inside.append(measure_unet_afresh(monkeypatch))
+            return {}
+
+        pipe("a cat", callback_on_step_end=ask, **STEPS)
+    assert inside == [expected]
+
+
+def measure_unet_afresh(monkeypatch):
+    """Return the estimate of a small UNet, counted now."""
+    monkeypatch.setattr(activation_memory, "KNOWN_PEAKS", {})
+    return estimate_unet_bytes_per_position(tiny_unet())
 
 
 # refused before

@@ -9,10 +9,10 @@ import pytest
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Chapter, Estimate, Table
-from t2i.evaluate.report.comparison import compare_results
-from t2i.evaluate.report.previous_result import RENAMED_HEADS, EarlierResult, read_earlier_result
+from t2i.evaluate.report.comparison import build_comparison_chapter
+from t2i.evaluate.report.earlier_result import RENAMED_HEADS, EarlierResult, read_earlier_result
 from t2i.evaluate.report.statistics import is_significant, proportion_with_interval
-from t2i.evaluate.run import VERSION, chapter_as_json
+from t2i.evaluate.run import RESULT_VERSION, chapter_as_json
 
 FACTS = {"recogniser": "abc"}
 SCENES = {"generation": "same"}
@@ -38,7 +38,7 @@ def result(one: int, distance: float, **more: Estimate) -> list[Chapter]:
 def document(chapters: list[Chapter]) -> dict[str, Any]:
     """Of an older form: without digests of its scenes."""
     told: dict[str, Any] = {
-        "version": VERSION,
+        "version": RESULT_VERSION,
         "recogniser": "abc",
         "config": {},
         "model": {"name": "old"},
@@ -59,19 +59,19 @@ def tables(chapter: Chapter) -> list[Table]:
 
 def test_only_what_chance_does_not_explain_is_called_sure() -> None:
     before = earlier(result(50, 3.0))
-    sure, changes = tables(compare_results(result(90, 3.0), SCENES, before))
+    sure, changes = tables(build_comparison_chapter(result(90, 3.0), SCENES, before))
     assert [label for label, _ in sure.rows] == ["Main: one object, right"]
     assert sure.rows[0][1] == ["40.0 points (27.8 to 50.6)", "better"]
     assert sure.title == "Beyond their intervals: 1 of 2"
     assert changes.units == {"right": "points"}
-    assert tables(compare_results(result(52, 3.0), SCENES, before))[0].rows == []
+    assert tables(build_comparison_chapter(result(52, 3.0), SCENES, before))[0].rows == []
 
 
 def test_worse_is_said_of_either_way() -> None:
     before = earlier(result(90, 3.0))
-    sure = tables(compare_results(result(50, 4.0), SCENES, before))[0]
+    sure = tables(build_comparison_chapter(result(50, 4.0), SCENES, before))[0]
     assert [cells[1] for _, cells in sure.rows] == ["worse", "worse"]
-    better = tables(compare_results(result(90, 2.0), SCENES, before))[0]
+    better = tables(build_comparison_chapter(result(90, 2.0), SCENES, before))[0]
     assert [cells[1] for _, cells in better.rows] == ["better"]
 
 
@@ -85,7 +85,7 @@ def test_what_only_one_has_is_named_and_the_rest_compared() -> None:
     lone = Table("other", "Other", ["a"], [("row", [Estimate(1.0)])], {}, {})
     extra = Table("extra", "Extra", ["a"], [("row", [Estimate(1.0)])], {}, {})
     now[0] = replace(now[0], blocks=[*now[0].blocks, extra])
-    told = compare_results(
+    told = build_comparison_chapter(
         [*now, Chapter("editing", "Editing", "", [lone])],
         SCENES | {"editing": "x"},
         EarlierResult.model_validate(before),
@@ -111,7 +111,7 @@ def test_a_column_that_the_other_lacks_leaves_no_empty_one() -> None:
     table["heads"] = ["right"]
     del table["rows"][0]["cells"]["distance"]
     _, changes, only = tables(
-        compare_results(result(50, 3.0), SCENES, EarlierResult.model_validate(before))
+        build_comparison_chapter(result(50, 3.0), SCENES, EarlierResult.model_validate(before))
     )
     assert changes.heads == ["right"]
     assert only.rows == [("Main: columns 'distance'", ["this result"])]
@@ -127,7 +127,7 @@ def test_a_renamed_column_of_an_earlier_result_is_the_same_column() -> None:
     now = result(90, 3.0)
     (block,) = (block for block in now[0].blocks if isinstance(block, Table))
     now[0] = replace(now[0], blocks=[replace(block, heads=[new, "distance"])])
-    _, changes = tables(compare_results(now, SCENES, EarlierResult.model_validate(before)))
+    _, changes = tables(build_comparison_chapter(now, SCENES, EarlierResult.model_validate(before)))
     (cells,) = (cells for label, cells in changes.rows if label == "one object")
     assert isinstance(cells[0], Estimate)
     assert cells[0].value == pytest.approx(0.4)
@@ -146,7 +146,7 @@ def test_a_renamed_column_of_an_earlier_result_is_the_same_column() -> None:
 def test_a_chapter_of_a_wrong_shape_is_one_that_the_other_lacks(chapter: Any) -> None:
     before = document(result(50, 3.0)) | {"chapters": {"generation": chapter}}
     sure, only = tables(
-        compare_results(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
+        build_comparison_chapter(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
     )
     assert sure.rows == []
     assert only.rows == [("chapter 'Generation'", ["this result"])]
@@ -157,14 +157,14 @@ def test_samples_of_a_wrong_shape_are_no_figures() -> None:
     row = before["chapters"]["generation"]["blocks"]["main"]["rows"][0]
     row["cells"]["right"]["samples"] = "01x"
     sure, only = tables(
-        compare_results(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
+        build_comparison_chapter(result(90, 3.0), SCENES, EarlierResult.model_validate(before))
     )
     assert (sure.rows, len(only.rows)) == ([], 1)
 
 
 def test_the_same_scenes_are_compared_sample_by_sample() -> None:
     def change(scenes: dict[str, str] | None) -> tuple[Chapter, Estimate]:
-        told = compare_results(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
+        told = build_comparison_chapter(result(86, 3.0), SCENES, earlier(result(80, 3.0), scenes))
         cell = tables(told)[1].rows[0][1][0]
         assert isinstance(cell, Estimate)
         return told, cell
@@ -185,9 +185,9 @@ def test_the_same_scenes_are_compared_sample_by_sample() -> None:
 def test_the_stored_result_of_the_embedded_model_can_be_compared_with() -> None:
     path = Path(__file__).parents[2] / "benchmarks/results/evaluation-embedded.json"
     facts = {"recogniser": json.loads(path.read_text())["recogniser"]}
-    before = read_earlier_result(path, facts, VERSION)
+    before = read_earlier_result(path, facts, RESULT_VERSION)
     for chapter in ("recogniser", "generation", "sampling", "inspection", "editing"):
-        assert before.tables(chapter)
+        assert before.parse_tables(chapter)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_refused(
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(document(result(1, 1.0)) | change))
     with pytest.raises(ArgumentError, match=words):
-        read_earlier_result(path, FACTS, VERSION)
+        read_earlier_result(path, FACTS, RESULT_VERSION)
 
 
 @pytest.mark.parametrize(
@@ -220,11 +220,11 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> 
     path = tmp_path / "evaluation.json"
     path.write_bytes(content)
     with pytest.raises(ArgumentError, match=words):
-        read_earlier_result(path, FACTS, VERSION)
+        read_earlier_result(path, FACTS, RESULT_VERSION)
 
 
 def test_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ArgumentError, match=r"Cannot read .*none\.json: No such file or directory\. Give"
     ):
-        read_earlier_result(tmp_path / "none.json", FACTS, VERSION)
+        read_earlier_result(tmp_path / "none.json", FACTS, RESULT_VERSION)

@@ -39,10 +39,10 @@ def test_the_cheapest_that_is_not_surely_worse_is_named() -> None:
     )
     assert choice is not None
     assert (choice.best.label, choice.cheapest.label) == ("20", "10")
-    assert choice.losses["10"].value == pytest.approx(-1 / SCENES)
-    assert choice.losses["5"].high is not None
-    assert choice.losses["5"].high < 0
-    assert "20" not in choice.losses
+    assert choice.differences_to_best["10"].value == pytest.approx(-1 / SCENES)
+    assert choice.differences_to_best["5"].high is not None
+    assert choice.differences_to_best["5"].high < 0
+    assert "20" not in choice.differences_to_best
 
 
 def test_scenes_are_compared_one_by_one() -> None:

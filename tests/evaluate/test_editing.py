@@ -15,7 +15,7 @@ from t2i.evaluate.editing.methods import (
     NO_EDIT,
     EditSettings,
     build_target_prompt,
-    retarget_edits,
+    copy_edits_for_target,
 )
 from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
@@ -24,17 +24,17 @@ from t2i.evaluate.editing.pairs import (
     build_prompt_pair,
     find_mention,
 )
-from t2i.evaluate.editing.records import CostRecord, PairRecord, TwoObjectsRecord
+from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
-    build_named_edit,
+    build_two_object_edit,
     compute_relation_box,
     find_two_object_layout,
 )
 from t2i.evaluate.inspection.inspection import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.scenes.held_out import load_held_out
+from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from t2i.text.prompt import Prompt
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
@@ -113,9 +113,11 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
         names = {placed.name for placed in build_prompt_pair(SCENES, "swap", number).target.objects}
-        assert names not in [set(one) for one in load_held_out().pairs]
+        assert names not in [set(one) for one in load_held_out_combinations().pairs]
         objects = build_prompt_pair(SCENES, "recolour", number).target.objects
-        assert not load_held_out().colours & {(placed.name, placed.colour) for placed in objects}
+        assert not load_held_out_combinations().colours & {
+            (placed.name, placed.colour) for placed in objects
+        }
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
@@ -158,7 +160,7 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     blend = made["+ LocalBlend"][-1]
     assert isinstance(blend, LocalBlend)
     assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
-    assert [edit.target for edit in retarget_edits(made["+ LocalBlend"], 4)] == [4, 4, 4]
+    assert [edit.target for edit in copy_edits_for_target(made["+ LocalBlend"], 4)] == [4, 4, 4]
 
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
@@ -185,7 +187,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
     layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
     excite, regions = (
-        build_named_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
+        build_two_object_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
     )
     words = {find_mention(layout, index).word for index in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]
@@ -218,8 +220,10 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
     several = part.editor(
         told.captions[0],
         [told.captions[1]] * 3,
-        edits=[*retarget_edits(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)]
-        + retarget_edits(edits, 3),
+        edits=[
+            *copy_edits_for_target(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)
+        ]
+        + copy_edits_for_target(edits, 3),
         **steps,
     ).images
     torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)
@@ -232,7 +236,7 @@ def test_chapters_tell_every_method_of_every_kind(
     edited = PairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
     TwoObjectsRecord.model_validate(records["two/0"])
-    assert len(CostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
+    assert len(RelativeCostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
 
     (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from t2i.evaluate.editing.caption_fit import (
-    compute_edited_region_box,
+    compute_square_around_changed_object,
     crop_and_resize,
     describe_target_object,
-    score_caption_fit,
+    score_pictures_and_edited_regions,
 )
 from t2i.evaluate.editing.cost import measure_relative_cost
 from t2i.evaluate.editing.pairs import PromptPair, build_prompt_pair, find_mention
@@ -184,16 +184,21 @@ def test_everything_is_what_the_target_says() -> None:
 def test_the_edited_place_is_that_of_the_sources_object() -> None:
     swap = of_one("swap")
     old, new = swap.changed_names
-    square = compute_edited_region_box(
+    square = compute_square_around_changed_object(
         swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE)
     )
     assert square == (7, 6, 23, 22)  # 1.6 times 10 to a side, around (15, 14)
-    at_the_edge = compute_edited_region_box(swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE))
+    at_the_edge = compute_square_around_changed_object(
+        swap, seen({old: box(0, 0, 10, 10)}), (SIDE, SIDE)
+    )
     assert at_the_edge == (0, 0, 16, 16)
-    whole = compute_edited_region_box(swap, seen({old: WHOLE}), (SIDE, SIDE))
+    whole = compute_square_around_changed_object(swap, seen({old: WHOLE}), (SIDE, SIDE))
     assert whole == (0, 0, SIDE, SIDE)
-    assert compute_edited_region_box(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
-    assert compute_edited_region_box(of_one("background"), seen({old: LEFT}), (SIDE, SIDE)) is None
+    assert compute_square_around_changed_object(swap, seen({new: LEFT}), (SIDE, SIDE)) is None
+    assert (
+        compute_square_around_changed_object(of_one("background"), seen({old: LEFT}), (SIDE, SIDE))
+        is None
+    )
 
 
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
@@ -228,11 +233,17 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
     pictures = [gray(value).resize((64, 64)) for value in (10, 20)]
     there = seen({swap.changed_names[0]: np.ones((64, 64), dtype=np.bool_)})
     listed: CaptionMatcher = Listed()  # type: ignore[assignment]  # all that is asked of it
-    assert score_caption_fit(listed, swap, there, pictures) == ([0.0, 0.25], [0.0, 0.25])
+    assert score_pictures_and_edited_regions(listed, swap, there, pictures) == (
+        [0.0, 0.25],
+        [0.0, 0.25],
+    )
     assert (
         asked == [((64, 64), swap.captions[1])] * 2 + [((32, 32), describe_target_object(swap))] * 2
     )
-    assert score_caption_fit(listed, swap, seen({}), pictures) == ([0.0, 0.25], [None, None])
+    assert score_pictures_and_edited_regions(listed, swap, seen({}), pictures) == (
+        [0.0, 0.25],
+        [None, None],
+    )
 
 
 def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
@@ -246,7 +257,7 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
         for one, other in ((0, 1), (1, 0)):
             here, there = scene.objects[one], scene.objects[other]
             there_is = seen({told.changed_names[0]: here.mask})
-            place = compute_edited_region_box(told, there_is, (128, 128))
+            place = compute_square_around_changed_object(told, there_is, (128, 128))
             assert place is not None
             cut = crop_and_resize(Image.fromarray(scene.pixels), place, 128)
             own, others = caption_matcher.compute_similarities(

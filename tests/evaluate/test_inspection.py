@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
 from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
-from t2i.evaluate.inspection.inspection import CHOICE_UNIT, InspectionConfig, InspectionPart
+from t2i.evaluate.inspection.inspection import CALIBRATION_KEY, InspectionConfig, InspectionPart
 from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
     copy_pipeline_with_scheduler,
@@ -55,7 +55,7 @@ def part(context: EvaluationContext) -> InspectionPart:
 
 
 def test_its_units_are_the_choice_and_every_scene(part: InspectionPart) -> None:
-    expected = [CHOICE_UNIT, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
+    expected = [CALIBRATION_KEY, "seen/0", "seen/1", "held_out/0", "drawn/0", "drawn/1"]
     assert part.list_unit_keys() == expected
 
 
@@ -66,7 +66,7 @@ def test_no_split_shares_a_seed_with_another() -> None:
 
 
 def test_a_unit_gives_the_same_record_again_and_in_another_order(part: InspectionPart) -> None:
-    units = [CHOICE_UNIT, "seen/1", "drawn/0"]
+    units = [CALIBRATION_KEY, "seen/1", "drawn/0"]
     first = {unit: part.measure_unit(unit) for unit in units}
     fresh = InspectionPart(FEW, part.context)
     again = {unit: fresh.measure_unit(unit) for unit in reversed(units)}
@@ -77,7 +77,7 @@ def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) ->
     shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
     scene = part.scenes["held_out"].scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
-    choice = Calibration.model_validate(part.measure_unit(CHOICE_UNIT))
+    choice = Calibration.model_validate(part.measure_unit(CALIBRATION_KEY))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
     assert set(shown.objects[0].methods) == set(METHODS)
     assert set(shown.objects[0].methods["default"]) == {ALL_LEVELS, "0.8", "0.3"}

@@ -27,7 +27,12 @@ MASK, ELSEWHERE = boxed(1, 5, 1, 5), boxed(6, 8, 6, 8)
 def test_a_map_that_is_its_mask_has_every_score_at_its_best() -> None:
     found = measure_overlap(MASK.float() * 3 - 7, MASK, ELSEWHERE)
     assert found.ious == (1.0,) * len(THRESHOLDS)
-    assert (found.best_iou, found.pointing, found.precision, found.leakage) == (1, True, 1, 0)
+    assert (found.best_iou, found.pointing, found.average_precision, found.leakage) == (
+        1,
+        True,
+        1,
+        0,
+    )
 
 
 def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
@@ -41,7 +46,7 @@ def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
 def test_half_of_the_mask_is_half_of_the_union() -> None:
     found = measure_overlap(boxed(1, 5, 1, 3).float(), MASK)
     assert found.ious[HALF] == pytest.approx(8 / 16)
-    assert found.precision == pytest.approx(8 / 16 * 1 + 8 / 16 * 16 / 64)
+    assert found.average_precision == pytest.approx(8 / 16 * 1 + 8 / 16 * 16 / 64)
     assert found.leakage is None
 
 
@@ -56,7 +61,7 @@ def test_the_threshold_decides_between_two_heights() -> None:
 def test_a_map_that_is_the_same_everywhere_says_nothing() -> None:
     found = measure_overlap(torch.full((8, 8), 0.7), MASK, ELSEWHERE)
     assert found.best_iou == pytest.approx(16 / 64)
-    assert found.precision == pytest.approx(16 / 64)
+    assert found.average_precision == pytest.approx(16 / 64)
     assert found.leakage == 0.0
 
 
@@ -73,8 +78,8 @@ def test_stretching_changes_no_score() -> None:
     assert (
         measure_overlap(map_HW * 0.01 + 4, MASK).pointing == measure_overlap(map_HW, MASK).pointing
     )
-    assert measure_overlap(map_HW * 0.01, MASK).precision == pytest.approx(
-        measure_overlap(map_HW, MASK).precision
+    assert measure_overlap(map_HW * 0.01, MASK).average_precision == pytest.approx(
+        measure_overlap(map_HW, MASK).average_precision
     )
 
 

@@ -1,7 +1,7 @@
 """What a caption says, and whether a picture written down by hand shows it."""
 
 from t2i.evaluate.generation.judge import (
-    CRITERIA,
+    CRITERION_TITLES,
     CaptionStatement,
     build_caption_statement,
     judge_by_other_caption,
@@ -9,7 +9,7 @@ from t2i.evaluate.generation.judge import (
 )
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from t2i.scenes.sprites import HUES, load_vocabulary_objects
+from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
 from tests.evaluate.recognitions import at, seen_of
 
 APPLE_AND_CAT = CaptionStatement(
@@ -27,8 +27,8 @@ def truth(scenes: Scenes, number: int) -> Recognition:
     places = {}
     for placed in scene.objects:
         (one,) = (one for one in layout.objects if one.name == placed.name)
-        colour = one.colour or load_vocabulary_objects()[placed.name].colour
-        places[placed.name] = (colour if colour in HUES else OWN_COLOUR, one.centre)
+        colour = one.colour or load_vocabulary_objects()[placed.name].natural_colour
+        places[placed.name] = (colour if colour in PAINT_COLOURS else OWN_COLOUR, one.centre)
     return seen_of(scene.background, **places)
 
 
@@ -42,7 +42,7 @@ def test_what_captions_say_is_true_of_their_scenes() -> None:
             )
             assert all(all(flags) for flags in judged.values()), scenes.layout(number).caption
             met |= judged.keys()
-        assert met == CRITERIA.keys()
+        assert met == CRITERION_TITLES.keys()
 
 
 def test_only_what_is_said_is_asked() -> None:
@@ -93,7 +93,7 @@ def test_a_relation_asks_for_no_touching_centres() -> None:
 
 
 def test_an_own_colour_is_asked_for_where_the_recogniser_has_a_name_for_it() -> None:
-    assert load_vocabulary_objects()["apple"].colour == "red"
+    assert load_vocabulary_objects()["apple"].natural_colour == "red"
     red = CaptionStatement("a red apple", ("apple",), (("apple", "red", False),), (), None)
     for colour, right in ((OWN_COLOUR, False), ("red", True), ("blue", False)):
         assert judge_statement(red, seen_of(apple=at(0.5, 0.5, colour)))["natural"] == [right]

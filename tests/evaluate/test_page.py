@@ -15,8 +15,8 @@ from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import render_markdown
 from t2i.evaluate.report.number_format import format_number
-from t2i.evaluate.report.page import MAX_LONG_SIDE, render_page
-from t2i.evaluate.report.plots import COLOURS, render_svg
+from t2i.evaluate.report.page import MAX_LONG_SIDE, render_html_page
+from t2i.evaluate.report.plots import LINE_COLOURS, render_plot_as_svg
 
 HOSTILE = '<script>alert("a|b")</script>'
 TABLE = Table(
@@ -33,8 +33,8 @@ TABLE = Table(
 PLOT = Plot(
     name="guidance",
     title="Guidance",
-    across="scale",
-    up="share",
+    x_label="scale",
+    y_label="share",
     lines={
         "one": [(1.0, Estimate(0.4, 0.3, 0.5, 9)), (3.0, Estimate(0.9, 0.8, 1.0, 9))],
         "both": [(1.0, Estimate(0.2)), (3.0, Estimate(0.5, 0.4, 0.6, 9))],
@@ -93,7 +93,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_page_is_whole_in_itself_and_runs_nothing(pictures: Path) -> None:
     gallery = Gallery("worst", "Worst", [("small.png", HOSTILE), ("large.png", "a car")], 2)
-    text = render_page([chapter(TABLE, PLOT, gallery)], DOCUMENT, pictures)
+    text = render_html_page([chapter(TABLE, PLOT, gallery)], DOCUMENT, pictures)
     parsed = Opened(text)
     assert parsed.open == []
     assert "script" not in {tag for tag, _ in parsed.tags}
@@ -114,7 +114,7 @@ def test_a_page_is_whole_in_itself_and_runs_nothing(pictures: Path) -> None:
 
 
 def test_figures_stand_with_interval_count_and_the_way_that_is_better(pictures: Path) -> None:
-    text = re.sub(r"\s+", " ", render_page([chapter(TABLE)], DOCUMENT, pictures))
+    text = re.sub(r"\s+", " ", render_html_page([chapter(TABLE)], DOCUMENT, pictures))
     assert "success&nbsp;&uarr;" in text
     assert "PSNR&nbsp;&darr;" in text
     assert "<td>50.0 %<small>25.0 to 75.0 <span>n&nbsp;8</span></small></td>" in text
@@ -125,18 +125,20 @@ def test_figures_stand_with_interval_count_and_the_way_that_is_better(pictures: 
 
 def test_a_picture_that_is_gone_is_named(pictures: Path) -> None:
     with pytest.raises(DataError, match=r"No such picture: .*lost\.png"):
-        render_page([chapter(Gallery("worst", "Worst", [("lost.png", "")]))], DOCUMENT, pictures)
+        render_html_page(
+            [chapter(Gallery("worst", "Worst", [("lost.png", "")]))], DOCUMENT, pictures
+        )
 
 
 def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_in_every_run() -> None:
-    text = render_svg(PLOT)
+    text = render_plot_as_svg(PLOT)
     root = ET.fromstring(text)
     assert root.tag.endswith("svg")
     assert "currentColor" in text
     assert "#010203" not in text
-    assert text == render_svg(PLOT)
+    assert text == render_plot_as_svg(PLOT)
     drawn = [path.get("style", "") for path in root.iter() if path.tag.endswith("path")]
-    for colour in COLOURS[:2]:
+    for colour in LINE_COLOURS[:2]:
         assert any(f"stroke: {colour}" in style and "fill: none" in style for style in drawn)
     labels = {node.text for node in root.iter() if node.tag.endswith("text")}
     assert {"scale", "share", "1", "3"} <= labels

@@ -16,15 +16,15 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 from t2i.errors import ArgumentError, DataError, ModelError
 from t2i.evaluate.pie_bench.columns import ComparedPictures, measure_columns
 from t2i.evaluate.pie_bench.config import PieBenchConfig
-from t2i.evaluate.pie_bench.judges import Clip, Dino, Judges, load_judges
+from t2i.evaluate.pie_bench.judges import ClipJudge, DinoJudge, Judges, load_judges
 from t2i.evaluate.pie_bench.lpips import (
     Lpips,
     build_squeezenet_features,
     list_channel_weights,
     load_lpips,
-    load_torchmetrics_weights,
+    load_torchmetrics_lpips_weights,
 )
-from t2i.evaluate.pie_bench.mapping import read_mapping
+from t2i.evaluate.pie_bench.mapping import read_mapping_file
 from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
 from t2i.evaluate.pie_bench.records import PieBenchRecord
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -76,9 +76,9 @@ def config(folder: Path, **more: object) -> PieBenchConfig:
 
 
 def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path) -> None:
-    edit = read_mapping(folder)["111000000000"]
+    edit = read_mapping_file(folder)["111000000000"]
     assert edit.prompts == ("a red cat", "a red dog")
-    assert edit.words == ("cat", "dog")
+    assert edit.blended_words == ("cat", "dog")
     mask = edit.edited_mask()
     assert mask[100:102, 50:250].all()
     border = 4 * 512 - 4
@@ -88,11 +88,11 @@ def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path)
 
 
 def test_a_run_that_leaves_the_picture_ends_with_it(folder: Path) -> None:
-    edit = read_mapping(folder)["111000000000"]
+    edit = read_mapping_file(folder)["111000000000"]
     longer = edit.model_copy(update={"mask": (512 * 511 - 10, 5000)})
     assert longer.edited_mask()[510, -10:].all()
     assert longer.edited_mask()[-1].all()
-    assert edit.model_copy(update={"blended_word": "a b c"}).words is None
+    assert edit.model_copy(update={"blended_word": "a b c"}).blended_words is None
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def test_a_mapping_of_another_layout_is_refused(
 ) -> None:
     (tmp_path / "mapping_file.json").write_text(json.dumps({"x": ENTRY | change}))
     with pytest.raises(DataError, match=words):
-        read_mapping(tmp_path)
+        read_mapping_file(tmp_path)
 
 
 def test_a_mapping_without_edits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mapping_file.json").write_text("{}")
     with pytest.raises(DataError, match="holds no edits"):
-        read_mapping(tmp_path)
+        read_mapping_file(tmp_path)
     (tmp_path / "mapping_file.json").write_text("[]")
     with pytest.raises(DataError, match="holds a JSON list, not an object"):
-        read_mapping(tmp_path)
+        read_mapping_file(tmp_path)
 
 
 # configuration
@@ -185,8 +185,8 @@ def test_background_columns_count_the_edited_region_as_equal() -> None:
 
 def test_what_is_edited_everywhere_has_no_background() -> None:
     one = compared(50, 50)
-    everywhere = np.ones_like(one.edited_HW)
-    whole = ComparedPictures(one.source, one.picture, everywhere, one.target)
+    everywhere = np.ones_like(one.edited_region_HW)
+    whole = ComparedPictures(one.source, one.edited, everywhere, one.target_prompt)
     found = measure_columns(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
     assert set(found.values()) == {None}
 
@@ -217,10 +217,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"does not hold torchvision's SqueezeNet 1\.1"):
         load_lpips(tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=r"No such folder: nowhere\. Expected DINO"):
-        Dino.load(Path("nowhere"))
+        DinoJudge.load(Path("nowhere"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="does not hold CLIP ViT-L/14"):
-        Clip.load(tmp_path)
+        ClipJudge.load(tmp_path)
 
 
 def tiny_clip() -> CLIPModel:
@@ -259,14 +259,14 @@ def test_judges_are_loaded_from_folders_of_transformers(tmp_path: Path) -> None:
     assert found["structure"] is not None
     assert found["structure"] > 0
     assert all(0 <= (found[name] or 0) <= 100 for name in ("clip", "clip_edited"))
-    same = ComparedPictures(one.source, one.source, one.edited_HW, one.target)
+    same = ComparedPictures(one.source, one.source, one.edited_region_HW, one.target_prompt)
     assert measure_columns(same, ("structure",), judges) == {"structure": 0}
 
 
 def test_clip_is_a_hundred_times_the_cosine_and_no_less_than_zero() -> None:
     model = tiny_clip()
-    judge = Clip(model, tiny_tokenizer())
-    picture = compared(50, 20).picture
+    judge = ClipJudge(model, tiny_tokenizer())
+    picture = compared(50, 20).edited
     similarity = judge.similarity(picture, "a red cat")
     with torch.no_grad():
         model.visual_projection.weight.neg_()
@@ -310,7 +310,7 @@ def test_a_run_edits_the_first_of_each_type_by_every_method(part: PieBenchPart) 
 
 
 def test_the_weights_of_lpips_that_come_along_are_seven() -> None:
-    weights = list_channel_weights(load_torchmetrics_weights())
+    weights = list_channel_weights(load_torchmetrics_lpips_weights())
     channels = [weight.shape[1] for weight in weights]
     assert channels == [64, 128, 256, 384, 384, 512, 512]
     assert isinstance(Lpips(build_squeezenet_features(), weights), torch.nn.Module)

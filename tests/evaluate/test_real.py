@@ -10,22 +10,23 @@ from pydantic import ValidationError
 from t2i.evaluate.editing.pairs import ChangeKind
 from t2i.evaluate.editing.scores import MIN_GROWTH, structure_distance
 from t2i.evaluate.real.comparison import (
-    choose_method,
+    choose_most_preserving_method,
     common_samples_difference,
     paired_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.controls import AUTOENCODER, COMPOSED_TARGET, CONTROLS, DRAWN_ANEW, NO_EDIT
 from t2i.evaluate.real.edit_methods import EditMethod
-from t2i.evaluate.real.picture_pairs import build_picture_pair, complete_target_layout
+from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
 from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.real.records import PicturePairRecord
 from t2i.evaluate.real.scores import kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
-from t2i.scenes.held_out import load_held_out
-from t2i.scenes.scenes import Layout, Scenes, ScenesConfig, render_layout
-from t2i.scenes.sprites import BACKGROUNDS
+from t2i.scenes.held_out import load_held_out_combinations
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
 KINDS: tuple[ChangeKind, ...] = ("swap", "recolour", "background", "strengthen")
@@ -74,9 +75,9 @@ def test_what_is_to_stay_is_equal_in_both_composed_pictures(
 def held_out_combinations(layout: Layout) -> set[object]:
     """The held-out combinations that a scene shows."""
     names = [placed.name for placed in layout.objects]
-    pairs = {pair for pair in load_held_out().pairs if pair <= set(names)}
+    pairs = {pair for pair in load_held_out_combinations().pairs if pair <= set(names)}
     colours = {(placed.name, placed.colour) for placed in layout.objects}
-    return {*pairs, *(colours & load_held_out().colours)}
+    return {*pairs, *(colours & load_held_out_combinations().colours)}
 
 
 @pytest.mark.parametrize("kind", ["swap", "recolour", "background"])
@@ -97,7 +98,7 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
         pair = build_picture_pair(SEEN, "strengthen", number).prompts
         shares = [
             render_layout(layout, 128)[1][0].mean()
-            for layout in (pair.source, complete_target_layout(pair))
+            for layout in (pair.source, build_expected_target_layout(pair))
         ]
         assert pair.captions[0] == pair.captions[1]
         word = pair.strengthened_word
@@ -108,8 +109,10 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
 
 def test_a_new_background_has_the_shade_of_the_old_one() -> None:
     pair = build_picture_pair(SEEN, "background", 0).prompts
-    before = np.subtract(pair.source.tint, BACKGROUNDS[pair.source.background])
-    after = np.subtract(complete_target_layout(pair).tint, BACKGROUNDS[pair.target.background])
+    before = np.subtract(pair.source.tint, BACKGROUND_COLOURS[pair.source.background])
+    after = np.subtract(
+        build_expected_target_layout(pair).tint, BACKGROUND_COLOURS[pair.target.background]
+    )
     assert pair.source.background != pair.target.background
     assert np.array_equal(before, after)
 
@@ -162,8 +165,8 @@ def test_the_choice_keeps_most_of_nearly_the_most_successful() -> None:
 
     successes = {"best": share(96), "near": share(91), "far": share(90)}
     kept: dict[str, list[float | None]] = {"best": [20.0], "near": [30.0, None], "far": [40.0]}
-    assert choose_method(successes, kept) == ("near", "best")
-    assert choose_method({}, {}) is None
+    assert choose_most_preserving_method(successes, kept) == ("near", "best")
+    assert choose_most_preserving_method({}, {}) is None
 
 
 # the part
@@ -199,8 +202,8 @@ def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationCon
     held_out = {"seed": 62, "swap": 1, "recolour": 1}
     config = RealConfig.model_validate(CONFIG.model_dump(mode="json") | {"held_out": held_out})
     units = RealPart(config, context).list_unit_keys()
-    assert load_held_out().colours & {(name, "blue") for name in OBJECTS}
-    assert not any(pair <= {*OBJECTS} for pair in load_held_out().pairs)
+    assert load_held_out_combinations().colours & {(name, "blue") for name in OBJECTS}
+    assert not any(pair <= {*OBJECTS} for pair in load_held_out_combinations().pairs)
     assert "held_out/recolour/0" in units
     assert "held_out/swap/0" not in units
 

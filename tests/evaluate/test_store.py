@@ -28,12 +28,12 @@ def begun(folder: Path) -> ResultFolder:
 def test_another_start_finds_what_is_done(tmp_path: Path) -> None:
     before = begun(tmp_path)
     again = ResultFolder(tmp_path, IDENTITY)
-    assert again.finished == before.finished
+    assert again.finished_units == before.finished_units
     assert again.get_part_records("generation") == {
         "seen/0": {"right": [True, False]},
         "seen/1": {"right": []},
     }
-    assert again.finished["editing", "seen/0"].seconds == 0.5
+    assert again.finished_units["editing", "seen/0"].seconds == 0.5
 
 
 def test_a_line_that_a_kill_cut_short_is_done_again_and_spoils_no_other(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_a_line_that_a_kill_cut_short_is_done_again_and_spoils_no_other(tmp_path
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     again = ResultFolder(tmp_path, IDENTITY)
-    assert [*again.finished] == [("generation", "seen/0"), ("generation", "seen/1")]
+    assert [*again.finished_units] == [("generation", "seen/0"), ("generation", "seen/1")]
     again.append_record("editing", "seen/0", {"psnr": 30.25}, 0.5)
-    assert len(ResultFolder(tmp_path, IDENTITY).finished) == 3
+    assert len(ResultFolder(tmp_path, IDENTITY).finished_units) == 3
     # A crash of the machine may leave zeros where a line was to be.
     path.write_bytes(whole + b"\0" * 100)
-    assert len(ResultFolder(tmp_path, IDENTITY).finished) == 3
+    assert len(ResultFolder(tmp_path, IDENTITY).finished_units) == 3
     path.write_bytes(b'{"part": "gen')
-    assert ResultFolder(tmp_path, IDENTITY).finished == {}
+    assert ResultFolder(tmp_path, IDENTITY).finished_units == {}
 
 
 def test_something_else_is_refused_with_what_differs_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_other_versions_are_told_and_not_refused(tmp_path: Path) -> None:
     assert begun(tmp_path).library_changes == []
     again = ResultFolder(tmp_path, IDENTITY | {"libraries": {"torch": "2.14.0"}})
     assert again.library_changes == ["libraries.torch 2.13.0 -> 2.14.0"]
-    assert len(again.finished) == 3
+    assert len(again.finished_units) == 3
 
 
 def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_before_the_first_unit_anything_may_be_changed(tmp_path: Path) -> None:
 def test_a_model_may_be_named_otherwise(tmp_path: Path) -> None:
     begun(tmp_path)
     named = IDENTITY | {"model": {"name": "./mine", "digest": "abc"}}
-    assert len(ResultFolder(tmp_path, named).finished) == 3
+    assert len(ResultFolder(tmp_path, named).finished_units) == 3
     with pytest.raises(ArgumentError, match=r"model.digest abc -> xyz"):
         ResultFolder(tmp_path, IDENTITY | {"model": {"name": "mine", "digest": "xyz"}})
 
@@ -144,9 +144,9 @@ def test_a_unit_whose_picture_is_gone_is_done_again(tmp_path: Path, empty: bool)
     for unit in ("seen/0", "seen/1"):
         file = store.save_picture(unit, Image.new("RGB", (8, 8)))
         store.append_record("generation", unit, {"pictures": [{"number": 0, "file": file}]}, 1.0)
-    assert len(ResultFolder(tmp_path, IDENTITY).finished) == 2
+    assert len(ResultFolder(tmp_path, IDENTITY).finished_units) == 2
     path = tmp_path / "pictures" / file
     path.unlink()
     if empty:
         path.touch()
-    assert [*ResultFolder(tmp_path, IDENTITY).finished] == [("generation", "seen/0")]
+    assert [*ResultFolder(tmp_path, IDENTITY).finished_units] == [("generation", "seen/0")]

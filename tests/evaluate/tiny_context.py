@@ -7,8 +7,8 @@ from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.evaluate.suite_part import EvaluationContext
-from t2i.scenes.recogniser import Recogniser, build_labels
-from t2i.scenes.sprites import BACKGROUNDS, HUES
+from t2i.scenes.recogniser import Recogniser, build_recogniser_labels
+from t2i.scenes.sprites import BACKGROUND_COLOURS, PAINT_COLOURS
 from tests.tiny import tiny_sd_components
 
 OBJECTS = ("apple", "cat", "dog", "star", "car", "tree")
@@ -16,7 +16,9 @@ OBJECTS = ("apple", "cat", "dog", "star", "car", "tree")
 
 def tiny_recogniser() -> Recogniser:
     torch.manual_seed(3)
-    return Recogniser(build_labels(OBJECTS, list(BACKGROUNDS), list(HUES)), 32, (8, 16)).eval()
+    return Recogniser(
+        build_recogniser_labels(OBJECTS, list(BACKGROUND_COLOURS), list(PAINT_COLOURS)), 32, (8, 16)
+    ).eval()
 
 
 def tiny_context(folder: Path) -> EvaluationContext:

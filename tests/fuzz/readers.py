@@ -23,9 +23,9 @@ from t2i.denoiser.build import NewModelConfig
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
 from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
-from t2i.evaluate.report.previous_result import read_earlier_result
+from t2i.evaluate.report.earlier_result import read_earlier_result
 from t2i.evaluate.result_folder import parse_record_lines
-from t2i.evaluate.suite import ASSETS, read_suite
+from t2i.evaluate.suite import SUITES_FOLDER, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
 from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_facts
@@ -226,7 +226,9 @@ READERS = {
     "suite.toml": Reader(
         "s.toml",
         lambda path: read_suite(str(path), quick=False),
-        files(ASSETS / "scenes.toml", ASSETS / "quick.toml", ASSETS / "real.toml"),
+        files(
+            SUITES_FOLDER / "scenes.toml", SUITES_FOLDER / "quick.toml", SUITES_FOLDER / "real.toml"
+        ),
     ),
     "model.toml": Reader(
         "m.toml",

@@ -19,6 +19,7 @@ from tests.tiny import TEXT_WIDTH, tiny_sd_components, tiny_sdxl_components
 
 PROMPT = "a red apple to the left of the cat"
 PICTURE = Image.new("RGB", (40, 30), "teal")
+TWO_STEPS = {"prompt": PROMPT, "num_inference_steps": 2}
 
 
 def pair(parts, kind=StableDiffusionPipeline):
@@ -57,7 +58,7 @@ def lora_of(model, seed):
 def test_a_lora_does_the_same_here_and_in_diffusers(parts, kind, models, tmp_path):
     parts = parts()
     ours, theirs = pair(parts, kind)
-    plain = assert_same(ours, theirs, prompt=PROMPT)
+    plain = assert_same(ours, theirs, **TWO_STEPS)
     layers = {
         f"{name}.{key}": weight
         for seed, name in enumerate(models)
@@ -66,14 +67,14 @@ def test_a_lora_does_the_same_here_and_in_diffusers(parts, kind, models, tmp_pat
     save_file(layers, tmp_path / "pytorch_lora_weights.safetensors")
     for pipe in (ours, theirs):
         pipe.load_lora_weights(tmp_path)
-    full = assert_same(ours, theirs, prompt=PROMPT)
-    half = assert_same(ours, theirs, prompt=PROMPT, cross_attention_kwargs={"scale": 0.5})
+    full = assert_same(ours, theirs, **TWO_STEPS)
+    half = assert_same(ours, theirs, **TWO_STEPS, cross_attention_kwargs={"scale": 0.5})
     assert not torch.equal(full, plain)
     assert not torch.equal(half, full)
 
     ours.unload_lora_weights()
     theirs.unload_lora_weights()
-    assert torch.equal(assert_same(ours, theirs, prompt=PROMPT), plain)
+    assert torch.equal(assert_same(ours, theirs, **TWO_STEPS), plain)
 
 
 # IP-Adapter
@@ -140,17 +141,17 @@ def adapted(parts, count=1):
 )
 def test_a_picture_steers_as_in_diffusers(seeing, call):
     ours, theirs = adapted(seeing)
-    steered = assert_same(ours, theirs, prompt=PROMPT, **call)
+    steered = assert_same(ours, theirs, **TWO_STEPS, **call)
     for pipe in (ours, theirs):
         pipe.set_ip_adapter_scale(0.0)
-    assert not torch.equal(steered, assert_same(ours, theirs, prompt=PROMPT, **call))
+    assert not torch.equal(steered, assert_same(ours, theirs, **TWO_STEPS, **call))
 
 
 def test_two_adapters_take_a_picture_each(seeing):
     ours, theirs = adapted(seeing, count=2)
     pictures = [PICTURE, Image.new("RGB", (30, 40), "gold")]
-    both = assert_same(ours, theirs, prompt=PROMPT, ip_adapter_image=pictures)
-    swapped = assert_same(ours, theirs, prompt=PROMPT, ip_adapter_image=pictures[::-1])
+    both = assert_same(ours, theirs, **TWO_STEPS, ip_adapter_image=pictures)
+    swapped = assert_same(ours, theirs, **TWO_STEPS, ip_adapter_image=pictures[::-1])
     assert not torch.equal(both, swapped)
 
 
@@ -176,10 +177,11 @@ def test_a_learned_word_is_read_here_and_in_diffusers(tmp_path):
     ours, theirs = pair(tiny_sd_components())
     torch.manual_seed(4)
     save_file({"<sun>": torch.randn(1, TEXT_WIDTH)}, tmp_path / "learned_embeds.safetensors")
-    before = assert_same(ours, theirs, prompt="a red <sun>")
+    call = {"prompt": "a red <sun>", "num_inference_steps": 2}
+    before = assert_same(ours, theirs, **call)
     for pipe in (ours, theirs):
         pipe.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"))
-    assert not torch.equal(assert_same(ours, theirs, prompt="a red <sun>"), before)
+    assert not torch.equal(assert_same(ours, theirs, **call), before)
 
 
 def test_a_word_of_several_vectors_is_read_here_and_in_diffusers(tmp_path):
@@ -188,8 +190,8 @@ def test_a_word_of_several_vectors_is_read_here_and_in_diffusers(tmp_path):
     save_file({"<sun>": torch.randn(3, TEXT_WIDTH)}, tmp_path / "learned_embeds.safetensors")
     for pipe in (ours, theirs):
         pipe.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"))
-    plain = assert_same(ours, theirs, prompt="a red <sun>")
-    asked = {"num_inference_steps": 4, "guidance_scale": 6.0, "output_type": "latent"}
+    asked = {"num_inference_steps": 2, "output_type": "latent"}
+    plain = assert_same(ours, theirs, prompt="a red <sun>", **asked)
     seed = torch.Generator().manual_seed(3)
     assert torch.equal(ours(t2i.Prompt("a red <sun>"), generator=seed, **asked).images, plain)
 

@@ -35,6 +35,7 @@ def pipe(components):
     "call",
     [
         {"image": PIXELS, "strength": 0.3},
+        {"image": PIXELS, "strength": 0.6, "output_type": "latent"},
         {"image": PICTURE, "strength": 0.8},
         {"image": PICTURE, "strength": 1.0, "guidance_scale": 1.0},
         {"image": [PICTURE, PICTURE.rotate(180)], "strength": 0.5},

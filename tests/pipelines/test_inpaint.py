@@ -49,13 +49,14 @@ def both(parts):
             "seeds": (1, 2),
             "eta": 1.0,
         },
-        {"image": PIXELS, "mask_image": MASK, "guidance_scale": 1.0},
+        {"image": PIXELS, "mask_image": MASK, "guidance_scale": 1.0, "output_type": "latent"},
         {"image": PIXELS, "mask_image": MASK, "latents": torch.randn(2, 4, 8, 8)},
     ],
     ids=lambda call: " ".join(call),
 )
 def test_every_argument_means_what_it_means_in_diffusers(components, unet, call):
-    assert_same(*both(components | {"unet": unet}), prompt=PROMPTS, **SIZE, **call)
+    asked = {"prompt": PROMPTS, "num_inference_steps": 3, **SIZE}
+    assert_same(*both(components | {"unet": unet}), **asked, **call)
 
 
 @pytest.mark.parametrize("unet", UNETS.values(), ids=UNETS)

@@ -64,7 +64,8 @@ def pair(refiner):
     ids=lambda call: " ".join(call),
 )
 def test_every_argument_of_the_refiner_means_what_it_means_in_diffusers(refiner, call):
-    assert_same(*pair(refiner), prompt=PROMPTS, **{"image": PIXELS, "strength": 0.8} | call)
+    asked = {"prompt": PROMPTS, "image": PIXELS, "strength": 0.8, "num_inference_steps": 3}
+    assert_same(*pair(refiner), **asked | call)
 
 
 def test_the_score_is_heard(refiner):
@@ -147,9 +148,10 @@ def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share
     refiner = refiner | {"scheduler": build_scheduler(name, refiner["scheduler"].config)}
     theirs = StableDiffusionXLPipeline(**base, add_watermarker=False)
     call = {"prompt": PROMPTS, "num_inference_steps": 7, "seeds": (1, 2)}
-    left = assert_same(TextToImagePipeline(**base), theirs, denoising_end=share, **call)
+    latents = {"output_type": "latent", **call}
+    left = assert_same(TextToImagePipeline(**base), theirs, denoising_end=share, **latents)
     assert_same(*pair(refiner), image=left, denoising_start=share, **call)
-    assert_same(*pair(refiner), image=left, denoising_start=share, denoising_end=0.9, **call)
+    assert_same(*pair(refiner), image=left, denoising_start=share, denoising_end=0.9, **latents)
 
 
 @pytest.mark.parametrize("channels", [4, 9], ids=["any model", "made for it"])
@@ -161,8 +163,9 @@ def test_inpainting_takes_a_share_of_a_run_as_in_diffusers(name, channels):
     ours = InpaintPipeline(**parts)
     call = {"prompt": PROMPTS, "num_inference_steps": 7, "mask_image": MASK, **SIZE}
     # 1 is our default, and StableDiffusionInpaintPipeline's; that of SDXL's is 0.9999.
-    left = assert_same(ours, theirs, image=PIXELS, denoising_end=0.6, strength=1.0, **call)
-    assert_same(ours, theirs, image=PIXELS, denoising_end=0.6, strength=0.7, **call)
+    latents = {"output_type": "latent", "denoising_end": 0.6}
+    left = assert_same(ours, theirs, image=PIXELS, strength=1.0, **call, **latents)
+    assert_same(ours, theirs, image=PIXELS, strength=0.7, **call, **latents)
     if channels == 9:  # latents have no picture around the mask
         call["masked_image_latents"] = torch.randn(1, 4, 8, 8)
     assert_same(ours, theirs, image=left, denoising_start=0.6, **call)

@@ -15,10 +15,10 @@ from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import DataError, T2IError
 from t2i.pictures import open_picture
 from t2i.safe_reading import (
-    CAPTION,
-    CONFIG,
-    FileKind,
-    UnsuitableFileError,
+    CAPTION_KIND,
+    CONFIG_KIND,
+    UnsafeFileError,
+    UntrustedFileKind,
     iterate_numbered_lines,
     open_regular_file,
     open_untrusted,
@@ -33,7 +33,7 @@ from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.metadata import read_caption_table
 from train.data.sources.tars import list_tar_pictures
 
-SMALL = FileKind("note", 10)
+SMALL = UntrustedFileKind("note", 10)
 
 NO_FILES: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_named_in_words(name: str, complaint: str) -> Non
 
 
 def test_a_file_that_is_said_to_be_empty_is_still_bounded() -> None:
-    with pytest.raises(UnsuitableFileError, match="more than the 10 bytes"):
+    with pytest.raises(UnsafeFileError, match="more than the 10 bytes"):
         read_bounded("/proc/self/status", 10)
 
 
@@ -122,13 +122,13 @@ def test_a_link_to_a_file_is_the_file() -> None:
 
 def test_text_is_utf8_and_a_fault_has_its_place() -> None:
     Path("a").write_bytes(b"\xef\xbb\xbfa cat")
-    assert read_text("a", CAPTION) == "a cat"
+    assert read_text("a", CAPTION_KIND) == "a cat"
     Path("a").write_bytes(b"a cat\nand\xff")
     with pytest.raises(DataError, match=r"Cannot read the caption a: .*line 2, byte 10"):
-        read_text("a", CAPTION)
+        read_text("a", CAPTION_KIND)
     Path("a").write_bytes("a cat".encode("utf-16"))
     with pytest.raises(DataError, match="it is UTF-16: save it as UTF-8"):
-        read_text("a", CAPTION)
+        read_text("a", CAPTION_KIND)
 
 
 def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long() -> None:
@@ -142,4 +142,4 @@ def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long
 def test_a_config_that_is_no_toml_is_named() -> None:
     Path("a.toml").write_text("a = ")
     with pytest.raises(T2IError, match=r"Cannot read the config a\.toml as TOML: Invalid value"):
-        read_toml("a.toml", CONFIG)
+        read_toml("a.toml", CONFIG_KIND)

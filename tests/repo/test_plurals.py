@@ -20,7 +20,7 @@ NEVER_ONE = {
     "enough": "of diffusers' solvers, which need two",
     "data['epochs']": "most often with a fraction; one is said apart",
     "rate": "a number with a fraction",
-    "metadata.pictures": "of a sheet: two or more",
+    "metadata.num_pictures": "of a sheet: two or more",
     "other.kind": "the name of a node, which samples",
     "place.resolve().name": "the name of a folder",
     "path": "a file, which names",

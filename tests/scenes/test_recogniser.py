@@ -13,9 +13,14 @@ from torch import Tensor
 
 from t2i.errors import ModelError
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition, Relation
-from t2i.scenes.recogniser import Recogniser, RecogniserLabels, RecogniserOutput, build_labels
+from t2i.scenes.recogniser import (
+    Recogniser,
+    RecogniserLabels,
+    RecogniserOutput,
+    build_recogniser_labels,
+)
 
-LABELS = build_labels(("apple", "cat"), ("white", "red"), ("green",))
+LABELS = build_recogniser_labels(("apple", "cat"), ("white", "red"), ("green",))
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:
     assert cat.centre == pytest.approx((0.75, 0.375), abs=0.02)
     assert seen.background == "red"
     assert seen.unknown_share == pytest.approx(1 / 16, abs=0.02)
-    assert seen.features == pytest.approx(np.arange(16))
+    assert seen.mean_features == pytest.approx(np.arange(16))
 
 
 def test_specks_are_no_objects(recogniser: Recogniser) -> None:
@@ -81,7 +86,7 @@ def test_pictures_of_any_size_and_mode_are_looked_at_one_by_one_or_together(
     together = recogniser.recognise(pictures)
     for picture, seen in zip(pictures, together, strict=True):
         [alone] = recogniser.recognise([picture])
-        np.testing.assert_allclose(alone.features, seen.features, atol=1e-5)
+        np.testing.assert_allclose(alone.mean_features, seen.mean_features, atol=1e-5)
         assert alone.objects.keys() == seen.objects.keys()
         for found in seen.objects.values():
             assert found.mask.shape == (picture.height, picture.width)
@@ -94,7 +99,7 @@ def test_what_is_saved_is_loaded(recogniser: Recogniser, tmp_path: Path) -> None
     assert again.labels == LABELS
     noise = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(again(noise).kinds_BKhw, recogniser(noise).kinds_BKhw)
+        assert torch.equal(again(noise).class_logits_BKhw, recogniser(noise).class_logits_BKhw)
     assert not any(weight.requires_grad for weight in again.parameters())
 
 

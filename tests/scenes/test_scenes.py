@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_WORDS, Caption, Mention
-from t2i.scenes.held_out import load_held_out
-from t2i.scenes.layout import PlacedObject
-from t2i.scenes.scenes import Layout, Scene, SceneObject, Scenes, ScenesConfig, render_layout
+from t2i.scenes.held_out import load_held_out_combinations
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.object_placement import PlacedObject
+from t2i.scenes.scenes import Scene, SceneObject, Scenes, ScenesConfig
 from t2i.scenes.sprites import (
-    BACKGROUNDS,
+    BACKGROUND_COLOURS,
     find_scene_assets_folder,
     list_contrasting_backgrounds,
     load_sprite,
@@ -120,8 +121,8 @@ def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """The picture by Pillow's own compositing and the masks from a map of who is on top."""
     background = np.zeros((size, size, 4), np.uint8)
     for y, x, channel in itertools.product(range(size), range(size), range(3)):
-        along = ((y if layout.sloping == "down" else x) + 0.5) / size - 0.5
-        shade = round(layout.tint[channel] + layout.slope * along)
+        along = ((y if layout.gradient_direction == "down" else x) + 0.5) / size - 0.5
+        shade = round(layout.tint[channel] + layout.brightness_gradient * along)
         background[y, x, channel] = min(255, max(0, shade))
     background[..., 3] = 255
     picture = Image.fromarray(background)
@@ -264,7 +265,9 @@ def test_a_colour_said_is_painted_or_natural_and_a_painted_one_is_always_said(
                 assert before == placed.colour, scene.caption
                 painted += 1
             elif before in HUE_RANGES:
-                assert before == load_vocabulary_objects()[placed.name].colour, scene.caption
+                assert before == load_vocabulary_objects()[placed.name].natural_colour, (
+                    scene.caption
+                )
                 natural += 1
     assert painted > 40
     assert natural > 40
@@ -276,7 +279,7 @@ def in_range(hue: float, name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [thing.name for thing in load_vocabulary_objects().values() if thing.recolour]
+    "name", [thing.name for thing in load_vocabulary_objects().values() if thing.repaintable]
 )
 def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
     natural = np.asarray(load_sprite(name, None).convert("RGBA"))[::4, ::4].astype(int)
@@ -312,7 +315,9 @@ def test_the_background_is_of_its_name_and_named_truly_in_six_of_ten_captions(
         # alone at its edges, where no object stands
         free = ~np.any([placed.mask for placed in scene.objects], axis=0)
         seen = np.median(scene.pixels[free], axis=0)
-        nearest = min(BACKGROUNDS, key=lambda name: np.abs(seen - BACKGROUNDS[name]).sum())
+        nearest = min(
+            BACKGROUND_COLOURS, key=lambda name: np.abs(seen - BACKGROUND_COLOURS[name]).sum()
+        )
         assert nearest == scene.background
         named = re.search(r"(\w+) background", scene.caption)
         if named is not None:
@@ -361,7 +366,9 @@ def combinations(layout: Layout) -> set[object]:
     names = [placed.name for placed in layout.objects]
     pairs = {frozenset(pair) for pair in itertools.combinations(names, 2)}
     colours = {(placed.name, placed.colour) for placed in layout.objects}
-    return (pairs & load_held_out().pairs) | (colours & load_held_out().colours)
+    return (pairs & load_held_out_combinations().pairs) | (
+        colours & load_held_out_combinations().colours
+    )
 
 
 @pytest.mark.parametrize("vocabulary", ["core", "all"])
@@ -382,21 +389,21 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
             layout.objects[0].name, layout.objects[0].colour
         )
         shown |= here
-    assert shown == load_held_out().pairs | load_held_out().colours
+    assert shown == load_held_out_combinations().pairs | load_held_out_combinations().colours
 
 
 def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
     core = {name for name, thing in load_vocabulary_objects().items() if thing.core}
     paintings = sum(len(load_vocabulary_objects()[name].paint_colours) for name in core)
-    assert all(len(pair) == 2 and pair <= core for pair in load_held_out().pairs)
-    assert set().union(*load_held_out().pairs) == core
-    assert 0.05 <= len(load_held_out().pairs) / (48 * 47 / 2) <= 0.08
+    assert all(len(pair) == 2 and pair <= core for pair in load_held_out_combinations().pairs)
+    assert set().union(*load_held_out_combinations().pairs) == core
+    assert 0.05 <= len(load_held_out_combinations().pairs) / (48 * 47 / 2) <= 0.08
     assert all(
         colour in load_vocabulary_objects()[name].paint_colours
-        for name, colour in load_held_out().colours
+        for name, colour in load_held_out_combinations().colours
     )
-    assert 0.08 <= len(load_held_out().colours) / paintings <= 0.12
-    assert {colour for _, colour in load_held_out().colours} == set(HUE_RANGES)
+    assert 0.08 <= len(load_held_out_combinations().colours) / paintings <= 0.12
+    assert {colour for _, colour in load_held_out_combinations().colours} == set(HUE_RANGES)
 
 
 def test_the_objects_are_complete_small_and_licensed() -> None:

@@ -13,8 +13,8 @@ from t2i.attention.attend import attend
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import build_dataset

@@ -16,7 +16,7 @@ from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for, tiny_run, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, newest
 from train import checkpoint
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run
@@ -89,7 +89,7 @@ def test_the_comparison_takes_no_more_rows_than_fit(
 ) -> None:
     forward, asked = DenoisingTarget.forward, []
 
-    def limited(target: DenoisingTarget, batch: Batch) -> Tensor:
+    def limited(target: DenoisingTarget, batch: MicroBatch) -> Tensor:
         asked.append(len(batch.slots))
         if len(batch.slots) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")

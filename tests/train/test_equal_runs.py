@@ -11,7 +11,7 @@ from tests.train.apart import by_two, said
 from tests.train.runs import train_only, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.checkpoint import read_checkpoint, recover_and_list_checkpoints
 from train.config.load_config import load_run_config
 from train.targets.denoising import DenoisingTarget
@@ -121,7 +121,7 @@ def run_out_of_memory(at_step: int) -> None:
     torch.set_num_threads(1)
     forward = DenoisingTarget.forward
 
-    def limited(target: DenoisingTarget, batch: Batch) -> torch.Tensor:
+    def limited(target: DenoisingTarget, batch: MicroBatch) -> torch.Tensor:
         loss_B = forward(target, batch)
         if os.environ["RANK"] == "1" and len(batch.slots) > 1 and batch.step == at_step:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -166,7 +166,7 @@ def bad_third_step() -> None:
     torch.set_num_threads(1)
     forward = DenoisingTarget.forward
 
-    def poisoned(target: DenoisingTarget, batch: Batch) -> torch.Tensor:
+    def poisoned(target: DenoisingTarget, batch: MicroBatch) -> torch.Tensor:
         bad = os.environ["RANK"] == "1" and batch.step == 2
         return forward(target, batch) * (float("nan") if bad else 1.0)
 

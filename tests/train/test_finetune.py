@@ -15,8 +15,8 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, ModelError
 from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.cache.caption_encoding import expand_learned_words_in_caption
 from train.loop import TrainingRun, run
 from train.setup.assembly import assemble_target

@@ -33,8 +33,8 @@ from tests.train.apart import (
 from tests.train.runs import MODEL, tiny_run, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, logged, newest
 from train import checkpoint
-from train.batches import batch as batches
-from train.batches.batch import Batch
+from train.batches import micro_batch
+from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     forward = DenoiserTarget.forward
 
-    def crash(self: DenoiserTarget, batch: Batch) -> Tensor:
+    def crash(self: DenoiserTarget, batch: MicroBatch) -> Tensor:
         if batch.step == 4:
             raise RuntimeError("crash")
         return forward(self, batch)
@@ -219,7 +219,7 @@ def test_reading_ahead_changes_nothing(
 ) -> None:
     ready()
     one = newest(plain)
-    monkeypatch.setattr(batches, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
+    monkeypatch.setattr(micro_batch, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
     ahead = train_only(tiny_run(tmp_path, "train.workers=1"), tmp_path / "ahead")
     assert_equal_bit_for_bit(one, ahead)
 
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     forward = DenoiserTarget.forward
     target: list[DenoiserTarget] = []
 
-    def poisoned(self: DenoiserTarget, batch: Batch) -> Tensor:
+    def poisoned(self: DenoiserTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         target[:] = [self]
         return loss_B * torch.tensor([1, float("nan"), 1, 1]) if batch.step == 2 else loss_B

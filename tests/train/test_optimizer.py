@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from t2i.errors import ArgumentError
 from train.checkpoint import pack_optimizer_state, restore_optimizer_state
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
+from train.optim.learning_rate import LearningRateScheduleConfig, compute_learning_rate_factor
 from train.optim.optimizer import (
     OptimizerConfig,
     ParameterGroup,
@@ -63,7 +63,7 @@ def built(name: str, model: Small) -> torch.optim.Optimizer:
 def step(model: Small, optimizer: torch.optim.Optimizer, number: int, change: str = "") -> None:
     """One step that is a function of its number alone."""
     set_learning_rates(
-        optimizer, compute_learning_rate_factor(number, 40, LearningRateConfig(warmup=3))
+        optimizer, compute_learning_rate_factor(number, 40, LearningRateScheduleConfig(warmup=3))
     )
     torch.manual_seed(100 + number)
     loss = (model(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean()
@@ -288,7 +288,7 @@ def test_one_group_steps_as_adamw_always_did_bit_for_bit() -> None:
         step(model, optimizer, number)
         torch.manual_seed(100 + number)
         plain.param_groups[0]["lr"] = 1e-2 * compute_learning_rate_factor(
-            number, 40, LearningRateConfig(warmup=3)
+            number, 40, LearningRateScheduleConfig(warmup=3)
         )
         plain.zero_grad()
         (twin(torch.randn(4, 3, 6, 6)) - torch.randn(4, 2)).pow(2).mean().backward()
@@ -408,12 +408,12 @@ def test_what_an_optimizer_cannot_use_is_refused(settings: dict[str, object], me
 
 def test_schedule_free_with_a_falling_rate_or_a_second_average_is_refused() -> None:
     config, none = of("schedulefree"), EMAConfig(kind="none")
-    check_schedulefree_config(config, LearningRateConfig(warmup=10), none)
-    check_schedulefree_config(of("adamw"), LearningRateConfig(decay="cosine"), EMAConfig())
+    check_schedulefree_config(config, LearningRateScheduleConfig(warmup=10), none)
+    check_schedulefree_config(of("adamw"), LearningRateScheduleConfig(decay="cosine"), EMAConfig())
     with pytest.raises(ValueError, match=r"rate.decay = 'cosine' .*set rate.decay = 'none'"):
-        check_schedulefree_config(config, LearningRateConfig(decay="cosine"), none)
+        check_schedulefree_config(config, LearningRateScheduleConfig(decay="cosine"), none)
     with pytest.raises(ValueError, match=r"ema.kind = 'decay' .*set ema.kind = 'none'"):
-        check_schedulefree_config(config, LearningRateConfig(), EMAConfig())
+        check_schedulefree_config(config, LearningRateScheduleConfig(), EMAConfig())
 
 
 def test_fused_is_taken_when_asked_for() -> None:

@@ -8,7 +8,7 @@ import torch
 from t2i.randomness import derive_generator, derive_seed
 from train.batches.batch_order import BatchOrder, list_micro_batch_slots
 from train.optim.ema import EMA, EMAConfig
-from train.optim.learning_rate import LearningRateConfig, compute_learning_rate_factor
+from train.optim.learning_rate import LearningRateScheduleConfig, compute_learning_rate_factor
 
 
 def taken(order: BatchOrder, steps: range) -> list[int]:
@@ -81,14 +81,14 @@ def test_randomness_is_a_function_of_its_purpose() -> None:
 
 
 def test_rate_rises_linearly_then_falls_as_told() -> None:
-    config = LearningRateConfig(warmup=3, decay="linear", decay_share=0.5, floor=0.2)
+    config = LearningRateScheduleConfig(warmup=3, decay="linear", decay_share=0.5, floor=0.2)
     values = [compute_learning_rate_factor(step, 10, config) for step in range(11)]
     assert values[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert values[5:] == pytest.approx([1 - 0.8 * i / 5 for i in range(6)])
 
 
 def test_cosine_rate_is_half_way_in_the_middle_and_ends_at_its_floor() -> None:
-    config = LearningRateConfig(decay="cosine")
+    config = LearningRateScheduleConfig(decay="cosine")
     assert compute_learning_rate_factor(50, 100, config) == pytest.approx(0.5)
     assert compute_learning_rate_factor(25, 100, config) == pytest.approx(
         0.5 + 0.5 * math.cos(math.pi / 4)

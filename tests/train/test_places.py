@@ -8,8 +8,8 @@ from torch import nn
 
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.loop import run
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget

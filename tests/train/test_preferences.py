@@ -13,8 +13,8 @@ from PIL import Image
 from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import train_only
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.data.registry import build_dataset
 from train.loop import run

@@ -9,8 +9,8 @@ import torch
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
 from tests.train.runs import train_only
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.data.registry import build_dataset
 from train.loop import run
 from train.objective.preservation import OutputPreservationConfig, replace_new_words

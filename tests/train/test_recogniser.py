@@ -15,8 +15,8 @@ from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, logged, newest
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
@@ -96,7 +96,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     assert batch.marks_B2HW is not None
     maps = recogniser(batch.pixels_BCHW)
     kind_Bhw = batch.marks_B2HW[:, 0, 2::4, 2::4]
-    right_Bhw = maps.kinds_BKhw.argmax(1) == kind_Bhw
+    right_Bhw = maps.class_logits_BKhw.argmax(1) == kind_Bhw
     thing_Bhw = kind_Bhw < recogniser.labels.unknown_index
     assert right_Bhw[thing_Bhw].float().mean() > 0.6  # by chance 1 in 16
     assert right_Bhw[~thing_Bhw].float().mean() > 0.8

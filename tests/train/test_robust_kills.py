@@ -16,7 +16,7 @@ from tests.train.apart import die_in_third_save, ended, ready, said, start
 from tests.train.runs import write_run
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.checkpoint import recover_and_list_checkpoints
 from train.config.load_config import load_run_config
 from train.loop import run
@@ -54,7 +54,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     """End the next run in the middle of the last part of a step."""
     forward = DenoisingTarget.forward
 
-    def or_not(self: DenoisingTarget, batch: Batch) -> Tensor:
+    def or_not(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
         if batch.step == at_step and max(batch.slots) == self.batch_size - 1:
             raise Interrupted
         return forward(self, batch)

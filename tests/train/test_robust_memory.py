@@ -12,9 +12,9 @@ from t2i.errors import TrainingError
 from tests.train.runs import tiny_run, train_only
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
-from train.batches.batch import Batch, iterate_micro_batches
 from train.batches.batch_order import ProcessShare
-from train.batches.micro_batches import split_batch
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches
+from train.batches.micro_batch_splitting import split_micro_batch
 from train.data.registry import build_dataset
 from train.loop import build_batch_order, run
 from train.step import TrainingStepper
@@ -37,7 +37,7 @@ class Memory:
         forward = DenoisingTarget.forward
         check = self.check
 
-        def limited(target: DenoisingTarget, batch: Batch) -> Tensor:
+        def limited(target: DenoisingTarget, batch: MicroBatch) -> Tensor:
             if not self.backward:
                 check(batch)
             loss_B = forward(target, batch)
@@ -47,7 +47,7 @@ class Memory:
 
         monkeypatch.setattr(DenoisingTarget, "forward", limited)
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: MicroBatch) -> None:
         self.asked.append((batch.step, len(batch.slots)))
         if len(batch.slots) > self.rows and batch.step >= self.from_step:
             raise self.error
@@ -64,12 +64,12 @@ def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> No
             range(1),
         )
     )
-    pieces = split_batch(batch, 2)
+    pieces = split_micro_batch(batch, 2)
     assert [piece.slots for piece in pieces] == [[0, 1], [2], [3, 4], [5]]
     assert [name for piece in pieces for name in piece.names] == batch.names
     assert torch.equal(torch.cat([piece.pixels_BCHW for piece in pieces]), batch.pixels_BCHW)
     assert [piece.step for piece in pieces] == [batch.step] * 4
-    assert split_batch(batch, 6) == [batch]
+    assert split_micro_batch(batch, 6) == [batch]
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()], ids=["cuda", "cpu", "python"])
@@ -124,7 +124,7 @@ def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
 
 
 def failing_at(number: int, step: Callable[..., object]) -> Callable[..., object]:
-    def failing(self: TrainingStepper, done: int, parts: list[Batch]) -> object:
+    def failing(self: TrainingStepper, done: int, parts: list[MicroBatch]) -> object:
         if done == number:
             raise InterruptedError
         return step(self, done, parts)

@@ -13,7 +13,7 @@ from tests.train.runs import tiny_run
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
 from train import nonfinite_step_report
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.checkpoint import read_checkpoint
 from train.loop import run
 from train.publish import read_losses
@@ -24,7 +24,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, *steps: int, slot: int = 1) -> None:
     """Make the loss of one row no number at these steps, 0 being the first."""
     forward = DenoisingTarget.forward
 
-    def poisoned(self: DenoisingTarget, batch: Batch) -> Tensor:
+    def poisoned(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         here = [batch.step in steps and one == slot for one in batch.slots]
         return loss_B * torch.tensor([float("nan") if bad else 1.0 for bad in here])
@@ -112,7 +112,7 @@ def test_gradients_that_overflow_from_sound_losses_are_told_apart(
 ) -> None:
     forward = DenoisingTarget.forward
 
-    def steep(self: DenoisingTarget, batch: Batch) -> Tensor:
+    def steep(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         if batch.step != 1:
             return loss_B

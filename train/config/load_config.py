@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
-from t2i.safe_reading import CONFIG, parse_toml, read_toml
+from t2i.safe_reading import CONFIG_KIND, parse_toml, read_toml
 from train.config.error_messages import explain_validation_error, iterate_coercion_messages
 from train.config.run_config import RunConfig
 from train.config_paths import resolve_paths
@@ -24,7 +24,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path} is a folder, expected a training config. To write one for the "
             f"pictures in it, run: t2i train --init lora {quote(str(path))}"
         )
-    tree = read_toml(path, CONFIG("training config"))
+    tree = read_toml(path, CONFIG_KIND.with_noun("training config"))
     for override in overrides:
         _apply_override(tree, override)
     if isinstance(data := tree.setdefault("data", {}), dict):

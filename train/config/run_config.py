@@ -12,7 +12,7 @@ from train.export import ExportConfig
 from train.loop_config import LoopConfig
 from train.objective.objective import ObjectiveConfig
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import LearningRateConfig
+from train.optim.learning_rate import LearningRateScheduleConfig
 from train.optim.optimizer import OptimizerConfig, check_schedulefree_config
 from train.reporting.sample_sheets import SamplesConfig
 from train.targets.autoencoder import AutoencoderTargetConfig
@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
     """DreamBooth's class pictures, drawn before the first step where they are missing."""
     train: LoopConfig
     optimizer: OptimizerConfig = OptimizerConfig()
-    rate: LearningRateConfig = LearningRateConfig()
+    rate: LearningRateScheduleConfig = LearningRateScheduleConfig()
     ema: EMAConfig = EMAConfig()
     cache: CacheConfig = CacheConfig()
     samples: SamplesConfig = SamplesConfig()

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.safe_reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG_KIND, read_toml
 from train.config_paths import resolve_paths
 from train.data.pictures_config import PicturesConfig
 from train.data.subsets import SubsetConfig
@@ -56,7 +56,7 @@ def read_batch_size_from_toml(place: Path) -> int | None:
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
-    return read_toml(path, CONFIG)
+    return read_toml(path, CONFIG_KIND)
 
 
 def _data_table(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import RUN, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, read_bounded
 from t2i.terminal import plural
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
@@ -112,7 +112,7 @@ def build_manifest_entry(one: CheckedPicture) -> ManifestEntry:
 def read_manifest(path: Path) -> DatasetManifest:
     """Read the data-set manifest of a run. Raises DataError if it cannot be read."""
     try:
-        return DatasetManifest.model_validate_json(read_bounded(path, RUN.max_bytes))
+        return DatasetManifest.model_validate_json(read_bounded(path, RUN_FILE_KIND.max_bytes))
     except (OSError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DataError(

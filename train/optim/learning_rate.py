@@ -1,4 +1,4 @@
-"""The schedule of the learning rate, in closed form."""
+"""Schedule of the learning rate, in closed form."""
 
 import math
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class LearningRateConfig(BaseModel):
+class LearningRateScheduleConfig(BaseModel):
     """Configuration of the learning rate schedule: warmup and decay, as a factor on each group's
     rate.
     """
@@ -14,17 +14,19 @@ class LearningRateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmup: int = Field(0, ge=0)
-    """Steps of linear rise from nothing to the full rate."""
+    """Steps of the linear rise from 0 to the full rate."""
     decay: Literal["none", "linear", "cosine"] = "none"
     decay_share: float = Field(1.0, gt=0, le=1)
-    """The share of all steps, at the end of the run, over which the rate falls."""
+    """Share of all steps, at the end of the run, over which the rate decays."""
     floor: float = Field(0.0, ge=0, le=1)
-    """What is left of the full rate at the end."""
+    """Share of the full rate that is left at the end."""
     cycles: int = Field(1, ge=1)
-    """How often it falls; after the first time it starts again from the full rate."""
+    """Number of decays; each but the first starts again from the full rate."""
 
 
-def compute_learning_rate_factor(step: int, steps: int, config: LearningRateConfig) -> float:
+def compute_learning_rate_factor(
+    step: int, steps: int, config: LearningRateScheduleConfig
+) -> float:
     """Return the factor, in (0, 1], that the schedule puts on learning rates at step `step` of
     `steps`, counted from 0.
     """

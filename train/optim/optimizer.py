@@ -13,7 +13,7 @@ from torch import nn
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
 from train.optim.ema import EMAConfig
-from train.optim.learning_rate import LearningRateConfig
+from train.optim.learning_rate import LearningRateScheduleConfig
 
 OptimizerName = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -80,7 +80,7 @@ class OptimizerConfig(BaseModel):
 
 
 def check_schedulefree_config(
-    optimizer: OptimizerConfig, rate: LearningRateConfig, ema: EMAConfig
+    optimizer: OptimizerConfig, rate: LearningRateScheduleConfig, ema: EMAConfig
 ) -> None:
     """Raise ValueError for a learning rate decay or an EMA together with the schedule-free
     optimizer.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
-from t2i.safe_reading import RUN, parse_json, read_text
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_text
 from t2i.terminal import LINES, escape_controls, print_note
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class LogFile:
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
         if path.exists():
-            lines = read_text(path, RUN("log")).splitlines()
+            lines = read_text(path, RUN_FILE_KIND.with_noun("log")).splitlines()
             kept = "".join(line + "\n" for line in lines if start and parse_log_step(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 

@@ -18,7 +18,7 @@ from t2i.errors import OutputError, TrainingError
 from t2i.run_folder import StoppedDuringSetup, StopRequest
 from t2i.terminal import plural
 from train.batches.batch_order import BatchOrder
-from train.batches.micro_batches import explaining_out_of_memory
+from train.batches.micro_batch_splitting import explaining_out_of_memory
 from train.cache.caption_encoding import build_caption_encoder
 from train.cache.config import CacheConfig
 from train.cache.encoders import MODELS_BY_KIND, CacheEncoders

@@ -24,7 +24,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
 from t2i.text.encoders.selection import TextEncoder
-from train.batches.batch import pixels_to_floats
+from train.batches.micro_batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
 from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import Arrays, ShardWriter

@@ -15,7 +15,7 @@ from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
 from t2i.run_folder import StopRequest
-from t2i.safe_reading import RUN, read_json
+from t2i.safe_reading import RUN_FILE_KIND, read_json
 from t2i.terminal import print_note
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
@@ -171,7 +171,7 @@ def check_same_generation_settings(folder: Path, ours: dict[str, Any], *, adding
     path = folder / NOTES
     if not path.is_file():
         return
-    theirs = read_json(path, RUN("note of class pictures"))
+    theirs = read_json(path, RUN_FILE_KIND.with_noun("note of class pictures"))
     keys = [key for key in ours if adding or key != "base"]
     changes = [f"{k}: {theirs.get(k)!r} -> {ours[k]!r}" for k in keys if theirs.get(k) != ours[k]]
     if changes:

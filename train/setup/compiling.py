@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import ArgumentError, TrainingError
-from train.batches.batch import Batch
-from train.batches.micro_batches import SAVE_MEMORY_HINT, split_batch
+from train.batches.micro_batch import MicroBatch
+from train.batches.micro_batch_splitting import SAVE_MEMORY_HINT, split_micro_batch
 from train.parallel.processes import run_on_all
 from train.targets.target import TrainingTarget
 
@@ -54,7 +54,7 @@ def compiling_denoiser(target: TrainingTarget, sizes: int) -> Iterator[None]:
 
 
 def check_compiled_gradient(
-    target: TrainingTarget, batch: Batch, accelerator: Accelerator, rows: int | None = None
+    target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator, rows: int | None = None
 ) -> None:
     """Raise TrainingError, on every process, where a compiled gradient differs from the eager one.
 
@@ -65,7 +65,7 @@ def check_compiled_gradient(
         they do not fit
     """
     while True:
-        piece = split_batch(batch, rows)[0].to(accelerator.device)
+        piece = split_micro_batch(batch, rows)[0].to(accelerator.device)
         if all(run_on_all(accelerator, partial(_compare_if_fits, target, piece, accelerator))):
             return
         count = len(piece.slots)
@@ -74,7 +74,7 @@ def check_compiled_gradient(
         rows = (count + 1) // 2
 
 
-def _compare_if_fits(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> bool:
+def _compare_if_fits(target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator) -> bool:
     """Compare the gradients; False where memory does not suffice."""
     try:
         _compare(target, batch, accelerator)
@@ -88,7 +88,7 @@ def _compare_if_fits(target: TrainingTarget, batch: Batch, accelerator: Accelera
     return False
 
 
-def _compare(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> None:
+def _compare(target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator) -> None:
     compiled = compute_gradient(target, batch, accelerator)
     with without_compilation(target):
         eager = compute_gradient(target, batch, accelerator)
@@ -106,7 +106,7 @@ def is_compiled(target: TrainingTarget) -> bool:
     return unet is not None and unet._compiled_call_impl is not None
 
 
-def compute_gradient(target: TrainingTarget, batch: Batch, accelerator: Accelerator) -> Tensor:
+def compute_gradient(target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator) -> Tensor:
     """Return the gradient of the batch's mean loss, all weights concatenated, on the CPU."""
     weights = [*target.trained_parameters().values()]
     torch.manual_seed(target.seed)  # dropout draws from the global generator

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from shlex import quote
 
-from t2i.atomic_files import NameTaken, write_new_file
+from t2i.atomic_files import NameTakenError, write_new_file
 from t2i.terminal import plural
 from train.data.pictures_config import SMALL
 from train.starter_config.picture_folder import (
@@ -64,11 +64,11 @@ PLACES: dict[Family, tuple[str, ...]] = {
 def write_starter_config(request: StarterConfigRequest, out: Path) -> PictureFolderStats:
     """Write a starter config and return counts and sizes of the pictures in the folder.
 
-    Raises NameTaken if `out` exists, ArgumentError for options that do not fit.
+    Raises NameTakenError if `out` exists, ArgumentError for options that do not fit.
     """
     check_request(request)
     if os.path.lexists(out):
-        raise NameTaken(out)
+        raise NameTakenError(out)
     facts = inspect_picture_folder(request.folder)
     check_no_pairs_for_dreambooth(request, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
-from t2i.safe_reading import MODEL_CONFIG, read_json
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 
 Family = Literal["embedded", "sd", "sdxl"]
 Value = int | float | bool | str | list[str]
@@ -98,7 +98,7 @@ def detect_model_family(base: str) -> Family:
         return "embedded"
     config = Path(base) / "unet" / "config.json"
     if config.is_file():
-        unet = read_json(config, MODEL_CONFIG, lenient=True)
+        unet = read_json(config, MODEL_CONFIG_KIND, lenient=True)
         if unet.get("addition_embed_type") == "text_time":
             return "sdxl"
         return "embedded" if unet.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
@@ -110,7 +110,7 @@ def detect_image_size(base: str, family: Family) -> int:
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
     if base not in EMBEDDED_MODELS and all(path.is_file() for path in configs):
-        unet, vae = (read_json(path, MODEL_CONFIG, lenient=True) for path in configs)
+        unet, vae = (read_json(path, MODEL_CONFIG_KIND, lenient=True) for path in configs)
         blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
         if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:
             return int(side * 2 ** (len(blocks) - 1))

@@ -15,7 +15,7 @@ from torch import Tensor
 from t2i.denoiser.build import Components
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, Notes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.latents import compute_latent_mean
@@ -61,7 +61,7 @@ class AutoencoderTarget(TrainingTarget):
         if isinstance(self.vae, AutoencoderKL) and self.vae.quant_conv is not None:
             self.vae.quant_conv.requires_grad_(config.train_encoder)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Encode and decode the pictures of a batch; return for each row, (B,), the weighted sum of
         absolute, squared and edge error and of the latent penalty.
         """
@@ -78,7 +78,7 @@ class AutoencoderTarget(TrainingTarget):
             + self.config.latent_weight * penalty_B
         )
 
-    def _cropped(self, batch: Batch) -> Tensor:
+    def _cropped(self, batch: MicroBatch) -> Tensor:
         side = self.config.crop
         if side is None:
             return batch.pixels_BCHW
@@ -92,7 +92,7 @@ class AutoencoderTarget(TrainingTarget):
             rows.append(row_CHW[:, top : top + side, left : left + side])
         return torch.stack(rows)
 
-    def _latents(self, pixels_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _latents(self, pixels_BCHW: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(self.config.train_encoder and torch.is_grad_enabled()):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
@@ -106,7 +106,7 @@ class AutoencoderTarget(TrainingTarget):
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 
     @torch.no_grad()
-    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each above its reconstruction without noise."""
         decoded_BCHW = self.vae.decode(compute_latent_mean(self.vae.encode(batch.pixels_BCHW)))[
             0
@@ -116,7 +116,7 @@ class AutoencoderTarget(TrainingTarget):
         return build_picture_grid(pixels_to_images(both), labels, config.columns)
 
     @torch.no_grad()
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Write the autoencoder in float32 as a folder that diffusers reads.
 
         If its encoder was trained, `scaling_factor` becomes the factor that gives the latents of

@@ -17,8 +17,8 @@ from torch.nn import functional
 from t2i.atomic_folders import atomic_folder
 from t2i.pictures import build_picture_grid
 from t2i.scenes.caption_matcher import CaptionMatcher
-from t2i.scenes.recogniser import CONFIG, WEIGHTS, Recogniser
-from train.batches.batch import Batch
+from t2i.scenes.recogniser import CONFIG_FILE, WEIGHTS_FILE, Recogniser
+from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import TrainingTarget
@@ -55,7 +55,7 @@ class CaptionMatcherTarget(TrainingTarget):
         recogniser = Recogniser.load(config.recogniser)
         self.agreement = CaptionMatcher(recogniser, config.width, config.layers)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Return the mean of both cross-entropies, picture to text and text to picture, (B,)."""
         pictures_BD = self.agreement.embed_pictures(batch.pixels_BCHW)
         wrong = [swap_position_words(caption) for caption in batch.captions]
@@ -77,7 +77,7 @@ class CaptionMatcherTarget(TrainingTarget):
         return (to_text_B + to_picture_B) / 2
 
     @torch.no_grad()
-    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the best-fitting caption of the batch."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         text_BD = self.agreement.embed_captions(batch.captions)
@@ -88,10 +88,10 @@ class CaptionMatcherTarget(TrainingTarget):
         ]
         return build_picture_grid(pictures, labels, config.columns)
 
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Write the caption matcher and a copy of its recogniser."""
         with atomic_folder(folder) as new:
-            for name in (CONFIG, WEIGHTS):
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copy(self.config.recogniser / name, new / name)
             self.agreement.save(new, {"trained": notes["trained"]})
 

@@ -7,11 +7,11 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.data.training_example import OriginalSizeAndCrop
 from t2i.denoiser.families import sdxl
 from t2i.text.encoder_interface import EncodedText
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 
 
 def build_conditioning(
-    unet: UNet2DConditionModel, encoded: EncodedText, batch: Batch
+    unet: UNet2DConditionModel, encoded: EncodedText, batch: MicroBatch
 ) -> Conditioning:
     """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""
     if not sdxl.has_size_conditioning(unet):

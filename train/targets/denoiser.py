@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from t2i.denoiser.build import Components
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
@@ -57,7 +57,7 @@ class DenoiserTarget(DenoisingTarget):
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
         self.places = PositionLoss(self.unet) if config.place_weight > 0 else None
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Return the denoising loss of each row, (B,), plus the position loss if enabled."""
         loss_B = super().forward(batch)
         if self.places is not None:

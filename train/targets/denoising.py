@@ -22,7 +22,7 @@ from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.word_spans import Span, find_token_spans_of_ranges
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.cache.caption_encoding import (
     build_caption_encoder,
     encode_captions,
@@ -61,7 +61,7 @@ class ValidationPicture:
     conditioning : None if a text encoder is trained, so that it changes with every step
     """
 
-    batch: Batch
+    batch: MicroBatch
     latents_1CHW: Tensor
     conditioning: Conditioning | None
 
@@ -119,11 +119,11 @@ class DenoisingTarget(TrainingTarget):
             part.train(mode and any(weight.requires_grad for weight in part.parameters()))
         return self
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Return the denoising loss of each row, (B,) float32, at a random noise level."""
         return self.compute_losses(batch, self._add_noise(batch))
 
-    def compute_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
+    def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of each row, (B,), for given noisy latents of the batch."""
         with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
             captions = self._captions(batch)
@@ -139,7 +139,7 @@ class DenoisingTarget(TrainingTarget):
             loss_B = loss_B + self.supervision.attention_weight * supervision.compute_losses()
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
-    def _add_noise(self, batch: Batch) -> NoisyLatentsWithTarget:
+    def _add_noise(self, batch: MicroBatch) -> NoisyLatentsWithTarget:
         """Return the latents of the batch, each row at its own noise level."""
         latents_BCHW = self._latents(batch)
         quantile_B = sample_stratified_quantiles(
@@ -155,7 +155,7 @@ class DenoisingTarget(TrainingTarget):
         return sd.run_unet(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
 
     def _errors(
-        self, batch: Batch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
+        self, batch: MicroBatch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the weighted error of the denoiser's output in each row, (B,)."""
         weight_B1HW = batch.loss_mask_B1HW
@@ -164,7 +164,7 @@ class DenoisingTarget(TrainingTarget):
         return self.objective.compute_losses(output_BCHW, target_BCHW, level, weight_B1HW)
 
     def _supervision(
-        self, batch: Batch, captions: Sequence[str], level: NoiseLevel, length: int
+        self, batch: MicroBatch, captions: Sequence[str], level: NoiseLevel, length: int
     ) -> AttentionSupervision | None:
         """Return the attention supervision of the batch; None if no row is supervised.
 
@@ -198,7 +198,7 @@ class DenoisingTarget(TrainingTarget):
         )
 
     @torch.no_grad()
-    def encode_validation_picture(self, batch: Batch) -> ValidationPicture:
+    def encode_validation_picture(self, batch: MicroBatch) -> ValidationPicture:
         """Encode latents and conditioning of the one picture of a batch, to measure its
         validation loss.
         """
@@ -234,7 +234,7 @@ class DenoisingTarget(TrainingTarget):
         )
         return self.objective.compute_velocity_errors(output_BCHW, target_BCHW, level)
 
-    def _noises(self, latents_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _noises(self, latents_BCHW: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
         noise_BCHW = self.sample_noise(latents_BCHW, batch, "noise")
@@ -246,7 +246,7 @@ class DenoisingTarget(TrainingTarget):
         extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
-    def list_random_values_for_report(self, batch: Batch) -> dict[str, list[float]]:
+    def list_random_values_for_report(self, batch: MicroBatch) -> dict[str, list[float]]:
         """Return the random timestep of each row, for reports of steps that are not finite."""
         quantile_B = sample_stratified_quantiles(
             self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
@@ -254,7 +254,7 @@ class DenoisingTarget(TrainingTarget):
         return {"timestep": self.objective.noise_level_at_quantile(quantile_B).timestep_B.tolist()}
 
     @torch.no_grad()
-    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Generate an image for each prompt of the config and return them as one sample sheet."""
         pipe = self.build_pipeline()
         with self._lower_precision():
@@ -290,7 +290,7 @@ class DenoisingTarget(TrainingTarget):
         """Return a scheduler that samples what the objective trains."""
         return build_scheduler(self.objective.config)
 
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Write the whole pipeline as a folder that diffusers reads."""
         export_model(self.components, self.build_scheduler(), folder, config, notes)
 
@@ -299,7 +299,7 @@ class DenoisingTarget(TrainingTarget):
         return [e for e in encoders if any(p.requires_grad for p in e.parameters())]
 
     @torch.no_grad()
-    def _latents(self, batch: Batch) -> Tensor:
+    def _latents(self, batch: MicroBatch) -> Tensor:
         latents_BCHW, std_BCHW = encode_latent_moments(self.vae, batch, self.device)
         if std_BCHW is not None:
             noise_BCHW = self.sample_noise(latents_BCHW, batch, "posterior")
@@ -311,7 +311,7 @@ class DenoisingTarget(TrainingTarget):
         kinds = {weight.dtype for weight in self.parameters()} - {torch.float32}
         return torch.autocast(self.device.type, kinds.pop()) if kinds else nullcontext()
 
-    def _build_conditioning(self, batch: Batch, captions: Sequence[str]) -> Conditioning:
+    def _build_conditioning(self, batch: MicroBatch, captions: Sequence[str]) -> Conditioning:
         """Return the conditioning that the pipelines would build for the batch and these captions.
 
         Differentiable where a text encoder is trained.
@@ -330,7 +330,7 @@ class DenoisingTarget(TrainingTarget):
             return [encoded.text_BTD, sdxl.require_pooled_embedding(encoded.pooled_BD)]
         return [encoded.text_BTD]
 
-    def _captions(self, batch: Batch) -> list[str]:
+    def _captions(self, batch: MicroBatch) -> list[str]:
         dropped = [
             torch.rand(
                 (), generator=derive_generator(self.seed, batch.step, slot, "dropout")

@@ -15,7 +15,7 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, Notes
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.losses import compute_row_means
@@ -104,7 +104,7 @@ class FineTuneTarget(DenoisingTarget):
         self._reference = ReferenceModel(self.trainable_models(), full) if needs_reference else None
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
 
-    def compute_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
+    def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of each row, (B,): denoising or preference, plus preservation."""
         if self.config.preference_beta:
             loss_B = self._preference_losses(batch, noised)
@@ -114,7 +114,7 @@ class FineTuneTarget(DenoisingTarget):
             loss_B = loss_B + self.config.preserve_weight * self._preservation_losses(batch, noised)
         return loss_B
 
-    def _preference_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
+    def _preference_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of preferring each picture to the worse one of its pair, (B,)."""
         pixels_BCHW = batch.pixels_BCHW if batch.losers_BCHW is None else batch.losers_BCHW
         worse = replace(batch, pixels_BCHW=pixels_BCHW, moments_BCHW=batch.loser_moments_BCHW)
@@ -135,12 +135,12 @@ class FineTuneTarget(DenoisingTarget):
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
 
     def _denoising_errors(
-        self, batch: Batch, noised: NoisyLatentsWithTarget, conditioning: Conditioning
+        self, batch: MicroBatch, noised: NoisyLatentsWithTarget, conditioning: Conditioning
     ) -> Tensor:
         output_BCHW = self._denoise(noised, conditioning)
         return self._errors(batch, output_BCHW, noised.target_BCHW, noised.level)
 
-    def _preservation_losses(self, batch: Batch, noised: NoisyLatentsWithTarget) -> Tensor:
+    def _preservation_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the squared difference to the base model under preserved captions, (B,).
 
         It is 0 for rows without a preserved caption.
@@ -192,7 +192,7 @@ class FineTuneTarget(DenoisingTarget):
         }
         return {name: model for name, model in found.items() if model is not None}
 
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Write adapters and new words, and the whole model if its own weights were trained."""
         has_full_parts = any(isinstance(part, FullWeightsPartConfig) for part in self.config.parts)
         if has_full_parts:

@@ -10,11 +10,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 
 
 def encode_latent_moments(
-    vae: Any, batch: Batch, device: torch.device
+    vae: Any, batch: MicroBatch, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Return mean and standard deviation of the unscaled latents of a batch, both (B, C, H, W).
 

@@ -16,7 +16,7 @@ from t2i.atomic_folders import atomic_folder
 from t2i.pictures import build_picture_grid
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.recogniser import Recogniser, RecogniserLabels
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, Notes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import TrainingTarget
@@ -52,7 +52,7 @@ class RecogniserTarget(TrainingTarget):
         self.recogniser = Recogniser(labels, size, config.channels)
         self.labels = labels
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Run the recogniser on a batch and return for each row, (B,), the cross-entropy of its
         pixels' object kinds, background and objects alike, plus half that of the objects' colours.
         """
@@ -60,10 +60,10 @@ class RecogniserTarget(TrainingTarget):
         maps = self.recogniser(batch.pixels_BCHW)
         kind_Bhw, colour_Bhw = batch.marks_B2HW[:, :, ::2, ::2].long().unbind(1)
         losses_Bhw = functional.cross_entropy(
-            resize_logits(maps.kinds_BKhw, kind_Bhw), kind_Bhw, reduction="none"
+            resize_logits(maps.class_logits_BKhw, kind_Bhw), kind_Bhw, reduction="none"
         )
         colours_Bhw = functional.cross_entropy(
-            resize_logits(maps.colours_BKhw, colour_Bhw), colour_Bhw, reduction="none"
+            resize_logits(maps.colour_logits_BKhw, colour_Bhw), colour_Bhw, reduction="none"
         )
         thing_Bhw, named_Bhw = (
             kind_Bhw <= self.labels.unknown_index,
@@ -75,7 +75,7 @@ class RecogniserTarget(TrainingTarget):
             + COLOUR_WEIGHT * compute_masked_means(colours_Bhw, named_Bhw)
         )
 
-    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each with the recognised objects and its caption."""
         pictures = pixels_to_images(batch.pixels_BCHW)
         seen = self.recogniser.recognise(pictures)
@@ -86,7 +86,7 @@ class RecogniserTarget(TrainingTarget):
         both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
         return build_picture_grid(both, labels, config.columns)
 
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Export the trained recogniser as a folder."""
         with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2i.randomness import derive_generator
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, Notes
 from train.optim.optimizer import ParameterGroup
 from train.reporting.sample_sheets import SamplesConfig
@@ -32,10 +32,10 @@ class TrainingTarget(nn.Module, ABC):
         self.seed, self.batch_size = seed, batch_size
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Compute the target's loss on a batch and return it for each row, (B,) float32."""
 
-    def list_random_values_for_report(self, _batch: Batch) -> dict[str, list[float]]:
+    def list_random_values_for_report(self, _batch: MicroBatch) -> dict[str, list[float]]:
         """List the random numbers that went into the loss of each row, such as its timestep, by
         name; for reports.
         """
@@ -47,13 +47,13 @@ class TrainingTarget(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def draw_sample_sheet(self, batch: Batch, config: SamplesConfig) -> Image.Image:
+    def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Make the sample sheet of a step: what the target produces from a batch or the config's
         prompts.
         """
 
     @abstractmethod
-    def export(self, folder: Path, batch: Batch, config: ExportConfig, notes: Notes) -> None:
+    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
         """Write the trained model as a folder that diffusers reads, complete or not at all."""
 
     def release_encoder_weights(self) -> None:
@@ -69,7 +69,7 @@ class TrainingTarget(nn.Module, ABC):
         """Return the trained parameters in groups with one learning rate and weight decay each."""
         return [ParameterGroup("all", [*self.trained_parameters().values()])]
 
-    def sample_noise(self, like: Tensor, batch: Batch, purpose: str) -> Tensor:
+    def sample_noise(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
         """Sample standard normal noise of the shape of `like`, each row from a seed of its own
         slot.
         """

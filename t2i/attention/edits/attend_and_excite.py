@@ -80,11 +80,11 @@ class AttendAndExcite(Edit):
         small = self.sites is not None or site.num_positions <= MAX_POSITIONS
         return known and small and super().acts_at_site(site)
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or words to excite, that the run does not
         have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for word in as_word_tuple(self.words):
             prompt_tokens.find_word_positions(self.target, word)
 

@@ -56,16 +56,16 @@ class LocalBlend(Edit):
         """Return False: local blend changes latents, not attention."""
         return False  # it changes no attention
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or words of the mask, that the run does
         not have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_word_tuple(words):
                 prompt_tokens.find_word_positions(prompt, word)
 
-    def probes(self) -> Sequence[Probe]:
+    def list_probes(self) -> Sequence[Probe]:
         """Return a probe of the mask's words in each of the prompts, source and target, that has
         some: the mask is made from their attention maps.
         """

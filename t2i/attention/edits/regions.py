@@ -124,11 +124,11 @@ class Regions(BiasEdit):
         """Return True for a site with a known grid of positions that the edit's `sites` select."""
         return site.size is not None and super().acts_at_site(site)
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or words of regions, that the run does not
         have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for region in self.regions:
             for word in as_word_tuple(region.words):
                 prompt_tokens.find_word_positions(self.target, word)

@@ -20,11 +20,11 @@ class Replace(SourceMapEdit):
     need the same number of words.
     """
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts that the run does not have, or two with
         different numbers of words.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         find_differing_word_indices(*prompt_tokens.get_prompt_pair(self.source, self.target))
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:

@@ -49,11 +49,11 @@ class Reweight(PerWordWindowEdit):
         neutral = self.source is None and all(weight == 1 for weight in self.weights.values())
         return super().does_nothing or neutral
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or weighted words, that the run does not
         have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for word in self.weights:
             prompt_tokens.find_word_positions(self.target, word)
 

@@ -50,11 +50,11 @@ class WordWeights(BiasEdit):
         """Return True if every weight is 1, or if the edit's step window is empty."""
         return super().does_nothing or all(weight == 1 for weight in self.weights.values())
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or weighted words, that the run does not
         have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for word in self.weights:
             prompt_tokens.find_word_positions(self.target, word)
 

@@ -113,9 +113,9 @@ class CallbackDriver:
         is_spatial = tensors[0].ndim == 4
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)
-        shape = (size, *(tuple(one.shape[1:]) for one in tensors))
+        input_shapes = (size, *(tuple(one.shape[1:]) for one in tensors))
         with push_running_forward(module, arguments):
-            self.session.begin_pass(denoiser_pass, None, shape, size)
+            self.session.begin_pass(denoiser_pass, None, input_shapes, size)
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:
         is_own_call = threading.get_ident() == self._thread and self._is_own_call

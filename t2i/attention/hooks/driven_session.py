@@ -26,11 +26,15 @@ class DrivenSession(Protocol):
         self,
         denoiser_pass: DenoiserPass,
         prompts: Sequence[EncoderInput] | None,
-        shape: object,
+        input_shapes: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
-        """Begin a denoiser pass; if `shape`, which stands for all input sizes, is new, the
-        attention sites are discovered again.
+        """Begin a denoiser pass of a run; new `input_shapes` let the sites be discovered again.
+
+        denoiser_pass : step, branches and batch rows of the pass
+        prompts : prompts of the call; None if the driver does not know them
+        input_shapes : any hashable value that differs where the inputs of the denoiser do
+        latent_size : height and width of the latents; None if they are no picture
         """
 
     def end_pass(self) -> None:

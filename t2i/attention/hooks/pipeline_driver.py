@@ -35,8 +35,8 @@ class PipelineDriver:
         num_prompts, step, num_steps = max(1, len(prompts)), run.step, run.num_steps
         every = build_denoiser_pass(images * len(branches), branches, num_prompts, step, num_steps)
         height, width = run.latents_BCHW.shape[-2:]
-        shape = ((height, width), run.conditioning.text_BTD.shape[1])
-        self.session.begin_pass(every, prompts, shape, (height, width))
+        input_shapes = ((height, width), run.conditioning.text_BTD.shape[1])
+        self.session.begin_pass(every, prompts, input_shapes, (height, width))
 
         def run_cond_pass(latents_BCHW: Tensor) -> object:
             assert run.denoise is not None

@@ -1,4 +1,4 @@
-"""The hooks of open sessions in one model, and the edited computation of its attention calls.
+"""Hooks of open sessions in one model, and the discovery of its sites.
 
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.compute import kernels
-from t2i.attention.compute.device_tensors import DeviceTensorCache
-from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.tap import (
     AttentionInputs,
     ScoresFunction,
@@ -24,6 +21,7 @@ from t2i.attention.compute.tap import (
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
+from t2i.attention.hooks.edited_attention import EditedAttention
 from t2i.attention.hooks.module_hooks import (
     build_eager_attention_inputs,
     hook_compiled_calls,
@@ -31,33 +29,31 @@ from t2i.attention.hooks.module_hooks import (
 )
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-from t2i.terminal import plural
 
 
 class SharedHooks:
     """Hooks in one model, shared by all sessions that are open on it.
 
-    In the first pass the sites are discovered; later only the sites that a session wants are
-    hooked.
+    In the first pass the sites are discovered, and this object itself is the AttentionHandler of
+    all calls; later only the sites that a session wants are hooked, each with a
+    SiteAttentionHandler.
 
+    attention : the open sessions, and what they do to an attention call
     sites : discovered sites by name
-    kernels : name of a site -> descriptions of the kernels that computed it
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.called_module, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
         self.names = {module: name for name, module in self.root.named_modules()}
-        self.sessions: list[AttentionListener] = []
+        self.attention = EditedAttention()
         self.sites: dict[str, Site] = {}
-        self.kernels: dict[str, set[str]] = {}
-        self._device_tensors = DeviceTensorCache()
         self.is_dry_run = False
         """True in a trial step, which no probe reads and no edit changes."""
         self._num_discoveries = 0
-        self._shapes: dict[AttentionListener, object] = {}
-        self._known_shapes: dict[AttentionListener, tuple[object, int]] = {}
-        """For each session the shape of its last pass, and the number of discoveries by then."""
+        self._input_shapes: dict[AttentionListener, object] = {}
+        self._discovered_shapes: dict[AttentionListener, tuple[object, int]] = {}
+        """Session -> input shapes of its last pass, and the number of discoveries by then."""
         self._in_pass: set[AttentionListener] = set()
         self._discovery: SiteDiscovery | None = None
         self._has_raised = False
@@ -84,21 +80,22 @@ class SharedHooks:
 
     def remove_session(self, session: AttentionListener) -> None:
         """Remove a session from those that share the hooks."""
-        self.sessions.remove(session)
-        self._shapes.pop(session, None)
-        self._known_shapes.pop(session, None)
+        self.attention.sessions.remove(session)
+        self._input_shapes.pop(session, None)
+        self._discovered_shapes.pop(session, None)
         self._in_pass.discard(session)
 
     # a pass of the model
 
-    def begin_pass(self, session: AttentionListener, shape: object) -> None:
-        """Begin a denoiser pass of a session; a new `shape` triggers discovery of the sites.
+    def begin_pass(self, session: AttentionListener, input_shapes: object) -> None:
+        """Begin a denoiser pass of a session; with new `input_shapes` its sites are discovered.
 
-        Several sessions begin the same pass one after the other, and end it so.
+        Each session that shares the hooks begins and ends the same pass; the first to begin it
+        starts the discovery.
         """
-        self._shapes[session] = shape
+        self._input_shapes[session] = input_shapes
         if self._discovery is None:
-            if self._known_shapes.get(session) != (shape, self._num_discoveries):
+            if self._discovered_shapes.get(session) != (input_shapes, self._num_discoveries):
                 self._start_discovery()
         elif self._has_raised or session in self._in_pass:
             self._restart_discovery(self._discovery)
@@ -114,20 +111,20 @@ class SharedHooks:
             self._finish_discovery(self._discovery)
         self._in_pass.discard(session)
         before, now = (
-            self._known_shapes.get(session),
-            (self._shapes[session], self._num_discoveries),
+            self._discovered_shapes.get(session),
+            (self._input_shapes[session], self._num_discoveries),
         )
-        self._known_shapes[session] = now
+        self._discovered_shapes[session] = now
         return before != now
 
     @contextmanager
     def disable_other_sessions(self, session: AttentionListener) -> Iterator[None]:
         """Disable all other sessions of the model within the block."""
-        every, self.sessions = self.sessions, [session]
+        every, self.attention.sessions = self.attention.sessions, [session]
         try:
             yield
         finally:
-            self.sessions = every
+            self.attention.sessions = every
 
     def hook_wanted_sites(self, session: AttentionListener) -> None:
         """Put hooks on the known sites at which a probe or an edit of this session acts."""
@@ -144,7 +141,7 @@ class SharedHooks:
         if threading.get_ident() == self.thread:
             # NOTE a footgun: no hook may be removed here, torch is going through them
             self._has_raised = self._has_raised or output is None
-            for session in self.sessions:
+            for session in self.attention.sessions:
                 session.note_model_forward_end()
 
     def _start_discovery(self) -> None:
@@ -173,7 +170,7 @@ class SharedHooks:
         if discovery.bypassed:
             self._num_discoveries += 1
             raise AttentionError(discovery.build_bypass_message())
-        for session in self.sessions:
+        for session in self.attention.sessions:
             self.hook_wanted_sites(session)
 
     def _forget_sites(self) -> None:
@@ -205,9 +202,11 @@ class SharedHooks:
     # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of an attention call while sites are being discovered."""
+        """Return the output (B, N, Q, E) of a call during a discovery; at a new site it is
+        edited.
+        """
         site = self._new_site(call)
-        return call.run_kernel() if site is None else self.run_attention(call, site)
+        return call.run_kernel() if site is None else self.attention.run_attention(call, site)
 
     def handle_eager_attention(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
@@ -219,7 +218,7 @@ class SharedHooks:
         site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
-        return self.run_eager_attention(call, mask, site, scores)
+        return self.attention.run_eager_attention(call, mask, site, scores)
 
     def _new_site(self, call: AttentionInputs) -> Site | None:
         if self._discovery is None or self._has_raised:
@@ -228,74 +227,9 @@ class SharedHooks:
         if site is None or site.name in self.sites:
             return None
         self.sites[site.name] = site
-        for session in self._active_sessions():
+        for session in self.attention.list_active_sessions():
             session.check_keys_match_prompts(site, call)
         return site
-
-    # attention calls at a known site
-
-    def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
-        """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
-        plan, listeners = self._plan_edits(site, len(call.query))
-        every = (session.recorded_inputs(site) for session in listeners)
-        recorded_rows = next((one for one in every if one is not None), None)
-        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
-        for session in listeners:
-            session.on_attention(probabilities)
-        return out
-
-    def run_eager_attention(
-        self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
-    ) -> Tensor:
-        """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
-
-        Raises AttentionError with a recorded source, which needs the fused kernel.
-        """
-        rows, heads = call.query.shape[:2]
-        plan, listeners = self._plan_edits(site, rows)
-        if any(session.recorded_inputs(site) is not None for session in listeners):
-            raise AttentionError(
-                f"{site.name} is computed by an older processor, which cannot read a recorded "
-                "source: pipe.unet.set_default_attn_processor() puts the fused one in "
-                "its place."
-            )
-        if mask is not None:
-            mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        probabilities = kernels.prepare_eager_probabilities(call, mask, site, plan)
-        call = probabilities.inputs
-        scored = scores(
-            call.query.flatten(0, 1),
-            call.key.flatten(0, 1),
-            kernels.build_eager_mask(probabilities),
-        )
-        probs_BNQK = scored.unflatten(0, (rows, heads))
-        for row in plan.mixes.keys() | plan.functions.keys():
-            probs_BNQK = probs_BNQK.clone()
-            probs_BNQK[row] = torch.cat(list(probabilities.iterate_map_chunks(row)), dim=1).to(
-                probs_BNQK
-            )
-        for session in listeners:
-            session.on_attention(probabilities)
-        edited: Tensor = probs_BNQK.flatten(0, 1)
-        return edited
-
-    def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
-        plan = EditPlan(device_tensors=self._device_tensors)
-        listeners = [session for session in self._active_sessions() if session.is_active_at(site)]
-        for session in listeners:
-            if session.num_rows != rows:
-                raise AttentionError(
-                    f"{site.name} was called with {plural(rows, 'row')} in a pass of "
-                    f"{session.num_rows}: attend() cannot assign them. Give it the prompts of "
-                    "the call, and switch off what divides the batch."
-                )
-            session.add_edits_to_plan(site, plan)
-        if listeners:
-            self.kernels.setdefault(site.name, set()).add(plan.kernel_description)
-        return plan, listeners
-
-    def _active_sessions(self) -> list[AttentionListener]:
-        return [session for session in self.sessions if session.num_rows is not None]
 
 
 class SiteAttentionHandler:
@@ -316,7 +250,7 @@ class SiteAttentionHandler:
         site = self.site
         if site is None or call.key.shape[2] != site.keys:  # of image prompts
             return call.run_kernel()
-        return self.shared_hooks.run_attention(call, site)
+        return self.shared_hooks.attention.run_attention(call, site)
 
     def handle_eager_attention(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
@@ -325,7 +259,7 @@ class SiteAttentionHandler:
         site = self.site
         if site is None or key.shape[1] != site.keys:
             return scores(query, key, mask)
-        return self.shared_hooks.run_eager_attention(
+        return self.shared_hooks.attention.run_eager_attention(
             build_eager_attention_inputs(query, key, module), mask, site, scores
         )
 
@@ -359,12 +293,12 @@ def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Sha
                 "Another thread has a session open on this model: leave its `with attend(...)` "
                 "first, or give each thread a model of its own."
             )
-        shared_hooks.sessions.append(session)
+        shared_hooks.attention.sessions.append(session)
     try:
         yield shared_hooks
     finally:
         with _lock:
             shared_hooks.remove_session(session)
-            if not shared_hooks.sessions:
+            if not shared_hooks.attention.sessions:
                 del _installed[key]
                 shared_hooks.close()

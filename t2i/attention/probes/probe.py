@@ -97,7 +97,7 @@ class Probe:
         """False: a probe always has a word to read, so having no effect is an error."""
         return False
 
-    def probes(self) -> "Sequence[Probe]":
+    def list_probes(self) -> "Sequence[Probe]":
         """Return the probe itself: as a session's participant it needs no other probe."""
         return (self,)
 
@@ -122,7 +122,7 @@ class Probe:
         """Return True for a step at which the probe reads."""
         return step in list_steps_in_window(self.steps, num_steps)
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
         check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:

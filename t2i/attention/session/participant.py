@@ -44,10 +44,10 @@ class Participant(Protocol):
         error.
         """
 
-    def check_prompts(self, prompt_tokens: PromptTokens, /) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens, /) -> None:
         """Raise ArgumentError for prompts and words that the run does not have."""
 
-    def probes(self) -> Sequence[Probe]:
+    def list_probes(self) -> Sequence[Probe]:
         """Return the probes that read attention for the participant."""
 
     def acts_at_site(self, site: Site, /) -> bool:
@@ -85,7 +85,7 @@ class ParticipantEntry:
     probes: Sequence[Probe] = ()
 
     def __post_init__(self) -> None:
-        self.probes = self.participant.probes()
+        self.probes = self.participant.list_probes()
 
     @property
     def has_acted(self) -> bool:

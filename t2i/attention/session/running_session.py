@@ -76,13 +76,13 @@ class RunningSession:
         self,
         denoiser_pass: DenoiserPass,
         prompts: Sequence[EncoderInput] | None,
-        shape: object,
+        input_shapes: object,
         latent_size: tuple[int, int] | None,
     ) -> None:
         """Begin a denoiser pass; the first pass of a run also begins the run.
 
         prompts : prompts of the call, if the driver knows them
-        shape : all that the sites depend on; another one discovers them again
+        input_shapes : all that the sites depend on; others let them be discovered again
         latent_size : H, W of the latents, if they have any
         """
         if not self._is_own_thread:
@@ -102,13 +102,13 @@ class RunningSession:
             )
             if new_tokens is not None:
                 for entry in self._entries:
-                    entry.participant.check_prompts(new_tokens)
+                    entry.participant.check_prompts_and_words(new_tokens)
             if begins:
                 self._begin_run(latent_size)
             elif self.driven_by_callback and not self._called_back:
                 check_step_callback_ran(self._entries)
             self._pass = self._last = denoiser_pass
-        self._installed.begin_pass(self, shape)
+        self._installed.begin_pass(self, input_shapes)
 
     def before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
@@ -218,7 +218,7 @@ class RunningSession:
 
     @property
     def _is_open(self) -> bool:
-        return self in self._installed.sessions
+        return self in self._installed.attention.sessions
 
     def _add(self, participant: Participant) -> None:
         if not self._is_open:
@@ -227,7 +227,7 @@ class RunningSession:
                 "block, before the picture is made."
             )
         if self._prompts.tokens is not None:
-            participant.check_prompts(self._prompts.tokens)
+            participant.check_prompts_and_words(self._prompts.tokens)
         entry = ParticipantEntry(participant)
         self._entries.append(entry)
         self._checked = False

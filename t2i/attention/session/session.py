@@ -77,7 +77,7 @@ class Session(RunningSession):
         Before the first run it is a forecast for a run of so many steps.
         """
         if self._last is not None:
-            kernels = self._installed.kernels
+            kernels = self._installed.attention.kernel_descriptions
             return explain_sites(self.sites(), kernels, self._entries, self._last)
         if self._trial_pass is None:
             self._discover_sites()

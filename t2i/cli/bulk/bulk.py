@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.bulk.bulk_folder import STATE_FILE, BulkFolder, BulkRunArguments, PendingJobs
-from t2i.cli.bulk.index import INDEX, IndexPartWriter, JobCounter, merge_index_parts
+from t2i.cli.bulk.index import INDEX_FILE, IndexPartWriter, JobCounter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.output import print_json, print_remark
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL = 0.5
 """Seconds between two reads of the index parts of other processes."""
-MOUNT_TIMEOUT = 30.0
+SHARED_FOLDER_TIMEOUT = 30.0
 """Seconds within which a file appears on all machines that share a folder."""
 
 
@@ -46,12 +46,14 @@ MOUNT_TIMEOUT = 30.0
 class ProcessJobs:
     """Jobs that one process of a bulk run does, and the worker with the pipeline for them.
 
-
+    distributed_state : rank, number of processes and device of this process
+    pending : missing images of all processes
+    jobs : those of this process
     worker : None without jobs
     """
 
-    state: "PartialState"
-    plan: PendingJobs
+    distributed_state: "PartialState"
+    pending: PendingJobs
     jobs: list[Job]
     worker: "BulkWorker | None"
 
@@ -69,16 +71,16 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
             print_remark("Interrupted before the first picture.")
             raise typer.Exit(stopped.exit_code) from None
 
-        state, plan = work.state, work.plan
+        state, pending = work.distributed_state, work.pending
         warnings = _print_line_warnings(bulk, lines) if state.is_main_process else []
-        tally = JobCounter(bulk.out, state.num_processes)
+        counter = JobCounter(bulk.out, state.num_processes)
         interrupted: SignalInterrupt | None = None
         try:
-            _run_jobs(bulk, work, tally, stop)
+            _run_jobs(bulk, work, counter, stop)
         except SignalInterrupt as stopped:
             interrupted = stopped
         if state.is_main_process:
-            tally.update()
+            counter.update()
             if interrupted is None or state.num_processes == 1:
                 failed = [
                     entry for entry in merge_index_parts(bulk.out).values() if "error" in entry
@@ -86,24 +88,24 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
             else:
                 failed = []  # others may still be writing: the next start puts the parts together
             document: dict[str, object] = {
-                "index": str(bulk.out / INDEX),
-                "pictures": plan.total,
-                "made": tally.made,
-                "made_before": plan.total - len(plan.todo),
-                "failed": tally.failed,
+                "index": str(bulk.out / INDEX_FILE),
+                "pictures": pending.num_images,
+                "made": counter.num_generated,
+                "made_before": pending.num_images - len(pending.jobs),
+                "failed": counter.num_failed,
                 "interrupted": interrupted is not None,
                 "warnings": warnings,
             }
             if as_json:
                 print_json(document)
             else:
-                print_remark(_format_summary(plan, tally, interrupted is not None))
+                print_remark(_format_summary(pending, counter, interrupted is not None))
                 for entry in failed[:3]:
                     print_remark(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
                 print_line(document["index"])
         if interrupted is not None:
             raise typer.Exit(interrupted.exit_code)
-        if state.is_main_process and tally.failed:
+        if state.is_main_process and counter.num_failed:
             raise typer.Exit(1)
 
 
@@ -121,12 +123,15 @@ def _print_line_warnings(bulk: BulkRunArguments, lines: Sequence[PromptLine]) ->
     return warnings
 
 
-def _format_summary(plan: PendingJobs, tally: JobCounter, interrupted: bool) -> str:
-    before = plan.total - len(plan.todo)
-    counts = f"{tally.made} made, {before} made before, {tally.failed} failed, of {plan.total}."
+def _format_summary(pending: PendingJobs, counter: JobCounter, interrupted: bool) -> str:
+    before = pending.num_images - len(pending.jobs)
+    counts = (
+        f"{counter.num_generated} made, {before} made before, {counter.num_failed} failed, "
+        f"of {pending.num_images}."
+    )
     if interrupted:
         return f"Interrupted: {counts} The same command continues."
-    if tally.failed:
+    if counter.num_failed:
         return f"{counts} The index says why; the same command tries them again."
     return counts
 
@@ -137,10 +142,10 @@ def _load_process_work(
     """Agree with the other processes on the missing images, and load the pipeline."""
     held.enter_context(quiet_libraries())
     state = held.enter_context(distributed_process_group())
-    plan = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
-    jobs = plan.todo[state.process_index :: state.num_processes]
+    pending = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
+    jobs = pending.jobs[state.process_index :: state.num_processes]
     if not jobs:
-        return ProcessJobs(state, plan, jobs, None)
+        return ProcessJobs(state, pending, jobs, None)
 
     from t2i.cli.bulk.worker import BulkWorker
     from t2i.denoiser.loading.address import locate_model
@@ -149,8 +154,10 @@ def _load_process_work(
         _check_folder_is_shared(bulk.out)
     model = locate_model(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
-        _check_same_model(model, plan.weights)
-    return ProcessJobs(state, plan, jobs, BulkWorker.load(model, plan.weights, bulk, state.device))
+        _check_same_model(model, pending.model_digest)
+    return ProcessJobs(
+        state, pending, jobs, BulkWorker.load(model, pending.model_digest, bulk, state.device)
+    )
 
 
 def _lock_and_plan(
@@ -181,7 +188,7 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
     lines: dict[str, int] = {}
     for job in jobs:
         if job.request.sampler is not None:
-            lines.setdefault(job.request.sampler, job.line)
+            lines.setdefault(job.request.sampler, job.line_number)
     for sampler, line in lines.items():
         try:
             build_named_scheduler(sampler, config)
@@ -190,7 +197,7 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
 
 
 def _check_folder_is_shared(out: Path) -> None:
-    waited = time.monotonic() + MOUNT_TIMEOUT
+    waited = time.monotonic() + SHARED_FOLDER_TIMEOUT
     while not (out / STATE_FILE).is_file():
         if time.monotonic() > waited:
             raise OutputError(
@@ -200,8 +207,8 @@ def _check_folder_is_shared(out: Path) -> None:
         time.sleep(POLL_INTERVAL)
 
 
-def _check_same_model(model: Path, weights: str) -> None:
-    if compute_model_digest(model) != weights:
+def _check_same_model(model: Path, model_digest: str) -> None:
+    if compute_model_digest(model) != model_digest:
         raise ModelError(
             f"{model} on this machine is not the model of the main process: their weights or "
             "configs differ. Copy it from there, or give one that every machine has mounted."
@@ -209,21 +216,21 @@ def _check_same_model(model: Path, weights: str) -> None:
 
 
 def _run_jobs(
-    bulk: BulkRunArguments, work: ProcessJobs, tally: JobCounter, stop: SignalStop
+    bulk: BulkRunArguments, work: ProcessJobs, counter: JobCounter, stop: SignalStop
 ) -> None:
     """Run the jobs of this process; the main process then waits for those of the others."""
     from t2i.cli.bulk.progress import show_bulk_progress
 
-    state, plan = work.state, work.plan
+    state, pending = work.distributed_state, work.pending
     watched = state.is_main_process and sys.stderr.isatty()
-    with show_bulk_progress(plan, tally, watched) as update:
+    with show_bulk_progress(pending, counter, watched) as update:
         if work.worker is not None:
             with closing(IndexPartWriter(bulk.out, state.process_index)) as part:
                 for job in work.jobs:
                     part.append_entry(work.worker.run_job(job, stop))
                     update()
-        while state.is_main_process and tally.finished < len(plan.todo):
-            tally.update()
+        while state.is_main_process and counter.num_finished < len(pending.jobs):
+            counter.update()
             update()
             with stop.interruptible():
-                time.sleep(POLL_INTERVAL if tally.finished < len(plan.todo) else 0)
+                time.sleep(POLL_INTERVAL if counter.num_finished < len(pending.jobs) else 0)

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from t2i.atomic_files import write_atomically
-from t2i.cli.bulk.index import INDEX, merge_index_parts
+from t2i.cli.bulk.index import INDEX_FILE, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
-from t2i.cli.metadata.writing import LIBRARIES, read_library_versions
+from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.file_checks import FILE_KINDS, FileDigests, iter_request_files
+from t2i.cli.request.file_checks import REQUEST_FILE_FIELDS, FileDigests, iter_request_files
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_model_defaults
 from t2i.errors import ArgumentError, OutputError
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
-VERSION = 1
+STATE_VERSION = 1
 """Version of the layout of bulk.json."""
-LEFTOVER_NAME = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
+LEFTOVER_NAME_PATTERN = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
 """Temporary file or folder left by a killed run; the group is the name of its image."""
 OPTION_NAMES = {
     "negative_prompt": "--negative",
@@ -38,17 +38,20 @@ OPTION_NAMES = {
     "guidance_method": "--method",
     "strength": "--strength",
     "upscale": "--upscale",
-    **{name: kind.option for name, kind in FILE_KINDS.items()},
+    **{name: kind.option for name, kind in REQUEST_FILE_FIELDS.items()},
 }
+"""Field of a Request -> option of `t2i generate`, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkRunArguments:
     """Arguments of a bulk run, that is of one `t2i generate --prompts` command.
 
+    prompts, out : prompts file; folder of the images
     options : request of every line, for the fields that a line leaves open; it has no prompt
     seed : of the first image; drawn and recorded if it is None
     num : images of each line
+    write_metadata : whether to write into an image how it was made
     """
 
     prompts: Path
@@ -56,21 +59,21 @@ class BulkRunArguments:
     options: Request
     seed: int | None = None
     num: int = 1
-    metadata: bool = True
+    write_metadata: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class PendingJobs:
     """Jobs of a bulk run whose images are still missing, divided among its processes.
 
-    todo : in the order of the file
-    total : number of images of the file
-    weights : digest of the model
+    jobs : in the order of the prompts file
+    num_images : of the whole file, missing or not
+    model_digest : SHA-256 in hex, see compute_model_digest
     """
 
-    todo: list[Job]
-    total: int
-    weights: str
+    jobs: list[Job]
+    num_images: int
+    model_digest: str
 
 
 class BulkFolder:
@@ -85,15 +88,15 @@ class BulkFolder:
         if bulk.seed is None and self.recorded_state is not None:
             seed = self.recorded_state["seed"]
         self.state: dict[str, Any] = {
-            "version": VERSION,
+            "version": STATE_VERSION,
             "prompts": bulk.prompts.name,
             "lines": digest_prompt_lines(lines),
             "seed": seed,
             "num": bulk.num,
-            "metadata": bulk.metadata,
+            "metadata": bulk.write_metadata,
             "options": _options_record(options),
             "model_digest": compute_model_digest(model),
-            "libraries": read_library_versions(LIBRARIES),
+            "libraries": read_library_versions(RECORDED_LIBRARIES),
         }
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
         digests = FileDigests()
@@ -121,7 +124,7 @@ class BulkFolder:
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        _remove_leftovers(self.out, there, {job.file for job in self.jobs})
+        _remove_leftovers(self.out, there, {job.file_name for job in self.jobs})
         done = {index for index, entry in known.items() if entry.get("file") in there}
         todo = [job for job in self.jobs if job.index not in done]
         return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
@@ -137,7 +140,7 @@ def _options_record(options: Request) -> dict[str, object]:
     values = {name: value for name, value in asdict(options).items() if name in OPTION_NAMES}
     if options.upscale is not None:
         values["upscale"] = options.upscale.option_value
-    for name in FILE_KINDS:
+    for name in REQUEST_FILE_FIELDS:
         value = getattr(options, name)
         if isinstance(value, tuple):
             values[name] = [file.option_value for file in value] or None
@@ -154,13 +157,14 @@ def digest_prompt_lines(lines: Iterable[PromptLine]) -> str:
     return sha.hexdigest()
 
 
-RECORDED_NAMES = {
+HASHED_NAMES = {
     "PromptLine": "Line",
     "RequestOverrides": "Wishes",
     "InputFile": "File",
     "InputFileWithScale": "Scaled",
     "EmbeddingFile": "Embedding",
     "overrides": "wishes",
+    "photo_keys": "needs_photo",
 }
 """Class or field -> its name in the text that `digest_prompt_lines` hashes.
 
@@ -168,13 +172,13 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
-LATER_FIELDS = {"inversion", "edit"}
+FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier"}
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 
 def _stable_repr(value: object) -> str:
-    """Return `repr(value)`, with dataclasses and their fields under RECORDED_NAMES, without
-    LATER_FIELDS that are None.
+    """Return `repr(value)`, with dataclasses and their fields under HASHED_NAMES, without
+    FIELDS_HASHED_IF_SET that are None.
     """
     if isinstance(value, tuple):
         items = ", ".join(map(_stable_repr, value))
@@ -182,12 +186,12 @@ def _stable_repr(value: object) -> str:
     if not is_dataclass(value):
         return repr(value)
     shown = (
-        f"{RECORDED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
+        f"{HASHED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
         for field in fields(value)
-        if field.name not in LATER_FIELDS or getattr(value, field.name) is not None
+        if field.name not in FIELDS_HASHED_IF_SET or getattr(value, field.name) is not None
     )
     name = type(value).__name__
-    return f"{RECORDED_NAMES.get(name, name)}({', '.join(shown)})"
+    return f"{HASHED_NAMES.get(name, name)}({', '.join(shown)})"
 
 
 def read_bulk_state(out: Path) -> dict[str, Any] | None:
@@ -199,9 +203,9 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state = parse_json(read_bounded(path, RUN.max_bytes))
-        if state["version"] != VERSION:
-            raise ValueError(f"its layout is {state['version']}, expected {VERSION}")
+        state = parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes))
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"its layout is {state['version']}, expected {STATE_VERSION}")
         return dict(state, seed=int(state["seed"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(
@@ -250,7 +254,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
-    for name in (INDEX, *(job.file for job in jobs)):
+    for name in (INDEX_FILE, *(job.file_name for job in jobs)):
         if name in there:
             raise OutputError(
                 f"{out / name} exists and is not replaced: remove it, or choose another --out."
@@ -260,7 +264,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
 def _remove_leftovers(out: Path, there: Iterable[str], files: Collection[str]) -> None:
     """Remove temporary files of the images that a killed run left behind."""
     for name in there:
-        found = LEFTOVER_NAME.fullmatch(name)
+        found = LEFTOVER_NAME_PATTERN.fullmatch(name)
         if found and found[1] in files:
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import OutputError
-from t2i.safe_reading import RUN, open_regular_file, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 
-INDEX = "index.jsonl"
-PART_NAME = re.compile(r"index\.\d+\.jsonl")
+INDEX_FILE = "index.jsonl"
+INDEX_PART_PATTERN = re.compile(r"index\.\d+\.jsonl")
 
 IndexEntry = dict[str, Any]
-"""One line: job, line, seed and request; then file and seconds, or error."""
+"""One line of index.jsonl: job, line, seed and request; then file and seconds, or error."""
 
 
 def index_part_path(folder: Path, rank: int) -> Path:
@@ -54,16 +54,19 @@ class IndexPartWriter:
 
 
 class JobCounter:
-    """Counter of the finished and failed jobs of all processes, read from the index parts."""
+    """Counter of the jobs of all processes, read from the parts of the index that they write.
+
+    num_generated, num_failed : jobs with an image, jobs with an error, as of the last update
+    """
 
     def __init__(self, folder: Path, ranks: int) -> None:
-        self.made = self.failed = 0
+        self.num_generated = self.num_failed = 0
         self._read = {index_part_path(folder, rank): 0 for rank in range(ranks)}
 
     @property
-    def finished(self) -> int:
+    def num_finished(self) -> int:
         """Number of jobs that have generated their image or have failed."""
-        return self.made + self.failed
+        return self.num_generated + self.num_failed
 
     def update(self) -> None:
         """Count the lines added to the index parts since the last update."""
@@ -75,25 +78,26 @@ class JobCounter:
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read[path] = start + len(whole) + len(newline)
             for entry in parse_index_entries(whole):
-                self.failed += "error" in entry
-                self.made += "error" not in entry
+                self.num_failed += "error" in entry
+                self.num_generated += "error" not in entry
 
 
 def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
     """Merge the parts of index.jsonl into one file and return the entry of each job, by number.
 
-    A later entry replaces an earlier one, but a failure never replaces an image.
+    A later entry replaces an earlier one, but a failure never replaces an image. Raises OutputError
+    for an index that cannot be read or written.
     """
-    parts = sorted(path for path in folder.iterdir() if PART_NAME.fullmatch(path.name))
+    parts = sorted(path for path in folder.iterdir() if INDEX_PART_PATTERN.fullmatch(path.name))
     known: dict[int, IndexEntry] = {}
-    for path in (folder / INDEX, *parts):
+    for path in (folder / INDEX_FILE, *parts):
         for entry in parse_index_entries(_read_index(path)):
             if "error" not in entry or "error" in known.get(entry["job"], entry):
                 known[entry["job"]] = entry
     known = dict(sorted(known.items()))
     if parts:
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in known.values())
-        write_atomically(folder / INDEX, lambda part: part.write_text(text, "utf-8"))
+        write_atomically(folder / INDEX_FILE, lambda part: part.write_text(text, "utf-8"))
         for path in parts:
             path.unlink()
     return known
@@ -101,13 +105,13 @@ def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
 
 def _read_index(path: Path) -> bytes:
     try:
-        return read_bounded(path, RUN.max_bytes) if path.exists() else b""
+        return read_bounded(path, RUN_FILE_KIND.max_bytes) if path.exists() else b""
     except OSError as error:
         raise OutputError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def parse_index_entries(data: bytes) -> Iterator[IndexEntry]:
-    """Parse the lines of an index.jsonl, one job each; broken lines are skipped.
+    """Parse the lines of an index.jsonl, and yield the entry of one job for each.
 
     A line that a kill or a full disk cut short, or that another program wrote, is skipped.
     """

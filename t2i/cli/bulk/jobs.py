@@ -17,15 +17,15 @@ class Job:
     """Job of a bulk run: one image to generate, with its seed, file name and request.
 
     index : among all images of the file, from 0
-    line : number of its line in the file, from 1
-    file : its name in the folder of the images
-    edit : makes the request's prompt the target of an edit
+    line_number : of its line in the prompts file, from 1
+    file_name : of its image, in the folder of the images
+    edit : makes the request's prompt the target of an edit; None for a plain image
     """
 
     index: int
-    line: int
+    line_number: int
     seed: int
-    file: str
+    file_name: str
     request: Request
     edit: LineEdit | None = None
 
@@ -71,10 +71,10 @@ def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
     """Raise DataError for two images of one name, also on a file system that ignores case."""
     lines: dict[str, int] = {}
     for job in jobs:
-        plain = unicodedata.normalize("NFC", job.file).casefold()
-        other = lines.setdefault(plain, job.line)
-        if other != job.line:
+        plain = unicodedata.normalize("NFC", job.file_name).casefold()
+        other = lines.setdefault(plain, job.line_number)
+        if other != job.line_number:
             raise DataError(
-                f"{path}:{job.line}: its picture would be {job.file!r}, as that of line {other}. "
-                'Give another "name".'
+                f"{path}:{job.line_number}: its picture would be {job.file_name!r}, as that of "
+                f'line {other}. Give another "name".'
             )

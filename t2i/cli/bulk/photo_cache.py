@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class InvertedPhotoCache:
-    """Cache of one inverted photo: the request and seed of the last, and its recorded source.
+    """Cache of the recorded source of the photo that was inverted last.
 
-    The seed counts for methods that draw noise only.
+    request, seed : those that it was inverted for; the seed is None for a method without noise
+    source : None before the first inversion
     """
 
     request: Request | None = None
@@ -26,7 +27,7 @@ class InvertedPhotoCache:
     def get_source(
         self, pipe: "TextToImagePipeline", request: Request, seed: int
     ) -> "RecordedSource":
-        """Return the recorded source of a request's photo; it is inverted if it is another."""
+        """Return the recorded source of a request's photo, inverted unless it was the last."""
         from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
         from pipelines.prompt_to_prompt.inverted_source import resolve_method
 
@@ -36,6 +37,6 @@ class InvertedPhotoCache:
         if self.source is None or (request, noise) != (self.request, self.seed):
             self.source = None  # freed before the next one is made
             editor = build_prompt_to_prompt_pipeline(pipe)
-            self.source = invert_photo(editor, request, seed, bar=False)
+            self.source = invert_photo(editor, request, seed, show_progress=False)
             self.request, self.seed = request, noise
         return self.source

@@ -10,7 +10,7 @@ from t2i.cli.bulk.index import JobCounter
 
 @contextmanager
 def show_bulk_progress(
-    plan: PendingJobs, tally: JobCounter, shown: bool
+    pending: PendingJobs, counter: JobCounter, shown: bool
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar over all jobs of a bulk run, and yield the function that updates it.
 
@@ -23,16 +23,18 @@ def show_bulk_progress(
     from train.reporting.training_logger import build_progress_bar
 
     begun = time.monotonic()
-    before = plan.total - len(plan.todo)
+    before = pending.num_images - len(pending.jobs)
     with build_progress_bar() as shown_bar:
-        task = shown_bar.add_task("pictures", total=plan.total, completed=before, facts="")
+        task = shown_bar.add_task("pictures", total=pending.num_images, completed=before, facts="")
 
         def update() -> None:
-            tally.update()
-            rate = tally.finished / (time.monotonic() - begun)
-            failed = f", {tally.failed} failed" if tally.failed else ""
+            counter.update()
+            rate = counter.num_finished / (time.monotonic() - begun)
+            failed = f", {counter.num_failed} failed" if counter.num_failed else ""
             shown_bar.update(
-                task, completed=before + tally.finished, facts=f"{rate:.2f} pictures/s{failed}"
+                task,
+                completed=before + counter.num_finished,
+                facts=f"{rate:.2f} pictures/s{failed}",
             )
 
         yield update

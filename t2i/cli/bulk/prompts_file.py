@@ -14,50 +14,54 @@ from t2i.cli.request.file_checks import (
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.options import check_no_composed_prompts
 from t2i.cli.request.prompt_line import (
-    KEYS,
+    PROMPT_LINE_KEYS,
     InvalidPromptLineError,
     PromptLine,
     format_short_json,
     parse_prompt_line,
 )
 from t2i.cli.request.prompt_loras import (
-    LORA_FOLDER,
+    DEFAULT_LORA_FOLDER,
     check_no_lora_tags,
     extract_loras_from_lines,
 )
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import NAMES, is_known_sampler, normalise_sampler_name
+from t2i.cli.request.sampler_names import SAMPLER_NAMES, is_known_sampler, normalise_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
-from t2i.safe_reading import PROMPTS, iterate_numbered_lines, open_untrusted, parse_json
+from t2i.safe_reading import PROMPTS_FILE_KIND, iterate_numbered_lines, open_untrusted, parse_json
 from t2i.terminal import plural
 
-MAX_LINE = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024
 """Maximum bytes of a line, or of a record of a csv; reading ends at a longer one."""
 MAX_PROMPTS = 1_000_000
+"""Maximum number of prompts of a file."""
 MAX_NAMED_LINES = 20
 """Maximum number of invalid lines in a message; the others are counted."""
 
 NumberedLines = Iterator[tuple[int, str]]
+"""Number, from 1, and text of each line of a file."""
 NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError]]
+"""Number of its first line, and keys and values, of each record of a file; or its error."""
 
 
 class UnreadableLinesError(Exception):
-    """Raised with line number and reason where the rest of a prompts file cannot be read."""
+    """Error with line number and reason, where the rest of a prompts file cannot be read."""
 
 
 def read_prompts_file(
-    path: Path, options: Request | None = None, lora_dir: Path = LORA_FOLDER
+    path: Path, options: Request | None = None, lora_dir: Path = DEFAULT_LORA_FOLDER
 ) -> list[PromptLine]:
     """Read the prompts of a .txt, .jsonl or .csv file, with the options of each line.
 
     options : where given, lines that make no valid request under them are errors too
     lora_dir : folder of the LoRAs that prompts name, used together with `options`
-    Raises DataError naming the lines that cannot be used.
+
+    Raises DataError naming the lines that cannot be used, ArgumentError for another suffix.
     """
-    records = READERS.get(path.suffix.lower())
+    records = PARSERS.get(path.suffix.lower())
     if records is None:
-        raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(READERS)}.")
-    with open_untrusted(path, PROMPTS) as file:
+        raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(PARSERS)}.")
+    with open_untrusted(path, PROMPTS_FILE_KIND) as file:
         lines, broken = _parse_records(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
@@ -80,8 +84,8 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
             request = line.to_request(options)
             check_file_combinations(request)
             if line.edit is not None:
-                check_no_lora_tags('"source"', [line.edit.source], request)
-                check_no_composed_prompts(request, [line.edit.source, line.prompt])
+                check_no_lora_tags('"source"', line.edit.sources, request)
+                check_no_composed_prompts(request, [*line.edit.sources, line.prompt])
             _check_sampler(request.sampler)
         except ArgumentError as error:
             broken.append((line.number, str(error)))
@@ -105,9 +109,8 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
-        raise ArgumentError(
-            f"Unknown sampler {name!r:.80}. {nearest_hint(normalise_sampler_name(name), NAMES)}"
-        )
+        hint = nearest_hint(normalise_sampler_name(name), SAMPLER_NAMES)
+        raise ArgumentError(f"Unknown sampler {name!r:.80}. {hint}")
 
 
 def _parse_records(
@@ -142,12 +145,12 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
-    for number, data in iterate_numbered_lines(file, MAX_LINE):
+    for number, data in iterate_numbered_lines(file, MAX_LINE_BYTES):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableLinesError(1, "The file is UTF-16: save it as UTF-8.")
-        if len(data) > MAX_LINE:
+        if len(data) > MAX_LINE_BYTES:
             raise UnreadableLinesError(
-                number, f"The line is longer than {MAX_LINE // 1024} KiB. Shorten its prompt."
+                number, f"The line is longer than {MAX_LINE_BYTES // 1024} KiB. Shorten its prompt."
             )
         yield number, data.decode("utf-8", "surrogateescape")
 
@@ -219,17 +222,18 @@ class CsvReader:
     """CSV reader that numbers records by their first line and limits their size."""
 
     def __init__(self, lines: NumberedLines) -> None:
-        self.lines = lines
-        self.first = self.size = 0
+        self._lines = lines
+        self._first_line = self._record_length = 0
 
     def __iter__(self) -> Iterator[str]:
-        for number, text in self.lines:
-            self.first = self.first or number
-            self.size += len(text)
-            if self.size > MAX_LINE:
+        for number, text in self._lines:
+            self._first_line = self._first_line or number
+            self._record_length += len(text)
+            if self._record_length > MAX_LINE_BYTES:
                 raise UnreadableLinesError(
-                    self.first,
-                    f"The record is longer than {MAX_LINE // 1024} KiB. Is a quote left open?",
+                    self._first_line,
+                    f"The record is longer than {MAX_LINE_BYTES // 1024} KiB. "
+                    "Is a quote left open?",
                 )
             yield text
 
@@ -240,22 +244,22 @@ class CsvReader:
         """
         try:
             for row in csv.reader(self, strict=True):
-                yield self.first, row
-                self.first = self.size = 0
+                yield self._first_line, row
+                self._first_line = self._record_length = 0
         except csv.Error as error:
             raise UnreadableLinesError(
-                self.first or 1, f"Not CSV: {error}. Check the double quotes of this record."
+                self._first_line or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
 
 def _check_header(number: int, columns: Sequence[str]) -> None:
     expected = "Expected a first line such as: prompt,seed,size"
     for column in columns:
-        if column not in KEYS:
+        if column not in PROMPT_LINE_KEYS:
             raise UnreadableLinesError(
                 number,
-                f"Unknown column {format_short_json(column)}. {nearest_hint(column, KEYS)} "
-                f"{expected}",
+                f"Unknown column {format_short_json(column)}. "
+                f"{nearest_hint(column, PROMPT_LINE_KEYS)} {expected}",
             )
         if columns.count(column) > 1:
             raise UnreadableLinesError(
@@ -265,8 +269,9 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
         raise UnreadableLinesError(number, f"There is no column 'prompt'. {expected}")
 
 
-READERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {
+PARSERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {
     ".txt": parse_text_lines,
     ".jsonl": parse_json_lines,
     ".csv": parse_csv_rows,
 }
+"""Suffix of a prompts file -> parser of its lines."""

@@ -6,18 +6,23 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import NameTaken, build_write_error, write_new_file
+from t2i.atomic_files import NameTakenError, build_write_error, write_new_file
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
-from t2i.cli.generation.edited_images import choose_request_edits, generate_edited_images
+from t2i.cli.generation.edited_images import (
+    build_prompt_to_prompt_pipeline,
+    choose_request_edits,
+    generate_edited_images,
+)
 from t2i.cli.generation.image_generation import (
     build_named_scheduler,
     generate_image,
@@ -26,6 +31,7 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
     warn_of_large_size,
 )
+from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.request.edit_options import LineEdit
 from t2i.cli.request.request import Request
@@ -36,9 +42,10 @@ from t2i.errors import OutputError
 if TYPE_CHECKING:
     import torch
 
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
 
-MAX_MESSAGE = 2_000
+MAX_ERROR_LENGTH = 2_000
 """Maximum letters of an error in the index."""
 
 
@@ -47,31 +54,39 @@ class BulkWorker:
     """Loaded pipeline of one process of a bulk run, which runs jobs and saves their images.
 
     own_scheduler : the model's, for requests that name no sampler
-    weights : digest of the model
+    model_digest : SHA-256 in hex, written into the metadata
+    write_metadata : whether to write into an image how it was made
     """
 
     pipe: "TextToImagePipeline"
-    attached: AttachedAdapters
+    adapters: AttachedAdapters
     own_scheduler: Scheduler
-    weights: str
+    model_digest: str
     out: Path
-    metadata: bool
-    photos: InvertedPhotoCache = field(default_factory=InvertedPhotoCache)
+    write_metadata: bool
+    photo_cache: InvertedPhotoCache = field(default_factory=InvertedPhotoCache)
 
     @classmethod
     def load(
-        cls, model: Path, weights: str, bulk: BulkRunArguments, device: "torch.device"
+        cls, model: Path, model_digest: str, bulk: BulkRunArguments, device: "torch.device"
     ) -> "BulkWorker":
         """Load the model of a bulk run onto a device, as a worker of this process."""
         pipe = load_pipeline(model, None, device)
-        return cls(pipe, AttachedAdapters(pipe), pipe.scheduler, weights, bulk.out, bulk.metadata)
+        return cls(
+            pipe,
+            AttachedAdapters(pipe),
+            pipe.scheduler,
+            model_digest,
+            bulk.out,
+            bulk.write_metadata,
+        )
 
     def run_job(self, job: Job, stop: SignalStop) -> IndexEntry:
         """Generate and save a job's image; return its index entry, with the file or the error.
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.
         """
-        entry: IndexEntry = {"job": job.index, "line": job.line, "seed": job.seed}
+        entry: IndexEntry = {"job": job.index, "line": job.line_number, "seed": job.seed}
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
@@ -85,14 +100,21 @@ class BulkWorker:
             else:
                 entry["request"] = asdict(request)
                 text = (
-                    build_metadata_texts(request, job.seed, self.weights) if self.metadata else None
+                    build_metadata_texts(request, job.seed, self.model_digest)
+                    if self.write_metadata
+                    else None
                 )
-                if _save_new_image(picture, self.out / job.file, text):
-                    entry |= {"file": job.file, "seconds": round(time.perf_counter() - start, 3)}
+                if _save_new_image(picture, self.out / job.file_name, text):
+                    entry |= {
+                        "file": job.file_name,
+                        "seconds": round(time.perf_counter() - start, 3),
+                    }
                 else:
-                    entry["error"] = _error_record(_name_taken_error(self.out / job.file))
+                    entry["error"] = _error_record(_name_taken_error(self.out / job.file_name))
         if caught:
-            entry["warnings"] = list(dict.fromkeys(str(w.message)[:MAX_MESSAGE] for w in caught))
+            entry["warnings"] = list(
+                dict.fromkeys(str(w.message)[:MAX_ERROR_LENGTH] for w in caught)
+            )
         return entry | {"time": round(time.time(), 3)}
 
     def _draw(self, job: Job) -> tuple[Request, Image]:
@@ -101,28 +123,43 @@ class BulkWorker:
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
-        self.attached.attach_adapters(request)
+        self.adapters.attach_adapters(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         if job.edit is not None:
             return self._edit(request, job.edit, seed)
-        request, picture = generate_image(self.pipe, request, seed, bar=False)
-        return request, upscale_if_requested(self.pipe, request, seed, picture, bar=False)
+        request, picture = generate_image(self.pipe, request, seed, show_progress=False)
+        return request, upscale_if_requested(self.pipe, request, seed, picture, show_progress=False)
 
     def _edit(self, request: Request, edit: LineEdit, seed: int) -> tuple[Request, Image]:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
-        source = None
+        source, target = None, request.prompt
         if request.inversion is not None:
-            source = self.photos.get_source(self.pipe, replace(request, prompt=edit.source), seed)
+            first = replace(request, prompt=edit.sources[0])
+            source = self.photo_cache.get_source(self.pipe, first, seed)
+            request, source = self._edit_earlier(request, edit, source)
         request, _ = choose_request_edits(
-            self.pipe,
-            request,
-            [edit.source, request.prompt],
-            edit.options.to_word_edit_options(),
-            source,
+            self.pipe, request, [edit.source, target], edit.options.to_word_edit_options(), source
         )
-        generated = generate_edited_images(self.pipe, request, seed, bar=False, source=source)
-        return generated.request_of(1), generated.final_image(1)
+        generated = generate_edited_images(
+            self.pipe, request, seed, show_progress=False, source=source
+        )
+        return generated.get_request(1), generated.get_output_image(1)
+
+    def _edit_earlier(
+        self, request: Request, edit: LineEdit, source: "RecordedSource"
+    ) -> "tuple[Request, RecordedSource]":
+        """Make the earlier edits of a line's photo, one upon the other.
+
+        Returns the request with the last of them, and its target as the source of the line's edit.
+        """
+        from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+
+        editor = build_prompt_to_prompt_pipeline(self.pipe)
+        for pair in pairwise(edit.sources):
+            request, _ = choose_request_edits(self.pipe, request, pair, WordEditOptions(), source)
+            source = record_edit(editor, request, source, show_progress=False)
+        return request, source
 
 
 def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:
@@ -132,7 +169,7 @@ def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) 
     """
     try:
         write_new_file(path, partial(save_image_with_metadata, picture, text))
-    except NameTaken:
+    except NameTakenError:
         pass
     else:
         return True
@@ -154,7 +191,7 @@ def _name_taken_error(path: Path) -> OutputError:
 
 
 def _error_record(error: Exception) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error)[:MAX_MESSAGE]}
+    return {"type": type(error).__name__, "message": str(error)[:MAX_ERROR_LENGTH]}
 
 
 def _free_memory() -> None:

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.output import Format, print_json, print_remark
+from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.weights_output import (
     FamilyOption,
     Layout,
     LayoutOption,
-    Overwrite,
+    OverwriteOption,
     PrecisionOption,
     atomic_output,
     check_output_writable,
@@ -20,16 +20,18 @@ from t2i.cli.weights_output import (
 from t2i.errors import ArgumentError, ModelError
 from t2i.terminal import print_line
 
-Kind = Literal["LoRA", "embedding", "model"]
-PICKLES = (".pt", ".bin")
-MODEL_PREFIXES = (
+WeightsKind = Literal["LoRA", "embedding", "model"]
+PICKLE_SUFFIXES = (".pt", ".bin")
+MODEL_KEY_PREFIXES = (
     "model.diffusion_model.",
     "first_stage_model.",
     "cond_stage_model.",
     "conditioner.",
 )
-LORA_MARKS = ("lora", "hada_", "lokr_", "dora_scale")
-MAX_WORDS = 64
+"""Beginnings of tensor names in a model that is one file, of its UNet, VAE and text encoders."""
+LORA_KEY_PARTS = ("lora", "hada_", "lokr_", "dora_scale")
+"""Parts of the tensor names of LoRAs, in any layout."""
+MAX_EMBEDDING_TENSORS = 64
 """Maximum tensors of a file of learned words, each of which is one word."""
 
 
@@ -53,8 +55,8 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read a .pt of A1111: its tensors alone.")
     ] = False,
-    overwrite: Overwrite = False,
-    format: Format = "text",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = "text",
 ) -> None:
     """Write the LoRA, learned word or model IN as OUT, and print its path.
 
@@ -81,28 +83,30 @@ def convert(
         print_line(out)
 
 
-def _detect_kind(source: Path) -> Kind:
+def _detect_kind(source: Path) -> WeightsKind:
     """Return the kind of weights in a file or folder, by its name and its header."""
     from t2i.denoiser.loading.weight_checks import read_shapes
 
     if source.is_dir():
         return "model" if (source / "model_index.json").is_file() else "LoRA"
-    if source.suffix in PICKLES:
+    if source.suffix in PICKLE_SUFFIXES:
         return "embedding"
     if not source.is_file():
         raise ModelError(f"No such file or folder: {source}. Check the path.")
     if source.suffix != ".safetensors":
         raise ModelError(f"{source} is of no known kind: expected .safetensors.")
     shapes = read_shapes(source)
-    if any(name.startswith(MODEL_PREFIXES) and not _is_lora_tensor(name) for name in shapes):
+    if any(name.startswith(MODEL_KEY_PREFIXES) and not _is_lora_tensor(name) for name in shapes):
         return "model"
-    small = 0 < len(shapes) <= MAX_WORDS and all(len(shape) <= 2 for shape in shapes.values())
+    small = 0 < len(shapes) <= MAX_EMBEDDING_TENSORS and all(
+        len(shape) <= 2 for shape in shapes.values()
+    )
     return "embedding" if small and not any(map(_is_lora_tensor, shapes)) else "LoRA"
 
 
 def _is_lora_tensor(name: str) -> bool:
     """Return whether a tensor belongs to a LoRA, which may name its modules as a model does."""
-    return name.endswith(".alpha") or any(mark in name for mark in LORA_MARKS)
+    return name.endswith(".alpha") or any(mark in name for mark in LORA_KEY_PARTS)
 
 
 def _convert_embedding(
@@ -119,7 +123,7 @@ def _convert_embedding(
         raise ArgumentError("peft has no files of learned words: give --to diffusers or kohya.")
     from t2i.cli.request.file_checks import build_pickle_conversion_command
 
-    if source.suffix in PICKLES and not allow_pickle:
+    if source.suffix in PICKLE_SUFFIXES and not allow_pickle:
         raise ModelError(
             f"Refused the pickle {source}: with --allow-pickle its tensors alone are read, and "
             f"nothing in it is run: {build_pickle_conversion_command(source, out)}"

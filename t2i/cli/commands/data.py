@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from t2i.cli.data_summary import print_data_summary
-from t2i.cli.output import Format, print_json
+from t2i.cli.output import FormatOption, print_json
 from t2i.errors import ArgumentError, DataError, nearest_hint
 from t2i.terminal import plural, print_line
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from train.data.pictures_config import PicturesConfig
 
 Split = Literal["train", "held_out"]
-Out = Annotated[Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")]
+OutOption = Annotated[
+    Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
+]
 
 data = typer.Typer(help="Show and check data sets.")
 
@@ -34,14 +36,14 @@ def print_help_without_command(context: typer.Context) -> None:
 @data.command("show")
 def save_contact_sheet(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: scenes.")],
-    out: Out = Path("outputs"),
+    out: OutOption = Path("outputs"),
     num: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data set.")] = 0,
     split: Annotated[Split, typer.Option(help="held_out is never trained on.")] = "train",
     masks: Annotated[
         bool, typer.Option(help="Draw the mask of each named thing beside it.")
     ] = True,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Save a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
@@ -62,14 +64,14 @@ def save_contact_sheet(
         print_line(path)
 
 
-Place = Annotated[
+DataPathArgument = Annotated[
     Path,
     typer.Argument(
         metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
     ),
 ]
-SheetNum = Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")]
-Size = Annotated[
+SheetNumOption = Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")]
+SizeOption = Annotated[
     int | None,
     typer.Option(
         min=8,
@@ -78,22 +80,24 @@ Size = Annotated[
         show_default="the model's, or what a TOML says",
     ),
 ]
-Model = Annotated[
+ModelOption = Annotated[
     str | None,
     typer.Option(help="Model to be trained on them.", show_default="embedded"),
 ]
-BucketStep = Annotated[int | None, typer.Option(min=8, help="Their sides are multiples of it.")]
+BucketStepOption = Annotated[
+    int | None, typer.Option(min=8, help="Their sides are multiples of it.")
+]
 
 
 @data.command("check")
 def check_data_set(
-    place: Place,
-    out: Out = Path("outputs"),
-    num: SheetNum = 48,
-    size: Size = None,
-    model: Model = None,
-    bucket_step: BucketStep = None,
-    format: Format = "text",
+    place: DataPathArgument,
+    out: OutOption = Path("outputs"),
+    num: SheetNumOption = 48,
+    size: SizeOption = None,
+    model: ModelOption = None,
+    bucket_step: BucketStepOption = None,
+    format: FormatOption = "text",
 ) -> None:
     """Read every picture of PLACE, list what it holds and what is broken, save a contact sheet.
 
@@ -168,3 +172,4 @@ def _build_scenes(seed: int, split: Split) -> "TrainingDataset":
 
 
 DATA_SETS = {"scenes": _build_scenes}
+"""Name -> function that builds the data set of a seed and split."""

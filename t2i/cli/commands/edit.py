@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.output import Format
+from t2i.cli.output import FormatOption
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.photo_inversion import parse_budget
@@ -21,24 +21,26 @@ EPILOG = """Examples:
 
 `t2i edit "a cat and a balloon" "a dog and a balloon" --blend cat,dog --out swap.png`
 
-`t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa"`
+`t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa" --record dog`
+
+`t2i edit --source dog "a dog on a red sofa"`
 """
 
-Source = Annotated[
+SourceArgument = Annotated[
     str | None, typer.Argument(metavar="SOURCE", help="What the first picture, or PHOTO, shows.")
 ]
-Targets = Annotated[
+TargetsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[TARGET]...",
         help="What the others show instead; left out, SOURCE with weights.",
     ),
 ]
-MoreTargets = Annotated[
+TargetOption = Annotated[
     list[str] | None,
     typer.Option("--target", metavar="TARGET", help="A further one; may be repeated."),
 ]
-Weights = Annotated[
+WeightOption = Annotated[
     list[str] | None,
     typer.Option(metavar="WORD=FACTOR", help="Make a word stronger or weaker; may be repeated."),
 ]
@@ -50,7 +52,7 @@ BlendOption = Annotated[
         show_default="auto: by kind of edit",
     ),
 ]
-CrossReplace = Annotated[
+CrossReplaceOption = Annotated[
     str | None,
     typer.Option(
         metavar="[FROM:]TO",
@@ -58,7 +60,7 @@ CrossReplace = Annotated[
         show_default="by kind of edit",
     ),
 ]
-SelfReplace = Annotated[
+SelfReplaceOption = Annotated[
     str | None,
     typer.Option(
         metavar="[FROM:]TO",
@@ -66,29 +68,36 @@ SelfReplace = Annotated[
         show_default="by kind of edit",
     ),
 ]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="A new folder for TARGET, of a photo: the --source of a next edit."
+    ),
+]
 
 
 def edit(
-    source: Source = None,
-    targets: Targets = None,
-    more: MoreTargets = None,
+    source: SourceArgument = None,
+    targets: TargetsArgument = None,
+    more_targets: TargetOption = None,
     image: options.Photo = None,
     folder: options.SourceFolder = None,
     invert: options.Invert = None,
     fit: options.Fit = None,
     mask: options.PhotoMask = None,
     full_size: options.FullSize = False,
-    budget: options.Budget = None,
-    weight: Weights = None,
+    budget: options.RecordingBudget = None,
+    record: RecordOption = None,
+    weight: WeightOption = None,
     blend: BlendOption = None,
-    cross_replace: CrossReplace = None,
-    self_replace: SelfReplace = None,
+    cross_replace: CrossReplaceOption = None,
+    self_replace: SelfReplaceOption = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
-    method: options.Method = None,
+    method: options.GuidanceMethod = None,
     size: options.Size = None,
     negative: options.Negative = None,
     model: options.Model = None,
@@ -97,14 +106,15 @@ def edit(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     no_metadata: options.NoMetadata = False,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Generate SOURCE, and each TARGET as an edit of it by attention control; print the paths.
 
     All start from the same noise, so that only what the words change changes. With --image, PHOTO
     takes the place of the generated source: it is inverted to the noise that the model makes it
     from, with SOURCE as its description; with --source, `t2i invert` has done that before, and all
-    prompts are TARGETs. Written are a sheet of all pictures side by side, and each
+    prompts are TARGETs. With --record, TARGET of a photo is recorded, as the --source of edits upon
+    this edit. Written are a sheet of all pictures side by side, and each
     picture alone, with all its settings in its metadata: `t2i generate --from` draws it again. The
     sheet has those of its last picture. No file is replaced.
     """
@@ -128,17 +138,30 @@ def edit(
         raise ArgumentError(
             "Got --full-size without --image or --source: a generated picture has its full size."
         )
-    overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    if record is not None and image is None and folder is None:
+        raise ArgumentError(
+            "Got --record without --image or --source: edits of photos are recorded. Give a saved "
+            "picture of the model as --image to edit it further."
+        )
+    overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     recorded = None
     if folder is not None:
-        options.check_only_model(overrides, {"--seed": seed, "--budget": budget})
-        from t2i.cli.generation.source_folder import read_recorded_photo
+        of_recording = None if record is not None else budget
+        options.check_only_model(overrides, {"--seed": seed, "--budget": of_recording})
+        from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model, full_size=full_size)
         request, seed = recorded.request, recorded.seed
         targets = [*([] if source is None else [source]), *(targets or [])]
         source = request.prompt
-    prompts = _list_prompts(source, targets or [], more or [], edit_options.weights, photo=image)
+    prompts = _list_prompts(
+        source, targets or [], more_targets or [], edit_options.weights, photo=image
+    )
+    if record is not None and len(prompts) > 2:
+        raise ArgumentError(
+            f"Got --record with {len(prompts) - 1} targets: one TARGET is recorded in a folder. "
+            "Give the others in edits of their own."
+        )
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
@@ -157,16 +180,23 @@ def edit(
 
     from t2i.cli.generation.edit_request import EditOutput, generate_and_save_edits
 
-    output = EditOutput(names=names, metadata=not no_metadata, as_json=format == "json")
+    output = EditOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
     generate_and_save_edits(
-        request, prompts, edit_options, seed, output, recorded=recorded, budget=most
+        request,
+        prompts,
+        edit_options,
+        seed,
+        output,
+        recorded=recorded,
+        budget_bytes=budget_bytes,
+        record=record,
     )
 
 
 def _list_prompts(
     source: str | None,
     targets: Sequence[str],
-    more: Sequence[str],
+    more_targets: Sequence[str],
     weights: Mapping[str, float],
     *,
     photo: Path | None,
@@ -181,7 +211,7 @@ def _list_prompts(
             "prompt without quotes? Further targets of one word are given with --target. Put each "
             'prompt into quotes: t2i edit "a cat" "a dog"'
         )
-    every = [*targets, *more]
+    every = [*targets, *more_targets]
     if source is not None and (every or weights):
         return [source, *(every or [source])]
     if photo is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from t2i.cli.gc_control import restore_gc
-from t2i.cli.output import Format, print_json, print_remark
+from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.terminal import print_line
 
 MAX_PROFILE_ERROR = 0.05
@@ -25,7 +25,7 @@ def write_post_hoc_ema(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the model; below RUN by default.")
     ] = None,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Write the model of the training run RUN with a post-hoc EMA of another length.
 

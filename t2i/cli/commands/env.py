@@ -4,7 +4,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from t2i import __version__
-from t2i.cli.output import Format, print_json, print_rows
+from t2i.cli.output import FormatOption, print_json, print_rows
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ LIBRARIES = (
 )
 
 
-def env(format: Format = "text") -> None:
+def env(format: FormatOption = "text") -> None:
     """Print library versions, device and platform, for bug reports."""
     facts = collect_versions_and_hardware()
     if format == "json":

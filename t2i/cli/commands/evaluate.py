@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headlines
-from t2i.cli.output import Format, print_json, print_remark
+from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ ModelArgument = Annotated[
 SuiteOption = Annotated[
     str, typer.Option(metavar="NAME_OR_TOML", help="What is measured, and how much of it.")
 ]
-Quick = Annotated[
+QuickOption = Annotated[
     bool, typer.Option("--quick", help="A minute of it, to see that nothing is broken.")
 ]
 PartOption = Annotated[
     list[str] | None,
     typer.Option(help="generation, inspection, editing ...; may be repeated.", show_default="all"),
 ]
-OutFolder = Annotated[
+OutOption = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Where the result goes.", show_default="outputs/..."),
 ]
@@ -60,20 +60,24 @@ AgainstOption = Annotated[
 class EvaluationOptions:
     """Parsed options of the command `t2i evaluate`.
 
-    model : as it was typed; folder : where it lies
+    model : as it was typed
+    model_path : folder or file of the model on this machine
+    suite : name or path of the suite, as it was typed; config : its content
     parts : names of the parts of the suite to measure
-    earlier : evaluation.json of another result to compare with
+    out : folder of the result
+    recogniser : folder of the judge; None for the one of t2i
+    earlier_result : evaluation.json of another result to compare with
     """
 
     model: str
-    folder: Path
+    model_path: Path
     suite: str
     quick: bool
     config: "SuiteConfig"
     parts: Sequence[str]
     out: Path
     recogniser: Path | None
-    earlier: Path | None
+    earlier_result: Path | None
 
     @property
     def reproduction_command(self) -> str:
@@ -85,12 +89,12 @@ class EvaluationOptions:
 def evaluate(
     model: ModelArgument,
     suite: SuiteOption = "scenes",
-    quick: Quick = False,
+    quick: QuickOption = False,
     part: PartOption = None,
-    out: OutFolder = None,
+    out: OutOption = None,
     recogniser: RecogniserOption = None,
-    compared: AgainstOption = None,
-    format: Format = "text",
+    against: AgainstOption = None,
+    format: FormatOption = "text",
 ) -> None:
     """Measure how well MODEL follows its prompts; print the path of a page with the results.
 
@@ -105,20 +109,24 @@ def evaluate(
     config = read_suite(suite, quick=quick)
     parts = select_parts(part or [], config)
     check_extra_installed()
-    folder = locate_model(model)
+    model_path = locate_model(model)
     if out is None:
-        names = [Path(model).stem or folder.resolve().name, Path(suite).stem, *["quick"] * quick]
+        names = [
+            Path(model).stem or model_path.resolve().name,
+            Path(suite).stem,
+            *["quick"] * quick,
+        ]
         out = Path("outputs") / "-".join(["evaluate", *names])
     options = EvaluationOptions(
         model=model,
-        folder=folder,
+        model_path=model_path,
         suite=suite,
         quick=quick,
         config=config,
         parts=parts,
         out=out,
         recogniser=recogniser,
-        earlier=compared,
+        earlier_result=against,
     )
     from t2i.evaluate.run import PAGE_FILE
 
@@ -135,9 +143,9 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     """Measure what is not measured yet, write the result and return its document."""
     from t2i.accelerate_state import isolated_rng
     from t2i.evaluate.progress import show_suite_progress
-    from t2i.evaluate.report.previous_result import read_earlier_result
-    from t2i.evaluate.run import VERSION, list_finished_parts, measure_parts, write_result
-    from t2i.evaluate.suite import PARTS, build_part
+    from t2i.evaluate.report.earlier_result import read_earlier_result
+    from t2i.evaluate.run import RESULT_VERSION, list_finished_parts, measure_parts, write_result
+    from t2i.evaluate.suite import PART_CLASSES, build_part
     from t2i.library_messages import quiet_libraries
     from t2i.run_folder import lock_folder
 
@@ -149,8 +157,8 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         store, context, facts = _prepare_evaluation(options)
         facts["command"] = options.reproduction_command
         earlier = None
-        if options.earlier is not None:
-            earlier = read_earlier_result(options.earlier, facts, VERSION)
+        if options.earlier_result is not None:
+            earlier = read_earlier_result(options.earlier_result, facts, RESULT_VERSION)
         for change in store.library_changes:
             print_remark(
                 f"Warning: since the first units {change}: the others may differ slightly."
@@ -162,14 +170,16 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
             with show_suite_progress(parts) as report:
                 measure_parts(parts, store, report)
         except KeyboardInterrupt:
-            count = len(store.finished)
+            count = len(store.finished_units)
             print_remark(f"Interrupted: {count} units are finished. The same command continues.")
             raise typer.Exit(130) from None
 
         # the result, with parts that earlier commands have finished
-        names = {name for name, _ in store.finished} - set(options.parts)
-        others = [build_part(name, options.config, context) for name in PARTS if name in names]
-        order = list(PARTS)
+        names = {name for name, _ in store.finished_units} - set(options.parts)
+        others = [
+            build_part(name, options.config, context) for name in PART_CLASSES if name in names
+        ]
+        order = list(PART_CLASSES)
         finished = sorted(
             list_finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
         )
@@ -197,15 +207,15 @@ def _prepare_evaluation(
     if CaptionMatcher.is_stored_in(judging):
         caption_matcher = CaptionMatcher.load(judging)
     judge = caption_matcher.recogniser if caption_matcher else Recogniser.load(judging)
-    known = find_known_objects(options.folder, judge)
+    known = find_known_objects(options.model_path, judge)
     identity = {
-        "model": {"name": options.model, "digest": compute_model_digest(options.folder)},
+        "model": {"name": options.model, "digest": compute_model_digest(options.model_path)},
         "recogniser": compute_model_digest(judging),
         "config": options.config.to_json(),
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
-    request = Request(prompt="").with_defaults(read_model_defaults(options.folder))
-    pipe = load_pipeline(options.folder, request.sampler)
+    request = Request(prompt="").with_defaults(read_model_defaults(options.model_path))
+    pipe = load_pipeline(options.model_path, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None

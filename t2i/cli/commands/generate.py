@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.output import Format
+from t2i.cli.output import Format, FormatOption
 from t2i.cli.processes import read_launcher_process_count, read_launcher_rank
 from t2i.cli.request import options
 from t2i.errors import ArgumentError, ModelError, T2IError
@@ -29,10 +29,10 @@ FromOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="IMAGE", help="A picture to make again from its own metadata."),
 ]
-FirstSeed = Annotated[
+FirstSeedOption = Annotated[
     int | None, typer.Option(help="Seed of the first picture; the next ones count up.")
 ]
-Num = Annotated[int, typer.Option(help="How many pictures, of each prompt.")]
+NumOption = Annotated[int, typer.Option(help="How many pictures, of each prompt.")]
 GridOption = Annotated[
     bool, typer.Option("--grid", help="Lay the pictures of --num out on a sheet beside them.")
 ]
@@ -47,21 +47,21 @@ UpscaleOption = Annotated[
         help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
     ),
 ]
-Strength = Annotated[
+StrengthOption = Annotated[
     float | None,
     typer.Option(
         help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
     ),
 ]
-Mask = Annotated[
+MaskOption = Annotated[
     Path | None,
     typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
 ]
-IPAdapter = Annotated[
+IPAdapterOption = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
 ]
-ImagePrompt = Annotated[
+ImagePromptOption = Annotated[
     str | None,
     typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
 ]
@@ -69,7 +69,7 @@ ImagePrompt = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputImageOptions:
-    """Typed options of `t2i generate` that name input images; None for those not given."""
+    """Options of `t2i generate` about input images, as they were typed; None where not given."""
 
     ip_adapter: Path | None
     image_prompt: str | None
@@ -98,43 +98,43 @@ class OutputOptions:
     """Options of `t2i generate` about the files it writes and how it reports them.
 
     num : images of each prompt
-    metadata : whether to write into an image how it was made
+    write_metadata : whether to write into an image how it was made
     """
 
     out: Path | None
     num: int
     grid: bool
-    metadata: bool
+    write_metadata: bool
     format: Format
 
 
 def generate(
     prompt: PromptArgument = None,
     prompts: PromptsOption = None,
-    again: FromOption = None,
+    from_image: FromOption = None,
     out: options.Out = None,
-    seed: FirstSeed = None,
+    seed: FirstSeedOption = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
-    num: Num = 1,
+    num: NumOption = 1,
     grid: GridOption = False,
-    method: options.Method = None,
+    method: options.GuidanceMethod = None,
     size: options.Size = None,
     negative: options.Negative = None,
     model: options.Model = None,
     grammar: options.Grammar = None,
     image: ImageOption = None,
     upscale: UpscaleOption = None,
-    strength: Strength = None,
-    mask: Mask = None,
+    strength: StrengthOption = None,
+    mask: MaskOption = None,
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
-    ip_adapter: IPAdapter = None,
-    image_prompt: ImagePrompt = None,
+    ip_adapter: IPAdapterOption = None,
+    image_prompt: ImagePromptOption = None,
     no_metadata: options.NoMetadata = False,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Generate pictures of PROMPT, of each prompt of FILE, or IMAGE again; print their paths.
 
@@ -142,7 +142,7 @@ def generate(
     from the model where they are not given. No file is replaced: in a folder a number is added to
     a name in use; a file named by --out is refused if it exists. Ctrl-C keeps finished pictures.
     """
-    _check_one_subject(prompt, prompts, again)
+    _check_one_subject(prompt, prompts, from_image)
     sampling = options.SamplingOptions(
         negative=negative,
         model=model,
@@ -159,12 +159,14 @@ def generate(
     inputs = InputImageOptions(
         ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength
     )
-    output = OutputOptions(out=out, num=num, grid=grid, metadata=not no_metadata, format=format)
+    output = OutputOptions(
+        out=out, num=num, grid=grid, write_metadata=not no_metadata, format=format
+    )
     overrides = inputs.add_to_overrides(sampling.to_overrides())
     if prompts is not None:
         _generate_bulk(prompts, overrides, seed, lora_dir, output)
         return
-    _generate_request(prompt, again, overrides, seed, lora_dir, output)
+    _generate_request(prompt, from_image, overrides, seed, lora_dir, output)
 
 
 def _generate_request(
@@ -178,7 +180,7 @@ def _generate_request(
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
     from t2i.cli.generation.grid import ImageGrid, check_not_contact_sheet
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
-    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
+    from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request, choose_seeds
 
     if (count := read_launcher_process_count()) > 1:
@@ -189,10 +191,12 @@ def _generate_request(
     original = None
     if image is None:
         request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-        request = set_prompt_and_extract_loras(request, prompt or "", lora_dir or LORA_FOLDER)
+        request = set_prompt_and_extract_loras(
+            request, prompt or "", lora_dir or DEFAULT_LORA_FOLDER
+        )
     else:
         original, request, recorded_seed = read_request_from_image(
-            image, overrides, lora_dir or LORA_FOLDER
+            image, overrides, lora_dir or DEFAULT_LORA_FOLDER
         )
         if seed is None:
             check_not_contact_sheet(image, original)
@@ -203,19 +207,22 @@ def _generate_request(
     check_request_files(request)
 
     from t2i.cli.file_names import OutputFileNames
-    from t2i.cli.generation.single_request import OutputSettings, generate_and_save_images
+    from t2i.cli.generation.single_request import GenerationOutput, generate_and_save_images
 
     names = OutputFileNames(
         output.out or Path("outputs"), request.prompt, output.num, grid=output.grid
     )
-    images = OutputSettings(
-        names=names, metadata=output.metadata, as_json=output.format == "json", grid=grid
+    images = GenerationOutput(
+        names=names,
+        write_metadata=output.write_metadata,
+        as_json=output.format == "json",
+        grid=grid,
     )
     generate_and_save_images(request, seeds, images, original)
 
 
-def _check_one_subject(prompt: str | None, prompts: Path | None, again: Path | None) -> None:
-    subjects = {"PROMPT": prompt, "--prompts": prompts, "--from": again}
+def _check_one_subject(prompt: str | None, prompts: Path | None, from_image: Path | None) -> None:
+    subjects = {"PROMPT": prompt, "--prompts": prompts, "--from": from_image}
     given = [name for name, value in subjects.items() if value is not None]
     if not given:
         raise ArgumentError(
@@ -237,7 +244,7 @@ def _generate_bulk(
     from t2i.cli.bulk.bulk_folder import BulkRunArguments
     from t2i.cli.bulk.prompts_file import read_prompts_file
     from t2i.cli.request.file_checks import check_request_files
-    from t2i.cli.request.prompt_loras import LORA_FOLDER
+    from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER
     from t2i.cli.request.request import Request, check_num_images, choose_seed
     from t2i.pictures import FORMATS
 
@@ -256,13 +263,13 @@ def _generate_bulk(
         options=overrides.apply_to(Request(prompt="", grammar="a1111")),
         seed=seed,
         num=output.num,
-        metadata=output.metadata,
+        write_metadata=output.write_metadata,
     )
     # Before anything slow is imported: a mistake in the file is reported at once.
     check_request_files(bulk.options)
     lines: list[PromptLine] = []
     if read_launcher_rank() == 0:
-        lines = read_prompts_file(prompts, bulk.options, lora_dir or LORA_FOLDER)
+        lines = read_prompts_file(prompts, bulk.options, lora_dir or DEFAULT_LORA_FOLDER)
 
     from t2i.cli.bulk.bulk import run_bulk
 
@@ -307,7 +314,11 @@ def read_request_from_image(
 
 def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise where a file that the image was made with cannot be used here."""
-    from t2i.cli.request.file_checks import FILE_KINDS, iter_request_files, locate_request_file
+    from t2i.cli.request.file_checks import (
+        REQUEST_FILE_FIELDS,
+        iter_request_files,
+        locate_request_file,
+    )
     from t2i.terminal import escape_controls
 
     for name, file in iter_request_files(request):
@@ -316,7 +327,7 @@ def _check_files_found(picture: Path, request: "Request") -> None:
         except T2IError as error:
             if file.sha256 is None:  # it was typed
                 raise
-            kind = FILE_KINDS[name]
+            kind = REQUEST_FILE_FIELDS[name]
             raise type(error)(
                 f"{picture} was made with the {kind.label} {file.path!r:.200}, sha256 "
                 f"{file.sha256[:10]}..., which cannot be used here: "

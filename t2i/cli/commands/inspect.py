@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.output import Format, print_json, print_remark
+from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import parse_budget
 from t2i.errors import ArgumentError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2i.attention.probes.heat_maps import HeatMaps
-    from t2i.cli.generation.source_folder import RecordedPhoto
+    from t2i.cli.generation.recorded_photo import RecordedPhoto
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
 
@@ -37,12 +37,16 @@ POSITION_NAMES = (
     ("left", "middle", "right"),
     ("lower left", "bottom", "lower right"),
 )
+"""Name of each ninth of an image, in rows from the top."""
 
-Words = Annotated[
+WordsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WORD,...",
-        help="Words or phrases of the prompt, separated by commas; may be repeated.",
+        help=(
+            "Words or phrases of the prompt, separated by commas; may be repeated. Of a photo also "
+            "others, which are read beside the prompt."
+        ),
         show_default="all but little ones",
     ),
 ]
@@ -52,18 +56,18 @@ def inspect_attention(
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="What the picture, or PHOTO, shows.")
     ] = None,
-    words: Words = None,
+    words: WordsOption = None,
     image: options.Photo = None,
     folder: options.SourceFolder = None,
     invert: options.Invert = None,
     fit: options.Fit = None,
-    budget: options.Budget = None,
+    budget: options.RecordingBudget = None,
     out: options.Out = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
-    method: options.Method = None,
+    method: options.GuidanceMethod = None,
     size: options.Size = None,
     negative: options.Negative = None,
     model: options.Model = None,
@@ -72,7 +76,7 @@ def inspect_attention(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     no_metadata: options.NoMetadata = False,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Generate PROMPT and show which parts of the picture attend to each of its words.
 
@@ -95,12 +99,12 @@ def inspect_attention(
         embedding=embedding,
     )
     photo = options.PhotoOptions(image=image, invert=invert, fit=fit)
-    overrides, most = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     chosen = split_words(words)
     recorded = None
     if folder is not None:
         options.check_only_model(overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget})
-        from t2i.cli.generation.source_folder import read_recorded_photo
+        from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model)
         request, seed = recorded.request, recorded.seed
@@ -117,8 +121,8 @@ def inspect_attention(
     if recorded is None:
         check_request_files(request)
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
-    output = InspectionOutput(names=names, metadata=not no_metadata, as_json=format == "json")
-    _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget=most)
+    output = InspectionOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
+    _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget_bytes=budget_bytes)
 
 
 def _describe_missing_prompt(image: Path | None) -> str:
@@ -132,13 +136,13 @@ def _describe_missing_prompt(image: Path | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectionOutput:
-    """Output of `t2i inspect`: file names, metadata, report format.
+    """Output settings of `t2i inspect`: file names, metadata, report format.
 
-    metadata : whether to write into the strip how its picture was made
+    write_metadata : whether to write into the strip how its picture was made
     """
 
     names: "GroupedFileNames"
-    metadata: bool
+    write_metadata: bool
     as_json: bool
 
 
@@ -149,7 +153,7 @@ def _inspect_and_save(
     output: InspectionOutput,
     *,
     recorded: "RecordedPhoto | None",
-    budget: int | None,
+    budget_bytes: int | None,
 ) -> None:
     """Look up the words in the picture of a request; save and print what it shows.
 
@@ -175,23 +179,34 @@ def _inspect_and_save(
                 inspected = generate_and_probe(loaded, words, seed)
             else:
                 source = None if recorded is None else recorded.source
-                inspected = probe_photo(loaded, words, seed, source=source, budget=budget)
+                inspected = probe_photo(
+                    loaded, words, seed, source=source, budget_bytes=budget_bytes
+                )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
         request, maps = inspected.request, inspected.maps
-        texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
-        label = "the picture" if request.image is None else Path(request.image.path).name
+        texts = (
+            build_metadata_texts(request, seed, loaded.model_digest)
+            if output.write_metadata
+            else None
+        )
+        label = request.prompt if request.edited is not None else "the picture"
+        if request.image is not None and request.edited is None:
+            label = Path(request.image.path).name
 
         def write(paths: Sequence[Path]) -> None:
             save_picture(_build_strip(inspected.image, maps, label), paths[0], texts)
             maps.save(paths[1])
 
-        strip_path, maps_path = output.names.save_all(seed, write)
+        strip_path, maps_path = output.names.save_group(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
-        facts = {word: _word_facts(maps, word) for word in maps}
+        facts = {
+            word: {"in_prompt": word not in inspected.absent, **_word_facts(maps, word)}
+            for word in maps
+        }
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
         print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.output import Format
+from t2i.cli.output import FormatOption
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import parse_budget
 from t2i.errors import ArgumentError
@@ -29,12 +29,12 @@ def record_photo(
     invert: options.Invert = None,
     fit: options.Fit = None,
     mask: options.PhotoMask = None,
-    budget: options.Budget = None,
+    budget: options.RecordingBudget = None,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
-    method: options.Method = None,
+    method: options.GuidanceMethod = None,
     size: options.Size = None,
     negative: options.Negative = None,
     model: options.Model = None,
@@ -42,7 +42,7 @@ def record_photo(
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Invert PHOTO and record it in FOLDER, so that each edit of it computes its targets alone.
 
@@ -73,13 +73,13 @@ def record_photo(
     overrides = options_of_photo.add_to_overrides(sampling.to_overrides())
     request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
-    most = parse_budget(budget)
+    budget_bytes = parse_budget(budget)
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
 
     seed = choose_seed(seed)
     check_request_files(request)
 
-    from t2i.cli.generation.source_folder import invert_to_folder
+    from t2i.cli.generation.recorded_photo import invert_to_folder
 
-    invert_to_folder(request, seed, out, budget=most, as_json=format == "json")
+    invert_to_folder(request, seed, out, budget_bytes=budget_bytes, as_json=format == "json")

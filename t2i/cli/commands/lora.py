@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2i.cli.output import Format, print_json, print_remark
+from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.weights_output import (
     FamilyOption,
     LayoutOption,
-    Overwrite,
+    OverwriteOption,
     PrecisionOption,
     atomic_output,
     check_output_writable,
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 lora = typer.Typer(help="Inspect, merge, extract and resize LoRAs.")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any layout.")]
-Out = Annotated[Path, typer.Option(help="The file to write.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="Maximum rank of each layer.")]
-Share = Annotated[
+LoraFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any layout.")]
+OutOption = Annotated[Path, typer.Option(help="The file to write.")]
+RankOption = Annotated[int | None, typer.Option(min=1, help="Maximum rank of each layer.")]
+EnergyShareOption = Annotated[
     float | None, typer.Option(help="Share of each layer's energy to keep: above 0, up to 1.")
 ]
-Layers = Annotated[
+LayersPerBlockOption = Annotated[
     int, typer.Option(min=1, max=16, help="Layers of a UNet block, by which kohya names SDXL's.")
 ]
-MAX_COUNTED_VALUES = 6
+MAX_VALUES_PER_CELL = 6
 """Maximum number of values in a line of the table."""
 
 
@@ -45,7 +45,11 @@ def print_help_without_command(context: typer.Context) -> None:
 
 
 @lora.command()
-def info(file: File, layers_per_block: Layers = 2, format: Format = "text") -> None:
+def info(
+    file: LoraFileArgument,
+    layers_per_block: LayersPerBlockOption = 2,
+    format: FormatOption = "text",
+) -> None:
     """Print what the LoRA FILE changes and how strongly: layers, ranks, alphas, and header."""
     from dataclasses import asdict
 
@@ -76,8 +80,8 @@ def merge(
     ],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
     precision: PrecisionOption = "fp32",
-    overwrite: Overwrite = False,
-    format: Format = "text",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = "text",
 ) -> None:
     """Add LoRAs to the weights of MODEL, write it as a diffusers folder, and print its path.
 
@@ -107,13 +111,13 @@ def merge(
 def extract(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="The model it began as.")],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The model it has become.")],
-    out: Out,
-    rank: Rank = None,
-    share: Share = None,
+    out: OutOption,
+    rank: RankOption = None,
+    share: EnergyShareOption = None,
     to: LayoutOption = "diffusers",
     family: FamilyOption = None,
-    overwrite: Overwrite = False,
-    format: Format = "text",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = "text",
 ) -> None:
     """Find the LoRA that turns BEFORE into AFTER, as nearly as its rank allows, and print its path.
 
@@ -141,15 +145,15 @@ def extract(
 
 @lora.command()
 def resize(
-    file: File,
-    out: Out,
-    rank: Rank = None,
-    share: Share = None,
+    file: LoraFileArgument,
+    out: OutOption,
+    rank: RankOption = None,
+    share: EnergyShareOption = None,
     to: LayoutOption = "diffusers",
     family: FamilyOption = None,
-    layers_per_block: Layers = 2,
-    overwrite: Overwrite = False,
-    format: Format = "text",
+    layers_per_block: LayersPerBlockOption = 2,
+    overwrite: OverwriteOption = False,
+    format: FormatOption = "text",
 ) -> None:
     """Write the LoRA FILE at another rank, as near to it as that allows, and print its path.
 
@@ -237,5 +241,5 @@ def _print_parts(parts: "list[PartSummary]") -> None:
 def _format_counts(values: Any) -> str:
     """Return each value with its count, the most frequent first."""
     known = [f"{value} x{number}" for value, number in values.items()]
-    more = f", {len(known) - MAX_COUNTED_VALUES} more" if len(known) > MAX_COUNTED_VALUES else ""
-    return ", ".join(known[:MAX_COUNTED_VALUES]) + more
+    more = f", {len(known) - MAX_VALUES_PER_CELL} more" if len(known) > MAX_VALUES_PER_CELL else ""
+    return ", ".join(known[:MAX_VALUES_PER_CELL]) + more

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.output import Format, print_json, print_rows
-from t2i.safe_reading import MODEL_CONFIG, open_regular_file, parse_json, read_bounded
+from t2i.cli.output import FormatOption, print_json, print_rows
+from t2i.safe_reading import MODEL_CONFIG_KIND, open_regular_file, parse_json, read_bounded
 from t2i.terminal import print_line
 
-MAX_CARD = 64_000
+MAX_CARD_BYTES = 64_000
 """Bytes of a model card that are read; its first paragraph is printed."""
 
 
@@ -22,7 +22,7 @@ def list_models(
             metavar="[NAME]", help="One of them, or a folder or file: print all its facts."
         ),
     ] = None,
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """List the models that are here: the embedded one, and those in the Hugging Face cache.
 
@@ -49,13 +49,13 @@ def list_models(
 
 
 def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
-    from t2i.cli.request.caption_vocabulary import ALL_WORDS, read_caption_vocabulary
+    from t2i.cli.request.caption_vocabulary import ALL_WORDS_KEY, read_caption_vocabulary
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import read_model_defaults
 
     folder = _find_local_model(name, here)
     known, defaults = read_caption_vocabulary(folder), read_model_defaults(folder)
-    knows = {} if known is None else dict(known.kinds)
+    knows = {} if known is None else dict(known.words_by_kind)
     settings = {
         "steps": defaults.num_inference_steps,
         "guidance": defaults.guidance_scale,
@@ -70,9 +70,9 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
     rows |= {key: value for key, value in settings.items() if value is not None}
     if not knows:
         rows["knows"] = "its vocabulary is not recorded"
-    rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS}
+    rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS_KEY}
     if knows:
-        rows["all words"] = f"{len(knows[ALL_WORDS])}: {' '.join(knows[ALL_WORDS])}"
+        rows["all words"] = f"{len(knows[ALL_WORDS_KEY])}: {' '.join(knows[ALL_WORDS_KEY])}"
     print_rows({key: value for key, value in rows.items() if value != ""})
 
 
@@ -96,7 +96,8 @@ def read_image_size(folder: Path) -> str | None:
     try:
         unet, vae = (
             parse_json(
-                read_bounded(folder / part / "config.json", MODEL_CONFIG.max_bytes), lenient=True
+                read_bounded(folder / part / "config.json", MODEL_CONFIG_KIND.max_bytes),
+                lenient=True,
             )
             for part in ("unet", "vae")
         )
@@ -131,7 +132,7 @@ def _read_card(card: Path) -> str:
     """Return the beginning of a model card, in whatever encoding; "" without one."""
     try:
         with open_regular_file(card) as file:
-            return file.read(MAX_CARD).decode("utf-8", errors="replace")
+            return file.read(MAX_CARD_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.output import Format, print_json
+from t2i.cli.output import FormatOption, print_json
 from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def show_metadata(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or WebP file.")],
-    format: Format = "text",
+    format: FormatOption = "text",
 ) -> None:
     """Print the prompt and sampling settings that the metadata of IMAGE record.
 
@@ -53,14 +53,14 @@ def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, obje
         "request": None if metadata.request is None else asdict(metadata.request),
         "libraries": dict(metadata.libraries),
         "raw": metadata.raw,
-        "pictures": metadata.pictures,
+        "pictures": metadata.num_pictures,
         "again": _reproduce_command(image, metadata),
     }
 
 
 def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
     """Return the command that draws the image again."""
-    if metadata.pictures > 1:
+    if metadata.num_pictures > 1:
         from t2i.cli.generation.grid import build_grid_reproduction_command
 
         return build_grid_reproduction_command(image, metadata)
@@ -69,7 +69,7 @@ def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
 
 def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
     """Return name and value of each recorded setting."""
-    from t2i.cli.request.file_checks import describe_request_files
+    from t2i.cli.request.file_checks import format_files_by_label
 
     settings = metadata.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
@@ -83,14 +83,14 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "grammar": metadata.request and metadata.request.grammar,
         "seed": settings.seed,
         "size": size,
-        "sheet of": plural(metadata.pictures, "picture") if metadata.pictures > 1 else None,
+        "sheet of": plural(metadata.num_pictures, "picture") if metadata.num_pictures > 1 else None,
         "model": settings.model,
         "model hash": settings.model_hash,
         "strength": metadata.request and metadata.request.strength,
         "upscale": metadata.request
         and metadata.request.upscale
         and metadata.request.upscale.option_value,
-        **({} if metadata.request is None else describe_request_files(metadata.request)),
+        **({} if metadata.request is None else format_files_by_label(metadata.request)),
         **({} if metadata.request is None else _edit_rows(metadata.request)),
         "tool": metadata.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in metadata.libraries.items()),
@@ -108,11 +108,13 @@ def _edit_rows(request: "Request") -> dict[str, str]:
     if inversion is not None:
         rows = {
             "inversion": inversion.method,
-            "inversion error": inversion.describe_error(),
+            "inversion error": inversion.describe_reconstruction_error(),
             "fit": inversion.fit + (", at full size" if inversion.full_size else ""),
         }
     if edited is None:
         return rows
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
     edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
+    if edited.earlier:
+        rows["edited before"] = "\n".join(edited.sources)
     return rows | {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

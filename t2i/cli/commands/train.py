@@ -10,61 +10,62 @@ from t2i.cli.gc_control import restore_gc
 from t2i.errors import ArgumentError
 from t2i.terminal import plural, print_line
 
-METHODS = (
+METHODS_HELP = (
     "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
 )
+"""Methods that --init takes, as its help names them."""
 
 
-Config = Annotated[
+ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A TOML file; with --init a folder.")
 ]
-Set = Annotated[
+SetOption = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Override one key, as in train.steps=100."),
 ]
-Out = Annotated[
+OutOption = Annotated[
     Path | None,
     typer.Option(
         help="Where checkpoints, log and samples go; made if missing. With --init the TOML."
     ),
 ]
-DryRun = Annotated[
+DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what would be trained, and what it takes, and stop."),
 ]
-Init = Annotated[
+InitOption = Annotated[
     str | None,
     typer.Option(
-        metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS}."
+        metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS_HELP}."
     ),
 ]
-Base = Annotated[
+BaseOption = Annotated[
     str | None,
     typer.Option(help="With --init: the model, by name, folder, file or hub id."),
 ]
-Word = Annotated[
+WordOption = Annotated[
     str | None,
     typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
 ]
-ClassWord = Annotated[
+ClassWordOption = Annotated[
     str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
 ]
-ConfigFormat = Annotated[
+DryRunFormatOption = Annotated[
     Literal["text", "json"],
     typer.Option(help="With --dry-run: json prints the resolved config, errors too."),
 ]
 
 
 def train(
-    config: Config,
-    set: Set = None,
-    out: Out = None,
-    dry_run: DryRun = False,
-    init: Init = None,
-    base: Base = None,
-    word: Word = None,
-    kind: ClassWord = None,
-    format: ConfigFormat = "text",
+    config: ConfigArgument,
+    set: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    init: InitOption = None,
+    base: BaseOption = None,
+    word: WordOption = None,
+    class_word: ClassWordOption = None,
+    format: DryRunFormatOption = "text",
 ) -> None:
     """Run the training that CONFIG describes; the same command continues a stopped run.
 
@@ -74,9 +75,9 @@ def train(
     if init is not None:
         if set or dry_run or format == "json":
             raise ArgumentError("--init writes a file; give --set and --dry-run with that file.")
-        _write_config(init, config, base or "embedded", word, kind, out)
+        _write_config(init, config, base or "embedded", word, class_word, out)
         return
-    given = {"--base": base, "--word": word, "--class": kind}
+    given = {"--base": base, "--word": word, "--class": class_word}
     if alone := [name for name, value in given.items() if value is not None]:
         raise ArgumentError(
             f"Got {alone[0]} without --init: it is for writing a config. In a run use "
@@ -96,7 +97,7 @@ def train(
 
 
 def _write_config(
-    method: str, folder: Path, base: str, word: str | None, kind: str | None, out: Path | None
+    method: str, folder: Path, base: str, word: str | None, class_word: str | None, out: Path | None
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import print_remark
@@ -108,7 +109,7 @@ def _write_config(
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
-    wish = StarterConfigRequest(method, folder, base, word, kind)
+    wish = StarterConfigRequest(method, folder, base, word, class_word)
     seen = write_starter_config(wish, out)
     print_line(out)
     if remarks := build_trigger_comment(wish):

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
 from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
-from t2i.cli.request.file_checks import IMAGE_ENCODER, iter_request_files, locate_unchanged_file
+from t2i.cli.request.file_checks import (
+    IMAGE_ENCODER_FOLDER,
+    iter_request_files,
+    locate_and_verify_file,
+)
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
@@ -51,7 +55,7 @@ class AttachedAdapters:
         """
         for name, file in iter_request_files(request):
             if name in IMAGE_FIELDS:
-                locate_unchanged_file(name, file)
+                locate_and_verify_file(name, file)
         if request.embeddings != self.embeddings:
             self.remove_learned_words()
             self.add_learned_words(request.embeddings)
@@ -72,7 +76,7 @@ class AttachedAdapters:
         layers = self.pipe.unet.config.layers_per_block
         try:
             for number, lora in enumerate(loras):
-                path = locate_unchanged_file("loras", lora)
+                path = locate_and_verify_file("loras", lora)
                 found = read_lora(path, layers_per_block=layers if isinstance(layers, int) else 2)
                 with _name_file_in_errors("LoRA", lora):
                     self._num_attached = number + 1
@@ -104,7 +108,7 @@ class AttachedAdapters:
                 setattr(self.pipe, f"tokenizer{end}", copy.deepcopy(tokenizer))
         try:
             for embedding in embeddings:
-                path = locate_unchanged_file("embeddings", embedding)
+                path = locate_and_verify_file("embeddings", embedding)
                 with _name_file_in_errors("embedding", embedding):
                     self._add_learned_word(path, embedding.token)
         except BaseException:
@@ -169,15 +173,16 @@ class AttachedAdapters:
 
     def attach_ip_adapter(self, adapter: InputFile) -> None:
         """Attach an IP-Adapter and its image encoder. Raises ModelError if they do not fit."""
-        path = locate_unchanged_file("ip_adapter", adapter)
+        path = locate_and_verify_file("ip_adapter", adapter)
         if self.pipe.image_encoder is None:
-            if not (path.parent / IMAGE_ENCODER).is_dir():
+            if not (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
                 raise ModelError(
                     f"{adapter.path} has no image encoder beside it, and the model has none: "
-                    f"expected the folder {path.parent / IMAGE_ENCODER}, as published with it."
+                    f"expected the folder {path.parent / IMAGE_ENCODER_FOLDER}, as published with "
+                    "it."
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
-            check_part_and_build_meta_model(path.parent, IMAGE_ENCODER, entry, None)
+            check_part_and_build_meta_model(path.parent, IMAGE_ENCODER_FOLDER, entry, None)
         check_ip_adapter_fits_unet(path, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}

@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 
-def set_progress_bar(drawer: "Pipeline", label: str, *, shown: bool) -> None:
-    """Show a labelled progress bar; none where standard error is no terminal (disable=None)."""
+def set_progress_bar(pipe: "Pipeline", label: str, *, shown: bool) -> None:
+    """Set the label of a pipeline's progress bar, and whether it is shown.
+
+    None is shown where standard error is no terminal.
+    """
     settings = {"desc": label, "disable": None if shown else True, "leave": False}
-    drawer.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # diffusers' own
+    pipe.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # diffusers' own
 
 
 def build_sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
-    """Return the arguments of the call that do not depend on the kind of pipeline."""
+    """Return the arguments of a pipeline's call for negative prompt, guidance, steps and seed.
+
+    Every kind of pipeline takes them. The request must have its defaults filled in.
+    """
     import torch
 
     from t2i.conditioning.guidance_registry import parse_guidance
@@ -40,7 +46,7 @@ def build_sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
 
 
 def build_image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
-    """Return the arguments of the call for its size and its input images.
+    """Return the arguments of a pipeline's call for the size, the image, the mask and image prompt.
 
     An input image is resized to the requested size; left open, it keeps its own, rounded down to a
     multiple of the pixels per latent.
@@ -67,14 +73,14 @@ def build_image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict
 
 
 def build_image_prompt_arguments(request: Request) -> dict[str, object]:
-    """Return the image prompt of an IP-Adapter as an argument of the call."""
+    """Return the argument of a pipeline's call for an IP-Adapter's image prompt; {} without one."""
     if request.image_prompt is None:
         return {}
     return {"ip_adapter_image": open_rgb(request.image_prompt)}
 
 
 def open_rgb(file: InputFile) -> "Image":
-    """Open an image in RGB, on white where it is transparent."""
+    """Open an image file as RGB, on white where it is transparent. Raises DataError."""
     from pipelines.images.input_images import to_opaque_rgb
     from t2i.pictures import open_picture
 

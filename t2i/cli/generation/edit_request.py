@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,20 @@ from t2i.cli.generation.edited_images import (
     choose_request_edits,
     generate_edited_images,
 )
-from t2i.cli.generation.inverted_photo import invert_photo
+from t2i.cli.generation.inverted_photo import (
+    add_inversion_to_request,
+    format_bytes,
+    invert_photo,
+)
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.generation.source_folder import RecordedPhoto
+from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto, check_new_folder
+from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.grouped_file_names import GroupedFileNames
-from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+from t2i.cli.metadata.writing import (
+    build_metadata_texts,
+    build_record,
+    save_image_with_metadata,
+)
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
@@ -39,13 +48,13 @@ MIN_CELL_WIDTH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditOutput:
-    """Output of `t2i edit`: file names, metadata, report format.
+    """Output settings of `t2i edit`: file names, metadata, report format.
 
-    metadata : whether to write into an image how it was made
+    write_metadata : whether to write into an image how it was made
     """
 
     names: GroupedFileNames
-    metadata: bool
+    write_metadata: bool
     as_json: bool
 
 
@@ -57,14 +66,18 @@ def generate_and_save_edits(
     output: EditOutput,
     *,
     recorded: RecordedPhoto | None = None,
-    budget: int | None = None,
+    budget_bytes: int | None = None,
+    record: Path | None = None,
 ) -> None:
-    """Generate the prompts under the edits, save the images and print their paths.
+    """Generate a source image and its edits, save them with a sheet, and print the paths.
 
     prompts : the source's, then those of the targets
     recorded : the request's photo, if it was inverted before
-    budget : most bytes of a photo's recording; None for the default
+    budget_bytes : most bytes of a photo's recording; None for the default
+    record : new folder in which the only target of a photo is recorded as the next source
     """
+    if record is not None:
+        check_new_folder(record)
     output.names.make_folder()
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = (
@@ -77,22 +90,33 @@ def generate_and_save_edits(
         try:
             if source is None and request.inversion is not None:
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)
-                source = invert_photo(editor, loaded.request, seed, budget=budget)
-            generated, chosen = _generate(loaded, prompts, edit_options, seed, source)
+                source = invert_photo(editor, loaded.request, seed, budget_bytes=budget_bytes)
+            options = edit_options.to_word_edit_options()
+            request, chosen = choose_request_edits(
+                loaded.pipe, loaded.request, prompts, options, source
+            )
+            if record is None:
+                generated = generate_edited_images(loaded.pipe, request, seed, source=source)
+            else:
+                assert source is not None
+                loaded = replace(loaded, request=request)
+                generated = _record_target(loaded, seed, source, record, budget_bytes)
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
         texts: list[dict[str, str] | None] = [None for _ in prompts]
-        if output.metadata:
+        if output.write_metadata:
             texts = [
-                build_metadata_texts(generated.request_of(number), seed, loaded.weights)
+                build_metadata_texts(generated.get_request(number), seed, loaded.model_digest)
                 for number in range(len(prompts))
             ]
         sheet_path, *paths = _save_images(output.names, seed, prompts, generated, texts)
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
-        made = {"sheet": str(sheet_path), "pictures": [str(path) for path in paths]}
+        made: dict[str, object] = {"sheet": str(sheet_path), "pictures": [*map(str, paths)]}
+        if record is not None:
+            made["recorded"] = str(record)
         facts = {"request": asdict(generated.request), "seed": seed, "seconds": seconds}
         print_json(
             facts | {"warnings": warned, "chosen": [asdict(choice) for choice in chosen]} | made
@@ -102,21 +126,30 @@ def generate_and_save_edits(
         line = describe_target_settings(choice)
         print_remark(line if len(chosen) == 1 else f"{prompt!r}: {line}")
     print_remark(f"seed {seed}, {seconds} s")
-    for path in (sheet_path, *paths):
+    for path in (sheet_path, *paths, *([] if record is None else [record])):
         print_line(path)
 
 
-def _generate(
+def _record_target(
     loaded: LoadedRequest,
-    prompts: Sequence[str],
-    edit_options: EditOptions,
     seed: int,
-    source: "RecordedSource | None",
-) -> "tuple[EditedImages, list[TargetSettings]]":
-    """Choose the edits, and generate the images."""
-    options = edit_options.to_word_edit_options()
-    request, chosen = choose_request_edits(loaded.pipe, loaded.request, prompts, options, source)
-    return generate_edited_images(loaded.pipe, request, seed, source=source), chosen
+    source: "RecordedSource",
+    folder: Path,
+    budget_bytes: int | None,
+) -> EditedImages:
+    """Record the target of a photo's edit in a new folder; return its image beside the source's."""
+    request = add_inversion_to_request(loaded.request, source)
+    images = EditedImages(request, [], source)
+    target = record_edit(
+        build_prompt_to_prompt_pipeline(loaded.pipe),
+        request,
+        source,
+        folder=folder,
+        budget_bytes=budget_bytes,
+        notes={REQUEST_NOTE_KEY: build_record(images.get_request(1), seed, loaded.model_digest)},
+    )
+    print_remark(f"{format_bytes(target.bytes)} recorded")
+    return replace(images, images=[source.image, target.image])
 
 
 def _save_images(
@@ -139,12 +172,12 @@ def _save_images(
     side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)
 
     def write(files: Sequence[Path]) -> None:
-        single: list[Image] = [generated.final_image(number) for number in range(len(prompts))]
+        single: list[Image] = [generated.get_output_image(number) for number in range(len(prompts))]
         saved = zip([side_by_side, *single], files, [texts[-1], *texts], strict=True)
         for image, file, text in saved:
             save_image_with_metadata(image, text, file)
 
-    return names.save_all(seed, write)
+    return names.save_group(seed, write)
 
 
 def describe_target_settings(choice: "TargetSettings") -> str:

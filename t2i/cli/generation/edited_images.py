@@ -1,11 +1,13 @@
 """Generation of a source image and of its edits by attention, also of an inverted photo."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import build_sampling_arguments, set_progress_bar
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.sequential_edits import repeat_earlier_edits
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
@@ -31,15 +33,21 @@ class EditedImages:
     images: "list[Image]"
     source: "RecordedSource | None"
 
-    def final_image(self, number: int) -> "Image":
-        """Return one of the images as it is saved: a photo's edit at full size where asked."""
+    def get_output_image(self, number: int) -> "Image":
+        """Return an image as it is saved: put back into its photo if the request says full size.
+
+        number : of the image; 0 is the source
+        """
         image, inversion = self.images[number], self.request.inversion
         if self.source is None or inversion is None or not inversion.full_size or number == 0:
             return image
         return self.source.put_back(image)
 
-    def request_of(self, number: int) -> Request:
-        """Return the request of one of the images."""
+    def get_request(self, number: int) -> Request:
+        """Return the request that makes one of the images alone.
+
+        number : of the image; 0 is the source
+        """
         edited = self.request.edited
         if edited is None:
             return self.request
@@ -68,14 +76,16 @@ def choose_request_edits(
     options: "WordEditOptions",
     source: "RecordedSource | None" = None,
 ) -> "tuple[Request, list[TargetSettings]]":
-    """Choose the edits that the prompts call for, on this model at this size.
+    """Choose the attention edits that lead from a source prompt to its targets.
 
-    Returns the request of the source with all that is generated together with it, and the choice
-    for each target.
+    Returns the request of the source with the prompts and edits, and the chosen settings of each
+    target. They depend on the model and on the size. Warns of a target that asks for no change.
 
+    prompts : the source's, then those of the targets
+    request : one with edits already is of a source that these have made
     source : recorded, where there is one: its steps and size count
     """
-    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings
+    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings, has_word
     from t2i.attention.edits.registry import to_dict
 
     assert request.num_inference_steps is not None
@@ -84,10 +94,23 @@ def choose_request_edits(
         facts = source.facts
         steps, height, width = (facts[name] for name in ("num_inference_steps", "height", "width"))
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
+    for target, text in zip(parsed[1:], prompts[1:], strict=True):
+        weighted = any(has_word(target, word) for word in options.weights)
+        if text.strip() == prompts[0].strip() and not weighted:
+            warnings.warn(
+                f"The target {text!r:.80} is the source's own prompt, and no word of it has a "
+                "weight: nothing asks for a change. Give other words, or --weight WORD=FACTOR.",
+                stacklevel=2,
+            )
     edits = build_prompt_to_prompt_pipeline(pipe).choose_automatic_edits(
         parsed, options, steps, height, width
     )
-    edited = EditedPrompts(prompts=tuple(prompts), picture=0, edits=tuple(map(to_dict, edits)))
+    edited = EditedPrompts(
+        prompts=tuple(prompts),
+        picture=0,
+        edits=tuple(map(to_dict, edits)),
+        earlier=() if request.edited is None else request.edited.continue_edits(),
+    )
     request = replace(request, prompt=prompts[0], edited=edited)
     return request, choose_target_settings(parsed, steps, options)
 
@@ -97,7 +120,7 @@ def generate_edited_images(
     request: Request,
     seed: int,
     *,
-    bar: bool = True,
+    show_progress: bool = True,
     source: "RecordedSource | None" = None,
 ) -> EditedImages:
     """Generate the source and target images of a request with prompt edits, the source first.
@@ -105,20 +128,22 @@ def generate_edited_images(
     An edit that acts in no step of so short a run is left out with a warning. A photo without
     targets gives the image that its inversion reproduces.
 
-    source : the request's photo, if it has been inverted before
+    source : the request's photo, if it has been inverted and edited before
     """
-    from pipelines.prompt_to_prompt.automatic_edits import covers_any_step
+    from pipelines.prompt_to_prompt.automatic_edits import acts_at_any_step
 
     editor = build_prompt_to_prompt_pipeline(pipe)
     if request.inversion is not None:
-        source = invert_photo(editor, request, seed, bar=bar) if source is None else source
+        if source is None:
+            source = invert_photo(editor, request, seed, show_progress=show_progress)
+            source = repeat_earlier_edits(editor, request, source, show_progress=show_progress)
         request = add_inversion_to_request(request, source)
     edited = request.edited
     if edited is None:
         assert source is not None
         return EditedImages(request, [source.image], source)
     first, *targets = (request.parse_with_grammar(prompt) for prompt in edited.prompts)
-    set_progress_bar(editor, f"seed {seed}", shown=bar)
+    set_progress_bar(editor, f"seed {seed}", shown=show_progress)
     steps = request.num_inference_steps if source is None else source.steps.count
     assert steps is not None
     settings = (
@@ -130,11 +155,11 @@ def generate_edited_images(
         if source is None
         else {}
     )
-    with RunTimeEstimateNotice(shown=bar) as first_step:
+    with RunTimeEstimateNotice(shown=show_progress) as first_step:
         images: list[Image] = editor(
             first if source is None else source,
             targets,
-            edits=[edit for edit in edited.parse_edits() if covers_any_step(edit, steps)],
+            edits=[edit for edit in edited.parse_edits() if acts_at_any_step(edit, steps)],
             return_dict=False,
             callback_on_step_end=first_step,
             **settings,

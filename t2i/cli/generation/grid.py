@@ -12,7 +12,7 @@ from t2i.pictures import MAX_PIXELS, build_picture_grid, scale_to_width
 
 MAX_CELL_WIDTH = 512
 """Maximum width of an image on a sheet, in pixels."""
-USABLE_AREA = 0.8
+IMAGE_AREA_FRACTION = 0.8
 """Share of MAX_PIXELS for the images: labels need room, and the sheet must be readable."""
 
 
@@ -29,7 +29,7 @@ class ImageGrid:
 
     def add_image(self, picture: Image.Image, seed: int) -> None:
         """Add one image to the sheet, scaled down and labelled with its seed."""
-        room = USABLE_AREA * MAX_PIXELS / self.num
+        room = IMAGE_AREA_FRACTION * MAX_PIXELS / self.num
         width = int(math.sqrt(room * picture.width / picture.height))
         cell = max(1, min(picture.width, MAX_CELL_WIDTH, width))
         self.cells.append(scale_to_width(picture, cell))
@@ -44,16 +44,18 @@ class ImageGrid:
 def build_grid_reproduction_command(path: Path, metadata: ImageMetadata) -> str:
     """Return the t2i command that generates all images of a contact sheet again."""
     seed = metadata.settings.seed
-    return f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.pictures} --grid"
+    return (
+        f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.num_pictures} --grid"
+    )
 
 
 def check_not_contact_sheet(path: Path, metadata: ImageMetadata) -> None:
     """Raise ArgumentError if metadata are those of a contact sheet, which is not one image."""
-    if metadata.pictures > 1:
+    if metadata.num_pictures > 1:
         first = metadata.settings.seed or 0
-        last = first + metadata.pictures - 1
+        last = first + metadata.num_pictures - 1
         raise ArgumentError(
-            f"{path} is a sheet of {metadata.pictures} pictures, of the seeds {first} to {last}: "
-            "say which with --seed, or draw all of them again with: "
+            f"{path} is a sheet of {metadata.num_pictures} pictures, of the seeds {first} to "
+            f"{last}: say which with --seed, or draw all of them again with: "
             f"{build_grid_reproduction_command(path, metadata)}"
         )

@@ -53,7 +53,11 @@ def load_pipeline(
 
 
 def build_named_scheduler(sampler: str | None, config: Any) -> "Scheduler | None":
-    """Build the scheduler that a sampler's name stands for; None for the model's own."""
+    """Build the scheduler that a sampler's name stands for; None for the model's own.
+
+    config : of the model's own scheduler, whose noise schedule is kept
+    Raises ArgumentError for an unknown name.
+    """
     from t2i.denoiser.schedulers import build_scheduler
 
     if sampler is None or sampler == config.get("_class_name"):
@@ -90,22 +94,22 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
 
 
 def generate_image(
-    pipe: "TextToImagePipeline", request: Request, seed: int, *, bar: bool = True
+    pipe: "TextToImagePipeline", request: Request, seed: int, *, show_progress: bool = True
 ) -> "tuple[Request, Image]":
     """Generate the image of a request and seed, with the adapters attached to the pipeline.
 
     Returns the request with what is known when it is generated, such as its size, and the image.
 
-    bar : whether to show a progress bar on a terminal
+    show_progress : whether to show a progress bar on a terminal
     """
     if request.edited is not None or request.inversion is not None:
-        generated = generate_edited_images(pipe, request, seed, bar=bar)
+        generated = generate_edited_images(pipe, request, seed, show_progress=show_progress)
         number = 0 if request.edited is None else request.edited.picture
-        return generated.request_of(number), generated.final_image(number)
-    drawer = convert_pipeline(pipe, find_pipeline_class(request))
-    set_progress_bar(drawer, f"seed {seed}", shown=bar)
-    with RunTimeEstimateNotice(shown=bar) as first_step:
-        pictures: list[Image] = drawer(
+        return generated.get_request(number), generated.get_output_image(number)
+    pipeline = convert_pipeline(pipe, find_pipeline_class(request))
+    set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
+    with RunTimeEstimateNotice(shown=show_progress) as first_step:
+        pictures: list[Image] = pipeline(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
@@ -122,7 +126,7 @@ def upscale_if_requested(
     seed: int,
     picture: "Image",
     *,
-    bar: bool = True,
+    show_progress: bool = True,
 ) -> "Image":
     """Upscale a generated image if the request asks for it, otherwise return it unchanged."""
     if request.upscale is None:
@@ -130,11 +134,11 @@ def upscale_if_requested(
     from pipelines.image_to_image import ImageToImagePipeline
     from pipelines.upscaling import upscale
 
-    drawer = convert_pipeline(pipe, ImageToImagePipeline)
-    set_progress_bar(drawer, f"seed {seed}", shown=bar)
-    with RunTimeEstimateNotice(shown=bar) as first_step:
+    pipeline = convert_pipeline(pipe, ImageToImagePipeline)
+    set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
+    with RunTimeEstimateNotice(shown=show_progress) as first_step:
         pictures: list[Image] = upscale(
-            drawer,
+            pipeline,
             picture,
             request.parse_with_grammar(request.prompt),
             factor=request.upscale.factor,

@@ -1,4 +1,4 @@
-"""Inversion of a request's photo to a recorded source, and what is said of it."""
+"""Inversion of a request's photo to a recorded source, and the description of its error."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,15 +25,16 @@ def invert_photo(
     request: Request,
     seed: int,
     *,
-    bar: bool = True,
+    show_progress: bool = True,
     folder: Path | None = None,
-    budget: int | None = None,
+    budget_bytes: int | None = None,
     notes: Mapping[str, object] | None = None,
 ) -> "RecordedSource":
-    """Invert the photo of a request with the prompt that describes it, and say how well it went.
+    """Invert the photo of a request with the prompt that describes it, and print the error.
 
-    bar : whether to show progress bars, and to print the method, the size and the error
-    folder, budget, notes : see PromptEditPipeline.invert
+    show_progress : whether to show progress bars, and to print the method, the size and the error
+    budget_bytes : most bytes of the recording; None for the default
+    folder, notes : see PromptEditPipeline.invert
     """
     from pipelines.prompt_to_prompt.edit_run import find_image_size
     from pipelines.prompt_to_prompt.inverted_source import resolve_method
@@ -43,16 +44,16 @@ def invert_photo(
     assert request.inversion is not None
     height, width = find_image_size(editor, request.height, request.width)
     method = resolve_method(editor, request.inversion.method)
-    if bar:
+    if show_progress:
         _print_forecast(editor, request, method, (height, width))
-    set_progress_bar(editor, "inversion", shown=bar)
-    prompt = request.prompt if request.edited is None else request.edited.prompts[0]
+    set_progress_bar(editor, "inversion", shown=show_progress)
+    prompt = request.prompt if request.edited is None else request.edited.sources[0]
     source = editor.invert(
         expanduser(request.image.path),
         request.parse_with_grammar(prompt),
         method,
         folder=folder,
-        budget=BUDGET if budget is None else budget,
+        budget=BUDGET if budget_bytes is None else budget_bytes,
         height=height,
         width=width,
         notes=notes,
@@ -60,7 +61,7 @@ def invert_photo(
         mask=None if request.mask is None else expanduser(request.mask.path),
         **build_sampling_arguments(request, seed),
     )
-    if bar:
+    if show_progress:
         assert source.photo is not None
         print_remark(f"The photo: {source.photo.fitting.description}")
         print_remark(describe_inversion_error(source))

@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 class LoadedRequest:
     """Request with its loaded pipeline, ready to generate images.
 
+    pipe : with the request's adapters attached
     request : with all fields set but the size
-    weights : digest of the model
-    changed_files : a line for each file that differs from the recorded one
+    model_digest : SHA-256 in hex, see compute_model_digest
+    file_differences : a line for each file that differs from the recorded one
     """
 
     pipe: "TextToImagePipeline"
     request: Request
-    weights: str
-    changed_files: list[str]
+    model_digest: str
+    file_differences: list[str]
 
 
 def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest:

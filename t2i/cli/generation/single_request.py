@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSettings:
-    """Settings of a command's output: file names, metadata, report format, contact sheet.
+class GenerationOutput:
+    """Output settings of `t2i generate`: file names, metadata, report format, contact sheet.
 
-    metadata : whether to write into an image how it was made
+    write_metadata : whether to write into an image how it was made
     as_json : print one JSON document at the end instead of a line for each image
     grid : collects the images for a sheet beside them
     """
 
     names: OutputFileNames
-    metadata: bool
+    write_metadata: bool
     as_json: bool
     grid: ImageGrid | None = None
 
@@ -41,7 +41,7 @@ class OutputSettings:
 def generate_and_save_images(
     request: Request,
     seeds: range,
-    output: OutputSettings,
+    output: GenerationOutput,
     original: "ImageMetadata | None" = None,
 ) -> None:
     """Generate and save the image of a request for each seed, and print their paths.
@@ -73,14 +73,16 @@ def _report_differences(original: "ImageMetadata | None", loaded: LoadedRequest)
         list_reproduction_differences,  # most requests have no original
     )
 
-    differences = list_reproduction_differences(original, loaded.weights) + loaded.changed_files
+    differences = (
+        list_reproduction_differences(original, loaded.model_digest) + loaded.file_differences
+    )
     for difference in differences:
         print_remark(f"Not the same here: {difference}")
     return differences
 
 
 def _draw_images(
-    loaded: LoadedRequest, seeds: range, output: OutputSettings, made: list[dict[str, object]]
+    loaded: LoadedRequest, seeds: range, output: GenerationOutput, made: list[dict[str, object]]
 ) -> tuple[Request, bool]:
     """Draw and save the images, adding a record of each to `made`.
 
@@ -92,7 +94,11 @@ def _draw_images(
             start = time.perf_counter()
             request, image = generate_image(loaded.pipe, request, seed)
             image = upscale_if_requested(loaded.pipe, request, seed, image)
-            texts = build_metadata_texts(request, seed, loaded.weights) if output.metadata else None
+            texts = (
+                build_metadata_texts(request, seed, loaded.model_digest)
+                if output.write_metadata
+                else None
+            )
             path = output.names.save_image(
                 index, seed, partial(save_image_with_metadata, image, texts)
             )
@@ -112,15 +118,15 @@ def _draw_images(
 
 
 def _save_grid(
-    loaded: LoadedRequest, request: Request, seeds: range, output: OutputSettings
+    loaded: LoadedRequest, request: Request, seeds: range, output: GenerationOutput
 ) -> Path | None:
     """Save the sheet of the finished images; None where there is none."""
     grid = output.grid
     if grid is None or not grid.cells:
         return None
     texts = None
-    if output.metadata:
-        texts = build_metadata_texts(request, seeds[0], loaded.weights, len(grid.cells))
+    if output.write_metadata:
+        texts = build_metadata_texts(request, seeds[0], loaded.model_digest, len(grid.cells))
     path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))
     if not output.as_json:
         print_line(path)

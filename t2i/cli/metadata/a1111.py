@@ -7,20 +7,25 @@ from collections.abc import Mapping
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataValueParser, RecordedSettings
 from t2i.errors import DataError
 
-TOOL = "A1111"
-NEGATIVE = "Negative prompt:"
-FIRST_SETTING = "Steps:"
-LONGEST_NAME = 80
+TOOL_NAME = "A1111"
+NEGATIVE_PREFIX = "Negative prompt:"
+SETTINGS_PREFIX = "Steps:"
+MAX_NAME_LENGTH = 80
 MAX_SETTINGS = 500
-SIZE = re.compile(r"(\d{1,9})\s*x\s*(\d{1,9})")
-USED = {
+SIZE_PATTERN = re.compile(r"(\d{1,9})\s*x\s*(\d{1,9})")
+USED_KEYS = {
     *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash"),
     "Version",
 }
+"""Keys of A1111 whose values have a place in ImageMetadata."""
 
 
 def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the generation metadata among an image's texts in A1111's layout, or None."""
+    """Return the generation metadata among an image's texts in A1111's layout, or None.
+
+    texts : key -> text, as in EmbeddedTexts
+    Raises DataError for a text of another layout.
+    """
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
     return parse_a1111(texts["parameters"])
@@ -35,13 +40,15 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
     parser = MetadataValueParser()
     prompt, negative_prompt, line, after = _split_parameters(re.sub(r"\r\n?", "\n", text))
     if not line and not negative_prompt:
-        raise DataError(f"parameters: no line that begins with {FIRST_SETTING!r} or {NEGATIVE!r}")
+        raise DataError(
+            f"parameters: no line that begins with {SETTINGS_PREFIX!r} or {NEGATIVE_PREFIX!r}"
+        )
     values = _parse_settings(line, parser)
     for extra in after:
         if extra.strip():
             parser.report_not_understood("after the settings", extra)
 
-    size = SIZE.fullmatch(values.get("Size", ""))
+    size = SIZE_PATTERN.fullmatch(values.get("Size", ""))
     if size is None and values.get("Size"):
         parser.report_not_understood("Size", values["Size"], "width x height")
     width, height = parser.parse_size(*size.groups()) if size else (None, None)
@@ -55,7 +62,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
         model=values.get("Model") or None,
         model_hash=values.get("Model hash") or None,
     )
-    parser.report_unused_keys(values, USED)
+    parser.report_unused_keys(values, USED_KEYS)
     return parser.build_metadata(
         tool or _tool_name(values), prompt, negative_prompt, settings, text
     )
@@ -64,7 +71,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
 def _tool_name(values: Mapping[str, str]) -> str:
     """Return the tool and its version; t2i writes this layout too, and says so in `Version`."""
     version = values.get("Version", "")
-    return version if version.startswith("t2i ") else f"{TOOL} {version}".strip()
+    return version if version.startswith("t2i ") else f"{TOOL_NAME} {version}".strip()
 
 
 def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
@@ -74,11 +81,13 @@ def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
     The first line "Negative prompt:" begins the negative prompt; the layout has no escape for it.
     """
     lines = text.split("\n")
-    starts = [index for index, line in enumerate(lines) if line.startswith(FIRST_SETTING)]
+    starts = [index for index, line in enumerate(lines) if line.startswith(SETTINGS_PREFIX)]
     last = starts[-1] if starts else len(lines)
     above = lines[:last]
-    split = next((i for i, line in enumerate(above) if line.startswith(NEGATIVE)), len(above))
-    negative_prompt = "\n".join(above[split:]).removeprefix(NEGATIVE).removeprefix(" ")
+    split = next(
+        (i for i, line in enumerate(above) if line.startswith(NEGATIVE_PREFIX)), len(above)
+    )
+    negative_prompt = "\n".join(above[split:]).removeprefix(NEGATIVE_PREFIX).removeprefix(" ")
     line = lines[last] if starts else ""
     return "\n".join(above[:split]), negative_prompt, line, lines[last + 1 :]
 
@@ -90,7 +99,7 @@ def _parse_settings(line: str, parser: MetadataValueParser) -> dict[str, str]:
     for _ in range(MAX_SETTINGS):
         if place >= len(line):
             break
-        colon = line.find(":", place, place + LONGEST_NAME)
+        colon = line.find(":", place, place + MAX_NAME_LENGTH)
         end = _find_comma(line, place)
         if colon < 0 or end < colon:
             if line[place:end].strip():

@@ -19,15 +19,17 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "ComfyUI"
+TOOL_NAME = "ComfyUI"
 TEXT_INPUTS = ("text", "text_g", "t5xxl", "clip_l", "clip_g", "text_l")
 """Names of a text encoder's prompt input, the most complete first."""
-PART_INPUTS = ("noise", "guider", "sampler", "sigmas")
-"""Inputs linked to nodes that hold settings which other samplers hold themselves."""
-SPACINGS = {"KarrasScheduler": "karras", "ExponentialScheduler": "exponential"}
+CUSTOM_SAMPLER_INPUTS = ("noise", "guider", "sampler", "sigmas")
+"""Inputs of a custom sampler, linked to the nodes that hold its settings."""
+SPACING_BY_NODE = {"KarrasScheduler": "karras", "ExponentialScheduler": "exponential"}
+"""Class of a scheduler node -> spacing of the noise levels."""
 MAX_SAMPLERS = 20
 """Maximum number of samplers of a graph that are examined."""
-CHECKPOINTS = ("ckpt_name", "unet_name", "model_name")
+CHECKPOINT_INPUTS = ("ckpt_name", "unet_name", "model_name")
+"""Names of a loader's input that names the checkpoint."""
 IGNORED_NODES = {
     *("VAEDecode", "VAEDecodeTiled", "VAELoader", "SaveImage", "PreviewImage", "CLIPLoader"),
     *("DualCLIPLoader", "TripleCLIPLoader", "Note", "MarkdownNote", "Reroute"),
@@ -80,7 +82,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
             and node.name not in starts
         ):
             parser.report_not_understood(f"node {node.name}", node.class_type)
-    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, raw)
+    return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, raw)
 
 
 def _find_samplers(graph: ComfyUIGraph) -> list[ComfyUINode]:
@@ -98,7 +100,7 @@ def _find_model(
     """Return the name of the checkpoint upstream of the sampler; other nodes there are reported."""
     for node in graph.iter_upstream(sampler, ("model",)):
         seen.add(node.name)
-        for key in CHECKPOINTS:
+        for key in CHECKPOINT_INPUTS:
             if model := graph.resolve_value(node, key):
                 return model
         values = {key: v for key, v in node.inputs.items() if not graph.resolve_link(v)}
@@ -147,7 +149,9 @@ def _parse_settings(
 
 
 def _linked_parts(graph: ComfyUIGraph, node: ComfyUINode) -> list[ComfyUINode]:
-    links = (graph.resolve_link(node.inputs[key]) for key in PART_INPUTS if key in node.inputs)
+    links = (
+        graph.resolve_link(node.inputs[key]) for key in CUSTOM_SAMPLER_INPUTS if key in node.inputs
+    )
     return [link[0] for link in links if link is not None]
 
 
@@ -156,8 +160,8 @@ def _merge_parts(graph: ComfyUIGraph, node: ComfyUINode) -> ComfyUINode:
     parts = _linked_parts(graph, node)
     more: dict[str, Json] = {}
     for part in parts:
-        if part.class_type in SPACINGS:
-            more["scheduler"] = SPACINGS[part.class_type]
+        if part.class_type in SPACING_BY_NODE:
+            more["scheduler"] = SPACING_BY_NODE[part.class_type]
         if "conditioning" in part.inputs:
             more["positive"] = part.inputs["conditioning"]
     # One view of all of them: copies would add up where a thousand nodes share a large part.

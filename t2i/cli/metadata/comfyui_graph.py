@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from t2i.cli.metadata.parsed_metadata import Json
 from t2i.errors import DataError
 
-WIDGETS = {
+WIDGET_NAMES = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": (
         *("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
@@ -126,7 +126,7 @@ def parse_workflow_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
         if isinstance(widgets, dict):
             inputs |= widgets
         elif isinstance(widgets, list):
-            pairs = zip(WIDGETS.get(kind, ()), widgets, strict=False)
+            pairs = zip(WIDGET_NAMES.get(kind, ()), widgets, strict=False)
             inputs |= {key: value for key, value in pairs if key}
         for slot in slots if isinstance(slots, list) else []:
             if isinstance(slot, dict) and isinstance(slot.get("name"), str):

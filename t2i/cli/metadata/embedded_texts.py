@@ -13,7 +13,7 @@ from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT, describe_file_type
-from t2i.safe_reading import PICTURE, open_untrusted
+from t2i.safe_reading import PICTURE_KIND, open_untrusted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
@@ -27,33 +27,36 @@ PNG_KEYS = (
     "Dream",
 )
 """Keys of text chunks that are read; others are skipped."""
-MAX_EXIF = 4 * MAX_TEXT
+MAX_EXIF_BYTES = 4 * MAX_TEXT
 MAX_BLOCKS = 100_000
 """Maximum number of chunks or segments that are examined; the largest real PNG has fewer."""
-TOO_MANY = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
+TOO_MANY_BLOCKS = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
 
 
 @dataclass
 class EmbeddedTexts:
     """Metadata texts found in an image file, by the key that their tool gave them.
 
+    texts : key, such as "parameters" -> text
     errors : a line for each text that could not be read
+    seen_keys : those of both
     """
 
-    found: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    seen_keys: set[str] = field(default_factory=set)
 
     def add_text(self, key: str, read: Callable[[], str]) -> None:
         """Read a metadata text and add it under its key, or add an error line if it fails.
 
+        read : returns the text; may raise ValueError or zlib.error
         Only the first text of a key counts.
         """
-        if key in self.seen:
+        if key in self.seen_keys:
             return
-        self.seen.add(key)
+        self.seen_keys.add(key)
         try:
-            self.found[key] = read()
+            self.texts[key] = read()
         except (ValueError, zlib.error) as error:
             self.errors.append(f"{key}: {error}")
 
@@ -64,7 +67,7 @@ def read_embedded_texts(path: Path) -> EmbeddedTexts:
     Raises DataError for any other file.
     """
     try:
-        with open_untrusted(path, PICTURE) as file:
+        with open_untrusted(path, PICTURE_KIND) as file:
             start = file.read(12)
             if start.startswith(PNG_SIGNATURE):
                 return _read_png_texts(file)
@@ -88,7 +91,7 @@ def _read_png_texts(file: BinaryIO) -> EmbeddedTexts:
     ):  # after each chunk, its checksum
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             _add_png_text(file, kind, size, texts)
-        elif kind == b"eXIf" and size <= MAX_EXIF:
+        elif kind == b"eXIf" and size <= MAX_EXIF_BYTES:
             _add_exif(file.read(size), texts)
     return texts
 
@@ -159,15 +162,15 @@ def _find_jpeg_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
         if marker == b"\xff\xe1" and file.read(6) == b"Exif\0\0":
             return file.read(size - 6)
         file.seek(here + size)
-    texts.errors.append(TOO_MANY)
+    texts.errors.append(TOO_MANY_BLOCKS)
     return b""
 
 
 def _find_webp_exif(file: BinaryIO, texts: EmbeddedTexts) -> bytes:
     file.seek(12)
     for kind, size in _iter_blocks(file, "<4sI", texts):
-        if kind == b"EXIF" and size > MAX_EXIF:
-            texts.errors.append(f"Exif: {size:,} bytes, at most {MAX_EXIF:,} are read")
+        if kind == b"EXIF" and size > MAX_EXIF_BYTES:
+            texts.errors.append(f"Exif: {size:,} bytes, at most {MAX_EXIF_BYTES:,} are read")
         elif kind == b"EXIF":
             return file.read(size).removeprefix(b"Exif\0\0")
     return b""
@@ -197,7 +200,7 @@ def _iter_blocks(
             return
         yield kind, size
         place += 8 + size + after
-    texts.errors.append(TOO_MANY)
+    texts.errors.append(TOO_MANY_BLOCKS)
 
 
 def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:

@@ -6,7 +6,7 @@ from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT
 
 MAKE, MODEL = 0x010F, 0x0110
-WANTED = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}
+READ_TAGS = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}
 BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
@@ -35,7 +35,7 @@ def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, byt
         tag, kind, size, place = struct.unpack_from(f"{order}HHII", data, entry)
         if tag == EXIF_IFD:
             below = place
-        elif tag in WANTED and kind in (BYTES, ASCII, UNDEFINED):
+        elif tag in READ_TAGS and kind in (BYTES, ASCII, UNDEFINED):
             if size > MAX_TEXT:
                 raise ValueError(f"field {tag} of {size:,} bytes, at most {MAX_TEXT:,} are read")
             if size <= 4:

@@ -11,12 +11,13 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "Fooocus"
-USED = {
+TOOL_NAME = "Fooocus"
+USED_KEYS = {
     *("prompt", "negative_prompt", "steps", "sampler", "scheduler", "guidance_scale", "seed"),
     *("resolution", "base_model", "base_model_hash", "version", "metadata_scheme"),
     *("full_prompt", "full_negative_prompt"),  # the prompt and what its styles add
 }
+"""Keys of Fooocus whose values have a place in ImageMetadata."""
 
 
 def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
@@ -28,7 +29,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     if text is None or (scheme is None and not text.startswith("{")):
         return None
     if scheme == "a1111":
-        return parse_a1111(text, TOOL)
+        return parse_a1111(text, TOOL_NAME)
     if scheme not in (None, "fooocus"):
         raise DataError(f"fooocus_scheme: {scheme!r:.40}, expected fooocus or a1111")
     try:
@@ -39,7 +40,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
         raise
     # Older files name the values as its page does: "Guidance Scale".
     values = {name.lower().replace(" ", "_"): value for name, value in found.items()}
-    if not values.keys() & USED:
+    if not values.keys() & USED_KEYS:
         raise DataError("parameters: JSON without any value that Fooocus writes")
 
     parser = MetadataValueParser()
@@ -61,5 +62,5 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     prompt = parser.parse_prompt("prompt", values.get("prompt"))
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("version", values.get("version"))
-    parser.report_unused_keys(values, USED)
-    return parser.build_metadata(version or TOOL, prompt, negative_prompt, settings, text)
+    parser.report_unused_keys(values, USED_KEYS)
+    return parser.build_metadata(version or TOOL_NAME, prompt, negative_prompt, settings, text)

@@ -12,18 +12,23 @@ from t2i.cli.metadata.parsed_metadata import (
 )
 from t2i.errors import DataError
 
-TOOL = "InvokeAI"
-USED = {
+TOOL_NAME = "InvokeAI"
+USED_KEYS = {
     *("app_version", "positive_prompt", "negative_prompt", "width", "height", "seed", "cfg_scale"),
     *("steps", "scheduler", "model"),
 }
-USED_BY_2 = {"prompt", "steps", "cfg_scale", "height", "width", "seed", "sampler"}
+USED_KEYS_VERSION_2 = {"prompt", "steps", "cfg_scale", "height", "width", "seed", "sampler"}
+"""Keys whose values have a place in ImageMetadata, of version 3 on and of version 2."""
 # The prompt in quotes, then options of one letter: "a cat" -s 50 -S 7 -W 512 -H 512 -C 7.5 -A k_lms
-DREAM = re.compile(r'\s*"(.*)"((?:\s+-{1,2}\w.*)?)', re.DOTALL)
-LONG = ("cf", "embiggen", "embiggen_strength", "embiggen_tiles", "fit", "ft", "save_orig", "tm")
+DREAM_PATTERN = re.compile(r'\s*"(.*)"((?:\s+-{1,2}\w.*)?)', re.DOTALL)
+LONG_OPTIONS = (
+    *("cf", "embiggen", "embiggen_strength", "embiggen_tiles", "fit", "ft", "save_orig", "tm"),
+)
 """Options of several letters after one dash; any other letter is followed by its value."""
-OPTION = re.compile(rf"-(-\w+|(?:{'|'.join(LONG)})(?![^\s=])|[A-Za-z])=?(.*)", re.DOTALL)
-IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+OPTION_PATTERN = re.compile(
+    rf"-(-\w+|(?:{'|'.join(LONG_OPTIONS)})(?![^\s=])|[A-Za-z])=?(.*)", re.DOTALL
+)
+BRACKETED_PATTERN = re.compile(r"\[([^\[\]]*)\]")
 
 
 def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
@@ -60,8 +65,8 @@ def _parse_version_3(text: str) -> ImageMetadata:
     prompt = parser.parse_prompt("positive_prompt", values.get("positive_prompt"))
     negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("app_version", values.get("app_version"))
-    parser.report_unused_keys(values, USED)
-    tool = f"{TOOL} {version}" if version else TOOL
+    parser.report_unused_keys(values, USED_KEYS)
+    tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
@@ -88,8 +93,8 @@ def _parse_version_2(text: str) -> ImageMetadata:
         model_hash=parser.parse_string("model_hash", values.get("model_hash")),
     )
     version = parser.parse_string("app_version", values.get("app_version"))
-    parser.report_unused_keys(image, USED_BY_2)
-    tool = f"{TOOL} {version}" if version else TOOL
+    parser.report_unused_keys(image, USED_KEYS_VERSION_2)
+    tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
 
@@ -106,7 +111,7 @@ def _join_prompt_parts(value: Json, parser: MetadataValueParser) -> str:
 
 
 def _parse_version_1(text: str) -> ImageMetadata:
-    match = DREAM.fullmatch(text)
+    match = DREAM_PATTERN.fullmatch(text)
     if match is None:
         raise DataError("Dream: expected a prompt in quotes and options after it")
     parser = MetadataValueParser()
@@ -123,7 +128,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
     )
     others = {f"-{name}": value or "given" for name, value in options.items()}
     parser.report_unused_keys(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
-    return parser.build_metadata(TOOL, prompt, negative_prompt, settings, text)
+    return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, text)
 
 
 def _parse_options(text: str) -> dict[str, str]:
@@ -132,7 +137,7 @@ def _parse_options(text: str) -> dict[str, str]:
     values: list[str] = []
     name = ""
     for word in [*text.split(), "-x"]:
-        option = OPTION.fullmatch(word)
+        option = OPTION_PATTERN.fullmatch(word)
         if option is None:
             values.append(word)
             continue
@@ -144,5 +149,5 @@ def _parse_options(text: str) -> dict[str, str]:
 
 def _split_bracketed_negative(prompt: str) -> tuple[str, str]:
     """Return prompt and negative prompt; before version 3 words in [brackets] were negative."""
-    negative = ", ".join(words.strip() for words in IN_BRACKETS.findall(prompt))
-    return (IN_BRACKETS.sub("", prompt).strip(), negative) if negative else (prompt, "")
+    negative = ", ".join(words.strip() for words in BRACKETED_PATTERN.findall(prompt))
+    return (BRACKETED_PATTERN.sub("", prompt).strip(), negative) if negative else (prompt, "")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import translate_sampler
+from t2i.cli.request.sampler_names import translate_sampler_name
+from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
 from t2i.safe_reading import parse_json
@@ -14,10 +15,9 @@ from t2i.terminal import escape_controls
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
-MAX_STEPS = 10_000
 MAX_FOREIGN_SEED = 2**64 - 1
 """Maximum seed of other tools, above MAX_SEED."""
-MAX_SHOWN_LETTERS = 120
+MAX_SHOWN_LENGTH = 120
 """Maximum letters of a value in `not_understood`."""
 MAX_NAMED_VALUES = 100
 """Maximum number of values in `not_understood`; the others are counted."""
@@ -45,7 +45,7 @@ class ImageMetadata:
     raw : the text it was parsed from
     request : of an image of t2i, complete; None for an image of another tool
     libraries : name and version of those that made an image of t2i
-    pictures : number of images on a sheet of t2i, of the seed and those after it; else 1
+    num_pictures : number of images on a sheet of t2i, of the seed and those after it; else 1
     """
 
     tool: str
@@ -56,7 +56,7 @@ class ImageMetadata:
     raw: str = ""
     request: Request | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
-    pictures: int = 1
+    num_pictures: int = 1
 
 
 @dataclass
@@ -72,8 +72,8 @@ class MetadataValueParser:
             self.num_left_out += 1
             return
         shown = value if isinstance(value, str) else _to_json(value)
-        text = escape_controls(f"{name}: {shown[:MAX_SHOWN_LETTERS]}"[:MAX_SHOWN_LETTERS])
-        text = f"{text}..." if len(shown) > MAX_SHOWN_LETTERS else text
+        text = escape_controls(f"{name}: {shown[:MAX_SHOWN_LENGTH]}"[:MAX_SHOWN_LENGTH])
+        text = f"{text}..." if len(shown) > MAX_SHOWN_LENGTH else text
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
     def report_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
@@ -148,7 +148,7 @@ class MetadataValueParser:
         name = self.parse_string("sampler", name)
         if name is None:
             return None
-        ours, rest = translate_sampler(name, self.parse_string("schedule", spacing) or "")
+        ours, rest = translate_sampler_name(name, self.parse_string("schedule", spacing) or "")
         if ours is None:
             self.report_not_understood("sampler", name)
         if rest:

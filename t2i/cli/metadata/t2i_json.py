@@ -12,14 +12,14 @@ from t2i.cli.metadata.parsed_metadata import (
     RecordedSettings,
     parse_json_object,
 )
-from t2i.cli.metadata.writing import VERSION
+from t2i.cli.metadata.writing import RECORD_VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
 from t2i.terminal import escape_controls
 from t2i.validation_errors import describe_validation_error
 
-TOOL = "t2i"
-Name = Annotated[str, Field(max_length=200)]
+TOOL_NAME = "t2i"
+ShortText = Annotated[str, Field(max_length=200)]
 
 
 class MetadataRecord(BaseModel):
@@ -30,16 +30,18 @@ class MetadataRecord(BaseModel):
     version: int
     request: Request
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
-    model_digest: Name
-    libraries: Annotated[dict[Name, Name], Field(max_length=50)] = {}
+    model_digest: ShortText
+    libraries: Annotated[dict[ShortText, ShortText], Field(max_length=50)] = {}
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
 def parse_record(text: str) -> MetadataRecord:
     """Parse the JSON text of a record; DataError for another layout, and for invalid values."""
     values = parse_json_object("t2i", text)
-    if isinstance(values.get("version"), int) and values["version"] != VERSION:
-        raise DataError(f"t2i: written in layout {values['version']}, this t2i reads {VERSION}")
+    if isinstance(values.get("version"), int) and values["version"] != RECORD_VERSION:
+        raise DataError(
+            f"t2i: written in layout {values['version']}, this t2i reads {RECORD_VERSION}"
+        )
     try:
         return MetadataRecord.model_validate_json(text)
     except ValidationError as error:
@@ -78,12 +80,14 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
         model=request.model,
         model_hash=record.model_digest,
     )
-    version = record.libraries.get(TOOL)
+    version = record.libraries.get(TOOL_NAME)
     metadata = parser.build_metadata(
-        f"{TOOL} {version}" if version else TOOL,
+        f"{TOOL_NAME} {version}" if version else TOOL_NAME,
         request.prompt,
         request.negative_prompt,
         settings,
         text,
     )
-    return replace(metadata, request=request, libraries=record.libraries, pictures=record.pictures)
+    return replace(
+        metadata, request=request, libraries=record.libraries, num_pictures=record.pictures
+    )

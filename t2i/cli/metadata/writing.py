@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i import __version__
-from t2i.cli.request.file_checks import describe_request_files
+from t2i.cli.request.file_checks import format_files_by_label
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 1
+RECORD_VERSION = 1
 """Version of the JSON layout; it grows when a reader of the old one would misread the new."""
-LIBRARIES = ("torch", "diffusers", "transformers")
+RECORDED_LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def build_metadata_texts(
-    request: Request, seed: int, model_digest: str, pictures: int = 1
+    request: Request, seed: int, model_digest: str, num_pictures: int = 1
 ) -> dict[str, str]:
     """Build the metadata texts of an image: `parameters` in A1111's layout, `t2i` as JSON.
 
-    pictures : number of images on a sheet, whose `parameters` are those of the first one
+    num_pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
     fields = build_record(request, seed, model_digest)
-    if pictures > 1:
-        fields["pictures"] = pictures
+    if num_pictures > 1:
+        fields["pictures"] = num_pictures
     return {
         "parameters": format_a1111(request, seed, model_digest),
         "t2i": json.dumps(fields, ensure_ascii=False),
@@ -55,8 +55,8 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         "Model": Path(request.model).name,
         **({} if request.strength is None else {"Denoising strength": request.strength}),
         **_upscale_settings(request),
-        **({} if request.edited is None else {"Edited from": request.edited.prompts[0]}),
-        **describe_request_files(request),
+        **({} if request.edited is None else {"Edited from": " -> ".join(request.edited.sources)}),
+        **format_files_by_label(request),
         **_inversion_settings(request),
         "Version": f"t2i {__version__}",
     }
@@ -85,7 +85,7 @@ def _inversion_settings(request: Request) -> Mapping[str, object]:
     """Return the method by which the request's photo was inverted, and its error."""
     if request.inversion is None:
         return {}
-    error = request.inversion.describe_error()
+    error = request.inversion.describe_reconstruction_error()
     return {
         "Inversion": request.inversion.method,
         **({"Inversion error": error} if error else {}),
@@ -102,20 +102,20 @@ def _quote_value(value: object) -> str:
 def build_record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
     """Build the JSON record of a request and its seed, which `read_t2i` reads."""
     return {
-        "version": VERSION,
+        "version": RECORD_VERSION,
         "request": asdict(request),
         "seed": seed,
         "model_digest": model_digest,
-        "libraries": {"t2i": __version__, **read_library_versions(LIBRARIES)},
+        "libraries": {"t2i": __version__, **read_library_versions(RECORDED_LIBRARIES)},
     }
 
 
 def read_library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each library by name, or "not installed"."""
-    return {name: describe_installed_version(name) for name in names}
+    return {name: read_library_version(name) for name in names}
 
 
-def describe_installed_version(name: str) -> str:
+def read_library_version(name: str) -> str:
     """Return the version of an installed package, or "not installed"."""
     try:
         return version(name)

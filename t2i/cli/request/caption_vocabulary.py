@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from t2i.denoiser.loading.t2i_json import read_t2i_json
 
-ALL_WORDS = "words"
+ALL_WORDS_KEY = "words"
 """Key of the list that holds every word; the other lists hold those of one kind."""
 MIN_SIMILARITY = 0.6
 """Similarity from which a word is suggested for another: "yellow" for "yelow", none for "lion"."""
-MIN_SUGGESTED_LETTERS = 3
+MIN_SUGGESTED_LENGTH = 3
 """Letters of a word that is suggested: "on" is similar to too many."""
-WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-REMEDY = 'Expected {"knows": {"words": ["a", "cat"]}}; mend the file or remove it.'
+WORD_PATTERN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+T2I_JSON_REMEDY = 'Expected {"knows": {"words": ["a", "cat"]}}; mend the file or remove it.'
 
 
 class _Trained(BaseModel):
@@ -38,16 +38,16 @@ class _Notes(BaseModel):
 class CaptionVocabulary:
     """Words of the captions that a model was trained on, as its t2i.json records them.
 
-    kinds : "objects", "colours", ... -> their names; and under "words" every word
+    words_by_kind : "objects", "colours", ... -> their names; and under "words" every word
     """
 
-    kinds: Mapping[str, list[str]]
+    words_by_kind: Mapping[str, list[str]]
 
     def find_unknown_words(self, texts: Iterable[str]) -> dict[str, str | None]:
         """Return each word of the texts that is unknown, with the most similar known one."""
-        known = {word.casefold() for word in self.kinds.get(ALL_WORDS, ())}
-        suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LETTERS))
-        words = (match[0] for text in texts for match in WORD.finditer(text))
+        known = {word.casefold() for word in self.words_by_kind.get(ALL_WORDS_KEY, ())}
+        suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LENGTH))
+        words = (match[0] for text in texts for match in WORD_PATTERN.finditer(text))
         return {
             word: _closest_word(word.casefold(), suggestions)
             for word in dict.fromkeys(words)
@@ -66,11 +66,11 @@ def read_caption_vocabulary(model: Path) -> CaptionVocabulary | None:
     For a model that was trained on scenes before vocabularies were recorded it follows from the
     recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
     """
-    notes = read_t2i_json(model, _Notes, REMEDY)
+    notes = read_t2i_json(model, _Notes, T2I_JSON_REMEDY)
     if notes is None:
         return None
     if notes.knows is not None:
-        return CaptionVocabulary(notes.knows) if ALL_WORDS in notes.knows else None
+        return CaptionVocabulary(notes.knows) if ALL_WORDS_KEY in notes.knows else None
     return _words_of_scenes(notes.trained.config.get("data"))
 
 

@@ -3,11 +3,11 @@
 import hashlib
 from pathlib import Path
 
-from t2i.safe_reading import WEIGHTS, open_untrusted
+from t2i.safe_reading import WEIGHTS_KIND, open_untrusted
 
 
 def compute_model_digest(model: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a model's weights and configs.
+    """Return the SHA-256 over the names and bytes of a model's weights and configs, in hex.
 
     model : a folder, or one file
     """
@@ -15,13 +15,13 @@ def compute_model_digest(model: Path) -> str:
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
-        with open_untrusted(path, WEIGHTS) as file:
+        with open_untrusted(path, WEIGHTS_KIND) as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)
     return sha.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def compute_file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, as sha256sum prints it."""
-    with open_untrusted(path, WEIGHTS) as file:
+    with open_untrusted(path, WEIGHTS_KIND) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

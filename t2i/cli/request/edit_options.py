@@ -30,7 +30,7 @@ class EditOptions:
         cross_replace: str | None,
         self_replace: str | None,
     ) -> "EditOptions":
-        """Parse the typed options of the attention edits. Raises ArgumentError if unusable."""
+        """Parse the options of the attention edits, as they were typed. Raises ArgumentError."""
         windows = {}
         if cross_replace is not None:
             windows["cross_replace"] = parse_step_window("--cross-replace", cross_replace)
@@ -52,12 +52,20 @@ class LineEdit:
     """Edit by words that a line of a prompts file asks for; the line's prompt is the target.
 
     source : prompt of the source, which describes the photo where the line has one
-    needs_photo : keys that were given and are about a photo
+    photo_keys : keys of the line that need a photo
+    earlier : prompts of the photo and of edits of it, one upon the other, before the source; None
+        without
     """
 
     source: str
     options: EditOptions
-    needs_photo: tuple[str, ...] = ()
+    photo_keys: tuple[str, ...] = ()
+    earlier: tuple[str, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Prompts of all sources, one upon the other; the first describes the photo."""
+        return (*(self.earlier or ()), self.source)
 
 
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:

@@ -9,16 +9,16 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from t2i.cli.request.digests import compute_model_digest, file_sha256
+from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 from t2i.terminal import escape_controls
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-MAX_LISTED = 3
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+MAX_LISTED_FILES = 3
 """Maximum number of files of a folder in a message."""
-IMAGE_ENCODER = "image_encoder"
+IMAGE_ENCODER_FOLDER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
 
 
@@ -40,7 +40,7 @@ class RequestFileField:
         return ArgumentError if self.error_type is ModelError else self.error_type
 
 
-FILE_KINDS: dict[str, RequestFileField] = {
+REQUEST_FILE_FIELDS: dict[str, RequestFileField] = {
     "loras": RequestFileField("--lora", "LoRA", ModelError),
     "embeddings": RequestFileField("--embedding", "embedding", ModelError),
     "ip_adapter": RequestFileField("--ip-adapter", "IP-Adapter", ModelError),
@@ -52,7 +52,7 @@ FILE_KINDS: dict[str, RequestFileField] = {
 
 def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
     """Iterate over (field name, file) of each file that a request names."""
-    for name in FILE_KINDS:
+    for name in REQUEST_FILE_FIELDS:
         value = getattr(request, name)
         if isinstance(value, tuple):
             yield from ((name, file) for file in value)
@@ -63,7 +63,7 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
 def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
     """Return the request with each of its files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
-    for name in FILE_KINDS:
+    for name in REQUEST_FILE_FIELDS:
         value = getattr(request, name)
         if isinstance(value, tuple) and value:
             changed[name] = tuple(change(name, file) for file in value)
@@ -76,9 +76,10 @@ def check_file_combinations(request: Request) -> None:
     """Raise ArgumentError if a request has a file or option without one that it needs."""
     for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
         if getattr(request, name) is not None and getattr(request, needed) is None:
-            given = FILE_KINDS[name].option if name in FILE_KINDS else f"--{name}"
+            given = REQUEST_FILE_FIELDS[name].option if name in REQUEST_FILE_FIELDS else f"--{name}"
             raise ArgumentError(
-                f"Got {given} without {FILE_KINDS[needed].option}: it applies to that. Give both."
+                f"Got {given} without {REQUEST_FILE_FIELDS[needed].option}: it applies to that. "
+                "Give both."
             )
     if request.inversion is not None and request.strength is not None:
         raise ArgumentError(
@@ -96,18 +97,20 @@ def check_file_combinations(request: Request) -> None:
         )
 
 
-def locate_request_file(name: str, file: InputFile) -> Path:
+def locate_request_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file; for an IP-Adapter that of its weights.
+
+    field_name : field of the request that names the file
 
     Only names are read: a device or a pipe would block a long run. Raises ArgumentError,
     ModelError or DataError where it cannot be used.
     """
-    kind = FILE_KINDS[name]
+    kind = REQUEST_FILE_FIELDS[field_name]
     try:
         path = Path(expanduser(file.path))
-        if name == "ip_adapter" and path.is_dir():
+        if field_name == "ip_adapter" and path.is_dir():
             path = _find_adapter_weights(path)
-        if name == "loras" and is_peft_folder(path):
+        if field_name == "loras" and is_peft_folder(path):
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -122,7 +125,7 @@ def locate_request_file(name: str, file: InputFile) -> Path:
             f"{_folder_advice(kind, path)}"
         )
     if kind.error_type is ModelError and path.suffix != ".safetensors":
-        if path.suffix in PICKLES:
+        if path.suffix in PICKLE_SUFFIXES:
             raise ModelError(
                 f"Refused the pickled {kind.label} {file.path}: loading it can run any code. "
                 f"{_pickle_advice(kind, path)}"
@@ -149,7 +152,7 @@ def _folder_advice(kind: RequestFileField, folder: Path) -> str:
         return ""
     files = [path for place in (folder, folder / "model") for path in place.glob("*.safetensors")]
     named = [path for path in files if path.stem == kind.label.lower()] or sorted(files)
-    listed = f" or {kind.option} ".join(quote(str(path)) for path in named[:MAX_LISTED])
+    listed = f" or {kind.option} ".join(quote(str(path)) for path in named[:MAX_LISTED_FILES])
     return f" Give a file in it: {kind.option} {listed}" if listed else ""
 
 
@@ -176,16 +179,16 @@ def _find_adapter_weights(folder: Path) -> Path:
     return found[0]
 
 
-def compute_file_digest(name: str, file: InputFile) -> str:
+def compute_file_digest(field_name: str, file: InputFile) -> str:
     """Return the SHA-256 of a request's file; of an IP-Adapter, with its image encoder."""
-    path = locate_request_file(name, file)
+    path = locate_request_file(field_name, file)
     try:
-        sha = compute_model_digest(path) if path.is_dir() else file_sha256(path)
-        if name == "ip_adapter" and (path.parent / IMAGE_ENCODER).is_dir():
-            both = f"{sha} {compute_model_digest(path.parent / IMAGE_ENCODER)}"
+        sha = compute_model_digest(path) if path.is_dir() else compute_file_sha256(path)
+        if field_name == "ip_adapter" and (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
+            both = f"{sha} {compute_model_digest(path.parent / IMAGE_ENCODER_FOLDER)}"
             sha = hashlib.sha256(both.encode()).hexdigest()
     except OSError as error:
-        raise FILE_KINDS[name].error_type(
+        raise REQUEST_FILE_FIELDS[field_name].error_type(
             f"Cannot read {path}: {error.strerror or error}."
         ) from error
     return sha
@@ -195,7 +198,7 @@ class FileDigests:
     """Cache of the SHA-256 digests of a request's files."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, str], str] = {}
+        self.digests: dict[tuple[str, str], str] = {}
 
     def add_to_request(self, request: Request) -> Request:
         """Return the request with the digests of its files as they are now.
@@ -206,40 +209,47 @@ class FileDigests:
             request, lambda name, file: replace(file, sha256=self.get_digest(name, file))
         )
 
-    def get_digest(self, name: str, file: InputFile) -> str:
+    def get_digest(self, field_name: str, file: InputFile) -> str:
         """Return the digest of a file, computed on its first use."""
-        key = (name, file.path)
-        if key not in self.known:
-            self.known[key] = compute_file_digest(name, file)
-        return self.known[key]
+        key = (field_name, file.path)
+        if key not in self.digests:
+            self.digests[key] = compute_file_digest(field_name, file)
+        return self.digests[key]
 
     def describe_changed_files(self, request: Request) -> list[str]:
         """List the request's files that changed since their digests were recorded, as lines."""
         return [
             escape_controls(
-                f"made with {FILE_KINDS[name].label} {Path(file.path).name} {file.sha256[:10]}, "
-                f"here is {self.get_digest(name, file)[:10]}"
+                f"made with {REQUEST_FILE_FIELDS[name].label} {Path(file.path).name} "
+                f"{file.sha256[:10]}, here is {self.get_digest(name, file)[:10]}"
             )
             for name, file in iter_request_files(request)
             if file.sha256 is not None and file.sha256 != self.get_digest(name, file)
         ]
 
 
-def locate_unchanged_file(name: str, file: InputFile) -> Path:
-    """Return the path of a request's file. Raises an error if it changed since recorded."""
-    path = locate_request_file(name, file)
-    if file.sha256 is not None and compute_file_digest(name, file) != file.sha256:
-        raise FILE_KINDS[name].error_type(
-            f"{file.path} is not the {FILE_KINDS[name].label} of the request, sha256 "
-            f"{file.sha256[:10]}...: it was changed, or differs on this machine. Copy it again."
+def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
+    """Return the path of a request's file, after its SHA-256 is compared with the recorded one.
+
+    field_name : field of the request
+    Raises ModelError or DataError for another content, and as `locate_request_file` does.
+    """
+    path = locate_request_file(field_name, file)
+    if file.sha256 is not None and compute_file_digest(field_name, file) != file.sha256:
+        raise REQUEST_FILE_FIELDS[field_name].error_type(
+            f"{file.path} is not the {REQUEST_FILE_FIELDS[field_name].label} of the request, "
+            f"sha256 {file.sha256[:10]}...: it was changed, or differs on this machine. Copy it "
+            "again."
         )
     return path
 
 
-def describe_request_files(request: Request) -> Mapping[str, str]:
-    """Describe a request's files as text: kind -> names, scales and the start of each digest."""
+def format_files_by_label(request: Request) -> Mapping[str, str]:
+    """Return a request's files as text: label -> names, scales, and starts of the SHA-256."""
     found: dict[str, list[str]] = {}
     for name, file in iter_request_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
-        found.setdefault(FILE_KINDS[name].label, []).append(f"{Path(file.option_value).name}{sha}")
+        found.setdefault(REQUEST_FILE_FIELDS[name].label, []).append(
+            f"{Path(file.option_value).name}{sha}"
+        )
     return {word: "; ".join(files) for word, files in found.items()}

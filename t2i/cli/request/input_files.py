@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from t2i.errors import ArgumentError
 
-LONGEST_PATH = 4096
+MAX_PATH_LENGTH = 4096
 MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
 MAX_FILES = 32
 """Maximum number of files of one option in a request."""
-NO_FILES = "none"
-"""Argument that stands for no file, in place of those of an image or a command."""
-SHA256 = re.compile(r"[0-9a-f]{64}")
+NO_FILES_VALUE = "none"
+"""Value of --lora and --embedding for no file, in place of those of an image or a command."""
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class InputFile:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.path or "\0" in self.path or len(self.path) > LONGEST_PATH:
+        if not self.path or "\0" in self.path or len(self.path) > MAX_PATH_LENGTH:
             raise ArgumentError(f"Got {self.path!r:.80}: expected the path of a file.")
         try:
             self.path.encode()
@@ -37,7 +37,7 @@ class InputFile:
                 f"The path {self.path!r:.80} is not valid UTF-8 at character {error.start}. "
                 "Rename the file."
             ) from error
-        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
+        if self.sha256 is not None and not SHA256_PATTERN.fullmatch(self.sha256):
             raise ArgumentError(f"Got the sha256 {self.sha256!r:.80}: expected 64 digits of hex.")
 
     @property
@@ -82,12 +82,15 @@ class EmbeddingFile(InputFile):
 
 
 def parse_input_file(text: str) -> InputFile:
-    """Parse the path of an input file."""
+    """Parse the path of an input file. Raises ArgumentError."""
     return InputFile(path=text.strip())
 
 
 def parse_file_with_scale(text: str) -> InputFileWithScale:
-    """Parse the option value "PATH" or "PATH:SCALE" of a LoRA or image prompt."""
+    """Parse the option value "PATH" or "PATH:SCALE" of a LoRA or image prompt.
+
+    A colon without a number after it is a part of the path. Raises ArgumentError.
+    """
     path, colon, tail = text.strip().rpartition(":")
     try:
         return (
@@ -101,7 +104,7 @@ def parse_file_with_scale(text: str) -> InputFileWithScale:
         return InputFileWithScale(path=text.strip())
 
 
-def parse_embedding(text: str) -> EmbeddingFile:
+def parse_embedding_file(text: str) -> EmbeddingFile:
     """Parse the option value "PATH" or "PATH:WORD" of a learned word.
 
     Raises ArgumentError for an empty word.
@@ -121,11 +124,11 @@ def parse_loras(texts: Sequence[str]) -> tuple[InputFileWithScale, ...]:
 
 def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
     """Parse the values of --embedding; "none" alone gives no word."""
-    return tuple(map(parse_embedding, _drop_none(texts)))
+    return tuple(map(parse_embedding_file, _drop_none(texts)))
 
 
 def _drop_none(texts: Sequence[str]) -> Sequence[str]:
-    return [] if list(texts) == [NO_FILES] else texts
+    return [] if list(texts) == [NO_FILES_VALUE] else texts
 
 
 def check_file_count(name: str, files: Sequence[InputFile]) -> None:

@@ -25,7 +25,7 @@ Guidance = Annotated[
     float | None, typer.Option(help="How strongly the prompt is followed; 1 is unguided.")
 ]
 Sampler = Annotated[str | None, typer.Option(help="ddim, euler, dpm++ 2m, ...")]
-Method = Annotated[
+GuidanceMethod = Annotated[
     str | None,
     typer.Option(metavar="METHOD", help="Guidance method: apg, cfg-zero, pag, cfg:stop=0.5, ..."),
 ]
@@ -59,7 +59,11 @@ Photo = Annotated[
 ]
 SourceFolder = Annotated[
     Path | None,
-    typer.Option("--source", metavar="FOLDER", help="A photo that `t2i invert` has recorded."),
+    typer.Option(
+        "--source",
+        metavar="FOLDER",
+        help="A photo that `t2i invert` has recorded, or `t2i edit --record`.",
+    ),
 ]
 Invert = Annotated[
     str | None,
@@ -82,7 +86,7 @@ PhotoMask = Annotated[
 FullSize = Annotated[
     bool, typer.Option("--full-size", help="Put each edit back into the photo at its own size.")
 ]
-Budget = Annotated[
+RecordingBudget = Annotated[
     float | None,
     typer.Option(metavar="GIB", help="Most GiB that a recording may take.", show_default="4"),
 ]
@@ -93,7 +97,7 @@ NoMetadata = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """Typed options of a command about sampling; None for those that were not given."""
+    """Options of a command about sampling, as they were typed; None for those not given."""
 
     negative: str | None
     model: str | None
@@ -109,7 +113,7 @@ class SamplingOptions:
     """Of `t2i generate` alone."""
 
     def to_overrides(self) -> "RequestOverrides":
-        """Parse the given options into overrides of a request. Raises ArgumentError.
+        """Parse the options into overrides of a request.
 
         Raises ArgumentError for a value that cannot be used.
         """
@@ -137,7 +141,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoOptions:
-    """Typed options of a command about the photo that it edits or looks into."""
+    """Options of a command about the photo that it edits or inspects, as they were typed."""
 
     image: Path | None
     invert: str | None = None
@@ -146,9 +150,12 @@ class PhotoOptions:
     full_size: bool = False
 
     def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
-        """Return the overrides with the photo and its inversion. Raises ArgumentError."""
+        """Return the overrides with the photo, its mask and its inversion added, if it is given.
+
+        Raises ArgumentError for options about a photo without one.
+        """
         from t2i.cli.request.input_files import parse_input_file
-        from t2i.cli.request.photo_inversion import AUTO, PhotoInversion
+        from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion
 
         if self.image is None:
             alone = {"--invert": self.invert, "--fit": self.fit, "--mask": self.mask}
@@ -163,7 +170,7 @@ class PhotoOptions:
             image=parse_input_file(str(self.image)),
             mask=None if self.mask is None else parse_input_file(str(self.mask)),
             inversion=PhotoInversion(
-                method=self.invert or AUTO, fit=self.fit or "crop", full_size=self.full_size
+                method=self.invert or AUTO_METHOD, fit=self.fit or "crop", full_size=self.full_size
             ),
         )
 
@@ -195,7 +202,7 @@ def build_prompt_request(
 
     Raises ArgumentError if several processes run the command.
     """
-    from t2i.cli.request.prompt_loras import LORA_FOLDER, set_prompt_and_extract_loras
+    from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER, set_prompt_and_extract_loras
     from t2i.cli.request.request import Request
 
     if read_launcher_process_count() > 1:
@@ -203,7 +210,7 @@ def build_prompt_request(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-    return set_prompt_and_extract_loras(request, prompt, lora_dir or LORA_FOLDER)
+    return set_prompt_and_extract_loras(request, prompt, lora_dir or DEFAULT_LORA_FOLDER)
 
 
 def check_no_composed_prompts(request: "Request", prompts: Sequence[str]) -> None:

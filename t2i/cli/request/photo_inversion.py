@@ -7,9 +7,9 @@ from typing import Literal
 from t2i.errors import ArgumentError
 
 Fit = Literal["crop", "pad", "stretch"]
-AUTO = "auto"
+AUTO_METHOD = "auto"
 """Method that stands for the one that suits the model."""
-MAX_BUDGET = 1 << 20
+MAX_BUDGET_GIB = 1 << 20
 """GiB; far above any disk."""
 
 
@@ -24,22 +24,22 @@ class PhotoInversion:
         until the photo is inverted
     """
 
-    method: str = AUTO
+    method: str = AUTO_METHOD
     fit: Fit = "crop"
     full_size: bool = False
     replay: float | None = None
     autoencoder: float | None = None
 
     def __post_init__(self) -> None:
-        if self.method.strip().lower() == AUTO:
+        if self.method.strip().lower() == AUTO_METHOD:
             return
         # Here, for it imports torch, which most requests need much later.
         from pipelines.inversion.methods import parse_method
 
         parse_method(self.method)
 
-    def describe_error(self) -> str:
-        """Describe the error as text; "" before the inversion."""
+    def describe_reconstruction_error(self) -> str:
+        """Describe in dB how well the photo is reproduced; "" before the inversion."""
         if self.autoencoder is None:
             return ""
         replay = "exact replay" if self.replay is None else f"replay {self.replay:g} dB"
@@ -50,7 +50,7 @@ def parse_budget(gibibytes: float | None) -> int | None:
     """Return the value of --budget in bytes; None for the default. Raises ArgumentError."""
     if gibibytes is None:
         return None
-    if not (math.isfinite(gibibytes) and 0 < gibibytes <= MAX_BUDGET):
+    if not (math.isfinite(gibibytes) and 0 < gibibytes <= MAX_BUDGET_GIB):
         raise ArgumentError(
             f"Got --budget {gibibytes}: expected the GiB that a recording may take, as in "
             "--budget 8."

@@ -17,14 +17,14 @@ from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 from t2i.text.word_pattern import build_word_pattern
 
-PROMPTS_FILES = (".txt", ".jsonl", ".csv")
+PROMPTS_FILE_SUFFIXES = (".txt", ".jsonl", ".csv")
 MAX_NAMED_WORDS = 12
 """Maximum number of unknown words of a prompt in a message."""
 MAX_LINE_WARNINGS = 20
 """Maximum number of warnings about a prompts file; the others are counted."""
-MAX_HEADER = 1_000_000
+MAX_HEADER_BYTES = 1_000_000
 """Maximum bytes of a safetensors header that is read for the names of learned words."""
-MAX_QUOTED_LETTERS = 80
+MAX_QUOTED_LENGTH = 80
 """Maximum letters of a prompt in a message."""
 
 
@@ -32,18 +32,19 @@ def find_prompt_warnings(
     request: Request,
     prompts: Sequence[str],
     model: str,
-    known: CaptionVocabulary | None,
+    vocabulary: CaptionVocabulary | None,
     *,
     look_for_files: bool = True,
 ) -> list[str]:
     """Return the distinct warnings about prompts that may not be meant as written.
 
-    model : as it was named; known : its vocabulary
+    model : as it was named
+    vocabulary : that of the model; None if it is not recorded
     look_for_files : whether to warn of a prompt that is the name of a file; a server's client is
         not told which files there are
     """
     if request.loras:  # they may have taught any word
-        known = None
+        vocabulary = None
     learned = [
         word for file in request.embeddings for word in _read_learned_words(file.path, file.token)
     ]
@@ -51,7 +52,7 @@ def find_prompt_warnings(
     def find(prompt: str) -> str | None:
         if look_for_files and _is_file(prompt):
             return _warn_of_file_name(prompt)
-        return _find_prompt_warning(prompt, request, known, learned, model)
+        return _find_prompt_warning(prompt, request, vocabulary, learned, model)
 
     warnings = [find(prompt) for prompt in prompts]
     if request.negative_prompt:
@@ -63,7 +64,7 @@ def find_prompt_warnings(
 def _find_prompt_warning(
     prompt: str,
     request: Request,
-    known: CaptionVocabulary | None,
+    vocabulary: CaptionVocabulary | None,
     learned: Sequence[str],
     model: str,
 ) -> str | None:
@@ -79,7 +80,7 @@ def _find_prompt_warning(
             "there, close the brackets before it and open them again after it."
         )
     texts = [parsed] if isinstance(parsed, str) else parsed.all_texts
-    return None if known is None else _warn_of_unknown_words(texts, known, learned, model)
+    return None if vocabulary is None else _warn_of_unknown_words(texts, vocabulary, learned, model)
 
 
 def _has_weighted_break(prompt: Prompt) -> bool:
@@ -99,7 +100,7 @@ def _is_file(prompt: str) -> bool:
 
 
 def _warn_of_file_name(prompt: str) -> str:
-    quoted = f"{prompt!r:.{MAX_QUOTED_LETTERS}}"
+    quoted = f"{prompt!r:.{MAX_QUOTED_LENGTH}}"
     return f"The prompt {quoted} is a file, and {_suggest_file_option(prompt)}"
 
 
@@ -111,15 +112,15 @@ def _suggest_file_option(prompt: str) -> str:
             f'`t2i generate "a red apple" --image {file}`, or to make it again, '
             f"`t2i generate --from {file}`?"
         )
-    if suffix in PROMPTS_FILES:
+    if suffix in PROMPTS_FILE_SUFFIXES:
         return f"only its name is read. Did you mean `t2i generate --prompts {file}`?"
     return "only its name is read. Did you mean what is in it?"
 
 
 def _warn_of_unknown_words(
-    texts: Sequence[str], known: CaptionVocabulary, learned: Sequence[str], model: str
+    texts: Sequence[str], vocabulary: CaptionVocabulary, learned: Sequence[str], model: str
 ) -> str | None:
-    unknown = known.find_unknown_words(_remove_words(learned, text) for text in texts)
+    unknown = vocabulary.find_unknown_words(_remove_words(learned, text) for text in texts)
     if not unknown:
         return None
     named = [
@@ -145,7 +146,7 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
     try:
         with open_regular_file(expanduser(path)) as file:
             size = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER else {}
+            header = parse_json(file.read(size), lenient=True) if size <= MAX_HEADER_BYTES else {}
     except (OSError, ValueError):
         return words
     named = header if isinstance(header, dict) and not token else {}
@@ -153,13 +154,16 @@ def _read_learned_words(path: str, token: str | None) -> list[str]:
 
 
 def find_prompts_file_warnings(
-    path: Path, lines: Iterable[tuple[int, Request]], model: str, known: CaptionVocabulary | None
+    path: Path,
+    lines: Iterable[tuple[int, Request]],
+    model: str,
+    vocabulary: CaptionVocabulary | None,
 ) -> list[str]:
     """Return the warnings about the prompts of a prompts file, with their line numbers."""
     warnings = [
         f"{path}:{number}: {warning}"
         for number, request in lines
-        for warning in find_prompt_warnings(request, [request.prompt], model, known)
+        for warning in find_prompt_warnings(request, [request.prompt], model, vocabulary)
     ]
     if len(warnings) > MAX_LINE_WARNINGS:
         more = plural(len(warnings) - MAX_LINE_WARNINGS, "more prompt")

@@ -1,6 +1,6 @@
 """Prompts that are drawn together under edits of attention, as a request carries them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,38 @@ MAX_EDITS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierEdit:
+    """Edit of a photo whose target is the source of the next edit.
+
+    source : prompt; the target's is that of the next edit's source
+    edits : as t2i.attention.edits.registry.to_dict writes them
+    """
+
+    source: str
+    edits: tuple[Mapping[str, object], ...]
+
+    def __post_init__(self) -> None:
+        check_edits(self.edits)
+
+    def parse_edits(self) -> "list[Edit]":
+        """Parse the recorded attention edits."""
+        return check_edits(self.edits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EditedPrompts:
     """Prompts generated together under attention edits, and which of their images is meant.
 
     prompts : of all of them, the source first
     picture : index of the image of this request
     edits : as t2i.attention.edits.registry.to_dict writes them
+    earlier : edits of the photo, one upon the other, of which the last made the source
     """
 
     prompts: tuple[str, ...]
     picture: int
     edits: tuple[Mapping[str, object], ...]
+    earlier: tuple[EarlierEdit, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.prompts) <= MAX_PROMPTS:
@@ -37,13 +58,34 @@ class EditedPrompts:
             raise ArgumentError(
                 f"Got picture {self.picture} of {len(self.prompts)}: they count from 0."
             )
-        if len(self.edits) > MAX_EDITS:
-            raise ArgumentError(f"Got {len(self.edits)} edits: at most {MAX_EDITS} are taken.")
-        self.parse_edits()
+        if len(self.earlier) > MAX_PROMPTS:
+            raise ArgumentError(
+                f"Got {len(self.earlier)} edits, one upon the other: at most {MAX_PROMPTS} are "
+                "taken."
+            )
+        check_edits(self.edits)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Prompts of the sources of all edits, one upon the other; the first is the photo's."""
+        return (*(edit.source for edit in self.earlier), self.prompts[0])
+
+    def continue_edits(self) -> tuple[EarlierEdit, ...]:
+        """Return all edits up to the first target of these, for an edit of that target."""
+        return (*self.earlier, EarlierEdit(source=self.prompts[0], edits=self.edits))
 
     def parse_edits(self) -> "list[Edit]":
-        """Parse the recorded attention edits. Raises ArgumentError for an invalid one."""
-        # Here, for it imports torch, which most requests need much later.
-        from t2i.attention.edits.registry import from_dict
+        """Parse the recorded attention edits."""
+        return check_edits(self.edits)
 
-        return [from_dict(edit) for edit in self.edits]
+
+def check_edits(edits: Sequence[Mapping[str, object]]) -> "list[Edit]":
+    """Return recorded attention edits, parsed. Raises ArgumentError for too many, or an invalid
+    one.
+    """
+    # Here, for it imports torch, which most requests need much later.
+    from t2i.attention.edits.registry import from_dict
+
+    if len(edits) > MAX_EDITS:
+        raise ArgumentError(f"Got {len(edits)} edits: at most {MAX_EDITS} are taken.")
+    return [from_dict(edit) for edit in edits]

@@ -16,31 +16,30 @@ from t2i.cli.request.input_files import (
     parse_input_file,
     parse_loras,
 )
-from t2i.cli.request.photo_inversion import AUTO, PhotoInversion
+from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion
+from t2i.cli.request.prompt_edits import MAX_PROMPTS
 from t2i.cli.request.request import (
     MAX_PICTURES,
     MAX_SEED,
     Request,
     RequestOverrides,
     check_pixel_count,
-    check_text,
+    check_text_length_and_encoding,
     parse_size,
 )
 from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
+from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.pictures import FORMATS
 
-MAX_NAME = 200
-"""Maximum bytes; a file system takes 255, and a number and a temporary suffix are added."""
-
-
-MAX_STEPS = 10_000
-"""Maximum steps of a line; more are a mistake, and would block a long run."""
+MAX_NAME_BYTES = 200
+"""Maximum bytes of an image's name; a file system takes 255, and a number and a temporary suffix
+are added."""
 
 
 class InvalidPromptLineError(Exception):
-    """Raised with the reason why a line of a prompts file cannot be used."""
+    """Error with the reason why a line of a prompts file cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +67,8 @@ class PromptLine:
         request = replace(self.overrides.apply_to(options), prompt=self.prompt)
         if self.edit is None or request.image is not None:
             return request
-        if self.edit.needs_photo:
-            keys = " and ".join(f'"{key}"' for key in self.edit.needs_photo)
+        if self.edit.photo_keys:
+            keys = " and ".join(f'"{key}"' for key in self.edit.photo_keys)
             raise ArgumentError(f'Got {keys} without "image": it is about a photo. Give both.')
         return replace(request, inversion=None)
 
@@ -98,7 +97,7 @@ class PromptLineSchema(BaseModel):
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     mask: str | None = None
     upscale: str | float | None = None
-    source: str | None = None
+    source: str | list[str] | None = None
     invert: str | None = None
     fit: Literal["crop", "pad", "stretch"] | None = None
     full_size: bool | None = None
@@ -112,7 +111,8 @@ PHOTO_KEYS = ("invert", "fit", "full_size")
 """Keys about a photo."""
 EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace")
 """Keys that need a "source"."""
-KEYS = tuple(PromptLineSchema.model_fields)
+PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
+"""All keys of a line, and columns of a csv."""
 
 
 def parse_prompt_line(
@@ -140,20 +140,20 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {format_short_json(key)}. {nearest_hint(key[:80], KEYS)}"
+        return f"Unknown key {format_short_json(key)}. {nearest_hint(key[:80], PROMPT_LINE_KEYS)}"
     if first["type"] == "missing":
         return 'There is no "prompt". Write {"prompt": "a cat"}.'
     return f'Got "{key}": {format_short_json(record[key])}. {first["msg"]}.'
 
 
 def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
-    check_text('"prompt"', keys.prompt)
+    check_text_length_and_encoding('"prompt"', keys.prompt)
     if not keys.prompt.strip() or "\0" in keys.prompt:
         raise ArgumentError(
             f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
         )
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler)):
-        check_text(f'"{name}"', text or "")
+        check_text_length_and_encoding(f'"{name}"', text or "")
     width, height = _parse_line_size(keys)
     return PromptLine(
         number=number,
@@ -183,7 +183,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             inversion=None
             if keys.source is None
             else PhotoInversion(
-                method=keys.invert or AUTO,
+                method=keys.invert or AUTO_METHOD,
                 fit=keys.fit or "crop",
                 full_size=bool(keys.full_size),
             ),
@@ -201,15 +201,26 @@ def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
                 'that describes the picture to the "prompt". Give both.'
             )
         return None
-    check_text('"source"', keys.source)
+    sources = [keys.source] if isinstance(keys.source, str) else keys.source
+    if not 1 <= len(sources) <= MAX_PROMPTS:
+        raise ArgumentError(
+            f'Got {len(sources)} prompts in "source": expected one, or up to {MAX_PROMPTS} for '
+            "edits one upon the other."
+        )
+    for source in sources:
+        check_text_length_and_encoding('"source"', source)
+    photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
+    if len(sources) > 1:
+        photo_keys += ("source",)
     windows = [
         None if window is None else str(window)
         for window in (keys.cross_replace, keys.self_replace)
     ]
     return LineEdit(
-        source=keys.source,
+        source=sources[-1],
+        earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(_split_files(keys.weight or []), keys.blend or "auto", *windows),
-        needs_photo=tuple(name for name in given if name in PHOTO_KEYS),
+        photo_keys=photo_keys,
     )
 
 
@@ -245,11 +256,12 @@ def parse_image_file_name(name: str) -> str:
         raise ArgumentError(
             f'Got "name": {format_short_json(name)}. Pictures are written as {", ".join(FORMATS)}.'
         )
-    check_text('"name"', name)
+    check_text_length_and_encoding('"name"', name)
     name = name if suffix in FORMATS else f"{name}.png"
-    if len(name.encode()) > MAX_NAME:
+    if len(name.encode()) > MAX_NAME_BYTES:
         raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. At most {MAX_NAME} bytes fit. Shorten it.'
+            f'Got "name": {format_short_json(name)}. At most {MAX_NAME_BYTES} bytes fit. '
+            "Shorten it."
         )
     return name
 

@@ -12,14 +12,14 @@ from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, T2IError
 
-LORA_FOLDER = Path("loras")
+DEFAULT_LORA_FOLDER = Path("loras")
 """Default folder of LoRAs."""
-LORA_TAG = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
+LORA_TAG_PATTERN = re.compile(r"([ \t]*)<(?:lora|lyco):([^<>]*)>([ \t]*)", re.IGNORECASE)
 """Tag of a LoRA, in both spellings of A1111."""
-NETWORK_TAG = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
+NETWORK_TAG_PATTERN = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)", re.IGNORECASE)
 """Tag of any network, which A1111 or an extension of it removes from the prompt."""
-UNCLOSED_TAG = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
-SUFFIX = ".safetensors"
+UNCLOSED_TAG_PATTERN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
+LORA_SUFFIX = ".safetensors"
 MAX_SUGGESTIONS = 3
 """Maximum number of names suggested for an unknown one."""
 
@@ -32,7 +32,7 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) ->
     """
     if request.grammar == "plain":
         return replace(request, prompt=prompt)
-    if match := LORA_TAG.search(request.negative_prompt):
+    if match := LORA_TAG_PATTERN.search(request.negative_prompt):
         raise ArgumentError(
             f"Got {match[0].strip():.80} in the negative prompt: a LoRA acts on the whole "
             "picture. Put it into the prompt, with a negative strength if it is to take something "
@@ -70,7 +70,7 @@ def extract_loras_from_lines(
 
 def _check_network_tags(name: str, text: str) -> None:
     """Raise ArgumentError for a tag of another network than a LoRA, or one without its end."""
-    if match := NETWORK_TAG.search(text):
+    if match := NETWORK_TAG_PATTERN.search(text):
         tag, kind = match[0].strip(), match[2].lower()
         why = {
             "hypernet": "hypernetworks are not read. Take it out of the prompt; a LoRA of the same "
@@ -83,7 +83,7 @@ def _check_network_tags(name: str, text: str) -> None:
             f"Got {tag:.80} in {name}: {why.get(kind, other)}. With --grammar plain every letter "
             "is literal."
         )
-    if slip := UNCLOSED_TAG.search(text):
+    if slip := UNCLOSED_TAG_PATTERN.search(text):
         raise ArgumentError(
             f"Got {slip[0]:.80} in {name}, which nothing ends: expected <lora:NAME:0.8>. With "
             "--grammar plain every letter is literal."
@@ -93,7 +93,7 @@ def _check_network_tags(name: str, text: str) -> None:
 def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> None:
     """Raise ArgumentError if one of the prompts has a LoRA tag, where none is allowed."""
     for prompt in prompts:
-        if request.grammar != "plain" and (match := LORA_TAG.search(prompt)):
+        if request.grammar != "plain" and (match := LORA_TAG_PATTERN.search(prompt)):
             raise ArgumentError(
                 f"Got {match[0].strip()} in {name}: what is drawn together shares its LoRAs. Name "
                 "them in the first prompt, or with --lora."
@@ -104,14 +104,14 @@ def check_no_lora_tags(name: str, prompts: Sequence[str], request: Request) -> N
 
 def remove_network_tags(prompt: str) -> str:
     """Return the prompt without the tags of LoRAs and other networks."""
-    return NETWORK_TAG.sub(_replacement_space, prompt).strip()
+    return NETWORK_TAG_PATTERN.sub(_replacement_space, prompt).strip()
 
 
 def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[InputFileWithScale, ...]]:
-    matches = list(LORA_TAG.finditer(prompt))
+    matches = list(LORA_TAG_PATTERN.finditer(prompt))
     if not matches:
         return prompt, ()
-    return LORA_TAG.sub(_replacement_space, prompt).strip(), tuple(
+    return LORA_TAG_PATTERN.sub(_replacement_space, prompt).strip(), tuple(
         _parse_lora_tag(match, folder) for match in matches
     )
 
@@ -122,7 +122,7 @@ def _replacement_space(match: re.Match[str]) -> str:
 
 
 def _parse_lora_tag(match: re.Match[str], folder: Path) -> InputFileWithScale:
-    """Return the LoRA of a match of LORA_TAG."""
+    """Return the LoRA of a match of LORA_TAG_PATTERN."""
     tag = match[0].strip()
     name, colon, tail = (part.strip() for part in match[2].partition(":"))
     try:
@@ -135,7 +135,7 @@ def _parse_lora_tag(match: re.Match[str], folder: Path) -> InputFileWithScale:
             "With --grammar plain every letter is literal."
         )
     return InputFileWithScale(
-        path=str(_find_lora(name.removesuffix(SUFFIX), folder, tag)), scale=scale
+        path=str(_find_lora(name.removesuffix(LORA_SUFFIX), folder, tag)), scale=scale
     )
 
 
@@ -148,12 +148,13 @@ def _find_lora(name: str, folder: Path, tag: str) -> Path:
     if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
         raise ArgumentError(f"Got {tag:.80}: expected the name of a file in {folder}.")
     place = Path(expanduser(folder))
-    path = place.joinpath(*steps[:-1], steps[-1] + SUFFIX)
+    path = place.joinpath(*steps[:-1], steps[-1] + LORA_SUFFIX)
     try:
         if path.is_file():
             return path
         known = [
-            str(found.relative_to(place).with_suffix("")) for found in place.rglob(f"*{SUFFIX}")
+            str(found.relative_to(place).with_suffix(""))
+            for found in place.rglob(f"*{LORA_SUFFIX}")
         ]
         there = place.is_dir()
     except OSError as error:

@@ -25,15 +25,17 @@ from t2i.text.prompt import Prompt
 Grammar = Literal["a1111", "comfy", "plain"]
 """Prompt grammar: that of a tool, or "plain", in which every letter is literal."""
 MAX_PICTURES = 10_000
-RANDOM_SEEDS = 2**32
+"""Maximum number of images of one prompt."""
+RANDOM_SEED_LIMIT = 2**32
 """Upper limit of a random seed: at most ten digits, short enough to type again."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
 MAX_GUIDANCE = 10_000
 """Far above any use; at 1e30 nothing but overflow is drawn."""
-MAX_LETTERS = 20_000
-"""Maximum letters of a prompt; a hundred times what the largest text encoder reads at once."""
-SIZE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
+MAX_TEXT_LENGTH = 20_000
+"""Maximum letters of a prompt or another text; a hundred times what the largest text encoder reads
+at once."""
+SIZE_PATTERN = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ class Request:
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
 
     def __post_init__(self) -> None:
-        check_text("PROMPT", self.prompt)
-        check_text("--negative", self.negative_prompt)
+        check_text_length_and_encoding("PROMPT", self.prompt)
+        check_text_length_and_encoding("--negative", self.negative_prompt)
         steps = self.num_inference_steps
         if steps is not None and not 1 <= steps <= MAX_STEPS:
             raise ArgumentError(
@@ -95,9 +97,9 @@ class Request:
         together: tuple[str, ...] = ()
         if self.edited is not None:
             _check_edited(self.edited, self)
-            together = self.edited.prompts
+            together = (*self.edited.sources, *self.edited.prompts)
             for text in together:
-                check_text("A prompt drawn together with it", text)
+                check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
             self.parse_with_grammar(text)
         if self.guidance_method is not None:
@@ -199,7 +201,7 @@ def check_num_images(num: int) -> None:
 def choose_seed(seed: int | None) -> int:
     """Return the given seed, or a random one for None. Raises ArgumentError if out of range."""
     if seed is None:
-        return secrets.randbelow(RANDOM_SEEDS)
+        return secrets.randbelow(RANDOM_SEED_LIMIT)
     if not 0 <= seed <= MAX_SEED:
         raise ArgumentError(f"Got --seed {seed}: expected a whole number from 0 to {MAX_SEED}.")
     return seed
@@ -207,7 +209,7 @@ def choose_seed(seed: int | None) -> int:
 
 def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     """Parse "512x384", or "512" for a square, into (width, height). Raises ArgumentError."""
-    match = SIZE.fullmatch(text.strip())
+    match = SIZE_PATTERN.fullmatch(text.strip())
     if match is None:
         raise ArgumentError(
             f"Got {name} {text!r:.80}: expected width x height in pixels, as in 512x384, "
@@ -234,6 +236,10 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
             f"Picture {edited.picture} of the edited ones is of "
             f"{edited.prompts[edited.picture]!r}, but the prompt is {request.prompt!r}."
         )
+    if edited.earlier and request.inversion is None:
+        raise ArgumentError(
+            "Got edits of a photo, one upon the other, without the inversion of the photo."
+        )
     for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
         if getattr(request, name) is not None and (name != "image" or request.inversion is None):
             raise ArgumentError(
@@ -251,11 +257,14 @@ def check_pixel_count(width: int, height: int) -> None:
         )
 
 
-def check_text(name: str, text: str) -> None:
-    """Raise ArgumentError for a text that is too long or not valid UTF-8."""
-    if len(text) > MAX_LETTERS:
+def check_text_length_and_encoding(name: str, text: str) -> None:
+    """Raise ArgumentError for a text above MAX_TEXT_LENGTH, or that is not valid UTF-8.
+
+    name : of the text, for messages
+    """
+    if len(text) > MAX_TEXT_LENGTH:
         raise ArgumentError(
-            f"{name} is {plural(len(text), 'letter')} long, at most {MAX_LETTERS:,} are read. "
+            f"{name} is {plural(len(text), 'letter')} long, at most {MAX_TEXT_LENGTH:,} are read. "
             "Shorten it."
         )
     try:

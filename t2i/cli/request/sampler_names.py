@@ -1,6 +1,6 @@
-"""Names of samplers as t2i.denoiser.schedulers spells them, which needs torch."""
+"""Names of samplers as t2i.denoiser.schedulers spells them, without its import of torch."""
 
-ALIASES = {
+SAMPLER_ALIASES = {
     "euler ancestral": "euler a",
     "dpm 2": "dpm2",
     "dpm 2 a": "dpm2 a",
@@ -13,16 +13,21 @@ ALIASES = {
 }
 """Names of ComfyUI, InvokeAI and older tools, as `normalise_sampler_name` leaves them."""
 
-NAMES = {
+SAMPLER_NAMES = {
     *("ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd"),
     *("euler", "heun", "lms", "dpm2", "dpm++ 2s", "dpm++ 2m", "dpm++ 2m sde", "dpm++ 3m"),
     *("dpm++ 3m sde", "dpm++ sde", "deis", "unipc"),
 }
-SPACED = NAMES - {"ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd"}
+"""Samplers of t2i; those that take a spacing are also named with one, as "euler karras"."""
+SAMPLERS_WITH_SPACINGS = SAMPLER_NAMES - {
+    *("ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd")
+}
 SPACINGS = ("karras", "exponential")
-PLAIN_SPACINGS = ("", "automatic", "normal")
+"""Spacings of the noise levels that a sampler's name may end in."""
+DEFAULT_SPACINGS = ("", "automatic", "normal")
+"""Names of other tools for the model's own spacing."""
 
-CLASS_NAMES = {
+SAMPLER_NAMES_BY_CLASS = {
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
     "PNDMScheduler": "pndm",
@@ -45,41 +50,41 @@ CLASS_NAMES = {
 
 def sampler_name_from_class(name: str) -> str:
     """Return the sampler name of a scheduler class; any other name is returned unchanged."""
-    return CLASS_NAMES.get(name.strip(), name)
+    return SAMPLER_NAMES_BY_CLASS.get(name.strip(), name)
 
 
 def is_known_sampler(name: str) -> bool:
     """Return True for the name of a sampler, or any name that ends in "Scheduler"."""
     base = normalise_sampler_name(name)
     for spacing in SPACINGS:
-        if base.removesuffix(f" {spacing}") in SPACED:
+        if base.removesuffix(f" {spacing}") in SAMPLERS_WITH_SPACINGS:
             return True
-    return base in NAMES or name.endswith("Scheduler")
+    return base in SAMPLER_NAMES or name.endswith("Scheduler")
 
 
-def translate_sampler(name: str, spacing: str = "") -> tuple[str | None, str]:
+def translate_sampler_name(name: str, spacing: str = "") -> tuple[str | None, str]:
     """Translate another tool's sampler name and noise spacing to t2i's name.
 
     Returns the name, or None if it is unknown, and the spacing that the name does not include.
 
-    >>> translate_sampler("dpmpp_2m", "karras")
+    >>> translate_sampler_name("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
     """
-    if name in CLASS_NAMES:
-        return CLASS_NAMES[name], spacing
+    if name in SAMPLER_NAMES_BY_CLASS:
+        return SAMPLER_NAMES_BY_CLASS[name], spacing
     words = normalise_sampler_name(name).removesuffix(" gpu")
     for own in SPACINGS:
         if words.endswith(f" {own}"):
             words, spacing = words.removesuffix(f" {own}"), own
     if words.endswith(" k"):  # InvokeAI's mark of Karras' spacing
         words, spacing = words.removesuffix(" k"), "karras"
-    base = ALIASES.get(words, words)
+    base = SAMPLER_ALIASES.get(words, words)
     plain_spacing = normalise_sampler_name(spacing)
-    if base not in NAMES:
+    if base not in SAMPLER_NAMES:
         return None, spacing
-    if plain_spacing in SPACINGS and base in SPACED:
+    if plain_spacing in SPACINGS and base in SAMPLERS_WITH_SPACINGS:
         return f"{base} {plain_spacing}", ""
-    return base, "" if plain_spacing in PLAIN_SPACINGS else spacing
+    return base, "" if plain_spacing in DEFAULT_SPACINGS else spacing
 
 
 def normalise_sampler_name(name: str) -> str:

@@ -190,7 +190,7 @@ def embed_guidance_scale(scale: float, width: int, text_BTD: Tensor) -> Tensor:
     return sines.to(text_BTD)
 
 
-def correct_scheduler(scheduler: Scheduler) -> Scheduler:
+def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
     """Return the scheduler with `steps_offset=1` and `clip_sample=False`, with which every Stable
     Diffusion was trained.
 

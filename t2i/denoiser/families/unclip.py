@@ -84,7 +84,7 @@ def uses_learned_variance(scheduler: Scheduler) -> bool:
     return learned and type(scheduler).__name__ in VARIANCE_SCHEDULERS
 
 
-def correct_scheduler(scheduler: Scheduler) -> Scheduler:
+def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
     """Return the scheduler, with `variance_type=None` if it declares a learned variance that it
     cannot use.
 

@@ -27,7 +27,7 @@ class ModelLayout:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of all parts of the model folder."""
+        """Names of all parts that such a model folder may have: required, together and optional."""
         return self.required + self.together + self.optional
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, read_bytes
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
 from t2i.validation_errors import describe_validation_error
 
 Layout = TypeVar("Layout", bound=BaseModel)
@@ -25,7 +25,7 @@ def read_t2i_json(folder: Path, layout: type[Layout], remedy: str) -> Layout | N
     path = folder / NOTES_FILE
     if not path.is_file():
         return None
-    return parse_t2i_json(read_bytes(path, MODEL_CONFIG), layout, remedy, path)
+    return parse_t2i_json(read_bytes(path, MODEL_CONFIG_KIND), layout, remedy, path)
 
 
 def parse_t2i_json(

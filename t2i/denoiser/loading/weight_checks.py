@@ -16,7 +16,7 @@ from t2i.denoiser.loading.meta_models import build_meta_model, list_tied_names
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
 from t2i.errors import ModelError
-from t2i.safe_reading import MODEL_CONFIG, parse_json, read_bounded
+from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import open_tensors
 
 Shapes = dict[str, tuple[int, ...]]
@@ -27,7 +27,7 @@ FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
 MAX_NAMED_TENSORS = 3
 """Tensors of each kind of misfit that an error spells out."""
 
-MAX_CONFIG_BYTES = MODEL_CONFIG.max_bytes
+MAX_CONFIG_BYTES = MODEL_CONFIG_KIND.max_bytes
 MAX_INDEX_BYTES = 16_000_000
 """Bytes: of a JSON config, of an index of shards. Some ten times what is published."""
 

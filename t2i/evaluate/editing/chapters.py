@@ -6,9 +6,9 @@ from statistics import median
 from t2i.evaluate.editing.methods import METHODS, NO_EDIT, STRENGTHENING_METHODS, EditSettings
 from t2i.evaluate.editing.pairs import CHANGE_TITLES
 from t2i.evaluate.editing.records import (
-    CostRecord,
     EditedPictureRecord,
     PairRecord,
+    RelativeCostRecord,
     TwoObjectsRecord,
 )
 from t2i.evaluate.editing.two_objects import EDIT_NAMES, VARIANTS
@@ -17,7 +17,7 @@ from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proport
 from t2i.evaluate.suite_part import Record
 from t2i.terminal import plural
 
-MEASURES: dict[str, Callable[[EditedPictureRecord], float | None]] = {
+MEASURE_GETTERS: dict[str, Callable[[EditedPictureRecord], float | None]] = {
     "structure distance x1e3": lambda one: one.structure * 1e3,
     "background PSNR": lambda one: None if one.stayed is None else one.stayed.psnr,
     "background MSE x1e4": lambda one: None if one.stayed is None else one.stayed.mse * 1e4,
@@ -26,11 +26,15 @@ MEASURES: dict[str, Callable[[EditedPictureRecord], float | None]] = {
     "the same, edited place": lambda one: one.fit_there,
     "whole PSNR": lambda one: one.whole.psnr,
 }
-"""Heads of the tables -> what they read, where there is one in PIE-Bench's units."""
-HEADS = ("success", "whole caption", *MEASURES)
-UNITS = {"success": "%", "whole caption": "%", "background PSNR": "dB", "whole PSNR": "dB"}
+"""Column head -> function that reads its value from the record of an edited picture.
+
+The measures that PIE-Bench has are in its units.
+"""
+COLUMN_HEADS = ("success", "whole caption", *MEASURE_GETTERS)
+UNITS_BY_HEAD = {"success": "%", "whole caption": "%", "background PSNR": "dB", "whole PSNR": "dB"}
 LOWER_IS_BETTER = ("structure distance x1e3", "background MSE x1e4")
-RANKED_BY = "+ LocalBlend"
+RANKING_METHOD = "+ LocalBlend"
+"""Editing method by whose results the worst and best pairs of the galleries are chosen."""
 GALLERY_SIZE = 6
 
 
@@ -40,7 +44,7 @@ def build_chapters(
     """Build the report chapter of the editing part from the records of its units, by key."""
     pairs: dict[str, list[PairRecord]] = {}
     two: list[TwoObjectsRecord] = []
-    costs: list[CostRecord] = []
+    costs: list[RelativeCostRecord] = []
     for unit, record in records.items():
         kind = unit.split("/")[0]
         if kind in CHANGE_TITLES:
@@ -48,7 +52,7 @@ def build_chapters(
         elif kind == "two":
             two.append(TwoObjectsRecord.model_validate(record))
         else:
-            costs.append(CostRecord.model_validate(record))
+            costs.append(RelativeCostRecord.model_validate(record))
     apart = ("addition", "strengthen")
     every = [one for kind, several in pairs.items() if kind not in apart for one in several]
     blocks: list[Block] = []
@@ -118,18 +122,18 @@ def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) 
     return Table(
         name=name,
         title=f"{title}: {plural(len(pairs), 'pair')}",
-        heads=HEADS,
+        heads=COLUMN_HEADS,
         rows=rows,
-        units=UNITS,
-        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in HEADS},
+        units=UNITS_BY_HEAD,
+        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in COLUMN_HEADS},
     )
 
 
 def build_edit_method_cells(edited: Sequence[EditedPictureRecord]) -> list[Cell]:
-    """Build the cells of one editing method from its edited pictures: success, then MEASURES."""
+    """Build the cells of an editing method, in the order of COLUMN_HEADS, from its pictures."""
     figures = [
         mean_with_bootstrap_interval([reading(one) for one in edited])
-        for reading in MEASURES.values()
+        for reading in MEASURE_GETTERS.values()
     ]
     return [
         proportion_with_interval([one.success for one in edited]),
@@ -164,7 +168,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
     )
 
 
-def build_cost_table(costs: Sequence[CostRecord]) -> Table:
+def build_cost_table(costs: Sequence[RelativeCostRecord]) -> Table:
     """Build the table of each method's time and memory, relative to no edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (cost.method, [median_with_range(cost.time), Estimate(cost.extra_bytes / 2**20)])
@@ -191,8 +195,8 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
     ranked = sorted(pairs, key=success_and_psnr_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
-        build_pair_gallery("worst", f"The worst, by {RANKED_BY}", ranked[:count]),
-        build_pair_gallery("best", f"The best, by {RANKED_BY}", ranked[::-1][:count]),
+        build_pair_gallery("worst", f"The worst, by {RANKING_METHOD}", ranked[:count]),
+        build_pair_gallery("best", f"The best, by {RANKING_METHOD}", ranked[::-1][:count]),
         *(
             build_pair_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
             for kind, title in CHANGE_TITLES.items()
@@ -200,14 +204,14 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
         ),
     ]
     if two:
-        pictures = [(one.file, format_two_objects_label(one)) for one in two[:GALLERY_SIZE]]
+        pictures = [(one.file, label_two_objects_picture(one)) for one in two[:GALLERY_SIZE]]
         shown.append(Gallery("editing_first_two", "The first, two objects", pictures, columns=2))
     return shown
 
 
 def success_and_psnr_key(one: PairRecord) -> tuple[bool, float]:
-    """Return the key that sorts pairs by success, then background PSNR, of method RANKED_BY."""
-    edited = one.methods[RANKED_BY]
+    """Return the key that sorts pairs by success, then background PSNR, of RANKING_METHOD."""
+    edited = one.methods[RANKING_METHOD]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
@@ -221,7 +225,7 @@ def build_pair_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Ga
     return Gallery(f"editing_{name}", title, pictures, columns=1)
 
 
-def format_two_objects_label(one: TwoObjectsRecord) -> str:
-    """Format a two-object caption together with the edits whose pictures fulfilled it."""
+def label_two_objects_picture(one: TwoObjectsRecord) -> str:
+    """Return the gallery label of a two-object prompt: its caption, and the edits that met it."""
     right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

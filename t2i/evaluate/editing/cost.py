@@ -8,27 +8,27 @@ from functools import partial
 
 import torch
 
-from t2i.evaluate.editing.records import CostRecord
+from t2i.evaluate.editing.records import RelativeCostRecord
 
 MEMORY_STEPS = 4
-"""Steps of a run whose memory is watched, as watching takes long; more steps hold no more."""
-LEVEL, SILENT = "KINETO_LOG_LEVEL", "99"
-"""A level of messages that there is none of."""
-DrawFunction = Callable[[int], object]
-"""Makes a run of so many steps."""
+"""Steps of the run whose peak memory is measured: profiling is slow, and more steps use no more."""
+LOG_LEVEL_VARIABLE, SILENT_LEVEL = "KINETO_LOG_LEVEL", "99"
+"""Environment variable of the profiler's log level, and a level above that of any message."""
+GenerateInSteps = Callable[[int], object]
+"""Function that generates pictures in the number of sampling steps that it is given."""
 
 
 def measure_relative_cost(
     method: str,
-    plain: DrawFunction,
-    edited: DrawFunction,
+    plain: GenerateInSteps,
+    edited: GenerateInSteps,
     steps: int,
     rounds: int,
     device: torch.device,
-) -> CostRecord:
-    """Measure the time and memory of a run with an edit, relative to one without it.
+) -> RelativeCostRecord:
+    """Measure the time ratios and the extra peak bytes of a run with an edit to one without it.
 
-    Both are timed in turns, so that other load on the machine affects both.
+    Both are timed in turns, once in each round, so that other load on the machine affects both.
     """
     few = min(MEMORY_STEPS, steps)
     extra = measure_peak_bytes(partial(edited, few), device) - measure_peak_bytes(
@@ -37,13 +37,13 @@ def measure_relative_cost(
     both = partial(plain, steps), partial(edited, steps)
     times = [time_plain_and_edited(*both, device) for _ in range(rounds)]
     ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
-    return CostRecord(method=method, time=ratios, extra_bytes=extra)
+    return RelativeCostRecord(method=method, time=ratios, extra_bytes=extra)
 
 
 def time_plain_and_edited(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
-    """Return the seconds of a run without and with an edit; on the CPU processor time."""
+    """Return the seconds of a run without an edit and of one with it; on a CPU, processor time."""
     seconds = []
     for draw in (plain, edited):
         clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -58,13 +58,13 @@ def time_plain_and_edited(
 @contextmanager
 def silence_profiler() -> Iterator[None]:
     """Silence the messages of torch's profiler on stderr within the block."""
-    asked = LEVEL in os.environ
-    os.environ.setdefault(LEVEL, SILENT)
+    asked = LOG_LEVEL_VARIABLE in os.environ
+    os.environ.setdefault(LOG_LEVEL_VARIABLE, SILENT_LEVEL)
     try:
         yield
     finally:
         if not asked:
-            del os.environ[LEVEL]
+            del os.environ[LOG_LEVEL_VARIABLE]
 
 
 def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:

@@ -11,7 +11,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.caption_fit import score_caption_fit
+from t2i.evaluate.editing.caption_fit import score_pictures_and_edited_regions
 from t2i.evaluate.editing.chapters import build_chapters
 from t2i.evaluate.editing.cost import measure_relative_cost
 from t2i.evaluate.editing.methods import (
@@ -19,15 +19,15 @@ from t2i.evaluate.editing.methods import (
     NO_EDIT,
     EditSettings,
     build_target_prompt,
+    copy_edits_for_target,
     list_applicable_methods,
-    retarget_edits,
 )
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_prompt_pair
 from t2i.evaluate.editing.records import (
     DECIMALS,
-    CostRecord,
     EditedPictureRecord,
     PairRecord,
+    RelativeCostRecord,
     TwoObjectsRecord,
     build_similarity_record,
 )
@@ -52,7 +52,7 @@ from t2i.randomness import derive_seed
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.scenes import Scenes, ScenesConfig
 
-TWO, COST = "two", "cost"
+TWO_OBJECTS_KEY, COST_KEY = "two", "cost"
 
 
 class EditingConfig(BaseModel):
@@ -70,7 +70,7 @@ class EditingConfig(BaseModel):
     two: int = Field(24, ge=0)
     """Prompts of two objects, without an edit, excited and in regions."""
     cost_rounds: int = Field(5, ge=0)
-    """In which a method's time and memory are held against none; 0 leaves them out."""
+    """Rounds in which each method is timed against no edit; 0 leaves out time and memory."""
     settings: EditSettings = EditSettings()
 
 
@@ -96,16 +96,16 @@ class EditingPart:
         costs += EDIT_NAMES if two else []
         return [
             *pairs,
-            *(f"{TWO}/{number}" for number in two),
-            *(f"{COST}/{name}" for name in costs if config.cost_rounds),
+            *(f"{TWO_OBJECTS_KEY}/{number}" for number in two),
+            *(f"{COST_KEY}/{name}" for name in costs if config.cost_rounds),
         ]
 
     def measure_unit(self, unit: str) -> Record:
-        """Return the record of an edited prompt pair, a two-object prompt, or a cost, by key."""
+        """Edit the prompt pair, generate the two-object prompt or measure the cost of a key."""
         kind, _, name = unit.partition("/")
-        if kind == TWO:
+        if kind == TWO_OBJECTS_KEY:
             return self._measure_two_objects(int(name)).model_dump(mode="json")
-        if kind == COST:
+        if kind == COST_KEY:
             return self._measure_cost(name).model_dump(mode="json")
         return self._edit_pair(kind, int(name)).model_dump(mode="json")  # type: ignore[arg-type]  # a unit's
 
@@ -146,7 +146,7 @@ class EditingPart:
         edits = [
             edit
             for target, make in enumerate(methods.values(), start=1)
-            for edit in retarget_edits(make(self.editor, pair, settings, steps), target)
+            for edit in copy_edits_for_target(make(self.editor, pair, settings, steps), target)
         ]
         output = self.editor(
             pair.captions[0],
@@ -162,7 +162,7 @@ class EditingPart:
         fits: Sequence[float | None] = [None] * len(targets)
         fits_there = fits
         if self.context.caption_matcher is not None:
-            fits, fits_there = score_caption_fit(
+            fits, fits_there = score_pictures_and_edited_regions(
                 self.context.caption_matcher, pair, source, pictures[1:]
             )
         strip = build_picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert(
@@ -189,10 +189,12 @@ class EditingPart:
     def _measure_two_objects(self, number: int) -> TwoObjectsRecord:
         layout = find_two_object_layout(self.scenes, number)
         assert layout is not None  # list_unit_keys() asked for the first
-        seed = derive_seed(self.config.seed, TWO, number, "noise")
-        return measure_two_objects(self.context, layout, seed, f"editing/{TWO}/{number:04d}")
+        seed = derive_seed(self.config.seed, TWO_OBJECTS_KEY, number, "noise")
+        return measure_two_objects(
+            self.context, layout, seed, f"editing/{TWO_OBJECTS_KEY}/{number:04d}"
+        )
 
-    def _measure_cost(self, method: str) -> CostRecord:
+    def _measure_cost(self, method: str) -> RelativeCostRecord:
         draw = self._draw_two_objects if method in EDIT_NAMES else self._draw_pair
         return measure_relative_cost(
             method,
@@ -236,8 +238,8 @@ def compare_edit_with_source(
 ) -> EditedPictureRecord:
     """Compare an edited picture with its source, by pixels and by recognised objects.
 
-    before, after : picture and recognition of source and target
-    fits : scores of the picture, and of the edited region
+    before, after : picture and recognition of the source, and of the edited picture
+    fits : caption scores of the edited picture and of its edited region; None if not computed
     """
     fit, fit_there = (None if value is None else round(value, DECIMALS) for value in fits)
     (source, source_seen), (target, target_seen) = before, after
@@ -251,7 +253,7 @@ def compare_edit_with_source(
         everything=fulfils_target_prompt(pair, target_seen),
         stayed=None if stayed is None else build_similarity_record(stayed),
         whole=build_similarity_record(whole),
-        structure=round(structure_distance(source_seen.structure, target_seen.structure), DECIMALS),
+        structure=round(structure_distance(source_seen.features, target_seen.features), DECIMALS),
         fit=fit,
         fit_there=fit_there,
     )

@@ -24,7 +24,7 @@ def _check_order(window: tuple[float, float]) -> tuple[float, float]:
 
 
 StepWindow = Annotated[tuple[float, float], AfterValidator(_check_order)]
-"""Of the run, from and to."""
+"""Start and end of a window of steps, as fractions of the run."""
 
 
 class EditSettings(BaseModel):
@@ -121,8 +121,8 @@ METHODS: dict[str, EditFactory] = {
     "InjectQueriesKeys": build_inject_queries_keys_edits,
 }
 STRENGTHENING_METHODS: dict[str, EditFactory] = {"WordWeights": build_word_weights_edits}
-"""Methods of pairs with a strengthened word."""
-WEIGHTED_IN_MAPS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWeights")
+"""Editing methods that apply only to pairs with a strengthened word, by name."""
+METHODS_WITH_MAP_WEIGHTS = ("Replace / Refine", "+ SelfReplace", "+ LocalBlend", "WordWeights")
 """Methods that weight a strengthened word in the maps; the others weight it in the prompt."""
 
 
@@ -134,7 +134,7 @@ def list_applicable_methods(pair: PromptPair) -> dict[str, EditFactory]:
 def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
     """Return a pair's target prompt; a method without map weights gets a weighted word in it."""
     text = pair.captions[1]
-    if pair.strengthened_word is None or method in WEIGHTED_IN_MAPS:
+    if pair.strengthened_word is None or method in METHODS_WITH_MAP_WEIGHTS:
         return text
     return Prompt(
         text.replace(
@@ -143,6 +143,6 @@ def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -
     )
 
 
-def retarget_edits(edits: Sequence[Edit], target: int) -> list[Any]:
-    """Return copies of edits that act on the prompt number `target` of a batch."""
+def copy_edits_for_target(edits: Sequence[Edit], target: int) -> list[Any]:
+    """Return copies of edits whose target is prompt number `target` of a batch, 0 the source."""
     return [replace(edit, target=target) for edit in edits]  # type: ignore[call-arg]  # all have it

@@ -17,9 +17,10 @@ from t2i.scenes.captions import (
     generate_caption,
 )
 from t2i.scenes.held_out import is_trained_together, list_training_colours
-from t2i.scenes.layout import PlacedObject, random_choice
+from t2i.scenes.layout import Layout
+from t2i.scenes.object_placement import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes, list_shared_contrasting_backgrounds
+from t2i.scenes.scenes import Scenes, list_shared_contrasting_backgrounds
 
 ChangeKind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 CHANGE_TITLES: dict[ChangeKind, str] = {
@@ -29,14 +30,14 @@ CHANGE_TITLES: dict[ChangeKind, str] = {
     "addition": "one more object",
     "strengthen": "a stronger word",
 }
-"""What is changed -> what people read."""
-CONJUNCTIONS: dict[Relation, tuple[str, ...]] = {
+"""Kind of change -> its title in reports."""
+JOINING_PHRASES: dict[Relation, tuple[str, ...]] = {
     "left": ("and", "and", "to the left of"),
     "above": ("and", "and", "above"),
 }
-"""How the object that is there stands to the one that is added -> what may join them."""
-MAX_TRIES = 1000
-"""Scenes that a pair may be made of."""
+"""Relation of the present object to the added one -> phrases that may stand between them."""
+MAX_SCENES_TRIED = 1000
+"""Scenes that are tried in order until one of them allows a pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +91,16 @@ class PromptPair:
 def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
     """Build prompt pair `number` of a kind of change from the first scene that allows it.
 
-    Raises ArgumentError if none of MAX_TRIES scenes does.
+    Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
     """
-    for attempt in range(MAX_TRIES):
-        index = number * MAX_TRIES + attempt
-        found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+    for attempt in range(MAX_SCENES_TRIED):
+        index = number * MAX_SCENES_TRIED + attempt
+        found = PAIR_BUILDERS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
         if found is not None:
             return found
     raise ArgumentError(
-        f"None of {MAX_TRIES} scenes can be changed in {CHANGE_TITLES[kind]!r} with the objects "
-        f"{', '.join(scenes.vocabulary)}: leave out that kind of edit."
+        f"None of {MAX_SCENES_TRIED} scenes can be changed in {CHANGE_TITLES[kind]!r} with the "
+        f"objects {', '.join(scenes.vocabulary)}: leave out that kind of edit."
     )
 
 
@@ -165,7 +166,7 @@ def build_addition_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
     mention = find_mention(source, 0)
     rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
-    joint = random_choice(rng, CONJUNCTIONS[relation])
+    joint = random_choice(rng, JOINING_PHRASES[relation])
     added = choose_random_noun_phrase(rng, second)
     begin, end = source.caption.text[: mention.span[1]], source.caption.text[mention.span[1] :]
     text = f"{begin} {joint} {added}{end}"
@@ -190,7 +191,7 @@ def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
     )
 
 
-CHANGE_FUNCTIONS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
+PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
     "swap": build_swap_pair,
     "recolour": build_recolour_pair,
     "background": build_background_pair,

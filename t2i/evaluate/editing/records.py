@@ -1,4 +1,4 @@
-"""Records of the editing part."""
+"""Records of the editing part, as records.jsonl stores them."""
 
 from dataclasses import asdict
 
@@ -27,13 +27,13 @@ class SimilarityRecord(StrictModel):
 class EditedPictureRecord(StrictModel):
     """Scores of the picture that one editing method made of a prompt pair.
 
-    success : the requested change has happened
-    everything : the target's prompt is fulfilled
-    stayed : similarity over the region that is to stay; None where there is none
-    whole : similarity over the whole picture
-    structure : distance of the layouts
-    fit : caption score of the target's prompt; None without a caption matcher
-    fit_there : score of the edited region with its own words; None without such a region
+    success : True if the requested change has happened
+    everything : True if the picture shows all that the target prompt states
+    stayed : similarity to the source over the region that is to stay; None where there is none
+    whole : similarity to the source over the whole picture
+    structure : structure distance to the source
+    fit : score of the picture for the target's caption; None without a caption matcher
+    fit_there : score of the edited region for its own words; None without such a region
     """
 
     success: bool
@@ -62,7 +62,7 @@ class PairRecord(StrictModel):
 class TwoObjectsRecord(StrictModel):
     """Record of a two-object prompt, without an edit and with each edit, by name.
 
-    both, relation : True if both are present, and in the stated relation
+    both, relation : by edit, True if both objects are present, and in the stated relation
     whole : similarity to the picture without an edit
     """
 
@@ -73,7 +73,7 @@ class TwoObjectsRecord(StrictModel):
     file: str
 
 
-class CostRecord(StrictModel):
+class RelativeCostRecord(StrictModel):
     """Time and memory of an editing method relative to the same images without an edit.
 
     time : ratio of processor times, one for each round

@@ -18,17 +18,17 @@ from t2i.evaluate.generation.judge import judge_statement
 from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.scenes.recognised_objects import Recognition
 
-DILATION = 0.03
-"""By how much of the picture's side a mask of what changes is widened."""
+DILATION_SHARE = 0.03
+"""Pixels by which a mask is dilated, as a share of the picture's longer side."""
 MAX_PSNR = 100.0
-"""PSNR of pixels that are equal: no number is larger, and infinity has no mean."""
+"""PSNR of equal pictures, in dB: no PSNR is larger, and infinity has no mean."""
 MIN_GROWTH = 1.05
-"""A larger object covers at least so many times its area; a smaller one is divided by it."""
+"""Smallest factor by which a strengthened "large" object's area grows; "small" is divided by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """PSNR, MSE and SSIM of two pictures within a region."""
+    """PSNR (dB), MSE (of colours from 0 to 1) and SSIM of two pictures within a region."""
 
     psnr: float
     mse: float
@@ -38,10 +38,7 @@ class Similarity:
 def measure_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
 ) -> Similarity | None:
-    """Measure PSNR, MSE and SSIM of two pictures within a mask; None if the mask is empty.
-
-    MSE is that of colours from 0 to 1.
-    """
+    """Measure PSNR, MSE and SSIM of two pictures within a mask (H, W); None if it is empty."""
     if not places_HW.any():
         return None
     one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
@@ -52,7 +49,7 @@ def measure_similarity(
 
 
 def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
-    """Return the SSIM of two pictures around each pixel, (H, W)."""
+    """Return the SSIM of two pictures (3, H, W) from 0 to 1 around each pixel, (H, W)."""
     with explain_missing_extra():
         from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -64,7 +61,7 @@ def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
 
 
 def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32]) -> float:
-    """Return the mean squared difference of the self-similarities of two feature maps.
+    """Return the mean squared difference of the self-similarities of two feature maps (F, h, w).
 
     After Tumanyan et al. (2022, arXiv 2201.00424, Equation 3), whose features are DINO's keys;
     these are the recogniser's, so that figures of other suites cannot be compared.
@@ -74,7 +71,7 @@ def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float
 
 
 def self_similarity(features_Fhw: Tensor) -> Tensor:
-    """Return the cosine similarity of the features of each two positions, (P, P)."""
+    """Return the cosine similarity of each two positions of a feature map (F, h, w), (P, P)."""
     unit_FP = functional.normalize(features_Fhw.double().flatten(1), dim=0)
     return unit_FP.T @ unit_FP
 
@@ -84,10 +81,10 @@ def unchanged_mask(
 ) -> NDArray[np.bool_]:
     """Return the mask (H, W) of the region that the edit of a pair should not change.
 
-    It is the outside of the changed object in either picture, dilated by DILATION; where the
+    It is the outside of the changed object in either picture, dilated by DILATION_SHARE; where the
     background changes, the inside of the source's objects without their edges.
     """
-    by = math.ceil(DILATION * max(size))
+    by = math.ceil(DILATION_SHARE * max(size))
     if pair.object_index is None:
         return ~dilate_mask(~union_of_masks(source, pair.unchanged_names, size), by)
     changing = union_of_masks(source, pair.changed_names, size) | union_of_masks(

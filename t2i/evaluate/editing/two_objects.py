@@ -9,14 +9,15 @@ import torch
 from t2i.attention import AttendAndExcite, Region, Regions, attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.evaluate.editing.methods import NO_EDIT
-from t2i.evaluate.editing.pairs import MAX_TRIES, find_mention
+from t2i.evaluate.editing.pairs import MAX_SCENES_TRIED, find_mention
 from t2i.evaluate.editing.records import TwoObjectsRecord, build_similarity_record
 from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import build_picture_grid
+from t2i.scenes.layout import Layout
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Layout, Scenes
+from t2i.scenes.scenes import Scenes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 ATTEND_AND_EXCITE, REGIONS = "AttendAndExcite", "Regions"
 EDIT_NAMES = (ATTEND_AND_EXCITE, REGIONS)
 VARIANTS = (NO_EDIT, *EDIT_NAMES)
-FIRST, SECOND, ACROSS = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
-"""Sides of the boxes: two one after the other, and what they share."""
+FIRST_HALF, SECOND_HALF, MIDDLE_HALF = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
+"""Begin and end of a box along an axis: of two boxes side by side, and across to them."""
 
 
 def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
-    """Return the first of MAX_TRIES scenes whose caption relates two objects, or None."""
-    for index in range(number * MAX_TRIES, (number + 1) * MAX_TRIES):
+    """Return layout `number` with two objects whose caption states their relation, or None.
+
+    It is the first of MAX_SCENES_TRIED scenes.
+    """
+    for index in range(number * MAX_SCENES_TRIED, (number + 1) * MAX_SCENES_TRIED):
         layout = scenes.layout(index)
         if len(layout.objects) == 2 and layout.caption.relations:
             return layout
@@ -72,11 +76,15 @@ def generate_with_each_edit(
     steps: int,
     output_type: Literal["pil", "latent"] = "pil",
 ) -> Any:
-    """Generate a two-object prompt once for each named edit, all from the same noise."""
+    """Generate a two-object prompt once for each named edit, all from the same noise.
+
+    Any other name, such as NO_EDIT, is generated without an edit. Returns PIL images, or latents
+    (B, C, H, W).
+    """
     with attend(context.pipe) as attn:
         for row, name in enumerate(names):
             if name in EDIT_NAMES:
-                attn.edit(build_named_edit(name, layout, row))
+                attn.edit(build_two_object_edit(name, layout, row))
         return context.pipe(
             [layout.caption.text] * len(names),
             num_inference_steps=steps,
@@ -87,7 +95,7 @@ def generate_with_each_edit(
         )[0]
 
 
-def build_named_edit(name: str, layout: Layout, row: int) -> Edit:
+def build_two_object_edit(name: str, layout: Layout, row: int) -> Edit:
     """Build AttendAndExcite or Regions, by name, for the picture of this batch row."""
     words = [find_mention(layout, index).word for index in (0, 1)]
     if name == ATTEND_AND_EXCITE:
@@ -102,9 +110,12 @@ def build_named_edit(name: str, layout: Layout, row: int) -> Edit:
 
 
 def compute_relation_box(relation: Relation, *, first: bool) -> tuple[float, float, float, float]:
-    """Return the box (left, top, right, bottom) for the subject or the object of a relation."""
+    """Return the box for the subject (`first`) or the other object of a relation.
+
+    It is left, top, right and bottom, as fractions of the picture's sides.
+    """
     begins = (relation in ("left", "above")) == first
-    low, high = FIRST if begins else SECOND
+    low, high = FIRST_HALF if begins else SECOND_HALF
     if relation in ("left", "right"):
-        return low, ACROSS[0], high, ACROSS[1]
-    return ACROSS[0], low, ACROSS[1], high
+        return low, MIDDLE_HALF[0], high, MIDDLE_HALF[1]
+    return MIDDLE_HALF[0], low, MIDDLE_HALF[1], high

@@ -8,21 +8,21 @@ from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.statistics import paired_difference, proportion_with_interval
 
 CHOICE_CRITERION = "everything"
-"""Of t2i.evaluate.generation.judge.CRITERIA."""
+"""Criterion that runs are ranked by: a key in t2i.evaluate.generation.judge.CRITERION_TITLES."""
 
 
 @dataclass(frozen=True, slots=True)
 class BestAndCheapestRuns:
     """Best and cheapest setting among those that a sweep of sampling settings compares.
 
-    best : with the highest share; of equal ones the cheapest
-    cheapest : of those that are not significantly worse than it
-    losses : label -> difference to the best within the same scenes; without the best itself
+    best : the run with the highest share of correct pictures; of equal ones the cheapest
+    cheapest : the cheapest run that is not significantly worse than the best
+    differences_to_best : label -> share minus that of the best, paired by scene; without the best
     """
 
     best: SamplingRun
     cheapest: SamplingRun
-    losses: Mapping[str, Estimate]
+    differences_to_best: Mapping[str, Estimate]
 
 
 def choose_best_and_cheapest(
@@ -44,7 +44,10 @@ def choose_best_and_cheapest(
     shares = {label: figure.value for label, figure in right.items() if figure is not None}
     if len(shares) < len(runs):
         return None
-    best = min(runs, key=lambda run: (-shares[run.label], run.passes, run.label != default_label))
+    best = min(
+        runs,
+        key=lambda run: (-shares[run.label], run.passes_per_picture, run.label != default_label),
+    )
     lost = {
         run.label: change
         for run in runs
@@ -52,7 +55,7 @@ def choose_best_and_cheapest(
     }
     cheapest = min(
         (run for run in runs if not is_significantly_worse(lost.get(run.label))),
-        key=lambda run: (run.passes, run.label != default_label, -shares[run.label]),
+        key=lambda run: (run.passes_per_picture, run.label != default_label, -shares[run.label]),
     )
     return BestAndCheapestRuns(best, cheapest, lost)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2i.evaluate.generation.feature_distance import compute_frechet_distance
-from t2i.evaluate.generation.judge import CRITERIA
+from t2i.evaluate.generation.judge import CRITERION_TITLES
 from t2i.evaluate.generation.records import PictureRecord, SamplingRun
 from t2i.evaluate.generation.sampling_chapter import build_sampling_chapter
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
@@ -15,18 +15,19 @@ from t2i.evaluate.report.statistics import (
 )
 
 SPLIT_HEADS = {"seen": "seen", "held_out": "held out"}
-"""Splits of the tables -> their heads."""
+"""Split -> its column head in the tables."""
 GALLERY_SIZE = 12
 """Pictures of a gallery."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResults:
-    """Records of all pictures of a finished generation part, for its report.
+    """Results of a finished generation part: the judged scenes and generated pictures that its
+    report is about.
 
-    real, drawn : by split
-    sweeps : name of what is varied -> a run for each value
-    default_labels : name of what is varied -> label of the run with the model's default
+    real, drawn : split -> scenes of the data set; pictures that the model drew of their captions
+    sweeps : varied setting -> one sampling run for each of its values
+    default_labels : varied setting -> label of the run with the model's default
     sampling_text : description of how `drawn` was sampled
     """
 
@@ -102,10 +103,10 @@ def build_criterion_rows(
 ) -> list[tuple[str, list[Cell]]]:
     """Build the table row of each criterion: the share of correct pictures of each run.
 
-    compared : append the second run less the first
+    compared : append the difference of the second run to the first
     """
     rows: list[tuple[str, list[Cell]]] = []
-    for kind, title in CRITERIA.items():
+    for kind, title in CRITERION_TITLES.items():
         figures = [
             proportion_with_interval(run.list_criterion_results(kind)) for run in runs.values()
         ]
@@ -119,11 +120,11 @@ def build_criterion_rows(
 def build_mismatched_caption_table(results: GenerationResults) -> Table:
     """Build the table of pictures judged by another picture's caption, as a control.
 
-    Real scenes that are judged so give the level of chance for these captions.
+    Rendered scenes that are judged so give the level of chance for these captions.
     """
     heads = ["drawn", "drawn, another's caption", "real, another's caption"]
     rows: list[tuple[str, list[Cell]]] = []
-    for kind, title in CRITERIA.items():
+    for kind, title in CRITERION_TITLES.items():
         own = [flag for run in results.drawn.values() for flag in run.list_criterion_results(kind)]
         drawn = [
             flag for run in results.drawn.values() for flag in run.list_other_caption_results(kind)

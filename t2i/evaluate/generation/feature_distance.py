@@ -12,7 +12,7 @@ from t2i.evaluate.optional_imports import explain_missing_extra
 
 
 class PassThroughFeatures(nn.Module):
-    """Feature extractor for torchmetrics' FID that returns its input, already features."""
+    """Feature extractor for torchmetrics' FID whose input already is features (N, F)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ from t2i.evaluate.generation.records import (
     build_object_records,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
@@ -75,21 +75,20 @@ class GenerationConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """Sampling settings that a sweep compares: steps, guidance scale, sampler and method.
-
+    """Sampling settings that a sweep compares: steps, guidance scale, sampler, guidance method.
 
     sampler : None is the model's own
-    method : of guidance; None is classifier-free guidance
+    guidance_method : None is classifier-free guidance
     """
 
     steps: int
     guidance_scale: float
     sampler: str | None = None
-    method: str | None = None
+    guidance_method: str | None = None
 
     def __str__(self) -> str:
         named = [f"sampler={self.sampler}"] * (self.sampler is not None)
-        named += [f"method={self.method}"] * (self.method is not None)
+        named += [f"method={self.guidance_method}"] * (self.guidance_method is not None)
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
     def varied_value(self, name: str) -> tuple[str, float]:
@@ -98,23 +97,26 @@ class SamplingSettings:
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
             "steps": (str(self.steps), float(self.steps)),
             "samplers": (self.sampler or "the model's own", 0.0),
-            "methods": (self.method or "classifier-free", 0.0),
+            "methods": (self.guidance_method or "classifier-free", 0.0),
         }[name]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationUnit:
-    """Batch of scenes to generate with some sampling settings, or to render (settings None)."""
+    """Batch of scenes to generate with some sampling settings, or to render (settings None).
+
+    scene_numbers : of the scenes in their split
+    """
 
     split: Split
     settings: SamplingSettings | None
-    numbers: range
+    scene_numbers: range
 
     @property
     def key(self) -> str:
         """Key of this batch in records.jsonl."""
         how = "real" if self.settings is None else f"drawn/{self.settings}"
-        return f"{self.split}/{how}/{self.numbers.start}-{self.numbers[-1]}"
+        return f"{self.split}/{how}/{self.scene_numbers.start}-{self.scene_numbers[-1]}"
 
 
 class GenerationPart:
@@ -136,7 +138,7 @@ class GenerationPart:
         """Generate or render a batch of pictures, judge them and return the record."""
         batch = self.units_by_key[unit]
         statements = self.statements[batch.split]
-        texts = [statements[number].text for number in batch.numbers]
+        texts = [statements[number].text for number in batch.scene_numbers]
         begun = time.perf_counter()
         with record_denoiser_row_counts(self.context.pipe.unet) as passes:
             pictures = (
@@ -150,7 +152,7 @@ class GenerationPart:
         judged = []
         seen_in_all = self.context.recogniser.recognise(pictures)
         for number, picture, seen, (fit, fit_of_another) in zip(
-            batch.numbers, pictures, seen_in_all, fits, strict=True
+            batch.scene_numbers, pictures, seen_in_all, fits, strict=True
         ):
             name = f"generation/{batch.split}/{number:04d}-{batch.settings}"
             judged.append(
@@ -163,7 +165,7 @@ class GenerationPart:
                     right_by_another=judge_by_other_caption(statements, number, seen),
                     fit=fit,
                     fit_of_another=fit_of_another,
-                    features=[round(float(value), DECIMALS) for value in seen.features],
+                    features=[round(float(value), DECIMALS) for value in seen.mean_features],
                     file=None
                     if batch.settings is None
                     else self.context.save_picture(name, picture),
@@ -179,8 +181,8 @@ class GenerationPart:
         if self.context.caption_matcher is None:
             return [(None, None)] * len(pictures)
         texts = [statement.text for statement in self.statements[unit.split]]
-        own = [texts[number] for number in unit.numbers]
-        following = [texts[(number + 1) % len(texts)] for number in unit.numbers]
+        own = [texts[number] for number in unit.scene_numbers]
+        following = [texts[(number + 1) % len(texts)] for number in unit.scene_numbers]
         scores = [
             self.context.caption_matcher.compute_similarities(pictures, captions)
             for captions in (own, following)
@@ -225,7 +227,9 @@ class GenerationPart:
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
         """Scenes to generate, by split."""
-        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
+        return build_scene_splits(
+            self.context, {name: getattr(self.config, name) for name in SPLITS}
+        )
 
     @cached_property
     def statements(self) -> dict[Split, list[CaptionStatement]]:
@@ -245,7 +249,7 @@ class GenerationPart:
             "guidance": [SamplingSettings(usual.steps, scale) for scale in scales],
             "steps": [SamplingSettings(count, usual.guidance_scale) for count in steps],
             "samplers": [usual, *(replace(usual, sampler=s) for s in config.samplers)],
-            "methods": [usual, *(replace(usual, method=m) for m in config.methods)],
+            "methods": [usual, *(replace(usual, guidance_method=m) for m in config.methods)],
         }
         return {name: ways for name, ways in several.items() if len(ways) > 1}
 
@@ -265,14 +269,16 @@ class GenerationPart:
 
     def _render(self, unit: GenerationUnit) -> list[Image.Image]:
         scenes = self.scenes[unit.split]
-        return [Image.fromarray(scenes.scene(number).pixels) for number in unit.numbers]
+        return [Image.fromarray(scenes.scene(number).pixels) for number in unit.scene_numbers]
 
     def _draw(
         self, unit: GenerationUnit, settings: SamplingSettings, texts: list[str]
     ) -> list[Image.Image]:
         pipe, seed = self.context.pipe, self.scenes[unit.split].config.seed
-        sampler, method = settings.sampler, settings.method
-        noises = [derive_generator(seed, unit.split, number, "noise") for number in unit.numbers]
+        sampler, method = settings.sampler, settings.guidance_method
+        noises = [
+            derive_generator(seed, unit.split, number, "noise") for number in unit.scene_numbers
+        ]
         try:
             # A fresh one each time, so that nothing passes from one unit to the next.
             own = self._default_scheduler
@@ -295,7 +301,7 @@ class GenerationPart:
 
 @contextmanager
 def record_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
-    """Yield a list that receives the batch size of each denoiser call within the block."""
+    """Yield a list that receives the number of batch rows of each denoiser call in the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
     try:

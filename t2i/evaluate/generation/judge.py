@@ -7,11 +7,11 @@ mention has one. The words small and large are not judged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t2i.scenes.layout import Layout
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
-from t2i.scenes.scenes import Layout
-from t2i.scenes.sprites import HUES, load_vocabulary_objects
+from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
 
-CRITERIA: dict[str, str] = {
+CRITERION_TITLES: dict[str, str] = {
     "one": "one object",
     "each": "each of several objects",
     "both": "both of two objects",
@@ -24,12 +24,12 @@ CRITERIA: dict[str, str] = {
     "nothing_else": "nothing else",
     "everything": "everything said",
 }
-"""What is counted -> what people read; in the order of the tables."""
+"""Criterion by which a picture is judged -> its title in reports; in the order of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionStatement:
-    """Objects, colours, relations and background that a caption states of its scene.
+    """Statement of a caption about its scene: objects, colours, relations and background.
 
     objects : in the order of their mentions
     colours : (object, colour, True if that is not its natural colour)
@@ -44,7 +44,7 @@ class CaptionStatement:
 
     @property
     def criteria(self) -> frozenset[str]:
-        """Keys of the criteria, in CRITERIA, by which a picture of this caption is judged."""
+        """Keys in CRITERION_TITLES of the criteria by which a picture of this caption is judged."""
         several = {2: {"each", "both"}, 3: {"each", "three"}}
         found = several.get(len(self.objects), {"one"}) | {"nothing_else", "everything"}
         if self.relations:
@@ -56,7 +56,7 @@ class CaptionStatement:
 
 
 def build_caption_statement(layout: Layout) -> CaptionStatement:
-    """Return what the caption of a scene states."""
+    """Build the statement of a scene's caption: what a picture of this caption must show."""
     caption = layout.caption
     names = {
         mention.object_index: layout.objects[mention.object_index].name
@@ -66,7 +66,7 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
         (
             names[mention.object_index],
             mention.colour,
-            mention.colour != load_vocabulary_objects()[names[mention.object_index]].colour,
+            mention.colour != load_vocabulary_objects()[names[mention.object_index]].natural_colour,
         )
         for mention in caption.mentions
         if mention.colour is not None
@@ -82,9 +82,10 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
 
 
 def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
-    """Judge a recognised picture by what a caption states: criterion -> True where it is met.
+    """Judge a recognised picture by what a caption states: criterion -> results, True if met.
 
-    "placed" is empty unless all related objects are present.
+    A criterion has one result for each object or colour that it is about, else one; "placed" has
+    none unless all related objects are present.
     """
     there = {name: name in seen.objects for name in statement.objects}
     related = {name for one, _, other in statement.relations for name in (one, other)}
@@ -93,7 +94,7 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
     painted: dict[bool, list[bool]] = {True: [], False: []}
     for name, colour, new in statement.colours:
         # The recogniser has no name for some colours that objects are of by themselves.
-        right = seen.has_colour(name, colour if colour in HUES else OWN_COLOUR)
+        right = seen.has_colour(name, colour if colour in PAINT_COLOURS else OWN_COLOUR)
         painted[new].append(right)
 
     everything = all(there.values()) and in_place and behind and all(painted[True] + painted[False])
@@ -110,7 +111,7 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
         "nothing_else": [seen.objects.keys() <= there.keys()],
         "everything": [everything],
     }
-    return {kind: flags[kind] for kind in CRITERIA if kind in statement.criteria}
+    return {kind: flags[kind] for kind in CRITERION_TITLES if kind in statement.criteria}
 
 
 def judge_by_other_caption(
@@ -122,7 +123,7 @@ def judge_by_other_caption(
     it applies to no other.
     """
     judged = {}
-    for kind in CRITERIA:
+    for kind in CRITERION_TITLES:
         if kind not in statements[number].criteria:
             continue
         for step in range(1, len(statements)):

@@ -1,4 +1,4 @@
-"""Records of the generation part, and runs of them."""
+"""Records of the generation part, as records.jsonl stores them, and runs of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 from t2i.scenes.recognised_objects import Recognition
 
 DECIMALS = 4
-"""Of the features that a record keeps; they are of the size of 1."""
+"""Decimals of the features and scores in a record; features are of the order of 1."""
 
-MISTAKES: dict[str, str] = {
+MISTAKE_TEXTS: dict[str, str] = {
     "one": "object missing",
     "each": "object missing",
     "relation": "not as placed",
@@ -19,11 +19,11 @@ MISTAKES: dict[str, str] = {
     "natural": "other colour",
     "nothing_else": "something else there",
 }
-"""Kinds of which none follows from another -> what people read under a picture where one fails."""
+"""Criterion -> label under a picture that fails it; no criterion here follows from another."""
 
 
 class ObjectRecord(BaseModel):
-    """Record of one recognised object: colour, centre and share of the picture's area."""
+    """Record of a recognised object: colour, centre (x, y, from 0 to 1) and share of the area."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,8 +56,8 @@ class PictureRecord(BaseModel):
     @property
     def mistakes(self) -> list[str]:
         """Descriptions of what does not fit the caption, one for each criterion not met."""
-        known = {kind: self.right[kind] for kind in MISTAKES if kind in self.right}
-        return [MISTAKES[kind] for kind, flags in known.items() for flag in flags if not flag]
+        known = {kind: self.right[kind] for kind in MISTAKE_TEXTS if kind in self.right}
+        return [MISTAKE_TEXTS[kind] for kind, flags in known.items() for flag in flags if not flag]
 
 
 class BatchRecord(BaseModel):
@@ -74,9 +74,10 @@ class BatchRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingRun:
-    """All batches of pictures that were sampled with the same settings.
+    """Run of sampling: all batches of pictures that were sampled with the same settings.
 
-    value : the varied setting, where it is a number
+    label : the varied setting as text
+    value : the varied setting as a number; 0 where it is none
     """
 
     label: str
@@ -89,13 +90,13 @@ class SamplingRun:
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
-    def seconds(self) -> list[float]:
+    def seconds_per_picture(self) -> list[float]:
         """Sampling time per picture, in seconds, of each batch."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
     @property
-    def passes(self) -> float:
-        """Denoiser calls per picture, a cost that does not depend on the machine."""
+    def passes_per_picture(self) -> float:
+        """Rows of denoiser calls per picture, a cost that does not depend on the machine."""
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
     def list_criterion_results(self, kind: str) -> list[bool | None]:

@@ -1,4 +1,4 @@
-"""Report of the sampling settings that were compared: recommended ones, plots and tables."""
+"""Report chapter on the sampling settings that were compared: recommendation, plots, tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,13 +7,13 @@ from t2i.evaluate.generation.best_and_cheapest import (
     BestAndCheapestRuns,
     choose_best_and_cheapest,
 )
-from t2i.evaluate.generation.judge import CRITERIA
+from t2i.evaluate.generation.judge import CRITERION_TITLES
 from t2i.evaluate.generation.records import SamplingRun
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 
 PLOTTED_CRITERIA = ("one", "both", "relation", "background", "recolour", "everything")
-LOSS_HEAD = f"{CRITERIA[CHOICE_CRITERION]}, less the best"
+LOSS_HEAD = f"{CRITERION_TITLES[CHOICE_CRITERION]}, less the best"
 CHEAPEST_HEAD = "the cheapest not significantly worse"
 SWEEP_TITLES = {
     "guidance": ("Against the guidance scale", "guidance scale"),
@@ -40,9 +40,9 @@ def build_sampling_chapter(
     if choices:
         blocks.append(build_recommended_settings_table(choices, default_labels))
     for name, runs in sweeps.items():
-        title, across = SWEEP_TITLES[name]
+        title, x_label = SWEEP_TITLES[name]
         if name in ("guidance", "steps"):
-            blocks.append(build_sweep_plot(name, title, across, runs))
+            blocks.append(build_sweep_plot(name, title, x_label, runs))
             title += ", in figures"
         blocks.append(build_sweep_table(name, title, runs, choices.get(name)))
     return Chapter(
@@ -52,8 +52,8 @@ def build_sampling_chapter(
         "at a time. There are fewer pictures than above, but all settings use the same scenes and "
         "the same noise, so that they are compared scene by scene. The first table names the "
         f"cheapest setting that is not significantly worse than the best by "
-        f"{CRITERIA[CHOICE_CRITERION]!r}; its true loss may be as large as the low end of the "
-        "interval beside it. Image quality is not judged. "
+        f"{CRITERION_TITLES[CHOICE_CRITERION]!r}; its true loss may be as large as the low end of "
+        "the interval beside it. Image quality is not judged. "
         "Denoiser passes are the cost of a picture on any machine; seconds are those of one "
         "picture, drawn in batches, on the machine named below.",
         blocks=blocks,
@@ -72,8 +72,8 @@ def build_recommended_settings_table(
                 own[name],
                 choice.best.label,
                 choice.cheapest.label,
-                f"{choice.cheapest.passes:g}",
-                choice.losses.get(choice.cheapest.label, "it is the best"),
+                f"{choice.cheapest.passes_per_picture:g}",
+                choice.differences_to_best.get(choice.cheapest.label, "it is the best"),
             ],
         )
         for name, choice in choices.items()
@@ -88,7 +88,7 @@ def build_recommended_settings_table(
     )
 
 
-def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[SamplingRun]) -> Plot:
+def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[SamplingRun]) -> Plot:
     """Build the plot of each criterion over the sampling setting that a sweep varies."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for kind in PLOTTED_CRITERIA:
@@ -97,8 +97,8 @@ def build_sweep_plot(name: str, title: str, across: str, runs: Sequence[Sampling
         ]
         there = [(value, figure) for value, figure in points if figure is not None]
         if there:
-            lines[CRITERIA[kind]] = there
-    return Plot(name, title, across, "share of pictures", lines)
+            lines[CRITERION_TITLES[kind]] = there
+    return Plot(name, title, x_label, "share of pictures", lines)
 
 
 def build_sweep_table(
@@ -108,20 +108,20 @@ def build_sweep_table(
     kinds = [
         kind for kind in PLOTTED_CRITERIA if any(run.list_criterion_results(kind) for run in runs)
     ]
-    lost: Mapping[str, Estimate] = {} if choice is None else choice.losses
+    lost: Mapping[str, Estimate] = {} if choice is None else choice.differences_to_best
     rows: list[tuple[str, list[Cell]]] = [
         (
             run.label,
             [
                 *(proportion_with_interval(run.list_criterion_results(kind)) for kind in kinds),
                 lost.get(run.label),
-                f"{run.passes:g}",
-                mean_with_bootstrap_interval(run.seconds),
+                f"{run.passes_per_picture:g}",
+                mean_with_bootstrap_interval(run.seconds_per_picture),
             ],
         )
         for run in runs
     ]
-    heads = [CRITERIA[kind] for kind in kinds]
+    heads = [CRITERION_TITLES[kind] for kind in kinds]
     return Table(
         name=f"{name}_table",
         title=title,

@@ -11,31 +11,32 @@ from t2i.evaluate.inspection.records import (
     ObjectScores,
     SceneRecord,
 )
-from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES, METHODS, PLOTTED_METHODS
+from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES_METHOD, METHODS, PLOTTED_METHODS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
 from t2i.terminal import plural
 
-MEASURES: dict[str, Callable[[MapScores], float | None]] = {
+MEASURE_GETTERS: dict[str, Callable[[MapScores], float | None]] = {
     "mIoU": lambda scores: scores.iou,
     "mIoU, best threshold": lambda scores: scores.best_iou,
     "pointing game": lambda scores: float(scores.pointing),
     "average precision": lambda scores: scores.precision,
     "leakage": lambda scores: scores.leakage,
 }
-"""Heads of the tables -> what they read; all are shares."""
-BETTER = dict.fromkeys(MEASURES, "higher") | {"leakage": "lower"}
-TITLES = {
+"""Column head -> function that reads its value from a heat map's scores; all are shares of 1."""
+BETTER_DIRECTION = dict.fromkeys(MEASURE_GETTERS, "higher") | {"leakage": "lower"}
+METHOD_TITLES = {
     "default": "our default",
     "daam": "DAAM's convention",
     "mean": "mean of the probabilities",
-    BEST_SITES: "our default at the best sites",
+    BEST_SITES_METHOD: "our default at the best sites",
     "wrong word": "control: our default, of another word",
     "centred blob": "control: a blob in the middle",
 }
-SPLITS = {"seen": "seen combinations", "held_out": "held-out combinations"}
+SPLIT_TITLES = {"seen": "seen combinations", "held_out": "held-out combinations"}
 GALLERY_SIZE = 6
 ScoreSelector = Callable[[ObjectScores], MapScores | None]
+"""Function that picks the scores of one heat map from those of an object, or None."""
 
 
 def build_chapters(
@@ -45,10 +46,10 @@ def build_chapters(
 
     shown : split -> the records of its scenes, in their order
     """
-    real = {split: scenes for split, scenes in shown.items() if split in SPLITS}
+    real = {split: scenes for split, scenes in shown.items() if split in SPLIT_TITLES}
     blocks: list[Block] = [
         build_heat_map_method_table(
-            choice, scenes, f"inspection_{split}", f"Real pictures, {SPLITS[split]}"
+            choice, scenes, f"inspection_{split}", f"Real pictures, {SPLIT_TITLES[split]}"
         )
         for split, scenes in real.items()
     ]
@@ -89,10 +90,13 @@ def build_heat_map_method_table(
     for method in METHODS:
         rows.append(
             build_heat_map_score_row(
-                TITLES[method], scenes, build_method_selector(method), choice.thresholds[method]
+                METHOD_TITLES[method],
+                scenes,
+                build_method_selector(method),
+                choice.thresholds[method],
             )
         )
-        if method == BEST_SITES and not name.endswith("drawn"):
+        if method == BEST_SITES_METHOD and not name.endswith("drawn"):
             rows.append(build_daam_row(choice, scenes))
     for other in ("daam", "mean"):
         differences = [
@@ -101,26 +105,26 @@ def build_heat_map_method_table(
                     scenes, reading, build_method_selector("default"), build_method_selector(other)
                 )
             )
-            for reading in MEASURES.values()
+            for reading in MEASURE_GETTERS.values()
         ]
-        rows.append((f"our default, minus {TITLES[other]}", [*differences, None]))
+        rows.append((f"our default, minus {METHOD_TITLES[other]}", [*differences, None]))
     return Table(
         name=name,
         title=title,
-        heads=[*MEASURES, "threshold"],
+        heads=[*MEASURE_GETTERS, "threshold"],
         rows=rows,
-        units=dict.fromkeys(MEASURES, "%"),
-        better=BETTER,  # type: ignore[arg-type]  # both words are literals
+        units=dict.fromkeys(MEASURE_GETTERS, "%"),
+        better=BETTER_DIRECTION,  # type: ignore[arg-type]  # both words are literals
     )
 
 
 def build_heat_map_score_row(
     title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
-    """Build the table row with the mean scores that `select` picks from each object."""
+    """Build a table row from the scores that `select` picks: title, mean scores, threshold."""
     figures = [
         mean_with_bootstrap_interval(compute_scene_means(scenes, reading, select))
-        for reading in MEASURES.values()
+        for reading in MEASURE_GETTERS.values()
     ]
     return title, [*figures, f"{threshold:g}"]
 
@@ -130,7 +134,7 @@ def build_daam_row(
 ) -> tuple[str, Sequence[Cell]]:
     """Build the table row of the package `daam`, or of the reason why it was not measured."""
     if choice.daam:
-        return DAAM_LABEL, [choice.daam, *[None] * len(MEASURES)]
+        return DAAM_LABEL, [choice.daam, *[None] * len(MEASURE_GETTERS)]
     return build_heat_map_score_row(
         DAAM_LABEL, scenes, build_method_selector(DAAM_LABEL), choice.thresholds[DAAM_LABEL]
     )
@@ -183,18 +187,20 @@ def compute_scene_differences(
 def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
     """Build the plot of the heat maps' mIoU at each single noise level."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
-    for method in (*PLOTTED_METHODS, BEST_SITES):
+    for method in (*PLOTTED_METHODS, BEST_SITES_METHOD):
         for level in levels:
             figure = mean_with_bootstrap_interval(
-                compute_scene_means(scenes, MEASURES["mIoU"], build_method_selector(method, level))
+                compute_scene_means(
+                    scenes, MEASURE_GETTERS["mIoU"], build_method_selector(method, level)
+                )
             )
             if figure is not None:
-                lines.setdefault(TITLES[method], []).append((float(level), figure))
+                lines.setdefault(METHOD_TITLES[method], []).append((float(level), figure))
     return Plot(
         name="inspection_levels",
         title="One level of noise alone, at the threshold of all levels together",
-        across="share of the noise schedule",
-        up="mIoU",
+        x_label="share of the noise schedule",
+        y_label="mIoU",
         lines=lines,
     )
 
@@ -210,10 +216,10 @@ def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Tabl
     return Table(
         name="inspection_sites",
         title="Each site of the denoiser alone, seen combinations",
-        heads=["size", *MEASURES, "threshold"],
+        heads=["size", *MEASURE_GETTERS, "threshold"],
         rows=rows,
-        units=dict.fromkeys(MEASURES, "%"),
-        better=BETTER,  # type: ignore[arg-type]  # both words are literals
+        units=dict.fromkeys(MEASURE_GETTERS, "%"),
+        better=BETTER_DIRECTION,  # type: ignore[arg-type]  # both words are literals
     )
 
 
@@ -227,7 +233,7 @@ def build_galleries(split: str, scenes: Sequence[SceneRecord]) -> list[Gallery]:
     return [
         Gallery(
             name=f"inspection_{which}_{split}",
-            title=f"The {which} by mIoU, {SPLITS[split]}: the picture, and each word's maps",
+            title=f"The {which} by mIoU, {SPLIT_TITLES[split]}: the picture, and each word's maps",
             pictures=[
                 (scenes[number].file, f"{scenes[number].caption}: {ious[number]:.2f}")
                 for number in numbers

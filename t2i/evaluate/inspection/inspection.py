@@ -1,4 +1,4 @@
-"""Inspection part: do the heat maps of words lie on the objects of the words.
+"""Inspection part of the suite: do the heat maps of words lie on the objects of the words.
 
 H W size of the picture.
 """
@@ -27,7 +27,7 @@ from t2i.evaluate.inspection.records import (
     rank_by_iou,
 )
 from t2i.evaluate.inspection.scene_heat_maps import (
-    BEST_SITES,
+    BEST_SITES_METHOD,
     METHODS,
     PLOTTED_METHODS,
     SceneHeatMaps,
@@ -36,7 +36,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     probe_rendered_scene,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_splits
+from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
@@ -44,14 +44,14 @@ from t2i.scenes.scenes import Scene, Scenes
 
 Split = Literal["choose", "seen", "held_out", "drawn"]
 SPLITS: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")
-Level = Annotated[float, Field(gt=0, lt=1)]
-CHOICE_UNIT = "choice"
-MAX_SITES = 8
-"""Of "best sites"."""
+NoiseLevel = Annotated[float, Field(gt=0, lt=1)]
+CALIBRATION_KEY = "choice"
+MAX_BEST_SITES = 8
+"""Largest number of attention sites that the method "best sites" averages."""
 
 
 class InspectionConfig(BaseModel):
-    """Configuration of the heat-map part: scenes, and noise levels."""
+    """Configuration of the inspection part: scenes, and noise levels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,9 @@ class InspectionConfig(BaseModel):
     held_out: SplitConfig = SplitConfig(seed=43, count=50)
     drawn: SplitConfig = SplitConfig(seed=44, count=24)
     """Captions that are drawn, and held against the recogniser's masks of what was drawn."""
-    levels: tuple[Level, ...] = Field((0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), min_length=1)
+    levels: tuple[NoiseLevel, ...] = Field(
+        (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), min_length=1
+    )
     """How far along the noise schedule a real picture is noised, from 0 to 1."""
 
 
@@ -77,13 +79,13 @@ class InspectionPart:
         """Return the keys of the calibration and of all scenes, in the order of measurement."""
         shown = (split for split in self.scenes if split != "choose")
         return [
-            CHOICE_UNIT,
+            CALIBRATION_KEY,
             *(f"{split}/{number}" for split in shown for number in range(len(self.scenes[split]))),
         ]
 
     def measure_unit(self, unit: str) -> Record:
-        """Return the calibration for the key "choice", else the heat-map scores of a scene."""
-        if unit == CHOICE_UNIT:
+        """Measure the calibration for CALIBRATION_KEY, else the heat-map scores of a scene."""
+        if unit == CALIBRATION_KEY:
             return self.calibration.model_dump(mode="json")
         split, number = unit.split("/")
         look = self.score_generated_picture if split == "drawn" else self.score_rendered_scene
@@ -91,17 +93,19 @@ class InspectionPart:
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""
-        choice = Calibration.model_validate(records[CHOICE_UNIT])
+        choice = Calibration.model_validate(records[CALIBRATION_KEY])
         shown: dict[str, list[SceneRecord]] = {}
         for unit, record in records.items():
-            if unit != CHOICE_UNIT:
+            if unit != CALIBRATION_KEY:
                 shown.setdefault(unit.split("/")[0], []).append(SceneRecord.model_validate(record))
         return build_chapters(choice, shown, [f"{level:g}" for level in self.config.levels])
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
         """Scenes whose heat maps are scored, by split."""
-        return build_splits(self.context, {name: getattr(self.config, name) for name in SPLITS})
+        return build_scene_splits(
+            self.context, {name: getattr(self.config, name) for name in SPLITS}
+        )
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -117,14 +121,14 @@ class InspectionPart:
             heat = self._probe_picture("choose", number, scene)
             looked.append((heat, scene))
             for method in METHODS:
-                if method != BEST_SITES:
+                if method != BEST_SITES_METHOD:
                     methods.setdefault(method, []).extend(
                         measure_method_overlaps(heat, scene, method, [])
                     )
             for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
-                    measure_method_overlaps(heat, scene, BEST_SITES, [site.name])
+                    measure_method_overlaps(heat, scene, BEST_SITES_METHOD, [site.name])
                 )
             if not trouble:
                 try:
@@ -132,7 +136,9 @@ class InspectionPart:
                 except DaamError as error:
                     trouble = str(error)
                 else:
-                    methods.setdefault(DAAM_LABEL, []).extend(measure_map_overlaps(theirs, scene))
+                    methods.setdefault(DAAM_LABEL, []).extend(
+                        measure_overlaps_with_objects(theirs, scene)
+                    )
 
         chosen = {name: find_best_threshold(found) for name, found in (methods | sites).items()}
         ranked = rank_by_iou({name: chosen[name][1] for name in sites})
@@ -142,10 +148,12 @@ class InspectionPart:
                 [
                     one
                     for heat, scene in looked
-                    for one in measure_method_overlaps(heat, scene, BEST_SITES, names[:count])
+                    for one in measure_method_overlaps(
+                        heat, scene, BEST_SITES_METHOD, names[:count]
+                    )
                 ]
             )
-            for count in range(1, min(MAX_SITES, len(names)) + 1)
+            for count in range(1, min(MAX_BEST_SITES, len(names)) + 1)
         }
         count = max(together, key=lambda count: together[count][1])
         thresholds = {name: threshold for name, (threshold, _) in chosen.items()}
@@ -153,7 +161,7 @@ class InspectionPart:
             thresholds.pop(DAAM_LABEL, None)
         return Calibration(
             scenes=len(scenes),
-            thresholds=thresholds | {BEST_SITES: together[count][0]},
+            thresholds=thresholds | {BEST_SITES_METHOD: together[count][0]},
             site_ious=ranked,
             site_sizes=sizes,
             sites=names[:count],
@@ -172,7 +180,7 @@ class InspectionPart:
             methods: dict[str, dict[str, MapScores]] = {}
             for method in METHODS:
                 for level in build_level_step_windows(self.config.levels):
-                    if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES):
+                    if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES_METHOD):
                         found = measure_overlap(
                             heat.resized_word_map(method, level, one, choice.sites), *masks
                         )
@@ -186,7 +194,7 @@ class InspectionPart:
             sites = {
                 name: build_map_scores(
                     measure_overlap(
-                        heat.resized_word_map(BEST_SITES, ALL_LEVELS, one, [name]), *masks
+                        heat.resized_word_map(BEST_SITES_METHOD, ALL_LEVELS, one, [name]), *masks
                     ),
                     threshold,
                 )
@@ -261,7 +269,7 @@ def measure_method_overlaps(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[Overlap]:
     """Score each object's heat map by one method, over all noise levels, against its mask."""
-    return measure_map_overlaps(
+    return measure_overlaps_with_objects(
         [
             heat.resized_word_map(method, ALL_LEVELS, one, sites)
             for one in range(len(scene.objects))
@@ -270,7 +278,7 @@ def measure_method_overlaps(
     )
 
 
-def measure_map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
+def measure_overlaps_with_objects(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
     """Score the heat map of each object of a scene against the object's mask."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
@@ -279,12 +287,12 @@ def measure_map_overlaps(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
 
 
 def object_mask(scene: Scene, number: int) -> Tensor:
-    """Return the mask (H, W) of object `number` of a scene."""
+    """Return the mask (H, W) of object `number` of a scene as a bool tensor."""
     return torch.from_numpy(scene.objects[number].mask)
 
 
 def other_objects_mask(scene: Scene, number: int) -> Tensor | None:
-    """Return the union of the masks of all objects but `number`; None if there are none."""
+    """Return the union (H, W) of the masks of all objects but `number`; None if there are none."""
     others = [placed.mask for other, placed in enumerate(scene.objects) if other != number]
     return torch.from_numpy(np.stack(others).any(axis=0)) if others else None
 

@@ -1,4 +1,4 @@
-"""Run along a known picture: the denoiser sees noised versions of it at given levels.
+"""Scheduler of a known picture: the denoiser sees noised versions of it at given levels.
 
 B batch rows, C channels, H W latent size, L levels of noise, Y X picture size.
 """
@@ -55,7 +55,7 @@ def build_known_picture_scheduler(
 ) -> KnownPictureScheduler:
     """Build the scheduler that shows the model a picture (Y, X, 3) at these noise levels.
 
-    levels : fractions of the noise schedule; all share one noise
+    levels : fractions of the noise schedule, from 0 to 1; all share one noise
     """
     device = pipe._execution_device
     pixels_13YX = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -75,6 +75,8 @@ def interpolate_noise_schedule(
     scheduler: Any, levels: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the timesteps of noise levels, and the factors of picture and noise, (L,) each.
+
+    levels : fractions of the noise schedule, from 0 to 1
 
     For flow matching the level is the factor of the noise itself. Raises ModelError for a
     scheduler without a schedule.

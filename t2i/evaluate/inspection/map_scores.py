@@ -12,7 +12,7 @@ from torch.nn import functional
 from t2i.evaluate.optional_imports import explain_missing_extra
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
-"""On a map stretched to 0..1; one of them is chosen for a method, on scenes of its own."""
+"""Thresholds of a map rescaled to 0..1; one is chosen for each method, on scenes of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class Overlap:
     ious : intersection over union of the mask and the map at each of THRESHOLDS
     best_iou : IoU at the best threshold for this map: an upper bound
     pointing : True if the map's peak is inside the mask
-    precision : average precision over the positions (area under precision and recall)
+    average_precision : over the positions (area under precision and recall)
     leakage : share of the map that lies on the masks of other objects; None without any
     """
 
     ious: tuple[float, ...]
     best_iou: float
     pointing: bool
-    precision: float
+    average_precision: float
     leakage: float | None
 
 
@@ -55,7 +55,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
         ious=tuple(float(iou_P[count - 1]) if count else 0.0 for count in counts),
         best_iou=float(iou_P[last_P].max()),
         pointing=bool(mask_P[map_P.argmax()]),
-        precision=average_precision(map_P, mask_P),
+        average_precision=average_precision(map_P, mask_P),
         leakage=leaked,
     )
 

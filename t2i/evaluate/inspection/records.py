@@ -1,4 +1,4 @@
-"""Records of the inspection part."""
+"""Records of the inspection part, as records.jsonl stores them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, Overlap
 
 ALL_LEVELS = "all"
-"""In the place of a level of noise: the maps of all levels together, as a probe gives them."""
+"""Key in place of a noise level: the map that a probe averages over all levels."""
 DECIMALS = 4
 
 
@@ -81,7 +81,7 @@ def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),
         pointing=overlap.pointing,
-        precision=round(overlap.precision, DECIMALS),
+        precision=round(overlap.average_precision, DECIMALS),
         leakage=None if overlap.leakage is None else round(overlap.leakage, DECIMALS),
     )
 
@@ -97,6 +97,6 @@ def find_best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
 
 
 def rank_by_iou(ious: Mapping[str, float]) -> dict[str, float]:
-    """Sort names by their IoU, the best first."""
+    """Return the IoUs by name, rounded and sorted, the best first."""
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

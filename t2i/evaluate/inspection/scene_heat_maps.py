@@ -27,20 +27,23 @@ from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import Span, find_word_positions
 
 BASELINES = ("wrong word", "centred blob")
-BEST_SITES = "best sites"
-METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES, *BASELINES)
+BEST_SITES_METHOD = "best sites"
+METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES_METHOD, *BASELINES)
 PLOTTED_METHODS: tuple[Convention, ...] = ("default", "daam", "mean")
-"""Those that are plotted against the level of noise."""
+"""Conventions of heat maps that are plotted against the noise level."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneHeatMaps:
-    """Heat maps of a scene's words, by convention and noise level, or ALL_LEVELS."""
+    """Heat maps of a scene's words, by convention and noise level or ALL_LEVELS.
+
+    wrong_words : for each of the words another one of the caption, for a baseline
+    size : height and width of the picture
+    """
 
     maps: Mapping[tuple[Convention, str], HeatMaps]
     words: Sequence[str]
-    others: Sequence[str]
-    """For each of the words another one of the caption."""
+    wrong_words: Sequence[str]
     size: tuple[int, int]
 
     def resized_word_map(
@@ -49,10 +52,10 @@ class SceneHeatMaps:
         """Return the heat map (H, W) of word `number` by a method, resized to the picture."""
         if method == "centred blob":
             return build_centred_blob(self.size)
-        word = self.others[number] if method == "wrong word" else self.words[number]
+        word = self.wrong_words[number] if method == "wrong word" else self.words[number]
         convention: Convention = method if method in CONVENTIONS else "default"  # type: ignore[assignment]  # it is one of them
         maps = self.maps[convention, level]
-        if method == BEST_SITES:
+        if method == BEST_SITES_METHOD:
             maps = restrict_to_sites(maps, sites)
         mode = "bicubic" if convention == "daam" else "bilinear"
         return resize_map(maps[word], self.size, mode)
@@ -85,8 +88,8 @@ def probe_rendered_scene(
     scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
     along = copy_pipeline_with_scheduler(pipe, scheduler)
     mentions = [(placed.word, placed.span) for placed in scene.objects]
-    words, others = find_mention_and_wrong_word_tokens(pipe, scene.caption, mentions)
-    asked = [*words, *others]
+    words, wrong_words = find_mention_and_wrong_word_tokens(pipe, scene.caption, mentions)
+    asked = [*words, *wrong_words]
     with attend(along) as attn:
         maps = {
             (convention, level): attn.probe(*asked, convention=convention, steps=steps)
@@ -100,7 +103,7 @@ def probe_rendered_scene(
             guidance_scale=1.0,
             output_type="latent",
         )
-    names = list(map(str, words)), list(map(str, others))
+    names = list(map(str, words)), list(map(str, wrong_words))
     return SceneHeatMaps(maps, *names, scene.pixels.shape[:2])
 
 
@@ -113,12 +116,12 @@ def probe_generated_picture(
     generator: torch.Generator,
 ) -> tuple[SceneHeatMaps, Image.Image]:
     """Generate a picture with the model's default settings and probe its words."""
-    words, others = find_mention_and_wrong_word_tokens(
+    words, wrong_words = find_mention_and_wrong_word_tokens(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )
     with attend(pipe) as attn:
         maps = {
-            (convention, ALL_LEVELS): attn.probe(*words, *others, convention=convention)
+            (convention, ALL_LEVELS): attn.probe(*words, *wrong_words, convention=convention)
             for convention in PLOTTED_METHODS
         }
         drawn = pipe(
@@ -129,12 +132,15 @@ def probe_generated_picture(
             return_dict=False,
         )
     picture: Image.Image = drawn[0][0]
-    names = list(map(str, words)), list(map(str, others))
+    names = list(map(str, words)), list(map(str, wrong_words))
     return SceneHeatMaps(maps, *names, (picture.height, picture.width)), picture
 
 
 def build_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
-    """Return each noise level's window of steps by the level's name; None for ALL_LEVELS."""
+    """Return the window of steps, first and last exclusive, of each noise level, by its name.
+
+    A step is run at each level, in order; ALL_LEVELS has None, which is all steps.
+    """
     each: dict[str, tuple[int, int] | None] = {
         f"{level:g}": (step, step + 1) for step, level in enumerate(levels)
     }
@@ -144,19 +150,25 @@ def build_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, in
 def find_mention_and_wrong_word_tokens(
     pipe: TextToImagePipeline, caption: str, mentions: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
-    """Return the tokens of each object's word, and those of a wrong word as a baseline."""
+    """Return the token span of each object's word, and that of a wrong word as a baseline.
+
+    mentions : word and character span of each object in the caption
+    """
     own = [find_mention_tokens(pipe, caption, *mention) for mention in mentions]
-    others = [
+    wrong_words = [
         find_mention_tokens(pipe, caption, *choose_wrong_word(caption, mentions, n))
         for n in range(len(mentions))
     ]
-    return own, others
+    return own, wrong_words
 
 
 def choose_wrong_word(
     caption: str, mentions: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
-    """Return a wrong word for mention `number`: the next mention, else another word."""
+    """Return a wrong word for mention `number`, with its span: the next mention, else another word.
+
+    mentions : word and character span of each object in the caption
+    """
     if len(mentions) > 1:
         return mentions[(number + 1) % len(mentions)]
     start, end = mentions[number][1]
@@ -171,7 +183,7 @@ def choose_wrong_word(
 def find_mention_tokens(
     pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
 ) -> Span:
-    """Return the tokens of the word at this span, even if the caption has it several times."""
+    """Return the token span of the word at this character span, even if the caption repeats it."""
     which = sum(match.start() < span[0] for match in build_word_pattern(word).finditer(caption))
     return find_word_positions(
         find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from t2i.evaluate.pie_bench.columns import LOWER_IS_BETTER, TITLES, Column
+from t2i.evaluate.pie_bench.columns import COLUMN_TITLES, LOWER_IS_BETTER, Column
 from t2i.evaluate.pie_bench.mapping import EDITING_TYPES
 from t2i.evaluate.pie_bench.records import PieBenchRecord
-from t2i.evaluate.real.chapters import COSTS, UNITS, build_cost_cells
+from t2i.evaluate.real.chapters import COST_GETTERS, UNITS_BY_HEAD, build_cost_cells
 from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
@@ -13,11 +13,12 @@ from t2i.terminal import plural
 
 GALLERY_SIZE = 4
 
-Edits = Sequence[PieBenchRecord]
+EditRecords = Sequence[PieBenchRecord]
+"""Records of the edits that a table or gallery is about."""
 
 
 def build_chapters(
-    edits: Edits,
+    edits: EditRecords,
     labels: Sequence[str],
     columns: Sequence[Column],
     steps: int,
@@ -31,9 +32,11 @@ def build_chapters(
     for one in edits:
         name = EDITING_TYPES.get(one.editing_type, one.editing_type)
         by_type.setdefault(name, []).append(one)
-    blocks: list[Block] = [build_table("pie_bench", "All edits", edits, labels, columns)]
+    blocks: list[Block] = [build_method_table("pie_bench", "All edits", edits, labels, columns)]
     blocks += [
-        build_table(f"pie_bench_{name.replace(' ', '_')}", f"Only {name}", some, labels, columns)
+        build_method_table(
+            f"pie_bench_{name.replace(' ', '_')}", f"Only {name}", some, labels, columns
+        )
         for name, some in by_type.items()
         if len(by_type) > 1
     ]
@@ -61,8 +64,8 @@ def build_chapters(
     return [Chapter("pie_bench", "PIE-Bench", " ".join([text, *refused]), blocks)]
 
 
-def build_table(
-    name: str, title: str, edits: Edits, labels: Sequence[str], columns: Sequence[Column]
+def build_method_table(
+    name: str, title: str, edits: EditRecords, labels: Sequence[str], columns: Sequence[Column]
 ) -> Table:
     """Build the table that compares controls and methods on some edits, a row each."""
     rows: list[tuple[str, Sequence[Cell]]] = []
@@ -73,14 +76,17 @@ def build_table(
             values = [None if method is None else method.columns for method in edited]
         if any(values):
             rows.append((label, [*build_column_cells(values, columns), *build_cost_cells(edited)]))
-    heads = (*(TITLES[column] for column in columns), *COSTS)
-    lower = (*(TITLES[column] for column in LOWER_IS_BETTER), *COSTS)
+    heads = (*(COLUMN_TITLES[column] for column in columns), *COST_GETTERS)
+    lower = (*(COLUMN_TITLES[column] for column in LOWER_IS_BETTER), *COST_GETTERS)
     return Table(
         name=name,
         title=f"{title}: {plural(len(edits), 'edit')}",
         heads=heads,
         rows=rows,
-        units={TITLES["psnr"]: "dB", **{head: UNITS.get(head, "") for head in COSTS}},
+        units={
+            COLUMN_TITLES["psnr"]: "dB",
+            **{head: UNITS_BY_HEAD.get(head, "") for head in COST_GETTERS},
+        },
         better={head: "lower" if head in lower else "higher" for head in heads},
     )
 
@@ -88,7 +94,10 @@ def build_table(
 def build_column_cells(
     values: Sequence[Mapping[Column, float | None] | None], columns: Sequence[Column]
 ) -> list[Cell]:
-    """Build the cells of a row from the columns that were measured of each edit."""
+    """Build the cells of a row: the mean of each column over the edits, with interval.
+
+    values : columns of each edit; None for an edit that the row's method did not make
+    """
     return [
         mean_with_bootstrap_interval([None if one is None else one.get(column) for one in values])
         for column in columns

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.evaluate.editing.scores import MAX_PSNR, ssim_map
-from t2i.evaluate.pie_bench.judges import Judges, to_array
+from t2i.evaluate.pie_bench.judges import Judges, to_rgb_array
 
 Column = Literal["structure", "psnr", "lpips", "mse", "ssim", "clip", "clip_edited"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
-TITLES: dict[Column, str] = {
+COLUMN_TITLES: dict[Column, str] = {
     "structure": "structure distance x1e3",
     "psnr": "background PSNR",
     "lpips": "background LPIPS x1e3",
@@ -43,22 +43,24 @@ NEEDED_JUDGES: dict[Column, Literal["dino", "clip", "lpips"]] = {
 
 @dataclass(frozen=True, slots=True)
 class ComparedPictures:
-    """An edited picture beside its source.
+    """Source and edited picture of one edit of PIE-Bench, as the columns compare them.
 
-    edited_HW : mask of the edited region
-    target : prompt of the edited picture
+    edited_region_HW : mask of the region that the edit may change
+    target_prompt : prompt of the edited picture
     """
 
     source: Image.Image
-    picture: Image.Image
-    edited_HW: NDArray[np.bool_]
-    target: str
+    edited: Image.Image
+    edited_region_HW: NDArray[np.bool_]
+    target_prompt: str
 
     def background_tensors(self) -> tuple[Tensor, Tensor]:
         """Return both pictures without the edited region, (3, H, W) float64 from 0 to 1."""
         source, picture = (
-            torch.from_numpy(blacken(one, self.edited_HW) / 255.0).permute(2, 0, 1)
-            for one in (self.source, self.picture)
+            torch.from_numpy(blacken_masked_pixels(one, self.edited_region_HW) / 255.0).permute(
+                2, 0, 1
+            )
+            for one in (self.source, self.edited)
         )
         return source, picture
 
@@ -66,13 +68,16 @@ class ComparedPictures:
 def measure_columns(
     compared: ComparedPictures, columns: tuple[Column, ...], judges: Judges
 ) -> dict[Column, float | None]:
-    """Measure some columns of an edited picture; None where nothing stays or nothing is edited."""
-    return {column: MEASURES[column](compared, judges) for column in columns}
+    """Measure the named columns of an edited picture, in the units of COLUMN_TITLES.
+
+    A column is None where no pixel stays, or none is edited, that it could compare.
+    """
+    return {column: MEASURE_FUNCTIONS[column](compared, judges) for column in columns}
 
 
-def blacken(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a picture (H, W, 3) that is black within a mask."""
-    pixels = to_array(picture)
+def blacken_masked_pixels(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a picture's RGB pixels (H, W, 3), uint8, black where the mask is True."""
+    pixels = to_rgb_array(picture)
     pixels[mask_HW] = 0
     return pixels
 
@@ -80,12 +85,12 @@ def blacken(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> NDArray[np.uint
 def measure_structure(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return the structure distance of the whole pictures, times 1e3."""
     assert judges.dino is not None
-    return judges.dino.structure_distance(compared.source, compared.picture) * 1e3
+    return judges.dino.structure_distance(compared.source, compared.edited) * 1e3
 
 
 def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
     """Return the mean squared error outside of the edited region, times 1e4."""
-    if compared.edited_HW.all():
+    if compared.edited_region_HW.all():
         return None
     source_3HW, picture_3HW = compared.background_tensors()
     return float((source_3HW - picture_3HW).square().mean()) * 1e4
@@ -101,14 +106,14 @@ def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
 
 def measure_ssim(compared: ComparedPictures, _judges: Judges) -> float | None:
     """Return the SSIM outside of the edited region, times 1e2."""
-    if compared.edited_HW.all():
+    if compared.edited_region_HW.all():
         return None
     return float(ssim_map(*compared.background_tensors()).mean()) * 1e2
 
 
 def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return LPIPS outside of the edited region, times 1e3."""
-    if compared.edited_HW.all():
+    if compared.edited_region_HW.all():
         return None
     assert judges.lpips is not None
     source_13HW, picture_13HW = (one[None].float() * 2 - 1 for one in compared.background_tensors())
@@ -118,24 +123,24 @@ def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
 def measure_clip(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return the CLIP similarity of the edited picture and the target's prompt."""
     assert judges.clip is not None
-    return judges.clip.similarity(compared.picture, compared.target)
+    return judges.clip.similarity(compared.edited, compared.target_prompt)
 
 
-def measure_clip_edited(compared: ComparedPictures, judges: Judges) -> float | None:
+def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return the CLIP similarity of the edited region alone and the target's prompt."""
-    if not compared.edited_HW.any():
+    if not compared.edited_region_HW.any():
         return None
     assert judges.clip is not None
-    region = Image.fromarray(blacken(compared.picture, ~compared.edited_HW))
-    return judges.clip.similarity(region, compared.target)
+    region = Image.fromarray(blacken_masked_pixels(compared.edited, ~compared.edited_region_HW))
+    return judges.clip.similarity(region, compared.target_prompt)
 
 
-MEASURES: dict[Column, Callable[[ComparedPictures, Judges], float | None]] = {
+MEASURE_FUNCTIONS: dict[Column, Callable[[ComparedPictures, Judges], float | None]] = {
     "structure": measure_structure,
     "psnr": measure_psnr,
     "lpips": measure_lpips,
     "mse": measure_mse,
     "ssim": measure_ssim,
     "clip": measure_clip,
-    "clip_edited": measure_clip_edited,
+    "clip_edited": measure_edited_region_clip,
 }

@@ -9,12 +9,12 @@ from t2i.evaluate.pie_bench.columns import COLUMNS, NEEDED_JUDGES, Column
 from t2i.evaluate.pie_bench.mapping import MAPPING_FILE, PICTURES_FOLDER
 from t2i.evaluate.real.edit_methods import EditMethod
 
-WEIGHTS = {
+WEIGHTS_HINTS = {
     "dino": 'dino = "FOLDER": DINO ViT-B/8, facebook/dino-vitb8 as transformers saves it',
     "clip": 'clip = "FOLDER": CLIP ViT-L/14, openai/clip-vit-large-patch14 as saved likewise',
     "lpips": 'lpips = "FILE": the state_dict of torchvision\'s SqueezeNet 1.1 as safetensors',
 }
-"""Judge -> the key of its weights, and which these are."""
+"""Judge -> how to name its weights in the TOML, for messages about missing ones."""
 
 
 class PieBenchConfig(BaseModel):
@@ -55,11 +55,11 @@ class PieBenchConfig(BaseModel):
             remedy = f"columns = {without}".replace("'", '"') if without else "other columns"
             raise ValueError(
                 f"The weights of {' and '.join(missing)} are needed, and are not there. Give "
-                f"{'; '.join(WEIGHTS[judge] for judge in missing)}. Or do without: {remedy}"
+                f"{'; '.join(WEIGHTS_HINTS[judge] for judge in missing)}. Or do without: {remedy}"
             )
         return self
 
     def has_weights(self, judge: str) -> bool:
-        """Return True if a judge's weights are given and there."""
+        """Return True if the path of a judge's weights is given and exists."""
         path: str | None = getattr(self, judge)
         return path is not None and Path(path).exists()

@@ -23,32 +23,33 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Dino:
-    """Structure distance of Tumanyan et al. (2022, https://arxiv.org/abs/2201.00424, equation 3).
+class DinoJudge:
+    """DINO ViT-B/8, by whose keys PIE-Bench measures how far the structure of two pictures differs.
 
-    Of the keys of the last layer of DINO ViT-B/8, as PIE-Bench measures it.
+    The structure distance is that of Tumanyan et al. (2022, https://arxiv.org/abs/2201.00424,
+    equation 3), of the keys of the last layer.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
 
     @classmethod
-    def load(cls, folder: Path) -> "Dino":
+    def load(cls, folder: Path) -> "DinoJudge":
         """Load a ViT from a folder in the layout of transformers; ModelError for another."""
         from transformers import ViTModel
 
         return cls(load_pretrained(ViTModel, folder, "DINO ViT-B/8 (facebook/dino-vitb8)"))
 
     def structure_distance(self, one: Image.Image, other: Image.Image) -> float:
-        """Return the mean squared difference of the self-similarities of two pictures' keys."""
+        """Return the mean squared difference of the self-similarities of two pictures, 0 to 4."""
         one_TT, other_TT = (self.self_similarity(picture) for picture in (one, other))
         return float((one_TT - other_TT).square().mean())
 
     @torch.no_grad()
     def self_similarity(self, picture: Image.Image) -> Tensor:
-        """Return the cosine similarity of the keys of each two tokens, (T, T)."""
+        """Return the cosine similarity of each two tokens' keys in the last layer, (T, T)."""
         # NOTE as published, the values go from 0 to 255: other figures cannot be compared.
-        pixels_13HW = torch.from_numpy(to_array(picture)).permute(2, 0, 1)[None].float()
+        pixels_13HW = torch.from_numpy(to_rgb_array(picture)).permute(2, 0, 1)[None].float()
         size = (DINO_SIDE, DINO_SIDE)
         pixels_13HW = functional.interpolate(pixels_13HW, size, mode="bilinear", antialias=True)
         layer = find_last_key_projection(self.model)
@@ -56,7 +57,7 @@ class Dino:
         hook = layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
         try:
             weight = next(self.model.parameters())
-            inputs = normalize(pixels_13HW, IMAGENET_MEAN, IMAGENET_STD).to(weight)
+            inputs = normalize_channels(pixels_13HW, IMAGENET_MEAN, IMAGENET_STD).to(weight)
             self.model(pixel_values=inputs, interpolate_pos_encoding=True)
         finally:
             hook.remove()
@@ -64,14 +65,14 @@ class Dino:
         return keys_TD @ keys_TD.T
 
 
-class Clip:
-    """CLIP similarity of a picture and a text, 100 times the cosine, at least 0."""
+class ClipJudge:
+    """CLIP ViT-L/14, by whose embeddings PIE-Bench measures how well a picture fits a text."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
 
     @classmethod
-    def load(cls, folder: Path) -> "Clip":
+    def load(cls, folder: Path) -> "ClipJudge":
         """Load CLIP from a folder in the layout of transformers; ModelError for another."""
         from transformers import AutoTokenizer, CLIPModel
 
@@ -82,7 +83,7 @@ class Clip:
 
     @torch.no_grad()
     def similarity(self, picture: Image.Image, text: str) -> float:
-        """Return the similarity of a picture and a text, from 0 to 100."""
+        """Return the CLIP similarity of a picture and a text: 100 times the cosine, at least 0."""
         weight = next(self.model.parameters())
         tokens = self.tokenizer(
             text,
@@ -101,31 +102,34 @@ class Clip:
         return max(0.0, 100 * float(cosine))
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """Return the middle of a picture as CLIP reads it, (1, 3, side, side)."""
+        """Return the centre crop of a picture at CLIP's size, normalised, (1, 3, side, side)."""
         side = self.model.config.vision_config.image_size
         factor = side / min(picture.size)
         width, height = (max(side, round(length * factor)) for length in picture.size)
         resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - side) // 2, (height - side) // 2
         cropped = resized.crop((left, top, left + side, top + side))
-        pixels_13HW = torch.from_numpy(to_array(cropped)).permute(2, 0, 1)[None].float() / 255
-        return normalize(pixels_13HW, CLIP_MEAN, CLIP_STD)
+        pixels_13HW = torch.from_numpy(to_rgb_array(cropped)).permute(2, 0, 1)[None].float() / 255
+        return normalize_channels(pixels_13HW, CLIP_MEAN, CLIP_STD)
 
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Judges that were loaded; None for those whose weights a user does not have."""
+    """Models by which the columns of PIE-Bench are measured; None for those that are not loaded."""
 
-    dino: Dino | None = None
-    clip: Clip | None = None
+    dino: DinoJudge | None = None
+    clip: ClipJudge | None = None
     lpips: Lpips | None = None
 
 
 def load_judges(dino: Path | None, clip: Path | None, lpips: Path | None) -> Judges:
-    """Load the judges whose weights are given."""
+    """Load the judges whose weights are given: folders of DINO and CLIP, the file of LPIPS.
+
+    Raises ModelError for weights of another model.
+    """
     return Judges(
-        dino=None if dino is None else Dino.load(dino),
-        clip=None if clip is None else Clip.load(clip),
+        dino=None if dino is None else DinoJudge.load(dino),
+        clip=None if clip is None else ClipJudge.load(clip),
         lpips=None if lpips is None else load_lpips(lpips),
     )
 
@@ -144,19 +148,21 @@ def load_pretrained(kind: Any, folder: Path, title: str) -> Any:
 
 
 def find_last_key_projection(model: Any) -> Any:
-    """Return the module that computes the keys of a ViT's last layer."""
+    """Return the linear layer that computes the keys of the last layer of transformers' ViT."""
     names = ("attention.key", "attention.k_proj")
     *_, last = (module for name, module in model.named_modules() if name.endswith(names))
     return last
 
 
-def to_array(picture: Image.Image) -> NDArray[np.uint8]:
-    """Return a picture as an array (H, W, 3)."""
+def to_rgb_array(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture as an RGB array (H, W, 3), uint8."""
     return np.array(picture.convert("RGB"))
 
 
-def normalize(pixels_B3HW: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
-    """Return pixels less their mean, in standard deviations, channel by channel."""
+def normalize_channels(
+    pixels_B3HW: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Tensor:
+    """Subtract each channel's mean from pixels (B, 3, H, W), and divide by its deviation."""
     mean_13, deviation_13 = (
         pixels_B3HW.new_tensor(values).view(1, 3, 1, 1) for values in (mean, deviation)
     )

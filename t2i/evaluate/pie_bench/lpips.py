@@ -14,12 +14,12 @@ from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.safe_reading.tensors import read_tensors
 
 SLICES = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 11), (11, 12), (12, 13))
-"""First and last layer, exclusive, of the parts after which features are compared."""
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""First and last layer, exclusive, of each slice of SqueezeNet whose output is compared."""
+INPUT_SHIFT, INPUT_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
-class Fire(nn.Module):
-    """Fire module (Iandola et al. 2016, https://arxiv.org/abs/1602.07360)."""
+class FireModule(nn.Module):
+    """Fire module of SqueezeNet (Iandola et al. 2016, https://arxiv.org/abs/1602.07360)."""
 
     def __init__(self, channels: int, squeezed: int, expanded: int) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        """Return the expanded features (B, 2 expanded, h, w)."""
+        """Return the squeezed and expanded features, (B, 2 * expanded, h, w)."""
         squeezed_BChw = self.squeeze(x_BChw).relu()
         wide = self.expand1x1(squeezed_BChw), self.expand3x3(squeezed_BChw)
         return torch.cat(wide, dim=1).relu()
 
 
 def build_squeezenet_features() -> nn.Sequential:
-    """Build the features of SqueezeNet 1.1, with torchvision's names of the weights."""
+    """Build the convolutional layers of SqueezeNet 1.1; weights are named as in torchvision."""
 
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, stride=2, ceil_mode=True)
@@ -44,24 +44,24 @@ def build_squeezenet_features() -> nn.Sequential:
         nn.Conv2d(3, 64, 3, stride=2),
         nn.ReLU(),
         pool(),
-        Fire(64, 16, 64),
-        Fire(128, 16, 64),
+        FireModule(64, 16, 64),
+        FireModule(128, 16, 64),
         pool(),
-        Fire(128, 32, 128),
-        Fire(256, 32, 128),
+        FireModule(128, 32, 128),
+        FireModule(256, 32, 128),
         pool(),
-        Fire(256, 48, 192),
-        Fire(384, 48, 192),
-        Fire(384, 64, 256),
-        Fire(512, 64, 256),
+        FireModule(256, 48, 192),
+        FireModule(384, 48, 192),
+        FireModule(384, 64, 256),
+        FireModule(512, 64, 256),
     )
 
 
 class Lpips(nn.Module):
     """Learned perceptual distance of pictures (Zhang et al. 2018, https://arxiv.org/abs/1801.03924).
 
-    features : of `build_squeezenet_features`
-    channel_weights : of the squared differences of each part's features, (1, C, 1, 1)
+    features : layers of `build_squeezenet_features`
+    channel_weights : learned weight of each channel of each slice, (1, C, 1, 1)
     """
 
     def __init__(self, features: nn.Sequential, channel_weights: list[Tensor]) -> None:
@@ -71,7 +71,7 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def forward(self, one_B3HW: Tensor, other_B3HW: Tensor) -> Tensor:
-        """Return the distance of pictures in -1..1, (B,)."""
+        """Return the distance (B,) of pictures (B, 3, H, W), whose values are from -1 to 1."""
         sides = [self.normalized_features(side) for side in (one_B3HW, other_B3HW)]
         parts = [
             ((one - other).square() * weight.to(one)).sum(dim=1).mean(dim=(1, 2))
@@ -80,8 +80,10 @@ class Lpips(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
     def normalized_features(self, x_B3HW: Tensor) -> list[Tensor]:
-        """Return the features of each part (B, C, h, w), of unit length at each position."""
-        shift, scale = (x_B3HW.new_tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
+        """Return the features of each slice (B, C, h, w), of unit length at each position."""
+        shift, scale = (
+            x_B3HW.new_tensor(values).view(1, 3, 1, 1) for values in (INPUT_SHIFT, INPUT_SCALE)
+        )
         x = (x_B3HW - shift) / scale
         found = []
         for first, last in SLICES:
@@ -91,9 +93,10 @@ class Lpips(nn.Module):
 
 
 def load_lpips(path: Path) -> Lpips:
-    """Load LPIPS with SqueezeNet's weights of a safetensors file, as torchvision names them.
+    """Load LPIPS with the weights of SqueezeNet 1.1 from a safetensors file.
 
-    Raises ModelError for another file. The weights of the channels are those of torchmetrics.
+    The tensors are named as in torchvision; the channels' weights are those of torchmetrics.
+    Raises ModelError for another file.
     """
     features = build_squeezenet_features()
     prefix = "features."
@@ -109,10 +112,10 @@ def load_lpips(path: Path) -> Lpips:
             f"{path} does not hold torchvision's SqueezeNet 1.1: expected the tensors "
             "features.0.weight to features.12.expand3x3.bias of its state_dict."
         ) from error
-    return Lpips(features, list_channel_weights(load_torchmetrics_weights())).eval()
+    return Lpips(features, list_channel_weights(load_torchmetrics_lpips_weights())).eval()
 
 
-def load_torchmetrics_weights() -> Mapping[str, Tensor]:
+def load_torchmetrics_lpips_weights() -> Mapping[str, Tensor]:
     """Return the learned weights of LPIPS that are part of torchmetrics, by name."""
     with explain_missing_extra():
         import torchmetrics
@@ -123,5 +126,5 @@ def load_torchmetrics_weights() -> Mapping[str, Tensor]:
 
 
 def list_channel_weights(weights: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the weights of each part's channels, (1, C, 1, 1), in order."""
+    """Return the channels' weights of each slice, (1, C, 1, 1), in the order of SLICES."""
     return [weights[f"lin{number}.model.1.weight"] for number in range(len(SLICES))]

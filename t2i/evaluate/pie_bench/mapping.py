@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.errors import DataError
-from t2i.safe_reading import TABLE, read_json
+from t2i.safe_reading import CAPTION_TABLE_KIND, read_json
 from t2i.validation_errors import describe_validation_error
 
 MAPPING_FILE, PICTURES_FOLDER = "mapping_file.json", "annotation_images"
-SIDE = 512
-"""Of PIE-Bench's pictures and masks."""
+PICTURE_SIDE = 512
+"""Width and height of PIE-Bench's pictures and masks, in pixels."""
 EDITING_TYPES = {
     "0": "random",
     "1": "change object",
@@ -29,7 +29,7 @@ EDITING_TYPES = {
     "8": "change background",
     "9": "change style",
 }
-"""`editing_type_id` -> its name."""
+"""`editing_type_id` of PIE-Bench -> name of the editing type."""
 
 
 def _check_inside(path: str) -> str:
@@ -40,15 +40,16 @@ def _check_inside(path: str) -> str:
 
 
 def _check_pairs(mask: tuple[int, ...]) -> tuple[int, ...]:
-    if len(mask) % 2 or any(not 0 <= number <= SIDE**2 for number in mask):
+    if len(mask) % 2 or any(not 0 <= number <= PICTURE_SIDE**2 for number in mask):
         raise ValueError(
-            f"expected pairs of a first pixel and a length, each at most {SIDE} x {SIDE}"
+            "expected pairs of a first pixel and a length, each at most "
+            f"{PICTURE_SIDE} x {PICTURE_SIDE}"
         )
     return mask
 
 
 class PieBenchEdit(BaseModel):
-    """An edit of PIE-Bench, an entry of its `mapping_file.json`.
+    """Edit of PIE-Bench: an entry of its `mapping_file.json`, whose keys are the fields.
 
     image_path : inside annotation_images
     mask : run lengths of the edited region, pairs of first pixel and length, row by row
@@ -73,29 +74,29 @@ class PieBenchEdit(BaseModel):
         return source, target
 
     @property
-    def words(self) -> tuple[str, str] | None:
+    def blended_words(self) -> tuple[str, str] | None:
         """Word of the source and of the target whose region changes; None where none is given."""
         words = self.blended_word.split()
         return (words[0], words[1]) if len(words) == 2 else None
 
     def edited_mask(self) -> NDArray[np.bool_]:
         """Return the mask (H, W) of the edited region; the picture's border belongs to it."""
-        flat = np.zeros(SIDE**2, dtype=np.bool_)
+        flat = np.zeros(PICTURE_SIDE**2, dtype=np.bool_)
         for first, length in zip(self.mask[::2], self.mask[1::2], strict=True):
             flat[first : first + length] = True
-        mask_HW = flat.reshape(SIDE, SIDE)
+        mask_HW = flat.reshape(PICTURE_SIDE, PICTURE_SIDE)
         mask_HW[[0, -1]] = True
         mask_HW[:, [0, -1]] = True
         return mask_HW
 
 
-def read_mapping(folder: Path) -> dict[str, PieBenchEdit]:
-    """Read the edits of a folder in PIE-Bench's layout, by their keys, in the file's order.
+def read_mapping_file(folder: Path) -> dict[str, PieBenchEdit]:
+    """Read PIE-Bench's `mapping_file.json` from its folder: the edits by key, in the file's order.
 
-    Raises DataError for a folder of another layout, naming the entry.
+    Raises DataError for a file of another layout, naming the entry.
     """
     path = folder / MAPPING_FILE
-    tree = read_json(path, TABLE)
+    tree = read_json(path, CAPTION_TABLE_KIND)
     if not tree:
         raise DataError(f"{path} holds no edits. Give a complete copy of PIE-Bench.")
     edits: dict[str, PieBenchEdit] = {}

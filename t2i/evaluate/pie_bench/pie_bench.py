@@ -1,4 +1,4 @@
-"""Part "pie_bench": the edits of PIE-Bench, where a user has it."""
+"""Part "pie_bench" of the suite: the edits of PIE-Bench, where a user has it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from t2i.evaluate.pie_bench.mapping import (
     EDITING_TYPES,
     PICTURES_FOLDER,
     PieBenchEdit,
-    read_mapping,
+    read_mapping_file,
 )
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
 from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
@@ -30,7 +30,8 @@ from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid, open_picture
 from t2i.randomness import derive_seed
 
-COLUMNS_OF_STRIP = 8
+STRIP_COLUMNS = 8
+"""Pictures in a row of the strip that is saved of each edit."""
 
 
 class PieBenchPart:
@@ -48,14 +49,14 @@ class PieBenchPart:
 
     def measure_unit(self, unit: str) -> Record:
         """Edit a picture by every method and return the record."""
-        edit, number = self.edits[unit], self.numbers[unit]
+        edit, number = self.edits[unit], self.numbers_within_types[unit]
         side = sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
         mask_HW = resize_mask(edit.edited_mask(), side)
         request = EditRequest(
             source=edit.prompts[0],
             target=edit.prompts[1],
-            words=edit.words,
+            blend_words=edit.blended_words,
             mask=Image.fromarray(mask_HW),
             seed=derive_seed(self.config.seed, unit, "noise"),
             steps=self.context.steps,
@@ -73,7 +74,7 @@ class PieBenchPart:
             )
             for label, picture in pictures.items()
         }
-        strip = build_picture_grid([*pictures.values()], [*pictures], columns=COLUMNS_OF_STRIP)
+        strip = build_picture_grid([*pictures.values()], [*pictures], columns=STRIP_COLUMNS)
         return PieBenchRecord(
             editing_type=edit.editing_type_id,
             source=edit.prompts[0],
@@ -106,16 +107,16 @@ class PieBenchPart:
     @cached_property
     def edits(self) -> dict[str, PieBenchEdit]:
         """Edits that are measured, by key."""
-        edits = read_mapping(Path(self.config.folder))
+        edits = read_mapping_file(Path(self.config.folder))
         if self.config.count is None:
             return edits
-        numbers = number_within_types(edits)
+        numbers = number_edits_within_types(edits)
         return {key: edit for key, edit in edits.items() if numbers[key] < self.config.count}
 
     @cached_property
-    def numbers(self) -> dict[str, int]:
+    def numbers_within_types(self) -> dict[str, int]:
         """Number of each edit among those of its editing type, from 0."""
-        return number_within_types(self.edits)
+        return number_edits_within_types(self.edits)
 
     @cached_property
     def judges(self) -> Judges:
@@ -133,7 +134,7 @@ class PieBenchPart:
         return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def number_within_types(edits: Mapping[str, PieBenchEdit]) -> dict[str, int]:
+def number_edits_within_types(edits: Mapping[str, PieBenchEdit]) -> dict[str, int]:
     """Return the number of each edit among those of its editing type, from 0."""
     seen: Counter[str] = Counter()
     numbers = {}
@@ -145,7 +146,7 @@ def number_within_types(edits: Mapping[str, PieBenchEdit]) -> dict[str, int]:
 
 
 def resize_mask(mask_HW: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """Return a mask at another size, each pixel that of the nearest one."""
+    """Resize a square mask (H, W) to `side` pixels; each pixel is that of the nearest one."""
     if mask_HW.shape == (side, side):
         return mask_HW
     resized = Image.fromarray(mask_HW).resize((side, side), Image.Resampling.NEAREST)

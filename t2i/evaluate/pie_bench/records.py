@@ -1,4 +1,4 @@
-"""Records of the part "pie_bench"."""
+"""Records of the part "pie_bench", as records.jsonl stores them."""
 
 from t2i.evaluate.editing.records import StrictModel
 from t2i.evaluate.pie_bench.columns import Column
@@ -6,7 +6,7 @@ from t2i.evaluate.real.records import EditCostRecord
 
 
 class PieBenchMethodRecord(EditCostRecord):
-    """Columns of the picture that a method made, and what it cost."""
+    """Record of the picture that one method made of an edit: its columns and its cost."""
 
     columns: dict[Column, float | None]
 

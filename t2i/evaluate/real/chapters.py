@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
 from t2i.evaluate.real.comparison import (
-    MARGIN,
-    choose_method,
+    SUCCESS_MARGIN,
+    choose_most_preserving_method,
     common_samples_difference,
     paired_ratio,
 )
 from t2i.evaluate.real.controls import CONTROLS, DRAWN_ANEW
 from t2i.evaluate.real.picture_pairs import Split
-from t2i.evaluate.real.records import EditCostRecord, PicturePairRecord, PictureRecord
+from t2i.evaluate.real.records import EditCostRecord, PicturePairRecord, PictureScores
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.terminal import plural
@@ -20,9 +20,9 @@ SPLIT_TITLES: dict[Split, str] = {
     "seen": "seen combinations",
     "held_out": "held-out combinations",
 }
-TOGETHER = ("swap", "recolour", "background")
-"""Kinds of change that one table has together; a stronger word has a measure of its own."""
-MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
+COMBINED_KINDS = ("swap", "recolour", "background")
+"""Kinds of change that share a table; a stronger word is measured otherwise."""
+MEASURE_GETTERS: dict[str, Callable[[PictureScores], float | None]] = {
     "kept SSIM x1e2": lambda one: None if one.kept is None else one.kept.ssim * 1e2,
     "kept structure x1e3": lambda one: (
         None if one.kept_structure is None else one.kept_structure * 1e3
@@ -30,28 +30,36 @@ MEASURES: dict[str, Callable[[PictureRecord], float | None]] = {
     "PSNR to composed target": lambda one: one.target.psnr,
     "text-picture score": lambda one: one.fit,
 }
-"""Heads of further columns -> what they read."""
-COSTS: dict[str, Callable[[EditCostRecord], float]] = {
+"""Column head -> function that reads its value from the scores of a picture."""
+COST_GETTERS: dict[str, Callable[[EditCostRecord], float]] = {
     "rows, inversion": lambda one: one.inversion.rows,
     "rows, each edit": lambda one: one.edit.rows,
     "time, inversion": lambda one: one.inversion.seconds,
     "time, each edit": lambda one: one.edit.seconds,
 }
-SUCCESS, OF_DRAWN_ANEW, KEPT = "success", "of drawn anew", "kept PSNR"
-HEADS = (SUCCESS, KEPT, OF_DRAWN_ANEW, "whole caption", *MEASURES, *COSTS)
-UNITS = {
-    **dict.fromkeys((SUCCESS, OF_DRAWN_ANEW, "whole caption"), "%"),
-    **dict.fromkeys((KEPT, "PSNR to composed target"), "dB"),
+"""Column head -> function that reads a cost, rows or seconds, from the record of an edit."""
+SUCCESS_HEAD, RELATIVE_SUCCESS_HEAD, KEPT_HEAD = "success", "of drawn anew", "kept PSNR"
+COLUMN_HEADS = (
+    SUCCESS_HEAD,
+    KEPT_HEAD,
+    RELATIVE_SUCCESS_HEAD,
+    "whole caption",
+    *MEASURE_GETTERS,
+    *COST_GETTERS,
+)
+UNITS_BY_HEAD = {
+    **dict.fromkeys((SUCCESS_HEAD, RELATIVE_SUCCESS_HEAD, "whole caption"), "%"),
+    **dict.fromkeys((KEPT_HEAD, "PSNR to composed target"), "dB"),
     **dict.fromkeys(("time, inversion", "time, each edit"), "s"),
 }
-LOWER_IS_BETTER = ("kept structure x1e3", *COSTS)
+LOWER_IS_BETTER = ("kept structure x1e3", *COST_GETTERS)
 GALLERY_SIZE = 4
 
-Pairs = Sequence[PicturePairRecord]
+PairRecords = Sequence[PicturePairRecord]
 
 
 def build_chapters(
-    pairs: Pairs, labels: Sequence[str], steps: int, guidance_scale: float
+    pairs: PairRecords, labels: Sequence[str], steps: int, guidance_scale: float
 ) -> list[Chapter]:
     """Build the report chapter of the part "real" from the records of all picture pairs.
 
@@ -60,7 +68,7 @@ def build_chapters(
     blocks: list[Block] = []
     for split, split_title in SPLIT_TITLES.items():
         of_split = [one for one in pairs if one.split == split]
-        several_kinds = [one for one in of_split if one.kind in TOGETHER]
+        several_kinds = [one for one in of_split if one.kind in COMBINED_KINDS]
         if several_kinds:
             title = f"Another object, colour or background, {split_title}"
             blocks.append(build_method_table(f"real_{split}", title, several_kinds, labels))
@@ -68,7 +76,7 @@ def build_chapters(
             blocks.append(
                 build_difference_table(f"real_{split}_less", title, several_kinds, labels)
             )
-        for kind, of_kind in iterate_kinds(of_split):
+        for kind, of_kind in group_pairs_by_kind(of_split):
             title = f"Only {CHANGE_TITLES[kind]}, {split_title}"
             blocks.append(build_method_table(f"real_{split}_{kind}", title, of_kind, labels))
     blocks.append(build_choice_table(pairs, labels))
@@ -78,7 +86,7 @@ def build_chapters(
     return [Chapter("real", "Editing pictures that the model did not draw", text, blocks)]
 
 
-def describe_tables(pairs: Pairs, steps: int, guidance_scale: float) -> str:
+def describe_tables(pairs: PairRecords, steps: int, guidance_scale: float) -> str:
     """Return the text that explains the tables and the settings."""
     refused = dict.fromkeys(
         f"{label} cannot be used here: {reason}"
@@ -104,7 +112,7 @@ def describe_tables(pairs: Pairs, steps: int, guidance_scale: float) -> str:
     )
 
 
-def iterate_kinds(pairs: Pairs) -> Iterator[tuple[ChangeKind, Pairs]]:
+def group_pairs_by_kind(pairs: PairRecords) -> Iterator[tuple[ChangeKind, PairRecords]]:
     """Yield each kind of change that some pairs are of, and these pairs."""
     for kind in CHANGE_TITLES:
         of_kind = [one for one in pairs if one.kind == kind]
@@ -112,7 +120,7 @@ def iterate_kinds(pairs: Pairs) -> Iterator[tuple[ChangeKind, Pairs]]:
             yield kind, of_kind
 
 
-def build_method_table(name: str, title: str, pairs: Pairs, labels: Sequence[str]) -> Table:
+def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequence[str]) -> Table:
     """Build the table that compares the controls and methods on some pairs, a row each."""
     anew = collect_successes(pairs, DRAWN_ANEW)
     rows = [
@@ -129,15 +137,15 @@ def build_method_table(name: str, title: str, pairs: Pairs, labels: Sequence[str
     return Table(
         name=name,
         title=f"{title}: {plural(len(pairs), 'pair')}",
-        heads=HEADS,
+        heads=COLUMN_HEADS,
         rows=rows,
-        units=UNITS,
-        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in HEADS},
+        units=UNITS_BY_HEAD,
+        better={head: "lower" if head in LOWER_IS_BETTER else "higher" for head in COLUMN_HEADS},
     )
 
 
-def build_score_cells(pairs: Pairs, label: str, anew: Sequence[bool | None]) -> list[Cell]:
-    """Build the cells of a row that rate its pictures.
+def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None]) -> list[Cell]:
+    """Build the cells of a row that score its pictures, in the order of COLUMN_HEADS.
 
     anew : successes of the pictures drawn anew
     """
@@ -145,53 +153,55 @@ def build_score_cells(pairs: Pairs, label: str, anew: Sequence[bool | None]) -> 
     successes = collect_successes(pairs, label)
     return [
         proportion_with_interval(successes),
-        mean_with_bootstrap_interval(collect_kept(pairs, label)),
+        mean_with_bootstrap_interval(collect_kept_psnrs(pairs, label)),
         paired_ratio(successes, anew),
         proportion_with_interval([None if one is None else one.everything for one in scores]),
         *(
             mean_with_bootstrap_interval([None if one is None else read(one) for one in scores])
-            for read in MEASURES.values()
+            for read in MEASURE_GETTERS.values()
         ),
     ]
 
 
 def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
-    """Build the cells of a row that tell what its method costs; empty for a control."""
+    """Build the cells of a row with its method's mean costs; empty for a control."""
     return [
         mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
-        for read in COSTS.values()
+        for read in COST_GETTERS.values()
     ]
 
 
-def build_difference_table(name: str, title: str, pairs: Pairs, labels: Sequence[str]) -> Table:
+def build_difference_table(
+    name: str, title: str, pairs: PairRecords, labels: Sequence[str]
+) -> Table:
     """Build the table of each method minus the first one, on the pairs that both have."""
 
-    def subtract(label: str, samples: Callable[[Pairs, str], Sequence[float | None]]) -> Cell:
+    def subtract(label: str, samples: Callable[[PairRecords, str], Sequence[float | None]]) -> Cell:
         return common_samples_difference(samples(pairs, label), samples(pairs, labels[0]))
 
     rows: list[tuple[str, Sequence[Cell]]] = [
-        (label, [subtract(label, collect_successes), subtract(label, collect_kept)])
+        (label, [subtract(label, collect_successes), subtract(label, collect_kept_psnrs)])
         for label in labels[1:]
         if any(label in one.methods for one in pairs)
     ]
     return Table(
         name=name,
         title=title,
-        heads=(SUCCESS, KEPT),
+        heads=(SUCCESS_HEAD, KEPT_HEAD),
         rows=rows,
-        units={SUCCESS: "points", KEPT: "dB"},
-        better={SUCCESS: "higher", KEPT: "higher"},
+        units={SUCCESS_HEAD: "points", KEPT_HEAD: "dB"},
+        better={SUCCESS_HEAD: "higher", KEPT_HEAD: "higher"},
     )
 
 
-def build_choice_table(pairs: Pairs, labels: Sequence[str]) -> Table:
+def build_choice_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
     """Build the table of the method that is recommended for each kind of change."""
     rows: list[tuple[str, Sequence[Cell]]] = []
-    for kind, of_kind in iterate_kinds([one for one in pairs if one.split == "seen"]):
+    for kind, of_kind in group_pairs_by_kind([one for one in pairs if one.split == "seen"]):
         complete = [label for label in labels if all(label in one.methods for one in of_kind)]
         successes = {label: collect_successes(of_kind, label) for label in complete}
-        kept = {label: collect_kept(of_kind, label) for label in complete}
-        chosen = choose_method(successes, kept)
+        kept = {label: collect_kept_psnrs(of_kind, label) for label in complete}
+        chosen = choose_most_preserving_method(successes, kept)
         if chosen is None:
             continue
         label, best = chosen
@@ -208,19 +218,19 @@ def build_choice_table(pairs: Pairs, labels: Sequence[str]) -> Table:
                 ],
             )
         )
-    heads = ("method", SUCCESS, KEPT, "most successful", "success, less that")
+    heads = ("method", SUCCESS_HEAD, KEPT_HEAD, "most successful", "success, less that")
     return Table(
         name="real_choice",
         title="What keeps most of the picture, of the methods whose success is at most "
-        f"{MARGIN * 100:g} points below the best (seen combinations)",
+        f"{SUCCESS_MARGIN * 100:g} points below the best (seen combinations)",
         heads=heads,
         rows=rows,
-        units={SUCCESS: "%", KEPT: "dB", heads[-1]: "points"},
-        better={SUCCESS: "higher", KEPT: "higher"},
+        units={SUCCESS_HEAD: "%", KEPT_HEAD: "dB", heads[-1]: "points"},
+        better={SUCCESS_HEAD: "higher", KEPT_HEAD: "higher"},
     )
 
 
-def build_replay_table(pairs: Pairs, labels: Sequence[str]) -> Table:
+def build_replay_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
     """Build the table of how well each method reproduces the source without an edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         ("autoencoder alone", [mean_with_bootstrap_interval([one.autoencoder for one in pairs])])
@@ -241,7 +251,7 @@ def build_replay_table(pairs: Pairs, labels: Sequence[str]) -> Table:
     )
 
 
-def build_galleries(pairs: Pairs, label: str) -> list[Gallery]:
+def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
     """Build the galleries: the worst and the best by one method, and the first of each kind."""
     ranked = sorted(
         (one for one in pairs if label in one.methods),
@@ -249,26 +259,26 @@ def build_galleries(pairs: Pairs, label: str) -> list[Gallery]:
     )
     count = min(GALLERY_SIZE, len(ranked) // 2)
     return [
-        build_gallery("worst", f"The worst, by {label}", ranked[:count]),
-        build_gallery("best", f"The best, by {label}", ranked[::-1][:count]),
+        build_pair_gallery("worst", f"The worst, by {label}", ranked[:count]),
+        build_pair_gallery("best", f"The best, by {label}", ranked[::-1][:count]),
         *(
-            build_gallery(
+            build_pair_gallery(
                 f"first_{split}_{kind}",
                 f"The first, {CHANGE_TITLES[kind]}, {title}",
                 of_kind[:GALLERY_SIZE],
             )
             for split, title in SPLIT_TITLES.items()
-            for kind, of_kind in iterate_kinds([one for one in pairs if one.split == split])
+            for kind, of_kind in group_pairs_by_kind([one for one in pairs if one.split == split])
         ),
     ]
 
 
-def success_and_kept_key(scores: PictureRecord) -> tuple[bool, float]:
+def success_and_kept_key(scores: PictureScores) -> tuple[bool, float]:
     """Return the key that sorts pictures by success, then by what was kept."""
     return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
 
 
-def build_gallery(name: str, title: str, pairs: Pairs) -> Gallery:
+def build_pair_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
     """Build a gallery of picture pairs, labelled with the methods that succeeded."""
     pictures = []
     for one in pairs:
@@ -278,20 +288,20 @@ def build_gallery(name: str, title: str, pairs: Pairs) -> Gallery:
     return Gallery(f"real_{name}", title, pictures, columns=1)
 
 
-def find_scores(pair: PicturePairRecord, label: str) -> PictureRecord | None:
+def find_scores(pair: PicturePairRecord, label: str) -> PictureScores | None:
     """Return the scores of a control or method of a pair; None where it was not made."""
     if label in pair.controls:
         return pair.controls[label]
     return pair.methods[label].scores if label in pair.methods else None
 
 
-def collect_successes(pairs: Pairs, label: str) -> list[bool | None]:
+def collect_successes(pairs: PairRecords, label: str) -> list[bool | None]:
     """Return whether each pair's picture of a row shows the change; None where there is none."""
     scores = [find_scores(one, label) for one in pairs]
     return [None if one is None else one.success for one in scores]
 
 
-def collect_kept(pairs: Pairs, label: str) -> list[float | None]:
-    """Return the PSNR of what was to stay of each pair's picture of a row."""
+def collect_kept_psnrs(pairs: PairRecords, label: str) -> list[float | None]:
+    """Return the PSNR (dB) over the kept pixels of each pair's picture of a row, or None."""
     scores = [find_scores(one, label) for one in pairs]
     return [None if one is None or one.kept is None else one.kept.psnr for one in scores]

@@ -14,15 +14,18 @@ from t2i.evaluate.report.statistics import (
     proportion_with_interval,
 )
 
-MARGIN = 0.05
-"""Of success that a method may lie below the best and still be chosen."""
+SUCCESS_MARGIN = 0.05
+"""Share of success by which a method may lie below the best and still be chosen."""
 
 Samples = Sequence[float | None]
 Flags = Sequence[bool | None]
 
 
 def common_samples_difference(one: Samples, other: Samples) -> Estimate | None:
-    """Return the mean of `one` minus that of `other` over the samples that both have."""
+    """Return the mean of `one` minus that of `other`, with interval, over the samples both have.
+
+    Paired, sample by sample; None if they have none in common.
+    """
     both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     if not both:
         return None
@@ -51,12 +54,16 @@ def paired_ratio(one: Flags, other: Flags) -> Estimate | None:
     return Estimate(ratio, *percentile_interval(above / below), len(both))
 
 
-def choose_method(
+def choose_most_preserving_method(
     successes: Mapping[str, Flags], kept: Mapping[str, Samples]
 ) -> tuple[str, str] | None:
-    """Return the method that keeps most of those nearly as successful as the best, and the best.
+    """Return the method that keeps most among the most successful ones, and the most successful.
 
-    Nearly as successful: at most MARGIN below it. None if there is no method.
+    The choice is among those whose share of success is at most SUCCESS_MARGIN below the highest.
+    None if there is no method.
+
+    successes : label -> whether each picture shows the change
+    kept : label -> how much of each picture was kept, such as the PSNR; more is better
     """
     shares = {label: fmean(map(bool, flags)) for label, flags in successes.items()}
     if not shares:
@@ -67,5 +74,5 @@ def choose_method(
         return fmean(known) if known else 0.0
 
     best = max(shares, key=lambda label: (shares[label], keep(label)))
-    near = [label for label in shares if shares[label] >= shares[best] - MARGIN - 1e-9]
+    near = [label for label in shares if shares[label] >= shares[best] - SUCCESS_MARGIN - 1e-9]
     return max(near, key=keep), best

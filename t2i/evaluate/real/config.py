@@ -1,4 +1,4 @@
-"""Configuration of the part "real"."""
+"""Configuration of the part "real" of the suite."""
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -7,8 +7,8 @@ from t2i.evaluate.real.controls import CONTROLS
 from t2i.evaluate.real.edit_methods import EditMethod
 
 
-class PairCounts(BaseModel):
-    """Configuration of a split: its seed, and picture pairs of each kind of change."""
+class PairSplitConfig(BaseModel):
+    """Configuration of a split: its seed, and how many picture pairs of each kind of change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,8 +31,8 @@ class RealConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seen: PairCounts
-    held_out: PairCounts
+    seen: PairSplitConfig
+    held_out: PairSplitConfig
     """The target shows a combination that training never does."""
     weight: float = Field(3.0, gt=0)
     """Weight of a strengthened word in the attention maps."""

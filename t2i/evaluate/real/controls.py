@@ -1,4 +1,4 @@
-"""Pictures that no edit made, with which the edited ones are compared."""
+"""Names of the control pictures, which no edit made and with which the edited ones are compared."""
 
 NO_EDIT = "no edit"
 COMPOSED_TARGET = "composed target"

@@ -29,7 +29,7 @@ def _check_method(text: str) -> str:
 
 
 class EditMethod(BaseModel):
-    """Inversion method and edits of one row of the tables."""
+    """Configuration of an editing method, a row of the tables: an inversion, and its edits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,14 +49,14 @@ class EditMethod(BaseModel):
     """Picture pairs of each kind, for methods that take long; by default all."""
 
     @property
-    def inversion(self) -> tuple[str, bool, float | None]:
-        """Inversion method, mask and guidance: methods that share these share the source."""
+    def inversion_key(self) -> tuple[str, bool, float | None]:
+        """Key (method, mask, guidance scale) of the inversion; methods of equal key share it."""
         return self.invert, self.mask, self.guidance_scale
 
 
 @dataclass(slots=True)
 class EditCost:
-    """Denoiser rows and seconds that a part of an edit took."""
+    """Cost of an inversion or an edit: batch rows of denoiser calls, and seconds."""
 
     rows: int = 0
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class EditCost:
 
 @dataclass(frozen=True, slots=True)
 class InvertedPicture:
-    """Recorded source of a picture, and what inverting and recording it cost."""
+    """Inverted picture: its recorded source, and what inverting and recording it cost."""
 
     source: RecordedSource
     cost: EditCost
@@ -72,7 +72,7 @@ class InvertedPicture:
 
 @dataclass(frozen=True, slots=True)
 class EditedPicture:
-    """Picture that a method made of an inverted one, and what the edit alone cost."""
+    """Edited picture, the inverted picture that it was made of, and what the edit alone cost."""
 
     picture: Image.Image
     inverted: InvertedPicture
@@ -83,7 +83,7 @@ class EditedPicture:
 class EditRequest:
     """Request for an edit of a picture: its prompts, and the settings that all methods share.
 
-    words : of source and target, whose region a local blend may change; None for none
+    blend_words : of source and target, whose region a local blend may change; None for none
     mask : white where the picture may change, for the methods that are given it
     weighted_word : strengthened word of a target whose text equals the source's
     weight, prompt_weight : of the strengthened word, in attention maps and in a prompt
@@ -91,7 +91,7 @@ class EditRequest:
 
     source: str
     target: str
-    words: tuple[Words, Words] | None
+    blend_words: tuple[Words, Words] | None
     mask: Image.Image
     seed: int
     steps: int
@@ -124,7 +124,7 @@ def edit_by_methods(
     refused: dict[str, str] = {}
     for method in methods:
         try:
-            key = method.inversion
+            key = method.inversion_key
             if key not in inverted:
                 inverted[key] = invert_picture(editor, picture, request, method)
             edited[method.label] = edit_inverted_picture(editor, inverted[key], request, method)
@@ -136,7 +136,7 @@ def edit_by_methods(
 def invert_picture(
     editor: PromptEditPipeline, picture: Image.Image, request: EditRequest, method: EditMethod
 ) -> InvertedPicture:
-    """Invert a picture for a method, with the source's prompt of the request."""
+    """Invert a picture by a method's inversion, with the request's source prompt."""
     with warnings.catch_warnings(), measure_cost(editor.unet) as cost:
         # a picture that the model cannot reproduce: the report tells by how much
         warnings.simplefilter("ignore", UserWarning)
@@ -155,7 +155,7 @@ def invert_picture(
 def edit_inverted_picture(
     editor: PromptEditPipeline, inverted: InvertedPicture, request: EditRequest, method: EditMethod
 ) -> EditedPicture:
-    """Edit an inverted picture by a method."""
+    """Edit an inverted picture by a method; return the edited picture and the cost of the edit."""
     with measure_cost(editor.unet) as cost:
         picture = edit_recorded_source(editor, inverted.source, request, method)
     return EditedPicture(picture, inverted, cost)
@@ -164,7 +164,7 @@ def edit_inverted_picture(
 def edit_recorded_source(
     editor: PromptEditPipeline, source: RecordedSource, request: EditRequest, method: EditMethod
 ) -> Image.Image:
-    """Edit an inverted picture by a method; return the target's picture."""
+    """Edit a recorded source by a method; return the target's picture."""
     if method.maps:
         target: str | Prompt = request.target
         options = build_map_edit_options(request, method)
@@ -175,9 +175,9 @@ def edit_recorded_source(
 
 
 def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[str, Any]:
-    """Return the arguments of edits="auto" for a request."""
+    """Return the keyword arguments of the editor for a method with edits="auto"."""
     word = request.weighted_word
-    always = "auto" if request.words is None else request.words
+    always = "auto" if request.blend_words is None else request.blend_words
     blends = {"none": None, "auto": "auto", "always": always}
     return {
         "weights": {} if word is None else {word: request.weight},
@@ -186,17 +186,20 @@ def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[
 
 
 def build_blend_edits(request: EditRequest, method: EditMethod) -> list[LocalBlend]:
-    """Return the local blend of a method without attention maps, if it has one."""
+    """Return the local blend of a method without attention maps; [] if it has none."""
     # edits="auto" lets a strengthened object grow beyond its place
     anywhere = method.blend == "auto" and request.weighted_word is not None
-    if method.blend == "none" or anywhere or request.words is None:
+    if method.blend == "none" or anywhere or request.blend_words is None:
         return []
-    return [LocalBlend(words=request.words)]
+    return [LocalBlend(words=request.blend_words)]
 
 
 @contextmanager
 def measure_cost(denoiser: nn.Module) -> Iterator[EditCost]:
-    """Yield the cost of the block: denoiser rows, and seconds; on the CPU processor time."""
+    """Yield a cost that is filled in after the block: denoiser rows, and seconds.
+
+    On a CPU these are seconds of processor time.
+    """
     device = next(denoiser.parameters()).device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     cost = EditCost()

@@ -24,7 +24,7 @@ def build_editor(context: EvaluationContext) -> PromptEditPipeline:
 
 @torch.no_grad()
 def encode_and_decode(editor: PromptEditPipeline, picture: Image.Image) -> Image.Image:
-    """Return a picture as the autoencoder alone reproduces it."""
+    """Encode and decode a picture, at its own size; return it as the autoencoder reproduces it."""
     pixels_13YX = preprocess_images(
         editor.image_processor, "picture", picture, height=picture.height, width=picture.width
     )

@@ -1,4 +1,4 @@
-"""Composed pictures to edit, each with the composed picture that its edit should lead to.
+"""Pairs of composed pictures: one to edit, and the one that its edit should lead to.
 
 H W size of the pictures.
 """
@@ -13,26 +13,27 @@ from PIL import Image
 
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.pairs import (
-    CHANGE_FUNCTIONS,
     CHANGE_TITLES,
-    MAX_TRIES,
+    MAX_SCENES_TRIED,
+    PAIR_BUILDERS,
     ChangeKind,
     PromptPair,
     build_prompt_pair,
 )
-from t2i.evaluate.editing.scores import DILATION, dilate_mask
-from t2i.scenes.held_out import load_held_out
-from t2i.scenes.scenes import Layout, Scenes, render_layout
-from t2i.scenes.sprites import BACKGROUNDS
+from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
+from t2i.scenes.held_out import load_held_out_combinations
+from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.scenes import Scenes
+from t2i.scenes.sprites import BACKGROUND_COLOURS
 
 Split = Literal["seen", "held_out"]
-STRONGER_SIDE = 1.1
-"""By which the side of a strengthened object is multiplied or, if it is small, divided."""
+STRENGTHENED_SIDE_FACTOR = 1.1
+"""Factor of a strengthened object's side in the target picture; for "small" its inverse."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PicturePair:
-    """Composed picture, the composed picture that its edit should lead to, and what stays.
+    """Pair of composed pictures: the source, the target that an edit should lead to, and a mask.
 
     prompts : captions of both, which are the prompts of the edit
     kept_HW : pixels that the edit should leave as they are
@@ -48,7 +49,7 @@ def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> Picture
     """Build picture pair `number` of a kind of change.
 
     Of scenes of held-out combinations the target shows one. Raises ArgumentError if none of
-    MAX_TRIES scenes can be changed so.
+    MAX_SCENES_TRIED scenes can be changed so.
     """
     held_out = scenes.config.split == "held_out"
     find = build_held_out_prompt_pair if held_out else build_prompt_pair
@@ -61,9 +62,9 @@ def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) ->
     An object is swapped or recoloured so that a combination arises that the source has not;
     another background stands behind one that both have.
     """
-    for attempt in range(MAX_TRIES):
-        index = number * MAX_TRIES + attempt
-        found = CHANGE_FUNCTIONS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+    for attempt in range(MAX_SCENES_TRIED):
+        index = number * MAX_SCENES_TRIED + attempt
+        found = PAIR_BUILDERS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
         if found is None:
             continue
         if kind not in ("swap", "recolour"):
@@ -72,8 +73,8 @@ def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) ->
         if makes_held_out_combination(back):
             return back
     raise ArgumentError(
-        f"None of {MAX_TRIES} scenes can be changed in {CHANGE_TITLES[kind]!r} to a held-out "
-        f"combination of {', '.join(scenes.vocabulary)}: leave out that kind of edit."
+        f"None of {MAX_SCENES_TRIED} scenes can be changed in {CHANGE_TITLES[kind]!r} to a "
+        f"held-out combination of {', '.join(scenes.vocabulary)}: leave out that kind of edit."
     )
 
 
@@ -95,16 +96,16 @@ def makes_held_out_combination(pair: PromptPair) -> bool:
     assert pair.object_index is not None
     placed = pair.target.objects[pair.object_index]
     if pair.kind == "recolour":
-        return (placed.name, placed.colour) in load_held_out().colours
+        return (placed.name, placed.colour) in load_held_out_combinations().colours
     pairs = {frozenset((placed.name, other)) for other in pair.unchanged_names}
-    return placed.colour is None and bool(pairs & load_held_out().pairs)
+    return placed.colour is None and bool(pairs & load_held_out_combinations().pairs)
 
 
 def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     """Compose source and target of a prompt pair, `size` pixels wide and high."""
     source, source_masks = render_layout(pair.source, size)
-    target, target_masks = render_layout(complete_target_layout(pair), size)
-    by = math.ceil(DILATION * size)
+    target, target_masks = render_layout(build_expected_target_layout(pair), size)
+    by = math.ceil(DILATION_SHARE * size)
     if pair.object_index is None:
         objects_HW = np.any(source_masks, axis=0)
         kept_HW = ~dilate_mask(~objects_HW, by)
@@ -114,7 +115,7 @@ def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     return PicturePair(pair, Image.fromarray(source), Image.fromarray(target), kept_HW)
 
 
-def complete_target_layout(pair: PromptPair) -> Layout:
+def build_expected_target_layout(pair: PromptPair) -> Layout:
     """Return the layout of the picture that an edit should lead to.
 
     A new background has the old one's shade, in its own colour; a strengthened object another size.
@@ -123,11 +124,18 @@ def complete_target_layout(pair: PromptPair) -> Layout:
     if pair.strengthened_word is not None:
         assert pair.object_index is not None
         placed = target.objects[pair.object_index]
-        factor = STRONGER_SIDE if pair.strengthened_word == "large" else 1 / STRONGER_SIDE
+        factor = (
+            STRENGTHENED_SIDE_FACTOR
+            if pair.strengthened_word == "large"
+            else 1 / STRENGTHENED_SIDE_FACTOR
+        )
         objects = list(target.objects)
         objects[pair.object_index] = replace(placed, side=min(1.0, placed.side * factor))
         return replace(target, objects=tuple(objects))
-    before, after = BACKGROUNDS[pair.source.background], BACKGROUNDS[target.background]
+    before, after = (
+        BACKGROUND_COLOURS[pair.source.background],
+        BACKGROUND_COLOURS[target.background],
+    )
     red, green, blue = (
         tint + new - old for tint, new, old in zip(pair.source.tint, after, before, strict=True)
     )

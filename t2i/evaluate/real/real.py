@@ -1,4 +1,4 @@
-"""Part "real": are pictures that the model never drew edited as requested, and kept elsewhere."""
+"""Part "real" of the suite: are pictures not made by the model edited as requested, and kept."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,7 +13,7 @@ from t2i.evaluate.editing.editing import describe_edit_target
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
 from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.real.chapters import build_chapters
-from t2i.evaluate.real.config import PairCounts, RealConfig
+from t2i.evaluate.real.config import PairSplitConfig, RealConfig
 from t2i.evaluate.real.controls import (
     AUTOENCODER,
     COMPOSED_TARGET,
@@ -28,21 +28,21 @@ from t2i.evaluate.real.edit_methods import (
 from t2i.evaluate.real.editor import build_editor, encode_and_decode
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
 from t2i.evaluate.real.records import (
-    EditedRecord,
+    EditMethodRecord,
     PicturePairRecord,
-    PictureRecord,
+    PictureScores,
     build_cost_record,
 )
 from t2i.evaluate.real.scores import JudgedPicture, score_picture
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import MOST_OBJECTS
+from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.scenes import Scenes, ScenesConfig
 
-COLUMNS = 8
-"""Of the pictures of one pair, in a file."""
+STRIP_COLUMNS = 8
+"""Pictures in a row of the strip that is saved of each pair."""
 
 
 class RealPart:
@@ -66,7 +66,7 @@ class RealPart:
         request = EditRequest(
             source=pair.prompts.captions[0],
             target=pair.prompts.captions[1],
-            words=(pair.prompts.source_word, pair.prompts.target_word),
+            blend_words=(pair.prompts.source_word, pair.prompts.target_word),
             mask=Image.fromarray(~pair.kept_HW),
             seed=derive_seed(scenes.config.seed, kind, number, "noise"),
             steps=self.context.steps,
@@ -81,12 +81,13 @@ class RealPart:
         pictures = controls | {label: one.picture for label, one in edited.items()}
         judged = self._judge(pair, pictures)
         scores = {
-            label: score_picture(pair, judged[NO_EDIT].seen, one) for label, one in judged.items()
+            label: score_picture(pair, judged[NO_EDIT].recognition, one)
+            for label, one in judged.items()
         }
         whole_HW = np.ones_like(pair.kept_HW)
         reproduced = measure_similarity(pair.source, controls[AUTOENCODER], whole_HW)
         assert reproduced is not None
-        strip = build_picture_grid([*pictures.values()], [*pictures], columns=COLUMNS)
+        strip = build_picture_grid([*pictures.values()], [*pictures], columns=STRIP_COLUMNS)
         return PicturePairRecord(
             split=split,
             kind=kind,
@@ -95,7 +96,7 @@ class RealPart:
             autoencoder=round(reproduced.psnr, 4),
             controls={label: scores[label] for label in controls},
             methods={
-                label: build_edited_record(one, scores[label]) for label, one in edited.items()
+                label: build_edit_method_record(one, scores[label]) for label, one in edited.items()
             },
             refused=refused,
             file=self.context.save_picture(f"real/{unit}", strip.convert("RGB")),
@@ -141,7 +142,7 @@ class RealPart:
                         size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
                         seed=getattr(self.config, split).seed,
                         vocabulary=self.context.objects,
-                        max_objects=min(self.context.max_objects, MOST_OBJECTS - 1),
+                        max_objects=min(self.context.max_objects, MAX_OBJECTS_IN_SCENE - 1),
                         split=of_scenes,
                     )
                 )
@@ -151,7 +152,7 @@ class RealPart:
 
     def _count(self, split: Split, kind: ChangeKind) -> int:
         """Return the number of pairs of a kind; 0 where the model's objects allow none."""
-        counts: PairCounts = getattr(self.config, split)
+        counts: PairSplitConfig = getattr(self.config, split)
         if not counts.count(kind):
             return 0
         try:
@@ -193,11 +194,11 @@ class RealPart:
         }
 
 
-def build_edited_record(edited: EditedPicture, scores: PictureRecord) -> EditedRecord:
+def build_edit_method_record(edited: EditedPicture, scores: PictureScores) -> EditMethodRecord:
     """Return the record of an edited picture with its scores."""
     error = edited.inverted.source.error
     replay = None if error is None or error.replay is None else round(error.replay, 4)
-    return EditedRecord(
+    return EditMethodRecord(
         scores=scores,
         inversion=build_cost_record(edited.inverted.cost),
         edit=build_cost_record(edited.cost),

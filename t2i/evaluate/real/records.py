@@ -1,4 +1,4 @@
-"""Records of the part "real"."""
+"""Records of the part "real", as records.jsonl stores them."""
 
 from t2i.evaluate.editing.pairs import ChangeKind
 from t2i.evaluate.editing.records import SimilarityRecord, StrictModel
@@ -7,26 +7,26 @@ from t2i.evaluate.real.picture_pairs import Split
 
 
 class CostRecord(StrictModel):
-    """Denoiser rows and seconds that a part of an edit took."""
+    """Record of the cost of an inversion or an edit: denoiser rows and seconds."""
 
     rows: int
     seconds: float
 
 
 class EditCostRecord(StrictModel):
-    """Cost of a picture that a method made: of inverting and recording, and of each edit after."""
+    """Record of an edited picture's cost: of inverting and recording the source, and of editing."""
 
     inversion: CostRecord
     edit: CostRecord
 
 
-class PictureRecord(StrictModel):
-    """Scores of a picture in the place of the target.
+class PictureScores(StrictModel):
+    """Scores of an edited or control picture of a pair, in place of the pair's target.
 
-    success : the requested change has happened
-    everything : the target's prompt is fulfilled
+    success : True if the requested change has happened
+    everything : True if the picture shows all that the target prompt states
     kept : similarity to the source over the pixels that were to stay; None where there are none
-    kept_structure : distance of the layouts there
+    kept_structure : structure distance to the source there
     target : similarity to the composed target over the whole picture
     fit : caption score of the target's prompt; None without a caption matcher
     """
@@ -39,13 +39,13 @@ class PictureRecord(StrictModel):
     fit: float | None
 
 
-class EditedRecord(EditCostRecord):
-    """Scores and cost of the picture that a method made.
+class EditMethodRecord(EditCostRecord):
+    """Record of the picture that one method made of a pair: its scores and cost.
 
     replay : PSNR of the source drawn again; None where the method reproduces it by construction
     """
 
-    scores: PictureRecord
+    scores: PictureScores
     replay: float | None
 
 
@@ -63,8 +63,8 @@ class PicturePairRecord(StrictModel):
     source: str
     target: str
     autoencoder: float
-    controls: dict[str, PictureRecord]
-    methods: dict[str, EditedRecord]
+    controls: dict[str, PictureScores]
+    methods: dict[str, EditMethodRecord]
     refused: dict[str, str]
     file: str
 

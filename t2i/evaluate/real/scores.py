@@ -1,4 +1,4 @@
-"""Scores of an edited picture against the photo's own pixels and the composed target.
+"""Scores of an edited picture against the source's own pixels and the composed target.
 
 H W size of the pictures, F features, h w size of the feature maps.
 """
@@ -19,46 +19,46 @@ from t2i.evaluate.editing.scores import (
     self_similarity,
 )
 from t2i.evaluate.real.picture_pairs import PicturePair
-from t2i.evaluate.real.records import PictureRecord
+from t2i.evaluate.real.records import PictureScores
 from t2i.scenes.recognised_objects import Recognition
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedPicture:
-    """Picture, what was recognised in it, and the caption score of the target's prompt."""
+    """Picture with its recognised objects and its caption score for the target's prompt."""
 
     picture: Image.Image
-    seen: Recognition
-    fit: float | None
+    recognition: Recognition
+    caption_score: float | None
 
 
 def score_picture(
     pair: PicturePair, source_seen: Recognition, judged: JudgedPicture
-) -> PictureRecord:
-    """Score a picture in the place of a pair's target.
+) -> PictureScores:
+    """Score an edited or control picture of a pair against the pair's source and target.
 
-    source_seen : what was recognised in the pair's source
+    source_seen : recognised objects of the pair's source
     """
-    seen = judged.seen
+    seen = judged.recognition
     kept = measure_similarity(pair.source, judged.picture, pair.kept_HW)
     whole_HW = np.ones_like(pair.kept_HW)
     whole = measure_similarity(pair.target, judged.picture, whole_HW)
     assert whole is not None
-    structure = kept_structure_distance(source_seen.structure, seen.structure, pair.kept_HW)
-    return PictureRecord(
+    structure = kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
+    return PictureScores(
         success=is_edit_successful(pair.prompts, source_seen, seen),
         everything=fulfils_target_prompt(pair.prompts, seen),
         kept=None if kept is None else build_similarity_record(kept),
         kept_structure=None if structure is None else round(structure, DECIMALS),
         target=build_similarity_record(whole),
-        fit=None if judged.fit is None else round(judged.fit, DECIMALS),
+        fit=None if judged.caption_score is None else round(judged.caption_score, DECIMALS),
     )
 
 
 def kept_structure_distance(
     one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32], kept_HW: NDArray[np.bool_]
 ) -> float | None:
-    """Return the distance of two layouts over the positions that lie within a mask.
+    """Return the structure distance of two feature maps (F, h, w) over the kept positions.
 
     As t2i.evaluate.editing.scores.structure_distance; None where fewer than two positions lie in
     the mask with all their pixels.

@@ -30,8 +30,8 @@ class Table:
     """Table of a report; its cells are estimates or text.
 
     name : a key in the JSON, such as "objects"
-    units : how figures are shown: "%" (shares of 1), "dB", "" ..., per column head
-    better : which way a column is better, per column head; heads that are not named have no way
+    units : column head -> unit of its figures, "" for none; those of "%" are shares of 1
+    better : column head -> direction in which it is better; heads without one are missing
     """
 
     name: str
@@ -44,12 +44,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Plot of a report: lines over a common axis; each point has its interval."""
+    """Plot of a report: lines over a common axis; each point (x, estimate) has its interval."""
 
     name: str
     title: str
-    across: str
-    up: str
+    x_label: str
+    y_label: str
     lines: Mapping[str, Sequence[tuple[float, Estimate]]]
 
 
@@ -68,7 +68,7 @@ Block = Table | Plot | Gallery
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """Section of a report; `text` explains how to read its tables, plots and galleries."""
+    """Chapter of a report; `text` explains how to read its tables, plots and galleries."""
 
     name: str
     title: str

@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Table
+from t2i.evaluate.report.earlier_result import EarlierEstimate, EarlierResult, EarlierTable
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
-from t2i.evaluate.report.previous_result import EarlierEstimate, EarlierResult, EarlierTable
 from t2i.evaluate.report.statistics import independent_difference, is_significant, paired_difference
 
-NAME = "against"
-"""Of the chapter; an earlier result may hold one too."""
+CHAPTER_NAME = "against"
+"""Name of the comparison's chapter; an earlier result may hold one too."""
 DIFFERENCE_UNITS = {"%": "points"}
-"""The unit of a difference, where it is another."""
-HERE, THERE = "this result", "the other"
+"""Unit of a figure -> unit of a difference of such figures, where it is another."""
+IN_THIS_RESULT, IN_THE_OTHER = "this result", "the other"
 
 
-def compare_results(
+def build_comparison_chapter(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> Chapter:
     """Build the report chapter that compares a result with an earlier one.
@@ -28,22 +28,26 @@ def compare_results(
     lone: list[tuple[str, list[Cell]]] = []
     for chapter in chapters:
         tables = [block for block in chapter.blocks if isinstance(block, Table)]
-        before = earlier.tables(chapter.name)
+        before = earlier.parse_tables(chapter.name)
         if before is None:
-            lone += [(f"chapter {chapter.title!r}", [HERE])] * bool(tables)
+            lone += [(f"chapter {chapter.title!r}", [IN_THIS_RESULT])] * bool(tables)
             continue
         same = scenes[chapter.name] == earlier.scenes.get(chapter.name)
         for table in tables:
             if table.name not in before:
-                lone.append((table.title, [HERE]))
+                lone.append((table.title, [IN_THIS_RESULT]))
                 continue
             lone += list_unmatched_rows_and_columns(table, before[table.name])
             change = build_difference_table(table, before[table.name], same)
             changed += [] if change is None else [change]
         known = {table.name for table in tables}
-        lone += [(table.title, [THERE]) for name, table in before.items() if name not in known]
-    names = {NAME, *(chapter.name for chapter in chapters)}
-    lone += [(f"chapter {name!r}", [THERE]) for name in earlier.chapters if name not in names]
+        lone += [
+            (table.title, [IN_THE_OTHER]) for name, table in before.items() if name not in known
+        ]
+    names = {CHAPTER_NAME, *(chapter.name for chapter in chapters)}
+    lone += [
+        (f"chapter {name!r}", [IN_THE_OTHER]) for name in earlier.chapters if name not in names
+    ]
 
     rows = [row for table in changed for row in list_significant_differences(table)]
     title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimate_cells, changed))}"
@@ -54,7 +58,7 @@ def compare_results(
             Table("only_in_one", "Not compared, as only one has it", ["in"], lone, {}, {})
         )
     return Chapter(
-        name=NAME,
+        name=CHAPTER_NAME,
         title=f"Against {earlier.model.name}",
         text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
         f"{describe_comparison(chapters, scenes, earlier)} A change is significant where its "
@@ -89,7 +93,7 @@ def list_unmatched_rows_and_columns(
     """Yield a table row about the columns and rows that only one of two tables has."""
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
     for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
-        for place, some, others in ((HERE, ours, theirs), (THERE, theirs, ours)):
+        for place, some, others in ((IN_THIS_RESULT, ours, theirs), (IN_THE_OTHER, theirs, ours)):
             lone = [name for name in some if name not in others]
             if lone:
                 yield f"{table.title}: {what} {', '.join(map(repr, lone))}", [place]

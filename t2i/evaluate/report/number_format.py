@@ -2,15 +2,19 @@
 
 from t2i.evaluate.report.chapter import Cell, Estimate
 
-DECIMALS = {"%": 1, "points": 1, "dB": 1, "s": 2, "MB": 0}
-"""By unit; of other figures three digits are shown. Points are the difference of two shares."""
-HUNDREDTHS = ("%", "points")
+DECIMALS_BY_UNIT = {"%": 1, "points": 1, "dB": 1, "s": 2, "MB": 0}
+"""Unit -> decimals that are shown; figures of other units have three significant digits.
+
+Points are the difference of two shares.
+"""
+PERCENT_UNITS = ("%", "points")
+"""Units whose figures are shares of 1 and are shown times 100."""
 
 
 def format_number(value: float, unit: str = "") -> str:
     """Format a number for its unit, without it: 0.975 of "%" as 97.5, decibels as 31.2."""
-    if unit in DECIMALS:
-        return f"{value * 100 if unit in HUNDREDTHS else value:.{DECIMALS[unit]}f}"
+    if unit in DECIMALS_BY_UNIT:
+        return f"{value * 100 if unit in PERCENT_UNITS else value:.{DECIMALS_BY_UNIT[unit]}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 

@@ -13,18 +13,19 @@ from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import describe_origin
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
-from t2i.evaluate.report.plots import COLOURS, render_svg
+from t2i.evaluate.report.plots import LINE_COLOURS, render_plot_as_svg
 from t2i.pictures import open_picture
-from t2i.safe_reading import PICTURE, read_bytes
+from t2i.safe_reading import PICTURE_KIND, read_bytes
 
-ASSETS = Path(__file__).parents[2] / "assets" / "evaluate"
-TEMPLATE = "page.html"
+TEMPLATE_FOLDER = Path(__file__).parents[2] / "assets" / "evaluate"
+TEMPLATE_FILE = "page.html"
 MAX_SHORT_SIDE, MAX_LONG_SIDE = 256, 1024
-"""At most, pixels of the shorter and the longer side of an embedded picture; the whole one is in
-the folder."""
+"""Largest shorter and longer side of an embedded picture, in pixels; the file has full size."""
 
 
-def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path) -> str:
+def render_html_page(
+    chapters: Sequence[Chapter], document: Mapping[str, Any], pictures: Path
+) -> str:
     """Render a report as one HTML page with embedded pictures.
 
     document : the head of evaluation.json
@@ -33,7 +34,7 @@ def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictur
     with explain_missing_extra():
         import jinja2
 
-    loader = jinja2.FileSystemLoader(ASSETS)
+    loader = jinja2.FileSystemLoader(TEMPLATE_FOLDER)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -45,23 +46,23 @@ def render_page(chapters: Sequence[Chapter], document: Mapping[str, Any], pictur
         "a_figure": lambda cell: isinstance(cell, Estimate),
     }
     head = {name: value for name, value in document.items() if name != "chapters"}
-    return environment.get_template(TEMPLATE).render(
+    return environment.get_template(TEMPLATE_FILE).render(
         chapters=chapters,
         document=document,
         details=json.dumps(head, indent=1, ensure_ascii=False),
         origin=describe_origin(document).replace("`", ""),
-        colours=COLOURS,
-        svg=render_svg,
-        embedded=lambda name: data_uri(pictures / name),
+        colours=LINE_COLOURS,
+        svg=render_plot_as_svg,
+        embedded=lambda name: encode_picture_as_data_uri(pictures / name),
     )
 
 
-def data_uri(path: Path) -> str:
+def encode_picture_as_data_uri(path: Path) -> str:
     """Return a picture file as a data URI; large pictures are reduced."""
     picture = open_picture(path)
     times = min(MAX_SHORT_SIDE / min(picture.size), MAX_LONG_SIDE / max(picture.size))
     if times >= 1:
-        data, kind = read_bytes(path, PICTURE), "png"
+        data, kind = read_bytes(path, PICTURE_KIND), "png"
     else:
         width, height = (max(1, round(side * times)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)

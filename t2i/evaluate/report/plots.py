@@ -6,18 +6,27 @@ import itertools
 from t2i.evaluate.optional_imports import explain_missing_extra
 from t2i.evaluate.report.chapter import Plot
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1")
+LINE_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#7a7a7a",
+    "#8c6bb1",
+)
 """Line colours in order (Okabe and Ito, distinguishable by colour-blind readers)."""
-INK = "#010203"
-"""A colour that nothing else has, to be replaced by the page's own."""
-SIZE = 5.6, 3.2
-"""Inches: on a telephone it is shrunk to two thirds, and must still be read."""
+PLACEHOLDER_TEXT_COLOUR = "#010203"
+"""Colour that nothing else in the plot has; the page's own text colour replaces it."""
+FIGURE_SIZE = 5.6, 3.2
+"""Width and height in inches: a telephone shows it at two thirds, still readable."""
 
 
-def render_svg(plot: Plot) -> str:
+def render_plot_as_svg(plot: Plot) -> str:
     """Render a plot of a report as SVG, without a legend, which the page has.
 
-    The lines take COLOURS in order.
+    The lines take LINE_COLOURS in order.
     """
     with explain_missing_extra():
         import matplotlib
@@ -27,14 +36,14 @@ def render_svg(plot: Plot) -> str:
             "svg.fonttype": "none",
             "svg.hashsalt": plot.name,
             "font.size": 10,
-            "text.color": INK,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
+            "text.color": PLACEHOLDER_TEXT_COLOUR,
+            "axes.edgecolor": PLACEHOLDER_TEXT_COLOUR,
+            "axes.labelcolor": PLACEHOLDER_TEXT_COLOUR,
+            "xtick.color": PLACEHOLDER_TEXT_COLOUR,
+            "ytick.color": PLACEHOLDER_TEXT_COLOUR,
         }
     ):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
         axes = figure.add_subplot()
         places = sorted({at for points in plot.lines.values() for at, _ in points})
         nearest = min((b - a for a, b in itertools.pairwise(places)), default=1.0)
@@ -45,12 +54,12 @@ def render_svg(plot: Plot) -> str:
             values = [point.value for _, point in points]
             down = [0.0 if p.low is None else p.value - p.low for _, p in points]
             up = [0.0 if p.high is None else p.high - p.value for _, p in points]
-            colour = COLOURS[number % len(COLOURS)]
+            colour = LINE_COLOURS[number % len(LINE_COLOURS)]
             axes.plot(at, values, color=colour, marker="o", markersize=4, linewidth=1.6)
             axes.errorbar(at, values, (down, up), ecolor=colour, alpha=0.45, fmt="none")
         axes.set_xticks(places, [f"{place:g}" for place in places])
-        axes.set_xlabel(plot.across)
-        axes.set_ylabel(plot.up)
+        axes.set_xlabel(plot.x_label)
+        axes.set_ylabel(plot.y_label)
         axes.grid(axis="y", color="#808080", alpha=0.3, linewidth=0.6)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -58,5 +67,5 @@ def render_svg(plot: Plot) -> str:
         axes.patch.set_alpha(0)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})
-    text = written.getvalue().replace(INK, "currentColor")
+    text = written.getvalue().replace(PLACEHOLDER_TEXT_COLOUR, "currentColor")
     return text[text.index("<svg") :]

@@ -7,7 +7,7 @@ sample that could not be measured.
 from collections.abc import Sequence
 
 SampleValues = Sequence[float | None]
-MISSING = "-"
+MISSING_VALUE = "-"
 
 
 def format_sample_values(samples: SampleValues | None) -> str | None:
@@ -18,11 +18,11 @@ def format_sample_values(samples: SampleValues | None) -> str | None:
     if samples is None or len(samples) < 2:
         return None
     if all(sample in (None, 0, 1) for sample in samples):
-        return "".join(MISSING if sample is None else str(int(sample)) for sample in samples)
-    return " ".join(MISSING if sample is None else f"{sample:.5g}" for sample in samples)
+        return "".join(MISSING_VALUE if sample is None else str(int(sample)) for sample in samples)
+    return " ".join(MISSING_VALUE if sample is None else f"{sample:.5g}" for sample in samples)
 
 
 def parse_sample_values(text: str) -> list[float | None]:
     """Parse the text that `format_sample_values` made. Raises ValueError for anything else."""
     words = text.split(" ") if " " in text else text
-    return [None if word == MISSING else float(word) for word in words]
+    return [None if word == MISSING_VALUE else float(word) for word in words]

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from t2i.evaluate.report.chapter import Estimate
 
-Z = 1.959963984540054
-"""How many standard deviations of a normal distribution hold 95 % of it."""
-RESAMPLES = 2000
-SEED = 20_260_101
-"""Of the bootstrap: the same values have the same interval in every run."""
+Z_95 = 1.959963984540054
+"""Standard deviations to either side of the mean that hold 95 % of a normal distribution."""
+BOOTSTRAP_RESAMPLES = 2000
+BOOTSTRAP_SEED = 20_260_101
+"""Seed of the bootstrap: the same values have the same interval in every run."""
 
 
 def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
@@ -31,9 +31,9 @@ def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
 
 def wilson_interval(p: float, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a proportion p of `count` trials."""
-    spread = Z**2 / count
+    spread = Z_95**2 / count
     middle = (p + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
+    half = Z_95 / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
     # At either end the formula meets it exactly; floats need not.
     return 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
 
@@ -56,8 +56,8 @@ def mean_with_bootstrap_interval(values: Sequence[float | None]) -> Estimate | N
 
 
 def draw_bootstrap_indices(count: int) -> NDArray[np.int64]:
-    """Return bootstrap resamples as indices, drawn with replacement, (RESAMPLES, count)."""
-    return np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
+    """Return bootstrap resamples as indices (BOOTSTRAP_RESAMPLES, count), with replacement."""
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(0, count, (BOOTSTRAP_RESAMPLES, count))
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from t2i.cli.request.photo_inversion import AUTO
+from t2i.cli.request.photo_inversion import AUTO_METHOD
 from t2i.server.api.schemas import ExportAnswer
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_request import (
@@ -102,7 +102,7 @@ def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
         yield "--image", PICTURE
     if getattr(body, "mask", None) is not None:
         yield "--mask", MASK
-    if getattr(body, "method", AUTO) != AUTO:
+    if getattr(body, "method", AUTO_METHOD) != AUTO_METHOD:
         yield "--invert", body.method
     if getattr(body, "fit", "crop") != "crop":
         yield "--fit", body.fit

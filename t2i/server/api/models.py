@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.cli.commands.models import describe_model
 from t2i.cli.request.request import Grammar, read_model_defaults
-from t2i.cli.request.sampler_names import NAMES, SPACED, SPACINGS
+from t2i.cli.request.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
 from t2i.server.api.schemas import (
     AdaptersAnswer,
     HealthAnswer,
@@ -67,8 +67,8 @@ def list_models(service: Service) -> ModelsAnswer:
 @router.get("/samplers")
 def list_samplers() -> SamplersAnswer:
     """List the samplers that requests may name."""
-    spaced = [f"{name} {spacing}" for name in SPACED for spacing in SPACINGS]
-    return SamplersAnswer(samplers=sorted([*NAMES, *spaced]))
+    spaced = [f"{name} {spacing}" for name in SAMPLERS_WITH_SPACINGS for spacing in SPACINGS]
+    return SamplersAnswer(samplers=sorted([*SAMPLER_NAMES, *spaced]))
 
 
 @router.get("/loras")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import FileResponse
 
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from t2i.server.api.schemas import RunAnswer, RunLogAnswer, RunsAnswer
 from t2i.server.jobs.job import JobNotFoundError
 
@@ -84,7 +84,7 @@ def read_sheet(name: Name, sheet: Name, request: Request) -> FileResponse:
 def _read_records(log: FilePath) -> list[dict[str, Any]]:
     """Return the records of a log; a last line that is still being written is left out."""
     records = []
-    for line in read_bounded(log, RUN.max_bytes).splitlines():
+    for line in read_bounded(log, RUN_FILE_KIND.max_bytes).splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -96,7 +96,7 @@ def _read_records(log: FilePath) -> list[dict[str, Any]]:
 
 def _read_config(folder: FilePath) -> dict[str, Any]:
     try:
-        config = parse_json(read_bounded(folder / CONFIG, RUN.max_bytes), lenient=True)
+        config = parse_json(read_bounded(folder / CONFIG, RUN_FILE_KIND.max_bytes), lenient=True)
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

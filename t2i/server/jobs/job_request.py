@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from t2i.cli.request.photo_inversion import AUTO, Fit
+from t2i.cli.request.photo_inversion import AUTO_METHOD, Fit
 from t2i.cli.request.request import Grammar
 from t2i.server.jobs.job import JobKind
 
@@ -108,7 +108,7 @@ class EditRequest(SamplingRequest):
     cross_replace: Window | None = None
     self_replace: Window | None = None
     image: Identifier | None = None
-    method: Annotated[str, Field(max_length=500)] = AUTO
+    method: Annotated[str, Field(max_length=500)] = AUTO_METHOD
     mask: Identifier | None = None
     fit: Fit = "crop"
     full_size: bool = False
@@ -132,7 +132,7 @@ class InvertRequest(SamplingRequest):
 
     image: Identifier
     prompt: str
-    method: Annotated[str, Field(max_length=500)] = AUTO
+    method: Annotated[str, Field(max_length=500)] = AUTO_METHOD
     mask: Identifier | None = None
     fit: Fit = "crop"
 
@@ -166,7 +166,7 @@ class InspectRequest(SamplingRequest):
     source: Identifier | None = None
     words: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=MAX_WORDS)] = []
     image: Identifier | None = None
-    method: Annotated[str, Field(max_length=500)] = AUTO
+    method: Annotated[str, Field(max_length=500)] = AUTO_METHOD
     fit: Fit = "crop"
     map_steps: bool = False
 

@@ -33,7 +33,7 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
 )
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
-from t2i.cli.generation.source_folder import NOTE
+from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.metadata.writing import build_metadata_texts, build_record, save_image_with_metadata
 from t2i.cli.request.file_checks import map_request_files
 from t2i.cli.request.input_files import InputFile
@@ -241,7 +241,7 @@ def _draw(
             step_maps = StepMaps(maps)
             drawer.step_callbacks.append(step_maps)
             stack.callback(drawer.step_callbacks.remove, step_maps)
-        drawn = generate_image(drawer, request, seed, bar=False)
+        drawn = generate_image(drawer, request, seed, show_progress=False)
     if maps is not None:
         run.save_maps(maps, tokens, 0, [] if step_maps is None else step_maps.steps)
     return drawn
@@ -267,7 +267,7 @@ def _upscale(
 
     drawer = convert_pipeline(run.model.pipe, ImageToImagePipeline)
     with run.reporter.watching(drawer, run.model, number, runs):
-        return upscale_if_requested(drawer, request, seed, image, bar=False)
+        return upscale_if_requested(drawer, request, seed, image, show_progress=False)
 
 
 def run_edit(run: JobRun) -> Request:
@@ -280,7 +280,7 @@ def run_edit(run: JobRun) -> Request:
     inverts = source is None and request.inversion is not None
     if inverts:
         with run.reporter.watching(editor, run.model, 0, 2):
-            source = invert_photo(editor, request, seed, bar=False)
+            source = invert_photo(editor, request, seed, show_progress=False)
         run.reporter.latents.clear()
         run.reporter.clean_latents.clear()
     options = built.edit.to_word_edit_options()
@@ -290,10 +290,14 @@ def run_edit(run: JobRun) -> Request:
         stack.enter_context(
             run.reporter.watching(editor, run.model, int(inverts), 1 + int(inverts))
         )
-        generated = generate_edited_images(editor, request, seed, bar=False, source=source)
+        generated = generate_edited_images(
+            editor, request, seed, show_progress=False, source=source
+        )
     for number in range(len(built.prompts)):
         name = "source.png" if number == 0 else f"target-{number}.png"
-        run.save_image(name, generated.final_image(number), generated.request_of(number), seed)
+        run.save_image(
+            name, generated.get_output_image(number), generated.get_request(number), seed
+        )
     for picture, (maps, tokens) in enumerate(probed):
         run.save_maps(maps, tokens, picture)
     run.data["chosen"] = [asdict(choice) for choice in chosen]
@@ -354,9 +358,9 @@ def run_invert(run: JobRun) -> Request:
             editor,
             request,
             seed,
-            bar=False,
+            show_progress=False,
             folder=run.job.folder / SOURCE_FOLDER,
-            notes={NOTE: record},
+            notes={REQUEST_NOTE_KEY: record},
         )
     request = add_inversion_to_request(request, source)
     assert source.photo is not None
@@ -412,7 +416,7 @@ def run_inspect(run: JobRun) -> Request:
     source = run.source
     if source is None:
         with run.reporter.watching(editor, run.model):
-            source = invert_photo(editor, request, seed, bar=False)
+            source = invert_photo(editor, request, seed, show_progress=False)
     assert source.photo is not None
     request = add_inversion_to_request(request, source)
     run.save_plain_image("photo.png", source.photo.image)

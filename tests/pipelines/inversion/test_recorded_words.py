@@ -12,12 +12,13 @@ from pipelines.inversion.methods import parse_method
 from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_heat_maps import (
-    check_prompt_has_words,
+    check_words_can_be_read,
+    find_absent_words,
     read_recorded_heat_maps,
 )
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from pipelines.prompt_to_prompt.recording_size import estimate_recording_bytes
-from t2i.attention import attend
+from t2i.attention import Concept, attend
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, DataError
 from t2i.text.prompt import Prompt
@@ -69,11 +70,14 @@ def test_a_word_that_the_recorded_prompt_lacks_is_refused_in_words(pipe, picture
 
 def test_words_are_looked_up_in_a_prompt_before_it_is_recorded(pipe):
     changing = Prompt("a [red:blue:0.5] cat", "a1111")
-    check_prompt_has_words(pipe, SOURCE, ["red cat"], 3)
-    check_prompt_has_words(pipe, changing, ["red", "blue"], 4)
+    check_words_can_be_read(pipe, SOURCE, ["red cat"], 3)
+    check_words_can_be_read(pipe, changing, ["red", "blue"], 4)
     for prompt in (SOURCE, changing):
         with pytest.raises(ArgumentError, match="'dog' is not in the prompt"):
-            check_prompt_has_words(pipe, prompt, ["cat", "dog"], 4)
+            check_words_can_be_read(pipe, prompt, ["cat", "dog"], 4)
+        check_words_can_be_read(pipe, prompt, ["cat", Concept("dog")], 4)
+    assert find_absent_words(SOURCE, ["red cat", "dog", "Cat"], 3) == ["dog"]
+    assert find_absent_words(changing, ["red cat", "blue cat", "a dog"], 4) == ["a dog"]
 
 
 def test_a_source_recorded_without_its_sites_is_refused_in_words(pipe, picture):

@@ -13,8 +13,8 @@ from PIL import Image
 from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.cache.latent_cache import CachedPictures
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import ShardFolder, ShardWriter

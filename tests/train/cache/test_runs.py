@@ -24,7 +24,7 @@ from tests.train.apart import MINUTE, by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerated_for, accelerator_for, tiny_run, train_only
 from tests.train.states import newest
-from train.batches import batch
+from train.batches import micro_batch
 from train.cache.dropped_weights import has_dropped_weights
 from train.cache.encoders import CacheEncoders
 from train.cache.latent_cache import CachedPictures
@@ -116,7 +116,9 @@ def test_any_number_of_workers_and_any_precision_read_one_cache(
 ):
     if "workers" in setting:
         apart.ready()
-        monkeypatch.setattr(batch, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
+        monkeypatch.setattr(
+            micro_batch, "START_METHOD", "forkserver"
+        )  # test_pictures.py has "spawn"
     before = {*(alone / "cache").rglob("*")}
     config = load_run_config(
         alone.parent / "run.toml", [f"cache.folder={alone / 'cache'}", setting]

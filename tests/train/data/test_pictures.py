@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
-from train.batches.batch import iterate_micro_batches
 from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import iterate_micro_batches
 from train.data.buckets import compute_covering_shape
 from train.data.pictures import AugmentedVariant, Pictures
 from train.data.pictures_config import PicturesConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError, nearest_hint
-from t2i.safe_reading import CONFIG, read_toml
+from t2i.safe_reading import CONFIG_KIND, read_toml
 from train.data.subsets import SubsetConfig
 
 CONVERTED_KEYS = {
@@ -67,7 +67,7 @@ def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[
 
     Raises ArgumentError for an unknown or unsupported key.
     """
-    tree = read_toml(path, CONFIG("kohya config"))
+    tree = read_toml(path, CONFIG_KIND.with_noun("kohya config"))
     if unknown := sorted(tree.keys() - {"general", "datasets"}):
         raise ArgumentError(
             f"{path}: unknown table {unknown[0]!r}. "

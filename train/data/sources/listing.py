@@ -4,12 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from t2i.safe_reading import CAPTION, PICTURE, check_no_lone_surrogates, decode_utf8, read_bounded
+from t2i.safe_reading import (
+    CAPTION_KIND,
+    PICTURE_KIND,
+    check_no_lone_surrogates,
+    decode_utf8,
+    read_bounded,
+)
 from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
-MAX_BYTES = PICTURE.max_bytes
-MAX_CAPTION = CAPTION.max_bytes
+MAX_BYTES = PICTURE_KIND.max_bytes
+MAX_CAPTION = CAPTION_KIND.max_bytes
 
 
 class ByteSource(Protocol):

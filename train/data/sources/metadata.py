@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from t2i.errors import DataError, nearest_hint
-from t2i.safe_reading import TABLE, decode_utf8, iterate_numbered_lines, open_untrusted, parse_json
+from t2i.safe_reading import (
+    CAPTION_TABLE_KIND,
+    decode_utf8,
+    iterate_numbered_lines,
+    open_untrusted,
+    parse_json,
+)
 from train.data.sources.listing import parse_caption_cell
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -59,7 +65,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
 
 def iterate_table_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Iterate over the rows of a metadata table with their line numbers, counted from 1."""
-    with open_untrusted(table, TABLE) as file:
+    with open_untrusted(table, CAPTION_TABLE_KIND) as file:
         yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
 
 

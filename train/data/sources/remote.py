@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 
 from t2i.errors import DataError
-from t2i.safe_reading import PICTURE
+from t2i.safe_reading import PICTURE_KIND
 from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
@@ -30,7 +30,7 @@ class RemoteTarMemberBytes:
 
     def read(self) -> bytes:
         """Download the bytes of the file. Raises BrokenPictureError if it is too large or gone."""
-        if self.size > PICTURE.max_bytes:
+        if self.size > PICTURE_KIND.max_bytes:
             raise BrokenPictureError(self.url, f"holds {self.size:,} bytes of one file")
         return fetch_range(self.url, self.offset, self.size)
 

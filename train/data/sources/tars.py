@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import FileKind, open_regular_file, open_untrusted, parse_json
+from t2i.safe_reading import UntrustedFileKind, open_regular_file, open_untrusted, parse_json
 from train.data.decode import BrokenPictureError
 from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
 from train.data.sources.listing import (
@@ -37,7 +37,7 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 TEXTS = (".txt", ".caption", ".json")
 MAX_TEXT = 16 * MAX_CAPTION
 """Greatest number of bytes of a sample's JSON, which may hold more than its caption."""
-ARCHIVE = FileKind("archive", 1 << 50)
+ARCHIVE_KIND = UntrustedFileKind("archive", 1 << 50)
 """Kind of an archive for reading, whose size is not limited in effect."""
 MAX_HEADER = 64 * 1024
 """Greatest number of bytes of a member's header."""
@@ -168,7 +168,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             )
             source = partial(RemoteTarMemberBytes, archive)
         else:
-            file = stack.enter_context(open_untrusted(archive, ARCHIVE))
+            file = stack.enter_context(open_untrusted(archive, ARCHIVE_KIND))
             source = partial(TarMemberBytes, Path(archive))
         if file.read(2) in COMPRESSED:
             raise DataError(

@@ -92,9 +92,9 @@ class Edit:
             if getattr(self, name, None) is not None
         ]
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
-        its own source.
+        its own source; edits with words check these too.
         """
         named = [prompt for _, prompt in self.list_source_and_target()]
         if len(named) != len(set(named)):
@@ -105,8 +105,8 @@ class Edit:
         for name, prompt in self.list_source_and_target():
             check_prompt_number(name, prompt, prompt_tokens.num_prompts)
 
-    def probes(self) -> Sequence[Probe]:
-        """Return new probes whose measurements `after_step` reads; none by default."""
+    def list_probes(self) -> Sequence[Probe]:
+        """Return the probes whose measurements `after_step` reads, new ones; none by default."""
         return ()
 
     def before_pass(

@@ -32,11 +32,11 @@ class PerWordWindowEdit(Edit):
         for word, window in self.words.items():
             check_step_window(f"words[{word!r}]", window)
 
-    def check_prompts(self, prompt_tokens: PromptTokens) -> None:
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or words with their own step windows, that
         the run does not have.
         """
-        super().check_prompts(prompt_tokens)
+        super().check_prompts_and_words(prompt_tokens)
         for word in self.words:
             prompt_tokens.find_word_positions(self.target, word)
 

@@ -1,4 +1,4 @@
-"""Folders of photos that `t2i invert` has recorded: written, and read with their requests."""
+"""Photos that `t2i invert` records in folders, with the requests that they were inverted for."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.atomic_files import NameTaken
+from t2i.atomic_files import NameTakenError
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import (
     add_inversion_to_request,
@@ -29,13 +29,15 @@ from t2i.terminal import print_line, show_warnings_on_one_line
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 
-NOTE = "t2i"
+REQUEST_NOTE_KEY = "t2i"
 """Name of the record of the request among the notes of a recorded source."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedPhoto:
-    """Photo that `t2i invert` has recorded in a folder, with its request and seed."""
+    """Photo that `t2i invert` has recorded in a folder, or `t2i edit --record` an edit of one, with
+    its request and seed.
+    """
 
     source: "RecordedSource"
     request: Request
@@ -48,7 +50,7 @@ class RecordedPhoto:
         """
         request = self.request
         loaded = load_model_for_request(
-            replace(request, image=None, mask=None, inversion=None), prompts
+            replace(request, image=None, mask=None, inversion=None, edited=None), prompts
         )
         return replace(
             loaded,
@@ -57,31 +59,32 @@ class RecordedPhoto:
                 image=request.image,
                 mask=request.mask,
                 inversion=request.inversion,
+                edited=request.edited,
             ),
         )
 
 
 def invert_to_folder(
-    request: Request, seed: int, folder: Path, *, budget: int | None, as_json: bool
+    request: Request, seed: int, folder: Path, *, budget_bytes: int | None, as_json: bool
 ) -> None:
-    """Invert the photo of a request, record it in a new folder, and print how well it went.
+    """Invert the photo of a request, record it in a new folder, and print the error and the folder.
 
-    budget : most bytes of the recording; None for the default
+    seed : of the noise that some methods draw
+    budget_bytes : most bytes of the recording; None for the default
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise NameTaken(folder)
+    check_new_folder(folder)
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()
-        record = build_record(loaded.request, seed, loaded.weights)
+        record = build_record(loaded.request, seed, loaded.model_digest)
         try:
             source = invert_photo(
                 build_prompt_to_prompt_pipeline(loaded.pipe),
                 loaded.request,
                 seed,
                 folder=folder,
-                budget=budget,
-                notes={NOTE: record},
+                budget_bytes=budget_bytes,
+                notes={REQUEST_NOTE_KEY: record},
             )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
@@ -96,22 +99,30 @@ def invert_to_folder(
     print_line(folder)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise NameTakenError for a folder that is not empty, and for a file."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise NameTakenError(folder)
+
+
 def read_recorded_photo(
     folder: Path, model: str | None, *, full_size: bool = False
 ) -> RecordedPhoto:
     """Read a photo's recorded source with the request that it was inverted for.
 
-    model : instead of the recorded one, whose folder may have moved; None for that
+    model : name or path, instead of the recorded one, whose folder may have moved; None for that
     full_size : whether edits are put back into the photo at its own size
 
-    Raises DataError for a folder that `t2i invert` has not written, ModelError for a model that is
-    not found here.
+    The request of an edit has its prompts, and is that of its target.
+
+    Raises DataError for a folder that the command line has not written, ModelError for a model that
+    is not found here.
     """
     from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 
     source = load_recorded_source(folder)
     notes = source.facts.get("notes")
-    record = notes.get(NOTE) if isinstance(notes, dict) else None
+    record = notes.get(REQUEST_NOTE_KEY) if isinstance(notes, dict) else None
     if record is None:
         raise DataError(
             f"{folder} was recorded in Python, without the request that the command line needs to "

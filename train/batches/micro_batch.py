@@ -1,4 +1,4 @@
-"""Batches of a run, read from a data set: each one a pure function of the step.
+"""Micro-batches of a run, read from a data set: each one a pure function of the step.
 
 B batch rows, C channels, H W size of pictures, h w of latents, K masks of a row.
 """
@@ -24,7 +24,7 @@ START_METHOD = "spawn"
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class MicroBatch:
     """One micro-batch of training examples: the rows of a step's global batch that a process
     computes at once.
 
@@ -57,8 +57,8 @@ class Batch:
     spans: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     sizes_and_crops: list[OriginalSizeAndCrop | None] = field(default_factory=list)
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`."""
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Return the micro-batch with its tensors on `device`."""
         tensors = {
             name: value.to(device, non_blocking=True)
             for name in TENSOR_FIELDS
@@ -81,7 +81,7 @@ TENSOR_FIELDS = (
 
 def iterate_micro_batches(
     samples: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
-) -> Iterator[Batch]:
+) -> Iterator[MicroBatch]:
     """Iterate over this process's micro-batches of `steps`, which `workers` processes read
     ahead.
     """
@@ -96,13 +96,13 @@ def iterate_micro_batches(
     return iter(loader)
 
 
-def collate_examples(rows: list[tuple[ScheduledExample, TrainingExample]]) -> Batch:
-    """Stack training examples of one step into a `Batch`."""
+def collate_examples(rows: list[tuple[ScheduledExample, TrainingExample]]) -> MicroBatch:
+    """Stack training examples of one step into a `MicroBatch`."""
     scheduled = [entry for entry, _ in rows]
     samples = [sample for _, sample in rows]
     losers_BHWC = _stacked([sample.loser for sample in samples])
     loss_mask_BHW = _loss_masks(samples)
-    return Batch(
+    return MicroBatch(
         step=scheduled[0].step,
         slots=[entry.slot for entry in scheduled],
         names=[sample.name for sample in samples],

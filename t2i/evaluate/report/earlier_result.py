@@ -1,4 +1,4 @@
-"""Reader of an evaluation.json that was written before, possibly by an older suite."""
+"""Reader of an earlier evaluation.json, possibly written by an older suite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.sample_values import parse_sample_values
-from t2i.safe_reading import RUN, parse_json, read_bounded
+from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from t2i.validation_errors import describe_validation_error
 
 RENAMED_HEADS = {"the cheapest not surely worse": "the cheapest not significantly worse"}
@@ -74,7 +74,7 @@ class EarlierResult(BaseModel):
     """Part of an earlier evaluation.json that a comparison with it reads.
 
     scenes : chapter -> digest of its captions and prompts
-    chapters : parsed one by one, by `tables`
+    chapters : parsed one by one, by `parse_tables`
     """
 
     version: int
@@ -84,7 +84,7 @@ class EarlierResult(BaseModel):
     scenes: dict[str, str] = {}
     chapters: dict[str, Any]
 
-    def tables(self, chapter: str) -> dict[str, EarlierTable] | None:
+    def parse_tables(self, chapter: str) -> dict[str, EarlierTable] | None:
         """Return a chapter's tables by name, or None if it is missing or cannot be parsed."""
         try:
             return {
@@ -111,7 +111,7 @@ def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> E
     remedy = "Give the evaluation.json of another result."
     try:
         earlier = EarlierResult.model_validate(
-            parse_json(read_bounded(path, RUN.max_bytes), lenient=True)
+            parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes), lenient=True)
         )
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error

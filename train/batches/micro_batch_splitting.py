@@ -1,4 +1,4 @@
-"""Splitting a batch into pieces that fit into memory, and the errors of those that do not."""
+"""Splitting of micro-batches into pieces that fit into memory, and errors of those that do not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import TrainingError
-from train.batches.batch import Batch
+from train.batches.micro_batch import MicroBatch
 
 LOST_PEER_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
 """Parts of the messages with which gloo and NCCL report that another process ended."""
@@ -35,20 +35,20 @@ def explaining_out_of_memory(what: str, remedy: str) -> Iterator[None]:
         raise TrainingError(f"Out of memory {what}: {remedy}.") from error
 
 
-def split_batch(batch: Batch, rows: int | None) -> list[Batch]:
-    """Split a batch by halving until no piece has more than `rows` rows; None leaves it whole."""
+def split_micro_batch(batch: MicroBatch, rows: int | None) -> list[MicroBatch]:
+    """Split a micro-batch by halving until no piece has more than `rows` rows; None keeps it."""
     count = len(batch.slots)
     if rows is None or count <= rows:
         return [batch]
     middle = (count + 1) // 2
     return [
-        *split_batch(slice_batch_rows(batch, 0, middle), rows),
-        *split_batch(slice_batch_rows(batch, middle, count), rows),
+        *split_micro_batch(slice_micro_batch_rows(batch, 0, middle), rows),
+        *split_micro_batch(slice_micro_batch_rows(batch, middle, count), rows),
     ]
 
 
-def slice_batch_rows(batch: Batch, start: int, stop: int) -> Batch:
-    """Return a batch of the rows from `start` up to `stop` of another batch."""
+def slice_micro_batch_rows(batch: MicroBatch, start: int, stop: int) -> MicroBatch:
+    """Return a micro-batch of the rows from `start` up to `stop` of another one."""
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
     by_row: dict[str, Any] = {
         name: value[start:stop]

@@ -1,0 +1,95 @@
+"""Attention calls of a model as its open sessions read and edit them.
+
+B batch rows, N heads, Q query positions, K key positions, E width of a head.
+"""
+
+import torch
+from torch import Tensor
+
+from t2i.attention.compute import kernels
+from t2i.attention.compute.device_tensors import DeviceTensorCache
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.compute.tap import AttentionInputs, ScoresFunction
+from t2i.attention.hooks.attention_listener import AttentionListener
+from t2i.attention.site import Site
+from t2i.errors import AttentionError
+from t2i.terminal import plural
+
+
+class EditedAttention:
+    """Attention of one model with the edits and probes of the sessions that are open on it.
+
+    sessions : open sessions, in the order in which their edits act
+    kernel_descriptions : name of a site -> descriptions of the kernels that computed it
+    """
+
+    def __init__(self) -> None:
+        self.sessions: list[AttentionListener] = []
+        self.kernel_descriptions: dict[str, set[str]] = {}
+        self._device_tensors = DeviceTensorCache()
+
+    def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
+        """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
+        plan, listeners = self._plan_edits(site, len(call.query))
+        every = (session.recorded_inputs(site) for session in listeners)
+        recorded_rows = next((one for one in every if one is not None), None)
+        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
+        for session in listeners:
+            session.on_attention(probabilities)
+        return out
+
+    def run_eager_attention(
+        self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
+    ) -> Tensor:
+        """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
+
+        Raises AttentionError with a recorded source, which needs the fused kernel.
+        """
+        rows, heads = call.query.shape[:2]
+        plan, listeners = self._plan_edits(site, rows)
+        if any(session.recorded_inputs(site) is not None for session in listeners):
+            raise AttentionError(
+                f"{site.name} is computed by an older processor, which cannot read a recorded "
+                "source: pipe.unet.set_default_attn_processor() puts the fused one in "
+                "its place."
+            )
+        if mask is not None:
+            mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
+        probabilities = kernels.prepare_eager_probabilities(call, mask, site, plan)
+        call = probabilities.inputs
+        scored = scores(
+            call.query.flatten(0, 1),
+            call.key.flatten(0, 1),
+            kernels.build_eager_mask(probabilities),
+        )
+        probs_BNQK = scored.unflatten(0, (rows, heads))
+        for row in plan.mixes.keys() | plan.functions.keys():
+            probs_BNQK = probs_BNQK.clone()
+            probs_BNQK[row] = torch.cat(list(probabilities.iterate_map_chunks(row)), dim=1).to(
+                probs_BNQK
+            )
+        for session in listeners:
+            session.on_attention(probabilities)
+        edited: Tensor = probs_BNQK.flatten(0, 1)
+        return edited
+
+    def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
+        plan = EditPlan(device_tensors=self._device_tensors)
+        listeners = [
+            session for session in self.list_active_sessions() if session.is_active_at(site)
+        ]
+        for session in listeners:
+            if session.num_rows != rows:
+                raise AttentionError(
+                    f"{site.name} was called with {plural(rows, 'row')} in a pass of "
+                    f"{session.num_rows}: attend() cannot assign them. Give it the prompts of "
+                    "the call, and switch off what divides the batch."
+                )
+            session.add_edits_to_plan(site, plan)
+        if listeners:
+            self.kernel_descriptions.setdefault(site.name, set()).add(plan.kernel_description)
+        return plan, listeners
+
+    def list_active_sessions(self) -> list[AttentionListener]:
+        """Return the sessions that are in a denoiser pass."""
+        return [session for session in self.sessions if session.num_rows is not None]

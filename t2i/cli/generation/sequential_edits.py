@@ -1,0 +1,71 @@
+"""Edits of a photo upon edits of it: each target is recorded as the source of the next."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i.cli.generation.call_arguments import set_progress_bar
+from t2i.cli.request.request import Request
+
+if TYPE_CHECKING:
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+    from t2i.attention.edits.base.edit import Edit
+
+
+def record_edit(
+    editor: "PromptEditPipeline",
+    request: Request,
+    source: "RecordedSource",
+    *,
+    show_progress: bool = True,
+    folder: Path | None = None,
+    budget_bytes: int | None = None,
+    notes: Mapping[str, object] | None = None,
+) -> "RecordedSource":
+    """Record the first target of a request's edit of a recorded source as the next source.
+
+    show_progress : whether to show progress bars
+    folder, budget_bytes, notes : see PromptEditPipeline.remember_edit
+    """
+    from pipelines.prompt_to_prompt.recording import BUDGET
+
+    edited = request.edited
+    assert edited is not None
+    set_progress_bar(editor, "edit", shown=show_progress)
+    return editor.remember_edit(
+        source,
+        request.parse_with_grammar(edited.prompts[1]),
+        edits=_select_effective(edited.parse_edits(), source),
+        folder=folder,
+        budget=BUDGET if budget_bytes is None else budget_bytes,
+        notes=notes,
+    )
+
+
+def repeat_earlier_edits(
+    editor: "PromptEditPipeline",
+    request: Request,
+    source: "RecordedSource",
+    *,
+    show_progress: bool = True,
+) -> "RecordedSource":
+    """Return the source of a request's edit: its inverted photo, after the edits before it."""
+    edited = request.edited
+    if edited is None:
+        return source
+    for edit, target in zip(edited.earlier, edited.sources[1:], strict=True):
+        set_progress_bar(editor, "earlier edit", shown=show_progress)
+        source = editor.remember_edit(
+            source,
+            request.parse_with_grammar(target),
+            edits=_select_effective(edit.parse_edits(), source),
+        )
+    return source
+
+
+def _select_effective(edits: "Sequence[Edit]", source: "RecordedSource") -> "list[Edit]":
+    """Return the edits that act in any step of a recorded source; warn of others."""
+    from pipelines.prompt_to_prompt.automatic_edits import acts_at_any_step
+
+    return [edit for edit in edits if acts_at_any_step(edit, source.steps.count)]
