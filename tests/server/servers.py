@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 REPO = Path(__file__).resolve().parents[2]
-PATIENCE = 90.0
+PATIENCE = 300.0
 """Seconds that a server may take to load its model on a busy machine."""
 
 

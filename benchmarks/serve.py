@@ -1,0 +1,258 @@
+"""What a job costs beside its picture, and how the server fares with many jobs and listeners.
+
+python -m benchmarks.serve [--jobs 500] [--out benchmarks/results/serve.json]
+
+Overhead: seconds from the request of a job to the last byte of its picture, against the same
+picture drawn and saved in this process with the model loaded, in turns; the medians. Load: jobs are
+queued as fast as the queue takes them, while clients listen to their events and another one asks
+for the health of the server all the time. Memory is that of the server and of its worker after each
+job; its slope is fitted to the second half.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+
+from t2i.hardware import collect_hardware_info
+
+REPO = Path(__file__).resolve().parent.parent
+PROMPT = "a red apple to the left of a cat"
+MEBIBYTE = 1 << 20
+PATIENCE = 120.0
+"""Seconds until the server has loaded its model."""
+
+
+@contextmanager
+def served(folder: Path, max_queued: int, threads: int) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a server on a free port; yield its address and its process."""
+    words = ["serve", "--port", "0", "--folder", str(folder), "--max-queued", str(max_queued)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "t2i.cli", *words],
+        cwd=REPO,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip().rstrip("/")
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            try:
+                if httpx.get(f"{address}/api/v1/health", timeout=10).json()["ready"]:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        yield address, psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def draw_by_job(api: httpx.Client, steps: int, seed: int) -> tuple[float, bytes]:
+    """Seconds and bytes of one picture as a job, from the request to its last byte."""
+    start = time.perf_counter()
+    request = {"prompt": PROMPT, "steps": steps, "seed": seed}
+    job = api.post("/jobs", json={"kind": "generate", "request": request}).raise_for_status().json()
+    with api.stream("GET", f"/jobs/{job['id']}/events") as events:
+        for _ in events.iter_lines():
+            pass
+    picture = api.get(f"/jobs/{job['id']}/files/seed-{seed}.png").raise_for_status().content
+    return time.perf_counter() - start, picture
+
+
+class BarePipeline:
+    """The command line's own drawing and saving, with the model loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        from t2i.cli.generation.loaded_request import load_model_for_request
+        from t2i.cli.request.request import Request
+
+        self.folder = folder
+        self.loaded = load_model_for_request(Request(prompt=PROMPT, grammar="a1111"))
+
+    def draw(self, steps: int, seed: int) -> tuple[float, bytes]:
+        """Seconds and bytes of one picture."""
+        from dataclasses import replace
+
+        from t2i.cli.generation.image_generation import generate_image
+        from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+
+        start = time.perf_counter()
+        request = replace(self.loaded.request, num_inference_steps=steps)
+        request, image = generate_image(self.loaded.pipe, request, seed, show_progress=False)
+        path = self.folder / f"{seed}.png"
+        texts = build_metadata_texts(request, seed, self.loaded.model_digest)
+        save_image_with_metadata(image, texts, path)
+        return time.perf_counter() - start, path.read_bytes()
+
+
+def measure_overhead(address: str, folder: Path, rounds: int, steps: int) -> dict[str, Any]:
+    """Medians of a job and of the bare pipeline, drawn in turns."""
+    bare = BarePipeline(folder)
+    jobs, pipeline, same = [], [], True
+    with httpx.Client(base_url=f"{address}/api/v1", timeout=60) as api:
+        for seed in range(rounds + 2):
+            sides = (bare.draw(steps, seed), draw_by_job(api, steps, seed))
+            same = same and sides[0][1] == sides[1][1]
+            if seed >= 2:  # the first ones warm both sides up
+                pipeline.append(sides[0][0])
+                jobs.append(sides[1][0])
+    one, other = statistics.median(pipeline), statistics.median(jobs)
+    return {
+        "rounds": rounds,
+        "steps": steps,
+        "pipeline_s": one,
+        "job_s": other,
+        "overhead_s": other - one,
+        "allowed_s": max(0.03 * one, 0.03),
+        "same_bytes": same,
+    }
+
+
+class HealthProbe(threading.Thread):
+    """Thread that asks for the health of a server until it is told to stop."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self.address, self.stopped = address, False
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        """Ask, twenty times a second."""
+        with httpx.Client(timeout=30) as client:
+            while not self.stopped:
+                start = time.perf_counter()
+                client.get(f"{self.address}/api/v1/health").raise_for_status()
+                self.seconds.append(time.perf_counter() - start)
+                time.sleep(0.05)
+
+
+def listen(address: str, job_id: str, ends: list[str]) -> None:
+    """Listen to a job until its last event, and note the state in it."""
+    state = ""
+    with (
+        httpx.Client(base_url=f"{address}/api/v1", timeout=None) as api,
+        api.stream("GET", f"/jobs/{job_id}/events") as events,
+    ):
+        kind = ""
+        for line in events.iter_lines():
+            if line.startswith("event: "):
+                kind = line[7:]
+            if line.startswith("data: ") and kind == "state":
+                state = json.loads(line[6:])["state"]
+    ends.append(state)
+
+
+def measure_memory(process: psutil.Process) -> tuple[float, float]:
+    """MiB of the server, and of its workers together."""
+    own = process.memory_info().rss / MEBIBYTE
+    children = process.children(recursive=True)
+    return own, sum(child.memory_info().rss for child in children) / MEBIBYTE
+
+
+def fit_slope(values: Sequence[float]) -> float:
+    """Growth a job, of the second half of the values."""
+    half = values[len(values) // 2 :]
+    return float(np.polyfit(np.arange(len(half)), half, 1)[0]) if len(half) > 2 else 0.0
+
+
+def measure_load(
+    address: str, process: psutil.Process, jobs: int, listeners: int, steps: int
+) -> dict[str, Any]:
+    """Queue many jobs while clients listen; count what comes, and look at health and memory."""
+    health = HealthProbe(address)
+    health.start()
+    ends: list[str] = []
+    threads, memory = [], []
+    start = time.perf_counter()
+    with httpx.Client(base_url=f"{address}/api/v1", timeout=60) as api:
+        ids = []
+        for seed in range(jobs):
+            request = {"prompt": PROMPT, "steps": steps, "seed": seed}
+            answer = api.post("/jobs", json={"kind": "generate", "request": request})
+            ids.append(answer.raise_for_status().json()["id"])
+        for number in range(listeners):
+            thread = threading.Thread(
+                target=listen, args=(address, ids[number * jobs // listeners], ends), daemon=True
+            )
+            thread.start()
+            threads.append(thread)
+        done = 0
+        for job_id in ids:
+            while api.get(f"/jobs/{job_id}").json()["state"] in ("queued", "running"):
+                time.sleep(0.02)
+            done += api.get(f"/jobs/{job_id}").json()["state"] == "done"
+            memory.append(measure_memory(process))
+        seconds = time.perf_counter() - start
+        for thread in threads:
+            thread.join(30)
+    health.stopped = True
+    health.join(5)
+    server, workers = zip(*memory, strict=True)
+    return {
+        "jobs": jobs,
+        "done": done,
+        "listeners": listeners,
+        "listeners_that_heard_the_end": ends.count("done"),
+        "seconds": seconds,
+        "health_p99_s": float(np.quantile(health.seconds, 0.99)),
+        "health_max_s": max(health.seconds),
+        "health_asked": len(health.seconds),
+        "server_mib": server[-1],
+        "worker_mib": workers[-1],
+        "server_kib_a_job": fit_slope(server) * 1024,
+        "worker_kib_a_job": fit_slope(workers) * 1024,
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write the numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--listeners", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10, help="of the overhead's pictures")
+    parser.add_argument("--load-steps", type=int, default=1, help="of the load's pictures")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with served(folder / "served", options.jobs + 1, options.threads) as (address, process):
+            overhead = measure_overhead(address, folder, options.rounds, options.steps)
+            load = measure_load(
+                address, process, options.jobs, options.listeners, options.load_steps
+            )
+    for title, table in (("overhead", overhead), ("load", load)):
+        print(title)
+        for name, value in table.items():
+            print(
+                f"  {name:30} {value:.4g}" if isinstance(value, float) else f"  {name:30} {value}"
+            )
+    if options.out is not None:
+        results = {"overhead": overhead, "load": load, "hardware": collect_hardware_info()}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
