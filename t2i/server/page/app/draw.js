@@ -1,0 +1,115 @@
+// Drawing: one job at a time from the page, the last request wins.
+
+import { clearAlerts, complain, say } from "./alerts.js";
+import { run } from "./jobs.js";
+import { set, setForm, state } from "./store.js";
+import { photoOf, rememberPast, show, viewOf } from "./views.js";
+
+let current = null; // AbortController of what is being drawn
+
+/** Stop what is being drawn: the server stops between two steps. */
+export function stop() {
+  current?.abort();
+}
+
+/**
+ * Run a job whose picture comes on screen, and return its view; null if it was stopped or failed.
+ * A newer call stops this one. `quiet`: keep the picture on screen while it is drawn; `prepare`
+ * makes the request; `lookInto` makes that of a second job, which reads the heat maps.
+ */
+export async function drawJob(kind, request, { label = "Drawing", before, changes, quiet = false, prepare, lookInto } = {}) {
+  current?.abort();
+  const controller = new AbortController();
+  current = controller;
+  const { signal } = controller;
+  const busy = { step: 0, steps: null, seconds_left: null, preview: null, label, quiet };
+  const mine = () => current === controller;
+  const show_busy = (patch) => mine() && set({ busy: Object.assign(busy, patch) && { ...busy } });
+  show_busy({});
+  say(`${label}…`);
+  try {
+    const complete = prepare ? await prepare(signal, show_busy) : request;
+    if (signal.aborted) throw new DOMException("cancelled", "AbortError");
+    const job = await run(kind, complete, {
+      signal,
+      waiting: () => mine() && say("The queue is full; asking again…"),
+      progress: ({ step, steps, seconds_left }) => {
+        show_busy({ step, steps, seconds_left });
+        if (mine()) say(describe(label, step, steps, seconds_left));
+      },
+      preview: ({ step, png }) => {
+        show_busy({ preview: `data:image/png;base64,${png}`, step });
+      },
+    });
+    if (!mine()) return null;
+    const looked = lookInto ? await run("inspect", lookInto(job), { signal }) : null;
+    if (!mine()) return null;
+    clearAlerts();
+    rememberPast();
+    const view = viewOf(job, before);
+    if (looked) view.mapsFrom = viewOf(looked);
+    set({ busy: null });
+    say("");
+    current = null;
+    show(view, { before: job.kind === "invert" ? photoOf(view) : before, changes });
+    document.dispatchEvent(new CustomEvent("t2i:drawn", { detail: job }));
+    return view;
+  } catch (error) {
+    if (mine()) {
+      current = null;
+      set({ busy: null });
+      say(error.name === "AbortError" ? "Stopped." : "");
+    }
+    complain(error);
+    return null;
+  }
+}
+
+/** Say how far a job is. */
+function describe(label, step, steps, left) {
+  const seconds = left ? `, ${left < 1 ? "under a second" : `${Math.round(left)} s`} left` : "";
+  return steps ? `${label}: step ${step} of ${steps}${seconds}` : `${label}…`;
+}
+
+/** Return the request of a form; fields that are not set are left to the model. */
+export function requestOf(form, seed = form.locked ? form.seed : null) {
+  const request = { prompt: form.prompt, grammar: form.grammar, words_maps: true, map_steps: true };
+  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method"];
+  for (const name of names) if (form[name] !== null && form[name] !== "") request[name] = form[name];
+  if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
+  if (form.loras.length) request.loras = form.loras;
+  if (seed !== null) request.seed = seed;
+  return request;
+}
+
+/** Draw the form's picture. */
+export async function drawForm() {
+  if (!state.form.prompt.trim()) {
+    complain(new Error('Got an empty prompt: write what the picture shows, such as "a rocket above a house".'));
+    return null;
+  }
+  const view = await drawJob("generate", requestOf(state.form));
+  if (view && !state.form.locked) setForm({ seed: view.seed });
+  return view;
+}
+
+/** Return the form that draws a request again: a job's, or what a picture's metadata say. */
+export function formOf(request, seed = request.seed ?? null) {
+  const pick = (name) => request[name] ?? null;
+  return {
+    ...state.form,
+    prompt: request.prompt ?? request.source_prompt ?? "",
+    negative_prompt: request.negative_prompt ?? "",
+    model: pick("model"),
+    steps: pick("steps") ?? pick("num_inference_steps"),
+    guidance_scale: pick("guidance_scale"),
+    sampler: pick("sampler"),
+    width: pick("width"),
+    height: pick("height"),
+    grammar: request.grammar ?? "a1111",
+    guidance_method: pick("guidance_method"),
+    loras: request.loras ?? [],
+    seed,
+    locked: seed !== null,
+  };
+}

@@ -1,0 +1,81 @@
+// The page's state in one place, and what of it survives a reload.
+
+const KEY = "t2i.page.1";
+
+export const EMPTY_FORM = Object.freeze({
+  prompt: "",
+  negative_prompt: "",
+  model: null,
+  steps: null,
+  guidance_scale: null,
+  sampler: null,
+  width: null,
+  height: null,
+  seed: null,
+  locked: false,
+  grammar: "a1111",
+  guidance_method: null,
+  loras: [],
+});
+
+export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, blend: null, cross: null, self: null });
+
+/**
+ * form: what the next picture is drawn from
+ * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
+ * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
+ * busy: {step, steps, seconds_left, label} while something is drawn
+ * changes: what the edit on screen changes of its source
+ * mask: {words, threshold} while a mask is made; blend: words that an edit keeps to
+ */
+export const state = {
+  form: { ...EMPTY_FORM },
+  view: null,
+  before: null,
+  hovered: null,
+  pinned: null,
+  step: null,
+  busy: null,
+  changes: NO_CHANGES,
+  mask: null,
+  photo: null,
+  models: [],
+};
+
+const listeners = [];
+
+/** Call `action` after any of the named parts of the state changed. */
+export function on(names, action) {
+  listeners.push({ names, action });
+}
+
+/** Change parts of the state and tell those who asked. */
+export function set(patch) {
+  const changed = Object.keys(patch).filter((name) => state[name] !== patch[name]);
+  if (!changed.length) return;
+  Object.assign(state, patch);
+  for (const { names, action } of listeners) {
+    if (names.some((name) => changed.includes(name))) action(state);
+  }
+}
+
+/** Change fields of the form. */
+export const setForm = (patch) => set({ form: { ...state.form, ...patch } });
+
+/** Return what an earlier visit left: {form, viewId, past, future}; empty without one. */
+export function readKept() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+/** Keep values for the next visit; where the browser keeps nothing, the page still works. */
+export function keep(patch) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify({ ...readKept(), ...patch }));
+  } catch {
+    // Private windows and full disks.
+  }
+}

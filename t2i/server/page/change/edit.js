@@ -1,0 +1,65 @@
+// Edits of the picture by its words: always of its source, whose run is remembered once, so that a
+// slider answers as fast as the target alone is drawn. The last request wins.
+
+import { drawJob, stop } from "../app/draw.js";
+import { follow, submit } from "../app/jobs.js";
+import { NO_CHANGES, set, setForm, state } from "../app/store.js";
+import { show } from "../app/views.js";
+
+const remembered = new Map(); // id of a picture's view -> promise of the id of its recorded source
+
+/** Change the picture on screen: `patch` is added to what its edit already changes. */
+export async function changeEdit(patch) {
+  const { view, before } = state;
+  const source = view.kind === "edit" && before ? before : view;
+  const changes = { ...state.changes, ...patch };
+  if (changes.prompt === source.prompt) changes.prompt = null;
+  set({ changes });
+  if (state.form.prompt === view.prompt) setForm({ prompt: changes.prompt ?? source.prompt });
+  if (isNothing(changes)) {
+    stop();
+    if (source !== view) await show(source, { before: null, changes });
+    return;
+  }
+  const drawn = await drawJob("edit", null, {
+    label: "Changing",
+    before: source,
+    changes,
+    quiet: true,
+    prepare: async (_, busy) => requestOf(source, await sourceOf(source, busy), changes),
+  });
+  // Stopped or refused: the sliders go back to what is on screen, unless something newer is drawn.
+  if (!drawn && state.changes === changes && !state.busy) set({ changes: state.view.changes ?? NO_CHANGES });
+}
+
+const isNothing = ({ prompt, weights }) => prompt === null && !Object.keys(weights).length;
+
+function requestOf(source, id, changes) {
+  const request = { source: id, words_maps: true, map_steps: true };
+  if (changes.prompt !== null && changes.prompt !== source.prompt) request.targets = [changes.prompt];
+  if (Object.keys(changes.weights).length) request.weights = changes.weights;
+  if (changes.blend) request.blend = changes.blend;
+  if (changes.cross) request.cross_replace = changes.cross;
+  if (changes.self) request.self_replace = changes.self;
+  return request;
+}
+
+/** Return the id of the recorded source of a picture; the first time it is drawn to be recorded. */
+function sourceOf(source, busy) {
+  if (source.kind === "remember" || source.kind === "invert") return source.id;
+  if (!remembered.has(source.id)) {
+    const request = { ...source.request, seed: source.seed, words_maps: true };
+    for (const name of ["num", "upscale", "map_steps"]) delete request[name];
+    const recording = record(request, busy);
+    remembered.set(source.id, recording);
+    // One that failed is tried again the next time.
+    recording.catch(() => remembered.delete(source.id));
+  }
+  return remembered.get(source.id);
+}
+
+async function record(request, busy) {
+  const job = await submit("remember", request);
+  const done = await follow(job, { progress: ({ step, steps }) => busy({ step, steps, label: "Remembering the source" }) });
+  return done.id;
+}

@@ -1,0 +1,75 @@
+// The numbers of a word under the sentence, and what can be done with it.
+
+import { find, fill, make } from "../app/dom.js";
+import { on, set, state } from "../app/store.js";
+import { startSwap, wordElement } from "./sentence.js";
+
+const PLACES = [
+  ["upper left", "top", "upper right"],
+  ["left", "middle", "right"],
+  ["lower left", "bottom", "lower right"],
+];
+
+let room;
+
+/** Build the line and keep it equal to the state. */
+export function buildReading() {
+  room = find("#reading");
+  on(["view", "hovered", "pinned", "step", "busy"], build);
+  build();
+}
+
+function build() {
+  const { view, hovered, pinned, step } = state;
+  const selection = hovered ?? pinned;
+  const maps = view?.maps;
+  if (!maps?.has(selection)) {
+    fill(room, make("p", { class: "hint" }, maps ? hint() : waiting(view)));
+    return;
+  }
+  const words = selection.map((index) => maps.words[index]);
+  const field = maps.phrase(selection, step);
+  const { x, y } = maps.peak(field);
+  const place = PLACES[Math.min(2, Math.floor(y * 3))][Math.min(2, Math.floor(x * 3))];
+  const covered = field.reduce((count, value) => count + (value >= 0.5), 0) / field.length;
+  const share = words.reduce((sum, word) => sum + (word.share ?? 0), 0);
+  const facts = [
+    make("b", {}, maps.name(selection)),
+    fact("peak", place, "Where the word is strongest"),
+    fact("area", percent(covered), "Part of the picture with at least half of the peak"),
+    fact("share", percent(share), "Of the attention that all words get"),
+    step === null ? absent(words) : fact("at step", String(step + 1)),
+  ];
+  const actions = hovered && !pinned ? [] : actionsFor(selection, words);
+  fill(room, make("p", { class: "facts" }, facts), make("p", { class: "actions" }, actions));
+}
+
+/** Return the fact that the prompt had a word at a part of the steps only (a scheduled prompt). */
+function absent(words) {
+  const count = Math.max(0, ...words.map((word) => word.absent_steps?.length ?? 0));
+  return count ? fact("no map at", count === 1 ? "1 step" : `${count} steps`) : null;
+}
+
+const fact = (name, value, title) => make("span", { class: "fact", title }, make("i", {}, name), value);
+const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+
+function hint() {
+  if (matchMedia("(hover: none)").matches) return "Tap a word to see where it lands, slide to weigh it. Tap the picture to ask the other way round.";
+  return "Rest on a word to see where it lands. Click to pin, double-click to swap, slide to weigh. Point at the picture to ask the other way round.";
+}
+
+function waiting(view) {
+  if (!view) return "";
+  return state.busy ? "" : "This picture has no heat maps. Draw it again to look inside.";
+}
+
+function actionsFor(selection, words) {
+  const single = selection.length === 1 && !words[0].negative;
+  return [
+    single
+      ? make("button", { type: "button", class: "link", onclick: () => startSwap(wordElement(selection[0])) }, "Swap")
+      : null,
+    make("button", { type: "button", class: "link", onclick: () => set({ mask: { words: selection, threshold: 0.5 } }) }, "Mask"),
+    make("button", { type: "button", class: "link", onclick: () => set({ pinned: null, mask: null }) }, "Unpin"),
+  ];
+}
