@@ -3,14 +3,23 @@
 import io
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from t2i.cli import main
 from t2i.server.app import create_app
@@ -25,37 +34,37 @@ EXAMPLES = 6
 def test_no_request_makes_the_server_fail_or_answer_otherwise_than_it_says(
     tmp_path: Path,
 ) -> None:
-    app = create_app(ServerSettings(folder=tmp_path / "served", max_queued=10_000))
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) > 15
+    chosen = ServerSettings(
+        folder=tmp_path / "served", max_queued=10_000, allowed_hosts=("testserver",)
+    )
+    app = create_app(chosen)
+
+    async def without_workers(scope, receive, send) -> None:
+        if scope["type"] == "http":
+            await app(scope, receive, send)
+
     try:
+        schema = schemathesis.openapi.from_asgi("/openapi.json", without_workers)
+        operations = [result.ok() for result in schema.get_all_operations()]
+        assert len(operations) > 15
         for operation in operations:
-            if operation.path.endswith("/events"):
-                continue  # of jobs that nobody runs it never ends
-            for mode in schemathesis.GenerationMode:
-                strategy = operation.as_strategy(generation_mode=mode)
-                run_cases(strategy)
+            if not operation.path.endswith("/events"):  # of jobs that nobody runs they never end
+                run_cases(operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
+                with suppress(Unsatisfiable):  # a route without parameters
+                    run_cases(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     finally:
         app.state.service.close()
 
 
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+
+
 def run_cases(strategy) -> None:
-    from hypothesis import given
-    from schemathesis.checks import not_a_server_error
-    from schemathesis.specs.openapi.checks import (
-        content_type_conformance,
-        response_schema_conformance,
-        status_code_conformance,
-    )
-
-    checks = (
-        not_a_server_error,
-        status_code_conformance,
-        content_type_conformance,
-        response_schema_conformance,
-    )
-
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -65,8 +74,7 @@ def run_cases(strategy) -> None:
     )
     @given(case=strategy)
     def run(case) -> None:
-        response = case.call(base_url="http://127.0.0.1")
-        case.validate_response(response, checks=checks)
+        case.validate_response(case.call(base_url="http://testserver"), checks=list(CHECKS))
 
     run()
 
@@ -78,8 +86,8 @@ def test_tokens_and_words_are_those_of_the_models_encoder(idle: Idle) -> None:
     red = told["words"][1]
     assert (red["text"], red["weight"], red["tokens"]) == ("Red", 1.2, [2])
     assert prompt[red["start"] : red["end"]] == "Red"
-    assert told["windows"] == 2
-    assert {token["window"] for token in told["tokens"]} == {0, 1}
+    assert told["windows"] > 1
+    assert {token["window"] for token in told["tokens"]} == {*range(told["windows"])}
     assert told["truncated"] == []
     positions = [token["position"] for token in told["tokens"]]
     assert positions == sorted(set(positions))
