@@ -33,6 +33,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="SECRET",
+            envvar="T2I_TOKEN",
             help="Answer only requests with this secret; may be repeated, each sees its own jobs.",
         ),
     ] = None,

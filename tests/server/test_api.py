@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
 from t2i.cli import main
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings

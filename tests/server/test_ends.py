@@ -1,8 +1,10 @@
 """Ends of a server: killed, told to stop, told twice. Nothing is lost or doubled."""
 
+import asyncio
 import json
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -91,3 +93,31 @@ def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path
             server.get("/api/v1/health")
     assert states(folder)[-1] in ("queued", "running")
     assert PROMPT not in "".join(server.log)
+
+
+@pytest.mark.slow
+def test_two_thousand_requests_at_once_are_all_answered(tmp_path: Path) -> None:
+    bodies = (
+        {"kind": "generate", "request": {"prompt": PROMPT, "steps": 1}},
+        {"kind": "generate", "request": {"prompt": PROMPT, "steps": 0}},
+    )
+
+    async def ask(url: str) -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=500)
+        async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+            posts = [client.post("/api/v1/jobs", json=bodies[n % 2]) for n in range(2000)]
+            return list(await asyncio.gather(*posts))
+
+    with start_server(tmp_path / "served", "--max-queued", "20", ready=False) as server:
+        answers = asyncio.run(ask(server.url))
+        counted = Counter(answer.status_code for answer in answers)
+        assert counted.keys() == {202, 422, 429}
+        assert counted[422] == 1000
+        assert counted[202] >= 20
+        ids = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+        assert len(ids) == counted[202]
+        assert all("message" in answer.json()["error"] for answer in answers if answer.is_error)
+        assert server.get("/api/v1/health").status_code == 200
+    store = JobStore(tmp_path / "served" / "jobs.sqlite")
+    assert store.list_identifiers() == ids
+    store.close()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load
 
+import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
 from t2i.cli import main
 from tests.server.servers import RunningServer
 

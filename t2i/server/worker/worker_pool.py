@@ -27,6 +27,8 @@ IDLE = 1.0
 """Seconds after which a waiting worker's process is looked at."""
 POLL = 0.05
 """Seconds after which the wish to stop a running job is looked at."""
+LONGEST_END = 10.0
+"""Seconds in which a worker that does nothing has to end by itself."""
 RESTART_DELAY = 2.0
 """Seconds between two starts of a worker that ends before it is ready."""
 
@@ -64,10 +66,12 @@ class WorkerPool:
         for worker in self.workers:
             worker.stopping = True
         for worker in self.workers:
-            worker.end_process()
+            if worker.running or not worker.ready:
+                worker.kill_process()
         for worker in self.workers:
             if worker.thread.is_alive():
-                worker.thread.join(timeout=10)
+                worker.thread.join(timeout=LONGEST_END)
+            worker.kill_process()
 
 
 class Worker:
@@ -86,8 +90,8 @@ class Worker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
 
-    def end_process(self) -> None:
-        """Kill the process; its thread sees that."""
+    def kill_process(self) -> None:
+        """Kill the process, if it is there; its thread sees that."""
         if self._process is not None and self._process.is_alive():
             self._process.kill()
 
