@@ -86,6 +86,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # who is told the address can connect
     except OSError as error:
         listener.close()
         advice = "Choose another port with --port, or stop the program that has it."
