@@ -1,5 +1,6 @@
 """Routes of A1111's API that clients ask when they start: options, models, samplers, lists."""
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import psutil  # type: ignore[import-untyped]  # has no types
 from fastapi import APIRouter, Body
 
+from t2i.errors import T2IError
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers import response_schemas as answers
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
@@ -14,6 +16,7 @@ from t2i.server.compat.a1111.request.job_fields import UPSCALER
 from t2i.server.compat.a1111.request.sampler_choice import list_samplers, list_schedulers
 from t2i.server.compat.a1111.state.client_state import State
 
+logger = logging.getLogger(__name__)
 router = APIRouter(
     prefix="/sdapi/v1", tags=["A1111"], route_class=A1111Route, responses=ERROR_RESPONSES
 )
@@ -87,10 +90,12 @@ def get_loras(service: Service) -> list[answers.Lora]:
 @router.get("/embeddings")
 def get_embeddings(service: Service) -> answers.Embeddings:
     """Return the learned words that act where their names stand in a prompt."""
-    loaded = {
-        name.rpartition("/")[2]: _read_embedding(path)
-        for name, path in service.catalogue.embeddings.items()
-    }
+    loaded = {}
+    for name, path in service.catalogue.embeddings.items():
+        try:
+            loaded[name.rpartition("/")[2]] = _read_embedding(path)
+        except T2IError as error:
+            logger.warning("The learned word %s is not listed: %s", name, error)
     return answers.Embeddings(loaded=loaded, skipped={})
 
 
