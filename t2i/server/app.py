@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse
 from t2i import __version__
 from t2i.errors import T2IError
 from t2i.server.api import documentation, models, pictures, runs, v1
+from t2i.server.compat.a1111.routes.routers import router as a1111_router
+from t2i.server.compat.openai.routers import router as openai_router
 from t2i.server.jobs.job import QueueFullError
 from t2i.server.jobs.job_service import JobService
 from t2i.server.page_files import list_page_files
@@ -67,6 +69,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.service, app.state.pool, app.state.settings = service, pool, settings
     for router in (v1.router, pictures.router, models.router, runs.router, documentation.router):
         app.include_router(router)
+    app.include_router(a1111_router)
+    app.include_router(openai_router)
     app.include_router(list_page_files(PAGE))
     add_error_handlers(app)
     return app

@@ -1,0 +1,167 @@
+"""Inpainting as A1111 does it: the part of the picture that is drawn, and pasting it back."""
+
+from dataclasses import dataclass
+
+from PIL import Image, ImageFilter, ImageOps
+
+from t2i.cli.request.request import check_pixel_count
+from t2i.errors import ArgumentError
+from t2i.server.compat.a1111.request.bodies import Img2ImgBody
+from t2i.server.compat.a1111.request.mask_filling import fill_masked_part
+from t2i.server.compat.a1111.request.neutral_values import build_refusal
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels."""
+HALF = 128
+DEFAULT_BLUR = 4
+FILL_COLOURS, FILL_ORIGINAL = 0, 1
+RESIZE_STRETCH, RESIZE_CROP = 0, 1
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """Picture and mask that a job is given, and what the drawn picture is pasted into.
+
+    original : the whole picture
+    weights : L, of the original's size: how much of the drawn picture shows
+    box : part of the original that is drawn; None for all of it, at the size of the drawn picture
+    """
+
+    image: Image.Image
+    mask: Image.Image
+    original: Image.Image
+    weights: Image.Image
+    box: Box | None
+
+    def paste(self, drawn: Image.Image) -> Image.Image:
+        """Return the original with the drawn picture in the masked part."""
+        if self.box is None:
+            original = resize(self.original, drawn.size)
+            return Image.composite(drawn, original, resize(self.weights, drawn.size))
+        left, top, right, bottom = self.box
+        over = self.original.copy()
+        over.paste(resize(drawn, (right - left, bottom - top)), (left, top))
+        return Image.composite(over, self.original, self.weights)
+
+
+def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) -> Inpainting:
+    """Return what a job draws of a picture and a mask, by the fields of the body.
+
+    picture : RGB
+    Raises ArgumentError for a mask without white, and for settings that are not done here.
+    """
+    if body.inpainting_fill not in (None, FILL_COLOURS, FILL_ORIGINAL):
+        raise build_refusal(
+            "inpainting_fill",
+            body.inpainting_fill,
+            "the masked part starts from the colours around it (0) or from the picture (1)",
+        )
+    painted = resize(_binarize(mask), picture.size)
+    if body.inpainting_mask_invert:
+        painted = ImageOps.invert(painted)
+    if painted.getbbox() is None:
+        raise ArgumentError(
+            "Got a mask without white: nothing of the picture would be drawn. Paint white where "
+            "it should change, or send inpainting_mask_invert=1."
+        )
+    weights = painted.filter(ImageFilter.GaussianBlur(_choose_blur(body)))
+    size = choose_size(picture, body)
+    box = None
+    if body.inpaint_full_res or body.inpaint_full_res is None:
+        box = find_box(weights, body.inpaint_full_res_padding or 0, size)
+        parts = (picture.crop(box), painted.crop(box))
+    else:
+        picture = shape_picture(picture, body)
+        painted, weights = shape_picture(painted, body), shape_picture(weights, body)
+        parts = (picture, painted)
+    image, mask = (resize(part, size) for part in parts)
+    if body.inpainting_fill in (None, FILL_COLOURS):
+        image = fill_masked_part(image, mask)
+    return Inpainting(image, _binarize(mask), picture, weights, box)
+
+
+def choose_size(picture: Image.Image, body: Img2ImgBody) -> tuple[int, int]:
+    """Return the width and height to draw at: the body's, and the picture's where it has none.
+
+    Raises ArgumentError for a size that no picture has.
+    """
+    width = picture.width if body.width is None else body.width
+    height = picture.height if body.height is None else body.height
+    for name, side in (("width", width), ("height", height)):
+        if side < 1:
+            raise ArgumentError(f"Got {name}={side}: expected pixels, from 1 on.")
+    check_pixel_count(width, height)
+    return width, height
+
+
+def shape_picture(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
+    """Return a picture in the shape that the body asks for: as it is, or cropped in the middle.
+
+    Raises ArgumentError for a resize_mode that is not done here.
+    """
+    if body.resize_mode in (None, RESIZE_STRETCH):
+        return picture
+    if body.resize_mode != RESIZE_CROP:
+        raise build_refusal(
+            "resize_mode", body.resize_mode, "the picture is stretched (0) or cropped (1)"
+        )
+    width, height = choose_size(picture, body)
+    scale = min(picture.width / width, picture.height / height)
+    crop_width, crop_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    left, top = (picture.width - crop_width) // 2, (picture.height - crop_height) // 2
+    return picture.crop((left, top, left + crop_width, top + crop_height))
+
+
+def find_box(weights: Image.Image, padding: int, size: tuple[int, int]) -> Box:
+    """Return the part of a picture around the nonzero weights, in the shape of `size`.
+
+    padding : pixels around it
+    size : width and height at which the part is drawn; where the picture's border leaves no room
+        the box keeps another shape, and is stretched
+    """
+    if padding < 0:
+        raise ArgumentError(
+            f"Got inpaint_full_res_padding={padding}: expected a whole number from 0 on."
+        )
+    found = weights.getbbox()
+    assert found is not None  # the mask has white
+    left, top, right, bottom = found
+    left, top = max(left - padding, 0), max(top - padding, 0)
+    right, bottom = min(right + padding, weights.width), min(bottom + padding, weights.height)
+    ratio = size[0] / size[1]
+    if (right - left) / (bottom - top) < ratio:
+        left, right = _widen(left, right, round((bottom - top) * ratio), weights.width)
+    else:
+        top, bottom = _widen(top, bottom, round((right - left) / ratio), weights.height)
+    return left, top, right, bottom
+
+
+def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
+    """Return an interval of that length around another one, moved into 0..limit, or all of that."""
+    length = min(max(length, end - start), limit)
+    start = min(max((start + end - length) // 2, 0), limit - length)
+    return start, start + length
+
+
+def _choose_blur(body: Img2ImgBody) -> tuple[float, float]:
+    """Return the standard deviations of the mask's blur, in pixels, along x and y."""
+    usual = DEFAULT_BLUR if body.mask_blur is None else body.mask_blur
+    blur_x = usual if body.mask_blur_x is None else body.mask_blur_x
+    blur_y = usual if body.mask_blur_y is None else body.mask_blur_y
+    for name, value in (("mask_blur_x", blur_x), ("mask_blur_y", blur_y)):
+        if not 0 <= value <= 1000:
+            raise ArgumentError(f"Got {name}={value}: expected pixels, from 0 to 1000.")
+    return blur_x, blur_y
+
+
+def _binarize(mask: Image.Image) -> Image.Image:
+    """Return a mask in black and white: by its transparency if it has some, else its brightness."""
+    if mask.mode == "RGBA" and mask.getchannel("A").getextrema() != (255, 255):
+        mask = mask.getchannel("A")
+    return mask.convert("L").point(lambda value: 255 if value >= HALF else 0)
+
+
+def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return a picture at a size, as the command line resizes pictures."""
+    same = picture.size == size
+    return picture if same else picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,208 @@
+"""Routes of A1111's API that draw: txt2img and img2img."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from pipelines.images.input_images import to_opaque_rgb
+from t2i.cli.metadata.embedded_texts import read_embedded_texts
+from t2i.cli.request.request import choose_seeds
+from t2i.errors import ArgumentError
+from t2i.pictures import build_png_text_chunks, open_picture
+from t2i.safe_reading import PICTURE_KIND, read_bytes
+from t2i.server.api.service_access import Owner, Service
+from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
+from t2i.server.compat.a1111.answers.generation_info import build_info, build_parameters
+from t2i.server.compat.a1111.answers.response_schemas import GenerationAnswer
+from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
+from t2i.server.compat.a1111.request.encoded_pictures import decode_base64, encode_base64
+from t2i.server.compat.a1111.request.inpainting import plan_inpainting, shape_picture
+from t2i.server.compat.a1111.request.job_fields import (
+    build_img2img_fields,
+    build_txt2img_fields,
+    count_pictures,
+)
+from t2i.server.compat.a1111.state.client_state import A1111State, State
+from t2i.server.compat.a1111.state.tasks import Task
+from t2i.server.compat.failed_jobs import check_done
+from t2i.server.jobs.job import Job
+from t2i.server.jobs.job_request import GenerateRequest
+from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.request_building import build_request, check_size_of_work
+
+router = APIRouter(
+    prefix="/sdapi/v1", tags=["A1111"], route_class=A1111Route, responses=ERROR_RESPONSES
+)
+Paste = Callable[[Image.Image], Image.Image]
+"""Puts a drawn picture into the one it was made from."""
+
+
+@router.post("/txt2img")
+async def draw_text(
+    body: Txt2ImgBody, owner: Owner, service: Service, state: State
+) -> GenerationAnswer:
+    """Draw pictures of a prompt."""
+    model = _choose_model(body, owner, state)
+    fields = build_txt2img_fields(body, model, service.catalogue.embeddings)
+    return await _draw(Drawing(body, fields, owner, service, state))
+
+
+@router.post("/img2img")
+async def draw_over_picture(
+    body: Img2ImgBody, owner: Owner, service: Service, state: State
+) -> GenerationAnswer:
+    """Change a picture towards a prompt; with a mask only its white part."""
+    model = _choose_model(body, owner, state)
+    fields = build_img2img_fields(body, model, service.catalogue.embeddings)
+    pictures, paste = await run_in_threadpool(_upload_pictures, body, owner, service)
+    return await _draw(Drawing(body, fields | pictures, owner, service, state, paste))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures to draw: the body, the fields of their jobs, and where drawn pictures are pasted."""
+
+    body: GenerationBody
+    fields: dict[str, Any]
+    owner: str
+    service: JobService
+    state: A1111State
+    paste: Paste | None = None
+
+
+def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
+    """Return the model of a body, which the later ones keep if it asks for that."""
+    settings = body.override_settings or {}
+    model = state.options.choose_model(owner, settings)
+    if settings and body.override_settings_restore_afterwards is False:
+        state.options.change(owner, settings)
+    return model
+
+
+async def _draw(drawing: Drawing) -> GenerationAnswer:
+    """Draw the pictures of a body, each by a job, and return the answer with them."""
+    task = await run_in_threadpool(_submit, drawing)
+    try:
+        jobs = await _wait(task, drawing.service)
+    finally:
+        task.is_answered = True
+    return await run_in_threadpool(_answer, drawing, task, jobs)
+
+
+def _submit(drawing: Drawing) -> Task:
+    """Queue a job for each picture; all of them or none. Raises T2IError."""
+    body, owner, service = drawing.body, drawing.owner, drawing.service
+    number = count_pictures(body)
+    if number > service.settings.max_queued:
+        raise ArgumentError(
+            f"Got n_iter x batch_size = {number}: this server lets up to "
+            f"{service.settings.max_queued} wait. Ask for fewer pictures."
+        )
+    request = GenerateRequest(**drawing.fields)
+    built = build_request(
+        request, service.catalogue, lambda one: service.uploads.get(one, owner).path
+    )
+    check_size_of_work(built, number, service.catalogue, service.settings.max_pixels_x_steps)
+    jobs: list[Job] = []
+    try:
+        for seed in choose_seeds(request.seed, number):
+            one = request.model_copy(update={"seed": seed, "num": 1})
+            jobs.append(service.submit("generate", one, owner))
+    except BaseException:
+        for job in jobs:
+            service.cancel(job.id, owner)
+        raise
+    task = Task(body.force_task_id or jobs[0].id, owner, [job.id for job in jobs])
+    drawing.state.tasks.add(task)
+    return task
+
+
+async def _wait(task: Task, service: JobService) -> list[Job]:
+    """Return the finished jobs of a task, without those that were cancelled.
+
+    Raises the error of the first that failed; the others are cancelled then.
+    """
+    done = []
+    for number, job_id in enumerate(task.job_ids):
+        job = await service.wait(job_id, task.owner)
+        if job.state == "failed":
+            for later in task.job_ids[number + 1 :]:
+                service.cancel(later, task.owner)
+            check_done(job)
+        if job.state == "done":
+            done.append(job)
+    return done
+
+
+def _answer(drawing: Drawing, task: Task, jobs: list[Job]) -> GenerationAnswer:
+    """Return the answer with the pictures of a task's finished jobs."""
+    body, service = drawing.body, drawing.service
+    paths = [
+        service.result_file(job.id, task.owner, file.name)
+        for job in jobs
+        if job.result is not None
+        for file in job.result.files
+        if file.seed is not None
+    ]
+    details = {
+        "force_task_id": task.id,
+        "job_id": task.job_ids[0],
+        "job_ids": list(task.job_ids),
+        "interrupted": task.interrupted,
+        "skipped": task.skipped,
+    }
+    images = []
+    if body.send_images is not False:
+        for path in paths:
+            data = read_bytes(path, PICTURE_KIND)
+            if drawing.paste is not None:
+                texts = read_embedded_texts(path).texts
+                data = _encode_png(drawing.paste(open_picture(path).convert("RGB")), texts)
+            images.append(encode_base64(data))
+    pictures = isinstance(body, Img2ImgBody) and bool(body.include_init_images)
+    return GenerationAnswer(
+        images=images,
+        parameters=build_parameters(body, task.id, pictures=pictures),
+        info=build_info(paths, task.created, details),
+    )
+
+
+def _upload_pictures(
+    body: Img2ImgBody, owner: str, service: JobService
+) -> tuple[dict[str, str], Paste | None]:
+    """Keep the pictures that a body's jobs are given; return their fields, and how to paste.
+
+    Raises T2IError for what is no picture, and for settings that are not done here.
+    """
+    count = len(body.init_images or [])
+    if count != 1:
+        raise ArgumentError(
+            f"Got {count} init_images: expected one, as base64. Send a request for each picture."
+        )
+    (text,) = body.init_images or []
+    original = service.uploads.add(decode_base64("init_images", text), "init_images.png", owner)
+    picture = open_picture(original.path)
+    if body.mask:
+        mask = service.uploads.add(decode_base64("mask", body.mask), "mask.png", owner)
+        plan = plan_inpainting(to_opaque_rgb(picture), open_picture(mask.path), body)
+        parts = {"image": plan.image, "mask": plan.mask}
+        fields = {
+            name: service.uploads.add(_encode_png(part, {}), f"{name}.png", owner).id
+            for name, part in parts.items()
+        }
+        return fields, plan.paste
+    shaped = shape_picture(picture, body)
+    if shaped is picture:
+        return {"image": original.id}, None
+    return {"image": service.uploads.add(_encode_png(shaped, {}), "image.png", owner).id}, None
+
+
+def _encode_png(picture: Image.Image, texts: dict[str, str]) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", pnginfo=build_png_text_chunks(texts, "image"))
+    return stream.getvalue()

@@ -1,0 +1,29 @@
+"""State of A1111's API: the options and tasks of its clients, until the server ends."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from t2i.server.api.service_access import Service
+from t2i.server.compat.a1111.state.options import Options
+from t2i.server.compat.a1111.state.tasks import TaskRegistry
+
+
+@dataclass(frozen=True)
+class A1111State:
+    """Options and tasks of all owners."""
+
+    options: Options
+    tasks: TaskRegistry = field(default_factory=TaskRegistry)
+
+
+async def get_state(request: Request, service: Service) -> A1111State:
+    """Return the state of the application, which the first request makes."""
+    found: A1111State | None = getattr(request.app.state, "a1111", None)
+    if found is None:
+        found = request.app.state.a1111 = A1111State(Options(service.catalogue))
+    return found
+
+
+State = Annotated[A1111State, Depends(get_state)]

@@ -1,0 +1,69 @@
+"""Options of A1111's API: the model of an owner's requests, and values that cannot be changed."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from t2i.errors import ArgumentError
+from t2i.server.catalogue import Catalogue
+
+MODEL = "sd_model_checkpoint"
+FIXED: Mapping[str, object] = {
+    "sd_checkpoint_hash": None,
+    "sd_vae": "Automatic",
+    "CLIP_stop_at_last_layers": 1,
+    "eta_noise_seed_delta": 0,
+    "face_restoration_model": None,
+    "samples_format": "png",
+}
+"""Option -> its only value."""
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "sd_vae": ("", "None", None),
+    "CLIP_stop_at_last_layers": (None, 0),
+    "samples_format": (None,),
+}
+"""Option -> further values that mean the same."""
+
+
+class Options:
+    """Models that owners chose, until the server ends."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._lock = threading.Lock()
+        self._models: dict[str, str] = {}
+
+    def read(self, owner: str) -> dict[str, Any]:
+        """Return the options of an owner."""
+        with self._lock:
+            model = self._models.get(owner, self.catalogue.default_model)
+        return {MODEL: model, **FIXED}
+
+    def change(self, owner: str, values: Mapping[str, Any]) -> None:
+        """Change an owner's options. Raises T2IError for an unknown model, or a fixed option."""
+        model = self.choose_model(owner, values)
+        with self._lock:
+            self._models[owner] = model
+
+    def choose_model(self, owner: str, values: Mapping[str, Any]) -> str:
+        """Return the model of a request with these options. Raises T2IError as `change` does."""
+        options = self.read(owner)
+        for name, value in values.items():
+            if name == MODEL:
+                continue
+            if name not in FIXED:
+                raise ArgumentError(
+                    f"Got the option {name!r:.80}, which is not known here: leave it out. Known "
+                    f"are {', '.join(options)}."
+                )
+            if value != FIXED[name] and value not in NEUTRAL.get(name, ()):
+                raise ArgumentError(
+                    f"Got the option {name}={value!r:.80}, which is not done here: its only value "
+                    f"is {FIXED[name]!r}."
+                )
+        chosen = values.get(MODEL)
+        if chosen in (None, ""):
+            return str(options[MODEL])
+        if not isinstance(chosen, str):
+            raise ArgumentError(f"Got the option {MODEL}={chosen!r:.80}: expected a model's name.")
+        return self.catalogue.find_model(chosen)

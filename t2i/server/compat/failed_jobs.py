@@ -1,0 +1,31 @@
+"""Errors of jobs that failed, for routes that wait for their job."""
+
+from t2i.errors import (
+    ArgumentError,
+    AttentionError,
+    DataError,
+    GenerationError,
+    ModelError,
+    OutputError,
+    T2IError,
+)
+from t2i.server.jobs.job import Job, JobCancelledError, ServerStoppingError
+
+ERRORS: dict[str, type[T2IError]] = {
+    kind.__name__: kind
+    for kind in (ArgumentError, AttentionError, DataError, GenerationError, ModelError, OutputError)
+}
+"""Name of an error that a job may record -> its class; of others GenerationError."""
+
+
+def check_done(job: Job) -> None:
+    """Raise the error of a job that failed or was cancelled, or that the server's end interrupts.
+
+    An unknown error of the worker becomes a GenerationError.
+    """
+    if job.error is not None:
+        raise ERRORS.get(job.error.type, GenerationError)(job.error.message)
+    if job.state == "cancelled":
+        raise JobCancelledError(f"The job {job.id} was cancelled before it was done.")
+    if not job.is_final:
+        raise ServerStoppingError(f"The server stops; the job {job.id} is drawn when it is back.")

@@ -1,0 +1,113 @@
+"""Routes of OpenAI's API that draw: generations and edits."""
+
+import io
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi.responses import StreamingResponse
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from t2i.errors import ArgumentError
+from t2i.pictures import open_picture
+from t2i.server.api.service_access import Owner, Service
+from t2i.server.catalogue import Catalogue
+from t2i.server.compat.failed_jobs import check_done
+from t2i.server.compat.openai.error_route import (
+    ERROR_RESPONSES,
+    OpenAIRoute,
+    UnknownModelError,
+)
+from t2i.server.compat.openai.image_schemas import EditForm, GenerationBody, ImageBody, ImagesAnswer
+from t2i.server.compat.openai.job_fields import build_image_fields, read_output_format
+from t2i.server.compat.openai.output_images import build_images_answer
+from t2i.server.compat.openai.streaming import stream_images
+from t2i.server.compat.openai.transparent_masks import read_edit_mask
+from t2i.server.jobs.job import Job
+from t2i.server.jobs.job_request import GenerateRequest
+from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.uploads import Upload
+
+router = APIRouter(
+    prefix="/v1", tags=["OpenAI"], route_class=OpenAIRoute, responses=ERROR_RESPONSES
+)
+STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+@router.post("/images/generations", response_model=ImagesAnswer, responses={200: STREAM})
+async def generate_images(
+    body: GenerationBody, request: Request, owner: Owner, service: Service
+) -> ImagesAnswer | StreamingResponse:
+    """Draw images of a prompt."""
+    job = await run_in_threadpool(_submit, body, {}, owner, service)
+    return await _answer(body, job, request, service, "image_generation")
+
+
+@router.post("/images/edits", response_model=ImagesAnswer, responses={200: STREAM})
+async def edit_image(
+    form: Annotated[EditForm, Form()], request: Request, owner: Owner, service: Service
+) -> ImagesAnswer | StreamingResponse:
+    """Change an image towards a prompt: the transparent part of the mask, or all of it."""
+    pictures = await run_in_threadpool(_upload_pictures, form, owner, service)
+    job = await run_in_threadpool(_submit, form, pictures, owner, service)
+    return await _answer(form, job, request, service, "image_edit")
+
+
+def _submit(body: ImageBody, pictures: dict[str, str], owner: str, service: JobService) -> Job:
+    """Queue the job of a body. Raises T2IError."""
+    model = choose_model(body.model, service.catalogue)
+    fields = build_image_fields(body, model) | pictures
+    return service.submit("generate", GenerateRequest(**fields), owner)
+
+
+def choose_model(name: str | None, catalogue: Catalogue) -> str:
+    """Return the name of a listed model, the default's without one. Raises UnknownModelError."""
+    if name is not None and name not in catalogue.models:
+        known = ", ".join(catalogue.models)
+        raise UnknownModelError(f"Unknown model {name!r:.200}: /v1/models lists {known}.")
+    return catalogue.find_model(name)
+
+
+async def _answer(
+    body: ImageBody, job: Job, request: Request, service: JobService, event: str
+) -> ImagesAnswer | StreamingResponse:
+    """Return the images of a job, once it is done, or the stream of its events until then."""
+    if body.stream:
+        return StreamingResponse(
+            stream_images(service, job, body, event),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+    job = await service.wait(job.id, job.owner)
+    check_done(job)
+    address = str(request.base_url) if body.response_format == "url" else None
+    return await run_in_threadpool(
+        build_images_answer, service, job, body, read_output_format(body), address
+    )
+
+
+def _upload_pictures(form: EditForm, owner: str, service: JobService) -> dict[str, str]:
+    """Keep the picture and the mask of an edit; return the fields of its job."""
+    files = [*form.image, *form.image_array]
+    if len(files) != 1:
+        raise ArgumentError(f"Got {len(files)} images to edit: expected one.")
+    original = _upload(files[0], "image", owner, service)
+    picture = open_picture(original.path)
+    mask = None
+    if form.mask is not None:
+        mask = open_picture(_upload(form.mask, "mask", owner, service).path)
+    white = read_edit_mask(picture, mask)
+    if white is None:
+        return {"image": original.id}
+    painted = service.uploads.add(_encode_png(white), "mask.png", owner)
+    return {"image": original.id, "mask": painted.id}
+
+
+def _upload(file: UploadFile, name: str, owner: str, service: JobService) -> Upload:
+    return service.uploads.add(file.file.read(), file.filename or name, owner)
+
+
+def _encode_png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,24 @@
+"""Faults that FastAPI finds in a request, as one line of a message."""
+
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+
+MAX_MESSAGE = 2_000
+
+
+def describe_faults(error: RequestValidationError) -> str:
+    """Return the first fault of a request: "steps: Input should be a valid integer."."""
+    first: Any = error.errors()[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        return f"The body is not JSON: {reason}."[:MAX_MESSAGE]
+    place = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
+    reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{place}: {reason}."[:MAX_MESSAGE]
+
+
+def find_fault_status(error: RequestValidationError, usual: int) -> int:
+    """Return the status of the answer: 400 for a body that is no JSON, else the usual one."""
+    first: Any = error.errors()[0]
+    return 400 if first["type"] == "json_invalid" else usual
