@@ -34,7 +34,7 @@ from t2i.evaluate.editing.records import (
 from t2i.evaluate.editing.scores import (
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarity,
+    measure_similarities,
     structure_distance,
     unchanged_mask,
 )
@@ -245,8 +245,8 @@ def compare_edit_with_source(
     (source, source_seen), (target, target_seen) = before, after
     size = source.height, source.width
     stay = unchanged_mask(pair, source_seen, target_seen, size)
-    whole = measure_similarity(source, target, np.ones(size, dtype=np.bool_))
-    stayed = measure_similarity(source, target, stay)
+    everywhere = np.ones(size, dtype=np.bool_)
+    whole, stayed = measure_similarities(source, target, [everywhere, stay])
     assert whole is not None
     return EditedPictureRecord(
         success=is_edit_successful(pair, source_seen, target_seen),
