@@ -9,7 +9,6 @@ import torch
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
 from t2i.attention.prompts.prompt_tokens import as_word_tuple
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.editing.methods import (
     METHODS,
     NO_EDIT,
@@ -24,6 +23,7 @@ from t2i.evaluate.editing.pairs import (
     build_prompt_pair,
     find_mention,
 )
+from t2i.evaluate.editing.part import EditingConfig, EditingPart
 from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
@@ -31,7 +31,7 @@ from t2i.evaluate.editing.two_objects import (
     compute_relation_box,
     find_two_object_layout,
 )
-from t2i.evaluate.inspection.inspection import InspectionConfig
+from t2i.evaluate.inspection.part import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
