@@ -10,7 +10,7 @@ Y X image size.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class RecordedSource:
     pixels: Tensor
     path_steps: tuple[PathStep, ...] = ()
     photo: Photo | None = None
+    _branches: tuple[int, tuple[str, ...]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """Branches of the step that was read last."""
 
     @property
     def image(self) -> Image.Image:
@@ -190,8 +194,11 @@ class RecordedSource:
 
     def branches_at(self, step: int) -> tuple[str, ...]:
         """Return the guidance branches of the rows recorded at a step, "cond" first."""
-        parts = (name.split("/") for name in self.steps[step])
-        return ("cond", *sorted({one[1] for one in parts if len(one) > 2}))
+        if self._branches is None or self._branches[0] != step:
+            parts = (name.split("/") for name in self.steps[step])
+            found = ("cond", *sorted({one[1] for one in parts if len(one) > 2}))
+            self._branches = (step, found)
+        return self._branches[1]
 
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""
