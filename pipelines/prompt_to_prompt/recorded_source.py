@@ -286,6 +286,12 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
+        if (error_dB := facts.get("error")) is not None:
+            replay_dB = error_dB["replay"]
+            facts["error"] = {
+                "replay": None if replay_dB is None else float(replay_dB),
+                "autoencoder": float(error_dB["autoencoder"]),
+            }
         path_steps = tuple(
             PathStep(**{**step, "denoised": tuple(step["denoised"])})
             for step in manifest.get("path", ())
@@ -297,10 +303,10 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         missing = [
             name for name in list_recorded_file_names(count) if not (folder / name).is_file()
         ]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name the folder "
-            "that was given to remember()."
+            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name a folder "
+            "that remember(), invert(), t2i invert or t2i edit --record has written."
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: record the source again.")
@@ -330,20 +336,3 @@ def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
             f"{path} has changed since it was written, or its disk has failed: "
             "record the source again."
         )
-
-
-def check_no_noise(generator: object, latents: object) -> None:
-    """Raise ArgumentError for noise given beside a recorded source, which has its own."""
-    if generator is not None or latents is not None:
-        raise ArgumentError(
-            "Got generator or latents with a recorded source, which has its own starting noise: "
-            "leave them out, or record the source again."
-        )
-
-
-def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
-    """Return a generator in the recorded source's initial state for each target."""
-    generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
-    for generator in generators:
-        generator.set_state(kept.state)
-    return generators

@@ -261,6 +261,32 @@ def test_an_unknown_method_is_refused_before_anything_is_written(pipe, tmp_path)
     assert not (tmp_path / "source").exists()
 
 
+def test_arguments_that_a_method_sets_itself_are_refused(pipe):
+    with pytest.raises(ArgumentError, match=r"Got negative_prompt \(--negative\) for the method t"):
+        pipe.invert(picture(), SOURCE, "turbo", negative_prompt="a dog", **RUN)
+    with pytest.raises(ArgumentError, match=r"Got guidance \(--method\) for the method negative-"):
+        pipe.invert(picture(), SOURCE, "negative-prompt", guidance=Conditional(), **RUN)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("null-text:learning_rate=0", "Got learning_rate=0.0, expected a number above 0"),
+        ("negative-prompt:quantile=5", "Got quantile=5.0"),
+    ],
+)
+def test_arguments_of_a_method_out_of_range_are_refused(method, message):
+    with pytest.raises(ArgumentError, match=message):
+        parse_method(method)
+
+
+def test_noise_of_a_device_that_is_missing_here_is_refused_in_words(pipe):
+    source = pipe.invert(picture(), SOURCE, "edit-friendly", **RUN)
+    source.facts["generator"] = "nowhere"
+    with pytest.raises(DataError, match="a generator on 'nowhere', which cannot be restored here"):
+        pipe(source, TARGET)
+
+
 def test_a_method_of_one_s_own_needs_a_name(pipe):
     with pytest.raises(ArgumentError, match="Got int as inversion method"):
         pipe.invert(picture(), SOURCE, 3, **RUN)
