@@ -7,7 +7,7 @@ from typing import Any
 
 TARGET_FOLDER_KEYS = ("vae", "unet", "text_encoder", "recogniser")
 """Keys of a target that name folders of weights to start from."""
-DATA_PATH_KEYS = ("folder", "kohya", "masks", "losers")
+DATA_PATH_KEYS = ("folder", "pairs", "kohya", "masks", "losers")
 """Keys of a data set, and of its subsets, that are always paths."""
 
 

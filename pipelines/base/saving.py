@@ -15,10 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from t2i.adapters import read_lora, read_lora_from_models
-from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from t2i.adapters.lora_writer import write_tensor_file
+from t2i.adapters.lora_files.reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.module_names import printable_name
-from t2i.adapters.peft_layers import iter_adapter_layers, removing_peft_layers
+from t2i.adapters.peft_layers import removing_peft_layers
+from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.adapters.tensor_files import write_tensor_file
 from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_tied_names
 from t2i.denoiser.loading.weight_checks import describe_misfits
 from t2i.errors import ModelError, OutputError

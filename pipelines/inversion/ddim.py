@@ -75,8 +75,7 @@ class NegativePrompt(Direct):
         check_iterations(self.iterations)
         if self.prox not in ("none", "l0", "l1"):
             raise ArgumentError(f"Got prox={self.prox!r:.80}, expected none, l0 or l1.")
-        if self.prox != "none":
-            Proximal(1.0, quantile=self.quantile, norm=self.prox)
+        Proximal(1.0, quantile=self.quantile, norm="l0" if self.prox == "none" else self.prox)
 
     def find_path(self, run: SourceRun) -> SourcePath:
         """Return the path of DDIM inversion, to which the source is pinned; guidance between equal

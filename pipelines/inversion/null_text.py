@@ -42,6 +42,10 @@ class NullText:
     def __post_init__(self) -> None:
         check_iterations(self.iterations)
         check_finite_number("learning_rate", self.learning_rate)
+        if self.learning_rate <= 0:
+            raise ArgumentError(
+                f"Got learning_rate={self.learning_rate}, expected a number above 0."
+            )
         if not isinstance(self.inner_steps, int) or not 1 <= self.inner_steps <= 1000:
             raise ArgumentError(
                 f"Got inner_steps={self.inner_steps!r:.80}, expected a number from 1 to 1000."

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
-from pipelines.prompt_to_prompt.recorded_source import (
-    RecordedSource,
-    check_no_noise,
-    restore_generators,
-)
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.run_facts import SourceRunSettings, reuse_recorded_settings
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, DataError
 from t2i.text.prompt import Prompt
 
 
@@ -132,6 +128,33 @@ def build_identical_generators(noise: "NoiseArguments", count: int) -> list[torc
     for other in others:
         other.set_state(generator.get_state())
     return [generator, *others]
+
+
+def check_no_noise(generator: object, latents: object) -> None:
+    """Raise ArgumentError for noise given beside a recorded source, which has its own."""
+    if generator is not None or latents is not None:
+        raise ArgumentError(
+            "Got generator or latents with a recorded source, which has its own starting noise: "
+            "leave them out, or record the source again."
+        )
+
+
+def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
+    """Return a generator in the recorded source's initial state for each target.
+
+    Raises DataError where this machine lacks the device of the generator.
+    """
+    try:
+        generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
+        for generator in generators:
+            generator.set_state(kept.state)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(
+            f"The noise of the recorded source is that of a generator on "
+            f"{kept.facts['generator']!r:.80}, which cannot be restored here: record the source "
+            "again, with a generator of the CPU."
+        ) from error
+    return generators
 
 
 def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:

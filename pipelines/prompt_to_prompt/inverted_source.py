@@ -135,6 +135,7 @@ def invert_picture(
     check_recording_budget(needed, options.budget)
     clean_1CHW = encode_picture(pipe, pixels_13YX)
     given = method.target_settings(prompt, settings.guidance_scale or 1.0)
+    check_settings_left_to_method(method, settings, given)
     settings = replace(settings, **given)
     run = PictureRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
     path = method.find_path(run)
@@ -182,6 +183,26 @@ def invert_picture(
             finish=finish,
         ),
     )
+
+
+def check_settings_left_to_method(
+    method: InversionMethod, settings: SourceRunSettings, given: Mapping[str, object]
+) -> None:
+    """Raise ArgumentError for arguments of a call that an inversion method sets itself.
+
+    given : by the method
+    """
+    options = {"negative_prompt": "--negative", "guidance": "--method"}
+    for name in given:
+        value = getattr(settings, name)
+        if isinstance(value, Prompt):
+            value = value.text
+        if value is not None and value != "":
+            own = format_method(method).partition(":")[0]
+            raise ArgumentError(
+                f"Got {name} ({options.get(name, name)}) for the method {own}, which sets it "
+                "itself: leave it out, or choose another method, such as direct or edit-friendly."
+            )
 
 
 def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:

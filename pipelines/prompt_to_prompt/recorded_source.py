@@ -10,7 +10,7 @@ Y X image size.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class RecordedSource:
     pixels: Tensor
     path_steps: tuple[PathStep, ...] = ()
     photo: Photo | None = None
+    _branches: tuple[int, tuple[str, ...]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """Branches of the step that was read last."""
 
     @property
     def image(self) -> Image.Image:
@@ -190,8 +194,11 @@ class RecordedSource:
 
     def branches_at(self, step: int) -> tuple[str, ...]:
         """Return the guidance branches of the rows recorded at a step, "cond" first."""
-        parts = (name.split("/") for name in self.steps[step])
-        return ("cond", *sorted({one[1] for one in parts if len(one) > 2}))
+        if self._branches is None or self._branches[0] != step:
+            parts = (name.split("/") for name in self.steps[step])
+            found = ("cond", *sorted({one[1] for one in parts if len(one) > 2}))
+            self._branches = (step, found)
+        return self._branches[1]
 
     def latents_at(self, step: int) -> Tensor:
         """Return the source's latents after a step, (1, C, H, W)."""
@@ -279,6 +286,12 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         count, size = int(manifest["steps"]), int(manifest["bytes"])
         for name in ("num_inference_steps", "max_positions"):
             facts[name] = int(facts[name])
+        if (error_dB := facts.get("error")) is not None:
+            replay_dB = error_dB["replay"]
+            facts["error"] = {
+                "replay": None if replay_dB is None else float(replay_dB),
+                "autoencoder": float(error_dB["autoencoder"]),
+            }
         path_steps = tuple(
             PathStep(**{**step, "denoised": tuple(step["denoised"])})
             for step in manifest.get("path", ())
@@ -290,10 +303,10 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         missing = [
             name for name in list_recorded_file_names(count) if not (folder / name).is_file()
         ]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name the folder "
-            "that was given to remember()."
+            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name a folder "
+            "that remember(), invert(), t2i invert or t2i edit --record has written."
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: record the source again.")
@@ -323,20 +336,3 @@ def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
             f"{path} has changed since it was written, or its disk has failed: "
             "record the source again."
         )
-
-
-def check_no_noise(generator: object, latents: object) -> None:
-    """Raise ArgumentError for noise given beside a recorded source, which has its own."""
-    if generator is not None or latents is not None:
-        raise ArgumentError(
-            "Got generator or latents with a recorded source, which has its own starting noise: "
-            "leave them out, or record the source again."
-        )
-
-
-def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
-    """Return a generator in the recorded source's initial state for each target."""
-    generators = [torch.Generator(kept.facts["generator"]) for _ in range(count)]
-    for generator in generators:
-        generator.set_state(kept.state)
-    return generators

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipelines.inversion.methods import parse_method
 from pipelines.inversion.path_scheduler import PinnedScheduler, widen
-from pipelines.prompt_to_prompt.edit_run import NoiseArguments
-from pipelines.prompt_to_prompt.recorded_source import RecordedSource, restore_generators
+from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_generators
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
     PathRecording,
     RecordingOptions,

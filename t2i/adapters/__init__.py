@@ -6,6 +6,13 @@ from t2i.adapters.lora_arithmetic import (
     merge_into_weights,
     resize_lora,
 )
+from t2i.adapters.lora_files.kohya_header import KohyaMetadata
+from t2i.adapters.lora_files.reader import read_lora
+from t2i.adapters.lora_files.writer import (
+    write_diffusers_lora,
+    write_kohya_lora,
+    write_peft_folders,
+)
 from t2i.adapters.lora_layers import (
     MODEL_PARTS,
     HadamardUpdate,
@@ -13,15 +20,9 @@ from t2i.adapters.lora_layers import (
     Lora,
     LowRankUpdate,
 )
-from t2i.adapters.lora_reader import read_lora
 from t2i.adapters.lora_summary import PartSummary, summarize_lora
-from t2i.adapters.lora_writer import (
-    KohyaMetadata,
-    write_diffusers_lora,
-    write_kohya_lora,
-    write_peft_folders,
-)
-from t2i.adapters.peft_layers import add_lora, read_lora_from_models, remove_lora
+from t2i.adapters.peft_layers import add_lora, remove_lora
+from t2i.adapters.peft_reading import read_lora_from_models
 from t2i.adapters.textual_inversion import (
     LearnedWord,
     read_learned_word,

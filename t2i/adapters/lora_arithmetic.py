@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
+from t2i.adapters.lora_matching import get_base_layer, match_lora_to_model
 from t2i.adapters.module_names import canonical_module_name, printable_name
-from t2i.adapters.peft_layers import ModelParts, get_base_layer, match_lora_to_model
+from t2i.adapters.peft_reading import ModelParts
 from t2i.errors import ArgumentError, ModelError
 
 NEGLIGIBLE = 1e-12

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from t2i.adapters.lora_arithmetic import compute_update_norm
 from t2i.adapters.lora_layers import Lora, LowRankUpdate
-from t2i.adapters.lora_writer import int_if_whole
 
 BLOCK_PATH = re.compile(
     r"(?:(?:down|up)_blocks\.\d+\.|mid_block\.)?"
@@ -40,6 +39,7 @@ class PartSummary:
 
 
 Value = TypeVar("Value", str, int, float)
+Number = TypeVar("Number", int, int | float)
 
 
 def count_occurrences(values: Iterable[Value]) -> dict[Value, int]:
@@ -72,3 +72,14 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
             )
         )
     return summaries
+
+
+def find_most_common(values: Mapping[str, Number]) -> Number:
+    """Return the most frequent number, the largest one of several."""
+    counts = Counter(values.values())
+    return max(counts, key=lambda value: (counts[value], value))
+
+
+def int_if_whole(value: float) -> int | float:
+    """Return a number as an int if it is whole, else unchanged."""
+    return int(value) if value == int(value) else value

@@ -1,16 +1,12 @@
-"""LoRA layers on the modules of a model, through peft: reading, adding and removing them."""
+"""LoRA layers on the modules of a model, through peft: adding and removing them."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model
-from peft.tuners.loha import LoHaLayer
-from peft.tuners.lokr import LoKrLayer
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from t2i.adapters.lora_layers import (
@@ -18,106 +14,10 @@ from t2i.adapters.lora_layers import (
     Lora,
     LowRankUpdate,
     WeightUpdate,
-    convert_peft_kronecker,
 )
-from t2i.adapters.module_names import canonical_module_name, printable_name, summarize_names
-from t2i.adapters.peft_fields import check_peft_fields
-from t2i.errors import ArgumentError, ModelError
-from t2i.terminal import plural
-
-ModelParts = Mapping[str, nn.Module]
-"""Name of a model part, as in diffusers -> module."""
-StateDicts = Mapping[str, Mapping[str, Tensor]]
-"""Name of a model part -> state_dict."""
-
-
-def read_lora_from_models(
-    models: ModelParts,
-    adapters: str | Collection[str] = "default",
-    states: StateDicts | None = None,
-) -> Lora:
-    """Read the LoRA, DoRA, rsLoRA, LoHa and LoKr layers that peft has added to models.
-
-    adapters : name or names of the adapters in peft
-    states : state dicts to read instead of the modules' tensors: EMA weights, or weights gathered
-        from several processes
-
-    Raises ModelError for no such adapter, for layers without a file layout, or for layers that
-    apply to weights that peft changed.
-    """
-    parts: dict[str, dict[str, WeightUpdate]] = {}
-    names = [adapters] if isinstance(adapters, str) else list(adapters)
-    for part, model in models.items():
-        for adapter in names:
-            if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
-                check_peft_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
-        state = model.state_dict() if states is None or part not in states else states[part]
-        for name, module in iter_adapter_layers(model):
-            for adapter in names:
-                layer = read_adapter_layer(f"{part}.{name}", name, module, adapter, state)
-                target = canonical_module_name(name.replace(".base_layer", ""))
-                if layer is None:
-                    continue
-                if target in parts.setdefault(part, {}):
-                    raise ModelError(f"{part}.{target} has two of the adapters: merge one first.")
-                parts[part][target] = layer
-    if not any(parts.values()):
-        raise ModelError(
-            f"No layer of {summarize_names(models)} has an adapter {summarize_names(names)}."
-        )
-    return Lora(parts)
-
-
-def read_adapter_layer(
-    label: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
-) -> WeightUpdate | None:
-    """Read an adapter's weight update on one module, or return None if it has none there.
-
-    label : the module's name in error messages
-    name : its name in `state`
-    """
-
-    def get(field: str) -> Tensor | None:
-        tensor = state.get(f"{name}.{field}")
-        return None if tensor is None else tensor.detach()
-
-    def factors(kind: str, names: tuple[str, ...]) -> dict[str, Tensor]:
-        found = {short: get(f"{kind}_{short}.{adapter}") for short in names}
-        return {short: tensor for short, tensor in found.items() if tensor is not None}
-
-    if isinstance(module, LoraLayer):
-        if adapter not in module.r:
-            return None
-        down, up = get(f"lora_A.{adapter}.weight"), get(f"lora_B.{adapter}.weight")
-        if down is None or up is None or get(f"lora_B.{adapter}.bias") is not None:
-            raise ModelError(
-                f"{label} is a LoRA of embeddings or biases, which no file layout supports."
-            )
-        magnitude = get(f"lora_magnitude_vector.{adapter}.weight")
-        alpha = float(module.lora_alpha[adapter])
-        if module.use_rslora.get(adapter):
-            alpha *= module.r[adapter] ** 0.5
-        return LowRankUpdate(down, up, alpha, None if magnitude is None else magnitude.flatten())
-    if isinstance(module, LoHaLayer | LoKrLayer) and adapter in module.r:
-        alpha, rank = float(module.alpha[adapter]), module.r[adapter]
-        if isinstance(module, LoHaLayer):
-            return HadamardUpdate(
-                factors("hada", ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")), alpha
-            )
-        found = factors("lokr", ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
-        return convert_peft_kronecker(found, alpha, rank)
-    if adapter in getattr(module, "active_adapters", []):
-        raise ModelError(
-            f"{label} is a {type(module).__name__} of peft's, which no file layout supports."
-        )
-    return None
-
-
-def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Iterate over (name, module) of peft's layers in a model."""
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            yield name, module
+from t2i.adapters.lora_matching import match_lora_to_model
+from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.errors import ArgumentError
 
 
 def add_lora(
@@ -223,62 +123,6 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
 def set_peft_loaded_flag(model: Any, loaded: bool) -> None:
     """Set the flag by which diffusers and transformers detect peft's layers on a model."""
     model._hf_peft_config_loaded = loaded
-
-
-def match_lora_to_model(
-    part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
-) -> tuple[Any, dict[str, WeightUpdate]]:
-    """Match a LoRA's layers to the modules of a model; return the model, and its module name ->
-    layer.
-
-    Raises ModelError for missing modules and for weights of another shape.
-    """
-    if model is None:
-        raise build_misfit_error(f"it changes a {part}, which this model does not have")
-    known = {canonical_module_name(name): name for name, _ in model.named_modules()}
-    if missing := layers.keys() - known.keys():
-        raise build_misfit_error(
-            f"{len(missing):,} of its {plural(len(layers), 'layer')} for the {part} have no "
-            f"module in this model: {summarize_names(missing)}"
-        )
-    targets = {known[name]: layer for name, layer in layers.items()}
-    for name, layer in targets.items():
-        weight = get_base_layer(part, name, model.get_submodule(name)).weight
-        expected, given = tuple(weight.flatten(1).shape), find_update_shape(layer)
-        if given != expected:
-            raise build_misfit_error(
-                f"it changes a weight of {list(given)} in {part}.{printable_name(name)}, which is "
-                f"{list(expected)} here"
-            )
-    return model, targets
-
-
-def build_misfit_error(problem: str) -> ModelError:
-    """Return the error for a LoRA that does not fit a model."""
-    return ModelError(
-        f"The LoRA does not fit this model: {problem}. Choose one made for this kind of model."
-    )
-
-
-def get_base_layer(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the linear layer or convolution below peft's layers. Raises ModelError for others."""
-    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    if not isinstance(base, nn.Linear | nn.Conv2d):
-        raise build_misfit_error(
-            f"it changes {part}.{name}, a {type(base).__name__}, expected a linear layer or a "
-            "convolution"
-        )
-    return base
-
-
-def find_update_shape(layer: WeightUpdate) -> tuple[int, ...]:
-    """Return the shape (out, in * height * width) of the weight that a LoRA layer updates."""
-    if isinstance(layer, LowRankUpdate):
-        return layer.up.shape[0], layer.down[0].numel()
-    meta = {
-        name: torch.empty(tensor.shape, device="meta") for name, tensor in layer.factors.items()
-    }
-    return tuple(type(layer)(meta, layer.alpha).build_matrix().shape)
 
 
 def group_by_peft_config(

@@ -1,4 +1,4 @@
-"""Reading small safetensors files from untrusted sources."""
+"""Reading of adapters' safetensors files from untrusted sources, and writing of them."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor
 
 from t2i.adapters.module_names import printable_name
+from t2i.atomic_files import write_atomically
 from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
@@ -98,3 +100,15 @@ def read_single_number(tensor: Tensor) -> float:
     if not math.isfinite(value):
         raise ValueError(f"is {list(tensor.shape)}, expected one finite number")
     return value
+
+
+def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to contiguous memory of their own, as safetensors requires."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically. Raises OutputError for a failed write."""
+    # Not save_file: its files are readable by their owner only.
+    content = save(make_contiguous(tensors), dict(header))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))

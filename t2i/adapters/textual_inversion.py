@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.adapters.lora_writer import write_tensor_file
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import check_tensors_finite_floats, read_tensors_and_metadata
+from t2i.adapters.tensor_files import (
+    check_tensors_finite_floats,
+    read_tensors_and_metadata,
+    write_tensor_file,
+)
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading import UntrustedFileKind, read_bytes
 from t2i.terminal import plural

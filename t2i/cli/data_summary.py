@@ -22,6 +22,7 @@ def print_data_summary(
     sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))
     rows: dict[str, object] = {
         "pictures": summary.format_counts(),
+        **({"pairs": summary.pairs} if summary.pairs else {}),
         "sizes": sizes + (" (smallest, middle, largest)" if len({*summary.sizes}) > 2 else ""),
         "captions": "shuffled anew at each visit"
         if summary.captions is None

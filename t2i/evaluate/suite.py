@@ -8,14 +8,14 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.evaluate.editing.editing import EditingConfig, EditingPart
-from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
-from t2i.evaluate.inspection.inspection import InspectionConfig, InspectionPart
+from t2i.evaluate.editing.part import EditingConfig, EditingPart
+from t2i.evaluate.generation.part import GenerationConfig, GenerationPart
+from t2i.evaluate.inspection.part import InspectionConfig, InspectionPart
 from t2i.evaluate.pie_bench.config import PieBenchConfig
 from t2i.evaluate.pie_bench.mapping import MAPPING_FILE
-from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
+from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.real.config import RealConfig
-from t2i.evaluate.real.real import RealPart
+from t2i.evaluate.real.part import RealPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
 from t2i.safe_reading import CONFIG_KIND, read_toml
 

@@ -17,9 +17,10 @@ from t2i.scenes.sprites import load_sprite
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Complete description of a scene before rendering.
+    """Complete description of a scene before rendering: objects, background and caption.
 
-    The objects are in the order of `choose_random_arrangement_and_positions`.
+    objects : in the order of `choose_random_arrangement_and_positions`
+    tint : RGB colour of the background, from 0 to 255
     """
 
     objects: tuple[PlacedObject, ...]

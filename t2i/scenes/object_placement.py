@@ -76,7 +76,7 @@ def choose_random_arrangement_and_positions(
 
 
 def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
-    """Choose size and position of a scene's only object at random."""
+    """Choose size and position of a scene's only object at random, near the middle."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
     side = random_between(rng, *SINGLE_SIDE_RANGES[word])

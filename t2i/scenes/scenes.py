@@ -158,7 +158,7 @@ class Scenes:
         return f"scenes/{split}{self.config.seed}/{index}"
 
     def layout(self, index: int) -> Layout:
-        """Compose scene `index` without rendering it."""
+        """Compose scene `index` without rendering it, and return its layout."""
         if not 0 <= index < self.config.length:
             raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
         key = (self.config.seed, SPLIT_SEED_KEYS[self.config.split], index)

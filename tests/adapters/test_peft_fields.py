@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from t2i.adapters import read_lora, read_lora_from_models
-from t2i.adapters.lora_scales import build_adapter_config_from_peft, pattern_matches_module
+from t2i.adapters.lora_files.adapter_config import (
+    build_adapter_config_from_peft,
+    pattern_matches_module,
+)
 from t2i.adapters.peft_fields import (
     HARMLESS_FIELDS,
     READ_FIELDS,

@@ -11,7 +11,7 @@ from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components, tiny_unet
 
-STEPS = 10
+STEPS = 6
 TOLERANCE = 1e-10
 BLUE = "a blue apple to the left of a cat"
 ZEBRA = "a red zebra to the left of a cat"

@@ -42,6 +42,26 @@ def test_broken_pictures_are_named_and_end_with_4(cli: Cli, mine: Path) -> None:
     assert not Path("outputs").exists()
 
 
+def test_a_file_of_pairs_is_checked(cli: Cli, mine: Path) -> None:
+    pair = '{"caption": "noise", "win": "mine/0.png", "lose": "mine/%s.png"}\n'
+    path = mine.parent / "pairs.jsonl"
+    (mine / "1.png").write_bytes((mine / "0.png").read_bytes())
+    Image.open(mine / "0.png").rotate(180).save(mine / "2.png")
+    path.write_text(pair % 2)
+    done = cli("data", "check", str(path), "--size", "64", "--num", "0")
+    assert done.code == 0, done.err
+    assert re.search(r"\npairs +1\n", done.out)
+    path.write_text(pair % 2 + pair % 1 + pair % 9)
+    done = cli("data", "check", str(path), "--size", "64", "--num", "0")
+    assert done.code == 4
+    assert re.search(r"0\.png: the worse one of its pair: is the same picture, so nei", done.out)
+    assert re.search(r"0\.png: the worse one of its pair: is not there", done.out)
+    path.write_text('{"caption": "noise", "win": "mine/0.png"}\n')
+    done = cli("data", "check", str(path), "--size", "64", "--num", "0")
+    assert done.code == 4
+    assert re.search(r"Error: .*pairs\.jsonl, line 1: no 'lose'", done.err)
+
+
 def test_one_of_anything_is_said_of_one(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "single"
     folder.mkdir()

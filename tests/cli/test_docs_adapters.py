@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from docs.pages import blocks
 from t2i.adapters import Lora, read_lora_from_models, write_diffusers_lora, write_kohya_lora
-from t2i.adapters.lora_writer import KohyaMetadata
+from t2i.adapters.lora_files.kohya_header import KohyaMetadata
 from tests.adapters.made import ATTENTION, CONFIGS, LYCORIS, components, models_of, train
 from tests.cli.command import Cli
 from tests.tiny import TEXT_WIDTH

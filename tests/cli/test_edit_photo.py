@@ -167,6 +167,8 @@ def test_json_has_the_request_with_its_inversion(edit: Cli) -> None:
         ([], 2, "Got --image without SOURCE and TARGET: the photo is inverted with the prompt"),
         ([SOURCE], 2, 'An empty SOURCE, "", does without a description'),
         ([SOURCE, TARGET, "--invert", "dirct"], 2, "Unknown inversion method 'dirct'. Did you"),
+        ([SOURCE, TARGET, "--invert", ""], 2, "Unknown inversion method ''"),
+        ([SOURCE, TARGET, "--invert", "turbo", "--negative", "x"], 2, "Got negative_prompt (--neg"),
         ([SOURCE, TARGET, "--invert", "ddim:iteratons=2"], 2, "Did you mean 'iterations'?"),
         ([SOURCE, TARGET, "--invert", "ddim:iterations=0"], 2, "expected a number from 1 to 100"),
         ([SOURCE, TARGET, "--budget", "0.00001"], 2, "Recording this source takes"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.evaluate.generation.generation import GenerationPart
+from t2i.evaluate.generation.part import GenerationPart
 from t2i.optional_dependencies import build_install_command
 from t2i.run_folder import lock_folder
 from tests.cli.command import Cli, Result

@@ -87,9 +87,9 @@ def test_words_that_the_prompt_lacks_are_read_beside_it(
 
 
 def test_a_photo_without_description_is_looked_into_by_any_word(inspect: Cli) -> None:
-    done = inspect("", "--words", "dog", "--out", "strip.png")
+    done = inspect("", "--words", "dog,(", "--out", "strip.png")
     assert done.code == 0, done.err
-    assert list(load_map_tensors("strip.safetensors")) == ["dog"]
+    assert list(load_map_tensors("strip.safetensors")) == ["(", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,7 @@ def test_a_photo_without_description_is_looked_into_by_any_word(inspect: Cli) ->
     [
         ([], 2, "Got --image without PROMPT: the photo is inverted with the prompt"),
         ([PROMPT, "--invert", "direkt"], 2, "Did you mean 'direct'?"),
+        ([PROMPT, "--words", "a" * 30_000], 2, "A word of --words is 30,000 letters long"),
         ([PROMPT, "--source", "kept"], 2, "and PROMPT with --source: a recording"),
         ([PROMPT, "--budget", "0.00001"], 2, "Recording this source takes"),
     ],

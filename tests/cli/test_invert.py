@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+from pipelines.prompt_to_prompt.recorded_source import (
+    compute_manifest_digest,
+    load_recorded_source,
+)
 from tests.cli.command import Cli, Result, files, pixels, text_of
 
 SOURCE, TARGET = "a red cat", "a red dog"
@@ -130,3 +135,36 @@ def test_a_folder_that_is_none_is_named(cli: Cli) -> None:
     done = cli("edit", "--source", "empty", TARGET)
     assert done.code == 4
     assert "empty is not a recorded source" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.pop("photo"), "cat records no photo, but a request of one"),
+        (lambda manifest: request_in(manifest).update(image=None), "cat records no photo"),
+        (lambda manifest: manifest["facts"].update(error={"replay": "x"}), "not a recorded source"),
+        (
+            lambda manifest: manifest["facts"].update(error={"replay": None}),
+            "not a recorded source",
+        ),
+    ],
+)
+def test_a_folder_of_other_contents_is_refused_in_words(
+    invert: Cli, cli: Cli, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    """Even where its digests are right."""
+    invert(SOURCE, "--out", "cat")
+    path = Path("cat/remembered.json")
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    manifest["sha256"]["remembered.json"] = compute_manifest_digest(manifest)
+    path.write_text(json.dumps(manifest))
+    done = cli("edit", "--source", "cat", TARGET)
+    assert done.code == 4
+    assert message in done.err
+    assert files(Path("outputs")) == []
+
+
+def request_in(manifest: dict[str, Any]) -> dict[str, Any]:
+    request: dict[str, Any] = manifest["facts"]["notes"]["t2i"]["request"]
+    return request

@@ -13,6 +13,7 @@ from t2i.cli.bulk.prompts_file import MAX_LINE_BYTES, MAX_NAMED_LINES, read_prom
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import RequestOverrides
 from t2i.errors import ArgumentError, DataError
+from tests.sweeps import sweep
 
 
 def written(folder: Path, name: str, data: str | bytes) -> Path:
@@ -186,7 +187,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         read_prompts_file(tmp_path / "p.json")
 
 
-@pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
+@pytest.mark.parametrize("suffix", sweep(["txt", "jsonl", "csv"], quick=["jsonl"]))
 def test_a_hundred_thousand_lines_are_read(tmp_path: Path, suffix: str) -> None:
     line = {"txt": "apple {}\n", "jsonl": '{{"prompt": "apple {}"}}\n', "csv": "apple {}\n"}[suffix]
     text = "prompt\n" if suffix == "csv" else ""

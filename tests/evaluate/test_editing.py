@@ -9,7 +9,6 @@ import torch
 from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace
 from t2i.attention.prompts.prompt_tokens import as_word_tuple
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.editing import EditingConfig, EditingPart
 from t2i.evaluate.editing.methods import (
     METHODS,
     NO_EDIT,
@@ -24,6 +23,7 @@ from t2i.evaluate.editing.pairs import (
     build_prompt_pair,
     find_mention,
 )
+from t2i.evaluate.editing.part import EditingConfig, EditingPart
 from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
@@ -31,7 +31,7 @@ from t2i.evaluate.editing.two_objects import (
     compute_relation_box,
     find_two_object_layout,
 )
-from t2i.evaluate.inspection.inspection import InspectionConfig
+from t2i.evaluate.inspection.part import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
@@ -43,6 +43,8 @@ FEW = EditingConfig(
     swap=1, recolour=1, background=1, addition=1, strengthen=1, two=1, cost_rounds=1
 )
 PAIRS = [f"{kind}/0" for kind in CHANGE_TITLES]
+COSTS = ("cost/+ LocalBlend", "cost/Regions")
+"""Of an edited pair, and of a prompt of two objects."""
 SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
 
 
@@ -63,8 +65,9 @@ def part(context: EvaluationContext) -> EditingPart:
 
 @pytest.fixture(scope="module")
 def records(part: EditingPart) -> dict[str, Record]:
-    """Records of all units, measured in their order."""
-    return {unit: part.measure_unit(unit) for unit in part.list_unit_keys()}
+    """Records of all pairs and prompts, and of two costs, measured in the order of the units."""
+    units = [one for one in part.list_unit_keys() if one in COSTS or not one.startswith("cost/")]
+    return {unit: part.measure_unit(unit) for unit in units}
 
 
 # pairs
@@ -230,13 +233,23 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
     assert (several[2] - several[3]).abs().max() > 1e-3
 
 
+@pytest.mark.long
+def test_the_cost_of_every_method_can_be_measured(part: EditingPart) -> None:
+    units = [unit for unit in part.list_unit_keys() if unit.startswith("cost/")]
+    assert {*COSTS} < {*units}
+    for unit in units:
+        cost = RelativeCostRecord.model_validate(part.measure_unit(unit))
+        assert cost.time[0] > 0
+
+
 def test_chapters_tell_every_method_of_every_kind(
     part: EditingPart, records: dict[str, Record], folder: Path
 ) -> None:
     edited = PairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
     TwoObjectsRecord.model_validate(records["two/0"])
-    assert len(RelativeCostRecord.model_validate(records["cost/+ LocalBlend"]).time) == 1
+    for unit in COSTS:
+        assert len(RelativeCostRecord.model_validate(records[unit]).time) == 1
 
     (chapter,) = part.build_chapters(records)
     tables = {block.name: block for block in chapter.blocks if isinstance(block, Table)}

@@ -23,6 +23,7 @@ from t2i.evaluate.editing.scores import (
     dilate_mask,
     fulfils_target_prompt,
     is_edit_successful,
+    measure_similarities,
     measure_similarity,
     structure_distance,
     unchanged_mask,
@@ -89,6 +90,8 @@ def test_only_the_places_that_were_to_stay_are_counted() -> None:
     assert outside.psnr == MAX_PSNR
     assert inside.ssim < outside.ssim < 1  # its window reaches over the edge
     assert measure_similarity(gray(90), picture, ~WHOLE) is None
+    masks = [LEFT, ~WHOLE, ~LEFT]
+    assert measure_similarities(gray(90), picture, masks) == [inside, None, outside]
 
 
 def test_the_structure_asks_for_the_layout_alone() -> None:

@@ -17,7 +17,7 @@ from t2i.evaluate.generation.chapters import (
     build_generation_chapter,
 )
 from t2i.evaluate.generation.feature_distance import compute_frechet_distance
-from t2i.evaluate.generation.generation import GenerationConfig, GenerationPart
+from t2i.evaluate.generation.part import GenerationConfig, GenerationPart
 from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.scene_splits import SplitConfig

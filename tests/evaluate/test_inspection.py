@@ -9,12 +9,12 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
 from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
-from t2i.evaluate.inspection.inspection import CALIBRATION_KEY, InspectionConfig, InspectionPart
 from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
     copy_pipeline_with_scheduler,
     interpolate_noise_schedule,
 )
+from t2i.evaluate.inspection.part import CALIBRATION_KEY, InspectionConfig, InspectionPart
 from t2i.evaluate.inspection.records import ALL_LEVELS, Calibration, SceneRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,

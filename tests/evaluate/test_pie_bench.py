@@ -25,7 +25,7 @@ from t2i.evaluate.pie_bench.lpips import (
     load_torchmetrics_lpips_weights,
 )
 from t2i.evaluate.pie_bench.mapping import read_mapping_file
-from t2i.evaluate.pie_bench.pie_bench import PieBenchPart
+from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.pie_bench.records import PieBenchRecord
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite import read_suite

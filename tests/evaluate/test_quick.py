@@ -1,7 +1,8 @@
-"""The quick preset on the embedded model: a change that breaks conditioning, maps or edits fails.
+"""Suites on the embedded model: a change that breaks conditioning, maps or edits fails.
 
-Floors lie far below what the model reaches, for a few samples say little; a broken model is at
-chance, which is lower still.
+The default run measures the first scenes and pairs of the quick presets, `make test-all` the
+presets too. Floors lie far below what the model reaches, for a few samples say little; a broken
+model is at chance, which is lower still.
 """
 
 import json
@@ -13,26 +14,66 @@ import pytest
 from t2i.cli import main
 from t2i.evaluate.suite import QUICK_SUITES, SUITES, read_suite
 
-# It takes about one minute on two cores that do nothing else.
+# The presets take about one minute each on two cores that do nothing else.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 DRAWN, BY_ANOTHER = "drawn", "drawn, another's caption"
+SHORT = """
+[generation]
+seen = { seed = 70001, count = 4 }
+held_out = { seed = 70001, count = 2 }
+sweep = { seed = 70002, count = 1 }
+[inspection]
+levels = [0.7, 0.4]
+choose = { seed = 41, count = 2 }
+seen = { seed = 42, count = 2 }
+held_out = { seed = 43, count = 2 }
+drawn = { seed = 44, count = 1 }
+[editing]
+seed = 51
+swap = 1
+recolour = 0
+background = 0
+strengthen = 0
+two = 0
+cost_rounds = 0
+"""
+SHORT_REAL = """
+[real]
+seen = { seed = 61, swap = 1 }
+held_out = { seed = 62 }
+methods = [{ label = "direct, P2P, LocalBlend", invert = "direct" }]
+"""
+PRESET = pytest.param("preset", marks=pytest.mark.long)
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("quick") / "out"
-    assert main(["evaluate", "embedded", "--quick", "--out", str(out)]) == 0
+def evaluated(folder: Path, *options: str | Path) -> dict[str, Any]:
+    out = folder / "out"
+    assert main(["evaluate", "embedded", "--out", str(out), *map(str, options)]) == 0
     document: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    assert Path(out / "index.html").is_file()
+    assert (out / "index.html").is_file()
     return document
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("real") / "out"
-    assert main(["evaluate", "embedded", "--suite", "real", "--quick", "--out", str(out)]) == 0
-    document: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
-    return document
+@pytest.fixture(scope="module", params=[SHORT, PRESET], ids=["short", "preset"])
+def result(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("scenes")
+    if request.param == "preset":
+        return evaluated(folder, "--quick")
+    (folder / "suite.toml").write_text(request.param)
+    return evaluated(folder, "--suite", folder / "suite.toml")
+
+
+@pytest.fixture(scope="module", params=[SHORT_REAL, PRESET], ids=["short", "preset"])
+def real(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("real")
+    if request.param == "preset":
+        return evaluated(folder, "--suite", "real", "--quick")
+    (folder / "suite.toml").write_text(request.param)
+    return evaluated(folder, "--suite", folder / "suite.toml")
 
 
 def figures(result: dict[str, Any], chapter: str, table: str, head: str) -> dict[str, float]:

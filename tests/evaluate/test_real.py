@@ -17,8 +17,8 @@ from t2i.evaluate.real.comparison import (
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.controls import AUTOENCODER, COMPOSED_TARGET, CONTROLS, DRAWN_ANEW, NO_EDIT
 from t2i.evaluate.real.edit_methods import EditMethod
+from t2i.evaluate.real.part import RealPart
 from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
-from t2i.evaluate.real.real import RealPart
 from t2i.evaluate.real.records import PicturePairRecord
 from t2i.evaluate.real.scores import kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table

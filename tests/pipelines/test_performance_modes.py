@@ -15,6 +15,7 @@ from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.text.prompt import Prompt
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_unet
 
 PROMPT = "a red apple to the left of the cat"
@@ -98,20 +99,9 @@ def with_lora(pipe):
 
 
 COMPILE = pytest.mark.parametrize("compiled", [as_a_new_object, in_place, its_blocks])
-# One way to compile in the usual run, the others in the long one.
-FIRST = pytest.mark.parametrize(
-    "compiled",
-    [
-        as_a_new_object,
-        *(pytest.param(way, marks=pytest.mark.long) for way in (in_place, its_blocks)),
-    ],
-)
+# The quickest way to compile in the usual run, the others in the long one.
 LAST = pytest.mark.parametrize(
-    "compiled",
-    [
-        *(pytest.param(way, marks=pytest.mark.long) for way in (as_a_new_object, in_place)),
-        its_blocks,
-    ],
+    "compiled", sweep([as_a_new_object, in_place, its_blocks], quick=[its_blocks])
 )
 
 
@@ -168,7 +158,7 @@ def test_the_whole_denoiser_is_one_graph(small):
 
 
 @pytest.mark.slow
-@FIRST
+@LAST
 def test_lora_layers_are_compiled_too(small, compiled):
     without = draw(small)
     with_lora(small)

@@ -1,6 +1,7 @@
 """SDXL's refiner, and a run that two pipelines share, against diffusers' two pipelines chained."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.aligned import aligned
 from tests.denoiser.original_layout import write_sdxl
 from tests.denoiser.tiny_models import xl_components, xl_folder
 from tests.pipelines.against import assert_same, generators
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_small_vae, tiny_unet
 
 PROMPTS = ["a red apple to the left of the cat", "zebra, blue"]
@@ -134,14 +136,17 @@ def test_the_refiner_inpaints_as_in_diffusers(refiner):
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [
-        ("euler", 0.8),
-        ("euler a", 0.5),
-        ("ddim", 0.33),
-        ("dpm++ 2m", 0.5),
-        ("heun", 0.8),
-        ("heun", 0.5),
-    ],
+    sweep(
+        [
+            ("euler", 0.8),
+            ("euler a", 0.5),
+            ("ddim", 0.33),
+            ("dpm++ 2m", 0.5),
+            ("heun", 0.8),
+            ("heun", 0.5),
+        ],
+        quick=[("euler a", 0.5), ("ddim", 0.33), ("dpm++ 2m", 0.5), ("heun", 0.8), ("heun", 0.5)],
+    ),
 )
 def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share):
     base = base | {"scheduler": build_scheduler(name, base["scheduler"].config)}
@@ -154,8 +159,13 @@ def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share
     assert_same(*pair(refiner), image=left, denoising_start=share, denoising_end=0.9, **latents)
 
 
-@pytest.mark.parametrize("channels", [4, 9], ids=["any model", "made for it"])
-@pytest.mark.parametrize("name", ["euler", "euler a", "heun"])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    sweep(
+        product(["euler", "euler a", "heun"], [4, 9]),
+        quick=[("euler a", 4), ("euler a", 9), ("heun", 4)],
+    ),
+)
 def test_inpainting_takes_a_share_of_a_run_as_in_diffusers(name, channels):
     parts = tiny_sdxl_components(in_channels=channels)
     parts |= {"scheduler": build_scheduler(name, parts["scheduler"].config)}

@@ -16,6 +16,7 @@ from t2i.denoiser.schedulers import SAMPLERS, ZERO_SNR_SCHEDULERS, build_schedul
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
 from t2i.scenes.caption_matcher import CaptionMatcher
+from tests.sweeps import sweep
 from tests.tiny import tiny_scheduler, tiny_sd_components
 
 LEAST = 0.5
@@ -40,10 +41,8 @@ def agreement():
     return CaptionMatcher.load()
 
 
-LONG = [pytest.param(steps, marks=pytest.mark.long) for steps in (5, 20)]
-
-
-@pytest.mark.parametrize("steps", [10, *LONG])
+# The fewest steps are the hardest to draw well in.
+@pytest.mark.parametrize("steps", sweep((5, 10, 20), quick=[5]))
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_what_is_asked_for_or_is_refused_in_words(
     embedded, agreement, name, steps

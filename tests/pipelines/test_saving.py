@@ -20,7 +20,7 @@ from t2i.adapters import (
     read_lora_from_models,
     remove_lora,
 )
-from t2i.adapters.peft_layers import iter_adapter_layers
+from t2i.adapters.peft_reading import iter_adapter_layers
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
 from tests.pipelines.test_adapters import adapter_for

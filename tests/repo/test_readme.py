@@ -23,12 +23,12 @@ RUN_ELSEWHERE = {
 }
 # Enough to see that the command line holds; the last of two spellings counts.
 SHORT = {
-    "generate": ("--steps", "2"),
+    "generate": ("--steps", "1"),
     "inspect": ("--steps", "2"),
     "edit": ("--steps", "2"),
     "train": ("--dry-run",),
 }
-FEW_STEPS = {"num_inference_steps": 4}
+FEW_STEPS, OF_A_PAGE = 3, {"docs/pipelines.md": 4}
 """In place of a model's own, where a page's Python leaves them to it: enough to see it run."""
 
 
@@ -66,7 +66,7 @@ def runnable() -> Iterator[Any]:
         yield command if new else pytest.param(command, marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize("command", runnable())
+@pytest.mark.parametrize("command", [*runnable()])
 def test_commands_in_the_pages_run(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,8 +84,8 @@ def test_commands_in_the_pages_run(
         if words[1] == "show" or "--from" in words:
             # The reader has made the picture a line before.
             (made,) = (word for word in words if word.endswith(".png"))
-            assert main(["generate", "a cat", "--out", made, "--steps", "2"]) == 0
-        # Of two steps no share is left that a picture could be enlarged with.
+            assert main(["generate", "a cat", "--out", made, "--steps", "1"]) == 0
+        # Of one step no share is left that a picture could be enlarged with.
         short = () if "--upscale" in words else SHORT.get(words[1], ())
         assert main([*words[1:], *short]) == 0
     elif words[:2] == ["accelerate", "launch"]:
@@ -99,7 +99,7 @@ def test_commands_that_follow_on_one_another_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made = ["generate", "a strawberry", "--num", "4", "--out", "strawberries", "--steps", "2"]
+    made = ["generate", "a strawberry", "--num", "4", "--out", "strawberries", "--steps", "1"]
     assert main(made) == 0
     lines = [
         c for block in blocks("console", page="docs/command-line.md") for c in block.commands()
@@ -119,7 +119,8 @@ def test_python_in_the_pages_runs(
     monkeypatch.chdir(tmp_path)
     own = Pipeline.defaults.fget
     assert own is not None
-    monkeypatch.setattr(Pipeline, "defaults", property(lambda pipe: own(pipe) | FEW_STEPS))
+    steps = {"num_inference_steps": OF_A_PAGE.get(page, FEW_STEPS)}
+    monkeypatch.setattr(Pipeline, "defaults", property(lambda pipe: own(pipe) | steps))
     names = {"__name__": "__main__"}  # a page's blocks follow on one another
     for block in blocks("python", page=page):
         exec(compile(block.code, page, "exec"), names)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.sweeps import sweep
 from tests.train.apart import by_two, said
 from tests.train.runs import train_only, write_run
 from tests.train.states import largest_difference, newest
@@ -18,7 +19,7 @@ from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
-QUICK = ("full", "words", "dreambooth")  # of these "dreambooth" trains a LoRA
+QUICK = ("words", "dreambooth")  # of these "dreambooth" trains a LoRA
 NEAR = 1e-5
 """Of weights, which a learning rate of 2e-3 moves by far more in six steps."""
 
@@ -30,10 +31,7 @@ def moved(out: Path) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in METHODS],
-)
+@pytest.mark.parametrize("method", sweep(METHODS, quick=QUICK))
 def test_accumulation_changes_nothing_of_a_fine_tune_but_rounding(
     method: str, base: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from itertools import product
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
@@ -11,6 +12,7 @@ from PIL import Image
 from t2i.cli import main
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_folder
 from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
@@ -27,6 +29,7 @@ from train.starter_config.starter_config import build_starter_config, write_star
 from train.starter_config.subject_words import build_trigger_comment
 from train.starter_config.template_values import choose_num_steps, detect_model_family
 
+TRAINED_QUICKLY = ("full", "dora", "textual-inversion", "dreambooth-lora")
 TINY = (
     "data.size=64",
     "train.steps=2",
@@ -58,16 +61,12 @@ def test_a_shipped_config_is_the_one_that_init_writes(method):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "on_tiny"),
-    [
-        *(pytest.param(method, True, id=f"{method}-tiny") for method in METHODS),
-        # With the model that the file names, ten times as large.
-        pytest.param("pivotal", False, id="pivotal"),
-        *(
-            pytest.param(method, False, id=method, marks=pytest.mark.long)
-            for method in METHODS
-            if method != "pivotal"
-        ),
-    ],
+    sweep(
+        product(METHODS, (True, False)),
+        # "pivotal" with the model that the file names, ten times as large; the others train a part
+        # of what one of these trains.
+        quick=[(method, True) for method in TRAINED_QUICKLY] + [("pivotal", False)],
+    ),
 )
 def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, base, method, on_tiny):
     folder = folder_of(tmp_path / "pictures", "red", "green", "blue", captions=False)

@@ -20,6 +20,7 @@ from torch import Tensor
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
 from t2i.run_folder import SIGNALS, StopRequest, lock_folder
+from tests.sweeps import sweep
 from tests.train.apart import (
     by_two,
     ended,
@@ -353,7 +354,11 @@ def test_it_learns_and_the_result_opens_in_diffusers(tmp_path: Path) -> None:
     assert picture.size == (32, 32)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+# Other runs here train and draw with "v_prediction".
+@pytest.mark.parametrize(
+    "prediction",
+    sweep(["epsilon", "v_prediction", "sample", "flow"], quick=["epsilon", "sample", "flow"]),
+)
 def test_every_prediction_draws_while_it_trains_and_when_loaded(
     tmp_path: Path, prediction: str
 ) -> None:

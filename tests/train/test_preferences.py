@@ -1,5 +1,6 @@
 """Of two pictures of one prompt the better becomes likelier, and the base model is the measure."""
 
+import json
 import math
 import re
 from copy import deepcopy
@@ -190,6 +191,29 @@ def test_cached_latents_are_those_of_both_pictures(tmp_path, base):
     assert [float(one) for one in losses["true"]] == pytest.approx(
         [float(one) for one in losses["false"]], rel=1e-5
     )
+
+
+def test_a_file_of_pairs_trains_as_two_folders_do(tmp_path, base):
+    folder = pairs(tmp_path / "pairs")
+    rows = [
+        {"caption": (folder / f"win/{n}.txt").read_text(), "win": f"win/{n}.png"}
+        | {"lose": f"lose/{n}.png"}
+        for n in range(4)
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = (BETA, "train.steps=2")
+    by_folders = preferring(tmp_path / "a", base, *settings, folder=folder)
+    by_file = finetune_toml(tmp_path / "b", base, "lora")
+    subset = 'subsets = [{pairs = "../pairs/pairs.jsonl"}]'
+    by_file.write_text(re.sub("folder = .*", subset, by_file.read_text(), count=1))
+    train_only(by_folders, tmp_path / "out-a")
+    train_only(load_run_config(by_file, (*STILL, *settings)), tmp_path / "out-b")
+    losses = [
+        re.findall(r'"loss": ([\d.e-]+)', (tmp_path / out / "log.jsonl").read_text())
+        for out in ("out-a", "out-b")
+    ]
+    assert losses[0]
+    assert losses[0] == losses[1]
 
 
 # Bad input

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from t2i.run_folder import lock_folder
+from tests.sweeps import sweep
 from tests.train.apart import die_in_third_save, ended, ready, said, start
 from tests.train.runs import write_run
 from tests.train.states import assert_same_end, logged, newest
@@ -42,7 +43,7 @@ BY_METHOD = {
     "lokr": NO_CACHE,
 }
 """Those that the quick tests mix with a method."""
-QUICK = ("full", "dora", "lokr", "pivotal", "dreambooth")
+QUICK = ("full", "lokr", "pivotal", "dreambooth")
 """The others train a part of what one of these trains."""
 
 
@@ -72,10 +73,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in METHODS],
-)
+@pytest.mark.parametrize("method", sweep(METHODS, quick=QUICK))
 def test_an_interrupted_fine_tune_ends_bit_for_bit_as_a_whole_one(
     method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from t2i.attention import attend
 from t2i.attention.probes.overlays import MIN_DISPLAY_WIDTH, draw_overlays
 from t2i.errors import ArgumentError
 from t2i.pictures import GAP, PAPER
+from tests.sweeps import sweep
 from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run, train_only
 from tests.train.states import logged
@@ -150,7 +151,7 @@ def test_a_run_draws_them_says_where_and_is_the_same_without(
     assert widths["plain"] < widths["maps"]
 
 
-@pytest.mark.parametrize("method", ["pivotal", "full"])
+@pytest.mark.parametrize("method", sweep(["pivotal", "full"], quick=["pivotal"]))
 def test_a_run_in_bf16_draws_and_measures(tmp_path: Path, base: Path, method: str) -> None:
     asked = ("samples.every=1", "samples.steps=2", 'samples.prompts=["a <mug>", "a cat"]')
     held_out = ("data.held_out=2", "validation.every=1", "train.steps=1")

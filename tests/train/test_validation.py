@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
+from tests.sweeps import sweep
 from tests.train.apart import by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerated_for, tiny_run, train_only
@@ -101,7 +102,7 @@ def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Validation
     return first_measured(config, folder / "out")
 
 
-@pytest.mark.parametrize("method", ["full", "dora", "pivotal"])
+@pytest.mark.parametrize("method", sweep(["full", "dora", "pivotal"], quick=["full", "pivotal"]))
 def test_every_method_begins_at_the_loss_of_its_base(
     tmp_path: Path, base: Path, cat_loss: ValidationLoss, method: str
 ) -> None:

@@ -13,6 +13,8 @@ RESUME_SAFE_KEYS = (
     "target.base",
     "data.folder",
     "data.subsets.*.folder",
+    "data.subsets.*.pairs",
+    "data.subsets.*.losers",
     "data.subsets.*.tars*",
     "data.subsets.*.dataset",
     "data.subsets.*.kohya",

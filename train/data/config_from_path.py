@@ -1,4 +1,4 @@
-"""Data configuration made from one path: a folder, an archive, a run's config or kohya's."""
+"""Data configuration made from one path: a folder, pairs, an archive, a run's config or kohya's."""
 
 from glob import escape
 from pathlib import Path
@@ -16,8 +16,8 @@ from train.data.subsets import SubsetConfig
 def build_data_config_from_path(
     place: Path, size: int | None = None, step: int | None = None
 ) -> PicturesConfig:
-    """Build the data configuration for a path: a folder, a .tar, a training run's TOML or one of
-    kohya's.
+    """Build the data configuration for a path: a folder, a .jsonl of pairs, a .tar, the TOML of a
+    training run or one of kohya's.
 
     size, step : override the size and the bucket step
 
@@ -29,12 +29,14 @@ def build_data_config_from_path(
         resolve_paths({"data": tree}, place.resolve().parent)
     elif place.suffix == ".tar":
         tree["subsets"] = [{"tars": escape(str(place))}]
+    elif place.suffix == ".jsonl":
+        tree["subsets"] = [{"pairs": place}]
     elif place.is_dir():
         tree["folder"] = place
     else:
         raise ArgumentError(
-            f"Got {place}; expected a folder of pictures, a .tar of them, or a TOML: of a training "
-            "run or of kohya's."
+            f"Got {place}; expected a folder of pictures, a .jsonl of preference pairs, a .tar of "
+            "pictures, or a TOML: of a training run or of kohya's."
         )
     if size is not None:
         tree["size"] = size

@@ -30,9 +30,9 @@ class ResolvedSubsetSettings:
 
     @property
     def location(self) -> str:
-        """Source of the subset, a folder, data set or archives, as the config names it."""
+        """Source of the subset, a folder, pairs, data set or archives, as the config names it."""
         subset = self.subset
-        return str(subset.folder or subset.dataset or subset.tars)
+        return str(subset.folder or subset.pairs or subset.dataset or subset.tars)
 
     @property
     def loss_weight(self) -> float:

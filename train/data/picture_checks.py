@@ -95,6 +95,8 @@ def check_picture(
             odd = find_mask_problem(decode_picture(mask, MASK, max_pixels))
     if entry.loser is not None:
         loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
+        if loser_digest == digest:
+            raise BrokenPictureError(LOSER, "is the same picture, so neither is better")
         if decoded and loser_digest not in sound:
             decode_picture(loser, LOSER, max_pixels)
     shape = Shape(header.height, header.width)

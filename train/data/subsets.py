@@ -11,7 +11,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Crop = Literal["center", "random"]
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 PLACEHOLDER_NAMES = ("trigger", "stem", "folder")
-SOURCE_KEYS = ("folder", "tars", "dataset", "kohya")
+SOURCE_KEYS = ("folder", "pairs", "tars", "dataset", "kohya")
 
 
 class SubsetConfig(BaseModel):
@@ -23,6 +23,8 @@ class SubsetConfig(BaseModel):
 
     folder: Path | None = None
     """Folder of pictures, with captions from imagefolder, text files or kohya's folder names."""
+    pairs: Path | None = None
+    """JSONL file of preference pairs, each with caption, better and worse picture."""
     tars: str | tuple[str, ...] | None = None
     """webdataset shards: paths, which may contain * or {000..012}."""
     dataset: str | None = None

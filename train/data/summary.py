@@ -48,6 +48,7 @@ class DatasetSummary:
     """Summary of a data set of pictures: counts, sizes, and names of pictures that may be faulty.
 
     found : number of all pictures: trained on, held out or broken
+    pairs : number of preference pairs: pictures to train on that have a worse one
     sizes : (width, height) of the smallest, the median and the largest picture
     captions : number of different captions, the empty one aside; None if shuffled
     broken : name and reason of each
@@ -56,7 +57,7 @@ class DatasetSummary:
     odd_masks : name and warning of each
     enlarged : names of those smaller than their bucket
     transparent : names of those that become white in part
-    duplicates : names of pictures with equal content
+    duplicates : names of pictures, or of the better ones of pairs, with equal content
     notes : remarks on how the sources were read
     """
 
@@ -64,6 +65,7 @@ class DatasetSummary:
     trained: int
     held_out: int
     epoch: int
+    pairs: int
     sizes: list[tuple[int, int]]
     subsets: list[SubsetCount]
     buckets: list[BucketCount]
@@ -135,6 +137,7 @@ def summarize_pictures(
         trained=len(trained),
         held_out=len(found.pictures) - len(trained),
         epoch=len(epoch),
+        pairs=sum(one.entry.loser is not None for one in trained),
         sizes=[(s.width, s.height) for s in (shapes[0], shapes[len(shapes) // 2], shapes[-1])],
         subsets=_count_subsets(trained, rules, places),
         buckets=_count_buckets(buckets, places),
@@ -205,7 +208,7 @@ def _count_buckets(buckets: Sequence[Shape], places: Mapping[int, int]) -> list[
 
 
 def _duplicates(seen: Iterable[CheckedPicture]) -> list[list[str]]:
-    by_digest: dict[str, list[str]] = defaultdict(list)
-    for one in seen:
-        by_digest[one.digest].append(one.entry.name)
+    by_digest: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in seen:  # a picture may be the better one of several pairs
+        by_digest[one.digest, one.loser_digest].append(one.entry.name)
     return [names for names in by_digest.values() if len(names) > 1]

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters.peft_layers import iter_adapter_layers
+from t2i.adapters.peft_reading import iter_adapter_layers
 from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite

@@ -160,12 +160,12 @@ def check_preferences_and_list_remarks(target: TargetConfig, pictures: Pictures)
         raise ArgumentError(
             f"target.preference_beta learns from pairs, and {len(pictures) - losers} of "
             f"{plural(len(pictures), 'picture')} are alone: name the folder of the worse ones, "
-            "data.subsets.losers, for every subset."
+            "data.subsets.losers, or a file of pairs, data.subsets.pairs, for every subset."
         )
     if losers and not beta:
         raise ArgumentError(
-            "data.subsets.losers are the worse ones of pairs, from which only a fine-tune with "
-            "target.preference_beta learns: set it, as to 2000, or leave the losers out."
+            "data.subsets has pairs of pictures, from which only a fine-tune with "
+            "target.preference_beta learns: set it, as to 2000, or leave the worse ones out."
         )
     return [f"pairs: {losers}"] if losers else []
 

@@ -41,7 +41,7 @@ from train.export import PRECISIONS, ExportConfig, Notes, convert_and_write_mode
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWordConfig
 
 if TYPE_CHECKING:
-    from t2i.adapters.lora_writer import ModelFamily
+    from t2i.adapters.lora_files.kohya_header import ModelFamily
 
 WIDTH_SD2 = 1024
 """Width of the text embeddings that the UNet of Stable Diffusion 2 reads."""

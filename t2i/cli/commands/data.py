@@ -67,7 +67,8 @@ def save_contact_sheet(
 DataPathArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="PLACE", help="A folder, a .tar, or the TOML of a run or of kohya's scripts."
+        metavar="PLACE",
+        help="A folder, a .jsonl of pairs, a .tar, the TOML of a run or one of kohya's.",
     ),
 ]
 SheetNumOption = Annotated[int, typer.Option(min=0, max=1000, help="Pictures on the sheet.")]

@@ -221,6 +221,8 @@ def split_words(words: list[str] | None) -> list[str]:
 
     Raises ArgumentError for an empty one.
     """
+    from t2i.cli.request.request import check_text_length_and_encoding
+
     if words is None:
         return []
     split = [word.strip() for text in words for word in text.split(",")]
@@ -229,6 +231,8 @@ def split_words(words: list[str] | None) -> list[str]:
             f"Got --words {','.join(words)!r:.80}: expected words of the prompt between commas, "
             'as in --words cat,"red apple".'
         )
+    for word in split:
+        check_text_length_and_encoding("A word of --words", word)
     return list(dict.fromkeys(split))
 
 

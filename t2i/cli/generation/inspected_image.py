@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
@@ -92,5 +92,6 @@ def _warn_of_absent_words(request: Request, absent: Sequence[str]) -> None:
         message = unknown_word_message(word, request.prompt)
         warnings.warn(f"{message} It is read beside the prompt.", stacklevel=2)
     vocabulary = read_caption_vocabulary(locate_model(request.model))
-    for warning in find_prompt_warnings(request, [", ".join(absent)], request.model, vocabulary):
+    words = replace(request, grammar="plain")  # a word has no grammar
+    for warning in find_prompt_warnings(words, [", ".join(absent)], request.model, vocabulary):
         warnings.warn(warning, stacklevel=2)

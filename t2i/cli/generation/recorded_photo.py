@@ -130,6 +130,11 @@ def read_recorded_photo(
             f't2i invert PHOTO "what it shows" --out FOLDER'
         )
     parsed = parse_record(json.dumps(record))
+    if source.photo is None or parsed.request.image is None or parsed.request.inversion is None:
+        raise DataError(
+            f"{folder} records no photo, but a request of one: record the photo anew with t2i "
+            "invert."
+        )
     request = replace(parsed.request, model=model or parsed.request.model)
     if request.model not in EMBEDDED_MODELS and not Path(request.model).exists():
         # Looked for here alone: a folder must not make anybody download what it names.

@@ -170,7 +170,9 @@ class PhotoOptions:
             image=parse_input_file(str(self.image)),
             mask=None if self.mask is None else parse_input_file(str(self.mask)),
             inversion=PhotoInversion(
-                method=self.invert or AUTO_METHOD, fit=self.fit or "crop", full_size=self.full_size
+                method=AUTO_METHOD if self.invert is None else self.invert,
+                fit=self.fit or "crop",
+                full_size=self.full_size,
             ),
         )
 

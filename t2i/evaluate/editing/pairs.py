@@ -63,6 +63,13 @@ class PromptPair:
         return self.source.caption.text, self.target.caption.text
 
     @property
+    def target_text(self) -> str:
+        """Target prompt for records and galleries, which names a strengthened word."""
+        if self.strengthened_word is None:
+            return self.captions[1]
+        return f"{self.captions[1]}, more {self.strengthened_word}"
+
+    @property
     def target_statement(self) -> CaptionStatement:
         """Statements of the target's caption, by which an edited picture is judged."""
         return build_caption_statement(self.target)

@@ -4,6 +4,7 @@ H W size of the picture, F features, P positions.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +40,31 @@ def measure_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
 ) -> Similarity | None:
     """Measure PSNR, MSE and SSIM of two pictures within a mask (H, W); None if it is empty."""
-    if not places_HW.any():
-        return None
+    return measure_similarities(one, other, [places_HW])[0]
+
+
+def measure_similarities(
+    one: Image.Image, other: Image.Image, masks: Sequence[NDArray[np.bool_]]
+) -> list[Similarity | None]:
+    """Measure PSNR, MSE and SSIM of two pictures within each mask (H, W); None for an empty one.
+
+    Once for all masks: the map of SSIM takes a tenth of a second at 128 x 128.
+    """
+    if not any(mask_HW.any() for mask_HW in masks):
+        return [None] * len(masks)
     one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
-    places = torch.from_numpy(places_HW)
-    mse = float((one_3HW - other_3HW).square().mean(0)[places].mean())
-    psnr = MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse))
-    return Similarity(psnr, mse, float(ssim_map(one_3HW, other_3HW)[places].mean()))
+    error_HW = (one_3HW - other_3HW).square().mean(0)
+    ssim_HW = ssim_map(one_3HW, other_3HW)
+    found: list[Similarity | None] = []
+    for mask_HW in masks:
+        if not mask_HW.any():
+            found.append(None)
+            continue
+        places = torch.from_numpy(mask_HW)
+        mse = float(error_HW[places].mean())
+        psnr = MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse))
+        found.append(Similarity(psnr, mse, float(ssim_HW[places].mean())))
+    return found
 
 
 def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:

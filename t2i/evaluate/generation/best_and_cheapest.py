@@ -1,4 +1,4 @@
-"""Choose sampling settings from a sweep: the cheapest not significantly worse than the best."""
+"""Choice of sampling settings from a sweep: the cheapest not significantly worse than the best."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention import LocalBlend
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
-from t2i.evaluate.generation.generation import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
 from t2i.text.prompt import Prompt
 
 

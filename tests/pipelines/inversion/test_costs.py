@@ -11,7 +11,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import ShareKeysValues
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
-from t2i.evaluate.generation.generation import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
 from tests.tiny import tiny_sd_components
 
 SOURCE, TARGET = "a red cat", "a red dog"

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from t2i.errors import DataError, nearest_hint
 from t2i.safe_reading import (
     CAPTION_TABLE_KIND,
+    UntrustedFileKind,
     decode_utf8,
     iterate_numbered_lines,
     open_untrusted,
@@ -33,8 +34,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> Rows:
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
             raise DataError(f"{place}: no {FILE_COLUMN!r}. {nearest_hint(FILE_COLUMN, row)}")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{place}: {name!r} leads out of the folder; name what lies within.")
+        check_path_stays_in_folder(name, place)
         try:
             captions = parse_caption_cell(row.get(find_caption_column(row, caption_column, place)))
         except ValueError as error:
@@ -42,6 +42,12 @@ def read_caption_table(table: Path, caption_column: str | None) -> Rows:
         path = table.parent / name
         rows[path] = rows.get(path, ()) + captions
     return rows
+
+
+def check_path_stays_in_folder(name: str, place: str) -> None:
+    """Raise DataError for a path in a table that leads out of the table's folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{place}: {name!r} leads out of the folder; name what lies within.")
 
 
 def find_caption_column(row: dict[str, object], wanted: str | None, place: str) -> str:
@@ -63,9 +69,14 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     return found[0] if found else CAPTION_COLUMNS[0]
 
 
-def iterate_table_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Iterate over the rows of a metadata table with their line numbers, counted from 1."""
-    with open_untrusted(table, CAPTION_TABLE_KIND) as file:
+def iterate_table_rows(
+    table: Path, kind: UntrustedFileKind = CAPTION_TABLE_KIND
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """Iterate over the rows of a table, CSV or JSONL, with their line numbers, counted from 1.
+
+    Raises DataError with file and line for what cannot be read.
+    """
+    with open_untrusted(table, kind) as file:
         yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
 
 

@@ -5,6 +5,7 @@ from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_pict
 from train.data.sources.huggingface_dataset import list_huggingface_dataset
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.listing import Listing
+from train.data.sources.preference_pairs import list_preference_pairs
 from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
 
@@ -29,11 +30,13 @@ def expand_kohya_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], li
 
 
 def list_subset_pictures(subset: SubsetConfig) -> Listing:
-    """List the pictures of a subset, whether its source is a folder, archives or a `datasets`
-    table.
+    """List the pictures of a subset, whether its source is a folder, a file of pairs, archives or
+    a `datasets` table.
 
     Raises DataError if its source cannot be read.
     """
+    if subset.pairs is not None:
+        return list_preference_pairs(subset.pairs)
     if subset.tars is not None:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
         return list_tar_pictures(patterns, subset.caption_column)

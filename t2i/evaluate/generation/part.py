@@ -1,18 +1,17 @@
-"""Generation part: does the model draw the caption, as judged by the recogniser."""
+"""Part "generation" of the suite: does the model draw the caption, as the recogniser judges."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import nn
 
 from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.schedulers import build_scheduler, find_sampler, rebuild_scheduler
+from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.judge import (
     CaptionStatement,
@@ -297,14 +296,3 @@ class GenerationPart:
             pipe.scheduler = self._default_scheduler
         pictures: list[Image.Image] = drawn[0]
         return pictures
-
-
-@contextmanager
-def record_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
-    """Yield a list that receives the number of batch rows of each denoiser call in the block."""
-    rows: list[int] = []
-    hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
-    try:
-        yield rows
-    finally:
-        hook.remove()

@@ -1,4 +1,4 @@
-"""Editing part: does an edit change what was requested, and nothing else."""
+"""Part "editing" of the suite: does an edit change what was requested, and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from t2i.evaluate.editing.records import (
 from t2i.evaluate.editing.scores import (
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarity,
+    measure_similarities,
     structure_distance,
     unchanged_mask,
 )
@@ -171,7 +171,7 @@ class EditingPart:
         return PairRecord(
             kind=kind,
             source=pair.captions[0],
-            target=describe_edit_target(pair),
+            target=pair.target_text,
             source_right=all(
                 judge_statement(build_caption_statement(pair.source), source)["everything"]
             ),
@@ -245,8 +245,8 @@ def compare_edit_with_source(
     (source, source_seen), (target, target_seen) = before, after
     size = source.height, source.width
     stay = unchanged_mask(pair, source_seen, target_seen, size)
-    whole = measure_similarity(source, target, np.ones(size, dtype=np.bool_))
-    stayed = measure_similarity(source, target, stay)
+    everywhere = np.ones(size, dtype=np.bool_)
+    whole, stayed = measure_similarities(source, target, [everywhere, stay])
     assert whole is not None
     return EditedPictureRecord(
         success=is_edit_successful(pair, source_seen, target_seen),
@@ -256,13 +256,4 @@ def compare_edit_with_source(
         structure=round(structure_distance(source_seen.features, target_seen.features), DECIMALS),
         fit=fit,
         fit_there=fit_there,
-    )
-
-
-def describe_edit_target(pair: PromptPair) -> str:
-    """Return the target prompt as text, naming a strengthened word, for records and galleries."""
-    return (
-        pair.captions[1]
-        if pair.strengthened_word is None
-        else f"{pair.captions[1]}, more {pair.strengthened_word}"
     )

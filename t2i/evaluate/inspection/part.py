@@ -1,4 +1,4 @@
-"""Inspection part of the suite: do the heat maps of words lie on the objects of the words.
+"""Part "inspection" of the suite: do the heat maps of words lie on the objects of the words.
 
 H W size of the picture.
 """

@@ -9,7 +9,6 @@ from PIL import Image
 
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
-from t2i.evaluate.editing.editing import describe_edit_target
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
 from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.real.chapters import build_chapters
@@ -92,7 +91,7 @@ class RealPart:
             split=split,
             kind=kind,
             source=pair.prompts.captions[0],
-            target=describe_edit_target(pair.prompts),
+            target=pair.prompts.target_text,
             autoencoder=round(reproduced.psnr, 4),
             controls={label: scores[label] for label in controls},
             methods={

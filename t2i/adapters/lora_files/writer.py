@@ -1,21 +1,26 @@
-"""Writing LoRA files in the layouts of diffusers and kohya, and folders of peft's."""
+"""Writing of LoRA files in the layouts of diffusers and kohya, and of folders of peft's."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from t2i.adapters.lora_keys import PEFT_PREFIX
+from t2i.adapters.lora_files.adapter_config import HEADER_KEY
+from t2i.adapters.lora_files.keys import PEFT_PREFIX
+from t2i.adapters.lora_files.kohya_header import (
+    KohyaMetadata,
+    ModelFamily,
+    build_kohya_header,
+    infer_base_family,
+    select_training_metadata,
+)
+from t2i.adapters.lora_files.reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
-from t2i.adapters.lora_reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from t2i.adapters.lora_scales import HEADER_KEY
+from t2i.adapters.lora_summary import find_most_common, int_if_whole
 from t2i.adapters.module_names import (
     ONE_ENCODER_PREFIXES,
     TEXT_MODEL_PREFIX,
@@ -25,45 +30,12 @@ from t2i.adapters.module_names import (
     summarize_names,
     to_original_sdxl_name,
 )
-from t2i.atomic_files import write_atomically
+from t2i.adapters.tensor_files import make_contiguous, write_tensor_file
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.errors import ArgumentError, ModelError
+from t2i.errors import ModelError
 
-Number = TypeVar("Number", int, int | float)
-ModelFamily = Literal["sd1", "sd2", "sdxl"]
-FAMILY_BY_TEXT_WIDTH: Mapping[int, ModelFamily] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Width of the text embeddings that a UNet attends to -> family."""
-KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-MODELSPEC_ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
 TEXT_ATTENTION_ENDINGS = (".q_proj", ".k_proj", ".v_proj", ".out_proj")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KohyaMetadata:
-    """Metadata to write into the header of a kohya LoRA file.
-
-    family : of the base model; None infers it from the layers
-    layers_per_block : of its UNet; used for the names of SDXL's modules only
-    extra : further entries of the header, such as ss_learning_rate or modelspec.author
-    """
-
-    family: ModelFamily | None = None
-    title: str = ""
-    layers_per_block: int = 2
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if wrong := [name for name in self.extra if not name.startswith(("ss_", "modelspec."))]:
-            raise ArgumentError(
-                f"Got {summarize_names(wrong)} for the header of a kohya file: expected names "
-                "that begin "
-                "with ss_ or modelspec."
-            )
 
 
 def write_diffusers_lora(path: Path, lora: Lora) -> None:
@@ -259,62 +231,6 @@ def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block:
     return replace_dots(module_name_in_file(part, module))
 
 
-def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata) -> dict[str, str]:
-    """Build the header of a kohya file, as kohya's scripts and the UIs read it."""
-    layers = {f"{part}.{name}": layer for part, name, layer in lora.iter_layers()}
-    module = "networks.lora" if lora.kinds == {"lora"} else "lycoris.kohya"
-    header = {
-        "ss_network_module": module,
-        "ss_network_dim": str(
-            find_most_common({name: layer.rank for name, layer in layers.items()})
-        ),
-        "ss_network_alpha": str(
-            find_most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
-        ),
-        "ss_base_model_version": KOHYA_VERSIONS[family],
-        "ss_v2": str(family == "sd2"),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{MODELSPEC_ARCHITECTURES[family]}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": metadata.title or "LoRA",
-        "format": "pt",
-    }
-    if metadata.title:
-        header["ss_output_name"] = metadata.title
-    return select_training_metadata(lora) | header | dict(metadata.extra)
-
-
-def select_training_metadata(lora: Lora) -> dict[str, str]:
-    """Return the header entries that describe the training, without hashes of the file."""
-    return {
-        name: text
-        for name, text in lora.header.items()
-        if name.startswith(("ss_", "modelspec.")) and "hash" not in name
-    }
-
-
-def infer_base_family(lora: Lora) -> ModelFamily:
-    """Infer the family of the base model from the second text encoder, header or text width.
-
-    Raises ModelError where none of them shows it.
-    """
-    if "text_encoder_2" in lora.parts:
-        return "sdxl"
-    version = lora.header.get("ss_base_model_version", "")
-    for family in FAMILY_BY_TEXT_WIDTH.values():
-        if version.startswith(KOHYA_VERSIONS[family].removesuffix("_base_v1-0")):
-            return family
-    for name, layer in lora.parts.get("unet", {}).items():
-        reads_text = name.endswith(("attn2.to_k", "attn2.to_v"))
-        width = layer.down.shape[1] if isinstance(layer, LowRankUpdate) and reads_text else None
-        if width is not None and width in FAMILY_BY_TEXT_WIDTH:
-            return FAMILY_BY_TEXT_WIDTH[width]
-    raise ModelError(
-        "The base model of the LoRA cannot be inferred from its layers: give --family sd1, sd2 or "
-        "sdxl."
-    )
-
-
 def check_not_empty(lora: Lora) -> None:
     """Raise ModelError for a LoRA without layers."""
     if not any(lora.parts.values()):
@@ -324,29 +240,6 @@ def check_not_empty(lora: Lora) -> None:
 def find_weight_ndim(layer: WeightUpdate) -> int:
     """Return the number of axes of a layer's weight: 4 for a convolution's LoRA, otherwise 2."""
     return layer.down.dim() if isinstance(layer, LowRankUpdate) else 2
-
-
-def find_most_common(values: Mapping[str, Number]) -> Number:
-    """Return the most frequent number, the largest one of several."""
-    counts = Counter(values.values())
-    return max(counts, key=lambda value: (counts[value], value))
-
-
-def int_if_whole(value: float) -> int | float:
-    """Return a number as an int if it is whole, else unchanged."""
-    return int(value) if value == int(value) else value
-
-
-def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to contiguous memory of their own, as safetensors requires."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically. Raises OutputError for a failed write."""
-    # Not save_file: its files are readable by their owner only.
-    content = save(make_contiguous(tensors), dict(header))
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 DIFFUSERS_FIELDS = {

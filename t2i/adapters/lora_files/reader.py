@@ -9,7 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.adapters.lora_keys import parse_key
+from t2i.adapters.lora_files.adapter_config import (
+    AdapterConfig,
+    build_adapter_config_from_peft,
+    build_adapter_configs_from_header,
+)
+from t2i.adapters.lora_files.keys import parse_key
 from t2i.adapters.lora_layers import (
     MODEL_PARTS,
     HadamardUpdate,
@@ -18,11 +23,6 @@ from t2i.adapters.lora_layers import (
     LowRankUpdate,
     WeightUpdate,
     convert_peft_kronecker,
-)
-from t2i.adapters.lora_scales import (
-    AdapterConfig,
-    build_adapter_config_from_peft,
-    build_adapter_configs_from_header,
 )
 from t2i.adapters.module_names import printable_name, summarize_names
 from t2i.adapters.tensor_files import read_single_number, read_tensors_and_metadata
