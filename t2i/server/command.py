@@ -83,6 +83,7 @@ def serve(
     from t2i.errors import ArgumentError
     from t2i.optional_dependencies import build_install_command
     from t2i.server.settings import DAY, GIBIBYTE, ServerSettings
+    from t2i.terminal import plural
 
     settings = ServerSettings(
         models=tuple(model or ["embedded"]),
@@ -111,8 +112,8 @@ def serve(
     for secret in settings.tokens:
         if len(secret) < MIN_TOKEN or not secret.isascii() or not secret.isprintable():
             raise ArgumentError(
-                f"Got a --token of {len(secret)} characters: expected at least {MIN_TOKEN} "
-                "printable ones of ASCII, which nobody guesses."
+                f"Got a --token of {plural(len(secret), 'character')}: expected at least "
+                f"{MIN_TOKEN} printable ones of ASCII, which nobody guesses."
             )
     try:
         from t2i.server.running import run_server

@@ -47,6 +47,7 @@ ALLOWED = {
     "t2i.hardware": {"read_text"},
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
+    "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written
     "t2i.server.compat.openai.streaming": {"Image.open"},
     "t2i.text.bpe": {"loads"},
     "train.cache.model_digests": {"loads"},

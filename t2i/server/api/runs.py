@@ -1,6 +1,5 @@
 """Routes of a folder of training runs, which are only looked at: logs, configs and sheets."""
 
-import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -86,7 +85,7 @@ def _read_records(log: FilePath) -> list[dict[str, Any]]:
     records = []
     for line in read_bounded(log, RUN_FILE_KIND.max_bytes).splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line, lenient=True)
         except ValueError:
             continue
         if isinstance(record, dict):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +25,7 @@ from t2i.server.jobs.job import (
     create_identifier,
 )
 from t2i.server.jobs.job_events import JobEvent, JobEvents
+from t2i.server.jobs.job_inputs import find_taken_uploads, take_uploads
 from t2i.server.jobs.job_queue import JobQueue
 from t2i.server.jobs.job_request import JobRequest, parse_job_request
 from t2i.server.jobs.request_building import (
@@ -103,7 +103,7 @@ class JobService:
         folder = self.folder / job_id
         try:
             source = self._find_source(request, owner)
-            find = self._take_uploads(folder, owner)
+            find = take_uploads(self.uploads, folder / INPUTS, owner)
             built = build_request(
                 request,
                 self.catalogue,
@@ -257,7 +257,7 @@ class JobService:
             built = build_request(
                 body,
                 self.catalogue,
-                self._find_taken_upload(job.id, names),
+                find_taken_uploads(self.folder / job.id / INPUTS, names),
                 None if source is None else self._build_source_request(source, names),
             )
         except (T2IError, OSError) as error:
@@ -373,35 +373,5 @@ class JobService:
 
     def _build_source_request(self, source: Job, names: dict[str, str] | None = None) -> Request:
         body = parse_job_request(source.kind, source.request)
-        find = self._find_taken_upload(source.id, {} if names is None else names)
+        find = find_taken_uploads(self.folder / source.id / INPUTS, {} if names is None else names)
         return build_request(body, self.catalogue, find).request
-
-    def _take_uploads(self, folder: Path, owner: str) -> Callable[[str], Path]:
-        """Return a function that gives a job its own link to an upload, and its path."""
-
-        def find(upload_id: str) -> Path:
-            upload = self.uploads.get(upload_id, owner)
-            path = folder / INPUTS / upload.id / upload.name
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(upload.path, path)
-                except OSError:
-                    shutil.copyfile(upload.path, path)
-            return path
-
-        return find
-
-    def _find_taken_upload(self, job_id: str, names: dict[str, str]) -> Callable[[str], Path]:
-        """Return a function that gives the path of an upload which a job has taken.
-
-        names : is given its path -> its own name
-        """
-
-        def find(upload_id: str) -> Path:
-            folder = self.folder / job_id / INPUTS / upload_id
-            path = next(iter(folder.iterdir()))
-            names[str(path)] = path.name
-            return path
-
-        return find

@@ -31,6 +31,7 @@ from t2i.server.jobs.job_request import (
     SamplingRequest,
     Window,
 )
+from t2i.terminal import plural
 
 FindUpload: TypeAlias = Callable[[str], Path]
 """Identifier of an upload -> its file."""
@@ -114,9 +115,9 @@ def check_size_of_work(
     asked = width * height * steps * number * factor
     if asked > max_pixels_x_steps:
         raise ArgumentError(
-            f"Got {width}x{height} pixels x {steps} steps x {number}: {asked:,.0f}, this server "
-            f"takes up to {max_pixels_x_steps:,} in one request. Ask for a smaller size, fewer "
-            "steps, or fewer pictures."
+            f"Got {width}x{height} pixels x {plural(steps, 'step')} x {number}: {asked:,.0f}, this "
+            f"server takes up to {max_pixels_x_steps:,} in one request. Ask for a smaller size, "
+            "fewer steps, or fewer pictures."
         )
 
 

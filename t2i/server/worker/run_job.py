@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -34,20 +33,17 @@ from t2i.cli.generation.image_generation import (
 )
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
-from t2i.cli.metadata.writing import build_metadata_texts, build_record, save_image_with_metadata
-from t2i.cli.request.file_checks import map_request_files
-from t2i.cli.request.input_files import InputFile
+from t2i.cli.metadata.writing import build_record
 from t2i.cli.request.request import Request
-from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.library_messages import quiet_libraries
-from t2i.pictures import save_picture
-from t2i.server.jobs.job import JobKind, JobResult, ResultFile
+from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJob
-from t2i.server.worker.model_cache import LoadedModel, ModelCache
+from t2i.server.worker.job_run import JobRun
+from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import StepMaps, find_word_tokens, write_word_maps
+from t2i.server.worker.word_maps import StepMaps, find_word_tokens
 
 SOURCE_FOLDER = "source"
 """Folder of a recorded source below that of its job."""
@@ -69,113 +65,6 @@ class SourceCache:
             self.sources.pop(next(iter(self.sources)))
         self.sources[job_id] = source
         return source
-
-
-@dataclass(slots=True)
-class JobRun:
-    """One run of a job: its model, what it reports, and the files written so far."""
-
-    job: WorkerJob
-    model: LoadedModel
-    reporter: StepReporter
-    source: RecordedSource | None
-    files: list[ResultFile] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def wants_maps(self) -> bool:
-        """True if heat maps of the job's words are asked for."""
-        body: Any = self.job.body
-        return self.job.kind == "inspect" or bool(
-            getattr(body, "words_maps", False) or getattr(body, "map_steps", False)
-        )
-
-    @property
-    def wants_steps(self) -> bool:
-        """True if heat maps and predicted images of each step are asked for."""
-        return bool(getattr(self.job.body, "map_steps", False))
-
-    def prepare_request(self) -> Request:
-        """Return the request with the model's defaults, its adapters attached."""
-        built = self.job.built
-        request = built.request
-        if self.source is not None:  # the photo's file is not needed any more
-            prepared = self.model.prepare(
-                replace(request, image=None, mask=None, inversion=None), built.prompts
-            )
-            return replace(
-                prepared, image=request.image, mask=request.mask, inversion=request.inversion
-            )
-        return self.model.prepare(request, built.prompts)
-
-    def save_image(self, name: str, image: Image.Image, request: Request, seed: int) -> None:
-        """Save an image with its metadata, in which uploads have their own names."""
-        texts = build_metadata_texts(self.name_pictures(request), seed, self.model.digest)
-        save_image_with_metadata(image, texts, self.job.folder / name)
-        self.files.append(ResultFile(name, "image/png", image.width, image.height, seed))
-
-    def save_plain_image(self, name: str, image: Image.Image) -> None:
-        """Save an image without metadata."""
-        save_picture(image, self.job.folder / name)
-        self.files.append(ResultFile(name, "image/png", image.width, image.height))
-
-    def name_pictures(self, request: Request) -> Request:
-        """Return the request with the names that its uploads had where they came from."""
-        names = self.job.picture_names
-
-        def rename(_field: str, file: InputFile) -> InputFile:
-            return replace(file, path=names[file.path]) if file.path in names else file
-
-        return map_request_files(request, rename)
-
-    def save_maps(
-        self,
-        maps: Any,
-        tokens: dict[str, tuple[int, ...]],
-        picture: int = 0,
-        steps: Sequence[Any] = (),
-    ) -> None:
-        """Save the heat maps of one of the images."""
-        described = write_word_maps(maps, tokens, self.job.folder, picture, steps)
-        self.data.setdefault("maps", {})[str(picture)] = described
-        with Image.open(self.job.folder / described["atlas"]) as atlas:
-            size = atlas.size
-        self.files += [
-            ResultFile(described["atlas"], "image/png", *size),
-            ResultFile(described["exact"], "application/octet-stream"),
-        ]
-
-    def save_steps(self) -> None:
-        """Save the images that each step predicts: steps side by side, pictures under each
-        other.
-        """
-        if not self.reporter.clean_latents:
-            return
-        clean_KBCHW = torch.stack(self.reporter.clean_latents)
-        rows = [self._decode_row(clean_KBCHW[:, b]) for b in range(clean_KBCHW.shape[1])]
-        width, height = rows[0][0].size
-        sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
-        for r, row in enumerate(rows):
-            for k, image in enumerate(row):
-                sheet.paste(image, (k * width, r * height))
-        self.save_plain_image("steps.png", sheet)
-        self.data["steps"] = {
-            "file": "steps.png",
-            "steps": len(rows[0]),
-            "width": width,
-            "height": height,
-        }
-
-    @torch.no_grad()
-    def _decode_row(self, latents_KCHW: Tensor) -> list[Image.Image]:
-        vae: Any = self.model.pipe.vae
-        parameter = next(vae.parameters())
-        images: list[Image.Image] = []
-        for latents_CHW in latents_KCHW:
-            latents = latents_CHW[None].to(parameter.device, parameter.dtype)
-            processor = self.model.pipe.image_processor
-            images += processor.postprocess(sd.decode_latents(vae, latents), "pil")
-        return images
 
 
 def run_job(

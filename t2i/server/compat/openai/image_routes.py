@@ -27,6 +27,7 @@ from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_request import GenerateRequest
 from t2i.server.jobs.job_service import JobService
 from t2i.server.jobs.uploads import Upload
+from t2i.terminal import plural
 
 router = APIRouter(
     prefix="/v1", tags=["OpenAI"], route_class=OpenAIRoute, responses=ERROR_RESPONSES
@@ -90,7 +91,7 @@ def _upload_pictures(form: EditForm, owner: str, service: JobService) -> dict[st
     """Keep the picture and the mask of an edit; return the fields of its job."""
     files = [*form.image, *form.image_array]
     if len(files) != 1:
-        raise ArgumentError(f"Got {len(files)} images to edit: expected one.")
+        raise ArgumentError(f"Got {plural(len(files), 'image')} to edit: expected one.")
     original = _upload(files[0], "image", owner, service)
     picture = open_picture(original.path)
     mask = None
