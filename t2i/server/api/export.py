@@ -20,6 +20,8 @@ from t2i.server.jobs.job_request import (
 
 PICTURE, MASK = "picture.png", "mask.png"
 """Names of uploads in a command: the server keeps no path of theirs."""
+TARGET = "target-1.png"
+"""Name of an edit's image in a command."""
 SOURCE = "source"
 """Name of a recorded source's folder in a command."""
 
@@ -36,7 +38,11 @@ def export_request(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
 
 
 def write_command(body: SamplingRequest, catalogue: Catalogue) -> str:
-    """Return the command line of a request."""
+    """Return the command line of a request; of one with regions, which are no option, the command
+    that draws its image from the metadata.
+    """
+    if isinstance(body, EditRequest) and body.regions:
+        return f"t2i generate --from {TARGET}"
     words = ["t2i", *_list_subject(body)]
     for option, value in _list_options(body, catalogue):
         words += [option] if value is None else [option, value]

@@ -9,6 +9,7 @@ from t2i.cli.request.request import Grammar
 from t2i.server.jobs.job import JobKind
 
 MAX_WORDS = 64
+MAX_REGIONS = 16
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
 """Identifier of an upload or of a job."""
 Window = float | Annotated[tuple[float, float], Field()]
@@ -77,6 +78,15 @@ class GenerateRequest(SamplingRequest):
     map_steps: bool = False
 
 
+class RegionChoice(BaseModel):
+    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: Annotated[str, Field(max_length=500)]
+    box: tuple[float, float, float, float]
+
+
 class EditRequest(SamplingRequest):
     """Request of `edit`: a source and images of changed words beside it.
 
@@ -85,6 +95,8 @@ class EditRequest(SamplingRequest):
     weights : word -> factor
     blend : "auto", "none", or words as in "cat,dog"
     cross_replace, self_replace : shares of the steps in which the source's maps are kept
+    regions : boxes to which words of the targets are bound; then the shares are 0 where left open,
+        and so nothing holds the objects in their place
     image, method, mask, fit, full_size : a photo instead of a drawn source, as for `invert`
     """
 
@@ -107,6 +119,7 @@ class EditRequest(SamplingRequest):
     blend: Annotated[str, Field(max_length=2000)] = "auto"
     cross_replace: Window | None = None
     self_replace: Window | None = None
+    regions: Annotated[list[RegionChoice], Field(max_length=MAX_REGIONS)] = []
     image: Identifier | None = None
     method: Annotated[str, Field(max_length=500)] = AUTO_METHOD
     mask: Identifier | None = None

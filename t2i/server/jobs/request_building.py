@@ -31,6 +31,7 @@ from t2i.server.jobs.job_request import (
     SamplingRequest,
     Window,
 )
+from t2i.server.jobs.region_edits import build_region_edits
 from t2i.terminal import plural
 
 FindUpload: TypeAlias = Callable[[str], Path]
@@ -44,12 +45,14 @@ class BuiltRequest:
     request : of the source, for edits
     prompts : of an edit, the source's first; of others the request's alone
     edit : options of an edit, else None
+    region_edits : edits that bind words to boxes, beside those of the options
     words : whose heat maps are asked for; empty for every word
     """
 
     request: Request
     prompts: tuple[str, ...]
     edit: EditOptions | None = None
+    region_edits: tuple[Mapping[str, object], ...] = ()
     words: tuple[str, ...] = ()
 
 
@@ -207,6 +210,8 @@ def _build_edit(
         )
         if value is not None
     }
+    if body.regions:
+        windows = {"cross_replace": (0.0, 0.0), "self_replace": (0.0, 0.0), **windows}
     edit = EditOptions(weights=body.weights, blend=parse_local_blend(body.blend), windows=windows)
     if source is not None:
         _check_only_source(body, "source_prompt", body.source_prompt)
@@ -228,9 +233,10 @@ def _build_edit(
         check_request_files(request)
     if body.full_size and request.inversion is None:
         raise ArgumentError("Got full_size without image: a drawn picture has its full size.")
-    if not body.targets and not body.weights:
+    if not body.targets and not body.weights and not body.regions:
         raise ArgumentError(
-            "Missing what to change: give targets, prompts with other words, or weights of words."
+            "Missing what to change: give targets, prompts with other words, weights of words, or "
+            "regions."
         )
     targets = body.targets or [request.prompt]
     check_no_lora_tags("a target", targets, request)
@@ -238,7 +244,7 @@ def _build_edit(
     check_no_composed_prompts(request, prompts)
     for prompt in targets:
         replace(request, prompt=prompt)  # checks its length, letters and grammar
-    return BuiltRequest(request, prompts, edit)
+    return BuiltRequest(request, prompts, edit, build_region_edits(body.regions, len(targets)))
 
 
 def _parse_window(name: str, value: Window) -> tuple[float, float]:

@@ -174,6 +174,10 @@ def run_edit(run: JobRun) -> Request:
         run.reporter.clean_latents.clear()
     options = built.edit.to_word_edit_options()
     request, chosen = choose_request_edits(editor, request, built.prompts, options, source)
+    if built.region_edits:
+        assert request.edited is not None
+        edits = (*request.edited.edits, *built.region_edits)
+        request = replace(request, edited=replace(request.edited, edits=edits))
     with ExitStack() as stack:
         probed = _probe_edit(run, editor, request, source, stack)
         stack.enter_context(

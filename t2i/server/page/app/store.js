@@ -18,7 +18,7 @@ export const EMPTY_FORM = Object.freeze({
   loras: [],
 });
 
-export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, blend: null, cross: null, self: null });
+export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: [], blend: null, cross: null, self: null });
 
 /**
  * form: what the next picture is drawn from
@@ -26,7 +26,7 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, blend: null
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn
  * changes: what the edit on screen changes of its source
- * mask: {words, threshold} while a mask is made; blend: words that an edit keeps to
+ * mask: {words, threshold} while a mask is made; placing: {words, box} while a box is drawn
  */
 export const state = {
   form: { ...EMPTY_FORM },
@@ -38,6 +38,7 @@ export const state = {
   busy: null,
   changes: NO_CHANGES,
   mask: null,
+  placing: null,
   photo: null,
   models: [],
 };

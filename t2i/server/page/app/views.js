@@ -79,7 +79,7 @@ export async function show(view, { before = null, changes = NO_CHANGES } = {}) {
   if (before && view.id) sources.set(view.id, before);
   const sameWords = state.view?.prompt === view.prompt;
   view.changes = changes;
-  set({ view, before, changes, step: null, mask: null, hovered: null, pinned: sameWords ? state.pinned : null });
+  set({ view, before, changes, step: null, mask: null, placing: null, hovered: null, pinned: sameWords ? state.pinned : null });
   keep({ viewId: view.id });
   try {
     await load(view);
@@ -137,6 +137,7 @@ function changesOf(request, before) {
   return {
     prompt: prompt === before?.prompt ? null : prompt,
     weights: request.weights ?? {},
+    regions: request.regions ?? [],
     blend: request.blend ?? null,
     cross: request.cross_replace ?? null,
     self: request.self_replace ?? null,

@@ -32,12 +32,13 @@ export async function changeEdit(patch) {
   if (!drawn && state.changes === changes && !state.busy) set({ changes: state.view.changes ?? NO_CHANGES });
 }
 
-const isNothing = ({ prompt, weights }) => prompt === null && !Object.keys(weights).length;
+const isNothing = ({ prompt, weights, regions }) => prompt === null && !Object.keys(weights).length && !regions.length;
 
 function requestOf(source, id, changes) {
   const request = { source: id, words_maps: true, map_steps: true };
   if (changes.prompt !== null && changes.prompt !== source.prompt) request.targets = [changes.prompt];
   if (Object.keys(changes.weights).length) request.weights = changes.weights;
+  if (changes.regions.length) request.regions = changes.regions;
   if (changes.blend) request.blend = changes.blend;
   if (changes.cross) request.cross_replace = changes.cross;
   if (changes.self) request.self_replace = changes.self;

@@ -5,6 +5,7 @@ import { find, fill, freshId, icon, make } from "../app/dom.js";
 import { on, state } from "../app/store.js";
 import { rememberPast, show } from "../app/views.js";
 import { changeEdit } from "./edit.js";
+import { removeRegion } from "./regions.js";
 
 const KINDS = {
   recolour: "another colour",
@@ -45,9 +46,16 @@ function build() {
       }, icon("reset"))),
     );
   }
+  for (const { words } of changes.regions) {
+    rows.push(
+      make("li", {}, `${words} in its box `, make("button", {
+        type: "button", class: "quiet small", "aria-label": `Take the box of ${words} away`, onclick: () => removeRegion(words),
+      }, icon("reset"))),
+    );
+  }
   fill(
     room,
-    make("h2", {}, "Changed", chosen?.change ? make("small", {}, KINDS[chosen.change.kind]) : null),
+    make("h2", {}, "Changed", chosen?.change && chosen.change.kind in KINDS && rows.length > changes.regions.length ? make("small", {}, KINDS[chosen.change.kind]) : null),
     make("ul", { class: "changes" }, rows),
     make("details", { class: "how" }, make("summary", {}, "How"),
       blend(before, changes, chosen),

@@ -23,7 +23,7 @@ export function buildPointer(frame) {
   };
   const pointAt = (x, y, event, keyboard) => {
     const { view, mask, busy } = state;
-    if (!view?.maps || mask || (busy && !busy.quiet)) return hide();
+    if (!view?.maps || mask || state.placing || (busy && !busy.quiet)) return hide();
     point = { x: Math.min(0.999, Math.max(0, x)), y: Math.min(0.999, Math.max(0, y)) };
     ranked = view.maps.rank(point.x, point.y, state.step);
     if (!ranked.length) return hide();
@@ -56,7 +56,7 @@ export function buildPointer(frame) {
   frame.addEventListener("blur", hide);
   frame.addEventListener("click", (event) => {
     const box = frame.getBoundingClientRect();
-    if (state.mask) return;
+    if (state.mask || state.placing) return;
     pointAt((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height, event, false);
     // A finger cannot hover: it pins the first word, and the line under the sentence offers the mask.
     if (event.pointerType !== "touch") makeMask();

@@ -2,6 +2,7 @@
 
 import { find, fill, make } from "../app/dom.js";
 import { on, set, state } from "../app/store.js";
+import { place } from "../change/regions.js";
 import { startSwap, wordElement } from "./sentence.js";
 
 const PLACES = [
@@ -69,6 +70,7 @@ function actionsFor(selection, words) {
     single
       ? make("button", { type: "button", class: "link", onclick: () => startSwap(wordElement(selection[0])) }, "Swap")
       : null,
+    words[0].negative ? null : make("button", { type: "button", class: "link", onclick: () => place(selection) }, "Place"),
     make("button", { type: "button", class: "link", onclick: () => set({ mask: { words: selection, threshold: 0.5 } }) }, "Mask"),
     make("button", { type: "button", class: "link", onclick: () => set({ pinned: null, mask: null }) }, "Unpin"),
   ];
