@@ -32,6 +32,7 @@ from t2i.cli.request.upscaling import parse_upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.pictures import FORMATS
+from t2i.terminal import plural
 
 MAX_NAME_BYTES = 200
 """Maximum bytes of an image's name; a file system takes 255, and a number and a temporary suffix
@@ -204,8 +205,8 @@ def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
     sources = [keys.source] if isinstance(keys.source, str) else keys.source
     if not 1 <= len(sources) <= MAX_PROMPTS:
         raise ArgumentError(
-            f'Got {len(sources)} prompts in "source": expected one, or up to {MAX_PROMPTS} for '
-            "edits one upon the other."
+            f'Got {plural(len(sources), "prompt")} in "source": expected one, or up to '
+            f"{MAX_PROMPTS} for edits one upon the other."
         )
     for source in sources:
         check_text_length_and_encoding('"source"', source)
