@@ -16,7 +16,8 @@ SLOWEST := --durations 20 --durations-min 1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo page browser install test test-all test-mixins lint bench docs docs-pictures \
-    docs-examples tour train-embedded train-recogniser
+    docs-examples tour train-embedded train-recogniser \
+    train-second-recogniser
 
 help:
 	@echo "make demo            a picture of '$(PROMPT)' from the embedded model"
@@ -32,6 +33,7 @@ help:
 	@echo "make tour            run docs/tour.ipynb anew and keep what its cells show"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
 	@echo "make train-recogniser  the same for the judge of t2i evaluate"
+	@echo "make train-second-recogniser  the same for the judge of t2i data pairs"
 
 demo: $(VENV)/.installed
 	@$(BIN)/t2i generate "$(PROMPT)" --seed 0
@@ -98,6 +100,9 @@ train-recogniser: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/recogniser.toml
 	$(BIN)/t2i train configs/train/agreement.toml
 	$(BIN)/python -m t2i.evaluate.recogniser_card runs/agreement t2i/assets/recogniser
+
+train-second-recogniser: $(VENV)/.installed-dev
+	$(BIN)/t2i train configs/train/second-recogniser.toml
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

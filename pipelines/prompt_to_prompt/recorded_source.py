@@ -306,7 +306,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name a folder "
-            "that remember(), invert(), t2i edit --record or t2i invert has written."
+            "that remember() or invert() has written, `t2i invert` or `t2i edit --record`."
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: record the source again.")

@@ -18,7 +18,18 @@ def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, i
 
     Yields a function to call with a part's name and the count of its finished units.
     """
-    totals = {part.name: len(part.list_unit_keys()) for part in parts}
+    with show_progress({part.name: len(part.list_unit_keys()) for part in parts}) as update:
+        yield update
+
+
+@contextmanager
+def show_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
+    """Show the progress of long work within the block, a bar or lines.
+
+    totals : name -> number of units
+
+    Yields a function to call with a name and the count of its finished units.
+    """
     if not sys.stderr.isatty():
         yield ProgressLines(totals).update
         return

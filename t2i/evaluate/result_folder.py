@@ -43,12 +43,13 @@ class FinishedUnit:
 class ResultFolder:
     """Output folder of an evaluation, in which it is started or continued."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], noun: str = "evaluation") -> None:
         """Raise ArgumentError if the folder holds another evaluation, naming the differences.
 
         identity : JSON data that all units of the folder have in common
+        noun : what the folder holds, in messages
         """
-        self.folder = folder
+        self.folder, self.noun = folder, noun
         self.identity = {"version": LAYOUT_VERSION, **identity}
         self.finished_units: dict[tuple[str, str], FinishedUnit] = {}
         """Finished units by the names of part and unit."""
@@ -135,7 +136,7 @@ class ResultFolder:
         others = sorted({path.name for path in self.folder.glob("*")} - {LOCK})
         if others:
             raise OutputError(
-                f"{self.folder} holds {others[0]}, but no evaluation: choose "
+                f"{self.folder} holds {others[0]}, but no {self.noun}: choose "
                 "another --out, or an empty folder."
             )
 
@@ -145,7 +146,7 @@ class ResultFolder:
         )
         if different:
             raise ArgumentError(
-                f"{self.folder} holds another evaluation: {'; '.join(different)}. Repeat the "
+                f"{self.folder} holds another {self.noun}: {'; '.join(different)}. Repeat the "
                 "original arguments to continue, or choose another folder with --out."
             )
 

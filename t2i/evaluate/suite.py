@@ -85,6 +85,22 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         raise ArgumentError(f"{path}: {describe_config_error(error)}") from error
 
 
+def list_suite_seeds() -> frozenset[int]:
+    """Return the seeds of all scenes that the named suites and their quick presets measure on."""
+    seeds = set()
+    tables: list[object] = [
+        read_toml(path, CONFIG_KIND.with_noun("suite"))
+        for path in (*SUITES.values(), *QUICK_SUITES.values())
+    ]
+    while tables:
+        table = tables.pop()
+        if isinstance(table, dict):
+            tables += table.values()
+            if isinstance(seed := table.get("seed"), int):
+                seeds.add(seed)
+    return frozenset(seeds)
+
+
 def describe_config_error(error: ValidationError) -> str:
     """Describe the first error of a suite's config, and suggest a known key for an unknown one."""
     first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")

@@ -20,10 +20,10 @@ REPLACE = {"edit": "replace"}
 
 @pytest.fixture
 def edit(cli: Cli, model: Path) -> Cli:
-    """`t2i edit` of SOURCE on the tiny model in five steps, unless the arguments say otherwise."""
+    """`t2i edit` of SOURCE on the tiny model in three steps, unless the arguments say otherwise."""
 
     def run(*arguments: str | Path) -> Result:
-        return cli("edit", SOURCE, "--model", model, "--steps", "5", "--seed", "7", *arguments)
+        return cli("edit", SOURCE, "--model", model, "--steps", "3", "--seed", "7", *arguments)
 
     return run
 
@@ -41,7 +41,7 @@ def test_edit_writes_a_sheet_and_each_picture_alone(edit: Cli) -> None:
 
 def test_the_source_is_the_picture_that_generate_draws(edit: Cli, cli: Cli, model: Path) -> None:
     edit(TARGET, "--out", "e.png")
-    cli("generate", SOURCE, "--model", model, "--steps", "5", "--seed", "7", "--out", "plain.png")
+    cli("generate", SOURCE, "--model", model, "--steps", "3", "--seed", "7", "--out", "plain.png")
     difference = pixels(Path("e-source.png")).astype(int) - pixels(Path("plain.png"))
     assert np.abs(difference).max() <= 1
 

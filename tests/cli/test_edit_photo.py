@@ -18,10 +18,10 @@ SOURCE, TARGET = "a red cat", "a red dog"
 
 @pytest.fixture
 def edit(cli: Cli, model: Path, photo: Path) -> Cli:
-    """`t2i edit` of the photo on the tiny model, in five steps."""
+    """`t2i edit` of the photo on the tiny model, in three steps."""
 
     def run(*arguments: str | Path) -> Result:
-        options = ("--model", model, "--steps", "5", "--seed", "7")
+        options = ("--model", model, "--steps", "3", "--seed", "7")
         return cli("edit", "--image", photo, *arguments, *options)
 
     return run
@@ -48,14 +48,22 @@ def test_the_method_the_size_and_the_error_are_said(edit: Cli) -> None:
     assert "Drawn again from its noise, the photo is reproduced at " in said
     assert " dB; the autoencoder alone: " in said
     assert "swap: --cross-replace 0.8" in said
-    exact = edit(SOURCE, TARGET, "--invert", "edit-friendly:skip=0.2").err
+    exact = edit(SOURCE, TARGET, "--invert", "edit-friendly:skip=0.35").err
     assert "The method reproduces its path exactly; the autoencoder alone: " in exact
 
 
-@pytest.mark.parametrize("method", ["auto", "edit-friendly:skip=0.2"])
-def test_an_edited_photo_is_made_again_exactly(edit: Cli, cli: Cli, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("auto", ("e-source", "e-target-1", "e-target-2")),
+        ("edit-friendly:skip=0.35", ("e-target-2",)),
+    ],
+)
+def test_an_edited_photo_is_made_again_exactly(
+    edit: Cli, cli: Cli, method: str, names: tuple[str, ...]
+) -> None:
     edit(SOURCE, TARGET, "a red dog and a blue cat", "--invert", method, "--out", "e.png")
-    for name in ("e-source", "e-target-1", "e-target-2"):
+    for name in names:
         done = cli("generate", "--from", f"{name}.png", "--out", f"{name}-again.png")
         assert done.code == 0, done.err
         assert "Not the same here" not in done.err

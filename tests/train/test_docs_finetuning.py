@@ -17,6 +17,7 @@ SHORT = {
         "train.device=cpu",
         "samples.every=0",
         "samples.steps=1",
+        'samples.prompts=["a cup"]',
     ),
     "prior": ("prior.count=1", "prior.steps=1"),
 }

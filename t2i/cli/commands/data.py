@@ -1,4 +1,4 @@
-"""`t2i data`: contact sheets and checks of data sets."""
+"""`t2i data`: contact sheets and checks of data sets; `t2i data pairs` in a file of its own."""
 
 import sys
 from functools import partial
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from t2i.cli.commands.data_pairs import draw_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
 from t2i.errors import ArgumentError, DataError, nearest_hint
@@ -23,7 +24,10 @@ OutOption = Annotated[
     Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
 ]
 
-data = typer.Typer(help="Show and check data sets.")
+data = typer.Typer(help="Show, check and draw data sets.")
+
+
+data.command("pairs")(draw_preference_pairs)
 
 
 @data.callback(invoke_without_command=True)

@@ -159,8 +159,8 @@ def edit(
     )
     if record is not None and len(prompts) > 2:
         raise ArgumentError(
-            f"Got --record with {len(prompts) - 1} targets: one TARGET is recorded in a folder. "
-            "Give the others in edits of their own."
+            f"Got --record with {plural(len(prompts) - 1, 'target')}: one TARGET is recorded in a "
+            "folder. Give the others in edits of their own."
         )
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)

@@ -1,0 +1,161 @@
+"""`t2i data pairs`: draw preference pairs with a model, judged by a second recogniser."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t2i.cli.output import FormatOption, print_json, print_remark
+from t2i.errors import ArgumentError, DataError
+from t2i.terminal import plural, print_line
+
+if TYPE_CHECKING:
+    from t2i.evaluate.preferences.drawn_pairs import PairDrawer
+    from t2i.evaluate.result_folder import ResultFolder
+
+DEFAULT_SEED = 80001
+"""Seed of the scenes whose captions are drawn; no suite and no training run has it."""
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name of `t2i models`, a folder or a file.")
+]
+OutOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pairs go.")]
+NumOption = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pairs.")]
+PerCaptionOption = Annotated[
+    int, typer.Option(min=2, max=64, help="Pictures drawn for each caption.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the captions and of the noise.")]
+RecogniserOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The judge: not the one of `t2i evaluate`.",
+        show_default="runs/second-recogniser/model",
+    ),
+]
+
+
+def draw_preference_pairs(
+    model: ModelArgument,
+    out: OutOption,
+    num: NumOption = 100,
+    seed: SeedOption = DEFAULT_SEED,
+    per_caption: PerCaptionOption = 4,
+    recogniser: RecogniserOption = None,
+    format: FormatOption = "text",
+) -> None:
+    """Draw pairs of right and wrong pictures with MODEL, to train on; print the path of their list.
+
+    Captions are those of training scenes. In the folder: win/ and lose/, the pictures and captions;
+    pairs.jsonl, their list; records.jsonl, every caption with the seeds and verdicts of all its
+    pictures. The same command continues where it was stopped.
+    """
+    from t2i.accelerate_state import isolated_rng
+    from t2i.evaluate.preferences.drawn_pairs import PART, write_pairs_file
+    from t2i.evaluate.progress import show_progress
+    from t2i.evaluate.suite import list_suite_seeds
+    from t2i.library_messages import quiet_libraries
+    from t2i.run_folder import lock_folder
+
+    if seed in list_suite_seeds():
+        raise ArgumentError(
+            f"--seed {seed} is a seed of `t2i evaluate`: a model that was trained on its scenes "
+            f"cannot be measured by them any more. Choose another, as {DEFAULT_SEED}."
+        )
+    with ExitStack() as held:
+        held.enter_context(lock_folder(out))
+        held.enter_context(quiet_libraries())
+        held.enter_context(isolated_rng())
+        drawer, store = _prepare_drawing(model, out, seed, per_caption, recogniser)
+        for change in store.library_changes:
+            print_remark(f"Warning: since the first pairs {change}: others may differ slightly.")
+        try:
+            with show_progress({PART: num}) as report:
+                found = drawer.draw_pairs(num, store, report)
+        except KeyboardInterrupt:
+            write_pairs_file(store)
+            print_remark("Interrupted: finished pairs are kept. The same command continues.")
+            raise typer.Exit(130) from None
+        path = write_pairs_file(store)
+    captions = len(store.finished_units)
+    if not found:
+        raise DataError(
+            f"No pair among the pictures of {plural(captions, 'caption')}: none has both a right "
+            "and a wrong one. Draw more of each, as --per-caption 16, with a model that is "
+            "sometimes right."
+        )
+    if found < num:
+        print_remark(
+            f"Warning: {plural(found, 'pair')} of {num} wanted, in {plural(captions, 'caption')}: "
+            "of most, all pictures are right, or all wrong. --per-caption 16 finds more."
+        )
+    if format == "json":
+        print_json({"path": str(path), "pairs": found, "captions": captions, "seed": seed})
+    else:
+        print_line(path)
+
+
+def _prepare_drawing(
+    model: str, out: Path, seed: int, per_caption: int, recogniser: Path | None
+) -> "tuple[PairDrawer, ResultFolder]":
+    """Return the loaded model with its judge, and the folder in which pairs are begun or
+    continued.
+    """
+    from t2i import __version__
+    from t2i.cli.generation.image_generation import load_pipeline, read_pipeline_defaults
+    from t2i.cli.metadata.writing import read_library_versions
+    from t2i.cli.request.digests import compute_model_digest
+    from t2i.cli.request.request import Request, read_model_defaults
+    from t2i.denoiser.families import sd
+    from t2i.denoiser.loading.address import locate_model
+    from t2i.evaluate.known_objects import find_known_objects
+    from t2i.evaluate.preferences.drawn_pairs import PairDrawer
+    from t2i.evaluate.preferences.second_recogniser import (
+        SECOND_RECOGNISER_FOLDER,
+        compute_weights_digest,
+        load_second_recogniser,
+    )
+    from t2i.evaluate.result_folder import ResultFolder
+    from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
+    from t2i.scenes.scenes import Scenes, ScenesConfig
+
+    path = locate_model(model)
+    judging = recogniser or SECOND_RECOGNISER_FOLDER
+    judge = load_second_recogniser(judging)
+    known = find_known_objects(path, judge)
+    request = Request(prompt="").with_defaults(read_model_defaults(path))
+    pipe = load_pipeline(path, request.sampler)
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
+    request = request.with_defaults(read_pipeline_defaults(pipe, request))
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    drawer = PairDrawer(
+        pipe=pipe,
+        recogniser=judge.to(pipe.device),
+        scenes=Scenes(
+            ScenesConfig(
+                size=sd.default_size(pipe.unet, pipe.vae)[0],
+                seed=seed,
+                vocabulary=known.objects,
+                max_objects=min(known.max_at_once, MAX_OBJECTS_IN_SCENE),
+            )
+        ),
+        steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        per_caption=per_caption,
+    )
+    identity = {
+        "kind": "preference pairs",
+        "model": {"name": model, "digest": compute_model_digest(path)},
+        "recogniser": compute_weights_digest(judging),
+        "seed": seed,
+        "per_caption": per_caption,
+        "sampling": {
+            "steps": drawer.steps,
+            "guidance_scale": drawer.guidance_scale,
+            "sampler": request.sampler,
+        },
+        "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
+    }
+    return drawer, ResultFolder(out, identity, noun="set of pairs")

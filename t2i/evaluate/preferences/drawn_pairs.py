@@ -1,0 +1,184 @@
+"""Preference pairs of a model's own pictures: of one caption's, a right one and a wrong one."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.accelerate_state import isolated_rng
+from t2i.atomic_files import write_atomically
+from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.errors import DataError
+from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
+from t2i.evaluate.result_folder import RECORDS_FILE, ResultFolder
+from t2i.pictures import save_picture
+from t2i.randomness import derive_seed
+from t2i.scenes.recogniser import Recogniser
+from t2i.scenes.scenes import Scenes
+
+PART = "pairs"
+"""Name in records.jsonl of what is done for each caption."""
+WIN_FOLDER, LOSE_FOLDER, PAIRS_FILE = "win", "lose", "pairs.jsonl"
+MAX_CAPTIONS_PER_PAIR = 20
+"""Number of captions per wanted pair after which drawing ends with fewer pairs."""
+
+ProgressCallback = Callable[[str, int], None]
+"""Function called with PART and the number of pairs so far."""
+
+
+class PictureVerdict(BaseModel):
+    """Verdict on one picture of a caption: the criteria that it does not meet; none if right.
+
+    seed : of its noise
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    wrong: tuple[str, ...]
+
+
+class CaptionRecord(BaseModel):
+    """Record of the pictures drawn for a caption, and of the pair that they made.
+
+    win, lose : paths in the folder, or None where all pictures were right, or all wrong
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scene: int
+    caption: str
+    pictures: tuple[PictureVerdict, ...]
+    win: str | None = None
+    lose: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairDrawer:
+    """Model and judge that draw preference pairs for the captions of training scenes.
+
+    scenes : of the split "train"; their seed is that of the noise, too
+    per_caption : number of pictures drawn for each caption
+    """
+
+    pipe: TextToImagePipeline
+    recogniser: Recogniser
+    scenes: Scenes
+    steps: int
+    guidance_scale: float
+    per_caption: int
+
+    def draw_pairs(self, num: int, store: ResultFolder, report: ProgressCallback) -> int:
+        """Draw pairs until the folder has `num` of them, and return the number of its pairs.
+
+        It may have fewer, as the captions are limited to MAX_CAPTIONS_PER_PAIR for each wanted
+        pair. What the folder has already is not drawn again.
+        """
+        found = 0
+        report(PART, found)
+        for number in range(min(num * MAX_CAPTIONS_PER_PAIR, len(self.scenes))):
+            record = read_finished_caption(store, number)
+            if record is None:
+                begun = time.perf_counter()
+                with isolated_rng():
+                    torch.manual_seed(derive_seed(self.scenes.config.seed, PART, number))
+                    record = self.draw_pair(number, store.folder)
+                seconds = time.perf_counter() - begun
+                store.append_record(PART, str(number), record.model_dump(mode="json"), seconds)
+            if record.win is not None:
+                found += 1
+                report(PART, found)
+            if found == num:
+                break
+        return found
+
+    def draw_pair(self, number: int, folder: Path) -> CaptionRecord:
+        """Draw and judge the pictures of a scene's caption, and save the first right and the first
+        wrong one as a pair in the folder, if there are both.
+        """
+        statement = build_caption_statement(self.scenes.layout(number))
+        seeds = [
+            derive_seed(self.scenes.config.seed, PART, number, "noise", one)
+            for one in range(self.per_caption)
+        ]
+        pictures = self._draw(statement.text, seeds)
+        verdicts = []
+        for seed, seen in zip(seeds, self.recogniser.recognise(pictures), strict=True):
+            judged = judge_statement(statement, seen)
+            wrong = tuple(kind for kind, flags in judged.items() if not all(flags))
+            verdicts.append(PictureVerdict(seed=seed, wrong=wrong))
+
+        right = next((i for i, one in enumerate(verdicts) if not one.wrong), None)
+        wrong_one = next((i for i, one in enumerate(verdicts) if one.wrong), None)
+        record = CaptionRecord(scene=number, caption=statement.text, pictures=tuple(verdicts))
+        if right is None or wrong_one is None:
+            return record
+        name = f"{number:06d}"
+        win, lose = f"{WIN_FOLDER}/{name}.png", f"{LOSE_FOLDER}/{name}.png"
+        for file, picture in ((win, pictures[right]), (lose, pictures[wrong_one])):
+            save_picture(picture, folder / file)
+        write_atomically(
+            folder / WIN_FOLDER / f"{name}.txt",
+            lambda part: part.write_text(statement.text + "\n", "utf-8"),
+        )
+        return record.model_copy(update={"win": win, "lose": lose})
+
+    def _draw(self, caption: str, seeds: Sequence[int]) -> list[Image.Image]:
+        # A fresh scheduler each time, so that nothing passes from one caption to the next.
+        self.pipe.scheduler = rebuild_scheduler(self.pipe.scheduler)
+        drawn = self.pipe(
+            [caption] * len(seeds),
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            return_dict=False,
+        )
+        pictures: list[Image.Image] = drawn[0]
+        return pictures
+
+
+def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | None:
+    """Return the record of a caption whose pictures were drawn and judged, or None if they are yet
+    to be drawn, as for a pair of which a file has been removed.
+
+    Raises DataError for a record of another layout.
+    """
+    unit = store.finished_units.get((PART, str(number)))
+    if unit is None:
+        return None
+    try:
+        record = CaptionRecord.model_validate(unit.record)
+    except ValidationError as error:
+        raise DataError(
+            f"{store.folder / RECORDS_FILE}: the record of caption {number} has an unexpected "
+            f"layout ({error.errors()[0]['msg']}). Remove its line, and it is drawn again."
+        ) from error
+    if record.win is None or record.lose is None:
+        return record
+    files = (record.win, record.lose, record.win.removesuffix(".png") + ".txt")
+    return record if all((store.folder / file).is_file() for file in files) else None
+
+
+def write_pairs_file(store: ResultFolder) -> Path:
+    """Write the pairs of a folder as JSONL, as `data.subsets.pairs` reads them; return its path."""
+    records = (read_finished_caption(store, number) for number in list_drawn_scenes(store))
+    rows = [
+        {"caption": one.caption, "win": one.win, "lose": one.lose}
+        for one in records
+        if one is not None and one.win is not None
+    ]
+    path = store.folder / PAIRS_FILE
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    return path
+
+
+def list_drawn_scenes(store: ResultFolder) -> list[int]:
+    """Return the numbers of the scenes whose captions were drawn, in order."""
+    return sorted(int(unit) for part, unit in store.finished_units if part == PART)
