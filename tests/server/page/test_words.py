@@ -100,6 +100,12 @@ def test_a_mask_made_by_a_click_is_drawn_anew(page: Any) -> None:
     # The wipe compares it with the picture before.
     page.wait_for_selector(".wipe:not([hidden])")
     assert page.get_attribute(".picture.source", "src").endswith("opening/seed-2.png")
+    # It was not drawn from noise alone: its words are weighed by way of an inversion.
+    page.locator(".word[data-text='tree'] .weight").fill("1")
+    page.wait_for_selector("#change li:has-text('tree')")
+    page.wait_for_selector("#frame:not(.busy)")
+    assert page.locator(".alert").count() == 0
+    assert page.locator("#change li:has-text('tree')").count() == 1
 
 
 def test_a_mask_can_be_downloaded(page: Any, tmp_path: Any) -> None:

@@ -24,21 +24,24 @@ export async function drawJob(kind, request, { label = "Drawing", before, change
   const { signal } = controller;
   const busy = { step: 0, steps: null, seconds_left: null, preview: null, label, quiet };
   const mine = () => current === controller;
-  const show_busy = (patch) => mine() && set({ busy: Object.assign(busy, patch) && { ...busy } });
-  show_busy({});
+  const showBusy = (patch) => {
+    Object.assign(busy, patch);
+    if (mine()) set({ busy: { ...busy } });
+  };
+  showBusy({});
   say(`${label}…`);
   try {
-    const complete = prepare ? await prepare(signal, show_busy) : request;
+    const complete = prepare ? await prepare(signal, showBusy) : request;
     if (signal.aborted) throw new DOMException("cancelled", "AbortError");
     const job = await run(kind, complete, {
       signal,
       waiting: () => mine() && say("The queue is full; asking again…"),
       progress: ({ step, steps, seconds_left }) => {
-        show_busy({ step, steps, seconds_left });
+        showBusy({ step, steps, seconds_left });
         if (mine()) say(describe(label, step, steps, seconds_left));
       },
       preview: ({ step, png }) => {
-        show_busy({ preview: `data:image/png;base64,${png}`, step });
+        showBusy({ preview: `data:image/png;base64,${png}`, step });
       },
     });
     if (!mine()) return null;

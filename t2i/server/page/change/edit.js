@@ -1,6 +1,7 @@
 // Edits of the picture by its words: always of its source, whose run is remembered once, so that a
 // slider answers as fast as the target alone is drawn. The last request wins.
 
+import { upload } from "../app/api.js";
 import { drawJob, stop } from "../app/draw.js";
 import { follow, submit } from "../app/jobs.js";
 import { NO_CHANGES, set, setForm, state } from "../app/store.js";
@@ -29,7 +30,9 @@ export async function changeEdit(patch) {
     prepare: async (_, busy) => requestOf(source, await sourceOf(source, busy), changes),
   });
   // Stopped or refused: the sliders go back to what is on screen, unless something newer is drawn.
-  if (!drawn && state.changes === changes && !state.busy) set({ changes: state.view.changes ?? NO_CHANGES });
+  if (drawn || state.changes !== changes || state.busy) return;
+  remembered.delete(source.id); // the server may have forgotten it
+  set({ changes: state.view.changes ?? NO_CHANGES });
 }
 
 const isNothing = ({ prompt, weights, regions }) => prompt === null && !Object.keys(weights).length && !regions.length;
@@ -45,13 +48,11 @@ function requestOf(source, id, changes) {
   return request;
 }
 
-/** Return the id of the recorded source of a picture; the first time it is drawn to be recorded. */
+/** Return the id of the recorded source of a picture; the first time it is recorded. */
 function sourceOf(source, busy) {
   if (source.kind === "remember" || source.kind === "invert") return source.id;
   if (!remembered.has(source.id)) {
-    const request = { ...source.request, seed: source.seed, words_maps: true };
-    for (const name of ["num", "upscale", "map_steps"]) delete request[name];
-    const recording = record(request, busy);
+    const recording = record(source, busy);
     remembered.set(source.id, recording);
     // One that failed is tried again the next time.
     recording.catch(() => remembered.delete(source.id));
@@ -59,8 +60,24 @@ function sourceOf(source, busy) {
   return remembered.get(source.id);
 }
 
-async function record(request, busy) {
-  const job = await submit("remember", request);
-  const done = await follow(job, { progress: ({ step, steps }) => busy({ step, steps, label: "Remembering the source" }) });
+/** Record a picture as a source: one drawn from noise is drawn again, any other is inverted. */
+async function record(source, busy) {
+  const fromNoise = source.kind === "generate" && !source.request.image && !source.request.upscale;
+  const job = await (fromNoise ? submitRemember(source) : submitInvert(source));
+  const label = fromNoise ? "Remembering the source" : "Inverting the source";
+  const done = await follow(job, { progress: ({ step, steps }) => busy({ step, steps, label }) });
   return done.id;
+}
+
+function submitRemember(source) {
+  const request = { ...source.request, seed: source.seed, words_maps: true };
+  for (const name of ["num", "map_steps"]) delete request[name];
+  return submit("remember", request);
+}
+
+async function submitInvert(source) {
+  const { grammar, model } = source.request;
+  const picture = await (await fetch(source.picture)).blob();
+  const { id } = await upload(picture, source.file);
+  return submit("invert", { image: id, prompt: source.prompt, grammar, model });
 }

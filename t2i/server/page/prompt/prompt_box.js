@@ -37,7 +37,8 @@ export function buildPrompt() {
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (state.busy && !state.busy.quiet) stop();
+    // The button stops what is drawn; Enter draws something newer in its stead.
+    if (state.busy && event.submitter === button) stop();
     else drawForm();
   });
   on(["form"], showForm);
@@ -76,7 +77,7 @@ function showForm() {
 }
 
 function showBusy() {
-  const drawing = Boolean(state.busy && !state.busy.quiet);
+  const drawing = Boolean(state.busy);
   button.textContent = drawing ? "Stop" : "Draw";
   button.classList.toggle("stop", drawing);
 }
