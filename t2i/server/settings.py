@@ -52,7 +52,7 @@ class ServerSettings:
     max_body_bytes: int = 64 << 20
     body_timeout: float = 60.0
     model_bytes: int | None = None
-    preview_share: float = 0.03
+    preview_share: float = 0.02
     root_path: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()

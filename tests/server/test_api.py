@@ -3,6 +3,8 @@
 import io
 import re
 import shlex
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -218,3 +220,9 @@ def test_the_page_of_python_in_the_docs_runs(
     exec(code, {})
     assert Image.open("seed-7.png").size == (128, 128)
     assert Path("maps.safetensors").is_file()
+
+
+def test_the_servers_own_process_imports_no_large_library(repo: Path) -> None:
+    code = "import sys, t2i.server.running; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo, timeout=60)
+    assert done.returncode == 0

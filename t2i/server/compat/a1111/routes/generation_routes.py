@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from pipelines.images.input_images import to_opaque_rgb
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.request.request import choose_seeds
 from t2i.errors import ArgumentError
@@ -188,6 +187,9 @@ def _upload_pictures(
     original = service.uploads.add(decode_base64("init_images", text), "init_images.png", owner)
     picture = open_picture(original.path)
     if body.mask:
+        # Here, for it imports torch, which the server's process needs for this alone.
+        from pipelines.images.input_images import to_opaque_rgb
+
         mask = service.uploads.add(decode_base64("mask", body.mask), "mask.png", owner)
         plan = plan_inpainting(to_opaque_rgb(picture), open_picture(mask.path), body)
         parts = {"image": plan.image, "mask": plan.mask}
