@@ -138,6 +138,30 @@ def test_maps_come_as_an_atlas_and_exactly_and_for_each_step(server: RunningServ
     assert (sheet[:, -128:] == picture(server.file(job, "seed-1.png"))).all()
 
 
+def test_words_of_the_negative_prompt_have_maps_of_their_own(server: RunningServer) -> None:
+    prompts = {"prompt": "a cat", "negative_prompt": "a (dog:1.2) on a tree"}
+    job = server.run("generate", **prompts, words_maps=True, map_steps=True, **FAST)
+    words = server.get(f"/api/v1/jobs/{job['id']}/maps").json()["words"]
+    told = [(word["text"], word["negative"]) for word in words]
+    assert told == [
+        *(("a", False), ("cat", False)),
+        *(("a", True), ("dog", True), ("on", True), ("tree", True)),
+    ]
+    assert [word["row"] for word in words] == [*range(6)]
+    assert words[3]["tokens"] == [2]
+    exact = load(server.file(job, "maps.safetensors"))
+    assert exact["negative/dog/steps"].shape == (2, *exact["cat"].shape)
+    assert exact["negative/dog"].max() > exact["negative/dog"].min()
+    # the same attention is that of a prompt of these words, at the first step from the same noise
+    other = {"prompt": prompts["negative_prompt"], "negative_prompt": "a cat"}
+    swapped = server.run("generate", **other, words_maps=True, map_steps=True, **FAST)
+    theirs = load(server.file(swapped, "maps.safetensors"))
+    assert abs(exact["negative/dog/steps"][0] - theirs["dog/steps"][0]).max() < 1e-4
+    unguided = server.run("generate", **prompts, words_maps=True, guidance_scale=1.0, **FAST)
+    words = server.get(f"/api/v1/jobs/{unguided['id']}/maps").json()["words"]
+    assert not any(word["negative"] for word in words)
+
+
 def test_maps_do_not_change_the_picture(server: RunningServer) -> None:
     plain = server.run("generate", prompt=PROMPT, **FAST)
     probed = server.run("generate", prompt=PROMPT, words_maps=True, **FAST)

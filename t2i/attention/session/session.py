@@ -53,6 +53,10 @@ class Session(RunningSession):
         concepts = [word for word in words if isinstance(word, Concept)]
         reader = encode_concepts(self._x, concepts) if concepts else None
         probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw, reader)
+        return self.add_probe(probe)
+
+    def add_probe(self, probe: Probe) -> HeatMaps:
+        """Register a probe, also one of a class of your own, and return its heat maps."""
         self._add(probe)
         return probe.maps
 

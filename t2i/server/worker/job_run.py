@@ -22,7 +22,7 @@ from t2i.server.jobs.job import ResultFile
 from t2i.server.jobs.worker_job import WorkerJob
 from t2i.server.worker.model_cache import LoadedModel
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import write_word_maps
+from t2i.server.worker.word_maps import ProbedWords, write_word_maps
 
 
 @dataclass(slots=True)
@@ -82,15 +82,9 @@ class JobRun:
 
         return map_request_files(request, rename)
 
-    def save_maps(
-        self,
-        maps: Any,
-        tokens: dict[str, tuple[int, ...]],
-        picture: int = 0,
-        steps: Sequence[Any] = (),
-    ) -> None:
+    def save_maps(self, probed: Sequence[ProbedWords], picture: int = 0) -> None:
         """Save the heat maps of one of the images."""
-        described = write_word_maps(maps, tokens, self.job.folder, picture, steps)
+        described = write_word_maps(probed, self.job.folder, picture)
         self.data.setdefault("maps", {})[str(picture)] = described
         size = (
             described["width"] * (described["steps"] or 1),

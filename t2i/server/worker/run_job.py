@@ -15,9 +15,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource, load_recorded_source
 from t2i.attention.attend import attend
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.attention.session.session import Session
 from t2i.cli.commands.inspect import list_content_words
 from t2i.cli.generation.call_arguments import build_sampling_arguments
 from t2i.cli.generation.edited_images import (
@@ -41,9 +45,10 @@ from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJob
 from t2i.server.worker.job_run import JobRun
 from t2i.server.worker.model_cache import ModelCache
+from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import StepMaps, find_word_tokens
+from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
 
 SOURCE_FOLDER = "source"
 """Folder of a recorded source below that of its job."""
@@ -119,21 +124,42 @@ def _draw(
 ) -> tuple[Request, Image.Image]:
     """Draw one image, with the heat maps of its words where they are asked for."""
     with ExitStack() as stack:
-        tokens: dict[str, tuple[int, ...]] = {}
-        step_maps = maps = None
+        probed: list[ProbedWords] = []
         if run.wants_maps:
-            tokens = _choose_words(run, drawer, request)
-            attention = stack.enter_context(attend(drawer))
-            maps = attention.probe(*tokens)
+            probed = _probe_words(run, drawer, request, stack.enter_context(attend(drawer)))
         stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
-        if maps is not None and run.wants_steps:
-            step_maps = StepMaps(maps)
-            drawer.step_callbacks.append(step_maps)
-            stack.callback(drawer.step_callbacks.remove, step_maps)
+        if run.wants_steps:
+            step_maps = [StepMaps(one.maps) for one in probed]
+            drawer.step_callbacks += step_maps
+            for one in step_maps:
+                stack.callback(drawer.step_callbacks.remove, one)
+            probed = [
+                replace(words, steps=one.steps)
+                for words, one in zip(probed, step_maps, strict=True)
+            ]
         drawn = generate_image(drawer, request, seed, show_progress=False)
-    if maps is not None:
-        run.save_maps(maps, tokens, 0, [] if step_maps is None else step_maps.steps)
+    if probed:
+        run.save_maps(probed)
     return drawn
+
+
+def _probe_words(
+    run: JobRun, drawer: Any, request: Request, attention: Session
+) -> list[ProbedWords]:
+    """Probe the words of the prompt, and those of a negative prompt that does not change."""
+    tokens = _choose_words(run, drawer, request)
+    probed = [ProbedWords(attention.probe(*tokens), tokens)]
+    assert request.num_inference_steps is not None
+    negative = request.parse_with_grammar(request.negative_prompt)
+    is_still = isinstance(negative, str) or len(negative.list_change_steps(1000)) == 1
+    if run.job.kind == "inspect" or not request.negative_prompt.strip() or not is_still:
+        return probed
+    words = find_word_tokens(drawer, negative, request.num_inference_steps)
+    if words:
+        own = PromptTokens((get_cond_text(negative),), find_prompt_tokenizers(drawer, None))
+        probe = NegativePromptProbe(tuple(words), negative_tokens=own)
+        probed.append(ProbedWords(attention.add_probe(probe), words, negative=True))
+    return probed
 
 
 def _choose_words(run: JobRun, pipe: Any, request: Request) -> dict[str, tuple[int, ...]]:
@@ -192,7 +218,7 @@ def run_edit(run: JobRun) -> Request:
             name, generated.get_output_image(number), generated.get_request(number), seed
         )
     for picture, (maps, tokens) in enumerate(probed):
-        run.save_maps(maps, tokens, picture)
+        run.save_maps([ProbedWords(maps, tokens)], picture)
     run.data["chosen"] = [asdict(choice) for choice in chosen]
     run.data["distances"] = measure_distances(run.reporter.latents, source)
     if not run.wants_steps:
@@ -290,7 +316,8 @@ def run_remember(run: JobRun) -> Request:
     run.data["bytes"] = source.bytes
     if run.wants_maps:
         tokens = _choose_words(run, editor, request)
-        run.save_maps(read_recorded_heat_maps(editor, source, *tokens), tokens)
+        maps = read_recorded_heat_maps(editor, source, *tokens)
+        run.save_maps([ProbedWords(maps, tokens)])
     return request
 
 
@@ -313,7 +340,8 @@ def run_inspect(run: JobRun) -> Request:
     assert source.photo is not None
     request = add_inversion_to_request(request, source)
     run.save_plain_image("photo.png", source.photo.image)
-    run.save_maps(read_recorded_heat_maps(editor, source, *tokens), tokens)
+    maps = read_recorded_heat_maps(editor, source, *tokens)
+    run.save_maps([ProbedWords(maps, tokens)])
     return request
 
 

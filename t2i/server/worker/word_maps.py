@@ -108,52 +108,73 @@ def _subtract(total: SiteAccumulator, before: SiteAccumulator | None) -> SiteAcc
     return SiteAccumulator(total.site, added, steps, ratio)
 
 
-def write_word_maps(
-    maps: HeatMaps,
-    tokens: dict[str, tuple[int, ...]],
-    folder: Path,
-    picture: int,
-    steps: Sequence[HeatMaps] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ProbedWords:
+    """Words of one prompt of an image with their heat maps.
+
+    tokens : word -> positions of its tokens
+    steps : maps of each step, if they are asked for
+    negative : the prompt is the negative one
+    """
+
+    maps: HeatMaps
+    tokens: dict[str, tuple[int, ...]]
+    steps: Sequence[HeatMaps] = ()
+    negative: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """Words that some step of the run contained."""
+        if not self.maps.measurements.accumulators:
+            return []
+        return [word for word in self.maps.words if word in self.maps.measurements.tokens]
+
+    def describe(self, word: str, row: int) -> dict[str, Any]:
+        """Return what is told of a word whose maps are in a row of the atlas."""
+        absent = [step for step, one in enumerate(self.steps) if not _has_map(one, word)]
+        return {
+            "text": word,
+            "tokens": list(self.tokens.get(word, ())),
+            "negative": self.negative,
+            "peak": [round(part, 4) for part in self.maps.peak(word)],
+            "share": round(self.maps.share_among_words(word), 4),
+            "row": row,
+            "absent_steps": absent,
+        }
+
+
+def write_word_maps(probed: Sequence[ProbedWords], folder: Path, picture: int) -> dict[str, Any]:
     """Write the maps of one image: an atlas as PNG and the exact values; return their description.
 
     In the atlas the words lie under each other, with the maps of the steps side by side, each
     scaled to its own peak. A word without a map at a step is black there.
 
-    tokens : word -> positions of its tokens
+    probed : words of the prompt, then those of the negative prompt, if there are any
     picture : number of the image among those of the job
     """
-    words = [word for word in maps.words if word in maps.measurements.tokens]
     suffix = "" if picture == 0 else f"-{picture}"
     atlas, exact = f"maps{suffix}.png", f"maps{suffix}.safetensors"
-    whole = {word: maps[word] for word in words}
-    by_step = {word: [_map_at_step(one, word) for one in steps] for word in words}
-    rows = [
-        np.concatenate([_to_gray(one) for one in (by_step[word] or [whole[word]])], axis=1)
-        for word in words
-    ]
+    rows: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    tensors: dict[str, Tensor] = {}
+    described: list[dict[str, Any]] = []
+    for own in probed:
+        for word in own.words:
+            whole = own.maps[word].contiguous()
+            by_step = [_map_at_step(one, word) for one in own.steps]
+            described.append(own.describe(word, len(rows)))
+            rows.append(np.concatenate([_to_gray(one) for one in by_step or [whole]], axis=1))
+            name = f"negative/{word}" if own.negative else word
+            tensors[name] = whole
+            if by_step:
+                tensors[f"{name}/steps"] = torch.stack(by_step)
     save_picture(Image.fromarray(np.concatenate(rows, axis=0)), folder / atlas)
-    tensors = {word: whole[word].contiguous() for word in words}
-    tensors |= {f"{word}/steps": torch.stack(own) for word, own in by_step.items() if own}
     write_atomically(folder / exact, lambda path: save_file(tensors, path))
-    height, width = maps.grid_size
-    described = [
-        {
-            "text": word,
-            "tokens": list(tokens.get(word, ())),
-            "negative": False,
-            "peak": [round(part, 4) for part in maps.peak(word)],
-            "share": round(maps.share_among_words(word), 4),
-            "row": row,
-            "absent_steps": [step for step, one in enumerate(steps) if not _has_map(one, word)],
-        }
-        for row, word in enumerate(words)
-    ]
+    height, width = probed[0].maps.grid_size
     return {
         "words": described,
         "height": height,
         "width": width,
-        "steps": len(steps) or None,
+        "steps": len(probed[0].steps) or None,
         "atlas": atlas,
         "exact": exact,
     }
