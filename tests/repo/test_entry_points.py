@@ -13,6 +13,7 @@ COMMANDS = (
     (),
     ("generate",),
     ("evaluate",),
+    ("serve",),
     ("models",),
     ("env",),
     ("train",),
