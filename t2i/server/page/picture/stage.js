@@ -32,7 +32,7 @@ export function buildStage() {
   fill(find("#stage"), frame);
   buildPointer(frame);
   on(["view", "before", "step", "busy"], showPicture);
-  on(["view", "hovered", "pinned", "step", "mask", "busy"], showHeat);
+  on(["view", "hovered", "pinned", "step", "mask", "placing", "busy"], showHeat);
   on(["view"], paintAhead);
   new ResizeObserver(() => showHeat()).observe(frame);
   showPicture();
@@ -76,10 +76,10 @@ function paintAhead() {
 
 /** Draw the heat map that the state asks for; takes a few milliseconds. */
 function showHeat() {
-  const { view, hovered, pinned, step, mask, busy } = state;
+  const { view, hovered, pinned, step, mask, placing, busy } = state;
   const selection = mask ? mask.words : (hovered ?? pinned);
   const maps = view?.maps;
-  const seen = Boolean(maps?.has(selection) && !(busy && !busy.quiet));
+  const seen = Boolean(maps?.has(selection) && !placing && !(busy && !busy.quiet));
   canvas.classList.toggle("on", seen);
   if (!seen) return;
   const field = maps.phrase(selection, step);
