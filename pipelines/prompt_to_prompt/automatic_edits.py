@@ -110,12 +110,7 @@ def choose_target_settings(
     blends = options.list_blends(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
         weighted = any(has_word(prompt, word) for word in options.weights)
-        if list_pair_change_steps(prompts[0], prompt, num_steps) == {0}:
-            change = classify_change(
-                get_cond_text(prompts[0]), get_cond_text(prompt), weighted=weighted
-            )
-        else:
-            change = PromptChange("other")  # the prompt changes during the run
+        change = classify_prompt_change(prompts[0], prompt, num_steps, weighted=weighted)
         settings = change.settings
         if blend == "auto":
             blend = change.words if settings.blended else None
@@ -129,6 +124,18 @@ def choose_target_settings(
             )
         )
     return found
+
+
+def classify_prompt_change(
+    source: str | Prompt, target: str | Prompt, num_steps: int, *, weighted: bool = False
+) -> PromptChange:
+    """Return the change between a source and a target; "other" if either changes during the run.
+
+    weighted : True if a word of the target is weighted
+    """
+    if list_pair_change_steps(source, target, num_steps) != {0}:
+        return PromptChange("other")
+    return classify_change(get_cond_text(source), get_cond_text(target), weighted=weighted)
 
 
 def choose_edits(

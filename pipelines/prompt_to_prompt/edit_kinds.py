@@ -13,7 +13,7 @@ from t2i.attention.site import StepWindow
 from t2i.text.alignment import align_tokens, split_into_lowercase_words
 from t2i.text.token_layout import EncoderInput
 
-ChangeKind = Literal["recolour", "swap", "addition", "stronger word", "other"]
+ChangeKind = Literal["recolour", "background", "swap", "addition", "stronger word", "other"]
 FUNCTION_WORDS = set(
     (
         "a an the of to on in at and with is are by for from its their it that this or as but "
@@ -29,6 +29,8 @@ NOUNS_IN_ING = set(
     ).split()
 )
 """Nouns that end as participles do."""
+BACKGROUND_WORDS = {"background", "backdrop", "wall", "sky"}
+"""Words of what is behind the objects: recoloured, most of the picture changes."""
 SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wide", "long"}
 """Words of size: an object of another size does not keep its place, unlike a recoloured one."""
 
@@ -38,16 +40,19 @@ class ChangeSettings:
     """Settings of the edits for one kind of change, see WordEditOptions.
 
     blended : only the region of the changed words is edited
+    inversion : name of the inversion method for a user's own picture
     """
 
     cross_replace: StepWindow
     self_replace: StepWindow
     blended: bool
+    inversion: str = "direct"
 
 
 SETTINGS: dict[ChangeKind, ChangeSettings] = {
-    "recolour": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True),
-    "swap": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=True),
+    "recolour": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True, inversion="turbo"),
+    "background": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True),
+    "swap": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=True, inversion="turbo"),
     "addition": ChangeSettings((0.0, 0.2), (0.0, 0.0), blended=False),
     "stronger word": ChangeSettings((0.0, 0.4), (0.0, 0.0), blended=False),
     "other": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=False),
@@ -71,10 +76,10 @@ class PromptChange:
 def classify_change(
     source: EncoderInput, target: EncoderInput, *, weighted: bool = False
 ) -> PromptChange:
-    """Return the change between two prompts: "recolour", "swap", "addition", "stronger word" or
-    "other".
+    """Return the change between two prompts, by its kind.
 
     recolour : every changed word describes a later word that stays, as "red" describes "apple"
+    background : the same, and that word is one of BACKGROUND_WORDS
     swap : some objects are replaced by others
     addition : words are only added
 
@@ -92,7 +97,8 @@ def classify_change(
     if all(head for _, head in (*gone, *new)):
         heads = tuple(dict.fromkeys(head for _, head in (*gone, *new) if head))
         if all(head in side for head in heads for side in (before, after)):
-            return PromptChange("recolour", (heads, heads))
+            kind: ChangeKind = "recolour" if BACKGROUND_WORDS.isdisjoint(heads) else "background"
+            return PromptChange(kind, (heads, heads))
     if not gone:
         return PromptChange("addition")
     if not new:

@@ -6,7 +6,7 @@ B batch rows (here: 1 image), C channels, H W latent size, Y X image size.
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, widen
 from pipelines.inversion.source_run import InversionMethod
+from pipelines.prompt_to_prompt.edit_kinds import PromptChange
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
 from pipelines.prompt_to_prompt.recorded_source import InversionError, RecordedSource
 from pipelines.prompt_to_prompt.recording_size import (
@@ -44,10 +45,15 @@ POOR_REPLAY = 20.0
 """Decibels below which a picture is not recognised in what the model draws from its noise."""
 
 
-def resolve_method(pipe: Any, method: str | InversionMethod) -> InversionMethod:
-    """Return the method of a name; "auto" is the one that suits the model.
+def resolve_method(
+    pipe: Any, method: str | InversionMethod, changes: Sequence[PromptChange] = ()
+) -> InversionMethod:
+    """Return the method of a name; "auto" is the one that suits the model and the edits to come.
 
-    Models of few steps take "turbo", flow models "difference", all others "direct".
+    Models of few steps take "turbo", flow models "difference", all others the method of the kinds
+    of change (edit_kinds.SETTINGS) if that is one, else "direct".
+
+    changes : that the picture's prompt will undergo; none where they are not known
     """
     if not isinstance(method, str):
         format_method(method)
@@ -59,7 +65,10 @@ def resolve_method(pipe: Any, method: str | InversionMethod) -> InversionMethod:
         return parsed
     if is_flow(pipe.scheduler):
         return parse_method("difference")
-    return parse_method("turbo" if is_few_step_model(pipe) else "direct")
+    if is_few_step_model(pipe):
+        return parse_method("turbo")
+    wanted = {change.settings.inversion for change in changes}
+    return parse_method(wanted.pop() if len(wanted) == 1 else "direct")
 
 
 @dataclass(frozen=True)

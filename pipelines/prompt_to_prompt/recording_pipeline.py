@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipelines.images.photo import prepare_photo
 from pipelines.inversion.source_run import InversionMethod
+from pipelines.prompt_to_prompt.automatic_edits import classify_prompt_change
 from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
     build_identical_generators,
@@ -128,6 +129,7 @@ class RecordingPipeline(TextToImagePipeline):
         notes: Mapping[str, object] | None = None,
         fit: str = "crop",
         mask: Any = None,
+        targets: Sequence[str | Prompt] = (),
     ) -> RecordedSource:
         """Invert a picture of one's own: record it as a source, so that it can be edited.
 
@@ -145,23 +147,33 @@ class RecordingPipeline(TextToImagePipeline):
             pipelines.images.photo.prepare_photo
         prompt : describes the picture; "" is possible, and then edits have no words to hold on to
         method : name and arguments, "edit-friendly:skip=0.25", see
-            pipelines.inversion.methods.METHODS; "auto" for the one that suits the model
+            pipelines.inversion.methods.METHODS; "auto" for the one that suits the model and the
+            targets
         seed, generator : of the noise that some methods draw
         height, width : of the result; by default the model's
         folder, budget, max_positions, for_edits : as in `remember`
         notes : JSON data to keep with the source, in `facts["notes"]`
         fit : "crop", "pad" or "stretch" to that size
         mask : as the picture, white where edits may change it; elsewhere they have its own pixels
+        targets : prompts that it will be edited to, where they are known: method "auto" depends on
+            the kinds of change, where no guidance or negative prompt is given
         """
         check_source_prompt(prompt)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
         size = find_image_size(self, height, width)
         sd.latent_size(self.vae, *size)
-        method = resolve_method(self, method)
+        steps = self.steps_or_default(num_inference_steps)
+        own_guidance = guidance is not None or negative_prompt not in (None, "")
+        changes = (
+            []
+            if own_guidance
+            else [classify_prompt_change(prompt, target, steps) for target in targets]
+        )
+        method = resolve_method(self, method, changes)
         settings = SourceRunSettings(
             height=size[0],
             width=size[1],
-            num_inference_steps=self.steps_or_default(num_inference_steps),
+            num_inference_steps=steps,
             guidance_scale=self.guidance_scale_or_default(guidance_scale),
             guidance_rescale=0.0,
             guidance=guidance,

@@ -33,7 +33,7 @@ def test_lines_edit_a_photo_as_the_command_does_and_invert_it_once(
     monkeypatch.setattr(
         photo_cache, "invert_photo", lambda *a, **k: inverted.append(a) or invert(*a, **k)
     )
-    line = {"source": SOURCE, "image": "photo.png"}
+    line = {"source": SOURCE, "image": "photo.png", "invert": "direct"}
     done = bulk(
         line | {"prompt": TARGET, "name": "one"},
         line | {"prompt": "a blue dog", "blend": "none", "weight": ["blue=2"], "name": "two"},
@@ -41,7 +41,8 @@ def test_lines_edit_a_photo_as_the_command_does_and_invert_it_once(
     assert done.code == 0, Path("out/index.jsonl").read_text()
     assert len(inverted) == 1
     settings = ("--model", model, "--steps", "5", "--seed", "7")
-    cli("edit", "--image", photo, SOURCE, TARGET, *settings, "--out", "e.png")
+    photo_options = ("--image", photo, "--invert", "direct")
+    cli("edit", *photo_options, SOURCE, TARGET, *settings, "--out", "e.png")
     assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("out/one.png")))
     request = json.loads(text_of(Path("out/two.png"))["t2i"])["request"]
     assert request["edited"]["prompts"] == [SOURCE, "a blue dog"]
@@ -49,6 +50,13 @@ def test_lines_edit_a_photo_as_the_command_does_and_invert_it_once(
     again = cli("generate", "--from", "out/two.png", "--out", "again.png")
     assert again.code == 0, again.err
     assert np.array_equal(pixels(Path("again.png")), pixels(Path("out/two.png")))
+
+
+def test_a_line_inverts_its_photo_by_the_method_of_its_kind_of_change(bulk: Cli) -> None:
+    line = {"source": SOURCE, "image": "photo.png"}
+    assert bulk(line | {"prompt": TARGET, "name": "swap"}).code == 0
+    request = json.loads(text_of(Path("out/swap.png"))["t2i"])["request"]
+    assert request["inversion"]["method"].startswith("turbo:")
 
 
 def test_methods_that_draw_noise_have_that_of_each_seed(

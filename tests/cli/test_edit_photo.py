@@ -43,7 +43,7 @@ def test_a_photo_is_inverted_and_edited(edit: Cli, photo: Path) -> None:
 
 
 def test_the_method_the_size_and_the_error_are_said(edit: Cli) -> None:
-    said = edit(SOURCE, TARGET).err
+    said = edit(SOURCE, TARGET, "--invert", "direct").err
     assert "Inverting photo.png by direct:iterations=4; its recording takes about 0." in said
     assert "Drawn again from its noise, the photo is reproduced at " in said
     assert " dB; the autoencoder alone: " in said
@@ -72,7 +72,7 @@ def test_an_edited_photo_is_made_again_exactly(
 
 
 def test_the_metadata_have_the_photo_s_digest_the_method_and_its_error(edit: Cli, cli: Cli) -> None:
-    edit(SOURCE, TARGET, "--out", "e.png")
+    edit(SOURCE, TARGET, "--invert", "direct", "--out", "e.png")
     request = request_of("e-target.png")
     assert len(request["image"]["sha256"]) == 64
     assert request["inversion"]["method"] == "direct:iterations=4"
@@ -163,10 +163,19 @@ def test_a_photo_is_fitted_as_asked(edit: Cli, photo: Path, fit: str) -> None:
     assert request_of("e-target.png")["inversion"]["fit"] == fit
 
 
-def test_json_has_the_request_with_its_inversion(edit: Cli) -> None:
-    answer = edit(SOURCE, TARGET, "--format", "json").json()
-    assert answer["request"]["inversion"]["method"] == "direct:iterations=4"
-    assert len(answer["pictures"]) == 2
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ([TARGET], "turbo:pull=1.5,max_last_residual=15.5"),
+        ([TARGET, SOURCE + " and a star"], "direct:iterations=4"),
+        ([TARGET, "--negative", "a frog"], "direct:iterations=4"),
+    ],
+)
+def test_json_has_the_request_with_the_inversion_of_the_kind_of_change(
+    edit: Cli, options: list[str], method: str
+) -> None:
+    answer = edit(SOURCE, *options, "--format", "json").json()
+    assert answer["request"]["inversion"]["method"] == method
 
 
 @pytest.mark.parametrize(

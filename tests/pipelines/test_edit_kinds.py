@@ -18,7 +18,7 @@ from t2i.text.prompt import Prompt
     [
         ("a red apple on a hill", "a green apple on a hill", "recolour", ("apple", "apple")),
         ("an apple", "a pink apple", "recolour", ("apple", "apple")),
-        ("a cat on a blue sky", "a cat on a red sky", "recolour", ("sky", "sky")),
+        ("a cat on a blue sky", "a cat on a red sky", "background", ("sky", "sky")),
         ("a big red apple tree", "a big green apple tree", "recolour", ("tree", "tree")),
         ("a cat on a blue background", "a dog on a blue background", "swap", ("cat", "dog")),
         ("a cat sitting on a chair", "a dog sitting on a chair", "swap", ("cat", "dog")),

@@ -229,7 +229,7 @@ def test_a_fine_tune_says_which_pictures_are_not_supervised(tmp_path, base, caps
     )
     assert run(config, tmp_path / "out")
     said = capsys.readouterr().err
-    assert "without a mask, so without attention supervision: 1 of 3 pictures" in said
+    assert said.count("without a mask, so without attention supervision: 1 of 3 pictures") == 1
     assert "does not say 'sks mug', so without attention supervision there: 1 picture" in said
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from t2i.cli import main
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
@@ -408,18 +408,34 @@ def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
     assert "# attention_weight = 0.1" in text
 
 
+def worse_ones_of(folder: Path, out: Path) -> None:
+    out.mkdir()
+    for path in folder.glob("*.png"):
+        ImageOps.invert(Image.open(path)).save(out / path.name)
+
+
 def test_pairs_are_learned_from_as_preferences(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
-    folder_of(folder / "losers", "red", "green", captions=False)
+    worse_ones_of(folder, folder / "losers")
     config = written("lora", folder, kind="mug")
     assert config.target.preference_beta == 2000
     assert config.data.subsets[0].losers == folder / "losers"
 
 
+def test_better_and_worse_pictures_beside_each_other_are_pairs(tmp_path: Path) -> None:
+    folder_of(tmp_path / "pairs/win", "red", "green")
+    worse_ones_of(tmp_path / "pairs/win", tmp_path / "pairs/lose")
+    config = written("lora", tmp_path / "pairs")
+    assert config.target.preference_beta == 2000
+    (subset,) = config.data.subsets
+    assert subset.folder == tmp_path / "pairs/win"
+    assert subset.losers == tmp_path / "pairs/lose"
+
+
 @pytest.mark.parametrize("method", ["dreambooth", "dreambooth-lora"])
 def test_pairs_are_refused_where_class_pictures_have_none(tmp_path: Path, method: str) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
-    folder_of(folder / "losers", "red", "green", captions=False)
+    worse_ones_of(folder, folder / "losers")
     out = tmp_path / "start.toml"
     with pytest.raises(ArgumentError, match=rf"--init {method}: .*losers .*--init lora.*move"):
         write_starter_config(StarterConfigRequest(method, folder, kind="mug"), out)

@@ -111,6 +111,7 @@ def build_fine_tune_target(
         "unet": digest_weight_shapes(built.components.unet),
         "vocabulary": digest_vocabulary(built.components),
         "objective": objective.model_dump(mode="json"),
+        "reference": built.compute_reference_digest(),
     }
     if encoders is not None:
         built.cache = encoders

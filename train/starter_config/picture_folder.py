@@ -9,6 +9,8 @@ from train.data.subsets import SubsetConfig
 
 COMPANIONS = ("masks", "losers")
 """Folders within a folder of pictures that hold masks, or the worse pictures of pairs."""
+PAIR_SIDES = ("win", "lose")
+"""Folders within a folder of pairs that hold the better pictures and the worse ones."""
 ENOUGH = 40
 """Pictures from which on some are held out, to measure on."""
 
@@ -36,13 +38,24 @@ class PictureFolderStats:
     has_losers: bool = False
 
 
+def locate_picture_sources(folder: Path) -> dict[str, Path]:
+    """Return the keys of the subset that a folder of pictures makes, and their folders: `folder`,
+    and `masks` or `losers` where there are any.
+
+    A folder with `win` and `lose` in it holds pairs, as `t2i data pairs` writes them.
+    """
+    if all((folder / side).is_dir() for side in PAIR_SIDES):
+        return dict(zip(("folder", "losers"), (folder / side for side in PAIR_SIDES), strict=True))
+    return {"folder": folder} | {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
+
+
 def inspect_picture_folder(folder: Path) -> PictureFolderStats:
     """Read every picture of a folder and return their counts, sizes and captions.
 
     Raises DataError if none is usable.
     """
-    companions = {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
-    subset = SubsetConfig.model_validate({"folder": folder, **companions})
+    sources = locate_picture_sources(folder)
+    subset = SubsetConfig.model_validate(sources)
     found = list_and_check_pictures(PicturesConfig(subsets=(subset,)))
     if not found.pictures:
         check_broken_fraction(found.broken, found.total, 0.0)
@@ -61,9 +74,9 @@ def inspect_picture_folder(folder: Path) -> PictureFolderStats:
         ),
         captioned=len(captioned),
         captions=tuple(dict.fromkeys(captions)),
-        has_masks="masks" in companions,
+        has_masks="masks" in sources,
         has_alpha=any(one.transparent for one in found.pictures),
-        has_losers="losers" in companions,
+        has_losers="losers" in sources,
     )
 
 

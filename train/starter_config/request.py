@@ -8,7 +8,7 @@ from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ArgumentError, nearest_hint
-from train.starter_config.picture_folder import PictureFolderStats
+from train.starter_config.picture_folder import PictureFolderStats, locate_picture_sources
 from train.starter_config.template_values import PIECES
 
 METHODS = tuple(PIECES)
@@ -54,8 +54,9 @@ def check_no_pairs_for_dreambooth(request: StarterConfigRequest, facts: PictureF
     no worse ones.
     """
     if facts.has_losers and request.method in OF_A_CLASS:
+        losers = locate_picture_sources(request.folder)["losers"]
         raise ArgumentError(
-            f"--init {request.method}: {request.folder / 'losers'} makes pairs of the pictures, "
+            f"--init {request.method}: {losers} makes pairs of the pictures, "
             "and class pictures have no worse ones: choose a method without class pictures, as "
             "--init lora, or move that folder out."
         )

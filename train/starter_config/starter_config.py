@@ -11,10 +11,10 @@ from t2i.atomic_files import NameTakenError, write_new_file
 from t2i.terminal import plural
 from train.data.pictures_config import SMALL
 from train.starter_config.picture_folder import (
-    COMPANIONS,
     PictureFolderStats,
     has_enough_pictures_to_hold_out,
     inspect_picture_folder,
+    locate_picture_sources,
 )
 from train.starter_config.request import (
     OF_NEW_WORDS,
@@ -185,16 +185,11 @@ def build_picture_folder_lines(
     request: StarterConfigRequest, facts: PictureFolderStats, beside: Path
 ) -> list[str]:
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
-    folder = format_toml_literal(format_relative_path(beside, str(request.folder)))
-    present = {"masks": facts.has_masks, "losers": facts.has_losers}
     places = [
-        f"{key} = {format_toml_literal(format_relative_path(beside, str(request.folder / key)))}"
-        for key in COMPANIONS
-        if present[key]
+        f"{key} = {format_toml_literal(format_relative_path(beside, str(path)))}"
+        for key, path in locate_picture_sources(request.folder).items()
     ]
-    if not places:
-        return [f"folder = {folder}"]
-    return [f"subsets = [{{ {', '.join([f'folder = {folder}', *places])} }}]"]
+    return places if len(places) == 1 else [f"subsets = [{{ {', '.join(places)} }}]"]
 
 
 def build_optional_target_lines(

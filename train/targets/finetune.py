@@ -163,6 +163,12 @@ class FineTuneTarget(DenoisingTarget):
         counts_B = torch.tensor([caption is not None for caption in wanted], device=error_B.device)
         return error_B * counts_B
 
+    def compute_reference_digest(self) -> str | None:
+        """Return the SHA-256 of the base weights that the losses compare with and training changes;
+        None if no loss needs them.
+        """
+        return None if self._reference is None else self._reference.compute_digest()
+
     def build_parameter_groups(self) -> list[ParameterGroup]:
         """Return one parameter group per part, with its learning rate and weight decay."""
         return [

@@ -1,5 +1,6 @@
 """The base model of a fine-tune, computed with the model that is being trained."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from t2i.errors import TrainingError
+from train.cache.model_digests import tensor_to_bytes
 
 
 class ReferenceModel:
@@ -21,6 +23,13 @@ class ReferenceModel:
         self._kept: list[tuple[nn.Parameter, Tensor]] = [
             (weight, weight.detach().clone()) for weight in full
         ]
+
+    def compute_digest(self) -> str:
+        """Return the SHA-256 of the kept weights, in hex; adapters keep none."""
+        digest = hashlib.sha256()
+        for _, kept in self._kept:
+            digest.update(tensor_to_bytes(kept))
+        return digest.hexdigest()
 
     @contextmanager
     def using_base_weights(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
     warn_of_large_size,
 )
+from t2i.cli.generation.inverted_photo import choose_inversion_method
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.request.edit_options import LineEdit
@@ -135,6 +136,12 @@ class BulkWorker:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
         source, target = None, request.prompt
         if request.inversion is not None:
+            request = choose_inversion_method(
+                self.pipe,
+                request,
+                pairwise([*edit.sources, target]),
+                edit.options.to_word_edit_options().weights,
+            )
             first = replace(request, prompt=edit.sources[0])
             source = self.photo_cache.get_source(self.pipe, first, seed)
             request, source = self._edit_earlier(request, edit, source)

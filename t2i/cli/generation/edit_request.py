@@ -17,6 +17,7 @@ from t2i.cli.generation.edited_images import (
 )
 from t2i.cli.generation.inverted_photo import (
     add_inversion_to_request,
+    choose_inversion_method,
     format_bytes,
     invert_photo,
 )
@@ -87,11 +88,15 @@ def generate_and_save_edits(
         )
         start = time.perf_counter()
         source = None if recorded is None else recorded.source
+        options = edit_options.to_word_edit_options()
         try:
             if source is None and request.inversion is not None:
+                pairs = [(prompts[0], target) for target in prompts[1:]]
+                request = choose_inversion_method(
+                    loaded.pipe, loaded.request, pairs, options.weights
+                )
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)
-                source = invert_photo(editor, loaded.request, seed, budget_bytes=budget_bytes)
-            options = edit_options.to_word_edit_options()
+                source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
             request, chosen = choose_request_edits(
                 loaded.pipe, loaded.request, prompts, options, source
             )

@@ -1,6 +1,6 @@
 """Inversion of a request's photo to a recorded source, and the description of its error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.inversion.source_run import InversionMethod
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+    from pipelines.text_to_image import TextToImagePipeline
 
 
 def invert_photo(
@@ -66,6 +67,37 @@ def invert_photo(
         print_remark(f"The photo: {source.photo.fitting.description}")
         print_remark(describe_inversion_error(source))
     return source
+
+
+def choose_inversion_method(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    pairs: Iterable[tuple[str, str]],
+    weights: Mapping[str, float],
+) -> Request:
+    """Return the request with the method that "auto" stands for; unchanged for any other.
+
+    With a negative prompt or a guidance method it is one that leaves these to the request.
+
+    pairs : source and target of each edit of the photo
+    weights : weighted words of the targets
+    """
+    from pipelines.inversion.methods import format_method
+    from pipelines.prompt_to_prompt.automatic_edits import classify_prompt_change, has_word
+    from pipelines.prompt_to_prompt.inverted_source import resolve_method
+
+    if request.inversion is None or request.inversion.method.strip().lower() != "auto":
+        return request
+    assert request.num_inference_steps is not None
+    changes = []
+    own_guidance = bool(request.negative_prompt or request.guidance_method)
+    for pair in () if own_guidance else pairs:
+        source, target = (request.parse_with_grammar(text) for text in pair)
+        weighted = any(has_word(target, word) for word in weights)
+        steps = request.num_inference_steps
+        changes.append(classify_prompt_change(source, target, steps, weighted=weighted))
+    method = format_method(resolve_method(pipe, "auto", changes))
+    return replace(request, inversion=replace(request.inversion, method=method))
 
 
 def add_inversion_to_request(request: Request, source: "RecordedSource") -> Request:

@@ -148,6 +148,7 @@ def invert_picture(
             num_inference_steps=request.steps,
             guidance_scale=method.guidance_scale or request.guidance_scale,
             mask=request.mask if method.mask else None,
+            targets=[request.target],
         )
     return InvertedPicture(source, cost)
 

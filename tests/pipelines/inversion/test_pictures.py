@@ -15,6 +15,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
 from t2i.conditioning.guidance import Conditional
+from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, DataError
 from t2i.scenes.scenes import Scenes, ScenesConfig
@@ -203,6 +204,23 @@ def test_auto_suits_the_model(pipe):
     parts = tiny_sd_components()
     parts["scheduler"] = build_scheduler("lcm", parts["scheduler"].config)
     assert resolve_method(quiet(parts), "auto") == parse_method("turbo")
+
+
+@pytest.mark.parametrize(
+    ("targets", "settings", "expected"),
+    [
+        (["a dog"], {}, "turbo"),
+        (["a dog", "a red cat"], {}, "turbo"),
+        (["a dog", "a cat and a dog"], {}, "direct"),
+        (["a cat and a dog"], {}, "direct"),
+        ([], {}, "direct"),
+        (["a dog"], {"negative_prompt": "a frog"}, "direct"),
+        (["a dog"], {"guidance": AdaptiveProjected(3.0)}, "direct"),
+    ],
+)
+def test_auto_suits_the_targets(pipe, targets, settings, expected):
+    source = pipe.invert(picture(), "a cat", targets=targets, num_inference_steps=2, **settings)
+    assert parse_method(source.facts["inversion"]) == parse_method(expected)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,15 @@ def told(listing: Listing, folder: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
+def test_a_worse_picture_without_a_better_one_is_told(tmp_path: Path) -> None:
+    folder_of(tmp_path / "win", "red", "blue")
+    folder_of(tmp_path / "lose", "red", "blue", captions=False)
+    plain("green").save(tmp_path / "lose/alone.png")
+    found = list_picture_folder(tmp_path / "win", FolderOptions(losers=tmp_path / "lose"))
+    assert [Path(one.name).stem for one in found.pictures] == ["00-red", "01-blue"]
+    assert f"1 worse picture without a better one: {tmp_path}/lose/alone.png" in found.notes
+
+
 def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", "green")
     (folder / "00-red.txt").write_text("\ufeffa red sheet,\n  on the wall \n", "utf-8")

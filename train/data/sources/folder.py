@@ -69,6 +69,7 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
     scan = _Scan(options)
     masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
     losers = map_pictures_by_name(options.losers, "losers") if options.losers else None
+    paired: set[Path] = set()
     repeated = parse_kohya_folder_names(folder)
     for place, names in walk_folders(folder, (options.masks, options.losers)):
         if table := find_metadata_table(place, names):
@@ -93,6 +94,8 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
                 reason = f"has no worse one of its name in {options.losers}"
                 scan.listing.broken.append(BrokenPictureError(str(path), reason))
                 continue
+            if loser is not None:
+                paired.add(loser.path)
             scan.listing.pictures.append(
                 PictureEntry(
                     str(path),
@@ -107,6 +110,11 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
     report_missing_and_ignored_files(scan, repeated)
+    if losers and (lonely := sorted({*losers.values()} - paired)):
+        scan.listing.notes.append(
+            f"{plural(len(lonely), 'worse picture')} without a better one: "
+            f"{format_first_paths(lonely)}"
+        )
     return scan.listing
 
 
