@@ -120,3 +120,13 @@ def test_a_mask_can_be_downloaded(page: Any, tmp_path: Any) -> None:
     mask = Image.open(tmp_path / "mask.png").convert("L")
     assert mask.size == (128, 128)
     assert set(mask.get_flattened_data()) == {0, 255}
+
+
+def test_words_of_the_negative_prompt_are_alive_too(page: Any) -> None:
+    page.click("summary:has-text('More')")
+    page.get_by_label("Not this").fill("a dog")
+    page.click(".draw")
+    page.hover(".line.negative .word[data-text='dog'] .word-name")
+    page.wait_for_selector(".heat.on")
+    assert page.inner_text("#reading b") == "dog"
+    assert page.locator(".line.negative .weight").count() == 0

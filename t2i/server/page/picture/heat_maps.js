@@ -46,7 +46,7 @@ export class HeatMaps {
         const mean = field.reduce((sum, value) => sum + value, 0) / field.length;
         return { index, lift: mean > 0 ? field[row * this.width + column] / mean : 0 };
       })
-      .filter(({ index }) => !isLittle(this.words[index].text))
+      .filter(({ index }) => !this.words[index].negative && !isLittle(this.words[index].text))
       .sort((one, other) => other.lift - one.lift);
   }
 
