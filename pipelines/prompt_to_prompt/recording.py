@@ -176,7 +176,7 @@ class RecordingEdit(Edit):
         """Return the probe that records queries and keys."""
         return [self.probe]
 
-    def after_step(
+    def edit_latents_after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
         """Record the step; ArgumentError if all steps together would exceed the budget."""

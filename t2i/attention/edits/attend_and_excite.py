@@ -88,7 +88,7 @@ class AttendAndExcite(Edit):
         for word in as_word_tuple(self.words):
             prompt_tokens.find_word_positions(self.target, word)
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
         """Return the latents (B, C, H, W), moved along the gradient until each word is attended

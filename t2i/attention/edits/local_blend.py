@@ -78,7 +78,7 @@ class LocalBlend(Edit):
             if as_word_tuple(words)
         ]
 
-    def after_step(
+    def edit_latents_after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
         """Return the latents (B, C, H, W), the target's reset to the source's outside the mask of

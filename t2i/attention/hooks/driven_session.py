@@ -40,10 +40,10 @@ class DrivenSession(Protocol):
     def end_pass(self) -> None:
         """End the denoiser pass."""
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
         """Return the latents (B, C, H, W) that replace the denoiser's input at this step."""
 
-    def after_step(self, latents_BCHW: Tensor) -> Tensor:
+    def edit_latents_after_step(self, latents_BCHW: Tensor) -> Tensor:
         """Return the latents (B, C, H, W) that replace those after the step."""

@@ -43,11 +43,13 @@ class PipelineDriver:
             return run.denoise(latents_BCHW, run.conditioning.select_branches(("cond",)))
 
         cond = build_denoiser_pass(images, ("cond",), num_prompts, step, num_steps)
-        run.latents_BCHW = self.session.before_pass(run.latents_BCHW, cond, run_cond_pass)
+        run.latents_BCHW = self.session.edit_latents_before_pass(
+            run.latents_BCHW, cond, run_cond_pass
+        )
 
     def after_step(self, run: RunState) -> None:
         """Announce the end of the pass, and replace the latents by those that the session
         returns.
         """
         self.session.end_pass()
-        run.latents_BCHW = self.session.after_step(run.latents_BCHW)
+        run.latents_BCHW = self.session.edit_latents_after_step(run.latents_BCHW)

@@ -101,14 +101,14 @@ class Probe:
         """Return the probe itself: as a session's participant it needs no other probe."""
         return (self,)
 
-    def before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
+    def edit_latents_before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
         """Return the latents unchanged."""
         return latents_BCHW
 
     def add_to_plan(self, *_: object) -> None:
         """Add nothing to the edit plan: a probe only reads attention."""
 
-    def after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
+    def edit_latents_after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
         """Return the latents unchanged."""
         return latents_BCHW
 

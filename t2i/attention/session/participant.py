@@ -35,7 +35,7 @@ class Participant(Protocol):
     @property
     def needs_extra_passes(self) -> bool:
         """True if the participant calls the denoiser itself before a step's own pass, as
-        Attend-and-Excite does; see `before_pass`.
+        Attend-and-Excite does; see `edit_latents_before_pass`.
         """
 
     @property
@@ -56,7 +56,7 @@ class Participant(Protocol):
     def acts_at_step(self, step: int, num_steps: int, /) -> bool:
         """Return True if the participant acts at this step of a run of `num_steps` steps."""
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass, /
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser reads at this step."""
@@ -64,7 +64,7 @@ class Participant(Protocol):
     def add_to_plan(self, plan: EditPlan, call: AttentionCall, /) -> None:
         """Add the participant's changes of this attention call to the edit plan."""
 
-    def after_step(
+    def edit_latents_after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe], /
     ) -> Tensor:
         """Return the latents (B, C, H, W) that replace those after the step."""
@@ -131,21 +131,23 @@ class ParticipantEntry:
                 probe.on_attention(probabilities, call)
                 self._record(call)
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser is to read at this step, after the
         participant's change.
         """
-        latents_BCHW = self.participant.before_pass(latents_BCHW, denoiser_pass, run_pass)
+        latents_BCHW = self.participant.edit_latents_before_pass(
+            latents_BCHW, denoiser_pass, run_pass
+        )
         self.latent_steps.add(denoiser_pass.step)
         return latents_BCHW
 
-    def after_step(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass) -> Tensor:
+    def edit_latents_after_step(self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass) -> Tensor:
         """Return the latents (B, C, H, W) after a step, changed by the participant."""
         if self.participant.edits_latents:
             self.latent_steps.add(denoiser_pass.step)
-        return self.participant.after_step(latents_BCHW, denoiser_pass, self.probes)
+        return self.participant.edit_latents_after_step(latents_BCHW, denoiser_pass, self.probes)
 
     def estimate_probe_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
         """Return the bytes that the participant's probes store for these sites during a run."""

@@ -110,7 +110,7 @@ class RunningSession:
             self._pass = self._last = denoiser_pass
         self._installed.begin_pass(self, input_shapes)
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser is to read, after the edits that act
@@ -127,7 +127,7 @@ class RunningSession:
 
         for entry in self._entries:
             if entry.participant.needs_extra_passes and entry.acts_at_step(cond_pass):
-                latents_BCHW = entry.before_pass(latents_BCHW, cond_pass, run_pass)
+                latents_BCHW = entry.edit_latents_before_pass(latents_BCHW, cond_pass, run_pass)
         return latents_BCHW
 
     def end_pass(self) -> None:
@@ -139,7 +139,7 @@ class RunningSession:
         if not self._installed.is_dry_run:
             self._on_sites_discovered(has_new_sites)
 
-    def after_step(self, latents_BCHW: Tensor) -> Tensor:
+    def edit_latents_after_step(self, latents_BCHW: Tensor) -> Tensor:
         """Return the latents (B, C, H, W) after a step, changed by the edits of latents; one row
         per image.
         """
@@ -152,7 +152,7 @@ class RunningSession:
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for entry in self._entries:
             if entry.acts_at_step(last):
-                latents_BCHW = entry.after_step(latents_BCHW, last)
+                latents_BCHW = entry.edit_latents_after_step(latents_BCHW, last)
         return latents_BCHW[last.num_recorded :]
 
     # for the model (t2i.attention.hooks.attention_listener)

@@ -102,5 +102,5 @@ class Session(RunningSession):
         With our pipelines, which need no callback, it changes nothing.
         """
         if self.driven_by_callback and "latents" in tensors:
-            tensors["latents"] = self.after_step(tensors["latents"])
+            tensors["latents"] = self.edit_latents_after_step(tensors["latents"])
         return tensors

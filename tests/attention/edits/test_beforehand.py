@@ -70,7 +70,7 @@ def test_a_small_move_lowers_the_loss_on_sdxl(sdxl) -> None:
             losses.append(super().compute_loss_and_gradient(latents_BCHW, denoiser_pass, look))
             return losses[-1]
 
-        def before_pass(self, latents_BCHW, denoiser_pass, look):
+        def edit_latents_before_pass(self, latents_BCHW, denoiser_pass, look):
             _, gradient_BCHW = self.compute_loss_and_gradient(latents_BCHW, denoiser_pass, look)
             step = 0.1 / gradient_BCHW.norm()
             self.compute_loss_and_gradient(latents_BCHW - step * gradient_BCHW, denoiser_pass, look)

@@ -53,7 +53,7 @@ class Edit:
     """True for an edit that acts on the latents between passes, and not on attention."""
     needs_extra_passes: ClassVar[bool] = False
     """True for an edit that calls the denoiser itself before a step's own pass; see
-    `before_pass`."""
+    `edit_latents_before_pass`."""
 
     steps: StepWindow = None
     sites: Sites | str | None = None
@@ -106,10 +106,10 @@ class Edit:
             check_prompt_number(name, prompt, prompt_tokens.num_prompts)
 
     def list_probes(self) -> Sequence[Probe]:
-        """Return the probes whose measurements `after_step` reads, new ones; none by default."""
+        """Return new probes whose measurements `edit_latents_after_step` reads; none by default."""
         return ()
 
-    def before_pass(
+    def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser reads at this step, by default
@@ -121,7 +121,7 @@ class Edit:
         """
         return latents_BCHW
 
-    def after_step(
+    def edit_latents_after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
     ) -> Tensor:
         """Return the latents (B, C, H, W) that replace those after a step, by default unchanged."""
