@@ -30,8 +30,9 @@ CGROUP_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 """Files of a container's limit and use, of both versions of Linux' control groups."""
-BYTES_PER_PIXEL = 48
-"""Bytes for its three colours: decoded, brought to 0..1, as an array, and as a picture."""
+BYTES_PER_DECODED_PIXEL = 48
+"""Bytes of memory that the copies of one pixel of a finished image take: decoded, brought to 0..1,
+as an array, and as a picture."""
 UNCHECKED_FACTOR = 2
 """A picture of so many times the trained positions is drawn without asking."""
 REMEDY = (
@@ -85,7 +86,7 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
     at_once = 1 if getattr(vae, "use_slicing", False) else pictures
     tile = getattr(vae, "tile_latent_min_size", None)
     positions = min(H * W, tile**2) if getattr(vae, "use_tiling", False) and tile else H * W
-    pixels = BYTES_PER_PIXEL * pictures * H * W * factor**2
+    pixels = BYTES_PER_DECODED_PIXEL * pictures * H * W * factor**2
     needed = max(needed_for_pass, decoding_bytes * at_once * positions + pixels)
     if needed > free:
         many = plural(pictures, "picture") if pictures > 1 else "A picture"

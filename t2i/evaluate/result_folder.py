@@ -177,7 +177,9 @@ class ResultFolder:
 
 
 def parse_record_lines(data: bytes) -> Iterator[dict[str, Any]]:
-    """Parse the lines of records.jsonl; incomplete lines and other records are skipped."""
+    """Parse the lines of an evaluation's records.jsonl, each the measurement of one unit; skip
+    incomplete lines and entries of another kind.
+    """
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line, lenient=True)

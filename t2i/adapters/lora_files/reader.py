@@ -147,7 +147,7 @@ def build_weight_update(
         raise ValueError(
             f"it has {summarize_names([*fields, *(['alpha'] if alpha is not None else [])])} alone"
         )
-    if misfit := layer.find_shape_problem():
+    if misfit := layer.describe_inconsistent_shapes():
         raise ValueError(misfit)
     if config is not None and (contradiction := config.find_contradiction(module, layer)):
         raise ValueError(contradiction)

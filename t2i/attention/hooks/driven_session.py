@@ -43,7 +43,11 @@ class DrivenSession(Protocol):
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that replace the denoiser's input at this step."""
+        """Let the session's edits act before a denoiser pass that the driver announces; return the
+        latents (B, C, H, W) that the denoiser gets instead.
+        """
 
     def edit_latents_after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents (B, C, H, W) that replace those after the step."""
+        """Let the session's edits act after a step that the driver announces; return the latents
+        (B, C, H, W) that replace those of the step.
+        """
