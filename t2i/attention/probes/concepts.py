@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.edit_plan import upcast
 from t2i.attention.compute.probabilities import (
-    MAX_ELEMENTS,
-    MIN_PROBABILITY,
+    MAX_CHUNK_ELEMENTS,
+    MIN_PROBABILITY_DIVISOR,
     AttentionProbabilities,
 )
 from t2i.attention.hooks.encoded_prompts import not_recording_tokens
@@ -96,7 +96,7 @@ class EncodedConcepts:
             self._keys[site.name] = compute_keys(module, self.tokens_SD, inputs.key)
         key_NSE = upcast(self._keys[site.name])
         first, end = site.image
-        queries = max(1, MAX_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
+        queries = max(1, MAX_CHUNK_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
         parts = [
             self._compute_for_queries(probabilities, row, key_NSE, start, min(start + queries, end))
             for start in range(first, end, queries)
@@ -121,7 +121,7 @@ class EncodedConcepts:
             concept_NQS = own_NQS[..., span[0] : span[-1] + 1]
             among = torch.maximum(largest_NQ1, concept_NQS.amax(dim=-1, keepdim=True))
             words.append(concept_NQS / (total_NQ1 + concept_NQS.sum(dim=-1, keepdim=True)))
-            ratios.append(concept_NQS / among.clamp(min=MIN_PROBABILITY))
+            ratios.append(concept_NQS / among.clamp(min=MIN_PROBABILITY_DIVISOR))
         return tuple(torch.cat(one, dim=-1).transpose(-1, -2) for one in (words, ratios))  # type: ignore[return-value]  # two of them
 
 
