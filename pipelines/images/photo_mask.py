@@ -27,11 +27,8 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     Raises ArgumentError for any other size, and for a mask without white in what is shown.
     """
     painted = read_picture("mask", to_picture_values(mask)).picture
-    gray = (
-        remove_mask_transparency(painted)
-        .convert("L")
-        .point(lambda value: 255 * (value >= MIN_WHITE))
-    )
+    gray = remove_mask_transparency(painted).convert("L")
+    gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
     problem = find_mask_mistake(painted)
     if problem in ("white", "hole"):
         warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[problem]}", stacklevel=2)
