@@ -57,7 +57,7 @@ class PassThrough:
         query: Tensor,
         key: Tensor,
         mask: Tensor | None,
-        scores: tap.ScoresFunction,
+        scores: tap.ProbabilitiesFunction,
         module: object,
     ) -> Tensor:
         return scores(query, key, mask)

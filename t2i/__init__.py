@@ -49,7 +49,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-HOMES = {
+MODULE_BY_NAME = {
     "ImageToImagePipeline": "pipelines.image_to_image",
     "InpaintPipeline": "pipelines.inpaint",
     "Prompt": "t2i.text.prompt",
@@ -90,10 +90,10 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
 
 
 def __getattr__(name: str) -> object:
-    if name in HOMES:
+    if name in MODULE_BY_NAME:
         if name.endswith("Pipeline"):
             importlib.import_module("pipelines.auto_pipelines")
-        return getattr(importlib.import_module(HOMES[name]), name)
+        return getattr(importlib.import_module(MODULE_BY_NAME[name]), name)
     raise AttributeError(f"module 't2i' has no attribute {name!r}")
 
 

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
 from torch import distributed
 
-SHARED = (PartialState, AcceleratorState, GradientState)
+SHARED_STATE_CLASSES = (PartialState, AcceleratorState, GradientState)
 
 
 @contextmanager
@@ -26,14 +26,14 @@ def isolated_accelerate_state() -> Iterator[None]:
     too. A process group of this process alone that was made inside is destroyed; a group of several
     processes is destroyed by whoever made it: where one fails, the others may still wait in it.
     """
-    before = [dict(kind._shared_state) for kind in SHARED]
+    before = [dict(kind._shared_state) for kind in SHARED_STATE_CLASSES]
     variables, threads, grouped = (
         dict(os.environ),
         torch.get_num_threads(),
         is_process_group_initialized(),
     )
     excepthook = sys.excepthook
-    _replace_states([{} for _ in SHARED])
+    _replace_states([{} for _ in SHARED_STATE_CLASSES])
     try:
         yield
     finally:
@@ -78,7 +78,7 @@ def is_process_group_initialized() -> bool:
 
 def _replace_states(states: list[dict[str, object]]) -> None:
     # In place: the objects that were made of a class have this very dict as their own.
-    for kind, state in zip(SHARED, states, strict=True):
+    for kind, state in zip(SHARED_STATE_CLASSES, states, strict=True):
         kind._shared_state.clear()
         kind._shared_state.update(state)
 

@@ -10,9 +10,16 @@ from pathlib import Path
 
 from t2i.errors import OutputError
 
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 """Bytes, where the file system does not say."""
-NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EMLINK}
+NO_HARD_LINK_ERRNOS = {
+    errno.EPERM,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EACCES,
+    errno.EMLINK,
+}
 """How a file system says that a file has one name only."""
 _numbers = itertools.count()
 
@@ -111,7 +118,7 @@ def link_to_new_name(file: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in NO_HARD_LINK_ERRNOS:
             raise
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
         try:
@@ -128,7 +135,7 @@ def check_name_lengths(paths: Iterable[Path]) -> None:
         try:
             longest = os.pathconf(folder, "PC_NAME_MAX")
         except (OSError, ValueError, AttributeError):
-            longest = LONGEST_NAME
+            longest = MAX_NAME_BYTES
         if any(len(os.fsencode(part)) > longest for part in path.parts if part != path.anchor):
             raise build_write_error(
                 path, OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -162,5 +169,5 @@ def build_write_error(path: Path, error: OSError) -> OutputError:
         errno.ENOTDIR: "A part of this path is a file, not a folder: choose another path.",
         errno.ENAMETOOLONG: "A name has at most 255 bytes: choose a shorter one.",
     }.get(error.errno or 0, "Nothing was written under the final name.")
-    name = str(path) if len(str(path)) <= LONGEST_NAME else f"{str(path)[:LONGEST_NAME]}..."
+    name = str(path) if len(str(path)) <= MAX_NAME_BYTES else f"{str(path)[:MAX_NAME_BYTES]}..."
     return OutputError(f"Cannot write {name}: {error.strerror or error}. {remedy}")

@@ -6,7 +6,7 @@ The CLI exits with the `exit_code` of the error.
 import difflib
 from collections.abc import Iterable
 
-LONGEST = 10_000
+MAX_MESSAGE_LETTERS = 10_000
 """Letters of a message."""
 
 
@@ -18,9 +18,9 @@ class T2IError(Exception):
     def __str__(self) -> str:
         """Return the message, shortened in the middle: an argument may have a megabyte."""
         text = super().__str__()
-        if len(text) <= LONGEST:
+        if len(text) <= MAX_MESSAGE_LETTERS:
             return text
-        return f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+        return f"{text[: MAX_MESSAGE_LETTERS // 2]} [...] {text[-MAX_MESSAGE_LETTERS // 2 :]}"
 
 
 class ArgumentError(T2IError, ValueError):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 ORIENTATION, PIXELS_ACROSS, PIXELS_DOWN = 0x0112, 0xA002, 0xA003
 SHORT, LONG, UNDEFINED = 3, 4, 7
-PREFIX = b"Exif\0\0"
-ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+EXIF_PREFIX = b"Exif\0\0"
+BYTE_ORDER_BY_TIFF_START = {b"II*\0": "<", b"MM\0*": ">"}
 """First bytes of a TIFF -> its byte order."""
 
 
@@ -50,7 +50,7 @@ def reset_exif_orientation_and_size(block: bytes, width: int, height: int) -> by
     The thumbnail, which shows the photo as it was, is unlinked. Nothing is moved: offsets inside
     the maker's notes stay valid. Raises ValueError or struct.error for damaged blocks.
     """
-    data = bytearray(block.removeprefix(PREFIX))
+    data = bytearray(block.removeprefix(EXIF_PREFIX))
     order, first = _read_header(data)
     main = _find_entries(data, order, first)
     found = dict(main)
@@ -63,7 +63,7 @@ def reset_exif_orientation_and_size(block: bytes, width: int, height: int) -> by
         if tag in found:
             struct.pack_into(f"{order}HII", data, found[tag] + 2, LONG, 1, pixels)
     struct.pack_into(f"{order}I", data, first + 2 + 12 * _count_entries(data, order, first), 0)
-    return PREFIX + bytes(data)
+    return EXIF_PREFIX + bytes(data)
 
 
 def add_exif_fields(block: bytes, fields: Mapping[int, bytes]) -> bytes:
@@ -72,7 +72,7 @@ def add_exif_fields(block: bytes, fields: Mapping[int, bytes]) -> bytes:
     The directories are written anew at the end of the block, and no value of it is moved. Raises
     ValueError or struct.error for damaged blocks.
     """
-    data = bytearray(block.removeprefix(PREFIX))
+    data = bytearray(block.removeprefix(EXIF_PREFIX))
     order, first = _read_header(data)
     main = _copy_entries(data, order, first)
     inner = {}
@@ -86,12 +86,12 @@ def add_exif_fields(block: bytes, fields: Mapping[int, bytes]) -> bytes:
     place = _append(data, _join_entries(order, inner))
     main[EXIF_IFD] = struct.pack(f"{order}HHII", EXIF_IFD, LONG, 1, place)
     struct.pack_into(f"{order}I", data, 4, _append(data, _join_entries(order, main)))
-    return PREFIX + bytes(data)
+    return EXIF_PREFIX + bytes(data)
 
 
 def _read_header(data: bytearray) -> tuple[str, int]:
     """Return the byte order of a block, and the offset of its first directory."""
-    order = ORDERS.get(bytes(data[:4]))
+    order = BYTE_ORDER_BY_TIFF_START.get(bytes(data[:4]))
     if order is None:
         raise ValueError("neither byte order of Exif at its start")
     return order, struct.unpack_from(f"{order}I", data, 4)[0]

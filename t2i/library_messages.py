@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-NOISE = {
+HARMLESS_MESSAGES = {
     # We do without torchvision, and what stands in for it is what we want.
     "transformers.utils.import_utils": r"`\w+` requires torchvision \(not installed\); falling",
     # Said whenever a model is cast, with an empty list of what it is about.
@@ -26,7 +26,7 @@ says is shown."""
 
 def install_log_filters() -> None:
     """Install filters that drop known harmless log messages of transformers and diffusers."""
-    for name in NOISE:
+    for name in HARMLESS_MESSAGES:
         logging.getLogger(name).addFilter(is_wanted_record)
     with warnings.catch_warnings():
         # A notebook without ipywidgets shows bars as text and warns of it once, at this import.
@@ -35,8 +35,8 @@ def install_log_filters() -> None:
 
 
 def is_wanted_record(record: logging.LogRecord) -> bool:
-    """Log filter: return False for a known harmless message (NOISE) of the record's logger."""
-    return re.search(NOISE[record.name], record.getMessage()) is None
+    """Log filter: return False for one of the logger's HARMLESS_MESSAGES, which are dropped."""
+    return re.search(HARMLESS_MESSAGES[record.name], record.getMessage()) is None
 
 
 @contextmanager

@@ -12,30 +12,31 @@ from PIL import Image
 
 from t2i.pictures import to_rgb_or_rgba
 
-Oddity = Literal["white", "black", "hole"]
-"""White or black all over; or a picture with a clear hole, where other programs draw."""
+MaskMistake = Literal["white", "black", "hole"]
+"""Probable mistake in a painted mask: white or black all over, or a picture with a clear hole,
+where other programs draw."""
 
-HALF = 128
-"""From here on, of 255, gray counts as white, and what is covered as opaque."""
-GRAYS = 16
+MIN_WHITE = 128
+"""From this value of 0..255 on, gray counts as white, and what is covered as opaque."""
+MAX_GRAY_COLOURS = 16
 """Colours that a gray picture can have of 4 bits a channel: with more, it is one in colour."""
-SHADES = 8
-"""Of those, what a painted mask does not have between black and white."""
+MIN_GRADUAL_COLOURS = 8
+"""Number of such colours that a painted mask does not have between black and white."""
 
-INVERTED = (
+INVERT_ALPHA_CODE = (
     "from PIL import Image, ImageOps; "
     "ImageOps.invert(Image.open('PICTURE').convert('RGBA').getchannel('A')).save('mask.png')"
 )
 """Python that makes a mask of the clear part of PICTURE."""
 
-ODDITY_WARNINGS: dict[Oddity, str] = {
+MASK_MISTAKE_WARNINGS: dict[MaskMistake, str] = {
     "white": "is white all over, so the whole picture is drawn anew: paint black what is to stay.",
     "black": "is black all over, so nothing is drawn anew: paint white what is to change. What is "
     "clear counts as black.",
     "hole": "looks like a picture with a clear hole. Here what is white is drawn anew, and what is "
-    f'clear stays. To draw in the hole, make a mask of it: python -c "{INVERTED}"',
+    f'clear stays. To draw in the hole, make a mask of it: python -c "{INVERT_ALPHA_CODE}"',
 }
-"""Oddity of a mask -> its warning, which follows the words "the mask"."""
+"""Mistake in a mask -> its warning, which follows the words "the mask"."""
 
 
 def remove_mask_transparency(mask: Image.Image) -> Image.Image:
@@ -50,20 +51,20 @@ def remove_mask_transparency(mask: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", plain.size, "black"), plain).convert("RGB")
 
 
-def find_mask_problem(mask: Image.Image) -> Oddity | None:
+def find_mask_mistake(mask: Image.Image) -> MaskMistake | None:
     """Return the probable mistake in a painted mask, or None: "white" or "black" all over, or a
     picture with a transparent "hole" in place of a mask.
     """
     plain = to_rgb_or_rgba(mask)
     if plain.mode == "RGBA":
         rgba = np.asarray(plain)
-        covered = rgba[..., 3] >= HALF
+        covered = rgba[..., 3] >= MIN_WHITE
         if not covered.all() and are_photo_colours(rgba[covered][:, :3]):
             return "hole"
     darkest, lightest = remove_mask_transparency(mask).convert("L").getextrema()
     assert isinstance(darkest, int | float)  # of one channel
     assert isinstance(lightest, int | float)
-    return "white" if darkest >= HALF else "black" if lightest < HALF else None
+    return "white" if darkest >= MIN_WHITE else "black" if lightest < MIN_WHITE else None
 
 
 def are_photo_colours(colours_N3: NDArray[np.uint8]) -> bool:
@@ -72,8 +73,8 @@ def are_photo_colours(colours_N3: NDArray[np.uint8]) -> bool:
     """
     coarse_N3 = colours_N3.astype(np.int32) >> 4
     colours = np.unique(coarse_N3 @ np.array([256, 16, 1]))
-    if len(colours) > GRAYS:
+    if len(colours) > MAX_GRAY_COLOURS:
         return True
     gray_N = colours_N3.mean(axis=1)
     between = float(((gray_N > 48) & (gray_N < 208)).mean()) if len(gray_N) else 0.0
-    return len(colours) >= SHADES and between > 0.5
+    return len(colours) >= MIN_GRADUAL_COLOURS and between > 0.5

@@ -22,20 +22,20 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
 MAX_TEXT = 256 * 1024
 """Bytes of one text that a picture is given, and that are read from one."""
-MAX_JPEG_EXIF = 65_533
+MAX_JPEG_EXIF_BYTES = 65_533
 """A segment counts its length in two bytes, those two included."""
 
-EXIF_TEXTS = {
+EXIF_TEXT_FORMATS = {
     "parameters": (USER_COMMENT, b"UNICODE\0", "utf-16-be"),
     "t2i": (MAKER_NOTE, b"t2i\0", "utf-8"),
 }
 """Where JPEG and WebP keep a text: its Exif tag, what stands before it, and its encoding."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises for damaged files."""
 
 # First bytes of what people try to open, so that the message can name it.
-FOREIGN = {
+OTHER_FILE_TYPES = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
     b"II*\0": "a TIFF",
@@ -47,7 +47,7 @@ FOREIGN = {
     b"\0\0\1\0": "an ICO",
 }
 
-GAP = 8
+GAP_PIXELS = 8
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
@@ -84,7 +84,7 @@ def opening_picture_as_stored(path: Path) -> Iterator[Image.Image]:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise build_too_large_error(path, "far more pixels") from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise DataError(
             f"Cannot decode {path}: {error}. The file is damaged or cut short; get a fresh copy."
         ) from error
@@ -107,7 +107,8 @@ def describe_file_type(path: Path) -> str:
     if start[4:8] == b"ftyp":
         return "an AVIF, HEIC or video file"
     return next(
-        (name for magic, name in FOREIGN.items() if start.startswith(magic)), "no picture we know"
+        (name for magic, name in OTHER_FILE_TYPES.items() if start.startswith(magic)),
+        "no picture we know",
     )
 
 
@@ -137,7 +138,8 @@ def save_picture(
     """Save a picture atomically, in the format that its suffix names.
 
     text : keys and values to store in it, such as {"parameters": "..."}: any in a PNG, those of
-        EXIF_TEXTS in JPEG and WebP. What has no room is left out with a warning. None stores none.
+        EXIF_TEXT_FORMATS in JPEG and WebP. What has no room is left out with a warning. None stores
+        none.
     exif, icc_profile : of a photo, to keep
     """
     form = FORMATS.get(path.suffix.lower())
@@ -154,7 +156,7 @@ def save_picture(
     options: dict[str, object] = {} if form == "PNG" else {"quality": 95}
     if form == "JPEG":
         options["comment"] = b""  # Else Pillow keeps the comment of the file it was read from.
-    if form == "JPEG" and len(exif) > MAX_JPEG_EXIF:
+    if form == "JPEG" and len(exif) > MAX_JPEG_EXIF_BYTES:
         warnings.warn(
             f"{path.name} is saved without the photo's Exif of {len(exif):,} bytes: a JPEG has "
             "room for 64 KiB; .png and .webp have more.",
@@ -193,17 +195,17 @@ def build_metadata_exif_block(
 
     `parameters` comes first: if there is room for one text only, it is the one most tools read.
     """
-    if unknown := text.keys() - EXIF_TEXTS.keys():
+    if unknown := text.keys() - EXIF_TEXT_FORMATS.keys():
         raise ArgumentError(
             f"Cannot store text under {', '.join(map(repr, sorted(unknown)))} in {name!r}: "
-            f"{form} carries only {', '.join(map(repr, EXIF_TEXTS))}. Use .png."
+            f"{form} carries only {', '.join(map(repr, EXIF_TEXT_FORMATS))}. Use .png."
         )
 
     def build(fields: Mapping[int, bytes]) -> bytes:
         return add_exif_fields(photo_exif, fields) if photo_exif else build_exif_block(fields)
 
     fields: dict[int, bytes] = {}
-    for key, (tag, start, encoding) in EXIF_TEXTS.items():
+    for key, (tag, start, encoding) in EXIF_TEXT_FORMATS.items():
         if key not in text:
             continue
         fields[tag] = start + text[key].encode(encoding)
@@ -213,7 +215,7 @@ def build_metadata_exif_block(
                 key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
             )
             del fields[tag]
-        elif form == "JPEG" and len(build(fields)) > MAX_JPEG_EXIF:
+        elif form == "JPEG" and len(build(fields)) > MAX_JPEG_EXIF_BYTES:
             _warn_text_left_out(
                 key, size, name, "a JPEG has room for 64 KiB in all; .png and .webp have more"
             )
@@ -263,18 +265,18 @@ def build_picture_grid(
     label_heights = [line * max(len(t) for t in texts[start : start + columns]) for start in starts]
 
     # put everything in its place
-    total = sum(picture_heights) + sum(label_heights) + GAP * (2 * len(starts) + 1)
-    page = Image.new("RGB", (columns * (width + GAP) + GAP, total), PAPER)
+    total = sum(picture_heights) + sum(label_heights) + GAP_PIXELS * (2 * len(starts) + 1)
+    page = Image.new("RGB", (columns * (width + GAP_PIXELS) + GAP_PIXELS, total), PAPER)
     draw = ImageDraw.Draw(page)
-    top = GAP
+    top = GAP_PIXELS
     for row, start in enumerate(starts):
         for column, index in enumerate(range(start, min(start + columns, len(pictures)))):
-            left = GAP + column * (width + GAP)
+            left = GAP_PIXELS + column * (width + GAP_PIXELS)
             page.paste(scaled[index], (left, top), scaled[index])
             for number, words in enumerate(texts[index]):
-                under = top + picture_heights[row] + GAP // 2 + number * line
+                under = top + picture_heights[row] + GAP_PIXELS // 2 + number * line
                 draw.text((left, under), words, fill=INK, font=font)
-        top += picture_heights[row] + label_heights[row] + 2 * GAP
+        top += picture_heights[row] + label_heights[row] + 2 * GAP_PIXELS
     return page
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-REVERSING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-LINES = "\n\t"
+BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+KEPT_WHITESPACE = "\n\t"
 """What stays in a text of several lines."""
 
 
@@ -41,13 +41,13 @@ def is_control_character(character: str) -> bool:
 
     These are controls, surrogates, line separators and bidirectional marks.
     """
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in REVERSING
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDI_CONTROLS
 
 
 def print_note(text: object) -> None:
     """Print a line to stderr, with control characters escaped; ignore a closed or full stream."""
     with suppress(OSError, ValueError):  # hung up, full, closed
-        print(escape_controls(str(text), LINES), file=sys.stderr, flush=True)
+        print(escape_controls(str(text), KEPT_WHITESPACE), file=sys.stderr, flush=True)
 
 
 def plural(number: int, noun: str) -> str:
@@ -61,7 +61,7 @@ def print_line(text: object) -> None:
     """
     with _answering():
         print(
-            escape_controls(str(text), LINES), flush=True
+            escape_controls(str(text), KEPT_WHITESPACE), flush=True
         )  # who reads it in a pipe may interrupt us
 
 
@@ -128,7 +128,7 @@ class EscapedText:
             if segment.control:
                 yield segment
             else:
-                yield Segment(escape_controls(segment.text, LINES), segment.style)
+                yield Segment(escape_controls(segment.text, KEPT_WHITESPACE), segment.style)
 
 
 def print_rich(inner: "RenderableType" = "") -> None:
@@ -162,7 +162,7 @@ def escape_log_records() -> Iterator[None]:
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
         with suppress(Exception):  # the library reports a message that does not fit its arguments
-            record.msg, record.args = escape_controls(record.getMessage(), LINES), ()
+            record.msg, record.args = escape_controls(record.getMessage(), KEPT_WHITESPACE), ()
         return record
 
     logging.setLogRecordFactory(made)

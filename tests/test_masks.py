@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.masks import INVERTED, find_mask_problem, remove_mask_transparency
+from t2i.masks import INVERT_ALPHA_CODE, find_mask_mistake, remove_mask_transparency
 from t2i.pictures import open_picture
 from train.data.decode import decode_picture
 
@@ -73,7 +73,7 @@ EVERY = {mode: opaque(mode) for mode in MODES} | {mode: clear(mode) for mode in 
 @pytest.mark.parametrize("mask", EVERY.values(), ids=EVERY)
 def test_a_white_box_is_that_box_in_every_mode(mask: Image.Image) -> None:
     assert np.array_equal(white_of(remove_mask_transparency(mask)), WHITE)
-    assert find_mask_problem(mask) is None
+    assert find_mask_mistake(mask) is None
 
 
 @pytest.mark.parametrize("mask", EVERY.values(), ids=EVERY)
@@ -144,19 +144,19 @@ def picture(hole: bool = True, gray: bool = False) -> Image.Image:
     ids=lambda value: str(value)[:40] if not isinstance(value, Image.Image) else value.mode,
 )
 def test_what_may_not_be_meant_is_found(mask: Image.Image, oddity: str | None) -> None:
-    assert find_mask_problem(mask) == oddity
+    assert find_mask_mistake(mask) == oddity
 
 
 def test_a_soft_brush_is_no_picture() -> None:
     soft = Image.radial_gradient("L").resize((64, 64))
     brush = Image.new("RGB", soft.size, "white")
     brush.putalpha(soft.point(lambda value: 255 - value))
-    assert find_mask_problem(brush) is None
+    assert find_mask_mistake(brush) is None
 
 
 def test_what_is_said_of_a_hole_makes_its_mask(tmp_path: Path) -> None:
     picture().save(tmp_path / "hole.png")
-    command = INVERTED.replace("PICTURE", "hole.png")
+    command = INVERT_ALPHA_CODE.replace("PICTURE", "hole.png")
     subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
     made = open_picture(tmp_path / "mask.png")
     expected = np.zeros((48, 64), dtype=bool)

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
-from t2i.pictures import GAP, MAX_TEXT, PAPER, build_picture_grid, open_picture, save_picture
+from t2i.pictures import GAP_PIXELS, MAX_TEXT, PAPER, build_picture_grid, open_picture, save_picture
 
 
 def colourful(width: int = 24, height: int = 16) -> Image.Image:
@@ -237,16 +237,16 @@ def test_a_sheet_puts_pictures_in_rows_with_labels_under_them() -> None:
     tints = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     pictures = [Image.new("RGB", (60, 60), tint) for tint in tints]
     page = np.asarray(build_picture_grid(pictures, ["one", "two", ""], columns=2))
-    assert page.shape[1] == 2 * 60 + 3 * GAP
+    assert page.shape[1] == 2 * 60 + 3 * GAP_PIXELS
     for column, tint in ((0, tints[0]), (1, tints[1])):
-        left = GAP + column * (60 + GAP)
-        assert (page[GAP : GAP + 60, left : left + 60] == tint).all()
-        label = page[GAP + 60 : GAP + 60 + GAP // 2 + 12, left : left + 60]
+        left = GAP_PIXELS + column * (60 + GAP_PIXELS)
+        assert (page[GAP_PIXELS : GAP_PIXELS + 60, left : left + 60] == tint).all()
+        label = page[GAP_PIXELS + 60 : GAP_PIXELS + 60 + GAP_PIXELS // 2 + 12, left : left + 60]
         assert (label < 100).all(axis=-1).sum() > 10
     blue = np.argwhere((page == tints[2]).all(axis=-1))
     assert len(blue) == 3600
-    assert blue[:, 1].min() == GAP
-    assert blue[:, 0].min() > GAP + 60 + GAP
+    assert blue[:, 1].min() == GAP_PIXELS
+    assert blue[:, 0].min() > GAP_PIXELS + 60 + GAP_PIXELS
 
 
 def test_long_labels_wrap_and_stay_under_their_picture() -> None:
@@ -258,17 +258,17 @@ def test_long_labels_wrap_and_stay_under_their_picture() -> None:
     letters = build_picture_grid(pictures, ["W" * 60, ""], columns=2)
     for page in (words, letters):
         assert page.height > short.height + 20
-        ink = np.asarray(page)[GAP + 20 :] != PAPER
-        assert ink.any(axis=(0, 2))[: GAP + 90].any()
-        assert not ink.any(axis=(0, 2))[GAP + 92 :].any()
+        ink = np.asarray(page)[GAP_PIXELS + 20 :] != PAPER
+        assert ink.any(axis=(0, 2))[: GAP_PIXELS + 90].any()
+        assert not ink.any(axis=(0, 2))[GAP_PIXELS + 92 :].any()
 
 
 def test_a_sheet_scales_pictures_to_the_cell_and_shows_transparency_as_paper() -> None:
     small = Image.new("RGBA", (10, 20), (0, 0, 0, 0))
     large = Image.new("RGB", (400, 200), (10, 10, 10))
     page = np.asarray(build_picture_grid([small, large], ["", ""], columns=5, cell=50))
-    assert page.shape[1] == 2 * 50 + 3 * GAP
-    assert (page[:, GAP : GAP + 50] == PAPER).all()
+    assert page.shape[1] == 2 * 50 + 3 * GAP_PIXELS
+    assert (page[:, GAP_PIXELS : GAP_PIXELS + 50] == PAPER).all()
     assert (page == 10).all(axis=-1).sum() == 50 * 25
 
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 import pipelines  # noqa: F401  # imports nothing else: what it silences, it silences by itself
 import t2i
-from t2i.library_messages import NOISE, install_log_filters
+from t2i.library_messages import HARMLESS_MESSAGES, install_log_filters
 from tests.tiny import tiny_sd_components, tiny_small_vae, tiny_tokenizer
 
 
@@ -30,10 +30,10 @@ class Shown(logging.Handler):
 @pytest.fixture
 def shown():
     handler = Shown()
-    for name in NOISE:
+    for name in HARMLESS_MESSAGES:
         logging.getLogger(name).addHandler(handler)
     yield handler.lines
-    for name in NOISE:
+    for name in HARMLESS_MESSAGES:
         logging.getLogger(name).removeHandler(handler)
 
 
@@ -114,7 +114,7 @@ def test_the_length_of_a_prompt_is_not_shown(shown):
     assert after == []
 
 
-@pytest.mark.parametrize("name", NOISE)
+@pytest.mark.parametrize("name", HARMLESS_MESSAGES)
 def test_other_lines_of_the_same_libraries_are_shown(shown, name):
     logging.getLogger(name).warning("Some weights were not used: %s", ["a"])
     assert shown == ["Some weights were not used: ['a']"]

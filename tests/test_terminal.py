@@ -9,7 +9,7 @@ import pytest
 
 from t2i.errors import OutputError
 from t2i.terminal import (
-    REVERSING,
+    BIDI_CONTROLS,
     escape_controls,
     escape_log_records,
     flush_stdout,
@@ -29,7 +29,7 @@ def commands_in(text: str) -> set[str]:
         c
         for c in text
         if c not in "\n\t"
-        and (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in REVERSING)
+        and (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI_CONTROLS)
     }
 
 

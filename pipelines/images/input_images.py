@@ -18,7 +18,12 @@ from pipelines.loop import Generators
 from pipelines.run import argument_checks
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, format_library_error
-from t2i.masks import ODDITY_WARNINGS, Oddity, find_mask_problem, remove_mask_transparency
+from t2i.masks import (
+    MASK_MISTAKE_WARNINGS,
+    MaskMistake,
+    find_mask_mistake,
+    remove_mask_transparency,
+)
 from t2i.pictures import to_rgb_or_rgba
 from t2i.terminal import plural
 
@@ -88,8 +93,8 @@ def convert_masks(masks: Any) -> Any:
         return masks.astype(np.float32)
     if not isinstance(masks, Image.Image):
         return masks
-    if odd := find_mask_problem(masks):
-        warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
+    if odd := find_mask_mistake(masks):
+        warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[odd]}", stacklevel=2)
     return remove_mask_transparency(masks)
 
 
@@ -120,8 +125,8 @@ def check_masks(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
         return
     for mask_1YX in mask_BCYX:
         if (mask_1YX == mask_1YX.flatten()[0]).all():
-            odd: Oddity = "white" if mask_1YX.flatten()[0] else "black"
-            warnings.warn(f"The mask {ODDITY_WARNINGS[odd]}", stacklevel=2)
+            odd: MaskMistake = "white" if mask_1YX.flatten()[0] else "black"
+            warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[odd]}", stacklevel=2)
 
 
 def encode_images(

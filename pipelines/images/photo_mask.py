@@ -11,7 +11,7 @@ from torch import Tensor
 from pipelines.images.photo_fitting import Fitting
 from pipelines.images.photo_reading import read_picture
 from t2i.errors import ArgumentError
-from t2i.masks import HALF, ODDITY_WARNINGS, find_mask_problem, remove_mask_transparency
+from t2i.masks import MASK_MISTAKE_WARNINGS, MIN_WHITE, find_mask_mistake, remove_mask_transparency
 
 SAME_ASPECT = 0.01
 """Largest relative difference of the aspect ratios of a mask and its photo."""
@@ -27,10 +27,11 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     Raises ArgumentError for any other size, and for a mask without white in what is shown.
     """
     painted = read_picture("mask", to_picture_values(mask)).picture
-    gray = remove_mask_transparency(painted).convert("L").point(lambda value: 255 * (value >= HALF))
-    problem = find_mask_problem(painted)
+    gray = remove_mask_transparency(painted).convert("L")
+    gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
+    problem = find_mask_mistake(painted)
     if problem in ("white", "hole"):
-        warnings.warn(f"The mask {ODDITY_WARNINGS[problem]}", stacklevel=2)
+        warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[problem]}", stacklevel=2)
     whole = scale_mask(gray, fitting)
     if not fitting.fit_mask(whole).any():
         raise ArgumentError(

@@ -15,14 +15,14 @@ from pipelines.images.colour_profiles import convert_to_srgb
 from t2i.errors import ArgumentError, DataError
 from t2i.exif import reset_exif_orientation_and_size
 from t2i.pictures import (
+    DECODE_ERRORS,
     MAX_PIXELS,
-    UNREADABLE,
     build_too_large_error,
     opening_picture_as_stored,
     to_rgb_or_rgba,
 )
 
-DAMAGED = (*UNREADABLE, TypeError, KeyError)
+DAMAGED = (*DECODE_ERRORS, TypeError, KeyError)
 """What Pillow raises for damaged Exif."""
 CONVERTIBLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "CMYK", "YCbCr", "HSV")
 """Modes that become RGB by a formula; so do those of 16 bits, which begin with "I;"."""
@@ -61,7 +61,7 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
         check_pixel_count(name, picture.size)
         try:
             picture.load()
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise DataError(f"Cannot decode the {name}: {error}. Get a fresh copy.") from error
         return turn_upright(name, picture)
     if isinstance(picture, np.ndarray | Tensor):

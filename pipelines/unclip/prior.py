@@ -68,7 +68,7 @@ def sample_image_embeddings(
     ]
     text_RWD, sentence_RD, mask_RW = (torch.cat(rows) for rows in zip(*encoded, strict=True))
     conditioning = Conditioning(
-        text_RWD, guidance.possible_branches, {unclip.SENTENCE_EMBEDDING: sentence_RD}, mask_RW
+        text_RWD, guidance.possible_branches, {unclip.SENTENCE_EMBEDDING_KEY: sentence_RD}, mask_RW
     )
 
     # sample embeddings from noise

@@ -12,24 +12,28 @@ from t2i.adapters.tensor_files import read_tensors_and_metadata
 from t2i.errors import ModelError
 from t2i.terminal import plural
 
-LAYER_KEY = re.compile(
+LAYER_KEY_PATTERN = re.compile(
     r"ip_adapter\.(\d{1,4})\.(to_[kv]_ip\.weight|to_(?:q|k|v|out)_lora\.\w+\.weight)"
 )
-IMAGE_PROJECTION = "image_proj."
+IMAGE_PROJECTION_PREFIX = "image_proj."
 
 
 def check_ip_adapter_fits_unet(path: Path, unet: Any) -> None:
     """Raise ModelError unless the file holds a complete IP-Adapter for a UNet of these widths."""
     tensors, _ = read_tensors_and_metadata(path, "IP-Adapter")
-    layers = {name: match for name in tensors if (match := LAYER_KEY.fullmatch(name))}
-    if unknown := [n for n in tensors if n not in layers and not n.startswith(IMAGE_PROJECTION)]:
+    layers = {name: match for name in tensors if (match := LAYER_KEY_PATTERN.fullmatch(name))}
+    if unknown := [
+        n for n in tensors if n not in layers and not n.startswith(IMAGE_PROJECTION_PREFIX)
+    ]:
         raise ModelError(
             f"{path}: {len(unknown):,} of its {plural(len(tensors), 'tensor')} do not belong to "
             "an "
             f"IP-Adapter: {summarize_names(unknown)}. Nothing was loaded."
         )
     if len(layers) == len(tensors):
-        raise ModelError(f"{path} has no image projection: expected tensors {IMAGE_PROJECTION}...")
+        raise ModelError(
+            f"{path} has no image projection: expected tensors {IMAGE_PROJECTION_PREFIX}..."
+        )
     sites = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
     shapes = {name: tuple(tensors[name].shape) for name in layers if "_ip." in name}
     expected = {}

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
 from t2i.adapters.lora_matching import get_base_layer, match_lora_to_model
 from t2i.adapters.module_names import canonical_module_name, printable_name
-from t2i.adapters.peft_reading import ModelParts
+from t2i.adapters.peft_reading import ModelByPart
 from t2i.errors import ArgumentError, ModelError
 
-NEGLIGIBLE = 1e-12
+NEGLIGIBLE_ENERGY_SHARE = 1e-12
 """Share of a weight's squared norm below which a change counts as rounding error."""
-WIDE_CONVOLUTIONS = ("conv1", "conv2", "conv", "conv_in", "conv_out")
+CONVOLUTIONS_3X3 = ("conv1", "conv2", "conv", "conv_in", "conv_out")
 """Convolutions of a UNet that have 3 x 3 kernels."""
 
 
@@ -70,7 +70,7 @@ def compute_updated_weight(weight: Tensor, layer: WeightUpdate, scale: float) ->
 
 @torch.no_grad()
 def extract_lora(
-    before: ModelParts, after: ModelParts, *, rank: int | None = None, share: float | None = None
+    before: ModelByPart, after: ModelByPart, *, rank: int | None = None, share: float | None = None
 ) -> LoraApproximation:
     """Compute the LoRA closest to the difference after - before (truncated SVD, Eckart and Young).
 
@@ -98,7 +98,7 @@ def extract_lora(
                 )
             kind = choose_compute_dtype(tensor.dtype)
             change = tensor.to(kind) - old[name].to(kind)
-            if change.square().sum() <= NEGLIGIBLE * tensor.to(kind).square().sum():
+            if change.square().sum() <= NEGLIGIBLE_ENERGY_SHARE * tensor.to(kind).square().sum():
                 continue
             module, _, field = name.rpartition(".")
             if field != "weight" or not isinstance(
@@ -237,7 +237,7 @@ def find_kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, .
     for factor in layer.named_tensors().values():
         if factor.dim() == 4:
             return tuple(factor.shape[2:])
-    if name.rpartition(".")[2] in WIDE_CONVOLUTIONS and width % 9 == 0:
+    if name.rpartition(".")[2] in CONVOLUTIONS_3X3 and width % 9 == 0:
         return (3, 3)
     return (1, 1) if name.endswith("conv_shortcut") else ()
 

@@ -49,8 +49,8 @@ class LowRankUpdate:
         factors = {"down": self.down, "up": self.up}
         return factors if self.magnitude is None else factors | {"magnitude": self.magnitude}
 
-    def find_shape_problem(self) -> str:
-        """Describe the first fault in the shapes of down, up and magnitude, or return ""."""
+    def describe_inconsistent_shapes(self) -> str | None:
+        """Describe the first fault in the shapes of down, up and magnitude, or return None."""
         down, up = tuple(self.down.shape), tuple(self.up.shape)
         if len(down) not in (2, 4) or len(up) not in (2, 4) or up[1] != down[0] or 0 in down + up:
             return f"down is {list(down)} and up {list(up)}, expected [rank, in] and [out, rank]"
@@ -58,7 +58,7 @@ class LowRankUpdate:
             return f"up is {list(up)}, expected [out, rank, 1, 1]"
         if self.magnitude is not None and tuple(self.magnitude.shape) != up[:1]:
             return f"the magnitude is {list(self.magnitude.shape)}, expected {list(up[:1])}"
-        return ""
+        return None
 
     def build_matrix(self) -> Tensor:
         """Compute scale * up @ down as a matrix (out, in * height * width), in float32 or finer."""
@@ -95,9 +95,9 @@ class HadamardUpdate:
         """Return the LoHa factors by their names in lycoris files, such as "hada_w1_a"."""
         return {f"hada_{name}": factor for name, factor in self.factors.items()}
 
-    def find_shape_problem(self) -> str:
-        """Describe the first missing or misshapen LoHa factor, or return ""."""
-        return find_factor_problem(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
+    def describe_inconsistent_shapes(self) -> str | None:
+        """Describe the first missing or misshapen LoHa factor, or return None."""
+        return describe_inconsistent_factors(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
     def build_matrix(self) -> Tensor:
         """Compute the scaled elementwise product (out, in * height * width) in float32 or finer."""
@@ -146,11 +146,13 @@ class KroneckerUpdate:
         """Return the LoKr factors by their names in lycoris files, such as "lokr_w1"."""
         return {f"lokr_{name}": factor for name, factor in self.factors.items()}
 
-    def find_shape_problem(self) -> str:
-        """Describe the first missing or misshapen LoKr factor, or return ""."""
+    def describe_inconsistent_shapes(self) -> str | None:
+        """Describe the first missing or misshapen LoKr factor, or return None."""
         first = ("w1",) if "w1" in self.factors else ("w1_a", "w1_b")
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
-        return find_factor_problem(self, first + second, set() if "w2" in self.factors else {"t2"})
+        return describe_inconsistent_factors(
+            self, first + second, set() if "w2" in self.factors else {"t2"}
+        )
 
     def build_matrix(self) -> Tensor:
         """Compute the scaled Kronecker product (out, in * height * width), in float32 or finer."""
@@ -224,11 +226,11 @@ def contract_tucker_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
-def find_factor_problem(
+def describe_inconsistent_factors(
     layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
-) -> str:
+) -> str | None:
     """Describe the first fault in the factors of a LoHa or LoKr: missing, unexpected or misshapen;
-    return "" if there is none.
+    return None if there is none.
     """
     names = layer.factors.keys()
     if missing := set(needed) - names:
@@ -247,4 +249,4 @@ def find_factor_problem(
         type(layer)(meta, layer.alpha).build_matrix()
     except RuntimeError:
         return f"the factors {shapes} cannot be multiplied"
-    return ""
+    return None

@@ -20,16 +20,16 @@ from t2i.adapters.module_names import canonical_module_name, summarize_names
 from t2i.adapters.peft_fields import check_peft_fields
 from t2i.errors import ModelError
 
-ModelParts = Mapping[str, nn.Module]
+ModelByPart = Mapping[str, nn.Module]
 """Name of a model part, as in diffusers -> module."""
-StateDicts = Mapping[str, Mapping[str, Tensor]]
+StateDictByPart = Mapping[str, Mapping[str, Tensor]]
 """Name of a model part -> state_dict."""
 
 
 def read_lora_from_models(
-    models: ModelParts,
+    models: ModelByPart,
     adapters: str | Collection[str] = "default",
-    states: StateDicts | None = None,
+    states: StateDictByPart | None = None,
 ) -> Lora:
     """Read the LoRA, DoRA, rsLoRA, LoHa and LoKr layers that peft has added to models.
 

@@ -19,7 +19,7 @@ from t2i.safe_reading import UntrustedFileKind, read_bytes
 from t2i.terminal import plural
 
 ENCODER_BY_KEY = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-UNNAMED_KEY = "emb_params"
+KEY_WITHOUT_TOKEN = "emb_params"
 """Key of a learned word whose token is the name of its file."""
 FILE_METADATA = {"format": "pt"}
 MAX_VECTORS = 1024
@@ -83,13 +83,13 @@ def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord
     try:
         if rows.keys() <= ENCODER_BY_KEY.keys():
             return [LearnedWord({ENCODER_BY_KEY[name]: tensor for name, tensor in rows.items()})]
-        if UNNAMED_KEY in rows:
+        if KEY_WITHOUT_TOKEN in rows:
             if len(rows) > 1:
                 raise ModelError(
-                    f"{path} has {summarize_names(rows.keys() - {UNNAMED_KEY})} beside "
-                    f"{UNNAMED_KEY}: expected one."
+                    f"{path} has {summarize_names(rows.keys() - {KEY_WITHOUT_TOKEN})} beside "
+                    f"{KEY_WITHOUT_TOKEN}: expected one."
                 )
-            return [LearnedWord({"text_encoder": rows[UNNAMED_KEY]})]
+            return [LearnedWord({"text_encoder": rows[KEY_WITHOUT_TOKEN]})]
         return [LearnedWord({"text_encoder": tensor}, token) for token, tensor in rows.items()]
     except ArgumentError as error:
         raise ModelError(f"{path} is no embedding: {error}") from error
@@ -125,7 +125,7 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     if isinstance(params, dict) and len(params) == 1:
         token = named.get("name")
         vectors = next(iter(params.values()))
-        named = {token if isinstance(token, str) and token else UNNAMED_KEY: vectors}
+        named = {token if isinstance(token, str) and token else KEY_WITHOUT_TOKEN: vectors}
     if not named or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in named.items()
     ):
@@ -159,7 +159,7 @@ def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
     The token is the name of the file.
     """
     if word.vectors.keys() == {"text_encoder"}:
-        write_tensor_file(path, {UNNAMED_KEY: word.vectors["text_encoder"]}, FILE_METADATA)
+        write_tensor_file(path, {KEY_WITHOUT_TOKEN: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
         keys = {part: key for key, part in ENCODER_BY_KEY.items()}
         named = {keys[part]: vectors for part, vectors in word.vectors.items()}

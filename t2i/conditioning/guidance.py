@@ -139,11 +139,11 @@ def check_guidance_scales(scale: float, rescale: float) -> None:
         raise ArgumentError(f"Got guidance_rescale={rescale}, expected a number from 0 (off) to 1.")
 
 
-LARGEST = 1e10
+MAX_GUIDANCE_NUMBER = 1e10
 """Upper bound of numbers: tensors have one, unlike Python integers."""
 
 
 def check_finite_number(name: str, value: float) -> None:
     """Raise ArgumentError unless `value` is a finite number."""
-    if not isinstance(value, Real) or not abs(value) < LARGEST:
+    if not isinstance(value, Real) or not abs(value) < MAX_GUIDANCE_NUMBER:
         raise ArgumentError(f"Got {name}={value}, expected a finite number such as 7.5 or 0.")

@@ -30,7 +30,9 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
             f"Unknown guidance {name.strip()!r}. {nearest_hint(name.strip(), known)}"
         )
 
-    types = {name: type_ for name, type_ in _fields(kind).items() if name not in FROM_THE_CALL}
+    types = {
+        name: type_ for name, type_ in _fields(kind).items() if name not in ARGUMENTS_FROM_CALL
+    }
     given = _values(text, arguments, types | {"start": float, "stop": float})
     interval = {key: given.pop(key) for key in ("start", "stop") if key in given}
     from_call = {"scale": scale, "rescale": rescale}
@@ -105,7 +107,7 @@ def _values(text: str, arguments: str, types: Mapping[str, Any]) -> dict[str, An
             raise ArgumentError(f"Unknown argument {key!r} in {text!r}. {_choices(key, types)}")
         if key in values:
             raise ArgumentError(f"Got {key!r} twice in {text!r}: give it once.")
-        read, expected = READERS.get(types[key], (str, "a word"))
+        read, expected = ARGUMENT_PARSERS.get(types[key], (str, "a word"))
         try:
             values[key] = read(value)
         except ValueError as error:
@@ -132,7 +134,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-READERS: dict[Any, tuple[Callable[[str], object], str]] = {
+ARGUMENT_PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     float: (float, "a number such as 0.5"),
     int: (int, "a whole number"),
     tuple[float, ...]: (lambda text: tuple(map(float, text.split("/"))), "numbers such as 1/0.5"),
@@ -140,7 +142,7 @@ READERS: dict[Any, tuple[Callable[[str], object], str]] = {
 }
 """Type of an argument -> its parser, and a description of valid text."""
 
-FROM_THE_CALL = ("scale", "rescale")
+ARGUMENTS_FROM_CALL = ("scale", "rescale")
 """Arguments given by guidance_scale and guidance_rescale, not in the method's text."""
 
 GUIDANCES: dict[str, type[Guidance]] = {

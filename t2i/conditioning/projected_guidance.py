@@ -19,7 +19,7 @@ from t2i.conditioning.guidance import (
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError, nearest_hint
 
-Space = Literal["denoised", "prediction"]
+ProjectionSpace = Literal["denoised", "prediction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class AdaptiveProjected:
     eta: float = 0.0
     """How much of the parallel part stays: 1 is all of it, as in classifier-free guidance."""
     rescale: float = 0.0
-    space: Space = "denoised"
+    space: ProjectionSpace = "denoised"
 
     def __post_init__(self) -> None:
         check_guidance_scales(self.scale, self.rescale)
@@ -63,9 +63,10 @@ class AdaptiveProjected:
             raise ArgumentError(
                 f"Got norm_threshold={self.norm_threshold}, expected a length, or 0 for no bound."
             )
-        if self.space not in get_args(Space):
+        if self.space not in get_args(ProjectionSpace):
             raise ArgumentError(
-                f"Got space={self.space!r}. {nearest_hint(str(self.space), get_args(Space))}"
+                f"Got space={self.space!r}. "
+                f"{nearest_hint(str(self.space), get_args(ProjectionSpace))}"
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import min_latent_side, run_trial_pass
 
-MEMORY_FACTOR = 2.0
+BYTES_USED_PER_BYTE_COUNTED = 2.0
 """Bytes really used for each byte counted: convolutions need workspace. Measured on one CPU
 core in float32, of the embedded model and of Stable Diffusion 1's sizes: 0.9 to 2.2 for
 passes, 1.7 to 2.0 for decoding."""
@@ -97,8 +97,8 @@ FUSED_ATTENTION = torch._C._nn.scaled_dot_product_attention
 """torch's own function. `nn.functional.scaled_dot_product_attention` is another one while an
 attention session is open."""
 ATTENTION_ARGUMENTS = ("query", "key", "value")
-MAX_KNOWN_PEAKS = 256
-KNOWN_PEAKS: dict[str, int] = {}
+MAX_CACHED_PEAKS = 256
+PEAK_BYTES_CACHE: dict[str, int] = {}
 """Peaks that were counted in this process, by what the model is: one is asked for again for every
 picture."""
 
@@ -125,7 +125,7 @@ def estimate_unet_bytes_per_position(unet: Any) -> float:
         return run_trial_pass(model, {}, side)
 
     return (
-        MEMORY_FACTOR
+        BYTES_USED_PER_BYTE_COUNTED
         * bytes_per_number(unet)
         / 4
         * measure_pass_peak_bytes_once(unet, run)
@@ -141,7 +141,7 @@ def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
         return model.decode(torch.zeros(1, vae.config["latent_channels"], side, side), **options)
 
     return (
-        MEMORY_FACTOR
+        BYTES_USED_PER_BYTE_COUNTED
         * bytes_per_number(vae)
         / 4
         * measure_pass_peak_bytes_once(vae, decode, str(options))
@@ -162,12 +162,14 @@ def measure_pass_peak_bytes_once(model: Any, run: Callable[[Any], object], way: 
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled one
     kind = json.dumps([type(model).__name__, dict(model.config), way], default=repr)
-    if kind not in KNOWN_PEAKS:
-        if len(KNOWN_PEAKS) == MAX_KNOWN_PEAKS:
-            KNOWN_PEAKS.clear()
+    if kind not in PEAK_BYTES_CACHE:
+        if len(PEAK_BYTES_CACHE) == MAX_CACHED_PEAKS:
+            PEAK_BYTES_CACHE.clear()
         without_memory = build_meta_copy(model)
-        KNOWN_PEAKS[kind] = measure_pass_peak_bytes(without_memory, lambda: run(without_memory))
-    return KNOWN_PEAKS[kind]
+        PEAK_BYTES_CACHE[kind] = measure_pass_peak_bytes(
+            without_memory, lambda: run(without_memory)
+        )
+    return PEAK_BYTES_CACHE[kind]
 
 
 def build_meta_copy(model: Any) -> Any:

@@ -30,11 +30,12 @@ CGROUP_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 """Files of a container's limit and use, of both versions of Linux' control groups."""
-BYTES_PER_PIXEL = 48
-"""Bytes for its three colours: decoded, brought to 0..1, as an array, and as a picture."""
-UNCHECKED_FACTOR = 2
-"""A picture of so many times the trained positions is drawn without asking."""
-REMEDY = (
+BYTES_PER_DECODED_PIXEL = 48
+"""Bytes of memory that the copies of one pixel of a finished image take: decoded, brought to 0..1,
+as an array, and as a picture."""
+UNCHECKED_POSITIONS_FACTOR = 2
+"""Up to this multiple of the positions of a trained image, memory is not checked."""
+OUT_OF_MEMORY_REMEDY = (
     "Draw a smaller picture (--size, height= and width=) or fewer at once "
     "(num_images_per_prompt=); pipe.vae.enable_slicing() decodes one after the other, "
     "pipe.vae.enable_tiling() in tiles, pipe.enable_model_cpu_offload() keeps on a GPU only the "
@@ -57,7 +58,7 @@ def translating_out_of_memory(what: str = "while drawing") -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise GenerationError(f"Out of memory {what}. {REMEDY}.") from error
+        raise GenerationError(f"Out of memory {what}. {OUT_OF_MEMORY_REMEDY}.") from error
 
 
 def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decoding: Any) -> None:
@@ -65,13 +66,13 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
 
     The need is the larger of a denoiser pass with `branches` rows per image and of decoding, both
     measured on the meta device (t2i.denoiser.activation_memory). Images up to
-    UNCHECKED_FACTOR times the trained size are not checked.
+    UNCHECKED_POSITIONS_FACTOR times the trained size are not checked.
     """
     pictures, _, H, W = latents_BCHW.shape
     side = unet.config["sample_size"] or 64
     trained = side**2 if isinstance(side, int) else side[0] * side[1]
     free = read_free_bytes(latents_BCHW.device)
-    if free is None or pictures * H * W <= UNCHECKED_FACTOR * trained:
+    if free is None or pictures * H * W <= UNCHECKED_POSITIONS_FACTOR * trained:
         return
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     try:
@@ -85,13 +86,14 @@ def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **dec
     at_once = 1 if getattr(vae, "use_slicing", False) else pictures
     tile = getattr(vae, "tile_latent_min_size", None)
     positions = min(H * W, tile**2) if getattr(vae, "use_tiling", False) and tile else H * W
-    pixels = BYTES_PER_PIXEL * pictures * H * W * factor**2
+    pixels = BYTES_PER_DECODED_PIXEL * pictures * H * W * factor**2
     needed = max(needed_for_pass, decoding_bytes * at_once * positions + pixels)
     if needed > free:
         many = plural(pictures, "picture") if pictures > 1 else "A picture"
         raise GenerationError(
             f"{many} of {W * factor}x{H * factor} pixels: about {needed / 1e9:.1f} GB of memory "
-            f"are needed beside the model, and {free / 1e9:.1f} GB are free. {REMEDY}."
+            f"are needed beside the model, and {free / 1e9:.1f} GB are free. "
+            f"{OUT_OF_MEMORY_REMEDY}."
         )
 
 

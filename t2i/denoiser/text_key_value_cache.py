@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.method_patches import MethodPatches
 
-Projection = Callable[[Tensor], Tensor]
-MAX_BYTES = 2**28
+ProjectionForward = Callable[[Tensor], Tensor]
+MAX_CACHED_BYTES = 2**28
 """Most bytes of keys and values cached at a time; the rest is computed at every pass."""
 
 
 @contextmanager
 def caching_text_keys_values(
-    unet: nn.Module, most_bytes: int = MAX_BYTES
+    unet: nn.Module, most_bytes: int = MAX_CACHED_BYTES
 ) -> Iterator[Mapping[nn.Linear, "CachedProjection"]]:
     """Cache the keys and values that cross-attention projects from the text, within the block.
 
@@ -61,7 +61,7 @@ def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
     return linear if type(linear) is nn.Linear else None
 
 
-def build_caching_forward(linear: nn.Linear, project: Projection) -> Projection:
+def build_caching_forward(linear: nn.Linear, project: ProjectionForward) -> ProjectionForward:
     """Return a replacement for a layer's forward that uses the current thread's cache of text keys
     and values, if it has one for this layer.
     """
@@ -88,7 +88,7 @@ class CachedProjection:
         attention: Attention,
         name: str,
         linear: nn.Linear,
-        project: Projection,
+        project: ProjectionForward,
         budget: ByteBudget,
     ) -> None:
         self.attention = attention

@@ -19,7 +19,7 @@ from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError, OutputError
 from t2i.evaluate.suite_part import Record
 from t2i.pictures import save_picture
-from t2i.run_folder import LOCK
+from t2i.run_folder import LOCK_FILE
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from train.config.config_changes import flatten_config
 
@@ -133,7 +133,7 @@ class ResultFolder:
 
     def _check_free(self) -> None:
         """Raise OutputError for a folder that holds anything that is not an evaluation's."""
-        others = sorted({path.name for path in self.folder.glob("*")} - {LOCK})
+        others = sorted({path.name for path in self.folder.glob("*")} - {LOCK_FILE})
         if others:
             raise OutputError(
                 f"{self.folder} holds {others[0]}, but no {self.noun}: choose "
@@ -177,7 +177,9 @@ class ResultFolder:
 
 
 def parse_record_lines(data: bytes) -> Iterator[dict[str, Any]]:
-    """Parse the lines of records.jsonl; incomplete lines and other records are skipped."""
+    """Parse the lines of an evaluation's records.jsonl, each the measurement of one unit; skip
+    incomplete lines and entries of another kind.
+    """
     for line in data.split(b"\n"):
         try:
             entry = parse_json(line, lenient=True)

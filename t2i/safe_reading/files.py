@@ -10,7 +10,7 @@ from io import BufferedReader
 
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError, T2IError
 
-LONGEST_SHOWN = 200
+MAX_SHOWN_PATH_LETTERS = 200
 """Letters of a path that a message repeats."""
 
 
@@ -92,12 +92,12 @@ def check_is_regular_file(path: str | os.PathLike[str], found: os.stat_result) -
     """Raise OSError for anything but a regular file."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
-    for is_one, what in NO_FILES.items():
+    for is_one, what in SPECIAL_FILE_NAMES.items():
         if is_one(found.st_mode):
             raise UnsafeFileError(path, f"it is a {what}, not a file")
 
 
-NO_FILES = {
+SPECIAL_FILE_NAMES = {
     stat.S_ISFIFO: "pipe",
     stat.S_ISSOCK: "socket",
     stat.S_ISCHR: "device",
@@ -141,18 +141,18 @@ def build_unreadable_error(
 ) -> T2IError:
     """Return an error of the kind's class for a file that cannot be read, with the reason."""
     name = os.fspath(path)
-    name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+    name = name if len(name) <= MAX_SHOWN_PATH_LETTERS else f"{name[:MAX_SHOWN_PATH_LETTERS]}..."
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return kind.error_class(f"No such {kind.noun}: {name}. Check the path.")
     if isinstance(error, IsADirectoryError):
         return kind.error_class(
             f"{name} is a folder, not {kind.noun_with_article}: name one of its files."
         )
-    reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    reason = REASON_BY_ERRNO.get(error.errno or 0, error.strerror or str(error))
     return kind.error_class(f"Cannot read the {kind.noun} {name}: {reason}.")
 
 
-REASONS = {
+REASON_BY_ERRNO = {
     errno.EACCES: "permission denied",
     errno.ENAMETOOLONG: "the name is longer than a file system takes",
     errno.ELOOP: "its links lead around in a circle",

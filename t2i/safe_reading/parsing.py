@@ -16,16 +16,16 @@ from typing import Any, BinaryIO
 from t2i.errors import T2IError
 from t2i.safe_reading.files import UntrustedFileKind, read_bytes
 
-DEEPEST = 100
-"""Of lists and tables within one another; the deepest that anybody means has some ten."""
-MOST_DIGITS = 100
-LONGEST_KEY = 32
+MAX_NESTING_DEPTH = 100
+"""Levels of lists and tables within one another; the deepest that anybody means has some ten."""
+MAX_NUMBER_DIGITS = 100
+MAX_TOML_KEY_PARTS = 32
 """Parts of a dotted key of a TOML: tomllib takes the square of it in time and memory."""
 
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Possessive, and an end of the text ends a string too: no letter is looked at twice.
-JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-TOML_TEXT = re.compile(
+JSON_STRING_PATTERN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+TOML_STRING_OR_COMMENT_PATTERN = re.compile(
     r'"""[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+(?:"{3,5})?'
     r"|'''[^']*+(?:'(?!'')[^']*+)*+(?:'{3,5})?"
     r'|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?'
@@ -34,14 +34,14 @@ TOML_TEXT = re.compile(
     re.DOTALL,
 )
 TOML_KEYS = re.compile(r"[^\w.\- \t]")
-HALF = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE_ESCAPE_PATTERN = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_utf8(data: bytes) -> str:
     """Return UTF-8 bytes, with or without BOM, as text. Raises ValueError with line and byte of
     the fault.
     """
-    if data.startswith(UTF16):
+    if data.startswith(UTF16_BOMS):
         raise ValueError("it is UTF-16: save it as UTF-8")
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
@@ -65,7 +65,7 @@ def parse_json(
         text = decode_utf8(text)
     if not lenient:
         check_no_lone_surrogates(text)
-    check_nesting_depth(text, JSON_STRING)
+    check_nesting_depth(text, JSON_STRING_PATTERN)
     try:
         value: Any = json.loads(
             text,
@@ -76,7 +76,7 @@ def parse_json(
         )
     except RecursionError:
         raise ValueError("it is nested too deep to be read") from None
-    if not lenient and HALF.search(text):
+    if not lenient and SURROGATE_ESCAPE_PATTERN.search(text):
         check_no_lone_surrogates(json.dumps(value, ensure_ascii=False))
     return value
 
@@ -85,10 +85,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the tables of a TOML text; ValueError for syntax errors, deep nesting and long
     keys.
     """
-    bare = TOML_TEXT.sub("_", text)
+    bare = TOML_STRING_OR_COMMENT_PATTERN.sub("_", text)
     check_nesting_depth(bare)
-    if any(part.count(".") > LONGEST_KEY for part in TOML_KEYS.split(bare)):
-        raise ValueError(f"one of its keys has more than {LONGEST_KEY} parts")
+    if any(part.count(".") > MAX_TOML_KEY_PARTS for part in TOML_KEYS.split(bare)):
+        raise ValueError(f"one of its keys has more than {MAX_TOML_KEY_PARTS} parts")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -159,14 +159,14 @@ def build_unparsable_error(
 
 
 def check_nesting_depth(text: str, strings: re.Pattern[str] | None = None) -> None:
-    """Raise ValueError for brackets nested more than DEEPEST deep."""
-    if text.count("[") + text.count("{") <= DEEPEST:
+    """Raise ValueError for brackets nested more than MAX_NESTING_DEPTH deep."""
+    if text.count("[") + text.count("{") <= MAX_NESTING_DEPTH:
         return
     depth = 0
     for bracket in re.finditer(r"[][{}]", strings.sub("", text) if strings else text):
         depth += 1 if bracket[0] in "[{" else -1
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        if depth > MAX_NESTING_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_NESTING_DEPTH} deep")
 
 
 def check_no_lone_surrogates(text: str) -> None:
@@ -181,8 +181,10 @@ def check_no_lone_surrogates(text: str) -> None:
 
 
 def _parse_int(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number has {len(digits):,} digits, at most {MOST_DIGITS} are read")
+    if len(digits) > MAX_NUMBER_DIGITS:
+        raise ValueError(
+            f"a number has {len(digits):,} digits, at most {MAX_NUMBER_DIGITS} are read"
+        )
     return int(digits)
 
 

@@ -10,7 +10,7 @@ from t2i.safe_reading.files import open_regular_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_HEADER = 16_000_000
+MAX_HEADER_BYTES = 16_000_000
 """Bytes; some ten times what is published."""
 
 
@@ -23,9 +23,9 @@ def open_tensors(
     """
     with open_regular_file(path) as file:
         claimed = int.from_bytes(file.read(8), "little")
-    if claimed > LARGEST_HEADER:
+    if claimed > MAX_HEADER_BYTES:
         raise SafetensorError(
-            f"its header claims {claimed} bytes, expected at most {LARGEST_HEADER}"
+            f"its header claims {claimed} bytes, expected at most {MAX_HEADER_BYTES}"
         )
     return safe_open(path, framework)
 

@@ -9,7 +9,7 @@ from t2i.scenes.object_placement import Arrangement, PlacedObject, SizeWord, ran
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import load_vocabulary_objects
 
-MAX_WORDS = 22
+MAX_CAPTION_WORDS = 22
 """Largest number of words of a caption; a longer one loses its frame, then its positions."""
 POSITION_SHARE = 0.75
 """Share of the captions of several objects that state their positions, by default."""
@@ -170,7 +170,7 @@ def generate_caption(
         ("{}", shorter),
     ):
         caption = fill_template(frame, body, relations, phrases)
-        if len(caption.text.split()) <= MAX_WORDS:
+        if len(caption.text.split()) <= MAX_CAPTION_WORDS:
             break
     return caption
 

@@ -9,7 +9,7 @@ import numpy as np
 Arrangement = Literal["single", "row", "column", "corner"]
 SizeWord = Literal["small", "large"]
 Centre = tuple[float, float]
-Choice = TypeVar("Choice")
+ChoiceT = TypeVar("ChoiceT")
 
 SINGLE_SIDE_RANGES: dict[SizeWord | None, tuple[float, float]] = {
     "small": (0.30, 0.40),
@@ -26,7 +26,7 @@ LINE_SIDE_RANGES = {2: (0.40, 0.48), 3: (0.29, 0.33)}
 """Number of objects in a row or column, of one size -> range of their sides."""
 CORNER_SIDE_RANGE = (0.36, 0.44)
 """Range of the sides of three objects in a corner arrangement."""
-MAX_STRAY = 0.12
+MAX_OFFSET_FROM_LINE = 0.12
 """Largest distance of an object's centre from the middle line of its row or column."""
 
 
@@ -127,7 +127,7 @@ def choose_random_line_positions(
     along = 0.0
     for (word, side), gap in zip(sides, gaps, strict=False):
         along += gap * unit + side / 2
-        room = min(0.5 - side / 2, MAX_STRAY)
+        room = min(0.5 - side / 2, MAX_OFFSET_FROM_LINE)
         across = 0.5 + random_between(rng, -room, room)
         places.append(SizeAndPosition(word, side, (along, across) if lying else (across, along)))
         along += side / 2
@@ -139,6 +139,6 @@ def random_between(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * float(rng.random())
 
 
-def random_choice(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:
+def random_choice(rng: np.random.Generator, choices: Sequence[ChoiceT]) -> ChoiceT:
     """Return one of the choices at random, each with the same probability."""
     return choices[int(rng.random() * len(choices))]

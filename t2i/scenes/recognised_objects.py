@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 OWN_COLOUR = "own"
 """Colour of an object in many colours, or in one that the recogniser has no name for."""
 Relation = Literal["left", "right", "above", "below"]
-MIN_OFFSET = 0.05
+MIN_RELATION_OFFSET = 0.05
 """Smallest distance of two centres, as a share of the picture's side, for a relation to hold."""
 
 
@@ -55,7 +55,7 @@ class Recognition:
         a, b = self.objects[subject].centre, self.objects[other].centre
         across, down = b[0] - a[0], b[1] - a[1]
         away = {"left": across, "right": -across, "above": down, "below": -down}[relation]
-        return away > MIN_OFFSET
+        return away > MIN_RELATION_OFFSET
 
     def has_colour(self, name: str, colour: str) -> bool:
         """Return True if the object is present in this colour."""

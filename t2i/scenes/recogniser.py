@@ -35,7 +35,7 @@ LOAD_ERRORS = (
     SafetensorError,
 )
 """Exceptions of loading a folder that holds something else, or damaged files."""
-PATCH_SIDE = 4
+PATCH_SIDE_PIXELS = 4
 """Side, in pixels, of the square of pixels that one position of the maps stands for."""
 MIN_AREA_SHARE = 0.01
 """Smallest share of the picture's area that is recognised as an object; scenes show larger ones."""
@@ -82,8 +82,8 @@ class Recogniser(nn.Module):
         self.labels, self.size, self.channels = labels, size, tuple(channels)
         levels = len(self.channels)
         self.unet = UNet2DModel(
-            sample_size=size // PATCH_SIDE,
-            in_channels=3 * PATCH_SIDE**2,
+            sample_size=size // PATCH_SIDE_PIXELS,
+            in_channels=3 * PATCH_SIDE_PIXELS**2,
             out_channels=labels.class_count + len(labels.colours),
             block_out_channels=self.channels,
             down_block_types=("DownBlock2D",) * levels,
@@ -101,7 +101,7 @@ class Recogniser(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> RecogniserOutput:
         """Return label logits and the middle block's features for (B, 3, size, size) in [-1, 1]."""
-        patches_BChw = functional.pixel_unshuffle(pixels_BCHW, PATCH_SIDE)
+        patches_BChw = functional.pixel_unshuffle(pixels_BCHW, PATCH_SIDE_PIXELS)
         still = torch.zeros((), device=pixels_BCHW.device)  # a picture is no step of a diffusion
         logits_BKhw = self.unet(patches_BChw, still, return_dict=False)[0]
         features_BFhw, self._middle_BFhw = self._middle_BFhw, None

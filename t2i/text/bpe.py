@@ -12,10 +12,10 @@ from t2i.safe_reading import decode_utf8, parse_json, read_bounded
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
-LARGEST_VOCABULARY = 64_000_000
+MAX_VOCABULARY_BYTES = 64_000_000
 """Bytes of one of its files."""
 # CLIP's own split of a text into words, numbers and the rest.
-PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+PIECE_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 Vocabulary = dict[str, int]
 Merges = list[tuple[str, str]]
@@ -32,7 +32,7 @@ def train_bpe(texts: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(PIECE_PATTERN), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -95,8 +95,10 @@ def load_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
     ModelError where they are missing or garbled.
     """
     try:
-        vocabulary: Vocabulary = parse_json(read_bounded(folder / "vocab.json", LARGEST_VOCABULARY))
-        lines = decode_utf8(read_bounded(folder / "merges.txt", LARGEST_VOCABULARY)).splitlines()
+        vocabulary: Vocabulary = parse_json(
+            read_bounded(folder / "vocab.json", MAX_VOCABULARY_BYTES)
+        )
+        lines = decode_utf8(read_bounded(folder / "merges.txt", MAX_VOCABULARY_BYTES)).splitlines()
         merges = [(pair[0], pair[1]) for pair in (line.split(" ") for line in lines[1:] if line)]
     except (OSError, ValueError, IndexError) as error:
         raise ModelError(

@@ -5,18 +5,18 @@ from typing import Literal, TypeAlias
 
 Dialect: TypeAlias = Literal["a1111", "comfy"]
 
-MARKS: dict[Dialect, re.Pattern[str]] = {
+MARK_PATTERNS: dict[Dialect, re.Pattern[str]] = {
     "a1111": re.compile(r"\\(?:[()\[\]\\:|]|(?:BREAK|AND)\b)|[()\[\]:|]|\b(?:BREAK|AND)\b"),
     "comfy": re.compile(r"\\[()]|[():]"),
 }
-SPECIAL: dict[Dialect, re.Pattern[str]] = {
+SPECIAL_TEXT_PATTERNS: dict[Dialect, re.Pattern[str]] = {
     "a1111": re.compile(r"[()\[\]\\:|]|\b(?:BREAK|AND)\b"),
     "comfy": re.compile(r"[()]"),
 }
-STEP = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
-WEIGHT = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
+STEP_PATTERN = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*")
+WEIGHT_PATTERN = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 # What was surely meant as one: it has a digit, and nothing that numbers lack.
-NUMBERISH = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
+MISTYPED_WEIGHT_PATTERN = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
 
 
 def parse_weight(written: str, dialect: Dialect) -> float | None:
@@ -28,7 +28,7 @@ def parse_weight(written: str, dialect: Dialect) -> float | None:
     >>> parse_weight("1e1", "a1111"), parse_weight("1e1", "comfy")
     (None, 10.0)
     """
-    if dialect == "a1111" and not WEIGHT.fullmatch(written):
+    if dialect == "a1111" and not WEIGHT_PATTERN.fullmatch(written):
         return None
     try:
         return float(written)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-from t2i.text.grammar import LONGEST_PROMPT
+from t2i.text.grammar import MAX_PROMPT_CHARACTERS
 from t2i.text.prompt import Prompt, WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow
 
@@ -94,10 +94,10 @@ def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
                 f"Prompt {index} is a {type(prompt).__name__}, expected a string: {prompt!r:.80}."
             )
         text = prompt if isinstance(prompt, str) else "".join(prompt.section_texts)
-        if len(text) > LONGEST_PROMPT:
+        if len(text) > MAX_PROMPT_CHARACTERS:
             raise ArgumentError(
                 f"Prompt {index} has {plural(len(text), 'character')}; at most "
-                f"{LONGEST_PROMPT:,} are read."
+                f"{MAX_PROMPT_CHARACTERS:,} are read."
             )
         try:
             text.encode()

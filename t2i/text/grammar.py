@@ -11,7 +11,14 @@ from typing import NoReturn
 
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-from t2i.text.dialects import MARKS, NUMBERISH, SPECIAL, STEP, Dialect, parse_weight
+from t2i.text.dialects import (
+    MARK_PATTERNS,
+    MISTYPED_WEIGHT_PATTERN,
+    SPECIAL_TEXT_PATTERNS,
+    STEP_PATTERN,
+    Dialect,
+    parse_weight,
+)
 from t2i.text.prompt_nodes import (
     Alternation,
     Break,
@@ -25,17 +32,17 @@ from t2i.text.prompt_nodes import (
     join_plain_text,
 )
 
-LONGEST_PROMPT = 20_000
+MAX_PROMPT_CHARACTERS = 20_000
 """Characters; more than 32 windows of any text encoder hold."""
-DEEPEST = 32
+MAX_BRACKET_DEPTH = 32
 """Brackets in brackets."""
-HEAVIEST = 10.0
+MAX_WEIGHT = 10.0
 """Largest weight, either way."""
-BARE = 1.1
+BRACKET_WEIGHT = 1.1
 """What brackets without a number multiply by, or divide by."""
 
-CLOSING = {"(": ")", "[": "]"}
-LITERAL_COLON: dict[Dialect, str] = {
+CLOSING_BRACKETS = {"(": ")", "[": "]"}
+LITERAL_COLON_ADVICE: dict[Dialect, str] = {
     "a1111": 'the colon as "\\:"',
     "comfy": 'a weight after the colon that is meant literally, as in "(12:30:1.1)"',
 }
@@ -61,10 +68,10 @@ def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ..
     >>> parse_prompt("a (red:1.3) cat")[0].nodes[1].factor
     1.3
     """
-    if len(prompt) > LONGEST_PROMPT:
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
         raise ArgumentError(
-            f"The prompt has {plural(len(prompt), 'character')}; at most {LONGEST_PROMPT:,} are "
-            "read. Shorten it."
+            f"The prompt has {plural(len(prompt), 'character')}; at most "
+            f"{MAX_PROMPT_CHARACTERS:,} are read. Shorten it."
         )
     return _Parser(prompt, dialect).read()
 
@@ -76,7 +83,7 @@ def escape(text: str, dialect: Dialect = "a1111") -> str:
     >>> escape("a cat :) BREAK")
     'a cat \\\\:\\\\) \\\\BREAK'
     """
-    return SPECIAL[dialect].sub(lambda match: "\\" + match[0], text)
+    return SPECIAL_TEXT_PATTERNS[dialect].sub(lambda match: "\\" + match[0], text)
 
 
 @dataclass(slots=True)
@@ -102,7 +109,7 @@ class _Parser:
     def read(self) -> tuple[SubPrompt, ...]:
         """Parse the whole prompt."""
         end = 0
-        for match in MARKS[self.dialect].finditer(self.prompt):
+        for match in MARK_PATTERNS[self.dialect].finditer(self.prompt):
             self._text(self.prompt[end : match.start()])
             self._mark(match[0], match.start())
             end = match.end()
@@ -118,8 +125,8 @@ class _Parser:
         if mark[0] == "\\":
             self._text(mark[1:])
         elif mark in "([":
-            if len(self.levels) > DEEPEST:
-                self._fail(f"brackets stand in more than {DEEPEST} brackets.", position)
+            if len(self.levels) > MAX_BRACKET_DEPTH:
+                self._fail(f"brackets stand in more than {MAX_BRACKET_DEPTH} brackets.", position)
             self.levels.append(_Level(mark, position, [[]], []))
         elif mark in ")]":
             self._close(mark, position)
@@ -146,7 +153,7 @@ class _Parser:
 
     def _close(self, mark: str, position: int) -> None:
         level = self.levels[-1]
-        if CLOSING.get(level.mark) != mark:
+        if CLOSING_BRACKETS.get(level.mark) != mark:
             opened = (
                 f'"{level.mark}" at character {level.position + 1}' if level.mark else "nothing"
             )
@@ -165,10 +172,10 @@ class _Parser:
         if level.mark == "(":
             nodes, factor = self._weighed(level)
             absolute = self.dialect == "comfy" and factor is not None
-            factor = BARE if factor is None else factor
+            factor = BRACKET_WEIGHT if factor is None else factor
             node = Emphasis(nodes, factor, absolute, level.position)
         elif not level.marks:
-            node = Emphasis(tuple(level.fields[0]), 1 / BARE, False, level.position)
+            node = Emphasis(tuple(level.fields[0]), 1 / BRACKET_WEIGHT, False, level.position)
         elif level.marks[0][0] == "|":
             node = Alternation(tuple(tuple(field) for field in level.fields))
         else:
@@ -185,7 +192,7 @@ class _Parser:
             )
         *sides, last = level.fields
         written = join_plain_text(last)
-        if written is None or not STEP.fullmatch(written):
+        if written is None or not STEP_PATTERN.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
                 f'0.5; got {describe_step_field(written)}. Write "\\:" for a literal colon.',
@@ -209,14 +216,18 @@ class _Parser:
             written, position = join_plain_text(level.fields[-1]), level.marks[-1][1]
             if level.mark and written is not None and not written.strip():
                 self._fail(
-                    f'a weight is missing after ":". Write {LITERAL_COLON[self.dialect]}.',
+                    f'a weight is missing after ":". Write {LITERAL_COLON_ADVICE[self.dialect]}.',
                     position,
                 )
             factor = None if written is None else parse_weight(written, self.dialect)
-            if factor is None and written is not None and NUMBERISH.fullmatch(written):
+            if (
+                factor is None
+                and written is not None
+                and MISTYPED_WEIGHT_PATTERN.fullmatch(written)
+            ):
                 self._fail(
                     f'{written.strip()!r} is no number: write a weight as in "(cat:1.3)", or '
-                    f"{LITERAL_COLON[self.dialect]}.",
+                    f"{LITERAL_COLON_ADVICE[self.dialect]}.",
                     position + 1,
                 )
             if factor is not None:
@@ -240,7 +251,7 @@ class _Parser:
                 end,
             )
         if level.mark:
-            closing = CLOSING[level.mark]
+            closing = CLOSING_BRACKETS[level.mark]
             self._fail(
                 f'"{level.mark}" is never closed. Add "{closing}", or write "\\{level.mark}" for '
                 "a literal one.",
@@ -272,9 +283,10 @@ class _Parser:
                 self._check_weights([node for choice in node.choices for node in choice], around)
 
     def _check_weight(self, weight: float, position: int) -> None:
-        if not abs(weight) <= HEAVIEST:
+        if not abs(weight) <= MAX_WEIGHT:
             self._fail(
-                f"a weight comes to {weight:.4g}; it must lie from {-HEAVIEST:g} to {HEAVIEST:g}.",
+                f"a weight comes to {weight:.4g}; it must lie from {-MAX_WEIGHT:g} to "
+                f"{MAX_WEIGHT:g}.",
                 position,
             )
 

@@ -14,11 +14,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Segment, WeightedText
 
-LONGEST_WINDOW = 512
+MAX_WINDOW_TOKENS = 512
 """Tokens, where neither the tokenizer nor the model has a limit, or a larger one."""
-COMMA_REACH = 20
+MAX_TOKENS_AFTER_COMMA = 20
 """Tokens from the end of a chunk within which a comma is a better place for the cut (A1111)."""
-LONGEST_WORD = 40
+MAX_WORD_LETTERS = 40
 """Letters in a row beyond which a text is taken to be written without spaces."""
 
 EncoderInput: TypeAlias = str | WeightedText
@@ -91,7 +91,7 @@ class TokenWindow:
         cuts = [0]
         while len(tokens) - cuts[-1] > self.capacity:
             start, end = cuts[-1], cuts[-1] + self.capacity
-            reach = range(end - 1, max(start, end - 1 - COMMA_REACH), -1)
+            reach = range(end - 1, max(start, end - 1 - MAX_TOKENS_AFTER_COMMA), -1)
             commas = (i + 1 for i in reach if text[tokens[i].start : tokens[i].end].endswith(","))
             cut = next(commas, None) or find_first_token_of_word(text, tokens, end)
             cuts.append(cut if cut > start else end)
@@ -145,7 +145,7 @@ def build_token_window(
                 "tokenizer.bos_token."
             )
         prefix = (int(first[0]),)
-    size = int(min(limit, LONGEST_WINDOW)) if size is None else size
+    size = int(min(limit, MAX_WINDOW_TOKENS)) if size is None else size
     if pad is None:  # masked, so that any token will do
         pad = (*prefix, *suffix, 0)[0]
     window = TokenWindow(tokenizer, size, prefix, suffix, pad)
@@ -189,7 +189,7 @@ def find_first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> 
     start = index
     while start > 0 and continues_word(text, tokens[start - 1], tokens[start]):
         start -= 1
-    long = tokens[index].start - tokens[start].start > LONGEST_WORD
+    long = tokens[index].start - tokens[start].start > MAX_WORD_LETTERS
     return index if long else start
 
 

@@ -5,7 +5,9 @@ import re
 from t2i.errors import ArgumentError
 
 # A letter of a script that puts spaces between words: not Thai, Lao, Burmese, Khmer, kana, Han.
-SPACED = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+LETTER_OF_SPACED_SCRIPT = (
+    r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+)
 
 
 def build_word_pattern(word: str) -> re.Pattern[str]:
@@ -13,6 +15,12 @@ def build_word_pattern(word: str) -> re.Pattern[str]:
     spelled = r"\s+".join(re.escape(part) for part in word.split())
     if not spelled:
         raise ArgumentError(f"Got {word!r} where a word of the prompt is expected.")
-    start = f"(?<!{SPACED})" if re.match(SPACED, word.strip()) else ""
-    end = f"(?!{SPACED})" if re.match(SPACED, word.strip()[-1]) else ""
+    start = (
+        f"(?<!{LETTER_OF_SPACED_SCRIPT})" if re.match(LETTER_OF_SPACED_SCRIPT, word.strip()) else ""
+    )
+    end = (
+        f"(?!{LETTER_OF_SPACED_SCRIPT})"
+        if re.match(LETTER_OF_SPACED_SCRIPT, word.strip()[-1])
+        else ""
+    )
     return re.compile(start + spelled + end, re.IGNORECASE)

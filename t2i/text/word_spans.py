@@ -16,7 +16,7 @@ from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
 from t2i.text.word_pattern import build_word_pattern
 
-NAMED_WORDS = 12
+MAX_LISTED_WORDS = 12
 """Words of the prompt that an error lists where none is alike."""
 
 Span: TypeAlias = tuple[int, ...]
@@ -104,8 +104,12 @@ def unknown_word_message(word: str, text: str) -> str:
         return (
             f"{word!r} is not in the prompt. Nearest: {', '.join(lower[name] for name in alike)}."
         )
-    more = f" and {len(prompt_words) - NAMED_WORDS} more" if len(prompt_words) > NAMED_WORDS else ""
-    named = ", ".join(prompt_words[:NAMED_WORDS]) or "none"
+    more = (
+        f" and {len(prompt_words) - MAX_LISTED_WORDS} more"
+        if len(prompt_words) > MAX_LISTED_WORDS
+        else ""
+    )
+    named = ", ".join(prompt_words[:MAX_LISTED_WORDS]) or "none"
     return f"{word!r} is not in the prompt. Its words: {named}{more}."
 
 

@@ -251,7 +251,7 @@ def test_maps_that_are_made_whole_or_in_parts_draw_the_same(parts, at_once, monk
         maps = attn.probe("cat", convention="mean")
         plain = draw(pipe, CAT)
     if at_once is not None:
-        monkeypatch.setattr(probabilities, "MAX_ELEMENTS", at_once)
+        monkeypatch.setattr(probabilities, "MAX_CHUNK_ELEMENTS", at_once)
     edit = Through()
     with attend(pipe) as attn:
         attn.edit(edit)

@@ -96,7 +96,7 @@ def test_an_open_attention_session_changes_no_estimate(monkeypatch, parts):
 
 def measure_unet_afresh(monkeypatch):
     """Return the estimate of a small UNet, counted now."""
-    monkeypatch.setattr(activation_memory, "KNOWN_PEAKS", {})
+    monkeypatch.setattr(activation_memory, "PEAK_BYTES_CACHE", {})
     return estimate_unet_bytes_per_position(tiny_unet())
 
 
@@ -204,7 +204,7 @@ def test_a_pass_is_counted_once_for_models_that_differ_in_their_weights_alone(mo
         passes.append(unet.config["sample_size"])
         return run_trial_pass(unet, *args, **options)
 
-    monkeypatch.setattr(activation_memory, "KNOWN_PEAKS", {})
+    monkeypatch.setattr(activation_memory, "PEAK_BYTES_CACHE", {})
     monkeypatch.setattr(activation_memory, "run_trial_pass", counted)
     found = [estimate_unet_bytes_per_position(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
     assert passes == [11, 13]

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
-from t2i.scenes.captions import MAX_WORDS, Caption, Mention
+from t2i.scenes.captions import MAX_CAPTION_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.layout import Layout, render_layout
 from t2i.scenes.object_placement import PlacedObject
@@ -349,7 +349,7 @@ def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
         text = layout.caption.text
         counts[len(layout.objects)] += 1
         assert text == text.lower()
-        assert len(text.split()) <= MAX_WORDS
+        assert len(text.split()) <= MAX_CAPTION_WORDS
         assert "{" not in text
         assert "  " not in text
         assert sorted(m.object_index for m in layout.caption.mentions) == list(

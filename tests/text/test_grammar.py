@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
-from t2i.text.grammar import LONGEST_PROMPT, PromptError, escape, parse_prompt
+from t2i.text.grammar import MAX_PROMPT_CHARACTERS, PromptError, escape, parse_prompt
 from t2i.text.prompt import Prompt
 
 DIALECTS = ["a1111", "comfy"]
@@ -133,7 +133,7 @@ def test_a_megabyte_is_refused_at_once(text, dialect):
     "piece", ["(a)", "[a|b]", "[a:b:5]", ":", "\\(", "|", "(((((a:1)))))", "a "]
 )
 def test_the_longest_prompt_is_read_in_linear_time(piece):
-    text = piece * (LONGEST_PROMPT // len(piece))
+    text = piece * (MAX_PROMPT_CHARACTERS // len(piece))
     start = time.process_time()
     Prompt(text).at(3, 20)
     assert time.process_time() - start < 2  # 0.05 s on an idle core

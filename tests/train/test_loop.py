@@ -19,7 +19,7 @@ from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
-from t2i.run_folder import SIGNALS, StopRequest, lock_folder
+from t2i.run_folder import STOP_SIGNALS, StopRequest, lock_folder
 from tests.sweeps import sweep
 from tests.train.apart import (
     by_two,
@@ -139,11 +139,11 @@ def use_terminal(path: str) -> None:
 
 
 def test_each_signal_that_ends_a_session_is_a_wish_to_stop() -> None:
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         with StopRequest() as stop:
             signal.raise_signal(number)
             assert stop.wanted
-    assert signal.SIGHUP in SIGNALS
+    assert signal.SIGHUP in STOP_SIGNALS
 
 
 def test_nohup_is_respected() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from t2i.attention import attend
 from t2i.attention.probes.overlays import MIN_DISPLAY_WIDTH, draw_overlays
 from t2i.errors import ArgumentError
-from t2i.pictures import GAP, PAPER
+from t2i.pictures import GAP_PIXELS, PAPER
 from tests.sweeps import sweep
 from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run, train_only
@@ -83,15 +83,15 @@ def test_the_overlays_stand_right_of_their_picture_in_its_row(drawn: list[Sample
     sheet = draw_sample_sheet(
         drawn, columns=4
     )  # room for one picture and two words, not for two such
-    step = MIN_DISPLAY_WIDTH + GAP
-    assert sheet.width == 3 * step + GAP
-    tops = [top for top in range(sheet.height) if is_cell(sheet, GAP, top)]
+    step = MIN_DISPLAY_WIDTH + GAP_PIXELS
+    assert sheet.width == 3 * step + GAP_PIXELS
+    tops = [top for top in range(sheet.height) if is_cell(sheet, GAP_PIXELS, top)]
     rows = [top for top in tops if top - 1 not in tops]
     assert len(rows) == 3
     for top, one in zip(rows, drawn, strict=True):
         cells = draw_overlays(one.picture, one.maps)
         for column in range(3):
-            left = GAP + column * step
+            left = GAP_PIXELS + column * step
             found = sheet.crop((left, top, left + MIN_DISPLAY_WIDTH, top + MIN_DISPLAY_WIDTH))
             if column < len(cells):
                 assert np.array_equal(np.asarray(found), np.asarray(cells[column]))
@@ -107,7 +107,10 @@ def is_cell(sheet: Image.Image, left: int, top: int) -> bool:
 
 def test_a_sheet_without_words_is_of_pictures_alone(drawn: list[SampleImage]) -> None:
     bare = [SampleImage(one.prompt, one.picture) for one in drawn]
-    assert draw_sample_sheet(bare, columns=6).width == 3 * (bare[0].picture.width + GAP) + GAP
+    assert (
+        draw_sample_sheet(bare, columns=6).width
+        == 3 * (bare[0].picture.width + GAP_PIXELS) + GAP_PIXELS
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_a_run_draws_them_says_where_and_is_the_same_without(
         path = tmp_path / name / "samples" / "step-00000002.png"
         assert f"step 2/2  drawn: {path}" in capsys.readouterr().err
         widths[name] = Image.open(path).width
-    assert widths["maps"] == 2 * (MIN_DISPLAY_WIDTH + GAP) + GAP
+    assert widths["maps"] == 2 * (MIN_DISPLAY_WIDTH + GAP_PIXELS) + GAP_PIXELS
     assert widths["plain"] < widths["maps"]
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from t2i.data.training_dataset import TrainingDataset
 from t2i.data.training_example import OriginalSizeAndCrop, TrainingExample
-from t2i.run_folder import SIGNALS
+from t2i.run_folder import STOP_SIGNALS
 from train.batches.batch_order import BatchOrder, ProcessShare, ScheduledExample
 
 START_METHOD = "spawn"
@@ -163,5 +163,5 @@ class _ScheduledExamples(torch.utils.data.Dataset[tuple[ScheduledExample, Traini
 
 def _ignore_signals(_worker: int) -> None:
     # A terminal or a launcher signals every process at once; the run still needs its last batch.
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from t2i.errors import DataError
-from t2i.pictures import FOREIGN, MAX_PIXELS, UNREADABLE, to_rgb_or_rgba
+from t2i.pictures import DECODE_ERRORS, MAX_PIXELS, OTHER_FILE_TYPES, to_rgb_or_rgba
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MOST_PIXELS = 89_000_000
@@ -79,7 +79,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         try:
             picture.load()
             plain = to_rgb_or_rgba(picture)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise _damaged(name, error) from error
         return plain if turn is None else plain.transpose(turn)
 
@@ -95,7 +95,7 @@ def _open_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, "far more pixels", max_pixels) from None
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise _damaged(name, error) from error
     if picture.width * picture.height > max_pixels:
         raise _too_large(name, f"{picture.width}x{picture.height} pixels", max_pixels)
@@ -111,7 +111,7 @@ def _exif_orientation(picture: Image.Image) -> int:
         return 1
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
-    except (*UNREADABLE, TypeError, KeyError):
+    except (*DECODE_ERRORS, TypeError, KeyError):
         return 1
 
 
@@ -129,7 +129,8 @@ def _describe_contents(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "an AVIF, HEIC or video file"
     return next(
-        (kind for magic, kind in FOREIGN.items() if data.startswith(magic)), "no picture we know"
+        (kind for magic, kind in OTHER_FILE_TYPES.items() if data.startswith(magic)),
+        "no picture we know",
     )
 
 

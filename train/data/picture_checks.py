@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
-from t2i.masks import Oddity, find_mask_problem
+from t2i.masks import MaskMistake, find_mask_mistake
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError, PictureHeader, decode_picture, read_header
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
@@ -41,7 +41,7 @@ class CheckedPicture:
     transparent: bool
     digest: str
     mask_digest: str
-    odd_mask: Oddity | None = None
+    odd_mask: MaskMistake | None = None
     loser_digest: str = ""
 
 
@@ -92,7 +92,7 @@ def check_picture(
     if entry.mask is not None:
         mask, mask_digest = _read_companion(entry.mask, MASK, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = find_mask_problem(decode_picture(mask, MASK, max_pixels))
+            odd = find_mask_mistake(decode_picture(mask, MASK, max_pixels))
     if entry.loser is not None:
         loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
         if loser_digest == digest:

@@ -4,13 +4,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from t2i.masks import Oddity
+from t2i.masks import MaskMistake
 from t2i.terminal import plural
 from train.data.buckets import Shape, is_smaller_than_bucket
 from train.data.discovery import FoundPictures, ResolvedSubsetSettings
 from train.data.picture_checks import CheckedPicture
 
-MASK_WARNINGS: dict[Oddity, str] = {
+MASK_WARNINGS: dict[MaskMistake, str] = {
     "white": "is white all over: the whole picture counts",
     "black": "is black all over, or clear: nothing of the picture counts",
     "hole": "looks like a picture with a clear hole, which does not count: white counts",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i.denoiser.activation_memory import MEMORY_FACTOR, measure_pass_peak_bytes
+from t2i.denoiser.activation_memory import BYTES_USED_PER_BYTE_COUNTED, measure_pass_peak_bytes
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
@@ -58,7 +58,9 @@ class MemoryForecast:
         least, most = LIBRARIES
         known = self.weights + self.gradients + self.moments + self.averages
         activations = self.activations or 0
-        return least + known + activations, most + known + int(MEMORY_FACTOR * activations)
+        return least + known + activations, most + known + int(
+            BYTES_USED_PER_BYTE_COUNTED * activations
+        )
 
 
 @dataclass(frozen=True, slots=True)

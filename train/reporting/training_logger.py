@@ -13,7 +13,7 @@ from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_text
-from t2i.terminal import LINES, escape_controls, print_note
+from t2i.terminal import KEPT_WHITESPACE, escape_controls, print_note
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -79,7 +79,9 @@ class TrainingLogger:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
-                self._bar.console.print(escape_controls(text, LINES), markup=False, highlight=False)
+                self._bar.console.print(
+                    escape_controls(text, KEPT_WHITESPACE), markup=False, highlight=False
+                )
         else:
             print_note(text)
 

@@ -21,7 +21,7 @@ from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
-from t2i.scenes.recogniser import PATCH_SIDE
+from t2i.scenes.recogniser import PATCH_SIDE_PIXELS
 from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
@@ -212,7 +212,7 @@ def map_weight_shapes(part: nn.Module) -> Shapes:
 
 def check_recogniser_size(size: int, channels: Sequence[int]) -> None:
     """Raise ArgumentError where the recogniser cannot halve the picture at each of its levels."""
-    step = PATCH_SIDE * 2 ** (len(channels) - 1)
+    step = PATCH_SIDE_PIXELS * 2 ** (len(channels) - 1)
     if size % step or any(channel % 8 for channel in channels):
         raise ArgumentError(
             f"target.channels = {list(channels)} and data.size = {size}: expected multiples of 8, "

@@ -47,12 +47,12 @@ class AdapterConfig:
             None if self.rank is None else find_pattern_value(self.rank_patterns, module, self.rank)
         )
 
-    def find_contradiction(self, module: str, layer: WeightUpdate) -> str:
-        """Describe where a layer's tensors contradict the config, or return "" if nowhere."""
+    def describe_contradiction(self, module: str, layer: WeightUpdate) -> str | None:
+        """Describe where a LoRA layer's tensors contradict the adapter's config, or return None."""
         if self.kind is not None and layer.kind != self.kind:
             return f"its tensors are of a {layer.kind}, and its config is of a {self.kind}"
         if not isinstance(layer, LowRankUpdate):
-            return ""
+            return None
         has_magnitude = layer.magnitude is not None
         if self.dora is not None and has_magnitude is not self.dora:
             has = "have" if has_magnitude else "lack"
@@ -64,7 +64,7 @@ class AdapterConfig:
         rank = self.find_rank(module)
         if rank is not None and rank != layer.rank:
             return f"its tensors are of rank {layer.rank}, and its config says {rank:g}"
-        return ""
+        return None
 
 
 def find_pattern_value(patterns: Mapping[str, float], module: str, default: float) -> float:

@@ -147,9 +147,9 @@ def build_weight_update(
         raise ValueError(
             f"it has {summarize_names([*fields, *(['alpha'] if alpha is not None else [])])} alone"
         )
-    if misfit := layer.find_shape_problem():
+    if misfit := layer.describe_inconsistent_shapes():
         raise ValueError(misfit)
-    if config is not None and (contradiction := config.find_contradiction(module, layer)):
+    if config is not None and (contradiction := config.describe_contradiction(module, layer)):
         raise ValueError(contradiction)
     if given is None:
         given = layer.rank if config is None else config.compute_alpha(module, layer.rank)

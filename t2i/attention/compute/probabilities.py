@@ -15,9 +15,9 @@ from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
-MAX_ELEMENTS = 1 << 24
+MAX_CHUNK_ELEMENTS = 1 << 24
 """Largest part of an attention map computed at once: 64 MiB in float32."""
-MIN_PROBABILITY = 1e-12
+MIN_PROBABILITY_DIVISOR = 1e-12
 """Smallest divisor of a relative probability."""
 
 
@@ -75,7 +75,8 @@ class AttentionProbabilities:
             or inputs.causal
             or torch.is_grad_enabled()
             or inputs.key.shape[1] != inputs.query.shape[1]
-            or inputs.query.shape[1] * inputs.query.shape[2] * inputs.key.shape[2] > MAX_ELEMENTS
+            or inputs.query.shape[1] * inputs.query.shape[2] * inputs.key.shape[2]
+            > MAX_CHUNK_ELEMENTS
         )
 
     def _relative_weights(self, row: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ class AttentionProbabilities:
         """
         heads, queries, keys = (*self.inputs.query.shape[1:3], self.inputs.key.shape[2])
         end = queries if end is None else end
-        num_queries = max(1, MAX_ELEMENTS // (heads * keys))
+        num_queries = max(1, MAX_CHUNK_ELEMENTS // (heads * keys))
         for start in range(first, end, num_queries):
             yield self._edited_map(row, start, min(start + num_queries, end))
 
@@ -188,7 +189,7 @@ def compute_mean_ratio_to_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tenso
 
     words_NSQ, probs_NQT : probabilities of some tokens, and of all
     """
-    most_N1Q = probs_NQT.amax(dim=-1).clamp(min=MIN_PROBABILITY)[:, None]
+    most_N1Q = probs_NQT.amax(dim=-1).clamp(min=MIN_PROBABILITY_DIVISOR)[:, None]
     return (words_NSQ / most_N1Q).mean(dim=0, keepdim=True)
 
 

@@ -74,13 +74,13 @@ class AttentionHandler(Protocol):
         query: Tensor,
         key: Tensor,
         mask: Tensor | None,
-        scores: "ScoresFunction",
+        scores: "ProbabilitiesFunction",
         module: object,
     ) -> Tensor:
         """Return the probabilities that an eager processor's `get_attention_scores` computes."""
 
 
-ScoresFunction = Callable[..., Tensor]
+ProbabilitiesFunction = Callable[..., Tensor]
 """(query, key, mask) -> probabilities, each with rows and heads in one axis."""
 
 _kernel: Callable[..., Tensor] = functional.scaled_dot_product_attention
@@ -165,7 +165,7 @@ def install_eager_tap(module: Any) -> AbstractContextManager[object]:
     return _score_patches.replacing(module, partial(_tap_of_scores, module))
 
 
-def _tap_of_scores(module: Any, scores: ScoresFunction) -> ScoresFunction:
+def _tap_of_scores(module: Any, scores: ProbabilitiesFunction) -> ProbabilitiesFunction:
     def get_attention_scores(
         query: Tensor, key: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:

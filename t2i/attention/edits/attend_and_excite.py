@@ -24,10 +24,10 @@ from t2i.text.token_layout import build_token_window
 
 Size = tuple[int, int]
 
-MAX_POSITIONS = 48 * 48
+MAX_SITE_POSITIONS = 48 * 48
 """Largest site whose maps are kept to choose from."""
-POSITIONS = 16 * 16
-SHARPNESS = 100.0
+PREFERRED_POSITIONS = 16 * 16
+SOFTMAX_FACTOR = 100.0
 """Factor of the probabilities in the softmax over tokens."""
 MAX_ITERATIONS = 20
 
@@ -77,7 +77,7 @@ class AttendAndExcite(Edit):
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a small site with a known grid, whose maps the loss may read."""
         known = site.size is not None and min(site.size) > 1
-        small = self.sites is not None or site.num_positions <= MAX_POSITIONS
+        small = self.sites is not None or site.num_positions <= MAX_SITE_POSITIONS
         return known and small and super().acts_at_site(site)
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
@@ -181,7 +181,7 @@ def select_loss_size_and_sites(
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 
     def distance(size: Size) -> tuple[bool, float]:
-        return size != quarter, abs(math.log(size[0] * size[1] / POSITIONS))
+        return size != quarter, abs(math.log(size[0] * size[1] / PREFERRED_POSITIONS))
 
     nearest_size = min((site.size for site in maps if site.size is not None), key=distance)
     return nearest_size, [site for site in maps if site.size == nearest_size]
@@ -194,7 +194,7 @@ def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list
     maps_NQT : maps of all heads of all sites
     """
     mean_QT = maps_NQT.mean(dim=0)[:, competing]
-    words_QS = (SHARPNESS * mean_QT).softmax(dim=-1)[:, words]
+    words_QS = (SOFTMAX_FACTOR * mean_QT).softmax(dim=-1)[:, words]
     words_S1HW = words_QS.T.unflatten(-1, size).unsqueeze(1)
     padded_S1HW = functional.pad(words_S1HW, (1, 1, 1, 1), mode="reflect")
     smooth_S1HW = functional.conv2d(padded_S1HW, build_gaussian_kernel().to(padded_S1HW))

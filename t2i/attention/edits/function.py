@@ -14,7 +14,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
-WITH_TEXT = ("cross", "joint")
+KINDS_WITH_TEXT = ("cross", "joint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Function(Edit):
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose attention maps `fn` may replace."""
         selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
-        return super().acts_at_site(site) and (selects_kind or site.kind in WITH_TEXT)
+        return super().acts_at_site(site) and (selects_kind or site.kind in KINDS_WITH_TEXT)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the map function of the target rows to the edit plan."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
-from t2i.attention.edits.base.edit import MAX_NUMBER
+from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE
 from t2i.attention.edits.base.word_edit import PerWordWindowEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import is_number
@@ -33,9 +33,10 @@ class Reweight(PerWordWindowEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         for word, weight in self.weights.items():
-            if not is_number(weight) or not abs(weight) <= MAX_NUMBER:  # nan neither
+            if not is_number(weight) or not abs(weight) <= MAX_ABSOLUTE_VALUE:  # nan neither
                 raise ArgumentError(
-                    f"Got weights[{word!r}]={weight!r}, expected a number up to {MAX_NUMBER:,}: "
+                    f"Got weights[{word!r}]={weight!r}, expected a number up to "
+                    f"{MAX_ABSOLUTE_VALUE:,}: "
                     "1.0 leaves a word as it is, 2.0 doubles it, 0.0 takes it away."
                 )
         if not self.weights and self.source is None:

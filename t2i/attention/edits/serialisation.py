@@ -10,11 +10,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
-from t2i.attention.edits.base.edit import MAX_NUMBER
+from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE
 from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.masks import remove_mask_transparency
-from t2i.pictures import UNREADABLE
+from t2i.pictures import DECODE_ERRORS
 from t2i.terminal import plural
 
 MAX_TEXT_LENGTH = 2_000
@@ -178,9 +178,9 @@ def parse_scalar(value: object, hint: Any, name: str) -> Any:
         raise ArgumentError(
             f"Got {name} of {plural(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
         )
-    if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # nan neither
+    if isinstance(value, int | float) and not abs(value) <= MAX_ABSOLUTE_VALUE:  # nan neither
         raise ArgumentError(
-            f"Got {name}={short_repr(value)}, expected a number up to {MAX_NUMBER:,}."
+            f"Got {name}={short_repr(value)}, expected a number up to {MAX_ABSOLUTE_VALUE:,}."
         )
     return value
 
@@ -247,7 +247,7 @@ def decode_mask(value: object, name: str) -> Image.Image:
             found = f"{opened.width} x {opened.height}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found = "far too many"
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise ArgumentError(f"Got {name}, which is no PNG in base64: {error}") from error
     raise ArgumentError(f"Got {name} of {found} pixels, expected at most {MAX_PIXELS:,}.")
 

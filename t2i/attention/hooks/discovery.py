@@ -25,12 +25,13 @@ from t2i.errors import AttentionError
 
 Size = tuple[int, int]
 
-TEXT = ("encoder_hidden_states", "key_value_states", "context")
+TEXT_ARGUMENT_NAMES = ("encoder_hidden_states", "key_value_states", "context")
 """Names of the argument that holds the text, or whatever else a module attends to."""
-PROJECTIONS = ("to_q", "q_proj", "to_qkv", "qkv_proj", "c_attn", "query", "q")
+QUERY_LAYER_NAMES = ("to_q", "q_proj", "to_qkv", "qkv_proj", "c_attn", "query", "q")
 """Names of children; a module with one of these computes attention."""
-TEXT_VALUES = {"add_v_proj": 1, "to_added_qkv": 3}
-"""Children that compute the text's values in joint attention: the last of so many outputs."""
+TEXT_VALUE_LAYERS = {"add_v_proj": 1, "to_added_qkv": 3}
+"""Layer that computes the text's attention values in joint attention -> number of equal chunks of
+its output, of which the last holds the values."""
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class RunningModule:
     @property
     def text_input(self) -> Tensor | None:
         """Argument that holds the text embeddings, (B, T, D); None if there is none."""
-        for name in TEXT:
+        for name in TEXT_ARGUMENT_NAMES:
             text = self.arguments.get(name)
             if isinstance(text, tuple | list) and text:  # with the tokens of image prompts
                 text = text[0]
@@ -210,7 +211,9 @@ class SiteDiscovery:
         if self._is_elsewhere or not self.stack or self.stack[-1].module is not module:
             return
         running = self.stack.pop()
-        if not running.called_attention and not module._modules.keys().isdisjoint(PROJECTIONS):
+        if not running.called_attention and not module._modules.keys().isdisjoint(
+            QUERY_LAYER_NAMES
+        ):
             self.bypassed.append(self.names[module])
 
     def note_value_input(self, owner: nn.Module, value_input: Tensor) -> None:
@@ -272,7 +275,7 @@ def discovering_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterat
             values = module._modules.get("to_v")
             if values is not None:
                 remove_later(values.register_forward_pre_hook(_input_hook(discovery, module)))
-            for name, parts in TEXT_VALUES.items():
+            for name, parts in TEXT_VALUE_LAYERS.items():
                 values = module._modules.get(name)
                 if values is not None:
                     note = _values_hook(discovery, module, parts)

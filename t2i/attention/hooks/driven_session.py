@@ -11,7 +11,7 @@ from torch import Tensor
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.text.token_layout import EncoderInput
 
-CondPass = Callable[[Tensor], object]
+RunCondPass = Callable[[Tensor], object]
 """A denoiser pass of the branch "cond" alone at the current step, on latents (B, C, H, W)."""
 
 
@@ -41,9 +41,13 @@ class DrivenSession(Protocol):
         """End the denoiser pass."""
 
     def edit_latents_before_pass(
-        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
+        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: RunCondPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that replace the denoiser's input at this step."""
+        """Let the session's edits act before a denoiser pass that the driver announces; return the
+        latents (B, C, H, W) that the denoiser gets instead.
+        """
 
     def edit_latents_after_step(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents (B, C, H, W) that replace those after the step."""
+        """Let the session's edits act after a step that the driver announces; return the latents
+        (B, C, H, W) that replace those of the step.
+        """

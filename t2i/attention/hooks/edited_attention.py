@@ -9,7 +9,7 @@ from torch import Tensor
 from t2i.attention.compute import kernels
 from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.attention.compute.edit_plan import EditPlan
-from t2i.attention.compute.tap import AttentionInputs, ScoresFunction
+from t2i.attention.compute.tap import AttentionInputs, ProbabilitiesFunction
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
@@ -39,7 +39,7 @@ class EditedAttention:
         return out
 
     def run_eager_attention(
-        self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ScoresFunction
+        self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ProbabilitiesFunction
     ) -> Tensor:
         """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
 

@@ -13,7 +13,7 @@ from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.errors import ArgumentError
 from t2i.text.token_layout import EncoderInput, build_token_window
 
-SUFFIXES = ("", "_2", "_3")
+TEXT_ENCODER_SUFFIXES = ("", "_2", "_3")
 _is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)
 """True while this thread encodes a text that is none of the run's prompts."""
 
@@ -34,7 +34,7 @@ class EncodedTokenRecorder:
     def __init__(self, pipeline: Any) -> None:
         self._encoders: list[tuple[PromptTokenizer, nn.Module, list[list[list[int]]]]] = []
         for prompt_tokenizer in () if pipeline is None else find_prompt_tokenizers(pipeline, None):
-            for part in SUFFIXES:
+            for part in TEXT_ENCODER_SUFFIXES:
                 encoder = getattr(pipeline, f"text_encoder{part}", None)
                 own = getattr(pipeline, f"tokenizer{part}", None) is prompt_tokenizer.tokenizer
                 if own and isinstance(encoder, nn.Module):

@@ -20,9 +20,9 @@ from t2i.attention.compute.tap import AttentionInputs
 from t2i.errors import AttentionError
 from t2i.terminal import plural
 
-Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
-After = Callable[[nn.Module, tuple[Any, ...], object], None]
-CallContext = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[object]]
+BeforeCall = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+AfterCall = Callable[[nn.Module, tuple[Any, ...], object], None]
+MakeCallContext = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[object]]
 """(args, kwargs of a module's call) -> the context that its forward runs in."""
 
 
@@ -33,7 +33,7 @@ class _PatchedForward:
     forward: Callable[..., Any]
     own: Any
     """The forward if it was the instance's own, as accelerate leaves one there."""
-    contexts: tuple[CallContext, ...] = ()
+    contexts: tuple[MakeCallContext, ...] = ()
 
 
 _patched: WeakKeyDictionary[nn.Module, _PatchedForward] = WeakKeyDictionary()
@@ -43,7 +43,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def wrap_forward_in_context(module: nn.Module, make_context: CallContext) -> Iterator[None]:
+def wrap_forward_in_context(module: nn.Module, make_context: MakeCallContext) -> Iterator[None]:
     """Run each forward call of the module inside a context manager, a new `make_context(args,
     kwargs)` for each call, while the block is open.
 
@@ -116,7 +116,9 @@ def build_eager_attention_inputs(query: Tensor, key: Tensor, module: Any) -> Att
 
 
 @contextmanager
-def hook_compiled_calls(root: nn.Module, before: Before | None, after: After) -> Iterator[None]:
+def hook_compiled_calls(
+    root: nn.Module, before: BeforeCall | None, after: AfterCall
+) -> Iterator[None]:
     """Call `before` and `after` around each call of a model that was compiled in place.
 
     Hooks do not run in such models; for others this does nothing. `after` gets None as the output

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.tap import (
     AttentionInputs,
-    ScoresFunction,
+    ProbabilitiesFunction,
     install_eager_tap,
     install_tap,
     use_attention_handler,
@@ -209,7 +209,12 @@ class SharedHooks:
         return call.run_kernel() if site is None else self.attention.run_attention(call, site)
 
     def handle_eager_attention(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: ProbabilitiesFunction,
+        module: Any,
     ) -> Tensor:
         """Return the probabilities of an eager processor's call while sites are being
         discovered.
@@ -253,7 +258,12 @@ class SiteAttentionHandler:
         return self.shared_hooks.attention.run_attention(call, site)
 
     def handle_eager_attention(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, scores: ScoresFunction, module: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: ProbabilitiesFunction,
+        module: Any,
     ) -> Tensor:
         """Return the edited probabilities of an eager processor's call in the hooked module."""
         site = self.site

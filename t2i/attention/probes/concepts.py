@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.edit_plan import upcast
 from t2i.attention.compute.probabilities import (
-    MAX_ELEMENTS,
-    MIN_PROBABILITY,
+    MAX_CHUNK_ELEMENTS,
+    MIN_PROBABILITY_DIVISOR,
     AttentionProbabilities,
 )
 from t2i.attention.hooks.encoded_prompts import not_recording_tokens
@@ -53,7 +53,7 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class ConceptReader:
+class EncodedConcepts:
     """Encoded concepts of a probe, and their attention at the sites of a UNet.
 
     root : the UNet
@@ -82,7 +82,9 @@ class ConceptReader:
         """Forget the keys of the last run, in which the weights may have been others."""
         self._keys.clear()
 
-    def read(self, probabilities: AttentionProbabilities, row: int) -> tuple[Tensor, Tensor]:
+    def compute_probabilities_and_ratios(
+        self, probabilities: AttentionProbabilities, row: int
+    ) -> tuple[Tensor, Tensor]:
         """Return the concepts' probabilities (N, S, Q) in a batch row, and each divided by the
         largest probability of a token there.
 
@@ -94,15 +96,15 @@ class ConceptReader:
             self._keys[site.name] = compute_keys(module, self.tokens_SD, inputs.key)
         key_NSE = upcast(self._keys[site.name])
         first, end = site.image
-        queries = max(1, MAX_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
+        queries = max(1, MAX_CHUNK_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
         parts = [
-            self._read_chunk(probabilities, row, key_NSE, start, min(start + queries, end))
+            self._compute_for_queries(probabilities, row, key_NSE, start, min(start + queries, end))
             for start in range(first, end, queries)
         ]
         words, ratios = zip(*parts, strict=True)
         return torch.cat(words, dim=-1), torch.cat(ratios, dim=-1)
 
-    def _read_chunk(
+    def _compute_for_queries(
         self, probabilities: AttentionProbabilities, row: int, key_NSE: Tensor, first: int, end: int
     ) -> tuple[Tensor, Tensor]:
         scores_NQK = probabilities.compute_scores(row, first, end)
@@ -119,7 +121,7 @@ class ConceptReader:
             concept_NQS = own_NQS[..., span[0] : span[-1] + 1]
             among = torch.maximum(largest_NQ1, concept_NQS.amax(dim=-1, keepdim=True))
             words.append(concept_NQS / (total_NQ1 + concept_NQS.sum(dim=-1, keepdim=True)))
-            ratios.append(concept_NQS / among.clamp(min=MIN_PROBABILITY))
+            ratios.append(concept_NQS / among.clamp(min=MIN_PROBABILITY_DIVISOR))
         return tuple(torch.cat(one, dim=-1).transpose(-1, -2) for one in (words, ratios))  # type: ignore[return-value]  # two of them
 
 
@@ -146,7 +148,7 @@ def compute_keys(module: Any, tokens_SD: Tensor, like_BNKE: Tensor) -> Tensor:
     return key_NSE
 
 
-def encode_concepts(x: Any, concepts: Sequence[Concept]) -> ConceptReader:
+def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts:
     """Return the encoded concepts of a pipeline's probe.
 
     Raises ArgumentError for a pipeline whose text does not reach the cross-attention of a UNet, and
@@ -180,4 +182,4 @@ def encode_concepts(x: Any, concepts: Sequence[Concept]) -> ConceptReader:
                 text_1TD = root.encoder_hid_proj(text_1TD)
         found.append(text_1TD[0, list(positions)])
     ends = torch.tensor([len(one) for one in found]).cumsum(0).tolist()
-    return ConceptReader(root, torch.cat(found), tuple(ends))
+    return EncodedConcepts(root, torch.cat(found), tuple(ends))

@@ -12,7 +12,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import check_prompt_number
-from t2i.attention.probes.concepts import Concept, ConceptReader
+from t2i.attention.probes.concepts import Concept, EncodedConcepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
@@ -51,7 +51,7 @@ class Probe:
     convention: Convention = "default"
     grad: bool = False
     raw: bool = False
-    concepts: ConceptReader | None = None
+    concepts: EncodedConcepts | None = None
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
     _current_columns: "ProbedTokens | None" = None
@@ -188,7 +188,7 @@ class Probe:
             ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, total)
         if self.concepts is None:
             return words_NSQ, ratio_1SQ
-        own_NSQ, own_ratio_NSQ = self.concepts.read(probabilities, row)
+        own_NSQ, own_ratio_NSQ = self.concepts.compute_probabilities_and_ratios(probabilities, row)
         if heads is not None:
             own_NSQ, own_ratio_NSQ = own_NSQ[heads], own_ratio_NSQ[heads]
         first = self.concepts.num_tokens

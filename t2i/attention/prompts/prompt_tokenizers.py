@@ -12,7 +12,7 @@ from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError
 from t2i.text.encoders.selection import select_text_encoder
 
-CLIP_TOKENS = 77
+CLIP_WINDOW_SIZE = 77
 
 
 def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...]:
@@ -41,7 +41,7 @@ def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...
     own = [getattr(x, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
     if hasattr(x, "text_encoder_3"):  # SD3: two CLIPs at the same positions, then T5
         clip = own[0] or own[1]
-        length = int(getattr(x, "tokenizer_max_length", CLIP_TOKENS))
+        length = int(getattr(x, "tokenizer_max_length", CLIP_WINDOW_SIZE))
         t5 = own[2] if x.text_encoder_3 is not None else None
         ranges = [(clip, 0, length), (t5, length, None)]
         return tuple(PromptTokenizer(t, at, most) for t, at, most in ranges if t is not None)

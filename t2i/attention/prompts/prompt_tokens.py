@@ -24,7 +24,7 @@ Word = str | Span
 """A word or phrase of the prompt, or token positions along T."""
 Words = str | tuple[str, ...]
 """One word of a prompt, or several."""
-Value = TypeVar("Value")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +193,15 @@ class PromptTokens:
         return self.compute_once(("refinement", source, target, length), make)
 
     def compute_once(
-        self, key: Hashable, make: Callable[[], Value], moment: object = None
-    ) -> Value:
+        self, key: Hashable, make: Callable[[], ResultT], moment: object = None
+    ) -> ResultT:
         """Return the result of `make()`, cached under a key until `moment`, such as the step,
         changes.
         """
         entry = self._cache.get(key)
         if entry is None or entry[0] != moment:
             entry = self._cache[key] = (moment, make())
-        value: Value = entry[1]
+        value: ResultT = entry[1]
         return value
 
     def get_prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:

@@ -15,9 +15,9 @@ from t2i.terminal import plural
 from t2i.text.token_layout import EncoderInput
 
 GIBIBYTE = 1 << 30
-OTHER_TEXT = 0.05
+MIN_KEY_DIFFERENCE_SHARE = 0.05
 """Least difference between the keys of two texts, as a share of the largest key."""
-CALLBACK = "pass callback_on_step_end=attn.on_step_end to the pipeline"
+CALLBACK_REMEDY = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
 def check_edit_is_supported(edit: object, driven_by_callback: bool) -> None:
@@ -86,7 +86,7 @@ def check_same_text_for_images(
         if len(key_BNKE) < 2:
             continue
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
-        if difference > OTHER_TEXT * key_BNKE.abs().max():
+        if difference > MIN_KEY_DIFFERENCE_SHARE * key_BNKE.abs().max():
             raise ArgumentError(
                 f"attend() got {plural(denoiser_pass.num_prompts, 'prompt')}, but the "
                 f"{plural(len(key_BNKE), 'picture')} of prompt {prompt} attend to different "
@@ -101,7 +101,7 @@ def check_step_callback_ran(entries: Sequence[ParticipantEntry]) -> None:
     """
     for entry in entries:
         if entry.participant.edits_latents and not entry.has_acted:
-            raise AttentionError(f"{entry.participant} never fired: {CALLBACK}.")
+            raise AttentionError(f"{entry.participant} never fired: {CALLBACK_REMEDY}.")
 
 
 def check_all_acted(
@@ -117,7 +117,7 @@ def check_all_acted(
             "by another pipeline than the one that was given to attend(), or in another thread."
         )
     hint = (
-        CALLBACK
+        CALLBACK_REMEDY
         if idle[0].participant.edits_latents and not called_back
         else f"the run had {plural(last.num_steps, 'step')}; look at its steps, words and prompts"
     )

@@ -19,7 +19,7 @@ from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.text.token_layout import EncoderInput
 
-RUN_FIRST = "make a picture inside the `with` block first; one step will do."
+RUN_FIRST_REMEDY = "make a picture inside the `with` block first; one step will do."
 
 
 def run_site_discovery_step(
@@ -30,7 +30,9 @@ def run_site_discovery_step(
     Raises AttentionError for a model alone, and for a pipeline that needs more than a prompt.
     """
     if not isinstance(pipeline, DiffusionPipeline):
-        raise AttentionError(f"The sites are found by running, and nothing ran yet: {RUN_FIRST}")
+        raise AttentionError(
+            f"The sites are found by running, and nothing ran yet: {RUN_FIRST_REMEDY}"
+        )
     run: Any = pipeline
     known = inspect.signature(type(run).__call__).parameters
     options = {
@@ -49,7 +51,7 @@ def run_site_discovery_step(
     if required or "prompt" not in known:
         raise AttentionError(
             f"The sites are found by running, and {type(pipeline).__name__} cannot be tried with a "
-            f"prompt alone: {RUN_FIRST}"
+            f"prompt alone: {RUN_FIRST_REMEDY}"
         )
     shared_hooks.is_dry_run = True
     try:

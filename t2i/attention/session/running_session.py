@@ -18,7 +18,7 @@ from t2i.attention.compute.recorded_rows import RecordedInputs, RecordedRun
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback
-from t2i.attention.hooks.driven_session import CondPass
+from t2i.attention.hooks.driven_session import RunCondPass
 from t2i.attention.hooks.shared_hooks import SharedHooks
 from t2i.attention.session.checks import (
     check_all_acted,
@@ -26,7 +26,7 @@ from t2i.attention.session.checks import (
     check_sites_and_memory,
     check_step_callback_ran,
 )
-from t2i.attention.session.dry_run import RUN_FIRST, run_site_discovery_step
+from t2i.attention.session.dry_run import RUN_FIRST_REMEDY, run_site_discovery_step
 from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.attention.site import Site
@@ -111,7 +111,7 @@ class RunningSession:
         self._installed.begin_pass(self, input_shapes)
 
     def edit_latents_before_pass(
-        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: CondPass
+        self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: RunCondPass
     ) -> Tensor:
         """Return the latents (B, C, H, W) that the denoiser is to read, after the edits that act
         before a pass.
@@ -237,7 +237,7 @@ class RunningSession:
 
     def _discover_sites(self) -> None:
         if not self._is_open:
-            raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST}")
+            raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST_REMEDY}")
         run_site_discovery_step(self._x, self.prompts, self._installed)
 
     def _run_extra_pass(
@@ -245,7 +245,7 @@ class RunningSession:
         latents_BCHW: Tensor,
         on_attention: AttentionCallback,
         cond_pass: DenoiserPass,
-        run_cond_pass: CondPass,
+        run_cond_pass: RunCondPass,
     ) -> None:
         outer = self._pass
         self._pass, self._extra_pass_callback = cond_pass, on_attention

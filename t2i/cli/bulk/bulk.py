@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL = 0.5
 """Seconds between two reads of the index parts of other processes."""
-SHARED_FOLDER_TIMEOUT = 30.0
-"""Seconds within which a file appears on all machines that share a folder."""
+SHARED_FOLDER_CHECK_TIMEOUT = 30.0
+"""Seconds that a process waits for a file of the main process before it reports that the two do not
+write to the same folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
 
 
 def _check_folder_is_shared(out: Path) -> None:
-    waited = time.monotonic() + SHARED_FOLDER_TIMEOUT
+    waited = time.monotonic() + SHARED_FOLDER_CHECK_TIMEOUT
     while not (out / STATE_FILE).is_file():
         if time.monotonic() > waited:
             raise OutputError(

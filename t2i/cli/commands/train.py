@@ -39,15 +39,15 @@ InitOption = Annotated[
         metavar="METHOD", help=f"Write a config for a folder of pictures instead: {METHODS_HELP}."
     ),
 ]
-BaseOption = Annotated[
+InitBaseOption = Annotated[
     str | None,
     typer.Option(help="With --init: the model, by name, folder, file or hub id."),
 ]
-WordOption = Annotated[
+InitWordOption = Annotated[
     str | None,
     typer.Option(help="With --init: what the thing is to be called, as in \\<mug\\>."),
 ]
-ClassWordOption = Annotated[
+InitClassWordOption = Annotated[
     str | None, typer.Option("--class", help="With --init: what it is one of, as in mug.")
 ]
 DryRunFormatOption = Annotated[
@@ -62,9 +62,9 @@ def train(
     out: OutOption = None,
     dry_run: DryRunOption = False,
     init: InitOption = None,
-    base: BaseOption = None,
-    word: WordOption = None,
-    class_word: ClassWordOption = None,
+    base: InitBaseOption = None,
+    word: InitWordOption = None,
+    class_word: InitClassWordOption = None,
     format: DryRunFormatOption = "text",
 ) -> None:
     """Run the training that CONFIG describes; the same command continues a stopped run.

@@ -17,7 +17,7 @@ from t2i.cli.generation.inverted_photo import (
     invert_photo,
 )
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.metadata.t2i_json import parse_record
+from t2i.cli.metadata.t2i_json import parse_metadata_record
 from t2i.cli.metadata.writing import build_record
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
@@ -129,7 +129,7 @@ def read_recorded_photo(
             "load its model: edit it there with PromptEditPipeline, or record the photo anew with "
             f't2i invert PHOTO "what it shows" --out FOLDER'
         )
-    parsed = parse_record(json.dumps(record))
+    parsed = parse_metadata_record(json.dumps(record))
     if source.photo is None or parsed.request.image is None or parsed.request.inversion is None:
         raise DataError(
             f"{folder} records no photo, but a request of one: record the photo anew with t2i "

@@ -35,8 +35,11 @@ class MetadataRecord(BaseModel):
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
-def parse_record(text: str) -> MetadataRecord:
-    """Parse the JSON text of a record; DataError for another layout, and for invalid values."""
+def parse_metadata_record(text: str) -> MetadataRecord:
+    """Parse the JSON text of the generation metadata that t2i writes into its images.
+
+    Raises DataError for another version of the format, and for invalid values.
+    """
     values = parse_json_object("t2i", text)
     if isinstance(values.get("version"), int) and values["version"] != RECORD_VERSION:
         raise DataError(
@@ -58,7 +61,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     if text is None:
         return None
     values = parse_json_object("t2i", text)
-    record = parse_record(text)
+    record = parse_metadata_record(text)
     parser = MetadataValueParser()
     request = record.request
     steps = parser.parse_steps(request.num_inference_steps)

@@ -135,7 +135,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOverrides:
-    """Values that replace those of a request; None for values to leave as they are."""
+    """Values given on the command line or in a line of a prompts file, which replace those of a
+    generation request; None leaves the value of the request.
+    """
 
     negative_prompt: str | None = None
     model: str | None = None

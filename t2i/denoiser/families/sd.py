@@ -20,7 +20,7 @@ from t2i.denoiser.finite_checks import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import ArgumentError
 
-MAX_SIDE = 2**20
+MAX_SIDE_PIXELS = 2**20
 """Pixels; whole numbers of Python have no bound, and tensors have."""
 VAE = AutoencoderKL | AutoencoderTiny
 
@@ -81,7 +81,7 @@ def latent_size(vae: VAE, height: int, width: int) -> tuple[int, int]:
     """
     factor = pixels_per_latent(vae)
     for name, pixels in (("height", height), ("width", width)):
-        if not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE or pixels % factor:
+        if not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE_PIXELS or pixels % factor:
             raise ArgumentError(
                 f"Got {name}={pixels!r}, but this model needs a multiple of {factor}: "
                 f"{describe_nearest_multiples(pixels, factor)}."

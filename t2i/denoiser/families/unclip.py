@@ -16,17 +16,17 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.run_state import Guidance, RunState
-from t2i.denoiser.families.sd import MAX_SIDE, describe_nearest_multiples
+from t2i.denoiser.families.sd import MAX_SIDE_PIXELS, describe_nearest_multiples
 from t2i.denoiser.finite_checks import check_pixels_finite
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import ArgumentError, ModelError
 
-SENTENCE_EMBEDDING = "sentence_embedding"
+SENTENCE_EMBEDDING_KEY = "sentence_embedding"
 """The name in `Conditioning.extra` of the one vector of each prompt, which a prior reads."""
 
-VARIANCE_SCHEDULERS = {"DDPMScheduler", "DDPMParallelScheduler"}
+SCHEDULERS_WITH_LEARNED_VARIANCE = {"DDPMScheduler", "DDPMParallelScheduler"}
 """Schedulers that step with the variance that the UNet predicts beside the noise."""
-LEARNED_VARIANCE = ("learned", "learned_range")
+LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 
 
 def run_unet(
@@ -80,8 +80,8 @@ class LearnedVarianceGuidance:
 
 def uses_learned_variance(scheduler: Scheduler) -> bool:
     """Return True for a scheduler that steps with the variance predicted by the UNet."""
-    learned = scheduler.config.get("variance_type") in LEARNED_VARIANCE
-    return learned and type(scheduler).__name__ in VARIANCE_SCHEDULERS
+    learned = scheduler.config.get("variance_type") in LEARNED_VARIANCE_TYPES
+    return learned and type(scheduler).__name__ in SCHEDULERS_WITH_LEARNED_VARIANCE
 
 
 def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
@@ -91,9 +91,9 @@ def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
     NOTE a footgun: some of diffusers' schedulers take the first three channels for the noise where
     their config, left over from a DDPMScheduler, declares a learned variance.
     """
-    if scheduler.config.get("variance_type") in LEARNED_VARIANCE and not uses_learned_variance(
-        scheduler
-    ):
+    if scheduler.config.get(
+        "variance_type"
+    ) in LEARNED_VARIANCE_TYPES and not uses_learned_variance(scheduler):
         return rebuild_scheduler(scheduler, variance_type=None)
     return scheduler
 
@@ -136,7 +136,7 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
     """
     factor = pixels_per_latent(movq)
     for name, pixels in (("height", height), ("width", width)):
-        if not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE or pixels % factor**2:
+        if not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE_PIXELS or pixels % factor**2:
             raise ArgumentError(
                 f"Got {name}={pixels!r}, but this model needs a multiple of {factor**2}: "
                 f"{describe_nearest_multiples(pixels, factor**2)}."
@@ -161,7 +161,7 @@ def run_prior(
     imagined_BD: Tensor = prior(
         embeds_BD,
         timestep=timestep,
-        proj_embedding=conditioning.extra[SENTENCE_EMBEDDING],
+        proj_embedding=conditioning.extra[SENTENCE_EMBEDDING_KEY],
         encoder_hidden_states=conditioning.text_BTD,
         attention_mask=conditioning.mask_BT,
         return_dict=False,

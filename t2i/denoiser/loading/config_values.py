@@ -12,7 +12,7 @@ import numpy
 
 from t2i.errors import ModelError
 
-AT_LEAST_ONE = {
+KEYS_AT_LEAST_ONE = {
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
     "attention_head_dim",
@@ -60,7 +60,7 @@ AT_LEAST_ONE = {
     "vq_embed_dim",
 }
 """Sizes and counts."""
-ABOVE_ZERO = {
+KEYS_ABOVE_ZERO = {
     "latent_magnitude",
     "layer_norm_eps",
     "norm_eps",
@@ -68,9 +68,9 @@ ABOVE_ZERO = {
     "scaling_factor",
     "timestep_scaling",
 }
-UP_TO_ONE = {"beta_start", "beta_end", "trained_betas"}
+KEYS_UP_TO_ONE = {"beta_start", "beta_end", "trained_betas"}
 """Above 0 and at most 1: what is taken away from the signal at a step."""
-ZERO_TO_ONE = {"attention_dropout", "dropout", "dynamic_thresholding_ratio"}
+KEYS_ZERO_TO_ONE = {"attention_dropout", "dropout", "dynamic_thresholding_ratio"}
 """Keys of values from 0 to 1."""
 MAX_TRAIN_STEPS = 100_000
 """Largest noise schedule; a hundred times the usual length."""
@@ -99,7 +99,7 @@ def check_config_values(kind: Callable[..., Any], config: Mapping[str, object]) 
             continue
         if value is None:
             # What these are for is done to a picture, long after the model is built.
-            if key in ABOVE_ZERO and parameter.default is not None:
+            if key in KEYS_ABOVE_ZERO and parameter.default is not None:
                 raise build_config_value_error(key, value, "more than 0")
             continue
         if expected := describe_expected_type_if_wrong(key, value, parameter.annotation):
@@ -198,15 +198,15 @@ def describe_expected_range_if_outside(key: str, value: object) -> str:
     """
     numbers = [one for one in iter_scalars(value) if isinstance(one, int | float)]
     numbers = [one for one in numbers if not isinstance(one, bool)]
-    if key in AT_LEAST_ONE and not all(one >= 1 for one in numbers):
+    if key in KEYS_AT_LEAST_ONE and not all(one >= 1 for one in numbers):
         return "at least 1"
     if key in MAX_VALUES and not all(one <= MAX_VALUES[key] for one in numbers):
         return f"at most {MAX_VALUES[key]:,}"
-    if key in ABOVE_ZERO and not all(one > 0 for one in numbers):
+    if key in KEYS_ABOVE_ZERO and not all(one > 0 for one in numbers):
         return "more than 0"
-    if key in UP_TO_ONE and not all(0 < one <= 1 for one in numbers):
+    if key in KEYS_UP_TO_ONE and not all(0 < one <= 1 for one in numbers):
         return "above 0 and at most 1"
-    if key in ZERO_TO_ONE and not all(0 <= one <= 1 for one in numbers):
+    if key in KEYS_ZERO_TO_ONE and not all(0 <= one <= 1 for one in numbers):
         return "a number from 0 to 1"
     return ""
 

@@ -13,7 +13,7 @@ MAX_REF_BYTES = 1000
 """Bytes of a file that names a commit."""
 COMMIT_NAME = re.compile(r"[\w][\w.-]*", re.ASCII)
 """A folder's name below `snapshots`; nothing that climbs out of it."""
-WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
+WEIGHT_FILE_STEMS = ("diffusion_pytorch_model", "model")
 
 
 def is_hub_id(name: str) -> bool:
@@ -59,7 +59,7 @@ def list_download_patterns(variant: str | None) -> list[str]:
     infixes = ["", f".{variant}"] if variant else [""]
     weights = [
         name
-        for stem in WEIGHT_STEMS
+        for stem in WEIGHT_FILE_STEMS
         for infix in infixes
         for name in (
             f"{stem}{infix}.safetensors",

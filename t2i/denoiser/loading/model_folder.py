@@ -16,8 +16,8 @@ from t2i.denoiser.loading.config_checks import (
 from t2i.denoiser.loading.model_parts import (
     ALLOWED_CLASSES,
     ALLOWED_LIBRARIES,
+    LAYOUT_BY_PIPELINE,
     LAYOUTS,
-    PIPELINES,
     ModelLayout,
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
@@ -119,12 +119,12 @@ def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
                 "false."
             )
     pipeline = str(index.get("_class_name", ""))
-    if pipeline not in PIPELINES:
+    if pipeline not in LAYOUT_BY_PIPELINE:
         raise ModelError(
             f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
-            f"be loaded. {nearest_hint(pipeline, PIPELINES)}"
+            f"be loaded. {nearest_hint(pipeline, LAYOUT_BY_PIPELINE)}"
         )
-    return LAYOUTS[PIPELINES[pipeline]]
+    return LAYOUTS[LAYOUT_BY_PIPELINE[pipeline]]
 
 
 def is_allowed_class_entry(entry: list[object]) -> bool:

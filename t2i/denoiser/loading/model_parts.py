@@ -58,7 +58,7 @@ LAYOUTS = {
     )
 }
 
-PIPELINES = {
+LAYOUT_BY_PIPELINE = {
     "KandinskyV22CombinedPipeline": KANDINSKY,
     "KandinskyV22Img2ImgCombinedPipeline": KANDINSKY,
     "KandinskyV22Img2ImgPipeline": KANDINSKY,

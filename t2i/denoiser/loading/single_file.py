@@ -52,7 +52,7 @@ Component = nn.Module | CLIPTokenizer | Scheduler
 MAX_PART_TENSORS = 5000
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 """Hub repository with the vocabulary of every Stable Diffusion."""
-CLIP_LENGTH = 77
+CLIP_WINDOW_SIZE = 77
 """Tokens that CLIP reads at once."""
 
 
@@ -262,7 +262,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
             "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
             "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
         ) from error
-    tokenizer = build_clip_tokenizer(*load_bpe(files[0].parent), CLIP_LENGTH)
+    tokenizer = build_clip_tokenizer(*load_bpe(files[0].parent), CLIP_WINDOW_SIZE)
     tokenizer.pad_token = pad
     return tokenizer
 

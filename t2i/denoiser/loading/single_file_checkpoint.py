@@ -187,11 +187,11 @@ def describe_unsupported_file(shapes: Shapes) -> str:
     """Return an error message that says what a file without a known UNet probably is, such as a
     LoRA, and how to use it.
     """
-    for marks, answer in OTHER_FILES:
+    for marks, answer in OTHER_FILE_MESSAGES:
         if any(mark in name for name in shapes for mark in marks):
             return answer
     if 0 < len(shapes) <= 4 and all(len(shape) <= 2 for shape in shapes.values()):
-        return EMBEDDING
+        return EMBEDDING_FILE_MESSAGE
     return (
         "holds no model known here: expected a checkpoint of Stable Diffusion 1, 2 or XL in the "
         f"original layout, with tensors such as {UNET_PREFIX}input_blocks.0.0.weight."
@@ -201,12 +201,12 @@ def describe_unsupported_file(shapes: Shapes) -> str:
 UNSUPPORTED_MARKERS = {"edm_mean": "Playground 2.5"}
 """A tensor -> the model that has it beside an SDXL of other noise."""
 
-EMBEDDING = (
+EMBEDDING_FILE_MESSAGE = (
     "is an embedding (textual inversion), not a model: load it with "
     "pipe.load_textual_inversion(...)."
 )
 
-OTHER_FILES: tuple[tuple[tuple[str, ...], str], ...] = (
+OTHER_FILE_MESSAGES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("lora_", ".lora.", ".lokr_", ".hada_", ".oft_", ".dora_scale"),
         "is a LoRA, not a model: load a model, then it with pipe.load_lora_weights(...).",
@@ -215,7 +215,7 @@ OTHER_FILES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("ip_adapter.", "image_proj."),
         "is an IP-Adapter, not a model: load it with pipe.load_ip_adapter(...).",
     ),
-    (("emb_params", "string_to_param"), EMBEDDING),
+    (("emb_params", "string_to_param"), EMBEDDING_FILE_MESSAGE),
     (
         ("control_model.", "controlnet_cond_embedding.", "input_hint_block."),
         "is a ControlNet, not a model: give the path of the model that it controls.",

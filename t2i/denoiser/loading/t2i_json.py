@@ -13,29 +13,30 @@ from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
 from t2i.validation_errors import describe_validation_error
 
-Layout = TypeVar("Layout", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def read_t2i_json(folder: Path, layout: type[Layout], remedy: str) -> Layout | None:
-    """Read the t2i.json of a model folder (training facts, sampling defaults) as the pydantic model
-    `layout`, or return None for a folder without one.
+def read_t2i_json(folder: Path, pydantic_model: type[ModelT], remedy: str) -> ModelT | None:
+    """Read the t2i.json of a model folder (training facts, sampling defaults) into an instance of
+    `pydantic_model`, or return None for a folder without one.
 
-    Raises ModelError, ending in `remedy`, for a file of another layout.
+    Raises ModelError, ending in `remedy`, for a file that does not fit the model.
     """
     path = folder / NOTES_FILE
     if not path.is_file():
         return None
-    return parse_t2i_json(read_bytes(path, MODEL_CONFIG_KIND), layout, remedy, path)
+    return parse_t2i_json(read_bytes(path, MODEL_CONFIG_KIND), pydantic_model, remedy, path)
 
 
 def parse_t2i_json(
-    notes: str | bytes, layout: type[Layout], remedy: str, path: Path = Path(NOTES_FILE)
-) -> Layout:
-    """Parse the text of a t2i.json as the pydantic model `layout`. Raises ModelError, ending in
-    `remedy`, if it does not fit.
+    notes: str | bytes, pydantic_model: type[ModelT], remedy: str, path: Path = Path(NOTES_FILE)
+) -> ModelT:
+    """Parse the text of a t2i.json into an instance of `pydantic_model`.
+
+    Raises ModelError, ending in `remedy`, if the text does not fit the model.
     """
     try:
-        return layout.model_validate_json(notes)
+        return pydantic_model.model_validate_json(notes)
     except ValidationError as error:
         raise build_t2i_json_error(path, error, remedy) from error
 

@@ -20,9 +20,9 @@ from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError, T2IError, format_library_error
 
 TRIAL_STEPS = 8
-PASSED_MODELS: set[str] = set()
+PASSED_MODEL_CONFIGS: set[str] = set()
 """Configs, as JSON, of the models that passed `check_models_run` in this process."""
-MAX_PASSED = 64
+MAX_PASSED_MODELS = 64
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
         sort_keys=True,
         default=repr,
     )
-    if described in PASSED_MODELS:
+    if described in PASSED_MODEL_CONFIGS:
         return
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
@@ -133,9 +133,9 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
             part = "vae" if "vae" in models else "movq"
             with translating_run_failures(names[part]):
                 check_autoencoder_decodes(names, vae, part, latents_BCHW)
-    if len(PASSED_MODELS) >= MAX_PASSED:
-        PASSED_MODELS.clear()
-    PASSED_MODELS.add(described)
+    if len(PASSED_MODEL_CONFIGS) >= MAX_PASSED_MODELS:
+        PASSED_MODEL_CONFIGS.clear()
+    PASSED_MODEL_CONFIGS.add(described)
 
 
 def find_pooled_width(models: Mapping[str, nn.Module]) -> int | None:

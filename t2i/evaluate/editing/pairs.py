@@ -10,7 +10,7 @@ from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
 from t2i.evaluate.generation.judge import CaptionStatement, build_caption_statement
 from t2i.scenes.captions import (
-    MAX_WORDS,
+    MAX_CAPTION_WORDS,
     Caption,
     Mention,
     choose_random_noun_phrase,
@@ -180,7 +180,7 @@ def build_addition_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
     at = len(begin) + len(f" {joint} {added}")
     other = Mention(1, added.word, (at - len(added.word), at), added.colour, added.size_word)
     relations = () if joint == "and" else ((0, relation, 1),)
-    if len(text.split()) > MAX_WORDS:
+    if len(text.split()) > MAX_CAPTION_WORDS:
         return None
     target = replace(layout, caption=Caption(text, (mention, other), relations))
     return PromptPair("addition", source, target, 1, (), added.word)

@@ -107,7 +107,9 @@ class SamplingRun:
         return collect_criterion_results([picture.right for picture in self.pictures], kind)
 
     def list_other_caption_results(self, kind: str) -> list[bool | None]:
-        """Return whether each picture meets a criterion when judged by another's caption."""
+        """Return the results of one criterion over all pictures, each judged by the caption of
+        another picture: the share of True is what chance gives.
+        """
         return collect_criterion_results(
             [picture.right_by_another for picture in self.pictures], kind
         )

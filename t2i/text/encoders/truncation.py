@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import LONGEST_WORD, Chunk, EncoderInput, TokenWindow
+from t2i.text.token_layout import MAX_WORD_LETTERS, Chunk, EncoderInput, TokenWindow
 
-MOST_CHUNKS = 32
+MAX_CHUNKS = 32
 """Windows that one prompt may fill."""
-NAMED_WORDS = 12
+MAX_QUOTED_WORDS = 12
 """Words of the lost end that a message spells out; of the rest it gives the number."""
 
 
@@ -21,7 +21,7 @@ def tokenize_and_truncate(
     """Tokenize prompts and return the chunks of each, at most `most`; tokens beyond that are
     dropped with a warning.
 
-    Raises ArgumentError above MOST_CHUNKS.
+    Raises ArgumentError above MAX_CHUNKS.
     """
     divided = []
     for prompt in prompts:
@@ -30,11 +30,11 @@ def tokenize_and_truncate(
             chunks, lost = truncate_chunks(chunks, most, window.capacity)
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
-        if len(chunks) > MOST_CHUNKS:
-            _, dropped = split_at_chunk(prompt, chunks[MOST_CHUNKS])
+        if len(chunks) > MAX_CHUNKS:
+            _, dropped = split_at_chunk(prompt, chunks[MAX_CHUNKS])
             raise ArgumentError(
                 f"The prompt fills {len(chunks)} windows of {window.size} tokens; at most "
-                f"{MOST_CHUNKS} are read. What would be lost: {quote_first_words(dropped)}. "
+                f"{MAX_CHUNKS} are read. What would be lost: {quote_first_words(dropped)}. "
                 "Shorten it."
             )
         divided.append(chunks)
@@ -82,7 +82,7 @@ def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
 
 def split_before_word(text: str, position: int) -> tuple[str, str]:
     """Split a text in two at a character position; if that is inside a word, before the word."""
-    beginning = re.search(r"\w+\Z", text[max(0, position - LONGEST_WORD) : position])
+    beginning = re.search(r"\w+\Z", text[max(0, position - MAX_WORD_LETTERS) : position])
     if beginning and beginning.start() > 0 and text[position : position + 1].isalnum():
         position -= len(beginning.group())
     return text[:position].rstrip(), text[position:].strip()
@@ -91,8 +91,8 @@ def split_before_word(text: str, position: int) -> tuple[str, str]:
 def quote_first_words(text: str) -> str:
     """Format the first words of a text for a message, as in "'red', 'cat' and 3 more words"."""
     words = text.split()
-    named = ", ".join(repr(keep_last_letters(word)) for word in words[:NAMED_WORDS])
-    more = len(words) - NAMED_WORDS
+    named = ", ".join(repr(keep_last_letters(word)) for word in words[:MAX_QUOTED_WORDS])
+    more = len(words) - MAX_QUOTED_WORDS
     return f"{named} and {plural(more, 'more word')}" if more > 0 else named
 
 

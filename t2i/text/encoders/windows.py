@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_prompts
 from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
-from t2i.text.encoders.truncation import MOST_CHUNKS, tokenize_and_truncate
+from t2i.text.encoders.truncation import MAX_CHUNKS, tokenize_and_truncate
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import Chunk, EncoderInput, TokenWindow, build_token_window
 
@@ -109,8 +109,8 @@ class WindowedEncoder(TextEncoder):
         those of `encode`.
         """
         check_encoder_prompts(prompts)
-        if chunks is not None and not 1 <= chunks <= MOST_CHUNKS:
-            raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MOST_CHUNKS}.")
+        if chunks is not None and not 1 <= chunks <= MAX_CHUNKS:
+            raise ArgumentError(f"Got chunks={chunks}: choose a number from 1 to {MAX_CHUNKS}.")
         window, most = self._fitting(length)
         divided = tokenize_and_truncate(window, prompts, most)
 
@@ -154,7 +154,7 @@ class WindowedEncoder(TextEncoder):
         if length is None:
             return window, None
         count, rest = divmod(length, window.size)
-        if rest == 0 and 1 <= count <= MOST_CHUNKS:
+        if rest == 0 and 1 <= count <= MAX_CHUNKS:
             return window, count
         short = replace(window, size=length)
         if length < window.size and short.capacity >= 1:

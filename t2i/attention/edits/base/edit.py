@@ -24,9 +24,9 @@ from t2i.attention.site import (
 )
 from t2i.errors import ArgumentError
 
-MAX_NUMBER = 1_000_000
+MAX_ABSOLUTE_VALUE = 1_000_000
 """Largest absolute value of an edit's numbers."""
-Value = TypeVar("Value")
+ResultT = TypeVar("ResultT")
 AttentionCallback = Callable[[AttentionProbabilities, AttentionCall], None]
 RunPass = Callable[[Tensor, AttentionCallback], None]
 """(latents (B, C, H, W), callback for each attention call of the pass) -> None"""
@@ -131,7 +131,7 @@ class Edit:
         """Add the edit's changes of this attention call to the edit plan; none by default."""
         return
 
-    def compute_once(self, call: AttentionCall, make: Callable[[], Value]) -> Value:
+    def compute_once(self, call: AttentionCall, make: Callable[[], ResultT]) -> ResultT:
         """Return the result of `make()`, computed once a step and shared by all sites with equal
         numbers of text tokens and heads.
         """
