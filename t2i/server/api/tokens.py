@@ -20,7 +20,7 @@ def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
 
     Raises ArgumentError for a mistake in its grammar.
     """
-    from t2i.text.encoders.truncation import MOST_CHUNKS
+    from t2i.text.encoders.truncation import MAX_CHUNKS
 
     window = load_token_window(model)
     request = Request(prompt=prompt, grammar=grammar)
@@ -44,7 +44,7 @@ def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
                 )
             )
             places.append((chunk.section, token.start, token.end, position))
-    read = MOST_CHUNKS * window.size
+    read = MAX_CHUNKS * window.size
     words = _list_words(prompt, sections, tokens, places, read)
     return TokensAnswer(
         tokens=tokens,
