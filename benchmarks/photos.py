@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.attention_turns import in_turns
 from benchmarks.machine import collect_hardware_info, settle, write_result
 from pipelines.images.photo import prepare_photo
-from pipelines.inversion.methods import METHODS, parse_method
+from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.noise_levels import build_noise_levels
 from pipelines.prompt_to_prompt.edit_run import find_image_size
 from pipelines.prompt_to_prompt.inverted_source import PictureRun, encode_picture
@@ -119,7 +119,7 @@ def main() -> None:
     settle(options.threads)
     pipe = PromptEditPipeline.from_pretrained(options.model).to(options.device)
     pipe.set_progress_bar_config(disable=True)
-    methods = options.method or [name for name in METHODS if name != "null-text"]
+    methods = options.method or [name for name in INVERSION_METHODS if name != "null-text"]
 
     # the rows of a first run of each, which warms up, too
     runs: dict[str, Callable[[], Tensor]] = {"beside": partial(edit_beside, pipe, options)}

@@ -16,13 +16,13 @@ from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 
-TASKS: tuple[tuple[Any, type], ...] = (
+PIPELINE_BY_AUTO_MAPPING: tuple[tuple[Any, type], ...] = (
     (AUTO_TEXT2IMAGE_PIPELINES_MAPPING, TextToImagePipeline),
     (AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, ImageToImagePipeline),
     (AUTO_INPAINT_PIPELINES_MAPPING, InpaintPipeline),
 )
 
-for task, pipeline in TASKS:
+for task, pipeline in PIPELINE_BY_AUTO_MAPPING:
     task["t2i"] = pipeline
     # AutoPipelines look up the class they are given: this key is for PromptEditPipeline.
     task["t2i-prompt-edit"] = pipeline

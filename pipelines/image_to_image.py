@@ -15,7 +15,7 @@ from pipelines.images.denoising_range import (
     check_denoising_fractions,
     select_image_to_image_timesteps,
 )
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
@@ -44,7 +44,7 @@ class ImageToImagePipeline(Pipeline):
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
-        generator: Generators | None = None,
+        generator: GeneratorOrList | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         ip_adapter_image: Any = None,

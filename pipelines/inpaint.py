@@ -12,7 +12,7 @@ from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images import input_images
 from pipelines.images.denoising_range import check_denoising_fractions
 from pipelines.images.inpaint_start import InpaintInputs, build_inpaint_start, check_croppable
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
@@ -52,7 +52,7 @@ class InpaintPipeline(Pipeline):
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
-        generator: Generators | None = None,
+        generator: GeneratorOrList | None = None,
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,

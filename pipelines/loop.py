@@ -15,20 +15,20 @@ from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.finite_checks import FiniteLatentsCheck
 from t2i.denoiser.schedulers import Scheduler, scale_model_input
 
-Generators = torch.Generator | list[torch.Generator]
+GeneratorOrList = torch.Generator | list[torch.Generator]
 """One for the whole batch, or one per image."""
 
-Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
+DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
 
 
 def sample(
     run: RunState,
-    denoise: Denoise,
+    denoise: DenoiseFunction,
     scheduler: Scheduler,
     *,
     eta: float = 0.0,
-    generator: Generators | None = None,
+    generator: GeneratorOrList | None = None,
     step_callbacks: Sequence[StepCallback] = (),
 ) -> Tensor:
     """Run the sampling loop over the timesteps of `run` and return its latents, (B, C, H, W).
@@ -65,7 +65,7 @@ def sample(
     return run.latents_BCHW
 
 
-def predict_guided(run: RunState, denoise: Denoise, scheduler: Scheduler) -> Tensor:
+def predict_guided(run: RunState, denoise: DenoiseFunction, scheduler: Scheduler) -> Tensor:
     """Return the guided prediction of this step, from one denoiser pass for all branches."""
     timestep = run.timestep
     conditioning = run.pass_conditioning

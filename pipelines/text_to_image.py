@@ -16,7 +16,7 @@ from pipelines.images.denoising_range import (
     truncate_at_denoising_end,
 )
 from pipelines.images.input_images import prepare_noise
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
@@ -46,7 +46,7 @@ class TextToImagePipeline(Pipeline):
         negative_prompt: Prompts | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
-        generator: Generators | None = None,
+        generator: GeneratorOrList | None = None,
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,

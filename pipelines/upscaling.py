@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from pipelines.base.pipeline import OutputOrTuple, Pipeline
 
-STRENGTH = 0.15
+DEFAULT_UPSCALE_STRENGTH = 0.15
 """How much is drawn anew: of the embedded model's ten steps the last. Its last two already draw
 small things twice, from .3 on a face gets a second mouth."""
-MOST = 4.0
+MAX_UPSCALE_FACTOR = 4.0
 """Largest factor; beyond it a model redraws a part of an object as a whole one."""
 
 
@@ -28,7 +28,7 @@ def upscale(
     prompt: Any,
     *,
     factor: float = 2.0,
-    strength: float = STRENGTH,
+    strength: float = DEFAULT_UPSCALE_STRENGTH,
     **call: Any,
 ) -> "OutputOrTuple":
     """Return generated images enlarged by `factor` and denoised again with their prompt by
@@ -85,7 +85,12 @@ def compute_scaled_side(side: int, factor: float, step: int) -> int:
 
 def check_upscale_factor(name: str, factor: float) -> None:
     """Raise ArgumentError unless the upscaling factor is a number above 1 and at most 4."""
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MOST:
+    if (
+        isinstance(factor, bool)
+        or not isinstance(factor, int | float)
+        or not 1 < factor <= MAX_UPSCALE_FACTOR
+    ):
         raise ArgumentError(
-            f"Got {name} {factor}: expected a number above 1, up to {MOST:g}, such as 2."
+            f"Got {name} {factor}: expected a number above 1, up to {MAX_UPSCALE_FACTOR:g}, "
+            "such as 2."
         )

@@ -29,10 +29,10 @@ from train.parallel.fsdp import shard_like
 
 CHECKPOINT_FOLDER = "checkpoints"
 """Folder of the checkpoints in the folder of a run."""
-MANIFEST = "manifest.json"
-FOLDER_NAME = re.compile(r"step-(\d{8,})")
+CHECKPOINT_MANIFEST_NAME = "manifest.json"
+CHECKPOINT_NAME_PATTERN = re.compile(r"step-(\d{8,})")
 
-Tensors = Mapping[str, Tensor]
+TensorsByName = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class CheckpointState:
     """
 
     step: int
-    tensors: Mapping[str, Tensors]
+    tensors: Mapping[str, TensorsByName]
     facts: Mapping[str, Any]
 
 
@@ -65,7 +65,7 @@ def save_and_prune_checkpoints(folder: Path, state: CheckpointState, keep: int) 
                 part / f"{name}.safetensors",
             )
         digests = {path.name: compute_file_digest(path) for path in part.iterdir()}
-        (part / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
+        (part / CHECKPOINT_MANIFEST_NAME).write_text(json.dumps(digests, indent=1), "utf-8")
     older = [
         path
         for path in recover_and_list_checkpoints(folder)
@@ -84,7 +84,7 @@ def recover_and_list_checkpoints(folder: Path) -> list[Path]:
     Incomplete checkpoints are listed, too.
     """
     recover_all_folders(folder)
-    found = [path for path in folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
+    found = [path for path in folder.glob("step-*") if CHECKPOINT_NAME_PATTERN.fullmatch(path.name)]
     return sorted(found, key=parse_checkpoint_step, reverse=True)
 
 
@@ -132,7 +132,7 @@ def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
 def find_checkpoint_defect(path: Path) -> str | None:
     """Return the defect of a checkpoint folder as text, or None for a complete one."""
     try:
-        digests = parse_json(read_bounded(path / MANIFEST, RUN_FILE_KIND.max_bytes))
+        digests = parse_json(read_bounded(path / CHECKPOINT_MANIFEST_NAME, RUN_FILE_KIND.max_bytes))
         for name, noted in digests.items():
             if compute_file_digest(path / name) != noted:
                 return f"{name} differs from its digest in the manifest"
@@ -181,7 +181,7 @@ def pack_optimizer_state(
 
 @torch.no_grad()
 def restore_optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: Tensors, numbers: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer, tensors: TensorsByName, numbers: Mapping[str, Any]
 ) -> None:
     """Restore in an optimizer of the same parameters what `pack_optimizer_state` returned."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

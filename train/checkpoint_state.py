@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from train.checkpoint import (
     CheckpointState,
-    Tensors,
+    TensorsByName,
     pack_optimizer_state,
     restore_optimizer_state,
 )
@@ -40,7 +40,7 @@ def collect_checkpoint_state(
         "scaler": scaler.state_dict() if scaler else None,
     }
     main = accelerator.is_main_process
-    tensors: dict[str, Tensors] = {
+    tensors: dict[str, TensorsByName] = {
         "weights": gather_tensors(target.trained_parameters(), main=main),
         "average": gather_tensors(ema.state_dict(), main=main),
         "optimizer": gather_tensors(optimizer, main=main),

@@ -20,8 +20,8 @@ from train.objective.objective import ObjectiveConfig
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-Notes = dict[str, Any]
+DTYPE_BY_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+ModelNotes = dict[str, Any]
 
 
 class ExportConfig(BaseModel):
@@ -64,7 +64,7 @@ def export_model(
     scheduler: Scheduler,
     folder: Path,
     config: ExportConfig,
-    notes: Notes,
+    notes: ModelNotes,
 ) -> None:
     """Export a model as a folder for StableDiffusionPipeline, written completely or not at all.
 
@@ -82,7 +82,7 @@ def convert_and_write_model(
     folder.
     """
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
-        torch.nn.Module.to(part, PRECISIONS[config.precision])
+        torch.nn.Module.to(part, DTYPE_BY_PRECISION[config.precision])
         set_contiguous_layout(part)
     build_pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
     # By default transformers loads in the precision of the file, which a pipeline would mix.

@@ -68,9 +68,9 @@ from train.targets.target import TrainingTarget
 from train.validation import Validation
 
 MODEL_FOLDER = "model"
-SHEET_PICTURES = 12
+NUM_SHEET_PICTURES = 12
 """Pictures of the data on a sample sheet that shows them."""
-SCALE_PICTURES = 64
+NUM_LATENT_SCALE_PICTURES = 64
 """Pictures from which the scale of an autoencoder's latents is computed."""
 
 
@@ -232,7 +232,7 @@ class TrainingRun:
 
     def _write_model(self, target: TrainingTarget) -> None:
         notes = build_model_notes(self.config, self.steps_done)
-        batch = self.load_first_batch(SCALE_PICTURES)
+        batch = self.load_first_batch(NUM_LATENT_SCALE_PICTURES)
         target.export(self.out / MODEL_FOLDER, batch, self.config.export, notes)
 
     def _log(self, loggers: list[TrainingLogger], facts: dict[str, float]) -> None:
@@ -310,7 +310,7 @@ class TrainingRun:
         try:
             with translating_out_of_memory("while drawing a sheet"):
                 picture = target.draw_sample_sheet(
-                    self.load_first_batch(SHEET_PICTURES), self.config.samples
+                    self.load_first_batch(NUM_SHEET_PICTURES), self.config.samples
                 )
             save_picture(picture, path)
         except T2IError as error:  # a sheet that fails must not end the training

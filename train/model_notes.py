@@ -5,10 +5,10 @@ from typing import Any
 from t2i.scenes.caption_vocabulary import list_caption_vocabulary
 from train.config.run_config import RunConfig
 from train.config_paths import TARGET_FOLDER_KEYS
-from train.export import Notes
+from train.export import ModelNotes
 
 
-def build_model_notes(config: RunConfig, steps: int) -> Notes:
+def build_model_notes(config: RunConfig, steps: int) -> ModelNotes:
     """Build the content of a trained model's `t2i.json`: sampling defaults, and how it was
     trained.
     """
@@ -26,7 +26,10 @@ def build_model_notes(config: RunConfig, steps: int) -> Notes:
     if config.data.kind == "pictures":
         left_out["data"] = data_paths
     settings = config.model_dump(mode="json", exclude=left_out)
-    notes: Notes = {"defaults": defaults | sampler, "trained": {"steps": steps, "config": settings}}
+    notes: ModelNotes = {
+        "defaults": defaults | sampler,
+        "trained": {"steps": steps, "config": settings},
+    }
     if config.data.kind == "scenes":
         notes["knows"] = list_caption_vocabulary(config.data)
     return notes

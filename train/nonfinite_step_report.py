@@ -27,13 +27,13 @@ from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import TrainingTarget
 
 REPORT_FOLDER = "not-a-number"
-MAX_NAMED = 8
+MAX_NAMED_EXAMPLES = 8
 """Examples that a message names."""
-MAX_PICTURES = 48
+MAX_SHEET_PICTURES = 48
 """Pictures on the sheet."""
 THUMBNAIL_SIZE = 256
 """Largest side of a picture on the sheet, in pixels."""
-PictureLoader = Callable[[int], Sequence[Image.Image]]
+StepPictureLoader = Callable[[int], Sequence[Image.Image]]
 """Loads the pictures of a step, 0 being the first, slot by slot."""
 
 
@@ -90,12 +90,16 @@ class NonFiniteStepReport:
         suspects = self.list_suspect_examples()
         named = [
             f"{row.name} ({'any of the batch' if math.isfinite(row.loss) else f'loss {row.loss}'})"
-            for row in suspects[:MAX_NAMED]
+            for row in suspects[:MAX_NAMED_EXAMPLES]
         ]
-        more = [f"and {len(suspects) - MAX_NAMED} more"] if len(suspects) > MAX_NAMED else []
+        more = (
+            [f"and {len(suspects) - MAX_NAMED_EXAMPLES} more"]
+            if len(suspects) > MAX_NAMED_EXAMPLES
+            else []
+        )
         return f"Samples: {', '.join(named + more)}."
 
-    def write(self, out: Path, load_pictures: PictureLoader) -> None:
+    def write(self, out: Path, load_pictures: StepPictureLoader) -> None:
         """Write the report into the folder of the run, as JSON and a sheet of pictures.
 
         Raises OutputError.
@@ -103,7 +107,10 @@ class NonFiniteStepReport:
         path = out / REPORT_FOLDER / f"step-{self.step:08d}.json"
         text = json.dumps(replace_nonfinite_numbers(asdict(self)), indent=1) + "\n"
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-        pictures, rows = load_pictures(self.step - 1), self.list_suspect_examples()[:MAX_PICTURES]
+        pictures, rows = (
+            load_pictures(self.step - 1),
+            self.list_suspect_examples()[:MAX_SHEET_PICTURES],
+        )
         labels = [f"{row.name} (loss {row.loss:.4g})" for row in rows]
         page = build_picture_grid([pictures[row.slot] for row in rows], labels, columns=6)
         save_picture(page, path.with_suffix(".png"))

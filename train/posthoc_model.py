@@ -11,7 +11,7 @@ from t2i.atomic_folders import atomic_new_path
 from t2i.errors import ArgumentError
 from t2i.safe_reading import RUN_FILE_KIND, read_bounded
 from train.config.run_config import RunConfig
-from train.loop import SCALE_PICTURES, TrainingRun
+from train.loop import NUM_LATENT_SCALE_PICTURES, TrainingRun
 from train.model_notes import build_model_notes
 from train.optim.ema import using_weight_values
 from train.optim.ema_snapshots import SNAPSHOT_FOLDER, list_snapshots
@@ -53,7 +53,7 @@ def export_posthoc_model(
         training = TrainingRun(config, run, accelerator)
         average_notes = {"length": length, "step": wanted.step, "error": error}
         notes = {**build_model_notes(config, wanted.step), "average": average_notes}
-        batch = training.load_first_batch(SCALE_PICTURES)
+        batch = training.load_first_batch(NUM_LATENT_SCALE_PICTURES)
         with (
             using_weight_values(average, training.target.trained_parameters()),
             atomic_new_path(folder) as place,

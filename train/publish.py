@@ -34,7 +34,7 @@ from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 
 PROSE_KIND = UntrustedFileKind("text", 4_000_000)
-CARD = """# The embedded model of t2i
+MODEL_CARD_TEMPLATE = """# The embedded model of t2i
 
 {prose}
 
@@ -189,7 +189,7 @@ def plot_losses(losses: list[tuple[int, float]], window: int = 10) -> Image.Imag
 def format_model_card(pipe: TextToImagePipeline, stages: list[str], prose: str) -> str:
     """Return the Markdown of a model's card."""
     parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "vae")}
-    return CARD.format(
+    return MODEL_CARD_TEMPLATE.format(
         prose=prose.strip(),
         stages="\n".join(f"- {line}" for line in stages),
         parts="\n".join(

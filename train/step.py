@@ -25,7 +25,7 @@ from train.loop_config import LoopConfig
 from train.nonfinite_step_report import (
     REPORT_FOLDER,
     NonFiniteStepReport,
-    PictureLoader,
+    StepPictureLoader,
     TooManyNonFiniteStepsError,
     compute_gradient_norms,
     gather_example_reports,
@@ -41,7 +41,7 @@ from train.parallel.fsdp import (
 from train.parallel.processes import is_true_on_any_process, run_on_main
 from train.targets.target import TrainingTarget
 
-SMALLEST_SCALE = 1.0
+MIN_GRADIENT_SCALE = 1.0
 """Scale of fp16 gradients below which a step is bad; a sound run never comes so low."""
 
 
@@ -91,7 +91,7 @@ class TrainingStepper:
         target: TrainingTarget,
         accelerator: Accelerator,
         out: Path,
-        load_pictures: PictureLoader,
+        load_pictures: StepPictureLoader,
     ) -> None:
         self.settings, self.target = settings, target
         self.accelerator, self.out = accelerator, out
@@ -269,7 +269,7 @@ class TrainingStepper:
         scaler = self.accelerator.scaler
         if scaler is None:
             return math.isfinite(result.loss) and math.isfinite(result.grad_norm)
-        return math.isfinite(result.loss) and scaler.get_scale() >= SMALLEST_SCALE
+        return math.isfinite(result.loss) and scaler.get_scale() >= MIN_GRADIENT_SCALE
 
     def _skip(
         self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[MicroBatch]

@@ -31,7 +31,7 @@ from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget, ValidationPicture
 from train.targets.target import TrainingTarget
 
-LEVELS_PER_PASS = 4
+NOISE_LEVELS_PER_PASS = 4
 """Noise levels of a picture in one denoiser pass."""
 
 
@@ -139,7 +139,7 @@ class Validation:
         )
         levels = torch.arange(self.config.levels)
         errors = []
-        for part in levels.split(LEVELS_PER_PASS):
+        for part in levels.split(NOISE_LEVELS_PER_PASS):
             noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
             level = objective.noise_level_at_quantile(quantile_B.to(noise_BCHW.device))

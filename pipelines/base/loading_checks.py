@@ -38,7 +38,7 @@ from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_text
 
-LOADERS = {
+LOADING_CALL_BY_KIND = {
     STABLE_DIFFUSION: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
     SDXL: "TextToImagePipeline.from_pretrained(...) of pipelines.text_to_image",
     KANDINSKY: "UnclipPipeline.from_pretrained(...) of pipelines.unclip.unclip",
@@ -88,7 +88,7 @@ class CheckedPipeline(DiffusionPipeline):
         if contents.layout not in cls.kinds:
             raise ModelError(
                 f"{place} is a {contents.layout}, and {cls.__name__} cannot use it: load it "
-                f"with {LOADERS[contents.layout]}."
+                f"with {LOADING_CALL_BY_KIND[contents.layout]}."
             )
         for part in contents.parts:
             check_saved_lora(place / part)

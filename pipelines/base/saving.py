@@ -26,7 +26,7 @@ from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import plural
 
-REMEDY = (
+ADAPTER_SAVE_REMEDY = (
     "Merge it into the weights with pipe.fuse_lora() and pipe.unload_lora_weights(), or remove "
     "it with pipe.unload_lora_weights() and save it separately, then save the pipeline."
 )
@@ -44,7 +44,7 @@ def check_saveable_and_list_lora_encoders(parts: Mapping[str, Any], folder: Path
             continue
         if any(iter_adapter_layers(part)):
             if why := find_lora_save_problem(part):
-                raise ModelError(f"A LoRA is on the {name}, and {why}. {REMEDY}")
+                raise ModelError(f"A LoRA is on the {name}, and {why}. {ADAPTER_SAVE_REMEDY}")
             with_lora.append(name)
             with removing_peft_layers(part):
                 check_weights_match_config(name, part)

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-EDGE = 64
+EDGE_WIDTHS_PER_SIDE = 64
 """The soft edge of a mask is 1 / EDGE of the longer side wide."""
-TOUCHING = 4
+MAX_DETAIL_REACH_IN_EDGES = 4
 """Edges that a detail of the photo reaches, at most, out of the change that it belongs to."""
-SMALLEST_CHANGE = 0.05
+MIN_COLOUR_CHANGE = 0.05
 """Change of a colour, of 1, from which on it is one; the autoencoder alone makes smaller ones."""
 
 
@@ -25,7 +25,7 @@ def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
 
     width : of the edge in pixels; None for 1 / EDGE of the longer side
     """
-    width = default_edge(mask_YX) if width is None else width
+    width = compute_default_edge_width(mask_YX) if width is None else width
     eroded_11YX = mask_YX[None, None].float()
     depth_11YX = eroded_11YX.clone()
     for _ in range(width):
@@ -47,13 +47,13 @@ def find_changes(
         that it touches
     """
     changed_11YX = threshold_difference(image, reference)
-    width = default_edge(changed_11YX[0, 0])
+    width = compute_default_edge_width(changed_11YX[0, 0])
     differs_11YX = threshold_difference(image, photo or reference)
-    changed_11YX = grow(changed_11YX * differs_11YX, width)
-    for _ in range(TOUCHING * width):
-        changed_11YX = torch.maximum(changed_11YX, grow(changed_11YX, 1) * differs_11YX)
-    closed_11YX = -grow(-grow(changed_11YX, width), width)
-    return soften_edge(grow(closed_11YX, width)[0, 0], width)
+    changed_11YX = dilate_mask(changed_11YX * differs_11YX, width)
+    for _ in range(MAX_DETAIL_REACH_IN_EDGES * width):
+        changed_11YX = torch.maximum(changed_11YX, dilate_mask(changed_11YX, 1) * differs_11YX)
+    closed_11YX = -dilate_mask(-dilate_mask(changed_11YX, width), width)
+    return soften_edge(dilate_mask(closed_11YX, width)[0, 0], width)
 
 
 def threshold_difference(image: Image.Image, reference: Image.Image) -> Tensor:
@@ -61,14 +61,14 @@ def threshold_difference(image: Image.Image, reference: Image.Image) -> Tensor:
     one, other = (np.asarray(one.convert("RGB"), np.float32) for one in (image, reference))
     change_11YX = torch.from_numpy(np.abs(one - other).max(axis=2) / 255)[None, None]
     smooth_11YX = functional.avg_pool2d(change_11YX, 3, 1, padding=1, count_include_pad=False)
-    return (smooth_11YX > SMALLEST_CHANGE).float()
+    return (smooth_11YX > MIN_COLOUR_CHANGE).float()
 
 
-def default_edge(pixels_YX: Tensor) -> int:
+def compute_default_edge_width(pixels_YX: Tensor) -> int:
     """Return the width of a soft edge in pixels."""
-    return max(1, round(max(pixels_YX.shape) / EDGE))
+    return max(1, round(max(pixels_YX.shape) / EDGE_WIDTHS_PER_SIDE))
 
 
-def grow(mask_11YX: Tensor, radius: int) -> Tensor:
+def dilate_mask(mask_11YX: Tensor, radius: int) -> Tensor:
     """Return a mask (1, 1, Y, X) grown by a number of pixels to every side."""
     return functional.max_pool2d(mask_11YX, 2 * radius + 1, stride=1, padding=radius)

@@ -5,7 +5,7 @@ import warnings
 
 from PIL import Image, ImageCms
 
-UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError)
+UNUSABLE_PROFILE_ERRORS = (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError)
 """What Pillow raises for a damaged profile, and for one of other channels than the picture's."""
 
 
@@ -20,7 +20,7 @@ def convert_to_srgb(name: str, picture: Image.Image, icc_profile: bytes) -> Imag
             converted = ImageCms.profileToProfile(
                 one, open_profile(icc_profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
-        except UNUSABLE as error:
+        except UNUSABLE_PROFILE_ERRORS as error:
             problem: BaseException = error
         else:
             assert converted is not None  # as not in place
@@ -35,7 +35,7 @@ def convert_from_srgb(name: str, picture: Image.Image, icc_profile: bytes) -> Im
         converted = ImageCms.profileToProfile(
             picture, ImageCms.createProfile("sRGB"), open_profile(icc_profile), outputMode="RGB"
         )
-    except UNUSABLE as error:
+    except UNUSABLE_PROFILE_ERRORS as error:
         warn_of_unusable_profile(name, error)
         return picture
     assert converted is not None  # as not in place

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipelines.images import input_images as images
 from pipelines.images.denoising_range import TimestepRange, select_image_to_image_timesteps
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import RunStart
-from t2i.conditioning.run_state import RunState
+from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.families import inpaint, sd
 from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.errors import ArgumentError
@@ -36,7 +36,7 @@ class InpaintInputs:
     height: int
     width: int
     strength: float
-    generator: Generators | None
+    generator: GeneratorOrList | None
     latents: Tensor | None
     denoising_start: float | None
     denoising_end: float | None
@@ -164,16 +164,13 @@ def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, T
 
 
 @dataclass(frozen=True, slots=True)
-class KeepUnmaskedCallback:
+class KeepUnmaskedCallback(StepCallback):
     """Step callback that restores the image where the mask is 0, at the next step's noise level."""
 
     scheduler: Any
     mask_B1HW: Tensor
     clean_BCHW: Tensor
     noise_BCHW: Tensor
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing before a denoiser pass: the unmasked part is restored after each step."""
 
     def after_step(self, run: RunState) -> None:
         """Restore the image in the unmasked part of the latents, at the next step's noise level."""
@@ -185,7 +182,7 @@ class KeepUnmaskedCallback:
 
 
 def advance_generator_past_encoding(
-    vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: Generators | None
+    vae: sd.VAE, pixels_BCYX: Tensor, like_BCHW: Tensor, generator: GeneratorOrList | None
 ) -> None:
     """Advance the generator by the random numbers that encoding the pixels with the VAE would take
     from it.

@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run import argument_checks
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, format_library_error
@@ -133,7 +133,7 @@ def encode_images(
     vae: sd.VAE,
     pixels_BCYX: Tensor,
     num_images: int,
-    generator: Generators | None,
+    generator: GeneratorOrList | None,
     like: Tensor,
 ) -> Tensor:
     """Encode images to scaled latents (num_images, C, H, W), repeated if fewer images are given.
@@ -164,7 +164,7 @@ def prepare_noise(
     text_BTD: Tensor,
     height: int | None,
     width: int | None,
-    generator: Generators | None,
+    generator: GeneratorOrList | None,
     latents: Tensor | None,
 ) -> Tensor:
     """Return the starting noise (B, C, H, W) of variance 1, one row per text row: `latents` if
@@ -181,12 +181,12 @@ def prepare_noise(
         pipe.vae.config["latent_channels"],
         *sd.latent_size(pipe.vae, height, width),
     )
-    return sample_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+    return sample_latent_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
 
 
-def sample_noise(
+def sample_latent_noise(
     shape: tuple[int, ...],
-    generator: Generators | None,
+    generator: GeneratorOrList | None,
     latents: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
@@ -201,7 +201,7 @@ def sample_noise(
     return drawn
 
 
-def sample_noise_like(latents_BCHW: Tensor, generator: Generators | None) -> Tensor:
+def sample_noise_like(latents_BCHW: Tensor, generator: GeneratorOrList | None) -> Tensor:
     """Sample noise with the shape, device and dtype of given latents."""
     drawn_BCHW: Tensor = randn_tensor(
         latents_BCHW.shape,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pipelines.images.blend_weights import find_changes, soften_edge
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
-from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, size_of
+from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, compute_box_size
 from pipelines.images.photo_mask import read_mask
 from pipelines.images.photo_reading import read_picture
 from t2i.errors import ArgumentError
 
-STRIP = 1 << 20
+PIXELS_PER_STRIP = 1 << 20
 """Pixels that are blended at once, to bound memory."""
 
 
@@ -89,11 +89,13 @@ class Photo:
         if touched is None:
             return edited
         region, covered = self.fitting.locate_in_photo(touched)
-        content = image.convert("RGB").resize(size_of(region), Image.Resampling.LANCZOS, covered)
+        content = image.convert("RGB").resize(
+            compute_box_size(region), Image.Resampling.LANCZOS, covered
+        )
         if self.icc_profile:
             content = convert_from_srgb("photo", content, self.icc_profile)
         scaled = Image.fromarray(weights).resize(
-            size_of(region), Image.Resampling.BILINEAR, covered
+            compute_box_size(region), Image.Resampling.BILINEAR, covered
         )
         share_YX = np.asarray(scaled).clip(0, 1)
         if self.mask is not None:
@@ -188,7 +190,7 @@ def blend_into(picture: Image.Image, content: Image.Image, share_YX: Any, region
     share_YX : share of the image, 0 to 1
     """
     left, top, right, bottom = region
-    rows = max(1, STRIP // (right - left))
+    rows = max(1, PIXELS_PER_STRIP // (right - left))
     for first in range(0, bottom - top, rows):
         strip = (left, top + first, right, min(bottom, top + first + rows))
         own = np.asarray(picture.crop(strip))

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, nearest_hint
 
-Fit = Literal["crop", "pad", "stretch"]
+FitMode = Literal["crop", "pad", "stretch"]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
 
-FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+FIT_MODES: tuple[FitMode, ...] = ("crop", "pad", "stretch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Fitting:
     frame : part of the model's picture that shows it, in its pixels; the rest is padding
     """
 
-    fit: Fit
+    fit: FitMode
     width: int
     height: int
     model_width: int
@@ -42,12 +42,12 @@ class Fitting:
     @property
     def box_size(self) -> tuple[int, int]:
         """Width and height of the part that is shown, in the photo's pixels."""
-        return size_of(self.box)
+        return compute_box_size(self.box)
 
     @property
     def frame_size(self) -> tuple[int, int]:
         """Width and height of the part that is shown, in the model's pixels."""
-        return size_of(self.frame)
+        return compute_box_size(self.frame)
 
     @property
     def is_enlarged(self) -> bool:
@@ -125,8 +125,8 @@ def choose_fitting(
     fit : "crop" shows the largest part in the middle that has the model's aspect ratio, "pad" the
         whole photo with padding beside it, "stretch" the whole photo at another aspect ratio
     """
-    if fit not in FITS:
-        raise ArgumentError(f"Got fit={fit!r:.80}. {nearest_hint(str(fit), FITS)}")
+    if fit not in FIT_MODES:
+        raise ArgumentError(f"Got fit={fit!r:.80}. {nearest_hint(str(fit), FIT_MODES)}")
     box, frame = (0, 0, width, height), (0, 0, model_width, model_height)
     if fit == "crop":
         box = center_box(width, height, model_width, model_height)
@@ -143,6 +143,6 @@ def center_box(width: int, height: int, like_width: int, like_height: int) -> Bo
     return left, top, left + across, top + down
 
 
-def size_of(box: Box) -> tuple[int, int]:
+def compute_box_size(box: Box) -> tuple[int, int]:
     """Return width and height of a box."""
     return box[2] - box[0], box[3] - box[1]

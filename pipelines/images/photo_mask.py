@@ -13,7 +13,7 @@ from pipelines.images.photo_reading import read_picture
 from t2i.errors import ArgumentError
 from t2i.masks import MASK_MISTAKE_WARNINGS, MIN_WHITE, find_mask_mistake, remove_mask_transparency
 
-SAME_ASPECT = 0.01
+MAX_ASPECT_DIFFERENCE = 0.01
 """Largest relative difference of the aspect ratios of a mask and its photo."""
 
 
@@ -71,7 +71,7 @@ def scale_mask(mask: Image.Image, fitting: Fitting) -> Image.Image:
         whole.paste(part, fitting.box[:2])
         return whole
     size, expected = (f"{one[0]}x{one[1]}" for one in (mask.size, photo))
-    if abs(mask.width * photo[1] / (mask.height * photo[0]) - 1) > SAME_ASPECT:
+    if abs(mask.width * photo[1] / (mask.height * photo[0]) - 1) > MAX_ASPECT_DIFFERENCE:
         raise ArgumentError(
             f"Got a mask of {size} pixels for a photo of {expected} (turned upright): draw it on "
             f"the photo itself, or on the picture that the model is shown, {shown[0]}x{shown[1]}."

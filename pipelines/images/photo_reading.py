@@ -22,7 +22,7 @@ from t2i.pictures import (
     to_rgb_or_rgba,
 )
 
-DAMAGED = (*DECODE_ERRORS, TypeError, KeyError)
+DAMAGED_EXIF_ERRORS = (*DECODE_ERRORS, TypeError, KeyError)
 """What Pillow raises for damaged Exif."""
 CONVERTIBLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I", "CMYK", "YCbCr", "HSV")
 """Modes that become RGB by a formula; so do those of 16 bits, which begin with "I;"."""
@@ -92,7 +92,7 @@ def turn_upright(name: str, picture: Image.Image) -> UprightPicture:
         turned = ImageOps.exif_transpose(picture)
         if block := find_exif_block(picture):
             exif = reset_exif_orientation_and_size(block, *turned.size)
-    except DAMAGED as error:
+    except DAMAGED_EXIF_ERRORS as error:
         what = "it is not kept" if turned is not picture else "the picture is not turned"
         warnings.warn(
             f"The Exif of the {name} is damaged ({error!r:.100}): {what}.",

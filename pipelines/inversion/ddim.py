@@ -189,7 +189,7 @@ def check_iterations(iterations: object) -> None:
         raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
 
 
-def sample_noise(run: SourceRun) -> Tensor:
+def sample_path_noise(run: SourceRun) -> Tensor:
     """Return noise of the picture's latents' shape, drawn from the run's generator."""
     clean = run.clean_1CHW
     noise = torch.randn(

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inversion.ddim import sample_noise
+from pipelines.inversion.ddim import sample_path_noise
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps, build_path_step
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import widen
@@ -87,9 +87,9 @@ class Turbo:
         last = levels.num_steps
         clean = widen(run.clean_1CHW)
         latents = [
-            (levels.signal[level + 1] * clean + levels.noise[level + 1] * sample_noise(run)).to(
-                run.clean_1CHW
-            )
+            (
+                levels.signal[level + 1] * clean + levels.noise[level + 1] * sample_path_noise(run)
+            ).to(run.clean_1CHW)
             for level in range(last)
         ]
         return SourcePath(
@@ -155,7 +155,9 @@ def add_independent_noise(run: SourceRun, skipped: int) -> list[Tensor]:
     """Return the picture's latents with noise of their own at each level from `skipped` on."""
     levels, clean = run.levels, widen(run.clean_1CHW)
     noised = [
-        (levels.signal[level] * clean + levels.noise[level] * sample_noise(run)).to(run.clean_1CHW)
+        (levels.signal[level] * clean + levels.noise[level] * sample_path_noise(run)).to(
+            run.clean_1CHW
+        )
         for level in range(skipped, levels.num_steps)
     ]
     return [*noised, run.clean_1CHW]

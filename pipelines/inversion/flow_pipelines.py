@@ -186,7 +186,7 @@ class FluxAdapter(FlowPipelineAdapter):
             hook.remove()
 
 
-ADAPTERS: dict[type, type[FlowPipelineAdapter]] = {
+ADAPTER_BY_PIPELINE_CLASS: dict[type, type[FlowPipelineAdapter]] = {
     StableDiffusion3Pipeline: StableDiffusion3Adapter,
     FluxPipeline: FluxAdapter,
 }
@@ -195,7 +195,7 @@ ADAPTERS: dict[type, type[FlowPipelineAdapter]] = {
 
 def adapt_flow_pipeline(pipe: object) -> FlowPipelineAdapter:
     """Return the adapter of a pipeline; ArgumentError for one that has none."""
-    for kind, adapter in ADAPTERS.items():
+    for kind, adapter in ADAPTER_BY_PIPELINE_CLASS.items():
         if isinstance(pipe, kind):
             return adapter(pipe)
     raise ArgumentError(

@@ -24,7 +24,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 
-OWN_ARGUMENTS = (
+RESERVED_CALL_ARGUMENTS = (
     "prompt",
     "latents",
     "height",
@@ -131,7 +131,7 @@ class FlowSource:
             FlowEdit by default, and that of the picture at most that of the targets
         arguments : further arguments of the pipeline's call
         """
-        for name in OWN_ARGUMENTS:
+        for name in RESERVED_CALL_ARGUMENTS:
             if name in arguments:
                 raise ArgumentError(
                     f"Got {name} for an edit: the picture or its path determines it. Give it to "

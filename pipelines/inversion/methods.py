@@ -18,9 +18,11 @@ def parse_method(text: str) -> InversionMethod:
     """
     name, _, arguments = text.partition(":")
     name = name.strip().lower().replace("_", "-")
-    if name not in METHODS:
-        raise ArgumentError(f"Unknown inversion method {name!r:.80}. {nearest_hint(name, METHODS)}")
-    kind: Any = METHODS[name]
+    if name not in INVERSION_METHODS:
+        raise ArgumentError(
+            f"Unknown inversion method {name!r:.80}. {nearest_hint(name, INVERSION_METHODS)}"
+        )
+    kind: Any = INVERSION_METHODS[name]
     types = get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     values: dict[str, object] = {}
@@ -56,18 +58,18 @@ def parse_value(method: str, key: str, value: str, kind: Any) -> object:
 
 def format_method(method: InversionMethod) -> str:
     """Return the text that `parse_method` reads, with every argument."""
-    name = next((name for name, kind in METHODS.items() if type(method) is kind), None)
+    name = next((name for name, kind in INVERSION_METHODS.items() if type(method) is kind), None)
     if name is None:
         raise ArgumentError(
             f"Got {type(method).__name__} as inversion method, expected one of "
-            f"{', '.join(METHODS)}: a method of your own is named in "
-            "pipelines.inversion.methods.METHODS."
+            f"{', '.join(INVERSION_METHODS)}: a method of your own is named in "
+            "pipelines.inversion.methods.INVERSION_METHODS."
         )
     fields = dataclasses.fields(method)  # type: ignore[arg-type]  # the protocol hides it
     return f"{name}:" + ",".join(f"{one.name}={getattr(method, one.name)}" for one in fields)
 
 
-METHODS: dict[str, type[InversionMethod]] = {
+INVERSION_METHODS: dict[str, type[InversionMethod]] = {
     "ddim": Ddim,
     "direct": Direct,
     "negative-prompt": NegativePrompt,

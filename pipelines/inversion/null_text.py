@@ -17,10 +17,10 @@ from pipelines.inversion.path_scheduler import apply_step
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
-from t2i.conditioning.run_state import RunState
+from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.errors import ArgumentError
 
-UNCOND = "uncond"
+UNCOND_BRANCH = "uncond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class NullText:
         return {}
 
 
-class UncondOptimisation:
+class UncondOptimisation(StepCallback):
     """Step callback that optimises the unconditional embedding of each step before its pass.
 
     embeddings : (1, T, D), one per step so far
@@ -87,26 +87,23 @@ class UncondOptimisation:
 
         A step without guidance keeps its own. Raises ArgumentError for a run without guidance.
         """
-        if UNCOND not in run.conditioning.branches:
+        if UNCOND_BRANCH not in run.conditioning.branches:
             raise ArgumentError(
                 "null-text optimises the unconditional embedding, and this run computes none: "
                 "give a guidance scale above 1, or choose the method direct."
             )
-        if UNCOND not in run.pass_conditioning.branches:
-            self.embeddings.append(run.conditioning.select_branches((UNCOND,)).text_BTD)
+        if UNCOND_BRANCH not in run.pass_conditioning.branches:
+            self.embeddings.append(run.conditioning.select_branches((UNCOND_BRANCH,)).text_BTD)
             return
         uncond_1TD = self.optimise(run)
         self.embeddings.append(uncond_1TD)
-        run.conditioning = replace_branch_text(run.conditioning, UNCOND, uncond_1TD)
-
-    def after_step(self, run: RunState) -> None:
-        """Do nothing: embeddings are replaced before passes."""
+        run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)
 
     def optimise(self, run: RunState) -> Tensor:
         """Return the embedding (1, T, D) with which this step ends closest to the path."""
         assert run.denoise is not None
         step, end_1CHW = self.steps[run.step], self.path[run.step + 1]
-        uncond = run.conditioning.select_branches((UNCOND,))
+        uncond = run.conditioning.select_branches((UNCOND_BRANCH,))
         cond = run.conditioning.select_branches(("cond",))
         cond_1CHW: Tensor = run.denoise(run.latents_BCHW, cond)
         text_1TD = uncond.text_BTD.detach().float().clone().requires_grad_()
@@ -116,7 +113,7 @@ class UncondOptimisation:
             with torch.enable_grad():
                 given = replace(uncond, text_BTD=text_1TD.to(uncond.text_BTD.dtype))
                 uncond_1CHW = run.denoise(run.latents_BCHW, given)
-                guided = run.guidance.combine({UNCOND: uncond_1CHW, "cond": cond_1CHW}, run)
+                guided = run.guidance.combine({UNCOND_BRANCH: uncond_1CHW, "cond": cond_1CHW}, run)
                 moved = apply_step(step, guided, run.latents_BCHW)
                 loss = (moved - end_1CHW.to(moved)).square().mean()
                 (text_1TD.grad,) = torch.autograd.grad(loss, [text_1TD])
@@ -126,7 +123,7 @@ class UncondOptimisation:
         return text_1TD.detach().to(uncond.text_BTD.dtype)
 
 
-class UncondSchedule:
+class UncondSchedule(StepCallback):
     """Step callback that sets the unconditional embedding of each step.
 
     embedding_at : number of a step -> (1, T, D), for every image
@@ -137,12 +134,9 @@ class UncondSchedule:
 
     def before_pass(self, run: RunState) -> None:
         """Set the embedding of this step, if the run has an unconditional branch."""
-        if UNCOND in run.conditioning.branches:
+        if UNCOND_BRANCH in run.conditioning.branches:
             uncond_1TD = self.embedding_at(run.step)
-            run.conditioning = replace_branch_text(run.conditioning, UNCOND, uncond_1TD)
-
-    def after_step(self, run: RunState) -> None:
-        """Do nothing: embeddings are set before passes."""
+            run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)
 
 
 def replace_branch_text(conditioning: Conditioning, branch: str, text_1TD: Tensor) -> Conditioning:

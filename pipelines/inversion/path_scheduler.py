@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pipelines.inversion.noise_levels import PathStep
-from t2i.conditioning.run_state import RunState
+from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.schedulers import Scheduler
 
-ResidualAt = Callable[[int], Tensor]
+ResidualReader = Callable[[int], Tensor]
 """Number of a step -> the residual (1, C, H, W) that is added to the latents after it."""
 
 
@@ -46,7 +46,7 @@ class PathScheduler(FixedTimestepsScheduler):
     """Scheduler of the targets of an edit: each step is a `PathStep`, plus the path's residual."""
 
     def __init__(
-        self, like: Scheduler, steps: Sequence[PathStep], residual_at: ResidualAt | None = None
+        self, like: Scheduler, steps: Sequence[PathStep], residual_at: ResidualReader | None = None
     ) -> None:
         super().__init__(like, [step.timestep for step in steps])
         self.steps = steps
@@ -78,17 +78,14 @@ class PathScheduler(FixedTimestepsScheduler):
         return moved_BCHW
 
 
-class AddResiduals:
+class AddResiduals(StepCallback):
     """Step callback that adds a path's residuals to the latents after each step of any scheduler.
 
     residual_at : number of a step -> (1, C, H, W)
     """
 
-    def __init__(self, residual_at: ResidualAt) -> None:
+    def __init__(self, residual_at: ResidualReader) -> None:
         self.residual_at = residual_at
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing: residuals are added after steps."""
 
     def after_step(self, run: RunState) -> None:
         """Add the residual of this step."""

@@ -22,9 +22,9 @@ from t2i.text.token_layout import EncoderInput
 from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import unknown_word_message
 
-Blend = tuple[Words, Words]
+BlendWords = tuple[Words, Words]
 """Words of the source and of the target, as LocalBlend takes them."""
-WINDOWS: dict[type[Edit], str] = {
+STEP_WINDOW_OPTION_BY_EDIT: dict[type[Edit], str] = {
     Replace: "cross_replace",
     Refine: "cross_replace",
     Reweight: "cross_replace",
@@ -59,7 +59,7 @@ class WordEditOptions:
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto"
+    blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto"
     cross_replace: Literal["auto"] | StepWindow = "auto"
     self_replace: Literal["auto"] | StepWindow = "auto"
 
@@ -80,7 +80,7 @@ class WordEditOptions:
                 'weights={"red": 2.0}.'
             )
 
-    def list_blends(self, targets: int) -> Sequence[Literal["auto"] | Blend | None]:
+    def list_blends(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
@@ -99,7 +99,7 @@ class TargetSettings:
     change: PromptChange
     cross_replace: StepWindow
     self_replace: StepWindow
-    blend: Blend | None
+    blend: BlendWords | None
 
 
 def choose_target_settings(
@@ -174,7 +174,7 @@ def acts_at_any_step(edit: Edit, num_steps: int) -> bool:
     if any(edit.acts_at_step(step, num_steps) for step in range(num_steps)):
         return True
     if not is_empty_window(edit.steps):
-        name = WINDOWS.get(type(edit), f"steps of {type(edit).__name__}")
+        name = STEP_WINDOW_OPTION_BY_EDIT.get(type(edit), f"steps of {type(edit).__name__}")
         steps = "1 step is" if num_steps == 1 else f"{plural(num_steps, 'step')} are"
         warnings.warn(
             f"{steps} too few for {name}={edit.steps}: none lies in it, so it has no effect.",

@@ -31,7 +31,7 @@ NOUNS_IN_ING = set(
 """Nouns that end as participles do."""
 BACKGROUND_WORDS = {"background", "backdrop", "wall", "sky"}
 """Words of what is behind the objects: recoloured, most of the picture changes."""
-SIZES = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wide", "long"}
+SIZE_WORDS = {"small", "large", "big", "tiny", "huge", "little", "tall", "short", "wide", "long"}
 """Words of size: an object of another size does not keep its place, unlike a recoloured one."""
 
 
@@ -49,7 +49,7 @@ class ChangeSettings:
     inversion: str = "direct"
 
 
-SETTINGS: dict[ChangeKind, ChangeSettings] = {
+SETTINGS_BY_CHANGE_KIND: dict[ChangeKind, ChangeSettings] = {
     "recolour": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True, inversion="turbo"),
     "background": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True),
     "swap": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=True, inversion="turbo"),
@@ -70,7 +70,7 @@ class PromptChange:
     @property
     def settings(self) -> ChangeSettings:
         """Settings of the edits for this kind of change."""
-        return SETTINGS[self.kind]
+        return SETTINGS_BY_CHANGE_KIND[self.kind]
 
 
 def classify_change(
@@ -92,7 +92,7 @@ def classify_change(
     new = find_changed_word_runs(after, [partner is not None for partner in partners])
     if not gone and not new:
         return PromptChange("stronger word" if weighted and before == after else "other")
-    if any(word in SIZES for words, _ in (*gone, *new) for word in words):
+    if any(word in SIZE_WORDS for words, _ in (*gone, *new) for word in words):
         return PromptChange("other")
     if all(head for _, head in (*gone, *new)):
         heads = tuple(dict.fromkeys(head for _, head in (*gone, *new) if head))

@@ -41,7 +41,7 @@ from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-POOR_REPLAY = 20.0
+POOR_REPLAY_PSNR = 20.0
 """Decibels below which a picture is not recognised in what the model draws from its noise."""
 
 
@@ -260,7 +260,7 @@ def measure_error(
         latents = (widen(path.latents[-1]) - scheduler.cut_off_1CHW).to(path.latents[-1])
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     error = InversionError(replay, peak_signal_to_noise(decoded, pixels_13YX))
-    if replay is not None and replay < min(POOR_REPLAY, error.autoencoder - 1):
+    if replay is not None and replay < min(POOR_REPLAY_PSNR, error.autoencoder - 1):
         warnings.warn(
             f"Drawn again from its noise, the picture is reproduced at {replay:.1f} dB only (the "
             f"autoencoder alone: {error.autoencoder:.1f} dB), so edits may change more than is "

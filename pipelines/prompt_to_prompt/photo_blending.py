@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines.images.blend_weights import soften_edge
-from t2i.conditioning.run_state import RunState
+from t2i.conditioning.run_state import RunState, StepCallback
 
 
 @dataclass(frozen=True, slots=True)
-class KeepPathCallback:
+class KeepPathCallback(StepCallback):
     """Step callback that resets latents outside of a mask to the path of the inverted photo.
 
     path_at : number of a step -> latents (1, C, H, W) of the path after it
@@ -24,9 +24,6 @@ class KeepPathCallback:
 
     path_at: Callable[[int], Tensor]
     mask_11YX: Tensor
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing before a denoiser pass: the path is restored after each step."""
 
     def after_step(self, run: RunState) -> None:
         """Restore the path's latents outside of the mask."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
-from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions, choose_edits
+from pipelines.prompt_to_prompt.automatic_edits import BlendWords, WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.edit_run import (
     EditRunInputs,
     NoiseArguments,
@@ -21,7 +21,7 @@ from pipelines.prompt_to_prompt.edit_run import (
     find_image_size,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from pipelines.prompt_to_prompt.recording import BUDGET
+from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.recording_pipeline import RecordingPipeline
 from pipelines.prompt_to_prompt.replayable_edits import check_replayable_edits
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions
@@ -53,7 +53,7 @@ class PromptEditPipeline(RecordingPipeline):
         *,
         edits: Literal["auto"] | Sequence[Edit] = "auto",
         weights: Mapping[str, float] | None = None,
-        blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto",
+        blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto",
         cross_replace: Literal["auto"] | StepWindow = "auto",
         self_replace: Literal["auto"] | StepWindow = "auto",
         seed: int | None = None,
@@ -154,11 +154,11 @@ class PromptEditPipeline(RecordingPipeline):
         *,
         edits: Literal["auto"] | Sequence[Edit] = "auto",
         weights: Mapping[str, float] | None = None,
-        blend: Literal["auto"] | Blend | Sequence[Blend] | None = "auto",
+        blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto",
         cross_replace: Literal["auto"] | StepWindow = "auto",
         self_replace: Literal["auto"] | StepWindow = "auto",
         folder: str | Path | None = None,
-        budget: int = BUDGET,
+        budget: int = DEFAULT_BUDGET_BYTES,
         max_positions: int | None = None,
         for_edits: Sequence[Edit] = (),
         notes: Mapping[str, object] | None = None,

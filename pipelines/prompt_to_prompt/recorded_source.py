@@ -36,14 +36,14 @@ from pipelines.prompt_to_prompt.photo_blending import (
 )
 from pipelines.prompt_to_prompt.recording import (
     END_FILE,
-    MANIFEST,
+    RECORDING_MANIFEST_NAME,
     START_FILE,
     RecordedSteps,
     read_step_file,
     step_file_name,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import Facts, prompt_from_json, prompt_to_json
+from pipelines.run.run_facts import RunFacts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.site import Site, site_from_json
@@ -52,7 +52,7 @@ from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
 
-VERSION = 2
+RECORDING_FORMAT_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class RecordedSource:
     """
 
     prompt: str | Prompt
-    facts: Facts
+    facts: RunFacts
     steps: RecordedSteps
     state: Tensor
     noise: Tensor | None
@@ -234,13 +234,22 @@ def write_recorded_source(kept: RecordedSource) -> None:
     prompt = prompt_to_json(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}
     path = {"path": [asdict(step) for step in kept.path_steps]} if kept.path_steps else {}
-    contents = {"version": VERSION, "prompt": prompt, **steps, "facts": kept.facts, **path, **photo}
+    contents = {
+        "version": RECORDING_FORMAT_VERSION,
+        "prompt": prompt,
+        **steps,
+        "facts": kept.facts,
+        **path,
+        **photo,
+    }
     digests = {
         name: compute_recorded_file_digest(folder / name)
         for name in list_recorded_file_names(kept.steps.count)
     }
-    manifest = contents | {"sha256": {**digests, MANIFEST: compute_manifest_digest(contents)}}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    manifest = contents | {
+        "sha256": {**digests, RECORDING_MANIFEST_NAME: compute_manifest_digest(contents)}
+    }
+    (folder / RECORDING_MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def list_recorded_file_names(steps: int) -> list[str]:
@@ -273,12 +282,12 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     recover_folder(folder)
     try:
         manifest = parse_json(
-            read_bounded(folder / MANIFEST, RUN_FILE_KIND.max_bytes), lenient=True
+            read_bounded(folder / RECORDING_MANIFEST_NAME, RUN_FILE_KIND.max_bytes), lenient=True
         )
-        if manifest["version"] != VERSION:
+        if manifest["version"] != RECORDING_FORMAT_VERSION:
             raise DataError(
-                f"{folder} has layout {manifest['version']}, this t2i reads {VERSION}: "
-                "record the source again."
+                f"{folder} has layout {manifest['version']}, this t2i reads "
+                f"{RECORDING_FORMAT_VERSION}: record the source again."
             )
         prompt = manifest["prompt"]
         source = prompt_from_json(prompt)
@@ -299,7 +308,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         photo = manifest.get("photo")
         digests = dict(manifest["sha256"])
         # First the manifest, so that no corrupt number of steps is used.
-        check_digest(folder / MANIFEST, digests, compute_manifest_digest(manifest))
+        check_digest(folder / RECORDING_MANIFEST_NAME, digests, compute_manifest_digest(manifest))
         missing = [
             name for name in list_recorded_file_names(count) if not (folder / name).is_file()
         ]

@@ -29,11 +29,11 @@ from t2i.conditioning.conditioning import Branch
 from t2i.errors import DataError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 
-MANIFEST = "remembered.json"
+RECORDING_MANIFEST_NAME = "remembered.json"
 START_FILE, END_FILE = "begun.safetensors", "ended.safetensors"
-OWN_NAMES = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
-BUDGET = 4 * GIBIBYTE
-PARTS = {"q": "query", "k": "key", "v": "value"}
+RECORDING_FILE_PATTERN = re.compile(r"remembered\.json|(begun|ended|step-\d{5,})\.safetensors")
+DEFAULT_BUDGET_BYTES = 4 * GIBIBYTE
+TENSOR_NAME_BY_LETTER = {"q": "query", "k": "key", "v": "value"}
 """Letter of a copied tensor -> its name in a recorded step."""
 
 
@@ -107,7 +107,11 @@ class RecordingProbe(Probe):
         parts = [("cond", name) for name in ("query", "key") if self.records_cond_row(site)]
         for edit in self.copies:
             if edit.acts_at_site_and_step(site, step, num_steps):
-                parts += [(one, PARTS[tensor]) for one in branches for tensor in edit.tensors]
+                parts += [
+                    (one, TENSOR_NAME_BY_LETTER[tensor])
+                    for one in branches
+                    for tensor in edit.tensors
+                ]
         parts += [(branch, "mask") for branch, name in parts if name == "key"]
         return list(dict.fromkeys(parts))
 
@@ -216,8 +220,8 @@ def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedStep
     """
     if folder is not None and folder.exists():
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-        foreign = sorted(name for name in names if not OWN_NAMES.fullmatch(name))
-        if foreign or (names and MANIFEST not in names):
+        foreign = sorted(name for name in names if not RECORDING_FILE_PATTERN.fullmatch(name))
+        if foreign or (names and RECORDING_MANIFEST_NAME not in names):
             what = f"holds {foreign[0]}" if foreign and folder.is_dir() else "is there"
             raise OutputError(
                 f"{folder} {what}, and is not a recorded source: it is not replaced. Name another "

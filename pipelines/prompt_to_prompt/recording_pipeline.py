@@ -27,7 +27,7 @@ from pipelines.prompt_to_prompt.inverted_source import (
     resolve_method,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from pipelines.prompt_to_prompt.recording import BUDGET
+from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
 from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_facts import SourceRunSettings
@@ -38,7 +38,7 @@ from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.text.prompt import Prompt
 
-LAYOUT_POSITIONS = 16 * 16
+MAX_LAYOUT_SITE_POSITIONS = 16 * 16
 """Positions of the sites whose layout prompt-to-prompt keeps, where a model has any so small."""
 
 
@@ -51,7 +51,7 @@ class RecordingPipeline(TextToImagePipeline):
         source: str | Prompt,
         *,
         folder: str | Path | None = None,
-        budget: int = BUDGET,
+        budget: int = DEFAULT_BUDGET_BYTES,
         max_positions: int | None = None,
         for_edits: Sequence[Edit] = (),
         seed: int | None = None,
@@ -114,7 +114,7 @@ class RecordingPipeline(TextToImagePipeline):
         method: str | InversionMethod = "auto",
         *,
         folder: str | Path | None = None,
-        budget: int = BUDGET,
+        budget: int = DEFAULT_BUDGET_BYTES,
         max_positions: int | None = None,
         for_edits: Sequence[Edit] = (),
         seed: int | None = None,
@@ -147,8 +147,8 @@ class RecordingPipeline(TextToImagePipeline):
             pipelines.images.photo.prepare_photo
         prompt : describes the picture; "" is possible, and then edits have no words to hold on to
         method : name and arguments, "edit-friendly:skip=0.25", see
-            pipelines.inversion.methods.METHODS; "auto" for the one that suits the model and the
-            targets
+            pipelines.inversion.methods.INVERSION_METHODS; "auto" for the one that suits the
+            model and the targets
         seed, generator : of the noise that some methods draw
         height, width : of the result; by default the model's
         folder, budget, max_positions, for_edits : as in `remember`
@@ -213,7 +213,7 @@ class RecordingPipeline(TextToImagePipeline):
     def find_max_site_size(self, height: int, width: int) -> int:
         """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
         H, W = sd.latent_size(self.vae, height, width)
-        # The layout is kept where it is coarse: large images have no site of LAYOUT_POSITIONS.
+        # The layout is kept where it is coarse: large images have no site so small.
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
-        return max(LAYOUT_POSITIONS, smallest)
+        return max(MAX_LAYOUT_SITE_POSITIONS, smallest)

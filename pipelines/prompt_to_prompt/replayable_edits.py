@@ -13,7 +13,7 @@ from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.errors import ArgumentError
 
-REPLAYABLE = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
+REPLAYABLE_EDITS = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
 """Edits that need nothing of their source but what is always recorded."""
 
 
@@ -44,8 +44,8 @@ def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
         if isinstance(edit, RowCopyEdit) and source == 0:
             check_rows_recorded(edit, kept)
             continue
-        if edit.needs_extra_passes or (source == 0 and not isinstance(edit, REPLAYABLE)):
-            names = ", ".join(kind.__name__ for kind in REPLAYABLE)
+        if edit.needs_extra_passes or (source == 0 and not isinstance(edit, REPLAYABLE_EDITS)):
+            names = ", ".join(kind.__name__ for kind in REPLAYABLE_EDITS)
             raise ArgumentError(
                 f"{type(edit).__name__} cannot read a recorded source: only {names}, "
                 "ShareKeysValues and InjectQueriesKeys can. Give the source as a prompt."

@@ -27,7 +27,7 @@ from pipelines.prompt_to_prompt.recording import (
 )
 from pipelines.prompt_to_prompt.replayable_edits import check_edits_to_record_for
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import Facts, SourceRunSettings, collect_run_facts
+from pipelines.run.run_facts import RunFacts, SourceRunSettings, collect_run_facts
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
@@ -74,7 +74,7 @@ class PathRecording:
     extra: Callable[[int], Mapping[str, Tensor]]
     path_steps: tuple[PathStep, ...]
     photo: Photo | None
-    facts: Facts
+    facts: RunFacts
     finish: Callable[[RecordedSource], RecordedSource]
 
 

@@ -20,12 +20,12 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import Facts, SourceRunSettings, prompt_to_json, restore_settings
-from t2i.conditioning.run_state import RunState
+from pipelines.run.run_facts import RunFacts, SourceRunSettings, prompt_to_json, restore_settings
+from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-PICTURE_FACTS = ("inversion", "inverted_steps", "picture", "notes")
+INHERITED_PICTURE_FACTS = ("inversion", "inverted_steps", "picture", "notes")
 """Facts of an inverted picture that its edits have, too."""
 
 
@@ -37,7 +37,7 @@ class KeepsResidual(Protocol):
         """Latents of the path minus those of the model's own last step; None before the first."""
 
 
-class PinnedLatents:
+class PinnedLatents(StepCallback):
     """Step callback that sets the latents after each step to those of an earlier run, whatever the
     scheduler; see `KeepsResidual`.
 
@@ -47,9 +47,6 @@ class PinnedLatents:
     def __init__(self, latents: Sequence[Tensor]) -> None:
         self.latents = latents
         self.residual_1CHW: Tensor | None = None
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing: latents are set after steps."""
 
     def after_step(self, run: RunState) -> None:
         """Set the latents of this step."""
@@ -153,9 +150,9 @@ def build_latents_pin(
     return scheduler, replace(overrides, scheduler=scheduler, progress_label=label)
 
 
-def facts_of_target(source: RecordedSource) -> Facts:
+def facts_of_target(source: RecordedSource) -> RunFacts:
     """Return the facts of a target as a source beyond those of its run."""
-    facts = {name: source.facts[name] for name in PICTURE_FACTS if name in source.facts}
+    facts = {name: source.facts[name] for name in INHERITED_PICTURE_FACTS if name in source.facts}
     facts |= {"seed": source.facts["seed"], "edit_of": prompt_to_json(source.prompt)}
     if source.error is not None:
         facts["error"] = {"replay": None, "autoencoder": source.error.autoencoder}

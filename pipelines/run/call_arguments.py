@@ -10,7 +10,7 @@ from typing import Any
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run import argument_checks
 from pipelines.run.callback_results import check_callback_signature
 from pipelines.run.step_callbacks import StepEndCallback
@@ -23,7 +23,7 @@ Prompts = str | Prompt | Sequence[str | Prompt]
 """A str is literal text; a Prompt is parsed by a grammar."""
 
 
-SIZES = (
+SIZE_ARGUMENTS = (
     "original_size",
     "crops_coords_top_left",
     "target_size",
@@ -47,7 +47,7 @@ class CallArguments:
     guidance: Guidance | None = None
     num_images_per_prompt: int = 1
     eta: float = 0.0
-    generator: Generators | None = None
+    generator: GeneratorOrList | None = None
     prompt_embeds: Tensor | None = None
     negative_prompt_embeds: Tensor | None = None
     ip_adapter_image: Any = None
@@ -94,7 +94,7 @@ class CallArguments:
         check_callback_signature(self.callback_on_step_end)
         argument_checks.check_clip_skip(self.clip_skip)
         argument_checks.check_bool("return_dict", self.return_dict)
-        for name in SIZES:
+        for name in SIZE_ARGUMENTS:
             argument_checks.check_size_pair(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)

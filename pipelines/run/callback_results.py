@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 
-NAME = "callback_on_step_end"
+CALLBACK_NAME = "callback_on_step_end"
 
 
 def check_callback_signature(callback: object) -> None:
@@ -18,12 +18,15 @@ def check_callback_signature(callback: object) -> None:
     if callback is None:
         return
     if not callable(callback):
-        raise ArgumentError(f"Got {NAME} of type {type(callback).__name__}, expected a function.")
+        raise ArgumentError(
+            f"Got {CALLBACK_NAME} of type {type(callback).__name__}, expected a function."
+        )
     try:
         signature(callback).bind(None, 0, None, {})
     except TypeError as error:
         raise ArgumentError(
-            f"{NAME} cannot be called with (pipeline, step, timestep, callback_kwargs): {error}."
+            f"{CALLBACK_NAME} cannot be called with (pipeline, step, timestep, callback_kwargs): "
+            f"{error}."
         ) from error
     except ValueError:  # written in C, without a signature
         return
@@ -34,8 +37,8 @@ def require_returned_dict(returned: object) -> Mapping[str, Any]:
     if isinstance(returned, Mapping):
         return returned
     raise ArgumentError(
-        f"{NAME} returned {type(returned).__name__}, expected the dict of tensors that it was "
-        "given, changed or not: end it with `return callback_kwargs`."
+        f"{CALLBACK_NAME} returned {type(returned).__name__}, expected the dict of tensors that it "
+        "was given, changed or not: end it with `return callback_kwargs`."
     )
 
 
@@ -50,8 +53,8 @@ def require_returned_tensor(
     shape = tuple(given.shape)
     if not isinstance(returned, Tensor):
         raise ArgumentError(
-            f"{NAME} returned {name} of type {type(returned).__name__}, expected a tensor of shape "
-            f"{shape}."
+            f"{CALLBACK_NAME} returned {name} of type {type(returned).__name__}, expected a "
+            f"tensor of shape {shape}."
         )
     first = 0 if same_rows else 1
     identical_generators = (
@@ -59,16 +62,16 @@ def require_returned_tensor(
     )
     if not identical_generators or returned.dtype != given.dtype:
         raise ArgumentError(
-            f"{NAME} returned {name} of shape {tuple(returned.shape)} and {returned.dtype}, "
-            f"expected {shape} and {given.dtype}, as it was given."
+            f"{CALLBACK_NAME} returned {name} of shape {tuple(returned.shape)} and "
+            f"{returned.dtype}, expected {shape} and {given.dtype}, as it was given."
         )
     if returned.device != given.device:
         raise ArgumentError(
-            f"{NAME} returned {name} on {returned.device}, expected it on {given.device}."
+            f"{CALLBACK_NAME} returned {name} on {returned.device}, expected it on {given.device}."
         )
     if not torch.isfinite(returned).all():
         raise ArgumentError(
-            f"{NAME} returned {name} with values that are no finite numbers after step {step + 1}: "
-            "what it computes must not become NaN or infinite."
+            f"{CALLBACK_NAME} returned {name} with values that are no finite numbers after step "
+            f"{step + 1}: what it computes must not become NaN or infinite."
         )
     return returned

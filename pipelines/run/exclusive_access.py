@@ -13,7 +13,7 @@ from t2i.errors import T2IError
 
 LockPurpose = Literal["state", "attention"]
 """Purpose of a lock: the state that use of the object changes, or its attention under edits."""
-POLL = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two checks whether the wait was interrupted."""
 
 
@@ -37,7 +37,7 @@ def holding_locks(
     with ExitStack() as stack:
         # The same order everywhere prevents deadlocks.
         for lock in (get_lock(thing, purpose) for thing in sorted(things, key=id)):
-            while not lock.acquire(timeout=POLL):
+            while not lock.acquire(timeout=POLL_SECONDS):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
                         "Interrupted while it waited for another thread's call of the same model: "

@@ -13,9 +13,9 @@ from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-VALUES = 1024
+MAX_FINGERPRINT_VALUES = 1024
 """Most values of each weight that the fingerprint covers."""
-Facts = dict[str, Any]
+RunFacts = dict[str, Any]
 """JSON data of a run by name."""
 
 
@@ -32,7 +32,9 @@ def compute_model_fingerprint(pipe: Any) -> str:
         for name, weight in model.state_dict().items():
             sha.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype}".encode())
             if weight.device.type != "meta":  # offloaded: identified by name only
-                spread = weight.detach().reshape(-1)[:: max(1, weight.numel() // VALUES)]
+                spread = weight.detach().reshape(-1)[
+                    :: max(1, weight.numel() // MAX_FINGERPRINT_VALUES)
+                ]
                 sha.update(spread.to("cpu", torch.float64).numpy().tobytes())
         for name, module in model.named_modules():
             if isinstance(scaling := getattr(module, "scaling", None), dict):
@@ -42,7 +44,7 @@ def compute_model_fingerprint(pipe: Any) -> str:
     return sha.hexdigest()
 
 
-def check_matches_recorded_run(kept: Facts, here: Facts) -> None:
+def check_matches_recorded_run(kept: RunFacts, here: RunFacts) -> None:
     """Raise ArgumentError where the facts of an edit's run differ from those of the recorded
     source's run.
     """
@@ -82,7 +84,7 @@ class SourceRunSettings:
         return {name: value for name, value in self.to_arguments().items() if value is not None}
 
 
-def prompt_to_json(prompt: str | Prompt) -> Facts:
+def prompt_to_json(prompt: str | Prompt) -> RunFacts:
     """Convert a prompt to JSON data: its text, and for a Prompt its dialect and weights."""
     if isinstance(prompt, str):
         return {"text": prompt}
@@ -95,7 +97,7 @@ def prompt_from_json(facts: Mapping[str, Any]) -> str | Prompt:
     return text if len(facts) == 1 else Prompt(**facts)
 
 
-def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
+def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> RunFacts:
     """Collect everything a run depends on beside its prompts, as JSON data: settings, weights,
     sampler.
     """
@@ -120,7 +122,7 @@ def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> Facts:
 
 
 def reuse_recorded_settings(
-    pipe: Any, kept: Facts, settings: SourceRunSettings, seed: int | None
+    pipe: Any, kept: RunFacts, settings: SourceRunSettings, seed: int | None
 ) -> dict[str, Any]:
     """Return the settings of a recorded source as call arguments for its edits.
 
@@ -133,7 +135,7 @@ def reuse_recorded_settings(
     return restore_settings(kept).to_arguments()
 
 
-def restore_settings(kept: Facts) -> SourceRunSettings:
+def restore_settings(kept: RunFacts) -> SourceRunSettings:
     """Return the settings of a recorded run from its facts."""
     values = {field.name: kept.get(field.name) for field in fields(SourceRunSettings)}
     if values["guidance"] is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipelines.run.callback_results import require_returned_dict, require_returned_tensor
 from t2i.conditioning.conditioning import Conditioning
-from t2i.conditioning.run_state import Guidance, RunState
+from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -23,7 +23,7 @@ class ProgressBar(Protocol):
         """Advance the bar by one."""
 
 
-class ProgressCallback:
+class ProgressCallback(StepCallback):
     """Step callback that advances a progress bar once per requested sampling step, however many
     denoiser passes that takes.
     """
@@ -32,9 +32,6 @@ class ProgressCallback:
         self.bar = bar
         self.num_inference_steps = num_inference_steps
         self.order = order
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing before a denoiser pass: the progress bar advances after steps."""
 
     def after_step(self, run: RunState) -> None:
         """Advance the bar if a requested step is complete."""
@@ -57,7 +54,7 @@ class CallbackPipelineProtocol(Protocol):
         """Return the Guidance of the current call: its own, or one made from its scale."""
 
 
-class UserCallback:
+class UserCallback(StepCallback):
     """Step callback that calls the user's callback_on_step_end, and applies what it returns or
     sets."""
 
@@ -86,7 +83,10 @@ class UserCallback:
             "latents": run.latents_BCHW,
             "prompt_embeds": run.conditioning.text_BTD,
             "negative_prompt_embeds": self.negative_prompt_embeds,
-        } | {name: run.conditioning.extra.get(key) for name, key in EXTRA.items()}
+        } | {
+            name: run.conditioning.extra.get(key)
+            for name, key in CONDITIONING_NAME_BY_CALLBACK_NAME.items()
+        }
         wanted = {name: tensors[name] for name in self.tensor_inputs}
         returned = require_returned_dict(
             self.callback(self.pipeline, run.step, run.timestep, wanted)
@@ -104,7 +104,7 @@ class UserCallback:
             run.conditioning = replace_text_embeddings(run.conditioning, text_BTD)
         extra = {
             key: require_returned_tensor(name, tensors[name], returned[name], run.step)
-            for name, key in EXTRA.items()
+            for name, key in CONDITIONING_NAME_BY_CALLBACK_NAME.items()
             if name in returned and tensors[name] is not None
         }
         if extra:
@@ -114,7 +114,7 @@ class UserCallback:
             run.guidance = self.guidance = self.pipeline.build_current_guidance()
 
 
-class PromptScheduleCallback:
+class PromptScheduleCallback(StepCallback):
     """Step callback that switches the conditioning at the steps where a scheduled prompt changes.
 
     conditionings : step, as the user counts steps -> conditioning from there on; the first is 0
@@ -133,11 +133,8 @@ class PromptScheduleCallback:
             self.current = begin
             run.conditioning = self.conditionings[begin]
 
-    def after_step(self, run: RunState) -> None:
-        """Do nothing after a step: the conditioning is switched before denoiser passes."""
 
-
-EXTRA = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
+CONDITIONING_NAME_BY_CALLBACK_NAME = {"add_text_embeds": "text_embeds", "add_time_ids": "time_ids"}
 """diffusers' name for a callback's tensor -> its name in `Conditioning.extra`."""
 
 

@@ -26,7 +26,7 @@ from t2i.text.prompt import Prompt, WeightedText
 
 TextBatch = tuple[str | WeightedText, ...]
 """One text per prompt of the call."""
-Encode = Callable[[TextBatch, TextBatch, int | None, int | None], EncodedText]
+EncodeTexts = Callable[[TextBatch, TextBatch, int | None, int | None], EncodedText]
 """(texts, texts of a second encoder, clip_skip, tokens per row or None) -> one row per text."""
 
 
@@ -41,7 +41,7 @@ class BranchPromptEncoder:
         call: CallArguments,
         guidance: Guidance,
         steps: int,
-        encode: Encode,
+        encode: EncodeTexts,
         zero_negative: bool,
     ) -> None:
         self.call, self.guidance, self.steps, self.zero_negative = (

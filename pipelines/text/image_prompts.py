@@ -15,7 +15,7 @@ from t2i.denoiser.families.sd import IMAGE_PROMPT_PREFIX
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
-UncondAndCond = tuple[Tensor | None, Tensor]
+UncondAndCondEmbeddings = tuple[Tensor | None, Tensor]
 """Rows of one adapter for "uncond", if it is needed, and for every other branch."""
 
 
@@ -63,7 +63,9 @@ def encode_image_prompts(
     return extra
 
 
-def encode_adapter_image(pipe: Any, image: Any, layer: Any, device: torch.device) -> UncondAndCond:
+def encode_adapter_image(
+    pipe: Any, image: Any, layer: Any, device: torch.device
+) -> UncondAndCondEmbeddings:
     """Encode the image of one IP-Adapter; return the embeddings (1, I, ...) of an empty image and
     of it.
     """
@@ -87,7 +89,7 @@ def encode_adapter_image(pipe: Any, image: Any, layer: Any, device: torch.device
     return uncond[None], cond[None]
 
 
-def split_image_prompt_embeddings(embeds: Tensor, guided: bool) -> UncondAndCond:
+def split_image_prompt_embeddings(embeds: Tensor, guided: bool) -> UncondAndCondEmbeddings:
     """Split image prompt embeddings in diffusers' form into those for "uncond" and for the other
     branches.
     """

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from t2i.errors import ArgumentError, ModelError
 from t2i.text.learned_words import adding_as_whole_words, expand_learned_words, is_single_token
 
-WRONG_WIDTH = "Loaded embeddings are of incorrect shape"
+WRONG_WIDTH_MESSAGE = "Loaded embeddings are of incorrect shape"
 """Start of the message of diffusers' loader."""
 
 
@@ -44,7 +44,7 @@ class LearnedWordsMixin(TextualInversionLoaderMixin):
                     pretrained_model_name_or_path, token, tokenizer, text_encoder, **kwargs
                 )
         except ValueError as error:
-            if isinstance(error, ArgumentError) or not str(error).startswith(WRONG_WIDTH):
+            if isinstance(error, ArgumentError) or not str(error).startswith(WRONG_WIDTH_MESSAGE):
                 raise
             width = text_encoder.get_input_embeddings().weight.shape[-1]
             raise ModelError(

@@ -16,10 +16,10 @@ from t2i.conditioning.conditioning import Branch
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
-Embeds = Tensor | Sequence[Tensor]
+ImageEmbeds = Tensor | Sequence[Tensor]
 """One row per picture; a list is joined, as diffusers does."""
 
-CALLBACK_NAMES = {
+TEXT_NAME_BY_IMAGE_NAME = {
     "image_embeds": "prompt_embeds",
     "negative_image_embeds": "negative_prompt_embeds",
 }
@@ -28,8 +28,8 @@ CALLBACK_NAMES = {
 
 def group_embeddings_by_branch(
     needs: Sequence[Branch],
-    image_embeds: Embeds,
-    negative_image_embeds: Embeds | None,
+    image_embeds: ImageEmbeds,
+    negative_image_embeds: ImageEmbeds | None,
     width: int,
     num_images_per_prompt: int,
 ) -> dict[Branch, Tensor]:
@@ -57,7 +57,7 @@ def group_embeddings_by_branch(
     }
 
 
-def check_and_join_image_embeddings(name: str, embeds: Embeds, width: int) -> Tensor:
+def check_and_join_image_embeddings(name: str, embeds: ImageEmbeds, width: int) -> Tensor:
     """Join embeddings into one tensor (B, D); ArgumentError for another type, width or dtype."""
     given = list(embeds) if isinstance(embeds, list | tuple) else [embeds]
     parts = [part for part in given if isinstance(part, Tensor)]
@@ -125,7 +125,7 @@ def check_guidance_branches(needs: Sequence[Branch]) -> None:
 
 def wrap_callback_with_diffusers_names(callback: StepEndCallback) -> StepEndCallback:
     """Wrap a step-end callback so that it reads and returns embeddings under diffusers' names."""
-    theirs = {ours: name for name, ours in CALLBACK_NAMES.items()}
+    theirs = {ours: name for name, ours in TEXT_NAME_BY_IMAGE_NAME.items()}
 
     def renamed(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
         given = {
@@ -134,8 +134,8 @@ def wrap_callback_with_diffusers_names(callback: StepEndCallback) -> StepEndCall
         }
         returned = require_returned_dict(callback(pipe, step, timestep, given))
         return {
-            CALLBACK_NAMES.get(name, name): add_token_axis(value)
-            if name in CALLBACK_NAMES
+            TEXT_NAME_BY_IMAGE_NAME.get(name, name): add_token_axis(value)
+            if name in TEXT_NAME_BY_IMAGE_NAME
             else value
             for name, value in returned.items()
         }

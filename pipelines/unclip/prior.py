@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from pipelines.base.saving import check_saved_lora, check_saved_lora_loaded
-from pipelines.loop import Generators, sample
+from pipelines.loop import GeneratorOrList, sample
 from pipelines.run.step_callbacks import ProgressCallback
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.guidance import choose_guidance
@@ -43,7 +43,7 @@ def sample_image_embeddings(
     num_images_per_prompt: int,
     num_inference_steps: int,
     guidance_scale: float,
-    generator: Generators | None,
+    generator: GeneratorOrList | None,
     device: torch.device,
 ) -> dict[Branch, Tensor]:
     """Return image embeddings (B, D) sampled for the prompts, "cond", and negative prompts,

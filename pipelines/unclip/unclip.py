@@ -27,8 +27,8 @@ from transformers import (
 from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
-from pipelines.images.input_images import sample_noise
-from pipelines.loop import Generators, sample
+from pipelines.images.input_images import sample_latent_noise
+from pipelines.loop import GeneratorOrList, sample
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
@@ -75,7 +75,10 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         *(f"prior_{part}" for part in PRIOR_PARTS),
         "prior_image_processor",
     ]
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", *picture_embeds.CALLBACK_NAMES]
+    _callback_tensor_inputs: ClassVar[list[str]] = [
+        "latents",
+        *picture_embeds.TEXT_NAME_BY_IMAGE_NAME,
+    ]
 
     def __init__(
         self,
@@ -137,8 +140,8 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        image_embeds: picture_embeds.Embeds | None = None,
-        negative_image_embeds: picture_embeds.Embeds | None = None,
+        image_embeds: picture_embeds.ImageEmbeds | None = None,
+        negative_image_embeds: picture_embeds.ImageEmbeds | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -146,7 +149,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         prior_num_inference_steps: int = 25,
         prior_guidance_scale: float = 4.0,
         num_images_per_prompt: int = 1,
-        generator: Generators | None = None,
+        generator: GeneratorOrList | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -209,7 +212,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
-            noise_BCHW = sample_noise(shape, call.generator, call.latents, device, self.unet.dtype)
+            noise_BCHW = sample_latent_noise(
+                shape, call.generator, call.latents, device, self.unet.dtype
+            )
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             check_memory(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
 
@@ -268,7 +273,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
     ) -> UserCallback:
         """Return the step callback that calls `callback_on_step_end` with diffusers' names."""
         callback = call.callback_on_step_end
-        names = picture_embeds.CALLBACK_NAMES
+        names = picture_embeds.TEXT_NAME_BY_IMAGE_NAME
         return UserCallback(
             self,
             callback and picture_embeds.wrap_callback_with_diffusers_names(callback),
@@ -303,7 +308,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         self,
         run: RunState,
         num_inference_steps: int,
-        generator: Generators | None,
+        generator: GeneratorOrList | None,
         step_callbacks: Sequence[StepCallback],
         attention_options: Mapping[str, object] | None,
     ) -> Tensor:

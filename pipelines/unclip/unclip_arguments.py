@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipelines.loop import Generators
+from pipelines.loop import GeneratorOrList
 from pipelines.run import argument_checks
 from pipelines.run.callback_results import check_callback_signature
 from pipelines.run.step_callbacks import StepEndCallback
-from pipelines.unclip.image_embeddings import Embeds
+from pipelines.unclip.image_embeddings import ImageEmbeds
 from t2i.conditioning.run_state import Guidance
 
 
@@ -22,8 +22,8 @@ class UnclipArguments:
 
     prompt: str | Sequence[str] | None
     negative_prompt: str | Sequence[str] | None
-    image_embeds: Embeds | None
-    negative_image_embeds: Embeds | None
+    image_embeds: ImageEmbeds | None
+    negative_image_embeds: ImageEmbeds | None
     height: int | None
     width: int | None
     num_inference_steps: int
@@ -31,7 +31,7 @@ class UnclipArguments:
     prior_num_inference_steps: int
     prior_guidance_scale: float
     num_images_per_prompt: int
-    generator: Generators | None
+    generator: GeneratorOrList | None
     latents: Tensor | None
     output_type: str
     return_dict: bool

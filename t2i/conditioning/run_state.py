@@ -75,10 +75,16 @@ class StepCallback(Protocol):
     """Interface of a callback that reads or changes a run before each pass and after each step."""
 
     def before_pass(self, run: RunState) -> None:
-        """Read or change the run before the denoiser reads its latents and `pass_conditioning`."""
+        """Read or change the run before the denoiser reads its latents and `pass_conditioning`; by
+        default do nothing.
+        """
+        return
 
     def after_step(self, run: RunState) -> None:
-        """Read or change the run after the scheduler has written `run.latents_BCHW`."""
+        """Read or change the run after the scheduler has written `run.latents_BCHW`; by default do
+        nothing.
+        """
+        return
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import t2i
-from pipelines.upscaling import STRENGTH
+from pipelines.upscaling import DEFAULT_UPSCALE_STRENGTH
 from t2i.denoiser.families import sd
 from tests.cli.command import PROMPT, Cli, pixels, text_of
 
@@ -37,7 +37,7 @@ def test_an_enlarged_picture_is_recorded_and_made_again_bit_for_bit(
     cli("generate", "--from", "large.png", "--upscale", "1.5", "--steps", "7", "--out", "less.png")
     assert Image.open("less.png").size == (48, 72)
     made = json.loads(text_of(Path("less.png"))["t2i"])["request"]["upscale"]
-    assert made == {"factor": 1.5, "strength": STRENGTH}
+    assert made == {"factor": 1.5, "strength": DEFAULT_UPSCALE_STRENGTH}
 
 
 def test_lines_of_a_file_are_enlarged_as_single_pictures_are(

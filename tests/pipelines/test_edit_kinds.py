@@ -7,7 +7,7 @@ from pipelines.prompt_to_prompt.automatic_edits import (
     choose_edits,
     choose_target_settings,
 )
-from pipelines.prompt_to_prompt.edit_kinds import SETTINGS, classify_change
+from pipelines.prompt_to_prompt.edit_kinds import SETTINGS_BY_CHANGE_KIND, classify_change
 from t2i.attention import LocalBlend, Refine, Reweight
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -39,8 +39,8 @@ def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, 
     sides = None if words is None else tuple((w,) if isinstance(w, str) else w for w in words)
     assert choice.blend == sides
     assert (choice.cross_replace, choice.self_replace) == (
-        SETTINGS[kind].cross_replace,
-        SETTINGS[kind].self_replace,
+        SETTINGS_BY_CHANGE_KIND[kind].cross_replace,
+        SETTINGS_BY_CHANGE_KIND[kind].self_replace,
     )
 
 

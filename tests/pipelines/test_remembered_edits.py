@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.inversion.methods import METHODS
+from pipelines.inversion.methods import INVERSION_METHODS
 from pipelines.inversion.path_scheduler import AddResiduals
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
@@ -77,7 +77,7 @@ def test_an_edit_whose_target_is_the_edited_image_is_that_image(sampler):
     assert float((second - first.latents[0]).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", INVERSION_METHODS)
 def test_so_it_is_with_an_inverted_picture(pipe, method):
     few = "null-text:inner_steps=2" if method == "null-text" else method
     source = pipe.invert(picture(), SOURCE, few, **RUN)

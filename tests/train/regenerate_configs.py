@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from train.starter_config.picture_folder import PictureFolderStats
-from train.starter_config.request import METHODS, StarterConfigRequest
+from train.starter_config.request import TRAINING_METHODS, StarterConfigRequest
 from train.starter_config.starter_config import build_starter_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
@@ -33,5 +33,5 @@ def shipped(method: str) -> str:
 
 
 if __name__ == "__main__":
-    for method in METHODS:
+    for method in TRAINING_METHODS:
         (CONFIGS / f"{method}.toml").write_text(shipped(method), "utf-8")

@@ -33,7 +33,7 @@ def _traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph as it was traced, without the minutes in which inductor compiles it, and none that
     another test has left."""
     torch._dynamo.reset()
-    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    monkeypatch.setattr(compiling, "COMPILE_BACKEND", "eager")
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_weights_keep_their_names_and_nothing_is_compiled_to_draw(
 def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "BACKEND", half_the_gradient)
+    monkeypatch.setattr(compiling, "COMPILE_BACKEND", half_the_gradient)
     config = tiny_run(tmp_path, "train.compile=true", "target.train_text_encoder=false")
     with pytest.raises(TrainingError, match=r"gradient is off by 50%.*set train.compile = false"):
         run(config, tmp_path / "out")
@@ -138,7 +138,7 @@ def compile_twice(given: list[str]) -> None:
     print_on_main(accelerator, THEN_WRONG)
     torch._dynamo.reset()
     if os.environ["RANK"] == "1":
-        compiling.BACKEND = half_the_gradient
+        compiling.COMPILE_BACKEND = half_the_gradient
     TrainingRun(config, Path(given[1]) / "wrong", accelerator).run(StopRequest())
 
 
@@ -172,7 +172,7 @@ def test_a_wrong_gradient_of_one_process_ends_all_and_is_said(
 
 def trace_only() -> None:
     torch.set_num_threads(1)
-    compiling.BACKEND = "eager"
+    compiling.COMPILE_BACKEND = "eager"
 
 
 def half_the_gradient(

@@ -11,7 +11,7 @@ from tests.train.runs import tiny_run
 from train.config.run_config import RunConfig
 from train.dry_run.dry_run import print_dry_run
 from train.dry_run.memory_forecast import (
-    LIBRARIES,
+    LIBRARY_BYTES_RANGE,
     forecast_activation_bytes,
     forecast_parameters_and_memory,
 )
@@ -69,7 +69,11 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
     assert memory["gradients"] == memory["averages"] == 4 * weights
     assert memory["moments"] == 8 * weights
     parts = ("weights", "gradients", "moments", "averages", "activations")
-    assert memory["from"] == LIBRARIES[0] + sum(memory[part] for part in parts) < memory["to"]
+    assert (
+        memory["from"]
+        == LIBRARY_BYTES_RANGE[0] + sum(memory[part] for part in parts)
+        < memory["to"]
+    )
     assert (expected["sheets"], expected["checkpoints"]) == (0, 1)
     assert expected["data"] == {"examples": 10, "epochs": 1.6, "problem": None}
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from train.optim.ema import EMA, MAX_LENGTH, EMAConfig, compute_gamma_from_length
+from train.optim.ema import EMA, MAX_EMA_LENGTH, EMAConfig, compute_gamma_from_length
 
 POWER = EMAConfig(kind="power", lengths=(0.05, 0.1, 0.25))
 
@@ -38,7 +38,7 @@ def test_gamma_of_the_lengths_of_the_paper() -> None:
     # "sigma_rel = 0.05 and 0.10, gamma = 16.97 and 6.94": section 3.2
     assert compute_gamma_from_length(0.05) == pytest.approx(16.97, abs=0.01)
     assert compute_gamma_from_length(0.10) == pytest.approx(6.94, abs=0.01)
-    assert compute_gamma_from_length(MAX_LENGTH - 1e-12) == pytest.approx(0, abs=1e-5)
+    assert compute_gamma_from_length(MAX_EMA_LENGTH - 1e-12) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("length", POWER.lengths)

@@ -24,7 +24,7 @@ from train.starter_config.picture_folder import (
     inspect_picture_folder,
     is_broken_fraction_allowed,
 )
-from train.starter_config.request import METHODS, StarterConfigRequest
+from train.starter_config.request import TRAINING_METHODS, StarterConfigRequest
 from train.starter_config.starter_config import build_starter_config, write_starter_config
 from train.starter_config.subject_words import build_trigger_comment
 from train.starter_config.template_values import choose_num_steps, detect_model_family
@@ -52,7 +52,7 @@ def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     return load_run_config(out)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING_METHODS)
 def test_a_shipped_config_is_the_one_that_init_writes(method):
     text = (CONFIGS / f"{method}.toml").read_text("utf-8")
     assert text == shipped(method), "python -m tests.train.regenerate_configs"
@@ -62,7 +62,7 @@ def test_a_shipped_config_is_the_one_that_init_writes(method):
 @pytest.mark.parametrize(
     ("method", "on_tiny"),
     sweep(
-        product(METHODS, (True, False)),
+        product(TRAINING_METHODS, (True, False)),
         # "pivotal" with the model that the file names, ten times as large; the others train a part
         # of what one of these trains.
         quick=[(method, True) for method in TRAINED_QUICKLY] + [("pivotal", False)],
@@ -88,7 +88,7 @@ def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, base, method,
 
 
 @pytest.mark.parametrize("base", ["embedded", "runwayml/stable-diffusion-v1-5", "someone/my-sdxl"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINING_METHODS)
 def test_what_init_writes_is_a_run_for_every_base(tmp_path, method, base):
     folder = folder_of(tmp_path / "mugs", "red", "green", "blue", captions=False)
     config = written(method, folder, base=base, kind="mug")
@@ -332,7 +332,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch, capsys, options,
 def test_help_names_every_method(capsys):
     assert main(["train", "--help"]) == 0
     told = "".join(capsys.readouterr().out.split())
-    assert all(method in told for method in METHODS)
+    assert all(method in told for method in TRAINING_METHODS)
 
 
 def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tmp_path):
@@ -447,7 +447,7 @@ def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Pa
     facts = inspect_picture_folder(folder)
     offered = {
         method
-        for method in METHODS
+        for method in TRAINING_METHODS
         if "preserve_words"
         in build_starter_config(
             StarterConfigRequest(method, folder, kind="mug"), facts, tmp_path, ""

@@ -220,7 +220,9 @@ def test_reading_ahead_changes_nothing(
 ) -> None:
     ready()
     one = newest(plain)
-    monkeypatch.setattr(micro_batch, "START_METHOD", "forkserver")  # test_pictures.py has "spawn"
+    monkeypatch.setattr(
+        micro_batch, "WORKER_START_METHOD", "forkserver"
+    )  # test_pictures.py has "spawn"
     ahead = train_only(tiny_run(tmp_path, "train.workers=1"), tmp_path / "ahead")
     assert_equal_bit_for_bit(one, ahead)
 

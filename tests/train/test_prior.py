@@ -23,7 +23,7 @@ from train.data.registry import build_dataset
 from train.loop import run
 from train.setup import class_pictures
 from train.setup.class_pictures import (
-    NOTES,
+    GENERATION_SETTINGS_FILE,
     ClassPictureSpec,
     build_class_picture_spec,
     format_class_picture_name,
@@ -152,7 +152,7 @@ def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(out,
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(out, config):
-    notes = out / "prior" / NOTES
+    notes = out / "prior" / GENERATION_SETTINGS_FILE
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
     generate_missing_class_pictures(pictures_of(config, out), CPU, StopRequest())
     more = pictures_of(with_changes(config, count=6), out)

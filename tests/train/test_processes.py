@@ -18,7 +18,7 @@ from torch import distributed
 from t2i.errors import ArgumentError
 from tests.train.runs import accelerated_for, tiny_run
 from train.loop import run
-from train.parallel.processes import EXCHANGE_TIMEOUT
+from train.parallel.processes import PROCESS_WAIT_TIMEOUT
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_the_others_wait_for_the_main_process_longer_than_pictures_take_to_draw(
     tmp_path: Path,
 ) -> None:
     with accelerated_for(tiny_run(tmp_path)):
-        assert timeout() == EXCHANGE_TIMEOUT
-    assert EXCHANGE_TIMEOUT.total_seconds() >= 3600
+        assert timeout() == PROCESS_WAIT_TIMEOUT
+    assert PROCESS_WAIT_TIMEOUT.total_seconds() >= 3600
 
 
 @pytest.mark.usefixtures("_one_of_one")
@@ -64,7 +64,7 @@ def test_the_second_run_of_a_process_has_its_own_group_and_precision(tmp_path: P
     for precision in ("no", "bf16", "no"):
         with accelerated_for(tiny_run(tmp_path, f"train.precision={precision}")) as accelerator:
             assert accelerator.mixed_precision == precision
-            assert timeout() == EXCHANGE_TIMEOUT
+            assert timeout() == PROCESS_WAIT_TIMEOUT
         assert not distributed.is_initialized()
 
 

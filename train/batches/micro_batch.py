@@ -19,7 +19,7 @@ from t2i.data.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.run_folder import STOP_SIGNALS
 from train.batches.batch_order import BatchOrder, ProcessShare, ScheduledExample
 
-START_METHOD = "spawn"
+WORKER_START_METHOD = "spawn"
 """How processes that read ahead are started: none of them inherits threads or a CUDA context."""
 
 
@@ -90,7 +90,7 @@ def iterate_micro_batches(
         batch_sampler=(part for step in steps for part in share.list_micro_batches(order, step)),
         num_workers=workers,
         collate_fn=collate_examples,
-        multiprocessing_context=START_METHOD if workers else None,
+        multiprocessing_context=WORKER_START_METHOD if workers else None,
         worker_init_fn=_ignore_signals,
     )
     return iter(loader)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MODELS_BY_KIND = {"latents": ("vae",), "texts": ("text_encoder", "text_encoder_2")}
 """Kind of cached data -> the models that make it."""
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+TOKENIZER_NAMES = ("tokenizer", "tokenizer_2")
 BYTES_PER_FLOAT = 4
 """Bytes of a number in float32."""
 CACHE_VERSION = "1"
@@ -86,7 +86,7 @@ class CacheEncoders:
         if kind == "texts":
             parts += [
                 compute_tokenizer_digest(self.given[name])
-                for name in TOKENIZERS
+                for name in TOKENIZER_NAMES
                 if name in self.given
             ]
         return hashlib.sha256(" ".join([CACHE_VERSION, *parts]).encode()).hexdigest()

@@ -22,12 +22,12 @@ from t2i.errors import DataError
 from t2i.safe_reading import open_regular_file, parse_json
 from t2i.safe_reading.tensors import open_tensors
 
-Arrays = Mapping[str, NDArray[Any]]
-DIGEST_LENGTH = 32
+ArraysByName = Mapping[str, NDArray[Any]]
+DIGEST_DIGITS = 32
 """Digits of the digest in a file name."""
 MAX_OPEN_FILES = 32
 """Files that are kept open at a time."""
-ABANDONED_AFTER = 3600
+ABANDONED_FILE_SECONDS = 3600
 """Age in seconds from which on an unfinished file is removed: a killed run left it."""
 
 
@@ -73,7 +73,7 @@ class ShardFolder:
 
         Raises OutputError where the disk refuses.
         """
-        oldest = time.time() - ABANDONED_AFTER
+        oldest = time.time() - ABANDONED_FILE_SECONDS
         for path in [self.folder / name for name in files] + [*self.folder.glob(".*.part")]:
             try:
                 if path.name in files or path.stat().st_mtime < oldest:
@@ -130,7 +130,7 @@ class ShardWriter:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._bytes = 0
 
-    def add(self, key: str, arrays: Arrays) -> None:
+    def add(self, key: str, arrays: ArraysByName) -> None:
         """Add the arrays of a cache key, and write a file if enough have come together.
 
         Raises OutputError where the disk refuses.
@@ -150,7 +150,7 @@ class ShardWriter:
         if not self._keys:
             return
         data = save(self._arrays, {"keys": json.dumps(self._keys)})
-        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:DIGEST_LENGTH]}.safetensors"
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:DIGEST_DIGITS]}.safetensors"
         write_atomically(path, lambda part: part.write_bytes(data))
         self._keys, self._arrays, self._bytes = [], {}, 0
 
@@ -159,7 +159,7 @@ def matches_digest_in_name(path: Path) -> bool:
     """Return True if the bytes of a file have the digest in its name."""
     try:
         with open_regular_file(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_LENGTH] == path.stem
+            return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS] == path.stem
     except OSError:
         return False
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from t2i.errors import DataError
 from t2i.text.encoder_interface import EncodedText
-from train.cache.shards import Arrays, ShardFolder
+from train.cache.shards import ArraysByName, ShardFolder
 
 TEXT, MASK, POOLED = "text", "mask", "pooled"
 
 
-def encoded_row_to_arrays(encoded: EncodedText, row: int) -> Arrays:
+def encoded_row_to_arrays(encoded: EncodedText, row: int) -> ArraysByName:
     """Convert one row of encoded captions to arrays for the cache: text (T, D), mask (T,), pooled
     (D,).
 
@@ -53,7 +53,7 @@ class CachedTextEmbeddings:
             torch.from_numpy(np.stack(pooled)).to(device) if pooled else None,
         )
 
-    def _row(self, caption: str) -> Arrays:
+    def _row(self, caption: str) -> ArraysByName:
         if caption not in self.shards:
             raise DataError(
                 f"The caption {caption[:80]!r} was not encoded before the run: set "
@@ -66,7 +66,9 @@ class CachedTextEmbeddings:
         missing = (longest - len(text_TD)) // len(self._empty_SD)
         return np.concatenate([text_TD, *[self._empty_SD] * missing])
 
-    def _mask(self, rows: Sequence[Arrays], longest: int, device: torch.device) -> Tensor | None:
+    def _mask(
+        self, rows: Sequence[ArraysByName], longest: int, device: torch.device
+    ) -> Tensor | None:
         """Mask the windows that only pad a row; None where no row has any."""
         if all(MASK not in row and len(row[TEXT]) == longest for row in rows):
             return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PRIOR = "prior"
+CLASS_PICTURE_FOLDER = "prior"
 """Folder of the class pictures within the folder of a run, by default."""
 
 
@@ -50,4 +50,4 @@ def resolve_class_picture_folder(prior: PriorPreservationConfig, out: Path) -> P
     """Return the folder of the class pictures: the configured one, or one in the run's folder
     `out`.
     """
-    return out / PRIOR if prior.folder is None else prior.folder
+    return out / CLASS_PICTURE_FOLDER if prior.folder is None else prior.folder

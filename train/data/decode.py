@@ -14,11 +14,11 @@ from PIL import Image, UnidentifiedImageError
 from t2i.errors import DataError
 from t2i.pictures import DECODE_ERRORS, MAX_PIXELS, OTHER_FILE_TYPES, to_rgb_or_rgba
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-MOST_PIXELS = 89_000_000
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MAX_PIXELS_LIMIT = 89_000_000
 """Upper bound of `max_pixels`: above it Pillow reports a decompression bomb."""
-ORIENTATION = 0x0112
-TURNS = {
+EXIF_ORIENTATION_TAG = 0x0112
+UPRIGHT_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,7 +28,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Transposition that turns a picture upright, by Exif orientation."""
-ROTATED = (5, 6, 7, 8)
+SIDE_SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 """Exif orientations that swap width and height."""
 
 
@@ -64,7 +64,7 @@ def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Picture
     """Read size and transparency from the header of an image file. Raises BrokenPictureError."""
     with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
-        if _exif_orientation(picture) in ROTATED:
+        if _exif_orientation(picture) in SIDE_SWAPPING_ORIENTATIONS:
             height, width = width, height
         return PictureHeader(height, width, picture.has_transparency_data)
 
@@ -75,7 +75,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
     Raises BrokenPictureError.
     """
     with _open_picture(data, name, max_pixels) as picture:
-        turn = TURNS.get(_exif_orientation(picture))
+        turn = UPRIGHT_TRANSPOSITIONS.get(_exif_orientation(picture))
         try:
             picture.load()
             plain = to_rgb_or_rgba(picture)
@@ -87,7 +87,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
 def _open_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """Return the picture undecoded, after checking its format and size."""
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except UnidentifiedImageError:
         raise BrokenPictureError(
             name,
@@ -110,7 +110,7 @@ def _exif_orientation(picture: Image.Image) -> int:
     if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
         return 1
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        return int(picture.getexif().get(EXIF_ORIENTATION_TAG, 1))
     except (*DECODE_ERRORS, TypeError, KeyError):
         return 1
 

@@ -7,13 +7,13 @@ from t2i.errors import ArgumentError, DataError
 from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
-from train.data.picture_checks import CheckedPicture, Progress, check_pictures
+from train.data.picture_checks import CheckedPicture, ProgressFunction, check_pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.sources.listing import Listing, PictureEntry
 from train.data.sources.subset_listing import expand_kohya_subsets, list_subset_pictures
-from train.data.subsets import PLACEHOLDER, Crop, SubsetConfig
+from train.data.subsets import PLACEHOLDER_PATTERN, CropMode, SubsetConfig
 
-MOST_NAMED = 20
+MAX_NAMED_PICTURES = 20
 """Greatest number of broken pictures that a message lists."""
 
 
@@ -25,7 +25,7 @@ class ResolvedSubsetSettings:
 
     subset: SubsetConfig
     captions: CaptionRules
-    crop: Crop
+    crop: CropMode
     flip: bool
 
     @property
@@ -79,7 +79,7 @@ class FoundPictures:
 
 
 def list_and_check_pictures(
-    config: PicturesConfig, progress: Progress | None = None, sound: Container[str] = ()
+    config: PicturesConfig, progress: ProgressFunction | None = None, sound: Container[str] = ()
 ) -> FoundPictures:
     """List the pictures of every subset of a configuration, and read and check each of them.
 
@@ -159,7 +159,7 @@ def apply_caption_template_and_repeats(
             "stem": picture.stem,
             "folder": picture.folder,
         }
-        captions = (PLACEHOLDER.sub(lambda match: words[match[1]], template),)
+        captions = (PLACEHOLDER_PATTERN.sub(lambda match: words[match[1]], template),)
     return replace(picture, captions=captions, repeats=picture.repeats * subset.repeats)
 
 
@@ -171,8 +171,12 @@ def check_broken_fraction(
     """
     if len(broken) <= bad_share * total:
         return
-    listed = "".join(f"\n  {one}" for one in broken[:MOST_NAMED])
-    more = f"\n  and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
+    listed = "".join(f"\n  {one}" for one in broken[:MAX_NAMED_PICTURES])
+    more = (
+        f"\n  and {len(broken) - MAX_NAMED_PICTURES} more"
+        if len(broken) > MAX_NAMED_PICTURES
+        else ""
+    )
     raise DataError(
         f"{len(broken)} of {plural(total, 'picture')} cannot be used, more than bad_share = "
         f"{bad_share:g} "

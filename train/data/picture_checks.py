@@ -11,16 +11,16 @@ from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError, PictureHeader, decode_picture, read_header
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
 
-READ_AHEAD = 256
+PICTURES_PER_CHUNK = 256
 """Pictures read at a time, so that a data set of any size fits into memory."""
-MASK = "its mask"
+MASK_TEXT_IN_ERRORS = "its mask"
 """Name of a mask in errors."""
-LOSER = "the worse one of its pair"
+LOSER_TEXT_IN_ERRORS = "the worse one of its pair"
 """Name of the worse picture of a pair in errors."""
-ASPECT_TOLERANCE = 0.01
+MAX_ASPECT_DIFFERENCE = 0.01
 """Relative difference in aspect ratio allowed between a picture and its mask or worse one."""
 
-Progress = Callable[[int, int], None]
+ProgressFunction = Callable[[int, int], None]
 """Callback with the number of pictures read so far and of all."""
 
 
@@ -50,7 +50,7 @@ def check_pictures(
     max_pixels: int,
     decoded: bool,
     sound: Container[str] = (),
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
 ) -> Iterator[CheckedPicture | BrokenPictureError]:
     """Read and check all pictures in several threads and yield each as a CheckedPicture or an
     error, in order.
@@ -68,9 +68,9 @@ def check_pictures(
             return error.with_picture_name(picture.name)
 
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        for start in range(0, len(todo), READ_AHEAD):
+        for start in range(0, len(todo), PICTURES_PER_CHUNK):
             for number, found in enumerate(
-                pool.map(read_one, todo[start : start + READ_AHEAD]), start + 1
+                pool.map(read_one, todo[start : start + PICTURES_PER_CHUNK]), start + 1
             ):
                 if progress is not None:
                     progress(number, len(todo))
@@ -90,15 +90,17 @@ def check_picture(
     if decoded and digest not in sound:
         decode_picture(data, entry.name, max_pixels)
     if entry.mask is not None:
-        mask, mask_digest = _read_companion(entry.mask, MASK, header, max_pixels)
+        mask, mask_digest = _read_companion(entry.mask, MASK_TEXT_IN_ERRORS, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = find_mask_mistake(decode_picture(mask, MASK, max_pixels))
+            odd = find_mask_mistake(decode_picture(mask, MASK_TEXT_IN_ERRORS, max_pixels))
     if entry.loser is not None:
-        loser, loser_digest = _read_companion(entry.loser, LOSER, header, max_pixels)
+        loser, loser_digest = _read_companion(entry.loser, LOSER_TEXT_IN_ERRORS, header, max_pixels)
         if loser_digest == digest:
-            raise BrokenPictureError(LOSER, "is the same picture, so neither is better")
+            raise BrokenPictureError(
+                LOSER_TEXT_IN_ERRORS, "is the same picture, so neither is better"
+            )
         if decoded and loser_digest not in sound:
-            decode_picture(loser, LOSER, max_pixels)
+            decode_picture(loser, LOSER_TEXT_IN_ERRORS, max_pixels)
     shape = Shape(header.height, header.width)
     return CheckedPicture(
         entry, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest
@@ -115,7 +117,7 @@ def _read_companion(
     data = read_bytes(source, what)
     its = read_header(data, what, max_pixels)
     here, there = picture.width * its.height, its.width * picture.height
-    if abs(here - there) > ASPECT_TOLERANCE * here:
+    if abs(here - there) > MAX_ASPECT_DIFFERENCE * here:
         raise BrokenPictureError(
             what,
             f"is {its.width}x{its.height}, of other proportions than the picture's "

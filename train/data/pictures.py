@@ -29,7 +29,7 @@ from train.data.discovery import (
     check_broken_fraction,
     list_and_check_pictures,
 )
-from train.data.picture_checks import CheckedPicture, Progress
+from train.data.picture_checks import CheckedPicture, ProgressFunction
 from train.data.pictures_config import PicturesConfig, list_allowed_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.transforms import (
@@ -62,7 +62,7 @@ class Pictures:
     def __init__(
         self,
         config: PicturesConfig,
-        progress: Progress | None = None,
+        progress: ProgressFunction | None = None,
         *,
         found: FoundPictures | None = None,
         part: Literal["train", "held_out"] = "train",

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.pictures import MAX_PIXELS
 from train.data.buckets import Shape, list_bucket_shapes
-from train.data.decode import MOST_PIXELS
-from train.data.subsets import Count, Crop, Fraction, SubsetConfig, check_caption_placeholders
+from train.data.decode import MAX_PIXELS_LIMIT
+from train.data.subsets import Count, CropMode, Fraction, SubsetConfig, check_caption_placeholders
 
-SMALL = 256
+SMALL_SIZE_LIMIT = 256
 """Below this size, in pixels, the default bucket step is 8 and not 64."""
 
 
@@ -33,7 +33,7 @@ class PicturesConfig(BaseModel):
     """Sides of buckets are multiples of it, in pixels; default 64, or 8 for a size below 256."""
     max_aspect: float = Field(4.0, ge=1)
     """Greatest aspect ratio of a bucket; longer pictures are cropped."""
-    crop: Crop = "center"
+    crop: CropMode = "center"
     crop_variants: int = Field(4, ge=1, le=256)
     """Number of positions of a random crop; the first of them is the center."""
     flip: bool = False
@@ -60,7 +60,7 @@ class PicturesConfig(BaseModel):
     """Greatest share of broken pictures with which training still starts, without them."""
     check: Literal["full", "quick"] = "full"
     """Check before the first step: decode every picture, or read headers only."""
-    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MAX_PIXELS_LIMIT)
     """A larger picture counts as broken and is not decoded."""
 
     @model_validator(mode="before")
@@ -69,7 +69,7 @@ class PicturesConfig(BaseModel):
         if not isinstance(given, dict) or "bucket_step" in given:
             return given
         size = given.get("size")
-        small = isinstance(size, int) and size < SMALL
+        small = isinstance(size, int) and size < SMALL_SIZE_LIMIT
         return {**given, "bucket_step": 8} if small else given
 
     @model_validator(mode="after")

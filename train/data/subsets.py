@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Crop = Literal["center", "random"]
-PLACEHOLDER = re.compile(r"\{(\w*)\}")
+CropMode = Literal["center", "random"]
+PLACEHOLDER_PATTERN = re.compile(r"\{(\w*)\}")
 PLACEHOLDER_NAMES = ("trigger", "stem", "folder")
 SOURCE_KEYS = ("folder", "pairs", "tars", "dataset", "kohya")
 
@@ -50,7 +50,7 @@ class SubsetConfig(BaseModel):
     shuffle_captions: bool | None = None
     keep_tokens: Count | None = None
     tag_dropout: Fraction | None = None
-    crop: Crop | None = None
+    crop: CropMode | None = None
     flip: bool | None = None
 
     repeats: int = Field(1, ge=1)
@@ -89,6 +89,6 @@ class SubsetConfig(BaseModel):
 
 def check_caption_placeholders(template: str | None, key: str) -> None:
     """Raise ValueError if a caption template has an unknown placeholder."""
-    for word in PLACEHOLDER.findall(template or ""):
+    for word in PLACEHOLDER_PATTERN.findall(template or ""):
         if word not in PLACEHOLDER_NAMES:
             raise ValueError(f"{key}: {{{word}}} is none of {', '.join(PLACEHOLDER_NAMES)}.")

@@ -12,9 +12,9 @@ from t2i.masks import remove_mask_transparency
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, compute_covering_shape
 from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
-from train.data.picture_checks import LOSER, MASK, CheckedPicture
+from train.data.picture_checks import LOSER_TEXT_IN_ERRORS, MASK_TEXT_IN_ERRORS, CheckedPicture
 from train.data.sources.listing import ByteSource, read_bytes
-from train.data.subsets import Crop
+from train.data.subsets import CropMode
 
 REDUCING_GAP = 3.0
 """Pillow first averages down to this multiple of the size: faster, with no visible loss."""
@@ -28,7 +28,7 @@ class CropCorner(NamedTuple):
 
 
 def list_crop_corners(
-    one: CheckedPicture, bucket: Shape, crop: Crop, variants: int, seed: int
+    one: CheckedPicture, bucket: Shape, crop: CropMode, variants: int, seed: int
 ) -> list[CropCorner]:
     """Return the corners of all crops of a picture without repetition, the center first.
 
@@ -73,8 +73,10 @@ def load_transformed_loser(
     """
     if one.entry.loser is None:
         return None
-    data = _read_unchanged(one.entry.loser, LOSER, one.loser_digest)
-    return _to_rgb(decode_picture(data, LOSER, max_pixels), one.shape, view, alpha_mask)
+    data = _read_unchanged(one.entry.loser, LOSER_TEXT_IN_ERRORS, one.loser_digest)
+    return _to_rgb(
+        decode_picture(data, LOSER_TEXT_IN_ERRORS, max_pixels), one.shape, view, alpha_mask
+    )
 
 
 def _to_rgb(
@@ -96,8 +98,10 @@ def load_transformed_mask(
     Raises BrokenPictureError as `load_transformed_pixels`.
     """
     if one.entry.mask is not None:
-        data = _read_unchanged(one.entry.mask, MASK, one.mask_digest)
-        mask = remove_mask_transparency(decode_picture(data, MASK, max_pixels)).convert("L")
+        data = _read_unchanged(one.entry.mask, MASK_TEXT_IN_ERRORS, one.mask_digest)
+        mask = remove_mask_transparency(
+            decode_picture(data, MASK_TEXT_IN_ERRORS, max_pixels)
+        ).convert("L")
     elif alpha_mask and one.transparent:
         mask = _decode_unchanged(one, max_pixels).getchannel("A")
     else:

@@ -16,7 +16,7 @@ from train.targets.finetune import FineTuneTargetConfig, PartConfig
 from train.targets.parts.adapters import AdapterPartConfig
 from train.targets.parts.full_weights import FullWeightsPartConfig
 
-TIME_LATER = "known after the first steps, with the time left"
+UNKNOWN_TIME_TEXT = "known after the first steps, with the time left"
 ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 Facts = dict[str, Any]
 
@@ -140,7 +140,7 @@ def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, st
     yield "checkpoints", f"{made:,}, every {plural(train.checkpoint_every, 'step')}; {kept}"
     if (memory := facts["memory_bytes"]) is not None:
         yield "memory", format_memory_forecast(memory)
-    yield "time", TIME_LATER
+    yield "time", UNKNOWN_TIME_TEXT
 
 
 def format_memory_forecast(memory: Facts) -> str:

@@ -26,13 +26,19 @@ from train.targets.latents import compute_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import TrainingTarget
 
-STARTING_FOLDERS = ("vae", "unet", "text_encoder")
+STARTING_WEIGHT_KEYS = ("vae", "unet", "text_encoder")
 """Keys of weights to start from, which have the shapes of fresh ones."""
 BYTES_PER_WEIGHT = 4
 """Bytes of a trained weight, of its gradient and of its average."""
-MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "prodigy": 16, "schedulefree": 8}
+OPTIMIZER_BYTES_PER_WEIGHT = {
+    "adamw": 8,
+    "adamw8bit": 2,
+    "adafactor": 0,
+    "prodigy": 16,
+    "schedulefree": 8,
+}
 """Bytes of optimizer state per trained weight; adafactor keeps only sums of rows and columns."""
-LIBRARIES = (400_000_000, 600_000_000)
+LIBRARY_BYTES_RANGE = (400_000_000, 600_000_000)
 """Least and most bytes of a process that has imported the libraries and trained nothing."""
 
 
@@ -55,7 +61,7 @@ class MemoryForecast:
         scratch in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868),
         its autoencoder in batches of 16 640 (477 to 744).
         """
-        least, most = LIBRARIES
+        least, most = LIBRARY_BYTES_RANGE
         known = self.weights + self.gradients + self.moments + self.averages
         activations = self.activations or 0
         return least + known + activations, most + known + int(
@@ -88,7 +94,9 @@ def forecast_parameters_and_memory(config: RunConfig) -> ParameterAndMemoryForec
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
     fresh = {
-        name: None for name in STARTING_FOLDERS if getattr(target_config, name, None) is not None
+        name: None
+        for name in STARTING_WEIGHT_KEYS
+        if getattr(target_config, name, None) is not None
     }
     plan = config.model_copy(update={"target": target_config.model_copy(update=fresh)})
     try:
@@ -114,7 +122,7 @@ def forecast_memory(target: TrainingTarget, config: RunConfig, trained: int) -> 
     return MemoryForecast(
         weights=sum(tensor.nbytes for tensor in tensors),
         gradients=BYTES_PER_WEIGHT * trained,
-        moments=MOMENTS[config.optimizer.name] * trained,
+        moments=OPTIMIZER_BYTES_PER_WEIGHT[config.optimizer.name] * trained,
         averages=BYTES_PER_WEIGHT * averages * trained,
         activations=forecast_activation_bytes(target, config),
     )

@@ -24,9 +24,9 @@ from t2i.attention.hooks.shared_hooks import install_session
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
-LARGEST_SITE = 32 * 32
+MAX_SITE_POSITIONS = 32 * 32
 """Largest number of positions of a supervised site: larger maps cost much memory."""
-LEAST = 1e-6
+MIN_PROBABILITY = 1e-6
 """Smallest probability, and smallest distance from 1, in a logarithm or a quotient."""
 
 
@@ -87,7 +87,7 @@ class AttentionSupervision:
     ) -> None:
         self.config, self.words = config, words
         self.sites = Sites(
-            name=config.attention_sites or None, kind="cross", max_positions=LARGEST_SITE
+            name=config.attention_sites or None, kind="cross", max_positions=MAX_SITE_POSITIONS
         )
         self._rows, self._passing = rows, False
         self._losses: list[Tensor] = []
@@ -108,7 +108,7 @@ class AttentionSupervision:
         if not self._losses:
             raise ArgumentError(
                 f"target.attention_sites = {self.config.attention_sites!r} fits no cross-attention "
-                f"of at most {LARGEST_SITE} places. There are: {'; '.join(self._found)}."
+                f"of at most {MAX_SITE_POSITIONS} places. There are: {'; '.join(self._found)}."
             )
 
     def compute_losses(self) -> Tensor:
@@ -185,13 +185,13 @@ def compute_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the loss (1 - fraction of each attention map that is inside its mask)^2, (I,);
     Equation 5.
     """
-    inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=LEAST)
+    inside_I = (maps_IQ * masks_IQ).sum(-1) / maps_IQ.sum(-1).clamp(min=MIN_PROBABILITY)
     return (1 - inside_I).pow(2)
 
 
 def compute_pixelwise_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the mean binary cross-entropy of map and mask over positions, (I,); Equation 6."""
-    probs_IQ = maps_IQ.clamp(LEAST, 1 - LEAST)
+    probs_IQ = maps_IQ.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return binary_cross_entropy(probs_IQ, masks_IQ, reduction="none").mean(-1)
 
 

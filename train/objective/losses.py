@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-NOTHING = torch.finfo(torch.float32).tiny
+SMALLEST_DIVISOR = torch.finfo(torch.float32).tiny
 
 
 def l2_of_error(error_BCHW: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def compute_row_means(error_BCHW: Tensor, weight_B1HW: Tensor | None = None) -> 
     weight_B1HW = weight_B1HW.to(error_BCHW.dtype)
     total_B = (error_BCHW * weight_B1HW).flatten(1).sum(1)
     counted_B = weight_B1HW.flatten(1).sum(1) * error_BCHW.shape[1]
-    return total_B / counted_B.clamp(min=NOTHING)
+    return total_B / counted_B.clamp(min=SMALLEST_DIVISOR)
 
 
 def pool_loss_weights(share_B1HW: Tensor, height: int, width: int) -> Tensor:
@@ -89,7 +89,7 @@ def _rows(value_B: Tensor) -> Tensor:
     return value_B.view(-1, 1, 1, 1)
 
 
-THRESHOLDS = {
+HUBER_THRESHOLDS = {
     "constant": constant_huber_threshold,
     "exponential": exponential_huber_threshold,
     "snr": snr_huber_threshold,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2i.randomness import derive_generator
 from train.objective.losses import (
-    THRESHOLDS,
+    HUBER_THRESHOLDS,
     compute_row_means,
     l2_of_error,
     pseudo_huber_of_error,
@@ -220,7 +220,7 @@ class Objective:
         config = self.config
         if config.loss == "l2":
             return l2_of_error(error_BCHW)
-        threshold = THRESHOLDS[config.huber_schedule]
+        threshold = HUBER_THRESHOLDS[config.huber_schedule]
         c_B = threshold(
             config.huber_c, level.timestep_B / NUM_TRAIN_TIMESTEPS, level.alpha_B, level.sigma_B
         )

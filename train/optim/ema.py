@@ -17,9 +17,9 @@ from torch import Tensor
 
 from train.parallel.fsdp import copy_into_sharded, get_local_shard
 
-MAX_LENGTH = 12**-0.5
+MAX_EMA_LENGTH = 12**-0.5
 """Length of the average in which all steps have the same weight."""
-Length = Annotated[float, Field(gt=0, lt=MAX_LENGTH)]
+EMALength = Annotated[float, Field(gt=0, lt=MAX_EMA_LENGTH)]
 
 
 class EMAConfig(BaseModel):
@@ -33,7 +33,7 @@ class EMAConfig(BaseModel):
     """Share of the old average that one step keeps; 0 is the weights themselves."""
     warmup: bool = False
     """Lower the decay to (1 + n) / (10 + n) at step n while that is smaller."""
-    lengths: tuple[Length, ...] = Field((0.05, 0.10), min_length=1)
+    lengths: tuple[EMALength, ...] = Field((0.05, 0.10), min_length=1)
     """Of the power averages, as shares of the run; the first is drawn from and exported."""
     snapshot_every: int = Field(250, ge=1)
     """Steps between two snapshots of the power averages."""
@@ -141,7 +141,7 @@ def compute_gamma_from_length(length: float) -> float:
 
     The length is the profile's standard deviation as a share of the run (appendix C):
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma a cubic with one
-    positive root for every length below `MAX_LENGTH`.
+    positive root for every length below `MAX_EMA_LENGTH`.
     """
     t = length**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())

@@ -17,7 +17,7 @@ from t2i.safe_reading.tensors import open_tensors
 
 SNAPSHOT_FOLDER = "ema"
 """Folder of the snapshots in the folder of a run."""
-FILE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+SNAPSHOT_NAME_PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,11 @@ def remove_snapshots_after(folder: Path, step: int) -> None:
 
 
 def _snapshot_paths(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("step-*.safetensors") if FILE_NAME.fullmatch(path.name)]
+    return [
+        path
+        for path in folder.glob("step-*.safetensors")
+        if SNAPSHOT_NAME_PATTERN.fullmatch(path.name)
+    ]
 
 
 def _step_of(path: Path) -> int:

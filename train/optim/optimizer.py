@@ -120,7 +120,9 @@ def build_optimizer(
 
     Raises ArgumentError where its library is missing, or it does not support the groups.
     """
-    return BUILDERS[config.name]([_to_torch_group(group, config) for group in groups], config)
+    return OPTIMIZER_BUILDERS[config.name](
+        [_to_torch_group(group, config) for group in groups], config
+    )
 
 
 def _to_torch_group(group: ParameterGroup, config: OptimizerConfig) -> ParamGroup:
@@ -247,7 +249,7 @@ def _missing_library(name: str, package: str, extra: str = "optimizers") -> Argu
     )
 
 
-BUILDERS = {
+OPTIMIZER_BUILDERS = {
     "adamw": build_adamw,
     "adamw8bit": build_adamw8bit,
     "adafactor": build_adafactor,

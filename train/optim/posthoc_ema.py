@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.safe_reading.tensors import open_tensors
-from train.optim.ema import MAX_LENGTH, compute_gamma_from_length, format_tensor_name_prefix
+from train.optim.ema import MAX_EMA_LENGTH, compute_gamma_from_length, format_tensor_name_prefix
 from train.optim.ema_snapshots import Snapshot
 
 
@@ -82,10 +82,10 @@ def reconstruct_average(
 
 
 def _check_available(found: Sequence[Snapshot], wanted: AverageProfile) -> None:
-    if not 0 < wanted.length < MAX_LENGTH:
+    if not 0 < wanted.length < MAX_EMA_LENGTH:
         raise ArgumentError(
-            f"length = {wanted.length}: expected more than 0 and less than {MAX_LENGTH:.4f}, the "
-            "length of the average in which all steps have the same weight."
+            f"length = {wanted.length}: expected more than 0 and less than {MAX_EMA_LENGTH:.4f}, "
+            "the length of the average in which all steps have the same weight."
         )
     if not found:
         raise ArgumentError(

@@ -28,7 +28,7 @@ from train.loop_config import LoopConfig
 from train.parallel import fsdp as sharding
 
 Result = TypeVar("Result")
-EXCHANGE_TIMEOUT = timedelta(hours=3)
+PROCESS_WAIT_TIMEOUT = timedelta(hours=3)
 """Time for which processes wait for one another. While the main process draws class pictures and
 sheets, reads pictures or writes the model, the others wait: torch's ten minutes are too few."""
 
@@ -156,7 +156,7 @@ def build_accelerator(loop: LoopConfig, optimizer: str) -> Accelerator:
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=EXCHANGE_TIMEOUT),
+                InitProcessGroupKwargs(timeout=PROCESS_WAIT_TIMEOUT),
             ],
         )
     except ValueError as error:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from t2i.terminal import print_note
 from train.reporting.training_logger import build_progress_bar
 
-Advance = Callable[[int], None]
+AdvanceFunction = Callable[[int], None]
 """Callback with the number of items finished since the last call."""
-LINE_INTERVAL = 30.0
+LINE_INTERVAL_SECONDS = 30.0
 """Seconds between lines where there is no bar."""
 
 
 @contextmanager
-def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[AdvanceFunction]:
     """Show progress within the block, as a bar on a terminal, else as lines on stderr; yield the
     function that advances it.
     """
@@ -39,6 +39,6 @@ class ProgressLines:
         """Count finished items and print a line if one is due."""
         before, self.done = self.done, min(self.done + count, self.total)
         finished = before < self.done == self.total
-        if finished or time.monotonic() - self._last_line >= LINE_INTERVAL:
+        if finished or time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
             print_note(f"{self.what} {self.done}/{self.total}")

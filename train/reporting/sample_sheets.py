@@ -18,7 +18,7 @@ from t2i.text.word_pattern import build_word_pattern
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
-AT_ONCE = 8
+IMAGES_PER_BATCH = 8
 """Number of images generated in one batch."""
 
 
@@ -86,8 +86,8 @@ def generate_prompt_images(
     """
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     drawn: list[SampleImage] = []
-    for start in range(0, len(config.prompts), AT_ONCE):
-        prompts = config.prompts[start : start + AT_ONCE]
+    for start in range(0, len(config.prompts), IMAGES_PER_BATCH):
+        prompts = config.prompts[start : start + IMAGES_PER_BATCH]
         seeds = [config.seed + start + number for number in range(len(prompts))]
         found = [
             [word for word in words if prompt_contains_word(prompt, word)] for prompt in prompts

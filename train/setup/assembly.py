@@ -42,15 +42,15 @@ from train.targets.target import TrainingTarget
 Part = TypeVar("Part", VAE, UNet2DConditionModel, PreTrainedModel)
 
 
-FROZEN_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FROZEN_DTYPE_BY_PRECISION = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision of a run -> type of the weights that are not trained."""
-Facts = dict[str, Any]
+ModelIdentity = dict[str, Any]
 """JSON data on the model of a run, by which a resume recognises it."""
 
 
 def assemble_target(
     config: RunConfig, encoders: CacheEncoders | None = None
-) -> tuple[TrainingTarget, Facts]:
+) -> tuple[TrainingTarget, ModelIdentity]:
     """Build the training target of a run: the model to train, with fresh or loaded weights.
 
     encoders : those of a fine-tune, where they are loaded already
@@ -97,7 +97,7 @@ def gather_whole_target(
 
 def build_fine_tune_target(
     target: FineTuneTargetConfig, config: RunConfig, encoders: CacheEncoders | None
-) -> tuple[FineTuneTarget, Facts]:
+) -> tuple[FineTuneTarget, ModelIdentity]:
     """Build the target that fine-tunes a base model; frozen weights get the precision of the
     run.
     """
@@ -106,7 +106,7 @@ def build_fine_tune_target(
     check_base_has_no_lora(pipe.components, target.base)
     objective = resolve_objective(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
-    cast_frozen_weights(built, FROZEN_DTYPES[config.train.precision])
+    cast_frozen_weights(built, FROZEN_DTYPE_BY_PRECISION[config.train.precision])
     facts = {
         "unet": digest_weight_shapes(built.components.unet),
         "vocabulary": digest_vocabulary(built.components),
@@ -154,7 +154,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def build_model_identity(model: NewModelConfig, parts: Components) -> Facts:
+def build_model_identity(model: NewModelConfig, parts: Components) -> ModelIdentity:
     """Return what identifies a model trained from scratch, to be found unchanged when its run is
     resumed.
     """

@@ -24,16 +24,16 @@ from train.cache.config import CacheConfig
 from train.cache.encoders import MODELS_BY_KIND, CacheEncoders
 from train.cache.latent_cache import CachedPictures
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
-from train.cache.shards import DIGEST_LENGTH, ShardFolder, ShardWriter
+from train.cache.shards import DIGEST_DIGITS, ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTextEmbeddings
 from train.config.run_config import TargetConfig
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import print_on_main, run_on_all, run_on_main
-from train.reporting.progress import Advance, show_setup_progress
-from train.setup.assembly import FROZEN_DTYPES
+from train.reporting.progress import AdvanceFunction, show_setup_progress
+from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 from train.setup.cache_decisions import (
-    GB,
+    BYTES_PER_GB,
     count_latent_bytes,
     count_text_bytes,
     explain_cache_too_large,
@@ -54,7 +54,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 CACHE_FOLDER = "cache"
 """Name of the cache's folder in the folder of a run."""
-MB = 10**6
+BYTES_PER_MB = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def build_cached_dataset(
     if None in reasons.values():
         assert isinstance(target, FineTuneTargetConfig)
         assert isinstance(samples, Pictures)
-        encoders = CacheEncoders(target.base, FROZEN_DTYPES[settings.loop.precision])
+        encoders = CacheEncoders(target.base, FROZEN_DTYPE_BY_PRECISION[settings.loop.precision])
         for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
             if reasons[kind] is None:
                 reasons[kind] = explain_cache_too_large(
@@ -202,7 +202,7 @@ class CacheBuilder:
     def _open_shards(self, kind: str) -> ShardFolder:
         """Open the cached "latents" or "texts" after removing damaged files."""
         digest = self.encoders.facts[kind] = self.encoders.compute_digest(kind)
-        shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_LENGTH]}")
+        shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_DIGITS]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
         found = run_on_all(self.accelerator, lambda: shards.list_damaged_files(mine))
@@ -246,7 +246,7 @@ class CacheBuilder:
         return run_on_all(self.accelerator, act)
 
     @contextmanager
-    def _progress(self, what: str, total: int) -> Iterator[Advance]:
+    def _progress(self, what: str, total: int) -> Iterator[AdvanceFunction]:
         """Report progress on the main process, which estimates the others by its own."""
         if not self.accelerator.is_main_process:
             yield lambda count: None
@@ -266,7 +266,7 @@ class CacheBuilder:
             raise StoppedDuringSetup
 
     def _writer(self, shards: ShardFolder) -> ShardWriter:
-        return ShardWriter(shards.folder, self.config.shard_mb * MB)
+        return ShardWriter(shards.folder, self.config.shard_mb * BYTES_PER_MB)
 
     def _check_room(self, needed: int) -> None:
         """Raise OutputError, before anything is encoded, where the disk has too little room."""
@@ -278,9 +278,9 @@ class CacheBuilder:
             free = shutil.disk_usage(place).free
             if needed > free:
                 raise OutputError(
-                    f"The cache in {self.folder} needs {needed / GB:.3g} GB more, and "
-                    f"{free / GB:.3g} GB are free: choose another cache.folder, or switch "
-                    "cache.latents or cache.texts off."
+                    f"The cache in {self.folder} needs {needed / BYTES_PER_GB:.3g} GB more, and "
+                    f"{free / BYTES_PER_GB:.3g} GB are free: choose another cache.folder, or "
+                    "switch cache.latents or cache.texts off."
                 )
 
         run_on_all(self.accelerator, check)

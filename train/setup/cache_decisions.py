@@ -10,19 +10,19 @@ from train.data.pictures import AugmentedVariant, Pictures
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.parts.learned_words import NewWordsPartConfig
 
-KINDS = ("latents", "texts")
-GB = 10**9
-Reasons = dict[str, str | None]
+CACHED_DATA_KINDS = ("latents", "texts")
+BYTES_PER_GB = 10**9
+ReasonsByKind = dict[str, str | None]
 """Each of KINDS -> None where it is cached, else the reason; "" where it is not requested."""
 
 
 def explain_uncached_kinds(
     cache: CacheConfig, target: TargetConfig, samples: TrainingDataset
-) -> Reasons:
+) -> ReasonsByKind:
     """Return for latents and for texts the reason why they are not cached, or None where they are,
     as far as known before the encoders are loaded.
     """
-    reasons: Reasons = dict.fromkeys(KINDS, "")
+    reasons: ReasonsByKind = dict.fromkeys(CACHED_DATA_KINDS, "")
     if not isinstance(target, FineTuneTargetConfig):
         return reasons
     for kind, wanted in (("latents", cache.latents), ("texts", cache.texts)):
@@ -52,9 +52,9 @@ def explain_cache_too_large(needed: int, most_gb: float) -> str | None:
     """Return the reason why a cache of `needed` bytes is too large; None if it is within the
     limit.
     """
-    if needed <= most_gb * GB:
+    if needed <= most_gb * BYTES_PER_GB:
         return None
-    return f"they would take {needed / GB:.3g} GB, more than cache.max_gb = {most_gb:g}"
+    return f"they would take {needed / BYTES_PER_GB:.3g} GB, more than cache.max_gb = {most_gb:g}"
 
 
 def count_latent_bytes(

@@ -27,17 +27,17 @@ from t2i.text.encoders.selection import TextEncoder
 from train.batches.micro_batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
 from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
-from train.cache.shards import Arrays, ShardWriter
+from train.cache.shards import ArraysByName, ShardWriter
 from train.cache.text_cache import encoded_row_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.pictures import AugmentedVariant, Pictures
-from train.reporting.progress import Advance
+from train.reporting.progress import AdvanceFunction
 from train.targets.latents import compute_latent_mean
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-DECODED_AHEAD = 4
+BATCHES_DECODED_AHEAD = 4
 """Batches of pictures that are decoded while one is encoded."""
 
 
@@ -60,7 +60,7 @@ def encode_and_cache_latents(
     size: int,
     vae: VAE,
     writer: ShardWriter,
-    advance: Advance,
+    advance: AdvanceFunction,
 ) -> dict[int, BrokenPictureError]:
     """Encode pictures with the VAE and write mean and deviation of their latents to the cache.
 
@@ -93,7 +93,9 @@ def encode_and_cache_latents(
     return lost
 
 
-def _encode_samples(samples: Sequence[TrainingExample], size: int, vae: VAE) -> list[Arrays | None]:
+def _encode_samples(
+    samples: Sequence[TrainingExample], size: int, vae: VAE
+) -> list[ArraysByName | None]:
     """Encode the samples of a batch to the arrays to cache; None where latents are not finite."""
     device = next(vae.parameters()).device
     pixels = [sample.pixels for sample in samples]
@@ -102,7 +104,7 @@ def _encode_samples(samples: Sequence[TrainingExample], size: int, vae: VAE) -> 
     worse_BCHW = moments_BCHW[:, :0]
     if len(losers) == len(pixels):  # a batch of pairs
         worse_BCHW = encode_mean_and_std(vae, _stack_pixels(losers, size).to(device)).float().cpu()
-    encoded: list[Arrays | None] = []
+    encoded: list[ArraysByName | None] = []
     for sample, moments_CHW, worse_CHW in zip(samples, moments_BCHW, worse_BCHW, strict=False):
         if not (moments_CHW.isfinite().all() and worse_CHW.isfinite().all()):
             encoded.append(None)
@@ -160,7 +162,7 @@ def encode_and_cache_texts(
     batches: Iterable[tuple[str, ...]],
     size: int,
     writer: ShardWriter,
-    advance: Advance,
+    advance: AdvanceFunction,
 ) -> None:
     """Encode captions and write their embeddings to the cache. Raises TrainingError where one is
     not finite.
@@ -191,12 +193,12 @@ def map_with_prefetch(act: Callable[[Item], Result], items: Iterable[Item]) -> I
     """Apply `act` to the items in threads, a few items ahead of the consumer, and yield the
     results in order.
     """
-    with ThreadPoolExecutor(min(DECODED_AHEAD, cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(BATCHES_DECODED_AHEAD, cpu_count() or 1)) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(act, item))
-                if len(waiting) > DECODED_AHEAD:
+                if len(waiting) > BATCHES_DECODED_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -23,12 +23,12 @@ from train.data.sources.folder import list_picture_folder
 from train.data.sources.listing import Listing
 from train.parallel.processes import run_on_main
 from train.reporting.progress import show_setup_progress
-from train.setup.assembly import FROZEN_DTYPES
+from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
-NOTES = ".drawn.json"
+GENERATION_SETTINGS_FILE = ".drawn.json"
 """File in their folder that notes what they were drawn with."""
 
 
@@ -68,7 +68,7 @@ def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec |
         folder=resolve_class_picture_folder(config.prior, out),
         base=config.target.base,
         size=config.data.size,
-        dtype=FROZEN_DTYPES[config.train.precision],
+        dtype=FROZEN_DTYPE_BY_PRECISION[config.train.precision],
     )
 
 
@@ -105,7 +105,9 @@ def generate_missing_class_pictures(
     pipe = TextToImagePipeline.from_pretrained(wanted.base, torch_dtype=wanted.dtype).to(device)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     facts = json.dumps(wanted.to_settings_dict(), indent=1) + "\n"
-    write_atomically(folder / NOTES, lambda part: part.write_text(facts, "utf-8"))
+    write_atomically(
+        folder / GENERATION_SETTINGS_FILE, lambda part: part.write_text(facts, "utf-8")
+    )
     with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
         for batch in batch_missing_class_pictures(numbers, prior):
             if stop.wanted:
@@ -168,7 +170,7 @@ def check_same_generation_settings(folder: Path, ours: dict[str, Any], *, adding
 
     adding : more are to be drawn, so that the path of the model must be the same too
     """
-    path = folder / NOTES
+    path = folder / GENERATION_SETTINGS_FILE
     if not path.is_file():
         return
     theirs = read_json(path, RUN_FILE_KIND.with_noun("note of class pictures"))

@@ -21,9 +21,9 @@ from train.batches.micro_batch_splitting import SAVE_MEMORY_HINT, split_micro_ba
 from train.parallel.processes import run_on_all
 from train.targets.target import TrainingTarget
 
-BACKEND: str | Callable[..., Any] = "inductor"
+COMPILE_BACKEND: str | Callable[..., Any] = "inductor"
 """Backend of torch.compile; it needs a C++ compiler on a CPU."""
-GRADIENT_TOLERANCE = 0.1
+MAX_GRADIENT_DISTANCE = 0.1
 """Largest relative distance of a compiled gradient from the eager one: bf16 rounds."""
 SPARE_KERNELS = 8
 """Kernels allowed beyond one for each size of picture."""
@@ -49,7 +49,7 @@ def compiling_denoiser(target: TrainingTarget, sizes: int) -> Iterator[None]:
     # memory is halved, which is a size of its own.
     config: Any = torch._dynamo.config
     with config.patch(recompile_limit=max(config.recompile_limit, 2 * sizes + SPARE_KERNELS)):
-        unet.compile(backend=BACKEND, dynamic=False)
+        unet.compile(backend=COMPILE_BACKEND, dynamic=False)
         yield
 
 
@@ -93,7 +93,7 @@ def _compare(target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator
     with without_compilation(target):
         eager = compute_gradient(target, batch, accelerator)
     off, length = (compiled - eager).norm().item(), eager.norm().item()
-    if not off <= GRADIENT_TOLERANCE * length:
+    if not off <= MAX_GRADIENT_DISTANCE * length:
         raise TrainingError(
             f"The compiled denoiser's gradient is off by {off / max(length, 1e-30):.0%}, a mistake "
             f"of torch {torch.__version__}'s compiler: set train.compile = false."

@@ -25,13 +25,15 @@ from train.config.config_changes import list_forbidden_changes
 from train.config.error_messages import explain_validation_error
 from train.config.run_config import RunConfig
 from train.parallel.processes import run_on_all
-from train.setup.assembly import Facts
+from train.setup.assembly import ModelIdentity
 from train.targets.target import TrainingTarget
 
 DIGEST_PATTERN = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
-def build_run_identity(config: RunConfig, model: Facts, target: TrainingTarget) -> dict[str, Any]:
+def build_run_identity(
+    config: RunConfig, model: ModelIdentity, target: TrainingTarget
+) -> dict[str, Any]:
     """Return what identifies a run and must be unchanged when it is resumed: configuration,
     model, digest of frozen weights.
     """

@@ -20,9 +20,9 @@ from train.data.subsets import SubsetConfig
 from train.parallel.processes import run_on_main
 from train.targets.finetune import FineTuneTargetConfig
 
-RECORD = "pictures.json"
+DATASET_MANIFEST_NAME = "pictures.json"
 """File in a run's folder that lists the pictures it began with."""
-PROGRESS_FROM = 200
+MIN_PICTURES_FOR_PROGRESS = 200
 """Number of pictures from which on progress of reading them is printed."""
 
 
@@ -51,7 +51,7 @@ def load_run_dataset(
     found: list[Pictures] = []
 
     def read() -> None:  # the first time, the main process records what it finds
-        found.append(load_run_pictures(data, out / RECORD, ReadingProgress()))
+        found.append(load_run_pictures(data, out / DATASET_MANIFEST_NAME, ReadingProgress()))
         for remark in (
             *found[0].build_summary().list_remarks(settings.batch_size),
             *check_supervision_and_list_remarks(target, data, found[0]),
@@ -61,7 +61,7 @@ def load_run_dataset(
             print_note(remark)
 
     run_on_main(accelerator, read)
-    return found[0] if found else load_run_pictures(data, out / RECORD)
+    return found[0] if found else load_run_pictures(data, out / DATASET_MANIFEST_NAME)
 
 
 def add_class_picture_subset(
@@ -189,6 +189,6 @@ class ReadingProgress:
         self._tenths = 0
 
     def __call__(self, done: int, of: int) -> None:
-        if of >= PROGRESS_FROM and done * 10 // of > self._tenths:
+        if of >= MIN_PICTURES_FOR_PROGRESS and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
             print_note(f"read {done} of {plural(of, 'picture')}")

@@ -7,11 +7,11 @@ from train.data.discovery import check_broken_fraction, list_and_check_pictures
 from train.data.pictures_config import PicturesConfig
 from train.data.subsets import SubsetConfig
 
-COMPANIONS = ("masks", "losers")
+COMPANION_FOLDERS = ("masks", "losers")
 """Folders within a folder of pictures that hold masks, or the worse pictures of pairs."""
 PAIR_SIDES = ("win", "lose")
 """Folders within a folder of pairs that hold the better pictures and the worse ones."""
-ENOUGH = 40
+MIN_PICTURES_TO_HOLD_OUT = 40
 """Pictures from which on some are held out, to measure on."""
 
 
@@ -46,7 +46,9 @@ def locate_picture_sources(folder: Path) -> dict[str, Path]:
     """
     if all((folder / side).is_dir() for side in PAIR_SIDES):
         return dict(zip(("folder", "losers"), (folder / side for side in PAIR_SIDES), strict=True))
-    return {"folder": folder} | {key: folder / key for key in COMPANIONS if (folder / key).is_dir()}
+    return {"folder": folder} | {
+        key: folder / key for key in COMPANION_FOLDERS if (folder / key).is_dir()
+    }
 
 
 def inspect_picture_folder(folder: Path) -> PictureFolderStats:
@@ -88,4 +90,4 @@ def is_broken_fraction_allowed(facts: PictureFolderStats) -> bool:
 
 def has_enough_pictures_to_hold_out(facts: PictureFolderStats) -> bool:
     """Return True if there are enough pictures to hold some out for validation."""
-    return facts.pictures >= ENOUGH
+    return facts.pictures >= MIN_PICTURES_TO_HOLD_OUT

@@ -9,11 +9,11 @@ from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.errors import ArgumentError, nearest_hint
 from train.starter_config.picture_folder import PictureFolderStats, locate_picture_sources
-from train.starter_config.template_values import PIECES
+from train.starter_config.template_values import TEMPLATE_PIECES_BY_METHOD
 
-METHODS = tuple(PIECES)
-OF_A_CLASS = ("dreambooth", "dreambooth-lora")
-OF_NEW_WORDS = ("textual-inversion", "pivotal")
+TRAINING_METHODS = tuple(TEMPLATE_PIECES_BY_METHOD)
+METHODS_WITH_CLASS_PICTURES = ("dreambooth", "dreambooth-lora")
+METHODS_WITH_NEW_WORDS = ("textual-inversion", "pivotal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,16 @@ def check_request(request: StarterConfigRequest) -> None:
     """Raise ArgumentError for options of `t2i train --init` that are wrong: an unknown method, a
     missing class, an invalid word.
     """
-    if request.method not in METHODS:
-        raise ArgumentError(f"--init {request.method}: {nearest_hint(request.method, METHODS)}")
-    if request.method in OF_A_CLASS and not request.kind:
+    if request.method not in TRAINING_METHODS:
+        raise ArgumentError(
+            f"--init {request.method}: {nearest_hint(request.method, TRAINING_METHODS)}"
+        )
+    if request.method in METHODS_WITH_CLASS_PICTURES and not request.kind:
         raise ArgumentError(
             f"--init {request.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
-    word = request.word if request.method in OF_NEW_WORDS else None
+    word = request.word if request.method in METHODS_WITH_NEW_WORDS else None
     if word is not None and (word.split() != [word] or "," in word):
         raise ArgumentError(
             f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
@@ -53,7 +55,7 @@ def check_no_pairs_for_dreambooth(request: StarterConfigRequest, facts: PictureF
     """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
     no worse ones.
     """
-    if facts.has_losers and request.method in OF_A_CLASS:
+    if facts.has_losers and request.method in METHODS_WITH_CLASS_PICTURES:
         losers = locate_picture_sources(request.folder)["losers"]
         raise ArgumentError(
             f"--init {request.method}: {losers} makes pairs of the pictures, "

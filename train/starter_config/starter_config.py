@@ -9,7 +9,7 @@ from shlex import quote
 
 from t2i.atomic_files import NameTakenError, write_new_file
 from t2i.terminal import plural
-from train.data.pictures_config import SMALL
+from train.data.pictures_config import SMALL_SIZE_LIMIT
 from train.starter_config.picture_folder import (
     PictureFolderStats,
     has_enough_pictures_to_hold_out,
@@ -17,7 +17,7 @@ from train.starter_config.picture_folder import (
     locate_picture_sources,
 )
 from train.starter_config.request import (
-    OF_NEW_WORDS,
+    METHODS_WITH_NEW_WORDS,
     StarterConfigRequest,
     check_no_pairs_for_dreambooth,
     check_request,
@@ -35,26 +35,26 @@ from train.starter_config.template_text import (
     load_template_pieces,
 )
 from train.starter_config.template_values import (
-    FAMILIES,
-    NAMES,
-    PIECES,
-    Family,
-    Value,
+    FAMILY_NAMES,
+    MODEL_FAMILIES,
+    TEMPLATE_PIECES_BY_METHOD,
+    ModelFamily,
+    TemplateValue,
     choose_num_steps,
     detect_image_size,
     detect_model_family,
     list_method_values,
 )
 
-PRESERVING = ("full", "cross-attention", "lora", "dora", "pivotal")
+METHODS_OFFERED_PRESERVATION = ("full", "cross-attention", "lora", "dora", "pivotal")
 """Methods that change what other prompts draw, and have no class pictures against it."""
-SMALL_SHARE = 0.75
+MIN_SIZE_SHARE = 0.75
 """Pictures with sides below this share of what the base draws are learned at that share."""
-HELD_OUT = [
+HELD_OUT_LINES = [
     "# Fraction of the pictures that is kept out of training, for [validation] at the end.",
     "held_out = 0.05",
 ]
-PLACES: dict[Family, tuple[str, ...]] = {
+SAMPLE_PROMPT_PLACES: dict[ModelFamily, tuple[str, ...]] = {
     "embedded": ("{} on a blue background", "{} on a white background"),
     "sd": ("{} on a beach at sunset", "an oil painting of {}"),
     "sdxl": ("{} on a beach at sunset", "an oil painting of {}"),
@@ -93,13 +93,13 @@ def build_starter_config(
     values = list_method_values(request.method, family) | choose_picture_dependent_values(
         request, facts, family, beside
     )
-    others = [other for other in FAMILIES if hints and other != family]
-    elsewhere = {NAMES[other]: list_method_values(request.method, other) for other in others}
+    others = [other for other in MODEL_FAMILIES if hints and other != family]
+    elsewhere = {FAMILY_NAMES[other]: list_method_values(request.method, other) for other in others}
     for other in others:
-        batch_size = int(str(elsewhere[NAMES[other]]["batch_size"]))
+        batch_size = int(str(elsewhere[FAMILY_NAMES[other]]["batch_size"]))
         steps = choose_num_steps(other, facts.pictures, batch_size)
-        elsewhere[NAMES[other]]["steps"] = steps
-    names = [f"about {request.method}", "target", *PIECES[request.method]]
+        elsewhere[FAMILY_NAMES[other]]["steps"] = steps
+    names = [f"about {request.method}", "target", *TEMPLATE_PIECES_BY_METHOD[request.method]]
     names += ["validation"] * has_enough_pictures_to_hold_out(facts)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
@@ -115,17 +115,20 @@ def build_starter_config(
 
 
 def choose_picture_dependent_values(
-    request: StarterConfigRequest, facts: PictureFolderStats, family: Family, beside: Path
-) -> dict[str, Value]:
+    request: StarterConfigRequest, facts: PictureFolderStats, family: ModelFamily, beside: Path
+) -> dict[str, TemplateValue]:
     """Choose the values of a starter config that depend on the pictures: size, steps, word,
     prompts.
     """
     word, thing, kind = choose_subject_words(request)
     size = detect_image_size(request.base, family)
-    if size >= SMALL and facts.side < SMALL_SHARE * size:
-        size = int(size * SMALL_SHARE) // 64 * 64
+    if size >= SMALL_SIZE_LIMIT and facts.side < MIN_SIZE_SHARE * size:
+        size = int(size * MIN_SIZE_SHARE) // 64 * 64
     batch_size = int(str(list_method_values(request.method, family)["batch_size"]))
-    named = [f"a photo of {thing}", *(place.format(thing) for place in PLACES[family])]
+    named = [
+        f"a photo of {thing}",
+        *(place.format(thing) for place in SAMPLE_PROMPT_PLACES[family]),
+    ]
     examples = (
         [*facts.captions[:3]] if facts.captions and not teaches_trigger_word(request) else named
     )
@@ -148,7 +151,9 @@ def build_template_blocks(
     """Build the lines of each block, by the block's name in the starter config's template."""
     word, thing, _ = choose_subject_words(request)
     trigger = (
-        word if request.method in OF_NEW_WORDS or not request.kind else f"{word} {request.kind}"
+        word
+        if request.method in METHODS_WITH_NEW_WORDS or not request.kind
+        else f"{word} {request.kind}"
     )
     sizes = (
         " to ".join((facts.sizes[0], facts.sizes[-1])) if len(facts.sizes) > 1 else facts.sizes[0]
@@ -175,7 +180,7 @@ def build_template_blocks(
         "captions": captions,
         "masks": build_mask_lines(request, facts, trigger),
         "optional": build_optional_target_lines(request, facts, trigger),
-        "held_out": HELD_OUT if has_enough_pictures_to_hold_out(facts) else [],
+        "held_out": HELD_OUT_LINES if has_enough_pictures_to_hold_out(facts) else [],
         "dora": ["dora = true"] if request.method == "dora" else [],
         "initial": [f", initial = {format_toml_literal(request.kind)}" if request.kind else ""],
     }
@@ -209,7 +214,7 @@ def build_optional_target_lines(
             "# Weight of each pixel of that map, relative to the share of it that is in the mask.",
             "# attention_pixel_weight = 1.0",
         ]
-    if request.kind and request.method in PRESERVING:
+    if request.kind and request.method in METHODS_OFFERED_PRESERVATION:
         quoted_trigger = format_toml_literal(trigger)
         lines += [
             "# Keeps predictions for prompts without the new word near those of the base model.",

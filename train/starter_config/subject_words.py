@@ -6,9 +6,13 @@ from typing import NamedTuple
 from t2i.scenes.captions import choose_indefinite_article
 from train.caption_words import contains_words
 from train.starter_config.picture_folder import PictureFolderStats
-from train.starter_config.request import OF_A_CLASS, OF_NEW_WORDS, StarterConfigRequest
+from train.starter_config.request import (
+    METHODS_WITH_CLASS_PICTURES,
+    METHODS_WITH_NEW_WORDS,
+    StarterConfigRequest,
+)
 
-RARE = "sks"
+RARE_WORD = "sks"
 """A word that means nothing to most models, so that it can be given a meaning."""
 
 
@@ -25,11 +29,11 @@ class SubjectWords(NamedTuple):
 def choose_subject_words(request: StarterConfigRequest) -> SubjectWords:
     """Choose the words for the subject of a fine-tune from the options and the folder's name."""
     kind = f"{choose_indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
-    if request.method in OF_NEW_WORDS:
+    if request.method in METHODS_WITH_NEW_WORDS:
         plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
         word = request.word or f"<{plain or 'thing'}>"
         return SubjectWords(word, word, kind)
-    word = request.word or RARE
+    word = request.word or RARE_WORD
     name = f"{choose_indefinite_article(word)} {word} {request.kind}" if request.kind else word
     return SubjectWords(word, name, kind)
 
@@ -37,7 +41,7 @@ def choose_subject_words(request: StarterConfigRequest) -> SubjectWords:
 def teaches_trigger_word(request: StarterConfigRequest) -> bool:
     """Return True if the starter config teaches a trigger word for the subject."""
     named = request.word is not None or request.kind is not None
-    return named or request.method in OF_A_CLASS + OF_NEW_WORDS
+    return named or request.method in METHODS_WITH_CLASS_PICTURES + METHODS_WITH_NEW_WORDS
 
 
 def explain_missing_trigger(request: StarterConfigRequest, facts: PictureFolderStats) -> str | None:
@@ -59,9 +63,9 @@ def build_trigger_comment(request: StarterConfigRequest) -> list[str]:
     another.
     """
     word, name, _ = choose_subject_words(request)
-    if request.word is not None or word != RARE or not teaches_trigger_word(request):
+    if request.word is not None or word != RARE_WORD or not teaches_trigger_word(request):
         return []
     return [
-        f'Prompts should call it "{name}": {RARE} means nothing to most models, so it can get',
+        f'Prompts should call it "{name}": {RARE_WORD} means nothing to most models, so it can get',
         "a new meaning, while the model keeps its knowledge of the class. Another one: --word.",
     ]

@@ -7,14 +7,14 @@ from os.path import expanduser
 from pathlib import Path
 from string import Template
 
-from train.starter_config.template_values import Value
+from train.starter_config.template_values import TemplateValue
 
 
 def fill_template_piece(
     piece: str,
-    values: dict[str, Value],
+    values: dict[str, TemplateValue],
     blocks: dict[str, list[str]],
-    others: dict[str, dict[str, Value]],
+    others: dict[str, dict[str, TemplateValue]],
 ) -> list[str]:
     """Fill one piece of the starter config's template with values and return its lines.
 
@@ -35,7 +35,7 @@ def fill_template_piece(
 
 
 def format_values_of_other_models(
-    key: str, values: dict[str, Value], others: dict[str, dict[str, Value]]
+    key: str, values: dict[str, TemplateValue], others: dict[str, dict[str, TemplateValue]]
 ) -> str:
     """Format, for a comment, which values a key has for the other base models, grouped by value."""
     names: dict[str, list[str]] = {}
@@ -45,7 +45,7 @@ def format_values_of_other_models(
     return ", ".join(f"{' and '.join(who)}: {value}" for value, who in names.items())
 
 
-def format_toml_literal(value: Value) -> str:
+def format_toml_literal(value: TemplateValue) -> str:
     """Format a value as a TOML literal, long lists on several lines."""
     if isinstance(value, float) and value < 0.01:
         mantissa, exponent = f"{value:e}".split("e")

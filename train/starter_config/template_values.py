@@ -6,16 +6,16 @@ from typing import Literal
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 
-Family = Literal["embedded", "sd", "sdxl"]
-Value = int | float | bool | str | list[str]
+ModelFamily = Literal["embedded", "sd", "sdxl"]
+TemplateValue = int | float | bool | str | list[str]
 
-FAMILIES: tuple[Family, ...] = ("embedded", "sd", "sdxl")
-NAMES: dict[Family, str] = {
+MODEL_FAMILIES: tuple[ModelFamily, ...] = ("embedded", "sd", "sdxl")
+FAMILY_NAMES: dict[ModelFamily, str] = {
     "embedded": "the embedded model",
     "sd": "Stable Diffusion 1.5",
     "sdxl": "XL",
 }
-PIECES: dict[str, tuple[str, ...]] = {
+TEMPLATE_PIECES_BY_METHOD: dict[str, tuple[str, ...]] = {
     "full": ("part full", "data", "run"),
     "cross-attention": ("part cross-attention", "data", "run"),
     "lora": ("part lora", "part lora text", "data", "run"),
@@ -27,11 +27,19 @@ PIECES: dict[str, tuple[str, ...]] = {
 }
 """Names of the pieces of each method's file, after its introduction and the target."""
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-EVERYWHERE = [*ATTENTION, "proj_in", "proj_out", "ff.net.*", "conv1", "conv2", "conv_shortcut"]
+ATTENTION_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+ATTENTION_AND_CONVOLUTION_MODULES = [
+    *ATTENTION_MODULES,
+    "proj_in",
+    "proj_out",
+    "ff.net.*",
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+]
 
 # Each for the embedded model, Stable Diffusion 1 and 2, and XL.
-COMMON: dict[str, tuple[Value, Value, Value]] = {
+VALUES_OF_ALL_METHODS: dict[str, tuple[TemplateValue, TemplateValue, TemplateValue]] = {
     "base": (
         "embedded",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -50,7 +58,7 @@ COMMON: dict[str, tuple[Value, Value, Value]] = {
     "full_rate": (2e-4, 1e-5, 4e-6),
     "text_full_rate": (1e-4, 1e-6, 1e-6),
     "cross_rate": (1e-3, 2e-5, 1e-5),
-    "modules": (EVERYWHERE, ATTENTION, ATTENTION),
+    "modules": (ATTENTION_AND_CONVOLUTION_MODULES, ATTENTION_MODULES, ATTENTION_MODULES),
     "rank": (16, 16, 16),
     "lora_rate": (2e-3, 1e-4, 1e-4),
     "text_rank": (8, 8, 8),
@@ -61,38 +69,41 @@ COMMON: dict[str, tuple[Value, Value, Value]] = {
     "prior_steps": (10, 30, 30),
     "prior_batch": (8, 4, 1),
 }
-OF_METHOD: dict[str, dict[str, tuple[Value, Value, Value]]] = {
+VALUES_BY_METHOD: dict[str, dict[str, tuple[TemplateValue, TemplateValue, TemplateValue]]] = {
     "full": {"batch_size": (4, 4, 4), "checkpointing": (False, True, True)},
     "cross-attention": {"batch_size": (4, 4, 2)},
     "dora": {"rank": (8, 8, 8)},
     "dreambooth": {"full_rate": (2e-4, 5e-6, 2e-6), "checkpointing": (False, True, True)},
 }
-STEPS = 200
+EMBEDDED_MODEL_STEPS = 200
 """Optimizer steps for the embedded model: a minute or two on two cores."""
-NARROW = 192
+MAX_EMBEDDED_MODEL_CHANNELS = 192
 """UNets with fewer first channels are like the embedded model; others have 320."""
 VISITS, FEWEST, MOST = 100, 400, 4000
 """Visits of each picture, and bounds of optimizer steps, for larger models."""
 
 
-def list_method_values(method: str, family: Family) -> dict[str, Value]:
+def list_method_values(method: str, family: ModelFamily) -> dict[str, TemplateValue]:
     """Return the values of a starter config that depend on training method and model family
     alone.
     """
-    place = FAMILIES.index(family)
-    return {key: row[place] for key, row in (COMMON | OF_METHOD.get(method, {})).items()}
+    place = MODEL_FAMILIES.index(family)
+    return {
+        key: row[place]
+        for key, row in (VALUES_OF_ALL_METHODS | VALUES_BY_METHOD.get(method, {})).items()
+    }
 
 
-def choose_num_steps(family: Family, pictures: int, batch_size: int) -> int:
+def choose_num_steps(family: ModelFamily, pictures: int, batch_size: int) -> int:
     """Choose the number of optimizer steps for a number of pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
     if family == "embedded":
-        return max(epoch, STEPS)
+        return max(epoch, EMBEDDED_MODEL_STEPS)
     wanted = min(max(pictures * VISITS // batch_size, FEWEST), max(MOST, epoch))
     return -(-wanted // 50) * 50
 
 
-def detect_model_family(base: str) -> Family:
+def detect_model_family(base: str) -> ModelFamily:
     """Return the family of a base model, from its config if it is a folder, else by name."""
     if base in EMBEDDED_MODELS:
         return "embedded"
@@ -101,11 +112,16 @@ def detect_model_family(base: str) -> Family:
         unet = read_json(config, MODEL_CONFIG_KIND, lenient=True)
         if unet.get("addition_embed_type") == "text_time":
             return "sdxl"
-        return "embedded" if unet.get("block_out_channels", [NARROW])[0] < NARROW else "sd"
+        return (
+            "embedded"
+            if unet.get("block_out_channels", [MAX_EMBEDDED_MODEL_CHANNELS])[0]
+            < MAX_EMBEDDED_MODEL_CHANNELS
+            else "sd"
+        )
     return "sdxl" if "xl" in Path(base).name.lower() else "sd"
 
 
-def detect_image_size(base: str, family: Family) -> int:
+def detect_image_size(base: str, family: ModelFamily) -> int:
     """Return the side in pixels of the images that a base model generates."""
     folder = Path(base)
     configs = folder / "unet" / "config.json", folder / "vae" / "config.json"
@@ -114,4 +130,4 @@ def detect_image_size(base: str, family: Family) -> int:
         blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
         if isinstance(side := unet.get("sample_size"), int) and len(blocks) > 1:
             return int(side * 2 ** (len(blocks) - 1))
-    return int(str(COMMON["size"][FAMILIES.index(family)]))
+    return int(str(VALUES_OF_ALL_METHODS["size"][MODEL_FAMILIES.index(family)]))

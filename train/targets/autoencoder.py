@@ -16,7 +16,7 @@ from t2i.denoiser.build import Components
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, Notes, export_vae
+from train.export import ExportConfig, ModelNotes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.latents import compute_latent_mean
 from train.targets.target import TrainingTarget
@@ -97,11 +97,11 @@ class AutoencoderTarget(TrainingTarget):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
             posterior = encoded.latent_dist
-            noise_BCHW = self.sample_noise(posterior.mean, batch, "posterior")
+            noise_BCHW = self.sample_example_noise(posterior.mean, batch, "posterior")
             kl_B = posterior.kl() / posterior.mean[0].numel()
             return posterior.mean + posterior.std * noise_BCHW, kl_B
         latents_BCHW = encoded.latents
-        noise_BCHW = self.sample_noise(latents_BCHW, batch, "posterior")
+        noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "posterior")
         penalty_B = _row_mean(latents_BCHW.float().pow(2))
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 
@@ -116,7 +116,9 @@ class AutoencoderTarget(TrainingTarget):
         return build_picture_grid(pixels_to_images(both), labels, config.columns)
 
     @torch.no_grad()
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Write the autoencoder in float32 as a folder that diffusers reads.
 
         If its encoder was trained, `scaling_factor` becomes the factor that gives the latents of

@@ -19,12 +19,12 @@ from t2i.pictures import build_picture_grid
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import CONFIG_FILE, WEIGHTS_FILE, Recogniser
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, Notes
+from train.export import ExportConfig, ModelNotes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import TrainingTarget
 
-OPPOSITES = {"left": "right", "above": "below", "over": "under", "top": "bottom"}
-OPPOSITES |= {word: opposite for opposite, word in OPPOSITES.items()}
+OPPOSITE_POSITION_WORDS = {"left": "right", "above": "below", "over": "under", "top": "bottom"}
+OPPOSITE_POSITION_WORDS |= {word: opposite for opposite, word in OPPOSITE_POSITION_WORDS.items()}
 
 
 class CaptionMatcherTargetConfig(BaseModel):
@@ -88,7 +88,9 @@ class CaptionMatcherTarget(TrainingTarget):
         ]
         return build_picture_grid(pictures, labels, config.columns)
 
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Write the caption matcher and a copy of its recogniser."""
         with atomic_folder(folder) as new:
             for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -98,4 +100,4 @@ class CaptionMatcherTarget(TrainingTarget):
 
 def swap_position_words(caption: str) -> str:
     """Return the caption with each position word replaced by its opposite, as "left" by "right"."""
-    return re.sub(r"\w+", lambda word: OPPOSITES.get(word[0], word[0]), caption)
+    return re.sub(r"\w+", lambda word: OPPOSITE_POSITION_WORDS.get(word[0], word[0]), caption)

@@ -28,7 +28,7 @@ from train.cache.caption_encoding import (
     encode_captions,
     expand_learned_words_in_caption,
 )
-from train.export import ExportConfig, Notes, build_pipeline, build_scheduler, export_model
+from train.export import ExportConfig, ModelNotes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import (
     AttentionSupervision,
     AttentionSupervisionConfig,
@@ -237,13 +237,13 @@ class DenoisingTarget(TrainingTarget):
     def _noises(self, latents_BCHW: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
-        noise_BCHW = self.sample_noise(latents_BCHW, batch, "noise")
+        noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "noise")
         if config.noise_offset:
-            offset_BC11 = self.sample_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
+            offset_BC11 = self.sample_example_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
             noise_BCHW = add_offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
-        extra_BCHW = self.sample_noise(latents_BCHW, batch, "perturbation")
+        extra_BCHW = self.sample_example_noise(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
     def list_random_values_for_report(self, batch: MicroBatch) -> dict[str, list[float]]:
@@ -290,7 +290,9 @@ class DenoisingTarget(TrainingTarget):
         """Return a scheduler that samples what the objective trains."""
         return build_scheduler(self.objective.config)
 
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Write the whole pipeline as a folder that diffusers reads."""
         export_model(self.components, self.build_scheduler(), folder, config, notes)
 
@@ -302,7 +304,7 @@ class DenoisingTarget(TrainingTarget):
     def _latents(self, batch: MicroBatch) -> Tensor:
         latents_BCHW, std_BCHW = encode_latent_moments(self.vae, batch, self.device)
         if std_BCHW is not None:
-            noise_BCHW = self.sample_noise(latents_BCHW, batch, "posterior")
+            noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + std_BCHW * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
 

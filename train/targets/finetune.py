@@ -16,7 +16,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, Notes
+from train.export import ExportConfig, ModelNotes
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.losses import compute_row_means
 from train.objective.objective import ObjectiveConfig
@@ -198,7 +198,9 @@ class FineTuneTarget(DenoisingTarget):
         }
         return {name: model for name, model in found.items() if model is not None}
 
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Write adapters and new words, and the whole model if its own weights were trained."""
         has_full_parts = any(isinstance(part, FullWeightsPartConfig) for part in self.config.parts)
         if has_full_parts:

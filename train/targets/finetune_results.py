@@ -37,13 +37,13 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import has_size_conditioning
 from t2i.denoiser.loading.address import NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
-from train.export import PRECISIONS, ExportConfig, Notes, convert_and_write_model
+from train.export import DTYPE_BY_PRECISION, ExportConfig, ModelNotes, convert_and_write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWordConfig
 
 if TYPE_CHECKING:
     from t2i.adapters.lora_files.kohya_header import ModelFamily
 
-WIDTH_SD2 = 1024
+SD2_TEXT_WIDTH = 1024
 """Width of the text embeddings that the UNet of Stable Diffusion 2 reads."""
 LORA, LORA_KOHYA, PEFT = "lora.safetensors", "lora-kohya.safetensors", "peft"
 
@@ -70,14 +70,14 @@ class FineTunedModel:
 
 
 def write_fine_tune_files(
-    trained: FineTunedModel, folder: Path, config: ExportConfig, notes: Notes
+    trained: FineTunedModel, folder: Path, config: ExportConfig, notes: ModelNotes
 ) -> None:
     """Write the result files of a fine-tune into `folder`: adapters, new words, and the whole
     model if its own weights were trained.
 
     The folder is complete or not there at all.
     """
-    precision = PRECISIONS[config.precision]
+    precision = DTYPE_BY_PRECISION[config.precision]
     with atomic_folder(folder) as new:
         if trained.has_full_parts:
             convert_and_write_model(copy_without_adapters(trained), trained.scheduler, new, config)
@@ -113,7 +113,7 @@ def collect_trained_lora(trained: FineTunedModel, precision: torch.dtype) -> Lor
 def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
     """Write the LoRA in each format that can hold its kind: diffusers, kohya, peft."""
     per_block = unet.config["layers_per_block"]
-    one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == WIDTH_SD2 else "sd1"
+    one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == SD2_TEXT_WIDTH else "sd1"
     facts = KohyaMetadata(
         family="sdxl" if has_size_conditioning(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,

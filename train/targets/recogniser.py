@@ -17,11 +17,11 @@ from t2i.pictures import build_picture_grid
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.recogniser import Recogniser, RecogniserLabels
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, Notes
+from train.export import ExportConfig, ModelNotes
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
 from train.targets.target import TrainingTarget
 
-COLOUR_WEIGHT = 0.5
+COLOUR_LOSS_WEIGHT = 0.5
 
 
 class RecogniserTargetConfig(BaseModel):
@@ -72,7 +72,7 @@ class RecogniserTarget(TrainingTarget):
         return (
             compute_masked_means(losses_Bhw, ~thing_Bhw)
             + compute_masked_means(losses_Bhw, thing_Bhw)
-            + COLOUR_WEIGHT * compute_masked_means(colours_Bhw, named_Bhw)
+            + COLOUR_LOSS_WEIGHT * compute_masked_means(colours_Bhw, named_Bhw)
         )
 
     def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
@@ -86,7 +86,9 @@ class RecogniserTarget(TrainingTarget):
         both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
         return build_picture_grid(both, labels, config.columns)
 
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Export the trained recogniser as a folder."""
         with atomic_folder(folder) as new:
             self.recogniser.save(new, {"trained": notes["trained"]})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from t2i.randomness import derive_generator
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, Notes
+from train.export import ExportConfig, ModelNotes
 from train.optim.optimizer import ParameterGroup
 from train.reporting.sample_sheets import SamplesConfig
 
@@ -53,7 +53,9 @@ class TrainingTarget(nn.Module, ABC):
         """
 
     @abstractmethod
-    def export(self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: Notes) -> None:
+    def export(
+        self, folder: Path, batch: MicroBatch, config: ExportConfig, notes: ModelNotes
+    ) -> None:
         """Write the trained model as a folder that diffusers reads, complete or not at all."""
 
     def release_encoder_weights(self) -> None:
@@ -69,7 +71,7 @@ class TrainingTarget(nn.Module, ABC):
         """Return the trained parameters in groups with one learning rate and weight decay each."""
         return [ParameterGroup("all", [*self.trained_parameters().values()])]
 
-    def sample_noise(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
+    def sample_example_noise(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
         """Sample standard normal noise of the shape of `like`, each row from a seed of its own
         slot.
         """

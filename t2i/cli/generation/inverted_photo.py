@@ -39,7 +39,7 @@ def invert_photo(
     """
     from pipelines.prompt_to_prompt.edit_run import find_image_size
     from pipelines.prompt_to_prompt.inverted_source import resolve_method
-    from pipelines.prompt_to_prompt.recording import BUDGET
+    from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 
     assert request.image is not None
     assert request.inversion is not None
@@ -54,7 +54,7 @@ def invert_photo(
         request.parse_with_grammar(prompt),
         method,
         folder=folder,
-        budget=BUDGET if budget_bytes is None else budget_bytes,
+        budget=DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes,
         height=height,
         width=width,
         notes=notes,

@@ -28,7 +28,7 @@ def record_edit(
     show_progress : whether to show progress bars
     folder, budget_bytes, notes : see PromptEditPipeline.remember_edit
     """
-    from pipelines.prompt_to_prompt.recording import BUDGET
+    from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 
     edited = request.edited
     assert edited is not None
@@ -38,7 +38,7 @@ def record_edit(
         request.parse_with_grammar(edited.prompts[1]),
         edits=_select_effective(edited.parse_edits(), source),
         folder=folder,
-        budget=BUDGET if budget_bytes is None else budget_bytes,
+        budget=DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes,
         notes=notes,
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from pipelines.prompt_to_prompt.automatic_edits import Blend, WordEditOptions
+    from pipelines.prompt_to_prompt.automatic_edits import BlendWords, WordEditOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class EditOptions:
     """
 
     weights: Mapping[str, float]
-    blend: "Blend | Literal['auto'] | None"
+    blend: "BlendWords | Literal['auto'] | None"
     windows: Mapping[str, tuple[float, float]]
 
     @classmethod
@@ -85,7 +85,7 @@ def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def parse_local_blend(text: str) -> "Blend | Literal['auto'] | None":
+def parse_local_blend(text: str) -> "BlendWords | Literal['auto'] | None":
     """Parse --blend "cat,dog" into (source words, target words). Raises ArgumentError.
 
     Several words of a side are joined by "+"; one word alone is that of both sides.

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipelines.upscaling import STRENGTH, check_upscale_factor
+from pipelines.upscaling import DEFAULT_UPSCALE_STRENGTH, check_upscale_factor
 from t2i.errors import ArgumentError
 
 
@@ -12,7 +12,7 @@ class Upscale:
     """Upscaling factor, and the strength of the image-to-image pass over the enlarged image."""
 
     factor: float
-    strength: float = STRENGTH
+    strength: float = DEFAULT_UPSCALE_STRENGTH
 
     def __post_init__(self) -> None:
         check_upscale_factor("--upscale", self.factor)

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim, invert_ddim
 from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
-from pipelines.inversion.methods import METHODS, format_method, parse_method
+from pipelines.inversion.methods import INVERSION_METHODS, format_method, parse_method
 from pipelines.inversion.noise_levels import build_ddim_path_steps, build_noise_levels
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
 from t2i.errors import ArgumentError
@@ -330,7 +330,7 @@ def test_one_step_from_pure_noise_is_refused_in_words():
 # names
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", INVERSION_METHODS)
 def test_a_method_is_read_as_it_is_written(name):
     method = parse_method(name)
     assert parse_method(format_method(method)) == method

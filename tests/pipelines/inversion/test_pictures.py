@@ -8,7 +8,7 @@ import torch
 from diffusers import EDMEulerScheduler
 from PIL import Image
 
-from pipelines.inversion.methods import METHODS, parse_method
+from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.null_text import NullText
 from pipelines.prompt_to_prompt.inverted_source import resolve_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
@@ -63,7 +63,7 @@ FEW = {"null-text": "null-text:inner_steps=2"}
 """What a method's own settings make dear, made cheap."""
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", INVERSION_METHODS)
 def test_every_method_gives_a_source_whose_targets_are_drawn(pipe, name):
     """With the automatic edits, and each target the same again from the folder of the source."""
     source = pipe.invert(picture(), SOURCE, FEW.get(name, name), **RUN)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.images.blend_weights import find_changes, soften_edge
 from pipelines.images.photo import prepare_photo
-from pipelines.images.photo_fitting import FITS, choose_fitting
+from pipelines.images.photo_fitting import FIT_MODES, choose_fitting
 from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
 from tests.pipelines.photos.test_reading import DATE, camera_exif, colourful, wide_gamut_profile
@@ -32,7 +32,7 @@ def weights(box, size=32):
 
 
 @settings(deadline=None, max_examples=60)
-@given(SIDES, SIDES, st.sampled_from([(32, 32), (24, 40)]), st.sampled_from(FITS))
+@given(SIDES, SIDES, st.sampled_from([(32, 32), (24, 40)]), st.sampled_from(FIT_MODES))
 @pytest.mark.filterwarnings("ignore:The photo is smaller")
 def test_every_size_is_fitted_and_put_back_unchanged(width, height, size, fit):
     picture = colourful(width, height)
@@ -92,7 +92,7 @@ def test_an_unknown_fit_is_refused_with_the_nearest():
 # back at the photo's own size
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", FIT_MODES)
 def test_only_what_changed_is_put_back_where_it_belongs(fit):
     """A red square of the photo is painted green at the model's size."""
     picture = colourful(192, 128)
@@ -122,7 +122,7 @@ def test_large_photos_are_blended_in_strips(monkeypatch):
     image = Image.fromarray(255 - np.asarray(photo.image))
     changed = soften_edge(weights((4, 4, 30, 28)))
     whole = photo.put_back(image, changed)
-    monkeypatch.setattr("pipelines.images.photo.STRIP", 200)
+    monkeypatch.setattr("pipelines.images.photo.PIXELS_PER_STRIP", 200)
     assert photo.put_back(image, changed).tobytes() == whole.tobytes()
 
 

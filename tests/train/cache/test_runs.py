@@ -28,7 +28,7 @@ from train.batches import micro_batch
 from train.cache.dropped_weights import has_dropped_weights
 from train.cache.encoders import CacheEncoders
 from train.cache.latent_cache import CachedPictures
-from train.cache.shards import Arrays, ShardFolder, ShardWriter
+from train.cache.shards import ArraysByName, ShardFolder, ShardWriter
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run
@@ -117,7 +117,7 @@ def test_any_number_of_workers_and_any_precision_read_one_cache(
     if "workers" in setting:
         apart.ready()
         monkeypatch.setattr(
-            micro_batch, "START_METHOD", "forkserver"
+            micro_batch, "WORKER_START_METHOD", "forkserver"
         )  # test_pictures.py has "spawn"
     before = {*(alone / "cache").rglob("*")}
     config = load_run_config(
@@ -315,7 +315,7 @@ def hang_after_first_file() -> None:
     torch.set_num_threads(1)
     add = ShardWriter.add
 
-    def add_or_hang(self: ShardWriter, key: str, arrays: Arrays) -> None:
+    def add_or_hang(self: ShardWriter, key: str, arrays: ArraysByName) -> None:
         add(self, key, arrays)
         if self._keys and [*self.folder.glob("*.safetensors")]:
             time.sleep(MINUTE)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.train.data.making import COLOURS, noise, plain
 from train.data.decode import (
-    TURNS,
+    UPRIGHT_TRANSPOSITIONS,
     BrokenPictureError,
     PictureHeader,
     composite_over_white,
@@ -32,13 +32,13 @@ def mean(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).reshape(-1, len(picture.getbands())).mean(axis=0)
 
 
-@pytest.mark.parametrize("orientation", [1, *TURNS])
+@pytest.mark.parametrize("orientation", [1, *UPRIGHT_TRANSPOSITIONS])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_exif_turns_a_picture_upright(orientation: int, form: str) -> None:
     upright = plain("blue", 48, 32)
     upright.paste(COLOURS["red"], (0, 0, 16, 16))  # its upper left corner
     undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    turn = undo.get(orientation, TURNS.get(orientation))
+    turn = undo.get(orientation, UPRIGHT_TRANSPOSITIONS.get(orientation))
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -9,7 +9,11 @@ from PIL import Image
 from tests.train.data.making import COLOURS, folder_of, noise, plain
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
-from train.data.sheets.contact_sheet import CELL, draw_contact_sheet, select_evenly_spaced_indices
+from train.data.sheets.contact_sheet import (
+    CELL_SIDE,
+    draw_contact_sheet,
+    select_evenly_spaced_indices,
+)
 from train.data.summary import BucketCount, SubsetCount
 
 
@@ -86,18 +90,21 @@ def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
 def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> None:
     wide = next(i for i in range(7) if pictures.picture_name(i).endswith("wide.png"))
     sheet = np.asarray(draw_contact_sheet(pictures, [wide, 1]))
-    cells = [sheet[8 : 8 + CELL, 8 + column * (CELL + 8) :][:, :CELL] for column in range(2)]
-    height = round(24 * CELL / 40)
+    cells = [
+        sheet[8 : 8 + CELL_SIDE, 8 + column * (CELL_SIDE + 8) :][:, :CELL_SIDE]
+        for column in range(2)
+    ]
+    height = round(24 * CELL_SIDE / 40)
     shown = Image.fromarray(pictures.read(wide, wide).pixels)
-    expected = shown.resize((CELL, height), Image.Resampling.NEAREST)
+    expected = shown.resize((CELL_SIDE, height), Image.Resampling.NEAREST)
     assert np.array_equal(cells[0][-height:], np.asarray(expected))
     assert (cells[0][:-height] == 255).all()
     assert (cells[1] == COLOURS["green"]).all()
-    assert (sheet[8 + CELL :] < 100).any()  # words
+    assert (sheet[8 + CELL_SIDE :] < 100).any()  # words
 
 
 def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -> None:
-    cell = np.asarray(draw_contact_sheet(pictures, [0]))[8 : 8 + CELL, 8 : 8 + CELL]
+    cell = np.asarray(draw_contact_sheet(pictures, [0]))[8 : 8 + CELL_SIDE, 8 : 8 + CELL_SIDE]
     assert cell.min() > 100
     assert len(np.unique(cell.reshape(-1, 3), axis=0)) == 2
 

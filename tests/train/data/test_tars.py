@@ -238,9 +238,9 @@ def test_of_a_server_only_the_picture_is_read(tmp_path: Path, server: type[Serve
 def test_a_moment_without_network_is_waited_for(tmp_path: Path, server: type[Server]) -> None:
     shards(tmp_path)
     pictures = pictures_of(server.address + "/data-000.tar")
-    server.failing = remote.TRIES - 1
+    server.failing = remote.MAX_ATTEMPTS - 1
     assert pictures.read(0, 0).caption == "a red one"
-    server.failing = remote.TRIES
+    server.failing = remote.MAX_ATTEMPTS
     with pytest.raises(DataError, match=r"Cannot read http.*503.*, 6 times. Go on when the net"):
         pictures.read(0, 0)
 

@@ -9,9 +9,9 @@ from t2i.data.training_example import TrainingExample
 from t2i.pictures import PAPER, build_picture_grid
 from train.data.pictures import Pictures
 
-CELL = 192
+CELL_SIDE = 192
 COLUMNS = 6
-TINT = (235, 150, 150)
+MASKED_OUT_TINT = (235, 150, 150)
 
 
 def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
@@ -43,16 +43,16 @@ def fade_masked_out_pixels(sample: TrainingExample) -> Image.Image:
     pale = 0.25 * sample.pixels.mean(axis=-1, keepdims=True) + 165.0
     pale = np.broadcast_to(pale, sample.pixels.shape).copy()
     diagonal = np.add.outer(np.arange(height), np.arange(width))
-    pale[diagonal * 24 // max(height, width) % 3 == 0] = TINT
+    pale[diagonal * 24 // max(height, width) % 3 == 0] = MASKED_OUT_TINT
     counted = sample.loss_mask[..., None] / 255
     return Image.fromarray(np.rint(counted * sample.pixels + (1 - counted) * pale).astype(np.uint8))
 
 
 def fit_into_cell(picture: Image.Image) -> Image.Image:
     """Return the picture scaled to a square cell and aligned to its bottom, above the caption."""
-    scale = CELL / max(picture.size)
+    scale = CELL_SIDE / max(picture.size)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    cell = Image.new("RGB", (CELL, CELL), PAPER)
-    cell.paste(picture.resize(size, method), ((CELL - size[0]) // 2, CELL - size[1]))
+    cell = Image.new("RGB", (CELL_SIDE, CELL_SIDE), PAPER)
+    cell.paste(picture.resize(size, method), ((CELL_SIDE - size[0]) // 2, CELL_SIDE - size[1]))
     return cell

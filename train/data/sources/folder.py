@@ -17,21 +17,36 @@ from t2i.safe_reading import read_bounded
 from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 from train.data.sources.listing import (
-    MAX_CAPTION,
+    MAX_CAPTION_BYTES,
     FileBytes,
     Listing,
     PictureEntry,
     decode_caption_file,
 )
-from train.data.sources.metadata import TABLES, Rows, find_metadata_table, read_caption_table
+from train.data.sources.metadata import (
+    TABLE_FILE_NAMES,
+    CaptionsByPicture,
+    find_metadata_table,
+    read_caption_table,
+)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
-FOREIGN_SUFFIXES = (".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+UNREADABLE_PICTURE_SUFFIXES = (
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".psd",
+)
 """Suffixes listed too, so that such pictures are reported as unreadable and not ignored."""
 CAPTION_SUFFIXES = (".txt", ".caption")
-MOST_REPEATS = 999
+MAX_REPEATS = 999
 """Greatest number of repeats in a folder's name; a larger one may be a year."""
-REPEATED = re.compile(r"(\d+)_(.*)")
+REPEATS_FOLDER_PATTERN = re.compile(r"(\d+)_(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,7 @@ class FolderOptions:
 class _Scan:
     options: FolderOptions
     listing: Listing = field(default_factory=Listing)
-    rows: Rows = field(default_factory=dict)
+    rows: CaptionsByPicture = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     orphans: list[Path] = field(default_factory=list)
@@ -81,8 +96,8 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
         for name in names:
             path = place / name
             suffix = path.suffix.lower()
-            if suffix not in SUFFIXES + FOREIGN_SUFFIXES:
-                if name not in texts.values() and name not in TABLES:
+            if suffix not in PICTURE_SUFFIXES + UNREADABLE_PICTURE_SUFFIXES:
+                if name not in texts.values() and name not in TABLE_FILE_NAMES:
                     scan.ignored[suffix or name] += 1
                 continue
             captions, text = read_picture_captions(scan, path, texts)
@@ -154,7 +169,7 @@ def read_picture_captions(
     if beside is None:
         return (), None
     try:
-        text = decode_caption_file(read_bounded(path.with_name(beside), MAX_CAPTION))
+        text = decode_caption_file(read_bounded(path.with_name(beside), MAX_CAPTION_BYTES))
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
             BrokenPictureError(
@@ -208,8 +223,8 @@ def parse_kohya_folder_names(folder: Path) -> dict[str, tuple[int, str]]:
     for below in sorted(folder.iterdir()):
         if below.name.startswith(".") or not below.is_dir():
             continue
-        match = REPEATED.fullmatch(below.name)
-        if match is None or not 1 <= int(match[1]) <= MOST_REPEATS:
+        match = REPEATS_FOLDER_PATTERN.fullmatch(below.name)
+        if match is None or not 1 <= int(match[1]) <= MAX_REPEATS:
             return {}
         found[below.name] = int(match[1]), match[2].strip()
     return found
@@ -223,7 +238,7 @@ def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
         (place / name).relative_to(folder).with_suffix("").as_posix(): place / name
         for place, names in walk_folders(folder)
         for name in names
-        if Path(name).suffix.lower() in SUFFIXES
+        if Path(name).suffix.lower() in PICTURE_SUFFIXES
     }
 
 

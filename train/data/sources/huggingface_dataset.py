@@ -14,7 +14,7 @@ from train.data.sources.metadata import CAPTION_COLUMNS
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAVED = ("dataset_info.json", "state.json")
+SAVED_DATASET_FILE_NAMES = ("dataset_info.json", "state.json")
 """Files in a folder that `save_to_disk` wrote."""
 
 
@@ -114,7 +114,9 @@ def open_huggingface_dataset(name: str, configuration: str | None, split: str) -
             f"dataset = {name!r} needs the library datasets, which is not installed: "
             f"{build_install_command('data')}"
         ) from None
-    saved = Path(name).is_dir() and any((Path(name) / file).is_file() for file in SAVED)
+    saved = Path(name).is_dir() and any(
+        (Path(name) / file).is_file() for file in SAVED_DATASET_FILE_NAMES
+    )
     load = partial(datasets.load_from_disk, name)
     if not saved:
         load = partial(datasets.load_dataset, name, configuration, split=split)

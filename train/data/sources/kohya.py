@@ -57,7 +57,7 @@ UNSUPPORTED_KEYS: dict[str, object] = {
     "custom_attributes": {},
 }
 """Keys of unsupported features, with the only value that is accepted."""
-KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_KEYS, *UNSUPPORTED_KEYS)
+KOHYA_KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_KEYS, *UNSUPPORTED_KEYS)
 
 
 def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[str]]:
@@ -98,8 +98,8 @@ def _tables(tree: Mapping[str, object], key: str, place: str) -> list[dict[str, 
 
 def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: int) -> SubsetConfig:
     for key, value in keys.items():
-        if key not in KEYS:
-            raise ArgumentError(f"{place}: unknown key {key!r}. {nearest_hint(key, KEYS)}")
+        if key not in KOHYA_KEYS:
+            raise ArgumentError(f"{place}: unknown key {key!r}. {nearest_hint(key, KOHYA_KEYS)}")
         if key in UNSUPPORTED_KEYS and value not in (UNSUPPORTED_KEYS[key], None):
             raise ArgumentError(f"{place}: {key} = {value!r} is not supported; remove the key.")
     if (separator := keys.get("caption_separator", ",")) != ",":

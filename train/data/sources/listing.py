@@ -14,8 +14,8 @@ from t2i.safe_reading import (
 from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
-MAX_BYTES = PICTURE_KIND.max_bytes
-MAX_CAPTION = CAPTION_KIND.max_bytes
+MAX_PICTURE_BYTES = PICTURE_KIND.max_bytes
+MAX_CAPTION_BYTES = CAPTION_KIND.max_bytes
 
 
 class ByteSource(Protocol):
@@ -36,7 +36,7 @@ class FileBytes:
 
     def read(self) -> bytes:
         """Return the bytes of the file."""
-        return read_bounded(self.path, MAX_BYTES)
+        return read_bounded(self.path, MAX_PICTURE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,10 @@ def decode_caption_file(data: bytes) -> str:
     """Decode the bytes of a caption file and return its text with lines joined. Raises ValueError
     if they are no text or too many.
     """
-    if len(data) > MAX_CAPTION:
-        raise ValueError(f"has {plural(len(data), 'byte')}; a caption has at most {MAX_CAPTION:,}")
+    if len(data) > MAX_CAPTION_BYTES:
+        raise ValueError(
+            f"has {plural(len(data), 'byte')}; a caption has at most {MAX_CAPTION_BYTES:,}"
+        )
     return " ".join(decode_utf8(data).split())
 
 

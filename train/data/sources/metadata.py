@@ -16,19 +16,19 @@ from t2i.safe_reading import (
 )
 from train.data.sources.listing import parse_caption_cell
 
-TABLES = ("metadata.jsonl", "metadata.csv")
+TABLE_FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "captions")
-MAX_LINE = 1024 * 1024
+MAX_ROW_BYTES = 1024 * 1024
 """Greatest number of bytes of one row, which may have many columns."""
 
-Rows = dict[Path, tuple[str, ...]]
+CaptionsByPicture = dict[Path, tuple[str, ...]]
 """Captions by picture; a picture in several rows has the captions of all."""
 
 
-def read_caption_table(table: Path, caption_column: str | None) -> Rows:
+def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPicture:
     """Read the captions in a metadata table, by picture. Raises DataError with file and line."""
-    rows: Rows = {}
+    rows: CaptionsByPicture = {}
     for line, row in iterate_table_rows(table):
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
@@ -104,9 +104,9 @@ def _csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, obje
 
 def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield number and text of each line, the line end included."""
-    for number, data in iterate_numbered_lines(file, MAX_LINE):
-        if len(data) > MAX_LINE:
-            raise DataError(f"{table}, line {number}: it is longer than {MAX_LINE:,} bytes.")
+    for number, data in iterate_numbered_lines(file, MAX_ROW_BYTES):
+        if len(data) > MAX_ROW_BYTES:
+            raise DataError(f"{table}, line {number}: it is longer than {MAX_ROW_BYTES:,} bytes.")
         try:
             yield number, decode_utf8(data)
         except ValueError as error:
@@ -115,7 +115,7 @@ def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 def find_metadata_table(folder: Path, names: Sequence[str]) -> Path | None:
     """Return the path of a folder's metadata table, or None. Raises DataError if there are two."""
-    found = [name for name in TABLES if name in names]
+    found = [name for name in TABLE_FILE_NAMES if name in names]
     if len(found) > 1:
         raise DataError(f"{folder} holds both {' and '.join(found)}: keep one of them.")
     return folder / found[0] if found else None

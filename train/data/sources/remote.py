@@ -11,13 +11,13 @@ from t2i.safe_reading import PICTURE_KIND
 from t2i.terminal import plural
 from train.data.decode import BrokenPictureError
 
-SCHEMES = ("http://", "https://")
-TRIES = 6
+URL_SCHEMES = ("http://", "https://")
+MAX_ATTEMPTS = 6
 """Number of attempts, 1, 2, 4 ... seconds apart, to survive a short loss of the network."""
-TIMEOUT = 60.0
-BLOCK = 256 * 1024
+TIMEOUT_SECONDS = 60.0
+BLOCK_BYTES = 256 * 1024
 """Bytes read at a time while an archive is listed; seeks within a block are free."""
-GONE = (403, 404, 410)
+PERMANENT_ERROR_STATUSES = (403, 404, 410)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
         return b""
     last = offset + size - 1
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-{last}"})
-    for attempt in range(TRIES):
+    for attempt in range(MAX_ATTEMPTS):
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
                 if answer.status != 206:
                     raise _no_ranges(url)
                 data: bytes = answer.read(size + 1)  # and no more, whatever it sends
@@ -55,18 +55,18 @@ def fetch_range(url: str, offset: int, size: int) -> bytes:
                 return data
             problem = f"{plural(len(data), 'byte')} came of {size}"
         except urllib.error.HTTPError as error:
-            if error.code in GONE:
+            if error.code in PERMANENT_ERROR_STATUSES:
                 raise BrokenPictureError(url, f"is not there ({error})") from None
             if error.code == 416:
                 raise BrokenPictureError(url, "ends in the midst of this file") from None
             problem = str(error)
         except (OSError, EOFError) as error:
             problem = str(error)
-        if attempt < TRIES - 1:
+        if attempt < MAX_ATTEMPTS - 1:
             time.sleep(2.0**attempt)
     raise DataError(
-        f"Cannot read {url}: {problem}, {TRIES} times. Go on when the network is back, or download "
-        "the archives."
+        f"Cannot read {url}: {problem}, {MAX_ATTEMPTS} times. Go on when the network is back, or "
+        "download the archives."
     )
 
 
@@ -74,7 +74,7 @@ def fetch_content_length(url: str) -> int:
     """Ask a web server for the length of a file in bytes. Raises DataError."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             length = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status != 206 or not length.isdecimal():
                 raise _no_ranges(url)

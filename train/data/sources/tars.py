@@ -19,10 +19,10 @@ from pathlib import Path
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import UntrustedFileKind, open_regular_file, open_untrusted, parse_json
 from train.data.decode import BrokenPictureError
-from train.data.sources.folder import FOREIGN_SUFFIXES, SUFFIXES
+from train.data.sources.folder import PICTURE_SUFFIXES, UNREADABLE_PICTURE_SUFFIXES
 from train.data.sources.listing import (
-    MAX_BYTES,
-    MAX_CAPTION,
+    MAX_CAPTION_BYTES,
+    MAX_PICTURE_BYTES,
     ByteSource,
     Listing,
     PictureEntry,
@@ -30,18 +30,18 @@ from train.data.sources.listing import (
     parse_caption_cell,
 )
 from train.data.sources.metadata import CAPTION_COLUMNS
-from train.data.sources.remote import BLOCK, SCHEMES, RemoteFile, RemoteTarMemberBytes
+from train.data.sources.remote import BLOCK_BYTES, URL_SCHEMES, RemoteFile, RemoteTarMemberBytes
 
-BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
-TEXTS = (".txt", ".caption", ".json")
-MAX_TEXT = 16 * MAX_CAPTION
+BRACES_PATTERN = re.compile(r"\{([^{}]*)\}")
+NUMBER_RANGE_PATTERN = re.compile(r"(\d+)\.\.(\d+)")
+TEXT_SUFFIXES = (".txt", ".caption", ".json")
+MAX_JSON_BYTES = 16 * MAX_CAPTION_BYTES
 """Greatest number of bytes of a sample's JSON, which may hold more than its caption."""
 ARCHIVE_KIND = UntrustedFileKind("archive", 1 << 50)
 """Kind of an archive for reading, whose size is not limited in effect."""
-MAX_HEADER = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
 """Greatest number of bytes of a member's header."""
-COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+COMPRESSION_SIGNATURES = (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 """First bytes of gzip, bzip2, xz and zstd files."""
 
 
@@ -55,7 +55,7 @@ class TarMemberBytes:
 
     def read(self) -> bytes:
         """Return the bytes of the file. Raises BrokenPictureError if it is too large or cut."""
-        if self.size > MAX_BYTES:
+        if self.size > MAX_PICTURE_BYTES:
             raise BrokenPictureError(str(self.archive), f"holds {self.size:,} bytes of one file")
         with open_regular_file(self.archive) as file:
             file.seek(self.offset)
@@ -110,16 +110,22 @@ def group_members_by_sample(members: Iterator[TarMember]) -> Iterator[dict[str, 
 def _add_sample(
     parts: dict[str, TarMember], archive: str, caption_column: str | None, listing: Listing
 ) -> None:
-    pictures = [part for kind, part in parts.items() if kind in SUFFIXES + FOREIGN_SUFFIXES]
+    pictures = [
+        part
+        for kind, part in parts.items()
+        if kind in PICTURE_SUFFIXES + UNREADABLE_PICTURE_SUFFIXES
+    ]
     if not pictures:
         names = ", ".join(part.name for part in parts.values())
         listing.notes.append(f"{archive}: no picture among {names}")
-    mask = next((parts[f".mask{end}"] for end in SUFFIXES if f".mask{end}" in parts), None)
+    mask = next((parts[f".mask{end}"] for end in PICTURE_SUFFIXES if f".mask{end}" in parts), None)
     for picture in pictures:
         name = f"{archive}!{picture.name}"
         try:
-            if picture.size > MAX_BYTES:
-                raise ValueError(f"has {picture.size:,} bytes; at most {MAX_BYTES:,} are read")
+            if picture.size > MAX_PICTURE_BYTES:
+                raise ValueError(
+                    f"has {picture.size:,} bytes; at most {MAX_PICTURE_BYTES:,} are read"
+                )
             captions = _sample_captions(parts, caption_column)
         except ValueError as error:
             listing.broken.append(BrokenPictureError(name, str(error)))
@@ -138,7 +144,7 @@ def _add_sample(
 
 def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) -> tuple[str, ...]:
     """Return the captions of a sample. Raises ValueError if its caption file is unusable."""
-    kinds = TEXTS if caption_column is None else (".json",)
+    kinds = TEXT_SUFFIXES if caption_column is None else (".json",)
     part = next((parts[kind] for kind in kinds if kind in parts), None)
     if part is None:
         return ()
@@ -162,15 +168,15 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
     """
     source: Callable[[int, int], ByteSource]
     with ExitStack() as stack:
-        if archive.startswith(SCHEMES):
+        if archive.startswith(URL_SCHEMES):
             file: io.BufferedReader = stack.enter_context(
-                io.BufferedReader(RemoteFile(archive), BLOCK)
+                io.BufferedReader(RemoteFile(archive), BLOCK_BYTES)
             )
             source = partial(RemoteTarMemberBytes, archive)
         else:
             file = stack.enter_context(open_untrusted(archive, ARCHIVE_KIND))
             source = partial(TarMemberBytes, Path(archive))
-        if file.read(2) in COMPRESSED:
+        if file.read(2) in COMPRESSION_SIGNATURES:
             raise DataError(
                 f"{archive} is compressed, so that nothing can be read from its midst: decompress "
                 "it first, as with gunzip."
@@ -185,7 +191,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
                     stem, dot, kind = name.partition(".")
                     kind = (dot + kind).lower()
                     text = None
-                    if kind in TEXTS and info.size <= MAX_TEXT:
+                    if kind in TEXT_SUFFIXES and info.size <= MAX_JSON_BYTES:
                         file.seek(info.offset_data)  # tarfile seeks the next header by itself
                         text = file.read(info.size)
                     place = source(info.offset_data, info.size)
@@ -203,7 +209,7 @@ class BoundedHeaderReader:
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes. Raises tarfile.ReadError for more than a header needs."""
-        if not 0 <= size <= MAX_HEADER:
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of it claims {size:,} bytes")
         return self.file.read(size)
 
@@ -217,7 +223,7 @@ def expand_tar_patterns(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         for name in expand_braces(pattern):
             if "://" in name or name.startswith("pipe:"):
-                if not name.startswith(SCHEMES):
+                if not name.startswith(URL_SCHEMES):
                     raise ArgumentError(
                         f"tars: {name!r} cannot be read in place; expected a path, or an address "
                         "with http:// or https://. Download the archives and name their paths."
@@ -234,11 +240,11 @@ def expand_tar_patterns(patterns: Sequence[str]) -> list[str]:
 
 def expand_braces(pattern: str) -> list[str]:
     """Return all names that a pattern with {000..012} or {a,b} in it stands for."""
-    match = BRACES.search(pattern)
+    match = BRACES_PATTERN.search(pattern)
     if match is None:
         return [pattern]
     words = match[1].split(",")
-    if span := RANGE.fullmatch(match[1]):
+    if span := NUMBER_RANGE_PATTERN.fullmatch(match[1]):
         first, last = int(span[1]), int(span[2])
         if last < first:
             raise ArgumentError(f"tars: {match[0]} in {pattern!r} counts from {first} to {last}.")

@@ -8,10 +8,15 @@ from pydantic import Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.full_weights import ModelName, Models, TrainedPartConfig, get_part_model
-from train.targets.parts.module_patterns import Patterns, match_module_names
+from train.targets.parts.full_weights import (
+    ModelName,
+    ModelsByName,
+    TrainedPartConfig,
+    get_part_model,
+)
+from train.targets.parts.module_patterns import ModulePatterns, match_module_names
 
-ATTENTION: dict[str, Patterns] = {
+ATTENTION_PROJECTIONS_BY_MODEL_TYPE: dict[str, ModulePatterns] = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
     "clip_text_model": ("q_proj", "k_proj", "v_proj", "out_proj"),
     "t5": ("q", "k", "v", "o"),
@@ -31,7 +36,7 @@ class AdapterPartConfig(TrainedPartConfig):
     method: Literal["lora", "loha", "lokr"] = "lora"
     of: ModelName = "unet"
     """Model that gets the adapter."""
-    modules: Patterns | None = Field(None, min_length=1)
+    modules: ModulePatterns | None = Field(None, min_length=1)
     """Patterns over the names of its modules; the attention projections when left out."""
     rank: int = Field(8, ge=1)
     alpha: float | None = Field(None, gt=0)
@@ -44,7 +49,7 @@ class AdapterPartConfig(TrainedPartConfig):
 
 
 def inject_adapter(
-    part: AdapterPartConfig, models: Models, name: str, key: str
+    part: AdapterPartConfig, models: ModelsByName, name: str, key: str
 ) -> list[nn.Parameter]:
     """Inject the adapter `name` into the matching layers and return its weights.
 
@@ -78,19 +83,19 @@ def inject_adapter(
     return weights
 
 
-def default_module_patterns(model: nn.Module) -> Patterns:
+def default_module_patterns(model: nn.Module) -> ModulePatterns:
     """Return the default module patterns of an adapter: the attention projections of this type
     of model.
 
     Raises ArgumentError for an unknown type of model.
     """
     kind = getattr(model.config, "model_type", "unet")
-    if kind not in ATTENTION:
+    if kind not in ATTENTION_PROJECTIONS_BY_MODEL_TYPE:
         raise ArgumentError(
             f"There are no default layers for a model of type {kind!r}: name them in 'modules' of "
             "the part."
         )
-    return ATTENTION[kind]
+    return ATTENTION_PROJECTIONS_BY_MODEL_TYPE[kind]
 
 
 def _can_have_adapter(model: nn.Module, name: str) -> bool:

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from t2i.errors import ArgumentError
-from train.targets.parts.module_patterns import Patterns, match_module_names
+from train.targets.parts.module_patterns import ModulePatterns, match_module_names
 
 ModelName = Literal["unet", "text_encoder", "text_encoder_2"]
-Models = Mapping[str, nn.Module]
+ModelsByName = Mapping[str, nn.Module]
 """Trainable models of a pipeline by their names there."""
 
 
@@ -33,11 +33,11 @@ class FullWeightsPartConfig(TrainedPartConfig):
     method: Literal["full"] = "full"
     of: ModelName = "unet"
     """Model that is trained."""
-    modules: Patterns = Field(("*",), min_length=1)
+    modules: ModulePatterns = Field(("*",), min_length=1)
     """Patterns over the names of its modules; cross-attention: ["attn2.to_k", "attn2.to_v"]."""
 
 
-def get_part_model(models: Models, of: str, key: str) -> nn.Module:
+def get_part_model(models: ModelsByName, of: str, key: str) -> nn.Module:
     """Return the model that a part names by `of`, such as "unet".
 
     Raises ArgumentError if the base has no such model.
@@ -50,7 +50,7 @@ def get_part_model(models: Models, of: str, key: str) -> nn.Module:
 
 
 def enable_full_training(
-    part: FullWeightsPartConfig, models: Models, key: str
+    part: FullWeightsPartConfig, models: ModelsByName, key: str
 ) -> list[nn.Parameter]:
     """Enable training of the weights of the matching modules and return them."""
     model = get_part_model(models, part.of, key)

@@ -7,7 +7,7 @@ from torch import nn
 
 from t2i.errors import ArgumentError, nearest_hint
 
-Patterns = tuple[str, ...]
+ModulePatterns = tuple[str, ...]
 
 
 def match_module_names(model: nn.Module, patterns: Sequence[str], key: str) -> list[str]:
