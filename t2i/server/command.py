@@ -70,9 +70,6 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="A site whose pages may call the API; may be repeated."),
     ] = None,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write what is asked for into the log.")
-    ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve the page and the API until Ctrl-C, which lets the running picture finish.
@@ -102,7 +99,6 @@ def serve(
         root_path=root_path.rstrip("/"),
         allowed_hosts=tuple(allowed_host or []),
         allowed_origins=tuple(allowed_origin or []),
-        log_prompts=log_prompts,
     )
     if not settings.is_loopback and not settings.tokens:
         raise ArgumentError(

@@ -31,7 +31,6 @@ class ServerSettings:
     root_path : path below which a reverse proxy serves this server
     allowed_hosts, allowed_origins : further names in the Host header, and pages of other sites that
         may call the API
-    log_prompts : whether the log may hold prompts
     """
 
     models: tuple[str, ...] = ("embedded",)
@@ -56,7 +55,6 @@ class ServerSettings:
     root_path: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    log_prompts: bool = False
 
     @property
     def is_loopback(self) -> bool:
