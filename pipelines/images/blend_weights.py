@@ -36,7 +36,7 @@ def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
     return (depth_11YX / deepest_11YX.clamp(min=1))[0, 0]
 
 
-def find_changes(
+def compute_change_weights(
     image: Image.Image, reference: Image.Image, photo: Image.Image | None = None
 ) -> Tensor:
     """Return weights (Y, X) of where an image differs from another of its size, with a soft edge

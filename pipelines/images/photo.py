@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.images.blend_weights import find_changes, soften_edge
+from pipelines.images.blend_weights import compute_change_weights, soften_edge
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
 from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, compute_box_size
 from pipelines.images.photo_mask import read_mask
@@ -76,7 +76,7 @@ class Photo:
             differs from the reproduction, with a soft edge
         """
         self.check_size(image)
-        changed = self.find_changes(image) if changed is None else changed
+        changed = self.compute_change_weights(image) if changed is None else changed
         if changed.shape != self.pixels.shape[-2:]:
             raise ArgumentError(
                 f"Got changed of shape {tuple(changed.shape)}, expected the size of the image, "
@@ -103,12 +103,14 @@ class Photo:
         blend_into(edited, content, share_YX, region)
         return edited
 
-    def find_changes(self, image: Image.Image) -> Tensor:
+    def compute_change_weights(self, image: Image.Image) -> Tensor:
         """Return weights (Y, X) of what an edit changed: 0 for the photo to 1 for its image."""
         if self.reproduction is None:
-            changed_YX = find_changes(image, self.image)
+            changed_YX = compute_change_weights(image, self.image)
         else:
-            changed_YX = find_changes(image, pixels_to_image(self.reproduction), self.image)
+            changed_YX = compute_change_weights(
+                image, pixels_to_image(self.reproduction), self.image
+            )
         mask_11YX = self.mask_pixels
         return changed_YX if mask_11YX is None else changed_YX * soften_edge(mask_11YX[0, 0])
 

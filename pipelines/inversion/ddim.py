@@ -167,7 +167,10 @@ def invert_step(
     iterate_BCHW: Tensor,
     cleaner_BCHW: Tensor,
 ) -> Tensor:
-    """Return the noisier latents x of x' = A D + B x, with the prediction made at an iterate."""
+    """Solve a sampler step x' = A D + B x for the noisier latents x: one fixed-point iteration.
+
+    D = f x + g p is the denoised picture, and p the denoiser's prediction at an iterate of x.
+    """
     f, g = step.denoised
     prediction = widen(prediction_BCHW)
     if (f, g) == (0, 1):  # the model predicts the sample: by its v, which determines x everywhere

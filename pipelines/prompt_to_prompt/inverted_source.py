@@ -28,7 +28,7 @@ from pipelines.prompt_to_prompt.recording_size import (
     estimate_recording_bytes,
 )
 from pipelines.prompt_to_prompt.source_recording import (
-    PathRecording,
+    RecordingAdditions,
     RecordingOptions,
     record_source,
 )
@@ -177,7 +177,7 @@ def invert_picture(
         replace(settings, num_inference_steps=len(path.steps)),
         NoiseArguments(None, generator, path.latents[0].cpu()),
         options,
-        PathRecording(
+        RecordingAdditions(
             overrides=CallOverrides(scheduler, path.step_callbacks, "recording"),
             arguments=arguments,
             extra=extra,

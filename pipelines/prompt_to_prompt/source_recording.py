@@ -56,7 +56,7 @@ class RecordingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathRecording:
+class RecordingAdditions:
     """Additions to a recording when the source is an inverted picture, or the target of an edit:
     its path and the photo.
 
@@ -84,7 +84,7 @@ def record_source(
     settings: SourceRunSettings,
     noise: NoiseArguments,
     options: RecordingOptions,
-    path: PathRecording | None = None,
+    path: RecordingAdditions | None = None,
 ) -> RecordedSource:
     """Run a source and record it, in memory or in a folder that is complete or absent.
 

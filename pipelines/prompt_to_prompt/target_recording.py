@@ -15,7 +15,7 @@ from pipelines.inversion.path_scheduler import PinnedScheduler, widen
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_generators
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
-    PathRecording,
+    RecordingAdditions,
     RecordingOptions,
     record_source,
 )
@@ -89,7 +89,7 @@ def record_target(
         settings,
         NoiseArguments(None, generator, source.noise),
         options,
-        PathRecording(
+        RecordingAdditions(
             overrides=overrides,
             arguments=settings.to_arguments(),
             extra=extra,

@@ -69,7 +69,7 @@ class FiniteLatentsCheck:
         )
 
     def record_after_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
-        """Record whether the latents after the step callbacks are finite."""
+        """Check that the latents are finite after the step callbacks; see `record_finite`."""
         self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "

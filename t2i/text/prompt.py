@@ -132,7 +132,7 @@ class Prompt:
         )
 
     @property
-    def all_texts(self) -> tuple[str, ...]:
+    def texts_of_all_steps(self) -> tuple[str, ...]:
         """Texts without syntax that the prompt has at any step of a run: each stretch of text that
         occurs together.
         """

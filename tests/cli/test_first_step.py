@@ -13,7 +13,7 @@ PIPE = SimpleNamespace(num_timesteps=10)
 
 
 def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch):
-    monkeypatch.setattr(first_step, "SLOW_STEP_SECONDS", 0.02)
+    monkeypatch.setattr(first_step, "SLOW_FIRST_STEP_SECONDS", 0.02)
     waiting = RunTimeEstimateNotice(shown=True)
     waiting.timer.interval = 0.02
     with waiting:

@@ -219,7 +219,7 @@ def test_generate_inspect_edit_and_bulk_say_it_on_stderr_and_in_json(cli: Cli) -
 
 def test_every_stretch_that_a_prompt_says_at_some_step_is_in_ever() -> None:
     prompt = Prompt("a [cat:(dog:1.2):5] [x|y z|[p:q:3]] (un:1.1)usual BREAK b AND c :2")
-    ever = " ".join(prompt.all_texts).split()
+    ever = " ".join(prompt.texts_of_all_steps).split()
     said = {
         word
         for step in range(12)
@@ -265,7 +265,7 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
                 continue
             prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
             if unknown := KNOWN.find_unknown_words(
-                text for prompt in prompts for text in Prompt(prompt).all_texts
+                text for prompt in prompts for text in Prompt(prompt).texts_of_all_steps
             ):
                 found[command] = unknown
     assert found == {}

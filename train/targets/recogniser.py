@@ -54,7 +54,8 @@ class RecogniserTarget(TrainingTarget):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Run the recogniser on a batch and return for each row, (B,), the cross-entropy of its
-        pixels' object kinds, background and objects alike, plus half that of the objects' colours.
+        pixels' object kinds (its mean over the background plus its mean over the objects), plus
+        half that of the objects' colours.
         """
         assert batch.marks_B2HW is not None
         maps = self.recogniser(batch.pixels_BCHW)

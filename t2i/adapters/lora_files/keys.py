@@ -28,7 +28,7 @@ class ParsedKey(NamedTuple):
 PEFT_PREFIX = "base_model.model."
 COMFY_PREFIXES = ("diffusion_model.", "model.diffusion_model.")
 """Prefixes of UNet modules in the original layout, with dots."""
-ORIGINAL_PREFIXES = (
+ORIGINAL_UNET_PREFIXES = (
     "input_blocks.",
     "middle_block.",
     "output_blocks.",
@@ -114,7 +114,7 @@ def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tup
     first, _, rest = path.partition(".")
     if first in ("unet", "text_encoder", "text_encoder_2") and rest:
         rest = rest.removeprefix(PEFT_PREFIX)
-        if first == "unet" and rest.startswith(ORIGINAL_PREFIXES):
+        if first == "unet" and rest.startswith(ORIGINAL_UNET_PREFIXES):
             return first, parse_kohya_name(replace_dots(rest), layers_per_block)
         return first, canonical_module_name(rest)
     if part is not None:

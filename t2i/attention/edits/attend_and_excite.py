@@ -203,7 +203,7 @@ def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list
 
 def build_gaussian_kernel() -> Tensor:
     """Return the 3 x 3 kernel that smooths attention maps, as in Attend-and-Excite's published
-    code: exp(-(x / (2 * 0.5))^2) along each side, normalized.
+    code: exp(-(x / (2 * 0.5))^2) along each side, normalized; a Gaussian of sigma 0.71, not 0.5.
     """
     side = torch.tensor([math.exp(-1), 1.0, math.exp(-1)])
     kernel = side[:, None] * side

@@ -124,7 +124,7 @@ class BulkWorker:
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
-        self.adapters.attach_adapters(request)
+        self.adapters.match_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         if job.edit is not None:

@@ -114,7 +114,7 @@ def _prepare_drawing(
     from t2i.evaluate.preferences.second_recogniser import (
         SECOND_RECOGNISER_FOLDER,
         compute_weights_digest,
-        load_second_recogniser,
+        load_preference_recogniser,
     )
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
@@ -122,7 +122,7 @@ def _prepare_drawing(
 
     path = locate_model(model)
     judging = recogniser or SECOND_RECOGNISER_FOLDER
-    judge = load_second_recogniser(judging)
+    judge = load_preference_recogniser(judging)
     known = find_known_objects(path, judge)
     request = Request(prompt="").with_defaults(read_model_defaults(path))
     pipe = load_pipeline(path, request.sampler)

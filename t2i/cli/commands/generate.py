@@ -317,13 +317,13 @@ def _check_files_found(picture: Path, request: "Request") -> None:
     from t2i.cli.request.file_checks import (
         REQUEST_FILE_FIELDS,
         iter_request_files,
-        locate_request_file,
+        locate_input_file,
     )
     from t2i.terminal import escape_controls
 
     for name, file in iter_request_files(request):
         try:
-            locate_request_file(name, file)
+            locate_input_file(name, file)
         except T2IError as error:
             if file.sha256 is None:  # it was typed
                 raise

@@ -47,7 +47,7 @@ class AttachedAdapters:
         self._words_by_file: dict[str, list[str]] = {}
         self._replaced_parts: dict[str, Any] = {}
 
-    def attach_adapters(self, request: Request) -> None:
+    def match_request(self, request: Request) -> None:
         """Attach the adapters that a request names to the pipeline and detach all others.
 
         Raises ModelError for a file that does not fit the model, DataError for an image that is not
@@ -149,7 +149,7 @@ class AttachedAdapters:
         prompts = map(
             request.parse_with_grammar, (request.prompt, request.negative_prompt, *together)
         )
-        texts = [t for p in prompts for t in ([p] if isinstance(p, str) else p.all_texts)]
+        texts = [t for p in prompts for t in ([p] if isinstance(p, str) else p.texts_of_all_steps)]
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
         for path, words in self._words_by_file.items():
             tried = itertools.product(words, texts, tokenizers)

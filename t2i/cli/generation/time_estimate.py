@@ -7,7 +7,7 @@ from typing import Any
 from t2i.cli.output import print_remark
 from t2i.terminal import plural
 
-SLOW_STEP_SECONDS = 5.0
+SLOW_FIRST_STEP_SECONDS = 5.0
 """Seconds of the first step after which a notice is printed."""
 SLOW_RUN_SECONDS = 20.0
 """Seconds of the whole run above which an estimate is printed."""
@@ -19,7 +19,7 @@ class RunTimeEstimateNotice:
     def __init__(self, shown: bool) -> None:
         self.shown = shown
         self.started = 0.0
-        self.timer = threading.Timer(SLOW_STEP_SECONDS, self._print_notice)
+        self.timer = threading.Timer(SLOW_FIRST_STEP_SECONDS, self._print_notice)
         self.timer.daemon = True
 
     def __enter__(self) -> "RunTimeEstimateNotice":
@@ -33,8 +33,8 @@ class RunTimeEstimateNotice:
 
     def _print_notice(self) -> None:
         print_remark(
-            f"The first step takes more than {SLOW_STEP_SECONDS:.0f} s; an estimate of the whole "
-            "time follows it. A smaller --size is faster."
+            f"The first step takes more than {SLOW_FIRST_STEP_SECONDS:.0f} s; an estimate of the "
+            "whole time follows it. A smaller --size is faster."
         )
 
     def __call__(

@@ -97,7 +97,7 @@ def check_file_combinations(request: Request) -> None:
         )
 
 
-def locate_request_file(field_name: str, file: InputFile) -> Path:
+def locate_input_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file; for an IP-Adapter that of its weights.
 
     field_name : field of the request that names the file
@@ -165,7 +165,7 @@ def is_peft_folder(path: Path) -> bool:
 def check_request_files(request: Request) -> None:
     """Raise an error for the first file of a request that is missing or cannot be used."""
     for name, file in iter_request_files(request):
-        locate_request_file(name, file)
+        locate_input_file(name, file)
 
 
 def _find_adapter_weights(folder: Path) -> Path:
@@ -181,7 +181,7 @@ def _find_adapter_weights(folder: Path) -> Path:
 
 def compute_file_digest(field_name: str, file: InputFile) -> str:
     """Return the SHA-256 of a request's file; of an IP-Adapter, with its image encoder."""
-    path = locate_request_file(field_name, file)
+    path = locate_input_file(field_name, file)
     try:
         sha = compute_model_digest(path) if path.is_dir() else compute_file_sha256(path)
         if field_name == "ip_adapter" and (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
@@ -232,9 +232,9 @@ def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file, after its SHA-256 is compared with the recorded one.
 
     field_name : field of the request
-    Raises ModelError or DataError for another content, and as `locate_request_file` does.
+    Raises ModelError or DataError for another content, and as `locate_input_file` does.
     """
-    path = locate_request_file(field_name, file)
+    path = locate_input_file(field_name, file)
     if file.sha256 is not None and compute_file_digest(field_name, file) != file.sha256:
         raise REQUEST_FILE_FIELDS[field_name].error_type(
             f"{file.path} is not the {REQUEST_FILE_FIELDS[field_name].label} of the request, "

@@ -115,7 +115,9 @@ def probe_generated_picture(
     guidance_scale: float,
     generator: torch.Generator,
 ) -> tuple[SceneHeatMaps, Image.Image]:
-    """Generate a picture with the model's default settings and probe its words."""
+    """Generate a picture of a caption; return the heat maps of its mentions and of wrong words, and
+    the picture.
+    """
     words, wrong_words = find_mention_and_wrong_word_tokens(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )

@@ -20,7 +20,7 @@ REMEDY = (
 )
 
 
-def load_second_recogniser(folder: Path) -> Recogniser:
+def load_preference_recogniser(folder: Path) -> Recogniser:
     """Load a recogniser that is not the one of `t2i evaluate`, nor was trained on its pictures.
 
     Raises ModelError if there is none in the folder, ArgumentError if it is that one.

@@ -8,7 +8,9 @@ from t2i.evaluate.real.edit_methods import EditMethod
 
 
 class PairSplitConfig(BaseModel):
-    """Configuration of a split: its seed, and how many picture pairs of each kind of change."""
+    """Configuration of a split of the part "real", seen or held out: its seed, and how many picture
+    pairs of each kind of change.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images.blend_weights import find_changes, soften_edge
+from pipelines.images.blend_weights import compute_change_weights, soften_edge
 from pipelines.images.photo import prepare_photo
 from pipelines.images.photo_fitting import FIT_MODES, choose_fitting
 from t2i.errors import ArgumentError
@@ -221,18 +221,18 @@ def test_a_detail_that_only_the_photo_has_changes_with_what_it_touches():
         photo.paste("white", (left, 28, left + 4, 32))
     image = reproduction.copy()
     image.paste("brown", (8, 20, 18, 40))
-    found = find_changes(image, reproduction, photo)
+    found = compute_change_weights(image, reproduction, photo)
     assert (found[22:38, 10:16] == 1).all()
     assert (found[29:31, 18:22] > 0.4).all()
     assert (found[:, 40:] == 0).all()
-    assert (find_changes(image, reproduction)[29:31, 21] == 0).all()
+    assert (compute_change_weights(image, reproduction)[29:31, 21] == 0).all()
 
 
 def test_nothing_changed_is_no_weight():
     noisy = bytes_of(colourful(32, 32)) // 2 + 40
     near = (noisy + np.random.default_rng(1).integers(-8, 9, noisy.shape)).astype(np.uint8)
     reference = Image.fromarray(noisy.astype(np.uint8))
-    assert not find_changes(Image.fromarray(near), reference).any()
+    assert not compute_change_weights(Image.fromarray(near), reference).any()
 
 
 def test_a_thumbnail_of_the_unedited_photo_is_not_kept():
