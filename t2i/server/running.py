@@ -32,23 +32,25 @@ class DrainingServer(uvicorn.Server):
         self._draining = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal; end at once at the second."""
-        if self._draining:
-            print_remark("Stopping now; what was running is drawn at the next start.")
-            self._end()
-            return
+        """Begin to drain at the first signal; end at once at the second.
+
+        In threads of their own: a signal may come while this thread holds a lock that they take.
+        """
+        react = self._end_at_once if self._draining else self._drain
         self._draining = True
-        self.service.drain()
-        if self.pool.wait_until_idle(timeout=0):
-            self._end()
-            return
-        print_remark(
-            "Finishing what is running; what waits stays queued. Ctrl-C again stops at once."
-        )
-        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        threading.Thread(target=react, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        self.pool.wait_until_idle()
+        self.service.drain()
+        if not self.pool.wait_until_idle(timeout=0):
+            print_remark(
+                "Finishing what is running; what waits stays queued. Ctrl-C again stops at once."
+            )
+            self.pool.wait_until_idle()
+        self._end()
+
+    def _end_at_once(self) -> None:
+        print_remark("Stopping now; what was running is drawn at the next start.")
         self._end()
 
     def _end(self) -> None:

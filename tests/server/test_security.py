@@ -110,6 +110,12 @@ def test_another_host_is_refused(idle: Idle, host: str) -> None:
     assert "--allowed-host" in answer.json()["error"]["message"]
 
 
+def test_a_server_at_every_address_is_called_by_any_address_and_no_name(idle: Idle) -> None:
+    client = idle(host="0.0.0.0", tokens=("a-long-token",), headers=bearer("a-long-token"))
+    for host, status in (("192.168.1.5:7878", 200), ("[fe80::1]:7878", 200), ("evil.example", 403)):
+        assert client.get("/api/v1/health", headers={"Host": host}).status_code == status
+
+
 def test_a_host_that_is_named_is_answered(idle: Idle) -> None:
     client = idle(allowed_hosts=("pictures.example",))
     headers = {"Host": "pictures.example", "Origin": "https://pictures.example"}

@@ -1,6 +1,7 @@
 """What is kept: over an end of the server, up to an age and a size, and on a full disk."""
 
 import asyncio
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from t2i.server.jobs.job_request import GenerateRequest, RememberRequest
 from t2i.server.jobs.job_service import JobService
 from t2i.server.jobs.store import MIGRATIONS, JobStore
 from t2i.server.settings import ServerSettings
+from t2i.server.worker.worker_pool import Worker
 from tests.server.conftest import Idle
 
 CAT = GenerateRequest(prompt="a cat")
@@ -277,3 +279,52 @@ def test_waiting_ends_with_the_job_the_time_or_the_server(service: JobService) -
     service.hub.close()
     with pytest.raises(ServerStoppingError, match="the job is kept"):
         asyncio.run(service.wait(other.id, ""))
+
+
+def test_a_job_that_this_release_cannot_read_fails_and_the_next_one_runs(
+    service: JobService,
+) -> None:
+    old = service.submit("generate", CAT, "me")
+    request = {"prompt": "a cat", "field_of_an_older_release": 1}
+    with sqlite3.connect(service.settings.folder / "jobs.sqlite") as database:
+        database.execute("UPDATE jobs SET request = ? WHERE id = ?", (json.dumps(request), old.id))
+    database.close()
+    new = service.submit("generate", CAT, "me")
+    taken = service.take_next(1)
+    assert taken is not None
+    assert service.prepare(taken) is None
+    assert service.get(old.id, "me").state == "failed"
+    finish(service, new)
+
+
+def test_a_fault_while_a_job_is_handed_over_fails_that_job_alone(
+    service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = service.submit("generate", CAT, "me")
+    worker = Worker(service.settings, service, 0)
+    taken = service.take_next(1)
+    assert taken is not None
+
+    def fail(job: Job) -> None:
+        raise LookupError("odd")
+
+    monkeypatch.setattr(service, "prepare", fail)
+    worker._run(taken)
+    failed = service.get(job.id, "me")
+    assert failed.state == "failed"
+    assert failed.error == JobFailure("LookupError", "odd")
+    assert not worker.running
+
+
+def test_a_result_stays_where_old_jobs_cannot_be_removed(
+    service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("busy")
+
+    monkeypatch.setattr(service, "clean", fail)
+    job = service.submit("generate", CAT, "me")
+    finish(service, job)
+    service.record_failure(job, JobFailure("EOFError", "the worker ended later"))
+    assert service.get(job.id, "me").state == "done"
+    assert service.result_file(job.id, "me", "seed-1.png").exists()

@@ -260,7 +260,7 @@ class JobService:
                 find_taken_uploads(self.folder / job.id / INPUTS, names),
                 None if source is None else self._build_source_request(source, names),
             )
-        except (T2IError, OSError) as error:
+        except (T2IError, OSError, ValueError, StopIteration) as error:  # also of an older release
             self.record_failure(job, JobFailure(type(error).__name__, str(error)))
             return None
         return WorkerJob(
@@ -294,12 +294,16 @@ class JobService:
             job,
             lambda: self.store.finish(job.id, "done", time.time(), result=result, num_bytes=size),
         )
-        self.clean()
+        try:
+            self.clean()
+        except (T2IError, OSError):  # no fault of the job, which is done
+            logger.exception("Old jobs and uploads could not be removed.")
 
     def record_failure(self, job: Job, failure: JobFailure, *, disk_full: bool = False) -> None:
         """Keep the error of a job, which has failed; for a full disk it is tried again."""
         tries = self._tries.get(job.id, 0)
-        shutil.rmtree(self.folder / job.id / RESULT, ignore_errors=True)
+        if self.store.get(job.id).state == "running":  # what is done stays
+            shutil.rmtree(self.folder / job.id / RESULT, ignore_errors=True)
         if disk_full and tries < TRIES:
             self._tries[job.id] = tries + 1
             self.queue_again(job)

@@ -1,5 +1,6 @@
 """Checks of the Host and Origin headers: against DNS rebinding and posts from other sites."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -7,6 +8,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from t2i.server.security.errors import refuse
 from t2i.server.settings import LOOPBACK, ServerSettings
+
+WILDCARD_HOSTS = ("0.0.0.0", "::")
+"""Hosts that listen at every address of the machine."""
 
 
 class HostMiddleware:
@@ -17,6 +21,8 @@ class HostMiddleware:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
         self.names = list_host_names(settings)
+        # Which address of this machine is meant, it cannot know; DNS rebinding needs a name.
+        self.any_address = settings.host in WILDCARD_HOSTS
         self.origins = set(settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,7 +35,7 @@ class HostMiddleware:
     def _find_fault(self, headers: Headers) -> str | None:
         host = headers.get("host", "")
         name = parse_host_name(host)
-        if name not in self.names:
+        if name not in self.names and not (self.any_address and is_address(name)):
             known = ", ".join(sorted(self.names))
             return (
                 f"Got the host {host!r:.100}: this server answers to {known}. Name another one "
@@ -49,6 +55,15 @@ class HostMiddleware:
             f"Got a request from a page of {origin!r:.100}: pages of other sites are refused. Name "
             "it with --allowed-origin when the server is started."
         )
+
+
+def is_address(name: str) -> bool:
+    """Return whether a host is given by its IP address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def list_host_names(settings: ServerSettings) -> set[str]:

@@ -101,6 +101,10 @@ class Worker:
                 self._run_process()
             except (EOFError, OSError):
                 self.ready = False
+            except (
+                Exception
+            ):  # such as a store that takes nothing now: the next try may fare better
+                logger.exception("%s is started again.", self.thread.name)
             if not self.stopping:
                 time.sleep(RESTART_DELAY)
 
@@ -134,6 +138,9 @@ class Worker:
         except (EOFError, OSError) as error:
             self._report_death(job)
             raise EOFError from error
+        except Exception as error:  # a fault of one job must not end the thread of a worker
+            logger.exception("Job %s could not be run.", job.id)
+            self.service.record_failure(job, JobFailure(type(error).__name__, str(error)))
         finally:
             self.running = False
 

@@ -61,8 +61,9 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
     )
     sources = SourceCache()
     with quiet_libraries():
-        default = models.get(next(iter(settings.models)))
-    connection.send(ReadyMessage(default.num_bytes))
+        # Held by the cache alone, so that it can make room for others.
+        num_bytes = models.get(next(iter(settings.models))).num_bytes
+    connection.send(ReadyMessage(num_bytes))
     while True:
         job = connection.recv()
         if job == CANCEL:  # of a job that has just ended
