@@ -177,6 +177,11 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
         if re.search(r'convert\("(L|1)"\)', line) and "remove_mask_transparency(" not in line
     ]
     assert bare == [
+        # A1111's own meaning: a transparent mask is read by its alpha, which is gray here.
+        't2i/server/compat/a1111/request/inpainting.py: return mask.convert("L")'
+        ".point(lambda value: 255 if value >= HALF else 0)",
+        "t2i/server/compat/a1111/request/mask_filling.py: known_YX1 = "
+        '(np.asarray(mask.convert("L")) < 128).astype(np.float32)[..., None]',
         'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:',
         # The gray of a photo, whose transparency is put aside before.
         'pipelines/images/photo_reading.py: turned = convert_to_srgb(name, turned.convert("L") if '

@@ -8,6 +8,7 @@ from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
 
 LARGEST = 60_000
 INPUTS = {
+    "page.webp",
     "right.png",
     "photo.png",
     "edits.webp",
@@ -16,7 +17,8 @@ INPUTS = {
     "mushrooms.webp",
 }
 INPUTS |= {f"way-of-a-{what}.svg" for what in ("prompt", "probe", "training-picture")}
-"""Painted by hand: the mask; a composed scene, the photo; what the Python on docs/edits.md makes;
+"""A screenshot of the page; painted by hand, the mask; a composed scene, the photo; what the Python
+on docs/edits.md makes;
 rows of an evaluation's;
 what benchmarks/learning.py draws, docs/tour.py, and docs/diagrams.py."""
 

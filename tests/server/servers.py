@@ -1,16 +1,18 @@
 """Real servers in processes of their own, for tests that speak to them as clients do."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -136,3 +138,15 @@ def start_server(
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+ResultT = TypeVar("ResultT")
+
+
+def run_async(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine to its end in a thread of its own.
+
+    The browser's driver keeps an event loop running in the thread of the tests.
+    """
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, coroutine).result()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from t2i.server.jobs.store import JobStore
-from tests.server.servers import RunningServer, start_server
+from tests.server.servers import RunningServer, run_async, start_server
 
 PROMPT = "a red apple to the left of a cat"
 
@@ -121,7 +121,7 @@ def test_two_thousand_requests_at_once_are_all_answered(tmp_path: Path) -> None:
         return list(await asyncio.gather(*(post(port, bodies[n % 2]) for n in range(2000))))
 
     with start_server(tmp_path / "served", "--max-queued", "20", ready=False) as server:
-        answers = asyncio.run(ask(int(server.url.rpartition(":")[2])))
+        answers = run_async(ask(int(server.url.rpartition(":")[2])))
         counted = Counter(status for status, _ in answers)
         assert counted.keys() == {202, 422, 429}
         assert counted[422] == 1000

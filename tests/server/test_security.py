@@ -15,6 +15,7 @@ from PIL import Image
 from t2i.errors import ArgumentError
 from t2i.server.command import serve
 from tests.server.conftest import Idle
+from tests.server.servers import run_async
 
 ONE, OTHER = "first-secret", "second-secret"
 PATHS = ("/", "/docs", "/openapi.json", "/api/v1/jobs", "/api/v1/models", "/nothing")
@@ -195,7 +196,7 @@ def test_a_body_that_does_not_come_is_given_up(idle: Idle) -> None:
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/api/v1/jobs", "headers": headers}
     scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "asgi": {}}
-    asyncio.run(app(scope, receive, send))
+    run_async(app(scope, receive, send))
     assert sent[0]["status"] == 408
     assert b"did not come within" in sent[1]["body"]
 

@@ -26,6 +26,7 @@ from t2i.server.jobs.store import MIGRATIONS, JobStore
 from t2i.server.settings import ServerSettings
 from t2i.server.worker.worker_pool import Worker
 from tests.server.conftest import Idle
+from tests.server.servers import run_async
 
 CAT = GenerateRequest(prompt="a cat")
 
@@ -256,7 +257,7 @@ def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(service: J
                 service.record_failure(taken, JobFailure("GenerationError", "why"))
         return heard
 
-    heard = asyncio.run(listen())
+    heard = run_async(listen())
     assert [event.event for event in heard] == ["state", "state", "progress", "preview", "state"]
     assert heard[2].data["step"] == heard[3].data["step"] == 999
     assert heard[-1].data["error"] == {"type": "GenerationError", "message": "why"}
@@ -266,7 +267,7 @@ def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(service: J
 
 def test_waiting_ends_with_the_job_the_time_or_the_server(service: JobService) -> None:
     job = service.submit("generate", CAT, "")
-    assert asyncio.run(service.wait(job.id, "", 0.01)).state == "queued"
+    assert run_async(service.wait(job.id, "", 0.01)).state == "queued"
 
     async def cancel_meanwhile() -> Job:
         waiting = asyncio.create_task(service.wait(job.id, "", 5))
@@ -274,11 +275,11 @@ def test_waiting_ends_with_the_job_the_time_or_the_server(service: JobService) -
         service.cancel(job.id, "")
         return await waiting
 
-    assert asyncio.run(cancel_meanwhile()).state == "cancelled"
+    assert run_async(cancel_meanwhile()).state == "cancelled"
     other = service.submit("generate", CAT, "")
     service.hub.close()
     with pytest.raises(ServerStoppingError, match="the job is kept"):
-        asyncio.run(service.wait(other.id, ""))
+        run_async(service.wait(other.id, ""))
 
 
 def test_a_job_that_this_release_cannot_read_fails_and_the_next_one_runs(

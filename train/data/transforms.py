@@ -99,9 +99,8 @@ def load_transformed_mask(
     """
     if one.entry.mask is not None:
         data = _read_unchanged(one.entry.mask, MASK_TEXT_IN_ERRORS, one.mask_digest)
-        mask = remove_mask_transparency(
-            decode_picture(data, MASK_TEXT_IN_ERRORS, max_pixels)
-        ).convert("L")
+        painted = decode_picture(data, MASK_TEXT_IN_ERRORS, max_pixels)
+        mask = remove_mask_transparency(painted).convert("L")
     elif alpha_mask and one.transparent:
         mask = _decode_unchanged(one, max_pixels).getchannel("A")
     else:

@@ -1,6 +1,5 @@
 """The client openai, unchanged, against the real server."""
 
-import asyncio
 import base64
 import io
 from typing import Any
@@ -10,6 +9,8 @@ import numpy as np
 import openai
 import pytest
 from PIL import Image
+
+from tests.server.servers import run_async
 
 FAST = {"steps": 2, "seed": 5}
 
@@ -118,7 +119,7 @@ def test_async_client_draws(address: str) -> None:
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
             return await client.images.generate(prompt="a cat", size="64x64", extra_body=FAST)
 
-    assert asyncio.run(draw()).size == "64x64"
+    assert run_async(draw()).size == "64x64"
 
 
 # edits

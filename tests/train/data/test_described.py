@@ -81,5 +81,7 @@ def test_what_a_file_says_wrong_is_named(tmp_path: Path, text: str, message: str
 
 
 def test_what_is_none_of_these_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"expected a folder of pictures, a .tar of them, or a"):
+    with pytest.raises(
+        ArgumentError, match=r"a folder of pictures, a \.jsonl of preference pairs, a \.tar"
+    ):
         build_data_config_from_path(tmp_path / "nowhere")

@@ -505,8 +505,11 @@ def test_holding_all_pictures_out_is_refused(tmp_path: Path) -> None:
     [
         ({}, "Got neither of folder and subsets: name one folder"),
         ({"folder": "a", "subsets": [{"folder": "b"}]}, "Got both of folder and subsets"),
-        ({"subsets": [{}]}, "Got none of folder, tars, dataset, kohya: a subset has exactly one"),
-        ({"subsets": [{"folder": "a", "tars": "b"}]}, "Got folder and tars of folder, tars"),
+        (
+            {"subsets": [{}]},
+            "Got none of folder, pairs, tars, dataset, kohya: a subset has",
+        ),
+        ({"subsets": [{"folder": "a", "tars": "b"}]}, "Got folder and tars of folder, pairs, tars"),
         ({"subsets": [{"tars": "b", "masks": "a"}]}, "masks go with folder, not with tars"),
         ({"subsets": [{"folder": "a", "masks": "b", "alpha_mask": True}]}, "one mask, choose"),
         ({"subsets": [{"folder": "a", "prior_weight": 2}]}, "prior_weight is set, but prior is"),
