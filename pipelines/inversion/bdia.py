@@ -90,6 +90,7 @@ class InverseBdiaScheduler(FixedTimestepsScheduler):
     def __init__(self, like: Scheduler, steps: tuple[PathStep, ...], latents: list[Tensor]) -> None:
         self.steps = steps[:0:-1]
         super().__init__(like, [step.timestep for step in self.steps])
+        self.step_order = range(len(steps) - 1, 0, -1)
         self.latents = list(latents)
 
     def step(

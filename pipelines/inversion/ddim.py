@@ -125,7 +125,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         first = 0 if levels_to_invert is None else count - levels_to_invert
         numbers = [level for level in reversed(range(first, count)) for _ in range(iterations)]
         super().__init__(like, [levels.timesteps[level] for level in numbers])
-        self.numbers = numbers
+        self.numbers = self.step_order = numbers
         self.iterations = iterations
         self.levels = levels
         self.steps = build_ddim_path_steps(levels)

@@ -21,7 +21,11 @@ class FixedTimestepsScheduler:
     """Base of schedulers whose timesteps are given in advance.
 
     It has what the sampling loop and the pipelines read of a scheduler; subclasses step.
+
+    step_order : for each timestep, the step of the sampler's own run, where the order is another
     """
+
+    step_order: Sequence[int] | None = None
 
     order = 1
     init_noise_sigma = 1.0

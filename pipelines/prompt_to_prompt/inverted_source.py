@@ -19,6 +19,7 @@ from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, widen
+from pipelines.inversion.reordered_prompt import reorder_prompt
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
@@ -99,15 +100,24 @@ class PictureRun:
         *,
         guided: bool,
     ) -> Tensor:
-        """Run the sampling loop with this scheduler from these latents; return the last ones."""
+        """Run the sampling loop with this scheduler from these latents; return the last ones.
+
+        A scheduled prompt has at each noise level the text that the sampler's own run has there.
+        """
+        arguments = self.arguments_of_run(len(scheduler.timesteps), guided)
+        prompt = self.prompt
+        if (order := scheduler.step_order) is not None:
+            prompt = reorder_prompt(prompt, order, self.levels.num_steps)
+            negative = arguments.get("negative_prompt")
+            arguments["negative_prompt"] = reorder_prompt(negative, order, self.levels.num_steps)
         with self.pipe.overriding_calls(CallOverrides(scheduler, progress_label=self.label)):
             drawn = TextToImagePipeline.__call__(
                 self.pipe,
-                prompt=self.prompt,
+                prompt=prompt,
                 latents=latents_1CHW,
                 output_type="latent",
                 return_dict=False,
-                **self.arguments_of_run(len(scheduler.timesteps), guided),
+                **arguments,
             )
         assert isinstance(drawn, tuple)
         latents: Tensor = drawn[0]
