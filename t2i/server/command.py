@@ -100,9 +100,10 @@ def serve(
         allowed_hosts=tuple(allowed_host or []),
         allowed_origins=tuple(allowed_origin or []),
     )
-    if not settings.is_loopback and not settings.tokens:
+    opened = f"--host {host}" if not settings.is_loopback else "--allowed-host"
+    if (not settings.is_loopback or settings.allowed_hosts) and not settings.tokens:
         raise ArgumentError(
-            f"Got --host {host} without --token: anybody who reaches this machine could use the "
+            f"Got {opened} without --token: anybody who reaches this machine could use the "
             'server. Give a secret, as in --token "$(openssl rand -hex 16)".'
         )
     for secret in settings.tokens:

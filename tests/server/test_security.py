@@ -299,5 +299,7 @@ def test_a_file_in_the_prompt_is_not_looked_for(idle: Idle) -> None:
 def test_other_hosts_need_a_token() -> None:
     with pytest.raises(ArgumentError, match=r"Got --host .* without --token"):
         serve(host="0.0.0.0")
+    with pytest.raises(ArgumentError, match="Got --allowed-host without --token"):
+        serve(allowed_host=["pictures.example"])
     with pytest.raises(ArgumentError, match="Got a --token of 3 characters: expected at least 8"):
         serve(token=["abc"])

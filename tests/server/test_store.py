@@ -3,10 +3,12 @@
 import asyncio
 import json
 import sqlite3
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from t2i.errors import DataError, OutputError
 from t2i.server.jobs.job import (
@@ -329,3 +331,25 @@ def test_a_result_stays_where_old_jobs_cannot_be_removed(
     service.record_failure(job, JobFailure("EOFError", "the worker ended later"))
     assert service.get(job.id, "me").state == "done"
     assert service.result_file(job.id, "me", "seed-1.png").exists()
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled while it ran", "cancelled while it waited"])
+def test_a_job_that_comes_to_nothing_keeps_no_pictures(service: JobService, end: str) -> None:
+    data = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(data, "PNG")
+    upload = service.uploads.add(data.getvalue(), "photo.png", "me")
+    request = GenerateRequest(prompt="a cat", image=upload.id, strength=0.5)
+    job = service.submit("generate", request, "me")
+    inputs = service.folder / job.id / "inputs"
+    assert [*inputs.iterdir()]
+    if end == "cancelled while it waited":
+        service.cancel(job.id, "me")
+    else:
+        taken = service.take_next(1)
+        assert taken is not None
+        if end == "failed":
+            service.record_failure(taken, JobFailure("GenerationError", "why"))
+        else:
+            service.record_cancelled(taken)
+    assert service.get(job.id, "me").is_final
+    assert not inputs.exists()

@@ -151,6 +151,7 @@ class JobService:
             return job
         if self.store.cancel_if_queued(job_id, time.time()):
             self._publish_final(job_id)
+            self._remove_inputs(job)
         else:
             self.queue.request_cancel(job_id)
         return self.get(job_id, owner)
@@ -310,11 +311,13 @@ class JobService:
             time.sleep(DISK_PAUSE)
             return
         self._finish(job, lambda: self.store.finish(job.id, "failed", time.time(), error=failure))
+        self._remove_inputs(job)
 
     def record_cancelled(self, job: Job) -> None:
         """Keep that a running job was cancelled."""
         shutil.rmtree(self.folder / job.id / RESULT, ignore_errors=True)
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
+        self._remove_inputs(job)
 
     def queue_again(self, job: Job) -> None:
         """Let a running job wait again, for it could not be finished."""
@@ -352,6 +355,11 @@ class JobService:
         self._tries.pop(job.id, None)
         if written:
             self._publish_final(job.id)
+
+    def _remove_inputs(self, job: Job) -> None:
+        """Remove the pictures that a job took, for it has failed or was cancelled."""
+        if self.store.get(job.id).state in ("failed", "cancelled"):
+            shutil.rmtree(self.folder / job.id / INPUTS, ignore_errors=True)
 
     def _publish_final(self, job_id: str) -> None:
         self.hub.publish_state(self.store.get(job_id))
