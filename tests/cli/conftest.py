@@ -1,28 +1,20 @@
 """Command lines run in this process, each test in an empty folder."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer.main
 from PIL import Image
 
 from t2i.cli import main
 from tests.cli.command import PROMPT, Cli, Result
-from tests.cli.loaded_models import share_loaded_models
 from tests.tiny import tiny_sd_folder
-
-get_command = functools.cache(typer.main.get_command)
-"""The commands and their options, read once for all command lines of a process."""
 
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run one command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(typer.main, "get_command", get_command)
-    share_loaded_models(monkeypatch)
 
     def run(*arguments: str | Path) -> Result:
         capfd.readouterr()
@@ -33,9 +25,8 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is only read: a test that changes one copies it."""
     return tiny_sd_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
