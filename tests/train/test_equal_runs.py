@@ -128,7 +128,7 @@ def run_out_of_memory(at_step: int) -> None:
     DenoisingTarget.forward = limited  # type: ignore[method-assign]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_split_weights_cannot_be_tried_with_fewer_rows_by_one_process(tmp_path: Path) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
     assert by_two(toml, out, prepare=short_of_memory_early, environment=SPLIT) == [6, 6], said(out)
