@@ -112,6 +112,24 @@ def test_an_inverted_photo_is_a_source(server: RunningServer, repo: Path) -> Non
     assert [word["text"] for word in maps["words"]] == ["car"]
 
 
+@pytest.mark.parametrize(
+    ("target", "method"), [("a red car", "turbo"), ("a blue car and a cat", "direct")]
+)
+def test_an_edit_of_a_photo_is_that_of_the_command_line(
+    server: RunningServer, tmp_path: Path, repo: Path, target: str, method: str
+) -> None:
+    photo = repo / PHOTO
+    job = server.run(
+        "edit", image=server.upload(photo), source_prompt="a blue car", targets=[target], **FAST
+    )
+    done = job["result"]["data"]["request"]["inversion"]["method"]
+    assert done.partition(":")[0] == method
+    words = ["edit", "--image", str(photo), "a blue car", target, "--steps", "2", "--seed", "7"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*-target.png")
+    assert (picture(server.file(job, "target-1.png")) == np.asarray(Image.open(path))).all()
+
+
 def test_maps_come_as_an_atlas_and_exactly_and_for_each_step(server: RunningServer) -> None:
     request = {"prompt": "a [cat:dog:0.5] and a tree", "words_maps": True, "map_steps": True}
     job = server.run("generate", **request, steps=4, seed=1)

@@ -8,8 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from PIL import Image
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
-from pipelines.prompt_to_prompt.recorded_source import RecordedSource, load_recorded_source
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.attend import attend
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
@@ -35,7 +34,11 @@ from t2i.cli.generation.image_generation import (
     generate_image,
     upscale_if_requested,
 )
-from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.inverted_photo import (
+    add_inversion_to_request,
+    choose_inversion_method,
+    invert_photo,
+)
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.metadata.writing import build_record
 from t2i.cli.request.request import Request
@@ -47,29 +50,14 @@ from t2i.server.worker.job_run import JobRun
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
 from t2i.server.worker.previews import PreviewBudget
+from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
 
 SOURCE_FOLDER = "source"
 """Folder of a recorded source below that of its job."""
-KEPT_SOURCES = 2
 MAX_MESSAGE = 2_000
 """Letters of a warning in a result."""
-
-
-@dataclass(slots=True)
-class SourceCache:
-    """Recorded sources that the last edits have read, by the job that recorded them."""
-
-    sources: dict[str, RecordedSource] = field(default_factory=dict)
-
-    def get(self, job_id: str, folder: Path) -> RecordedSource:
-        """Return a recorded source, loaded from its folder if it was not used lately."""
-        source = self.sources.pop(job_id, None) or load_recorded_source(folder)
-        while len(self.sources) >= KEPT_SOURCES:
-            self.sources.pop(next(iter(self.sources)))
-        self.sources[job_id] = source
-        return source
 
 
 def run_job(
@@ -192,13 +180,15 @@ def run_edit(run: JobRun) -> Request:
     assert built.edit is not None
     run.reporter.keep_steps = True
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    options = built.edit.to_word_edit_options()
     inverts = source is None and request.inversion is not None
     if inverts:
+        pairs = [(built.prompts[0], target) for target in built.prompts[1:]]
+        request = choose_inversion_method(run.model.pipe, request, pairs, options.weights)
         with run.reporter.watching(editor, run.model, 0, 2):
             source = invert_photo(editor, request, seed, show_progress=False)
         run.reporter.latents.clear()
         run.reporter.clean_latents.clear()
-    options = built.edit.to_word_edit_options()
     request, chosen = choose_request_edits(editor, request, built.prompts, options, source)
     if built.region_edits:
         assert request.edited is not None

@@ -54,7 +54,8 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
     # Here, for they take seconds, in which the server can already answer.
     from t2i.library_messages import quiet_libraries
     from t2i.server.worker.model_cache import ModelCache
-    from t2i.server.worker.run_job import SourceCache, run_job
+    from t2i.server.worker.run_job import run_job
+    from t2i.server.worker.source_cache import SourceCache
 
     models = ModelCache(
         settings.models, choose_device(settings.device_number), settings.model_bytes

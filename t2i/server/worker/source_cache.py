@@ -1,0 +1,23 @@
+"""Recorded sources in the memory of a worker, so that a slider's edits do not load them again."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, load_recorded_source
+
+KEPT_SOURCES = 2
+
+
+@dataclass(slots=True)
+class SourceCache:
+    """Recorded sources that the last edits have read, by the job that recorded them."""
+
+    sources: dict[str, RecordedSource] = field(default_factory=dict)
+
+    def get(self, job_id: str, folder: Path) -> RecordedSource:
+        """Return a recorded source, loaded from its folder if it was not used lately."""
+        source = self.sources.pop(job_id, None) or load_recorded_source(folder)
+        while len(self.sources) >= KEPT_SOURCES:
+            self.sources.pop(next(iter(self.sources)))
+        self.sources[job_id] = source
+        return source
