@@ -20,7 +20,9 @@ from t2i.server.api import documentation, models, pictures, runs, v1
 from t2i.server.compat.a1111.routes.routers import router as a1111_router
 from t2i.server.compat.openai.routers import router as openai_router
 from t2i.server.jobs.job import QueueFullError
+from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.server_state import ServerState
 from t2i.server.page_files import list_page_files
 from t2i.server.security.access import AccessMiddleware
 from t2i.server.security.errors import describe_error, find_status
@@ -41,8 +43,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     Raises OutputError where another server uses the folder, ModelError for an unknown model.
     """
-    service = JobService(settings)
-    pool = WorkerPool(settings, service)
+    state = ServerState(settings)
+    pool = WorkerPool(settings, JobDispatcher(state))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,9 +53,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
         try:
             yield
         finally:
-            service.hub.close()
+            state.events.close()
             await anyio.to_thread.run_sync(pool.stop)
-            service.close()
+            state.close()
 
     app = FastAPI(
         title="t2i",
@@ -66,7 +68,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
     )
-    app.state.service, app.state.pool, app.state.settings = service, pool, settings
+    app.state.server, app.state.service = state, JobService(state)
+    app.state.pool, app.state.settings = pool, settings
     for router in (v1.router, pictures.router, models.router, runs.router, documentation.router):
         app.include_router(router)
     app.include_router(a1111_router)

@@ -28,7 +28,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self.service, self.pool = app.state.service, app.state.pool
+        self.state, self.pool = app.state.server, app.state.pool
         self._draining = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -41,7 +41,7 @@ class DrainingServer(uvicorn.Server):
         threading.Thread(target=react, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        self.service.drain()
+        self.state.drain()
         if not self.pool.wait_until_idle(timeout=0):
             print_remark(
                 "Finishing what is running; what waits stays queued. Ctrl-C again stops at once."
@@ -54,7 +54,7 @@ class DrainingServer(uvicorn.Server):
         self._end()
 
     def _end(self) -> None:
-        self.service.hub.close()
+        self.state.events.close()
         self.should_exit = True
 
 

@@ -37,7 +37,7 @@ def idle(tmp_path: Path) -> Iterator[Idle]:
 
     yield make
     for app in made:
-        app.state.service.close()
+        app.state.server.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

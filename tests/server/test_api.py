@@ -59,7 +59,7 @@ def test_no_request_makes_the_server_fail_or_answer_otherwise_than_it_says(
                 with suppress(Unsatisfiable):  # a route without parameters
                     run_cases(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     finally:
-        app.state.service.close()
+        app.state.server.close()
 
 
 CHECKS = (

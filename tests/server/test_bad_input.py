@@ -19,7 +19,7 @@ def refused(idle: Idle, kind: str, request: Any, **settings: Any) -> tuple[int, 
     error = answer.json()["error"]
     assert error.keys() == {"type", "message"}
     assert client.get("/api/v1/jobs").json() == {"jobs": []}
-    assert list(client.app.state.service.folder.iterdir()) == []
+    assert list(client.app.state.server.folder.iterdir()) == []
     return answer.status_code, error["message"]
 
 
@@ -104,7 +104,7 @@ def test_an_edit_of_a_job_that_is_not_done_says_so(idle: Idle) -> None:
         expected = "records no source" if kind == "generate" else "is queued: a source can be used"
         assert expected in answer.json()["error"]["message"]
     edit = {"source": job["id"], "targets": ["a dog"], "steps": 3}
-    client.app.state.service.store.finish(job["id"], "done", 1.0)
+    client.app.state.server.store.finish(job["id"], "done", 1.0)
     answer = client.post("/api/v1/jobs", json={"kind": "edit", "request": edit})
     assert "Got steps with source: a recording has its own" in answer.json()["error"]["message"]
 

@@ -22,8 +22,10 @@ from t2i.server.jobs.job import (
     ServerStoppingError,
     StorageFullError,
 )
+from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.job_request import GenerateRequest, RememberRequest
 from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.server_state import ServerState
 from t2i.server.jobs.store import MIGRATIONS, JobStore
 from t2i.server.settings import ServerSettings
 from t2i.server.worker.worker_pool import Worker
@@ -33,65 +35,74 @@ from tests.server.servers import run_async
 CAT = GenerateRequest(prompt="a cat")
 
 
+class Server:
+    """A server's jobs without its routes and workers."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.state = ServerState(ServerSettings(**settings))
+        self.service, self.dispatcher = JobService(self.state), JobDispatcher(self.state)
+
+
 @pytest.fixture
-def service(tmp_path: Path):
-    made = JobService(ServerSettings(folder=tmp_path / "served", max_queued=3))
+def server(tmp_path: Path):
+    made = Server(folder=tmp_path / "served", max_queued=3)
     yield made
-    made.close()
+    made.state.close()
 
 
-def reopened(service: JobService, **settings: Any) -> JobService:
-    service.close()
-    return JobService(ServerSettings(folder=service.settings.folder, **settings))
+def reopened(server: Server, **settings: Any) -> Server:
+    server.state.close()
+    return Server(folder=server.state.settings.folder, **settings)
 
 
-def finish(service: JobService, job: Job, num_bytes: int = 1000) -> None:
+def finish(server: Server, job: Job, num_bytes: int = 1000) -> None:
     """Do what a worker does: take a job, write a file, report the result."""
-    taken = service.take_next(1)
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
     assert taken.id == job.id
-    worker_job = service.prepare(taken)
+    worker_job = server.dispatcher.prepare(taken)
     assert worker_job is not None
     (worker_job.folder / "seed-1.png").write_bytes(bytes(num_bytes))
-    service.record_result(taken, JobResult((ResultFile("seed-1.png", "image/png"),), {"a": 1}))
+    result = JobResult((ResultFile("seed-1.png", "image/png"),), {"a": 1})
+    server.dispatcher.record_result(taken, result)
 
 
-def test_a_job_keeps_its_seed_its_place_and_its_result_over_an_end(service: JobService) -> None:
-    first, second = (service.submit("generate", CAT, "me") for _ in range(2))
-    finish(service, first)
-    running = service.take_next(1)
+def test_a_job_keeps_its_seed_its_place_and_its_result_over_an_end(server: Server) -> None:
+    first, second = (server.service.submit("generate", CAT, "me") for _ in range(2))
+    finish(server, first)
+    running = server.dispatcher.take_next(1)
     assert running is not None
-    service = reopened(service)
+    server = reopened(server)
     try:
-        done, again = service.get(first.id, "me"), service.get(second.id, "me")
+        done, again = server.service.get(first.id, "me"), server.service.get(second.id, "me")
         assert done.result is not None
         assert done.result.data == {"a": 1}
-        assert service.result_file(first.id, "me", "seed-1.png").stat().st_size == 1000
+        assert server.service.result_file(first.id, "me", "seed-1.png").stat().st_size == 1000
         assert again.state == "queued"
         assert again.seeds == second.seeds
-        assert [job.id for job in service.list("me")] == [second.id, first.id]
-        assert service.list("me", before=second.id) == [done]
-        finish(service, again)
+        assert [job.id for job in server.service.list("me")] == [second.id, first.id]
+        assert server.service.list("me", before=second.id) == [done]
+        finish(server, again)
     finally:
-        service.close()
+        server.state.close()
 
 
-def test_a_job_ends_once(service: JobService) -> None:
-    job = service.submit("generate", CAT, "")
-    finish(service, job)
-    service.record_failure(job, JobFailure("X", "y"))
-    assert service.get(job.id, "").state == "done"
-    assert service.cancel(job.id, "").state == "done"
+def test_a_job_ends_once(server: Server) -> None:
+    job = server.service.submit("generate", CAT, "")
+    finish(server, job)
+    server.dispatcher.record_failure(job, JobFailure("X", "y"))
+    assert server.service.get(job.id, "").state == "done"
+    assert server.service.cancel(job.id, "").state == "done"
 
 
-def test_a_full_queue_says_when_to_come_again(service: JobService) -> None:
+def test_a_full_queue_says_when_to_come_again(server: Server) -> None:
     for _ in range(3):
-        service.submit("generate", CAT, "")
+        server.service.submit("generate", CAT, "")
     with pytest.raises(QueueFullError, match="3 jobs wait already: try again in 5 seconds") as full:
-        service.submit("generate", CAT, "")
+        server.service.submit("generate", CAT, "")
     assert full.value.retry_after_s == 5
-    assert len(service.list("")) == 3
-    assert len(list(service.folder.iterdir())) == 0
+    assert len(server.service.list("")) == 3
+    assert len(list(server.state.folder.iterdir())) == 0
 
 
 def test_a_full_queue_is_answered_with_429_and_retry_after(idle: Idle) -> None:
@@ -105,70 +116,70 @@ def test_a_full_queue_is_answered_with_429_and_retry_after(idle: Idle) -> None:
 
 def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path: Path, idle: Idle) -> None:
     folder = tmp_path / "served"
-    service = JobService(ServerSettings(folder=folder))
-    job = service.submit("generate", CAT, "")
-    service.close()
+    server = Server(folder=folder)
+    job = server.service.submit("generate", CAT, "")
+    server.state.close()
     client = idle(folder=folder, min_free_bytes=1 << 62)
     body = {"kind": "generate", "request": {"prompt": "a cat"}}
     answer = client.post("/api/v1/jobs", json=body)
     assert answer.status_code == 507
     assert "new jobs need" in answer.json()["error"]["message"]
     assert client.post("/api/v1/uploads", files={"file": b"x"}).status_code == 507
-    full: JobService = client.app.state.service  # type: ignore[attr-defined]
-    assert full.take_next(0.01) is None
-    assert full.get(job.id, "").state == "queued"
+    state: ServerState = client.app.state.server  # type: ignore[attr-defined]
+    assert JobDispatcher(state).take_next(0.01) is None
+    assert JobService(state).get(job.id, "").state == "queued"
 
 
 def test_a_job_whose_result_finds_no_room_is_tried_again(
-    service: JobService, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2i.server.jobs.job_service.DISK_PAUSE", 0)
-    job = service.submit("generate", CAT, "")
+    monkeypatch.setattr("t2i.server.jobs.job_dispatcher.DISK_PAUSE", 0)
+    job = server.service.submit("generate", CAT, "")
     failure = JobFailure("OutputError", "The disk is full")
     for _ in range(5):
-        taken = service.take_next(1)
+        taken = server.dispatcher.take_next(1)
         assert taken is not None
-        service.record_failure(taken, failure, disk_full=True)
-        assert service.get(job.id, "").state == "queued"
-    taken = service.take_next(1)
+        server.dispatcher.record_failure(taken, failure, disk_full=True)
+        assert server.service.get(job.id, "").state == "queued"
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
-    service.record_failure(taken, failure, disk_full=True)
-    assert service.get(job.id, "").error == failure
+    server.dispatcher.record_failure(taken, failure, disk_full=True)
+    assert server.service.get(job.id, "").error == failure
 
 
 def test_a_full_disk_of_the_database_is_told(
-    service: JobService, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.store._database.execute("PRAGMA max_page_count = 1")
+    server.state.store._database.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StorageFullError, match="The disk is full"):
-        service.store.add_upload(("a", "", "n" * 1_000_000, ".png", 1, 1, 0.0))
-    service.store._database.execute("PRAGMA max_page_count = 1000000")
-    assert service.list("") == []
+        server.state.store.add_upload(("a", "", "n" * 1_000_000, ".png", 1, 1, 0.0))
+    server.state.store._database.execute("PRAGMA max_page_count = 1000000")
+    assert server.service.list("") == []
 
 
-def test_old_results_go_by_bytes_and_by_age_the_oldest_first(service: JobService) -> None:
+def test_old_results_go_by_bytes_and_by_age_the_oldest_first(server: Server) -> None:
     jobs = []
     for _ in range(3):
-        jobs.append(service.submit("generate", CAT, ""))
-        finish(service, jobs[-1])
-    service = reopened(service, max_bytes=2500)
-    assert [job.id for job in service.list("")] == [jobs[2].id, jobs[1].id]
-    assert {path.name for path in service.folder.iterdir()} == {jobs[1].id, jobs[2].id}
+        jobs.append(server.service.submit("generate", CAT, ""))
+        finish(server, jobs[-1])
+    server = reopened(server, max_bytes=2500)
+    assert [job.id for job in server.service.list("")] == [jobs[2].id, jobs[1].id]
+    assert {path.name for path in server.state.folder.iterdir()} == {jobs[1].id, jobs[2].id}
     with pytest.raises(JobNotFoundError, match="No job"):
-        service.get(jobs[0].id, "")
-    service = reopened(service, max_age=-1.0)
-    assert service.list("") == []
-    assert list(service.folder.iterdir()) == []
-    service.close()
+        server.service.get(jobs[0].id, "")
+    server = reopened(server, max_age=-1.0)
+    assert server.service.list("") == []
+    assert list(server.state.folder.iterdir()) == []
+    server.state.close()
 
 
-def test_a_source_that_a_waiting_edit_reads_stays(service: JobService) -> None:
-    source = service.submit("remember", RememberRequest(prompt="a cat"), "")
-    finish(service, source)
-    edit = service.submit("edit", parse_edit(source.id), "")
-    service = reopened(service, max_age=-1.0)
-    assert {job.id for job in service.list("")} == {source.id, edit.id}
-    service.close()
+def test_a_source_that_a_waiting_edit_reads_stays(server: Server) -> None:
+    source = server.service.submit("remember", RememberRequest(prompt="a cat"), "")
+    finish(server, source)
+    edit = server.service.submit("edit", parse_edit(source.id), "")
+    server = reopened(server, max_age=-1.0)
+    assert {job.id for job in server.service.list("")} == {source.id, edit.id}
+    server.state.close()
 
 
 def parse_edit(source: str) -> Any:
@@ -177,28 +188,28 @@ def parse_edit(source: str) -> Any:
     return EditRequest(source=source, targets=["a dog"])
 
 
-def test_uploads_expire_and_jobs_keep_what_they_took(service: JobService, repo: Path) -> None:
+def test_uploads_expire_and_jobs_keep_what_they_took(server: Server, repo: Path) -> None:
     data = (repo / "docs/images/car.webp").read_bytes()
-    upload = service.uploads.add(data, "my car.webp", "")
-    job = service.submit("generate", GenerateRequest(prompt="a car", image=upload.id), "")
-    service = reopened(service, upload_age=-1.0)
-    assert list(service.uploads.folder.iterdir()) == []
+    upload = server.state.uploads.add(data, "my car.webp", "")
+    job = server.service.submit("generate", GenerateRequest(prompt="a car", image=upload.id), "")
+    server = reopened(server, upload_age=-1.0)
+    assert list(server.state.uploads.folder.iterdir()) == []
     with pytest.raises(JobNotFoundError, match="it has expired"):
-        service.uploads.get(upload.id, "")
-    taken = service.take_next(1)
+        server.state.uploads.get(upload.id, "")
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
-    worker_job = service.prepare(taken)
+    worker_job = server.dispatcher.prepare(taken)
     assert worker_job is not None
     (path,) = worker_job.picture_names
     assert Path(path).read_bytes() == data
     assert worker_job.picture_names[path] == "my car.webp"
     assert job.id == taken.id
-    service.close()
+    server.state.close()
 
 
-def test_a_folder_serves_one_server(service: JobService) -> None:
+def test_a_folder_serves_one_server(server: Server) -> None:
     with pytest.raises(OutputError, match="Another run is writing"):
-        JobService(ServerSettings(folder=service.settings.folder))
+        Server(folder=server.state.settings.folder)
 
 
 def test_a_database_of_the_first_version_is_migrated(tmp_path: Path) -> None:
@@ -235,121 +246,121 @@ def test_another_database_is_refused(tmp_path: Path, make: Any, reason: str) -> 
         JobStore(path)
 
 
-def test_a_server_that_drains_takes_no_jobs_and_gives_none(service: JobService) -> None:
-    service.submit("generate", CAT, "")
-    service.drain()
+def test_a_server_that_drains_takes_no_jobs_and_gives_none(server: Server) -> None:
+    server.service.submit("generate", CAT, "")
+    server.state.drain()
     with pytest.raises(ServerStoppingError, match="takes no new jobs"):
-        service.submit("generate", CAT, "")
-    assert service.take_next(0.01) is None
+        server.service.submit("generate", CAT, "")
+    assert server.dispatcher.take_next(0.01) is None
 
 
-def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(service: JobService) -> None:
-    job = service.submit("generate", CAT, "")
-    taken = service.take_next(1)
+def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(server: Server) -> None:
+    job = server.service.submit("generate", CAT, "")
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
     for step in range(1000):
-        service.record_progress(job.id, JobProgress(step, 1000))
-        service.record_preview(job.id, step, "png")
+        server.dispatcher.record_progress(job.id, JobProgress(step, 1000))
+        server.dispatcher.record_preview(job.id, step, "png")
 
     async def listen() -> list[Any]:
         heard = []
-        async for event in service.events(job.id, ""):
+        async for event in server.service.events(job.id, ""):
             heard.append(event)
             if event.event == "preview":
-                service.record_failure(taken, JobFailure("GenerationError", "why"))
+                server.dispatcher.record_failure(taken, JobFailure("GenerationError", "why"))
         return heard
 
     heard = run_async(listen())
     assert [event.event for event in heard] == ["state", "state", "progress", "preview", "state"]
     assert heard[2].data["step"] == heard[3].data["step"] == 999
     assert heard[-1].data["error"] == {"type": "GenerationError", "message": "why"}
-    assert service.hub._logs == {}
-    assert service.hub._listeners == {}
+    assert server.state.events._logs == {}
+    assert server.state.events._listeners == {}
 
 
-def test_waiting_ends_with_the_job_the_time_or_the_server(service: JobService) -> None:
-    job = service.submit("generate", CAT, "")
-    assert run_async(service.wait(job.id, "", 0.01)).state == "queued"
+def test_waiting_ends_with_the_job_the_time_or_the_server(server: Server) -> None:
+    job = server.service.submit("generate", CAT, "")
+    assert run_async(server.service.wait(job.id, "", 0.01)).state == "queued"
 
     async def cancel_meanwhile() -> Job:
-        waiting = asyncio.create_task(service.wait(job.id, "", 5))
+        waiting = asyncio.create_task(server.service.wait(job.id, "", 5))
         await asyncio.sleep(0.01)
-        service.cancel(job.id, "")
+        server.service.cancel(job.id, "")
         return await waiting
 
     assert run_async(cancel_meanwhile()).state == "cancelled"
-    other = service.submit("generate", CAT, "")
-    service.hub.close()
+    other = server.service.submit("generate", CAT, "")
+    server.state.events.close()
     with pytest.raises(ServerStoppingError, match="the job is kept"):
-        run_async(service.wait(other.id, ""))
+        run_async(server.service.wait(other.id, ""))
 
 
 def test_a_job_that_this_release_cannot_read_fails_and_the_next_one_runs(
-    service: JobService,
+    server: Server,
 ) -> None:
-    old = service.submit("generate", CAT, "me")
+    old = server.service.submit("generate", CAT, "me")
     request = {"prompt": "a cat", "field_of_an_older_release": 1}
-    with sqlite3.connect(service.settings.folder / "jobs.sqlite") as database:
+    with sqlite3.connect(server.state.settings.folder / "jobs.sqlite") as database:
         database.execute("UPDATE jobs SET request = ? WHERE id = ?", (json.dumps(request), old.id))
     database.close()
-    new = service.submit("generate", CAT, "me")
-    taken = service.take_next(1)
+    new = server.service.submit("generate", CAT, "me")
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
-    assert service.prepare(taken) is None
-    assert service.get(old.id, "me").state == "failed"
-    finish(service, new)
+    assert server.dispatcher.prepare(taken) is None
+    assert server.service.get(old.id, "me").state == "failed"
+    finish(server, new)
 
 
 def test_a_fault_while_a_job_is_handed_over_fails_that_job_alone(
-    service: JobService, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = service.submit("generate", CAT, "me")
-    worker = Worker(service.settings, service, 0)
-    taken = service.take_next(1)
+    job = server.service.submit("generate", CAT, "me")
+    worker = Worker(server.state.settings, server.dispatcher, 0)
+    taken = server.dispatcher.take_next(1)
     assert taken is not None
 
     def fail(job: Job) -> None:
         raise LookupError("odd")
 
-    monkeypatch.setattr(service, "prepare", fail)
+    monkeypatch.setattr(server.dispatcher, "prepare", fail)
     worker._run(taken)
-    failed = service.get(job.id, "me")
+    failed = server.service.get(job.id, "me")
     assert failed.state == "failed"
     assert failed.error == JobFailure("LookupError", "odd")
     assert not worker.running
 
 
 def test_a_result_stays_where_old_jobs_cannot_be_removed(
-    service: JobService, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
         raise OSError("busy")
 
-    monkeypatch.setattr(service, "clean", fail)
-    job = service.submit("generate", CAT, "me")
-    finish(service, job)
-    service.record_failure(job, JobFailure("EOFError", "the worker ended later"))
-    assert service.get(job.id, "me").state == "done"
-    assert service.result_file(job.id, "me", "seed-1.png").exists()
+    monkeypatch.setattr(server.state, "clean", fail)
+    job = server.service.submit("generate", CAT, "me")
+    finish(server, job)
+    server.dispatcher.record_failure(job, JobFailure("EOFError", "the worker ended later"))
+    assert server.service.get(job.id, "me").state == "done"
+    assert server.service.result_file(job.id, "me", "seed-1.png").exists()
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled while it ran", "cancelled while it waited"])
-def test_a_job_that_comes_to_nothing_keeps_no_pictures(service: JobService, end: str) -> None:
+def test_a_job_that_comes_to_nothing_keeps_no_pictures(server: Server, end: str) -> None:
     data = BytesIO()
     Image.new("RGB", (64, 64), "red").save(data, "PNG")
-    upload = service.uploads.add(data.getvalue(), "photo.png", "me")
+    upload = server.state.uploads.add(data.getvalue(), "photo.png", "me")
     request = GenerateRequest(prompt="a cat", image=upload.id, strength=0.5)
-    job = service.submit("generate", request, "me")
-    inputs = service.folder / job.id / "inputs"
+    job = server.service.submit("generate", request, "me")
+    inputs = server.state.folder / job.id / "inputs"
     assert [*inputs.iterdir()]
     if end == "cancelled while it waited":
-        service.cancel(job.id, "me")
+        server.service.cancel(job.id, "me")
     else:
-        taken = service.take_next(1)
+        taken = server.dispatcher.take_next(1)
         assert taken is not None
         if end == "failed":
-            service.record_failure(taken, JobFailure("GenerationError", "why"))
+            server.dispatcher.record_failure(taken, JobFailure("GenerationError", "why"))
         else:
-            service.record_cancelled(taken)
-    assert service.get(job.id, "me").is_final
+            server.dispatcher.record_cancelled(taken)
+    assert server.service.get(job.id, "me").is_final
     assert not inputs.exists()

@@ -85,7 +85,7 @@ async def _stream(
             yield ": still there\n\n" if event is None else format_event(event)
             ended = event is not None and event.is_final
     finally:
-        if cancel and not ended and not service.hub.closing:  # the client left, not the server
+        if cancel and not ended and not service.is_closing:  # the client left, not the server
             service.cancel(job_id, owner)
 
 

@@ -1,11 +1,22 @@
-"""Uploads that a job has taken: links of its own, which stay when the uploads expire."""
+"""The inputs of a job: uploads, as links of its own that stay when they expire, and the source
+that another job has recorded.
+"""
 
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from t2i.cli.request.request import Request
+from t2i.errors import ArgumentError
+from t2i.server.jobs.job import Job, JobKind
+from t2i.server.jobs.job_request import JobRequest, parse_job_request
+from t2i.server.jobs.request_building import build_request
+from t2i.server.jobs.server_state import ServerState
+from t2i.server.jobs.store import JobStore
 from t2i.server.jobs.uploads import Uploads
+
+SOURCE_KINDS: tuple[JobKind, ...] = ("remember", "invert")
 
 
 def take_uploads(uploads: Uploads, folder: Path, owner: str) -> Callable[[str], Path]:
@@ -37,3 +48,37 @@ def find_taken_uploads(folder: Path, names: dict[str, str]) -> Callable[[str], P
         return path
 
     return find
+
+
+def find_source(store: JobStore, request: JobRequest, owner: str) -> Job | None:
+    """Return the job that recorded the source which a request names; None if it names none.
+
+    Raises JobNotFoundError, and ArgumentError for a job that records none or is not done.
+    """
+    source_id = getattr(request, "source", None)
+    if source_id is None:
+        return None
+    source = store.get_own(source_id, owner)
+    if source.kind not in SOURCE_KINDS:
+        raise ArgumentError(
+            f"The job {source_id} is of the kind {source.kind}, which records no source: "
+            f"expected one of {' and '.join(SOURCE_KINDS)}."
+        )
+    if source.state != "done":
+        reason = "" if source.error is None else f" ({source.error.message})"
+        raise ArgumentError(
+            f"The job {source_id} is {source.state}{reason}: a source can be used once it is done."
+        )
+    return source
+
+
+def build_source_request(
+    state: ServerState, source: Job, names: dict[str, str] | None = None
+) -> Request:
+    """Return the request of the command line that a source was recorded by.
+
+    names : is given the paths of its pictures -> their own names
+    """
+    body = parse_job_request(source.kind, source.request)
+    find = find_taken_uploads(state.locate_inputs(source.id), {} if names is None else names)
+    return build_request(body, state.catalogue, find).request

@@ -108,8 +108,15 @@ class JobStore:
         """Return a job. Raises JobNotFoundError."""
         rows = self._read(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job_id,))
         if not rows:
-            raise JobNotFoundError(f"No job {job_id!r:.80}: it was removed, or never was.")
+            raise build_not_found_error(job_id)
         return _job_from_row(rows[0])
+
+    def get_own(self, job_id: str, owner: str) -> Job:
+        """Return an owner's job. Raises JobNotFoundError, also for those of others."""
+        job = self.get(job_id)
+        if job.owner != owner:
+            raise build_not_found_error(job_id)
+        return job
 
     def list_newest(self, owner: str, limit: int, before: str | None) -> list[Job]:
         """Return an owner's jobs, the newest first; those older than the job `before`, if given."""
@@ -270,6 +277,11 @@ class JobStore:
                         "The disk is full: free some space, or remove old jobs."
                     ) from error
                 raise
+
+
+def build_not_found_error(job_id: str) -> JobNotFoundError:
+    """Return the error for a job that is not there, or belongs to another token."""
+    return JobNotFoundError(f"No job {job_id!r:.80}: it was removed, or never was.")
 
 
 def _job_from_row(row: Sequence[Any]) -> Job:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult
-from t2i.server.jobs.job_service import JobService
+from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.worker_job import (
     FailureMessage,
     PreviewMessage,
@@ -34,12 +34,12 @@ RESTART_DELAY = 2.0
 
 
 class WorkerPool:
-    """The worker processes of a server, each with a thread that hands it jobs of the service."""
+    """The worker processes of a server, each with a thread that hands it jobs."""
 
-    def __init__(self, settings: ServerSettings, service: JobService) -> None:
-        self.service = service
+    def __init__(self, settings: ServerSettings, dispatcher: JobDispatcher) -> None:
+        self.dispatcher = dispatcher
         self.workers = [
-            Worker(settings, service, number) for number in range(max(1, settings.workers))
+            Worker(settings, dispatcher, number) for number in range(max(1, settings.workers))
         ]
 
     def start(self) -> None:
@@ -77,10 +77,10 @@ class WorkerPool:
 class Worker:
     """One worker process and the thread that hands it jobs."""
 
-    def __init__(self, settings: ServerSettings, service: JobService, number: int) -> None:
-        self.service = service
+    def __init__(self, settings: ServerSettings, dispatcher: JobDispatcher, number: int) -> None:
+        self.dispatcher = dispatcher
         self.settings = WorkerSettings(
-            models=dict(service.catalogue.models),
+            models=dict(dispatcher.state.catalogue.models),
             device_number=number,
             model_bytes=settings.model_bytes,
             preview_share=settings.preview_share,
@@ -121,7 +121,7 @@ class Worker:
             assert isinstance(message, ReadyMessage)
             self.ready = True
             while not self.stopping and self._process.is_alive():
-                job = self.service.take_next(IDLE)
+                job = self.dispatcher.take_next(IDLE)
                 if job is not None:
                     self._run(job)
         finally:
@@ -132,7 +132,7 @@ class Worker:
     def _run(self, job: Job) -> None:
         self.running = True
         try:
-            worker_job = self.service.prepare(job)
+            worker_job = self.dispatcher.prepare(job)
             if worker_job is not None:
                 self._exchange(job, worker_job)
         except (EOFError, OSError) as error:
@@ -140,7 +140,7 @@ class Worker:
             raise EOFError from error
         except Exception as error:  # a fault of one job must not end the thread of a worker
             logger.exception("Job %s could not be run.", job.id)
-            self.service.record_failure(job, JobFailure(type(error).__name__, str(error)))
+            self.dispatcher.record_failure(job, JobFailure(type(error).__name__, str(error)))
         finally:
             self.running = False
 
@@ -151,7 +151,7 @@ class Worker:
         connection.send(worker_job)
         told = False
         while True:
-            if not told and self.service.is_cancel_requested(job.id):
+            if not told and self.dispatcher.is_cancel_requested(job.id):
                 connection.send(CANCEL)
                 told = True
             if connection.poll(POLL) and self._pass_on(job, connection.recv()):
@@ -160,24 +160,24 @@ class Worker:
     def _pass_on(self, job: Job, message: WorkerMessage) -> bool:
         """Pass on one message of the process; return True for the last one of the job."""
         if isinstance(message, JobProgress):
-            self.service.record_progress(job.id, message)
+            self.dispatcher.record_progress(job.id, message)
         elif isinstance(message, PreviewMessage):
-            self.service.record_preview(job.id, message.step, message.png)
+            self.dispatcher.record_preview(job.id, message.step, message.png)
         elif isinstance(message, JobResult):
-            self.service.record_result(job, message)
+            self.dispatcher.record_result(job, message)
             return True
         elif isinstance(message, FailureMessage):
-            self.service.record_failure(job, message.failure, disk_full=message.disk_full)
+            self.dispatcher.record_failure(job, message.failure, disk_full=message.disk_full)
             return True
         elif message == "cancelled":
-            self.service.record_cancelled(job)
+            self.dispatcher.record_cancelled(job)
             return True
         return False
 
     def _report_death(self, job: Job) -> None:
         """Fail the job whose process has died; queue it again where the server itself ends."""
         if self.stopping:
-            self.service.queue_again(job)
+            self.dispatcher.queue_again(job)
             return
         assert self._process is not None
         self._process.join(timeout=5)
@@ -189,4 +189,4 @@ class Worker:
             f"The worker process was ended {reason}, perhaps for lack of memory. Ask for a smaller "
             "size or fewer pictures at once.",
         )
-        self.service.record_failure(job, failure)
+        self.dispatcher.record_failure(job, failure)

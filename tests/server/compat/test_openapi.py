@@ -32,4 +32,4 @@ def test_no_request_makes_the_server_fail_or_answer_otherwise_than_it_says(
                 with suppress(Unsatisfiable):  # a route without fields has no wrong ones
                     run_cases(operation.as_strategy(generation_mode=mode))
     finally:
-        app.state.service.close()
+        app.state.server.close()

@@ -1,18 +1,12 @@
 """Errors of OpenAI's routes in its layout: {"error": {"message", "type", "param", "code"}}."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from t2i.errors import ModelError, T2IError
-from t2i.server.compat.validation_faults import describe_faults
-from t2i.server.jobs.job import QueueFullError
+from t2i.server.compat.error_route import ErrorRoute
 from t2i.server.security.errors import find_status
 
 
@@ -41,45 +35,29 @@ class UnknownModelError(ModelError):
     """Error for a model that the server does not list."""
 
 
-class OpenAIRoute(APIRoute):
+class OpenAIRoute(ErrorRoute):
     """Route whose errors have OpenAI's layout."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of the route, which answers errors itself."""
-        handle = super().get_route_handler()
-
-        async def handle_and_answer_errors(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                body = describe_error("ArgumentError", describe_faults(error), 400)
-                return JSONResponse(body, status_code=400)
-            except HTTPException as error:
-                body = describe_error("RequestError", f"{error.detail}.", error.status_code)
-                return JSONResponse(body, status_code=error.status_code)
-            except T2IError as error:
-                return build_error_answer(error)
-
-        return handle_and_answer_errors
-
-
-def build_error_answer(error: T2IError) -> JSONResponse:
-    """Return the answer to an error. A request that cannot be drawn is 400 there, not 422."""
-    status = find_openai_status(error)
-    headers = {}
-    if isinstance(error, QueueFullError):
-        headers["retry-after"] = str(error.retry_after_s)
-    body = describe_error(type(error).__name__, str(error), status)
-    if isinstance(error, UnknownModelError):
-        body["error"] |= {"param": "model", "code": "model_not_found"}
-    return JSONResponse(body, status_code=status, headers=headers)
+    @staticmethod
+    def build_error_answer(
+        kind: str, message: str, status: int, error: T2IError | None = None
+    ) -> JSONResponse:
+        """Return the answer to an error. A request that cannot be drawn is 400 there, not 422."""
+        status = _convert_status(status) if error is None else find_openai_status(error)
+        body = describe_error(kind, message, status)
+        if isinstance(error, UnknownModelError):
+            body["error"] |= {"param": "model", "code": "model_not_found"}
+        return JSONResponse(body, status_code=status)
 
 
 def find_openai_status(error: T2IError) -> int:
     """Return the status of the answer to an error."""
     if isinstance(error, UnknownModelError):
         return 404
-    status = find_status(error)
+    return _convert_status(find_status(error))
+
+
+def _convert_status(status: int) -> int:
     return 400 if status == 422 else status
 
 

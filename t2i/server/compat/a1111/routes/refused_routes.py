@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from t2i.server.compat.a1111.answers.error_route import build_error_answer
+from t2i.server.compat.a1111.answers.error_route import A1111Route
 
 NOT_IMPLEMENTED = 501
 REFUSED: Mapping[str, str] = {
@@ -32,7 +32,7 @@ def _add_refusals() -> None:
         def refuse() -> JSONResponse:
             """Refuse, for this is not done here."""
             message = f"/sdapi/v1/{name} is not done here: {remedy}."
-            return build_error_answer("ArgumentError", message, NOT_IMPLEMENTED)
+            return A1111Route.build_error_answer("ArgumentError", message, NOT_IMPLEMENTED)
 
         router.add_api_route(
             f"/{name}", refuse, methods=["POST"], status_code=NOT_IMPLEMENTED, name=f"refuse_{name}"

@@ -1,0 +1,145 @@
+"""The side of the jobs that workers see: hands them jobs, and keeps what they report."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+
+from t2i.errors import T2IError
+from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult, StorageFullError
+from t2i.server.jobs.job_inputs import build_source_request, find_source, find_taken_uploads
+from t2i.server.jobs.job_request import parse_job_request
+from t2i.server.jobs.request_building import build_request
+from t2i.server.jobs.retention import measure_folder
+from t2i.server.jobs.server_state import ServerState
+from t2i.server.jobs.uploads import check_free_space
+from t2i.server.jobs.worker_job import WorkerJob
+
+logger = logging.getLogger(__name__)
+TRIES = 5
+"""Times that a job is tried whose result a full disk refused."""
+DISK_PAUSE = 2.0
+"""Seconds until the free space is looked at again."""
+SOURCE = "source"
+"""Folder of a recorded source below that of its job's result."""
+
+
+class JobDispatcher:
+    """Gives the waiting jobs of all owners to workers, and writes their ends into the store."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state, self.store = state, state.store
+        self._tries: dict[str, int] = {}
+
+    def take_next(self, timeout: float) -> Job | None:
+        """Take the oldest job for a worker; None where none comes within `timeout` seconds.
+
+        While the disk is full jobs wait.
+        """
+        state = self.state
+        if state.draining:
+            time.sleep(min(timeout, DISK_PAUSE))
+            return None
+        try:
+            check_free_space(state.folder, state.settings.min_free_bytes)
+        except StorageFullError:
+            state.clean()
+            time.sleep(min(timeout, DISK_PAUSE))
+            return None
+        job = state.queue.take(timeout)
+        if job is not None:
+            state.events.publish_state(job)
+        return job
+
+    def prepare(self, job: Job) -> WorkerJob | None:
+        """Return a job as a worker is given it; None for one that cannot run, which has failed."""
+        state = self.state
+        folder = state.locate_result(job.id)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
+            folder.mkdir(parents=True)
+            body = parse_job_request(job.kind, job.request)
+            source = find_source(state.store, body, job.owner)
+            names: dict[str, str] = {}
+            built = build_request(
+                body,
+                state.catalogue,
+                find_taken_uploads(state.locate_inputs(job.id), names),
+                None if source is None else build_source_request(state, source, names),
+            )
+        except (T2IError, OSError, ValueError, StopIteration) as error:  # also of an older release
+            self.record_failure(job, JobFailure(type(error).__name__, str(error)))
+            return None
+        return WorkerJob(
+            id=job.id,
+            kind=job.kind,
+            body=body,
+            built=built,
+            seeds=job.seeds,
+            folder=folder,
+            picture_names=names,
+            source_id=None if source is None else source.id,
+            source_folder=None if source is None else state.locate_result(source.id) / SOURCE,
+        )
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        """Return whether a running job is to stop."""
+        return self.state.queue.is_cancel_requested(job_id)
+
+    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Tell the listeners how far a job is."""
+        self.state.events.publish_progress(job_id, progress)
+
+    def record_preview(self, job_id: str, step: int, png: str) -> None:
+        """Tell the listeners what a job's image looks like after a step."""
+        self.state.events.publish_preview(job_id, step, png)
+
+    def record_result(self, job: Job, result: JobResult) -> None:
+        """Keep the result of a job, which is done."""
+        size = measure_folder(self.state.folder / job.id)
+        self._finish(
+            job,
+            lambda: self.store.finish(job.id, "done", time.time(), result=result, num_bytes=size),
+        )
+        try:
+            self.state.clean()
+        except (T2IError, OSError):  # no fault of the job, which is done
+            logger.exception("Old jobs and uploads could not be removed.")
+
+    def record_failure(self, job: Job, failure: JobFailure, *, disk_full: bool = False) -> None:
+        """Keep the error of a job, which has failed; for a full disk it is tried again."""
+        tries = self._tries.get(job.id, 0)
+        if self.store.get(job.id).state == "running":  # what is done stays
+            shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
+        if disk_full and tries < TRIES:
+            self._tries[job.id] = tries + 1
+            self.queue_again(job)
+            time.sleep(DISK_PAUSE)
+            return
+        self._finish(job, lambda: self.store.finish(job.id, "failed", time.time(), error=failure))
+        self.state.remove_inputs(job.id)
+
+    def record_cancelled(self, job: Job) -> None:
+        """Keep that a running job was cancelled."""
+        shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
+        self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
+        self.state.remove_inputs(job.id)
+
+    def queue_again(self, job: Job) -> None:
+        """Let a running job wait again, for it could not be finished."""
+        for job_id in self.store.queue_again(job.id):
+            self.state.publish_state(job_id)
+
+    def _finish(self, job: Job, write: Callable[[], bool]) -> None:
+        """Write the end of a job, as soon as the disk has room for it, and tell the listeners."""
+        while True:
+            try:
+                written = write()
+                break
+            except StorageFullError:
+                logger.warning("The disk is full: a finished job waits until it can be noted.")
+                time.sleep(DISK_PAUSE)
+        self.state.queue.forget_cancel(job.id)
+        self._tries.pop(job.id, None)
+        if written:
+            self.state.publish_state(job.id)
