@@ -25,21 +25,25 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipelines.base.diffusers_layout import (
+from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
+from pipelines.base.output import PipelineOutput
+from pipelines.base.pipeline_components import (
     OPTIONAL_COMPONENTS,
     build_model_index,
     check_no_safety_checker,
     collect_components,
 )
-from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
-from pipelines.base.output import PipelineOutput
 from pipelines.base.sampling_defaults import SamplingDefaultsMixin
 from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
-from pipelines.run.step_callbacks import ProgressCallback, PromptScheduleCallback, UserCallback
+from pipelines.run.step_callbacks import (
+    ProgressCallback,
+    PromptScheduleCallback,
+    StepEndCallbackAdapter,
+)
 from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance
 from pipelines.text.build_conditioning import build_conditioning, repeat_embeddings_per_image
 from pipelines.text.learned_words import LearnedWordsMixin
@@ -213,7 +217,7 @@ class Pipeline(
             callbacks.append(PromptScheduleCallback(conditionings, run_start.num_inference_steps))
         callbacks += [*state.step_callbacks, *run_start.step_callbacks]
         callbacks.append(
-            UserCallback(
+            StepEndCallbackAdapter(
                 self, call.callback_on_step_end, call.callback_tensor_inputs, negative_prompt_embeds
             )
         )

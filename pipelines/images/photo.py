@@ -84,7 +84,7 @@ class Photo:
             )
         edited = self.picture.copy()
         edited.info = {"exif": self.exif, "icc_profile": self.icc_profile}
-        weights = keep_box(changed.detach().float().cpu().numpy(), self.fitting.frame)
+        weights = zero_outside_box(changed.detach().float().cpu().numpy(), self.fitting.frame)
         touched = Image.fromarray((weights > 0).astype(np.uint8)).getbbox()
         if touched is None:
             return edited
@@ -175,8 +175,8 @@ def pixels_to_image(pixels_13YX: Tensor) -> Image.Image:
     return Image.fromarray(pixels_YX3.to(torch.uint8).cpu().numpy())
 
 
-def keep_box(weights_YX: np.ndarray[Any, np.dtype[np.float32]], box: Box) -> Any:
-    """Return weights with 0 outside of a box."""
+def zero_outside_box(weights_YX: np.ndarray[Any, np.dtype[np.float32]], box: Box) -> Any:
+    """Return blend weights with those outside of a box set to 0."""
     left, top, right, bottom = box
     kept_YX = np.zeros_like(weights_YX)
     kept_YX[top:bottom, left:right] = weights_YX[top:bottom, left:right]
@@ -184,7 +184,7 @@ def keep_box(weights_YX: np.ndarray[Any, np.dtype[np.float32]], box: Box) -> Any
 
 
 def blend_into(picture: Image.Image, content: Image.Image, share_YX: Any, region: Box) -> None:
-    """Blend an opaque image into a region of a picture, in place.
+    """Blend an opaque image into a region of a picture by weights, in place.
 
     Pixels of share 0 keep their bytes. Colours are weighted with their opacity, which becomes
     that of both together.

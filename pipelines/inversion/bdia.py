@@ -16,7 +16,11 @@ from pipelines.inversion.noise_levels import (
     build_path_step,
 )
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, apply_step, widen
+from pipelines.inversion.path_scheduler import (
+    FixedTimestepsScheduler,
+    apply_path_step,
+    to_at_least_float32,
+)
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import check_finite_number
 from t2i.denoiser.schedulers import Scheduler
@@ -45,27 +49,32 @@ class Bdia:
             raise ArgumentError(f"Got gamma={self.gamma}, expected a number above 0, up to 1.")
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of BDIA; its first step, which has no older latents, has a residual."""
+        """Invert the picture by BDIA: return the path of its latents from noise to the picture.
+
+        Its first step, which has no older latents, has a residual.
+        """
         levels = run.levels
         first = InverseScheduler(
             run.scheduler, levels, run.clean_1CHW, self.iterations, levels_to_invert=1
         )
-        run.draw(first, run.clean_1CHW, guided=True)
-        steps = two_latent_steps(levels, self.gamma)
+        run.sample(first, run.clean_1CHW, guided=True)
+        steps = build_two_latent_steps(levels, self.gamma)
         latents = first.latents
         if len(steps) > 1:
             inverse = InverseBdiaScheduler(run.scheduler, steps, latents)
-            run.draw(inverse, latents[0], guided=True)
+            run.sample(inverse, latents[0], guided=True)
             latents = inverse.latents
         return SourcePath(steps, latents, has_residuals=True)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return no settings: the edits keep theirs."""
+        """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
-def two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep, ...]:
-    """Return BDIA's steps: the first as DDIM, the others from the last two latents."""
+def build_two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep, ...]:
+    """Return the steps of BDIA's sampler: the first is DDIM's, each of the others computes the next
+    latents from the last two.
+    """
     first, *others = build_ddim_path_steps(levels)
     steps = [first]
     for level, down in enumerate(others, start=1):
@@ -103,8 +112,8 @@ class InverseBdiaScheduler(FixedTimestepsScheduler):
     ) -> tuple[Tensor]:
         """Return the next noisier latents (1, C, H, W), in a tuple."""
         step = self.steps[self.index]
-        own = apply_step(step, model_output, sample)
-        older_1CHW = ((widen(self.latents[1]) - own) / step.previous).to(sample.dtype)
+        own = apply_path_step(step, model_output, sample)
+        older_1CHW = ((to_at_least_float32(self.latents[1]) - own) / step.previous).to(sample.dtype)
         self.latents.insert(0, older_1CHW)
         self.index += 1
         return (older_1CHW,)

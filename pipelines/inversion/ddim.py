@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.inversion.noise_levels import NoiseLevels, PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, widen
+from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, to_at_least_float32
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.proximal_guidance import Proximal
@@ -38,12 +38,15 @@ class Ddim:
         check_iterations(self.iterations)
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of DDIM inversion, of which the targets take the first latents."""
+        """Invert the picture by DDIM: return the path of its latents from noise to the picture.
+
+        Source and targets take its first latents alone.
+        """
         latents = invert_ddim(run, self.iterations)
         return SourcePath(build_ddim_path_steps(run.levels), latents, pinned=False)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return no settings: the edits keep theirs."""
+        """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
@@ -54,7 +57,9 @@ class Direct(Ddim):
     """
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of DDIM inversion, to which the source is pinned."""
+        """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
+        which the source is pinned.
+        """
         return SourcePath(build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations))
 
 
@@ -78,14 +83,18 @@ class NegativePrompt(Direct):
         Proximal(1.0, quantile=self.quantile, norm="l0" if self.prox == "none" else self.prox)
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of DDIM inversion, to which the source is pinned; guidance between equal
-        texts does not change the source.
+        """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
+        which the source is pinned.
+
+        Guidance between equal texts does not change the source.
         """
         steps, latents = build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations)
         return SourcePath(steps, latents, source_is_guided=False)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return the source's prompt as negative prompt, and proximal guidance if wanted."""
+        """Return the call arguments that the inversion method sets for its edits: the source's
+        prompt as negative prompt, and the guidance, proximal if wanted.
+        """
         guidance = (
             ClassifierFree(guidance_scale)
             if self.prox == "none"
@@ -97,7 +106,7 @@ class NegativePrompt(Direct):
 def invert_ddim(run: SourceRun, iterations: int) -> list[Tensor]:
     """Return the latents of each level, the noisiest first, by DDIM inversion without guidance."""
     inverse = InverseScheduler(run.scheduler, run.levels, run.clean_1CHW, iterations)
-    run.draw(inverse, run.clean_1CHW, guided=False)
+    run.sample(inverse, run.clean_1CHW, guided=False)
     return inverse.latents
 
 
@@ -140,11 +149,11 @@ class InverseScheduler(FixedTimestepsScheduler):
         *,
         return_dict: bool = False,
     ) -> tuple[Tensor]:
-        """Return the next iterate of the noisier latents (1, C, H, W), in a tuple."""
+        """Return the next fixed-point iterate of the noisier latents (1, C, H, W), in a tuple."""
         level = self.numbers[self.index]
         if self.index % self.iterations == 0:
             self.last_move = math.inf
-        iterate_BCHW = widen(sample)
+        iterate_BCHW = to_at_least_float32(sample)
         noisier_BCHW = invert_step(
             self.steps[level], self.levels, level, model_output, iterate_BCHW, self.latents[0]
         )
@@ -167,22 +176,23 @@ def invert_step(
     iterate_BCHW: Tensor,
     cleaner_BCHW: Tensor,
 ) -> Tensor:
-    """Solve a sampler step x' = A D + B x for the noisier latents x: one fixed-point iteration.
+    """Invert a sampler step x' = A D + B x by one fixed-point iteration: return the next iterate of
+    the noisier latents x, from which the step leads to the cleaner latents x'.
 
     D = f x + g p is the denoised picture, and p the denoiser's prediction at an iterate of x.
     """
     f, g = step.denoised
-    prediction = widen(prediction_BCHW)
+    prediction = to_at_least_float32(prediction_BCHW)
     if (f, g) == (0, 1):  # the model predicts the sample: by its v, which determines x everywhere
         a, s = levels.signal[level], levels.noise[level]
-        prediction = (a * widen(iterate_BCHW) - prediction) / s
+        prediction = (a * to_at_least_float32(iterate_BCHW) - prediction) / s
         f, g = a, -s
     divisor = step.clean * f + step.latents
     if abs(divisor) < 1e-6:
         raise ArgumentError(
             "One step from the picture to pure noise cannot be inverted: give at least 2 steps."
         )
-    return (widen(cleaner_BCHW) - step.clean * g * prediction) / divisor
+    return (to_at_least_float32(cleaner_BCHW) - step.clean * g * prediction) / divisor
 
 
 def check_iterations(iterations: object) -> None:
@@ -193,9 +203,14 @@ def check_iterations(iterations: object) -> None:
 
 
 def sample_path_noise(run: SourceRun) -> Tensor:
-    """Return noise of the picture's latents' shape, drawn from the run's generator."""
+    """Return random noise (1, C, H, W) of the shape of the picture's latents, from the run's
+    generator.
+    """
     clean = run.clean_1CHW
     noise = torch.randn(
-        clean.shape, generator=run.generator, device=run.generator.device, dtype=widen(clean).dtype
+        clean.shape,
+        generator=run.generator,
+        device=run.generator.device,
+        dtype=to_at_least_float32(clean).dtype,
     )
     return noise.to(clean.device)

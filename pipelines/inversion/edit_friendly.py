@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.inversion.ddim import sample_path_noise
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps, build_path_step
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import widen
+from pipelines.inversion.path_scheduler import to_at_least_float32
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import ClassifierFree, check_finite_number
 from t2i.errors import ArgumentError
@@ -45,7 +45,9 @@ class EditFriendly:
             raise ArgumentError(f"Got eta={self.eta}, expected a number from 0 to 1.")
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of independent noise; each target step adds the source's residual."""
+        """Return a path of latents from noise to the picture, with independent noise at each level;
+        each step of a target adds the source's residual.
+        """
         skipped = int(self.skip * run.levels.num_steps)
         return SourcePath(
             build_ddim_path_steps(run.levels, eta=self.eta, skip=skipped),
@@ -54,7 +56,7 @@ class EditFriendly:
         )
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return no settings: the edits keep theirs."""
+        """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
@@ -82,10 +84,12 @@ class Turbo:
             )
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of independent noise with one step less of it."""
+        """Return a path of latents from noise to the picture, with independent noise at each level,
+        one step less of it than the denoiser is told.
+        """
         levels = run.levels
         last = levels.num_steps
-        clean = widen(run.clean_1CHW)
+        clean = to_at_least_float32(run.clean_1CHW)
         latents = [
             (
                 levels.signal[level + 1] * clean + levels.noise[level + 1] * sample_path_noise(run)
@@ -101,7 +105,9 @@ class Turbo:
         )
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return the source's prompt as the unconditional text, and `pull` as its scale."""
+        """Return the call arguments that the inversion method sets for its edits: the source's
+        prompt as the unconditional text, and `pull` as guidance scale.
+        """
         return {"negative_prompt": prompt, "guidance": ClassifierFree(self.pull)}
 
 
@@ -129,14 +135,18 @@ class Difference:
             raise ArgumentError(f"Got keep={self.keep}, expected path, or a number from 0 to 1.")
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of new noise at each step, and the steps of the difference."""
+        """Return a path of latents from noise to the picture, with independent noise at each level,
+        and the steps that a target's difference to it takes.
+        """
         levels = run.levels
         skipped = int(self.skip * levels.num_steps)
-        steps = [self.step(run, level) for level in range(skipped, levels.num_steps)]
+        steps = [self.build_step(run, level) for level in range(skipped, levels.num_steps)]
         return SourcePath(tuple(steps), add_independent_noise(run, skipped), has_residuals=True)
 
-    def step(self, run: SourceRun, level: int) -> PathStep:
-        """Return the step from a level to the next: d' = a' (1 - r) (D - D*) + (a' r / a) d."""
+    def build_step(self, run: SourceRun, level: int) -> PathStep:
+        """Build the step of the difference d of target and source from a noise level to the next:
+        d' = a' (1 - r) (D - D*) + (a' r / a) d.
+        """
         levels = run.levels
         along_path = build_path_step(levels, level, level + 1)
         if self.keep == "path":
@@ -147,13 +157,13 @@ class Difference:
         return replace(along_path, clean=a_to * (1 - r), latents=kept)
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return no settings: the edits keep theirs."""
+        """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
 def add_independent_noise(run: SourceRun, skipped: int) -> list[Tensor]:
     """Return the picture's latents with noise of their own at each level from `skipped` on."""
-    levels, clean = run.levels, widen(run.clean_1CHW)
+    levels, clean = run.levels, to_at_least_float32(run.clean_1CHW)
     noised = [
         (levels.signal[level] * clean + levels.noise[level] * sample_path_noise(run)).to(
             run.clean_1CHW

@@ -15,7 +15,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
-from pipelines.inversion.noise_levels import NoiseLevels, is_flow, read_noise_levels
+from pipelines.inversion.noise_levels import NoiseLevels, is_flow_matching, read_noise_levels
 from t2i.denoiser.timesteps import check_num_steps
 from t2i.errors import ArgumentError
 
@@ -40,11 +40,13 @@ class FlowPipelineAdapter(ABC):
 
     @abstractmethod
     def pack(self, latents_1CHW: Tensor) -> Tensor:
-        """Return latents as the pipeline steps them."""
+        """Return latents (1, C, H, W) in the shape in which the flow pipeline steps them."""
 
     @abstractmethod
     def timestep_arguments(self, num_steps: int) -> dict[str, Any]:
-        """Return the arguments of `set_timesteps` in the pipeline's own run, without its shift."""
+        """Return the arguments that the flow pipeline gives its scheduler's `set_timesteps` in a
+        run of this many steps, without the shift.
+        """
 
     @abstractmethod
     def guiding_source(self, scale: float, source_scale: float) -> Any:
@@ -67,7 +69,7 @@ class FlowPipelineAdapter(ABC):
         """
         check_num_steps(num_steps)
         scheduler: Any = copy.deepcopy(self.pipe.scheduler)
-        if not is_flow(scheduler):
+        if not is_flow_matching(scheduler):
             raise ArgumentError(
                 f"Got a pipeline with {type(scheduler).__name__}, expected a scheduler of flow "
                 "matching, such as the model's own FlowMatchEulerDiscreteScheduler."
@@ -96,11 +98,11 @@ class StableDiffusion3Adapter(FlowPipelineAdapter):
     max_shift = 1.16
 
     def pack(self, latents_1CHW: Tensor) -> Tensor:
-        """Return the latents unchanged, (1, C, H, W)."""
+        """Return the latents (1, C, H, W) unchanged: the pipeline does not pack them."""
         return latents_1CHW
 
     def timestep_arguments(self, num_steps: int) -> dict[str, Any]:
-        """Return the number of steps."""
+        """Return the arguments of the scheduler's `set_timesteps`: the number of steps."""
         return {"num_inference_steps": num_steps}
 
     @contextmanager
@@ -149,7 +151,9 @@ class FluxAdapter(FlowPipelineAdapter):
         return packed
 
     def timestep_arguments(self, num_steps: int) -> dict[str, Any]:
-        """Return the sigmas that the pipeline asks for, or the number of steps."""
+        """Return the arguments of the scheduler's `set_timesteps`: the sigmas that the pipeline
+        asks for, or the number of steps.
+        """
         if self.pipe.scheduler.config.get("use_flow_sigmas"):
             return {"num_inference_steps": num_steps}
         return {"sigmas": np.linspace(1.0, 1 / num_steps, num_steps)}

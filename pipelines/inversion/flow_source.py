@@ -162,7 +162,9 @@ class FlowSource:
 
 
 def list_targets(target: object) -> list[str]:
-    """Return one prompt or several as a list."""
+    """Return the target prompts of an edit, one or several, as a list; ArgumentError for other
+    types.
+    """
     prompts = [target] if isinstance(target, str) else target
     if isinstance(prompts, list | tuple) and prompts:
         texts = [one for one in prompts if isinstance(one, str)]
@@ -212,7 +214,9 @@ def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseOnlyRun:
-    """A `SourceRun` for methods whose path is noise added to the picture, without any pass."""
+    """Run of an inversion method that only adds noise to the picture's latents, and makes no
+    denoiser pass; see `SourceRun`.
+    """
 
     pipe: Any
     levels: NoiseLevels
@@ -224,6 +228,6 @@ class NoiseOnlyRun:
         """Scheduler of the pipeline."""
         return self.pipe.scheduler
 
-    def draw(self, *_: Any, **__: Any) -> Tensor:
-        """Raise AssertionError: these methods make no pass."""
+    def sample(self, *_: Any, **__: Any) -> Tensor:
+        """Raise AssertionError: the inversion method makes no denoiser pass."""
         raise AssertionError("difference makes no pass")

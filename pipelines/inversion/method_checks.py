@@ -5,7 +5,7 @@ from typing import Any
 from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim
 from pipelines.inversion.methods import format_method
-from pipelines.inversion.noise_levels import is_flow
+from pipelines.inversion.noise_levels import is_flow_matching
 from pipelines.inversion.null_text import NullText
 from pipelines.inversion.source_run import InversionMethod
 from t2i.errors import ArgumentError
@@ -30,7 +30,7 @@ def check_method_suits_model(pipe: Any, method: InversionMethod) -> None:
             f"The method {name} inverts each step of a sampler, and the few long steps of a "
             "distilled model cannot be inverted: choose turbo, edit-friendly or difference."
         )
-    if is_flow(pipe.scheduler) and isinstance(method, NullText):
+    if is_flow_matching(pipe.scheduler) and isinstance(method, NullText):
         raise ArgumentError(
             f"The method {name} optimises the unconditional embedding of a diffusion model, and "
             "this is a flow model: choose difference, edit-friendly or direct."

@@ -33,7 +33,7 @@ class NoiseLevels:
 
     @property
     def num_steps(self) -> int:
-        """Number of steps N."""
+        """Number of steps of the run, one less than its noise levels."""
         return len(self.timesteps)
 
 
@@ -70,7 +70,7 @@ def read_noise_levels(own: Any) -> NoiseLevels:
     """Return the noise levels of a scheduler whose timesteps are set, as `build_noise_levels` does;
     its timesteps are changed.
     """
-    name, flow = type(own).__name__, is_flow(own)
+    name, flow = type(own).__name__, is_flow_matching(own)
     if not flow and getattr(own, "alphas_cumprod", None) is None:
         raise ArgumentError(
             f"A picture cannot be inverted with {name}: its noise levels are not those of the "
@@ -83,7 +83,7 @@ def read_noise_levels(own: Any) -> NoiseLevels:
     levels = [
         (1 - t / trained, t / trained) if flow else signal_and_noise_at(own, t) for t in timesteps
     ]
-    denoised = denoised_factors(own, timesteps, levels)
+    denoised = compute_denoised_factors(own, timesteps, levels)
     final = (1.0, 0.0)
     if not flow and (kept := getattr(own, "final_alpha_cumprod", None)) is not None:
         final = (math.sqrt(float(kept)), math.sqrt(1 - float(kept)))
@@ -91,17 +91,19 @@ def read_noise_levels(own: Any) -> NoiseLevels:
     return NoiseLevels(timesteps, signal, noise, denoised)
 
 
-def is_flow(scheduler: Scheduler) -> bool:
+def is_flow_matching(scheduler: Scheduler) -> bool:
     """Return True for a scheduler of flow matching, x = (1 - t) x0 + t n."""
     return type(scheduler).__name__.startswith("FlowMatch") or (
         scheduler.config.get("prediction_type") == "flow_prediction"
     )
 
 
-def denoised_factors(
+def compute_denoised_factors(
     scheduler: Any, timesteps: tuple[float, ...], levels: list[tuple[float, float]]
 ) -> tuple[tuple[float, float], ...]:
-    """Return (f, g) for each timestep, with D = f x + g prediction, for unscaled latents x."""
+    """Return for each timestep the factors (f, g) with which the denoised picture D is computed
+    from unscaled latents x and the model's prediction: D = f x + g prediction.
+    """
     scheduler.timesteps = torch.tensor(timesteps, dtype=torch.float64)
     factors = compute_x0_coefficients(scheduler)
     if not factors:
@@ -110,7 +112,7 @@ def denoised_factors(
             "picture cannot be computed at the noise level of its first step: choose timesteps "
             "below the last, or a model that predicts v_prediction or sample."
         )
-    if is_flow(scheduler) or float(getattr(scheduler, "init_noise_sigma", 1.0)) == 1:
+    if is_flow_matching(scheduler) or float(getattr(scheduler, "init_noise_sigma", 1.0)) == 1:
         return factors
     # Such a scheduler steps x / a; the paths are of x.
     return tuple((f / a, g) for (f, g), (a, _) in zip(factors, levels, strict=True))

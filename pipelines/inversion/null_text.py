@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines.inversion.ddim import check_iterations, invert_ddim
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import apply_step
+from pipelines.inversion.path_scheduler import apply_path_step
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
@@ -52,11 +52,13 @@ class NullText:
             )
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of DDIM inversion, whose replay under guidance is recorded while an
-        embedding is optimised for each step.
+        """Invert the picture by DDIM: return the path of its latents from noise to the picture.
+
+        The source's run under guidance is recorded while an unconditional embedding is optimised
+        for each step.
         """
         latents, steps = invert_ddim(run, self.iterations), build_ddim_path_steps(run.levels)
-        optimisation = UncondOptimisation(self, steps, latents)
+        optimisation = OptimiseUncondCallback(self, steps, latents)
         return SourcePath(
             steps,
             latents,
@@ -66,11 +68,11 @@ class NullText:
         )
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return no settings: the edits keep theirs."""
+        """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
-class UncondOptimisation(StepCallback):
+class OptimiseUncondCallback(StepCallback):
     """Step callback that optimises the unconditional embedding of each step before its pass.
 
     embeddings : (1, T, D), one per step so far
@@ -100,7 +102,9 @@ class UncondOptimisation(StepCallback):
         run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)
 
     def optimise(self, run: RunState) -> Tensor:
-        """Return the embedding (1, T, D) with which this step ends closest to the path."""
+        """Return the unconditional embedding (1, T, D) with which this step ends closest to the
+        path.
+        """
         assert run.denoise is not None
         step, end_1CHW = self.steps[run.step], self.path[run.step + 1]
         uncond = run.conditioning.select_branches((UNCOND_BRANCH,))
@@ -114,7 +118,7 @@ class UncondOptimisation(StepCallback):
                 given = replace(uncond, text_BTD=text_1TD.to(uncond.text_BTD.dtype))
                 uncond_1CHW = run.denoise(run.latents_BCHW, given)
                 guided = run.guidance.combine({UNCOND_BRANCH: uncond_1CHW, "cond": cond_1CHW}, run)
-                moved = apply_step(step, guided, run.latents_BCHW)
+                moved = apply_path_step(step, guided, run.latents_BCHW)
                 loss = (moved - end_1CHW.to(moved)).square().mean()
                 (text_1TD.grad,) = torch.autograd.grad(loss, [text_1TD])
             adam.step()
@@ -123,8 +127,8 @@ class UncondOptimisation(StepCallback):
         return text_1TD.detach().to(uncond.text_BTD.dtype)
 
 
-class UncondSchedule(StepCallback):
-    """Step callback that sets the unconditional embedding of each step.
+class UncondScheduleCallback(StepCallback):
+    """Step callback that sets the unconditional text embedding of each step to a given one.
 
     embedding_at : number of a step -> (1, T, D), for every image
     """
@@ -133,7 +137,9 @@ class UncondSchedule(StepCallback):
         self.embedding_at = embedding_at
 
     def before_pass(self, run: RunState) -> None:
-        """Set the embedding of this step, if the run has an unconditional branch."""
+        """Set the unconditional text embedding of this step, if the run has an unconditional
+        branch.
+        """
         if UNCOND_BRANCH in run.conditioning.branches:
             uncond_1TD = self.embedding_at(run.step)
             run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)

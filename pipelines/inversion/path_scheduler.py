@@ -41,7 +41,7 @@ class FixedTimestepsScheduler:
         self.index = 0
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
-        """Begin a run; the number of steps is that of the given timesteps."""
+        """Begin a run at the first of the given timesteps; `num_inference_steps` is ignored."""
         self.timesteps = self.timesteps.to(device)
         self.index = 0
 
@@ -66,23 +66,25 @@ class PathScheduler(FixedTimestepsScheduler):
         return_dict: bool = False,
     ) -> tuple[Tensor]:
         """Return the latents (B, C, H, W) after this step, in a tuple."""
-        moved_BCHW = self.move(self.steps[self.index], model_output, sample)
+        moved_BCHW = self.step_without_residual(self.steps[self.index], model_output, sample)
         if self.residual_at is not None:
             moved_BCHW = moved_BCHW + self.residual_at(self.index).to(moved_BCHW)
         self.previous_BCHW = sample
         self.index += 1
         return (moved_BCHW.to(sample.dtype),)
 
-    def move(self, step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-        """Return the latents after a step without its residual, in at least float32."""
-        moved_BCHW = apply_step(step, prediction_BCHW, latents_BCHW)
+    def step_without_residual(
+        self, step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor
+    ) -> Tensor:
+        """Return the latents (B, C, H, W), at least float32, after a step without its residual."""
+        moved_BCHW = apply_path_step(step, prediction_BCHW, latents_BCHW)
         if step.previous:
             assert self.previous_BCHW is not None
-            moved_BCHW = moved_BCHW + step.previous * widen(self.previous_BCHW)
+            moved_BCHW = moved_BCHW + step.previous * to_at_least_float32(self.previous_BCHW)
         return moved_BCHW
 
 
-class AddResiduals(StepCallback):
+class AddResidualsCallback(StepCallback):
     """Step callback that adds a path's residuals to the latents after each step of any scheduler.
 
     residual_at : number of a step -> (1, C, H, W)
@@ -92,8 +94,8 @@ class AddResiduals(StepCallback):
         self.residual_at = residual_at
 
     def after_step(self, run: RunState) -> None:
-        """Add the residual of this step."""
-        moved_BCHW = widen(run.latents_BCHW)
+        """Add the path's residual of this step to the run's latents."""
+        moved_BCHW = to_at_least_float32(run.latents_BCHW)
         moved_BCHW = moved_BCHW + self.residual_at(run.step).to(moved_BCHW)
         run.latents_BCHW = moved_BCHW.to(run.latents_BCHW)
 
@@ -129,8 +131,8 @@ class PinnedScheduler(PathScheduler):
     ) -> tuple[Tensor]:
         """Return the path's next latents (1, C, H, W), in a tuple, and keep the residual."""
         end_1CHW = self.latents[self.index + 1]
-        moved_1CHW = self.move(self.steps[self.index], model_output, sample)
-        residual_1CHW = widen(end_1CHW).to(moved_1CHW.device) - moved_1CHW
+        moved_1CHW = self.step_without_residual(self.steps[self.index], model_output, sample)
+        residual_1CHW = to_at_least_float32(end_1CHW).to(moved_1CHW.device) - moved_1CHW
         is_last = self.index == len(self.steps) - 1
         if is_last and self.max_last_residual is not None:
             norm = float(residual_1CHW.norm())
@@ -161,7 +163,7 @@ class BesideSourceScheduler(PathScheduler):
 
     @property
     def step_index(self) -> int:
-        """Number of the next step."""
+        """Number of the next step of the run, counted from 0."""
         return self.index
 
     @property
@@ -170,7 +172,7 @@ class BesideSourceScheduler(PathScheduler):
         return 0
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Do nothing: a run begins with the first step."""
+        """Ignore the given step, as diffusers' pipelines call this: a run begins with its first."""
 
     def set_timesteps(
         self,
@@ -191,7 +193,7 @@ class BesideSourceScheduler(PathScheduler):
         return_dict: bool = False,
     ) -> tuple[Tensor]:
         """Return the latents after this step, the source's first, in a tuple."""
-        moved = self.move(self.steps[self.index], model_output, sample)
+        moved = self.step_without_residual(self.steps[self.index], model_output, sample)
         source = self.latents[self.index + 1].to(moved)
         targets = moved[1:] + (source - moved[:1])
         self.previous_BCHW = sample
@@ -199,14 +201,16 @@ class BesideSourceScheduler(PathScheduler):
         return (torch.cat([source, targets]).to(sample.dtype),)
 
 
-def apply_step(step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-    """Return clean D + latents x of a step, in at least float32."""
+def apply_path_step(step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
+    """Apply a path's step to latents x: return clean D + latents x, in at least float32."""
     f, g = step.denoised
     of_latents = step.clean * f + step.latents
     of_prediction = step.clean * g
-    return of_latents * widen(latents_BCHW) + of_prediction * widen(prediction_BCHW)
+    return of_latents * to_at_least_float32(latents_BCHW) + of_prediction * to_at_least_float32(
+        prediction_BCHW
+    )
 
 
-def widen(tensor: Tensor) -> Tensor:
-    """Return the tensor in at least float32."""
+def to_at_least_float32(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or unchanged where its dtype is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

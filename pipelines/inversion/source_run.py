@@ -14,32 +14,35 @@ from t2i.denoiser.schedulers import Scheduler
 
 
 class SourceRun(Protocol):
-    """Interface of the model with the source's prompt, for an inversion method."""
+    """Interface by which an inversion method runs the model with the source's prompt: noise
+    levels, the picture's latents, and the sampling loop.
+    """
 
     @property
     def levels(self) -> NoiseLevels:
-        """Noise levels of the run."""
+        """Noise levels of the run in which the picture is inverted."""
 
     @property
     def clean_1CHW(self) -> Tensor:
-        """Latents of the picture."""
+        """Latents of the picture to invert, without noise, (1, C, H, W)."""
 
     @property
     def generator(self) -> torch.Generator:
-        """Generator of the noise that a method draws."""
+        """Generator of the random noise that an inversion method draws."""
 
     @property
     def scheduler(self) -> Scheduler:
         """Scheduler of the pipeline, whose config describes the model's noise."""
 
-    def draw(
+    def sample(
         self,
         scheduler: Any,
         latents_1CHW: Tensor,
         *,
         guided: bool,
     ) -> Tensor:
-        """Run the sampling loop with this scheduler from these latents; return the last ones.
+        """Run the sampling loop with this scheduler from these latents; return the latents after
+        its last step, (1, C, H, W).
 
         guided : with the guidance of the edits; else the conditional prediction alone
         """
@@ -49,10 +52,13 @@ class InversionMethod(Protocol):
     """Interface of an inversion method; its fields are the arguments that a user may give."""
 
     def find_path(self, run: SourceRun) -> SourcePath:
-        """Return the path of the picture's latents, and how an edit's targets step beside it."""
+        """Invert the picture: return the path of its latents from noise to the picture, and how an
+        edit's targets step beside it.
+        """
 
     def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return the arguments of a call that the method sets, for the source and all targets.
+        """Return the call arguments that the inversion method sets for its edits, such as the
+        negative prompt; they hold for the source and all targets.
 
         prompt, guidance_scale : of the source
         """

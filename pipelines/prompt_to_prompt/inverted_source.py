@@ -16,9 +16,9 @@ from torch import Tensor
 from pipelines.images.photo import Photo
 from pipelines.inversion.method_checks import check_method_suits_model, is_few_step_model
 from pipelines.inversion.methods import format_method, parse_method
-from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow
+from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow_matching
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, widen
+from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, to_at_least_float32
 from pipelines.inversion.reordered_prompt import reorder_prompt
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange
@@ -64,7 +64,7 @@ def resolve_method(
         parsed = parse_method(method)
         check_method_suits_model(pipe, parsed)
         return parsed
-    if is_flow(pipe.scheduler):
+    if is_flow_matching(pipe.scheduler):
         return parse_method("difference")
     if is_few_step_model(pipe):
         return parse_method("turbo")
@@ -74,7 +74,7 @@ def resolve_method(
 
 @dataclass(frozen=True)
 class PictureRun:
-    """The model with the source's prompt, for an inversion method: see `SourceRun`.
+    """Pipeline with the source's prompt, which an inversion method runs: see `SourceRun`.
 
     label : of the progress bars of its runs
     """
@@ -93,18 +93,19 @@ class PictureRun:
         scheduler: Scheduler = self.pipe.scheduler
         return scheduler
 
-    def draw(
+    def sample(
         self,
         scheduler: Any,
         latents_1CHW: Tensor,
         *,
         guided: bool,
     ) -> Tensor:
-        """Run the sampling loop with this scheduler from these latents; return the last ones.
+        """Run the sampling loop with this scheduler from these latents; return the latents after
+        its last step, (1, C, H, W).
 
         A scheduled prompt has at each noise level the text that the sampler's own run has there.
         """
-        arguments = self.arguments_of_run(len(scheduler.timesteps), guided)
+        arguments = self.build_run_arguments(len(scheduler.timesteps), guided)
         prompt = self.prompt
         if (order := scheduler.step_order) is not None:
             prompt = reorder_prompt(prompt, order, self.levels.num_steps)
@@ -123,8 +124,8 @@ class PictureRun:
         latents: Tensor = drawn[0]
         return latents
 
-    def arguments_of_run(self, num_steps: int, guided: bool) -> dict[str, Any]:
-        """Return the arguments of a run of this many steps, with or without guidance."""
+    def build_run_arguments(self, num_steps: int, guided: bool) -> dict[str, Any]:
+        """Return the call arguments of a run of this many steps, with or without guidance."""
         arguments = {**self.arguments, "num_inference_steps": num_steps}
         if not guided:
             arguments |= {"guidance": Conditional(), "negative_prompt": None}
@@ -141,7 +142,7 @@ def invert_picture(
     options: RecordingOptions,
     notes: Mapping[str, object],
 ) -> RecordedSource:
-    """Return a photo as a recorded source with its prompt and notes.
+    """Invert a photo by a method, and return it as a recorded source with its prompt and notes.
 
     Raises ArgumentError before the first pass where the recording would exceed its budget.
     """
@@ -161,7 +162,7 @@ def invert_picture(
 
     scheduler = build_source_scheduler(pipe, path)
     guided = path.source_is_guided and (not path.pinned or path.has_residuals)
-    arguments = run.arguments_of_run(len(path.steps), guided)
+    arguments = run.build_run_arguments(len(path.steps), guided)
 
     def extra(step: int) -> dict[str, Tensor]:
         tensors = {}
@@ -237,7 +238,7 @@ def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
 
 
 def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
-    """Return the scheduler of the source's recorded run."""
+    """Build the scheduler with which the run of an inverted source is recorded."""
     if not path.pinned:
         return PathScheduler(pipe.scheduler, path.steps)
     return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
@@ -262,12 +263,14 @@ def measure_error(
         replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
     elif not path.has_residuals:
         again = PathScheduler(run.pipe.scheduler, path.steps)
-        latents = run.draw(again, path.latents[0], guided=path.source_is_guided)
+        latents = run.sample(again, path.latents[0], guided=path.source_is_guided)
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     elif path.max_last_residual is not None:
         assert isinstance(scheduler, PinnedScheduler)
         assert scheduler.cut_off_1CHW is not None
-        latents = (widen(path.latents[-1]) - scheduler.cut_off_1CHW).to(path.latents[-1])
+        latents = (to_at_least_float32(path.latents[-1]) - scheduler.cut_off_1CHW).to(
+            path.latents[-1]
+        )
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     error = InversionError(replay, peak_signal_to_noise(decoded, pixels_13YX))
     if replay is not None and replay < min(POOR_REPLAY_PSNR, error.autoencoder - 1):

@@ -15,7 +15,7 @@ from t2i.conditioning.run_state import RunState, StepCallback
 
 
 @dataclass(frozen=True, slots=True)
-class KeepPathCallback(StepCallback):
+class KeepUnmaskedOnPathCallback(StepCallback):
     """Step callback that resets latents outside of a mask to the path of the inverted photo.
 
     path_at : number of a step -> latents (1, C, H, W) of the path after it
@@ -26,7 +26,7 @@ class KeepPathCallback(StepCallback):
     mask_11YX: Tensor
 
     def after_step(self, run: RunState) -> None:
-        """Restore the path's latents outside of the mask."""
+        """Reset the run's latents outside of the mask to those of the inverted photo's path."""
         latents_BCHW = run.latents_BCHW
         path_1CHW = self.path_at(run.step).to(latents_BCHW)
         mask_11HW = functional.adaptive_max_pool2d(self.mask_11YX, latents_BCHW.shape[-2:])

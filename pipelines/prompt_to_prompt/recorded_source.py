@@ -26,11 +26,11 @@ from pipelines.images.photo_tensors import (
     photo_to_tensors,
 )
 from pipelines.inversion.noise_levels import PathStep
-from pipelines.inversion.null_text import UncondSchedule
-from pipelines.inversion.path_scheduler import AddResiduals, PathScheduler
+from pipelines.inversion.null_text import UncondScheduleCallback
+from pipelines.inversion.path_scheduler import AddResidualsCallback, PathScheduler
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.photo_blending import (
-    KeepPathCallback,
+    KeepUnmaskedOnPathCallback,
     restore_pixels,
     weigh_changed_latents,
 )
@@ -124,11 +124,19 @@ class RecordedSource:
         first = self.steps[0]
         residual_at = self.residual_at if "residual" in first else None
         if not self.path_steps:
-            return None if residual_at is None else CallOverrides(None, [AddResiduals(residual_at)])
+            return (
+                None
+                if residual_at is None
+                else CallOverrides(None, [AddResidualsCallback(residual_at)])
+            )
         scheduler = PathScheduler(pipe.scheduler, self.path_steps, residual_at)
-        uncond = [UncondSchedule(self.uncond_embedding_at)] if "uncond" in first else []
+        uncond = [UncondScheduleCallback(self.uncond_embedding_at)] if "uncond" in first else []
         mask_11YX = self.mask
-        kept = [] if mask_11YX is None else [KeepPathCallback(self.path_latents_at, mask_11YX)]
+        kept = (
+            []
+            if mask_11YX is None
+            else [KeepUnmaskedOnPathCallback(self.path_latents_at, mask_11YX)]
+        )
         return CallOverrides(scheduler, [*uncond, *kept])
 
     def restore(self, pixels_B3YX: Tensor, latents_BCHW: Tensor) -> Tensor:
@@ -178,7 +186,9 @@ class RecordedSource:
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
     def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
-        """Return the source's rows at a site and step; None if none were recorded."""
+        """Return the source's recorded queries, keys and values at a site and step; None if none
+        were recorded.
+        """
         tensors = self.steps[step]
         others = [f"{site}/{branch}" for branch in self.branches_at(step)[1:]]
 

@@ -51,7 +51,7 @@ class RecordedSteps:
     """The file that was read last."""
 
     def add(self, tensors: dict[str, Tensor]) -> None:
-        """Append the tensors of a step."""
+        """Append the recorded tensors of one step to the store."""
         if self.folder is None:
             self.kept.append(tensors)
         else:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pipelines.inversion.methods import parse_method
-from pipelines.inversion.path_scheduler import PinnedScheduler, widen
+from pipelines.inversion.path_scheduler import PinnedScheduler, to_at_least_float32
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_generators
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
@@ -29,17 +29,19 @@ INHERITED_PICTURE_FACTS = ("inversion", "inverted_steps", "picture", "notes")
 """Facts of an inverted picture that its edits have, too."""
 
 
-class KeepsResidual(Protocol):
-    """Interface of a scheduler or step callback that sets a run's latents to those of a path."""
+class SupportsResidual(Protocol):
+    """Interface of a scheduler or step callback that sets a run's latents to given ones after each
+    step, and keeps by how much the model's own step missed them (the residual).
+    """
 
     @property
     def residual_1CHW(self) -> Tensor | None:
         """Latents of the path minus those of the model's own last step; None before the first."""
 
 
-class PinnedLatents(StepCallback):
-    """Step callback that sets the latents after each step to those of an earlier run, whatever the
-    scheduler; see `KeepsResidual`.
+class PinLatentsCallback(StepCallback):
+    """Step callback that sets a run's latents after each step to those of an earlier run, with any
+    scheduler; see `SupportsResidual`.
 
     latents : after each step, (1, C, H, W)
     """
@@ -49,9 +51,9 @@ class PinnedLatents(StepCallback):
         self.residual_1CHW: Tensor | None = None
 
     def after_step(self, run: RunState) -> None:
-        """Set the latents of this step."""
+        """Set the run's latents to the given ones of this step, and keep the residual."""
         end_1CHW = self.latents[run.step].to(run.latents_BCHW)
-        self.residual_1CHW = widen(end_1CHW) - widen(run.latents_BCHW)
+        self.residual_1CHW = to_at_least_float32(end_1CHW) - to_at_least_float32(run.latents_BCHW)
         run.latents_BCHW = end_1CHW
 
 
@@ -73,8 +75,8 @@ def record_target(
     latents : of the target after each step, (1, C, H, W)
     notes : instead of the source's
     """
-    settings = settings_of_target(source, target)
-    pinned, overrides = build_latents_pin(pipe, source, latents)
+    settings = build_target_run_settings(source, target)
+    pinned, overrides = build_target_pinning(pipe, source, latents)
 
     def extra(step: int) -> Mapping[str, Tensor]:
         residual_1CHW = pinned.residual_1CHW
@@ -95,7 +97,7 @@ def record_target(
             extra=extra,
             path_steps=source.path_steps,
             photo=source.photo,
-            facts=facts_of_target(source) | ({} if notes is None else {"notes": dict(notes)}),
+            facts=build_target_facts(source) | ({} if notes is None else {"notes": dict(notes)}),
             finish=lambda target: replace(
                 target, pixels=source.restore(target.pixels, target.latents)
             ),
@@ -122,9 +124,9 @@ def check_recordable_edit(source: object, target: object, options: RecordingOpti
         )
 
 
-def settings_of_target(source: RecordedSource, target: str | Prompt) -> SourceRunSettings:
-    """Return the settings of a source's run, with those that its inversion method derives from
-    the prompt derived from the target.
+def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> SourceRunSettings:
+    """Return the settings with which an edit's target is run as the next source: those of the
+    source's run; what its inversion method derives from the prompt is derived from the target.
     """
     settings = restore_settings(source.facts)
     if "inversion" not in source.facts:
@@ -133,16 +135,19 @@ def settings_of_target(source: RecordedSource, target: str | Prompt) -> SourceRu
     return replace(settings, **method.target_settings(target, settings.guidance_scale or 1.0))
 
 
-def build_latents_pin(
+def build_target_pinning(
     pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
-) -> tuple[KeepsResidual, CallOverrides]:
-    """Build the scheduler or step callback that sets a run's latents to a target's after each step,
-    and the call overrides that put it in.
+) -> tuple[SupportsResidual, CallOverrides]:
+    """Build what makes a run reproduce an edited image: a scheduler or a step callback that sets
+    the run's latents after each step to the given ones of the edit's target, and the call overrides
+    that install it.
+
+    latents : of the target after each step, (1, C, H, W)
     """
     overrides = source.call_overrides(pipe)
     label = "recording"
     if not source.path_steps:
-        callback = PinnedLatents(latents)
+        callback = PinLatentsCallback(latents)
         return callback, CallOverrides(None, [callback], label)
     assert overrides is not None
     assert source.noise is not None
@@ -150,8 +155,10 @@ def build_latents_pin(
     return scheduler, replace(overrides, scheduler=scheduler, progress_label=label)
 
 
-def facts_of_target(source: RecordedSource) -> RunFacts:
-    """Return the facts of a target as a source beyond those of its run."""
+def build_target_facts(source: RecordedSource) -> RunFacts:
+    """Return the facts that are recorded of an edit's target as the next source, beyond those of
+    its run: the inversion, the seed, and the source that it is an edit of.
+    """
     facts = {name: source.facts[name] for name in INHERITED_PICTURE_FACTS if name in source.facts}
     facts |= {"seed": source.facts["seed"], "edit_of": prompt_to_json(source.prompt)}
     if source.error is not None:

@@ -72,7 +72,7 @@ def wrap_denoise_in_lock(denoise: Callable[..., Tensor], model: nn.Module) -> Ca
 
 
 def has_loras(model: object) -> bool:
-    """Return True for a model with peft adapters."""
+    """Return True if LoRA layers, that is adapters of peft, are attached to the model."""
     return hasattr(model, "peft_config")
 
 

@@ -20,7 +20,7 @@ class ProgressBar(Protocol):
     """Interface of a progress bar: tqdm's, or the command line's own."""
 
     def update(self) -> object:
-        """Advance the bar by one."""
+        """Advance the progress bar by one step."""
 
 
 class ProgressCallback(StepCallback):
@@ -34,7 +34,7 @@ class ProgressCallback(StepCallback):
         self.order = order
 
     def after_step(self, run: RunState) -> None:
-        """Advance the bar if a requested step is complete."""
+        """Advance the progress bar if a requested sampling step is complete."""
         passes = run.step + 1
         first_passes = run.num_steps - self.num_inference_steps * self.order
         if passes == run.num_steps or (passes > first_passes and passes % self.order == 0):
@@ -42,8 +42,8 @@ class ProgressCallback(StepCallback):
 
 
 class CallbackPipelineProtocol(Protocol):
-    """Protocol of a pipeline as UserCallback reads it after a step: whether the call was
-    interrupted, and its guidance, which the user's callback may have changed.
+    """Protocol of a pipeline whose calls can be interrupted and their guidance changed by the
+    user's callback_on_step_end; StepEndCallbackAdapter reads both.
     """
 
     @property
@@ -54,9 +54,10 @@ class CallbackPipelineProtocol(Protocol):
         """Return the Guidance of the current call: its own, or one made from its scale."""
 
 
-class UserCallback(StepCallback):
-    """Step callback that calls the user's callback_on_step_end, and applies what it returns or
-    sets."""
+class StepEndCallbackAdapter(StepCallback):
+    """Step callback that calls the user's `callback_on_step_end`, a function as diffusers'
+    pipelines take it, and applies the tensors that it returns and the guidance that it sets.
+    """
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class UserCallback(StepCallback):
         run.stop = run.stop or self.pipeline.interrupt
 
     def after_step(self, run: RunState) -> None:
-        """Call the callback, and apply the returned tensors and a changed guidance."""
+        """Call the user's callback_on_step_end; apply the tensors that it returns and a changed
+        guidance to the run.
+        """
         if self.callback is None:
             return
         tensors: dict[str, Any] = {

@@ -32,7 +32,7 @@ from pipelines.loop import GeneratorOrList, sample
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
-from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, UserCallback
+from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, StepEndCallbackAdapter
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior_components, sample_image_embeddings
 from pipelines.unclip.unclip_arguments import UnclipArguments
@@ -270,11 +270,11 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
 
     def _user_callback(
         self, call: UnclipArguments, negative_prompt_embeds: Tensor | None
-    ) -> UserCallback:
+    ) -> StepEndCallbackAdapter:
         """Return the step callback that calls `callback_on_step_end` with diffusers' names."""
         callback = call.callback_on_step_end
         names = picture_embeds.TEXT_NAME_BY_IMAGE_NAME
-        return UserCallback(
+        return StepEndCallbackAdapter(
             self,
             callback and picture_embeds.wrap_callback_with_diffusers_names(callback),
             [names.get(name, name) for name in call.callback_on_step_end_tensor_inputs],

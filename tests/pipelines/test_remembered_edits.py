@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pipelines.inversion.methods import INVERSION_METHODS
-from pipelines.inversion.path_scheduler import AddResiduals
+from pipelines.inversion.path_scheduler import AddResidualsCallback
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from pipelines.run.call_state import CallOverrides
@@ -133,7 +133,7 @@ def test_an_edit_of_an_edit_equals_the_run_of_both_rows(pipe, source, method):
     alone = pipe(first, SECOND, edits=edits, output_type="latent").images
     overrides = first.call_overrides(pipe)
     if method is None:
-        overrides = CallOverrides(None, [AddResiduals(first.residual_at)])
+        overrides = CallOverrides(None, [AddResidualsCallback(first.residual_at)])
     noise = torch.Generator(), torch.Generator()
     for one in noise:
         one.set_state(first.state)

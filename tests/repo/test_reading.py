@@ -51,7 +51,7 @@ ALLOWED = {
     "t2i.server.compat.openai.streaming": {"Image.open"},
     "t2i.text.bpe": {"loads"},
     "train.cache.model_digests": {"loads"},
-    "pipelines.base.diffusers_layout": {"loads"},
+    "pipelines.base.pipeline_components": {"loads"},
     "pipelines.unclip.unclip": {"loads"},
     # "open" of an object of ours.
     "t2i.attention.hooks.shared_hooks": {"shared_hooks.open"},

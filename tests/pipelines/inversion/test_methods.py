@@ -52,7 +52,7 @@ def record(run, path):
 
 def draw_target(run, path, residuals, target=1):
     scheduler = PathScheduler(run.scheduler, path.steps, residuals.__getitem__)
-    return run.draw(scheduler, path.latents[0], guided=True, target=target)
+    return run.sample(scheduler, path.latents[0], guided=True, target=target)
 
 
 # noise levels and steps
@@ -124,7 +124,7 @@ def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     """After enough iterations the model's own steps lead back to the picture."""
     run = toy_run(ddim(prediction))
     latents = invert_ddim(run, 200)
-    again = run.draw(
+    again = run.sample(
         PathScheduler(run.scheduler, build_ddim_path_steps(run.levels)), latents[0], guided=False
     )
     assert largest(again - run.clean_1CHW) < 1e-9
@@ -136,7 +136,7 @@ def test_more_iterations_lead_nearer_to_the_picture():
         run = toy_run()
         latents = invert_ddim(run, iterations)
         steps = build_ddim_path_steps(run.levels)
-        again = run.draw(PathScheduler(run.scheduler, steps), latents[0], guided=False)
+        again = run.sample(PathScheduler(run.scheduler, steps), latents[0], guided=False)
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 100

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipelines.images.photo import prepare_photo
 from pipelines.prompt_to_prompt.photo_blending import (
-    KeepPathCallback,
+    KeepUnmaskedOnPathCallback,
     restore_pixels,
     weigh_changed_latents,
 )
@@ -200,7 +200,7 @@ def test_a_latent_changes_if_any_of_its_pixels_may():
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 3, 3] = 1
     run = type("Run", (), {"latents_BCHW": torch.ones(2, 4, 2, 2), "step": 0})()
-    KeepPathCallback(lambda step: torch.zeros(1, 4, 2, 2), mask).after_step(run)
+    KeepUnmaskedOnPathCallback(lambda step: torch.zeros(1, 4, 2, 2), mask).after_step(run)
     assert run.latents_BCHW[0, 0].tolist() == [[1, 0], [0, 0]]
 
 

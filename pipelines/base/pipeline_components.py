@@ -1,4 +1,4 @@
-"""Layout of a pipeline as diffusers has it: the components, and the model index of a folder."""
+"""Components of a pipeline under diffusers' names, and the model index of its folder."""
 
 import json
 from typing import Any
