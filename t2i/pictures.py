@@ -66,6 +66,20 @@ def opening_picture_as_stored(path: Path) -> Iterator[Image.Image]:
 
     What Pillow raises within the block becomes a DataError that names the file.
     """
+    with _opening_header(path) as picture:
+        picture.load()
+        yield picture
+
+
+def read_picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a PNG, JPEG or WebP file as it is stored, without decoding it."""
+    with _opening_header(path) as picture:
+        return picture.size
+
+
+@contextmanager
+def _opening_header(path: Path) -> Iterator[Image.Image]:
+    """Open a picture file within the block; its pixels are decoded when they are first read."""
     try:
         with (
             open_untrusted(path, PICTURE_KIND) as file,
@@ -73,7 +87,6 @@ def opening_picture_as_stored(path: Path) -> Iterator[Image.Image]:
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
-            picture.load()
             yield picture
     except T2IError:
         raise  # an ArgumentError is a ValueError, too

@@ -20,6 +20,7 @@ from t2i.cli.request.request import (
 from t2i.cli.request.sampler_names import is_known_sampler, sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.errors import ArgumentError
+from t2i.pictures import read_picture_size
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_request import (
     EditRequest,
@@ -106,10 +107,16 @@ def wants_maps(body: JobRequest) -> bool:
 def check_size_of_work(
     built: BuiltRequest, num: int, catalogue: Catalogue, max_pixels_x_steps: int
 ) -> None:
-    """Raise ArgumentError for a request of more pixels x steps x images than a server takes."""
+    """Raise ArgumentError for a request of more pixels x steps x images than a server takes.
+
+    An image that is changed is drawn at its own size where none is asked for.
+    """
     request = built.request
     model = request.model if request.model in catalogue.models else catalogue.default_model
-    width, height = catalogue.read_default_size(model)
+    if request.image is not None and request.inversion is None:
+        width, height = read_picture_size(Path(request.image.path))
+    else:
+        width, height = catalogue.read_default_size(model)
     width, height = request.width or width, request.height or height
     check_pixel_count(width, height)
     steps = request.num_inference_steps or catalogue.read_default_steps(model)

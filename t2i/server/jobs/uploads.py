@@ -32,11 +32,14 @@ class Upload:
 
 
 class Uploads:
-    """Uploaded pictures of all owners, in a folder and in the store."""
+    """Uploaded pictures of all owners, in a folder and in the store.
+
+    decoding : held by whoever decodes a picture; not while another one is added
+    """
 
     def __init__(self, store: JobStore, folder: Path, min_free_bytes: int) -> None:
         self.store, self.folder, self.min_free_bytes = store, folder, min_free_bytes
-        self._decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
+        self.decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, data: bytes, name: str, owner: str) -> Upload:
@@ -50,7 +53,7 @@ class Uploads:
         waiting = self.folder / f".{upload_id}"
         write_atomically(waiting, lambda path: path.write_bytes(data))
         try:
-            with self._decoding, opening_picture_as_stored(waiting) as picture:
+            with self.decoding, opening_picture_as_stored(waiting) as picture:
                 suffix, (width, height) = SUFFIXES[picture.format or ""], picture.size
             waiting.rename(self.folder / f"{upload_id}{suffix}")
         except DataError as error:

@@ -37,7 +37,7 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
 
 
 def paste_black(plan: Inpainting) -> Image.Image:
-    return plan.paste(Image.new("RGB", plan.image.size))
+    return plan.paste(Image.new("RGB", plan.size))
 
 
 @pytest.mark.parametrize("only_masked", [True, False])
@@ -52,8 +52,9 @@ def test_only_the_part_around_the_mask_is_drawn_at_the_full_size() -> None:
     body = Img2ImgBody(**SHARP, inpaint_full_res_padding=2, width=56, height=56)
     plan = plan_inpainting(gradient(), square(), body)
     assert plan.box == (8, 8, 22, 22)
-    assert plan.image.size == plan.mask.size == (56, 56)
-    assert plan.paste(plan.image).size == (60, 40)
+    image, mask = plan.build_inputs()
+    assert image.size == mask.size == (56, 56)
+    assert plan.paste(image).size == (60, 40)
 
 
 def test_the_whole_picture_is_drawn_without_inpaint_full_res() -> None:

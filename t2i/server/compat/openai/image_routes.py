@@ -1,7 +1,7 @@
 """Routes of OpenAI's API that draw: generations and edits."""
 
 import io
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import StreamingResponse
@@ -12,6 +12,7 @@ from t2i.errors import ArgumentError
 from t2i.pictures import open_picture
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.catalogue import Catalogue
+from t2i.server.compat.early_checks import check_fields
 from t2i.server.compat.failed_jobs import check_done
 from t2i.server.compat.openai.error_route import (
     ERROR_RESPONSES,
@@ -40,7 +41,7 @@ async def generate_images(
     body: GenerationBody, request: Request, owner: Owner, service: Service
 ) -> ImagesAnswer | StreamingResponse:
     """Draw images of a prompt."""
-    job = await run_in_threadpool(_submit, body, {}, owner, service)
+    job = await run_in_threadpool(_submit, body, owner, service)
     return await _answer(body, job, request, service, "image_generation")
 
 
@@ -49,15 +50,24 @@ async def edit_image(
     form: Annotated[EditForm, Form()], request: Request, owner: Owner, service: Service
 ) -> ImagesAnswer | StreamingResponse:
     """Change an image towards a prompt: the transparent part of the mask, or all of it."""
-    pictures = await run_in_threadpool(_upload_pictures, form, owner, service)
-    job = await run_in_threadpool(_submit, form, pictures, owner, service)
+    job = await run_in_threadpool(_submit_edit, form, owner, service)
     return await _answer(form, job, request, service, "image_edit")
 
 
-def _submit(body: ImageBody, pictures: dict[str, str], owner: str, service: JobService) -> Job:
-    """Queue the job of a body. Raises T2IError."""
-    model = choose_model(body.model, service.catalogue)
-    fields = build_image_fields(body, model) | pictures
+def _submit(body: ImageBody, owner: str, service: JobService) -> Job:
+    """Queue the job of a body without pictures. Raises T2IError."""
+    fields = build_image_fields(body, choose_model(body.model, service.catalogue))
+    return service.submit("generate", GenerateRequest(**fields), owner)
+
+
+def _submit_edit(form: EditForm, owner: str, service: JobService) -> Job:
+    """Queue the job of an edit; what it asks for is checked before its pictures are decoded.
+
+    Raises T2IError.
+    """
+    fields = build_image_fields(form, choose_model(form.model, service.catalogue))
+    check_fields(fields, service)
+    fields |= _upload_pictures(form, fields, owner, service)
     return service.submit("generate", GenerateRequest(**fields), owner)
 
 
@@ -87,20 +97,24 @@ async def _answer(
     )
 
 
-def _upload_pictures(form: EditForm, owner: str, service: JobService) -> dict[str, str]:
-    """Keep the picture and the mask of an edit; return the fields of its job."""
+def _upload_pictures(
+    form: EditForm, fields: dict[str, Any], owner: str, service: JobService
+) -> dict[str, str]:
+    """Keep the picture and the mask of an edit; return their fields of its job."""
     files = [*form.image, *form.image_array]
     if len(files) != 1:
         raise ArgumentError(f"Got {plural(len(files), 'image')} to edit: expected one.")
     original = _upload(files[0], "image", owner, service)
-    picture = open_picture(original.path)
-    mask = None
-    if form.mask is not None:
-        mask = open_picture(_upload(form.mask, "mask", owner, service).path)
-    white = read_edit_mask(picture, mask)
-    if white is None:
-        return {"image": original.id}
-    painted = service.uploads.add(_encode_png(white), "mask.png", owner)
+    check_fields({"width": original.width, "height": original.height} | fields, service)
+    mask = None if form.mask is None else _upload(form.mask, "mask", owner, service)
+    with service.uploads.decoding:
+        white = read_edit_mask(
+            open_picture(original.path), None if mask is None else open_picture(mask.path)
+        )
+        if white is None:
+            return {"image": original.id}
+        encoded = _encode_png(white)
+    painted = service.uploads.add(encoded, "mask.png", owner)
     return {"image": original.id, "mask": painted.id}
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from threading import BoundedSemaphore
 
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.pictures import EXIF_TEXT_FORMATS, FORMATS, build_metadata_exif_block, open_picture
@@ -61,7 +62,7 @@ def encode_image(
     data = (
         read_bytes(path, PICTURE_KIND)
         if output_format == "png"
-        else _convert(path, body, output_format)
+        else _convert(path, body, output_format, service.uploads.decoding)
     )
     return base64.b64encode(data).decode("ascii")
 
@@ -71,14 +72,17 @@ def describe_size(file: ResultFile) -> str:
     return f"{file.width}x{file.height}"
 
 
-def _convert(path: Path, body: ImageBody, output_format: OutputFormat) -> bytes:
+def _convert(
+    path: Path, body: ImageBody, output_format: OutputFormat, decoding: BoundedSemaphore
+) -> bytes:
     """Return the bytes of a PNG file as JPEG or WebP."""
     form = FORMATS[f".{output_format}"]
     found = read_embedded_texts(path).texts
     texts = {name: text for name, text in found.items() if name in EXIF_TEXT_FORMATS}
     quality = BEST_QUALITY if body.output_compression is None else body.output_compression
     stream = io.BytesIO()
-    open_picture(path).convert("RGB").save(
-        stream, form, quality=quality, exif=build_metadata_exif_block(texts, form, path.name)
-    )
+    with decoding:
+        open_picture(path).convert("RGB").save(
+            stream, form, quality=quality, exif=build_metadata_exif_block(texts, form, path.name)
+        )
     return stream.getvalue()

@@ -20,18 +20,33 @@ RESIZE_STRETCH, RESIZE_CROP = 0, 1
 
 @dataclass(frozen=True)
 class Inpainting:
-    """Picture and mask that a job is given, and what the drawn picture is pasted into.
+    """Part of a picture that a job draws, and how it is pasted back.
 
-    original : the whole picture
+    original : RGB, the whole picture
+    painted : L, of the original's size: white where it is drawn anew
     weights : L, of the original's size: how much of the drawn picture shows
-    box : part of the original that is drawn; None for all of it, at the size of the drawn picture
+    box : part of the original that is drawn; None for all of it, pasted at the size of the drawn
+        picture
+    size : width and height at which it is drawn
+    fills : whether the part starts from the colours around it
     """
 
-    image: Image.Image
-    mask: Image.Image
     original: Image.Image
+    painted: Image.Image
     weights: Image.Image
     box: Box | None
+    size: tuple[int, int]
+    fills: bool
+
+    def build_inputs(self) -> tuple[Image.Image, Image.Image]:
+        """Return the picture and the mask that a job is given."""
+        picture, painted = (
+            resize(part if self.box is None else part.crop(self.box), self.size)
+            for part in (self.original, self.painted)
+        )
+        if self.fills:
+            picture = fill_masked_part(picture, painted)
+        return picture, _binarize(painted)
 
     def paste(self, drawn: Image.Image) -> Image.Image:
         """Return the original with the drawn picture in the masked part."""
@@ -65,28 +80,24 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
             "it should change, or send inpainting_mask_invert=1."
         )
     weights = painted.filter(ImageFilter.GaussianBlur(_choose_blur(body)))
-    size = choose_size(picture, body)
+    size = choose_size(picture.size, body)
     box = None
     if body.inpaint_full_res or body.inpaint_full_res is None:
         box = find_box(weights, body.inpaint_full_res_padding or 0, size)
-        parts = (picture.crop(box), painted.crop(box))
     else:
         picture = shape_picture(picture, body)
         painted, weights = shape_picture(painted, body), shape_picture(weights, body)
-        parts = (picture, painted)
-    image, mask = (resize(part, size) for part in parts)
-    if body.inpainting_fill in (None, FILL_COLOURS):
-        image = fill_masked_part(image, mask)
-    return Inpainting(image, _binarize(mask), picture, weights, box)
+    fills = body.inpainting_fill in (None, FILL_COLOURS)
+    return Inpainting(picture, painted, weights, box, size, fills)
 
 
-def choose_size(picture: Image.Image, body: Img2ImgBody) -> tuple[int, int]:
-    """Return the width and height to draw at: the body's, and the picture's where it has none.
+def choose_size(own: tuple[int, int], body: Img2ImgBody) -> tuple[int, int]:
+    """Return the width and height to draw at: the body's, and the picture's own where it has none.
 
     Raises ArgumentError for a size that no picture has.
     """
-    width = picture.width if body.width is None else body.width
-    height = picture.height if body.height is None else body.height
+    width = own[0] if body.width is None else body.width
+    height = own[1] if body.height is None else body.height
     for name, side in (("width", width), ("height", height)):
         if side < 1:
             raise ArgumentError(f"Got {name}={side}: expected pixels, from 1 on.")
@@ -105,7 +116,7 @@ def shape_picture(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
         raise build_refusal(
             "resize_mode", body.resize_mode, "the picture is stretched (0) or cropped (1)"
         )
-    width, height = choose_size(picture, body)
+    width, height = choose_size(picture.size, body)
     scale = min(picture.width / width, picture.height / height)
     crop_width, crop_height = max(round(width * scale), 1), max(round(height * scale), 1)
     left, top = (picture.width - crop_width) // 2, (picture.height - crop_height) // 2

@@ -1,26 +1,25 @@
 """Routes of A1111's API that draw: txt2img and img2img."""
 
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.request.request import choose_seeds
 from t2i.errors import ArgumentError
-from t2i.pictures import build_png_text_chunks, open_picture
 from t2i.safe_reading import PICTURE_KIND, read_bytes
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
 from t2i.server.compat.a1111.answers.generation_info import build_info, build_parameters
 from t2i.server.compat.a1111.answers.response_schemas import GenerationAnswer
 from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
-from t2i.server.compat.a1111.request.encoded_pictures import decode_base64, encode_base64
-from t2i.server.compat.a1111.request.inpainting import plan_inpainting, shape_picture
+from t2i.server.compat.a1111.request.encoded_pictures import encode_base64
+from t2i.server.compat.a1111.request.init_images import (
+    paste_into_init_image,
+    upload_init_images,
+)
 from t2i.server.compat.a1111.request.job_fields import (
     build_img2img_fields,
     build_txt2img_fields,
@@ -37,8 +36,6 @@ from t2i.server.jobs.request_building import build_request, check_size_of_work
 router = APIRouter(
     prefix="/sdapi/v1", tags=["A1111"], route_class=A1111Route, responses=ERROR_RESPONSES
 )
-Paste = Callable[[Image.Image], Image.Image]
-"""Puts a drawn picture into the one it was made from."""
 
 
 @router.post("/txt2img")
@@ -58,20 +55,19 @@ async def draw_over_picture(
     """Change a picture towards a prompt; with a mask only its white part."""
     model = _choose_model(body, owner, state)
     fields = build_img2img_fields(body, model, service.catalogue.embeddings)
-    pictures, paste = await run_in_threadpool(_upload_pictures, body, owner, service)
-    return await _draw(Drawing(body, fields | pictures, owner, service, state, paste))
+    pictures = await run_in_threadpool(upload_init_images, body, fields, owner, service)
+    return await _draw(Drawing(body, fields | pictures, owner, service, state))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures to draw: the body, the fields of their jobs, and where drawn pictures are pasted."""
+    """Pictures to draw: the body, and the fields of their jobs."""
 
     body: GenerationBody
     fields: dict[str, Any]
     owner: str
     service: JobService
     state: A1111State
-    paste: Paste | None = None
 
 
 def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
@@ -158,10 +154,11 @@ def _answer(drawing: Drawing, task: Task, jobs: list[Job]) -> GenerationAnswer:
     images = []
     if body.send_images is not False:
         for path in paths:
-            data = read_bytes(path, PICTURE_KIND)
-            if drawing.paste is not None:
+            if isinstance(body, Img2ImgBody) and body.mask:
                 texts = read_embedded_texts(path).texts
-                data = _encode_png(drawing.paste(open_picture(path).convert("RGB")), texts)
+                data = paste_into_init_image(path, texts, body, service)
+            else:
+                data = read_bytes(path, PICTURE_KIND)
             images.append(encode_base64(data))
     pictures = isinstance(body, Img2ImgBody) and bool(body.include_init_images)
     return GenerationAnswer(
@@ -169,42 +166,3 @@ def _answer(drawing: Drawing, task: Task, jobs: list[Job]) -> GenerationAnswer:
         parameters=build_parameters(body, task.id, pictures=pictures),
         info=build_info(paths, task.created, details),
     )
-
-
-def _upload_pictures(
-    body: Img2ImgBody, owner: str, service: JobService
-) -> tuple[dict[str, str], Paste | None]:
-    """Keep the pictures that a body's jobs are given; return their fields, and how to paste.
-
-    Raises T2IError for what is no picture, and for settings that are not done here.
-    """
-    count = len(body.init_images or [])
-    if count != 1:
-        raise ArgumentError(
-            f"Got {count} init_images: expected one, as base64. Send a request for each picture."
-        )
-    (text,) = body.init_images or []
-    original = service.uploads.add(decode_base64("init_images", text), "init_images.png", owner)
-    picture = open_picture(original.path)
-    if body.mask:
-        # Here, for it imports torch, which the server's process needs for this alone.
-        from pipelines.images.input_images import to_opaque_rgb
-
-        mask = service.uploads.add(decode_base64("mask", body.mask), "mask.png", owner)
-        plan = plan_inpainting(to_opaque_rgb(picture), open_picture(mask.path), body)
-        parts = {"image": plan.image, "mask": plan.mask}
-        fields = {
-            name: service.uploads.add(_encode_png(part, {}), f"{name}.png", owner).id
-            for name, part in parts.items()
-        }
-        return fields, plan.paste
-    shaped = shape_picture(picture, body)
-    if shaped is picture:
-        return {"image": original.id}, None
-    return {"image": service.uploads.add(_encode_png(shaped, {}), "image.png", owner).id}, None
-
-
-def _encode_png(picture: Image.Image, texts: dict[str, str]) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", pnginfo=build_png_text_chunks(texts, "image"))
-    return stream.getvalue()
