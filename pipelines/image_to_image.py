@@ -19,6 +19,7 @@ from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
 from t2i.denoiser.families.sdxl import Size
 
 
@@ -71,6 +72,7 @@ class ImageToImagePipeline(Pipeline):
         negative_aesthetic_score: float = 2.5,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
+        controls: Sequence[Control] = (),
     ) -> OutputOrTuple:
         """Change `image`, one or one per prompt; arguments mean what they mean in diffusers.
 
@@ -119,6 +121,7 @@ class ImageToImagePipeline(Pipeline):
             clip_skip=clip_skip,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            controls=controls,
             prompt_2=prompt_2,
             negative_prompt_2=negative_prompt_2,
             pooled_prompt_embeds=pooled_prompt_embeds,

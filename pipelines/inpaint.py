@@ -16,6 +16,7 @@ from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
 from t2i.denoiser.families import sd
 from t2i.denoiser.families.sdxl import Size
 from t2i.errors import ArgumentError
@@ -80,6 +81,7 @@ class InpaintPipeline(Pipeline):
         negative_aesthetic_score: float = 2.5,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
+        controls: Sequence[Control] = (),
     ) -> OutputOrTuple:
         """Redraw the white part of `mask_image`; arguments mean what they mean in diffusers.
 
@@ -155,6 +157,7 @@ class InpaintPipeline(Pipeline):
             clip_skip=clip_skip,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            controls=controls,
             prompt_2=prompt_2,
             negative_prompt_2=negative_prompt_2,
             pooled_prompt_embeds=pooled_prompt_embeds,

@@ -20,6 +20,7 @@ from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
 from t2i.denoiser.families.sdxl import Size
 from t2i.denoiser.schedulers import scale_initial_noise
 
@@ -71,6 +72,7 @@ class TextToImagePipeline(Pipeline):
         negative_crops_coords_top_left: Size = (0, 0),
         negative_target_size: Size | None = None,
         denoising_end: float | None = None,
+        controls: Sequence[Control] = (),
     ) -> OutputOrTuple:
         """Generate `num_images_per_prompt` images of each prompt, with the arguments of diffusers.
 
@@ -110,6 +112,7 @@ class TextToImagePipeline(Pipeline):
             clip_skip=clip_skip,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            controls=controls,
             prompt_2=prompt_2,
             negative_prompt_2=negative_prompt_2,
             pooled_prompt_embeds=pooled_prompt_embeds,

@@ -38,6 +38,7 @@ from pipelines.loop import sample
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
+from pipelines.run.controlled_run import adding_controls, check_controls_fit_pipeline
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
 from pipelines.run.step_callbacks import (
     ProgressCallback,
@@ -55,7 +56,7 @@ from t2i.denoiser.families import sd
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
 from t2i.denoiser.perturbed_attention import wrap_perturbed_denoiser
-from t2i.denoiser.predicted_original import compute_x0_coefficients
+from t2i.denoiser.predicted_original import compute_run_x0_coefficients
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 from t2i.denoiser.timesteps import set_timesteps
@@ -146,6 +147,7 @@ class Pipeline(
     def generate(self, call: CallArguments, start: StartBuilder) -> OutputOrTuple:
         """Run a call: encode the prompts, build the starting latents, sample, decode."""
         call.check(self._callback_tensor_inputs)
+        check_controls_fit_pipeline(self, call.controls)
         state = CallState(
             guidance_scale=call.guidance_scale,
             guidance_rescale=call.guidance_rescale,
@@ -189,11 +191,11 @@ class Pipeline(
             negative_prompt_embeds = None if uncond is None else uncond.text_BTD
             run = RunState(run_start.latents_BCHW, conditionings[0], guidance, run_start.timesteps)
             run.x0_coefficients = compute_run_x0_coefficients(
-                self.scheduler, run, run_start.remaining
+                self.scheduler, run.num_steps, run_start.remaining
             )
             latents_BCHW = self.sample(
                 run,
-                run_start.num_inference_steps,
+                run_start,
                 call,
                 self._step_callbacks(call, state, run_start, conditionings, negative_prompt_embeds),
             )
@@ -271,16 +273,18 @@ class Pipeline(
     def sample(
         self,
         run: RunState,
-        num_inference_steps: int,
+        run_start: RunStart,
         call: CallArguments,
         step_callbacks: Sequence[StepCallback],
     ) -> Tensor:
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
-        denoise = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
+        num_inference_steps = run_start.num_inference_steps
+        run_unet = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
         with (
             self.progress_bar(total=num_inference_steps) as bar,
             caching_text_keys_values(self.unet),
+            adding_controls(run_unet, self, run, run_start, call.controls) as denoise,
         ):
             if (state := self.innermost_call_state) is not None and state.progress_label:
                 bar.set_description(state.progress_label)
@@ -334,14 +338,3 @@ class Pipeline(
         """Options of the attention processors in the current call."""
         options: Mapping[str, object] | None = self._cross_attention_kwargs
         return options
-
-
-def compute_run_x0_coefficients(
-    scheduler: Scheduler, run: RunState, remaining: int
-) -> Sequence[tuple[float, float]]:
-    """Return the coefficients (of the latents, of the prediction) of the predicted original sample
-    at each timestep of a run, when `remaining` other timesteps of the scheduler follow it.
-    """
-    factors = compute_x0_coefficients(scheduler)
-    factors = factors[: len(factors) - remaining]
-    return factors[-run.num_steps :]

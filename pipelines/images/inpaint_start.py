@@ -46,10 +46,12 @@ class InpaintInputs:
     @property
     def resize_options(self) -> dict[str, Any]:
         """Options of `VaeImageProcessor.preprocess` for image and mask."""
-        size: dict[str, Any] = {"height": self.height, "width": self.width}
-        if self.crop is not None:
-            size |= {"crops_coords": self.crop, "resize_mode": "fill"}
-        return size
+        return {"height": self.height, "width": self.width, **self.crop_options}
+
+    @property
+    def crop_options(self) -> dict[str, Any]:
+        """Options that cut out the region that is drawn; empty for the whole image."""
+        return {} if self.crop is None else {"crops_coords": self.crop, "resize_mode": "fill"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def build_inpaint_start(
                 pipe.vae, source.pixels_BCYX, source.clean_BCHW, inputs.generator
             )
         keep = KeepUnmaskedCallback(pipe.scheduler, mask_B1HW, source.clean_BCHW, source.noise_BCHW)
-        return RunStart(source.start_BCHW, *timesteps, step_callbacks=[keep])
+        return RunStart(
+            source.start_BCHW, *timesteps, step_callbacks=[keep], resize_options=inputs.crop_options
+        )
     masked = inputs.masked_image_latents
     if masked is None:
         check_not_latents(source.are_pixels)
@@ -104,7 +108,12 @@ def build_inpaint_start(
         pipe.vae, masked, text_BTD.shape[0], inputs.generator, like=text_BTD
     )
     channels = inpaint.join_mask_channels(mask_B1HW, masked_BCHW)
-    return RunStart(source.start_BCHW, *timesteps, extra={"channels": channels})
+    return RunStart(
+        source.start_BCHW,
+        *timesteps,
+        extra={"channels": channels},
+        resize_options=inputs.crop_options,
+    )
 
 
 def encode_and_noise_source(

@@ -16,6 +16,7 @@ from pipelines.run.callback_results import check_callback_signature
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import Guidance, StepCallback
+from t2i.controls.control import Control
 from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
 
@@ -58,6 +59,7 @@ class CallArguments:
     clip_skip: int | None = None
     callback_on_step_end: StepEndCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+    controls: Sequence[Control] = ()
     # SDXL
     prompt_2: Prompts | None = None
     negative_prompt_2: Prompts | None = None
@@ -114,6 +116,8 @@ class RunStart:
     remaining : timesteps of the scheduler after these, left to another pipeline
     extra : further rows for `Conditioning.extra`, one per image
     step_callbacks : those of the pipeline itself, called before the user's callback
+    resize_options : of `VaeImageProcessor.preprocess` for pictures that belong to the image, where
+        it is a crop of a larger one
     """
 
     latents_BCHW: Tensor
@@ -122,3 +126,4 @@ class RunStart:
     remaining: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     step_callbacks: Sequence[StepCallback] = ()
+    resize_options: Mapping[str, Any] = field(default_factory=dict)

@@ -28,6 +28,7 @@ LAYERS = (
     ("t2i.conditioning",),
     ("t2i.attention",),
     ("t2i.denoiser",),
+    ("t2i.controls",),
     ("t2i.adapters",),
     ("pipelines",),
     ("train",),

@@ -28,6 +28,9 @@ ADDED_CONDITIONS = ("text_embeds", "time_ids")
 """Conditions that SDXL's UNet adds to its timestep embedding; see families/sdxl.py."""
 IMAGE_PROMPT_PREFIX = "image_prompt_"
 """Prefix of the name of an IP-Adapter's image prompt; its number follows."""
+CONTROL_DOWN_PREFIX, CONTROL_MID = "control_down_", "control_mid"
+"""Names of the residuals that ControlNets add to the UNet's skip connections, with the number of
+the connection after the prefix, and to its middle block."""
 
 
 def run_unet(
@@ -41,7 +44,8 @@ def run_unet(
     conditioning.
 
     Reads from `conditioning.extra`, if present: `channels` (concatenated to the latents),
-    `guidance_embedding`, the names of ADDED_CONDITIONS, and `image_prompt_0`, `image_prompt_1`, ...
+    `guidance_embedding`, the names of ADDED_CONDITIONS, `image_prompt_0`, `image_prompt_1`, ...,
+    and the residuals of controls: `control_down_0`, `control_down_1`, ..., `control_mid`.
     """
     extra = conditioning.extra
     if "channels" in extra:
@@ -49,6 +53,7 @@ def run_unet(
     added: dict[str, object] = {name: extra[name] for name in ADDED_CONDITIONS if name in extra}
     if image_prompts := [extra[name] for name in extra if name.startswith(IMAGE_PROMPT_PREFIX)]:
         added["image_embeds"] = image_prompts
+    down = [extra[name] for name in extra if name.startswith(CONTROL_DOWN_PREFIX)]
     prediction_BCHW: Tensor = unet(
         latents_BCHW,
         timestep,
@@ -57,6 +62,8 @@ def run_unet(
         timestep_cond=extra.get("guidance_embedding"),
         cross_attention_kwargs=attention_options,
         added_cond_kwargs=added or None,
+        down_block_additional_residuals=down or None,
+        mid_block_additional_residual=extra.get(CONTROL_MID),
         return_dict=False,
     )[0]
     return prediction_BCHW

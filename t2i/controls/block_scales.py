@@ -1,0 +1,47 @@
+"""Strengths of a control in the UNet's blocks: by its mode, and as its user sets them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t2i.controls.control import Control
+
+DECAY = 0.825
+"""Ratio of the strengths of two neighbouring residuals in the modes "prompt" and "control"."""
+
+
+def list_residual_blocks(config: Mapping[str, Any]) -> list[str]:
+    """Return the UNet block that each residual of a ControlNet is added to: "down.0", ..., "mid".
+
+    The residual of the first convolution counts to "down.0", and that of a block's downsampling to
+    the block.
+    """
+    layers = config["layers_per_block"]
+    count = len(config["block_out_channels"])
+    per_block = [layers] * count if isinstance(layers, int) else list(layers)
+    blocks = ["down.0"]
+    for block, own in enumerate(per_block):
+        downsamples = block < count - 1
+        blocks += [f"down.{block}"] * (own + downsamples)
+    return [*blocks, "mid"]
+
+
+def compute_decay(num_residuals: int) -> list[float]:
+    """Return .825^(last - i) for each residual: the last, of the deepest block, has 1."""
+    return [DECAY ** (num_residuals - 1 - index) for index in range(num_residuals)]
+
+
+def compute_residual_scales(control: Control, blocks: Sequence[str]) -> list[float] | None:
+    """Return the factor of each residual beyond the control's `scale`; None where all are 1.
+
+    blocks : UNet block of each residual
+    """
+    decays = control.mode in ("prompt", "control")
+    named = control.block_scales
+    if not decays and named is None:
+        return None
+    scales = compute_decay(len(blocks)) if decays else [1.0] * len(blocks)
+    if named is not None:
+        scales = [
+            scale * named.get(block, 0.0) for scale, block in zip(scales, blocks, strict=True)
+        ]
+    return scales

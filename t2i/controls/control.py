@@ -1,0 +1,146 @@
+"""Controls: pictures that steer a run through a network beside the UNet, as `Control` data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+from PIL import Image
+from torch import Tensor, nn
+
+from t2i.attention.site import StepWindow, check_step_window
+from t2i.conditioning.guidance import check_finite_number
+from t2i.errors import ArgumentError, nearest_hint
+
+ControlMode = Literal["balanced", "prompt", "control", "guess"]
+"""Balance of prompt and picture, see `Control`."""
+CONTROL_MODES: tuple[ControlMode, ...] = get_args(ControlMode)
+BlockScales = Mapping[str, float] | Sequence[str]
+"""Blocks of the UNet that are controlled, or the factor of each: "down.0", ..., "mid"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A picture that steers a run, and the network that reads it: a ControlNet.
+
+    Any number of controls may be given to any pipeline as `controls=[...]`; what they add to the
+    UNet is summed.
+
+    >>> edges = Control(ControlNetModel.from_pretrained("canny"), "edges.png", scale=0.8)
+    >>> pipe("a red apple", controls=[edges]).images[0]
+
+    Parameters
+    ----------
+    model : a ControlNetModel of diffusers, made for the family of the UNet
+    picture : the hint, at any size: a Pillow image, path, array (height, width, 3) or tensor
+        (3, height, width) in 0..1; or a list of them, one per prompt or per image. It is resized to
+        the image as diffusers does, without keeping its proportions; transparency becomes black
+    scale : strength, 1 as trained
+    steps : two floats are shares of the run, two integers the steps [first, end)
+    mode : "balanced" as trained. "prompt" lets the prompt weigh more: the residual of the UNet's
+        deepest block at full strength, each one before it at .825 of the next, .825^(12 - i) of
+        thirteen in Stable Diffusion 1 and 2, .825^(9 - i) of ten in XL. "control" lets the picture
+        weigh more: the same strengths, but in the conditional rows alone. "guess" is diffusers'
+        guess mode, for few or no words: from .1 to 1 in equal ratios, in the conditional rows alone
+    mask : where the control acts: a picture as above in gray, white at full strength, or a list
+    blocks : the UNet's blocks that are controlled, ("down.2", "mid"), or factors of them,
+        {"down.0": 0.5, "mid": 1.0}; those that are not named are not controlled
+
+    Raises ArgumentError for anything else.
+    """
+
+    model: nn.Module
+    picture: Any
+    scale: float = 1.0
+    steps: StepWindow = (0.0, 1.0)
+    mode: ControlMode = "balanced"
+    mask: Any = None
+    blocks: BlockScales | None = None
+
+    def __post_init__(self) -> None:
+        check_control_model(self.model)
+        check_picture_argument("picture", self.picture)
+        check_finite_number("scale", self.scale)
+        check_step_window("steps", self.steps)
+        if self.mode not in CONTROL_MODES:
+            raise ArgumentError(
+                f"Got mode={self.mode!r:.80}. {nearest_hint(str(self.mode), CONTROL_MODES)}"
+            )
+        if self.mask is not None:
+            check_picture_argument("mask", self.mask)
+        self.block_scales  # noqa: B018 - raises ArgumentError
+
+    @property
+    def block_scales(self) -> Mapping[str, float] | None:
+        """Factor of each named block; None where all have 1."""
+        if self.blocks is None:
+            return None
+        named = self.blocks
+        scales = dict(named) if isinstance(named, Mapping) else None
+        if scales is None and isinstance(named, list | tuple):
+            scales = dict.fromkeys(named, 1.0)
+        if not scales or not all(isinstance(name, str) for name in scales):
+            raise ArgumentError(
+                f"Got blocks={named!r:.80}, expected names of the UNet's blocks such as "
+                "('down.2', 'mid'), or the factor of each, {'down.2': 0.5, 'mid': 1.0}."
+            )
+        for name, scale in scales.items():
+            check_finite_number(f"blocks[{name!r}]", scale)
+        return scales
+
+    @property
+    def network(self) -> Any:
+        """Network itself, which torch.compile may have wrapped."""
+        return getattr(self.model, "_orig_mod", self.model)
+
+    def is_active_at(self, step: int, num_steps: int) -> bool:
+        """Return True if the control acts at a step of a run; shares are counted as by diffusers'
+        control_guidance_start and control_guidance_end.
+        """
+        if self.steps is None:
+            return True
+        first, end = self.steps
+        if isinstance(first, float) or isinstance(end, float):
+            return not (step / num_steps < first or (step + 1) / num_steps > end)
+        return first <= step < end
+
+
+def check_control_model(model: object) -> None:
+    """Raise ArgumentError unless this is a network that a Control can read its picture with."""
+    network = getattr(model, "_orig_mod", model)
+    if isinstance(network, MultiControlNetModel):
+        raise ArgumentError(
+            "Got a MultiControlNetModel as the model of one Control: give a Control for each of "
+            "its nets, controls=[Control(net, picture) for net, picture in ...]."
+        )
+    if not isinstance(network, ControlNetModel):
+        raise ArgumentError(
+            f"Got a model of type {type(network).__name__} for a Control, expected a "
+            "ControlNetModel: ControlNetModel.from_pretrained(folder)."
+        )
+
+
+def check_picture_argument(name: str, picture: object) -> None:
+    """Raise ArgumentError unless the argument is a picture or a non-empty list of pictures."""
+    pictures = picture if isinstance(picture, list | tuple) else [picture]
+    kinds = Image.Image | np.ndarray | Tensor | str | Path
+    wrong = [one for one in pictures if not isinstance(one, kinds)]
+    if wrong or not pictures:
+        found = type(wrong[0]).__name__ if wrong else "an empty list"
+        raise ArgumentError(
+            f"Got {found} as the {name} of a Control, expected a Pillow image, a path, an array, a "
+            "tensor, or a list of them."
+        )
+
+
+def check_acts_in_run(control: Control, number: int, num_steps: int) -> None:
+    """Raise ArgumentError for a control whose steps cover none of a run's."""
+    if not any(control.is_active_at(step, num_steps) for step in range(num_steps)):
+        raise ArgumentError(
+            f"Control {number} has steps={control.steps}, and acts at none of the run's "
+            f"{num_steps} steps: a step counts if it lies wholly between the two shares. Widen "
+            "them, give steps as integers, or leave the control out."
+        )

@@ -1,0 +1,101 @@
+"""The one place where controls enter a denoiser pass.
+
+B batch rows, C channels, H W latent size.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i.conditioning.conditioning import Conditioning
+from t2i.controls.control import Control, check_acts_in_run
+from t2i.controls.controlnet import PreparedControlNet, check_maskable
+from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint
+
+DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
+FindStep = Callable[[], int]
+"""() -> number of the step that is running."""
+
+
+def prepare_controls(
+    controls: Sequence[Control],
+    num_images: int,
+    size: tuple[int, int],
+    num_steps: int,
+    device: torch.device,
+    options: Mapping[str, Any],
+) -> list[PreparedControlNet]:
+    """Return the controls of a run with their pictures as tensors, and on the run's device.
+
+    size : (height, width) of the images in pixels
+    num_steps : of the run, of which steps given as shares are shares
+    options : of `VaeImageProcessor.preprocess`, where the images are crops of larger ones
+
+    Raises ArgumentError for pictures and masks that cannot be used, and for a control that acts at
+    no step.
+    """
+    prepared = []
+    for number, control in enumerate(controls):
+        check_acts_in_run(control, number, num_steps)
+        check_maskable(control, number)
+        hint_BCYX = prepare_hint(control.picture, num_images, size, 3, options)
+        mask_B1YX = None
+        if control.mask is not None:
+            mask_B1YX = prepare_control_mask(control.mask, num_images, size, options).to(device)
+        hint_BCYX = hint_BCYX.to(device, control.network.dtype)
+        prepared.append(PreparedControlNet(control, hint_BCYX, mask_B1YX))
+    return prepared
+
+
+def wrap_controlled_denoiser(
+    denoise: DenoiseFunction,
+    controls: Sequence[PreparedControlNet],
+    find_step: FindStep,
+    num_steps: int,
+) -> DenoiseFunction:
+    """Return `denoise` with the residuals of all controls that act at the running step added to its
+    conditioning; `denoise` itself without controls.
+    """
+    if not controls:
+        return denoise
+
+    def denoise_controlled(
+        latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        step = find_step()
+        total: dict[str, Tensor] = {}
+        for prepared in controls:
+            if not prepared.control.is_active_at(step, num_steps):
+                continue
+            own = prepared.compute_residuals(latents_BCHW, timestep, conditioning)
+            for name, residual_BCHW in own.items():
+                residual_BCHW = residual_BCHW.to(latents_BCHW.dtype)
+                total[name] = total[name] + residual_BCHW if name in total else residual_BCHW
+        if total:
+            conditioning = replace(conditioning, extra={**conditioning.extra, **total})
+        return denoise(latents_BCHW, timestep, conditioning)
+
+    return denoise_controlled
+
+
+@contextmanager
+def moving_networks(controls: Sequence[Control], device: torch.device) -> Iterator[None]:
+    """Have the networks of controls on a device within the block; those that were elsewhere return
+    there.
+    """
+    with ExitStack() as stack:
+        for network in {id(control.network): control.network for control in controls}.values():
+            stack.callback(move_network, network, network.device)
+            move_network(network, device)
+        yield
+
+
+def move_network(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device, if it is elsewhere."""
+    if next(network.parameters()).device != device:
+        network.to(device)

@@ -1,0 +1,31 @@
+"""Tiny ControlNets with random weights in every layer: a fresh one adds only zeros."""
+
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from PIL import Image
+
+
+def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 5, **config: Any) -> ControlNetModel:
+    """A ControlNet for a tiny UNet with four pixels to a latent."""
+    torch.manual_seed(seed)
+    kept = (
+        *("down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim"),
+        *("attention_head_dim", "norm_num_groups", "addition_embed_type"),
+        *("addition_time_embed_dim", "projection_class_embeddings_input_dim"),
+        "transformer_layers_per_block",
+    )
+    settings: dict[str, Any] = {name: unet.config[name] for name in kept}
+    settings |= {"in_channels": 4, "conditioning_embedding_out_channels": (8, 8, 16)}
+    network = ControlNetModel(**(settings | config))
+    for name, weight in network.named_parameters():
+        if "controlnet_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return network.eval()
+
+
+def hint(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """Random colours."""
+    pixels = torch.rand(size[1], size[0], 3, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray((pixels * 255).byte().numpy())
