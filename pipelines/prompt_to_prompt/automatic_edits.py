@@ -2,23 +2,26 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange, classify_change
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.base.word_edit import check_alignment
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
+from t2i.attention.edits.regions import Region, Regions
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
-from t2i.attention.prompts.prompt_tokens import Words
+from t2i.attention.prompts.prompt_tokens import Words, as_word_tuple
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.alignment import join_text_without_weights, split_into_lowercase_words
 from t2i.text.prompt import Prompt
 from t2i.text.token_layout import EncoderInput
+from t2i.text.word_mentions import WordMention, check_mention
 from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import unknown_word_message
 
@@ -54,14 +57,20 @@ class WordEditOptions:
         whole image
     cross_replace, self_replace : steps in which the attention maps of words, and those of image
         positions, are those of the source
+    alignment : word of a target -> the word of the source that it comes from, None for a new word,
+        where the automatic alignment is wrong; "dog#2" is the second of several
+    regions : boxes or masks to which words of the targets are bound; cross_replace and self_replace
+        are then 0 where they are "auto", so that nothing keeps the objects in their place
 
-    "auto" is resolved by the kind of change, see pipelines.prompt_to_prompt.edit_kinds.
+    Any other "auto" is resolved by the kind of change, see pipelines.prompt_to_prompt.edit_kinds.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto"
     cross_replace: Literal["auto"] | StepWindow = "auto"
     self_replace: Literal["auto"] | StepWindow = "auto"
+    alignment: Mapping[str, str | None] = field(default_factory=dict)
+    regions: Sequence[Region] = ()
 
     def __post_init__(self) -> None:
         for name in ("cross_replace", "self_replace"):
@@ -79,6 +88,7 @@ class WordEditOptions:
                 f"Got weights={self.weights!r:.80}, expected words and their factors: "
                 'weights={"red": 2.0}.'
             )
+        check_alignment(self.alignment)
 
     def list_blends(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
@@ -112,6 +122,8 @@ def choose_target_settings(
         weighted = any(has_word(prompt, word) for word in options.weights)
         change = classify_prompt_change(prompts[0], prompt, num_steps, weighted=weighted)
         settings = change.settings
+        if options.regions:
+            settings = replace(settings, cross_replace=(0.0, 0.0), self_replace=(0.0, 0.0))
         if blend == "auto":
             blend = change.words if settings.blended else None
         cross, own = options.cross_replace, options.self_replace
@@ -145,16 +157,26 @@ def choose_edits(
     act.
 
     Where two prompts have equal word counts at every step their words are swapped (Replace); else
-    the prompts are aligned (Refine). Then follow weights on the source's map, the layout, and the
-    blend.
+    the prompts are aligned (Refine); `alignment` corrects either. Then follow weights on the
+    source's map, the layout, the blend, and the regions.
     """
     check_weighted_words(prompts[1:], options.weights)
+    check_aligned_words(prompts, options.alignment)
+    check_region_words(prompts[1:], options.regions)
     edits: list[Edit] = []
     chosen_for = choose_target_settings(prompts, num_steps, options)
     for target, (prompt, choice) in enumerate(zip(prompts[1:], chosen_for, strict=True), start=1):
         swap = has_equal_word_counts(prompts[0], prompt, num_steps)
         kind = Replace if swap else Refine
-        chosen: list[Edit] = [kind(target=target, steps=choice.cross_replace)]
+        aligned = {
+            word: origin for word, origin in options.alignment.items() if has_mention(prompt, word)
+        }
+        if aligned and is_empty_window(choice.cross_replace):
+            warnings.warn(
+                "The alignment by hand has no effect: cross_replace=0 keeps no map of the source.",
+                stacklevel=3,
+            )
+        chosen: list[Edit] = [kind(target=target, steps=choice.cross_replace, alignment=aligned)]
         weights = {
             word: factor for word, factor in options.weights.items() if has_word(prompt, word)
         }
@@ -166,6 +188,9 @@ def choose_edits(
         edits += [edit for edit in chosen if acts_at_any_step(edit, num_steps)]
         if choice.blend is not None:
             edits.append(LocalBlend(target=target, words=choice.blend))
+        bound = [region for region in options.regions if has_words(prompt, region.words)]
+        if bound:
+            edits.append(Regions(bound, target=target))
     return edits
 
 
@@ -213,6 +238,21 @@ def has_word(prompt: str | Prompt, word: str) -> bool:
     )
 
 
+def has_words(prompt: str | Prompt, words: Words) -> bool:
+    """Return True if the prompt contains all of the words at step 0."""
+    return all(has_word(prompt, word) for word in as_word_tuple(words))
+
+
+def check_region_words(targets: Sequence[str | Prompt], regions: Sequence[Region]) -> None:
+    """Raise ArgumentError for a region whose words no target contains together."""
+    for region in regions:
+        if not any(has_words(target, region.words) for target in targets):
+            named = " and ".join(map(repr, as_word_tuple(region.words)))
+            raise ArgumentError(
+                f"regions: {named} is in no target: bind words of the picture that is drawn."
+            )
+
+
 def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, float]) -> None:
     """Raise ArgumentError for a weighted word that no target contains."""
     for word in weights:
@@ -222,3 +262,29 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
             texts = " ".join(join_text_without_weights(get_cond_text(target)) for target in targets)
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")
+
+
+def has_mention(prompt: str | Prompt, word: str) -> bool:
+    """Return True if the prompt contains a word of an alignment, "dog" or "dog#2", at step 0."""
+    return has_word(prompt, WordMention.parse(word).word)
+
+
+def check_aligned_words(
+    prompts: Sequence[str | Prompt], alignment: Mapping[str, str | None]
+) -> None:
+    """Raise ArgumentError for an alignment of a word that no target contains, or with one that the
+    source does not contain; and for one of several words without its number.
+
+    prompts : the source's, then those of the targets
+    """
+    source, *targets = (join_text_without_weights(get_cond_text(prompt)) for prompt in prompts)
+    try:
+        for word, origin in alignment.items():
+            mention = WordMention.parse(word)
+            texts = [text for text in targets if has_mention(text, word)]
+            for text in texts or [" ".join(targets)]:
+                check_mention(mention, text, "any target" if not texts else "the target")
+            if origin is not None:
+                check_mention(WordMention.parse(origin), source, "the source")
+    except ArgumentError as error:
+        raise ArgumentError(f"alignment: {error}") from None

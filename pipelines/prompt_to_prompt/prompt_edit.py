@@ -56,6 +56,7 @@ class PromptEditPipeline(RecordingPipeline):
         blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto",
         cross_replace: Literal["auto"] | StepWindow = "auto",
         self_replace: Literal["auto"] | StepWindow = "auto",
+        alignment: Mapping[str, str | None] | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
@@ -88,8 +89,8 @@ class PromptEditPipeline(RecordingPipeline):
         Parameters
         ----------
         edits : "auto", see choose_edits; or your own, where the source is prompt 0 and the targets
-            count from 1: they replace the next four arguments
-        weights, blend, cross_replace, self_replace : see
+            count from 1: they replace the next five arguments
+        weights, blend, cross_replace, self_replace, alignment : see
             pipelines.prompt_to_prompt.automatic_edits.WordEditOptions
         seed : instead of a generator
         latents : noise of one image
@@ -116,6 +117,7 @@ class PromptEditPipeline(RecordingPipeline):
             blend=blend,
             cross_replace=cross_replace,
             self_replace=self_replace,
+            alignment={} if alignment is None else alignment,
         )
         run_edits = self._resolve_edits(edits, options, run)
         if recorded is not None:
@@ -157,6 +159,7 @@ class PromptEditPipeline(RecordingPipeline):
         blend: Literal["auto"] | BlendWords | Sequence[BlendWords] | None = "auto",
         cross_replace: Literal["auto"] | StepWindow = "auto",
         self_replace: Literal["auto"] | StepWindow = "auto",
+        alignment: Mapping[str, str | None] | None = None,
         folder: str | Path | None = None,
         budget: int = DEFAULT_BUDGET_BYTES,
         max_positions: int | None = None,
@@ -177,7 +180,7 @@ class PromptEditPipeline(RecordingPipeline):
 
         Parameters
         ----------
-        edits, weights, blend, cross_replace, self_replace : of this edit, as in a call
+        edits, weights, blend, cross_replace, self_replace, alignment : of this edit, as in a call
         folder, budget, max_positions, for_edits : of the recording, as in `remember`
         notes : JSON data to keep with the target; None for those of the source
         """
@@ -199,6 +202,7 @@ class PromptEditPipeline(RecordingPipeline):
             blend=blend,
             cross_replace=cross_replace,
             self_replace=self_replace,
+            alignment=alignment,
             output_type="latent",
             callback_on_step_end=keep,
         )

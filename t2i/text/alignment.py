@@ -16,8 +16,9 @@ from t2i.terminal import plural
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
 from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
-from t2i.text.word_spans import find_token_spans
+from t2i.text.word_spans import find_token_spans_of_ranges
 
+WORD = re.compile(r"[\w'-]+")
 MATCH, MISMATCH, GAP = 1, -1, 0
 """Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""
 
@@ -164,20 +165,22 @@ def select_tokens_without_padding(
 
 def split_into_lowercase_words(prompt: EncoderInput) -> list[str]:
     """Return the prompt's words in lower case, in order."""
-    return re.findall(r"[\w'-]+", join_text_without_weights(prompt).lower())
+    return [word.lower() for word in WORD.findall(join_text_without_weights(prompt))]
 
 
 def find_token_spans_of_words(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """Return the token positions of each word, given the words' indices in the prompt."""
-    words = split_into_lowercase_words(prompt)
-    return [
-        find_token_spans(text, prompt, [words[number]])[words[number]][
-            words[:number].count(words[number])
-        ]
-        for number in numbers
+    texts = prompt.section_texts if isinstance(prompt, WeightedText) else (prompt,)
+    spans = [
+        span
+        for section, own in enumerate(texts)
+        for span in find_token_spans_of_ranges(
+            text, prompt, [match.span() for match in WORD.finditer(own)], section=section
+        )
     ]
+    return [spans[number] for number in numbers]
 
 
 def join_text_without_weights(prompt: EncoderInput) -> str:

@@ -85,14 +85,18 @@ def find_token_spans(
 
 
 def find_token_spans_of_ranges(
-    text: TextEncoder | PreTrainedTokenizerBase, prompt: str, stretches: Sequence[tuple[int, int]]
+    text: TextEncoder | PreTrainedTokenizerBase,
+    prompt: EncoderInput,
+    stretches: Sequence[tuple[int, int]],
+    *,
+    section: int = 0,
 ) -> tuple[Span, ...]:
-    """Return the token positions of ranges of characters, (first, end), of a prompt; empty for a
-    range without tokens.
+    """Return the token positions of ranges of characters, (first, end), of a prompt, or of one of
+    the sections of a weighted text; empty for a range without tokens.
     """
     window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
     tokens = _tokens(window, prompt)
-    return tuple(_covering(tokens[0], start, end) for start, end in stretches)
+    return tuple(_covering(tokens[section], start, end) for start, end in stretches)
 
 
 def unknown_word_message(word: str, text: str) -> str:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.cli.request.edit_options import parse_local_blend, parse_step_window, parse_word_weights
+from t2i.cli.request.edit_options import (
+    RegionOption,
+    format_alignment,
+    format_region,
+    parse_alignment,
+    parse_local_blend,
+    parse_region,
+    parse_step_window,
+    parse_word_weights,
+)
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
@@ -141,6 +150,38 @@ def test_a_target_that_asks_for_no_change_is_warned_of(edit: Cli) -> None:
         assert "nothing asks for a change" not in done.err
 
 
+def test_an_alignment_by_hand_is_drawn_recorded_and_repeated(edit: Cli, cli: Cli) -> None:
+    target = "a blue dog and the cat"
+    edit(target, "--out", "e.png")
+    done = edit(target, "--align", "dog=cat,cat=new", "--align", "blue=red", "--out", "by-hand.png")
+    assert done.code == 0, done.err
+    edits = json.loads(text_of(Path("by-hand-target.png"))["t2i"])["request"]["edited"]["edits"]
+    assert edits[0]["alignment"] == {"dog": "cat", "cat": None, "blue": "red"}
+    assert not np.array_equal(pixels(Path("e-target.png")), pixels(Path("by-hand-target.png")))
+    assert np.array_equal(pixels(Path("e-source.png")), pixels(Path("by-hand-source.png")))
+    cli("generate", "--from", "by-hand-target.png", "--out", "again.png")
+    assert np.array_equal(pixels(Path("by-hand-target.png")), pixels(Path("again.png")))
+
+
+def test_words_are_bound_to_boxes_and_nothing_holds_them_elsewhere(edit: Cli, cli: Cli) -> None:
+    done = edit("--region", "cat:0.5,0,1,1", "--out", "e.png")
+    assert done.code == 0, done.err
+    assert "nothing asks for a change" not in done.err
+    edits = json.loads(text_of(Path("e-target.png"))["t2i"])["request"]["edited"]["edits"]
+    assert [one["edit"] for one in edits] == ["regions"]
+    assert edits[0]["regions"] == [{"words": "cat", "box": [0.5, 0.0, 1.0, 1.0], "mask": None}]
+    assert not np.array_equal(pixels(Path("e-source.png")), pixels(Path("e-target.png")))
+    edit("--region", "cat:0.5,0,1,1", "--self-replace", "0.8", "--out", "held.png")
+    assert not np.array_equal(pixels(Path("held-target.png")), pixels(Path("e-target.png")))
+    cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+
+
+def test_an_alignment_without_maps_of_the_source_is_warned_of(edit: Cli) -> None:
+    done = edit(TARGET, "--align", "dog=cat", "--cross-replace", "0", "--out", "e.png")
+    assert "The alignment by hand has no effect: cross_replace=0" in done.err
+
+
 def test_nothing_is_replaced(edit: Cli) -> None:
     Path("e-target.png").write_bytes(b"mine")
     done = edit(TARGET, "--out", "e.png")
@@ -157,6 +198,17 @@ def test_nothing_is_replaced(edit: Cli) -> None:
         ([TARGET, "--weight", "cow=2"], 2, "weights: 'cow' is not in any target"),
         ([TARGET, "--blend", "a,b,c"], 2, "Got --blend 'a,b,c': expected a word of SOURCE and one"),
         ([TARGET, "--blend", "cow,dog"], 2, "'cow' is not in the prompt"),
+        (
+            [TARGET, "--align", "dog"],
+            2,
+            "Got --align 'dog': expected a word of TARGET and the word",
+        ),
+        ([TARGET, "--align", "dog=cat,dog=a"], 2, "Got --align with 'dog' twice"),
+        ([TARGET, "--align", "dgo=cat"], 2, "alignment: 'dgo' is not in any target. Nearest: dog"),
+        ([TARGET, "--align", "dog=cta"], 2, "alignment: 'cta' is not in the source. Nearest: cat"),
+        ([TARGET, "--region", "dog"], 2, "Got --region 'dog': expected words, and left, top"),
+        ([TARGET, "--region", "dog:0,0,2,1"], 2, "expected left < right and top < bottom"),
+        ([TARGET, "--region", "cow:0,0,1,1"], 2, "regions: 'cow' is in no target"),
         ([TARGET, "--self-replace", "2"], 2, "Got --self-replace '2': expected a share"),
         ([TARGET, "--cross-replace", "x"], 2, "Got --cross-replace 'x': expected a share"),
         ([TARGET, "--size", "33"], 2, "needs a multiple of 4"),
@@ -177,6 +229,17 @@ def test_options_are_read_as_people_type_them() -> None:
     assert parse_local_blend("apple") == (("apple",), ("apple",))
     assert parse_local_blend("none") is None
     assert parse_local_blend("auto") == "auto"
+    assert parse_alignment(["dog = cat, big=new", "car=new#1"]) == {
+        "dog": "cat",
+        "big": None,
+        "car": "new#1",
+    }
+    assert (
+        format_alignment({"dog": "cat", "big": None, "car": "new"}) == "dog=cat,big=new,car=new#1"
+    )
+    region = parse_region("red car:0,.25, 0.5,1")
+    assert region == RegionOption(words="red car", box=(0.0, 0.25, 0.5, 1.0))
+    assert parse_region(format_region(region)) == region
     assert parse_step_window("--x", "0.8") == (0.0, 0.8)
     assert parse_step_window("--x", "0.2:1") == (0.2, 1.0)
 

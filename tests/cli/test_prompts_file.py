@@ -241,3 +241,8 @@ def test_lines_that_edit_by_words_keep_their_digest_through_renames(tmp_path: Pa
     file = written(tmp_path, "p.jsonl", json.dumps(line))
     digest = digest_prompt_lines(read_prompts_file(file))
     assert digest == "be475bfc02d8af7e8a2fb04b7d93a100a5f1b290b5ce5cc40eee8c1c640f7c2b"
+    file = written(tmp_path, "q.jsonl", json.dumps(line | {"align": "dog=cat"}))
+    by_hand = read_prompts_file(file)
+    assert digest_prompt_lines(by_hand) != digest
+    assert by_hand[0].edit is not None
+    assert by_hand[0].edit.options.alignment == {"dog": "cat"}

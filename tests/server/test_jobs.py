@@ -2,7 +2,9 @@
 
 import io
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +73,56 @@ def test_an_edit_gives_the_pictures_and_the_metadata_of_t2i_edit(
     distances = job["result"]["data"]["distances"]
     assert len(distances) == 2
     assert all(len(step) == 1 for step in distances)
+
+
+def test_an_alignment_and_regions_give_the_pictures_of_the_command_that_is_exported(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    prompts = "a cat and a balloon", "a balloon and a big dog"
+    by_hand = {"dog": "cat", "big": None, "a#2": "a#1"}
+    requests: list[dict[str, Any]] = [
+        {"targets": [prompts[1]], "alignment": by_hand, "cross_replace": 0.8},
+        {"regions": [{"words": "cat", "box": [0.5, 0.25, 1, 1]}]},
+    ]
+    for number, request in enumerate(requests):
+        request |= {"source_prompt": prompts[0], **FAST}
+        job = server.run("edit", **request)
+        answer = server.post("/api/v1/export", json={"kind": "edit", "request": request})
+        command = shlex.split(answer.json()["command"])[1:]
+        assert main([*command, "--out", str(tmp_path / f"{number}.png")]) == 0
+        drawn = Image.open(tmp_path / f"{number}-target.png")
+        data = server.file(job, "target-1.png")
+        assert (picture(data) == np.asarray(drawn)).all()
+        assert Image.open(io.BytesIO(data)).info == drawn.info
+        if "alignment" in request:
+            assert job["result"]["data"]["alignments"] == [
+                {
+                    "source": ["a#1", "cat", "and", "a#2", "balloon"],
+                    "target": ["a#1", "balloon", "and", "a#2", "big", "dog"],
+                    "origins": [0, None, 2, 0, None, 1],
+                }
+            ]
+        else:
+            assert job["result"]["data"]["alignments"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alignment": {"dgo": "cat"}}, "alignment: 'dgo' is not in any target. Nearest: dog"),
+        ({"alignment": {"dog": "a"}}, "alignment: 'a' occurs 2 times in the source"),
+        ({"regions": [{"words": "cow", "box": [0, 0, 1, 1]}]}, "regions: 'cow' is in no target"),
+    ],
+)
+def test_words_of_an_edit_that_are_not_there_are_named(
+    server: RunningServer, change: dict[str, Any], message: str
+) -> None:
+    targets = ["a dog and a balloon"]
+    job = server.submit("edit", source_prompt="a cat and a balloon", targets=targets, **change)
+    failed = server.wait(job["id"])
+    assert failed["state"] == "failed"
+    assert failed["error"]["type"] == "ArgumentError"
+    assert message in failed["error"]["message"]
 
 
 def test_a_remembered_source_is_edited_by_its_targets_alone(server: RunningServer) -> None:

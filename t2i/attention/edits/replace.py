@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from t2i.attention.call import AttentionCall
-from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.attention.prompts.word_alignment import TokenAlignment
 from t2i.text.alignment import find_differing_word_indices
 
 
@@ -27,21 +24,9 @@ class Replace(SourceMapEdit):
         super().check_prompts_and_words(prompt_tokens)
         find_differing_word_indices(*prompt_tokens.get_prompt_pair(self.source, self.target))
 
-    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add to the edit plan the mix of the source's attention maps into the target's rows."""
-        rows, sources = (
-            call.denoiser_pass.cond_rows(self.target),
-            call.denoiser_pass.cond_rows(self.source),
-        )
-        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix_matrices(call)))
-
-    def build_mix_matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
-        """Return the word swap as a linear change of the target's attention map, P' = P_source A +
-        P B: A, (1 or N, T, T), and the diagonal of B, (1 or N, T).
-        """
-        active_T = self.compute_active_tokens_T(call)
-        columns_TT = (
-            call.prompt_tokens.build_replacement_matrix(self.source, self.target, call.text_length)
-            * active_T
-        )
-        return self.restrict_to_heads(call, columns_TT, 1 - active_T)
+    def align_tokens_automatically(
+        self, prompt_tokens: PromptTokens, length: int
+    ) -> TokenAlignment:
+        """Return the word swap: words at the same positions, one for one."""
+        columns_TT = prompt_tokens.build_replacement_matrix(self.source, self.target, length)
+        return TokenAlignment(columns_TT, columns_TT.new_ones(length))

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from PIL import Image
 
-from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE
+from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE, OMITTED_IF_EMPTY
 from t2i.attention.site import Sites, StepWindow, check_step_window
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.masks import remove_mask_transparency
@@ -60,6 +60,7 @@ def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
     return {
         field.name: to_json_value(getattr(value, field.name), f"{start}{field.name}")
         for field in dataclasses.fields(value)
+        if getattr(value, field.name) or not field.metadata.get(OMITTED_IF_EMPTY)
     }
 
 

@@ -18,6 +18,7 @@ from t2i.text.alignment import TokenMapping, build_refinement_mapping, build_rep
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.learned_words import find_continuation_insertions
 from t2i.text.token_layout import EncoderInput
+from t2i.text.word_mentions import WordMention, find_mentioned_tokens
 from t2i.text.word_spans import Span, find_word_positions
 
 Word = str | Span
@@ -60,11 +61,29 @@ class PromptTokenizer:
 
         Raises ArgumentError for a word that the prompt does not contain.
         """
+
+        def find(prompt: EncoderInput, text: str) -> Span:
+            return find_word_positions(self.tokenizer, prompt, [text])[text]
+
+        return self._place(find, prompt, word)
+
+    def find_mention(self, prompt: EncoderInput, mention: WordMention) -> Span:
+        """Return the positions along T of one occurrence of a word; see find_mentioned_tokens."""
+
+        def find(prompt: EncoderInput, text: str) -> Span:
+            return find_mentioned_tokens(self.tokenizer, prompt, mention._replace(word=text))
+
+        return self._place(find, prompt, mention.word)
+
+    def _place(
+        self, find: Callable[[EncoderInput, str], Span], prompt: EncoderInput, word: str
+    ) -> Span:
+        """Return the positions along T of a word that `find` looks up in the preprocessed prompt;
+        errors name the word as it was given.
+        """
         text = word if self.preprocess is None else self.preprocess(word)
         try:
-            positions = find_word_positions(self.tokenizer, self.preprocess_prompt(prompt), [text])[
-                text
-            ]
+            positions = find(self.preprocess_prompt(prompt), text)
         except ArgumentError as error:
             raise ArgumentError(str(error).replace(repr(text), repr(word))) from None
         most = self.max_tokens
@@ -126,9 +145,25 @@ class PromptTokens:
         """
         if not isinstance(word, str):
             return as_position_tuple(word)
-        return self.compute_once(("span", prompt, word), lambda: self._find(prompt, word))
+        return self.compute_once(
+            ("span", prompt, word),
+            lambda: self._find(prompt, word, lambda one, text: one.find_positions(text, word)),
+        )
 
-    def _find(self, prompt: int, word: str) -> Span:
+    def find_mention(self, prompt: int, text: str) -> Span:
+        """Return the token positions along T of one occurrence of a word, "dog" or "dog#2".
+
+        Raises ArgumentError as `find_word_positions` does, and for one of several without a number.
+        """
+        mention = WordMention.parse(text)
+        return self.compute_once(
+            ("mention", prompt, text),
+            lambda: self._find(prompt, text, lambda one, own: one.find_mention(own, mention)),
+        )
+
+    def _find(
+        self, prompt: int, word: str, find: Callable[[PromptTokenizer, EncoderInput], Span]
+    ) -> Span:
         if not self.tokenizers:
             raise ArgumentError(
                 f"Cannot look for {word!r}: this model came without a tokenizer. Give one, "
@@ -143,7 +178,7 @@ class PromptTokens:
         check_prompt_number("prompt", prompt, len(self.prompts))
         text = self.prompts[prompt]
         try:
-            positions = tuple(p for one in self.tokenizers for p in one.find_positions(text, word))
+            positions = tuple(p for one in self.tokenizers for p in find(one, text))
             if not positions:
                 raise ArgumentError(
                     f"{word!r} comes after the tokens that this model reads of prompt {prompt}: "

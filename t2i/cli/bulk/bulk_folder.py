@@ -172,13 +172,13 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
-FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier"}
+FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier", "alignment", "regions"}
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 
 def _stable_repr(value: object) -> str:
     """Return `repr(value)`, with dataclasses and their fields under HASHED_NAMES, without
-    FIELDS_HASHED_IF_SET that are None.
+    FIELDS_HASHED_IF_SET that are None or empty.
     """
     if isinstance(value, tuple):
         items = ", ".join(map(_stable_repr, value))
@@ -188,7 +188,8 @@ def _stable_repr(value: object) -> str:
     shown = (
         f"{HASHED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
         for field in fields(value)
-        if field.name not in FIELDS_HASHED_IF_SET or getattr(value, field.name) is not None
+        if field.name not in FIELDS_HASHED_IF_SET
+        or getattr(value, field.name) not in (None, {}, ())
     )
     name = type(value).__name__
     return f"{HASHED_NAMES.get(name, name)}({', '.join(shown)})"

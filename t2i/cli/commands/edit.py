@@ -1,6 +1,6 @@
 """`t2i edit`: an image or a photo, and the image of changed words beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,11 @@ EPILOG = """Examples:
 
 `t2i edit "a red apple and a tree" --weight red=2.5 --weight tree=0.3`
 
+`t2i edit "a cat and a balloon" --region cat:0.5,0.3,1,1`
+
 `t2i edit "a cat and a balloon" "a dog and a balloon" --blend cat,dog --out swap.png`
+
+`t2i edit "a cat on a sofa" "a sofa with a big dog" --align dog=cat,big=new`
 
 `t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa" --record dog`
 
@@ -33,7 +37,7 @@ TargetsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[TARGET]...",
-        help="What the others show instead; left out, SOURCE with weights.",
+        help="What the others show instead; left out, SOURCE with weights or boxes.",
     ),
 ]
 TargetOption = Annotated[
@@ -50,6 +54,21 @@ BlendOption = Annotated[
         metavar="WORD[,WORD]",
         help="Change nothing but where these words of SOURCE and TARGET are; auto, or none.",
         show_default="auto: by kind of edit",
+    ),
+]
+AlignOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORD=WORD",
+        help="A word of TARGET, and that of SOURCE it comes from, or new; may be repeated.",
+        show_default="by the order of the words",
+    ),
+]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORDS:BOX",
+        help="Bind words of TARGET to a box, as in cat:0,0,0.5,1; may be repeated.",
     ),
 ]
 CrossReplaceOption = Annotated[
@@ -90,6 +109,8 @@ def edit(
     record: RecordOption = None,
     weight: WeightOption = None,
     blend: BlendOption = None,
+    align: AlignOption = None,
+    region: RegionOption = None,
     cross_replace: CrossReplaceOption = None,
     self_replace: SelfReplaceOption = None,
     out: options.Out = None,
@@ -133,7 +154,9 @@ def edit(
     photo = options.PhotoOptions(
         image=image, invert=invert, fit=fit, mask=mask, full_size=full_size
     )
-    edit_options = EditOptions.parse(weight or [], blend or "auto", cross_replace, self_replace)
+    edit_options = EditOptions.parse(
+        weight or [], blend or "auto", cross_replace, self_replace, align or [], region or []
+    )
     if full_size and image is None and folder is None:
         raise ArgumentError(
             "Got --full-size without --image or --source: a generated picture has its full size."
@@ -154,9 +177,7 @@ def edit(
         request, seed = recorded.request, recorded.seed
         targets = [*([] if source is None else [source]), *(targets or [])]
         source = request.prompt
-    prompts = _list_prompts(
-        source, targets or [], more_targets or [], edit_options.weights, photo=image
-    )
+    prompts = _list_prompts(source, targets or [], more_targets or [], edit_options, photo=image)
     if record is not None and len(prompts) > 2:
         raise ArgumentError(
             f"Got --record with {plural(len(prompts) - 1, 'target')}: one TARGET is recorded in a "
@@ -197,7 +218,7 @@ def _list_prompts(
     source: str | None,
     targets: Sequence[str],
     more_targets: Sequence[str],
-    weights: Mapping[str, float],
+    edit: EditOptions,
     *,
     photo: Path | None,
 ) -> list[str]:
@@ -212,7 +233,7 @@ def _list_prompts(
             'prompt into quotes: t2i edit "a cat" "a dog"'
         )
     every = [*targets, *more_targets]
-    if source is not None and (every or weights):
+    if source is not None and (every or edit.weights or edit.regions):
         return [source, *(every or [source])]
     if photo is not None:
         raise ArgumentError(
@@ -222,8 +243,8 @@ def _list_prompts(
             '"", does without a description, and then more may change than is wanted.'
         )
     raise ArgumentError(
-        "Missing what to change: give a TARGET, the prompt with other words, or --weight "
-        'WORD=FACTOR, as in: t2i edit "a cat" "a dog"'
+        "Missing what to change: give a TARGET, the prompt with other words, --weight "
+        'WORD=FACTOR, or --region WORDS:BOX, as in: t2i edit "a cat" "a dog"'
     )
 
 

@@ -96,7 +96,7 @@ def choose_request_edits(
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
     for target, text in zip(parsed[1:], prompts[1:], strict=True):
         weighted = any(has_word(target, word) for word in options.weights)
-        if text.strip() == prompts[0].strip() and not weighted:
+        if text.strip() == prompts[0].strip() and not weighted and not options.regions:
             warnings.warn(
                 f"The target {text!r:.80} is the source's own prompt, and no word of it has a "
                 "weight: nothing asks for a change. Give other words, or --weight WORD=FACTOR.",

@@ -1,26 +1,52 @@
 """Options of `t2i edit` about its attention edits, parsed from the command line."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.automatic_edits import BlendWords, WordEditOptions
+    from t2i.attention.edits.regions import Region
+
+
+NEW_WORD = "new"
+"""Stands for the origin of a word of TARGET that comes from no word of SOURCE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionOption:
+    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
+
+    words: str
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        self.to_region()
+
+    def to_region(self) -> "Region":
+        """Return the region of the edit. Raises ArgumentError for a box that is none."""
+        from t2i.attention.edits.regions import Region
+
+        return Region(words=self.words, box=self.box)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditOptions:
-    """Parsed options of `t2i edit` about its attention edits: weights, blend, windows.
+    """Parsed options of `t2i edit` about its attention edits: weights, blend, windows, alignment,
+    and regions.
 
     weights : word -> factor
     windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
+    alignment : word of a target -> the word of the source that it comes from, None for a new word
     """
 
     weights: Mapping[str, float]
     blend: "BlendWords | Literal['auto'] | None"
     windows: Mapping[str, tuple[float, float]]
+    alignment: Mapping[str, str | None] = field(default_factory=dict)
+    regions: Sequence[RegionOption] = ()
 
     @classmethod
     def parse(
@@ -29,6 +55,8 @@ class EditOptions:
         blend: str,
         cross_replace: str | None,
         self_replace: str | None,
+        align: Sequence[str] = (),
+        regions: Sequence[str] = (),
     ) -> "EditOptions":
         """Parse the options of the attention edits, as they were typed. Raises ArgumentError."""
         windows = {}
@@ -37,14 +65,24 @@ class EditOptions:
         if self_replace is not None:
             windows["self_replace"] = parse_step_window("--self-replace", self_replace)
         return cls(
-            weights=parse_word_weights(weights), blend=parse_local_blend(blend), windows=windows
+            weights=parse_word_weights(weights),
+            blend=parse_local_blend(blend),
+            windows=windows,
+            alignment=parse_alignment(align),
+            regions=tuple(map(parse_region, regions)),
         )
 
     def to_word_edit_options(self) -> "WordEditOptions":
         """Convert the options to the WordEditOptions of edits="auto"."""
         from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 
-        return WordEditOptions(weights=self.weights, blend=self.blend, **self.windows)
+        return WordEditOptions(
+            weights=self.weights,
+            blend=self.blend,
+            alignment=self.alignment,
+            regions=tuple(region.to_region() for region in self.regions),
+            **self.windows,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +121,57 @@ def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
                 "--weight red=2: 1 leaves it, 2 doubles it, 0 takes it away."
             )
     return weights
+
+
+def parse_alignment(texts: Sequence[str]) -> dict[str, str | None]:
+    """Parse options such as "dog=cat,big=new" into word of TARGET -> word of SOURCE, None for new.
+
+    A word "new" of SOURCE is "new#1". Raises ArgumentError.
+    """
+    alignment: dict[str, str | None] = {}
+    for text in texts:
+        for pair in text.split(","):
+            word, _, origin = (part.strip() for part in pair.partition("="))
+            if not word or not origin:
+                raise ArgumentError(
+                    f"Got --align {text!r:.80}: expected a word of TARGET and the word of SOURCE "
+                    "that it comes from, as in --align dog=cat, or --align big=new for a word that "
+                    "comes from none; dog#2 is the second of several."
+                )
+            if word in alignment:
+                raise ArgumentError(
+                    f"Got --align with {word!r} twice: a word comes from one word, or is new."
+                )
+            alignment[word] = None if origin == NEW_WORD else origin
+    return alignment
+
+
+def format_alignment(alignment: Mapping[str, str | None]) -> str:
+    """Return the value of --align that stands for an alignment."""
+    origins = {None: NEW_WORD, NEW_WORD: f"{NEW_WORD}#1"}
+    return ",".join(f"{word}={origins.get(origin, origin)}" for word, origin in alignment.items())
+
+
+def parse_region(text: str) -> RegionOption:
+    """Parse --region "cat:0,0,0.5,1": words, and left, top, right and bottom of their box as shares
+    of the image's size. Raises ArgumentError.
+    """
+    words, _, sides = text.rpartition(":")
+    try:
+        left, top, right, bottom = (float(side) for side in sides.split(","))
+    except ValueError:
+        words = ""
+    if not words.strip():
+        raise ArgumentError(
+            f"Got --region {text!r:.80}: expected words, and left, top, right and bottom of their "
+            'box as shares of the picture, as in --region "cat:0,0,0.5,1" for its left half.'
+        )
+    return RegionOption(words=words.strip(), box=(left, top, right, bottom))
+
+
+def format_region(region: RegionOption) -> str:
+    """Return the value of --region that stands for a region."""
+    return f"{region.words}:{','.join(f'{side:g}' for side in region.box)}"
 
 
 def parse_local_blend(text: str) -> "BlendWords | Literal['auto'] | None":

@@ -106,11 +106,13 @@ class PromptLineSchema(BaseModel):
     blend: str | None = None
     cross_replace: str | float | None = None
     self_replace: str | float | None = None
+    align: str | list[str] | None = None
+    region: str | list[str] | None = None
 
 
 PHOTO_KEYS = ("invert", "fit", "full_size")
 """Keys about a photo."""
-EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace")
+EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align", "region")
 """Keys that need a "source"."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 """All keys of a line, and columns of a csv."""
@@ -213,14 +215,21 @@ def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
     photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
     if len(sources) > 1:
         photo_keys += ("source",)
-    windows = [
+    cross_replace, self_replace = (
         None if window is None else str(window)
         for window in (keys.cross_replace, keys.self_replace)
-    ]
+    )
     return LineEdit(
         source=sources[-1],
         earlier=tuple(sources[:-1]) or None,
-        options=EditOptions.parse(_split_files(keys.weight or []), keys.blend or "auto", *windows),
+        options=EditOptions.parse(
+            _split_files(keys.weight or []),
+            keys.blend or "auto",
+            cross_replace,
+            self_replace,
+            _split_files(keys.align or []),
+            _split_files(keys.region or []),
+        ),
         photo_keys=photo_keys,
     )
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from t2i.cli.request.edit_options import RegionOption, format_alignment, format_region
 from t2i.cli.request.photo_inversion import AUTO_METHOD
 from t2i.server.api.schemas import ExportAnswer
 from t2i.server.catalogue import Catalogue
@@ -20,8 +21,6 @@ from t2i.server.jobs.job_request import (
 
 PICTURE, MASK = "picture.png", "mask.png"
 """Names of uploads in a command: the server keeps no path of theirs."""
-TARGET = "target-1.png"
-"""Name of an edit's image in a command."""
 SOURCE = "source"
 """Name of a recorded source's folder in a command."""
 
@@ -38,11 +37,7 @@ def export_request(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
 
 
 def write_command(body: SamplingRequest, catalogue: Catalogue) -> str:
-    """Return the command line of a request; of one with regions, which are no option, the command
-    that draws its image from the metadata.
-    """
-    if isinstance(body, EditRequest) and body.regions:
-        return f"t2i generate --from {TARGET}"
+    """Return the command line of a request."""
     words = ["t2i", *_list_subject(body)]
     for option, value in _list_options(body, catalogue):
         words += [option] if value is None else [option, value]
@@ -127,6 +122,10 @@ def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
         yield "--weight", f"{word}={factor:g}"
     if body.blend != "auto":
         yield "--blend", body.blend
+    if body.alignment:
+        yield "--align", format_alignment(body.alignment)
+    for region in body.regions:
+        yield "--region", format_region(RegionOption(words=region.words, box=region.box))
     for name in ("cross_replace", "self_replace"):
         window = getattr(body, name)
         if window is not None:

@@ -14,6 +14,7 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
 """Identifier of an upload or of a job."""
 Window = float | Annotated[tuple[float, float], Field()]
 """Share of the steps, up to this one or between two."""
+Word = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class AdapterChoice(BaseModel):
@@ -95,6 +96,8 @@ class EditRequest(SamplingRequest):
     weights : word -> factor
     blend : "auto", "none", or words as in "cat,dog"
     cross_replace, self_replace : shares of the steps in which the source's maps are kept
+    alignment : word of a target -> the word of the source that it comes from, null for a new word;
+        "dog#2" is the second of several
     regions : boxes to which words of the targets are bound; then the shares are 0 where left open,
         and so nothing holds the objects in their place
     image, method, mask, fit, full_size : a photo instead of a drawn source, as for `invert`
@@ -119,6 +122,7 @@ class EditRequest(SamplingRequest):
     blend: Annotated[str, Field(max_length=2000)] = "auto"
     cross_replace: Window | None = None
     self_replace: Window | None = None
+    alignment: Annotated[dict[Word, Word | None], Field(max_length=MAX_WORDS)] = {}
     regions: Annotated[list[RegionChoice], Field(max_length=MAX_REGIONS)] = []
     image: Identifier | None = None
     method: Annotated[str, Field(max_length=500)] = AUTO_METHOD

@@ -5,7 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from t2i.cli.request.edit_options import EditOptions, parse_local_blend, parse_step_window
+from t2i.cli.request.edit_options import (
+    EditOptions,
+    RegionOption,
+    parse_local_blend,
+    parse_step_window,
+)
 from t2i.cli.request.file_checks import check_file_combinations, check_request_files
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.options import check_no_composed_prompts
@@ -32,7 +37,6 @@ from t2i.server.jobs.job_request import (
     SamplingRequest,
     Window,
 )
-from t2i.server.jobs.region_edits import build_region_edits
 from t2i.terminal import plural
 
 FindUpload: TypeAlias = Callable[[str], Path]
@@ -46,14 +50,12 @@ class BuiltRequest:
     request : of the source, for edits
     prompts : of an edit, the source's first; of others the request's alone
     edit : options of an edit, else None
-    region_edits : edits that bind words to boxes, beside those of the options
     words : whose heat maps are asked for; empty for every word
     """
 
     request: Request
     prompts: tuple[str, ...]
     edit: EditOptions | None = None
-    region_edits: tuple[Mapping[str, object], ...] = ()
     words: tuple[str, ...] = ()
 
 
@@ -217,9 +219,13 @@ def _build_edit(
         )
         if value is not None
     }
-    if body.regions:
-        windows = {"cross_replace": (0.0, 0.0), "self_replace": (0.0, 0.0), **windows}
-    edit = EditOptions(weights=body.weights, blend=parse_local_blend(body.blend), windows=windows)
+    edit = EditOptions(
+        weights=body.weights,
+        blend=parse_local_blend(body.blend),
+        windows=windows,
+        alignment=body.alignment,
+        regions=tuple(RegionOption(words=one.words, box=one.box) for one in body.regions),
+    )
     if source is not None:
         _check_only_source(body, "source_prompt", body.source_prompt)
         request = source
@@ -251,7 +257,7 @@ def _build_edit(
     check_no_composed_prompts(request, prompts)
     for prompt in targets:
         replace(request, prompt=prompt)  # checks its length, letters and grammar
-    return BuiltRequest(request, prompts, edit, build_region_edits(body.regions, len(targets)))
+    return BuiltRequest(request, prompts, edit)
 
 
 def _parse_window(name: str, value: Window) -> tuple[float, float]:

@@ -46,6 +46,7 @@ from t2i.errors import ArgumentError
 from t2i.library_messages import quiet_libraries
 from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJob
+from t2i.server.worker.edit_alignments import describe_alignments
 from t2i.server.worker.job_run import JobRun
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
@@ -190,10 +191,12 @@ def run_edit(run: JobRun) -> Request:
         run.reporter.latents.clear()
         run.reporter.clean_latents.clear()
     request, chosen = choose_request_edits(editor, request, built.prompts, options, source)
-    if built.region_edits:
-        assert request.edited is not None
-        edits = (*request.edited.edits, *built.region_edits)
-        request = replace(request, edited=replace(request.edited, edits=edits))
+    assert request.edited is not None
+    run.data["alignments"] = describe_alignments(
+        editor,
+        [request.parse_with_grammar(prompt) for prompt in built.prompts],
+        request.edited.parse_edits(),
+    )
     with ExitStack() as stack:
         probed = _probe_edit(run, editor, request, source, stack)
         stack.enter_context(

@@ -35,6 +35,7 @@ EVERY = [
     Replace(),
     Replace(source=1, target=0, steps=(0, 1), words={"lion": (0.0, 0.4), "cat": None}),
     Refine(steps=(0.0, 0.8), sites="up_blocks.*attn2", heads=(0, 3)),
+    Refine(alignment={"dog": "cat", "big#2": None}),
     Reweight(target=2, source=0, weights={"smiling": 5.0, "rain": -1}),
     SelfReplace(max_positions=None, sites=Sites(name="mid", kind="self")),
     LocalBlend(words=("cat", ("dog", "red car")), threshold=0.25),
@@ -78,8 +79,8 @@ def test_every_edit_has_a_name_but_the_one_that_is_code() -> None:
 
 
 def test_a_soft_mask_comes_back_bit_for_bit() -> None:
-    (_, region) = from_dict(to_dict(EVERY[9])).regions
-    assert region.mask.tobytes() == EVERY[9].regions[1].mask.tobytes()
+    (_, region) = from_dict(to_dict(EVERY[10])).regions
+    assert region.mask.tobytes() == EVERY[10].regions[1].mask.tobytes()
     assert len(set(region.mask.get_flattened_data())) == 48
 
 

@@ -26,6 +26,8 @@ from t2i.errors import ArgumentError
 
 MAX_ABSOLUTE_VALUE = 1_000_000
 """Largest absolute value of an edit's numbers."""
+OMITTED_IF_EMPTY = "omitted if empty"
+"""Key in the metadata of a dataclass field that JSON data leaves out while it is empty."""
 ResultT = TypeVar("ResultT")
 AttentionCallback = Callable[[AttentionProbabilities, AttentionCall], None]
 RunPass = Callable[[Tensor, AttentionCallback], None]

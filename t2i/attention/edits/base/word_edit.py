@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from t2i.attention.call import AttentionCall
-from t2i.attention.edits.base.edit import Edit
+from t2i.attention.compute.edit_plan import EditPlan
+from t2i.attention.edits.base.edit import OMITTED_IF_EMPTY, Edit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.attention.prompts.word_alignment import TokenAlignment, correct_alignment
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window, list_steps_in_window
+from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,67 @@ class PerWordWindowEdit(Edit):
 class SourceMapEdit(PerWordWindowEdit):
     """Base class of prompt-to-prompt's edits that give words of the target prompt the attention
     maps of the source prompt.
+
+    alignment : a word of the target -> the word of the source that it comes from, or None for a new
+        word; "dog#2" is the second of several. Words that it does not name are aligned by the edit
     """
 
     source: int = 0
+    alignment: Mapping[str, str | None] = field(
+        default_factory=dict, metadata={OMITTED_IF_EMPTY: True}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alignment(self.alignment)
+
+    def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
+        """Raise ArgumentError if the edit names prompts, or words, that the run does not have."""
+        super().check_prompts_and_words(prompt_tokens)
+        for word, origin in self.alignment.items():
+            prompt_tokens.find_mention(self.target, word)
+            if origin is not None:
+                prompt_tokens.find_mention(self.source, origin)
+
+    def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
+        """Add to the edit plan the mix of the source's attention maps into the target's rows."""
+        rows, sources = (
+            call.denoiser_pass.cond_rows(self.target),
+            call.denoiser_pass.cond_rows(self.source),
+        )
+        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix_matrices(call)))
+
+    def build_mix_matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
+        """Return the edit as a linear change of the target's attention map, P' = P_source A + P B:
+        A, (1 or N, T, T), and the diagonal of B, (1 or N, T).
+        """
+        columns_TT, found_T = self.align_tokens(call.prompt_tokens, call.text_length)
+        taken_T = self.compute_active_tokens_T(call) * found_T
+        return self.restrict_to_heads(call, columns_TT * taken_T, 1 - taken_T)
+
+    def align_tokens(self, prompt_tokens: PromptTokens, length: int) -> TokenAlignment:
+        """Return which tokens of the source prompt those of the target prompt come from, as the
+        edit finds them, with the corrections of `alignment`.
+        """
+        found = self.align_tokens_automatically(prompt_tokens, length)
+        if not self.alignment:
+            return found
+        return correct_alignment(found, prompt_tokens, self.source, self.target, self.alignment)
+
+    def align_tokens_automatically(
+        self, prompt_tokens: PromptTokens, length: int
+    ) -> TokenAlignment:
+        """Return the alignment without the corrections of `alignment`."""
+        raise NotImplementedError
+
+
+def check_alignment(alignment: object) -> None:
+    """Raise ArgumentError unless an alignment maps words to words, or to None."""
+    if not isinstance(alignment, Mapping) or not all(
+        isinstance(word, str) and (origin is None or isinstance(origin, str))
+        for word, origin in alignment.items()
+    ):
+        raise ArgumentError(
+            f"Got alignment={alignment!r:.80}, expected words of the target and the words of the "
+            'source that they come from, None for a new word: {"dog": "cat", "big": None}.'
+        )

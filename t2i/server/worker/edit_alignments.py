@@ -1,0 +1,48 @@
+"""Words of a source and of its targets, aligned as an edit aligns them, for people to correct."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.base.word_edit import SourceMapEdit
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.attention.prompts.word_alignment import describe_word_alignment
+from t2i.text.alignment import find_token_window
+from t2i.text.prompt import Prompt
+from t2i.text.word_mentions import list_mentions
+
+
+def describe_alignments(
+    pipe: Any, prompts: Sequence[str | Prompt], edits: Sequence[Edit]
+) -> list[dict[str, Any] | None]:
+    """Return the alignment of each target with the source at the first step, as JSON data: `source`
+    and `target`, their words, and `origins`, for each word of the target the index of the source's
+    that it comes from, null for a new word; None for a target that takes no map of the source.
+
+    Words are named as alignments name them, "dog#2" for the second of several.
+
+    prompts : the source's, then those of the targets
+    """
+    tokenizers = find_prompt_tokenizers(pipe, None)[:1]
+    tokens = PromptTokens(tuple(get_cond_text(prompt) for prompt in prompts), tokenizers)
+    found = {edit.target: edit for edit in edits if isinstance(edit, SourceMapEdit)}
+    return [_describe(found.get(number), tokens) for number in range(1, len(prompts))]
+
+
+def _describe(edit: SourceMapEdit | None, tokens: PromptTokens) -> dict[str, Any] | None:
+    if edit is None:
+        return None
+    (one,) = tokens.tokenizers
+    window = find_token_window(one.tokenizer)
+    texts = [one.preprocess_prompt(text) for text in tokens.prompts]
+    chunks = max(len(window.tokenize_into_chunks(text)) for text in texts)
+    length = one.first_position + chunks * window.size
+    alignment = edit.align_tokens(tokens, length)
+    source, target, origins = describe_word_alignment(alignment, tokens, edit.source, edit.target)
+    return {
+        "source": list_mentions(source),
+        "target": list_mentions(target),
+        "origins": list(origins),
+    }
