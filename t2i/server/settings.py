@@ -21,8 +21,10 @@ class ServerSettings:
     workers : worker processes, one on each device
     max_queued : jobs that wait; another one is refused with 429
     max_pixels_x_steps : width x height x steps x number of one request
-    max_bytes, max_age : results that are kept, in bytes and in seconds; the oldest go first
-    upload_age : seconds that an upload which no job has taken is kept
+    max_bytes, max_age : results that are kept, in bytes (uploads count, too) and in seconds; the
+        oldest go first
+    upload_age : seconds that an upload is kept; jobs keep what they took
+    clean_interval : seconds after which what is too old is looked for
     min_free_bytes : of the disk, below which new jobs are refused with 507
     max_body_bytes : of a request
     body_timeout : seconds in which the next part of a request has to come
@@ -47,6 +49,7 @@ class ServerSettings:
     max_bytes: int = 20 * GIBIBYTE
     max_age: float = 30 * DAY
     upload_age: float = DAY
+    clean_interval: float = 60.0
     min_free_bytes: int = 256 << 20
     max_body_bytes: int = 64 << 20
     body_timeout: float = 60.0

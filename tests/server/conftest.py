@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
+from tests.server.jobs_alone import ServerJobs
 from tests.server.servers import RunningServer, start_server
 
 HERE = Path(__file__).parent
@@ -20,6 +21,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server without tokens, with the embedded model loaded."""
     with start_server(tmp_path_factory.mktemp("served")) as running:
         yield running
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[ServerJobs]:
+    """The jobs of a server without routes and workers; three may wait."""
+    made = ServerJobs(folder=tmp_path / "served", max_queued=3)
+    yield made
+    made.state.close()
 
 
 @pytest.fixture

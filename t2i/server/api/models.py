@@ -36,8 +36,9 @@ class TokensRequest(BaseModel):
 
 @router.get("/health")
 async def check_health(request: Request) -> HealthAnswer:
-    """Say that the server is there, and whether a model is loaded. Needs no token."""
-    return HealthAnswer(status="ok", ready=request.app.state.pool.ready)
+    """Say that the server is there, and whether its default model is loaded. Needs no token."""
+    pool = request.app.state.pool
+    return HealthAnswer(status="ok", ready=pool.ready, problem=pool.problem)
 
 
 @router.get("/models")

@@ -99,10 +99,11 @@ class UploadAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """State of the server: whether a model is loaded."""
+    """State of the server: whether the default model is loaded, and else what is wrong with it."""
 
     status: str
     ready: bool
+    problem: str | None = None
 
 
 class ModelAnswer(BaseModel):

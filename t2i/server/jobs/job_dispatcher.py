@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from t2i.errors import T2IError
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult, StorageFullError
@@ -12,10 +13,10 @@ from t2i.server.jobs.job_request import parse_job_request
 from t2i.server.jobs.request_building import build_request
 from t2i.server.jobs.retention import measure_folder
 from t2i.server.jobs.server_state import ServerState
-from t2i.server.jobs.uploads import check_free_space
 from t2i.server.jobs.worker_job import WorkerJob
 
 logger = logging.getLogger(__name__)
+WrittenT = TypeVar("WrittenT")
 TRIES = 5
 """Times that a job is tried whose result a full disk refused."""
 DISK_PAUSE = 2.0
@@ -41,9 +42,8 @@ class JobDispatcher:
             time.sleep(min(timeout, DISK_PAUSE))
             return None
         try:
-            check_free_space(state.folder, state.settings.min_free_bytes)
+            state.make_room()
         except StorageFullError:
-            state.clean()
             time.sleep(min(timeout, DISK_PAUSE))
             return None
         job = state.queue.take(timeout)
@@ -101,10 +101,6 @@ class JobDispatcher:
             job,
             lambda: self.store.finish(job.id, "done", time.time(), result=result, num_bytes=size),
         )
-        try:
-            self.state.clean()
-        except (T2IError, OSError):  # no fault of the job, which is done
-            logger.exception("Old jobs and uploads could not be removed.")
 
     def record_failure(self, job: Job, failure: JobFailure, *, disk_full: bool = False) -> None:
         """Keep the error of a job, which has failed; for a full disk it is tried again."""
@@ -125,21 +121,42 @@ class JobDispatcher:
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
         self.state.remove_inputs(job.id)
 
+    def record_interruption(self, job: Job, reason: str) -> None:
+        """Keep that the worker of a job has ended by itself: the job is tried again after those
+        that wait, or fails where that was too often.
+
+        reason : how it ended
+        """
+        if self.is_cancel_requested(job.id):
+            self.record_cancelled(job)
+        elif self._write(lambda: self.state.retry_or_fail(job, reason)):
+            self._write(lambda: self.store.move_to_end(job.id))
+            self.queue_again(job)
+        else:
+            self._forget(job)
+            self.state.publish_state(job.id)
+
     def queue_again(self, job: Job) -> None:
         """Let a running job wait again, for it could not be finished."""
-        for job_id in self.store.queue_again(job.id):
+        for job_id in self._write(lambda: self.store.queue_again(job.id)):
             self.state.publish_state(job_id)
 
     def _finish(self, job: Job, write: Callable[[], bool]) -> None:
-        """Write the end of a job, as soon as the disk has room for it, and tell the listeners."""
-        while True:
-            try:
-                written = write()
-                break
-            except StorageFullError:
-                logger.warning("The disk is full: a finished job waits until it can be noted.")
-                time.sleep(DISK_PAUSE)
-        self.state.queue.forget_cancel(job.id)
-        self._tries.pop(job.id, None)
+        """Write the end of a job and tell the listeners."""
+        written = self._write(write)
+        self._forget(job)
         if written:
             self.state.publish_state(job.id)
+
+    def _forget(self, job: Job) -> None:
+        self.state.queue.forget_cancel(job.id)
+        self._tries.pop(job.id, None)
+
+    def _write(self, write: Callable[[], WrittenT]) -> WrittenT:
+        """Write into the store, as soon as the disk has room for it."""
+        while True:
+            try:
+                return write()
+            except StorageFullError:
+                logger.warning("The disk is full: the state of a job waits until it can be noted.")
+                time.sleep(DISK_PAUSE)

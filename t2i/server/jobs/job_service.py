@@ -24,7 +24,6 @@ from t2i.server.jobs.request_building import (
     choose_job_seeds,
 )
 from t2i.server.jobs.server_state import ServerState
-from t2i.server.jobs.uploads import check_free_space
 
 Jobs: TypeAlias = list[Job]
 
@@ -49,7 +48,7 @@ class JobService:
         """
         if self.state.draining:
             raise ServerStoppingError("The server is about to stop and takes no new jobs.")
-        check_free_space(self.state.folder, self.settings.min_free_bytes)
+        self.state.make_room()
         job_id = create_identifier()
         folder = self.state.folder / job_id
         try:

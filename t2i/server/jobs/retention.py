@@ -1,36 +1,89 @@
-"""Removal of old results, of uploads that no job has taken, and of what a crash left behind."""
+"""Removal of old results and uploads, and of what a crash left behind."""
 
+import math
 import shutil
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from t2i.server.jobs.store import JobStore
 from t2i.server.jobs.uploads import Uploads
 
+GRACE = 600.0
+"""Seconds in which an upload waits for its job, and a file for its entry in the store."""
 
-def remove_old_jobs(
-    store: JobStore, folder: Path, max_bytes: int, max_age: float, needed: Set[str] = frozenset()
-) -> list[str]:
-    """Remove finished jobs beyond an age in seconds or a sum of bytes, the oldest first; return
-    their identifiers.
 
-    needed : jobs that others will read, which stay
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Bounds of what is kept: bytes of results and uploads together, and ages in seconds.
+
+    needed : jobs whose results others will read, which stay
     """
-    finished = store.list_finished()
-    total = sum(num_bytes for _, _, num_bytes in finished)
-    oldest = time.time() - max_age
-    removed = []
-    for job_id, ended, num_bytes in finished:
-        if ended >= oldest and total <= max_bytes:
-            continue
-        if job_id in needed:
-            continue
+
+    max_bytes: int
+    max_age: float
+    upload_age: float
+    needed: Set[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFiles:
+    """Files of a finished job, or of an upload: since when they are there, until when they may
+    stay, when they may go for lack of room, and how to remove them.
+    """
+
+    since: float
+    until: float
+    removable_from: float
+    num_bytes: int
+    remove: Callable[[], None]
+
+
+def remove_old_files(store: JobStore, folder: Path, uploads: Uploads, bounds: Retention) -> None:
+    """Remove results and uploads beyond their ages, and beyond a sum of bytes the oldest first.
+
+    An upload that a job has taken counts twice, for either may be removed without the other.
+    """
+    now = time.time()
+    kept = [
+        *_list_results(store, folder, bounds),
+        *_list_uploads(uploads, bounds),
+    ]
+    total = sum(one.num_bytes for one in kept)
+    for one in sorted(kept, key=lambda one: one.since):
+        too_much = total > bounds.max_bytes and one.num_bytes and one.removable_from < now
+        if one.until < now or too_much:
+            one.remove()
+            total -= one.num_bytes
+
+
+def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[KeptFiles]:
+    def remove(job_id: str) -> None:
         store.remove(job_id)
         shutil.rmtree(folder / job_id, ignore_errors=True)
-        total -= num_bytes
-        removed.append(job_id)
-    return removed
+
+    kept = []
+    for job_id, ended, num_bytes in store.list_finished():
+        until, removable_from = ended + bounds.max_age, ended
+        if job_id in bounds.needed:
+            until = removable_from = math.inf
+        kept.append(KeptFiles(ended, until, removable_from, num_bytes, partial(remove, job_id)))
+    return kept
+
+
+def _list_uploads(uploads: Uploads, bounds: Retention) -> list[KeptFiles]:
+    return [
+        KeptFiles(
+            since,
+            since + bounds.upload_age,
+            since + GRACE,
+            num_bytes,
+            partial(uploads.remove, upload_id, suffix),
+        )
+        for upload_id, suffix, since, num_bytes in uploads.store.list_uploads()
+    ]
 
 
 def remove_orphans(store: JobStore, folder: Path) -> None:
@@ -41,9 +94,19 @@ def remove_orphans(store: JobStore, folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_old_uploads(uploads: Uploads, max_age: float) -> None:
-    """Remove the uploads that are older than an age in seconds."""
-    uploads.remove_before(time.time() - max_age)
+def remove_orphan_uploads(uploads: Uploads, min_age: float) -> None:
+    """Remove the files of uploads that the store does not know, and the entries without a file.
+
+    min_age : seconds since a file was written, while an upload may be on its way
+    """
+    names = {f"{one[0]}{one[1]}": one for one in uploads.store.list_uploads()}
+    found = set()
+    for path in uploads.folder.iterdir():
+        found.add(path.name)
+        if path.name not in names and path.stat().st_mtime <= time.time() - min_age:
+            path.unlink(missing_ok=True)
+    for name in names.keys() - found:
+        uploads.remove(names[name][0], names[name][1])
 
 
 def measure_folder(folder: Path) -> int:

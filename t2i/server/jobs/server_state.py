@@ -2,18 +2,34 @@
 results and the uploads, and in memory the catalogue, the queue and the events.
 """
 
+import logging
 import shutil
+import sqlite3
+import threading
+import time
 from pathlib import Path
 
+from t2i.errors import T2IError
 from t2i.run_folder import lock_folder
 from t2i.server.catalogue import Catalogue, list_catalogue
+from t2i.server.jobs.job import Job, JobFailure, StorageFullError
 from t2i.server.jobs.job_events import JobEvents
 from t2i.server.jobs.job_queue import JobQueue
-from t2i.server.jobs.retention import remove_old_jobs, remove_old_uploads, remove_orphans
+from t2i.server.jobs.retention import (
+    GRACE,
+    Retention,
+    remove_old_files,
+    remove_orphan_uploads,
+    remove_orphans,
+)
 from t2i.server.jobs.store import JobStore
-from t2i.server.jobs.uploads import Uploads
+from t2i.server.jobs.uploads import Uploads, check_free_space
 from t2i.server.settings import ServerSettings
+from t2i.terminal import plural
 
+logger = logging.getLogger(__name__)
+MAX_INTERRUPTIONS = 3
+"""Times that a job may be running when its worker, or the whole server, ends by force."""
 INPUTS, RESULT = "inputs", "result"
 """Folders of a job: the uploaded pictures that it took, and the files of its result."""
 
@@ -35,13 +51,18 @@ class ServerState:
         self.store = JobStore(settings.folder / "jobs.sqlite")
         self.queue = JobQueue(self.store, settings.max_queued)
         self.events = JobEvents()
-        self.uploads = Uploads(
-            self.store, settings.folder.resolve() / "uploads", settings.min_free_bytes
-        )
+        self.uploads = Uploads(self.store, settings.folder.resolve() / "uploads", self.make_room)
         self.draining = False
-        self.store.queue_again()
+        self._cleaning, self._closed = threading.Lock(), threading.Event()
+        self._timer = threading.Thread(target=self._clean_at_intervals, name="clean", daemon=True)
+        self._queue_interrupted_jobs()
         remove_orphans(self.store, self.folder)
+        remove_orphan_uploads(self.uploads, 0)
         self.clean()
+
+    def start(self) -> None:
+        """Remove what is too old at intervals, until the state is closed."""
+        self._timer.start()
 
     def drain(self) -> None:
         """Take no new jobs and start none; those that run are finished."""
@@ -50,21 +71,44 @@ class ServerState:
 
     def close(self) -> None:
         """Close the store and free the folder; listeners are woken."""
+        self._closed.set()
+        if self._timer.is_alive():
+            self._timer.join()
         self.queue.stop()
         self.events.close()
         self.store.close()
         self._lock.__exit__(None, None, None)
 
-    def clean(self) -> None:
-        """Remove old results and uploads."""
-        needed = {
-            source
-            for job in self.store.list_active()
-            if isinstance(source := job.request.get("source"), str)
-        }
+    def clean(self, *, upload_age: float | None = None) -> None:
+        """Remove results and uploads that are too old or too many.
+
+        upload_age : seconds that uploads are kept; None for those of the settings
+        """
         settings = self.settings
-        remove_old_jobs(self.store, self.folder, settings.max_bytes, settings.max_age, needed)
-        remove_old_uploads(self.uploads, settings.upload_age)
+        with self._cleaning:
+            needed = frozenset(
+                source
+                for job in self.store.list_active()
+                if isinstance(source := job.request.get("source"), str)
+            )
+            bounds = Retention(
+                max_bytes=settings.max_bytes,
+                max_age=settings.max_age,
+                upload_age=settings.upload_age if upload_age is None else upload_age,
+                needed=needed,
+            )
+            remove_old_files(self.store, self.folder, self.uploads, bounds)
+            remove_orphan_uploads(self.uploads, GRACE)
+
+    def make_room(self) -> None:
+        """Raise StorageFullError if the disk has too little free space, after everything was
+        removed that may go: what is too old, and uploads that are not new.
+        """
+        try:
+            check_free_space(self.folder, self.settings.min_free_bytes)
+        except StorageFullError:
+            self.clean(upload_age=min(self.settings.upload_age, GRACE))
+            check_free_space(self.folder, self.settings.min_free_bytes)
 
     def locate_inputs(self, job_id: str) -> Path:
         """Return the folder of the pictures that a job took."""
@@ -82,3 +126,36 @@ class ServerState:
         """Remove the pictures that a job took, if it has failed or was cancelled."""
         if self.store.get(job_id).state in ("failed", "cancelled"):
             shutil.rmtree(self.locate_inputs(job_id), ignore_errors=True)
+
+    def retry_or_fail(self, job: Job, reason: str) -> bool:
+        """Count that a job ran when its worker ended, and fail it where that was once too often.
+
+        reason : how the worker ended
+        Returns True if the job is to be tried again.
+        """
+        count = self.store.count_interruption(job.id)
+        if count < MAX_INTERRUPTIONS:
+            return True
+        failure = JobFailure(
+            "GenerationError",
+            f"The job was begun {plural(count, 'time')}, and its worker process ended each time, "
+            f"at last {reason}, perhaps for lack of memory. It is not tried again: ask for a "
+            "smaller size or fewer pictures at once.",
+        )
+        self.store.finish(job.id, "failed", time.time(), error=failure)
+        shutil.rmtree(self.locate_result(job.id), ignore_errors=True)
+        self.remove_inputs(job.id)
+        return False
+
+    def _queue_interrupted_jobs(self) -> None:
+        """Queue what ran when the last server ended again; a job that ended it too often fails."""
+        for job in self.store.list_active():
+            if job.state == "running" and self.retry_or_fail(job, "with the server"):
+                self.store.queue_again(job.id)
+
+    def _clean_at_intervals(self) -> None:
+        while not self._closed.wait(self.settings.clean_interval):
+            try:
+                self.clean()
+            except (T2IError, OSError, sqlite3.Error):  # the next time may fare better
+                logger.exception("Old results and uploads could not be removed.")

@@ -50,6 +50,11 @@ MIGRATIONS = (
         created REAL NOT NULL
     );
     """,
+    """
+    ALTER TABLE uploads ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN place REAL;
+    """,
 )
 """Statements that bring a database from version number i to i + 1 (PRAGMA user_version)."""
 COLUMNS = "id, kind, state, owner, request, seeds, created, started, finished, result, error"
@@ -132,7 +137,7 @@ class JobStore:
         with self._transaction() as database:
             row = database.execute(
                 f"UPDATE jobs SET state = 'running', started = ? WHERE number = (SELECT number "
-                "FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1) "
+                "FROM jobs WHERE state = 'queued' ORDER BY coalesce(place, number) LIMIT 1) "
                 f"RETURNING {COLUMNS}",
                 (started,),
             ).fetchone()
@@ -185,6 +190,24 @@ class JobStore:
             ).fetchall()
         return [row[0] for row in rows]
 
+    def count_interruption(self, job_id: str) -> int:
+        """Count that a job ran when its worker or the server ended; return how often it did."""
+        with self._transaction() as database:
+            (count,) = database.execute(
+                "UPDATE jobs SET interruptions = interruptions + 1 WHERE id = ? "
+                "RETURNING interruptions",
+                (job_id,),
+            ).fetchone()
+        return int(count)
+
+    def move_to_end(self, job_id: str) -> None:
+        """Let a job wait behind all that are there now."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE jobs SET place = (SELECT max(number) FROM jobs) + 0.5 WHERE id = ?",
+                (job_id,),
+            )
+
     def count(self, state: JobState) -> int:
         """Return the number of jobs in a state."""
         return int(self._read("SELECT count(*) FROM jobs WHERE state = ?", (state,))[0][0])
@@ -227,17 +250,17 @@ class JobStore:
     # uploads
 
     def add_upload(self, values: Sequence[object]) -> None:
-        """Add an upload: id, owner, name, suffix, width, height, created."""
+        """Add an upload: id, owner, name, suffix, width, height, created, bytes."""
         with self._transaction() as database:
-            database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def get_upload(self, upload_id: str) -> tuple[Any, ...] | None:
         """Return the values of an upload, or None."""
         return next(iter(self._read("SELECT * FROM uploads WHERE id = ?", (upload_id,))), None)
 
-    def list_uploads_before(self, created: float) -> list[tuple[str, str]]:
-        """Return (id, suffix) of the uploads that are older than a time."""
-        return self._read("SELECT id, suffix FROM uploads WHERE created < ?", (created,))
+    def list_uploads(self) -> list[tuple[str, str, float, int]]:
+        """Return (id, suffix, time when it came, bytes) of every upload, the oldest first."""
+        return self._read("SELECT id, suffix, created, bytes FROM uploads ORDER BY created", ())
 
     def remove_upload(self, upload_id: str) -> None:
         """Remove an upload."""

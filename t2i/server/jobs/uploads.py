@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +35,12 @@ class Upload:
 class Uploads:
     """Uploaded pictures of all owners, in a folder and in the store.
 
+    check_room : raises StorageFullError where the disk has no room for another one
     decoding : held by whoever decodes a picture; not while another one is added
     """
 
-    def __init__(self, store: JobStore, folder: Path, min_free_bytes: int) -> None:
-        self.store, self.folder, self.min_free_bytes = store, folder, min_free_bytes
+    def __init__(self, store: JobStore, folder: Path, check_room: Callable[[], None]) -> None:
+        self.store, self.folder, self.check_room = store, folder, check_room
         self.decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,7 +49,7 @@ class Uploads:
 
         name : that it had where it comes from
         """
-        check_free_space(self.folder, self.min_free_bytes)
+        self.check_room()
         upload_id = create_identifier()
         name = sanitise_name(name)
         waiting = self.folder / f".{upload_id}"
@@ -61,7 +63,8 @@ class Uploads:
         finally:
             waiting.unlink(missing_ok=True)
         name = name or f"picture{suffix}"
-        self.store.add_upload((upload_id, owner, name, suffix, width, height, time.time()))
+        values = (upload_id, owner, name, suffix, width, height, time.time(), len(data))
+        self.store.add_upload(values)
         return Upload(upload_id, name, self.folder / f"{upload_id}{suffix}", width, height)
 
     def get(self, upload_id: str, owner: str) -> Upload:
@@ -74,11 +77,10 @@ class Uploads:
         path = self.folder / f"{values[0]}{values[3]}"
         return Upload(values[0], values[2], path, values[4], values[5])
 
-    def remove_before(self, created: float) -> None:
-        """Remove the uploads that are older than a time; jobs keep what they took."""
-        for upload_id, suffix in self.store.list_uploads_before(created):
-            self.store.remove_upload(upload_id)
-            (self.folder / f"{upload_id}{suffix}").unlink(missing_ok=True)
+    def remove(self, upload_id: str, suffix: str) -> None:
+        """Remove an upload; jobs keep what they took."""
+        self.store.remove_upload(upload_id)
+        (self.folder / f"{upload_id}{suffix}").unlink(missing_ok=True)
 
 
 def sanitise_name(name: str) -> str:

@@ -40,9 +40,14 @@ class PreviewMessage:
 
 @dataclass(frozen=True, slots=True)
 class ReadyMessage:
-    """Message of a worker whose default model is loaded."""
+    """Message of a worker that takes jobs.
 
-    model_bytes: int
+    model_loaded : whether the default model is in its memory
+    failure : why the default model does not load
+    """
+
+    model_loaded: bool
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult
@@ -16,7 +17,8 @@ from t2i.server.jobs.worker_job import (
     WorkerMessage,
 )
 from t2i.server.settings import ServerSettings
-from t2i.server.worker.worker_process import CANCEL, WorkerSettings, run_worker
+from t2i.server.worker.backoff import Backoff
+from t2i.server.worker.worker_process import CANCEL, LOAD, WorkerSettings, run_worker
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -29,8 +31,15 @@ POLL = 0.05
 """Seconds after which the wish to stop a running job is looked at."""
 LONGEST_END = 10.0
 """Seconds in which a worker that does nothing has to end by itself."""
-RESTART_DELAY = 2.0
-"""Seconds between two starts of a worker that ends before it is ready."""
+RESTART_DELAYS = (2.0, 60.0)
+"""Seconds between two starts of a worker that ends: the first delay, and the longest."""
+LOAD_DELAYS = (10.0, 600.0)
+"""Seconds between two tries of a default model that does not load."""
+LOAD_PROBLEM = (
+    "The default model does not load: the log says why. It is tried again now and then; jobs with "
+    "other models are run."
+)
+START_PROBLEM = "The worker processes do not start: the log says why. They are tried again."
 
 
 class WorkerPool:
@@ -52,6 +61,15 @@ class WorkerPool:
         """True once a worker has loaded the default model."""
         return any(worker.ready for worker in self.workers)
 
+    @property
+    def problem(self) -> str | None:
+        """Why no worker is ready, without the details that are in the log; None before it fails."""
+        if self.ready:
+            return None
+        if any(worker.available for worker in self.workers):
+            return next((LOAD_PROBLEM for worker in self.workers if worker.load_failed), None)
+        return next((START_PROBLEM for worker in self.workers if worker.start_failed), None)
+
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no worker runs a job; return whether that is so."""
         end = None if timeout is None else time.monotonic() + timeout
@@ -64,9 +82,9 @@ class WorkerPool:
     def stop(self) -> None:
         """End the threads and the processes; jobs that still run are queued again."""
         for worker in self.workers:
-            worker.stopping = True
+            worker.stopping.set()
         for worker in self.workers:
-            if worker.running or not worker.ready:
+            if worker.running or not worker.available:
                 worker.kill_process()
         for worker in self.workers:
             if worker.thread.is_alive():
@@ -75,7 +93,12 @@ class WorkerPool:
 
 
 class Worker:
-    """One worker process and the thread that hands it jobs."""
+    """One worker process and the thread that hands it jobs.
+
+    available : the process takes jobs; ready : it has loaded the default model, too
+    load_failed : the default model did not load when it was tried last
+    start_failed : the process ended before it was available when it was started last
+    """
 
     def __init__(self, settings: ServerSettings, dispatcher: JobDispatcher, number: int) -> None:
         self.dispatcher = dispatcher
@@ -85,8 +108,11 @@ class Worker:
             model_bytes=settings.model_bytes,
             preview_share=settings.preview_share,
         )
-        self.ready = self.running = self.stopping = False
+        self.available = self.ready = self.running = self.load_failed = self.start_failed = False
+        self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._loop, name=f"worker-{number}", daemon=True)
+        self._restarts, self._loads = Backoff(*RESTART_DELAYS), Backoff(*LOAD_DELAYS)
+        self._next_load = 0.0
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -96,38 +122,68 @@ class Worker:
             self._process.kill()
 
     def _loop(self) -> None:
-        while not self.stopping:
+        while not self.stopping.is_set():
             try:
                 self._run_process()
             except (EOFError, OSError):
-                self.ready = False
+                pass
             except (
                 Exception
             ):  # such as a store that takes nothing now: the next try may fare better
                 logger.exception("%s is started again.", self.thread.name)
-            if not self.stopping:
-                time.sleep(RESTART_DELAY)
+            self.stopping.wait(self._restarts.next())
 
     def _run_process(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=run_worker, args=(theirs, self.settings), daemon=True
-        )
+        # A model that did not load may have ended the process: others are not to wait for it.
+        settings = replace(self.settings, loads_default=not self.load_failed)
+        self._process = context.Process(target=run_worker, args=(theirs, settings), daemon=True)
         self._process.start()
         theirs.close()
         try:
-            message = self._connection.recv()
-            assert isinstance(message, ReadyMessage)
-            self.ready = True
-            while not self.stopping and self._process.is_alive():
+            self._wait_until_loaded(asked=settings.loads_default)
+            self.start_failed = False
+            self.available = True
+            self._restarts.reset()
+            while not self.stopping.is_set() and self._process.is_alive():
+                if self.load_failed and time.monotonic() >= self._next_load:
+                    self._connection.send(LOAD)
+                    self._wait_until_loaded(asked=True)
                 job = self.dispatcher.take_next(IDLE)
                 if job is not None:
                     self._run(job)
         finally:
-            self.ready = False
+            self.available = self.ready = False
             self._connection.close()
             self._process.join(timeout=5)
+
+    def _wait_until_loaded(self, *, asked: bool) -> None:
+        """Wait for the process to be available, with the default model where it was asked for it.
+
+        Raises EOFError if it ends before.
+        """
+        assert self._connection is not None
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            if not self.stopping.is_set():
+                self.start_failed = not self.available
+                self._note_load("the worker process ended" if asked else None, loaded=False)
+            raise
+        assert isinstance(message, ReadyMessage)
+        self._note_load(message.failure, loaded=message.model_loaded)
+
+    def _note_load(self, failure: str | None, *, loaded: bool) -> None:
+        """Note whether the default model is loaded, or why it failed to load."""
+        self.ready = loaded
+        if loaded:
+            self.load_failed = False
+            self._loads.reset()
+        elif failure is not None:
+            delay = self._loads.next()
+            self.load_failed, self._next_load = True, time.monotonic() + delay
+            logger.error("The default model does not load, next try in %.0f s: %s", delay, failure)
 
     def _run(self, job: Job) -> None:
         self.running = True
@@ -164,6 +220,8 @@ class Worker:
         elif isinstance(message, PreviewMessage):
             self.dispatcher.record_preview(job.id, message.step, message.png)
         elif isinstance(message, JobResult):
+            if message.data.get("request", {}).get("model") == next(iter(self.settings.models)):
+                self._note_load(None, loaded=True)
             self.dispatcher.record_result(job, message)
             return True
         elif isinstance(message, FailureMessage):
@@ -175,8 +233,8 @@ class Worker:
         return False
 
     def _report_death(self, job: Job) -> None:
-        """Fail the job whose process has died; queue it again where the server itself ends."""
-        if self.stopping:
+        """Tell of a job whose process has died; queue it again where the server itself ends."""
+        if self.stopping.is_set():
             self.dispatcher.queue_again(job)
             return
         assert self._process is not None
@@ -184,9 +242,4 @@ class Worker:
         code = self._process.exitcode
         logger.error("A worker has ended with code %s.", code)
         reason = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-        failure = JobFailure(
-            "GenerationError",
-            f"The worker process was ended {reason}, perhaps for lack of memory. Ask for a smaller "
-            "size or fewer pictures at once.",
-        )
-        self.dispatcher.record_failure(job, failure)
+        self.dispatcher.record_interruption(job, reason)

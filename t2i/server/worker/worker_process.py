@@ -16,6 +16,8 @@ from t2i.server.jobs.worker_job import FailureMessage, ReadyMessage, WorkerJob
 
 CANCEL = "cancel"
 """Message to a worker: stop the running job."""
+LOAD = "load"
+"""Message to a worker: load the default model, and answer with a ReadyMessage."""
 MAX_MESSAGE = 2_000
 """Letters of an error that is stored."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +27,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class WorkerSettings:
     """Settings of one worker process.
 
-    models : name -> folder or file; the first is loaded at once
+    models : name -> folder or file; the first is the default
+    loads_default : whether the default model is loaded before jobs are taken
     device_number : of the accelerator that it uses, where there are several
     """
 
@@ -33,10 +36,12 @@ class WorkerSettings:
     device_number: int
     model_bytes: int | None
     preview_share: float
+    loads_default: bool = True
 
 
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
-    """Load the default model, then run the jobs that the connection brings until it is closed.
+    """Load the default model, then run the jobs that the connection brings until it is closed; also
+    if the model does not load, for others may.
 
     Signals of the terminal are for the server, which closes the connection.
     """
@@ -61,13 +66,25 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
         settings.models, choose_device(settings.device_number), settings.model_bytes
     )
     sources = SourceCache()
-    with quiet_libraries():
-        # Held by the cache alone, so that it can make room for others.
-        num_bytes = models.get(next(iter(settings.models))).num_bytes
-    connection.send(ReadyMessage(num_bytes))
+
+    def load_default() -> ReadyMessage:
+        try:
+            with quiet_libraries():
+                models.get(
+                    next(iter(settings.models))
+                )  # held by the cache alone, which may evict it
+        except Exception as error:
+            _free_memory()
+            return ReadyMessage(False, f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
+        return ReadyMessage(True)
+
+    connection.send(load_default() if settings.loads_default else ReadyMessage(False))
     while True:
         job = connection.recv()
         if job == CANCEL:  # of a job that has just ended
+            continue
+        if job == LOAD:
+            connection.send(load_default())
             continue
         try:
             result = run_job(
