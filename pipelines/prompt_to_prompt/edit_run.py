@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
+from pipelines.prompt_to_prompt.recorded_controls import attach_controls
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
@@ -68,6 +69,7 @@ def build_edit_run_inputs(
         return EditRunInputs(prompts, settings.given_arguments, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
+    arguments["controls"] = attach_controls(pipe, source, settings.controls).controls
     check_no_noise(noise.generator, noise.latents)
     generators = restore_generators(source, len(prompts) - 1)
     return EditRunInputs(prompts, arguments, generators, source.noise)

@@ -34,6 +34,7 @@ from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
 from t2i.text.prompt import Prompt
 
 
@@ -74,6 +75,7 @@ class PromptEditPipeline(RecordingPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        controls: Sequence[Control] = (),
     ) -> OutputOrTuple:
         """Generate the source's image, then one for each target, in their order.
 
@@ -94,6 +96,8 @@ class PromptEditPipeline(RecordingPipeline):
             pipelines.prompt_to_prompt.automatic_edits.WordEditOptions
         seed : instead of a generator
         latents : noise of one image
+        controls : steer source and targets alike; for a recorded source those of its recording,
+            needed only if it was loaded from a folder
         """
         argument_checks.check_output_type(output_type)
         argument_checks.check_bool("return_dict", return_dict)
@@ -108,6 +112,7 @@ class PromptEditPipeline(RecordingPipeline):
             eta=eta,
             clip_skip=clip_skip,
             cross_attention_kwargs=cross_attention_kwargs,
+            controls=controls,
         )
         noise = NoiseArguments(seed, generator, latents)
         recorded = source if isinstance(source, RecordedSource) else None
@@ -180,6 +185,8 @@ class PromptEditPipeline(RecordingPipeline):
 
         Parameters
         ----------
+        source : one that was recorded with controls and loaded from a folder needs them first, see
+            pipelines.prompt_to_prompt.recorded_controls.attach_controls
         edits, weights, blend, cross_replace, self_replace, alignment : of this edit, as in a call
         folder, budget, max_positions, for_edits : of the recording, as in `remember`
         notes : JSON data to keep with the target; None for those of the source

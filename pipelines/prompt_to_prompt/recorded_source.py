@@ -47,6 +47,7 @@ from pipelines.run.run_facts import RunFacts, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
 from t2i.attention.compute.recorded_rows import RecordedInputs
 from t2i.attention.site import Site, site_from_json
+from t2i.controls.control import Control
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
@@ -65,6 +66,7 @@ class RecordedSource:
     pixels : (1, 3, Y, X) in -1..1
     path_steps : sampler steps of the targets of an inverted picture, else empty
     photo : that was inverted, else None
+    controls : of the run; none of a source that was loaded, see `attach_controls`
     """
 
     prompt: str | Prompt
@@ -76,6 +78,7 @@ class RecordedSource:
     pixels: Tensor
     path_steps: tuple[PathStep, ...] = ()
     photo: Photo | None = None
+    controls: tuple[Control, ...] = ()
     _branches: tuple[int, tuple[str, ...]] | None = field(
         default=None, init=False, repr=False, compare=False
     )

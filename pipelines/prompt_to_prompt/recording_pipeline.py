@@ -29,11 +29,13 @@ from pipelines.prompt_to_prompt.inverted_source import (
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
+from pipelines.run.controlled_run import check_controls_fit_pipeline
 from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.edits.base.edit import Edit
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
 from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.text.prompt import Prompt
@@ -67,6 +69,7 @@ class RecordingPipeline(TextToImagePipeline):
         eta: float = 0.0,
         clip_skip: int | None = None,
         cross_attention_kwargs: Mapping[str, object] | None = None,
+        controls: Sequence[Control] = (),
     ) -> RecordedSource:
         """Record a source run, so that later edits of it compute the targets alone.
 
@@ -81,9 +84,11 @@ class RecordingPipeline(TextToImagePipeline):
             edits="auto" needs
         for_edits : edits that are to read the source later: ShareKeysValues and InjectQueriesKeys
             need more of it than others, which is recorded at their sites and steps
+        controls : of the run and of all edits of it
         """
         if not isinstance(source, str | Prompt):
             list_prompts(source, "")
+        check_controls_fit_pipeline(self, controls)
         noise = NoiseArguments(seed, generator, latents)
         height, width = find_image_size(self, height, width, latents)
         settings = SourceRunSettings(
@@ -97,6 +102,7 @@ class RecordingPipeline(TextToImagePipeline):
             eta=eta,
             clip_skip=clip_skip,
             cross_attention_kwargs=cross_attention_kwargs,
+            controls=controls,
         )
         return record_source(
             self,
@@ -130,6 +136,7 @@ class RecordingPipeline(TextToImagePipeline):
         fit: str = "crop",
         mask: Any = None,
         targets: Sequence[str | Prompt] = (),
+        controls: Sequence[Control] = (),
     ) -> RecordedSource:
         """Invert a picture of one's own: record it as a source, so that it can be edited.
 
@@ -157,8 +164,10 @@ class RecordingPipeline(TextToImagePipeline):
         mask : as the picture, white where edits may change it; elsewhere they have its own pixels
         targets : prompts that it will be edited to, where they are known: method "auto" depends on
             the kinds of change, where no guidance or negative prompt is given
+        controls : of the inversion and of all edits of it
         """
         check_source_prompt(prompt)
+        check_controls_fit_pipeline(self, controls)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
         size = find_image_size(self, height, width)
         sd.latent_size(self.vae, *size)
@@ -181,6 +190,7 @@ class RecordingPipeline(TextToImagePipeline):
             eta=0.0,
             clip_skip=clip_skip,
             cross_attention_kwargs=None,
+            controls=controls,
         )
         return invert_picture(
             self,

@@ -127,7 +127,10 @@ def record_source(
         pixels = pipe.decode_latents(final_1CHW)
         sites = probe.recorded_sites.values()
         facts |= {"text_sites": [site_to_json(site) for site in sites if site.kind != "self"]}
-        recorded = RecordedSource(source, facts, steps, state, noise.latents, final_1CHW, pixels)
+        recorded = RecordedSource(
+            *(source, facts, steps, state, noise.latents, final_1CHW, pixels),
+            controls=tuple(settings.controls),
+        )
         if path is not None:
             recorded = path.finish(replace(recorded, path_steps=path.path_steps, photo=path.photo))
         write_recorded_source(recorded)

@@ -128,7 +128,7 @@ def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> S
     """Return the settings with which an edit's target is run as the next source: those of the
     source's run; what its inversion method derives from the prompt is derived from the target.
     """
-    settings = restore_settings(source.facts)
+    settings = replace(restore_settings(source.facts), controls=source.controls)
     if "inversion" not in source.facts:
         return settings
     method = parse_method(source.facts["inversion"])

@@ -2,19 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
 from t2i.conditioning.guidance_registry import guidance_from_dict, guidance_to_dict
 from t2i.conditioning.run_state import Guidance
+from t2i.controls.control import Control
+from t2i.controls.control_facts import control_to_json
+from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-MAX_FINGERPRINT_VALUES = 1024
-"""Most values of each weight that the fingerprint covers."""
 RunFacts = dict[str, Any]
 """JSON data of a run by name."""
 
@@ -24,24 +23,8 @@ def compute_model_fingerprint(pipe: Any) -> str:
 
     It covers names, shapes and evenly spaced values of all weights, and the scales of LoRA layers.
     """
-    sha = hashlib.sha256()
-    for part in ("unet", "text_encoder", "text_encoder_2", "vae"):
-        model = getattr(pipe, part, None)
-        if model is None:
-            continue
-        for name, weight in model.state_dict().items():
-            sha.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            if weight.device.type != "meta":  # offloaded: identified by name only
-                spread = weight.detach().reshape(-1)[
-                    :: max(1, weight.numel() // MAX_FINGERPRINT_VALUES)
-                ]
-                sha.update(spread.to("cpu", torch.float64).numpy().tobytes())
-        for name, module in model.named_modules():
-            if isinstance(scaling := getattr(module, "scaling", None), dict):
-                active = getattr(module, "active_adapters", ())
-                merged = getattr(module, "merged_adapters", ())
-                sha.update(f"{name} {sorted(scaling.items())} {active} {merged}".encode())
-    return sha.hexdigest()
+    parts = ("unet", "text_encoder", "text_encoder_2", "vae")
+    return compute_weights_fingerprint({part: getattr(pipe, part, None) for part in parts})
 
 
 def check_matches_recorded_run(kept: RunFacts, here: RunFacts) -> None:
@@ -60,7 +43,7 @@ def check_matches_recorded_run(kept: RunFacts, here: RunFacts) -> None:
 @dataclass(frozen=True, kw_only=True)
 class SourceRunSettings:
     """Settings of the run of a source that is recorded, which its edits repeat: arguments of a
-    pipeline call, None if not given.
+    pipeline call, None if not given; no controls are none given.
     """
 
     height: int | None
@@ -73,6 +56,7 @@ class SourceRunSettings:
     eta: float | None
     clip_skip: int | None
     cross_attention_kwargs: Mapping[str, object] | None
+    controls: Sequence[Control] = ()
 
     def to_arguments(self) -> dict[str, Any]:
         """Return all settings by name, None included, as arguments of a pipeline call."""
@@ -113,6 +97,8 @@ def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> RunFacts:
         values["negative_prompt"] = prompt_to_json(values["negative_prompt"])
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
+    if controls := values.pop("controls", ()):
+        values["controls"] = [control_to_json(control) for control in controls]
     return values | {
         "model": compute_model_fingerprint(pipe),
         "sampler": type(pipe.scheduler).__name__,
@@ -124,11 +110,12 @@ def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> RunFacts:
 def reuse_recorded_settings(
     pipe: Any, kept: RunFacts, settings: SourceRunSettings, seed: int | None
 ) -> dict[str, Any]:
-    """Return the settings of a recorded source as call arguments for its edits.
+    """Return the settings of a recorded source, but its controls, as call arguments for its edits.
 
     Raises ArgumentError if other settings are given, or the pipeline is another one.
     """
     given = settings.given_arguments
+    del given["controls"]
     if seed is not None:
         given["seed"] = seed
     check_matches_recorded_run(kept, collect_run_facts(pipe, given))
@@ -136,8 +123,11 @@ def reuse_recorded_settings(
 
 
 def restore_settings(kept: RunFacts) -> SourceRunSettings:
-    """Return the settings of a recorded run from its facts."""
-    values = {field.name: kept.get(field.name) for field in fields(SourceRunSettings)}
+    """Return the settings of a recorded run from its facts, without its controls: facts have no
+    networks.
+    """
+    names = [field.name for field in fields(SourceRunSettings) if field.name != "controls"]
+    values: dict[str, Any] = {name: kept.get(name) for name in names}
     if values["guidance"] is not None:
         values["guidance"] = guidance_from_dict(values["guidance"])
     if values["negative_prompt"] is not None:
