@@ -27,7 +27,7 @@ from benchmarks.machine import collect_hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
 from t2i.atomic_files import write_atomically
-from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
+from t2i.pictures import FORMAT_BY_SUFFIX, build_picture_grid, open_picture, save_picture
 from t2i.scenes.layout import paste_sprite, render_background
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
@@ -246,7 +246,7 @@ def save_rows(drawn: dict[str, dict[str, list[Image.Image]]], path: Path) -> Non
     pictures = [picture for row in rows.values() for picture in row[:COLUMNS]]
     labels = [text for name in rows for text in (name, *[""] * (COLUMNS - 1))]
     page = build_picture_grid(pictures, labels, COLUMNS, cell=CELL)
-    form = FORMATS[path.suffix.lower()]
+    form = FORMAT_BY_SUFFIX[path.suffix.lower()]
     write_atomically(path, lambda part: page.save(part, format=form, quality=QUALITY))
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from docs.pages import PAGES, REPO, blocks, links, text_of
 from t2i.cli import main as t2i
-from t2i.pictures import FORMATS, build_picture_grid, open_picture, save_picture
+from t2i.pictures import FORMAT_BY_SUFFIX, build_picture_grid, open_picture, save_picture
 
 COLUMNS, CELL = 8, 160
 DRAWING = ("generate", "inspect", "edit")
@@ -53,14 +53,14 @@ def examples(page: str) -> Iterator[Labelled]:
 def illustrations(page: str) -> Iterator[Labelled]:
     """The pictures that lie in the repository and stand on the page."""
     for link in dict.fromkeys(links(text_of(page))):
-        if Path(link).suffix in FORMATS and "://" not in link:
+        if Path(link).suffix in FORMAT_BY_SUFFIX and "://" not in link:
             yield link, open_picture((REPO / page).parent / link)
 
 
 def saved(there: set[tuple[Path, int]]) -> Iterator[tuple[Path, Image.Image]]:
     """Pictures below this folder that are new since the last look."""
     for path in sorted(Path().rglob("*")):
-        if path.suffix in FORMATS and path.is_file() and not path.is_relative_to("mine"):
+        if path.suffix in FORMAT_BY_SUFFIX and path.is_file() and not path.is_relative_to("mine"):
             mark = (path, path.stat().st_mtime_ns)
             if mark not in there:
                 there.add(mark)

@@ -18,9 +18,9 @@ from t2i.exif import MAKER_NOTE, USER_COMMENT, add_exif_fields, build_exif_block
 from t2i.safe_reading import PICTURE_KIND, open_untrusted
 from t2i.terminal import plural
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMAT_BY_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_PIXELS = 64_000_000
-MAX_TEXT = 256 * 1024
+MAX_TEXT_BYTES = 256 * 1024
 """Bytes of one text that a picture is given, and that are read from one."""
 MAX_JPEG_EXIF_BYTES = 65_533
 """A segment counts its length in two bytes, those two included."""
@@ -83,7 +83,7 @@ def _opening_header(path: Path) -> Iterator[Image.Image]:
     try:
         with (
             open_untrusted(path, PICTURE_KIND) as file,
-            Image.open(file, formats=sorted(set(FORMATS.values()))) as picture,
+            Image.open(file, formats=sorted(set(FORMAT_BY_SUFFIX.values()))) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
@@ -155,11 +155,11 @@ def save_picture(
         none.
     exif, icc_profile : of a photo, to keep
     """
-    form = FORMATS.get(path.suffix.lower())
+    form = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if form is None:
         raise ArgumentError(
             f"Cannot save a picture as {path.name!r}: {path.suffix!r} names no format we write. "
-            f"Choices: {', '.join(FORMATS)}."
+            f"Choices: {', '.join(FORMAT_BY_SUFFIX)}."
         )
     if form == "JPEG" and picture.mode not in ("RGB", "L"):
         raise ArgumentError(
@@ -186,15 +186,15 @@ def save_picture(
 
 
 def build_png_text_chunks(text: Mapping[str, str], name: str) -> PngInfo:
-    """Build PNG text chunks from metadata texts; those above MAX_TEXT bytes are left out with a
+    """Build PNG text chunks from metadata texts; those above MAX_TEXT_BYTES are left out with a
     warning.
     """
     info = PngInfo()
     for key, value in text.items():
         size = len(value.encode())
-        if size > MAX_TEXT:
+        if size > MAX_TEXT_BYTES:
             _warn_text_left_out(
-                key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
+                key, size, name, f"at most {MAX_TEXT_BYTES // 1024} KiB of a text are read back"
             )
         else:
             info.add_text(key, value)
@@ -223,9 +223,9 @@ def build_metadata_exif_block(
             continue
         fields[tag] = start + text[key].encode(encoding)
         size = len(fields[tag])
-        if size > MAX_TEXT:
+        if size > MAX_TEXT_BYTES:
             _warn_text_left_out(
-                key, size, name, f"at most {MAX_TEXT // 1024} KiB of a text are read back"
+                key, size, name, f"at most {MAX_TEXT_BYTES // 1024} KiB of a text are read back"
             )
             del fields[tag]
         elif form == "JPEG" and len(build(fields)) > MAX_JPEG_EXIF_BYTES:

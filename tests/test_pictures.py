@@ -12,7 +12,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
-from t2i.pictures import GAP_PIXELS, MAX_TEXT, PAPER, build_picture_grid, open_picture, save_picture
+from t2i.pictures import (
+    GAP_PIXELS,
+    MAX_TEXT_BYTES,
+    PAPER,
+    build_picture_grid,
+    open_picture,
+    save_picture,
+)
 
 
 def colourful(width: int = 24, height: int = 16) -> Image.Image:
@@ -113,7 +120,9 @@ def test_a_text_longer_than_is_read_back_is_left_out_with_a_warning(
     tmp_path: Path, name: str
 ) -> None:
     with pytest.warns(UserWarning, match="'t2i' of .* bytes: at most 256 KiB of a text are read"):
-        save_picture(colourful(), tmp_path / name, {"t2i": "x" * (MAX_TEXT + 1), "parameters": "y"})
+        save_picture(
+            colourful(), tmp_path / name, {"t2i": "x" * (MAX_TEXT_BYTES + 1), "parameters": "y"}
+        )
     assert open_picture(tmp_path / name).size == (24, 16)
 
 

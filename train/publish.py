@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.safe_reading import (
@@ -92,7 +92,7 @@ def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) ->
         save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*list_inherited_stages(runs), *map(format_stage_line, runs)]
-        (new / NOTES_FILE).write_text(
+        (new / MODEL_NOTES_FILE).write_text(
             json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
         )
         (new / "README.md").write_text(format_model_card(pipe, stages, prose), "utf-8")
@@ -102,7 +102,7 @@ def read_final_model_notes(run: Path) -> dict[str, Any]:
     """Read the t2i.json of a run's final model. Raises TrainingError for an unfinished run."""
     try:
         notes: dict[str, Any] = parse_json(
-            read_bounded(run / MODEL_FOLDER / NOTES_FILE, RUN_FILE_KIND.max_bytes)
+            read_bounded(run / MODEL_FOLDER / MODEL_NOTES_FILE, RUN_FILE_KIND.max_bytes)
         )
         asked = parse_json(read_bounded(run / "config.json", RUN_FILE_KIND.max_bytes))["train"][
             "steps"
@@ -131,7 +131,9 @@ def list_inherited_stages(runs: list[Path]) -> list[str]:
     """List the training stages of published models whose parts these runs started from."""
     models = dict.fromkeys(part.parent for run in runs for part in list_initial_weight_folders(run))
     found = [
-        read_json(path, RUN_FILE_KIND) for one in models if (path := one / NOTES_FILE).is_file()
+        read_json(path, RUN_FILE_KIND)
+        for one in models
+        if (path := one / MODEL_NOTES_FILE).is_file()
     ]
     return [line for notes in found for line in notes.get("stages", ())]
 

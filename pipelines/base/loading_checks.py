@@ -19,12 +19,12 @@ from pipelines.base.saving import (
 )
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import NOTES_FILE, locate_model
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE, locate_model
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.model_parts import (
     KANDINSKY,
     KANDINSKY_PRIOR,
-    LAYOUTS,
+    MODEL_KINDS,
     SDXL,
     STABLE_DIFFUSION,
 )
@@ -54,7 +54,7 @@ class CheckedPipeline(DiffusionPipeline):
     """
 
     kinds: ClassVar[tuple[str, ...]]
-    """Kinds of model that it loads: keys of t2i.denoiser.loading.model_parts.LAYOUTS."""
+    """Kinds of model that it loads: keys of t2i.denoiser.loading.model_parts.MODEL_KINDS."""
     notes: str | None = None
     """Text of the folder's t2i.json: sampling defaults, which pipelines of the same UNet share."""
 
@@ -81,18 +81,18 @@ class CheckedPipeline(DiffusionPipeline):
             kwargs.pop("variant", None)
             parts = load_single_file(place, dtype=dtype, **kwargs)
             if "text_encoder" not in parts:  # SDXL's refiner, trained with empty prompts
-                parts |= dict.fromkeys(LAYOUTS[SDXL].together)
+                parts |= dict.fromkeys(MODEL_KINDS[SDXL].together)
                 parts["force_zeros_for_empty_prompt"] = False
             return cls(**parts)
         contents = read_and_check_folder(place, variant=variant, given=kwargs.keys())
-        if contents.layout not in cls.kinds:
+        if contents.model_kind not in cls.kinds:
             raise ModelError(
-                f"{place} is a {contents.layout}, and {cls.__name__} cannot use it: load it "
-                f"with {LOADING_CALL_BY_KIND[contents.layout]}."
+                f"{place} is a {contents.model_kind}, and {cls.__name__} cannot use it: load it "
+                f"with {LOADING_CALL_BY_KIND[contents.model_kind]}."
             )
         for part in contents.parts:
             check_saved_lora(place / part)
-        optional = {*cls._optional_components, *LAYOUTS[contents.layout].together}
+        optional = {*cls._optional_components, *MODEL_KINDS[contents.model_kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():
@@ -109,9 +109,9 @@ class CheckedPipeline(DiffusionPipeline):
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_tokens_have_embeddings(place / part, kwargs[part], pipe.components[encoder])
         check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
-        if (place / NOTES_FILE).is_file():
-            pipe.notes = read_text(place / NOTES_FILE, MODEL_CONFIG_KIND)
-            parse_sampling_defaults(pipe.notes, place / NOTES_FILE)
+        if (place / MODEL_NOTES_FILE).is_file():
+            pipe.notes = read_text(place / MODEL_NOTES_FILE, MODEL_CONFIG_KIND)
+            parse_sampling_defaults(pipe.notes, place / MODEL_NOTES_FILE)
             if "unet" not in kwargs:
                 store_notes_on_unet(pipe.components["unet"], pipe.notes)
         return pipe
@@ -140,7 +140,8 @@ class CheckedPipeline(DiffusionPipeline):
         notes = self.notes
         if notes is not None:
             write_atomically(
-                Path(save_directory) / NOTES_FILE, lambda part: part.write_text(notes, "utf-8")
+                Path(save_directory) / MODEL_NOTES_FILE,
+                lambda part: part.write_text(notes, "utf-8"),
             )
 
 

@@ -46,7 +46,7 @@ def build_model_index(pipe: Any, own_index: str) -> str:
         index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
     else:
         index["_class_name"] = "StableDiffusionXLPipeline"
-        if sdxl.has_aesthetic_score(pipe.unet, pipe.text_encoder_2.config.projection_dim):
+        if sdxl.takes_aesthetic_score(pipe.unet, pipe.text_encoder_2.config.projection_dim):
             index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
             index["requires_aesthetics_score"] = True
     return json.dumps(index, indent=2, sort_keys=True) + "\n"

@@ -21,19 +21,19 @@ class ReorderedPrompt(Prompt):
     step_order: tuple[int, ...] = ()
     num_steps: int = 1
 
-    def at(self, step: int, steps: int) -> ComposedPrompt:
-        """Return the weighted texts at a step, see `Prompt.at`; in runs of any other length than
-        this one's they are in their usual order.
+    def texts_at_step(self, step: int, steps: int) -> ComposedPrompt:
+        """Return the weighted texts at a step, see `Prompt.texts_at_step`; in runs of any other
+        length than this one's they are in their usual order.
         """
         if steps != len(self.step_order):
-            return Prompt.at(self, step, steps)
-        return Prompt.at(self, self.step_order[step], self.num_steps)
+            return Prompt.texts_at_step(self, step, steps)
+        return Prompt.texts_at_step(self, self.step_order[step], self.num_steps)
 
     def list_change_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the text changes, in order; the first is 0."""
         if steps != len(self.step_order):
             return Prompt.list_change_steps(self, steps)
-        texts = [self.at(step, steps) for step in range(steps)]
+        texts = [self.texts_at_step(step, steps) for step in range(steps)]
         return (0, *(step for step in range(1, steps) if texts[step] != texts[step - 1]))
 
 

@@ -20,7 +20,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.alignment import join_text_without_weights, split_into_lowercase_words
 from t2i.text.prompt import Prompt
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 from t2i.text.word_mentions import WordMention, check_mention
 from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import unknown_word_message
@@ -227,7 +227,7 @@ def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps
 
 def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
     """Return a prompt's text of the branch "cond" at a step."""
-    return prompt.at(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
+    return prompt.texts_at_step(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 
 def has_word(prompt: str | Prompt, word: str) -> bool:

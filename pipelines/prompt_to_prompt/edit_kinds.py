@@ -11,7 +11,7 @@ from typing import Literal
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.attention.site import StepWindow
 from t2i.text.alignment import align_tokens, split_into_lowercase_words
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 ChangeKind = Literal["recolour", "background", "swap", "addition", "stronger word", "other"]
 FUNCTION_WORDS = set(

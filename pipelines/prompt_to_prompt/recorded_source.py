@@ -51,7 +51,7 @@ from t2i.controls.control import Control
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 from t2i.text.prompt import Prompt
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 RECORDING_FORMAT_VERSION = 2
 

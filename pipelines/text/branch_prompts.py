@@ -127,7 +127,7 @@ class BranchPromptEncoder:
         prompt.
         """
         rows = [
-            [text for text, _ in prompt.at(step, self.steps)]
+            [text for text, _ in prompt.texts_at_step(step, self.steps)]
             if isinstance(prompt, Prompt)
             else [prompt]
             for prompt in argument_checks.expand_prompts_to_rows(name, prompts, self.prompts)
@@ -213,7 +213,7 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
         return guidance
     if not (prompts := select_grammar_prompts(call.prompt)):
         return guidance
-    weights = {tuple(weight for _, weight in prompt.at(0, 1)) for prompt in prompts}
+    weights = {tuple(weight for _, weight in prompt.texts_at_step(0, 1)) for prompt in prompts}
     if len(prompts) < count_prompts(call):
         weights.add((1.0,))
     if weights == {(1.0,)}:
@@ -235,7 +235,7 @@ def check_one_part_per_weight(guidance: Composed, call: CallArguments) -> None:
     """Raise ArgumentError unless every prompt has as many AND parts as the composed guidance has
     weights.
     """
-    counts = {len(prompt.at(0, 1)) for prompt in select_grammar_prompts(call.prompt)}
+    counts = {len(prompt.texts_at_step(0, 1)) for prompt in select_grammar_prompts(call.prompt)}
     if call.prompt is None or len(select_grammar_prompts(call.prompt)) < count_prompts(call):
         counts.add(1)
     expected = len(guidance.weights)

@@ -50,10 +50,10 @@ def build_conditioning(
         extra["guidance_embedding"] = sd.embed_guidance_scale(
             call.guidance_scale, pipe.unet.config["time_cond_proj_dim"], conditioning.text_BTD
         )
-    if sdxl.has_size_conditioning(pipe.unet):
+    if sdxl.takes_size_conditioning(pipe.unet):
         pooled = [sdxl.require_pooled_embedding(one.pooled_BD) for one in encoded.values()]
         sizes = build_size_conditioning(pipe, call, begun.latents_BCHW)
-        if sdxl.has_aesthetic_score(pipe.unet, pooled[0].shape[1]):
+        if sdxl.takes_aesthetic_score(pipe.unet, pooled[0].shape[1]):
             sizes = build_refiner_size_conditioning(sizes[0], call)
         extra["text_embeds"] = torch.cat(pooled)
         extra["time_ids"] = torch.cat(

@@ -145,9 +145,9 @@ def load_prior_components(
     place = locate_model(name_or_path, variant)
     if (
         place.is_file()
-        or (contents := read_and_check_folder(place, variant)).layout != KANDINSKY_PRIOR
+        or (contents := read_and_check_folder(place, variant)).model_kind != KANDINSKY_PRIOR
     ):
-        kind = "a single file" if place.is_file() else f"a {contents.layout}"
+        kind = "a single file" if place.is_file() else f"a {contents.model_kind}"
         raise ModelError(
             f"Got prior={os.fspath(name_or_path)!r}, which is {kind}; expected the folder or the "
             "hub id of a KandinskyV22PriorPipeline."

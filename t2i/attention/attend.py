@@ -17,7 +17,7 @@ from t2i.attention.session.session import Session
 from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.conditioning.run_state import SupportsStepCallbacks
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 
 @contextmanager

@@ -17,6 +17,6 @@ class AttentionCall:
 
     @property
     def text_length(self) -> int:
-        """Number of text tokens T among the keys."""
+        """Number of text tokens T among the keys of the attention call."""
         first, end = self.site.text
         return end - first

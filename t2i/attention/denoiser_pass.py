@@ -35,12 +35,14 @@ class DenoiserPass:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of the batch."""
+        """Number of batch rows of the denoiser pass: images times guidance branches, with recorded
+        rows.
+        """
         return self.num_images * len(self.branches)
 
     @property
     def images_per_prompt(self) -> int:
-        """Number of images of each prompt."""
+        """Number of images that the denoiser pass computes for each prompt."""
         return self.num_images // self.num_prompts
 
     def cond_rows(self, prompt: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from t2i.atomic_files import (
     write_new_file_group,
 )
 from t2i.errors import ArgumentError
-from t2i.pictures import FORMATS
+from t2i.pictures import FORMAT_BY_SUFFIX
 
 UNSUPPORTED_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
 """Suffixes of image formats that are not written."""
@@ -39,13 +39,14 @@ class OutputFileNames:
         suffix = out.suffix.lower()
         if suffix in UNSUPPORTED_FORMATS and not out.is_dir():
             raise ArgumentError(
-                f"Got --out {out}: pictures are written as {', '.join(FORMATS)}, not {suffix}."
+                f"Got --out {out}: pictures are written as {', '.join(FORMAT_BY_SUFFIX)}, "
+                f"not {suffix}."
             )
         self.given_paths: list[Path] = []
         self.grid_path: Path | None = None
         self.folder = out
         self.slug = slugify(prompt)
-        if suffix in FORMATS and not out.is_dir():
+        if suffix in FORMAT_BY_SUFFIX and not out.is_dir():
             self.folder = out.parent
             numbers = [""] if num == 1 else [f"-{i}" for i in range(1, num + 1)]
             self.given_paths = [out.with_name(f"{out.stem}{n}{out.suffix}") for n in numbers]

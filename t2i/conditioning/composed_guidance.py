@@ -46,20 +46,26 @@ class Composed:
 
     @property
     def part_branches(self) -> tuple[Branch, ...]:
-        """Branch of each part of the prompt: "cond", "cond1", ..."""
+        """Guidance branches of the prompts that AND joins, one each: "cond", "cond1", ..."""
         return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Every branch of a run: "uncond" and the branch of each part."""
+        """Guidance branches that a run may compute: "uncond" and one for each prompt that AND
+        joins.
+        """
         return ("uncond", *self.part_branches)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return "uncond" and the branch of each part, at every step."""
+        """Return the guidance branches that the denoiser computes at this step: always "uncond" and
+        one for each prompt that AND joins.
+        """
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return uncond + scale * sum_i w_i (cond_i - uncond), rescaled, (B, C, H, W)."""
+        """Combine the branches' predictions into uncond + scale * sum_i w_i (cond_i - uncond),
+        rescaled, (B, C, H, W).
+        """
         uncond_BCHW = predictions["uncond"]
         first_BCHW, *others_BCHW = (
             w_i * (predictions[part] - uncond_BCHW)

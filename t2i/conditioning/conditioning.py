@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 Branch = str
 """Name of one prediction that guidance combines: "uncond", "cond", or one that a guidance adds."""

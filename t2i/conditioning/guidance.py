@@ -23,11 +23,11 @@ class Conditional:
     possible_branches: ClassVar[tuple[Branch, ...]] = ("cond",)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branch "cond" alone."""
+        """Return the guidance branches that the denoiser computes at this step: "cond" alone."""
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return the conditional prediction, (B, C, H, W)."""
+        """Return the prediction of the branch "cond" unchanged, (B, C, H, W): no guidance."""
         return predictions["cond"]
 
 
@@ -48,11 +48,15 @@ class ClassifierFree:
         check_guidance_scales(self.scale, self.rescale)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches "uncond" and "cond"."""
+        """Return the guidance branches that the denoiser computes at this step: "uncond" and
+        "cond".
+        """
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return uncond + scale * (cond - uncond), rescaled, (B, C, H, W)."""
+        """Combine the branches' predictions into uncond + scale * (cond - uncond), rescaled, (B, C,
+        H, W).
+        """
         uncond_BCHW = predictions["uncond"]
         cond_BCHW = predictions["cond"]
         guided_BCHW = uncond_BCHW + self.scale * (cond_BCHW - uncond_BCHW)
@@ -84,12 +88,15 @@ class ZeroStar:
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         # A pass computes at least one branch, although it is not used here.
-        """Return the branches "uncond" and "cond"; "cond" alone in the zero-init steps."""
+        """Return the guidance branches that the denoiser computes at this step: "uncond" and
+        "cond", or "cond" alone in the zero-init steps.
+        """
         return ("cond",) if run.step < self.zero_init_steps else self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return s_star uncond + scale * (cond - s_star uncond), or zero at zero-init, (B, C, H,
-        W)."""
+        """Combine the branches' predictions into s_star uncond + scale * (cond - s_star uncond), or
+        into zero in the zero-init steps, (B, C, H, W).
+        """
         cond_BCHW = predictions["cond"]
         if run.step < self.zero_init_steps:
             return torch.zeros_like(cond_BCHW)

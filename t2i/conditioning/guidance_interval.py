@@ -49,21 +49,24 @@ class Interval:
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Every branch of a run: those of the guidance inside the interval."""
+        """Guidance branches that a run may compute: those of the guidance inside the interval."""
         return self.guidance.possible_branches
 
     def is_active(self, run: RunState) -> bool:
-        """Return True if the current step lies in the interval."""
+        """Return True if the run's current step lies in the interval of steps with guidance."""
         first, end = (int(fraction * run.num_steps) for fraction in (self.start, self.stop))
         return first <= run.step < end
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches of the guidance inside the interval, and "cond" outside."""
+        """Return the guidance branches that the denoiser computes at this step: those of the
+        guidance inside the interval, "cond" alone outside.
+        """
         return self.guidance.branches(run) if self.is_active(run) else ("cond",)
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Combine as the guidance does inside the interval; return the conditional prediction
-        outside."""
+        """Combine the branches' predictions by the guidance inside the interval of steps; outside,
+        return that of "cond".
+        """
         return (
             self.guidance.combine(predictions, run) if self.is_active(run) else predictions["cond"]
         )

@@ -55,15 +55,21 @@ class PerturbedAttention:
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Every branch of a run; "uncond" only above scale 1."""
+        """Guidance branches that a run may compute: "cond", "perturbed", and above scale 1
+        "uncond".
+        """
         return ("uncond", "cond", "perturbed") if self.scale > 1 else ("cond", "perturbed")
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return every branch of `possible_branches`, at every step."""
+        """Return the guidance branches that the denoiser computes at this step: always all of
+        `possible_branches`.
+        """
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Guide away from the perturbed and, above scale 1, the unconditional prediction."""
+        """Combine the branches' predictions: guide that of "cond" away from the one under perturbed
+        self-attention and, above scale 1, from the unconditional one, (B, C, H, W).
+        """
         cond_BCHW = predictions["cond"]
         guided_BCHW = cond_BCHW
         if self.scale > 1:

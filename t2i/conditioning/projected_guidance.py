@@ -70,11 +70,15 @@ class AdaptiveProjected:
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches "uncond" and "cond"."""
+        """Return the guidance branches that the denoiser computes at this step: "uncond" and
+        "cond".
+        """
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return the prediction guided by the orthogonal part of the difference, (B, C, H, W)."""
+        """Combine the branches' predictions, guiding by the part of their difference that is
+        orthogonal to the denoised image, (B, C, H, W).
+        """
         cond_BCHW = predictions["cond"]
         a, b = self.get_projected_quantity_coefficients(run)
         D_cond_BCHW = (

@@ -39,11 +39,15 @@ class Proximal:
             raise ArgumentError(f"Got norm={self.norm!r:.80}, expected 'l0' or 'l1'.")
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches "uncond" and "cond"."""
+        """Return the guidance branches that the denoiser computes at this step: "uncond" and
+        "cond".
+        """
         return self.possible_branches
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return uncond + scale * prox(cond - uncond), (B, C, H, W)."""
+        """Combine the branches' predictions into uncond + scale * prox(cond - uncond), (B, C, H,
+        W).
+        """
         uncond_BCHW = predictions["uncond"]
         difference_BCHW = predictions["cond"] - uncond_BCHW
         size_BCHW = difference_BCHW.abs()

@@ -58,17 +58,17 @@ class Guidance(Protocol):
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Every branch (prediction to combine) that a run may compute; all but "uncond" are given
-        the prompt.
+        """Guidance branches, that is predictions to combine, that a run may compute; all but
+        "uncond" are given the prompt.
         """
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches to compute at this step; each one left out makes the batch
-        smaller.
+        """Return the guidance branches that the denoiser computes at this step; each one left out
+        makes the batch smaller.
         """
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Return the predictions of the computed branches combined into one, (B, C, H, W)."""
+        """Combine the denoiser's predictions of the computed branches into one, (B, C, H, W)."""
 
 
 class StepCallback(Protocol):

@@ -12,7 +12,8 @@ class TrainingDataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, visit: int, /) -> TrainingExample:
-        """Return training example `index` as it is shown at position `visit` of the run.
+        """Return training example `index` as it is read at visit number `visit` of the run, with
+        that visit's crop and caption.
 
         Differences between visits, such as the crop, are a function of both numbers.
         """

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from t2i.errors import GenerationError, ModelError
 
-HALF_REMEDY = "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
+HALF_PRECISION_REMEDY = (
+    "Half precision (float16) reaches 65,504: load the model with dtype=torch.float32."
+)
 
 
 def check_weights_finite(what: str, model: nn.Module) -> None:
@@ -25,7 +27,7 @@ def check_weights_finite(what: str, model: nn.Module) -> None:
         if weight.numel() == 0 or all(bound.isfinite() for bound in torch.aminmax(weight)):
             continue
         count = int((~weight.isfinite()).sum())
-        half = f" {HALF_REMEDY}" if weight.dtype == torch.float16 else ""
+        half = f" {HALF_PRECISION_REMEDY}" if weight.dtype == torch.float16 else ""
         raise ModelError(
             f"Refused {what}: of its weight {name}, {count} of {weight.numel()} numbers are NaN or "
             "infinite, and every picture would be black. Copy or download it again; if it was "
@@ -45,31 +47,37 @@ class FiniteLatentsCheck:
         self.flags: list[tuple[Tensor, str]] = []
 
     def record_inputs(self, latents_BCHW: Tensor, text_BTD: Tensor) -> None:
-        """Record whether the initial latents and the prompt embeddings are finite."""
+        """Record whether a run's initial latents and prompt embeddings are finite, for
+        `raise_first_problem`.
+        """
         self.record_finite(
             latents_BCHW,
             "The latents that the run begins from have numbers that are NaN or infinite. Check "
             "latents= and the picture that was given; a picture's latents overflow where an "
-            f"autoencoder encodes in half precision. {HALF_REMEDY}",
+            f"autoencoder encodes in half precision. {HALF_PRECISION_REMEDY}",
         )
         self.record_finite(
             text_BTD,
             "The embeddings of the prompt have numbers that are NaN or infinite. Check "
             "prompt_embeds=, learned words and LoRAs of the text encoder, and the weights of the "
-            f"text encoder. {HALF_REMEDY}",
+            f"text encoder. {HALF_PRECISION_REMEDY}",
         )
 
     def record_step(self, latents_BCHW: Tensor, step: int) -> None:
-        """Record whether the latents after a step of the scheduler are finite."""
+        """Record whether a run's latents are finite after a step of the scheduler, for
+        `raise_first_problem`.
+        """
         self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
             "pass of the denoiser or in the sampler. Check the weights and LoRAs that were given; "
-            f"lower the guidance; try another sampler. {HALF_REMEDY}",
+            f"lower the guidance; try another sampler. {HALF_PRECISION_REMEDY}",
         )
 
     def record_after_callbacks(self, latents_BCHW: Tensor, step: int) -> None:
-        """Check that the latents are finite after the step callbacks; see `record_finite`."""
+        """Record whether a run's latents are finite after the step callbacks, for
+        `raise_first_problem`.
+        """
         self.record_finite(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.denoiser.loading.t2i_json import parse_t2i_json, read_t2i_json
 
 MAX_STEPS = 10_000
@@ -32,7 +32,7 @@ class SamplingDefaults(BaseModel):
         return usual | {name: value for name, value in own.items() if value is not None}
 
 
-REMEDY = (
+SAMPLING_DEFAULTS_REMEDY = (
     'Expected {"defaults": {"steps": 20, "guidance_scale": 4.0, "sampler": "ddim"}}; mend the file '
     "or remove it."
 )
@@ -46,14 +46,14 @@ class SamplingDefaultsFile(BaseModel):
 
 def read_sampling_defaults(folder: Path) -> SamplingDefaults:
     """Return the sampling defaults of a model folder; all None without a t2i.json."""
-    notes = read_t2i_json(folder, SamplingDefaultsFile, REMEDY)
+    notes = read_t2i_json(folder, SamplingDefaultsFile, SAMPLING_DEFAULTS_REMEDY)
     return SamplingDefaults() if notes is None else notes.defaults
 
 
 def parse_sampling_defaults(
-    notes: str | bytes | None, path: Path = Path(NOTES_FILE)
+    notes: str | bytes | None, path: Path = Path(MODEL_NOTES_FILE)
 ) -> SamplingDefaults:
     """Parse the sampling defaults in the text of a t2i.json. Raises ModelError if it is invalid."""
     if notes is None:
         return SamplingDefaults()
-    return parse_t2i_json(notes, SamplingDefaultsFile, REMEDY, path).defaults
+    return parse_t2i_json(notes, SamplingDefaultsFile, SAMPLING_DEFAULTS_REMEDY, path).defaults

@@ -74,7 +74,7 @@ def build_caching_forward(linear: nn.Linear, project: ProjectionForward) -> Proj
 
 
 class ByteBudget:
-    """Number of bytes that the text key cache may still use."""
+    """Budget of the text key cache: the number of bytes that it may still use."""
 
     def __init__(self, most_bytes: int) -> None:
         self.left = most_bytes
@@ -102,8 +102,8 @@ class CachedProjection:
         self.state: tuple[object, ...] = ()
 
     def forward(self, text_BTD: Tensor) -> Tensor:
-        """Return the cached output if text and weights are unchanged, otherwise compute and cache
-        it.
+        """Return the key or value projection of a text: the cached output if text and weights are
+        unchanged, otherwise a new one, which is cached.
         """
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(text_BTD)

@@ -140,7 +140,7 @@ def check_sigma_spacing_leaves_visible_steps(
 
 
 def min_steps_at_visible_sigmas(scheduler: Scheduler) -> int:
-    """Return how many steps the solver needs at the noise levels at which an image forms
+    """Return the fewest steps that the solver needs at the noise levels at which an image forms
     (VISIBLE_SIGMAS).
     """
     order: int = scheduler.config.get("solver_order", 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.denoiser.loading.t2i_json import build_t2i_json_error, read_t2i_json
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
@@ -50,7 +50,7 @@ def read_training_scenes(model: Path) -> ScenesConfig:
     try:
         return ScenesConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
-        raise build_t2i_json_error(model / NOTES_FILE, error, REMEDY) from error
+        raise build_t2i_json_error(model / MODEL_NOTES_FILE, error, REMEDY) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ def load_held_out_combinations() -> HeldOutCombinations:
     )
 
 
-def is_trained_together(name: str, others: Sequence[str]) -> bool:
-    """Return True if training scenes may show the object `name` together with `others`."""
+def may_appear_together_in_training(name: str, others: Sequence[str]) -> bool:
+    """Return True if scenes for training may show the object `name` together with `others`: no pair
+    of them is held out.
+    """
     pairs = load_held_out_combinations().pairs
     return name not in others and not any(frozenset((name, other)) in pairs for other in others)
 

@@ -12,9 +12,9 @@ from t2i.data.training_example import TrainingExample
 from t2i.errors import ArgumentError, nearest_hint
 from t2i.scenes.captions import POSITION_SHARE, generate_caption
 from t2i.scenes.held_out import (
-    is_trained_together,
     list_training_colours,
     load_held_out_combinations,
+    may_appear_together_in_training,
 )
 from t2i.scenes.layout import Layout, bounding_box, render_layout
 from t2i.scenes.object_placement import (
@@ -211,7 +211,9 @@ class Scenes:
 
         # the rest as in training
         while len(names) < count:
-            fitting = [name for name in self.vocabulary if is_trained_together(name, names)]
+            fitting = [
+                name for name in self.vocabulary if may_appear_together_in_training(name, names)
+            ]
             if not fitting:
                 break
             names.append(random_choice(rng, fitting))

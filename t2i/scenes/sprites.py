@@ -55,9 +55,9 @@ SIMILAR_COLOURS: dict[str, frozenset[str]] = {
     "brown": frozenset({"red", "orange"}),
 }
 """Natural colour -> paint colours that cannot be told apart from it."""
-VANISHING_DISTANCE = 165.0
+MIN_VISIBLE_COLOUR_DISTANCE = 165.0
 """Distance, by `compute_distances_to_colour`, below which a pixel vanishes in a background."""
-VANISHING_SHARE = 0.4
+MAX_INVISIBLE_PIXEL_SHARE = 0.4
 """Share of vanishing pixels with which an object is not clearly visible on a background."""
 
 
@@ -203,7 +203,8 @@ def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str
         background
         for background, tint in BACKGROUND_COLOURS.items()
         if background != own
-        and (compute_distances_to_colour(rgb, tint) < VANISHING_DISTANCE).mean() < VANISHING_SHARE
+        and (compute_distances_to_colour(rgb, tint) < MIN_VISIBLE_COLOUR_DISTANCE).mean()
+        < MAX_INVISIBLE_PIXEL_SHARE
     )
 
 

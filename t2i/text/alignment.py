@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
+from t2i.text.token_windows import EncoderInput, TokenWindow, build_token_window
 from t2i.text.word_spans import find_token_spans_of_ranges
 
 WORD = re.compile(r"[\w'-]+")

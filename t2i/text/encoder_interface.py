@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.grammar import MAX_PROMPT_CHARACTERS
 from t2i.text.prompt import Prompt, WeightedText
-from t2i.text.token_layout import EncoderInput, TokenWindow
+from t2i.text.token_windows import EncoderInput, TokenWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def check_encoder_prompts(prompts: Sequence[EncoderInput]) -> None:
         if isinstance(prompt, Prompt):
             raise ArgumentError(
                 f"Prompt {index} is a Prompt, which may say another thing at each step: encode "
-                "what prompt.at(step, steps) gives."
+                "what prompt.texts_at_step(step, steps) gives."
             )
         if not isinstance(prompt, (str, WeightedText)):
             raise ArgumentError(

@@ -38,7 +38,7 @@ class WeightedText:
     """Text of a prompt at one step: sections, which BREAK divides, of segments with a weight each.
     No chunk of tokens spans two sections.
 
-    >>> Prompt("a (red:1.3) cat").at(0, 20)[0][0].sections[0][1]
+    >>> Prompt("a (red:1.3) cat").texts_at_step(0, 20)[0][0].sections[0][1]
     Segment(text='red', weight=1.3)
     """
 
@@ -90,7 +90,7 @@ class Prompt:
     >>> prompt = Prompt("a [cat:dog:0.5] in (snow:1.2)")
     >>> prompt.list_change_steps(20)
     (0, 10)
-    >>> prompt.at(10, 20)[0][0].section_texts
+    >>> prompt.texts_at_step(10, 20)[0][0].section_texts
     ('a dog in snow',)
     """
 
@@ -142,9 +142,9 @@ class Prompt:
             stretches.append([])
         return tuple("".join(stretch) for stretch in stretches if stretch)
 
-    def at(self, step: int, steps: int) -> ComposedPrompt:
-        """Return the weighted texts to encode at `step`, counted from 0, of a run of `steps`: one,
-        with its weight, for each part that AND divides.
+    def texts_at_step(self, step: int, steps: int) -> ComposedPrompt:
+        """Return the weighted texts of the prompt to encode at `step`, counted from 0, of a run of
+        `steps`: one, with its weight, for each part that AND divides.
         """
         check_num_steps(steps)
         if not 0 <= step < steps:
@@ -156,9 +156,9 @@ class Prompt:
     def list_change_steps(self, steps: int) -> tuple[int, ...]:
         """Return the steps at which the text changes, in order; the first is 0."""
         check_num_steps(steps)
-        changes, current = [0], self.at(0, steps)
+        changes, current = [0], self.texts_at_step(0, steps)
         for step in sorted(self._candidates(steps)):
-            now = self.at(step, steps)
+            now = self.texts_at_step(step, steps)
             if now != current:
                 changes.append(step)
                 current = now

@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.alignment import find_token_spans_of_words, split_into_lowercase_words
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 from t2i.text.word_pattern import build_word_pattern
 from t2i.text.word_spans import Span, find_token_spans, unknown_word_message
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder, check_encoder_prompts
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import EncoderInput, TokenWindow, build_token_window
+from t2i.text.token_windows import EncoderInput, TokenWindow, build_token_window
 from t2i.text.word_pattern import build_word_pattern
 
 MAX_LISTED_WORDS = 12

@@ -17,7 +17,7 @@ from t2i.adapters import (
     write_diffusers_lora,
     write_kohya_lora,
 )
-from t2i.adapters.lora_targets import is_known_module
+from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
     canonical_module_name,
     module_name_in_file,
@@ -26,7 +26,7 @@ from t2i.adapters.module_names import (
     to_original_sdxl_name,
 )
 from t2i.errors import ModelError
-from t2i.text.encoders.selection import FAMILIES
+from t2i.text.encoders.selection import ENCODER_CLASS_BY_MODEL_TYPE
 from tests.adapters.made import components, models_of
 from tests.adapters.test_names import layers, skeletons
 from tests.denoiser.tiny_models import kandinsky_components
@@ -56,7 +56,7 @@ def test_every_layer_of_the_published_models_is_known(family):
         assert [name for name in layers(model) if not is_known_module(part, name)] == []
 
 
-@pytest.mark.parametrize("kind", sorted(FAMILIES))
+@pytest.mark.parametrize("kind", sorted(ENCODER_CLASS_BY_MODEL_TYPE))
 def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     if kind == "clip_text_model":
         model = components("sdxl")["text_encoder_2"]

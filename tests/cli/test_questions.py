@@ -18,7 +18,7 @@ from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
 from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.address import EMBEDDED_MODELS, NOTES_FILE
+from t2i.denoiser.loading.address import EMBEDDED_MODELS, MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.scenes.caption_vocabulary import list_caption_vocabulary
 from t2i.scenes.scenes import Scenes, ScenesConfig
@@ -60,9 +60,9 @@ def test_the_embedded_model_knows_what_it_was_shown() -> None:
     known = read_caption_vocabulary(EMBEDDED_FOLDER)
     assert known is not None
     assert len(known.words_by_kind["objects"]) == 16
-    asked_in_card = json.loads((EMBEDDED_FOLDER / NOTES_FILE).read_text())["trained"]["config"][
-        "samples"
-    ]
+    asked_in_card = json.loads((EMBEDDED_FOLDER / MODEL_NOTES_FILE).read_text())["trained"][
+        "config"
+    ]["samples"]
     assert known.find_unknown_words(asked_in_card["prompts"]) == {}
 
 
@@ -75,15 +75,15 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     config = embedded_recipe()
     notes = build_model_notes(config, 1)
     assert len(notes["knows"]["objects"]) == 16
-    (tmp_path / NOTES_FILE).write_text(json.dumps(notes))
+    (tmp_path / MODEL_NOTES_FILE).write_text(json.dumps(notes))
     assert read_caption_vocabulary(tmp_path) == CaptionVocabulary(notes["knows"])
-    (tmp_path / NOTES_FILE).write_text(json.dumps({"defaults": {"steps": 4}}))
+    (tmp_path / MODEL_NOTES_FILE).write_text(json.dumps({"defaults": {"steps": 4}}))
     assert read_caption_vocabulary(tmp_path) is None
-    (tmp_path / NOTES_FILE).write_text('{"knows": {"words": ["zun"]}}')
+    (tmp_path / MODEL_NOTES_FILE).write_text('{"knows": {"words": ["zun"]}}')
     known = read_caption_vocabulary(tmp_path)
     assert known is not None
     assert known.find_unknown_words(["a Zun"]) == {"a": None}
-    (tmp_path / NOTES_FILE).write_text('{"knows": {"words": "zun"}}')
+    (tmp_path / MODEL_NOTES_FILE).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
         read_caption_vocabulary(tmp_path)
 
@@ -223,7 +223,7 @@ def test_every_stretch_that_a_prompt_says_at_some_step_is_in_ever() -> None:
     said = {
         word
         for step in range(12)
-        for weighted, _ in prompt.at(step, 12)
+        for weighted, _ in prompt.texts_at_step(step, 12)
         for text in weighted.section_texts
         for word in text.split()
     }

@@ -74,7 +74,7 @@ def test_a_name_longer_than_a_path_may_be_is_refused():
 
 def test_a_whole_folder_passes_and_its_parts_are_told(whole):
     contents = read_and_check_folder(whole)
-    assert contents.layout == "Stable Diffusion"
+    assert contents.model_kind == "Stable Diffusion"
     assert contents.parts == {
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",
@@ -86,7 +86,7 @@ def test_a_whole_folder_passes_and_its_parts_are_told(whole):
 
 def test_a_folder_of_sdxl_passes(tmp_path):
     contents = read_and_check_folder(xl_folder(tmp_path))
-    assert contents.layout == "Stable Diffusion XL"
+    assert contents.model_kind == "Stable Diffusion XL"
     assert {"text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"} <= contents.parts.keys()
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ModelError, match=r"has no tokenizer: expected the parts .* tokenizer_2"):
@@ -103,13 +103,13 @@ def test_a_refiner_passes_without_its_first_text_encoder(tmp_path):
 
 def test_a_kandinsky_decoder_passes(tmp_path):
     contents = read_and_check_folder(kandinsky_folder(tmp_path))
-    assert contents.layout == "Kandinsky 2.2 decoder"
+    assert contents.model_kind == "Kandinsky 2.2 decoder"
     assert contents.parts["movq"] == "VQModel"
 
 
 def test_a_kandinsky_prior_passes_alone_and_beside_its_decoder(tmp_path):
     contents = read_and_check_folder(prior_folder(tmp_path / "prior"))
-    assert contents.layout == "Kandinsky 2.2 prior"
+    assert contents.model_kind == "Kandinsky 2.2 prior"
     assert contents.parts["prior"] == "PriorTransformer"
 
     both = kandinsky_folder(tmp_path / "both")

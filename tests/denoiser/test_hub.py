@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch):
 def test_a_cached_model_is_found_by_its_id_and_its_links_are_inside(cache):
     folder = locate_model("owner/tiny")
     assert folder == cache / "snapshots" / COMMIT
-    assert read_and_check_folder(folder).layout == "Stable Diffusion"
+    assert read_and_check_folder(folder).model_kind == "Stable Diffusion"
 
 
 def test_a_revision_is_a_branch_or_a_commit(cache):

@@ -18,7 +18,7 @@ UNET = "UNet2DConditionModel"
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta_models, "META_MODELS", {})
+    monkeypatch.setattr(meta_models, "META_MODEL_CACHE", {})
     monkeypatch.setattr(trial_pass, "PASSED_MODEL_CONFIGS", set())
 
 
@@ -56,12 +56,12 @@ def vae_of(config: dict[str, object]) -> nn.Module:
 
 
 def test_of_many_models_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta_models, "MAX_META_MODELS", 2)
+    monkeypatch.setattr(meta_models, "MAX_CACHED_META_MODELS", 2)
     monkeypatch.setattr(trial_pass, "MAX_PASSED_MODELS", 2)
     config = unet_config()
     for size in (8, 16, 24, 32):
         made = build_meta_model(UNET, config | {"sample_size": size})
         trial_pass.check_models_run({"unet": made}, {"unet": "its unet"})
         assert build_meta_model(UNET, config | {"sample_size": size}) is made
-        assert 1 <= len(meta_models.META_MODELS) <= 2
+        assert 1 <= len(meta_models.META_MODEL_CACHE) <= 2
         assert 1 <= len(trial_pass.PASSED_MODEL_CONFIGS) <= 2

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.pipelines.against import assert_same
@@ -355,9 +355,9 @@ def test_a_saved_folder_opens_here_and_in_diffusers(pipe, tmp_path):
 
 def test_a_saved_folder_keeps_how_its_model_likes_to_be_sampled(components, tmp_path):
     TextToImagePipeline(**components).save_pretrained(tmp_path / "first")
-    (tmp_path / "first" / NOTES_FILE).write_text('{"defaults": {"steps": 7}}')
+    (tmp_path / "first" / MODEL_NOTES_FILE).write_text('{"defaults": {"steps": 7}}')
     TextToImagePipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
-    assert (tmp_path / "second" / NOTES_FILE).read_text() == '{"defaults": {"steps": 7}}'
+    assert (tmp_path / "second" / MODEL_NOTES_FILE).read_text() == '{"defaults": {"steps": 7}}'
 
 
 def test_a_half_precision_folder_loads_in_one_precision(model_folder, tmp_path):

@@ -29,7 +29,7 @@ def tokenizer():
 
 def said(text):
     """As a run says it: a Prompt at its first step."""
-    return Prompt(text).at(0, 10)[0][0]
+    return Prompt(text).texts_at_step(0, 10)[0][0]
 
 
 # replacement

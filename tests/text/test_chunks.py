@@ -66,7 +66,7 @@ def test_every_token_of_a_long_prompt_is_in_one_chunk(family):
 @torch.no_grad()
 def test_each_chunk_is_encoded_as_a_prompt_of_its_own(family):
     encoder = select_text_encoder(*MODELS[family]())
-    prompt = Prompt("a red cat BREAK blue dog").at(0, 1)[0][0]
+    prompt = Prompt("a red cat BREAK blue dog").texts_at_step(0, 1)[0][0]
     ours = encoder.encode([prompt])
     parts = encoder.encode(["a red cat", "blue dog"])
     assert ours.text_BTD.shape == (1, 2 * WINDOW, TEXT_WIDTH)

@@ -74,7 +74,7 @@ def test_gradients_reach_the_text_model():
 def test_embeddings_come_in_the_precision_of_the_model():
     tokenizer, model = clip()
     encoder = select_text_encoder(tokenizer, model.to(torch.bfloat16))
-    weighted = Prompt("a (cat:1.3)").at(0, 1)[0][0]
+    weighted = Prompt("a (cat:1.3)").texts_at_step(0, 1)[0][0]
     assert encoder.encode(["cat"]).text_BTD.dtype == torch.bfloat16
     assert encoder.encode([weighted]).text_BTD.dtype == torch.bfloat16
 
@@ -156,12 +156,12 @@ def test_each_prompt_that_is_too_long_is_named(encoder):
 
 
 def test_words_lost_from_several_windows_and_sections_are_named(encoder):
-    prompt = Prompt("red, " * 9 + "cat " * 12 + "BREAK blue dog").at(0, 1)[0][0]
+    prompt = Prompt("red, " * 9 + "cat " * 12 + "BREAK blue dog").texts_at_step(0, 1)[0][0]
     with pytest.warns(UserWarning, match=r"Left out: 'cat', 'cat', 'blue', 'dog'\. The picture"):
         tokens = encoder.tokenize([prompt], length=2 * WINDOW)
     assert tokens.mask_RW.sum().item() == 2 * WINDOW
     with pytest.warns(UserWarning, match=r"Left out: 'blue', 'dog'\. The picture"):
-        encoder.tokenize([Prompt("cat BREAK blue dog").at(0, 1)[0][0]], length=WINDOW)
+        encoder.tokenize([Prompt("cat BREAK blue dog").texts_at_step(0, 1)[0][0]], length=WINDOW)
 
 
 def test_a_prompt_that_just_fits_draws_no_warning(encoder):

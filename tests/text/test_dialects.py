@@ -16,7 +16,7 @@ from t2i.text.prompt import Prompt
 
 def ours(text, dialect):
     """(letter, weight) of each section."""
-    ((weighted, _),) = Prompt(text, dialect).at(0, 20)
+    ((weighted, _),) = Prompt(text, dialect).texts_at_step(0, 20)
     return [
         [(letter, segment.weight) for segment in section for letter in segment.text]
         for section in weighted.sections
@@ -144,7 +144,7 @@ def test_digits_and_a_point_are_a_weight_in_a1111_and_all_else_is_text(written):
     ],
 )
 def test_comfy_keeps_backslashes_and_takes_the_last_colon(text, expected):
-    ((weighted, _),) = Prompt(text, "comfy").at(0, 1)
+    ((weighted, _),) = Prompt(text, "comfy").texts_at_step(0, 1)
     assert list(weighted.sections[0]) == [(said, pytest.approx(w)) for said, w in expected]
     assert inked(ours(text, "comfy")) == close_to(as_comfy(text))
 
@@ -170,12 +170,12 @@ def test_comfy_keeps_backslashes_and_takes_the_last_colon(text, expected):
     ],
 )
 def test_break_divides_where_a1111_divides(text, texts):
-    ((weighted, _),) = Prompt(text).at(0, 20)
+    ((weighted, _),) = Prompt(text).texts_at_step(0, 20)
     assert weighted.section_texts == texts
 
 
 def test_a_break_in_weighed_brackets_is_a_word_of_the_opposite_weight():
-    ((weighted, _),) = Prompt("(a BREAK b:1.3)").at(0, 20)
+    ((weighted, _),) = Prompt("(a BREAK b:1.3)").texts_at_step(0, 20)
     assert weighted.sections == ((("a ", 1.3), ("BREAK", -1.3), (" b", 1.3)),)
 
 

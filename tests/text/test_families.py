@@ -18,7 +18,11 @@ from transformers import (
 from t2i.errors import ArgumentError
 from t2i.text.encoders.bert import Bert
 from t2i.text.encoders.causal import Causal
-from t2i.text.encoders.selection import FAMILIES, TextEncoder, select_text_encoder
+from t2i.text.encoders.selection import (
+    ENCODER_CLASS_BY_MODEL_TYPE,
+    TextEncoder,
+    select_text_encoder,
+)
 from t2i.text.encoders.t5 import T5
 from t2i.text.prompt import Prompt
 from tests.text.tiny_models import MODELS, bert, byte_bpe, clip, gpt2, t5, unigram, wordpiece
@@ -40,7 +44,7 @@ def encoder(parts):
 
 def test_every_family_is_chosen_from_the_config(encoder):
     assert isinstance(encoder, TextEncoder)
-    assert type(encoder) is FAMILIES[encoder.model.config.model_type]
+    assert type(encoder) is ENCODER_CLASS_BY_MODEL_TYPE[encoder.model.config.model_type]
     assert encoder.window_size == WINDOW
 
 
@@ -81,16 +85,18 @@ def test_padding_does_not_reach_what_the_denoiser_may_look_at(family):
     assert torch.allclose(short.text_BTD[short.mask_BT], long.text_BTD[long.mask_BT], atol=1e-6)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES.keys() - {"clip_text_model"}))
+@pytest.mark.parametrize(
+    "model_type", sorted(ENCODER_CLASS_BY_MODEL_TYPE.keys() - {"clip_text_model"})
+)
 @torch.no_grad()
 def test_every_model_type_of_the_table_encodes(model_type):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 4}
-    if FAMILIES[model_type] is T5:
+    if ENCODER_CLASS_BY_MODEL_TYPE[model_type] is T5:
         tokenizer, sizes = unigram(), {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8}
         kind = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}[model_type]
     else:
-        tokenizer = wordpiece() if FAMILIES[model_type] is Bert else byte_bpe()
+        tokenizer = wordpiece() if ENCODER_CLASS_BY_MODEL_TYPE[model_type] is Bert else byte_bpe()
         kind = AutoModel
         if model_type == "distilbert":
             sizes = {"dim": 32, "n_layers": 1, "n_heads": 4}
@@ -115,7 +121,7 @@ def test_every_model_type_of_the_table_encodes(model_type):
 
 def test_gradients_flow_through_weights_and_chunks(parts):
     encoder = select_text_encoder(*parts)
-    weighted = Prompt("a (cat:1.3) BREAK [dog]").at(0, 1)[0][0]
+    weighted = Prompt("a (cat:1.3) BREAK [dog]").texts_at_step(0, 1)[0][0]
     encoder.encode([weighted, "red"]).text_BTD.square().sum().backward()
     gradient = encoder.model.get_input_embeddings().weight.grad
     assert gradient.abs().sum() > 0

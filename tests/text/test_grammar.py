@@ -16,7 +16,7 @@ DIALECTS = ["a1111", "comfy"]
 
 def said(text, dialect="a1111", step=0, steps=20):
     """Text and weight of every segment of a prompt of one part and one section."""
-    ((weighted, and_weight),) = Prompt(text, dialect).at(step, steps)
+    ((weighted, and_weight),) = Prompt(text, dialect).texts_at_step(step, steps)
     assert and_weight == 1
     (section,) = weighted.sections
     return [(segment.text, pytest.approx(segment.weight)) for segment in section]
@@ -135,7 +135,7 @@ def test_a_megabyte_is_refused_at_once(text, dialect):
 def test_the_longest_prompt_is_read_in_linear_time(piece):
     text = piece * (MAX_PROMPT_CHARACTERS // len(piece))
     start = time.process_time()
-    Prompt(text).at(3, 20)
+    Prompt(text).texts_at_step(3, 20)
     assert time.process_time() - start < 2  # 0.05 s on an idle core
 
 
@@ -159,7 +159,9 @@ def test_any_text_is_read_or_refused_with_a_typed_error(text, dialect):
     changes = prompt.list_change_steps(9)
     assert changes[0] == 0
     for step in range(1, 9):
-        assert (prompt.at(step, 9) != prompt.at(step - 1, 9)) == (step in changes)
+        assert (prompt.texts_at_step(step, 9) != prompt.texts_at_step(step - 1, 9)) == (
+            step in changes
+        )
     assert isinstance(prompt.plain_text, str)
 
 
@@ -195,11 +197,11 @@ trees = st.recursive(
 @given(trees)
 def test_the_text_that_goes_in_comes_out_without_its_syntax(tree):
     source, text = tree
-    ((weighted, _),) = Prompt(source).at(0, 20)
+    ((weighted, _),) = Prompt(source).texts_at_step(0, 20)
     assert "".join(weighted.section_texts) == text
 
 
 def test_a_step_may_stand_between_any_kind_of_space():
     spaced = Prompt("[cat:dog:\x1c5 ]")
-    assert spaced.at(0, 10) == Prompt("[cat:dog:5]").at(0, 10)
-    assert spaced.at(9, 10) == Prompt("[cat:dog:5]").at(9, 10)
+    assert spaced.texts_at_step(0, 10) == Prompt("[cat:dog:5]").texts_at_step(0, 10)
+    assert spaced.texts_at_step(9, 10) == Prompt("[cat:dog:5]").texts_at_step(9, 10)

@@ -8,7 +8,7 @@ from t2i.text.prompt import Prompt, Segment, WeightedText
 
 def texts(text, steps):
     """What a prompt of one part and one section says, step by step."""
-    return [Prompt(text).at(step, steps)[0][0].section_texts[0] for step in range(steps)]
+    return [Prompt(text).texts_at_step(step, steps)[0][0].section_texts[0] for step in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_schedules_and_alternation(text, steps, expected):
 
 def test_weights_reach_into_what_changes():
     prompt = Prompt("(a [cat:(dog:1.5):1]:2)")
-    assert prompt.at(0, 2)[0][0].sections == ((Segment("a cat", 2.0),),)
-    assert prompt.at(1, 2)[0][0].sections == ((Segment("a ", 2.0), Segment("dog", 3.0)),)
+    assert prompt.texts_at_step(0, 2)[0][0].sections == ((Segment("a cat", 2.0),),)
+    assert prompt.texts_at_step(1, 2)[0][0].sections == ((Segment("a ", 2.0), Segment("dog", 3.0)),)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_changes_are_the_steps_that_say_something_new(text, steps, expected):
 
 
 def test_break_divides_sections_and_takes_the_space_around_it():
-    ((weighted, _),) = Prompt("a red BREAK (big:1.2) cat BREAK BREAK").at(0, 1)
+    ((weighted, _),) = Prompt("a red BREAK (big:1.2) cat BREAK BREAK").texts_at_step(0, 1)
     assert weighted.section_texts == ("a red", "big cat", "")
     assert weighted.sections[1] == (Segment("big", 1.2), Segment(" cat", 1.0))
 
 
 def test_and_divides_parts_with_weights():
-    parts = Prompt("a cat AND a (red:1.2) dog :0.5 AND sky: blue AND  -x :-1").at(0, 1)
+    parts = Prompt("a cat AND a (red:1.2) dog :0.5 AND sky: blue AND  -x :-1").texts_at_step(0, 1)
     assert [(weighted.section_texts, weight) for weighted, weight in parts] == [
         (("a cat",), 1),
         (("a red dog",), 0.5),
@@ -74,7 +74,7 @@ def test_and_divides_parts_with_weights():
 
 
 def test_a_prompt_without_and_keeps_its_last_number():
-    assert Prompt("a cat at 12:30").at(0, 1)[0] == (
+    assert Prompt("a cat at 12:30").texts_at_step(0, 1)[0] == (
         WeightedText(((Segment("a cat at 12:30", 1.0),),)),
         1.0,
     )
@@ -93,14 +93,14 @@ def test_plain_is_the_text_without_syntax(text, plain):
 
 
 def test_weights_act_as_in_the_dialect_unless_told_otherwise():
-    assert Prompt("a").at(0, 1)[0][0].weight_mode == "a1111"
-    assert Prompt("a", dialect="comfy").at(0, 1)[0][0].weight_mode == "comfy"
-    assert Prompt("a", weights="comfy").at(0, 1)[0][0].weight_mode == "comfy"
+    assert Prompt("a").texts_at_step(0, 1)[0][0].weight_mode == "a1111"
+    assert Prompt("a", dialect="comfy").texts_at_step(0, 1)[0][0].weight_mode == "comfy"
+    assert Prompt("a", weights="comfy").texts_at_step(0, 1)[0][0].weight_mode == "comfy"
 
 
 def test_weights_of_one_are_no_weights():
     def weights(prompt: str) -> set[float]:
-        sections = Prompt(prompt).at(0, 1)[0][0].sections
+        sections = Prompt(prompt).texts_at_step(0, 1)[0][0].sections
         return {segment.weight for section in sections for segment in section}
 
     assert weights("a (cat:1.0) [(dog)]") == {1.0}
@@ -122,6 +122,6 @@ def test_what_is_no_prompt_is_refused(options, message):
 
 def test_steps_that_do_not_exist_are_refused():
     with pytest.raises(ArgumentError, match="no step 4 in a run of 4: they count from 0 to 3"):
-        Prompt("a").at(4, 4)
+        Prompt("a").texts_at_step(4, 4)
     with pytest.raises(ArgumentError, match="steps=0: a run has at least one step"):
         Prompt("a").list_change_steps(0)

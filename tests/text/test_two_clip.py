@@ -81,9 +81,9 @@ def test_both_rows_have_the_windows_of_the_longer_prompt(encoder):
 @torch.no_grad()
 def test_weights_act_on_each_half_and_not_on_the_pooled_vector(encoder):
     plain = encoder.encode(["a red cat"])
-    weighted = encoder.encode([Prompt("a (red:1.5) cat").at(0, 1)[0][0]])
+    weighted = encoder.encode([Prompt("a (red:1.5) cat").texts_at_step(0, 1)[0][0]])
     halves = [
-        half.encode([Prompt("a (red:1.5) cat").at(0, 1)[0][0]]).text_BTD
+        half.encode([Prompt("a (red:1.5) cat").texts_at_step(0, 1)[0][0]]).text_BTD
         for half in (encoder.first, encoder.second)
     ]
     assert torch.equal(weighted.text_BTD, torch.cat(halves, dim=-1))

@@ -13,7 +13,7 @@ MODES = ["a1111", "comfy"]
 
 
 def at_start(text, **options):
-    return Prompt(text, **options).at(0, 20)[0][0]
+    return Prompt(text, **options).texts_at_step(0, 20)[0][0]
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_tokens_count_through_all_windows(encoder):
 
 def test_weighted_prompts_are_read_without_their_syntax(encoder):
     prompt = Prompt("a (red:1.3) [cat:dog:0.5] BREAK the (blue) dog")
-    first, later = (prompt.at(step, 20)[0][0] for step in (0, 19))
+    first, later = (prompt.texts_at_step(step, 20)[0][0] for step in (0, 19))
     assert find_word_positions(encoder, first, ["red cat", "blue", "dog"]) == {
         "red cat": (2, 3),
         "blue": (WINDOW + 2,),

@@ -128,7 +128,7 @@ class AttentionSupervision:
         """Note that the denoiser pass ended: the model returned or raised."""
         self._passing = False
 
-    def is_active_at(self, site: Site) -> bool:
+    def acts_at_site(self, site: Site) -> bool:
         """Return True for an attention site whose maps are supervised."""
         return site.size is not None and self.sites.matches(site)
 

@@ -14,7 +14,7 @@ def build_conditioning(
     unet: UNet2DConditionModel, encoded: EncodedText, batch: MicroBatch
 ) -> Conditioning:
     """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""
-    if not sdxl.has_size_conditioning(unet):
+    if not sdxl.takes_size_conditioning(unet):
         return Conditioning(encoded.text_BTD, mask_BT=encoded.mask_BT)
     pooled_BD = sdxl.require_pooled_embedding(encoded.pooled_BD)
     height, width = batch.pixels_BCHW.shape[2:]

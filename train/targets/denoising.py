@@ -328,7 +328,7 @@ class DenoisingTarget(TrainingTarget):
     def _encode_every_word(self) -> list[Tensor]:
         """Return the embeddings that the denoiser reads, of a caption with every new word."""
         encoded = self._encode([" ".join(self.list_new_word_spellings())])
-        if sdxl.has_size_conditioning(self.unet):
+        if sdxl.takes_size_conditioning(self.unet):
             return [encoded.text_BTD, sdxl.require_pooled_embedding(encoded.pooled_BD)]
         return [encoded.text_BTD]
 

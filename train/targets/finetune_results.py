@@ -34,8 +34,8 @@ from t2i.adapters import (
 )
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
-from t2i.denoiser.families.sdxl import has_size_conditioning
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.families.sdxl import takes_size_conditioning
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from train.export import DTYPE_BY_PRECISION, ExportConfig, ModelNotes, convert_and_write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWordConfig
@@ -94,7 +94,7 @@ def write_fine_tune_files(
             "base": format_base_name(trained.base),
             "words": [word.word for word in trained.words],
         }
-        (new / NOTES_FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        (new / MODEL_NOTES_FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 def collect_trained_lora(trained: FineTunedModel, precision: torch.dtype) -> Lora:
@@ -115,7 +115,7 @@ def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
     per_block = unet.config["layers_per_block"]
     one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == SD2_TEXT_WIDTH else "sd1"
     facts = KohyaMetadata(
-        family="sdxl" if has_size_conditioning(unet) else one_text,
+        family="sdxl" if takes_size_conditioning(unet) else one_text,
         layers_per_block=per_block if isinstance(per_block, int) else 2,
     )
     write_kohya_lora(folder / LORA_KOHYA, lora, facts)

@@ -20,7 +20,8 @@ MAX_PATTERN_LENGTH = 500
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """Declared alphas, ranks and layer kind of an adapter on one model part.
+    """Alphas, ranks and layer kind that a LoRA file's header, or peft's adapter_config.json,
+    declares for one model part.
 
     alpha_patterns, rank_patterns : regular expression of module names -> value other than the
         default
@@ -37,12 +38,16 @@ class AdapterConfig:
     dora: bool | None = None
 
     def compute_alpha(self, module: str, rank: int) -> float:
-        """Return the alpha that, divided by `rank`, gives the declared scale of a module."""
+        """Return the LoRA alpha of a module that, divided by `rank`, gives the scale that the
+        adapter's config declares.
+        """
         found = find_pattern_value(self.alpha_patterns, module, self.alpha)
         return found * math.sqrt(rank) if self.rank_stabilized else found
 
-    def find_rank(self, module: str) -> float | None:
-        """Return the declared rank of a module, or None if there is none."""
+    def find_declared_rank(self, module: str) -> float | None:
+        """Return the LoRA rank that an adapter's config declares for a module, or None if it
+        declares none.
+        """
         return (
             None if self.rank is None else find_pattern_value(self.rank_patterns, module, self.rank)
         )
@@ -61,7 +66,7 @@ class AdapterConfig:
                 f"its tensors {has} the magnitude of DoRA, and its config says use_dora = "
                 f"{declared}"
             )
-        rank = self.find_rank(module)
+        rank = self.find_declared_rank(module)
         if rank is not None and rank != layer.rank:
             return f"its tensors are of rank {layer.rank}, and its config says {rank:g}"
         return None
@@ -154,7 +159,9 @@ def parse_patterns(path: object, config: Mapping[str, object], name: str) -> dic
 
 
 def parse_number(path: object, name: str, value: object) -> float:
-    """Return the value as a float. Raises ModelError unless it is a finite number."""
+    """Return a value of an adapter's config as a float. Raises ModelError unless it is a finite
+    number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
         raise ModelError(f"{path}: its {name} is {value!r:.80}, expected a finite number.")
     return float(value)
@@ -169,7 +176,9 @@ def is_finite(value: int | float) -> bool:
 
 
 def parse_bool(path: object, name: str, value: object) -> bool | None:
-    """Return the value if it is a boolean or None. Raises ModelError otherwise."""
+    """Return a value of an adapter's config if it is a boolean or None. Raises ModelError
+    otherwise.
+    """
     if value is None or isinstance(value, bool):
         return value
     raise ModelError(f"{path}: its {name} is {value!r:.80}, expected true or false.")

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from t2i.adapters.lora_targets import is_known_module
+from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
     KOHYA_PREFIXES,
     canonical_module_name,

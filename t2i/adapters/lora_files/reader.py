@@ -157,7 +157,7 @@ def build_weight_update(
         return LowRankUpdate(layer.down, layer.up, float(given), layer.magnitude)
     if isinstance(layer, KroneckerUpdate) and config is not None and alpha is None:
         return convert_peft_kronecker(
-            layer.factors, float(given), config.find_rank(module) or layer.rank
+            layer.factors, float(given), config.find_declared_rank(module) or layer.rank
         )
     return type(layer)(layer.factors, float(given))
 

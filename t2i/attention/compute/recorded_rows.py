@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)

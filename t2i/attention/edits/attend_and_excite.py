@@ -20,7 +20,7 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens, Words, as_word_tup
 from t2i.attention.site import Site, StepWindow, is_number
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.encoder_interface import TextEncoder
-from t2i.text.token_layout import build_token_window
+from t2i.text.token_windows import build_token_window
 
 Size = tuple[int, int]
 

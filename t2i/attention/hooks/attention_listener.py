@@ -17,10 +17,12 @@ class AttentionListener(Protocol):
         """Number of batch rows of the running denoiser pass; None between passes."""
 
     def note_model_forward_end(self) -> None:
-        """Record that the model's forward has returned or raised."""
+        """Note that the denoiser's forward call has ended: it returned or raised."""
 
-    def is_active_at(self, site: Site) -> bool:
-        """Return True if a probe or an edit of the session acts at the site."""
+    def acts_at_site(self, site: Site) -> bool:
+        """Return True if a probe of the session reads, or an edit changes, the attention of the
+        site, so that its module needs a hook.
+        """
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError if the attention keys of a call cannot come from the session's

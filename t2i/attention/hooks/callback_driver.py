@@ -42,7 +42,7 @@ class CallbackDriver:
         self._is_own_call = self._is_announced = False
 
     def install(self, stack: ExitStack) -> None:
-        """Put the hooks into the denoiser until the stack is closed."""
+        """Put the driver's hooks into the denoiser until the stack is closed."""
         before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
         after = self.root.register_forward_hook(self._after, always_call=True)
         stack.callback(before.remove)

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 RunCondPass = Callable[[Tensor], object]
 """A denoiser pass of the branch "cond" alone at the current step, on latents (B, C, H, W)."""
@@ -38,7 +38,7 @@ class DrivenSession(Protocol):
         """
 
     def end_pass(self) -> None:
-        """End the denoiser pass."""
+        """End the denoiser pass that `begin_pass` began."""
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: RunCondPass

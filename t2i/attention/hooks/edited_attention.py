@@ -76,7 +76,7 @@ class EditedAttention:
     def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
         plan = EditPlan(device_tensors=self._device_tensors)
         listeners = [
-            session for session in self.list_active_sessions() if session.is_active_at(site)
+            session for session in self.list_active_sessions() if session.acts_at_site(site)
         ]
         for session in listeners:
             if session.num_rows != rows:
@@ -91,5 +91,5 @@ class EditedAttention:
         return plan, listeners
 
     def list_active_sessions(self) -> list[AttentionListener]:
-        """Return the sessions that are in a denoiser pass."""
+        """Return the model's open sessions of which a denoiser pass is running."""
         return [session for session in self.sessions if session.num_rows is not None]

@@ -11,7 +11,7 @@ from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer
 from t2i.errors import ArgumentError
-from t2i.text.token_layout import EncoderInput, build_token_window
+from t2i.text.token_windows import EncoderInput, build_token_window
 
 TEXT_ENCODER_SUFFIXES = ("", "_2", "_3")
 _is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)

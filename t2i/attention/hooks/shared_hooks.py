@@ -131,7 +131,7 @@ class SharedHooks:
         for name, site in self.sites.items():
             if (
                 name not in self._site_hooks
-                and session.is_active_at(site)
+                and session.acts_at_site(site)
                 and self._discovery is None
             ):
                 self._hook_site(name)

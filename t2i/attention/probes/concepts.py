@@ -74,12 +74,14 @@ class EncodedConcepts:
 
     @property
     def spans(self) -> list[tuple[int, ...]]:
-        """Positions along S of each concept's tokens."""
+        """Positions of each concept's tokens along S, the axis of the tokens of all concepts."""
         starts = (0, *self.ends[:-1])
         return [tuple(range(*span)) for span in zip(starts, self.ends, strict=True)]
 
     def begin_run(self) -> None:
-        """Forget the keys of the last run, in which the weights may have been others."""
+        """Drop the concepts' cached keys of the last run, in which the weights may have been
+        others.
+        """
         self._keys.clear()
 
     def compute_probabilities_and_ratios(

@@ -183,7 +183,8 @@ class HeatMaps(Mapping[str, Tensor]):
         return mean_Q.view(accumulator.site.size or (1, -1))
 
     def mask(self, word: str, threshold: float | None = None) -> Tensor:
-        """Return the mask (H, W) bool of the map, rescaled to 0..1, at or above a threshold.
+        """Return the mask (H, W) bool of where a word's heat map, rescaled to 0..1, is at or above
+        a threshold.
 
         threshold : None for that of the convention, see THRESHOLDS
         """
@@ -228,7 +229,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return stream.getvalue()
 
     def peak(self, word: str) -> tuple[float, float]:
-        """Return the position of the maximum: x and y as fractions of width and height."""
+        """Return where the word's heat map has its maximum: x and y as fractions of width and
+        height.
+        """
         map_HW = self._map(word)
         row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]

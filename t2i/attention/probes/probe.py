@@ -102,14 +102,14 @@ class Probe:
         return (self,)
 
     def edit_latents_before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:
-        """Return the latents unchanged."""
+        """Return the latents (B, C, H, W) unchanged: a probe only reads attention."""
         return latents_BCHW
 
     def add_to_plan(self, *_: object) -> None:
         """Add nothing to the edit plan: a probe only reads attention."""
 
     def edit_latents_after_step(self, latents_BCHW: Tensor, *_: object) -> Tensor:
-        """Return the latents unchanged."""
+        """Return the latents (B, C, H, W) unchanged: a probe only reads attention."""
         return latents_BCHW
 
     def acts_at_site(self, site: Site) -> bool:
@@ -119,7 +119,7 @@ class Probe:
         return is_read and self.sites.matches(site)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
-        """Return True for a step at which the probe reads."""
+        """Return True for a step at which the probe reads attention."""
         return step in list_steps_in_window(self.steps, num_steps)
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:

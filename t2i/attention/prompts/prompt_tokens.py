@@ -17,7 +17,7 @@ from t2i.errors import ArgumentError
 from t2i.text.alignment import TokenMapping, build_refinement_mapping, build_replacement_matrix
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.learned_words import find_continuation_insertions
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 from t2i.text.word_mentions import WordMention, find_mentioned_tokens
 from t2i.text.word_spans import Span, find_word_positions
 

@@ -12,10 +12,10 @@ from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site, no_site_message
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import plural
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 GIBIBYTE = 1 << 30
-MIN_KEY_DIFFERENCE_SHARE = 0.05
+MIN_RELATIVE_KEY_DIFFERENCE = 0.05
 """Least difference between the keys of two texts, as a share of the largest key."""
 CALLBACK_REMEDY = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
@@ -59,7 +59,7 @@ def check_sites_and_memory(
     probes need more memory than the budget (bytes).
     """
     for entry in entries:
-        if not any(entry.is_active_at(site) for site in sites):
+        if not any(entry.acts_at_site(site) for site in sites):
             raise AttentionError(no_site_message(entry.participant, sites))
     kept = sum(entry.estimate_probe_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
@@ -86,7 +86,7 @@ def check_same_text_for_images(
         if len(key_BNKE) < 2:
             continue
         difference = (key_BNKE - key_BNKE[:1]).abs().max()
-        if difference > MIN_KEY_DIFFERENCE_SHARE * key_BNKE.abs().max():
+        if difference > MIN_RELATIVE_KEY_DIFFERENCE * key_BNKE.abs().max():
             raise ArgumentError(
                 f"attend() got {plural(denoiser_pass.num_prompts, 'prompt')}, but the "
                 f"{plural(len(key_BNKE), 'picture')} of prompt {prompt} attend to different "

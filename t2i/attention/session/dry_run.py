@@ -17,7 +17,7 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.participant import ParticipantEntry
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 RUN_FIRST_REMEDY = "make a picture inside the `with` block first; one step will do."
 

@@ -18,56 +18,66 @@ from t2i.errors import ArgumentError
 
 
 class Participant(Protocol):
-    """Interface of what a session runs: a probe, which reads attention, or an edit."""
+    """Interface of a participant of an attention session: a probe, which reads attention, or an
+    edit, which changes attention or latents.
+    """
 
     @property
     def heads(self) -> tuple[int, ...] | None:
-        """Numbers of the attention heads that the participant reads or edits; None for all."""
+        """Numbers of the attention heads that the probe or edit reads or changes; None for all."""
 
     @property
     def reads_only(self) -> bool:
-        """True if the participant changes neither attention nor latents, as every probe."""
+        """True if a participant of an attention session only reads, as every probe does, and
+        changes neither attention nor latents.
+        """
 
     @property
     def edits_latents(self) -> bool:
-        """True if the participant edits the latents between denoiser passes, not attention."""
+        """True if the edit changes a run's latents between denoiser passes, not its attention."""
 
     @property
     def needs_extra_passes(self) -> bool:
-        """True if the participant calls the denoiser itself before a step's own pass, as
-        Attend-and-Excite does; see `edit_latents_before_pass`.
+        """True if the edit runs the denoiser itself before a step's own pass, as Attend-and-Excite
+        does; see `edit_latents_before_pass`.
         """
 
     @property
     def does_nothing(self) -> bool:
-        """True if the participant's arguments ask for no change, so that having no effect is no
-        error.
+        """True if the edit's arguments ask for no change, such as a weight of 1; then it is no
+        error that it never acts in a run.
         """
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens, /) -> None:
-        """Raise ArgumentError for prompts and words that the run does not have."""
+        """Raise ArgumentError if the probe or edit names prompts or words that the run does not
+        have.
+        """
 
     def list_probes(self) -> Sequence[Probe]:
-        """Return the probes that read attention for the participant."""
+        """Return the probes that must read attention for this participant of a session: a probe
+        itself, or those whose heat maps an edit uses.
+        """
 
     def acts_at_site(self, site: Site, /) -> bool:
-        """Return True if the participant reads or edits the attention of the site."""
+        """Return True if the probe reads or the edit changes the attention of the site."""
 
     def acts_at_step(self, step: int, num_steps: int, /) -> bool:
-        """Return True if the participant acts at this step of a run of `num_steps` steps."""
+        """Return True if the probe or edit acts at this step of a run of `num_steps` steps."""
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass, /
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that the denoiser reads at this step."""
+        """Return the latents (B, C, H, W) that the denoiser is to read at this step, changed by the
+        edit.
+        """
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall, /) -> None:
-        """Add the participant's changes of this attention call to the edit plan."""
+        """Add the edit's changes of one attention call to the edit plan."""
 
     def edit_latents_after_step(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe], /
     ) -> Tensor:
-        """Return the latents (B, C, H, W) that replace those after the step."""
+        """Return the latents (B, C, H, W) that replace those after a step, changed by the edit."""
 
 
 @dataclass(slots=True)
@@ -89,28 +99,32 @@ class ParticipantEntry:
 
     @property
     def has_acted(self) -> bool:
-        """True if the participant acted at least once, or had nothing to do."""
+        """True if the probe or edit has acted in the session at least once, or asks for
+        no change.
+        """
         steps = self.latent_steps if self.participant.edits_latents else self.active_steps
         return bool(steps) or self.participant.does_nothing
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """Reset the participant's probes for a new run."""
+        """Reset the measurements of the participant's probes for a new run."""
         for probe in self.probes:
             probe.begin_run(prompt_tokens, latent_size)
 
-    def is_active_at(self, site: Site) -> bool:
-        """Return True if the participant, or a probe of it, acts at the site."""
+    def acts_at_site(self, site: Site) -> bool:
+        """Return True if the probe or edit, or a probe that it uses, reads or changes attention at
+        the site.
+        """
         return any(
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
 
     def acts_at_step(self, denoiser_pass: DenoiserPass) -> bool:
-        """Return True if the participant acts at the step of this pass."""
+        """Return True if the probe or edit acts at the step of this denoiser pass."""
         return self.participant.acts_at_step(denoiser_pass.step, denoiser_pass.num_steps)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the participant's changes of an attention call to the edit plan, if it acts at this
-        site and step.
+        """Add the edit's changes of an attention call to the edit plan, if it acts at this site and
+        step.
         """
         participant = self.participant
         if participant.reads_only or not participant.acts_at_site(call.site):
@@ -121,8 +135,8 @@ class ParticipantEntry:
             self._record(call)
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Pass the probabilities of an attention call to the participant's probes that read at
-        this site and step.
+        """Pass the probabilities of an attention call to those of the participant's probes that
+        read at this site and step.
         """
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
@@ -150,7 +164,9 @@ class ParticipantEntry:
         return self.participant.edit_latents_after_step(latents_BCHW, denoiser_pass, self.probes)
 
     def estimate_probe_bytes(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> int:
-        """Return the bytes that the participant's probes store for these sites during a run."""
+        """Return the bytes that the participant's probes need to store their measurements of these
+        sites in a run.
+        """
         total = 0
         num_steps = denoiser_pass.num_steps
         for probe in self.probes:

@@ -21,7 +21,7 @@ def explain_sites(
     """
     lines = []
     for site in sites:
-        kinds = [type(entry.participant).__name__ for entry in entries if entry.is_active_at(site)]
+        kinds = [type(entry.participant).__name__ for entry in entries if entry.acts_at_site(site)]
         kept = 0
         if denoiser_pass is not None:
             kept = sum(entry.estimate_probe_bytes([site], denoiser_pass) for entry in entries)

@@ -31,7 +31,7 @@ from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 
 class RunningSession:
@@ -131,7 +131,9 @@ class RunningSession:
         return latents_BCHW
 
     def end_pass(self) -> None:
-        """End the denoiser pass, and check the participants against newly discovered sites."""
+        """End the denoiser pass that `begin_pass` began, and check the participants against newly
+        discovered sites.
+        """
         if not self._is_own_thread:
             return
         self._pass = None
@@ -163,12 +165,14 @@ class RunningSession:
         return None if self._pass is None else self._pass.num_rows
 
     def note_model_forward_end(self) -> None:
-        """Record that the model's forward has returned or raised."""
+        """Note that the denoiser's forward call has ended: it returned or raised."""
         self._pass = None
 
-    def is_active_at(self, site: Site) -> bool:
-        """Return True if a probe or an edit of the session acts at the site."""
-        return any(entry.is_active_at(site) for entry in self._entries)
+    def acts_at_site(self, site: Site) -> bool:
+        """Return True if a probe of the session reads, or an edit changes, the attention of the
+        site, so that its module needs a hook.
+        """
+        return any(entry.acts_at_site(site) for entry in self._entries)
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for attention keys that cannot come from the session's prompts."""

@@ -9,7 +9,7 @@ from t2i.attention.prompts.prompt_tokens import (
     as_prompt_tuple,
 )
 from t2i.attention.session.checks import check_same_prompts
-from t2i.text.token_layout import EncoderInput
+from t2i.text.token_windows import EncoderInput
 
 
 class SessionPrompts:

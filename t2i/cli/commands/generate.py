@@ -246,7 +246,7 @@ def _generate_bulk(
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER
     from t2i.cli.request.request import Request, check_num_images, choose_seed
-    from t2i.pictures import FORMATS
+    from t2i.pictures import FORMAT_BY_SUFFIX
 
     if output.grid:
         raise ArgumentError(
@@ -255,7 +255,7 @@ def _generate_bulk(
     check_num_images(output.num)
     choose_seed(seed)
     out = Path("outputs") / prompts.stem if output.out is None else output.out
-    if out.suffix.lower() in FORMATS and not out.is_dir():
+    if out.suffix.lower() in FORMAT_BY_SUFFIX and not out.is_dir():
         raise ArgumentError(f"Got --out {out}: the pictures of a file need a folder.")
     bulk = BulkRunArguments(
         prompts=prompts,

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
-from t2i.pictures import MAX_TEXT, describe_file_type
+from t2i.pictures import MAX_TEXT_BYTES, describe_file_type
 from t2i.safe_reading import PICTURE_KIND, open_untrusted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -27,7 +27,7 @@ PNG_KEYS = (
     "Dream",
 )
 """Keys of text chunks that are read; others are skipped."""
-MAX_EXIF_BYTES = 4 * MAX_TEXT
+MAX_EXIF_BYTES = 4 * MAX_TEXT_BYTES
 MAX_BLOCKS = 100_000
 """Maximum number of chunks or segments that are examined; the largest real PNG has fewer."""
 TOO_MANY_BLOCKS = f"more than {MAX_BLOCKS:,} blocks; the rest is not read"
@@ -103,8 +103,8 @@ def _add_png_text(file: BinaryIO, kind: bytes, size: int, texts: EmbeddedTexts) 
         return
 
     def read() -> str:
-        if size > MAX_TEXT + 512:  # the text and what stands before it
-            raise ValueError(f"{size:,} bytes, at most {MAX_TEXT:,} are read")
+        if size > MAX_TEXT_BYTES + 512:  # the text and what stands before it
+            raise ValueError(f"{size:,} bytes, at most {MAX_TEXT_BYTES:,} are read")
         data = head + file.read(size - len(head))
         if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(file.read(4)):
             raise ValueError("its checksum is wrong: the file is damaged")
@@ -127,9 +127,9 @@ def _decode_png_text(kind: bytes, data: bytes) -> str:
 
 def _inflate(data: bytes) -> bytes:
     unzip = zlib.decompressobj()
-    text = unzip.decompress(data, MAX_TEXT + 1)
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"unpacks to more than the {MAX_TEXT:,} bytes that are read")
+    text = unzip.decompress(data, MAX_TEXT_BYTES + 1)
+    if len(text) > MAX_TEXT_BYTES:
+        raise ValueError(f"unpacks to more than the {MAX_TEXT_BYTES:,} bytes that are read")
     if not unzip.eof:
         raise ValueError("its compressed text is cut short")
     return text

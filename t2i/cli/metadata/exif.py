@@ -3,7 +3,7 @@
 import struct
 
 from t2i.exif import EXIF_IFD, MAKER_NOTE, USER_COMMENT
-from t2i.pictures import MAX_TEXT
+from t2i.pictures import MAX_TEXT_BYTES
 
 MAKE, MODEL = 0x010F, 0x0110
 READ_TAGS = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}
@@ -36,8 +36,10 @@ def _parse_directory(data: bytes, start: int, order: str) -> tuple[dict[int, byt
         if tag == EXIF_IFD:
             below = place
         elif tag in READ_TAGS and kind in (BYTES, ASCII, UNDEFINED):
-            if size > MAX_TEXT:
-                raise ValueError(f"field {tag} of {size:,} bytes, at most {MAX_TEXT:,} are read")
+            if size > MAX_TEXT_BYTES:
+                raise ValueError(
+                    f"field {tag} of {size:,} bytes, at most {MAX_TEXT_BYTES:,} are read"
+                )
             if size <= 4:
                 place = entry + 8
             if place + size > len(data):

@@ -219,7 +219,7 @@ def check_no_composed_prompts(request: "Request", prompts: Sequence[str]) -> Non
     """Raise ArgumentError if a prompt is composed of several prompts joined by AND."""
     for prompt in prompts:
         parsed = request.parse_with_grammar(prompt)
-        if not isinstance(parsed, str) and len(parsed.at(0, 1)) > 1:
+        if not isinstance(parsed, str) and len(parsed.texts_at_step(0, 1)) > 1:
             raise ArgumentError(
                 f"{prompt!r} has parts joined by AND, each of which is encoded alone: words are "
                 "looked up in one text. Give one of the parts, or --grammar plain."

@@ -11,7 +11,7 @@ from shlex import quote
 
 from t2i.cli.request.caption_vocabulary import CaptionVocabulary
 from t2i.cli.request.request import Request
-from t2i.pictures import FORMATS
+from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.safe_reading import open_regular_file, parse_json
 from t2i.terminal import plural
 from t2i.text.prompt import Prompt
@@ -86,7 +86,7 @@ def _find_prompt_warning(
 def _has_weighted_break(prompt: Prompt) -> bool:
     return any(
         segment.text == "BREAK" and segment.weight < 0
-        for weighted, _ in prompt.at(0, 1)
+        for weighted, _ in prompt.texts_at_step(0, 1)
         for section in weighted.sections
         for segment in section
     )
@@ -106,7 +106,7 @@ def _warn_of_file_name(prompt: str) -> str:
 
 def _suggest_file_option(prompt: str) -> str:
     file, suffix = quote(prompt.strip()), Path(prompt.strip()).suffix.lower()
-    if suffix in FORMATS:
+    if suffix in FORMAT_BY_SUFFIX:
         return (
             "only its name is read. Did you mean to change it, "
             f'`t2i generate "a red apple" --image {file}`, or to make it again, '

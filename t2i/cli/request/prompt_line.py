@@ -31,7 +31,7 @@ from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import ArgumentError, nearest_hint
-from t2i.pictures import FORMATS
+from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.terminal import plural
 
 MAX_NAME_BYTES = 200
@@ -264,10 +264,11 @@ def parse_image_file_name(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix in UNSUPPORTED_FORMATS:
         raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. Pictures are written as {", ".join(FORMATS)}.'
+            f'Got "name": {format_short_json(name)}. Pictures are written as '
+            f"{', '.join(FORMAT_BY_SUFFIX)}."
         )
     check_text_length_and_encoding('"name"', name)
-    name = name if suffix in FORMATS else f"{name}.png"
+    name = name if suffix in FORMAT_BY_SUFFIX else f"{name}.png"
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ArgumentError(
             f'Got "name": {format_short_json(name)}. At most {MAX_NAME_BYTES} bytes fit. '

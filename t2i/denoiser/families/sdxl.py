@@ -38,19 +38,25 @@ class SizeConditioning:
         return (*self.original, *self.crop, *last)
 
 
-def has_size_conditioning(unet: UNet2DConditionModel) -> bool:
-    """Return True for a UNet that takes SDXL's pooled embedding and image sizes."""
+def takes_size_conditioning(unet: UNet2DConditionModel) -> bool:
+    """Return True if a UNet takes image sizes and a pooled prompt embedding as input, as SDXL's
+    does.
+    """
     return bool(unet.config["addition_embed_type"] == "text_time")
 
 
-def has_aesthetic_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
-    """Return True for a UNet that takes an aesthetic score (five time ids), as SDXL's refiner."""
+def takes_aesthetic_score(unet: UNet2DConditionModel, pooled_width: int) -> bool:
+    """Return True if a UNet takes an aesthetic score as input (five time ids), as that of SDXL's
+    refiner does.
+    """
     room = unet.config["projection_class_embeddings_input_dim"] - pooled_width
     return bool(room == 5 * unet.config["addition_time_embed_dim"])
 
 
 def require_pooled_embedding(pooled_BD: Tensor | None) -> Tensor:
-    """Return the pooled prompt embedding. Raises ArgumentError if it is None."""
+    """Return the pooled prompt embedding, (B, D), which SDXL's UNet needs. Raises ArgumentError if
+    it is None.
+    """
     if pooled_BD is None:
         raise ArgumentError(
             "This model also reads a pooled embedding of each prompt: beside prompt_embeds give "

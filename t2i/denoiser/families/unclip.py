@@ -64,15 +64,19 @@ class LearnedVarianceGuidance:
 
     @property
     def possible_branches(self) -> tuple[Branch, ...]:
-        """Branches that the wrapped guidance can require in any step."""
+        """Guidance branches that a run may compute: those of the wrapped guidance."""
         return self.guidance.possible_branches
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
-        """Return the branches that the wrapped guidance requires in the current step."""
+        """Return the guidance branches that the denoiser computes at this step: those of the
+        wrapped guidance.
+        """
         return self.guidance.branches(run)
 
     def combine(self, predictions: Mapping[Branch, Tensor], run: RunState) -> Tensor:
-        """Combine the noise predictions, and append the variance: (B, 2 C, H, W)."""
+        """Combine the branches' noise predictions by the wrapped guidance, and append the variance
+        of the branch "cond": (B, 2 C, H, W).
+        """
         noises = {branch: both.chunk(2, dim=1)[0] for branch, both in predictions.items()}
         variance_BCHW = predictions["cond"].chunk(2, dim=1)[1]
         return torch.cat([self.guidance.combine(noises, run), variance_BCHW], dim=1)

@@ -12,7 +12,7 @@ from t2i.denoiser.loading import hub
 from t2i.errors import ModelError, nearest_hint
 
 ASSETS = Path(__file__).parents[2] / "assets"
-NOTES_FILE = "t2i.json"
+MODEL_NOTES_FILE = "t2i.json"
 """Beside a model of ours: how it was trained, and how it likes to be sampled."""
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 

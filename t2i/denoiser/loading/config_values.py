@@ -79,7 +79,7 @@ MAX_VALUES = {"num_train_timesteps": MAX_TRAIN_STEPS, "sample_size": 16_384, "so
 SCALAR_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 NON_JSON_TYPES = {type(None), numpy.ndarray, ...}
 """In an annotation beside what JSON may have."""
-TRANSLATED_KEYS = {"algorithm_type", "solver_type"}
+KEYS_WITH_TRANSLATED_VALUES = {"algorithm_type", "solver_type"}
 """Schedulers translate those of other schedulers, which their annotations do not say."""
 
 
@@ -123,7 +123,7 @@ def describe_expected_type_if_wrong(key: str, value: object, annotation: object)
     Lists may have any length: signatures declare `tuple[int]` for four numbers.
     """
     allowed = parse_annotation(annotation)
-    if allowed is None or (allowed.literals and key in TRANSLATED_KEYS):
+    if allowed is None or (allowed.literals and key in KEYS_WITH_TRANSLATED_VALUES):
         return ""
     if isinstance(value, list | tuple):
         sound = allowed.lists and all(

@@ -53,7 +53,7 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
 def list_download_patterns(variant: str | None) -> list[str]:
     """Return file patterns for the download: JSON, vocabularies and safetensors of known parts."""
     from t2i.denoiser.loading.model_parts import (
-        ALLOWED_CLASSES,  # it imports diffusers; who looks names up does not
+        ALLOWED_CLASSES_BY_PART,  # it imports diffusers; who looks names up does not
     )
 
     infixes = ["", f".{variant}"] if variant else [""]
@@ -68,7 +68,10 @@ def list_download_patterns(variant: str | None) -> list[str]:
         )
     ]
     names = ["*.json", "*.txt", *dict.fromkeys(weights)]
-    return ["model_index.json", *(f"{part}/{name}" for part in ALLOWED_CLASSES for name in names)]
+    return [
+        "model_index.json",
+        *(f"{part}/{name}" for part in ALLOWED_CLASSES_BY_PART for name in names),
+    ]
 
 
 def list_cached_models() -> dict[str, Path]:

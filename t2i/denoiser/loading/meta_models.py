@@ -37,10 +37,10 @@ Config = Mapping[str, Any]
 
 MAX_MODULES = 6000
 """Three times what the UNet of SDXL is made of."""
-META_MODELS: dict[str, nn.Module] = {}
+META_MODEL_CACHE: dict[str, nn.Module] = {}
 """Skeletons made in this process, by class and config as JSON: one run opens its model several
 times, and one of SDXL's size takes a second to make."""
-MAX_META_MODELS = 12
+MAX_CACHED_META_MODELS = 12
 
 
 def build_meta_model(class_name: str, config: Config) -> nn.Module:
@@ -60,7 +60,7 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         )
     try:
         described = json.dumps([class_name, dict(config)], sort_keys=True, default=repr)
-        if (cached := META_MODELS.get(described)) is not None:
+        if (cached := META_MODEL_CACHE.get(described)) is not None:
             return cached
         with torch.device("meta"), limiting_module_count():
             made = BUILDERS[class_name](config).eval()
@@ -68,9 +68,9 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         raise ModelError(
             f"does not describe a {class_name}: {format_library_error(error)}"
         ) from error
-    if len(META_MODELS) >= MAX_META_MODELS:
-        META_MODELS.clear()
-    META_MODELS[described] = made
+    if len(META_MODEL_CACHE) >= MAX_CACHED_META_MODELS:
+        META_MODEL_CACHE.clear()
+    META_MODEL_CACHE[described] = made
     return made
 
 

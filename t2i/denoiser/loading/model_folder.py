@@ -14,17 +14,17 @@ from t2i.denoiser.loading.config_checks import (
     iter_config_entries,
 )
 from t2i.denoiser.loading.model_parts import (
-    ALLOWED_CLASSES,
+    ALLOWED_CLASSES_BY_PART,
     ALLOWED_LIBRARIES,
-    LAYOUT_BY_PIPELINE,
-    LAYOUTS,
-    ModelLayout,
+    MODEL_KIND_BY_PIPELINE,
+    MODEL_KINDS,
+    ModelKind,
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
 from t2i.denoiser.loading.weight_checks import check_weights_and_build_meta_model, read_json_object
 from t2i.errors import ModelError, nearest_hint
 
-KNOWN_PARTS = {*ALLOWED_CLASSES, "feature_extractor", "safety_checker"}
+KNOWN_PARTS = {*ALLOWED_CLASSES_BY_PART, "feature_extractor", "safety_checker"}
 """Parts that an index may name, also such as are not loaded."""
 MAX_TOKENIZER_BYTES = 64_000_000
 """Bytes of one file: the largest vocabularies, of a quarter of a million words, take 17 million."""
@@ -32,10 +32,10 @@ MAX_TOKENIZER_BYTES = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """Layout and model parts of a checked model folder."""
+    """Contents of a checked model folder: the kind of model, and the class of each of its parts."""
 
-    layout: str
-    """One of LAYOUTS."""
+    model_kind: str
+    """One of MODEL_KINDS."""
     parts: Mapping[str, str]
     """Part -> its class. Parts that the caller brings, or that are not there, are left out."""
 
@@ -43,8 +43,8 @@ class FolderContents:
 def read_and_check_folder(
     folder: Path, variant: str | None = None, given: Collection[str] = frozenset()
 ) -> FolderContents:
-    """Read a model folder's layout and model parts, and check all its files but the values of the
-    weights. Raises ModelError unless it is complete and fits.
+    """Read which kind of model a folder holds and which parts it has, and check all its files but
+    the values of the weights. Raises ModelError unless it is complete and its parts fit.
 
     given : parts that the caller supplies
 
@@ -64,22 +64,22 @@ def read_and_check_folder(
         )
     check_no_outside_links(folder, [folder / "model_index.json"])
     index = read_json_object(folder / "model_index.json")
-    layout = read_model_layout(folder, index)
+    kind = read_model_kind(folder, index)
 
     def there(part: str) -> bool:
         return index.get(part) not in (None, [None, None]) and (folder / part).is_dir()
 
-    wanted = [*layout.required]
-    if any(map(there, layout.together)):
-        wanted += layout.together
-    wanted += filter(there, layout.optional)
+    wanted = [*kind.required]
+    if any(map(there, kind.together)):
+        wanted += kind.together
+    wanted += filter(there, kind.optional)
     parts: dict[str, str] = {}
     models: dict[str, nn.Module] = {}
     for part in wanted:
         if part in given:
             continue
         if not there(part):
-            needed = layout.required + layout.together * (part in layout.together)
+            needed = kind.required + kind.together * (part in kind.together)
             raise ModelError(
                 f"{folder} has no {part}: expected the parts {', '.join(needed)}, each in its "
                 "folder."
@@ -90,17 +90,17 @@ def read_and_check_folder(
             models[part] = model
         parts[part] = index[part][1]
     check_models_run(models, {part: folder / part / "config.json" for part in models})
-    return FolderContents(layout.name, parts)
+    return FolderContents(kind.name, parts)
 
 
-def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
-    """Return the layout of the model that a model_index.json describes. Raises ModelError if the
+def read_model_kind(folder: Path, index: Mapping[str, object]) -> ModelKind:
+    """Return the kind of model that a folder's model_index.json names. Raises ModelError if the
     index refers to code, or to an unsupported pipeline.
     """
     for key, value in iter_config_entries(index):
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
-        checked_later = part in ALLOWED_CLASSES and (folder / part).is_dir()
+        checked_later = part in ALLOWED_CLASSES_BY_PART and (folder / part).is_dir()
         if not checked_later and isinstance(entry, list) and not is_allowed_class_entry(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which requires code "
@@ -119,12 +119,12 @@ def read_model_layout(folder: Path, index: Mapping[str, object]) -> ModelLayout:
                 "false."
             )
     pipeline = str(index.get("_class_name", ""))
-    if pipeline not in LAYOUT_BY_PIPELINE:
+    if pipeline not in MODEL_KIND_BY_PIPELINE:
         raise ModelError(
             f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
-            f"be loaded. {nearest_hint(pipeline, LAYOUT_BY_PIPELINE)}"
+            f"be loaded. {nearest_hint(pipeline, MODEL_KIND_BY_PIPELINE)}"
         )
-    return LAYOUTS[LAYOUT_BY_PIPELINE[pipeline]]
+    return MODEL_KINDS[MODEL_KIND_BY_PIPELINE[pipeline]]
 
 
 def is_allowed_class_entry(entry: list[object]) -> bool:
@@ -144,7 +144,7 @@ def check_part_and_build_meta_model(
     Raises ModelError unless the part is complete and of a known class.
     """
     library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else ("", entry)
-    known_library, known_classes = ALLOWED_CLASSES[part]
+    known_library, known_classes = ALLOWED_CLASSES_BY_PART[part]
     if library != known_library or str(class_name) not in known_classes:
         raise ModelError(
             f"{folder / 'model_index.json'} has {part} = {entry!r:.80}, expected one of "

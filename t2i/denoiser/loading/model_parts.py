@@ -1,4 +1,4 @@
-"""Layouts of supported models: their parts, and the classes allowed for each part."""
+"""Supported kinds of model: their parts, and the classes allowed for each part."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ KANDINSKY_PRIOR = "Kandinsky 2.2 prior"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelLayout:
-    """Layout of a supported kind of model folder: the parts that it must have, those that it has
+class ModelKind:
+    """Supported kind of model, such as SDXL: the parts that its folder must have, those that it has
     together or not at all, and the optional ones.
     """
 
@@ -34,31 +34,31 @@ class ModelLayout:
 PRIOR_PARTS = ("prior", "text_encoder", "tokenizer", "scheduler", "image_encoder")
 """Parts of a prior; in one folder with its decoder they are prefixed with "prior_"."""
 
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        ModelLayout(
+MODEL_KINDS = {
+    model_kind.name: model_kind
+    for model_kind in (
+        ModelKind(
             STABLE_DIFFUSION,
             required=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
             optional=("feature_extractor", "image_encoder"),
         ),
-        ModelLayout(
+        ModelKind(
             SDXL,
             required=("unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler"),
             together=("text_encoder", "tokenizer"),
             optional=("feature_extractor", "image_encoder"),
         ),
-        ModelLayout(
+        ModelKind(
             KANDINSKY,
             required=("unet", "movq", "scheduler"),
             together=tuple(f"prior_{part}" for part in PRIOR_PARTS),
             optional=("prior_image_processor",),
         ),
-        ModelLayout(KANDINSKY_PRIOR, required=PRIOR_PARTS, optional=("image_processor",)),
+        ModelKind(KANDINSKY_PRIOR, required=PRIOR_PARTS, optional=("image_processor",)),
     )
 }
 
-LAYOUT_BY_PIPELINE = {
+MODEL_KIND_BY_PIPELINE = {
     "KandinskyV22CombinedPipeline": KANDINSKY,
     "KandinskyV22Img2ImgCombinedPipeline": KANDINSKY,
     "KandinskyV22Img2ImgPipeline": KANDINSKY,
@@ -78,7 +78,7 @@ LAYOUT_BY_PIPELINE = {
     "StableDiffusionXLPipeline": SDXL,
     "TextToImagePipeline": STABLE_DIFFUSION,  # ours, with a text encoder diffusers does not read
 }
-"""The _class_name in a model_index.json -> name of the layout."""
+"""The _class_name in a model_index.json -> name of the kind of model."""
 
 TEXT_ENCODERS = {
     "BertModel",
@@ -102,7 +102,7 @@ TOKENIZERS = {
 IMAGE_PROCESSORS = {"CLIPFeatureExtractor", "CLIPImageProcessor", "CLIPImageProcessorPil"}
 SCHEDULERS = {name for name in dir(diffusers) if name.endswith("Scheduler")}
 
-OWN_CLASSES: dict[str, tuple[str, Collection[str]]] = {
+CLASSES_BY_PART: dict[str, tuple[str, Collection[str]]] = {
     "unet": ("diffusers", {"UNet2DConditionModel"}),
     "vae": ("diffusers", {"AutoencoderKL", "AutoencoderTiny"}),
     "movq": ("diffusers", {"VQModel"}),
@@ -116,15 +116,15 @@ OWN_CLASSES: dict[str, tuple[str, Collection[str]]] = {
     "image_processor": ("transformers", IMAGE_PROCESSORS),
     "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
 }
-PRIOR_CLASSES: dict[str, tuple[str, Collection[str]]] = {
-    f"prior_{part}": OWN_CLASSES[part] for part in (*PRIOR_PARTS, "image_processor")
+CLASSES_BY_PRIOR_PART: dict[str, tuple[str, Collection[str]]] = {
+    f"prior_{part}": CLASSES_BY_PART[part] for part in (*PRIOR_PARTS, "image_processor")
 } | {
     "prior_scheduler": ("diffusers", {"UnCLIPScheduler"}),
     "prior_text_encoder": ("transformers", {"CLIPTextModelWithProjection"}),
 }
 
-ALLOWED_CLASSES: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
-    OWN_CLASSES | PRIOR_CLASSES
+ALLOWED_CLASSES_BY_PART: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
+    CLASSES_BY_PART | CLASSES_BY_PRIOR_PART
 )
 """Part -> the library and the classes it may come from; nothing else is ever imported."""
 

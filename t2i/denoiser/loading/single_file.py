@@ -23,7 +23,7 @@ from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_no_outside_links, check_vocabulary_files
-from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES, LAYOUTS
+from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES_BY_PART, MODEL_KINDS
 from t2i.denoiser.loading.single_file_checkpoint import (
     SD2,
     SingleFileCheckpoint,
@@ -74,10 +74,10 @@ def load_single_file(
     Raises ModelError, before any weights are read, unless every other part is complete.
     """
     checkpoint = identify_checkpoint(path)
-    layout = LAYOUTS[checkpoint.family.layout]
-    if unknown := given.keys() - set(layout.parts):
+    kind = MODEL_KINDS[checkpoint.family.model_kind]
+    if unknown := given.keys() - set(kind.parts):
         name = min(unknown)
-        raise ArgumentError(f"{path} has no part {name!r}. {nearest_hint(name, layout.parts)}")
+        raise ArgumentError(f"{path} has no part {name!r}. {nearest_hint(name, kind.parts)}")
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ArgumentError(
             f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."
@@ -276,7 +276,7 @@ def build_checkpoint_scheduler(checkpoint: SingleFileCheckpoint, folder: Path) -
     if checkpoint.zero_snr:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         name = name if name in ZERO_SNR_SCHEDULERS else "DDIMScheduler"
-    if name not in ALLOWED_CLASSES["scheduler"][1]:
+    if name not in ALLOWED_CLASSES_BY_PART["scheduler"][1]:
         raise ModelError(f"{path} has the scheduler {name!r}, expected one of diffusers'.")
     check_scheduler_runs(path, name)
     made: Scheduler = getattr(diffusers, name).from_config(config)

@@ -32,10 +32,12 @@ class PartLocation:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFamily:
-    """Layout of single-file checkpoints of one architecture, such as SD 1, SD 2 or SDXL."""
+    """Description of the single-file checkpoints of one architecture, such as SD 1, SD 2 or SDXL:
+    where in the file each part's tensors are.
+    """
 
     name: str
-    layout: str
+    model_kind: str
     sources: Mapping[str, PartLocation]
     pads: Mapping[str, str]
     """Tokenizer -> the token it fills a prompt up with."""
@@ -50,7 +52,7 @@ END_TOKEN, BANG_TOKEN = "<|endoftext|>", "!"
 
 
 def build_checkpoint_family(
-    name: str, layout: str, texts: Mapping[str, PartLocation], pads: Mapping[str, str]
+    name: str, model_kind: str, texts: Mapping[str, PartLocation], pads: Mapping[str, str]
 ) -> CheckpointFamily:
     """Build a checkpoint family from its text encoders; UNet and VAE locations are the same in
     all.
@@ -59,7 +61,7 @@ def build_checkpoint_family(
         "unet": PartLocation(UNET_PREFIX, "UNet2DConditionModel"),
         "vae": PartLocation(VAE_PREFIX, "AutoencoderKL"),
     }
-    return CheckpointFamily(name, layout, always | dict(texts), pads)
+    return CheckpointFamily(name, model_kind, always | dict(texts), pads)
 
 
 SD1 = build_checkpoint_family(

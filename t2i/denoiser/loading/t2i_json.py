@@ -1,4 +1,4 @@
-"""Reading of the t2i.json beside a model, validated as the caller's pydantic layout.
+"""Reading of the t2i.json beside a model, validated as the caller's pydantic model.
 
 Nothing here imports torch: the command line reads notes before it loads a model.
 """
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.loading.address import NOTES_FILE
+from t2i.denoiser.loading.address import MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
 from t2i.validation_errors import describe_validation_error
@@ -22,14 +22,17 @@ def read_t2i_json(folder: Path, pydantic_model: type[ModelT], remedy: str) -> Mo
 
     Raises ModelError, ending in `remedy`, for a file that does not fit the model.
     """
-    path = folder / NOTES_FILE
+    path = folder / MODEL_NOTES_FILE
     if not path.is_file():
         return None
     return parse_t2i_json(read_bytes(path, MODEL_CONFIG_KIND), pydantic_model, remedy, path)
 
 
 def parse_t2i_json(
-    notes: str | bytes, pydantic_model: type[ModelT], remedy: str, path: Path = Path(NOTES_FILE)
+    notes: str | bytes,
+    pydantic_model: type[ModelT],
+    remedy: str,
+    path: Path = Path(MODEL_NOTES_FILE),
 ) -> ModelT:
     """Parse the text of a t2i.json into an instance of `pydantic_model`.
 

@@ -16,7 +16,7 @@ from t2i.scenes.captions import (
     choose_random_noun_phrase,
     generate_caption,
 )
-from t2i.scenes.held_out import is_trained_together, list_training_colours
+from t2i.scenes.held_out import list_training_colours, may_appear_together_in_training
 from t2i.scenes.layout import Layout
 from t2i.scenes.object_placement import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
@@ -118,7 +118,9 @@ def build_swap_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     others = [one.name for number, one in enumerate(layout.objects) if number != index]
     old = layout.objects[index]
     fitting = [
-        name for name in scenes.vocabulary if name != old.name and is_trained_together(name, others)
+        name
+        for name in scenes.vocabulary
+        if name != old.name and may_appear_together_in_training(name, others)
     ]
     if not fitting:
         return None

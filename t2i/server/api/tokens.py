@@ -25,7 +25,7 @@ def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
     window = load_token_window(model)
     request = Request(prompt=prompt, grammar=grammar)
     parsed = request.parse_with_grammar(prompt)
-    text = parsed if isinstance(parsed, str) else parsed.at(0, 1)[0][0]
+    text = parsed if isinstance(parsed, str) else parsed.texts_at_step(0, 1)[0][0]
     sections = (text,) if isinstance(text, str) else text.section_texts
     tokens: list[TokenAnswer] = []
     places: list[tuple[int, int, int, int]] = []
@@ -96,8 +96,8 @@ def load_token_window(model: Path) -> Any:
     """Return the token window of a model's first text encoder."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from t2i.text.encoders.selection import FAMILIES
-    from t2i.text.token_layout import build_token_window
+    from t2i.text.encoders.selection import ENCODER_CLASS_BY_MODEL_TYPE
+    from t2i.text.token_windows import build_token_window
 
     folder = model if model.is_dir() else None
     tokenizers = [
@@ -108,5 +108,5 @@ def load_token_window(model: Path) -> Any:
     end = tokenizers[0].removeprefix("tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / tokenizers[0], local_files_only=True)
     config = AutoConfig.from_pretrained(folder / f"text_encoder{end}", local_files_only=True)
-    family = FAMILIES.get(config.model_type)
+    family = ENCODER_CLASS_BY_MODEL_TYPE.get(config.model_type)
     return build_token_window(tokenizer, config, begin=bool(family and family.begins))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
-from t2i.pictures import FORMATS, opening_picture_as_stored
+from t2i.pictures import FORMAT_BY_SUFFIX, opening_picture_as_stored
 from t2i.server.jobs.job import JobNotFoundError, StorageFullError, create_identifier
 from t2i.server.jobs.store import JobStore
 
@@ -17,7 +17,7 @@ LONGEST_NAME = 200
 """Bytes of a picture's own name."""
 DECODED_AT_ONCE = 2
 """Pictures that are decoded together: one may take a quarter of a gigabyte."""
-SUFFIXES = {form: suffix for suffix, form in reversed(FORMATS.items())}
+SUFFIXES = {form: suffix for suffix, form in reversed(FORMAT_BY_SUFFIX.items())}
 """Name of a format in Pillow -> suffix of its files."""
 
 

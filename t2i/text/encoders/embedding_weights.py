@@ -7,7 +7,7 @@ are all 1: it comes back bit for bit.
 import torch
 from torch import Tensor
 
-MIN_MEAN_SHARE = 1e-5
+MIN_MEAN_TO_MAGNITUDE_RATIO = 1e-5
 """A mean that is less than this share of the numbers' size is rounding, and no measure of them."""
 
 
@@ -30,7 +30,7 @@ def weight_and_restore_mean(
 
     old_R = (old_RWD * counted_RW1).sum(dim=(1, 2))
     new_R = (new_RWD * counted_RW1).sum(dim=(1, 2))
-    least_R = MIN_MEAN_SHARE * (old_RWD.abs() * counted_RW1).sum(dim=(1, 2))
+    least_R = MIN_MEAN_TO_MAGNITUDE_RATIO * (old_RWD.abs() * counted_RW1).sum(dim=(1, 2))
     telling_R = (old_R.abs() > least_R) & (new_R.abs() > least_R)
     scale_R = torch.where(telling_R, old_R, 1.0) / torch.where(telling_R, new_R, 1.0)
     new_RWD = new_RWD * scale_R[:, None, None]

@@ -12,7 +12,7 @@ from t2i.text.encoders.two_clip import TwoClip
 from t2i.text.encoders.windows import WindowedEncoder
 
 __all__ = [
-    "FAMILIES",
+    "ENCODER_CLASS_BY_MODEL_TYPE",
     "Clip",
     "EncodedText",
     "TextEncoder",
@@ -34,16 +34,16 @@ def select_text_encoder(
     >>> encoder.encode(["a red apple", ""]).text_BTD.shape
     torch.Size([2, 77, 768])
     """
-    family = FAMILIES.get(model.config.model_type)
+    family = ENCODER_CLASS_BY_MODEL_TYPE.get(model.config.model_type)
     if family is None:
         raise ArgumentError(
             f"No text encoder is made of a {model.config.model_type!r}. "
-            f"{nearest_hint(model.config.model_type, FAMILIES)}"
+            f"{nearest_hint(model.config.model_type, ENCODER_CLASS_BY_MODEL_TYPE)}"
         )
     return family(tokenizer, model, window)
 
 
-FAMILIES: dict[str, type[WindowedEncoder]] = {
+ENCODER_CLASS_BY_MODEL_TYPE: dict[str, type[WindowedEncoder]] = {
     "clip_text_model": Clip,
     "t5": T5,
     "mt5": T5,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import MAX_WORD_LETTERS, Chunk, EncoderInput, TokenWindow
+from t2i.text.token_windows import MAX_WORD_LETTERS, Chunk, EncoderInput, TokenWindow
 
 MAX_CHUNKS = 32
 """Windows that one prompt may fill."""

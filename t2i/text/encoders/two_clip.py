@@ -13,7 +13,7 @@ from t2i.terminal import plural
 from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.clip import Clip
 from t2i.text.encoders.windows import WindowedEncoder
-from t2i.text.token_layout import EncoderInput, TokenWindow
+from t2i.text.token_windows import EncoderInput, TokenWindow
 
 
 class PenultimateClip(Clip):

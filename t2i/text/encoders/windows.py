@@ -17,7 +17,7 @@ from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_p
 from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
 from t2i.text.encoders.truncation import MAX_CHUNKS, tokenize_and_truncate
 from t2i.text.prompt import WeightedText
-from t2i.text.token_layout import Chunk, EncoderInput, TokenWindow, build_token_window
+from t2i.text.token_windows import Chunk, EncoderInput, TokenWindow, build_token_window
 
 
 class TokenBatch(NamedTuple):

@@ -62,9 +62,11 @@ def test_each_step_has_the_text_of_the_step_that_it_stands_for():
     prompt = Prompt("[a cat:a dog:0.25]")
     order = (3, 3, 2, 2, 1, 1, 0, 0)
     up = reorder_prompt(prompt, order, STEPS)
-    assert [up.at(step, 8) for step in range(8)] == [prompt.at(level, STEPS) for level in order]
+    assert [up.texts_at_step(step, 8) for step in range(8)] == [
+        prompt.texts_at_step(level, STEPS) for level in order
+    ]
     assert up.list_change_steps(8) == (0, 6)
-    assert up.at(0, 1) == prompt.at(0, 1)
+    assert up.texts_at_step(0, 1) == prompt.texts_at_step(0, 1)
     assert up.list_change_steps(STEPS) == prompt.list_change_steps(STEPS)
     assert isinstance(up, ReorderedPrompt)
     assert reorder_prompt("a cat", [1, 0], 2) == "a cat"

@@ -6,7 +6,12 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
-from t2i.pictures import EXIF_TEXT_FORMATS, FORMATS, build_metadata_exif_block, open_picture
+from t2i.pictures import (
+    EXIF_TEXT_FORMATS,
+    FORMAT_BY_SUFFIX,
+    build_metadata_exif_block,
+    open_picture,
+)
 from t2i.safe_reading import PICTURE_KIND, read_bytes
 from t2i.server.compat.openai.image_schemas import (
     GeneratedImage,
@@ -76,7 +81,7 @@ def _convert(
     path: Path, body: ImageBody, output_format: OutputFormat, decoding: BoundedSemaphore
 ) -> bytes:
     """Return the bytes of a PNG file as JPEG or WebP."""
-    form = FORMATS[f".{output_format}"]
+    form = FORMAT_BY_SUFFIX[f".{output_format}"]
     found = read_embedded_texts(path).texts
     texts = {name: text for name, text in found.items() if name in EXIF_TEXT_FORMATS}
     quality = BEST_QUALITY if body.output_compression is None else body.output_compression

@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from t2i.errors import T2IError
-from t2i.pictures import FORMATS
+from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.server.compat.failed_jobs import check_done
 from t2i.server.compat.openai.error_route import describe_error, find_openai_status
 from t2i.server.compat.openai.image_schemas import ImageBody, OutputFormat, Usage
@@ -82,7 +82,7 @@ def _describe_preview(png: str, body: ImageBody, output_format: OutputFormat) ->
         if output_format != "png":
             stream = io.BytesIO()
             picture.convert("RGB").save(
-                stream, FORMATS[f".{output_format}"], quality=PREVIEW_QUALITY
+                stream, FORMAT_BY_SUFFIX[f".{output_format}"], quality=PREVIEW_QUALITY
             )
             png = base64.b64encode(stream.getvalue()).decode("ascii")
     return _describe_image(png, size, body, output_format)

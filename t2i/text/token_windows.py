@@ -37,8 +37,8 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of a prompt that go into one window of the text encoder, and the number of the
-    prompt's section that they belong to.
+    """Tokens of a prompt that go into one window of the text encoder, with the number of the
+    prompt's section (divided by BREAK) that they are from.
     """
 
     section: int
