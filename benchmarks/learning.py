@@ -32,7 +32,7 @@ from t2i.scenes.layout import paste_sprite, render_background
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.sprites import BACKGROUND_COLOURS, list_contrasting_backgrounds, load_sprite
-from train.starter_config.request import StarterConfigRequest
+from train.starter_config.options import StarterConfigOptions
 from train.starter_config.starter_config import write_starter_config
 
 THING, KIND, WORD = "whale", "fish", "sks"
@@ -109,7 +109,7 @@ def train(name: str, runs: Path, threads: int) -> Path:
     config = runs / f"{name}.toml"
     config.unlink(missing_ok=True)
     write_starter_config(
-        StarterConfigRequest(trial.method, folder, word=trial.word, kind=KIND), config
+        StarterConfigOptions(trial.method, folder, word=trial.word, kind=KIND), config
     )
     command = [sys.executable, "-m", "train", str(config), "--out", str(out)]
     command += ["--set", "samples.every=0", "--set", "train.device=cpu"]

@@ -83,7 +83,7 @@ def convert_and_write_model(
     """
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, DTYPE_BY_PRECISION[config.precision])
-        set_contiguous_layout(part)
+        make_weights_contiguous(part)
     build_pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
     # By default transformers loads in the precision of the file, which a pipeline would mix.
     for encoder in folder.glob("text_encoder*/config.json"):
@@ -96,14 +96,14 @@ def convert_and_write_model(
 def export_vae(vae: VAE, folder: Path) -> None:
     """Export an autoencoder alone as a folder, written completely or not at all."""
     part = deepcopy(vae)
-    set_contiguous_layout(part)
+    make_weights_contiguous(part)
     with atomic_folder(folder) as new:
         part.save_pretrained(new)
         _rewrite_config(new / "config.json")
         _let_others_read(new)
 
 
-def set_contiguous_layout(part: torch.nn.Module) -> None:
+def make_weights_contiguous(part: torch.nn.Module) -> None:
     """Give the weights the contiguous layout that files have, in place."""
     torch.nn.Module.to(part, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 

@@ -33,7 +33,7 @@ from train.export import export_vae
 from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 
-PROSE_KIND = UntrustedFileKind("text", 4_000_000)
+CARD_TEXT_KIND = UntrustedFileKind("text", 4_000_000)
 MODEL_CARD_TEMPLATE = """# The embedded model of t2i
 
 {prose}
@@ -121,7 +121,7 @@ def read_final_model_notes(run: Path) -> dict[str, Any]:
 
 def list_earlier_runs(run: Path) -> list[Path]:
     """List the earlier runs that trained the weights which this run started from, oldest first."""
-    parts = list_initial_weight_folders(run)
+    parts = list_starting_weight_folders(run)
     parents = [part.parent if part.name == MODEL_FOLDER else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
     return list(dict.fromkeys(one for path in runs for one in (*list_earlier_runs(path), path)))
@@ -129,7 +129,9 @@ def list_earlier_runs(run: Path) -> list[Path]:
 
 def list_inherited_stages(runs: list[Path]) -> list[str]:
     """List the training stages of published models whose parts these runs started from."""
-    models = dict.fromkeys(part.parent for run in runs for part in list_initial_weight_folders(run))
+    models = dict.fromkeys(
+        part.parent for run in runs for part in list_starting_weight_folders(run)
+    )
     found = [
         read_json(path, RUN_FILE_KIND)
         for one in models
@@ -138,7 +140,7 @@ def list_inherited_stages(runs: list[Path]) -> list[str]:
     return [line for notes in found for line in notes.get("stages", ())]
 
 
-def list_initial_weight_folders(run: Path) -> list[Path]:
+def list_starting_weight_folders(run: Path) -> list[Path]:
     """List the folders of trained weights (VAE, UNet, text encoder) that a run started from."""
     target = read_json(run / "config.json", RUN_FILE_KIND)["target"]
     return [Path(target[name]) for name in ("vae", "unet", "text_encoder") if target.get(name)]
@@ -228,7 +230,7 @@ def main() -> None:
     parser.add_argument("--prose", type=Path, help="Markdown that the card opens with")
     parser.add_argument("--vae", type=Path, help="an autoencoder with a further trained decoder")
     given = parser.parse_args()
-    prose = read_text(given.prose, PROSE_KIND) if given.prose else ""
+    prose = read_text(given.prose, CARD_TEXT_KIND) if given.prose else ""
     try:
         publish_run(given.run, given.folder, prose, given.vae)
     except T2IError as error:

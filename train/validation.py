@@ -22,7 +22,7 @@ from t2i.data.training_example import TrainingExample
 from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
 from t2i.scenes.scenes import Scenes
-from train.batches.batch_order import ScheduledExample
+from train.batches.batch_order import SlotAssignment
 from train.batches.micro_batch import collate_examples
 from train.data.pictures import Pictures
 from train.data.pictures_config import PicturesConfig
@@ -131,7 +131,7 @@ class Validation:
     def _errors(self, target: DenoisingTarget, number: int) -> list[float]:
         """Return the error of a picture at each level."""
         if number not in self._pictures:
-            batch = collate_examples([(ScheduledExample(0, 0, number, 0), self._read(number))])
+            batch = collate_examples([(SlotAssignment(0, 0, number, 0), self._read(number))])
             self._pictures[number] = target.encode_validation_picture(batch.to(target.device))
         picture, objective = (
             self._pictures[number],

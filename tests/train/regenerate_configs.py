@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from train.starter_config.options import TRAINING_METHODS, StarterConfigOptions
 from train.starter_config.picture_folder import PictureFolderStats
-from train.starter_config.request import TRAINING_METHODS, StarterConfigRequest
 from train.starter_config.starter_config import build_starter_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
@@ -27,7 +27,7 @@ MANY = PictureFolderStats(
 def shipped(method: str) -> str:
     """The text of a method's config: things of a class, or captioned pictures in number."""
     of_many = method in ("full", "cross-attention")
-    wish = StarterConfigRequest(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
+    wish = StarterConfigOptions(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
     seen = MANY if of_many else A_FEW
     return build_starter_config(wish, seen, CONFIGS, HEAD.format(method=method), hints=True)
 

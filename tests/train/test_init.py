@@ -19,12 +19,12 @@ from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run
+from train.starter_config.options import TRAINING_METHODS, StarterConfigOptions
 from train.starter_config.picture_folder import (
     PictureFolderStats,
     inspect_picture_folder,
     is_broken_fraction_allowed,
 )
-from train.starter_config.request import TRAINING_METHODS, StarterConfigRequest
 from train.starter_config.starter_config import build_starter_config, write_starter_config
 from train.starter_config.subject_words import build_trigger_comment
 from train.starter_config.template_values import choose_num_steps, detect_model_family
@@ -48,7 +48,7 @@ def init(method: str, folder: Path, *options: str, out: Path | None = None) -> i
 
 def written(method: str, folder: Path, **wishes: str) -> RunConfig:
     out = folder.parent / f"{method}.toml"
-    write_starter_config(StarterConfigRequest(method, folder, **wishes), out)
+    write_starter_config(StarterConfigOptions(method, folder, **wishes), out)
     return load_run_config(out)
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_replaced(tmp_path):
     out = tmp_path / "start.toml"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists and is not replaced"):
-        write_starter_config(StarterConfigRequest("lora", folder), out)
+        write_starter_config(StarterConfigOptions("lora", folder), out)
     assert out.read_text() == "mine"
 
 
@@ -133,7 +133,7 @@ def test_a_folder_without_pictures_is_refused_before_anything_is_written(tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="No pictures in"):
         write_starter_config(
-            StarterConfigRequest("lora", tmp_path / "empty"), tmp_path / "start.toml"
+            StarterConfigOptions("lora", tmp_path / "empty"), tmp_path / "start.toml"
         )
     assert not (tmp_path / "start.toml").exists()
 
@@ -196,7 +196,7 @@ def test_the_class_is_what_dreambooth_keeps_and_must_be_told(tmp_path):
     assert prior is not None
     assert prior.prompt == "a photo of an apple"
     with pytest.raises(ArgumentError, match="--class mug"):
-        write_starter_config(StarterConfigRequest("dreambooth", folder), tmp_path / "other.toml")
+        write_starter_config(StarterConfigOptions("dreambooth", folder), tmp_path / "other.toml")
 
 
 def test_a_base_in_a_folder_says_itself_how_large_it_draws(tmp_path):
@@ -216,7 +216,7 @@ def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
 def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
     seen = PictureFolderStats(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
     text = build_starter_config(
-        StarterConfigRequest("full", tmp_path, base="my/sd"),
+        StarterConfigOptions("full", tmp_path, base="my/sd"),
         seen,
         tmp_path,
         "# command",
@@ -280,7 +280,7 @@ def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
         build_starter_config(
-            StarterConfigRequest("lora", folder, base),
+            StarterConfigOptions("lora", folder, base),
             inspect_picture_folder(folder),
             tmp_path,
             "#",
@@ -301,7 +301,7 @@ def test_a_base_that_is_no_model_is_refused(tmp_path):
     ):
         with pytest.raises(ModelError, match=complaint):
             write_starter_config(
-                StarterConfigRequest("lora", folder, base), tmp_path / "start.toml"
+                StarterConfigOptions("lora", folder, base), tmp_path / "start.toml"
             )
     assert not (tmp_path / "start.toml").exists()
 
@@ -350,9 +350,9 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
     chosen = [
         build_trigger_comment(wish)
         for wish in (
-            StarterConfigRequest("dreambooth", folder, "embedded", None, "mug"),
-            StarterConfigRequest("dreambooth", folder, "embedded", "zun", "mug"),
-            StarterConfigRequest("full", folder, "embedded", None, None),
+            StarterConfigOptions("dreambooth", folder, "embedded", None, "mug"),
+            StarterConfigOptions("dreambooth", folder, "embedded", "zun", "mug"),
+            StarterConfigOptions("full", folder, "embedded", None, None),
         )
     ]
     assert chosen[1:] == [[], []]
@@ -360,7 +360,7 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
     assert 'call it "a sks mug": sks means nothing to most models' in said
     assert said.endswith("Another one: --word.")
     write_starter_config(
-        StarterConfigRequest("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml"
+        StarterConfigOptions("dreambooth", folder, "embedded", None, "mug"), tmp_path / "mug.toml"
     )
     text = (tmp_path / "mug.toml").read_text("utf-8")
     assert f"# {chosen[0][0]}\n# {chosen[0][1]}\n" in text
@@ -369,7 +369,7 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
 def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
     plain = build_starter_config(
-        StarterConfigRequest("lora", folder, kind="mug"),
+        StarterConfigOptions("lora", folder, kind="mug"),
         inspect_picture_folder(folder),
         tmp_path,
         "",
@@ -380,7 +380,7 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
     facts = inspect_picture_folder(folder)
     assert (facts.pictures, facts.has_masks) == (2, True)
     text = build_starter_config(
-        StarterConfigRequest("lora", folder, kind="mug"), facts, tmp_path, ""
+        StarterConfigOptions("lora", folder, kind="mug"), facts, tmp_path, ""
     )
     assert "# attention_pixel_weight = 1.0" in text
     out = tmp_path / "on.toml"
@@ -399,7 +399,7 @@ def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "cut.png")
     text = build_starter_config(
-        StarterConfigRequest("full", folder, kind="mug"),
+        StarterConfigOptions("full", folder, kind="mug"),
         inspect_picture_folder(folder),
         tmp_path,
         "",
@@ -438,7 +438,7 @@ def test_pairs_are_refused_where_class_pictures_have_none(tmp_path: Path, method
     worse_ones_of(folder, folder / "losers")
     out = tmp_path / "start.toml"
     with pytest.raises(ArgumentError, match=rf"--init {method}: .*losers .*--init lora.*move"):
-        write_starter_config(StarterConfigRequest(method, folder, kind="mug"), out)
+        write_starter_config(StarterConfigOptions(method, folder, kind="mug"), out)
     assert not out.exists()
 
 
@@ -450,7 +450,7 @@ def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Pa
         for method in TRAINING_METHODS
         if "preserve_words"
         in build_starter_config(
-            StarterConfigRequest(method, folder, kind="mug"), facts, tmp_path, ""
+            StarterConfigOptions(method, folder, kind="mug"), facts, tmp_path, ""
         )
     }
     assert offered == {"full", "cross-attention", "lora", "dora", "pivotal"}

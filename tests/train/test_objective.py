@@ -46,7 +46,7 @@ def test_against_diffusers_noise_and_velocity(schedule: str, zero_terminal: bool
     velocity = scheduler.get_velocity(latents, noise, level.timestep_B)
     torch.testing.assert_close(objective.add_noise(latents, noise, level), noisy, rtol=0, atol=2e-6)
     torch.testing.assert_close(
-        objective.compute_target(latents, noise, level), velocity, rtol=0, atol=2e-6
+        objective.compute_prediction_target(latents, noise, level), velocity, rtol=0, atol=2e-6
     )
 
 
@@ -59,7 +59,9 @@ def test_against_diffusers_flow_matching() -> None:
 
     noisy = scheduler.scale_noise(latents, level.timestep_B, noise)
     torch.testing.assert_close(objective.add_noise(latents, noise, level), noisy, rtol=0, atol=1e-6)
-    torch.testing.assert_close(objective.compute_target(latents, noise, level), noise - latents)
+    torch.testing.assert_close(
+        objective.compute_prediction_target(latents, noise, level), noise - latents
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
@@ -71,7 +73,7 @@ def test_every_prediction_gives_the_clean_latents_back(prediction: str) -> None:
     latents, noise = latents[1:], noise[1:]
     alpha, sigma = level.alpha_B.view(-1, 1, 1, 1), level.sigma_B.view(-1, 1, 1, 1)
     noisy = objective.add_noise(latents, noise, level)
-    output = objective.compute_target(latents, noise, level)
+    output = objective.compute_prediction_target(latents, noise, level)
 
     clean = {
         "epsilon": (noisy - sigma * output) / alpha,
@@ -311,7 +313,7 @@ def test_perturbed_input_keeps_the_target_of_the_clean_noise() -> None:
     sigma = level.sigma_B.view(-1, 1, 1, 1)
     torch.testing.assert_close(noisy - clean, sigma * 0.1 * extra, rtol=0, atol=1e-6)
     assert seen.var().item() == pytest.approx(1 + 0.1**2, rel=0.02)
-    assert torch.equal(objective.compute_target(latents, noise, level), noise)
+    assert torch.equal(objective.compute_prediction_target(latents, noise, level), noise)
 
 
 def test_by_default_the_loss_is_that_of_before_bit_for_bit() -> None:

@@ -236,13 +236,13 @@ def test_predictions_of_the_same_picture_have_the_same_error(prediction: str) ->
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     guess = latents + off  # its noise follows from x_t
     its_noise = (alpha * latents + sigma * noise - alpha * guess) / sigma
-    output = objective.compute_target(guess, its_noise, level)
+    output = objective.compute_prediction_target(guess, its_noise, level)
     found = objective.compute_velocity_errors(
-        output, objective.compute_target(latents, noise, level), level
+        output, objective.compute_prediction_target(latents, noise, level), level
     )
-    expected = schedule.compute_target(guess, its_noise, level) - schedule.compute_target(
-        latents, noise, level
-    )
+    expected = schedule.compute_prediction_target(
+        guess, its_noise, level
+    ) - schedule.compute_prediction_target(latents, noise, level)
     torch.testing.assert_close(found, expected.pow(2).flatten(1).mean(1).float(), rtol=2e-5, atol=0)
 
 
@@ -253,9 +253,9 @@ def test_flow_is_measured_as_the_variance_preserving_model_of_the_same_snr() -> 
     level = objective.noise_level_at_quantile(torch.tensor([0.2, 0.5, 0.9]))
     alpha, sigma = (one.double().view(-1, 1, 1, 1) for one in (level.alpha_B, level.sigma_B))
     its_noise = noise - alpha / sigma * off
-    output = objective.compute_target(latents + off, its_noise, level)
+    output = objective.compute_prediction_target(latents + off, its_noise, level)
     found = objective.compute_velocity_errors(
-        output, objective.compute_target(latents, noise, level), level
+        output, objective.compute_prediction_target(latents, noise, level), level
     )
     length = (alpha**2 + sigma**2).sqrt()
     expected = (alpha * (its_noise - noise) - sigma * off) / length

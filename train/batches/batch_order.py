@@ -1,4 +1,4 @@
-"""The order of samples in a run: the global batch of each step, and each process's share of it."""
+"""The order of training examples in a run: each step's global batch, and each process's share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from t2i.randomness import derive_generator
 
 
 class BatchOrder:
-    """Order of a run: which training examples are in the global batch of each step, as a
-    function of the seed and the step alone.
+    """Order in which a run reads its training examples: which of them are in the global batch of
+    each step, as a function of the seed and the step alone.
 
-    A batch has samples of one group, such as pictures of one shape. Each pass through a group is a
-    fresh permutation, and passes follow one another without a gap: no sample is dropped, and one is
-    twice in a batch only where the group is smaller. In every round of `steps_per_round` steps a
-    group of n samples gets ceil(n / batch_size) batches, in an order of the round's own.
+    A batch has examples of one group, such as pictures of one shape. Each pass through a group is
+    a fresh permutation, and passes follow one another without a gap: no example is dropped, and
+    one is twice in a batch only where the group is smaller. In every round of `steps_per_round`
+    steps a group of n examples gets ceil(n / batch_size) batches, in an order of the round's own.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
@@ -38,7 +38,7 @@ class BatchOrder:
         """
         group, turn = self._turn(step)
         positions = range(turn * self.batch_size, (turn + 1) * self.batch_size)
-        return [self._sample(group, position) for position in positions]
+        return [self._example_index(group, position) for position in positions]
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Return the group of a step, and how many batches that group had before."""
@@ -52,7 +52,7 @@ class BatchOrder:
         before = int((self._schedule[:position] == group).sum())
         return group, number * self._turns[group] + before
 
-    def _sample(self, group: int, position: int) -> int:
+    def _example_index(self, group: int, position: int) -> int:
         members = self.groups[group]
         again, position = divmod(position, len(members))
         if self._passes.get(group, (-1,))[0] != again:
@@ -61,14 +61,17 @@ class BatchOrder:
         return members[int(self._passes[group][1][position])]
 
 
-class ScheduledExample(NamedTuple):
-    """A training example at one slot (position) of the global batch of one step."""
+class SlotAssignment(NamedTuple):
+    """Assignment of a training example to one slot (position) of the global batch of one step.
+
+    example_index : index of the example in the data set
+    visit : number of the slot among all slots of the run
+    """
 
     step: int
     slot: int
-    sample: int
+    example_index: int
     visit: int
-    """Index of the slot among all slots of the run."""
 
 
 class ProcessShare(NamedTuple):
@@ -78,18 +81,18 @@ class ProcessShare(NamedTuple):
     ranks: int = 1
     parts: int = 1
 
-    def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[ScheduledExample]]:
+    def list_micro_batches(self, order: BatchOrder, step: int) -> list[list[SlotAssignment]]:
         """Return the training examples that this process computes at `step`, one list for each
         micro-batch.
         """
-        samples = order.list_example_indices(step)
+        indices = order.list_example_indices(step)
         return [
             [
-                ScheduledExample(step, slot, samples[slot], step * len(samples) + slot)
+                SlotAssignment(step, slot, indices[slot], step * len(indices) + slot)
                 for slot in list_micro_batch_slots(
                     self.rank,
                     part,
-                    batch_size=len(samples),
+                    batch_size=len(indices),
                     ranks=self.ranks,
                     parts=self.parts,
                 )

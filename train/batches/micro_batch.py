@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from t2i.data.training_dataset import TrainingDataset
 from t2i.data.training_example import OriginalSizeAndCrop, TrainingExample
 from t2i.run_folder import STOP_SIGNALS
-from train.batches.batch_order import BatchOrder, ProcessShare, ScheduledExample
+from train.batches.batch_order import BatchOrder, ProcessShare, SlotAssignment
 
 WORKER_START_METHOD = "spawn"
 """How processes that read ahead are started: none of them inherits threads or a CUDA context."""
@@ -80,13 +80,13 @@ TENSOR_FIELDS = (
 
 
 def iterate_micro_batches(
-    samples: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
+    dataset: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[MicroBatch]:
     """Iterate over this process's micro-batches of `steps`, which `workers` processes read
     ahead.
     """
     loader = DataLoader(
-        _ScheduledExamples(samples),
+        _SlotAssignmentDataset(dataset),
         batch_sampler=(part for step in steps for part in share.list_micro_batches(order, step)),
         num_workers=workers,
         collate_fn=collate_examples,
@@ -96,29 +96,29 @@ def iterate_micro_batches(
     return iter(loader)
 
 
-def collate_examples(rows: list[tuple[ScheduledExample, TrainingExample]]) -> MicroBatch:
+def collate_examples(rows: list[tuple[SlotAssignment, TrainingExample]]) -> MicroBatch:
     """Stack training examples of one step into a `MicroBatch`."""
-    scheduled = [entry for entry, _ in rows]
-    samples = [sample for _, sample in rows]
-    losers_BHWC = _stacked([sample.loser for sample in samples])
-    loss_mask_BHW = _loss_masks(samples)
+    assignments = [assignment for assignment, _ in rows]
+    examples = [example for _, example in rows]
+    losers_BHWC = _stacked([example.loser for example in examples])
+    loss_mask_BHW = _loss_masks(examples)
     return MicroBatch(
-        step=scheduled[0].step,
-        slots=[entry.slot for entry in scheduled],
-        names=[sample.name for sample in samples],
-        captions=[sample.caption for sample in samples],
+        step=assignments[0].step,
+        slots=[assignment.slot for assignment in assignments],
+        names=[example.name for example in examples],
+        captions=[example.caption for example in examples],
         pixels_BCHW=pixels_to_floats(
-            torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+            torch.from_numpy(np.stack([example.pixels for example in examples]))
         ),
-        marks_B2HW=_stacked([sample.label_maps for sample in samples]),
+        marks_B2HW=_stacked([example.label_maps for example in examples]),
         loss_mask_B1HW=None if loss_mask_BHW is None else loss_mask_BHW[:, None].float() / 255,
-        weights_B=torch.tensor([sample.weight for sample in samples]),
-        moments_BCHW=_stacked([sample.moments for sample in samples]),
+        weights_B=torch.tensor([example.weight for example in examples]),
+        moments_BCHW=_stacked([example.moments for example in examples]),
         losers_BCHW=None if losers_BHWC is None else pixels_to_floats(losers_BHWC),
-        loser_moments_BCHW=_stacked([sample.loser_moments for sample in samples]),
-        masks_BKHW=_masks(samples),
-        spans=[sample.spans for sample in samples],
-        sizes_and_crops=[sample.size_and_crop for sample in samples],
+        loser_moments_BCHW=_stacked([example.loser_moments for example in examples]),
+        masks_BKHW=_masks(examples),
+        spans=[example.spans for example in examples],
+        sizes_and_crops=[example.size_and_crop for example in examples],
     )
 
 
@@ -133,32 +133,32 @@ def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
     return torch.from_numpy(np.stack(there)) if len(there) == len(arrays) else None
 
 
-def _loss_masks(samples: Sequence[TrainingExample]) -> Tensor | None:
-    """Stack loss masks (B, H, W) uint8, full ones for samples without; None if all are."""
-    shape = next((s.loss_mask.shape for s in samples if s.loss_mask is not None), None)
+def _loss_masks(examples: Sequence[TrainingExample]) -> Tensor | None:
+    """Stack loss masks (B, H, W) uint8, full ones for examples without; None if all are."""
+    shape = next((s.loss_mask.shape for s in examples if s.loss_mask is not None), None)
     if shape is None:
         return None
     full = np.full(shape, 255, dtype=np.uint8)
-    return _stacked([full if s.loss_mask is None else s.loss_mask for s in samples])
+    return _stacked([full if s.loss_mask is None else s.loss_mask for s in examples])
 
 
-def _masks(samples: Sequence[TrainingExample]) -> Tensor | None:
+def _masks(examples: Sequence[TrainingExample]) -> Tensor | None:
     """Stack object masks (B, K, H, W) bool; rows with fewer than K get empty ones."""
-    most = max(len(sample.spans) for sample in samples)
+    most = max(len(example.spans) for example in examples)
     if not most:
         return None
-    masks_BKHW = np.zeros((len(samples), most, *samples[0].pixels.shape[:2]), dtype=np.bool_)
-    for row, sample in enumerate(samples):
-        masks_BKHW[row, : len(sample.spans)] = sample.masks
+    masks_BKHW = np.zeros((len(examples), most, *examples[0].pixels.shape[:2]), dtype=np.bool_)
+    for row, example in enumerate(examples):
+        masks_BKHW[row, : len(example.spans)] = example.masks
     return torch.from_numpy(masks_BKHW)
 
 
-class _ScheduledExamples(torch.utils.data.Dataset[tuple[ScheduledExample, TrainingExample]]):
-    def __init__(self, samples: TrainingDataset) -> None:
-        self.samples = samples
+class _SlotAssignmentDataset(torch.utils.data.Dataset[tuple[SlotAssignment, TrainingExample]]):
+    def __init__(self, dataset: TrainingDataset) -> None:
+        self.dataset = dataset
 
-    def __getitem__(self, entry: ScheduledExample) -> tuple[ScheduledExample, TrainingExample]:
-        return entry, self.samples.read(entry.sample, entry.visit)
+    def __getitem__(self, assignment: SlotAssignment) -> tuple[SlotAssignment, TrainingExample]:
+        return assignment, self.dataset.read(assignment.example_index, assignment.visit)
 
 
 def _ignore_signals(_worker: int) -> None:

@@ -6,7 +6,7 @@ from train.batches.batch_order import BatchOrder, ProcessShare
 from train.cache.latent_cache import CachedPictures
 from train.data.pictures import AugmentedVariant
 
-VISITS_TO_NEED_ALL = 4
+MIN_MEAN_VISITS_TO_CACHE_ALL = 4
 """Mean visits per variant from which on all variants are taken to be needed; for fewer the whole
 run is simulated."""
 
@@ -19,7 +19,7 @@ def iterate_visits(
     """
     for step in range(steps):
         for entry in ProcessShare().list_micro_batches(order, step)[0]:
-            yield pictures.find_replacement(entry.sample), entry.visit
+            yield pictures.find_replacement(entry.example_index), entry.visit
 
 
 def list_needed_variants(
@@ -28,7 +28,7 @@ def list_needed_variants(
     """List the augmented variants of pictures that a run reads; without an order all of them."""
     indices = {pictures.find_replacement(index) for index in range(len(pictures))}
     every = [variant for index in sorted(indices) for variant in pictures.list_variants(index)]
-    if order is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
+    if order is None or steps * order.batch_size >= MIN_MEAN_VISITS_TO_CACHE_ALL * len(every):
         return every
     needed: set[AugmentedVariant] = set()
     for index, visit in iterate_visits(pictures, order, steps):
@@ -45,7 +45,7 @@ def list_needed_captions(
 
     pictures : None where stand-ins are not known in advance; then every caption is needed
     """
-    if pictures is None or steps * order.batch_size >= VISITS_TO_NEED_ALL * len(every):
+    if pictures is None or steps * order.batch_size >= MIN_MEAN_VISITS_TO_CACHE_ALL * len(every):
         return every | {""}
     return {
         pictures.caption_at_visit(*visit) for visit in iterate_visits(pictures, order, steps)

@@ -17,7 +17,7 @@ from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig
 from train.setup.assembly import assemble_target
-from train.starter_config.request import needs_download
+from train.starter_config.options import needs_download
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.denoising import DenoisingTarget

@@ -129,7 +129,9 @@ class AttentionSupervision:
         self._passing = False
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for an attention site whose maps are supervised."""
+        """Return True for an attention site whose maps the supervision loss reads, so that its
+        module needs a hook.
+        """
         return site.size is not None and self.sites.matches(site)
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
@@ -138,10 +140,10 @@ class AttentionSupervision:
         """
 
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
-        """Add nothing to the edit plan, as supervision only reads."""
+        """Add nothing to the edit plan: attention supervision only reads attention."""
 
     def recorded_inputs(self, site: Site) -> None:
-        """Return None, as supervision has no recorded source."""
+        """Return None: attention supervision reads no recorded source."""
         return
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:

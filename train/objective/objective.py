@@ -113,8 +113,9 @@ class NoiseLevel:
 
 
 class Objective:
-    """Training objective of a denoiser: its noise schedule, prediction target, loss and loss
-    weight.
+    """Definition of how a denoiser is trained: the noise schedule and the density of timesteps,
+    what the model has to predict, and the loss with its weight. It computes noisy latents,
+    prediction targets and losses from tensors that are given; the caller runs the model.
     """
 
     def __init__(self, config: ObjectiveConfig) -> None:
@@ -125,8 +126,8 @@ class Objective:
             self._alpha2_T: Tensor = table.alphas_cumprod.double()
 
     def noise_level_at_quantile(self, quantile_B: Tensor) -> NoiseLevel:
-        """Map quantiles (B,) in [0, 1) of the timestep density to timesteps with their alpha and
-        sigma.
+        """Map quantiles (B,) in [0, 1) of the timestep density to noise levels: timesteps with
+        their alpha and sigma.
         """
         u_B = quantile_B.double()
         if self.config.density == "logit_normal":
@@ -139,11 +140,15 @@ class Objective:
         return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """Return the noisy latents x_t = alpha x_0 + sigma noise, (B, C, H, W)."""
+        """Add noise to clean latents x_0: return x_t = alpha x_0 + sigma noise, (B, C, H, W)."""
         return _rows(level.alpha_B) * latents_BCHW + _rows(level.sigma_B) * noise_BCHW
 
-    def compute_target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
-        """Return the output that the model should predict for x_t, (B, C, H, W)."""
+    def compute_prediction_target(
+        self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel
+    ) -> Tensor:
+        """Return what the model should predict for noisy latents x_t by its prediction type: noise,
+        velocity or clean latents, (B, C, H, W).
+        """
         match self.config.prediction:
             case "epsilon":
                 return noise_BCHW
@@ -155,7 +160,8 @@ class Objective:
                 return noise_BCHW - latents_BCHW
 
     def compute_loss_weight(self, level: NoiseLevel) -> Tensor:
-        """Return the min-SNR factor (B,) on each row's error; 1 without weighting.
+        """Return the min-SNR weight (B,) by which each row's loss is multiplied; 1 without
+        weighting.
 
         min-SNR weighs the error of x_0 by min(SNR, gamma), here turned into one of the model's
         own output. With a zero terminal SNR that would silence the last timestep; SNR + 1 in its
@@ -184,7 +190,8 @@ class Objective:
         level: NoiseLevel,
         weight_B1HW: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighted mean error of each row, (B,), in float32.
+        """Return each row's denoising loss, (B,) float32: the weighted mean error of the model's
+        output against its prediction target.
 
         weight_B1HW : how much each place counts in its row's mean, from 0 to 1, or all alike
         """

@@ -83,7 +83,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Update the averages with the weights after step `step`, counted from 1."""
+        """Update the moving averages with the weights after step `step`, counted from 1."""
         current = [get_local_shard(weight.detach()).float() for weight in weights.values()]
         for average, decay in zip(self.averages.values(), self.compute_decays(step), strict=True):
             torch._foreach_lerp_(
@@ -91,7 +91,7 @@ class EMA:
             )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all averages by name, for a checkpoint."""
+        """Return all moving averages of the weights by name, for a checkpoint."""
         return {
             f"{name}{key}": value
             for name, average in self.averages.items()
@@ -99,14 +99,14 @@ class EMA:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the averages from what `state_dict` returned."""
+        """Restore the moving averages of the weights from what `state_dict` returned."""
         for key, value in self.state_dict().items():
             copy_into_sharded(value, state[key])
 
     @contextmanager
     def using_average(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the weights the values of their average within the block; restore their own
-        afterwards.
+        """Give the model's weights the values of their moving average within the block; restore
+        their own afterwards.
         """
         with using_weight_values(self.average, weights):
             yield

@@ -36,7 +36,9 @@ class ProgressLines:
         self._last_line = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """Count finished items and print a line if one is due."""
+        """Count finished items of the work before the first step, and print a line if one
+        is due.
+        """
         before, self.done = self.done, min(self.done + count, self.total)
         finished = before < self.done == self.total
         if finished or time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:

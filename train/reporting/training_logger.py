@@ -76,7 +76,7 @@ class TrainingLogger:
         self.print_line(f"step {step}/{self.steps}  {text}")
 
     def print_line(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line on the terminal, above the progress bar if there is one."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
                 self._bar.console.print(

@@ -130,14 +130,14 @@ def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:
 
 
 def load_starting_weights(parts: Components, config: RunConfig) -> Components:
-    """Replace VAE, UNet or text encoder by trained ones, where the target's configuration names
-    their folders.
+    """Replace the fresh weights of VAE, UNet or text encoder by trained ones, where the target's
+    configuration names their folders.
     """
     target = config.target
     for name in ("vae", "unet", "text_encoder"):
         if (folder := getattr(target, name, None)) is not None:
             parts = replace(
-                parts, **{name: load_trained_component(getattr(parts, name), folder, name)}
+                parts, **{name: load_component_from_folder(getattr(parts, name), folder, name)}
             )
     return parts
 
@@ -177,8 +177,9 @@ def digest_weight_shapes(part: nn.Module) -> str:
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def load_trained_component(part: Part, folder: Path, key: str) -> Part:
-    """Load a trained component of a model, such as its autoencoder, from `folder`.
+def load_component_from_folder(part: Part, folder: Path, key: str) -> Part:
+    """Load one component of a model, such as its autoencoder, with trained weights, from the folder
+    of an earlier training run or model.
 
     Raises ModelError unless its shapes are those of `part`.
     """

@@ -25,7 +25,7 @@ COMPILE_BACKEND: str | Callable[..., Any] = "inductor"
 """Backend of torch.compile; it needs a C++ compiler on a CPU."""
 MAX_GRADIENT_DISTANCE = 0.1
 """Largest relative distance of a compiled gradient from the eager one: bf16 rounds."""
-SPARE_KERNELS = 8
+MAX_EXTRA_KERNELS = 8
 """Kernels allowed beyond one for each size of picture."""
 
 
@@ -48,7 +48,7 @@ def compiling_denoiser(target: TrainingTarget, sizes: int) -> Iterator[None]:
     # Beyond its limit torch computes without a compiled kernel. A batch that does not fit into
     # memory is halved, which is a size of its own.
     config: Any = torch._dynamo.config
-    with config.patch(recompile_limit=max(config.recompile_limit, 2 * sizes + SPARE_KERNELS)):
+    with config.patch(recompile_limit=max(config.recompile_limit, 2 * sizes + MAX_EXTRA_KERNELS)):
         unet.compile(backend=COMPILE_BACKEND, dynamic=False)
         yield
 
@@ -126,7 +126,9 @@ class CompilationMonitor:
         self._graphs = 0
 
     def poll(self) -> str | None:
-        """Return a message on compilations since the last call; None where there were none."""
+        """Return a message about what torch.compile compiled since the last call; None if
+        nothing.
+        """
         if not self._is_compiled:
             return None
         before, self._graphs = self._graphs, count_compiled_graphs()

@@ -10,17 +10,17 @@ from shlex import quote
 from t2i.atomic_files import NameTakenError, write_new_file
 from t2i.terminal import plural
 from train.data.pictures_config import SMALL_SIZE_LIMIT
+from train.starter_config.options import (
+    METHODS_WITH_NEW_WORDS,
+    StarterConfigOptions,
+    check_no_pairs_for_dreambooth,
+    check_options,
+)
 from train.starter_config.picture_folder import (
     PictureFolderStats,
     has_enough_pictures_to_hold_out,
     inspect_picture_folder,
     locate_picture_sources,
-)
-from train.starter_config.request import (
-    METHODS_WITH_NEW_WORDS,
-    StarterConfigRequest,
-    check_no_pairs_for_dreambooth,
-    check_request,
 )
 from train.starter_config.subject_words import (
     build_trigger_comment,
@@ -61,24 +61,24 @@ SAMPLE_PROMPT_PLACES: dict[ModelFamily, tuple[str, ...]] = {
 }
 
 
-def write_starter_config(request: StarterConfigRequest, out: Path) -> PictureFolderStats:
+def write_starter_config(options: StarterConfigOptions, out: Path) -> PictureFolderStats:
     """Write a starter config and return counts and sizes of the pictures in the folder.
 
     Raises NameTakenError if `out` exists, ArgumentError for options that do not fit.
     """
-    check_request(request)
+    check_options(options)
     if os.path.lexists(out):
         raise NameTakenError(out)
-    facts = inspect_picture_folder(request.folder)
-    check_no_pairs_for_dreambooth(request, facts)
+    facts = inspect_picture_folder(options.folder)
+    check_no_pairs_for_dreambooth(options, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
-    text = build_starter_config(request, facts, out.parent, head)
+    text = build_starter_config(options, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
     return facts
 
 
 def build_starter_config(
-    request: StarterConfigRequest,
+    options: StarterConfigOptions,
     facts: PictureFolderStats,
     beside: Path,
     head: str,
@@ -89,23 +89,23 @@ def build_starter_config(
 
     hints : add comments with the values for other base models
     """
-    family = detect_model_family(request.base)
-    values = list_method_values(request.method, family) | choose_picture_dependent_values(
-        request, facts, family, beside
+    family = detect_model_family(options.base)
+    values = list_method_values(options.method, family) | choose_picture_dependent_values(
+        options, facts, family, beside
     )
     others = [other for other in MODEL_FAMILIES if hints and other != family]
-    elsewhere = {FAMILY_NAMES[other]: list_method_values(request.method, other) for other in others}
+    elsewhere = {FAMILY_NAMES[other]: list_method_values(options.method, other) for other in others}
     for other in others:
         batch_size = int(str(elsewhere[FAMILY_NAMES[other]]["batch_size"]))
         steps = choose_num_steps(other, facts.pictures, batch_size)
         elsewhere[FAMILY_NAMES[other]]["steps"] = steps
-    names = [f"about {request.method}", "target", *TEMPLATE_PIECES_BY_METHOD[request.method]]
+    names = [f"about {options.method}", "target", *TEMPLATE_PIECES_BY_METHOD[options.method]]
     names += ["validation"] * has_enough_pictures_to_hold_out(facts)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
         names = [name for name in names if name != "part lora text"]
-    lines = build_template_blocks(request, facts, head) | {
-        "source": build_picture_folder_lines(request, facts, beside)
+    lines = build_template_blocks(options, facts, head) | {
+        "source": build_picture_folder_lines(options, facts, beside)
     }
     filled = [
         "\n".join(fill_template_piece(load_template_pieces()[name], values, lines, elsewhere))
@@ -115,27 +115,27 @@ def build_starter_config(
 
 
 def choose_picture_dependent_values(
-    request: StarterConfigRequest, facts: PictureFolderStats, family: ModelFamily, beside: Path
+    options: StarterConfigOptions, facts: PictureFolderStats, family: ModelFamily, beside: Path
 ) -> dict[str, TemplateValue]:
     """Choose the values of a starter config that depend on the pictures: size, steps, word,
     prompts.
     """
-    word, thing, kind = choose_subject_words(request)
-    size = detect_image_size(request.base, family)
+    word, thing, kind = choose_subject_words(options)
+    size = detect_image_size(options.base, family)
     if size >= SMALL_SIZE_LIMIT and facts.side < MIN_SIZE_SHARE * size:
         size = int(size * MIN_SIZE_SHARE) // 64 * 64
-    batch_size = int(str(list_method_values(request.method, family)["batch_size"]))
+    batch_size = int(str(list_method_values(options.method, family)["batch_size"]))
     named = [
         f"a photo of {thing}",
         *(place.format(thing) for place in SAMPLE_PROMPT_PLACES[family]),
     ]
     examples = (
-        [*facts.captions[:3]] if facts.captions and not teaches_trigger_word(request) else named
+        [*facts.captions[:3]] if facts.captions and not teaches_trigger_word(options) else named
     )
     return {
-        "base": format_relative_path(beside, request.base)
-        if Path(request.base).exists()
-        else request.base,
+        "base": format_relative_path(beside, options.base)
+        if Path(options.base).exists()
+        else options.base,
         "size": size,
         "steps": choose_num_steps(family, facts.pictures, batch_size),
         "word": word,
@@ -146,14 +146,14 @@ def choose_picture_dependent_values(
 
 
 def build_template_blocks(
-    request: StarterConfigRequest, facts: PictureFolderStats, head: str
+    options: StarterConfigOptions, facts: PictureFolderStats, head: str
 ) -> dict[str, list[str]]:
     """Build the lines of each block, by the block's name in the starter config's template."""
-    word, thing, _ = choose_subject_words(request)
+    word, thing, _ = choose_subject_words(options)
     trigger = (
         word
-        if request.method in METHODS_WITH_NEW_WORDS or not request.kind
-        else f"{word} {request.kind}"
+        if options.method in METHODS_WITH_NEW_WORDS or not options.kind
+        else f"{word} {options.kind}"
     )
     sizes = (
         " to ".join((facts.sizes[0], facts.sizes[-1])) if len(facts.sizes) > 1 else facts.sizes[0]
@@ -169,36 +169,36 @@ def build_template_blocks(
             "# same name beside each picture that names what else is in it; then delete this line.",
             f"caption = {format_toml_literal(f'a photo of {thing}')}",
         ]
-    elif reason := explain_missing_trigger(request, facts):
+    elif reason := explain_missing_trigger(options, facts):
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
         "seen": [
             f"# {plural(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
-            *(f"# {line}" for line in build_trigger_comment(request)),
+            *(f"# {line}" for line in build_trigger_comment(options)),
         ],
         "captions": captions,
-        "masks": build_mask_lines(request, facts, trigger),
-        "optional": build_optional_target_lines(request, facts, trigger),
+        "masks": build_mask_lines(options, facts, trigger),
+        "optional": build_optional_target_lines(options, facts, trigger),
         "held_out": HELD_OUT_LINES if has_enough_pictures_to_hold_out(facts) else [],
-        "dora": ["dora = true"] if request.method == "dora" else [],
-        "initial": [f", initial = {format_toml_literal(request.kind)}" if request.kind else ""],
+        "dora": ["dora = true"] if options.method == "dora" else [],
+        "initial": [f", initial = {format_toml_literal(options.kind)}" if options.kind else ""],
     }
 
 
 def build_picture_folder_lines(
-    request: StarterConfigRequest, facts: PictureFolderStats, beside: Path
+    options: StarterConfigOptions, facts: PictureFolderStats, beside: Path
 ) -> list[str]:
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     places = [
         f"{key} = {format_toml_literal(format_relative_path(beside, str(path)))}"
-        for key, path in locate_picture_sources(request.folder).items()
+        for key, path in locate_picture_sources(options.folder).items()
     ]
     return places if len(places) == 1 else [f"subsets = [{{ {', '.join(places)} }}]"]
 
 
 def build_optional_target_lines(
-    request: StarterConfigRequest, facts: PictureFolderStats, trigger: str
+    options: StarterConfigOptions, facts: PictureFolderStats, trigger: str
 ) -> list[str]:
     """Build the keys of [target] that pictures and method allow, mostly as comments."""
     lines = []
@@ -214,19 +214,19 @@ def build_optional_target_lines(
             "# Weight of each pixel of that map, relative to the share of it that is in the mask.",
             "# attention_pixel_weight = 1.0",
         ]
-    if request.kind and request.method in METHODS_OFFERED_PRESERVATION:
+    if options.kind and options.method in METHODS_OFFERED_PRESERVATION:
         quoted_trigger = format_toml_literal(trigger)
         lines += [
             "# Keeps predictions for prompts without the new word near those of the base model.",
             "# preserve_weight = 1.0",
             "# Maps the new word to its replacement in captions.",
-            f"# preserve_words = {{ {quoted_trigger} = {format_toml_literal(request.kind)} }}",
+            f"# preserve_words = {{ {quoted_trigger} = {format_toml_literal(options.kind)} }}",
         ]
     return lines
 
 
 def build_mask_lines(
-    request: StarterConfigRequest, facts: PictureFolderStats, trigger: str
+    options: StarterConfigOptions, facts: PictureFolderStats, trigger: str
 ) -> list[str]:
     """Build the keys of [data] about masks as comments; none without masks."""
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
@@ -234,7 +234,7 @@ def build_mask_lines(
     lines = []
     if not facts.has_masks:
         lines = ["# Counts the loss only where pictures are opaque.", "# alpha_mask = true"]
-    word = trigger if teaches_trigger_word(request) else request.kind or "cat"
+    word = trigger if teaches_trigger_word(options) else options.kind or "cat"
     return [
         *lines,
         "# Word in the captions for what the masks show; the trigger by default.",

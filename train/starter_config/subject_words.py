@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from t2i.scenes.captions import choose_indefinite_article
 from train.caption_words import contains_words
-from train.starter_config.picture_folder import PictureFolderStats
-from train.starter_config.request import (
+from train.starter_config.options import (
     METHODS_WITH_CLASS_PICTURES,
     METHODS_WITH_NEW_WORDS,
-    StarterConfigRequest,
+    StarterConfigOptions,
 )
+from train.starter_config.picture_folder import PictureFolderStats
 
 RARE_WORD = "sks"
 """A word that means nothing to most models, so that it can be given a meaning."""
@@ -26,44 +26,44 @@ class SubjectWords(NamedTuple):
     class_phrase: str
 
 
-def choose_subject_words(request: StarterConfigRequest) -> SubjectWords:
+def choose_subject_words(options: StarterConfigOptions) -> SubjectWords:
     """Choose the words for the subject of a fine-tune from the options and the folder's name."""
-    kind = f"{choose_indefinite_article(request.kind)} {request.kind}" if request.kind else "a cat"
-    if request.method in METHODS_WITH_NEW_WORDS:
-        plain = re.sub(r"[^a-z0-9]+", "-", request.folder.resolve().name.lower()).strip("-")
-        word = request.word or f"<{plain or 'thing'}>"
+    kind = f"{choose_indefinite_article(options.kind)} {options.kind}" if options.kind else "a cat"
+    if options.method in METHODS_WITH_NEW_WORDS:
+        plain = re.sub(r"[^a-z0-9]+", "-", options.folder.resolve().name.lower()).strip("-")
+        word = options.word or f"<{plain or 'thing'}>"
         return SubjectWords(word, word, kind)
-    word = request.word or RARE_WORD
-    name = f"{choose_indefinite_article(word)} {word} {request.kind}" if request.kind else word
+    word = options.word or RARE_WORD
+    name = f"{choose_indefinite_article(word)} {word} {options.kind}" if options.kind else word
     return SubjectWords(word, name, kind)
 
 
-def teaches_trigger_word(request: StarterConfigRequest) -> bool:
+def teaches_trigger_word(options: StarterConfigOptions) -> bool:
     """Return True if the starter config teaches a trigger word for the subject."""
-    named = request.word is not None or request.kind is not None
-    return named or request.method in METHODS_WITH_CLASS_PICTURES + METHODS_WITH_NEW_WORDS
+    named = options.word is not None or options.kind is not None
+    return named or options.method in METHODS_WITH_CLASS_PICTURES + METHODS_WITH_NEW_WORDS
 
 
-def explain_missing_trigger(request: StarterConfigRequest, facts: PictureFolderStats) -> str | None:
+def explain_missing_trigger(options: StarterConfigOptions, facts: PictureFolderStats) -> str | None:
     """Return the reason why the config sets no trigger word; None if it does, or if pictures
     lack captions.
     """
     if facts.captioned < facts.pictures:
         return None
-    word = choose_subject_words(request).trigger
-    if not teaches_trigger_word(request):
+    word = choose_subject_words(options).trigger
+    if not teaches_trigger_word(options):
         return "neither --class nor --word was given"
     if all(contains_words(caption, word) for caption in facts.captions):
         return f"each says {word} already"
     return None
 
 
-def build_trigger_comment(request: StarterConfigRequest) -> list[str]:
+def build_trigger_comment(options: StarterConfigOptions) -> list[str]:
     """Build comment lines of a starter config on the default trigger word and how to choose
     another.
     """
-    word, name, _ = choose_subject_words(request)
-    if request.word is not None or word != RARE_WORD or not teaches_trigger_word(request):
+    word, name, _ = choose_subject_words(options)
+    if options.word is not None or word != RARE_WORD or not teaches_trigger_word(options):
         return []
     return [
         f'Prompts should call it "{name}": {RARE_WORD} means nothing to most models, so it can get',

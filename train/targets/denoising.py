@@ -148,7 +148,7 @@ class DenoisingTarget(TrainingTarget):
         level = self.objective.noise_level_at_quantile(quantile_B.to(latents_BCHW.device))
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
         noisy_BCHW = self.objective.add_noise(latents_BCHW, on_input_BCHW, level)
-        target_BCHW = self.objective.compute_target(latents_BCHW, noise_BCHW, level)
+        target_BCHW = self.objective.compute_prediction_target(latents_BCHW, noise_BCHW, level)
         return NoisyLatentsWithTarget(noisy_BCHW, target_BCHW, level)
 
     def _denoise(self, noised: NoisyLatentsWithTarget, conditioning: Conditioning) -> Tensor:
@@ -225,7 +225,9 @@ class DenoisingTarget(TrainingTarget):
         if conditioning is None:
             conditioning = self._build_conditioning(picture.batch, picture.batch.captions)
         noisy_BCHW = self.objective.add_noise(picture.latents_1CHW, noise_BCHW, level)
-        target_BCHW = self.objective.compute_target(picture.latents_1CHW, noise_BCHW, level)
+        target_BCHW = self.objective.compute_prediction_target(
+            picture.latents_1CHW, noise_BCHW, level
+        )
         output_BCHW = sd.run_unet(
             self.unet,
             noisy_BCHW,
@@ -270,7 +272,7 @@ class DenoisingTarget(TrainingTarget):
         return []
 
     def build_pipeline(self) -> "TextToImagePipeline":
-        """Return a pipeline of the components, which shares their weights."""
+        """Return a pipeline of the trained model's components, which shares their weights."""
         self.reload_encoder_weights()
         return build_pipeline(self.components, self.build_scheduler())
 
@@ -287,7 +289,7 @@ class DenoisingTarget(TrainingTarget):
             self.cache.release_weights()
 
     def build_scheduler(self) -> Scheduler:
-        """Return a scheduler that samples what the objective trains."""
+        """Return a diffusers scheduler that samples what the training objective trains."""
         return build_scheduler(self.objective.config)
 
     def export(

@@ -101,15 +101,15 @@ def _write_config(
 ) -> None:
     """Write a config for a folder of images; print its path, and the next command."""
     from t2i.cli.output import print_remark
+    from train.starter_config.options import StarterConfigOptions, needs_download
     from train.starter_config.picture_folder import is_broken_fraction_allowed
-    from train.starter_config.request import StarterConfigRequest, needs_download
     from train.starter_config.starter_config import write_starter_config
     from train.starter_config.subject_words import build_trigger_comment, explain_missing_trigger
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
-    wish = StarterConfigRequest(method, folder, base, word, class_word)
+    wish = StarterConfigOptions(method, folder, base, word, class_word)
     seen = write_starter_config(wish, out)
     print_line(out)
     if remarks := build_trigger_comment(wish):

@@ -288,7 +288,7 @@ def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
     shown = set()
     for step in range(3):
         for place in ProcessShare().list_micro_batches(order, step)[0]:
-            index = place.sample
+            index = place.example_index
             if index == 1:
                 index = found.find_replacement(1)
             shown.add(found.variant_at_visit(index, place.visit))

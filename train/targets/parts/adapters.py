@@ -9,9 +9,9 @@ from torch import nn
 
 from t2i.errors import ArgumentError
 from train.targets.parts.full_weights import (
+    FineTunePartConfig,
     ModelName,
     ModelsByName,
-    TrainedPartConfig,
     get_part_model,
 )
 from train.targets.parts.module_patterns import ModulePatterns, match_module_names
@@ -26,7 +26,7 @@ ATTENTION_PROJECTIONS_BY_MODEL_TYPE: dict[str, ModulePatterns] = {
 """Names of the attention projections, by the type of model."""
 
 
-class AdapterPartConfig(TrainedPartConfig):
+class AdapterPartConfig(FineTunePartConfig):
     """Configuration of a fine-tune's part that trains low-rank adapter layers (LoRA, LoHa, LoKr).
 
     LoRA: Hu et al. (2021), arXiv 2106.09685; DoRA: Liu et al. (2024), arXiv 2402.09353; rsLoRA:

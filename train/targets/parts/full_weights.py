@@ -14,8 +14,10 @@ ModelsByName = Mapping[str, nn.Module]
 """Trainable models of a pipeline by their names there."""
 
 
-class TrainedPartConfig(BaseModel):
-    """Base class of the configurations of a fine-tune's parts: learning rate and weight decay."""
+class FineTunePartConfig(BaseModel):
+    """Base class of the configurations of a fine-tune's parts, such as an adapter or new words:
+    learning rate and weight decay.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +27,7 @@ class TrainedPartConfig(BaseModel):
     """Weight decay of this part; `optimizer.weight_decay` when left out."""
 
 
-class FullWeightsPartConfig(TrainedPartConfig):
+class FullWeightsPartConfig(FineTunePartConfig):
     """Configuration of a fine-tune's part that trains weights of the model itself, all or those
     of matching modules.
     """
@@ -38,7 +40,8 @@ class FullWeightsPartConfig(TrainedPartConfig):
 
 
 def get_part_model(models: ModelsByName, of: str, key: str) -> nn.Module:
-    """Return the model that a part names by `of`, such as "unet".
+    """Return the model that a fine-tune's part trains, named by its key `of`, such as
+    "unet".
 
     Raises ArgumentError if the base has no such model.
     """

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.text.learned_words import add_tokens, is_single_token
-from train.targets.parts.full_weights import TrainedPartConfig
+from train.targets.parts.full_weights import FineTunePartConfig
 
 
 class NewWordConfig(BaseModel):
@@ -41,7 +41,7 @@ class NewWordConfig(BaseModel):
         return [self.word, *(f"{self.word}_{number}" for number in range(1, self.vectors))]
 
 
-class NewWordsPartConfig(TrainedPartConfig):
+class NewWordsPartConfig(FineTunePartConfig):
     """Configuration of a fine-tune's part that learns new words (textual inversion), in every
     text encoder.
     """

@@ -17,8 +17,9 @@ METHODS_WITH_NEW_WORDS = ("textual-inversion", "pivotal")
 
 
 @dataclass(frozen=True, slots=True)
-class StarterConfigRequest:
-    """Options of `t2i train --init`: method, folder of pictures, base model, trigger word, class.
+class StarterConfigOptions:
+    """Options of `t2i train --init`: method, folder of pictures, base model, trigger
+    word, class.
 
     kind : class of the subject, such as "mug"
     """
@@ -30,35 +31,35 @@ class StarterConfigRequest:
     kind: str | None = None
 
 
-def check_request(request: StarterConfigRequest) -> None:
+def check_options(options: StarterConfigOptions) -> None:
     """Raise ArgumentError for options of `t2i train --init` that are wrong: an unknown method, a
     missing class, an invalid word.
     """
-    if request.method not in TRAINING_METHODS:
+    if options.method not in TRAINING_METHODS:
         raise ArgumentError(
-            f"--init {request.method}: {nearest_hint(request.method, TRAINING_METHODS)}"
+            f"--init {options.method}: {nearest_hint(options.method, TRAINING_METHODS)}"
         )
-    if request.method in METHODS_WITH_CLASS_PICTURES and not request.kind:
+    if options.method in METHODS_WITH_CLASS_PICTURES and not options.kind:
         raise ArgumentError(
-            f"--init {request.method} needs the class of the thing, which is to stay what it is: "
+            f"--init {options.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
-    word = request.word if request.method in METHODS_WITH_NEW_WORDS else None
+    word = options.word if options.method in METHODS_WITH_NEW_WORDS else None
     if word is not None and (word.split() != [word] or "," in word):
         raise ArgumentError(
             f"Got --word {word!r}; a new word has no blanks and no commas: write it as <my-mug>."
         )
-    check_base_model(request.base)
+    check_base_model(options.base)
 
 
-def check_no_pairs_for_dreambooth(request: StarterConfigRequest, facts: PictureFolderStats) -> None:
+def check_no_pairs_for_dreambooth(options: StarterConfigOptions, facts: PictureFolderStats) -> None:
     """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
     no worse ones.
     """
-    if facts.has_losers and request.method in METHODS_WITH_CLASS_PICTURES:
-        losers = locate_picture_sources(request.folder)["losers"]
+    if facts.has_losers and options.method in METHODS_WITH_CLASS_PICTURES:
+        losers = locate_picture_sources(options.folder)["losers"]
         raise ArgumentError(
-            f"--init {request.method}: {losers} makes pairs of the pictures, "
+            f"--init {options.method}: {losers} makes pairs of the pictures, "
             "and class pictures have no worse ones: choose a method without class pictures, as "
             "--init lora, or move that folder out."
         )
