@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
     from t2i.adapters import Lora
 
-Layout = Literal["diffusers", "kohya", "peft"]
+WeightsFormat = Literal["diffusers", "kohya", "peft"]
 """Program whose names and file structure the written weights have."""
 Precision = Literal["fp16", "bf16", "fp32"]
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file or folder of that name.")
 ]
-LayoutOption = Annotated[Layout, typer.Option("--to", help="The layout of what is written.")]
+WeightsFormatOption = Annotated[
+    WeightsFormat, typer.Option("--to", help="The layout of what is written.")
+]
 FamilyOption = Annotated[
     Literal["sd1", "sd2", "sdxl"] | None,
     typer.Option(
@@ -73,8 +75,8 @@ def _holds_weights(folder: Path) -> bool:
     return any(next(folder.glob(mark), None) for mark in marks)
 
 
-def write_lora_in_layout(
-    out: Path, lora: "Lora", to: Layout, family: str | None, layers: int = 2
+def write_lora_in_format(
+    out: Path, lora: "Lora", to: WeightsFormat, family: str | None, layers: int = 2
 ) -> None:
     """Write a LoRA file or folder in the layout of diffusers, kohya or peft.
 

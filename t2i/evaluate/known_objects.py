@@ -15,28 +15,34 @@ MIN_OBJECTS = 4
 """Smallest number of objects that model and recogniser both know; fewer make poor scenes."""
 DEFAULT_SCENES = ScenesConfig(vocabulary="core", max_objects=2)
 """Scenes for a model whose t2i.json says nothing of its training scenes, or that has none."""
-REMEDY = (
+TRAINING_SCENES_REMEDY = (
     "Mend the file or remove it; a model without it is evaluated with the core objects, two at a "
     "time."
 )
 
 
-class TrainedRunConfig(BaseModel):
-    """Config of a training run as far as a t2i.json is read here: its table `data`."""
+class RunConfigNotes(BaseModel):
+    """Config of a training run in a model's t2i.json, as far as it is read here: its
+    table `data`.
+    """
 
     data: dict[str, object] = {}
 
 
-class TrainedRun(BaseModel):
-    """Training run as far as a t2i.json is read here: its config."""
+class TrainingRunNotes(BaseModel):
+    """Notes on a training run in a model's t2i.json, as far as they are read here: the run's
+    config.
+    """
 
-    config: TrainedRunConfig = TrainedRunConfig()
+    config: RunConfigNotes = RunConfigNotes()
 
 
-class TrainingScenesFile(BaseModel):
-    """A model's t2i.json as far as it is read here: the config of its training scenes."""
+class ModelNotesFile(BaseModel):
+    """Content of a model's t2i.json, as far as it is read here: notes on the run that
+    trained it.
+    """
 
-    trained: TrainedRun = TrainedRun()
+    trained: TrainingRunNotes = TrainingRunNotes()
 
 
 def read_training_scenes(model: Path) -> ScenesConfig:
@@ -44,13 +50,15 @@ def read_training_scenes(model: Path) -> ScenesConfig:
 
     Raises ModelError for a t2i.json that is damaged.
     """
-    notes = read_t2i_json(model, TrainingScenesFile, REMEDY)
+    notes = read_t2i_json(model, ModelNotesFile, TRAINING_SCENES_REMEDY)
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
     try:
         return ScenesConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
-        raise build_t2i_json_error(model / MODEL_NOTES_FILE, error, REMEDY) from error
+        raise build_t2i_json_error(
+            model / MODEL_NOTES_FILE, error, TRAINING_SCENES_REMEDY
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 from train.config.config_changes import flatten_config
 
 IDENTITY_FILE, RECORDS_FILE, PICTURES_FOLDER = "begun.json", "records.jsonl", "pictures"
-LAYOUT_VERSION = 2
-"""Version of the layout of both files; it grows when a unit of the old one would be misread."""
+RECORDS_VERSION = 2
+"""Version of the format of both files; it grows when a unit of the old one would be misread."""
 CHANGEABLE_KEYS = ("libraries",)
 """Keys of the identity that may differ when an evaluation is continued, with a warning."""
 MODEL_NAME_KEY = "model.name"
@@ -50,7 +50,7 @@ class ResultFolder:
         noun : what the folder holds, in messages
         """
         self.folder, self.noun = folder, noun
-        self.identity = {"version": LAYOUT_VERSION, **identity}
+        self.identity = {"version": RECORDS_VERSION, **identity}
         self.finished_units: dict[tuple[str, str], FinishedUnit] = {}
         """Finished units by the names of part and unit."""
         before = self._read_begun()
@@ -118,9 +118,9 @@ class ResultFolder:
             raise self._cannot_go_on("is no JSON") from error
         if not isinstance(before, dict) or "version" not in before:
             raise self._cannot_go_on("has no version of its layout")
-        if before["version"] != LAYOUT_VERSION:
+        if before["version"] != RECORDS_VERSION:
             raise self._cannot_go_on(
-                f"has layout {shorten_value(before['version'])}, expected {LAYOUT_VERSION}: "
+                f"has layout {shorten_value(before['version'])}, expected {RECORDS_VERSION}: "
                 "another t2i wrote it"
             )
         return before

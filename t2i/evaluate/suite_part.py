@@ -39,7 +39,9 @@ class EvaluationContext:
 
 
 class SuitePart(Protocol):
-    """Protocol of a part of the evaluation: generation, inspection, editing or real pictures."""
+    """Protocol of a part of the benchmark suite, such as "generation" or "editing", which is
+    measured unit by unit.
+    """
 
     name: str
 

@@ -164,6 +164,7 @@ HASHED_NAMES = {
     "InputFileWithScale": "Scaled",
     "EmbeddingFile": "Embedding",
     "overrides": "wishes",
+    "PromptLineEdit": "LineEdit",
     "photo_keys": "needs_photo",
 }
 """Class or field -> its name in the text that `digest_prompt_lines` hashes.

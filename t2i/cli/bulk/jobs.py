@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
-from t2i.cli.request.edit_options import LineEdit
+from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
@@ -27,7 +27,7 @@ class Job:
     seed: int
     file_name: str
     request: Request
-    edit: LineEdit | None = None
+    edit: PromptLineEdit | None = None
 
 
 def build_jobs(

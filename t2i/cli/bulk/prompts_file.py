@@ -40,7 +40,7 @@ MAX_NAMED_LINES = 20
 
 NumberedLines = Iterator[tuple[int, str]]
 """Number, from 1, and text of each line of a file."""
-NumberedRecords = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError]]
+NumberedRows = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError]]
 """Number of its first line, and keys and values, of each record of a file; or its error."""
 
 
@@ -114,7 +114,7 @@ def _check_sampler(name: str | None) -> None:
 
 
 def _parse_records(
-    records: NumberedRecords, *, strict: bool
+    records: NumberedRows, *, strict: bool
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
     lines: list[PromptLine] = []
     broken: list[tuple[int, str]] = []
@@ -155,7 +155,7 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
         yield number, data.decode("utf-8", "surrogateescape")
 
 
-def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
+def parse_text_lines(lines: NumberedLines) -> NumberedRows:
     """Parse the lines of a text file, one prompt each; blank lines and # lines are skipped."""
     for number, text in lines:
         prompt = text.strip()
@@ -163,7 +163,7 @@ def parse_text_lines(lines: NumberedLines) -> NumberedRecords:
             yield number, {"prompt": prompt}
 
 
-def parse_json_lines(lines: NumberedLines) -> NumberedRecords:
+def parse_json_lines(lines: NumberedLines) -> NumberedRows:
     """Parse the lines of a JSON Lines file, one object each; blank lines are skipped."""
     for number, text in lines:
         if text.strip():
@@ -197,10 +197,10 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return record
 
 
-def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
+def parse_csv_rows(lines: NumberedLines) -> NumberedRows:
     """Parse the rows of a CSV file into column -> cell; empty cells are left out."""
     source = CsvReader(lines)
-    rows = source.iterate_records()
+    rows = source.iterate_rows()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
     columns = [cell.strip() for cell in header]
     _check_header(number, columns)
@@ -219,7 +219,7 @@ def parse_csv_rows(lines: NumberedLines) -> NumberedRecords:
 
 
 class CsvReader:
-    """CSV reader that numbers records by their first line and limits their size."""
+    """CSV reader that numbers rows by their first line and limits their size."""
 
     def __init__(self, lines: NumberedLines) -> None:
         self._lines = lines
@@ -237,8 +237,8 @@ class CsvReader:
                 )
             yield text
 
-    def iterate_records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the first line, and the cells, of each CSV record.
+    def iterate_rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of the first line, and the cells, of each row of a CSV file.
 
         Raises UnreadableLinesError.
         """
@@ -269,7 +269,7 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
         raise UnreadableLinesError(number, f"There is no column 'prompt'. {expected}")
 
 
-PARSERS: dict[str, Callable[[NumberedLines], NumberedRecords]] = {
+PARSERS: dict[str, Callable[[NumberedLines], NumberedRows]] = {
     ".txt": parse_text_lines,
     ".jsonl": parse_json_lines,
     ".csv": parse_csv_rows,

@@ -34,7 +34,7 @@ from t2i.cli.generation.image_generation import (
 from t2i.cli.generation.inverted_photo import choose_inversion_method
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
-from t2i.cli.request.edit_options import LineEdit
+from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import SignalStop
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
@@ -124,7 +124,7 @@ class BulkWorker:
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
-        self.adapters.match_request(request)
+        self.adapters.switch_to_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         if job.edit is not None:
@@ -132,7 +132,7 @@ class BulkWorker:
         request, picture = generate_image(self.pipe, request, seed, show_progress=False)
         return request, upscale_if_requested(self.pipe, request, seed, picture, show_progress=False)
 
-    def _edit(self, request: Request, edit: LineEdit, seed: int) -> tuple[Request, Image]:
+    def _edit(self, request: Request, edit: PromptLineEdit, seed: int) -> tuple[Request, Image]:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
         source, target = None, request.prompt
         if request.inversion is not None:
@@ -154,7 +154,7 @@ class BulkWorker:
         return generated.get_request(1), generated.get_output_image(1)
 
     def _edit_earlier(
-        self, request: Request, edit: LineEdit, source: "RecordedSource"
+        self, request: Request, edit: PromptLineEdit, source: "RecordedSource"
     ) -> "tuple[Request, RecordedSource]":
         """Make the earlier edits of a line's photo, one upon the other.
 

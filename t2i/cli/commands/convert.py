@@ -8,13 +8,13 @@ import typer
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.weights_output import (
     FamilyOption,
-    Layout,
-    LayoutOption,
     OverwriteOption,
     PrecisionOption,
+    WeightsFormat,
+    WeightsFormatOption,
     atomic_output,
     check_output_writable,
-    write_lora_in_layout,
+    write_lora_in_format,
     write_model_folder,
 )
 from t2i.errors import ArgumentError, ModelError
@@ -38,7 +38,7 @@ MAX_EMBEDDING_TENSORS = 64
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder.")],
-    to: LayoutOption = "diffusers",
+    to: WeightsFormatOption = "diffusers",
     family: FamilyOption = None,
     layers_per_block: Annotated[
         int,
@@ -75,7 +75,7 @@ def convert(
         check_output_writable(out, overwrite, folder=to == "peft")
         lora = read_lora(source, layers_per_block=layers_per_block)
         with atomic_output(out, overwrite) as new:
-            write_lora_in_layout(new, lora, to, family, layers_per_block)
+            write_lora_in_format(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
@@ -110,7 +110,12 @@ def _is_lora_tensor(name: str) -> bool:
 
 
 def _convert_embedding(
-    source: Path, out: Path, to: Layout, token: str | None, allow_pickle: bool, overwrite: bool
+    source: Path,
+    out: Path,
+    to: WeightsFormat,
+    token: str | None,
+    allow_pickle: bool,
+    overwrite: bool,
 ) -> None:
     from t2i.adapters import (
         LearnedWord,
@@ -138,7 +143,7 @@ def _convert_embedding(
 def _convert_model(
     source: Path,
     out: Path,
-    to: Layout,
+    to: WeightsFormat,
     config: Path | None,
     precision: Literal["fp16", "bf16", "fp32"],
     overwrite: bool,

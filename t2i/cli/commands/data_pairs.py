@@ -52,7 +52,7 @@ def draw_preference_pairs(
     pictures. The same command continues where it was stopped.
     """
     from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.preferences.drawn_pairs import PART, write_pairs_file
+    from t2i.evaluate.preferences.drawn_pairs import PAIRS_UNIT_NAME, write_pairs_file
     from t2i.evaluate.progress import show_progress
     from t2i.evaluate.suite import list_suite_seeds
     from t2i.library_messages import quiet_libraries
@@ -71,7 +71,7 @@ def draw_preference_pairs(
         for change in store.library_changes:
             print_remark(f"Warning: since the first pairs {change}: others may differ slightly.")
         try:
-            with show_progress({PART: num}) as report:
+            with show_progress({PAIRS_UNIT_NAME: num}) as report:
                 found = drawer.draw_pairs(num, store, report)
         except KeyboardInterrupt:
             write_pairs_file(store)

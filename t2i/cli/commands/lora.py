@@ -8,12 +8,12 @@ import typer
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.weights_output import (
     FamilyOption,
-    LayoutOption,
     OverwriteOption,
     PrecisionOption,
+    WeightsFormatOption,
     atomic_output,
     check_output_writable,
-    write_lora_in_layout,
+    write_lora_in_format,
     write_model_folder,
 )
 from t2i.errors import ArgumentError
@@ -114,7 +114,7 @@ def extract(
     out: OutOption,
     rank: RankOption = None,
     share: EnergyShareOption = None,
-    to: LayoutOption = "diffusers",
+    to: WeightsFormatOption = "diffusers",
     family: FamilyOption = None,
     overwrite: OverwriteOption = False,
     format: FormatOption = "text",
@@ -133,7 +133,7 @@ def extract(
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
     with atomic_output(out, overwrite) as new:
-        write_lora_in_layout(new, fit.lora, to, family, _layers_per_block(second))
+        write_lora_in_format(new, fit.lora, to, family, _layers_per_block(second))
     if fit.unrepresented:
         more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
         print_remark(
@@ -149,7 +149,7 @@ def resize(
     out: OutOption,
     rank: RankOption = None,
     share: EnergyShareOption = None,
-    to: LayoutOption = "diffusers",
+    to: WeightsFormatOption = "diffusers",
     family: FamilyOption = None,
     layers_per_block: LayersPerBlockOption = 2,
     overwrite: OverwriteOption = False,
@@ -166,7 +166,7 @@ def resize(
 
     fit = resize_lora(read_lora(file, layers_per_block=layers_per_block), rank=rank, share=share)
     with atomic_output(out, overwrite) as new:
-        write_lora_in_layout(new, fit.lora, to, family, layers_per_block)
+        write_lora_in_format(new, fit.lora, to, family, layers_per_block)
     _print_result(out, format, _report_fit(fit, format))
 
 

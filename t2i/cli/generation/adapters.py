@@ -47,8 +47,9 @@ class AttachedAdapters:
         self._words_by_file: dict[str, list[str]] = {}
         self._replaced_parts: dict[str, Any] = {}
 
-    def match_request(self, request: Request) -> None:
-        """Attach the adapters that a request names to the pipeline and detach all others.
+    def switch_to_request(self, request: Request) -> None:
+        """Attach the adapters that a request names, LoRAs, learned words and an IP-Adapter, to the
+        pipeline, and detach all others.
 
         Raises ModelError for a file that does not fit the model, DataError for an image that is not
         the one that the request recorded.

@@ -27,7 +27,7 @@ from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
-    build_record,
+    build_t2i_metadata,
     save_image_with_metadata,
 )
 from t2i.cli.output import print_json, print_remark
@@ -151,7 +151,9 @@ def _record_target(
         source,
         folder=folder,
         budget_bytes=budget_bytes,
-        notes={REQUEST_NOTE_KEY: build_record(images.get_request(1), seed, loaded.model_digest)},
+        notes={
+            REQUEST_NOTE_KEY: build_t2i_metadata(images.get_request(1), seed, loaded.model_digest)
+        },
     )
     print_remark(f"{format_bytes(target.bytes)} recorded")
     return replace(images, images=[source.image, target.image])

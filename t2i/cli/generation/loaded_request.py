@@ -57,7 +57,7 @@ def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> Loa
     ):
         warnings.warn(warning, stacklevel=2)
     pipe = load_pipeline(folder, request.sampler)
-    AttachedAdapters(pipe).match_request(request)
+    AttachedAdapters(pipe).switch_to_request(request)
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     warn_of_large_size(pipe, request)
     return LoadedRequest(pipe, request, compute_model_digest(folder), changed)

@@ -17,8 +17,8 @@ from t2i.cli.generation.inverted_photo import (
     invert_photo,
 )
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.metadata.t2i_json import parse_metadata_record
-from t2i.cli.metadata.writing import build_record
+from t2i.cli.metadata.t2i_json import parse_t2i_metadata
+from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.address import EMBEDDED_MODELS
@@ -76,7 +76,7 @@ def invert_to_folder(
     with show_warnings_on_one_line() as warned, quiet_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()
-        record = build_record(loaded.request, seed, loaded.model_digest)
+        record = build_t2i_metadata(loaded.request, seed, loaded.model_digest)
         try:
             source = invert_photo(
                 build_prompt_to_prompt_pipeline(loaded.pipe),
@@ -129,7 +129,7 @@ def read_recorded_photo(
             "load its model: edit it there with PromptEditPipeline, or record the photo anew with "
             f't2i invert PHOTO "what it shows" --out FOLDER'
         )
-    parsed = parse_metadata_record(json.dumps(record))
+    parsed = parse_t2i_metadata(json.dumps(record))
     if source.photo is None or parsed.request.image is None or parsed.request.inversion is None:
         raise DataError(
             f"{folder} records no photo, but a request of one: record the photo anew with t2i "

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataValueParser, RecordedSettings
+from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataSettings, MetadataValueParser
 from t2i.errors import DataError
 
 TOOL_NAME = "A1111"
@@ -52,7 +52,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
     if size is None and values.get("Size"):
         parser.report_not_understood("Size", values["Size"], "width x height")
     width, height = parser.parse_size(*size.groups()) if size else (None, None)
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("Steps")),
         sampler=parser.parse_sampler(values.get("Sampler"), values.get("Schedule type")),
         guidance_scale=parser.parse_float("CFG scale", values.get("CFG scale")),

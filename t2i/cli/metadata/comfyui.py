@@ -13,8 +13,8 @@ from t2i.cli.metadata.comfyui_graph import (
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     Json,
+    MetadataSettings,
     MetadataValueParser,
-    RecordedSettings,
     parse_json_object,
 )
 from t2i.errors import DataError
@@ -128,11 +128,11 @@ def _parse_settings(
     size: tuple[int | None, int | None],
     model: Json,
     parser: MetadataValueParser,
-) -> RecordedSettings:
+) -> MetadataSettings:
     def value(key: str) -> Json:
         return graph.resolve_value(sampler, key)
 
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(value("steps")),
         sampler=parser.parse_sampler(value("sampler_name"), value("scheduler")),
         guidance_scale=parser.parse_float("cfg", value("cfg")),

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from t2i.cli.metadata.a1111 import parse_a1111
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
+    MetadataSettings,
     MetadataValueParser,
-    RecordedSettings,
     parse_json_object,
 )
 from t2i.errors import DataError
@@ -49,7 +49,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     if len(size) != 2 and resolution:
         parser.report_not_understood("resolution", resolution, "(width, height)")
     width, height = parser.parse_size(*size) if len(size) == 2 else (None, None)
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),
         sampler=parser.parse_sampler(values.get("sampler"), values.get("scheduler")),
         guidance_scale=parser.parse_float("guidance_scale", values.get("guidance_scale")),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     Json,
+    MetadataSettings,
     MetadataValueParser,
-    RecordedSettings,
     parse_json_object,
 )
 from t2i.errors import DataError
@@ -52,7 +52,7 @@ def _parse_version_3(text: str) -> ImageMetadata:
     if not isinstance(model, dict):
         model = {"name": model}
     width, height = parser.parse_size(values.get("width"), values.get("height"))
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),
         sampler=parser.parse_sampler(values.get("scheduler")),
         guidance_scale=parser.parse_float("cfg_scale", values.get("cfg_scale")),
@@ -80,7 +80,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
         _join_prompt_parts(image.get("prompt"), parser)
     )
     width, height = parser.parse_size(image.get("width"), image.get("height"))
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(image.get("steps")),
         sampler=parser.parse_sampler(image.get("sampler")),
         guidance_scale=parser.parse_float("cfg_scale", image.get("cfg_scale")),
@@ -118,7 +118,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
     options = _parse_options(match[2])
     prompt, negative_prompt = _split_bracketed_negative(match[1])
     width, height = parser.parse_size(options.get("W"), options.get("H"))
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(options.get("s")),
         sampler=parser.parse_sampler(options.get("A")),
         guidance_scale=parser.parse_float("-C", options.get("C")),

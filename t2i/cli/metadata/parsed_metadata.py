@@ -24,7 +24,7 @@ MAX_NAMED_VALUES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedSettings:
+class MetadataSettings:
     """Sampling settings read from an image's metadata; None for missing ones."""
 
     num_inference_steps: int | None = None
@@ -51,7 +51,7 @@ class ImageMetadata:
     tool: str
     prompt: str
     negative_prompt: str = ""
-    settings: RecordedSettings = RecordedSettings()
+    settings: MetadataSettings = MetadataSettings()
     not_understood: tuple[str, ...] = ()
     raw: str = ""
     request: Request | None = None
@@ -156,7 +156,7 @@ class MetadataValueParser:
         return ours or name
 
     def build_metadata(
-        self, tool: str, prompt: str, negative_prompt: str, settings: RecordedSettings, raw: str
+        self, tool: str, prompt: str, negative_prompt: str, settings: MetadataSettings, raw: str
     ) -> ImageMetadata:
         """Build the image metadata, together with the values that were not understood."""
         rest = [f"and {self.num_left_out:,} more"] if self.num_left_out else []

@@ -10,7 +10,7 @@ from t2i.cli.metadata.comfyui import read_comfyui
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
-from t2i.cli.metadata.parsed_metadata import ImageMetadata, RecordedSettings
+from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataSettings
 from t2i.cli.metadata.t2i_json import TOOL_NAME, read_t2i
 from t2i.cli.metadata.writing import read_library_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
@@ -22,7 +22,7 @@ from t2i.text.prompt import Prompt
 
 __all__ = [
     "ImageMetadata",
-    "RecordedSettings",
+    "MetadataSettings",
     "build_request_from_metadata",
     "list_reproduction_differences",
     "read_metadata",
@@ -156,7 +156,7 @@ def _list_foreign_differences(metadata: ImageMetadata) -> list[str]:
         lines.append(f"the seed {settings.seed} is above {MAX_SEED}: another is drawn")
     missing = [
         SETTING_NAMES.get(field.name, field.name)
-        for field in fields(RecordedSettings)
+        for field in fields(MetadataSettings)
         if getattr(settings, field.name) is None and field.name != "model_hash"
     ]
     if missing:

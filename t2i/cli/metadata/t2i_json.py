@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
+    MetadataSettings,
     MetadataValueParser,
-    RecordedSettings,
     parse_json_object,
 )
-from t2i.cli.metadata.writing import RECORD_VERSION
+from t2i.cli.metadata.writing import T2I_METADATA_VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
 from t2i.terminal import escape_controls
@@ -22,8 +22,10 @@ TOOL_NAME = "t2i"
 ShortText = Annotated[str, Field(max_length=200)]
 
 
-class MetadataRecord(BaseModel):
-    """JSON layout of the generation metadata that t2i writes into its images."""
+class T2IMetadata(BaseModel):
+    """Generation metadata as t2i writes it into its images, in JSON: version, request, seed, model
+    digest, libraries.
+    """
 
     model_config = ConfigDict(strict=True)
 
@@ -35,18 +37,18 @@ class MetadataRecord(BaseModel):
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
 
 
-def parse_metadata_record(text: str) -> MetadataRecord:
+def parse_t2i_metadata(text: str) -> T2IMetadata:
     """Parse the JSON text of the generation metadata that t2i writes into its images.
 
     Raises DataError for another version of the format, and for invalid values.
     """
     values = parse_json_object("t2i", text)
-    if isinstance(values.get("version"), int) and values["version"] != RECORD_VERSION:
+    if isinstance(values.get("version"), int) and values["version"] != T2I_METADATA_VERSION:
         raise DataError(
-            f"t2i: written in layout {values['version']}, this t2i reads {RECORD_VERSION}"
+            f"t2i: written in layout {values['version']}, this t2i reads {T2I_METADATA_VERSION}"
         )
     try:
-        return MetadataRecord.model_validate_json(text)
+        return T2IMetadata.model_validate_json(text)
     except ValidationError as error:
         reason = describe_validation_error(error, "the record")
         raise DataError(escape_controls(f"t2i: {reason}")) from None
@@ -61,19 +63,19 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     if text is None:
         return None
     values = parse_json_object("t2i", text)
-    record = parse_metadata_record(text)
+    record = parse_t2i_metadata(text)
     parser = MetadataValueParser()
     request = record.request
     steps = parser.parse_steps(request.num_inference_steps)
     width, height = parser.parse_size(request.width, request.height)
     if parser.not_understood:
         raise DataError(f"t2i: {parser.not_understood[0]}")
-    parser.report_unused_keys(values, set(MetadataRecord.model_fields))
+    parser.report_unused_keys(values, set(T2IMetadata.model_fields))
     request_values = values["request"]
     assert isinstance(request_values, dict)  # else it had been no Request
     unused = request_values.keys() - asdict(request)
     parser.report_unused_keys({f"request.{key}": request_values[key] for key in unused}, set())
-    settings = RecordedSettings(
+    settings = MetadataSettings(
         num_inference_steps=steps,
         sampler=request.sampler,
         guidance_scale=request.guidance_scale,

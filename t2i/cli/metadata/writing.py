@@ -16,7 +16,7 @@ from t2i.pictures import save_picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RECORD_VERSION = 1
+T2I_METADATA_VERSION = 1
 """Version of the JSON layout; it grows when a reader of the old one would misread the new."""
 RECORDED_LIBRARIES = ("torch", "diffusers", "transformers")
 
@@ -28,7 +28,7 @@ def build_metadata_texts(
 
     num_pictures : number of images on a sheet, whose `parameters` are those of the first one
     """
-    fields = build_record(request, seed, model_digest)
+    fields = build_t2i_metadata(request, seed, model_digest)
     if num_pictures > 1:
         fields["pictures"] = num_pictures
     return {
@@ -99,10 +99,12 @@ def _quote_value(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def build_record(request: Request, seed: int, model_digest: str) -> dict[str, object]:
-    """Build the JSON record of a request and its seed, which `read_t2i` reads."""
+def build_t2i_metadata(request: Request, seed: int, model_digest: str) -> dict[str, object]:
+    """Build the JSON data of an image's generation metadata: its request, seed, model digest and
+    library versions. `read_t2i` reads it.
+    """
     return {
-        "version": RECORD_VERSION,
+        "version": T2I_METADATA_VERSION,
         "request": asdict(request),
         "seed": seed,
         "model_digest": model_digest,

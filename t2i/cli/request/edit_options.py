@@ -86,8 +86,9 @@ class EditOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LineEdit:
-    """Edit by words that a line of a prompts file asks for; the line's prompt is the target.
+class PromptLineEdit:
+    """Edit by changed words that a line of a prompts file asks for; the line's prompt is the edit's
+    target.
 
     source : prompt of the source, which describes the photo where the line has one
     photo_keys : keys of the line that need a photo

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
-from t2i.cli.request.edit_options import EditOptions, LineEdit
+from t2i.cli.request.edit_options import EditOptions, PromptLineEdit
 from t2i.cli.request.input_files import (
     parse_embeddings,
     parse_file_with_scale,
@@ -58,7 +58,7 @@ class PromptLine:
     num: int | None = None
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
-    edit: LineEdit | None = None
+    edit: PromptLineEdit | None = None
 
     def to_request(self, options: Request) -> Request:
         """Return the line's request, with `options` for what the line leaves open.
@@ -195,7 +195,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     )
 
 
-def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
+def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
     given = [name for name in EDIT_KEYS if getattr(keys, name) is not None]
     if keys.source is None:
         if given:
@@ -219,7 +219,7 @@ def _parse_edit(keys: PromptLineSchema) -> LineEdit | None:
         None if window is None else str(window)
         for window in (keys.cross_replace, keys.self_replace)
     )
-    return LineEdit(
+    return PromptLineEdit(
         source=sources[-1],
         earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(

@@ -86,6 +86,8 @@ class RelativeCostRecord(StrictModel):
 
 
 def build_similarity_record(kept: Similarity) -> SimilarityRecord:
-    """Return the record of a similarity of two pictures, rounded."""
+    """Return the similarity of two pictures (PSNR, MSE, SSIM) as its record for records.jsonl,
+    rounded.
+    """
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
     return SimilarityRecord(**rounded)

@@ -117,7 +117,8 @@ def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str,
 def judge_by_other_caption(
     statements: Sequence[CaptionStatement], number: int, seen: Recognition
 ) -> dict[str, list[bool]]:
-    """Judge a recognised picture by other pictures' captions: the level of chance.
+    """Judge a recognised picture by the captions of other pictures, as a control: how often a wrong
+    caption is met by chance.
 
     Each criterion is judged by the next caption, cyclically, to which it applies, and left out if
     it applies to no other.

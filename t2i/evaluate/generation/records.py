@@ -74,7 +74,8 @@ class BatchRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SamplingRun:
-    """Run of sampling: all batches of pictures that were sampled with the same settings.
+    """Pictures that were sampled with the same settings, or rendered, batch by batch, with their
+    records: one point of a sweep.
 
     label : the varied setting as text
     value : the varied setting as a number; 0 where it is none
@@ -129,7 +130,7 @@ def collect_criterion_results(
 
 
 def build_object_records(seen: Recognition) -> dict[str, ObjectRecord]:
-    """Return the record of each recognised object of a picture, by name."""
+    """Return the record for records.jsonl of each recognised object of a picture, by name."""
     return {
         name: ObjectRecord(
             colour=found.colour,

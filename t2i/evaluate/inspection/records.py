@@ -76,7 +76,7 @@ class Calibration(BaseModel):
 
 
 def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
-    """Return the record of a heat map's scores at a threshold, rounded."""
+    """Return the scores of a heat map at a threshold as their record for records.jsonl, rounded."""
     return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),

@@ -22,7 +22,7 @@ from t2i.evaluate.pie_bench.mapping import (
 )
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
 from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
-from t2i.evaluate.real.edit_methods import EditRequest, edit_by_methods
+from t2i.evaluate.real.edit_methods import PictureEditTask, edit_by_methods
 from t2i.evaluate.real.editor import build_editor, encode_and_decode
 from t2i.evaluate.real.records import build_cost_record
 from t2i.evaluate.report.chapter import Chapter
@@ -53,7 +53,7 @@ class PieBenchPart:
         side = sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
         mask_HW = resize_mask(edit.edited_mask(), side)
-        request = EditRequest(
+        task = PictureEditTask(
             source=edit.prompts[0],
             target=edit.prompts[1],
             blend_words=edit.blended_words,
@@ -63,7 +63,7 @@ class PieBenchPart:
             guidance_scale=self.context.guidance_scale,
         )
         methods = [m for m in self.config.methods if m.pairs is None or number < m.pairs]
-        edited, refused = edit_by_methods(self.editor, source, request, methods)
+        edited, refused = edit_by_methods(self.editor, source, task, methods)
         controls = {NO_EDIT: source, AUTOENCODER: encode_and_decode(self.editor, source)}
         pictures = controls | {label: one.picture for label, one in edited.items()}
         measured = {

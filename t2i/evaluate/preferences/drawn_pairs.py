@@ -22,14 +22,14 @@ from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import Scenes
 
-PART = "pairs"
+PAIRS_UNIT_NAME = "pairs"
 """Name in records.jsonl of what is done for each caption."""
 WIN_FOLDER, LOSE_FOLDER, PAIRS_FILE = "win", "lose", "pairs.jsonl"
 MAX_CAPTIONS_PER_PAIR = 20
 """Number of captions per wanted pair after which drawing ends with fewer pairs."""
 
 ProgressCallback = Callable[[str, int], None]
-"""Function called with PART and the number of pairs so far."""
+"""Function called with PAIRS_UNIT_NAME and the number of pairs so far."""
 
 
 class PictureVerdict(BaseModel):
@@ -81,19 +81,21 @@ class PairDrawer:
         pair. What the folder has already is not drawn again.
         """
         found = 0
-        report(PART, found)
+        report(PAIRS_UNIT_NAME, found)
         for number in range(min(num * MAX_CAPTIONS_PER_PAIR, len(self.scenes))):
             record = read_finished_caption(store, number)
             if record is None:
                 begun = time.perf_counter()
                 with isolated_rng():
-                    torch.manual_seed(derive_seed(self.scenes.config.seed, PART, number))
+                    torch.manual_seed(derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number))
                     record = self.draw_pair(number, store.folder)
                 seconds = time.perf_counter() - begun
-                store.append_record(PART, str(number), record.model_dump(mode="json"), seconds)
+                store.append_record(
+                    PAIRS_UNIT_NAME, str(number), record.model_dump(mode="json"), seconds
+                )
             if record.win is not None:
                 found += 1
-                report(PART, found)
+                report(PAIRS_UNIT_NAME, found)
             if found == num:
                 break
         return found
@@ -104,7 +106,7 @@ class PairDrawer:
         """
         statement = build_caption_statement(self.scenes.layout(number))
         seeds = [
-            derive_seed(self.scenes.config.seed, PART, number, "noise", one)
+            derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number, "noise", one)
             for one in range(self.per_caption)
         ]
         pictures = self._draw(statement.text, seeds)
@@ -149,7 +151,7 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
 
     Raises DataError for a record of another layout.
     """
-    unit = store.finished_units.get((PART, str(number)))
+    unit = store.finished_units.get((PAIRS_UNIT_NAME, str(number)))
     if unit is None:
         return None
     try:
@@ -181,4 +183,4 @@ def write_pairs_file(store: ResultFolder) -> Path:
 
 def list_drawn_scenes(store: ResultFolder) -> list[int]:
     """Return the numbers of the scenes whose captions were drawn, in order."""
-    return sorted(int(unit) for part, unit in store.finished_units if part == PART)
+    return sorted(int(unit) for part, unit in store.finished_units if part == PAIRS_UNIT_NAME)

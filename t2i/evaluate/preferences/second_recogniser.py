@@ -14,7 +14,7 @@ from t2i.scenes.recogniser import CONFIG_FILE, DEFAULT_FOLDER, WEIGHTS_FILE, Rec
 
 SECOND_RECOGNISER_FOLDER = Path("runs/second-recogniser/model")
 """Folder that configs/train/second-recogniser.toml exports to."""
-REMEDY = (
+SECOND_RECOGNISER_REMEDY = (
     "Train a second one with `t2i train configs/train/second-recogniser.toml`, and name its "
     f"folder, as --recogniser {SECOND_RECOGNISER_FOLDER}."
 )
@@ -26,18 +26,18 @@ def load_preference_recogniser(folder: Path) -> Recogniser:
     Raises ModelError if there is none in the folder, ArgumentError if it is that one.
     """
     if not (folder / WEIGHTS_FILE).is_file():
-        raise ModelError(f"No recogniser in {folder}. {REMEDY}")
+        raise ModelError(f"No recogniser in {folder}. {SECOND_RECOGNISER_REMEDY}")
     found = Recogniser.load(folder)
     if compute_weights_digest(folder) == compute_weights_digest(DEFAULT_FOLDER):
         raise ArgumentError(
             f"{folder} is the recogniser that `t2i evaluate` judges with: a model that learns from "
-            f"its verdicts cannot be measured by it any more. {REMEDY}"
+            f"its verdicts cannot be measured by it any more. {SECOND_RECOGNISER_REMEDY}"
         )
     seed = read_training_seed(folder)
     if seed is not None and seed == read_training_seed(DEFAULT_FOLDER):
         raise ArgumentError(
             f"{folder} was trained on the pictures of the recogniser that `t2i evaluate` judges "
-            f"with (data.seed = {seed}), so it makes the same errors. {REMEDY}"
+            f"with (data.seed = {seed}), so it makes the same errors. {SECOND_RECOGNISER_REMEDY}"
         )
     return found
 

@@ -8,7 +8,7 @@ from t2i.evaluate.real.edit_methods import EditMethod
 
 
 class PairSplitConfig(BaseModel):
-    """Configuration of a split of the part "real", seen or held out: its seed, and how many picture
+    """Configuration of a split of picture pairs to edit, seen or held out: its seed, and how many
     pairs of each kind of change.
     """
 

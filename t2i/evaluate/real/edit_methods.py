@@ -80,8 +80,9 @@ class EditedPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class EditRequest:
-    """Request for an edit of a picture: its prompts, and the settings that all methods share.
+class PictureEditTask:
+    """Task of editing one picture, given to every method alike: its prompts, and the settings that
+    all methods share.
 
     blend_words : of source and target, whose region a local blend may change; None for none
     mask : white where the picture may change, for the methods that are given it
@@ -112,7 +113,7 @@ class EditRequest:
 def edit_by_methods(
     editor: PromptEditPipeline,
     picture: Image.Image,
-    request: EditRequest,
+    task: PictureEditTask,
     methods: Sequence[EditMethod],
 ) -> tuple[dict[str, EditedPicture], dict[str, str]]:
     """Edit a picture by each method; return the results by label, and why others are refused.
@@ -126,78 +127,79 @@ def edit_by_methods(
         try:
             key = method.inversion_key
             if key not in inverted:
-                inverted[key] = invert_picture(editor, picture, request, method)
-            edited[method.label] = edit_inverted_picture(editor, inverted[key], request, method)
+                inverted[key] = invert_picture(editor, picture, task, method)
+            edited[method.label] = edit_inverted_picture(editor, inverted[key], task, method)
         except ArgumentError as error:
             refused[method.label] = str(error)
     return edited, refused
 
 
 def invert_picture(
-    editor: PromptEditPipeline, picture: Image.Image, request: EditRequest, method: EditMethod
+    editor: PromptEditPipeline, picture: Image.Image, task: PictureEditTask, method: EditMethod
 ) -> InvertedPicture:
-    """Invert a picture by a method's inversion, with the request's source prompt."""
+    """Invert a picture by a method's inversion, with the task's source prompt."""
     with warnings.catch_warnings(), measure_cost(editor.unet) as cost:
         # a picture that the model cannot reproduce: the report tells by how much
         warnings.simplefilter("ignore", UserWarning)
         source = editor.invert(
             picture,
-            request.source,
+            task.source,
             method.invert,
-            seed=request.seed,
-            num_inference_steps=request.steps,
-            guidance_scale=method.guidance_scale or request.guidance_scale,
-            mask=request.mask if method.mask else None,
-            targets=[request.target],
+            seed=task.seed,
+            num_inference_steps=task.steps,
+            guidance_scale=method.guidance_scale or task.guidance_scale,
+            mask=task.mask if method.mask else None,
+            targets=[task.target],
         )
     return InvertedPicture(source, cost)
 
 
 def edit_inverted_picture(
-    editor: PromptEditPipeline, inverted: InvertedPicture, request: EditRequest, method: EditMethod
+    editor: PromptEditPipeline, inverted: InvertedPicture, task: PictureEditTask, method: EditMethod
 ) -> EditedPicture:
     """Edit an inverted picture by a method; return the edited picture and the cost of the edit."""
     with measure_cost(editor.unet) as cost:
-        picture = edit_recorded_source(editor, inverted.source, request, method)
+        picture = edit_recorded_source(editor, inverted.source, task, method)
     return EditedPicture(picture, inverted, cost)
 
 
 def edit_recorded_source(
-    editor: PromptEditPipeline, source: RecordedSource, request: EditRequest, method: EditMethod
+    editor: PromptEditPipeline, source: RecordedSource, task: PictureEditTask, method: EditMethod
 ) -> Image.Image:
     """Edit a recorded source by a method; return the target's picture."""
     if method.maps:
-        target: str | Prompt = request.target
-        options = build_map_edit_options(request, method)
+        target: str | Prompt = task.target
+        options = build_map_edit_options(task, method)
     else:
-        target, options = request.weighted_prompt, {"edits": build_blend_edits(request, method)}
+        target, options = task.weighted_prompt, {"edits": build_blend_edits(task, method)}
     pictures: list[Image.Image] = editor(source, target, return_dict=False, **options)[0]
     return pictures[1]
 
 
-def build_map_edit_options(request: EditRequest, method: EditMethod) -> Mapping[str, Any]:
+def build_map_edit_options(task: PictureEditTask, method: EditMethod) -> Mapping[str, Any]:
     """Return the keyword arguments of the editor for a method with edits="auto"."""
-    word = request.weighted_word
-    always = "auto" if request.blend_words is None else request.blend_words
+    word = task.weighted_word
+    always = "auto" if task.blend_words is None else task.blend_words
     blends = {"none": None, "auto": "auto", "always": always}
     return {
-        "weights": {} if word is None else {word: request.weight},
+        "weights": {} if word is None else {word: task.weight},
         "blend": blends[method.blend],
     }
 
 
-def build_blend_edits(request: EditRequest, method: EditMethod) -> list[LocalBlend]:
+def build_blend_edits(task: PictureEditTask, method: EditMethod) -> list[LocalBlend]:
     """Return the local blend of a method without attention maps; [] if it has none."""
     # edits="auto" lets a strengthened object grow beyond its place
-    anywhere = method.blend == "auto" and request.weighted_word is not None
-    if method.blend == "none" or anywhere or request.blend_words is None:
+    anywhere = method.blend == "auto" and task.weighted_word is not None
+    if method.blend == "none" or anywhere or task.blend_words is None:
         return []
-    return [LocalBlend(words=request.blend_words)]
+    return [LocalBlend(words=task.blend_words)]
 
 
 @contextmanager
 def measure_cost(denoiser: nn.Module) -> Iterator[EditCost]:
-    """Yield a cost that is filled in after the block: denoiser rows, and seconds.
+    """Measure the cost of the block: yield an EditCost, whose denoiser rows and seconds are filled
+    in after it.
 
     On a CPU these are seconds of processor time.
     """

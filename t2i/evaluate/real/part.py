@@ -21,7 +21,7 @@ from t2i.evaluate.real.controls import (
 )
 from t2i.evaluate.real.edit_methods import (
     EditedPicture,
-    EditRequest,
+    PictureEditTask,
     edit_by_methods,
 )
 from t2i.evaluate.real.editor import build_editor, encode_and_decode
@@ -62,7 +62,7 @@ class RealPart:
         split, kind, number = self.units_by_key[unit]
         scenes = self.scenes[split]
         pair = build_picture_pair(scenes, kind, number)
-        request = EditRequest(
+        task = PictureEditTask(
             source=pair.prompts.captions[0],
             target=pair.prompts.captions[1],
             blend_words=(pair.prompts.source_word, pair.prompts.target_word),
@@ -74,9 +74,9 @@ class RealPart:
             weight=self.config.weight,
             prompt_weight=self.config.prompt_weight,
         )
-        controls = self._make_controls(pair, request)
+        controls = self._make_controls(pair, task)
         methods = [m for m in self.config.methods if m.pairs is None or number < m.pairs]
-        edited, refused = edit_by_methods(self.editor, pair.source, request, methods)
+        edited, refused = edit_by_methods(self.editor, pair.source, task, methods)
         pictures = controls | {label: one.picture for label, one in edited.items()}
         judged = self._judge(pair, pictures)
         scores = {
@@ -160,13 +160,13 @@ class RealPart:
             return 0
         return counts.count(kind)
 
-    def _make_controls(self, pair: PicturePair, request: EditRequest) -> dict[str, Image.Image]:
+    def _make_controls(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
         """Return the pictures that the edited ones are compared with, by the names of CONTROLS."""
-        seed = request.seed
+        seed = task.seed
         anew = self.context.pipe(
-            [request.weighted_prompt],
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
+            [task.weighted_prompt],
+            num_inference_steps=task.steps,
+            guidance_scale=task.guidance_scale,
             generator=[derive_generator(seed, "anew")],
             return_dict=False,
         )[0]

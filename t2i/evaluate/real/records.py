@@ -70,5 +70,7 @@ class PicturePairRecord(StrictModel):
 
 
 def build_cost_record(cost: EditCost) -> CostRecord:
-    """Return the record of a cost, rounded."""
+    """Return the cost of an inversion or an edit as its record for records.jsonl, with rounded
+    seconds.
+    """
     return CostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))

@@ -31,7 +31,9 @@ class EarlierEstimate(BaseModel):
 
     @property
     def estimate(self) -> Estimate:
-        """This number as an Estimate, as the present report has it."""
+        """Measured number of the earlier evaluation as an `Estimate`, with which a present one is
+        compared.
+        """
         return Estimate(self.value, self.low, self.high, self.count, self.samples)
 
 

@@ -66,7 +66,7 @@ class LoadedModel:
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
         ) or rebuild_scheduler(self.own_scheduler)
-        self.attached.match_request(request)
+        self.attached.switch_to_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         return request

@@ -40,7 +40,7 @@ from t2i.cli.generation.inverted_photo import (
     invert_photo,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
-from t2i.cli.metadata.writing import build_record
+from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from t2i.library_messages import quiet_libraries
@@ -264,7 +264,7 @@ def run_invert(run: JobRun) -> Request:
     request = run.prepare_request()
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
-    record = build_record(run.name_pictures(request), seed, run.model.digest)
+    record = build_t2i_metadata(run.name_pictures(request), seed, run.model.digest)
     with run.reporter.watching(editor, run.model):
         source = invert_photo(
             editor,
