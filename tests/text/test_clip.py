@@ -177,7 +177,7 @@ def test_a_prompt_that_just_fits_draws_no_warning(encoder):
     [
         ("cat", r"single string 'cat'.*\[prompt\]"),
         (["cat", 3], "Prompt 1 is a int, expected a string"),
-        ([Prompt("cat")], r"Prompt 0 is a Prompt.*prompt.at\(step, steps\)"),
+        ([Prompt("cat")], r"Prompt 0 is a Prompt.*prompt.texts_at_step\(step, steps\)"),
         (["a" * 20_001], "Prompt 0 has 20,001 characters; at most 20,000"),
         (["a \ud800"], "Prompt 0 has half a character at 2"),
         ([], "empty list of prompts"),
