@@ -299,7 +299,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
         )
         if manifest["version"] != RECORDING_FORMAT_VERSION:
             raise DataError(
-                f"{folder} has layout {manifest['version']}, this t2i reads "
+                f"{folder} has format {manifest['version']}, this t2i reads "
                 f"{RECORDING_FORMAT_VERSION}: record the source again."
             )
         prompt = manifest["prompt"]

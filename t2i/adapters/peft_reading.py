@@ -37,7 +37,7 @@ def read_lora_from_models(
     states : state dicts to read instead of the modules' tensors: EMA weights, or weights gathered
         from several processes
 
-    Raises ModelError for no such adapter, for layers without a file layout, or for layers that
+    Raises ModelError for no such adapter, for layers without a file format, or for layers that
     apply to weights that peft changed.
     """
     parts: dict[str, dict[str, WeightUpdate]] = {}
@@ -86,7 +86,7 @@ def read_adapter_layer(
         down, up = get(f"lora_A.{adapter}.weight"), get(f"lora_B.{adapter}.weight")
         if down is None or up is None or get(f"lora_B.{adapter}.bias") is not None:
             raise ModelError(
-                f"{label} is a LoRA of embeddings or biases, which no file layout supports."
+                f"{label} is a LoRA of embeddings or biases, which no file format supports."
             )
         magnitude = get(f"lora_magnitude_vector.{adapter}.weight")
         alpha = float(module.lora_alpha[adapter])
@@ -103,7 +103,7 @@ def read_adapter_layer(
         return convert_peft_kronecker(found, alpha, rank)
     if adapter in getattr(module, "active_adapters", []):
         raise ModelError(
-            f"{label} is a {type(module).__name__} of peft's, which no file layout supports."
+            f"{label} is a {type(module).__name__} of peft's, which no file format supports."
         )
     return None
 

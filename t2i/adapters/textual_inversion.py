@@ -139,7 +139,7 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_learned_word(path: Path, word: LearnedWord) -> None:
-    """Write a learned word in diffusers' layout: {token: vectors}; for two encoders {clip_l,
+    """Write a learned word in diffusers' format: {token: vectors}; for two encoders {clip_l,
     clip_g}.
 
     The token of a word for two encoders is the name of the file. Raises ArgumentError for a
@@ -147,14 +147,14 @@ def write_learned_word(path: Path, word: LearnedWord) -> None:
     """
     if word.vectors.keys() == {"text_encoder"}:
         if word.token is None:
-            raise ArgumentError("An embedding in diffusers' layout has a token: give it one.")
+            raise ArgumentError("An embedding in diffusers' format has a token: give it one.")
         write_tensor_file(path, {word.token: word.vectors["text_encoder"]}, FILE_METADATA)
     else:
         write_learned_word_kohya(path, word)
 
 
 def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
-    """Write a learned word in kohya's layout: {emb_params}; for two encoders {clip_l, clip_g}.
+    """Write a learned word in kohya's format: {emb_params}; for two encoders {clip_l, clip_g}.
 
     The token is the name of the file.
     """

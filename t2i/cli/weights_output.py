@@ -25,7 +25,7 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file or folder of that name.")
 ]
 WeightsFormatOption = Annotated[
-    WeightsFormat, typer.Option("--to", help="The layout of what is written.")
+    WeightsFormat, typer.Option("--to", help="The format of what is written.")
 ]
 FamilyOption = Annotated[
     Literal["sd1", "sd2", "sdxl"] | None,
@@ -78,7 +78,7 @@ def _holds_weights(folder: Path) -> bool:
 def write_lora_in_format(
     out: Path, lora: "Lora", to: WeightsFormat, family: str | None, layers: int = 2
 ) -> None:
-    """Write a LoRA file or folder in the layout of diffusers, kohya or peft.
+    """Write a LoRA file or folder in the format of diffusers, kohya or peft.
 
     family : of models, for the names in a kohya file
     layers : layers per block of the UNet, by which kohya names SDXL's layers
@@ -104,7 +104,7 @@ def write_lora_in_format(
 
 
 def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> None:
-    """Write a pipeline as a model folder in diffusers' layout, which appears whole or not at all.
+    """Write a pipeline as a model folder in diffusers' format, which appears whole or not at all.
 
     precision : of the weights; the pipeline itself is converted to it
     """

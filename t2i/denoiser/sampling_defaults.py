@@ -39,7 +39,7 @@ SAMPLING_DEFAULTS_REMEDY = (
 
 
 class SamplingDefaultsFile(BaseModel):
-    """Layout of a model's t2i.json, of which only the sampling defaults are read."""
+    """Format of a model's t2i.json, of which only the sampling defaults are read."""
 
     defaults: SamplingDefaults = SamplingDefaults()
 

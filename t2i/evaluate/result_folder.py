@@ -117,10 +117,10 @@ class ResultFolder:
         except ValueError as error:  # no JSON, or no UTF-8
             raise self._cannot_go_on("is no JSON") from error
         if not isinstance(before, dict) or "version" not in before:
-            raise self._cannot_go_on("has no version of its layout")
+            raise self._cannot_go_on("has no version of its format")
         if before["version"] != RECORDS_VERSION:
             raise self._cannot_go_on(
-                f"has layout {shorten_value(before['version'])}, expected {RECORDS_VERSION}: "
+                f"has format {shorten_value(before['version'])}, expected {RECORDS_VERSION}: "
                 "another t2i wrote it"
             )
         return before

@@ -30,7 +30,7 @@ from t2i.randomness import derive_seed
 
 RESULT_FILE, PAGE_FILE, TABLES_FILE = "evaluation.json", "index.html", "tables.md"
 RESULT_VERSION = 1
-"""Version of the layout of evaluation.json."""
+"""Version of the format of evaluation.json."""
 TEXT_KEYS = ("caption", "source", "target")
 """Keys of records that hold captions and prompts."""
 
@@ -92,7 +92,7 @@ def write_result(
         except ValidationError as error:
             raise DataError(
                 f"{store.folder / RECORDS_FILE}: a record of {part.name} has an unexpected "
-                f"layout ({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
+                f"format ({error.errors()[0]['msg']}). Remove the lines of that part, and the same "
                 "command measures it again."
             ) from error
         chapters += chapters_of_part

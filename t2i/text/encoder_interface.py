@@ -57,7 +57,8 @@ class TextEncoder(ABC):
 
         Parameters
         ----------
-        prompts : B strings, each literal text, or what Prompt.texts_at_step gives; "" is unconditional
+        prompts : B strings, each literal text, or what Prompt.texts_at_step gives; "" is
+            unconditional
         clip_skip : layers left out before the final norm; None takes the model's own output
         chunks : windows per row at least, to match other rows
         length : tokens per row exactly, to match embeddings made elsewhere: a number of windows,

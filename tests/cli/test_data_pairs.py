@@ -126,7 +126,7 @@ def test_a_model_that_is_never_right_makes_no_pair(cli: Cli, model: Path, tmp_pa
     )
     again = cli("data", "pairs", model, "--num", "1", *options)
     assert again.code == 4
-    assert "records.jsonl: the record of caption 3 has an unexpected layout" in again.err
+    assert "records.jsonl: the record of caption 3 has an unexpected format" in again.err
 
 
 def test_the_judge_and_the_seeds_of_evaluations_are_refused(cli: Cli, draw: Cli) -> None:

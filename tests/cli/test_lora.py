@@ -225,7 +225,7 @@ def test_a_model_in_one_file_becomes_a_folder(cli: Cli) -> None:
 def test_a_folder_is_not_written_as_one_file_and_it_is_said_why(cli: Cli) -> None:
     done = cli("convert", "base", "one.safetensors")
     assert done.code == 2
-    assert "cannot be written as one file: diffusers reads the layout of the original" in done.err
+    assert "cannot be written as one file: diffusers reads the format of the original" in done.err
 
 
 # refused

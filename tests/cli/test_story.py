@@ -155,7 +155,7 @@ def test_fields_of_a_newer_t2i_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"version": 2}, "t2i: written in layout 2, this t2i reads 1"),
+        ({"version": 2}, "t2i: written in format 2, this t2i reads 1"),
         ({"seed": -1}, r"t2i: seed: .*greater than or equal to 0"),
         ({"seed": "7"}, r"t2i: seed: .*valid integer"),
         ({"request": []}, r"t2i: request: "),

@@ -183,7 +183,7 @@ def test_arguments_that_are_none_are_refused(tmp_path, parts, folder):
         (["ip_adapter.1.to_k_ip.weight"], "is an IP-Adapter"),
         (["control_model.time_embed.0.weight"], "is a ControlNet"),
         (["double_blocks.0.img_attn.qkv.weight"], "is a checkpoint of a transformer such as Flux"),
-        (["down_blocks.0.resnets.0.conv1.weight"], "one part of a model in diffusers' layout"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "one part of a model in diffusers' format"),
         (["text_model.encoder.layers.0.mlp.fc1.weight"], "is a text encoder alone"),
         (["a", "b", "c", "d", "e"], "holds no model known here: expected .*input_blocks.0.0"),
     ],

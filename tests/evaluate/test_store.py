@@ -80,8 +80,8 @@ def test_other_versions_are_told_and_not_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
     for content, words in (
-        (b'{"version": 99}', "begun.json has layout 99, expected 2: another t2i wrote it"),
-        (b"[1]", "begun.json has no version of its layout"),
+        (b'{"version": 99}', "begun.json has format 99, expected 2: another t2i wrote it"),
+        (b"[1]", "begun.json has no version of its format"),
         (b"{'version': 1}", "begun.json is no JSON"),
         (b"\xff", "begun.json is no JSON"),
     ):

@@ -268,7 +268,7 @@ def test_folders_that_are_none_are_named(pipe, tmp_path):
     pipe.remember(SOURCE, seed=3, folder=folder, **RUN)
     manifest = json.loads((folder / "remembered.json").read_text()) | {"version": 9}
     (folder / "remembered.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="layout 9, this t2i reads 2"):
+    with pytest.raises(DataError, match="format 9, this t2i reads 2"):
         load_recorded_source(folder)
 
 
@@ -294,7 +294,7 @@ def test_a_folder_without_digests_is_of_another_layout(pipe, tmp_path):
     manifest = json.loads(path.read_text()) | {"version": 1}
     del manifest["sha256"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="layout 1, this t2i reads 2: record the source again"):
+    with pytest.raises(DataError, match="format 1, this t2i reads 2: record the source again"):
         load_recorded_source(tmp_path / "cat")
 
 

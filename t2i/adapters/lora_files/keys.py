@@ -27,7 +27,7 @@ class ParsedKey(NamedTuple):
 
 PEFT_PREFIX = "base_model.model."
 COMFY_PREFIXES = ("diffusion_model.", "model.diffusion_model.")
-"""Prefixes of UNet modules in the original layout, with dots."""
+"""Prefixes of UNet modules in the original format, with dots."""
 ORIGINAL_UNET_PREFIXES = (
     "input_blocks.",
     "middle_block.",
@@ -73,7 +73,7 @@ OLD_UNET_PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"
 
 
 def parse_key(key: str, layers_per_block: int, part: str | None = None) -> ParsedKey | None:
-    """Parse a LoRA tensor's key into part, module and field, or return None for an unknown layout.
+    """Parse a LoRA tensor's key into part, module and field, or return None for an unknown format.
 
     part : the model part, where the file is known to hold only one
     """

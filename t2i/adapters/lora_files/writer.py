@@ -1,4 +1,4 @@
-"""Writing of LoRA files in the layouts of diffusers and kohya, and of folders of peft's."""
+"""Writing of LoRA files in the formats of diffusers and kohya, and of folders of peft's."""
 
 import json
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
 
 
 def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = None) -> None:
-    """Write a LoRA file in the layout of kohya's scripts, LoHa and LoKr in that of lycoris.
+    """Write a LoRA file in the format of kohya's scripts, LoHa and LoKr in that of lycoris.
 
     Modules of SDXL's UNet get the names of the original code.
 

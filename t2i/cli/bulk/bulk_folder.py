@@ -23,7 +23,7 @@ from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
 STATE_VERSION = 1
-"""Version of the layout of bulk.json."""
+"""Version of the format of bulk.json."""
 LEFTOVER_NAME_PATTERN = re.compile(r"\.+(?:again-)?(.+?)(?:\.\d+(?:-\d+)?\.part)?")
 """Temporary file or folder left by a killed run; the group is the name of its image."""
 OPTION_NAMES = {
@@ -207,7 +207,7 @@ def read_bulk_state(out: Path) -> dict[str, Any] | None:
     try:
         state = parse_json(read_bounded(path, RUN_FILE_KIND.max_bytes))
         if state["version"] != STATE_VERSION:
-            raise ValueError(f"its layout is {state['version']}, expected {STATE_VERSION}")
+            raise ValueError(f"its format is {state['version']}, expected {STATE_VERSION}")
         return dict(state, seed=int(state["seed"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(

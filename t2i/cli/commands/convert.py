@@ -1,4 +1,4 @@
-"""`t2i convert`: LoRAs, learned words and models from one layout into another."""
+"""`t2i convert`: LoRAs, learned words and models from one format into another."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,7 +30,7 @@ MODEL_KEY_PREFIXES = (
 )
 """Beginnings of tensor names in a model that is one file, of its UNet, VAE and text encoders."""
 LORA_KEY_PARTS = ("lora", "hada_", "lokr_", "dora_scale")
-"""Parts of the tensor names of LoRAs, in any layout."""
+"""Parts of the tensor names of LoRAs, in any format."""
 MAX_EMBEDDING_TENSORS = 64
 """Maximum tensors of a file of learned words, each of which is one word."""
 
@@ -60,7 +60,7 @@ def convert(
 ) -> None:
     """Write the LoRA, learned word or model IN as OUT, and print its path.
 
-    A LoRA of any layout becomes a file of diffusers' or kohya's, or a folder of peft's; a learned
+    A LoRA of any format becomes a file of diffusers' or kohya's, or a folder of peft's; a learned
     word a file of diffusers' or kohya's; a model in one file a folder of diffusers'. A tensor that
     is not understood is an error that names it: nothing is left out.
     """
@@ -153,7 +153,7 @@ def _convert_model(
     if source.is_dir():
         raise ArgumentError(
             f"{source} is a folder as diffusers has it. It cannot be written as one file: "
-            "diffusers reads the layout of the original code and has nothing that writes it."
+            "diffusers reads the format of the original code and has nothing that writes it."
         )
     check_output_writable(out, overwrite, folder=True)
 

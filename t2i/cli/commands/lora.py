@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 lora = typer.Typer(help="Inspect, merge, extract and resize LoRAs.")
 
-LoraFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any layout.")]
+LoraFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any format.")]
 OutOption = Annotated[Path, typer.Option(help="The file to write.")]
 RankOption = Annotated[int | None, typer.Option(min=1, help="Maximum rank of each layer.")]
 EnergyShareOption = Annotated[

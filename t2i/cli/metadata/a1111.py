@@ -21,10 +21,10 @@ USED_KEYS = {
 
 
 def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
-    """Return the generation metadata among an image's texts in A1111's layout, or None.
+    """Return the generation metadata among an image's texts in A1111's format, or None.
 
     texts : key -> text, as in EmbeddedTexts
-    Raises DataError for a text of another layout.
+    Raises DataError for a text of another format.
     """
     if "fooocus_scheme" in texts or "parameters" not in texts:
         return None
@@ -32,7 +32,7 @@ def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
 
 
 def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
-    """Parse A1111's text `parameters` into metadata. Raises DataError for another layout.
+    """Parse A1111's text `parameters` into metadata. Raises DataError for another format.
 
     Nothing is stripped, so that a prompt of t2i comes back exactly, but line ends are unified: an
     editor or a website may have written them as Windows does.
@@ -69,7 +69,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
 
 
 def _tool_name(values: Mapping[str, str]) -> str:
-    """Return the tool and its version; t2i writes this layout too, and says so in `Version`."""
+    """Return the tool and its version; t2i writes this format too, and says so in `Version`."""
     version = values.get("Version", "")
     return version if version.startswith("t2i ") else f"{TOOL_NAME} {version}".strip()
 
@@ -78,7 +78,7 @@ def _split_parameters(text: str) -> tuple[str, str, str, list[str]]:
     """Return prompt, negative prompt, the line of settings, and the lines after it.
 
     Earlier lines may look like settings, for people paste them into prompts: the last one counts.
-    The first line "Negative prompt:" begins the negative prompt; the layout has no escape for it.
+    The first line "Negative prompt:" begins the negative prompt; the format has no escape for it.
     """
     lines = text.split("\n")
     starts = [index for index, line in enumerate(lines) if line.startswith(SETTINGS_PREFIX)]

@@ -85,7 +85,7 @@ class ComfyUIGraph:
 
 
 def parse_prompt_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
-    """Parse ComfyUI's API-format graph ("prompt"). Raises DataError for another layout.
+    """Parse ComfyUI's API-format graph ("prompt"). Raises DataError for another format.
 
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}}}
     """
@@ -101,7 +101,7 @@ def parse_prompt_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
 
 
 def parse_workflow_graph(values: Mapping[str, Json]) -> ComfyUIGraph:
-    """Parse ComfyUI's editor graph ("workflow"). Raises DataError for another layout.
+    """Parse ComfyUI's editor graph ("workflow"). Raises DataError for another format.
 
     {"nodes": [{"id": 3, "type": ..., "inputs": [{"name", "link"}], "widgets_values": []}],
     "links": [[link, node, output, ...]]}

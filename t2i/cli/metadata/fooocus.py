@@ -1,4 +1,4 @@
-"""Parser of Fooocus' `parameters`: JSON or A1111's layout, as `fooocus_scheme` names it."""
+"""Parser of Fooocus' `parameters`: JSON or A1111's format, as `fooocus_scheme` names it."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ USED_KEYS = {
 def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return Fooocus' generation metadata among an image's texts, or None.
 
-    Raises DataError for a text of another layout.
+    Raises DataError for a text of another format.
     """
     text, scheme = texts.get("parameters"), texts.get("fooocus_scheme")
     if text is None or (scheme is None and not text.startswith("{")):

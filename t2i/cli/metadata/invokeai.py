@@ -34,7 +34,7 @@ BRACKETED_PATTERN = re.compile(r"\[([^\[\]]*)\]")
 def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return InvokeAI's generation metadata among an image's texts, or None.
 
-    Of several layouts the newest is read.
+    Of several formats the newest is read.
     """
     if "invokeai_metadata" in texts:
         return _parse_version_3(texts["invokeai_metadata"])

@@ -1,4 +1,4 @@
-"""Metadata of an image in one layout for all tools, and the checks of its values."""
+"""Metadata of an image in one format for all tools, and the checks of its values."""
 
 import json
 import math

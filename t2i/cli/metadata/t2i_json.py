@@ -45,7 +45,7 @@ def parse_t2i_metadata(text: str) -> T2IMetadata:
     values = parse_json_object("t2i", text)
     if isinstance(values.get("version"), int) and values["version"] != T2I_METADATA_VERSION:
         raise DataError(
-            f"t2i: written in layout {values['version']}, this t2i reads {T2I_METADATA_VERSION}"
+            f"t2i: written in format {values['version']}, this t2i reads {T2I_METADATA_VERSION}"
         )
     try:
         return T2IMetadata.model_validate_json(text)
@@ -57,7 +57,7 @@ def parse_t2i_metadata(text: str) -> T2IMetadata:
 def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return t2i's own generation metadata among an image's texts, or None.
 
-    Raises DataError for a record of another layout.
+    Raises DataError for a record of another format.
     """
     text = texts.get("t2i")
     if text is None:

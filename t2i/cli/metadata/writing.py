@@ -1,4 +1,4 @@
-"""Generation metadata of an image as texts of its file: A1111's layout, and t2i's full record."""
+"""Generation metadata of an image as texts of its file: A1111's format, and t2i's full record."""
 
 import json
 import re
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T2I_METADATA_VERSION = 1
-"""Version of the JSON layout; it grows when a reader of the old one would misread the new."""
+"""Version of the JSON format; it grows when a reader of the old one would misread the new."""
 RECORDED_LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def build_metadata_texts(
     request: Request, seed: int, model_digest: str, num_pictures: int = 1
 ) -> dict[str, str]:
-    """Build the metadata texts of an image: `parameters` in A1111's layout, `t2i` as JSON.
+    """Build the metadata texts of an image: `parameters` in A1111's format, `t2i` as JSON.
 
     num_pictures : number of images on a sheet, whose `parameters` are those of the first one
     """

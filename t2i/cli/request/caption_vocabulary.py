@@ -64,7 +64,7 @@ def read_caption_vocabulary(model: Path) -> CaptionVocabulary | None:
     """Read the caption vocabulary from a model's t2i.json; None if it records none.
 
     For a model that was trained on scenes before vocabularies were recorded it follows from the
-    recorded config of the scenes. Raises ModelError for a t2i.json of another layout.
+    recorded config of the scenes. Raises ModelError for a t2i.json of another format.
     """
     notes = read_t2i_json(model, _Notes, T2I_JSON_REMEDY)
     if notes is None:

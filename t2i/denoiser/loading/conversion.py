@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from t2i.denoiser.loading.weight_checks import Shapes
 
 TRANSFORMERS_PREFIX_END = ".transformer."
-"""Last component of the prefix of a transformers text encoder; others have OpenCLIP's layout."""
+"""Last component of the prefix of a transformers text encoder; others have OpenCLIP's format."""
 
 
 @dataclass(frozen=True, slots=True)

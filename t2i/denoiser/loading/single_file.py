@@ -1,4 +1,4 @@
-"""Loading a model from one .safetensors checkpoint in the original Stable Diffusion layout.
+"""Loading a model from one .safetensors checkpoint in the original Stable Diffusion format.
 
 Such a file holds weights only. The configs come from the package or from a model folder, the
 vocabulary (CLIP's) from that folder or from the hub. diffusers converts the tensors.

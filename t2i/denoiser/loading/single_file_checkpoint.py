@@ -1,6 +1,6 @@
 """Identifying a single .safetensors file by the names and shapes in its header.
 
-A checkpoint in the layout of the original Stable Diffusion code holds a complete model. Other kinds
+A checkpoint in the format of the original Stable Diffusion code holds a complete model. Other kinds
 of files with the same extension are refused with advice.
 """
 
@@ -86,7 +86,7 @@ FAMILY_BY_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: XL, 1280: REFINER}
 
 @dataclass(frozen=True, slots=True)
 class SingleFileCheckpoint:
-    """One .safetensors file with a whole model in the original Stable Diffusion layout, identified
+    """One .safetensors file with a whole model in the original Stable Diffusion format, identified
     by its header: family, tensor shapes and prediction type.
     """
 
@@ -196,7 +196,7 @@ def describe_unsupported_file(shapes: Shapes) -> str:
         return EMBEDDING_FILE_MESSAGE
     return (
         "holds no model known here: expected a checkpoint of Stable Diffusion 1, 2 or XL in the "
-        f"original layout, with tensors such as {UNET_PREFIX}input_blocks.0.0.weight."
+        f"original format, with tensors such as {UNET_PREFIX}input_blocks.0.0.weight."
     )
 
 
@@ -229,7 +229,7 @@ OTHER_FILE_MESSAGES: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("down_blocks.", "up_blocks."),
-        "is one part of a model in diffusers' layout: give the path of the whole model folder.",
+        "is one part of a model in diffusers' format: give the path of the whole model folder.",
     ),
     (
         ("encoder.down.", "decoder.up."),

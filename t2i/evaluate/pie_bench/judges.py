@@ -35,7 +35,7 @@ class DinoJudge:
 
     @classmethod
     def load(cls, folder: Path) -> "DinoJudge":
-        """Load a ViT from a folder in the layout of transformers; ModelError for another."""
+        """Load a ViT from a folder in the format of transformers; ModelError for another."""
         from transformers import ViTModel
 
         return cls(load_pretrained(ViTModel, folder, "DINO ViT-B/8 (facebook/dino-vitb8)"))
@@ -73,7 +73,7 @@ class ClipJudge:
 
     @classmethod
     def load(cls, folder: Path) -> "ClipJudge":
-        """Load CLIP from a folder in the layout of transformers; ModelError for another."""
+        """Load CLIP from a folder in the format of transformers; ModelError for another."""
         from transformers import AutoTokenizer, CLIPModel
 
         title = "CLIP ViT-L/14 (openai/clip-vit-large-patch14)"

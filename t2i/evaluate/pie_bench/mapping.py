@@ -1,4 +1,4 @@
-"""Layout of PIE-Bench: `mapping_file.json` and the pictures in `annotation_images`.
+"""Format of PIE-Bench: `mapping_file.json` and the pictures in `annotation_images`.
 
 H W size of the pictures.
 """
@@ -93,7 +93,7 @@ class PieBenchEdit(BaseModel):
 def read_mapping_file(folder: Path) -> dict[str, PieBenchEdit]:
     """Read PIE-Bench's `mapping_file.json` from its folder: the edits by key, in the file's order.
 
-    Raises DataError for a file of another layout, naming the entry.
+    Raises DataError for a file of another format, naming the entry.
     """
     path = folder / MAPPING_FILE
     tree = read_json(path, CAPTION_TABLE_KIND)

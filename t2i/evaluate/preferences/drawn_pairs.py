@@ -149,7 +149,7 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
     """Return the record of a caption whose pictures were drawn and judged, or None if they are yet
     to be drawn, as for a pair of which a file has been removed.
 
-    Raises DataError for a record of another layout.
+    Raises DataError for a record of another format.
     """
     unit = store.finished_units.get((PAIRS_UNIT_NAME, str(number)))
     if unit is None:
@@ -159,7 +159,7 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
     except ValidationError as error:
         raise DataError(
             f"{store.folder / RECORDS_FILE}: the record of caption {number} has an unexpected "
-            f"layout ({error.errors()[0]['msg']}). Remove its line, and it is drawn again."
+            f"format ({error.errors()[0]['msg']}). Remove its line, and it is drawn again."
         ) from error
     if record.win is None or record.lose is None:
         return record

@@ -1,4 +1,4 @@
-"""Listing of a folder of pictures, in any of the usual layouts.
+"""Listing of a folder of pictures, in any of the usual structures.
 
 A picture's caption is, where there is one, that of metadata.jsonl or metadata.csv in its folder or
 one above; else the text beside it under the same name; else the words of a folder named as
