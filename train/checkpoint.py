@@ -89,7 +89,7 @@ def recover_and_list_checkpoints(folder: Path) -> list[Path]:
 
 
 def parse_checkpoint_step(path: Path) -> int:
-    """Return the step in the name of a checkpoint."""
+    """Parse the step from the name of a checkpoint folder, as 1000 from "step-00001000"."""
     return int(path.name.removeprefix("step-"))
 
 

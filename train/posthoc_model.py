@@ -63,7 +63,7 @@ def export_posthoc_model(
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """Read the configuration of a run from its folder.
+    """Read the configuration of a training run from its folder.
 
     Raises ArgumentError for a folder that is not a run's.
     """

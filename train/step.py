@@ -68,7 +68,7 @@ class StepMetrics:
     """Messages for the user."""
 
     def to_log_dict(self) -> dict[str, float]:
-        """Return the step's numbers by name, for the log."""
+        """Return the measurements of an optimizer step by name, for the training log."""
         return {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
@@ -319,7 +319,7 @@ class TrainingStepper:
 
 
 def count_largest_micro_batch_rows(pieces: Sequence[MicroBatch]) -> int:
-    """Return the number of rows of the largest micro-batch."""
+    """Return the number of rows of the largest of a step's micro-batches."""
     return max(len(piece.slots) for piece in pieces)
 
 

@@ -78,7 +78,7 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """Mean validation error over all noise levels."""
+        """Mean validation loss over all noise levels."""
         return fmean(self.by_level)
 
 

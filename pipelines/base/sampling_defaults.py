@@ -30,13 +30,13 @@ class SamplingDefaultsMixin:
         )
 
     def steps_or_default(self, num_inference_steps: int | None) -> int:
-        """Return the given number of steps, or the default for None."""
+        """Return the given number of sampling steps, or the model's default for None."""
         if num_inference_steps is None:
             return int(self.defaults["num_inference_steps"])
         return num_inference_steps
 
     def guidance_scale_or_default(self, guidance_scale: float | None) -> float:
-        """Return the given guidance scale, or the default for None."""
+        """Return the given guidance scale, or the model's default for None."""
         if guidance_scale is None:
             return float(self.defaults["guidance_scale"])
         return guidance_scale

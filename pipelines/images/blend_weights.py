@@ -65,7 +65,9 @@ def threshold_difference(image: Image.Image, reference: Image.Image) -> Tensor:
 
 
 def compute_default_edge_width(pixels_YX: Tensor) -> int:
-    """Return the width of a soft edge in pixels."""
+    """Return the default width in pixels of the soft edge with which an edit is blended into a
+    photo of this size.
+    """
     return max(1, round(max(pixels_YX.shape) / EDGE_WIDTHS_PER_SIDE))
 
 

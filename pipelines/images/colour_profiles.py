@@ -43,12 +43,12 @@ def convert_from_srgb(name: str, picture: Image.Image, icc_profile: bytes) -> Im
 
 
 def open_profile(icc_profile: bytes) -> ImageCms.ImageCmsProfile:
-    """Return a profile from the bytes in a picture's file."""
+    """Open a colour profile (ICC) from the bytes in a picture's file."""
     return ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
 
 
 def warn_of_unusable_profile(name: str, error: BaseException) -> None:
-    """Warn that a profile is ignored."""
+    """Warn that the colour profile of a picture cannot be used and is ignored."""
     warnings.warn(
         f"The colour profile of the {name} cannot be used ({error!r:.100}): its colours are read "
         "as sRGB.",

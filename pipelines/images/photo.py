@@ -25,7 +25,8 @@ PIXELS_PER_STRIP = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """Photo of the user's, and what a model is shown of it.
+    """The user's own picture, and the part of it, fitted to the model's size, that a model is
+    shown.
 
     picture : upright at its own size, RGB, or RGBA where it may be transparent
     pixels : (1, 3, Y, X) in -1..1, at the model's size, in sRGB over white
@@ -52,7 +53,7 @@ class Photo:
 
     @property
     def image(self) -> Image.Image:
-        """Image that the model is shown."""
+        """Image at the model's size that the model is shown of a photo."""
         return pixels_to_image(self.pixels)
 
     @property
@@ -127,7 +128,7 @@ class Photo:
 def prepare_photo(
     picture: Any, height: int, width: int, fit: str = "crop", mask: Any = None
 ) -> Photo:
-    """Return a photo as it comes, fitted to a model's size.
+    """Read a photo, a path or an image of any size, and fit it to a model's size.
 
     picture : path of a PNG, JPEG or WebP, Pillow image, array or tensor, see `read_picture`
     fit : "crop", "pad" or "stretch", see `choose_fitting`

@@ -23,7 +23,8 @@ FIT_MODES: tuple[FitMode, ...] = ("crop", "pad", "stretch")
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """Size of a photo, the part of it that a model is shown, and where that lies in its picture.
+    """Fitting of a photo to a model's size: the photo's size, the part of it that a model is shown,
+    and where that lies in the model's picture.
 
     width, height : of the photo
     model_width, model_height : of the picture that the model is shown
@@ -120,7 +121,8 @@ class Fitting:
 def choose_fitting(
     width: int, height: int, model_width: int, model_height: int, fit: str
 ) -> Fitting:
-    """Return how a photo is fitted to a model's size.
+    """Choose how a photo is fitted to a model's size: which part of it the model is shown, and at
+    which size.
 
     fit : "crop" shows the largest part in the middle that has the model's aspect ratio, "pad" the
         whole photo with padding beside it, "stretch" the whole photo at another aspect ratio

@@ -32,7 +32,8 @@ PROFILED_MODES = ("L", "LA", "CMYK")
 
 @dataclass(frozen=True, slots=True)
 class UprightPicture:
-    """Picture turned upright, with its metadata.
+    """Picture that was turned upright by its Exif orientation, with its Exif block and colour
+    profile.
 
     picture : RGB, or RGBA where it may be transparent, in the colours of its profile
     exif : its Exif block, for a picture that is upright; b"" for none

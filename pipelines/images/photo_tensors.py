@@ -56,10 +56,10 @@ def photo_from_tensors(tensors: Mapping[str, Tensor], fitting: Mapping[str, Any]
 
 
 def fitting_to_json(photo: Photo) -> dict[str, Any]:
-    """Return how a photo was fitted, as JSON data."""
+    """Return how a photo was fitted to the model's size, as JSON data."""
     return asdict(photo.fitting)
 
 
 def bytes_to_tensor(data: bytes) -> Tensor:
-    """Return bytes as a tensor (N,)."""
+    """Return bytes as a tensor (N,) of uint8, to be stored in a safetensors file."""
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())

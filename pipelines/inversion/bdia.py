@@ -110,7 +110,9 @@ class InverseBdiaScheduler(FixedTimestepsScheduler):
         *,
         return_dict: bool = False,
     ) -> tuple[Tensor]:
-        """Return the next noisier latents (1, C, H, W), in a tuple."""
+        """Solve BDIA's step for the older latents: return the next noisier ones (1, C, H, W), in a
+        tuple.
+        """
         step = self.steps[self.index]
         own = apply_path_step(step, model_output, sample)
         older_1CHW = ((to_at_least_float32(self.latents[1]) - own) / step.previous).to(sample.dtype)

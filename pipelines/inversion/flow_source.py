@@ -225,7 +225,7 @@ class NoiseOnlyRun:
 
     @property
     def scheduler(self) -> Any:
-        """Scheduler of the pipeline."""
+        """Scheduler of the flow pipeline."""
         return self.pipe.scheduler
 
     def sample(self, *_: Any, **__: Any) -> Tensor:

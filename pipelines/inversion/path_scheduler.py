@@ -18,7 +18,8 @@ ResidualReader = Callable[[int], Tensor]
 
 
 class FixedTimestepsScheduler:
-    """Base of schedulers whose timesteps are given in advance.
+    """Base class of schedulers whose timesteps are given in advance, one for each step of
+    a run.
 
     It has what the sampling loop and the pipelines read of a scheduler; subclasses step.
 
@@ -168,7 +169,7 @@ class BesideSourceScheduler(PathScheduler):
 
     @property
     def begin_index(self) -> int:
-        """Number of the first step: 0."""
+        """Number of the run's first step, as diffusers' pipelines read it: 0."""
         return 0
 
     def set_begin_index(self, begin_index: int = 0) -> None:

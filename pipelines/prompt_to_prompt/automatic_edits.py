@@ -226,7 +226,7 @@ def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps
 
 
 def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
-    """Return a prompt's text of the branch "cond" at a step."""
+    """Return the text that a prompt, scheduled or not, has in the branch "cond" at a step."""
     return prompt.texts_at_step(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
 

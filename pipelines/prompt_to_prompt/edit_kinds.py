@@ -69,14 +69,15 @@ class PromptChange:
 
     @property
     def settings(self) -> ChangeSettings:
-        """Settings of the edits for this kind of change."""
+        """Settings of the attention edits for this kind of change between two prompts."""
         return SETTINGS_BY_CHANGE_KIND[self.kind]
 
 
 def classify_change(
     source: EncoderInput, target: EncoderInput, *, weighted: bool = False
 ) -> PromptChange:
-    """Return the change between two prompts, by its kind.
+    """Classify the change between a source and a target prompt: return its kind and the words that
+    differ.
 
     recolour : every changed word describes a later word that stays, as "red" describes "apple"
     background : the same, and that word is one of BACKGROUND_WORDS

@@ -23,7 +23,7 @@ from t2i.text.prompt import Prompt
 
 @dataclass(frozen=True)
 class NoiseArguments:
-    """Arguments of a call that determine its starting noise."""
+    """Arguments of a pipeline call that determine its starting noise: seed, generator, latents."""
 
     seed: int | None
     generator: torch.Generator | None
@@ -32,7 +32,7 @@ class NoiseArguments:
 
 @dataclass(frozen=True)
 class EditRunInputs:
-    """Prompts, noise and settings of one editing call.
+    """Prompts, starting noise and settings of one call that edits images from a source.
 
     prompts : the source first, then the targets
     arguments : further arguments of TextToImagePipeline, those that are given
@@ -160,7 +160,7 @@ def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator
 
 
 def repeat_noise(latents_BCHW: Tensor, count: int) -> Tensor:
-    """Repeat the noise of one image for each prompt."""
+    """Repeat the starting noise of one image, (1, C, H, W), for each prompt of a call."""
     if not isinstance(latents_BCHW, Tensor) or latents_BCHW.ndim != 4 or len(latents_BCHW) != 1:
         got = getattr(latents_BCHW, "shape", type(latents_BCHW).__name__)
         raise ArgumentError(

@@ -298,7 +298,7 @@ def compute_pixels_digest(pixels: Tensor) -> str:
 
 
 def check_source_prompt(prompt: object) -> None:
-    """Raise ArgumentError unless this is one prompt."""
+    """Raise ArgumentError unless the source prompt of an inversion is one prompt."""
     if isinstance(prompt, str | Prompt):
         return
     raise ArgumentError(

@@ -86,7 +86,7 @@ class RecordedSource:
 
     @property
     def image(self) -> Image.Image:
-        """Image of the source."""
+        """Image of the recorded source, at the model's size."""
         return pixels_to_image(self.pixels)
 
     @property
@@ -184,7 +184,7 @@ class RecordedSource:
     # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
     def prompt_at(self, step: int) -> EncoderInput:
-        """Return the source's text at a step."""
+        """Return the text that the recorded source's prompt has at a step."""
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
@@ -214,7 +214,7 @@ class RecordedSource:
         return self._branches[1]
 
     def latents_at(self, step: int) -> Tensor:
-        """Return the source's latents after a step, (1, C, H, W)."""
+        """Return the latents (1, C, H, W) that were recorded after a step of the source's run."""
         return self.steps[step]["latents"]
 
 
@@ -266,7 +266,7 @@ def write_recorded_source(kept: RecordedSource) -> None:
 
 
 def list_recorded_file_names(steps: int) -> list[str]:
-    """Return the names of the files beside the manifest."""
+    """Return the names of a recorded source's files beside the manifest."""
     return [START_FILE, *map(step_file_name, range(steps)), END_FILE]
 
 

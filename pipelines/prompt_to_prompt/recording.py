@@ -88,12 +88,12 @@ class RecordingProbe(Probe):
         self.estimated_bytes = 0
 
     def take_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of a step, and forget them."""
+        """Return the tensors that were recorded in a step, and drop them from the probe."""
         taken, self.tensors = self.tensors, {}
         return taken
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for a site of which anything is recorded."""
+        """Return True for an attention site of which queries, keys or values are recorded."""
         return self.records_cond_row(site) or any(edit.acts_at_site(site) for edit in self.copies)
 
     def records_cond_row(self, site: Site) -> bool:
@@ -116,7 +116,7 @@ class RecordingProbe(Probe):
         return list(dict.fromkeys(parts))
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
-        """Return True: every step is recorded."""
+        """Return True for every step: each is recorded."""
         return True
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
@@ -159,7 +159,8 @@ def no_extra_tensors(step: int) -> Mapping[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingEdit(Edit):
-    """Edit that changes nothing and records each step.
+    """Edit that changes nothing, and through which each step of a source's run is
+    recorded.
 
     budget : most bytes of all steps; a run that would exceed it stops after its first step
     extra : number of a step -> further tensors to record of it, by names without "/"
@@ -173,11 +174,11 @@ class RecordingEdit(Edit):
     extra: Callable[[int], Mapping[str, Tensor]] = no_extra_tensors
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return False: recording changes no attention."""
+        """Return False for every attention site: recording changes no attention."""
         return False
 
     def list_probes(self) -> Sequence[Probe]:
-        """Return the probe that records queries and keys."""
+        """Return the probe that records the source's queries and keys."""
         return [self.probe]
 
     def edit_latents_after_step(

@@ -65,7 +65,7 @@ def record_target(
     options: RecordingOptions,
     notes: Mapping[str, object] | None = None,
 ) -> RecordedSource:
-    """Return an edit's target as a recorded source of its own.
+    """Record an edit's target, an edited image, as a source of its own for further edits.
 
     The model runs once more with the target's prompt, along the latents of the edit's run but
     without its edits: the target is a picture whose path is known. So queries and keys are those

@@ -77,7 +77,7 @@ class CallArguments:
 
     @property
     def callback_tensor_inputs(self) -> Sequence[str]:
-        """Names of the tensors that the user's callback reads."""
+        """Names of the tensors that the user's callback_on_step_end reads."""
         if isinstance(self.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             inputs: Sequence[str] = self.callback_on_step_end.tensor_inputs
             return inputs

@@ -73,7 +73,7 @@ class StepEndCallbackAdapter(StepCallback):
         self.guidance = pipeline.build_current_guidance()
 
     def before_pass(self, run: RunState) -> None:
-        """Stop the run if the pipeline was interrupted."""
+        """Stop the run before this step's pass if the user has interrupted the pipeline."""
         run.stop = run.stop or self.pipeline.interrupt
 
     def after_step(self, run: RunState) -> None:

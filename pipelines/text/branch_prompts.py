@@ -80,7 +80,7 @@ class BranchPromptEncoder:
         return {branch: encoded[branch] for branch in self.guidance.possible_branches}
 
     def cond_embeddings(self, branch: Branch, step: int, length: int | None) -> EncodedText:
-        """Return the embeddings of a conditional branch at `step`."""
+        """Return the text embeddings of a conditional guidance branch at `step`."""
         call = self.call
         if call.prompt_embeds is not None:
             return EncodedText(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
@@ -93,7 +93,7 @@ class BranchPromptEncoder:
         return self.encode(texts_at, second, call.clip_skip, length)
 
     def uncond_embeddings(self, cond: EncodedText, step: int, length: int | None) -> EncodedText:
-        """Return the embeddings of the branch "uncond" at `step`."""
+        """Return the text embeddings of the guidance branch "uncond" at `step`."""
         call = self.call
         if call.negative_prompt_embeds is not None:
             argument_checks.check_same_embedding_shape(cond.text_BTD, call.negative_prompt_embeds)

@@ -31,17 +31,17 @@ class LowRankUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Kind of the LoRA layer, as in `LayerKind`: always "lora"."""
+        """Kind of the LoRA layer, one of lora, loha and lokr: always "lora"."""
         return "lora"
 
     @property
     def rank(self) -> int:
-        """Rank of the update: the number of columns of `up`."""
+        """Rank of a LoRA layer's weight update: the number of columns of `up`."""
         return self.down.shape[0]
 
     @property
     def scale(self) -> float:
-        """Factor alpha / rank on the product up @ down."""
+        """Factor alpha / rank by which a LoRA layer's product up @ down is multiplied."""
         return self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
@@ -78,17 +78,17 @@ class HadamardUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Kind of the LoRA layer, as in `LayerKind`: always "loha"."""
+        """Kind of the LoRA layer, one of lora, loha and lokr: always "loha"."""
         return "loha"
 
     @property
     def rank(self) -> int:
-        """Rank of each of the two low-rank matrices."""
+        """Rank of each of the two low-rank matrices that a LoHa layer multiplies elementwise."""
         return self.factors["w1_b"].shape[0]
 
     @property
     def scale(self) -> float:
-        """Factor alpha / rank on the elementwise product."""
+        """Factor alpha / rank by which a LoHa layer's elementwise product is multiplied."""
         return self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
@@ -126,12 +126,12 @@ class KroneckerUpdate:
 
     @property
     def kind(self) -> LayerKind:
-        """Kind of the LoRA layer, as in `LayerKind`: always "lokr"."""
+        """Kind of the LoRA layer, one of lora, loha and lokr: always "lokr"."""
         return "lokr"
 
     @property
     def rank(self) -> int:
-        """Rank of the factored matrix, or 1 where neither matrix is factored."""
+        """Rank of a LoKr layer's factored matrix, or 1 where neither matrix is factored."""
         for name in ("w2_b", "w1_b"):
             if name in self.factors:
                 return self.factors[name].shape[0]
@@ -139,7 +139,9 @@ class KroneckerUpdate:
 
     @property
     def scale(self) -> float:
-        """Factor alpha / rank on the Kronecker product, or 1 where neither matrix is factored."""
+        """Factor alpha / rank by which a LoKr layer's Kronecker product is multiplied; 1 where
+        neither matrix is factored.
+        """
         return 1.0 if {"w1", "w2"} <= self.factors.keys() else self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
@@ -210,7 +212,7 @@ class Lora:
 
     @property
     def kinds(self) -> set[LayerKind]:
-        """Kinds of the layers in the LoRA, as in `LayerKind`."""
+        """Kinds of the layers in the LoRA file: some of lora, loha and lokr."""
         return {layer.kind for _, _, layer in self.iter_layers()}
 
 

@@ -48,7 +48,9 @@ def count_occurrences(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def summarize_lora(lora: Lora) -> list[PartSummary]:
-    """Return a summary of each model part that a LoRA changes."""
+    """Summarize a LoRA file: return layer counts, ranks, alphas and norms for each model part that
+    it changes.
+    """
     summaries = []
     for part, layers in lora.parts.items():
         norms = {name: compute_update_norm(layer) for name, layer in layers.items()}

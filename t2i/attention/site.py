@@ -40,7 +40,7 @@ class Site:
 
     @property
     def num_positions(self) -> int:
-        """Number of image positions among the queries."""
+        """Number of image positions among the queries of an attention site."""
         return self.image[1] - self.image[0]
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Sites:
             ) from error
 
     def matches(self, site: Site) -> bool:
-        """Return True if the site matches every field."""
+        """Return True if an attention site matches every field of the selection."""
         return (
             (self.name is None or re.search(self.name, site.name) is not None)
             and (self.kind is None or site.kind in _as_tuple(self.kind))
@@ -115,7 +115,7 @@ def find_site_place(name: str) -> SitePlace:
 
 
 def site_to_json(site: Site) -> dict[str, Any]:
-    """Convert a site to JSON data."""
+    """Convert an attention site to JSON data."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(site).items()
@@ -123,7 +123,7 @@ def site_to_json(site: Site) -> dict[str, Any]:
 
 
 def site_from_json(facts: Mapping[str, Any]) -> Site:
-    """Convert JSON data that `site_to_json` returned back to a site."""
+    """Convert JSON data that `site_to_json` returned back to an attention site."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
     }

@@ -54,7 +54,7 @@ class OutputFileNames:
             self.check_paths_unused([*self.given_paths, *([self.grid_path] if grid else [])])
 
     def check_paths_unused(self, paths: Sequence[Path]) -> None:
-        """Raise NameTakenError if one of the files exists already."""
+        """Raise NameTakenError if one of the files that a command will write exists already."""
         check_name_lengths(paths)
         for path in paths:
             if os.path.lexists(path):

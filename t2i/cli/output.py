@@ -18,7 +18,7 @@ FormatOption = Annotated[
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """Print a document as indented JSON to standard output."""
+    """Print the result of a command as indented JSON to standard output."""
     # Escapes of JSON: the document still holds everything, letter for letter.
     print_line(json.dumps(document, indent=2, ensure_ascii=False))
 

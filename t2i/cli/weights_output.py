@@ -37,7 +37,7 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the weigh
 
 
 def check_output_writable(out: Path, overwrite: bool, *, folder: bool = False) -> None:
-    """Raise an error unless weights may be written to `out`.
+    """Raise an error unless a command may write weights to the path `out`.
 
     folder : whether a folder is to be written; else a .safetensors file
     Raises ArgumentError for another suffix, OutputError for an existing path without `overwrite`,

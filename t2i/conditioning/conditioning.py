@@ -61,17 +61,19 @@ class Conditioning:
 
     @property
     def num_images(self) -> int:
-        """Number of images, which is the number of rows of one branch."""
+        """Number of images in the denoiser's batch, which is the number of rows of one guidance
+        branch.
+        """
         return self.text_BTD.shape[0] // len(self.branches)
 
     @property
     def row_branches(self) -> tuple[Branch, ...]:
-        """Branch of each row of the batch."""
+        """Guidance branch of each row of the denoiser's batch."""
         return tuple(branch for branch in self.branches for _ in range(self.num_images))
 
     def select_branches(self, branches: Sequence[Branch]) -> "Conditioning":
-        """Return the conditioning of these branches alone, in this order; ArgumentError for an
-        absent one.
+        """Return the conditioning of these guidance branches alone, in this order; ArgumentError
+        for an absent one.
         """
         if tuple(branches) == self.branches:
             return self

@@ -39,12 +39,12 @@ class RunState:
 
     @property
     def num_steps(self) -> int:
-        """Number of steps of the sampling loop."""
+        """Number of steps of the run's sampling loop."""
         return len(self.timesteps)
 
     @property
     def timestep(self) -> Tensor:
-        """Timestep of the current step."""
+        """Timestep of the run's current step."""
         return self.timesteps[self.step]
 
     @property

@@ -79,7 +79,7 @@ class LiveMemoryCounter(TorchDispatchMode):
         return made
 
     def add_storage(self, storage: torch.UntypedStorage) -> None:
-        """Count the bytes of a tensor's storage until it is freed."""
+        """Count the bytes of a tensor's storage as living memory until it is freed."""
         if id(storage) in self.known:
             return
         self.known.add(id(storage))
@@ -88,7 +88,7 @@ class LiveMemoryCounter(TorchDispatchMode):
         weakref.finalize(storage, self.subtract_storage, id(storage), storage.nbytes())
 
     def subtract_storage(self, number: int, size: int) -> None:
-        """Subtract the bytes of a freed storage from the count."""
+        """Subtract the bytes of a freed tensor's storage from the living memory."""
         self.known.discard(number)
         self.now -= size
 

@@ -33,7 +33,7 @@ class UntrustedFileKind:
 
     @property
     def noun_with_article(self) -> str:
-        """Noun of the kind with its article, as "a picture"."""
+        """Name of the kind of file in messages, with its article, as "a picture"."""
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
 

@@ -49,7 +49,9 @@ class Recognition:
     features: NDArray[np.float32]
 
     def has_relation(self, subject: str, relation: Relation, other: str) -> bool:
-        """Return True if both objects are present and `subject` is `relation` of `other`."""
+        """Return True if the recogniser found both objects in the picture, and `subject` is
+        `relation` of `other`, as "left".
+        """
         if subject not in self.objects or other not in self.objects:
             return False
         a, b = self.objects[subject].centre, self.objects[other].centre
@@ -58,5 +60,5 @@ class Recognition:
         return away > MIN_RELATION_OFFSET
 
     def has_colour(self, name: str, colour: str) -> bool:
-        """Return True if the object is present in this colour."""
+        """Return True if the recogniser found the object in the picture, in this colour."""
         return name in self.objects and self.objects[name].colour == colour

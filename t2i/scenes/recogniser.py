@@ -52,12 +52,12 @@ class RecogniserLabels:
 
     @property
     def class_count(self) -> int:
-        """Number of classes: the objects, the unknown object, the backgrounds."""
+        """Number of the recogniser's classes: the objects, the unknown object, the backgrounds."""
         return len(self.objects) + 1 + len(self.backgrounds)
 
     @property
     def unknown_index(self) -> int:
-        """Index of the class of unknown objects."""
+        """Index of the recogniser's class for unknown objects."""
         return len(self.objects)
 
     def colour_index(self, name: str | None) -> int:

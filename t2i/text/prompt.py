@@ -47,7 +47,7 @@ class WeightedText:
 
     @property
     def section_texts(self) -> tuple[str, ...]:
-        """Plain text of each section, without weights."""
+        """Plain text of each section of a prompt, divided by BREAK, without weights."""
         return tuple("".join(segment.text for segment in section) for section in self.sections)
 
     def copy_with_insertions(self, find: Callable[[str], Mapping[int, str]]) -> "WeightedText":

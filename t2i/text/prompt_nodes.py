@@ -83,5 +83,5 @@ def join_plain_text(nodes: Sequence[Node]) -> str | None:
 
 
 def has_text(node: Node) -> bool:
-    """Return True unless a parsed node is blank text."""
+    """Return True unless a node of a parsed prompt is blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

@@ -58,7 +58,7 @@ class ShardFolder:
         return key in self._entries
 
     def list_files(self) -> list[str]:
-        """List the names of the files in the folder."""
+        """List the names of the cache files in the folder."""
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
     def list_damaged_files(self, files: Collection[str]) -> list[str]:

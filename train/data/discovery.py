@@ -36,7 +36,7 @@ class ResolvedSubsetSettings:
 
     @property
     def loss_weight(self) -> float:
-        """Weight of the loss on the pictures of the subset."""
+        """Weight of the training loss on the pictures of the subset."""
         return self.subset.prior_weight if self.subset.prior else 1.0
 
     def without_randomness(self) -> "ResolvedSubsetSettings":

@@ -180,7 +180,7 @@ class Pictures:
         return " ".join(parts)
 
     def caption_at_visit(self, index: int, visit: int) -> str:
-        """Return the caption that a picture has at a visit."""
+        """Return the caption with which a picture is shown at a visit of the run."""
         captions, rules = self.checked[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
@@ -266,7 +266,7 @@ class Pictures:
         return OriginalSizeAndCrop(self.checked[variant.index].shape, self._view(variant).corner)
 
     def loss_weight(self, index: int) -> float:
-        """Return the weight of the loss on a picture."""
+        """Return the weight of the training loss on a picture."""
         return self._rules(index).loss_weight
 
     def build_summary(self) -> DatasetSummary:

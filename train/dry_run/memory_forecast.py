@@ -44,7 +44,9 @@ LIBRARY_BYTES_RANGE = (400_000_000, 600_000_000)
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """Expected bytes in memory during a step, by purpose."""
+    """Forecast of the bytes in memory during a training step, by purpose: weights, gradients,
+    moments, averages, activations.
+    """
 
     weights: int
     """All models in memory, trained or not."""

@@ -101,7 +101,8 @@ class ObjectiveConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevel:
-    """Timestep, alpha and sigma of each row of a batch.
+    """Noise level of each row of a batch: its timestep, and the factors alpha and sigma of clean
+    latents and noise.
 
     timestep_B : input of the model, 0..999 (int64), or 0..1000 (float32) for flow
     alpha_B, sigma_B : factors of the clean latents and of the noise, float32

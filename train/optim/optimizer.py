@@ -116,7 +116,7 @@ class ParameterGroup:
 def build_optimizer(
     config: OptimizerConfig, groups: Sequence[ParameterGroup]
 ) -> torch.optim.Optimizer:
-    """Build the configured optimizer for parameter groups.
+    """Build the configured optimizer, such as AdamW, for parameter groups.
 
     Raises ArgumentError where its library is missing, or it does not support the groups.
     """

@@ -86,7 +86,7 @@ class TrainingLogger:
             print_note(text)
 
     def close(self) -> None:
-        """Close the progress bar and TensorBoard."""
+        """Close the training run's progress bar and TensorBoard."""
         if self._bar is not None:
             with suppress(OSError):  # the terminal is gone
                 self._bar.stop()
@@ -105,7 +105,7 @@ class LogFile:
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
-        """Append one line of JSON with these values to the log.
+        """Append values as one line of JSON to the training log.
 
         Raises an error with the path if it cannot be written.
         """

@@ -207,7 +207,7 @@ def load_component_from_folder(part: Part, folder: Path, key: str) -> Part:
 
 
 def map_weight_shapes(part: nn.Module) -> Shapes:
-    """Map the names of a model's weights to their shapes."""
+    """Map the names of a model's weights to their tensor shapes."""
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
 
 

@@ -178,11 +178,11 @@ class FineTuneTarget(DenoisingTarget):
         ]
 
     def build_scheduler(self) -> Scheduler:
-        """Return the base model's own scheduler."""
+        """Return the base model's own scheduler, to sample the fine-tuned model with."""
         return self._scheduler
 
     def list_adapter_names(self) -> list[str]:
-        """Return peft's names of the trained adapters."""
+        """Return the names under which peft holds the trained adapters."""
         return [name for name, part, _ in self._groups if isinstance(part, AdapterPartConfig)]
 
     def list_new_word_spellings(self) -> list[str]:

@@ -64,7 +64,7 @@ class TrainingTarget(nn.Module, ABC):
         """
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
+        """Return the parameters of the target that are trained, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def build_parameter_groups(self) -> list[ParameterGroup]:

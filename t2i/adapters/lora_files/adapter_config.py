@@ -168,7 +168,7 @@ def parse_number(path: object, name: str, value: object) -> float:
 
 
 def is_finite(value: int | float) -> bool:
-    """Return True if the value is finite as a float."""
+    """Return True if a value of an adapter's config is finite as a float."""
     try:
         return math.isfinite(float(value))
     except OverflowError:  # a whole number of many digits

@@ -155,7 +155,9 @@ def compute_output_rows(
 
 
 def select_input_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInputs:
-    """Return the attention inputs of some batch rows."""
+    """Return the arguments of an attention call (query, key, value, mask) for some batch rows
+    alone.
+    """
     return replace(
         inputs,
         query=inputs.query[rows],
@@ -166,7 +168,9 @@ def select_input_rows(inputs: AttentionInputs, rows: list[int]) -> AttentionInpu
 
 
 def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return the attention mask of some batch rows, from one of (1 or B, 1 or N, 1 or Q, K)."""
+    """Return an attention mask (1 or B, 1 or N, 1 or Q, K) for some batch rows alone; one that all
+    rows share stays as it is.
+    """
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 

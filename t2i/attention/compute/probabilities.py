@@ -143,7 +143,7 @@ class AttentionProbabilities:
 
     @property
     def scale(self) -> float:
-        """Factor of the products of queries and keys."""
+        """Factor by which the products of queries and keys are multiplied before the softmax."""
         inputs = self.inputs
         return 1 / math.sqrt(inputs.query.shape[-1]) if inputs.scale is None else inputs.scale
 

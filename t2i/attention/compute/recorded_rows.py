@@ -76,4 +76,4 @@ class RecordedRun(Protocol):
         """
 
     def latents_at(self, step: int) -> Tensor:
-        """Return the latents (1, C, H, W) after a step."""
+        """Return the latents (1, C, H, W) that were recorded after a step."""

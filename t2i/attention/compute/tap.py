@@ -67,7 +67,7 @@ class AttentionHandler(Protocol):
     """
 
     def handle_attention(self, inputs: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of an attention call."""
+        """Compute an attention call in place of torch's kernel: return its output (B, N, Q, E)."""
 
     def handle_eager_attention(
         self,
@@ -77,7 +77,9 @@ class AttentionHandler(Protocol):
         scores: "ProbabilitiesFunction",
         module: object,
     ) -> Tensor:
-        """Return the probabilities that an eager processor's `get_attention_scores` computes."""
+        """Compute the attention probabilities of an eager processor's call, in place of its
+        `get_attention_scores`.
+        """
 
 
 ProbabilitiesFunction = Callable[..., Tensor]

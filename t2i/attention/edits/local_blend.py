@@ -53,7 +53,7 @@ class LocalBlend(Edit):
             )
 
     def acts_at_site(self, site: object) -> bool:
-        """Return False: local blend changes latents, not attention."""
+        """Return False for every attention site: local blend changes latents, not attention."""
         return False  # it changes no attention
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:

@@ -112,7 +112,7 @@ def parse_value(value: object, hint: Any, name: str) -> Any:
 
 
 class TypeMismatch(Exception):
-    """Raised for a value that is not of the expected type."""
+    """Raised while an edit is built from JSON, for a value that is not of the expected type."""
 
 
 def _read_as_type(value: object, hint: Any, name: str) -> Any:

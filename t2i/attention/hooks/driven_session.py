@@ -38,7 +38,7 @@ class DrivenSession(Protocol):
         """
 
     def end_pass(self) -> None:
-        """End the denoiser pass that `begin_pass` began."""
+        """End the denoiser pass of the session that `begin_pass` began."""
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: RunCondPass

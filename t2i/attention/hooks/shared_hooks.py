@@ -63,7 +63,9 @@ class SharedHooks:
         self._tap = ExitStack()
 
     def open(self) -> None:
-        """Install the attention tap, and a hook at the end of every denoiser pass."""
+        """Install what the sessions of a model share: the attention tap, and a hook at the end of
+        every denoiser pass.
+        """
         self._tap.enter_context(install_tap())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
@@ -73,13 +75,15 @@ class SharedHooks:
                 self._tap.enter_context(install_eager_tap(module))
 
     def close(self) -> None:
-        """Remove every hook; the discovered sites stay known."""
+        """Remove every hook that sessions have put into the model; the sites that were discovered
+        stay known.
+        """
         self._stop_discovery()
         self._remove_site_hooks()
         self._tap.close()
 
     def remove_session(self, session: AttentionListener) -> None:
-        """Remove a session from those that share the hooks."""
+        """Remove a session from those that share the hooks of a model."""
         self.attention.sessions.remove(session)
         self._input_shapes.pop(session, None)
         self._discovered_shapes.pop(session, None)
@@ -238,7 +242,9 @@ class SharedHooks:
 
 
 class SiteAttentionHandler:
-    """Handler of the attention calls of one hooked module."""
+    """Handler of the attention calls of one hooked module (site), which computes them with the
+    sessions' edits.
+    """
 
     def __init__(self, shared_hooks: SharedHooks, name: str) -> None:
         self.shared_hooks, self.name = shared_hooks, name

@@ -69,7 +69,7 @@ class EncodedConcepts:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens of all concepts."""
+        """Number of tokens of all concepts of a probe together."""
         return self.ends[-1]
 
     @property
@@ -151,7 +151,8 @@ def compute_keys(module: Any, tokens_SD: Tensor, like_BNKE: Tensor) -> Tensor:
 
 
 def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts:
-    """Return the encoded concepts of a pipeline's probe.
+    """Encode the concepts of a probe, words that the prompt need not contain, with a pipeline's
+    text encoder.
 
     Raises ArgumentError for a pipeline whose text does not reach the cross-attention of a UNet, and
     for a word that its text does not contain.

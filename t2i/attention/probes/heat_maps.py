@@ -107,7 +107,7 @@ class ProbeMeasurements:
     live: dict[str, Tensor] = field(default_factory=dict)
 
     def clear(self) -> None:
-        """Discard the attention that was read in a run."""
+        """Discard the attention that a probe has read in a run."""
         for entries in (self.tokens, self.accumulators, self.raw, self.live):
             entries.clear()
         self.columns = 0
@@ -159,12 +159,12 @@ class HeatMaps(Mapping[str, Tensor]):
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """Sites from which the maps are aggregated."""
+        """Attention sites from which the words' heat maps are aggregated."""
         return tuple(accumulator.site for accumulator in self._accumulators())
 
     @property
     def grid_size(self) -> Size:
-        """Height and width of every map: as requested, else the latents', else the largest
+        """Height and width of every heat map: as requested, else the latents', else the largest
         site's.
         """
         sizes = [site.size for site in self.sites if site.size]
@@ -192,7 +192,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return rescale_to_unit(self._map(word)) >= least
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
-        """Return the image with the word's map over it, from blue (lowest) to red (highest)."""
+        """Return the image with a word's heat map drawn over it, from blue (lowest) to red
+        (highest).
+        """
         if not isinstance(image, Image.Image):
             raise ArgumentError(
                 f"Got a {type(image).__name__}, expected a PIL image: pipe(..., "
@@ -207,7 +209,7 @@ class HeatMaps(Mapping[str, Tensor]):
         return Image.fromarray(mixed.round().astype(np.uint8))
 
     def sheet(self, image: Image.Image | None = None) -> Image.Image:
-        """Return an image of the maps of all words side by side with labels, over `image` if
+        """Return an image of the heat maps of all words side by side with labels, over `image` if
         given.
         """
         tiles = []
@@ -237,7 +239,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
 
     def centre(self, word: str) -> tuple[float, float]:
-        """Return the centroid of the word's `mask`: x and y as fractions of width and height."""
+        """Return the centroid of the mask of a word's heat map: x and y as fractions of width and
+        height.
+        """
         mask_HW = self.mask(word)
         rows, columns = mask_HW.nonzero(as_tuple=True)
         across, down = columns.float().mean() + 0.5, rows.float().mean() + 0.5
@@ -249,7 +253,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return float(self._combined_probability(word).sum() / total)
 
     def save(self, path: str | Path) -> None:
-        """Write the maps to a .safetensors file with words, convention and sites as metadata."""
+        """Write the heat maps to a .safetensors file with words, convention and sites as
+        metadata.
+        """
         maps = {word: self[word].contiguous() for word in self.words}
         metadata = {
             "words": json.dumps(self.words),
@@ -328,7 +334,7 @@ def load_map_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def rescale_to_unit(map_HW: Tensor) -> Tensor:
-    """Return the map rescaled linearly to 0..1."""
+    """Return a heat map rescaled linearly to 0..1."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)
 

@@ -98,7 +98,7 @@ class Probe:
         return False
 
     def list_probes(self) -> "Sequence[Probe]":
-        """Return the probe itself: as a session's participant it needs no other probe."""
+        """Return the probe itself as the only probe that a session has to run for it."""
         return (self,)
 
     def edit_latents_before_pass(self, latents_BCHW: Tensor, *_: object) -> Tensor:

@@ -278,7 +278,7 @@ class PromptTokens:
 
 
 def as_word_tuple(words: Words) -> tuple[str, ...]:
-    """Return one word or several as a tuple of words."""
+    """Return the words of a probe or an edit, given as one word or several, as a tuple."""
     return (words,) if isinstance(words, str) else tuple(words)
 
 

@@ -61,12 +61,12 @@ class Session(RunningSession):
         return probe.maps
 
     def edit(self, edit: Edit) -> None:
-        """Register an edit; edits act in the order of registration."""
+        """Register an attention edit in the session; edits act in the order of registration."""
         check_edit_is_supported(edit, self.driven_by_callback)
         self._add(edit)
 
     def sites(self) -> list[Site]:
-        """Return the sites of the last run.
+        """Return the attention sites of the model, as discovered in the last run.
 
         Before the first run a pipeline runs one step to discover them, which no probe reads and no
         edit changes. A model alone, or a call with other arguments, has to be run first.
@@ -76,7 +76,8 @@ class Session(RunningSession):
         return list(self._installed.sites.values())
 
     def explain(self, num_inference_steps: int = 50) -> str:
-        """Return a line per site: the kernels that compute it, its participants, bytes kept.
+        """Return a line of text per attention site: the kernels that compute it, its probes and
+        edits, bytes kept.
 
         Before the first run it is a forecast for a run of so many steps.
         """

@@ -39,7 +39,9 @@ class IndexPartWriter:
             raise build_write_error(self.path, error) from error
 
     def append_entry(self, entry: Mapping[str, object]) -> None:
-        """Append the entry of one job as a line and flush it to disk. Raises OutputError."""
+        """Append the index entry of one job of a bulk run as a line and flush it to disk. Raises
+        OutputError.
+        """
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         try:
             while data:
@@ -49,7 +51,7 @@ class IndexPartWriter:
             raise build_write_error(self.path, error) from error
 
     def close(self) -> None:
-        """Close the file of this process's part of the index."""
+        """Close the file with this process's part of a bulk run's index.jsonl."""
         os.close(self._descriptor)
 
 

@@ -58,7 +58,8 @@ AgainstOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions:
-    """Parsed options of the command `t2i evaluate`.
+    """Parsed options of the command `t2i evaluate`: model, suite, parts, output folder, recogniser,
+    earlier result.
 
     model : as it was typed
     model_path : folder or file of the model on this machine

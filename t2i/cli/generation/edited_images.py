@@ -44,7 +44,7 @@ class EditedImages:
         return self.source.put_back(image)
 
     def get_request(self, number: int) -> Request:
-        """Return the request that makes one of the images alone.
+        """Return the request that makes one of the source and target images alone.
 
         number : of the image; 0 is the source
         """

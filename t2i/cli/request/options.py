@@ -113,7 +113,7 @@ class SamplingOptions:
     """Of `t2i generate` alone."""
 
     def to_overrides(self) -> "RequestOverrides":
-        """Parse the options into overrides of a request.
+        """Parse the sampling options of a command into overrides of a request.
 
         Raises ArgumentError for a value that cannot be used.
         """

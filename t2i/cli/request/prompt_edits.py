@@ -29,7 +29,7 @@ class EarlierEdit:
         check_edits(self.edits)
 
     def parse_edits(self) -> "list[Edit]":
-        """Parse the recorded attention edits."""
+        """Parse the attention edits that a request carries as JSON."""
         return check_edits(self.edits)
 
 
@@ -75,7 +75,7 @@ class EditedPrompts:
         return (*self.earlier, EarlierEdit(source=self.prompts[0], edits=self.edits))
 
     def parse_edits(self) -> "list[Edit]":
-        """Parse the recorded attention edits."""
+        """Parse the attention edits that a request carries as JSON."""
         return check_edits(self.edits)
 
 

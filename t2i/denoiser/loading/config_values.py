@@ -144,7 +144,7 @@ def describe_expected_type_if_wrong(key: str, value: object, annotation: object)
 
 @dataclass(frozen=True, slots=True)
 class ParameterType:
-    """JSON types that a parameter's annotation accepts.
+    """JSON types that the type annotation of a config's parameter accepts.
 
     kinds : types of its scalars
     literals : the only allowed strings, if there is a choice

@@ -19,7 +19,9 @@ class PassThroughFeatures(nn.Module):
         self.num_features = num_features
 
     def forward(self, features_NF: Tensor) -> Tensor:
-        """Return the features (N, F) unchanged."""
+        """Return the features (N, F) unchanged: torchmetrics' FID calls this on pictures, and is
+        given features.
+        """
         return features_NF
 
 

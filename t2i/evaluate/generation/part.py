@@ -113,7 +113,7 @@ class GenerationUnit:
 
     @property
     def key(self) -> str:
-        """Key of this batch in records.jsonl."""
+        """Key in records.jsonl of a batch of scenes to generate."""
         how = "real" if self.settings is None else f"drawn/{self.settings}"
         return f"{self.split}/{how}/{self.scene_numbers.start}-{self.scene_numbers[-1]}"
 
@@ -225,14 +225,14 @@ class GenerationPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """Scenes to generate, by split."""
+        """Scenes whose captions the model generates pictures of, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
         )
 
     @cached_property
     def statements(self) -> dict[Split, list[CaptionStatement]]:
-        """Statements of each scene's caption, by split."""
+        """Statements of each scene's caption, by which its picture is judged, by split."""
         return {
             split: [build_caption_statement(scenes.layout(number)) for number in range(len(scenes))]
             for split, scenes in self.scenes.items()

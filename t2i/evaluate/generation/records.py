@@ -87,12 +87,12 @@ class SamplingRun:
 
     @property
     def pictures(self) -> list[PictureRecord]:
-        """Records of all pictures of this run."""
+        """Records of all pictures that were sampled with the same settings."""
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
     def seconds_per_picture(self) -> list[float]:
-        """Sampling time per picture, in seconds, of each batch."""
+        """Sampling time per picture, in seconds, of each batch of pictures."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
     @property

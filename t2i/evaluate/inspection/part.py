@@ -102,7 +102,7 @@ class InspectionPart:
 
     @cached_property
     def scenes(self) -> dict[Split, Scenes]:
-        """Scenes whose heat maps are scored, by split."""
+        """Scenes on which the heat maps of words are scored, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
         )

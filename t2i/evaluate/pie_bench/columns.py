@@ -83,13 +83,15 @@ def blacken_masked_pixels(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> N
 
 
 def measure_structure(compared: ComparedPictures, judges: Judges) -> float | None:
-    """Return the structure distance of the whole pictures, times 1e3."""
+    """Return the structure distance of the whole source and edited pictures, times 1e3."""
     assert judges.dino is not None
     return judges.dino.structure_distance(compared.source, compared.edited) * 1e3
 
 
 def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
-    """Return the mean squared error outside of the edited region, times 1e4."""
+    """Return the mean squared error of source and edited picture outside of the edited region,
+    times 1e4.
+    """
     if compared.edited_region_HW.all():
         return None
     source_3HW, picture_3HW = compared.background_tensors()
@@ -97,7 +99,7 @@ def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
 
 
 def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
-    """Return the PSNR outside of the edited region, in dB."""
+    """Return the PSNR of source and edited picture outside of the edited region, in dB."""
     mse = measure_mse(compared, judges)
     if mse is None:
         return None
@@ -105,14 +107,16 @@ def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
 
 
 def measure_ssim(compared: ComparedPictures, _judges: Judges) -> float | None:
-    """Return the SSIM outside of the edited region, times 1e2."""
+    """Return the SSIM of source and edited picture outside of the edited region, times 1e2."""
     if compared.edited_region_HW.all():
         return None
     return float(ssim_map(*compared.background_tensors()).mean()) * 1e2
 
 
 def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
-    """Return LPIPS outside of the edited region, times 1e3."""
+    """Return LPIPS, the perceptual distance, of source and edited picture outside of the edited
+    region, times 1e3.
+    """
     if compared.edited_region_HW.all():
         return None
     assert judges.lpips is not None

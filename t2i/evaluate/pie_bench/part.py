@@ -44,11 +44,11 @@ class PieBenchPart:
         self.editor = build_editor(context)
 
     def list_unit_keys(self) -> Sequence[str]:
-        """Return the keys of the edits, as PIE-Bench names them."""
+        """Return the keys of the edits of PIE-Bench that are measured, as PIE-Bench names them."""
         return [*self.edits]
 
     def measure_unit(self, unit: str) -> Record:
-        """Edit a picture by every method and return the record."""
+        """Edit a picture of PIE-Bench by every method and return the record of the results."""
         edit, number = self.edits[unit], self.numbers_within_types[unit]
         side = sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
@@ -106,7 +106,7 @@ class PieBenchPart:
 
     @cached_property
     def edits(self) -> dict[str, PieBenchEdit]:
-        """Edits that are measured, by key."""
+        """Edits of PIE-Bench that are measured, by key."""
         edits = read_mapping_file(Path(self.config.folder))
         if self.config.count is None:
             return edits

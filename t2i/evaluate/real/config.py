@@ -21,7 +21,7 @@ class PairSplitConfig(BaseModel):
     strengthen: int = Field(0, ge=0)
 
     def count(self, kind: ChangeKind) -> int:
-        """Return the number of picture pairs of a kind of change."""
+        """Return how many picture pairs of a kind of change a split of the evaluation has."""
         return int(getattr(self, kind, 0))
 
 

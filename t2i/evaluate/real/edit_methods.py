@@ -103,7 +103,7 @@ class PictureEditTask:
 
     @property
     def weighted_prompt(self) -> str | Prompt:
-        """Target prompt, with a strengthened word weighted in it."""
+        """Target prompt of the edit, in which a strengthened word has a weight."""
         word = self.weighted_word
         if word is None:
             return self.target

@@ -194,7 +194,9 @@ class RealPart:
 
 
 def build_edit_method_record(edited: EditedPicture, scores: PictureScores) -> EditMethodRecord:
-    """Return the record of an edited picture with its scores."""
+    """Return the record for records.jsonl of a picture that one method edited, with its scores and
+    cost.
+    """
     error = edited.inverted.source.error
     replay = None if error is None or error.replay is None else round(error.replay, 4)
     return EditMethodRecord(

@@ -46,7 +46,8 @@ class PicturePair:
 
 
 def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PicturePair:
-    """Build picture pair `number` of a kind of change.
+    """Build picture pair `number` of a kind of change: a picture to edit, and the one that the edit
+    should lead to.
 
     Of scenes of held-out combinations the target shows one. Raises ArgumentError if none of
     MAX_SCENES_TRIED scenes can be changed so.

@@ -67,7 +67,7 @@ class EarlierModel(BaseModel):
 
 
 class EarlierMachine(BaseModel):
-    """Date on which an earlier evaluation.json was measured."""
+    """Date on which an earlier evaluation.json was measured, from its facts on the machine."""
 
     date: str
 

@@ -113,7 +113,9 @@ def paired_difference(one: Estimate | None, other: Estimate | None) -> Estimate 
 
 
 def is_binary(values: NDArray[np.float64]) -> bool:
-    """Return True if all values, not counting NaN, are 0 or 1."""
+    """Return True if all sample values, not counting NaN, are 0 or 1, so that their mean is a
+    proportion.
+    """
     return bool(np.isin(values[~np.isnan(values)], (0, 1)).all())
 
 

@@ -75,7 +75,7 @@ class TwoClip(TextEncoder):
 
     @property
     def token_window(self) -> TokenWindow:
-        """Token window that both models share."""
+        """Token window that both CLIP models of the text encoder share."""
         return self.first.token_window
 
     def encode(

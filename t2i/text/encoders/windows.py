@@ -64,7 +64,7 @@ class WindowedEncoder(TextEncoder):
 
     @property
     def token_window(self) -> TokenWindow:
-        """Token window of the model."""
+        """Token window of the text encoder: its size in tokens and its special tokens."""
         return self._layout
 
     def encode(

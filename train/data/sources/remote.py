@@ -97,11 +97,13 @@ class RemoteFile(io.RawIOBase):
         self.url, self.length, self.position = url, fetch_content_length(url), 0
 
     def readable(self) -> bool:
-        """Return True, as the file can be read."""
+        """Return True, as io.RawIOBase asks: a file on a web server can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Return True, as the read position can be set."""
+        """Return True, as io.RawIOBase asks: the read position in a file on a web server can be
+        set.
+        """
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -111,7 +113,7 @@ class RemoteFile(io.RawIOBase):
         return self.position
 
     def tell(self) -> int:
-        """Return the read position in the file, in bytes."""
+        """Return the read position in the file on the web server, in bytes."""
         return self.position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]

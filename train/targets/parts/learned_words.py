@@ -74,7 +74,9 @@ class ExtendedEmbedding(nn.Module):
         return self.known.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (..., D) of token ids (...)."""
+        """Return the embeddings (..., D) of token ids (...), those of the new words from the
+        trainable rows.
+        """
         is_new = ids >= self.first
         known = self.known(ids.masked_fill(is_new, 0))
         new = functional.embedding((ids - self.first).clamp(min=0), self.vectors)

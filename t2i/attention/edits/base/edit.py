@@ -66,15 +66,15 @@ class Edit:
         check_heads(self.heads)
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True if the edit acts on attention at this site."""
+        """Return True if the edit changes attention at this site."""
         return site.kind in self.kinds and as_sites(self.sites).matches(site)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
-        """Return True if the edit acts at this step."""
+        """Return True if the edit's window of steps contains this step."""
         return step in list_steps_in_window(self.steps, num_steps, num_steps + self.longer_table)
 
     def acts_at_site_and_step(self, site: Site, step: int, num_steps: int) -> bool:
-        """Return True if the edit acts on attention at this site and step."""
+        """Return True if the edit changes attention at this site in this step."""
         return self.acts_at_site(site) and self.acts_at_step(step, num_steps)
 
     @property

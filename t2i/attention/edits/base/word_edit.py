@@ -44,7 +44,7 @@ class PerWordWindowEdit(Edit):
             prompt_tokens.find_word_positions(self.target, word)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
-        """Return True for a step in the step window of any word."""
+        """Return True if the step lies in the step window of any of the edit's words."""
         windows = (self.steps, *self.words.values())
         return any(
             step in list_steps_in_window(window, num_steps, num_steps + 1) for window in windows
@@ -52,7 +52,9 @@ class PerWordWindowEdit(Edit):
 
     @property
     def does_nothing(self) -> bool:
-        """Return True if the step windows of all words are empty."""
+        """Return True if the step windows of all of the edit's words are empty, so that having no
+        effect is no error.
+        """
         return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
 
     def compute_active_tokens_T(self, call: AttentionCall) -> Tensor:
