@@ -81,13 +81,15 @@ def read_picture_size(path: Path) -> tuple[int, int]:
 def _opening_header(path: Path) -> Iterator[Image.Image]:
     """Open a picture file within the block; its pixels are decoded when they are first read."""
     try:
-        with (
-            open_untrusted(path, PICTURE_KIND) as file,
-            Image.open(file, formats=sorted(set(FORMAT_BY_SUFFIX.values()))) as picture,
-        ):
-            if picture.width * picture.height > MAX_PIXELS:
-                raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
-            yield picture
+        with open_untrusted(path, PICTURE_KIND) as file:
+            with warnings.catch_warnings():
+                # Of pictures that are refused below, by a lower limit.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                picture = Image.open(file, formats=sorted(set(FORMAT_BY_SUFFIX.values())))
+            with picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise build_too_large_error(path, f"{picture.width}x{picture.height} pixels")
+                yield picture
     except T2IError:
         raise  # an ArgumentError is a ValueError, too
     except UnidentifiedImageError:
@@ -95,7 +97,7 @@ def _opening_header(path: Path) -> Iterator[Image.Image]:
             f"{path} is {describe_file_type(path)}; expected a PNG, JPEG or WebP picture. "
             "Convert it first."
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise build_too_large_error(path, "far more pixels") from None
     except DECODE_ERRORS as error:
         raise DataError(

@@ -18,6 +18,7 @@ from t2i.pictures import (
     PAPER,
     build_picture_grid,
     open_picture,
+    read_picture_size,
     save_picture,
 )
 
@@ -187,7 +188,7 @@ def test_a_damaged_picture_is_refused_by_name(tmp_path: Path) -> None:
         open_picture(path)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height", "found"),
     [(9000, 9000, "9000x9000 pixels"), (10_000, 10_000, ""), (60_000, 60_000, "far more pixels")],
@@ -197,8 +198,16 @@ def test_a_bomb_is_refused_before_it_is_decoded(
 ) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(width, height))
-    with pytest.raises(DataError, match=rf"bomb\.png holds .*{found}.*at most 64 million"):
-        open_picture(path)
+    for read in (open_picture, read_picture_size):
+        with pytest.raises(DataError, match=rf"bomb\.png holds .*{found}.*at most 64 million"):
+            read(path)
+
+
+def test_a_header_is_checked_without_the_pixels(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(png_header(24, 16))
+    read_picture_size(tmp_path / "cut.png")
+    with pytest.raises(DataError, match=r"Cannot decode .*cut\.png"):
+        open_picture(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize(

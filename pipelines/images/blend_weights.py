@@ -36,6 +36,18 @@ def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
     return (depth_11YX / deepest_11YX.clamp(min=1))[0, 0]
 
 
+def weigh_cropped_sides(height: int, width: int, sides: tuple[bool, bool, bool, bool]) -> Tensor:
+    """Return weights (Y, X) of 1 that fall with a soft edge towards some sides of a picture.
+
+    sides : left, top, right, bottom
+    """
+    ones_YX = torch.ones(height, width)
+    edge = compute_default_edge_width(ones_YX)
+    left, top, right, bottom = (edge * side for side in sides)
+    wide_YX = functional.pad(ones_YX, (left, right, top, bottom))
+    return soften_edge(wide_YX, edge)[top : top + height, left : left + width]
+
+
 def compute_change_weights(
     image: Image.Image, reference: Image.Image, photo: Image.Image | None = None
 ) -> Tensor:

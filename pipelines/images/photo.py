@@ -12,7 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.images.blend_weights import compute_change_weights, soften_edge
+from pipelines.images.blend_weights import (
+    compute_change_weights,
+    soften_edge,
+    weigh_cropped_sides,
+)
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
 from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, compute_box_size
 from pipelines.images.photo_mask import read_mask
@@ -70,8 +74,10 @@ class Photo:
         """Return the photo at its own size with what an image of the model's size changes in it.
 
         Only what changed is enlarged and blended in; every other pixel, and all outside of the
-        mask, is the photo's own. What is blended in is opaque, in the photo's own colours. Exif and
-        colour profile are in `info`, for `save_picture` or Pillow's `save(exif=, icc_profile=)`.
+        mask, is the photo's own. What is blended in is opaque, in the photo's own colours, with a
+        soft edge at the sides at which the photo was cropped. Exif and colour profile are in
+        `info`, for `save_picture` or Pillow's `save(exif=, icc_profile=)`. Warns of a change that
+        reaches such a side.
 
         changed : weights (Y, X), 0 for the photo to 1 for the image; None for where the image
             differs from the reproduction, with a soft edge
@@ -83,9 +89,10 @@ class Photo:
                 f"Got changed of shape {tuple(changed.shape)}, expected the size of the image, "
                 f"{tuple(self.pixels.shape[-2:])}."
             )
+        changed = self.fade_at_cropped_sides(changed)
         edited = self.picture.copy()
         edited.info = {"exif": self.exif, "icc_profile": self.icc_profile}
-        weights = zero_outside_box(changed.detach().float().cpu().numpy(), self.fitting.frame)
+        weights = zero_outside_box(changed.numpy(), self.fitting.frame)
         touched = Image.fromarray((weights > 0).astype(np.uint8)).getbbox()
         if touched is None:
             return edited
@@ -103,6 +110,22 @@ class Photo:
             share_YX = share_YX * (np.asarray(self.mask.crop(region)) > 0)
         blend_into(edited, content, share_YX, region)
         return edited
+
+    def fade_at_cropped_sides(self, changed_YX: Tensor) -> Tensor:
+        """Return weights (Y, X) that fall towards the sides at which the photo was cropped; warn of
+        a change there, which ends where the model's view of the photo does.
+        """
+        height, width = changed_YX.shape
+        weights_YX = weigh_cropped_sides(height, width, self.fitting.cropped_sides)
+        changed_YX = changed_YX.detach().float().cpu()
+        if ((changed_YX > 0.5) & (weights_YX < 1)).any():
+            warnings.warn(
+                "The edit reaches a side at which the photo was cropped "
+                f"({self.fitting.description}), and ends there: what the photo shows across it is "
+                'changed in part. Show the model all of the photo: fit="pad", --fit pad.',
+                stacklevel=3,
+            )
+        return changed_YX * weights_YX
 
     def compute_change_weights(self, image: Image.Image) -> Tensor:
         """Return weights (Y, X) of what an edit changed: 0 for the photo to 1 for its image."""

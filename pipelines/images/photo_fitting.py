@@ -51,6 +51,12 @@ class Fitting:
         return compute_box_size(self.frame)
 
     @property
+    def cropped_sides(self) -> tuple[bool, bool, bool, bool]:
+        """Left, top, right, bottom: True where the photo goes on beyond what the model is shown."""
+        left, top, right, bottom = self.box
+        return left > 0, top > 0, right < self.width, bottom < self.height
+
+    @property
     def is_enlarged(self) -> bool:
         """True if the model is shown more pixels than the photo has."""
         return any(a > b for a, b in zip(self.frame_size, self.box_size, strict=True))

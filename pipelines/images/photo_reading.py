@@ -57,6 +57,7 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
     """
     if isinstance(picture, str | Path):
         with opening_picture_as_stored(Path(picture)) as decoded:
+            warn_of_animation(name, decoded)
             return turn_upright(name, decoded)
     if isinstance(picture, Image.Image):
         check_pixel_count(name, picture.size)
@@ -64,6 +65,7 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
             picture.load()
         except DECODE_ERRORS as error:
             raise DataError(f"Cannot decode the {name}: {error}. Get a fresh copy.") from error
+        warn_of_animation(name, picture)
         return turn_upright(name, picture)
     if isinstance(picture, np.ndarray | Tensor):
         return UprightPicture(array_to_picture(name, picture))
@@ -71,6 +73,20 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
         f"Got {name} of type {type(picture).__name__}, expected the path of a PNG, JPEG or WebP, a "
         f"Pillow image, an array or a tensor: {name}=PIL.Image.open('cat.png')."
     )
+
+
+def warn_of_animation(name: str, picture: Image.Image) -> None:
+    """Warn of a picture that is an animation, of which one frame is read.
+
+    The further pictures in a phone's JPEG (a preview, a map of brightness) are no frames.
+    """
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format not in ("JPEG", "MPO"):
+        warnings.warn(
+            f"The {name} is an animation of {frames} frames, of which one is read: number "
+            f"{picture.tell() + 1}.",
+            stacklevel=3,
+        )
 
 
 def check_pixel_count(name: str, size: tuple[int, int]) -> None:

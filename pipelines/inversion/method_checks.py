@@ -1,4 +1,4 @@
-"""Checks whether an inversion method suits a model."""
+"""Checks whether an inversion method suits a model and its guidance."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim
 from pipelines.inversion.methods import format_method
 from pipelines.inversion.noise_levels import is_flow_matching
-from pipelines.inversion.null_text import NullText
+from pipelines.inversion.null_text import UNCOND_BRANCH, NullText
 from pipelines.inversion.source_run import InversionMethod
+from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
@@ -34,4 +35,13 @@ def check_method_suits_model(pipe: Any, method: InversionMethod) -> None:
         raise ArgumentError(
             f"The method {name} optimises the unconditional embedding of a diffusion model, and "
             "this is a flow model: choose difference, edit-friendly or direct."
+        )
+
+
+def check_guidance_suits_method(guidance: Guidance, method: InversionMethod) -> None:
+    """Raise ArgumentError for a method that needs an unconditional branch, and guidance without."""
+    if isinstance(method, NullText) and UNCOND_BRANCH not in guidance.possible_branches:
+        raise ArgumentError(
+            "null-text optimises the unconditional embedding, and this run computes none: give a "
+            "guidance scale above 1, or choose the method direct."
         )

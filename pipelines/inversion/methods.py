@@ -10,6 +10,9 @@ from pipelines.inversion.null_text import NullText
 from pipelines.inversion.source_run import InversionMethod
 from t2i.errors import ArgumentError, nearest_hint
 
+AUTO_METHOD = "auto"
+"""Name that stands for the method that suits the model and the edits."""
+
 
 def parse_method(text: str) -> InversionMethod:
     """Return the method of a name and arguments, such as "ddim:iterations=2".
@@ -18,9 +21,15 @@ def parse_method(text: str) -> InversionMethod:
     """
     name, _, arguments = text.partition(":")
     name = name.strip().lower().replace("_", "-")
-    if name not in INVERSION_METHODS:
+    if name == AUTO_METHOD:
         raise ArgumentError(
-            f"Unknown inversion method {name!r:.80}. {nearest_hint(name, INVERSION_METHODS)}"
+            f"Got {text!r:.80}: {AUTO_METHOD} chooses a method with its own arguments, and takes "
+            "none. Name the method that they are of, as in edit-friendly:skip=0.2."
+        )
+    if name not in INVERSION_METHODS:
+        known_names = (AUTO_METHOD, *INVERSION_METHODS)
+        raise ArgumentError(
+            f"Unknown inversion method {name!r:.80}. {nearest_hint(name, known_names)}"
         )
     kind: Any = INVERSION_METHODS[name]
     types = get_type_hints(kind)

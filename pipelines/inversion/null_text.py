@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines.inversion.ddim import check_iterations, invert_ddim
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import apply_path_step
+from pipelines.inversion.path_scheduler import apply_path_step, to_at_least_float32
 from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
@@ -87,13 +87,8 @@ class OptimiseUncondCallback(StepCallback):
     def before_pass(self, run: RunState) -> None:
         """Replace the unconditional embedding of this step by the optimised one.
 
-        A step without guidance keeps its own. Raises ArgumentError for a run without guidance.
+        A step without guidance keeps its own.
         """
-        if UNCOND_BRANCH not in run.conditioning.branches:
-            raise ArgumentError(
-                "null-text optimises the unconditional embedding, and this run computes none: "
-                "give a guidance scale above 1, or choose the method direct."
-            )
         if UNCOND_BRANCH not in run.pass_conditioning.branches:
             self.embeddings.append(run.conditioning.select_branches((UNCOND_BRANCH,)).text_BTD)
             return
@@ -110,7 +105,7 @@ class OptimiseUncondCallback(StepCallback):
         uncond = run.conditioning.select_branches((UNCOND_BRANCH,))
         cond = run.conditioning.select_branches(("cond",))
         cond_1CHW: Tensor = run.denoise(run.latents_BCHW, cond)
-        text_1TD = uncond.text_BTD.detach().float().clone().requires_grad_()
+        text_1TD = to_at_least_float32(uncond.text_BTD.detach()).clone().requires_grad_()
         rate = self.method.learning_rate * (1 - run.step / 100)
         adam = torch.optim.Adam([text_1TD], lr=max(rate, 0.0))
         for _ in range(self.method.inner_steps):

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from pipelines.images.photo import Photo
-from pipelines.inversion.method_checks import check_method_suits_model, is_few_step_model
-from pipelines.inversion.methods import format_method, parse_method
+from pipelines.inversion.method_checks import (
+    check_guidance_suits_method,
+    check_method_suits_model,
+    is_few_step_model,
+)
+from pipelines.inversion.methods import AUTO_METHOD, format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow_matching
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, to_at_least_float32
@@ -36,7 +40,7 @@ from pipelines.prompt_to_prompt.source_recording import (
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.conditioning.guidance import Conditional
+from t2i.conditioning.guidance import Conditional, choose_guidance
 from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
@@ -60,7 +64,7 @@ def resolve_method(
         format_method(method)
         check_method_suits_model(pipe, method)
         return method
-    if method.strip().lower() != "auto":
+    if method.strip().lower() != AUTO_METHOD:
         parsed = parse_method(method)
         check_method_suits_model(pipe, parsed)
         return parsed
@@ -144,7 +148,8 @@ def invert_picture(
 ) -> RecordedSource:
     """Invert a photo by a method, and return it as a recorded source with its prompt and notes.
 
-    Raises ArgumentError before the first pass where the recording would exceed its budget.
+    Raises ArgumentError before the first pass where the recording would exceed its budget, and for
+    guidance that the method cannot do with.
     """
     levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps or 1)
     pixels_13YX = photo.pixels
@@ -153,10 +158,12 @@ def invert_picture(
     num_steps = count_path_steps(method, levels.num_steps)
     needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.copies)
     check_recording_budget(needed, options.budget)
-    clean_1CHW = encode_picture(pipe, pixels_13YX)
-    given = method.target_settings(prompt, settings.guidance_scale or 1.0)
+    scale = settings.guidance_scale or 1.0
+    given = method.target_settings(prompt, scale)
     check_settings_left_to_method(method, settings, given)
     settings = replace(settings, **given)
+    check_guidance_suits_method(settings.guidance or choose_guidance(scale), method)
+    clean_1CHW = encode_picture(pipe, pixels_13YX)
     run = PictureRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
     path = method.find_path(run)
 
@@ -279,6 +286,15 @@ def measure_error(
             f"autoencoder alone: {error.autoencoder:.1f} dB), so edits may change more than is "
             "wanted. Describe the picture more exactly, lower the guidance scale, take more "
             "steps, or try the method edit-friendly.",
+            stacklevel=2,
+        )
+    elif error.autoencoder < POOR_REPLAY_PSNR:
+        reached = error.autoencoder if replay is None else replay
+        warnings.warn(
+            f"Drawn again from its noise, the picture is reproduced at {reached:.1f} dB only, and "
+            f"by the autoencoder alone at {error.autoencoder:.1f} dB: the model cannot show such a "
+            "picture at this size, whatever the method. Take a larger size or another model, and "
+            "put edits back into the photo at its own size, which keeps what they do not change.",
             stacklevel=2,
         )
     return error

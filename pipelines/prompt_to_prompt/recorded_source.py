@@ -326,9 +326,12 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
             name for name in list_recorded_file_names(count) if not (folder / name).is_file()
         ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            problem = f"there is no file {folder / RECORDING_MANIFEST_NAME}"
         raise DataError(
-            f"{folder} is not a recorded source: {type(error).__name__}: {error}. Name a folder "
-            "that remember() or invert() has written, `t2i invert` or `t2i edit --record`."
+            f"{folder} is not a recorded source: {problem}. Name a folder that remember() or "
+            "invert() has written, `t2i invert` or `t2i edit --record`."
         ) from error
     if missing:
         raise DataError(f"{folder} lacks {missing[0]}: record the source again.")

@@ -12,6 +12,7 @@ from t2i.cli.request.photo_inversion import PhotoInversion, parse_budget
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.cli.command import Cli, Result, files, pixels, text_of
+from tests.test_pictures import png_header
 
 SOURCE, TARGET = "a red cat", "a red dog"
 
@@ -184,7 +185,8 @@ def test_json_has_the_request_with_the_inversion_of_the_kind_of_change(
         ([], 2, "Got --image without SOURCE and TARGET: the photo is inverted with the prompt"),
         ([SOURCE], 2, 'An empty SOURCE, "", does without a description'),
         ([SOURCE, TARGET, "--invert", "dirct"], 2, "Unknown inversion method 'dirct'. Did you"),
-        ([SOURCE, TARGET, "--invert", ""], 2, "Unknown inversion method ''"),
+        ([SOURCE, TARGET, "--invert", ""], 2, "Unknown inversion method ''. Choices: auto, "),
+        ([SOURCE, TARGET, "--invert", "auto:skip=0.2"], 2, "Got 'auto:skip=0.2': auto chooses a"),
         ([SOURCE, TARGET, "--invert", "turbo", "--negative", "x"], 2, "Got negative_prompt (--neg"),
         ([SOURCE, TARGET, "--invert", "ddim:iteratons=2"], 2, "Did you mean 'iterations'?"),
         ([SOURCE, TARGET, "--invert", "ddim:iterations=0"], 2, "expected a number from 1 to 100"),
@@ -224,6 +226,49 @@ def test_a_photo_that_is_none_is_named(
     assert done.code == code
     assert message in done.err
     assert [name for name in files(Path()) if name != photo.name] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"),
+    [
+        ("photo.png", ["edit", "--image", "photo.png", SOURCE, TARGET]),
+        ("mask.png", ["edit", "--image", "photo.png", SOURCE, TARGET, "--mask", "mask.png"]),
+        ("photo.png", ["invert", "photo.png", SOURCE, "--out", "kept"]),
+        ("photo.png", ["inspect", "--image", "photo.png", SOURCE]),
+        ("photo.png", ["generate", TARGET, "--image", "photo.png"]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png_header(10_000, 10_001), "holds 10000x10001 pixels; at most 64 million are decoded"),
+        (b"a cat", "is no picture we know; expected a PNG, JPEG or WebP"),
+    ],
+    ids=["100 megapixels", "no picture"],
+)
+def test_a_photo_and_a_mask_are_checked_before_the_model_is_loaded(
+    cli: Cli, photo: Path, file: str, arguments: list[str], content: bytes, message: str
+) -> None:
+    Path(file).write_bytes(content)
+    done = cli(*arguments, "--model", "none of the sort")
+    assert done.code == 4
+    assert done.err.startswith(f"Error: {file} {message}")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_web_address_is_named_as_one(cli: Cli) -> None:
+    done = cli("edit", "--image", "https://example.com/cat.jpg", SOURCE, TARGET)
+    assert done.code == 4
+    assert "Web addresses are not read: download the file" in done.err
+
+
+def test_an_edit_across_the_side_of_a_crop_is_said(edit: Cli, photo: Path) -> None:
+    Image.open(photo).resize((96, 64)).save(photo)
+    said = "The edit reaches a side at which the photo was cropped (96x64 pixels, cropped to"
+    done = edit(SOURCE, TARGET, "--blend", "none", "--full-size", "--out", "e.png")
+    assert said in done.err
+    padded = edit(SOURCE, TARGET, "--blend", "none", "--full-size", "--fit", "pad")
+    assert "The edit reaches" not in padded.err
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_a_recording_of_another_model_is_refused_in_words(invert: Cli, cli: Cli)
     assert not Path("outputs").exists() or files(Path("outputs")) == []
 
 
+@pytest.mark.filterwarnings("ignore:Drawn again from its noise")
 def test_a_folder_recorded_in_python_is_refused_in_words(
     cli: Cli, model: Path, photo: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_folder_recorded_in_python_is_refused_in_words(
         (("--steps", "3"), "Got --steps with --source"),
         (("--seed", "3"), "Got --seed with --source"),
         (("--image", "photo.png", "--size", "32"), "Got --image and --size with --source"),
+        (("--mask", "mask.png", "--fit", "pad"), "Got --fit and --mask with --source"),
     ],
 )
 def test_what_a_recording_has_already_is_not_taken(
@@ -134,7 +136,7 @@ def test_a_folder_that_is_none_is_named(cli: Cli) -> None:
     Path("empty").mkdir()
     done = cli("edit", "--source", "empty", TARGET)
     assert done.code == 4
-    assert "empty is not a recorded source" in done.err
+    assert "empty is not a recorded source: there is no file empty/remembered.json." in done.err
 
 
 @pytest.mark.parametrize(

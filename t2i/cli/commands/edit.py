@@ -152,7 +152,7 @@ def edit(
         embedding=embedding,
     )
     photo = options.PhotoOptions(
-        image=image, invert=invert, fit=fit, mask=mask, full_size=full_size
+        image=image, source=folder, invert=invert, fit=fit, mask=mask, full_size=full_size
     )
     edit_options = EditOptions.parse(
         weight or [], blend or "auto", cross_replace, self_replace, align or [], region or []

@@ -98,7 +98,7 @@ def inspect_attention(
         lora=lora,
         embedding=embedding,
     )
-    photo = options.PhotoOptions(image=image, invert=invert, fit=fit)
+    photo = options.PhotoOptions(image=image, source=folder, invert=invert, fit=fit)
     overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     chosen = split_words(words)
     recorded = None

@@ -1,6 +1,7 @@
 """Checks of the files of a request on this machine: location, type and digest."""
 
 import hashlib
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
+from t2i.pictures import read_picture_size
 from t2i.terminal import escape_controls
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -20,6 +22,8 @@ MAX_LISTED_FILES = 3
 """Maximum number of files of a folder in a message."""
 IMAGE_ENCODER_FOLDER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
+WEB_ADDRESS_PATTERN = re.compile(r"(?:https?|ftp):/", re.IGNORECASE)
+"""Start of a web address, also of one that was read as a path, which has one slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,10 @@ def locate_input_file(field_name: str, file: InputFile) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        raise kind.missing_error_type(
-            f"No such {kind.label}: {file.path}. Check the path."
-        ) from None
+        advice = "Check the path."
+        if WEB_ADDRESS_PATTERN.match(file.path):
+            advice = "Web addresses are not read: download the file, and give its path."
+        raise kind.missing_error_type(f"No such {kind.label}: {file.path}. {advice}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
         raise kind.missing_error_type(f"Cannot read {file.path}: {error}.") from error
     if not regular:
@@ -163,9 +168,15 @@ def is_peft_folder(path: Path) -> bool:
 
 
 def check_request_files(request: Request) -> None:
-    """Raise an error for the first file of a request that is missing or cannot be used."""
+    """Raise an error for the first file of a request that is missing or cannot be used.
+
+    Of pictures the header is read, so that what is no picture, or too large a one, is refused
+    before the model is loaded.
+    """
     for name, file in iter_request_files(request):
-        locate_input_file(name, file)
+        path = locate_input_file(name, file)
+        if REQUEST_FILE_FIELDS[name].error_type is DataError:
+            read_picture_size(path)
 
 
 def _find_adapter_weights(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """Options of the commands that draw one prompt, and the request that they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -141,9 +141,13 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoOptions:
-    """Options of a command about the photo that it edits or inspects, as they were typed."""
+    """Options of a command about the photo that it edits or inspects, as they were typed.
+
+    source : folder of a recording that is given instead of the photo
+    """
 
     image: Path | None
+    source: Path | None = None
     invert: str | None = None
     fit: Literal["crop", "pad", "stretch"] | None = None
     mask: Path | None = None
@@ -160,6 +164,8 @@ class PhotoOptions:
         if self.image is None:
             alone = {"--invert": self.invert, "--fit": self.fit, "--mask": self.mask}
             given = [name for name, value in alone.items() if value is not None]
+            if given and self.source is not None:
+                raise build_source_option_error(given)
             if given:
                 raise ArgumentError(
                     f"Got {' and '.join(given)} without --image: it is about a photo. Give both."
@@ -191,10 +197,18 @@ def check_only_model(overrides: "RequestOverrides", others: Mapping[str, object]
     found = {names.get(name, f"--{name}") for name in given}
     found |= {name for name, value in others.items() if value is not None}
     if found:
-        raise ArgumentError(
-            f"Got {' and '.join(sorted(found))} with --source: a recording has its own. Leave it "
-            "out, or record the photo anew with t2i invert."
-        )
+        raise build_source_option_error(found)
+
+
+def build_source_option_error(names: Collection[str]) -> ArgumentError:
+    """Return an ArgumentError for options that a recording has already.
+
+    names : of the options, such as "--steps"
+    """
+    return ArgumentError(
+        f"Got {' and '.join(sorted(names))} with --source: a recording has its own. Leave it out, "
+        "or record the photo anew with t2i invert."
+    )
 
 
 def build_prompt_request(

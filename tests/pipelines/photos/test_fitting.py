@@ -1,6 +1,7 @@
 """Photos of any size at a model's size, and edits of them at their own."""
 
 import io
+import warnings
 
 import numpy as np
 import piexif
@@ -33,7 +34,7 @@ def weights(box, size=32):
 
 @settings(deadline=None, max_examples=60)
 @given(SIDES, SIDES, st.sampled_from([(32, 32), (24, 40)]), st.sampled_from(FIT_MODES))
-@pytest.mark.filterwarnings("ignore:The photo is smaller")
+@pytest.mark.filterwarnings("ignore:The photo is smaller", "ignore:The edit reaches a side")
 def test_every_size_is_fitted_and_put_back_unchanged(width, height, size, fit):
     picture = colourful(width, height)
     photo = prepare_photo(picture, *size, fit)
@@ -115,6 +116,30 @@ def test_all_of_an_image_is_put_back_if_all_is_said_to_have_changed():
     photo = prepare_photo(colourful(64, 64), 32, 32)
     image = Image.new("RGB", (32, 32), (10, 20, 30))
     assert (bytes_of(photo.put_back(image, torch.ones(32, 32))) == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize(("size", "axis"), [((128, 64), 1), ((64, 128), 0)])
+def test_an_edit_ends_softly_at_the_sides_of_a_crop_with_a_warning(size, axis):
+    """The photo goes on there, without the edit; at its own sides the edit is whole."""
+    picture = Image.new("RGB", size, "white")
+    photo = prepare_photo(picture, 32, 32)
+    with pytest.warns(UserWarning, match=r"reaches a side at which the photo was cropped .*pad"):
+        edited = photo.put_back(Image.new("RGB", (32, 32)), torch.ones(32, 32))
+    share = 1 - bytes_of(edited)[..., 0] / 255
+    along = np.moveaxis(share, axis, 0).mean(axis=1)
+    assert (along[:32] == 0).all()
+    assert (along[96:] == 0).all()
+    assert (along[40:88] == 1).all()
+    assert 0.1 < along[32] < 0.7
+    assert (np.diff(along[32:40]) >= 0).all()
+    assert np.abs(np.diff(along)).max() < 0.7
+
+
+def test_an_edit_away_from_the_sides_of_a_crop_is_not_warned_about():
+    photo = prepare_photo(colourful(128, 64), 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        photo.put_back(Image.new("RGB", (32, 32)), soften_edge(weights((3, 0, 29, 32))))
 
 
 def test_large_photos_are_blended_in_strips(monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import os
 import time
+import warnings
 
 import numpy as np
 import piexif
@@ -190,17 +191,34 @@ def test_damaged_exif_is_left_out_with_a_warning(tmp_path, cut):
     assert sorted(read.picture.size) == [16, 24]
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_one_frame_of_an_animation_is_read_with_a_warning(tmp_path, suffix):
+    frames = [colourful(), gradient()]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    for given in (tmp_path / f"a.{suffix}", Image.open(tmp_path / f"a.{suffix}")):
+        with pytest.warns(UserWarning, match="The picture is an animation of 2 frames, of which"):
+            read = read_picture("picture", given)
+        np.testing.assert_array_equal(np.asarray(read.picture), np.asarray(colourful()))
+
+
+def test_the_preview_in_a_phone_s_jpeg_is_no_frame(tmp_path):
+    pictures = [gradient(), gradient(12, 8)]
+    pictures[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture("picture", tmp_path / "a.jpg").picture.size == (24, 16)
+
+
 # what is no photo
 
 
 def test_a_hundred_megapixels_are_refused_before_anything_is_decoded(tmp_path):
     (tmp_path / "a.png").write_bytes(png_header(10_000, 10_001))
     start = time.process_time()
-    with (
-        pytest.warns(Image.DecompressionBombWarning),
-        pytest.raises(DataError, match=r"10000x10001 pixels; at most 64 million"),
-    ):
-        prepare_photo(tmp_path / "a.png", 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's own would stand beside ours
+        with pytest.raises(DataError, match=r"10000x10001 pixels; at most 64 million"):
+            prepare_photo(tmp_path / "a.png", 32, 32)
     huge = Image.new("L", (1, 1))
     huge._size = (10_000, 10_001)  # as of a file that is not decoded yet
     with pytest.raises(DataError, match="The picture holds 10000x10001 pixels"):
