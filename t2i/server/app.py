@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from t2i import __version__
 from t2i.errors import T2IError
@@ -83,6 +84,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 def build_middleware(settings: ServerSettings) -> list[Middleware]:
     """Return the middleware of an application, the outermost first."""
     layers = [
+        Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
         Middleware(HeaderMiddleware),
         Middleware(HostMiddleware, settings=settings),
         Middleware(

@@ -3,6 +3,7 @@
 Nothing of the command line is imported here at the top: it imports this module itself.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,14 @@ def serve(
     root_path: Annotated[
         str, typer.Option(metavar="PATH", help="Path at which a reverse proxy has the server.")
     ] = "",
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Proxy or network whose X-Forwarded-Proto is believed; may be repeated.",
+            show_default="127.0.0.1 and ::1",
+        ),
+    ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A further name of the server; may be repeated."),
@@ -79,7 +88,7 @@ def serve(
     """
     from t2i.errors import ArgumentError
     from t2i.optional_dependencies import build_install_command
-    from t2i.server.settings import DAY, GIBIBYTE, ServerSettings
+    from t2i.server.settings import DAY, GIBIBYTE, LOOPBACK_PROXIES, ServerSettings
     from t2i.terminal import plural
 
     settings = ServerSettings(
@@ -96,6 +105,7 @@ def serve(
         max_age=keep_days * DAY,
         max_bytes=int(keep_gib * GIBIBYTE),
         model_bytes=None if model_gib is None else int(model_gib * GIBIBYTE),
+        trusted_proxies=tuple(trusted_proxy or LOOPBACK_PROXIES),
         root_path=root_path.rstrip("/"),
         allowed_hosts=tuple(allowed_host or []),
         allowed_origins=tuple(allowed_origin or []),
@@ -106,6 +116,14 @@ def serve(
             f"Got {opened} without --token: anybody who reaches this machine could use the "
             'server. Give a secret, as in --token "$(openssl rand -hex 16)".'
         )
+    for proxy in settings.trusted_proxies:
+        try:
+            ip_network(proxy)
+        except ValueError:
+            raise ArgumentError(
+                f"Got --trusted-proxy {proxy!r}: expected an IP address or a network, as in "
+                "10.0.0.5 or 10.0.0.0/24."
+            ) from None
     for secret in settings.tokens:
         if len(secret) < MIN_TOKEN or not secret.isascii() or not secret.isprintable():
             raise ArgumentError(

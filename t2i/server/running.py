@@ -2,9 +2,13 @@
 
 import errno
 import logging
+import os
 import socket
 import threading
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from html import escape
 from types import FrameType
 from urllib.parse import quote
 
@@ -21,6 +25,17 @@ BACKLOG = 4096
 """Connections that wait to be accepted."""
 GRACE = 5
 """Seconds that open connections have once the server ends."""
+OPEN_DELAY = 1.0
+"""Seconds until the page is opened, so that the server can answer."""
+REDIRECT_FILE = "open-page.html"
+REDIRECT_SECONDS = 60.0
+"""Seconds that a browser has to read the file with the address of the page."""
+REDIRECT = """<!doctype html>
+<meta charset="utf-8"><title>t2i</title>
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0; url={address}">
+<a href="{address}">t2i</a>
+"""
 
 
 class DrainingServer(uvicorn.Server):
@@ -76,9 +91,40 @@ def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
     server = DrainingServer(config, app)
     address = build_address(settings, listener)
     print_line(address)
-    if open_page:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
-    server.run(sockets=[listener])
+    with opening_page(address, settings) if open_page else nullcontext():
+        server.run(sockets=[listener])
+
+
+@contextmanager
+def opening_page(address: str, settings: ServerSettings) -> Iterator[None]:
+    """Open the page in a browser soon after the block has begun.
+
+    Every user of the machine may read the command of a browser. If the address has a token, it is
+    therefore written into a file that only this user may read, and the browser is given the file,
+    which leads to the page; the file is removed after REDIRECT_SECONDS or at the end of the block.
+    """
+    path = settings.folder.resolve() / REDIRECT_FILE if settings.tokens else None
+    if path is not None:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(REDIRECT.format(address=escape(address)))
+    ended = threading.Event()
+
+    def open_and_remove() -> None:
+        if not ended.wait(OPEN_DELAY):
+            webbrowser.open(address if path is None else path.as_uri())
+            ended.wait(REDIRECT_SECONDS)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    thread = threading.Thread(target=open_and_remove, name="open", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=GRACE)
 
 
 def open_listener(host: str, port: int) -> socket.socket:

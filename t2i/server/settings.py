@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 GIBIBYTE = 1 << 30
 DAY = 86_400.0
 
@@ -30,6 +31,7 @@ class ServerSettings:
     body_timeout : seconds in which the next part of a request has to come
     model_bytes : of the models in one worker's memory together; None for half of the memory
     preview_share : of a run's time that previews may take
+    trusted_proxies : addresses and networks of reverse proxies whose X-Forwarded-Proto is believed
     root_path : path below which a reverse proxy serves this server
     allowed_hosts, allowed_origins : further names in the Host header, and pages of other sites that
         may call the API
@@ -55,6 +57,7 @@ class ServerSettings:
     body_timeout: float = 60.0
     model_bytes: int | None = None
     preview_share: float = 0.02
+    trusted_proxies: tuple[str, ...] = LOOPBACK_PROXIES
     root_path: str = ""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()

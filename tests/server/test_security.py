@@ -40,7 +40,7 @@ def test_without_a_token_every_path_answers_401(idle: Idle, path: str) -> None:
 
 def test_health_needs_no_token_and_tells_nothing(idle: Idle) -> None:
     answer = idle(tokens=(ONE,)).get("/api/v1/health")
-    assert answer.json() == {"status": "ok", "ready": False}
+    assert answer.json() == {"status": "ok", "ready": False, "problem": None}
 
 
 @pytest.mark.parametrize("headers", [bearer(ONE), basic(ONE)], ids=["bearer", "basic"])
@@ -68,14 +68,41 @@ def test_what_is_no_token_does_not_open(idle: Idle, headers: dict[str, str]) -> 
 def test_a_link_sets_a_cookie_once_which_no_script_reads(idle: Idle) -> None:
     client = idle(tokens=(ONE,))
     answer = client.get(f"/?token={ONE}", follow_redirects=False)
-    assert answer.status_code == 303
-    assert answer.headers["location"] == "/"
+    assert answer.status_code == 200
+    assert '<meta http-equiv="refresh" content="0; url=/">' in answer.text
+    assert ONE not in answer.text
+    assert "Secure" not in answer.headers["set-cookie"]
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert ONE not in cookie
     assert client.get("/api/v1/jobs").status_code == 200
     assert TestClient(client.app, base_url="http://127.0.0.1").get("/?token=x").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted", "proto", "secure"),
+    [
+        ("127.0.0.1", (), "https", False),
+        ("127.0.0.1", ("127.0.0.1",), "https", True),
+        ("127.0.0.1", ("127.0.0.1",), "http", False),
+        ("127.0.0.1", ("127.0.0.1",), "gopher", False),
+        ("10.1.2.3", ("127.0.0.1",), "https", False),
+        ("10.1.2.3", ("127.0.0.1", "10.1.0.0/16"), "https", True),
+    ],
+)
+def test_only_trusted_proxies_say_that_the_client_came_by_https(
+    idle: Idle, peer: str, trusted: tuple[str, ...], proto: str, secure: bool
+) -> None:
+    app = idle(tokens=(ONE,), trusted_proxies=trusted).app
+    client = TestClient(app, base_url="http://127.0.0.1", client=(peer, 50_000))
+    answer = client.get(f"/?token={ONE}", headers={"X-Forwarded-Proto": proto})
+    assert ("; Secure" in answer.headers["set-cookie"]) is secure
+
+
+def test_the_proxies_that_are_trusted_are_addresses() -> None:
+    with pytest.raises(ArgumentError, match="Got --trusted-proxy 'nginx': expected an IP address"):
+        serve(trusted_proxy=["nginx"])
 
 
 def test_one_token_sees_nothing_of_anothers(idle: Idle, repo: Path) -> None:

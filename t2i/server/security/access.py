@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
+from html import escape
 from urllib.parse import parse_qs
 
 from fastapi import Request
@@ -20,6 +21,12 @@ OPEN_PATHS = ("/api/v1/health",)
 OWNER = "t2i.owner"
 COOKIE_AGE = 90 * 86_400
 """Seconds."""
+ENTRANCE = """<!doctype html>
+<meta charset="utf-8"><title>t2i</title>
+<meta http-equiv="refresh" content="0; url={address}">
+<a href="{address}">t2i</a>
+"""
+"""Answer that sets the cookie: it leads to the page."""
 
 
 def owner_of(request: Request) -> str:
@@ -89,10 +96,16 @@ class AccessMiddleware:
         )
         if scope.get("scheme") == "https":
             cookie += "; Secure"
-        headers = [(b"location", place.encode()), (b"set-cookie", cookie.encode())]
-        headers.append((b"content-length", b"0"))
-        await send({"type": "http.response.start", "status": 303, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        # Not a redirect: a browser that follows one from a link in another program or file counts
+        # it as a request from another site, and keeps the strict cookie back.
+        body = ENTRANCE.format(address=escape(place)).encode()
+        headers = [
+            (b"content-type", b"text/html; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            (b"set-cookie", cookie.encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def compute_owner(token: str) -> str:
