@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,9 +13,11 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
+from safetensors.numpy import save_file
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -25,6 +28,8 @@ from schemathesis.specs.openapi.checks import (
 
 import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
 from t2i.cli import main
+from t2i.errors import ModelError
+from t2i.server.api.tokens import load_token_window
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from tests.server.conftest import Idle
@@ -102,6 +107,33 @@ def test_tokens_and_words_are_those_of_the_models_encoder(idle: Idle) -> None:
     wrong = client.post("/api/v1/tokens", json={"prompt": "(red"})
     assert wrong.status_code == 422
     assert "never closed" in wrong.json()["error"]["message"]
+
+
+def test_tokens_of_a_model_in_one_file_are_those_of_clip(
+    idle: Idle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 3, 3))}, model)
+    storage = tmp_path / "hub" / "models--openai--clip-vit-large-patch14"
+    (storage / "refs").mkdir(parents=True)
+    (storage / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    client = idle(models=(str(model),))
+    asked = {"prompt": "a (red:1.2) apple"}
+    answer = client.post("/api/v1/tokens", json=asked)
+    assert answer.status_code == 422
+    assert "A single file carries no vocabulary" in answer.json()["error"]["message"]
+    shutil.copytree(repo / "t2i/assets/tokenizer", storage / "snapshots" / ("0" * 40))
+    told = client.post("/api/v1/tokens", json=asked).json()
+    assert [word["text"] for word in told["words"]] == ["a", "red", "apple"]
+    assert told["words"][1]["tokens"] == [2]
+    assert told["window_size"] == 77
+
+
+def test_a_model_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="The model x has no tokenizer"):
+        load_token_window(tmp_path / "x")
 
 
 def test_models_samplers_and_adapters_are_listed(idle: Idle, tmp_path: Path) -> None:

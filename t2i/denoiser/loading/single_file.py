@@ -12,8 +12,6 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -46,14 +44,10 @@ from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
 from t2i.errors import ArgumentError, ModelError, nearest_hint
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
-from t2i.text.bpe import build_clip_tokenizer, load_bpe
+from t2i.text.clip_vocabulary import download_clip_tokenizer
 
 Component = nn.Module | CLIPTokenizer | Scheduler
 MAX_PART_TENSORS = 5000
-CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-"""Hub repository with the vocabulary of every Stable Diffusion."""
-CLIP_WINDOW_SIZE = 77
-"""Tokens that CLIP reads at once."""
 
 
 def load_single_file(
@@ -250,21 +244,7 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
         check_vocabulary_files(place)
         read: CLIPTokenizer = load_checked_tokenizer(place, "CLIPTokenizer")
         return read
-    # Not CLIPTokenizer.from_pretrained: where it finds nothing it makes a tokenizer without words.
-    try:
-        files = [
-            Path(hf_hub_download(CLIP_REPOSITORY, name)) for name in ("vocab.json", "merges.txt")
-        ]
-    except (OSError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"A single file carries no vocabulary, and {CLIP_REPOSITORY} cannot be had from the "
-            "hub: give "
-            "config=, the folder of a Stable Diffusion of the same kind, or bring the tokenizers "
-            "along, tokenizer=CLIPTokenizer.from_pretrained(...)."
-        ) from error
-    tokenizer = build_clip_tokenizer(*load_bpe(files[0].parent), CLIP_WINDOW_SIZE)
-    tokenizer.pad_token = pad
-    return tokenizer
+    return download_clip_tokenizer(pad)
 
 
 def build_checkpoint_scheduler(checkpoint: SingleFileCheckpoint, folder: Path) -> Scheduler:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.cli.request.request import Grammar, Request
-from t2i.denoiser.loading.address import ASSETS
+from t2i.errors import ModelError
 from t2i.server.api.schemas import TokenAnswer, TokensAnswer, WordAnswer
 
 WORD = re.compile(r"[\w'-]+")
@@ -93,20 +93,24 @@ def _list_words(
 
 @lru_cache(maxsize=MODELS_KEPT)
 def load_token_window(model: Path) -> Any:
-    """Return the token window of a model's first text encoder."""
+    """Return the token window of a model's first text encoder; of a single file CLIP's.
+
+    Raises ModelError for a model without a tokenizer.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     from t2i.text.encoders.selection import ENCODER_CLASS_BY_MODEL_TYPE
     from t2i.text.token_windows import build_token_window
 
-    folder = model if model.is_dir() else None
-    tokenizers = [
-        name for name in ("tokenizer", "tokenizer_2") if folder and (folder / name).is_dir()
-    ]
-    if folder is None or not tokenizers:
-        return build_token_window(AutoTokenizer.from_pretrained(ASSETS / "tokenizer"))
+    if model.is_file():
+        from t2i.text.clip_vocabulary import download_clip_tokenizer
+
+        return build_token_window(download_clip_tokenizer())
+    tokenizers = [name for name in ("tokenizer", "tokenizer_2") if (model / name).is_dir()]
+    if not tokenizers:
+        raise ModelError(f"The model {model.name} has no tokenizer: get a complete copy.")
     end = tokenizers[0].removeprefix("tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(folder / tokenizers[0], local_files_only=True)
-    config = AutoConfig.from_pretrained(folder / f"text_encoder{end}", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model / tokenizers[0], local_files_only=True)
+    config = AutoConfig.from_pretrained(model / f"text_encoder{end}", local_files_only=True)
     family = ENCODER_CLASS_BY_MODEL_TYPE.get(config.model_type)
     return build_token_window(tokenizer, config, begin=bool(family and family.begins))
