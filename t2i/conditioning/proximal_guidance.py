@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from t2i.conditioning.conditioning import Branch
@@ -51,7 +52,8 @@ class Proximal:
         uncond_BCHW = predictions["uncond"]
         difference_BCHW = predictions["cond"] - uncond_BCHW
         size_BCHW = difference_BCHW.abs()
-        threshold_B = size_BCHW.flatten(1).float().quantile(self.quantile, dim=1)
+        wide_BV = size_BCHW.flatten(1).to(torch.promote_types(size_BCHW.dtype, torch.float32))
+        threshold_B = wide_BV.quantile(self.quantile, dim=1)
         threshold_B111 = threshold_B.to(size_BCHW)[:, None, None, None]
         if self.norm == "l0":
             kept_BCHW = difference_BCHW * (size_BCHW > threshold_B111)

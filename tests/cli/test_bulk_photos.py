@@ -83,6 +83,8 @@ def test_a_line_without_a_photo_edits_a_generated_picture(bulk: Cli, cli: Cli, m
             {"source": SOURCE, "image": "photo.png", "invert": "drect"},
             "Unknown inversion method 'drect'",
         ),
+        ({"source": SOURCE, "image": "p.jsonl"}, "is no picture we know"),
+        ({"source": SOURCE, "image": "photo.png", "mask": "p.jsonl"}, "is no picture we know"),
         (
             {"source": SOURCE, "image": "photo.png", "strength": 0.5},
             "Got --strength 0.5 for a photo",

@@ -96,6 +96,7 @@ def test_a_photo_without_description_is_looked_into_by_any_word(inspect: Cli) ->
     ("arguments", "code", "message"),
     [
         ([], 2, "Got --image without PROMPT: the photo is inverted with the prompt"),
+        ([""], 2, "The prompt is empty: name the words to look up with --words"),
         ([PROMPT, "--invert", "direkt"], 2, "Did you mean 'direct'?"),
         ([PROMPT, "--words", "a" * 30_000], 2, "A word of --words is 30,000 letters long"),
         ([PROMPT, "--source", "kept"], 2, "and PROMPT with --source: a recording"),

@@ -121,6 +121,7 @@ def test_what_a_recording_has_already_is_not_taken(
         ([SOURCE, "--out", "cat", "--budget", "0.00001"], 2, "Recording this source takes"),
         ([SOURCE, "--out", "photo.png"], 5, "photo.png exists and is not replaced"),
         ([SOURCE, "--out", "."], 5, "exists and is not replaced"),
+        ([SOURCE, "--out", "photo.png/cat"], 5, "A part of this path is a file, not a folder"),
     ],
 )
 def test_what_cannot_be_used_is_named(
@@ -129,6 +130,7 @@ def test_what_cannot_be_used_is_named(
     done = invert(*arguments)
     assert done.code == code
     assert message in done.err
+    assert "Inverting" not in done.err or "--budget" in arguments
     assert files(Path()) == ["photo.png"]
 
 

@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from t2i.cli.request.file_checks import (
     check_file_combinations,
+    check_input_file,
     iter_request_files,
-    locate_input_file,
 )
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.options import check_no_composed_prompts
@@ -100,7 +100,7 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
 
 def _find_file_error(name: str, file: InputFile) -> str | None:
     try:
-        locate_input_file(name, file)
+        check_input_file(name, file)
     except T2IError as error:
         return str(error)
     return None

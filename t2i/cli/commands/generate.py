@@ -316,14 +316,14 @@ def _check_files_found(picture: Path, request: "Request") -> None:
     """Raise where a file that the image was made with cannot be used here."""
     from t2i.cli.request.file_checks import (
         REQUEST_FILE_FIELDS,
+        check_input_file,
         iter_request_files,
-        locate_input_file,
     )
     from t2i.terminal import escape_controls
 
     for name, file in iter_request_files(request):
         try:
-            locate_input_file(name, file)
+            check_input_file(name, file)
         except T2IError as error:
             if file.sha256 is None:  # it was typed
                 raise

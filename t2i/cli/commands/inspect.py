@@ -249,9 +249,8 @@ def list_content_words(prompt: object) -> list[str]:
     prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
     found = [word for word in prompt_words if word not in FUNCTION_WORDS]
     if not found:
-        raise ArgumentError(
-            "The prompt has only function words: name the words to look up with --words."
-        )
+        state = "has only function words" if prompt_words else "is empty"
+        raise ArgumentError(f"The prompt {state}: name the words to look up with --words.")
     return found
 
 

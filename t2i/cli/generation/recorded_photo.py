@@ -1,6 +1,8 @@
 """Photos that `t2i invert` records in folders, with the requests that they were inverted for."""
 
+import errno
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.atomic_files import NameTakenError
+from t2i.atomic_files import NameTakenError, build_write_error
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import (
     add_inversion_to_request,
@@ -100,9 +102,16 @@ def invert_to_folder(
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise NameTakenError for a folder that is not empty, and for a file."""
+    """Raise NameTakenError for a folder that is not empty, and for a file; OutputError for a folder
+    that cannot be made.
+    """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise NameTakenError(folder)
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise build_write_error(folder, NotADirectoryError(errno.ENOTDIR, "Not a directory"))
+    if not os.access(nearest, os.W_OK):
+        raise build_write_error(folder, PermissionError(errno.EACCES, "Permission denied"))
 
 
 def read_recorded_photo(

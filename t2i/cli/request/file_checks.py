@@ -168,15 +168,20 @@ def is_peft_folder(path: Path) -> bool:
 
 
 def check_request_files(request: Request) -> None:
-    """Raise an error for the first file of a request that is missing or cannot be used.
+    """Raise an error for the first file of a request that is missing or cannot be used."""
+    for name, file in iter_request_files(request):
+        check_input_file(name, file)
+
+
+def check_input_file(field_name: str, file: InputFile) -> None:
+    """Raise an error for a request's file that is missing or cannot be used.
 
     Of pictures the header is read, so that what is no picture, or too large a one, is refused
     before the model is loaded.
     """
-    for name, file in iter_request_files(request):
-        path = locate_input_file(name, file)
-        if REQUEST_FILE_FIELDS[name].error_type is DataError:
-            read_picture_size(path)
+    path = locate_input_file(field_name, file)
+    if REQUEST_FILE_FIELDS[field_name].error_type is DataError:
+        read_picture_size(path)
 
 
 def _find_adapter_weights(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pipelines.images.photo import prepare_photo
+from pipelines.inversion.methods import INVERSION_METHODS
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
     restore_pixels,
@@ -53,9 +54,10 @@ def _poor_replays_are_expected():
         yield
 
 
-@pytest.mark.parametrize("method", ["ddim", "direct", "edit-friendly", "difference", "turbo"])
+@pytest.mark.parametrize("method", INVERSION_METHODS)
 def test_outside_of_the_mask_every_target_has_the_photos_own_pixels(pipe, method):
     photo = colourful(96, 96)
+    method = "null-text:inner_steps=2" if method == "null-text" else method
     source = pipe.invert(photo, "a red cat", method, mask=mask_of(), **RUN)
     outside = source.mask[0, 0].numpy() == 0
     assert 0.5 < outside.mean() < 0.9
