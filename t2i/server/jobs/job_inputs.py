@@ -65,7 +65,7 @@ def find_source(store: JobStore, request: JobRequest, owner: str) -> Job | None:
             f"expected one of {' and '.join(SOURCE_KINDS)}."
         )
     if source.state != "done":
-        reason = "" if source.error is None else f" ({source.error.message})"
+        reason = "" if source.error is None else f" ({source.error.message.rstrip('.')})"
         raise ArgumentError(
             f"The job {source_id} is {source.state}{reason}: a source can be used once it is done."
         )
