@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from t2i.atomic_files import write_atomically
@@ -51,6 +50,7 @@ from train.setup.compiling import (
     compiling_denoiser,
     without_compilation,
 )
+from train.setup.fast_compute import set_up_fast_compute
 from train.setup.resume_checks import (
     build_run_identity,
     check_same_run,
@@ -127,8 +127,7 @@ class TrainingRun:
             config, {**facts, **build_data_identity(self.data)}, target
         )
         self.target = move_to_device_unless_fsdp(target, accelerator)
-        if config.train.channels_last:
-            self.target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        set_up_fast_compute(self.target, accelerator.device, config.train)
         self.share = ProcessShare(
             accelerator.process_index, accelerator.num_processes, config.train.accumulation
         )
