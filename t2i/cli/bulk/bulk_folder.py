@@ -15,7 +15,12 @@ from t2i.cli.bulk.index import INDEX_FILE, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
 from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.file_checks import REQUEST_FILE_FIELDS, FileDigests, iter_request_files
+from t2i.cli.request.file_checks import (
+    FILE_FIELD_NAMES,
+    REQUEST_FILE_FIELDS,
+    FileDigests,
+    iter_request_files,
+)
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_model_defaults
 from t2i.errors import ArgumentError, OutputError
@@ -38,7 +43,8 @@ OPTION_NAMES = {
     "guidance_method": "--method",
     "strength": "--strength",
     "upscale": "--upscale",
-    **{name: kind.option for name, kind in REQUEST_FILE_FIELDS.items()},
+    "controls": "--control",
+    **{name: REQUEST_FILE_FIELDS[name].option for name in FILE_FIELD_NAMES},
 }
 """Field of a Request -> option of `t2i generate`, for messages."""
 
@@ -140,7 +146,8 @@ def _options_record(options: Request) -> dict[str, object]:
     values = {name: value for name, value in asdict(options).items() if name in OPTION_NAMES}
     if options.upscale is not None:
         values["upscale"] = options.upscale.option_value
-    for name in REQUEST_FILE_FIELDS:
+    values["controls"] = [control.option_value for control in options.controls] or None
+    for name in FILE_FIELD_NAMES:
         value = getattr(options, name)
         if isinstance(value, tuple):
             values[name] = [file.option_value for file in value] or None
@@ -173,7 +180,7 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
-FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier", "alignment", "regions"}
+FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier", "alignment", "regions", "controls"}
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 

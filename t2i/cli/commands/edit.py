@@ -126,6 +126,7 @@ def edit(
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
+    control: options.Control = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
 ) -> None:
@@ -150,6 +151,7 @@ def edit(
         grammar=grammar,
         lora=lora,
         embedding=embedding,
+        control=control,
     )
     photo = options.PhotoOptions(
         image=image, source=folder, invert=invert, fit=fit, mask=mask, full_size=full_size

@@ -131,6 +131,7 @@ def generate(
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
+    control: options.Control = None,
     ip_adapter: IPAdapterOption = None,
     image_prompt: ImagePromptOption = None,
     no_metadata: options.NoMetadata = False,
@@ -154,6 +155,7 @@ def generate(
         grammar=grammar,
         lora=lora,
         embedding=embedding,
+        control=control,
         upscale=upscale,
     )
     inputs = InputImageOptions(

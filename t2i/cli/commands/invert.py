@@ -42,6 +42,7 @@ def record_photo(
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
+    control: options.Control = None,
     format: FormatOption = "text",
 ) -> None:
     """Invert PHOTO and record it in FOLDER, so that each edit of it computes its targets alone.
@@ -68,6 +69,7 @@ def record_photo(
         grammar=grammar,
         lora=lora,
         embedding=embedding,
+        control=control,
     )
     options_of_photo = options.PhotoOptions(image=photo, invert=invert, fit=fit, mask=mask)
     overrides = options_of_photo.add_to_overrides(sampling.to_overrides())

@@ -31,7 +31,7 @@ from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
 
-IMAGE_FIELDS = ("image_prompt", "image", "mask")
+IMAGE_FIELDS = ("image_prompt", "image", "mask", "control_picture", "control_mask")
 
 
 class AttachedAdapters:

@@ -4,6 +4,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 
@@ -23,8 +24,9 @@ def set_progress_bar(pipe: "Pipeline", label: str, *, shown: bool) -> None:
     pipe.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # diffusers' own
 
 
-def build_sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
-    """Return the arguments of a pipeline's call for negative prompt, guidance, steps and seed.
+def build_sampling_arguments(pipe: "Pipeline", request: Request, seed: int) -> dict[str, Any]:
+    """Return the arguments of a pipeline's call for negative prompt, guidance, steps, seed and
+    controls.
 
     Every kind of pipeline takes them. The request must have its defaults filled in.
     """
@@ -42,6 +44,7 @@ def build_sampling_arguments(request: Request, seed: int) -> dict[str, Any]:
         "guidance_scale": request.guidance_scale,
         # Drawn on the CPU, so that a seed means the same picture on every device.
         "generator": torch.Generator("cpu").manual_seed(seed),
+        "controls": build_controls(pipe, request),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import build_sampling_arguments, set_progress_bar
+from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
 from t2i.cli.generation.sequential_edits import repeat_earlier_edits
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
@@ -150,10 +151,10 @@ def generate_edited_images(
         {
             "width": request.width,
             "height": request.height,
-            **build_sampling_arguments(request, seed),
+            **build_sampling_arguments(editor, request, seed),
         }
         if source is None
-        else {}
+        else {"controls": build_controls(editor, request)}
     )
     with RunTimeEstimateNotice(shown=show_progress) as first_step:
         images: list[Image] = editor(

@@ -113,7 +113,7 @@ def generate_image(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
-            **build_sampling_arguments(request, seed),
+            **build_sampling_arguments(pipe, request, seed),
             **build_image_arguments(pipe, request),
         )[0]
     (image,) = pictures
@@ -145,7 +145,7 @@ def upscale_if_requested(
             strength=request.upscale.strength,
             return_dict=False,
             callback_on_step_end=first_step,
-            **build_sampling_arguments(request, seed),
+            **build_sampling_arguments(pipe, request, seed),
             **build_image_prompt_arguments(request),
         )[0]
     return pictures[0]

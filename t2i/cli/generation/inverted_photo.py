@@ -60,7 +60,7 @@ def invert_photo(
         notes=notes,
         fit=request.inversion.fit,
         mask=None if request.mask is None else expanduser(request.mask.path),
-        **build_sampling_arguments(request, seed),
+        **build_sampling_arguments(editor, request, seed),
     )
     if show_progress:
         assert source.photo is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import set_progress_bar
+from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def record_edit(
     show_progress : whether to show progress bars
     folder, budget_bytes, notes : see PromptEditPipeline.remember_edit
     """
+    from pipelines.prompt_to_prompt.recorded_controls import attach_controls
     from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 
+    source = attach_controls(editor, source, build_controls(editor, request))
     edited = request.edited
     assert edited is not None
     set_progress_bar(editor, "edit", shown=show_progress)

@@ -51,23 +51,32 @@ REQUEST_FILE_FIELDS: dict[str, RequestFileField] = {
     "image_prompt": RequestFileField("--image-prompt", "image prompt", DataError),
     "image": RequestFileField("--image", "picture", DataError),
     "mask": RequestFileField("--mask", "mask", DataError),
+    "control_model": RequestFileField("--control", "control network", ModelError),
+    "control_picture": RequestFileField("--control", "control picture", DataError),
+    "control_mask": RequestFileField("--control", "control mask", DataError),
 }
+FILE_FIELD_NAMES = tuple(name for name in REQUEST_FILE_FIELDS if not name.startswith("control_"))
+"""Those of the names that are fields of a Request; the files of its controls are in `controls`."""
 
 
 def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
     """Iterate over (field name, file) of each file that a request names."""
-    for name in REQUEST_FILE_FIELDS:
+    for name in FILE_FIELD_NAMES:
         value = getattr(request, name)
         if isinstance(value, tuple):
             yield from ((name, file) for file in value)
         elif value is not None:
             yield name, value
+    for control in request.controls:
+        yield from control.files
 
 
 def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
     """Return the request with each of its files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
-    for name in REQUEST_FILE_FIELDS:
+    if request.controls:
+        changed["controls"] = tuple(control.map_files(change) for control in request.controls)
+    for name in FILE_FIELD_NAMES:
         value = getattr(request, name)
         if isinstance(value, tuple) and value:
             changed[name] = tuple(change(name, file) for file in value)
@@ -115,6 +124,8 @@ def locate_input_file(field_name: str, file: InputFile) -> Path:
         if field_name == "ip_adapter" and path.is_dir():
             path = _find_adapter_weights(path)
         if field_name == "loras" and is_peft_folder(path):
+            return path
+        if field_name == "control_model" and (path / "config.json").is_file():
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:

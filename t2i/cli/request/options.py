@@ -48,6 +48,14 @@ Embedding = Annotated[
         metavar="FILE[:WORD]", help="A learned word (textual inversion); may be repeated."
     ),
 ]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL:PICTURE[:NAME=VALUE,...]",
+        help="A ControlNet and the picture it reads, with scale=0.8, steps=0-0.6, mode=prompt, "
+        "mask=PICTURE, blocks=down.2+mid; may be repeated.",
+    ),
+]
 LoraDir = Annotated[
     Path | None,
     typer.Option(
@@ -109,6 +117,7 @@ class SamplingOptions:
     grammar: Literal["a1111", "comfy", "plain"] | None
     lora: Sequence[str] | None
     embedding: Sequence[str] | None
+    control: Sequence[str] | None = None
     upscale: str | None = None
     """Of `t2i generate` alone."""
 
@@ -117,6 +126,7 @@ class SamplingOptions:
 
         Raises ArgumentError for a value that cannot be used.
         """
+        from t2i.cli.request.control_files import parse_controls
         from t2i.cli.request.input_files import parse_embeddings, parse_loras
         from t2i.cli.request.request import RequestOverrides, parse_size
         from t2i.cli.request.sampler_names import sampler_name_from_class
@@ -136,6 +146,7 @@ class SamplingOptions:
             loras=parse_loras(self.lora) if self.lora else None,
             embeddings=parse_embeddings(self.embedding) if self.embedding else None,
             upscale=None if self.upscale is None else parse_upscale(self.upscale),
+            controls=parse_controls(self.control) if self.control else None,
         )
 
 
@@ -194,6 +205,7 @@ def check_only_model(overrides: "RequestOverrides", others: Mapping[str, object]
     names = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "width": "--size"}
     names |= {"height": "--size", "guidance_method": "--method", "negative_prompt": "--negative"}
     names |= {"loras": "--lora", "embeddings": "--embedding", "inversion": "--image"}
+    names |= {"controls": "--control"}
     found = {names.get(name, f"--{name}") for name in given}
     found |= {name for name, value in others.items() if value is not None}
     if found:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
+from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import EditOptions, PromptLineEdit
 from t2i.cli.request.input_files import (
     parse_embeddings,
@@ -92,6 +93,7 @@ class PromptLineSchema(BaseModel):
     name: str | None = None
     lora: str | list[str] | None = None
     embedding: str | list[str] | None = None
+    control: str | list[str] | None = None
     ip_adapter: str | None = None
     image_prompt: str | None = None
     image: str | None = None
@@ -175,6 +177,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             embeddings=None
             if keys.embedding is None
             else parse_embeddings(_split_files(keys.embedding)),
+            controls=None if keys.control is None else parse_controls(_split_files(keys.control)),
             ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
             image_prompt=None
             if keys.image_prompt is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from t2i.cli.request.control_files import ControlFiles
 from t2i.cli.request.input_files import (
     EmbeddingFile,
     InputFile,
@@ -68,6 +69,7 @@ class Request:
     """Prompts drawn together with it, and the edits of attention between them."""
     inversion: PhotoInversion | None = None
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
+    controls: tuple[ControlFiles, ...] = ()
 
     def __post_init__(self) -> None:
         check_text_length_and_encoding("PROMPT", self.prompt)
@@ -157,6 +159,7 @@ class RequestOverrides:
     strength: float | None = None
     upscale: Upscale | None = None
     inversion: PhotoInversion | None = None
+    controls: tuple[ControlFiles, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return the request with these values in place of its own, where they are given."""

@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.transformers.prior_transformer import PriorTransformer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
@@ -146,6 +147,7 @@ CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
     "CLIPTextModel": CLIPTextConfig,
     "CLIPTextModelWithProjection": CLIPTextConfig,
     "CLIPVisionModelWithProjection": CLIPVisionConfig,
+    "ControlNetModel": ControlNetModel,
     "GPT2Model": GPT2Config,
     "PriorTransformer": PriorTransformer,
     "T5EncoderModel": T5Config,
@@ -165,6 +167,7 @@ BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
     "CLIPVisionModelWithProjection": make_transformers_builder(
         CLIPVisionModelWithProjection, CLIPVisionConfig
     ),
+    "ControlNetModel": make_diffusers_builder(ControlNetModel),
     "GPT2Model": make_transformers_builder(GPT2Model, GPT2Config),
     "PriorTransformer": make_diffusers_builder(PriorTransformer),
     "T5EncoderModel": make_transformers_builder(T5EncoderModel, T5Config),

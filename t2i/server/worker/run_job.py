@@ -301,7 +301,7 @@ def run_remember(run: JobRun) -> Request:
             folder=run.job.folder / SOURCE_FOLDER,
             width=request.width,
             height=request.height,
-            **build_sampling_arguments(request, seed),
+            **build_sampling_arguments(editor, request, seed),
         )
     image = source.image
     request = replace(request, width=image.width, height=image.height)

@@ -1,0 +1,156 @@
+"""Controls of a request: files of a network, its picture and mask, and how it acts."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
+from t2i.errors import ArgumentError, nearest_hint
+from t2i.terminal import plural
+
+ControlMode = Literal["balanced", "prompt", "control", "guess"]
+MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
+SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks")
+SETTINGS_PATTERN = re.compile(r":(?=[a-z_]+=)")
+"""Colon between the picture and the settings of a control."""
+STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
+MAX_CONTROLS = 16
+EXAMPLE = "--control canny:edges.png:scale=0.8,steps=0-0.6"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlFiles:
+    """Control of a request, see t2i.controls.control.Control.
+
+    model : folder or .safetensors file of its network
+    steps : shares of the run
+    blocks : of the UNet; None for all
+    """
+
+    model: InputFile
+    picture: InputFile
+    scale: float = 1.0
+    steps: tuple[float, float] = (0.0, 1.0)
+    mode: ControlMode = "balanced"
+    mask: InputFile | None = None
+    blocks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and abs(self.scale) <= MAX_SCALE):
+            raise ArgumentError(
+                f"Got --control with scale={self.scale}: expected a finite number, such as 0.8, up "
+                f"to {MAX_SCALE}."
+            )
+        first, end = self.steps
+        if not 0 <= first < end <= 1:
+            raise ArgumentError(
+                f"Got --control with steps={first:g}-{end:g}: expected shares of the run from 0 to "
+                "1, the first below the second, as in steps=0-0.6."
+            )
+        if self.mode not in MODES:
+            raise ArgumentError(
+                f"Got --control with mode={self.mode!r:.80}. {nearest_hint(self.mode, MODES)}"
+            )
+        if self.blocks is not None and not all(self.blocks):
+            raise ArgumentError(
+                "Got --control with an empty name in blocks: expected names of the UNet's blocks, "
+                "as in blocks=down.2+mid."
+            )
+
+    @property
+    def option_value(self) -> str:
+        """This control as the value of its command-line option, unquoted."""
+        first, end = self.steps
+        settings = [f"scale={self.scale:g}", f"steps={first:g}-{end:g}", f"mode={self.mode}"]
+        settings += [] if self.mask is None else [f"mask={self.mask.path}"]
+        settings += [] if self.blocks is None else [f"blocks={'+'.join(self.blocks)}"]
+        return f"{self.model.path}:{self.picture.path}:{','.join(settings)}"
+
+    @property
+    def files(self) -> Iterator[tuple[str, InputFile]]:
+        """Names and files of network, picture and, if there is one, mask."""
+        yield "control_model", self.model
+        yield "control_picture", self.picture
+        if self.mask is not None:
+            yield "control_mask", self.mask
+
+    def map_files(self, change: Callable[[str, InputFile], InputFile]) -> "ControlFiles":
+        """Return the control with each of its files replaced by `change(name, file)`."""
+        changed = {name.removeprefix("control_"): change(name, file) for name, file in self.files}
+        return replace(self, **changed)  # type: ignore[arg-type]  # files for files
+
+
+def parse_controls(texts: Sequence[str]) -> tuple[ControlFiles, ...]:
+    """Parse the values of --control; "none" alone gives none. Raises ArgumentError."""
+    if list(texts) == [NO_FILES_VALUE]:
+        return ()
+    if len(texts) > MAX_CONTROLS:
+        raise ArgumentError(
+            f"Got {plural(len(texts), 'control')}: at most {MAX_CONTROLS} are taken."
+        )
+    return tuple(map(parse_control, texts))
+
+
+def parse_control(text: str) -> ControlFiles:
+    """Parse MODEL:PICTURE[:NAME=VALUE,...], the value of --control. Raises ArgumentError."""
+    files, *rest = SETTINGS_PATTERN.split(text.strip(), maxsplit=1)
+    model, colon, picture = files.rpartition(":")
+    if not (colon and model and picture):
+        raise ArgumentError(
+            f"Got --control {text!r:.80}: expected MODEL:PICTURE, the network and the picture that "
+            f"it reads, with settings after them: {EXAMPLE}"
+        )
+    settings = parse_settings(rest[0]) if rest else {}
+    mask, blocks = settings.get("mask"), settings.get("blocks")
+    mode = settings.get("mode", "balanced")
+    return ControlFiles(
+        model=InputFile(path=model.strip()),
+        picture=InputFile(path=picture.strip()),
+        scale=parse_scale(settings.get("scale", "1")),
+        steps=parse_steps(settings.get("steps", "0-1")),
+        mode=mode,  # type: ignore[arg-type]  # checked there
+        mask=None if mask is None else InputFile(path=mask),
+        blocks=None if blocks is None else tuple(blocks.split("+")),
+    )
+
+
+def parse_settings(text: str) -> dict[str, str]:
+    """Parse NAME=VALUE,... into names and values. Raises ArgumentError for others than
+    SETTING_NAMES, and for one that is given twice.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (side.strip() for side in part.partition("="))
+        if name not in SETTING_NAMES or not equals or not value:
+            raise ArgumentError(
+                f"Got --control with {part!r:.80}. {nearest_hint(name[:80], SETTING_NAMES)} Each "
+                f"has a value: {EXAMPLE}"
+            )
+        if name in found:
+            raise ArgumentError(f"Got --control with {name} twice: keep one.")
+        found[name] = value
+    return found
+
+
+def parse_scale(text: str) -> float:
+    """Parse the strength of a control. Raises ArgumentError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(
+            f"Got --control with scale={text!r:.80}: expected a number, such as 0.8."
+        ) from None
+
+
+def parse_steps(text: str) -> tuple[float, float]:
+    """Parse "FROM-TO" or "TO", shares of the run, into both. Raises ArgumentError."""
+    match = STEPS_PATTERN.fullmatch(text)
+    if match is None:
+        raise ArgumentError(
+            f"Got --control with steps={text!r:.80}: expected shares of the run, as in steps=0-0.6 "
+            "or steps=0.6."
+        )
+    first, end = match.groups()
+    return float(first or 0), float(end)
