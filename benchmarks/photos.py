@@ -29,7 +29,7 @@ from pipelines.prompt_to_prompt.edit_run import find_image_size
 from pipelines.prompt_to_prompt.inverted_source import PictureRun, encode_picture
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from t2i.evaluate.generation.generation import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
 
 PHOTO = Path(__file__).resolve().parent.parent / "docs/images/photo.png"
 SOURCE = "a tree to the left of a cat on a blue background"
