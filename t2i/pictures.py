@@ -35,7 +35,7 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 """What Pillow raises for damaged files."""
 
 # First bytes of what people try to open, so that the message can name it.
-OTHER_FILE_TYPES = {
+FILE_TYPE_BY_SIGNATURE = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
     b"II*\0": "a TIFF",
@@ -122,7 +122,7 @@ def describe_file_type(path: Path) -> str:
     if start[4:8] == b"ftyp":
         return "an AVIF, HEIC or video file"
     return next(
-        (name for magic, name in OTHER_FILE_TYPES.items() if start.startswith(magic)),
+        (name for magic, name in FILE_TYPE_BY_SIGNATURE.items() if start.startswith(magic)),
         "no picture we know",
     )
 

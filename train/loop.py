@@ -55,7 +55,7 @@ from train.setup.resume_checks import (
     build_run_identity,
     check_same_run,
     lock_run_folder_and_check_config,
-    read_same_checkpoint,
+    read_newest_checkpoint_on_all,
 )
 from train.setup.run_data import (
     DataSettings,
@@ -334,7 +334,7 @@ class TrainingRun:
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if any. Raises ArgumentError for one of another run."""
-        state = read_same_checkpoint(self.accelerator, self.out)
+        state = read_newest_checkpoint_on_all(self.accelerator, self.out)
         if state is None:
             return
         check_same_run(self.out, state, self._identity)

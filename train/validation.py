@@ -99,7 +99,8 @@ class Validation:
         return len(self._digests)
 
     def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationLoss:
-        """Measure the loss of the target's current weights; all processes must call this together.
+        """Measure the validation loss of the target's current weights; all processes must call this
+        together.
 
         alone : measure on the main process alone, which has the only whole target
 
@@ -188,5 +189,7 @@ def build_validation_picture_reader(
 
 
 def build_uniform_objective(config: ObjectiveConfig) -> Objective:
-    """Return an objective with the same noise schedule and uniform timesteps."""
+    """Return the training objective with a uniform density of timesteps and the same noise
+    schedule, for the validation loss.
+    """
     return Objective(config.model_copy(update={"density": "uniform"}))

@@ -54,7 +54,9 @@ class FlowPipelineAdapter(ABC):
         `scale` is that of the pipeline's call.
         """
 
-    def choose_scales(self, scale: float | None, source_scale: float | None) -> tuple[float, float]:
+    def choose_guidance_scales(
+        self, scale: float | None, source_scale: float | None
+    ) -> tuple[float, float]:
         """Return the guidance scales of targets and source: those given, else the published ones;
         that of the source is at most that of the targets unless it is given.
         """
@@ -158,7 +160,9 @@ class FluxAdapter(FlowPipelineAdapter):
             return {"num_inference_steps": num_steps}
         return {"sigmas": np.linspace(1.0, 1 / num_steps, num_steps)}
 
-    def choose_scales(self, scale: float | None, source_scale: float | None) -> tuple[float, float]:
+    def choose_guidance_scales(
+        self, scale: float | None, source_scale: float | None
+    ) -> tuple[float, float]:
         """Return the guidance scales of targets and source; ArgumentError for a model without that
         input, such as FLUX.1-schnell, if they are given.
         """
@@ -168,7 +172,7 @@ class FluxAdapter(FlowPipelineAdapter):
                 "Got a guidance scale for a Flux model that does not read one, such as "
                 "FLUX.1-schnell: leave it out."
             )
-        return super().choose_scales(scale, source_scale)
+        return super().choose_guidance_scales(scale, source_scale)
 
     @contextmanager
     def guiding_source(self, scale: float, source_scale: float) -> Iterator[None]:

@@ -139,7 +139,7 @@ class FlowSource:
                 )
         adapter, pipe = self.adapter, self.adapter.pipe
         prompts = [self.prompt, *list_targets(target)]
-        scale, source_scale = adapter.choose_scales(guidance_scale, source_guidance_scale)
+        scale, source_scale = adapter.choose_guidance_scales(guidance_scale, source_guidance_scale)
         start = self.path.latents[0]
         scheduler = BesideSourceScheduler(pipe.scheduler, self.path.steps, self.path.latents)
         with ExitStack() as stack:

@@ -77,7 +77,7 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
 
 
 def find_most_common(values: Mapping[str, Number]) -> Number:
-    """Return the most frequent number, the largest one of several."""
+    """Return the most frequent number; of several equally frequent ones the largest."""
     counts = Counter(values.values())
     return max(counts, key=lambda value: (counts[value], value))
 

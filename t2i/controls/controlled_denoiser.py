@@ -85,8 +85,8 @@ def wrap_controlled_denoiser(
 
 @contextmanager
 def moving_networks(controls: Sequence[Control], device: torch.device) -> Iterator[None]:
-    """Have the networks of controls on a device within the block; those that were elsewhere return
-    there.
+    """Move the networks of controls (ControlNets) to a device within the block, and back afterwards
+    those that were elsewhere.
     """
     with ExitStack() as stack:
         for network in {id(control.network): control.network for control in controls}.values():
@@ -96,6 +96,6 @@ def moving_networks(controls: Sequence[Control], device: torch.device) -> Iterat
 
 
 def move_network(network: nn.Module, device: torch.device) -> None:
-    """Move a network to a device, if it is elsewhere."""
+    """Move the network of a control (ControlNet) to a device, if it is elsewhere."""
     if next(network.parameters()).device != device:
         network.to(device)

@@ -73,7 +73,9 @@ class PreparedControlNet:
         }
 
     def weigh(self, residuals: Sequence[Tensor], num_branches: int) -> Sequence[Tensor]:
-        """Return the residuals with the strengths of their blocks and of the mask."""
+        """Return the ControlNet's residuals, multiplied by the strengths of their blocks and of the
+        control's mask.
+        """
         blocks = list_residual_blocks(self.control.network.config)
         scales = compute_residual_scales(self.control, blocks)
         if scales is not None:
@@ -83,7 +85,7 @@ class PreparedControlNet:
         return [one * self.mask_at(one, num_branches) for one in residuals]
 
     def mask_at(self, residual_BCHW: Tensor, num_branches: int) -> Tensor:
-        """Return the mask at the size of a residual, with a row for each of its rows."""
+        """Return the control's mask at the size of a residual, with a row for each of its rows."""
         height, width = residual_BCHW.shape[-2:]
         if (height, width) not in self._masks:
             assert self.mask_B1YX is not None
@@ -104,7 +106,9 @@ def check_maskable(control: Control, number: int) -> None:
 def select_branch_rows(
     rows_BCHW: Tensor, branches: Sequence[Branch], wanted: Sequence[Branch]
 ) -> Tensor:
-    """Return the rows of some branches of a batch in which the branches follow one another."""
+    """Return the rows of some guidance branches of a batch in which the branches follow one
+    another.
+    """
     if tuple(wanted) == tuple(branches):
         return rows_BCHW
     by_branch = dict(zip(branches, rows_BCHW.chunk(len(branches)), strict=True))

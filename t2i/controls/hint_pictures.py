@@ -61,7 +61,9 @@ def prepare_control_mask(
 
 
 def build_hint_processor(channels: int) -> VaeImageProcessor:
-    """Return diffusers' processor of control pictures: colour for three channels, else gray."""
+    """Return diffusers' image processor for control pictures: colour for three channels,
+    else gray.
+    """
     gray = channels == 1
     processor: VaeImageProcessor = VaeImageProcessor(
         do_normalize=False,
@@ -80,7 +82,7 @@ def preprocess(
     size: tuple[int, int],
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Return pictures as one tensor (pictures, C, Y, X) of finite numbers."""
+    """Convert the pictures of controls to one tensor (pictures, C, Y, X) of finite numbers."""
     several = isinstance(pictures, list | tuple)
     read = [read_hint(one) for one in pictures] if several else read_hint(pictures)
     try:

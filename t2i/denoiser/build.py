@@ -35,7 +35,7 @@ from t2i.errors import ArgumentError, ModelError, format_library_error, nearest_
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
-Settings = dict[str, Any]
+ComponentSettings = dict[str, Any]
 AUTOENCODERS: dict[str, type[VAE]] = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderTiny": AutoencoderTiny,
@@ -67,14 +67,14 @@ class NewModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vae: Settings
+    vae: ComponentSettings
     """`kind` names the class, AutoencoderKL or AutoencoderTiny; the rest are its arguments."""
-    unet: Settings
+    unet: ComponentSettings
     """Arguments of UNet2DConditionModel; channels in and out default to the autoencoder's."""
-    text_encoder: Settings
+    text_encoder: ComponentSettings
     """`kind` names the class, CLIPTextModel where it is left out; the rest are its config's
     arguments. Vocabulary and positions default to the tokenizer's."""
-    text_encoder_2: Settings | None = None
+    text_encoder_2: ComponentSettings | None = None
     """A second one makes the model an SDXL; CLIPTextModelWithProjection where no kind is given."""
     tokenizer: TokenizerSettings
 
@@ -117,7 +117,7 @@ def build_fresh_components(config: NewModelConfig) -> Components:
     tokenizer = build_clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
     text_encoder = build_fresh_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
-    added_conditions: Settings = {}
+    added_conditions: ComponentSettings = {}
     second = None
     if config.text_encoder_2 is not None:
         kind = "CLIPTextModelWithProjection"
@@ -177,7 +177,7 @@ def build_fresh_text_encoder(
     }
     known = _arguments(config_class)
     settings = {name: of_tokenizer[name] for name in of_tokenizer if name in known} | settings
-    arguments: Settings = {"config": build_component(config_class, settings, table)}
+    arguments: ComponentSettings = {"config": build_component(config_class, settings, table)}
     if model_class is BertModel:
         arguments["add_pooling_layer"] = False  # Nothing here reads it.
     model = build_component(model_class, arguments, table)
@@ -187,7 +187,7 @@ def build_fresh_text_encoder(
     return model
 
 
-def build_sdxl_unet_settings(unet: Settings, second: PreTrainedModel) -> Settings:
+def build_sdxl_unet_settings(unet: ComponentSettings, second: PreTrainedModel) -> ComponentSettings:
     """Return the UNet arguments for SDXL's pooled embedding and six sizes."""
     width = unet.get("addition_time_embed_dim", 32)
     return {
@@ -209,7 +209,7 @@ def build_vae(config: NewModelConfig) -> VAE:
     return made
 
 
-def build_component(kind: type, settings: Settings, table: str) -> Any:
+def build_component(kind: type, settings: ComponentSettings, table: str) -> Any:
     """Build one component from its settings. Raises ArgumentError that names the table."""
     check_known_names(settings, _arguments(kind), f"key of [{table}]")
     try:
@@ -224,7 +224,7 @@ def build_component(kind: type, settings: Settings, table: str) -> Any:
         ) from error
 
 
-def check_known_names(given: Settings, known: Collection[str], what: str) -> None:
+def check_known_names(given: ComponentSettings, known: Collection[str], what: str) -> None:
     """Raise ArgumentError for the first name of `given` that is not in `known`, with the nearest
     known one; `what` says what is named.
     """

@@ -36,7 +36,9 @@ TWO_OBJECT_SHARE = 8 / 11
 
 
 class ScenesConfig(BaseModel):
-    """Configuration of a data set of scenes."""
+    """Configuration of a data set of scenes, synthetic pictures of one to three objects with
+    captions and masks.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

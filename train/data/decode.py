@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from t2i.errors import DataError
-from t2i.pictures import DECODE_ERRORS, MAX_PIXELS, OTHER_FILE_TYPES, to_rgb_or_rgba
+from t2i.pictures import DECODE_ERRORS, FILE_TYPE_BY_SIGNATURE, MAX_PIXELS, to_rgb_or_rgba
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS_LIMIT = 89_000_000
@@ -129,7 +129,7 @@ def _describe_contents(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "an AVIF, HEIC or video file"
     return next(
-        (kind for magic, kind in OTHER_FILE_TYPES.items() if data.startswith(magic)),
+        (kind for magic, kind in FILE_TYPE_BY_SIGNATURE.items() if data.startswith(magic)),
         "no picture we know",
     )
 

@@ -18,7 +18,7 @@ from train.targets.parts.full_weights import FullWeightsPartConfig
 
 UNKNOWN_TIME_TEXT = "known after the first steps, with the time left"
 ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
-Facts = dict[str, Any]
+PlanNumbers = dict[str, Any]
 
 
 def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
@@ -34,12 +34,12 @@ def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
         print_line(f"{name:{width}}  {value}")
 
 
-def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) -> Facts:
+def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) -> PlanNumbers:
     """Build the numbers of a dry run's plan (parameters, epochs, sheets, memory); None for
     unknown ones.
     """
     train = config.train
-    facts: Facts = {
+    facts: PlanNumbers = {
         "trained": list_parameter_group_facts(config, expected),
         "parameters": expected.parameters,
     }
@@ -57,7 +57,7 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
 
 def list_parameter_group_facts(
     config: RunConfig, expected: ParameterAndMemoryForecast
-) -> list[Facts]:
+) -> list[PlanNumbers]:
     """List a dict for each parameter group: what it trains, its number of parameters and its
     learning rate.
     """
@@ -89,7 +89,7 @@ def describe_trained_part(part: PartConfig) -> str:
     )
 
 
-def count_examples_and_epochs(config: RunConfig) -> Facts:
+def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
     """Count the training examples of a run and its epochs; a dict with the problem if data
     cannot be read.
     """
@@ -104,7 +104,7 @@ def count_examples_and_epochs(config: RunConfig) -> Facts:
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
 
 
-def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, str]]:
+def format_plan_table(config: RunConfig, facts: PlanNumbers) -> Iterator[tuple[str, str]]:
     """Format the table of a dry run's plan as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):
@@ -143,7 +143,7 @@ def format_plan_table(config: RunConfig, facts: Facts) -> Iterator[tuple[str, st
     yield "time", UNKNOWN_TIME_TEXT
 
 
-def format_memory_forecast(memory: Facts) -> str:
+def format_memory_forecast(memory: PlanNumbers) -> str:
     """Format the memory forecast of a dry run as text: its range and its parts."""
     sums = ("weights", "gradients", "moments", "averages")
     of = ", ".join(f"{name} {format_bytes(memory[name])}" for name in sums)

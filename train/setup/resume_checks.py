@@ -55,8 +55,9 @@ def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitSt
         check_same_config(out, facts, config)
 
 
-def read_same_checkpoint(accelerator: Accelerator, out: Path) -> CheckpointState | None:
-    """Read the newest complete checkpoint of a run on every process; None where it has none.
+def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> CheckpointState | None:
+    """Read the newest complete checkpoint of a run on every process, the same one on all; None
+    where it has none.
 
     Raises TrainingError where the processes find different ones.
     """

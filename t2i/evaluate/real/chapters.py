@@ -289,7 +289,9 @@ def build_pair_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
 
 
 def find_scores(pair: PicturePairRecord, label: str) -> PictureScores | None:
-    """Return the scores of a control or method of a pair; None where it was not made."""
+    """Return the scores of the picture that a control or an editing method made of a pair; None
+    where it made none.
+    """
     if label in pair.controls:
         return pair.controls[label]
     return pair.methods[label].scores if label in pair.methods else None

@@ -21,7 +21,8 @@ class EditCostRecord(StrictModel):
 
 
 class PictureScores(StrictModel):
-    """Scores of an edited or control picture of a pair, in place of the pair's target.
+    """Record of the scores of an edited or control picture: does it show the change, what has it
+    kept of the source, and how near is it to the pair's target.
 
     success : True if the requested change has happened
     everything : True if the picture shows all that the target prompt states

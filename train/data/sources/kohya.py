@@ -33,7 +33,7 @@ CONVERTED_KEYS = {
 """kohya's keys and the keys of SubsetConfig with the same meaning."""
 SPECIAL_KEYS = ("random_crop", "resolution", "caption_separator")
 """Keys whose values need a conversion."""
-RUN_KEYS = {
+RUN_CONFIG_KEY_BY_KOHYA_KEY = {
     "batch_size": "train.batch_size",
     "caption_dropout_rate": "target.caption_dropout",
     "enable_bucket": "data.buckets",
@@ -57,7 +57,7 @@ UNSUPPORTED_KEYS: dict[str, object] = {
     "custom_attributes": {},
 }
 """Keys of unsupported features, with the only value that is accepted."""
-KOHYA_KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_KEYS, *UNSUPPORTED_KEYS)
+KOHYA_KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_CONFIG_KEY_BY_KOHYA_KEY, *UNSUPPORTED_KEYS)
 
 
 def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[str]]:
@@ -82,10 +82,13 @@ def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[
         for which, own in enumerate(_tables(dataset, "subsets", place)):
             keys = {**inherited, **own}
             subsets.append(_convert_subset(keys, path, f"{place}.subsets[{which}]", size))
-            unused |= dict.fromkeys(key for key in keys if key in RUN_KEYS)
+            unused |= dict.fromkeys(key for key in keys if key in RUN_CONFIG_KEY_BY_KOHYA_KEY)
     if not subsets:
         raise DataError(f"{path}: no [[datasets.subsets]] in it, so there is nothing to train on.")
-    notes = [f"{path}: {key} is not used; set {RUN_KEYS[key]} instead" for key in unused]
+    notes = [
+        f"{path}: {key} is not used; set {RUN_CONFIG_KEY_BY_KOHYA_KEY[key]} instead"
+        for key in unused
+    ]
     return subsets, notes
 
 
