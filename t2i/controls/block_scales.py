@@ -5,7 +5,7 @@ from typing import Any
 
 from t2i.controls.control import Control
 
-DECAY = 0.825
+DECAY_PER_RESIDUAL = 0.825
 """Ratio of the strengths of two neighbouring residuals in the modes "prompt" and "control"."""
 
 
@@ -27,7 +27,7 @@ def list_residual_blocks(config: Mapping[str, Any]) -> list[str]:
 
 def compute_decay(num_residuals: int) -> list[float]:
     """Return .825^(last - i) for each residual: the last, of the deepest block, has 1."""
-    return [DECAY ** (num_residuals - 1 - index) for index in range(num_residuals)]
+    return [DECAY_PER_RESIDUAL ** (num_residuals - 1 - index) for index in range(num_residuals)]
 
 
 def compute_residual_scales(control: Control, blocks: Sequence[str]) -> list[float] | None:

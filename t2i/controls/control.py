@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from t2i.attention.site import StepWindow, check_step_window
 from t2i.conditioning.guidance import check_finite_number
 from t2i.errors import ArgumentError, nearest_hint
+from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
 """Balance of prompt and picture, see `Control`."""
@@ -96,7 +97,7 @@ class Control:
         """Network itself, which torch.compile may have wrapped."""
         return getattr(self.model, "_orig_mod", self.model)
 
-    def is_active_at(self, step: int, num_steps: int) -> bool:
+    def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True if the control acts at a step of a run; shares are counted as by diffusers'
         control_guidance_start and control_guidance_end.
         """
@@ -138,9 +139,9 @@ def check_picture_argument(name: str, picture: object) -> None:
 
 def check_acts_in_run(control: Control, number: int, num_steps: int) -> None:
     """Raise ArgumentError for a control whose steps cover none of a run's."""
-    if not any(control.is_active_at(step, num_steps) for step in range(num_steps)):
+    if not any(control.acts_at_step(step, num_steps) for step in range(num_steps)):
         raise ArgumentError(
             f"Control {number} has steps={control.steps}, and acts at none of the run's "
-            f"{num_steps} steps: a step counts if it lies wholly between the two shares. Widen "
+            f"{plural(num_steps, 'step')}: a step counts if it lies wholly between the two shares. Widen "
             "them, give steps as integers, or leave the control out."
         )

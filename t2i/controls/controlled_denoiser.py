@@ -70,7 +70,7 @@ def wrap_controlled_denoiser(
         step = find_step()
         total: dict[str, Tensor] = {}
         for prepared in controls:
-            if not prepared.control.is_active_at(step, num_steps):
+            if not prepared.control.acts_at_step(step, num_steps):
                 continue
             own = prepared.compute_residuals(latents_BCHW, timestep, conditioning)
             for name, residual_BCHW in own.items():

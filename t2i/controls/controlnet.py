@@ -65,14 +65,14 @@ class PreparedControlNet:
             added_cond_kwargs=added or None,
             return_dict=False,
         )
-        residuals = self.weigh([*down, mid_BCHW], len(branches))
+        residuals = self.apply_strengths([*down, mid_BCHW], len(branches))
         names = [f"{CONTROL_DOWN_PREFIX}{index}" for index in range(len(down))] + [CONTROL_MID]
         return {
             name: fill_absent_branches(residual_BCHW, conditioning.branches, branches)
             for name, residual_BCHW in zip(names, residuals, strict=True)
         }
 
-    def weigh(self, residuals: Sequence[Tensor], num_branches: int) -> Sequence[Tensor]:
+    def apply_strengths(self, residuals: Sequence[Tensor], num_branches: int) -> Sequence[Tensor]:
         """Return the ControlNet's residuals, multiplied by the strengths of their blocks and of the
         control's mask.
         """

@@ -29,7 +29,7 @@ def prepare_hint(
     options : further ones of `VaeImageProcessor.preprocess`, where the image is a crop
     """
     processor = build_hint_processor(channels)
-    pixels_BCYX = preprocess("picture", processor, picture, size, options)
+    pixels_BCYX = preprocess_pictures("picture", processor, picture, size, options)
     if pixels_BCYX.shape[1] != channels:
         raise ArgumentError(
             f"The picture of a control comes to {tuple(pixels_BCYX.shape)} (pictures, channels, "
@@ -46,7 +46,9 @@ def prepare_control_mask(
 
     size, options : as in `prepare_hint`
     """
-    mask_B1YX = preprocess("mask", build_hint_processor(1), mask, size, options).clamp(0, 1)
+    mask_B1YX = preprocess_pictures("mask", build_hint_processor(1), mask, size, options).clamp(
+        0, 1
+    )
     if mask_B1YX.shape[1] != 1:
         raise ArgumentError(
             f"The mask of a control comes to {tuple(mask_B1YX.shape)} (masks, channels, height, "
@@ -75,7 +77,7 @@ def build_hint_processor(channels: int) -> VaeImageProcessor:
     return processor
 
 
-def preprocess(
+def preprocess_pictures(
     name: str,
     processor: VaeImageProcessor,
     pictures: Any,

@@ -45,7 +45,10 @@ def check_controlnet_fits(
 ) -> None:
     """Raise ArgumentError where a ControlNet's residuals or text are not those of the UNet."""
     for key, words in SAME_CONFIG_KEYS.items():
-        own, expected = as_plain(config.get(key)), as_plain(unet_config.get(key))
+        own, expected = (
+            convert_lists_to_tuples(config.get(key)),
+            convert_lists_to_tuples(unet_config.get(key)),
+        )
         if own != expected:
             raise ArgumentError(
                 f"Control {number} is a ControlNet for {words} {own}"
@@ -89,7 +92,7 @@ def check_block_names(control: Control, number: int) -> None:
             )
 
 
-def as_plain(value: object) -> object:
+def convert_lists_to_tuples(value: object) -> object:
     """Return a config value with lists as tuples, so that values can be compared."""
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
