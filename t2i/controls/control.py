@@ -142,6 +142,6 @@ def check_acts_in_run(control: Control, number: int, num_steps: int) -> None:
     if not any(control.acts_at_step(step, num_steps) for step in range(num_steps)):
         raise ArgumentError(
             f"Control {number} has steps={control.steps}, and acts at none of the run's "
-            f"{plural(num_steps, 'step')}: a step counts if it lies wholly between the two shares. Widen "
-            "them, give steps as integers, or leave the control out."
+            f"{plural(num_steps, 'step')}: a step counts if it lies wholly between the two shares. "
+            "Widen them, give steps as integers, or leave the control out."
         )

@@ -34,8 +34,8 @@ from t2i.server.settings import ServerSettings
 from t2i.server.worker.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
-PAGE = Path(__file__).parent / "page"
-THREADS = 40
+PAGE_FOLDER = Path(__file__).parent / "page"
+MAX_REQUEST_THREADS = 40
 """Requests whose work is done in threads at the same time."""
 
 
@@ -49,7 +49,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        anyio.to_thread.current_default_thread_limiter().total_tokens = MAX_REQUEST_THREADS
         state.start()
         pool.start()
         try:
@@ -76,7 +76,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         app.include_router(router)
     app.include_router(a1111_router)
     app.include_router(openai_router)
-    app.include_router(list_page_files(PAGE))
+    app.include_router(list_page_files(PAGE_FOLDER))
     add_error_handlers(app)
     return app
 

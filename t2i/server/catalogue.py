@@ -12,10 +12,10 @@ from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.errors import ArgumentError, ModelError, nearest_hint
 from t2i.server.settings import ServerSettings
 
-DEFAULT_SIDE = 512
+FALLBACK_SIDE_PIXELS = 512
 """Pixels of a model whose configs do not name its size."""
-DEFAULT_STEPS = 50
-SUFFIX = ".safetensors"
+FALLBACK_STEPS = 50
+ADAPTER_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Catalogue:
         """Return width and height in pixels of a model's images where a request names none."""
         size = read_image_size(self.models[model])
         if size is None:
-            return DEFAULT_SIDE, DEFAULT_SIDE
+            return FALLBACK_SIDE_PIXELS, FALLBACK_SIDE_PIXELS
         width, height = size.split("x")
         return int(width), int(height)
 
     def read_default_steps(self, model: str) -> int:
         """Return the number of steps where a request names none."""
-        return read_model_defaults(self.models[model]).num_inference_steps or DEFAULT_STEPS
+        return read_model_defaults(self.models[model]).num_inference_steps or FALLBACK_STEPS
 
 
 def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
@@ -95,5 +95,5 @@ def list_catalogue(settings: ServerSettings) -> Catalogue:
 def list_tensor_files(folder: Path) -> dict[str, Path]:
     """Return the .safetensors files below a folder by their path in it without the suffix."""
     place = Path(expanduser(folder))
-    files = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else []
+    files = sorted(place.rglob(f"*{ADAPTER_SUFFIX}")) if place.is_dir() else []
     return {file.relative_to(place).with_suffix("").as_posix(): file for file in files}

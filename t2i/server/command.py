@@ -88,7 +88,7 @@ def serve(
     """
     from t2i.errors import ArgumentError
     from t2i.optional_dependencies import build_install_command
-    from t2i.server.settings import DAY, GIBIBYTE, LOOPBACK_PROXIES, ServerSettings
+    from t2i.server.settings import DAY_SECONDS, GIBIBYTE, LOOPBACK_PROXIES, ServerSettings
     from t2i.terminal import plural
 
     settings = ServerSettings(
@@ -102,7 +102,7 @@ def serve(
         runs_folder=runs,
         workers=workers,
         max_queued=max_queued,
-        max_age=keep_days * DAY,
+        max_age=keep_days * DAY_SECONDS,
         max_bytes=int(keep_gib * GIBIBYTE),
         model_bytes=None if model_gib is None else int(model_gib * GIBIBYTE),
         trusted_proxies=tuple(trusted_proxy or LOOPBACK_PROXIES),
@@ -125,10 +125,10 @@ def serve(
                 "10.0.0.5 or 10.0.0.0/24."
             ) from None
     for secret in settings.tokens:
-        if len(secret) < MIN_TOKEN or not secret.isascii() or not secret.isprintable():
+        if len(secret) < MIN_TOKEN_LENGTH or not secret.isascii() or not secret.isprintable():
             raise ArgumentError(
                 f"Got a --token of {plural(len(secret), 'character')}: expected at least "
-                f"{MIN_TOKEN} printable ones of ASCII, which nobody guesses."
+                f"{MIN_TOKEN_LENGTH} printable ones of ASCII, which nobody guesses."
             )
     try:
         from t2i.server.running import run_server
@@ -142,5 +142,5 @@ def serve(
     run_server(settings, open_page=open_page)
 
 
-MIN_TOKEN = 8
+MIN_TOKEN_LENGTH = 8
 """Characters of a secret."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
-MEDIA_TYPES = {
+MEDIA_TYPE_BY_SUFFIX = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -16,23 +16,27 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
     ".woff2": "font/woff2",
 }
-INDEX = "index.html"
+INDEX_FILE_NAME = "index.html"
 
 
 def list_page_files(folder: Path) -> APIRouter:
     """Return a route for each file of the page; index.html is that of "/"."""
     router = APIRouter(include_in_schema=False)
     for file in sorted(folder.rglob("*")):
-        if file.suffix in MEDIA_TYPES and file.is_file():
+        if file.suffix in MEDIA_TYPE_BY_SUFFIX and file.is_file():
             name = file.relative_to(folder).as_posix()
-            router.add_api_route("/" if name == INDEX else f"/{name}", _build_answer(file))
+            router.add_api_route(
+                "/" if name == INDEX_FILE_NAME else f"/{name}", _build_answer(file)
+            )
     return router
 
 
 def _build_answer(file: Path) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         return FileResponse(
-            file, media_type=MEDIA_TYPES[file.suffix], headers={"cache-control": "no-cache"}
+            file,
+            media_type=MEDIA_TYPE_BY_SUFFIX[file.suffix],
+            headers={"cache-control": "no-cache"},
         )
 
     return answer

@@ -21,9 +21,9 @@ from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from t2i.terminal import print_line
 
-BACKLOG = 4096
+MAX_PENDING_CONNECTIONS = 4096
 """Connections that wait to be accepted."""
-GRACE = 5
+SHUTDOWN_GRACE_SECONDS = 5
 """Seconds that open connections have once the server ends."""
 OPEN_DELAY = 1.0
 """Seconds until the page is opened, so that the server can answer."""
@@ -84,8 +84,8 @@ def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
         log_level="warning",
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=GRACE,
+        backlog=MAX_PENDING_CONNECTIONS,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         lifespan="on",
     )
     server = DrainingServer(config, app)
@@ -124,7 +124,7 @@ def opening_page(address: str, settings: ServerSettings) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(timeout=GRACE)
+        thread.join(timeout=SHUTDOWN_GRACE_SECONDS)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -134,7 +134,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(BACKLOG)  # who is told the address can connect
+        listener.listen(MAX_PENDING_CONNECTIONS)  # who is told the address can connect
     except OSError as error:
         listener.close()
         advice = "Choose another port with --port, or stop the program that has it."

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 GIBIBYTE = 1 << 30
-DAY = 86_400.0
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class ServerSettings:
 
     models : names or paths that requests may name, the first is the default; the embedded model
         and those in the Hugging Face cache can be named too
-    tokens : secrets, each of which sees its own jobs; none needs a host of LOOPBACK
+    tokens : secrets, each of which sees its own jobs; none needs a host of LOOPBACK_HOSTS
     folder : of the database, the pictures and the uploads
     lora_folder, embedding_folder : LoRAs and learned words that requests may name
     runs_folder : training runs that are shown, read only
@@ -49,8 +49,8 @@ class ServerSettings:
     max_queued: int = 256
     max_pixels_x_steps: int = 4 * 2048 * 2048 * 150
     max_bytes: int = 20 * GIBIBYTE
-    max_age: float = 30 * DAY
-    upload_age: float = DAY
+    max_age: float = 30 * DAY_SECONDS
+    upload_age: float = DAY_SECONDS
     clean_interval: float = 60.0
     min_free_bytes: int = 256 << 20
     max_body_bytes: int = 64 << 20
@@ -65,4 +65,4 @@ class ServerSettings:
     @property
     def is_loopback(self) -> bool:
         """True if only this machine can reach the server."""
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")

@@ -95,7 +95,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path: Path, idle: Idle)
 def test_a_job_whose_result_finds_no_room_is_tried_again(
     jobs: ServerJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2i.server.jobs.job_dispatcher.DISK_PAUSE", 0)
+    monkeypatch.setattr("t2i.server.jobs.job_dispatcher.FULL_DISK_PAUSE_SECONDS", 0)
     job = jobs.service.submit("generate", CAT, "")
     failure = JobFailure("OutputError", "The disk is full")
     for _ in range(5):

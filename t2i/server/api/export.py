@@ -19,9 +19,9 @@ from t2i.server.jobs.job_request import (
     SamplingRequest,
 )
 
-PICTURE, MASK = "picture.png", "mask.png"
+EXAMPLE_PICTURE_NAME, EXAMPLE_MASK_NAME = "picture.png", "mask.png"
 """Names of uploads in a command: the server keeps no path of theirs."""
-SOURCE = "source"
+EXAMPLE_SOURCE_FOLDER = "source"
 """Name of a recorded source's folder in a command."""
 
 
@@ -51,7 +51,13 @@ def _list_subject(body: SamplingRequest) -> list[str]:
         further = [word for target in body.targets[1:] for word in ("--target", target)]
         return ["edit", *map(_protect, [*source, *body.targets[:1]]), *further]
     if isinstance(body, InvertRequest):
-        return ["invert", PICTURE, _protect(body.prompt), "--out", SOURCE]
+        return [
+            "invert",
+            EXAMPLE_PICTURE_NAME,
+            _protect(body.prompt),
+            "--out",
+            EXAMPLE_SOURCE_FOLDER,
+        ]
     if isinstance(body, InspectRequest):
         return ["inspect", *([] if body.prompt is None else [_protect(body.prompt)])]
     assert isinstance(body, GenerateRequest | RememberRequest)
@@ -98,11 +104,11 @@ def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
     if isinstance(body, GenerateRequest) and body.num != 1:
         yield "--num", str(body.num)
     if getattr(body, "source", None) is not None:
-        yield "--source", SOURCE
+        yield "--source", EXAMPLE_SOURCE_FOLDER
     if not isinstance(body, InvertRequest) and getattr(body, "image", None) is not None:
-        yield "--image", PICTURE
+        yield "--image", EXAMPLE_PICTURE_NAME
     if getattr(body, "mask", None) is not None:
-        yield "--mask", MASK
+        yield "--mask", EXAMPLE_MASK_NAME
     if getattr(body, "method", AUTO_METHOD) != AUTO_METHOD:
         yield "--invert", body.method
     if getattr(body, "fit", "crop") != "crop":

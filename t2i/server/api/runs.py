@@ -12,9 +12,9 @@ from t2i.server.jobs.job import JobNotFoundError
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 LOG, CONFIG, SHEETS = "log.jsonl", "config.json", "samples"
-MOST_RECORDS = 5_000
+MAX_LOG_RECORDS = 5_000
 """Records of a log that are sent; of a longer one every n-th."""
-MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+MEDIA_TYPE_BY_SUFFIX = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 Name = Annotated[str, Path(max_length=300)]
 
 
@@ -53,7 +53,7 @@ def read_run(name: Name, request: Request) -> RunLogAnswer:
     """Answer with the log of a training run, and the names of its sheets."""
     folder = find_run(request, name)
     records = _read_records(folder / LOG)
-    stride = -(-len(records) // MOST_RECORDS) or 1
+    stride = -(-len(records) // MAX_LOG_RECORDS) or 1
     kept = [one for n, one in enumerate(records) if n % stride == 0 or "validation_loss" in one]
     sheets = folder / SHEETS
     names = [path.name for path in sorted(sheets.iterdir())] if sheets.is_dir() else []
@@ -61,7 +61,7 @@ def read_run(name: Name, request: Request) -> RunLogAnswer:
         name=name,
         config=_read_config(folder),
         records=kept,
-        sheets=[one for one in names if FilePath(one).suffix in MEDIA_TYPES],
+        sheets=[one for one in names if FilePath(one).suffix in MEDIA_TYPE_BY_SUFFIX],
     )
 
 
@@ -75,9 +75,9 @@ def read_sheet(name: Name, sheet: Name, request: Request) -> FileResponse:
     folder = find_run(request, name) / SHEETS
     known = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     path = known.get(sheet)
-    if path is None or path.suffix not in MEDIA_TYPES or not path.is_file():
+    if path is None or path.suffix not in MEDIA_TYPE_BY_SUFFIX or not path.is_file():
         raise JobNotFoundError(f"The run {name!r:.80} has no sheet {sheet!r:.80}.")
-    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix])
+    return FileResponse(path, media_type=MEDIA_TYPE_BY_SUFFIX[path.suffix])
 
 
 def _read_records(log: FilePath) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def from_job(cls, job: Job) -> "JobAnswer":
-        """Build the answer about a job."""
+        """Build the answer of the API about a job."""
         return cls.model_validate(job.to_dict())
 
 

@@ -5,14 +5,14 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, Request
 
 from t2i.server.jobs.job_service import JobService
-from t2i.server.security.access import owner_of
+from t2i.server.security.access import get_owner
 
 
-def service_of(request: Request) -> JobService:
-    """Return the service of the server that a request has come to."""
+def get_service(request: Request) -> JobService:
+    """Return the service of the running server that a request was sent to."""
     service: JobService = request.app.state.service
     return service
 
 
-Service: TypeAlias = Annotated[JobService, Depends(service_of)]
-Owner: TypeAlias = Annotated[str, Depends(owner_of)]
+Service: TypeAlias = Annotated[JobService, Depends(get_service)]
+Owner: TypeAlias = Annotated[str, Depends(get_owner)]

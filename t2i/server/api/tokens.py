@@ -9,8 +9,8 @@ from t2i.cli.request.request import Grammar, Request
 from t2i.errors import ModelError
 from t2i.server.api.schemas import TokenAnswer, TokensAnswer, WordAnswer
 
-WORD = re.compile(r"[\w'-]+")
-MODELS_KEPT = 8
+WORD_PATTERN = re.compile(r"[\w'-]+")
+MAX_CACHED_TOKENIZERS = 8
 """Models whose tokenizers stay in memory."""
 
 
@@ -70,7 +70,7 @@ def _list_words(
     words, cursor = [], 0
     lowered = prompt.lower()
     for section, text in enumerate(sections):
-        for match in WORD.finditer(text):
+        for match in WORD_PATTERN.finditer(text):
             own = [
                 position
                 for number, start, end, position in places
@@ -91,9 +91,9 @@ def _list_words(
     return words
 
 
-@lru_cache(maxsize=MODELS_KEPT)
+@lru_cache(maxsize=MAX_CACHED_TOKENIZERS)
 def load_token_window(model: Path) -> Any:
-    """Return the token window of a model's first text encoder; of a single file CLIP's.
+    """Load the token window of a model's first text encoder, for the tokens of a prompt.
 
     Raises ModelError for a model without a tokenizer.
     """

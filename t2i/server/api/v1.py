@@ -16,7 +16,7 @@ from t2i.server.jobs.job_request import NewJob
 from t2i.server.jobs.job_service import JobService
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
-PING_SECONDS = 15.0
+PING_INTERVAL_SECONDS = 15.0
 """Seconds without news after which a comment keeps the connection of a listener open."""
 JobId = Annotated[str, Path(max_length=100, examples=["AAAAAAAAAAAAAAAAAAAAAA"])]
 
@@ -81,7 +81,7 @@ async def _stream(
 ) -> AsyncIterator[str]:
     ended = False
     try:
-        async for event in service.events_or_pings(job_id, owner, after, PING_SECONDS):
+        async for event in service.events_or_pings(job_id, owner, after, PING_INTERVAL_SECONDS):
             yield ": still there\n\n" if event is None else format_event(event)
             ended = event is not None and event.is_final
     finally:
@@ -90,7 +90,7 @@ async def _stream(
 
 
 def format_event(event: JobEvent) -> str:
-    """Return an event as a text of the format text/event-stream."""
+    """Format an event of a job as text/event-stream (server-sent events)."""
     return f"id: {event.id}\nevent: {event.event}\ndata: {json.dumps(event.data)}\n\n"
 
 

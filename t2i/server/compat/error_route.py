@@ -1,4 +1,4 @@
-"""Routes that answer their errors themselves, in the layout of another program's API."""
+"""Routes that answer their errors themselves, in the format of another program's API."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ from t2i.server.security.errors import find_status
 
 
 class ErrorRoute(APIRoute):
-    """Route whose errors have the layout that a subclass gives them."""
+    """Route whose errors have the format that a subclass gives them."""
 
     @staticmethod
     @abstractmethod

@@ -11,7 +11,7 @@ from t2i.errors import (
 )
 from t2i.server.jobs.job import Job, JobCancelledError, ServerStoppingError
 
-ERRORS: dict[str, type[T2IError]] = {
+ERROR_CLASS_BY_NAME: dict[str, type[T2IError]] = {
     kind.__name__: kind
     for kind in (ArgumentError, AttentionError, DataError, GenerationError, ModelError, OutputError)
 }
@@ -19,12 +19,13 @@ ERRORS: dict[str, type[T2IError]] = {
 
 
 def check_done(job: Job) -> None:
-    """Raise the error of a job that failed or was cancelled, or that the server's end interrupts.
+    """Raise the error of a job that failed, was cancelled, or is interrupted by the
+    server's end.
 
     An unknown error of the worker becomes a GenerationError.
     """
     if job.error is not None:
-        raise ERRORS.get(job.error.type, GenerationError)(job.error.message)
+        raise ERROR_CLASS_BY_NAME.get(job.error.type, GenerationError)(job.error.message)
     if job.state == "cancelled":
         raise JobCancelledError(f"The job {job.id} was cancelled before it was done.")
     if not job.is_final:

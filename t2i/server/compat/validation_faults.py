@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
-MAX_MESSAGE = 2_000
+MAX_MESSAGE_LETTERS = 2_000
 
 
 def describe_faults(error: RequestValidationError) -> str:
@@ -12,10 +12,10 @@ def describe_faults(error: RequestValidationError) -> str:
     first: Any = error.errors()[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
-        return f"The body is not JSON: {reason}."[:MAX_MESSAGE]
+        return f"The body is not JSON: {reason}."[:MAX_MESSAGE_LETTERS]
     place = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
     reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"{place}: {reason}."[:MAX_MESSAGE]
+    return f"{place}: {reason}."[:MAX_MESSAGE_LETTERS]
 
 
 def find_fault_status(error: RequestValidationError, usual: int) -> int:

@@ -71,7 +71,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """Progress of a running job: steps done, of how many, and the seconds that are left."""
+    """Progress of a running job: steps done, number of steps, and estimated seconds left."""
 
     step: int
     steps: int
@@ -88,7 +88,7 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Job of the server.
+    """Job of the server: a request with its owner, state, times, and its result or error.
 
     request : as it was given, JSON data that t2i.server.jobs.job_request reads
     owner : digest of the token that gave it, "" without one

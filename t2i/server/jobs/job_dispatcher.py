@@ -17,34 +17,37 @@ from t2i.server.jobs.worker_job import WorkerJob
 
 logger = logging.getLogger(__name__)
 WrittenT = TypeVar("WrittenT")
-TRIES = 5
+MAX_TRIES = 5
 """Times that a job is tried whose result a full disk refused."""
-DISK_PAUSE = 2.0
+FULL_DISK_PAUSE_SECONDS = 2.0
 """Seconds until the free space is looked at again."""
-SOURCE = "source"
+SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job's result."""
 
 
 class JobDispatcher:
-    """Gives the waiting jobs of all owners to workers, and writes their ends into the store."""
+    """Dispatcher of the waiting jobs of all owners to workers, which writes their results into the
+    store.
+    """
 
     def __init__(self, state: ServerState) -> None:
         self.state, self.store = state, state.store
         self._tries: dict[str, int] = {}
 
     def take_next(self, timeout: float) -> Job | None:
-        """Take the oldest job for a worker; None where none comes within `timeout` seconds.
+        """Take the oldest waiting job for a worker; None if none comes within `timeout`
+        seconds.
 
         While the disk is full jobs wait.
         """
         state = self.state
         if state.draining:
-            time.sleep(min(timeout, DISK_PAUSE))
+            time.sleep(min(timeout, FULL_DISK_PAUSE_SECONDS))
             return None
         try:
             state.make_room()
         except StorageFullError:
-            time.sleep(min(timeout, DISK_PAUSE))
+            time.sleep(min(timeout, FULL_DISK_PAUSE_SECONDS))
             return None
         job = state.queue.take(timeout)
         if job is not None:
@@ -52,7 +55,9 @@ class JobDispatcher:
         return job
 
     def prepare(self, job: Job) -> WorkerJob | None:
-        """Return a job as a worker is given it; None for one that cannot run, which has failed."""
+        """Return a job in the form that a worker process is given; None for one that cannot run,
+        which has failed.
+        """
         state = self.state
         folder = state.locate_result(job.id)
         try:
@@ -79,23 +84,25 @@ class JobDispatcher:
             folder=folder,
             picture_names=names,
             source_id=None if source is None else source.id,
-            source_folder=None if source is None else state.locate_result(source.id) / SOURCE,
+            source_folder=None
+            if source is None
+            else state.locate_result(source.id) / SOURCE_FOLDER_NAME,
         )
 
     def is_cancel_requested(self, job_id: str) -> bool:
-        """Return whether a running job is to stop."""
+        """Return True if the cancellation of a running job was requested."""
         return self.state.queue.is_cancel_requested(job_id)
 
     def record_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Tell the listeners how far a job is."""
+        """Publish the progress of a running job to the clients that listen."""
         self.state.events.publish_progress(job_id, progress)
 
     def record_preview(self, job_id: str, step: int, png: str) -> None:
-        """Tell the listeners what a job's image looks like after a step."""
+        """Publish a preview of a running job's image to the clients that listen."""
         self.state.events.publish_preview(job_id, step, png)
 
     def record_result(self, job: Job, result: JobResult) -> None:
-        """Keep the result of a job, which is done."""
+        """Store the result of a job, whose state becomes "done"."""
         size = measure_folder(self.state.folder / job.id)
         self._finish(
             job,
@@ -103,20 +110,22 @@ class JobDispatcher:
         )
 
     def record_failure(self, job: Job, failure: JobFailure, *, disk_full: bool = False) -> None:
-        """Keep the error of a job, which has failed; for a full disk it is tried again."""
+        """Store the error of a job, whose state becomes "failed"; with a full disk it is queued
+        again.
+        """
         tries = self._tries.get(job.id, 0)
         if self.store.get(job.id).state == "running":  # what is done stays
             shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
-        if disk_full and tries < TRIES:
+        if disk_full and tries < MAX_TRIES:
             self._tries[job.id] = tries + 1
             self.queue_again(job)
-            time.sleep(DISK_PAUSE)
+            time.sleep(FULL_DISK_PAUSE_SECONDS)
             return
         self._finish(job, lambda: self.store.finish(job.id, "failed", time.time(), error=failure))
         self.state.remove_inputs(job.id)
 
     def record_cancelled(self, job: Job) -> None:
-        """Keep that a running job was cancelled."""
+        """Store that a running job was cancelled."""
         shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
         self.state.remove_inputs(job.id)
@@ -137,7 +146,7 @@ class JobDispatcher:
             self.state.publish_state(job.id)
 
     def queue_again(self, job: Job) -> None:
-        """Let a running job wait again, for it could not be finished."""
+        """Queue a running job again that could not be finished."""
         for job_id in self._write(lambda: self.store.queue_again(job.id)):
             self.state.publish_state(job_id)
 
@@ -159,4 +168,4 @@ class JobDispatcher:
                 return write()
             except StorageFullError:
                 logger.warning("The disk is full: the state of a job waits until it can be noted.")
-                time.sleep(DISK_PAUSE)
+                time.sleep(FULL_DISK_PAUSE_SECONDS)

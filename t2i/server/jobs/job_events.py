@@ -57,12 +57,12 @@ class JobEvents:
             self.forget(job.id)
 
     def forget(self, job_id: str) -> None:
-        """Drop the log of a job."""
+        """Drop the log of a job's events."""
         with self._lock:
             self._logs.pop(job_id, None)
 
     def publish_progress(self, job_id: str, progress: JobProgress) -> None:
-        """Publish how far a job is."""
+        """Publish the progress of a running job to the clients that listen."""
         self._publish(job_id, "progress", asdict(progress), progress)
 
     def publish_preview(self, job_id: str, step: int, png: str) -> None:
@@ -70,7 +70,7 @@ class JobEvents:
         self._publish(job_id, "preview", {"step": step, "png": png})
 
     def get_progress(self, job_id: str) -> JobProgress | None:
-        """Return how far a running job is."""
+        """Return the newest progress of a running job."""
         with self._lock:
             log = self._logs.get(job_id)
             return None if log is None else log.progress
@@ -106,7 +106,7 @@ class JobEvents:
                     self._listeners.pop(job_id, None)
 
     def close(self) -> None:
-        """Wake every listener, for the server ends."""
+        """Wake every client that listens, because the server ends."""
         with self._lock:
             self.closing = True
             for job_id in self._listeners:

@@ -7,12 +7,14 @@ from t2i.server.jobs.job import Job, QueueFullError
 from t2i.server.jobs.store import JobStore
 from t2i.terminal import plural
 
-TYPICAL_JOBS = 20
+NUM_JOBS_FOR_FORECAST = 20
 """Finished jobs whose mean time forecasts when the queue moves."""
 
 
 class JobQueue:
-    """Bounded queue of jobs in the store; workers take from it, and ask what was cancelled."""
+    """Bounded queue of the jobs in the store: workers take jobs from it, and check whether a
+    running one was cancelled.
+    """
 
     def __init__(self, store: JobStore, max_queued: int) -> None:
         self.store, self.max_queued = store, max_queued
@@ -21,7 +23,7 @@ class JobQueue:
         self.stopped = False
 
     def add(self, job: Job) -> None:
-        """Add a job. Raises QueueFullError."""
+        """Queue a job. Raises QueueFullError."""
         if not self.store.add(job, self.max_queued):
             retry_after = self._forecast_wait()
             raise QueueFullError(
@@ -32,7 +34,9 @@ class JobQueue:
         self.notify()
 
     def take(self, timeout: float) -> Job | None:
-        """Take the oldest job, waiting for one up to `timeout` seconds; None without one."""
+        """Take the oldest waiting job, waiting for one up to `timeout` seconds; None if
+        none comes.
+        """
         end = time.monotonic() + timeout
         with self._news:
             while not self.stopped:
@@ -56,17 +60,17 @@ class JobQueue:
             self._news.notify_all()
 
     def request_cancel(self, job_id: str) -> None:
-        """Ask the worker that runs a job to stop it."""
+        """Request that the worker which runs a job stops it."""
         self._cancelled.add(job_id)
 
     def is_cancel_requested(self, job_id: str) -> bool:
-        """Return whether a running job is to stop."""
+        """Return True if the cancellation of a running job was requested."""
         return job_id in self._cancelled
 
     def forget_cancel(self, job_id: str) -> None:
-        """Forget the wish to stop a job, for it has ended."""
+        """Drop the requested cancellation of a job that has ended."""
         self._cancelled.discard(job_id)
 
     def _forecast_wait(self) -> int:
-        durations = self.store.measure_durations(TYPICAL_JOBS)
+        durations = self.store.measure_durations(NUM_JOBS_FOR_FORECAST)
         return max(1, round(sum(durations) / len(durations))) if durations else 5

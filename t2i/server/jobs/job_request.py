@@ -12,7 +12,7 @@ MAX_WORDS = 64
 MAX_REGIONS = 16
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
 """Identifier of an upload or of a job."""
-Window = float | Annotated[tuple[float, float], Field()]
+StepWindow = float | Annotated[tuple[float, float], Field()]
 """Share of the steps, up to this one or between two."""
 Word = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -120,8 +120,8 @@ class EditRequest(SamplingRequest):
     targets: list[str] = []
     weights: dict[str, float] = {}
     blend: Annotated[str, Field(max_length=2000)] = "auto"
-    cross_replace: Window | None = None
-    self_replace: Window | None = None
+    cross_replace: StepWindow | None = None
+    self_replace: StepWindow | None = None
     alignment: Annotated[dict[Word, Word | None], Field(max_length=MAX_WORDS)] = {}
     regions: Annotated[list[RegionChoice], Field(max_length=MAX_REGIONS)] = []
     image: Identifier | None = None
@@ -189,7 +189,7 @@ class InspectRequest(SamplingRequest):
 
 
 JobRequest = GenerateRequest | EditRequest | InvertRequest | RememberRequest | InspectRequest
-REQUESTS: dict[JobKind, type[JobRequest]] = {
+REQUEST_CLASS_BY_KIND: dict[JobKind, type[JobRequest]] = {
     "generate": GenerateRequest,
     "edit": EditRequest,
     "invert": InvertRequest,
@@ -242,7 +242,7 @@ NewJob = Annotated[
     GenerateJob | EditJob | InvertJob | RememberJob | InspectJob, Field(discriminator="kind")
 ]
 _READERS: dict[JobKind, TypeAdapter[Any]] = {
-    kind: TypeAdapter(model) for kind, model in REQUESTS.items()
+    kind: TypeAdapter(model) for kind, model in REQUEST_CLASS_BY_KIND.items()
 }
 
 

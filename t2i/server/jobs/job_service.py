@@ -41,7 +41,7 @@ class JobService:
         return self.state.events.closing
 
     def submit(self, kind: JobKind, request: JobRequest, owner: str) -> Job:
-        """Check a request and queue a job for it; its seeds are fixed from now on.
+        """Check a request, choose its seeds and queue a job for it.
 
         Raises T2IError as the command line does for a request that cannot be drawn, QueueFullError
         and StorageFullError, JobNotFoundError for an upload or a source that is not there.
@@ -102,7 +102,8 @@ class JobService:
         return self.get(job_id, owner)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float | None = None) -> Job:
-        """Wait until a job is over, or for so many seconds, and return it as it is then.
+        """Wait until a job has ended, or for so many seconds, and return it as it is
+        then.
 
         Raises ServerStoppingError where the server ends before.
         """

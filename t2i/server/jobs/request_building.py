@@ -35,7 +35,7 @@ from t2i.server.jobs.job_request import (
     JobRequest,
     RememberRequest,
     SamplingRequest,
-    Window,
+    StepWindow,
 )
 from t2i.terminal import plural
 
@@ -100,7 +100,7 @@ def choose_job_seeds(body: JobRequest, built: BuiltRequest) -> tuple[int, ...]:
 
 
 def wants_maps(body: JobRequest) -> bool:
-    """Return whether a request asks for heat maps."""
+    """Return True if a job's request asks for heat maps."""
     if isinstance(body, InspectRequest):
         return True
     return not isinstance(body, InvertRequest) and (body.words_maps or body.map_steps)
@@ -260,7 +260,7 @@ def _build_edit(
     return BuiltRequest(request, prompts, edit)
 
 
-def _parse_window(name: str, value: Window) -> tuple[float, float]:
+def _parse_window(name: str, value: StepWindow) -> tuple[float, float]:
     first, end = (0.0, value) if isinstance(value, int | float) else value
     return parse_step_window(name, f"{first!r}:{end!r}")
 

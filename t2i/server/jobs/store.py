@@ -87,7 +87,7 @@ class JobStore:
             self._database.close()
 
     def add(self, job: Job, max_queued: int) -> bool:
-        """Add a job, unless `max_queued` are waiting already; return whether it was added."""
+        """Insert a job, unless `max_queued` are waiting already; return True if it was inserted."""
         with self._transaction() as database:
             (waiting,) = database.execute(
                 "SELECT count(*) FROM jobs WHERE state = 'queued'"
@@ -110,7 +110,7 @@ class JobStore:
         return True
 
     def get(self, job_id: str) -> Job:
-        """Return a job. Raises JobNotFoundError."""
+        """Return a job by its identifier. Raises JobNotFoundError."""
         rows = self._read(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job_id,))
         if not rows:
             raise build_not_found_error(job_id)
@@ -153,7 +153,9 @@ class JobStore:
         error: JobFailure | None = None,
         num_bytes: int = 0,
     ) -> bool:
-        """Write the final state of a job with its result or error; False if it has one already."""
+        """Store the final state of a job with its result or error; return False if it has one
+        already.
+        """
         with self._transaction() as database:
             changed = database.execute(
                 "UPDATE jobs SET state = ?, finished = ?, result = ?, error = ?, bytes = ? "
@@ -170,7 +172,7 @@ class JobStore:
         return bool(changed)
 
     def cancel_if_queued(self, job_id: str, finished: float) -> bool:
-        """Cancel a job that has not begun; return whether it was so."""
+        """Cancel a job that has not begun; return True if it was cancelled."""
         with self._transaction() as database:
             changed = database.execute(
                 "UPDATE jobs SET state = 'cancelled', finished = ? "
@@ -213,7 +215,7 @@ class JobStore:
         return int(self._read("SELECT count(*) FROM jobs WHERE state = ?", (state,))[0][0])
 
     def measure_durations(self, number: int) -> list[float]:
-        """Return the seconds that the last jobs ran."""
+        """Return the seconds that each of the last finished jobs ran."""
         rows = self._read(
             "SELECT finished - started FROM jobs WHERE state = 'done' AND started IS NOT NULL "
             "ORDER BY finished DESC LIMIT ?",
@@ -222,7 +224,7 @@ class JobStore:
         return [float(row[0]) for row in rows]
 
     def list_finished(self) -> list[tuple[str, float, int]]:
-        """Return (id, time of its end, bytes of its files) of every job that is over, the oldest
+        """Return (id, time of its end, bytes of its files) of every job that has ended, the oldest
         first.
         """
         marks = ", ".join("?" * len(FINAL_STATES))
@@ -243,14 +245,14 @@ class JobStore:
         return {row[0] for row in self._read("SELECT id FROM jobs", ())}
 
     def remove(self, job_id: str) -> None:
-        """Remove a job."""
+        """Delete a job from the store."""
         with self._transaction() as database:
             database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
     # uploads
 
     def add_upload(self, values: Sequence[object]) -> None:
-        """Add an upload: id, owner, name, suffix, width, height, created, bytes."""
+        """Insert an upload: id, owner, name, suffix, width, height, created."""
         with self._transaction() as database:
             database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
@@ -263,7 +265,7 @@ class JobStore:
         return self._read("SELECT id, suffix, created, bytes FROM uploads ORDER BY created", ())
 
     def remove_upload(self, upload_id: str) -> None:
-        """Remove an upload."""
+        """Delete an upload from the store."""
         with self._transaction() as database:
             database.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
 

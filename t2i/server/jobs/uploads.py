@@ -13,11 +13,11 @@ from t2i.pictures import FORMAT_BY_SUFFIX, opening_picture_as_stored
 from t2i.server.jobs.job import JobNotFoundError, StorageFullError, create_identifier
 from t2i.server.jobs.store import JobStore
 
-LONGEST_NAME = 200
+MAX_NAME_BYTES = 200
 """Bytes of a picture's own name."""
-DECODED_AT_ONCE = 2
+MAX_PICTURES_DECODED_AT_ONCE = 2
 """Pictures that are decoded together: one may take a quarter of a gigabyte."""
-SUFFIXES = {form: suffix for suffix, form in reversed(FORMAT_BY_SUFFIX.items())}
+SUFFIX_BY_FORMAT = {form: suffix for suffix, form in reversed(FORMAT_BY_SUFFIX.items())}
 """Name of a format in Pillow -> suffix of its files."""
 
 
@@ -41,11 +41,12 @@ class Uploads:
 
     def __init__(self, store: JobStore, folder: Path, check_room: Callable[[], None]) -> None:
         self.store, self.folder, self.check_room = store, folder, check_room
-        self.decoding = threading.BoundedSemaphore(DECODED_AT_ONCE)
+        self.decoding = threading.BoundedSemaphore(MAX_PICTURES_DECODED_AT_ONCE)
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, data: bytes, name: str, owner: str) -> Upload:
-        """Check and keep a picture. Raises DataError for what is none, StorageFullError.
+        """Check a picture and store it as an upload. Raises DataError for a file that is no
+        picture, StorageFullError.
 
         name : that it had where it comes from
         """
@@ -56,7 +57,7 @@ class Uploads:
         write_atomically(waiting, lambda path: path.write_bytes(data))
         try:
             with self.decoding, opening_picture_as_stored(waiting) as picture:
-                suffix, (width, height) = SUFFIXES[picture.format or ""], picture.size
+                suffix, (width, height) = SUFFIX_BY_FORMAT[picture.format or ""], picture.size
             waiting.rename(self.folder / f"{upload_id}{suffix}")
         except DataError as error:
             raise DataError(str(error).replace(str(waiting), name or "The picture")) from None
@@ -87,12 +88,12 @@ def sanitise_name(name: str) -> str:
     """Return the last part of a path that a client sent, as printable text."""
     last = name.replace("\\", "/").rpartition("/")[2]
     printable = "".join(letter for letter in last if letter.isprintable())
-    text = printable.encode(errors="ignore")[-LONGEST_NAME:].decode(errors="ignore").strip()
+    text = printable.encode(errors="ignore")[-MAX_NAME_BYTES:].decode(errors="ignore").strip()
     return "" if text in (".", "..") else text
 
 
 def check_free_space(folder: Path, min_free_bytes: int) -> None:
-    """Raise StorageFullError if the disk of a folder has less free space than that."""
+    """Raise StorageFullError if the disk of a folder has fewer free bytes than are needed."""
     free = shutil.disk_usage(folder).free
     if free < min_free_bytes:
         raise StorageFullError(

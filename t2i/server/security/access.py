@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from t2i.server.security.errors import refuse
 
-COOKIE = "t2i_token"
-OPEN_PATHS = ("/api/v1/health",)
+COOKIE_NAME = "t2i_token"
+PATHS_WITHOUT_TOKEN = ("/api/v1/health",)
 """Paths that need no token: they say nothing but that the server is there."""
-OWNER = "t2i.owner"
-COOKIE_AGE = 90 * 86_400
+OWNER_SCOPE_KEY = "t2i.owner"
+COOKIE_AGE_SECONDS = 90 * 86_400
 """Seconds."""
 ENTRANCE = """<!doctype html>
 <meta charset="utf-8"><title>t2i</title>
@@ -29,9 +29,9 @@ ENTRANCE = """<!doctype html>
 """Answer that sets the cookie: it leads to the page."""
 
 
-def owner_of(request: Request) -> str:
-    """Return the owner of what a request makes: the digest of its token, "" without one."""
-    owner: str = request.scope[OWNER]
+def get_owner(request: Request) -> str:
+    """Return the owner of a request's jobs: the digest of its token, "" without one."""
+    owner: str = request.scope[OWNER_SCOPE_KEY]
     return owner
 
 
@@ -47,7 +47,7 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the owner of a request and pass it on; or refuse it, or set the cookie."""
         if scope["type"] != "http" or not self.owners:
-            scope[OWNER] = ""
+            scope[OWNER_SCOPE_KEY] = ""
             await self.app(scope, receive, send)
             return
         path = scope["path"].removeprefix(self.root_path)
@@ -56,7 +56,7 @@ class AccessMiddleware:
             await self._set_cookie(scope, send, token)
             return
         owner = self._find_owner(Headers(scope=scope))
-        if owner is None and path not in OPEN_PATHS:
+        if owner is None and path not in PATHS_WITHOUT_TOKEN:
             await refuse(
                 scope,
                 receive,
@@ -68,7 +68,7 @@ class AccessMiddleware:
                 {"www-authenticate": 'Basic realm="t2i"'},
             )
             return
-        scope[OWNER] = owner or ""
+        scope[OWNER_SCOPE_KEY] = owner or ""
         await self.app(scope, receive, send)
 
     def _find_owner(self, headers: Headers) -> str | None:
@@ -77,7 +77,7 @@ class AccessMiddleware:
             return find_secret(value.strip(), self.owners)
         if kind.lower() == "basic":
             return find_secret(_password(value), self.owners)
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE_NAME)
         return None if cookie is None else find_secret(cookie, self.cookies)
 
     def _token_of_link(self, scope: Scope, path: str) -> str | None:
@@ -91,8 +91,8 @@ class AccessMiddleware:
     async def _set_cookie(self, scope: Scope, send: Send, token: str) -> None:
         place = f"{self.root_path}/"
         cookie = (
-            f"{COOKIE}={compute_cookie(token)}; Path={place}; Max-Age={COOKIE_AGE}; HttpOnly; "
-            "SameSite=Strict"
+            f"{COOKIE_NAME}={compute_cookie(token)}; Path={place}; "
+            f"Max-Age={COOKIE_AGE_SECONDS}; HttpOnly; SameSite=Strict"
         )
         if scope.get("scheme") == "https":
             cookie += "; Secure"
@@ -109,7 +109,7 @@ class AccessMiddleware:
 
 
 def compute_owner(token: str) -> str:
-    """Return the name under which the jobs of a token are kept."""
+    """Return the name of a token's owner, under which its jobs are stored."""
     return hashlib.sha256(b"t2i owner " + token.encode()).hexdigest()[:32]
 
 
@@ -119,7 +119,7 @@ def compute_cookie(token: str) -> str:
 
 
 def find_secret(given: str, known: dict[str, str]) -> str | None:
-    """Return the value of a secret; every one is compared, in constant time."""
+    """Return the value stored for a secret; every one is compared, in constant time."""
     found = None
     for secret, value in known.items():
         if hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode()):

@@ -14,7 +14,7 @@ from t2i.server.jobs.job import (
     StorageFullError,
 )
 
-STATUSES: dict[type[T2IError], int] = {
+STATUS_BY_ERROR_CLASS: dict[type[T2IError], int] = {
     JobNotFoundError: 404,
     QueueFullError: 429,
     StorageFullError: 507,
@@ -29,12 +29,19 @@ STATUSES: dict[type[T2IError], int] = {
 
 
 def find_status(error: T2IError) -> int:
-    """Return the status of the answer to an error."""
-    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 422)
+    """Return the HTTP status of the answer to an error."""
+    return next(
+        (
+            STATUS_BY_ERROR_CLASS[kind]
+            for kind in type(error).__mro__
+            if kind in STATUS_BY_ERROR_CLASS
+        ),
+        422,
+    )
 
 
 def describe_error(kind: str, message: str) -> dict[str, dict[str, str]]:
-    """Return the JSON data of an error."""
+    """Return the JSON data of an error: its class and message."""
     return {"error": {"type": kind, "message": message}}
 
 

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-POLICY = "; ".join(
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -15,23 +15,23 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {
-    "content-security-policy": POLICY,
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-CACHE = (b"cache-control", b"no-store")
+NO_STORE_HEADER = (b"cache-control", b"no-store")
 
 
 class HeaderMiddleware:
-    """ASGI middleware that adds HEADERS to every answer."""
+    """ASGI middleware that adds SECURITY_HEADERS to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+        self.headers = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and add the headers to its answer."""
@@ -40,7 +40,7 @@ class HeaderMiddleware:
             if message["type"] == "http.response.start":
                 own = list(message.get("headers", []))
                 if not any(name.lower() == b"cache-control" for name, _ in own):
-                    own.append(CACHE)
+                    own.append(NO_STORE_HEADER)
                 message = {**message, "headers": [*own, *self.headers]}
             await send(message)
 

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from t2i.server.security.errors import refuse
-from t2i.server.settings import LOOPBACK, ServerSettings
+from t2i.server.settings import LOOPBACK_HOSTS, ServerSettings
 
 WILDCARD_HOSTS = ("0.0.0.0", "::")
 """Hosts that listen at every address of the machine."""
@@ -47,7 +47,7 @@ class HostMiddleware:
         place = urlsplit(origin) if origin != "null" else None
         same = place is not None and (
             place.netloc.lower() == host.lower()
-            or (place.hostname in self.names and place.hostname not in LOOPBACK)
+            or (place.hostname in self.names and place.hostname not in LOOPBACK_HOSTS)
         )
         if same:
             return None
@@ -58,7 +58,7 @@ class HostMiddleware:
 
 
 def is_address(name: str) -> bool:
-    """Return whether a host is given by its IP address."""
+    """Return True if a host is given by its IP address."""
     try:
         ip_address(name)
     except ValueError:
@@ -68,7 +68,7 @@ def is_address(name: str) -> bool:
 
 def list_host_names(settings: ServerSettings) -> set[str]:
     """Return the names by which a server may be called."""
-    names = (*LOOPBACK, settings.host, *settings.allowed_hosts)
+    names = (*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts)
     return {name.strip("[]").lower() for name in names}
 
 

@@ -69,7 +69,7 @@ class JobRun:
         self.files.append(ResultFile(name, "image/png", image.width, image.height, seed))
 
     def save_plain_image(self, name: str, image: Image.Image) -> None:
-        """Save an image without metadata."""
+        """Save an image of the job without metadata."""
         save_picture(image, self.job.folder / name)
         self.files.append(ResultFile(name, "image/png", image.width, image.height))
 

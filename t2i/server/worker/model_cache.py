@@ -28,7 +28,7 @@ from t2i.server.worker.previews import LatentProjection, fit_latent_projection
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
-MEMORY_SHARE = 0.5
+DEFAULT_MEMORY_SHARE = 0.5
 """Part of the device's memory that models may take together where no budget is given."""
 
 
@@ -86,7 +86,7 @@ class ModelCache:
     models: dict[str, LoadedModel] = field(default_factory=dict)
 
     def get(self, name: str) -> LoadedModel:
-        """Return a model, loaded if it is not in memory; others are evicted to make room."""
+        """Return a model, loaded if it is not in memory; other models are evicted to make room."""
         model = self.models.pop(name, None)
         if model is None:
             model = self._load(name)
@@ -95,7 +95,7 @@ class ModelCache:
 
     def _load(self, name: str) -> LoadedModel:
         folder = self.folders[name]
-        budget = self.max_bytes or measure_memory(self.device) * MEMORY_SHARE
+        budget = self.max_bytes or measure_memory(self.device) * DEFAULT_MEMORY_SHARE
         needed = sum(file.stat().st_size for file in _list_weights(folder))
         while self.models and needed + sum(m.num_bytes for m in self.models.values()) > budget:
             self.models.pop(next(iter(self.models)))

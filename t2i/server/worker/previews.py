@@ -19,12 +19,12 @@ from t2i.denoiser.families import sd
 from t2i.denoiser.predicted_original import signal_and_noise_at
 from t2i.denoiser.schedulers import Scheduler
 
-PATCHES = 16
+PATCHES_PER_SIDE = 16
 """Flat patches along a side of the images to which the projection is fitted."""
-PATCH_LATENTS = 2
+PATCH_SIDE_LATENTS = 2
 """Latent positions along a side of a patch."""
-FITTED_IMAGES = 2
-SMALLEST_DETERMINANT = 1e-3
+NUM_FITTED_IMAGES = 2
+MIN_DETERMINANT = 1e-3
 """Of two noise levels, below which their latents do not determine the clean ones."""
 
 
@@ -35,7 +35,7 @@ class LatentProjection:
     weights: Tensor
 
     def render(self, latents_CHW: Tensor) -> Image.Image:
-        """Return an image of latents, a pixel for each of their positions."""
+        """Render latents as a small image, a pixel for each of their positions."""
         values_HWC = latents_CHW.detach().float().cpu().permute(1, 2, 0)
         ones_HW1 = torch.ones_like(values_HWC[..., :1])
         colours_HW3 = torch.cat([values_HWC, ones_HW1], dim=-1) @ self.weights
@@ -48,15 +48,17 @@ def fit_latent_projection(vae: Any) -> LatentProjection:
     """Fit the projection of an autoencoder by least squares to images of flat random patches."""
     generator = torch.Generator().manual_seed(0)
     parameter = next(vae.parameters())
-    patch = sd.pixels_per_latent(vae) * PATCH_LATENTS
-    colours_B3YX = torch.rand(FITTED_IMAGES, 3, PATCHES, PATCHES, generator=generator)
+    patch = sd.pixels_per_latent(vae) * PATCH_SIDE_LATENTS
+    colours_B3YX = torch.rand(
+        NUM_FITTED_IMAGES, 3, PATCHES_PER_SIDE, PATCHES_PER_SIDE, generator=generator
+    )
     pixels_B3YX = colours_B3YX.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     latents_BCHW = sd.encode_pixels_to_mean(
         vae, (pixels_B3YX * 2 - 1).to(parameter.device, parameter.dtype)
     )
     latents_CN = latents_BCHW.float().cpu().transpose(0, 1).flatten(1)
-    targets_B3HW = colours_B3YX.repeat_interleave(PATCH_LATENTS, 2).repeat_interleave(
-        PATCH_LATENTS, 3
+    targets_B3HW = colours_B3YX.repeat_interleave(PATCH_SIDE_LATENTS, 2).repeat_interleave(
+        PATCH_SIDE_LATENTS, 3
     )
     targets_3N = targets_B3HW.transpose(0, 1).flatten(1)
     values_NC = torch.cat([latents_CN, torch.ones_like(latents_CN[:1])]).T
@@ -82,7 +84,7 @@ def predict_clean_latents(
     except Exception:  # a schedule without alphas, as those of flow models
         return after
     determinant = b * s - a * t
-    if abs(determinant) < SMALLEST_DETERMINANT * math.hypot(a, s) * math.hypot(b, t):
+    if abs(determinant) < MIN_DETERMINANT * math.hypot(a, s) * math.hypot(b, t):
         return after
     return (after * s - before * t) / determinant
 
@@ -110,11 +112,11 @@ class PreviewBudget:
         self.started = time.perf_counter()
 
     def allows_preview(self, done: int, steps: int) -> bool:
-        """Return whether another preview fits, after `done` of so many steps."""
+        """Return True if the time budget allows another preview, after `done` of so many steps."""
         whole = (time.perf_counter() - self.started) * steps / max(done, 1)
         return self.share > 0 and self.spent + self.dearest <= self.share * whole
 
     def add(self, seconds: float) -> None:
-        """Count the time of a preview."""
+        """Add the time that a preview took."""
         self.spent += seconds
         self.dearest = max(self.dearest, seconds)

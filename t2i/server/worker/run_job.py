@@ -55,9 +55,9 @@ from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
 
-SOURCE_FOLDER = "source"
+SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job."""
-MAX_MESSAGE = 2_000
+MAX_MESSAGE_LETTERS = 2_000
 """Letters of a warning in a result."""
 
 
@@ -84,11 +84,11 @@ def run_job(
         reporter = StepReporter(report, PreviewBudget(preview_share))
         run = JobRun(job, model, reporter, source)
         reporter.keep_steps = run.wants_steps
-        request = RUNNERS[job.kind](run)
+        request = RUN_FUNCTION_BY_KIND[job.kind](run)
         run.save_steps()
     run.data |= {
         "request": asdict(run.name_pictures(request)),
-        "warnings": list(dict.fromkeys(str(one.message)[:MAX_MESSAGE] for one in caught)),
+        "warnings": list(dict.fromkeys(str(one.message)[:MAX_MESSAGE_LETTERS] for one in caught)),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return JobResult(tuple(run.files), run.data)
@@ -271,7 +271,7 @@ def run_invert(run: JobRun) -> Request:
             request,
             seed,
             show_progress=False,
-            folder=run.job.folder / SOURCE_FOLDER,
+            folder=run.job.folder / SOURCE_FOLDER_NAME,
             notes={REQUEST_NOTE_KEY: record},
         )
     request = add_inversion_to_request(request, source)
@@ -298,7 +298,7 @@ def run_remember(run: JobRun) -> Request:
     with run.reporter.watching(editor, run.model):
         source = editor.remember(
             prompt,
-            folder=run.job.folder / SOURCE_FOLDER,
+            folder=run.job.folder / SOURCE_FOLDER_NAME,
             width=request.width,
             height=request.height,
             **build_sampling_arguments(editor, request, seed),
@@ -338,7 +338,7 @@ def run_inspect(run: JobRun) -> Request:
     return request
 
 
-RUNNERS: dict[JobKind, Callable[[JobRun], Request]] = {
+RUN_FUNCTION_BY_KIND: dict[JobKind, Callable[[JobRun], Request]] = {
     "generate": run_generate,
     "edit": run_edit,
     "invert": run_invert,

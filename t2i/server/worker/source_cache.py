@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource, load_recorded_source
 
-KEPT_SOURCES = 2
+MAX_CACHED_SOURCES = 2
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class SourceCache:
     def get(self, job_id: str, folder: Path) -> RecordedSource:
         """Return a recorded source, loaded from its folder if it was not used lately."""
         source = self.sources.pop(job_id, None) or load_recorded_source(folder)
-        while len(self.sources) >= KEPT_SOURCES:
+        while len(self.sources) >= MAX_CACHED_SOURCES:
             self.sources.pop(next(iter(self.sources)))
         self.sources[job_id] = source
         return source

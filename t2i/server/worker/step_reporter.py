@@ -41,7 +41,9 @@ class StepReporter:
     def watching(
         self, pipe: Any, model: LoadedModel, run: int = 0, runs: int = 1
     ) -> Iterator[None]:
-        """Take part in the calls of a pipeline within the block, as number `run` of `runs`."""
+        """Report the steps of a pipeline's calls within the block, as run number `run` of `runs` of
+        the job.
+        """
         self._pipe, self._model, self._run, self._runs = pipe, model, run, runs
         pipe.step_callbacks.append(self)
         try:
@@ -50,7 +52,7 @@ class StepReporter:
             pipe.step_callbacks.remove(self)
 
     def before_pass(self, run: RunState) -> None:
-        """Keep the latents that this step starts from."""
+        """Store the latents that this step starts from, for its preview."""
         self._before = run.latents_BCHW
 
     def after_step(self, run: RunState) -> None:

@@ -58,7 +58,7 @@ class StepMaps:
         """Do nothing before a pass."""
 
     def after_step(self, run: RunState) -> None:
-        """Keep what the step has added to the maps."""
+        """Store what this step has added to the heat maps of the run."""
         measured = self.maps.measurements
         accumulators = {
             key: _subtract(total, self._totals.get(key))
@@ -130,7 +130,9 @@ class ProbedWords:
         return [word for word in self.maps.words if word in self.maps.measurements.tokens]
 
     def describe(self, word: str, row: int) -> dict[str, Any]:
-        """Return what is told of a word whose maps are in a row of the atlas."""
+        """Return the description of a word whose heat maps are in a row of the atlas, for the API's
+        answer.
+        """
         absent = [step for step, one in enumerate(self.steps) if not _has_map(one, word)]
         return {
             "text": word,

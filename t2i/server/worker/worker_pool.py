@@ -18,18 +18,23 @@ from t2i.server.jobs.worker_job import (
 )
 from t2i.server.settings import ServerSettings
 from t2i.server.worker.backoff import Backoff
-from t2i.server.worker.worker_process import CANCEL, LOAD, WorkerSettings, run_worker
+from t2i.server.worker.worker_process import (
+    CANCEL_MESSAGE,
+    LOAD_MESSAGE,
+    WorkerSettings,
+    run_worker,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
 logger = logging.getLogger(__name__)
-IDLE = 1.0
+IDLE_CHECK_SECONDS = 1.0
 """Seconds after which a waiting worker's process is looked at."""
-POLL = 0.05
+CANCEL_CHECK_SECONDS = 0.05
 """Seconds after which the wish to stop a running job is looked at."""
-LONGEST_END = 10.0
+MAX_SHUTDOWN_SECONDS = 10.0
 """Seconds in which a worker that does nothing has to end by itself."""
 RESTART_DELAYS = (2.0, 60.0)
 """Seconds between two starts of a worker that ends: the first delay, and the longest."""
@@ -71,12 +76,12 @@ class WorkerPool:
         return next((START_PROBLEM for worker in self.workers if worker.start_failed), None)
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no worker runs a job; return whether that is so."""
+        """Wait until no worker runs a job; return True if that is so."""
         end = None if timeout is None else time.monotonic() + timeout
         while any(worker.running for worker in self.workers):
             if end is not None and time.monotonic() > end:
                 return False
-            time.sleep(POLL)
+            time.sleep(CANCEL_CHECK_SECONDS)
         return True
 
     def stop(self) -> None:
@@ -88,7 +93,7 @@ class WorkerPool:
                 worker.kill_process()
         for worker in self.workers:
             if worker.thread.is_alive():
-                worker.thread.join(timeout=LONGEST_END)
+                worker.thread.join(timeout=MAX_SHUTDOWN_SECONDS)
             worker.kill_process()
 
 
@@ -117,7 +122,7 @@ class Worker:
         self._connection: Connection | None = None
 
     def kill_process(self) -> None:
-        """Kill the process, if it is there; its thread sees that."""
+        """Kill the worker's process, if it runs; its thread notices that."""
         if self._process is not None and self._process.is_alive():
             self._process.kill()
 
@@ -148,9 +153,9 @@ class Worker:
             self._restarts.reset()
             while not self.stopping.is_set() and self._process.is_alive():
                 if self.load_failed and time.monotonic() >= self._next_load:
-                    self._connection.send(LOAD)
+                    self._connection.send(LOAD_MESSAGE)
                     self._wait_until_loaded(asked=True)
-                job = self.dispatcher.take_next(IDLE)
+                job = self.dispatcher.take_next(IDLE_CHECK_SECONDS)
                 if job is not None:
                     self._run(job)
         finally:
@@ -208,9 +213,9 @@ class Worker:
         told = False
         while True:
             if not told and self.dispatcher.is_cancel_requested(job.id):
-                connection.send(CANCEL)
+                connection.send(CANCEL_MESSAGE)
                 told = True
-            if connection.poll(POLL) and self._pass_on(job, connection.recv()):
+            if connection.poll(CANCEL_CHECK_SECONDS) and self._pass_on(job, connection.recv()):
                 return
 
     def _pass_on(self, job: Job, message: WorkerMessage) -> bool:

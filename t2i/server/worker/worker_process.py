@@ -14,13 +14,13 @@ from t2i.errors import T2IError
 from t2i.server.jobs.job import JobCancelledError, JobFailure
 from t2i.server.jobs.worker_job import FailureMessage, ReadyMessage, WorkerJob
 
-CANCEL = "cancel"
+CANCEL_MESSAGE = "cancel"
 """Message to a worker: stop the running job."""
-LOAD = "load"
+LOAD_MESSAGE = "load"
 """Message to a worker: load the default model, and answer with a ReadyMessage."""
-MAX_MESSAGE = 2_000
+MAX_MESSAGE_LETTERS = 2_000
 """Letters of an error that is stored."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +75,15 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
                 )  # held by the cache alone, which may evict it
         except Exception as error:
             _free_memory()
-            return ReadyMessage(False, f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
+            return ReadyMessage(False, f"{type(error).__name__}: {error}"[:MAX_MESSAGE_LETTERS])
         return ReadyMessage(True)
 
     connection.send(load_default() if settings.loads_default else ReadyMessage(False))
     while True:
         job = connection.recv()
-        if job == CANCEL:  # of a job that has just ended
+        if job == CANCEL_MESSAGE:  # of a job that has just ended
             continue
-        if job == LOAD:
+        if job == LOAD_MESSAGE:
             connection.send(load_default())
             continue
         try:
@@ -104,7 +104,7 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
 def _build_report(connection: Connection) -> Any:
     def report(message: object) -> None:
         while connection.poll():
-            if connection.recv() == CANCEL:
+            if connection.recv() == CANCEL_MESSAGE:
                 raise JobCancelledError("The job was cancelled.")
         connection.send(message)
 
@@ -114,7 +114,7 @@ def _build_report(connection: Connection) -> Any:
 def _describe_failure(job: WorkerJob, error: Exception) -> FailureMessage:
     """Describe an error for the client; one that no request should cause is printed here."""
     cause = error if isinstance(error, OSError) else error.__cause__
-    disk_full = isinstance(cause, OSError) and cause.errno in FULL
+    disk_full = isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS
     if isinstance(error, T2IError):
         message = str(error)
         for path, name in job.picture_names.items():
@@ -122,7 +122,9 @@ def _describe_failure(job: WorkerJob, error: Exception) -> FailureMessage:
     else:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {error}"
-    return FailureMessage(JobFailure(type(error).__name__, message[:MAX_MESSAGE]), disk_full)
+    return FailureMessage(
+        JobFailure(type(error).__name__, message[:MAX_MESSAGE_LETTERS]), disk_full
+    )
 
 
 def choose_device(number: int) -> Any:

@@ -6,9 +6,12 @@ from t2i.denoiser.schedulers import SAMPLERS
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
 from t2i.server.compat.a1111.request.job_fields import build_img2img_fields, build_txt2img_fields
-from t2i.server.compat.a1111.request.neutral_values import NEUTRAL, check_neutral_fields
+from t2i.server.compat.a1111.request.neutral_values import (
+    NEUTRAL_VALUES_BY_FIELD,
+    check_neutral_fields,
+)
 from t2i.server.compat.a1111.request.sampler_choice import (
-    LABELS,
+    SAMPLER_LABELS,
     choose_sampler,
     label_sampler,
     list_samplers,
@@ -137,10 +140,10 @@ ACTING = {
 }
 
 
-@pytest.mark.parametrize("name", NEUTRAL)
+@pytest.mark.parametrize("name", NEUTRAL_VALUES_BY_FIELD)
 def test_each_field_that_is_not_done_is_refused_by_name(name: str) -> None:
     kind = Txt2ImgBody if name in Txt2ImgBody.model_fields else Img2ImgBody
-    for neutral in NEUTRAL[name]:
+    for neutral in NEUTRAL_VALUES_BY_FIELD[name]:
         if isinstance(neutral, list | dict | str) and neutral != "None":
             continue  # of another type than the field
         check_neutral_fields(kind.model_construct(**{name: neutral}))
@@ -275,7 +278,9 @@ def test_samplers_that_are_not_done_are_refused(
 
 
 def test_every_listed_pair_of_sampler_and_scheduler_is_one_of_ours() -> None:
-    assert set(LABELS) == {name for name in SAMPLERS if label_sampler(name) == LABELS.get(name)}
+    assert set(SAMPLER_LABELS) == {
+        name for name in SAMPLERS if label_sampler(name) == SAMPLER_LABELS.get(name)
+    }
     for sampler in list_samplers():
         names = [str(sampler["name"]), *sampler["aliases"]]
         chosen = {choose_sampler(name, "automatic") for name in names}

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.init_images import paste_into_init_image
-from t2i.server.jobs.uploads import DECODED_AT_ONCE
+from t2i.server.jobs.uploads import MAX_PICTURES_DECODED_AT_ONCE
 from tests.server.conftest import Idle
 
 SIDE = 300
@@ -106,7 +106,7 @@ def test_pictures_of_masked_requests_are_decoded_under_the_limit(
     )
     assert answer.status_code == 429
     assert len(decodings.free) >= 8
-    assert set(decodings.free) == {DECODED_AT_ONCE - 1}
+    assert set(decodings.free) == {MAX_PICTURES_DECODED_AT_ONCE - 1}
 
 
 def test_the_drawn_part_is_pasted_under_the_limit(
@@ -118,7 +118,7 @@ def test_the_drawn_part_is_pasted_under_the_limit(
     drawn.write_bytes(encode("RGB", "blue", 64))
     body = Img2ImgBody(**img2img(inpaint_full_res=False, mask_blur=0, width=SIDE, height=SIDE))
     data = paste_into_init_image(drawn, {"parameters": "x"}, body, client.app.state.service)
-    assert set(decodings.free) == {DECODED_AT_ONCE - 1}
+    assert set(decodings.free) == {MAX_PICTURES_DECODED_AT_ONCE - 1}
     assert len(decodings.free) == 3
     with Image.open(io.BytesIO(data)) as pasted:
         assert pasted.size == (64, 64)

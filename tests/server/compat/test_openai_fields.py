@@ -6,7 +6,11 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, DataError
 from t2i.server.compat.openai.image_schemas import EditForm, GenerationBody, ImageBody
-from t2i.server.compat.openai.job_fields import NEUTRAL, build_image_fields, read_output_format
+from t2i.server.compat.openai.job_fields import (
+    NEUTRAL_VALUES_BY_FIELD,
+    build_image_fields,
+    read_output_format,
+)
 from t2i.server.compat.openai.transparent_masks import read_edit_mask
 
 
@@ -44,7 +48,7 @@ ACTING = {
 
 @pytest.mark.parametrize("name", ACTING)
 def test_each_field_that_is_not_done_is_refused_by_name(name: str) -> None:
-    for neutral in NEUTRAL[name]:
+    for neutral in NEUTRAL_VALUES_BY_FIELD[name]:
         build_image_fields(EditForm(prompt="a", **{name: neutral}), "m")
     with pytest.raises(ArgumentError, match=f"Got {name}=.*, which is not done here: "):
         build_image_fields(EditForm(prompt="a", **{name: ACTING[name]}), "m")

@@ -1,4 +1,4 @@
-"""Errors of OpenAI's routes in its layout: {"error": {"message", "type", "param", "code"}}."""
+"""Errors of OpenAI's routes in its format: {"error": {"message", "type", "param", "code"}}."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class UnknownModelError(ModelError):
 
 
 class OpenAIRoute(ErrorRoute):
-    """Route whose errors have OpenAI's layout."""
+    """Route whose errors have OpenAI's format."""
 
     @staticmethod
     def build_error_answer(
@@ -51,7 +51,7 @@ class OpenAIRoute(ErrorRoute):
 
 
 def find_openai_status(error: T2IError) -> int:
-    """Return the status of the answer to an error."""
+    """Return the HTTP status of OpenAI's answer to an error."""
     if isinstance(error, UnknownModelError):
         return 404
     return _convert_status(find_status(error))
@@ -62,16 +62,16 @@ def _convert_status(status: int) -> int:
 
 
 def describe_error(kind: str, message: str, status: int) -> dict[str, dict[str, str | None]]:
-    """Return the JSON data of an error.
+    """Return the JSON data of an error in OpenAI's format.
 
     kind : name of its class, sent as `code`
     """
-    layout = {429: "rate_limit_error", 404: "not_found_error"}
+    type_by_status = {429: "rate_limit_error", 404: "not_found_error"}
     usual = "invalid_request_error" if status < 500 else "server_error"
     return {
         "error": {
             "message": message,
-            "type": layout.get(status, usual),
+            "type": type_by_status.get(status, usual),
             "param": None,
             "code": kind,
         }

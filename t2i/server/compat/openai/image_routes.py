@@ -33,10 +33,12 @@ from t2i.terminal import plural
 router = APIRouter(
     prefix="/v1", tags=["OpenAI"], route_class=OpenAIRoute, responses=ERROR_RESPONSES
 )
-STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+EVENT_STREAM_RESPONSE = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
-@router.post("/images/generations", response_model=ImagesAnswer, responses={200: STREAM})
+@router.post(
+    "/images/generations", response_model=ImagesAnswer, responses={200: EVENT_STREAM_RESPONSE}
+)
 async def generate_images(
     body: GenerationBody, request: Request, owner: Owner, service: Service
 ) -> ImagesAnswer | StreamingResponse:
@@ -45,7 +47,7 @@ async def generate_images(
     return await _answer(body, job, request, service, "image_generation")
 
 
-@router.post("/images/edits", response_model=ImagesAnswer, responses={200: STREAM})
+@router.post("/images/edits", response_model=ImagesAnswer, responses={200: EVENT_STREAM_RESPONSE})
 async def edit_image(
     form: Annotated[EditForm, Form()], request: Request, owner: Owner, service: Service
 ) -> ImagesAnswer | StreamingResponse:

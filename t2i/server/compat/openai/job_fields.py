@@ -7,7 +7,7 @@ from t2i.cli.request.request import parse_size
 from t2i.errors import ArgumentError
 from t2i.server.compat.openai.image_schemas import ImageBody, OutputFormat
 
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
+NEUTRAL_VALUES_BY_FIELD: Mapping[str, tuple[object, ...]] = {
     "background": (None, "auto", "opaque"),
     "quality": (None, "auto", "standard"),
     "moderation": (None, "auto", "low"),
@@ -20,7 +20,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "markup": (None,),
 }
 """Field -> values that change nothing."""
-REASONS: Mapping[str, str] = {
+REFUSAL_REASON_BY_FIELD: Mapping[str, str] = {
     "background": "pictures are opaque: leave it out",
     "quality": "send the number of steps instead, as in extra_body={'steps': 30}",
     "style": "describe the style in the prompt",
@@ -28,8 +28,8 @@ REASONS: Mapping[str, str] = {
     "markup": "describe the change in the prompt, and mark its place with a mask",
 }
 """Field -> why it is refused, and what to do."""
-OWN_FIELDS = ("negative_prompt", "seed", "steps", "guidance_scale", "sampler", "strength")
-AUTO = "auto"
+FIELDS_OF_OWN_API = ("negative_prompt", "seed", "steps", "guidance_scale", "sampler", "strength")
+AUTO_SIZE = "auto"
 
 
 def build_image_fields(body: ImageBody, model: str) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def build_image_fields(body: ImageBody, model: str) -> dict[str, Any]:
         )
     if body.stream and body.response_format == "url":
         raise ArgumentError("Got response_format=url with stream: a stream sends b64_json.")
-    fields = {name: getattr(body, name, None) for name in OWN_FIELDS}
+    fields = {name: getattr(body, name, None) for name in FIELDS_OF_OWN_API}
     fields |= {
         "prompt": body.prompt,
         "model": model,
         "num": body.n or 1,
         "grammar": body.grammar or "plain",
     }
-    if body.size not in (None, "", AUTO):
+    if body.size not in (None, "", AUTO_SIZE):
         fields["width"], fields["height"] = parse_size(body.size, "size")
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -82,10 +82,10 @@ def read_output_format(body: ImageBody) -> OutputFormat:
 
 def _check_neutral_fields(body: ImageBody) -> None:
     """Raise ArgumentError for a field that asks for something which t2i does not do."""
-    for name, neutral in NEUTRAL.items():
+    for name, neutral in NEUTRAL_VALUES_BY_FIELD.items():
         value = getattr(body, name, None)
         if value not in neutral:
-            reason = REASONS.get(name, "leave it out")
+            reason = REFUSAL_REASON_BY_FIELD.get(name, "leave it out")
             raise ArgumentError(f"Got {name}={value!r:.80}, which is not done here: {reason}.")
     for name, value in (body.model_extra or {}).items():
         if value is not None:

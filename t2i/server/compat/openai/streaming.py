@@ -20,7 +20,7 @@ from t2i.server.compat.openai.output_images import describe_size, encode_image, 
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_service import JobService
 
-PING_SECONDS = 15.0
+PING_INTERVAL_SECONDS = 15.0
 """Seconds without news after which a comment keeps the connection open."""
 PREVIEW_QUALITY = 90
 
@@ -28,7 +28,8 @@ PREVIEW_QUALITY = 90
 async def stream_images(
     service: JobService, job: Job, body: ImageBody, kind: str
 ) -> AsyncIterator[str]:
-    """Yield the events of a job as texts of the format text/event-stream.
+    """Stream the previews and the image of a job as text/event-stream (server-sent
+    events).
 
     Previews are spread over the run: one comes after its half, two come after its thirds. There may
     be fewer than were asked for, if the run is short.
@@ -37,7 +38,7 @@ async def stream_images(
     """
     output_format = read_output_format(body)
     wanted, sent, newest = body.partial_images or 0, 0, ""
-    async for event in service.events_or_pings(job.id, job.owner, 0, PING_SECONDS):
+    async for event in service.events_or_pings(job.id, job.owner, 0, PING_INTERVAL_SECONDS):
         if event is None:
             yield ": still there\n\n"
             continue
@@ -71,7 +72,7 @@ def _is_due(job: Job, sent: int, wanted: int) -> bool:
 
 
 def format_event(name: str, data: dict[str, Any]) -> str:
-    """Return an event as a text of the format text/event-stream."""
+    """Format an event of a job as text/event-stream (server-sent events)."""
     return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n"
 
 

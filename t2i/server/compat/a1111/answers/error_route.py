@@ -1,4 +1,4 @@
-"""Errors of A1111's routes in its layout: {"error", "detail", "body", "errors"}."""
+"""Errors of A1111's routes in its format: {"error", "detail", "body", "errors"}."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class A1111Route(ErrorRoute):
-    """Route whose errors have A1111's layout."""
+    """Route whose errors have A1111's format."""
 
     @staticmethod
     def build_error_answer(

@@ -12,8 +12,8 @@ from t2i.server.compat.a1111.request.neutral_values import build_refusal
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
-HALF = 128
-DEFAULT_BLUR = 4
+MASK_THRESHOLD = 128
+DEFAULT_BLUR_PIXELS = 4
 FILL_COLOURS, FILL_ORIGINAL = 0, 1
 RESIZE_STRETCH, RESIZE_CROP = 0, 1
 
@@ -156,7 +156,7 @@ def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
 
 def _choose_blur(body: Img2ImgBody) -> tuple[float, float]:
     """Return the standard deviations of the mask's blur, in pixels, along x and y."""
-    usual = DEFAULT_BLUR if body.mask_blur is None else body.mask_blur
+    usual = DEFAULT_BLUR_PIXELS if body.mask_blur is None else body.mask_blur
     blur_x = usual if body.mask_blur_x is None else body.mask_blur_x
     blur_y = usual if body.mask_blur_y is None else body.mask_blur_y
     for name, value in (("mask_blur_x", blur_x), ("mask_blur_y", blur_y)):
@@ -169,10 +169,10 @@ def _binarize(mask: Image.Image) -> Image.Image:
     """Return a mask in black and white: by its transparency if it has some, else its brightness."""
     if mask.mode == "RGBA" and mask.getchannel("A").getextrema() != (255, 255):
         mask = mask.getchannel("A")
-    return mask.convert("L").point(lambda value: 255 if value >= HALF else 0)
+    return mask.convert("L").point(lambda value: 255 if value >= MASK_THRESHOLD else 0)
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a picture at a size, as the command line resizes pictures."""
+    """Resize a picture as the command line resizes pictures."""
     same = picture.size == size
     return picture if same else picture.resize(size, Image.Resampling.LANCZOS)

@@ -9,9 +9,16 @@ from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, 
 from t2i.server.compat.a1111.request.neutral_values import build_refusal, check_neutral_fields
 from t2i.server.compat.a1111.request.sampler_choice import choose_sampler
 
-SAME = ("", "None", "none", "Use same checkpoint", "Use same sampler", "Use same scheduler")
+SAME_AS_FIRST_PASS_VALUES = (
+    "",
+    "None",
+    "none",
+    "Use same checkpoint",
+    "Use same sampler",
+    "Use same scheduler",
+)
 """Values of the hr_ fields that mean: as in the first pass."""
-UPSCALER = "Lanczos"
+ONLY_UPSCALER = "Lanczos"
 """Upscaler of enable_hr."""
 DEFAULT_HR_STRENGTH = 0.75
 """Strength of enable_hr's second pass where the body leaves it out, as in A1111."""
@@ -96,8 +103,8 @@ def count_pictures(body: GenerationBody) -> int:
 def _build_upscale(body: Txt2ImgBody) -> str:
     """Return "factor:strength" of enable_hr. Raises ArgumentError for what is not done here."""
     upscaler = body.hr_upscaler
-    if upscaler is not None and upscaler != UPSCALER:
-        raise build_refusal("hr_upscaler", upscaler, f'send "hr_upscaler": "{UPSCALER}"')
+    if upscaler is not None and upscaler != ONLY_UPSCALER:
+        raise build_refusal("hr_upscaler", upscaler, f'send "hr_upscaler": "{ONLY_UPSCALER}"')
     if body.hr_second_pass_steps not in (None, 0, body.steps):
         raise build_refusal(
             "hr_second_pass_steps", body.hr_second_pass_steps, "both passes take `steps`; send 0"
@@ -111,7 +118,7 @@ def _build_upscale(body: Txt2ImgBody) -> str:
     }
     for name, first in same.items():
         value = getattr(body, name)
-        if value is not None and value not in SAME and value != first:
+        if value is not None and value not in SAME_AS_FIRST_PASS_VALUES and value != first:
             raise build_refusal(name, value, "the second pass is drawn as the first one")
     strength = body.denoising_strength
     return f"{_choose_hr_factor(body)}:{DEFAULT_HR_STRENGTH if strength is None else strength}"

@@ -10,37 +10,37 @@ from typing import Any
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import GenerationBody
 
-EMPTY: tuple[object, ...] = (None, "", False, 0, [], {})
+EMPTY_VALUES: tuple[object, ...] = (None, "", False, 0, [], {})
 """Values that switch a feature off, whatever its name."""
 
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "styles": EMPTY,
-    "subseed_strength": EMPTY,
-    "seed_resize_from_h": (*EMPTY, -1),
-    "seed_resize_from_w": (*EMPTY, -1),
-    "restore_faces": EMPTY,
-    "tiling": EMPTY,
+NEUTRAL_VALUES_BY_FIELD: Mapping[str, tuple[object, ...]] = {
+    "styles": EMPTY_VALUES,
+    "subseed_strength": EMPTY_VALUES,
+    "seed_resize_from_h": (*EMPTY_VALUES, -1),
+    "seed_resize_from_w": (*EMPTY_VALUES, -1),
+    "restore_faces": EMPTY_VALUES,
+    "tiling": EMPTY_VALUES,
     "eta": (None, 0, 1),
-    "s_churn": EMPTY,
-    "s_tmin": EMPTY,
-    "s_tmax": (*EMPTY, math.inf),
+    "s_churn": EMPTY_VALUES,
+    "s_tmin": EMPTY_VALUES,
+    "s_tmax": (*EMPTY_VALUES, math.inf),
     "s_noise": (None, 1),
-    "s_min_uncond": EMPTY,
-    "refiner_checkpoint": (*EMPTY, "None"),
-    "disable_extra_networks": EMPTY,
-    "firstpass_image": EMPTY,
-    "comments": EMPTY,
-    "infotext": EMPTY,
-    "script_name": (*EMPTY, "None"),
-    "firstphase_width": EMPTY,
-    "firstphase_height": EMPTY,
-    "latent_mask": EMPTY,
+    "s_min_uncond": EMPTY_VALUES,
+    "refiner_checkpoint": (*EMPTY_VALUES, "None"),
+    "disable_extra_networks": EMPTY_VALUES,
+    "firstpass_image": EMPTY_VALUES,
+    "comments": EMPTY_VALUES,
+    "infotext": EMPTY_VALUES,
+    "script_name": (*EMPTY_VALUES, "None"),
+    "firstphase_width": EMPTY_VALUES,
+    "firstphase_height": EMPTY_VALUES,
+    "latent_mask": EMPTY_VALUES,
     "mask_round": (None, True),
     "initial_noise_multiplier": (None, 1),
 }
 """Field -> values that change nothing."""
 
-REASONS: Mapping[str, str] = {
+REFUSAL_REASON_BY_FIELD: Mapping[str, str] = {
     "styles": "there are no saved styles: write them into the prompt",
     "subseed_strength": "pictures between two seeds are not drawn: leave it at 0",
     "restore_faces": "there is no restorer of faces: send false",
@@ -59,12 +59,14 @@ REASONS: Mapping[str, str] = {
 
 def check_neutral_fields(body: GenerationBody) -> None:
     """Raise ArgumentError for a field that asks for something which t2i does not do."""
-    for name, neutral in NEUTRAL.items():
+    for name, neutral in NEUTRAL_VALUES_BY_FIELD.items():
         value = getattr(body, name, None)
         if value not in neutral:
-            raise build_refusal(name, value, REASONS.get(name, "it has no counterpart here"))
+            raise build_refusal(
+                name, value, REFUSAL_REASON_BY_FIELD.get(name, "it has no counterpart here")
+            )
     for name, value in (body.model_extra or {}).items():
-        if value not in EMPTY:
+        if value not in EMPTY_VALUES:
             raise build_refusal(name, value, "no such field is known here: leave it out")
     _check_scripts(body.alwayson_scripts or {})
 
@@ -92,4 +94,4 @@ def _is_switched_off(arguments: object) -> bool:
     if isinstance(arguments, Sequence) and not isinstance(arguments, str):
         first_is_off = bool(arguments) and arguments[0] is False
         return first_is_off or all(map(_is_switched_off, arguments))
-    return arguments in EMPTY
+    return arguments in EMPTY_VALUES

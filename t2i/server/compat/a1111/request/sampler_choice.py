@@ -9,7 +9,7 @@ from t2i.cli.request.sampler_names import (
 )
 from t2i.errors import ArgumentError, nearest_hint
 
-LABELS = {
+SAMPLER_LABELS = {
     **{
         name: name.upper() for name in ("ddim", "ddpm", "pndm", "plms", "lcm", "tcd", "lms", "deis")
     },
@@ -28,11 +28,11 @@ SCHEDULER_LABELS = {
 }
 """Scheduler (spacing of the noise levels) -> label in A1111."""
 
-AUTOMATIC = "automatic"
-PLAIN = ("", AUTOMATIC, "uniform", "normal")
+AUTOMATIC_SCHEDULER = "automatic"
+SCHEDULERS_WITHOUT_SPACING = ("", AUTOMATIC_SCHEDULER, "uniform", "normal")
 """Schedulers that leave the noise levels as the sampler spaces them."""
 
-AUTOMATIC_SPACINGS = {
+AUTOMATIC_SPACING_BY_SAMPLER = {
     "dpm2": "karras",
     "dpm++ 2m": "karras",
     "dpm++ sde": "karras",
@@ -48,7 +48,7 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
     Raises ArgumentError for a name that is not known, or a pair that cannot be combined.
     """
     spacing = normalise_sampler_name(scheduler or "").replace(" ", "_")
-    if spacing not in (*PLAIN, *SPACINGS):
+    if spacing not in (*SCHEDULERS_WITHOUT_SPACING, *SPACINGS):
         raise ArgumentError(
             f"Got scheduler={scheduler!r:.80}, which is not done here. "
             f"{nearest_hint(spacing, SCHEDULER_LABELS)}"
@@ -63,11 +63,15 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
     sampler, _ = translate_sampler_name(name)
     if sampler is None:
         raise ArgumentError(
-            f"Unknown sampler_name {name!r:.80}. {nearest_hint(name, LABELS.values())}"
+            f"Unknown sampler_name {name!r:.80}. {nearest_hint(name, SAMPLER_LABELS.values())}"
         )
     base, own = _split_spacing(sampler)
-    if spacing in PLAIN:
-        automatic = AUTOMATIC_SPACINGS.get(base, "") if spacing in ("", AUTOMATIC) else ""
+    if spacing in SCHEDULERS_WITHOUT_SPACING:
+        automatic = (
+            AUTOMATIC_SPACING_BY_SAMPLER.get(base, "")
+            if spacing in ("", AUTOMATIC_SCHEDULER)
+            else ""
+        )
         spacing = own or automatic
     if own and own != spacing:
         raise ArgumentError(
@@ -93,7 +97,7 @@ def _split_spacing(sampler: str) -> tuple[str, str]:
 def label_sampler(sampler: str) -> str:
     """Return a sampler of t2i in A1111's spelling: "dpm++ 2m karras" is "DPM++ 2M Karras"."""
     base, spacing = _split_spacing(sampler)
-    label = LABELS.get(base, base)
+    label = SAMPLER_LABELS.get(base, base)
     return f"{label} {SCHEDULER_LABELS[spacing]}" if spacing else label
 
 
@@ -103,11 +107,11 @@ def list_samplers() -> list[dict[str, object]]:
         {
             "name": label,
             "aliases": [name, "k_" + name.replace("dpm++", "dpmpp").replace(" ", "_")],
-            "options": {"scheduler": AUTOMATIC_SPACINGS[name]}
-            if name in AUTOMATIC_SPACINGS
+            "options": {"scheduler": AUTOMATIC_SPACING_BY_SAMPLER[name]}
+            if name in AUTOMATIC_SPACING_BY_SAMPLER
             else {},
         }
-        for name, label in sorted(LABELS.items(), key=lambda pair: pair[1].lower())
+        for name, label in sorted(SAMPLER_LABELS.items(), key=lambda pair: pair[1].lower())
     ]
 
 

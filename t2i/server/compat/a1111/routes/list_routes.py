@@ -12,7 +12,7 @@ from t2i.errors import T2IError
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers import response_schemas as answers
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
-from t2i.server.compat.a1111.request.job_fields import UPSCALER
+from t2i.server.compat.a1111.request.job_fields import ONLY_UPSCALER
 from t2i.server.compat.a1111.request.sampler_choice import list_samplers, list_schedulers
 from t2i.server.compat.a1111.state.client_state import State
 
@@ -75,7 +75,7 @@ def get_schedulers() -> list[answers.Scheduler]:
 @router.get("/upscalers")
 def get_upscalers() -> list[answers.Upscaler]:
     """Return the upscalers that hr_upscaler may be."""
-    return [answers.Upscaler(name=UPSCALER)]
+    return [answers.Upscaler(name=ONLY_UPSCALER)]
 
 
 @router.get("/loras")

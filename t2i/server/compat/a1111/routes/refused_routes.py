@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse
 
 from t2i.server.compat.a1111.answers.error_route import A1111Route
 
-NOT_IMPLEMENTED = 501
-REFUSED: Mapping[str, str] = {
+NOT_IMPLEMENTED_STATUS = 501
+REMEDY_BY_REFUSED_ROUTE: Mapping[str, str] = {
     "extra-single-image": "draw with enable_hr and hr_upscaler=Lanczos to enlarge",
     "extra-batch-images": "draw with enable_hr and hr_upscaler=Lanczos to enlarge",
     "interrogate": "pictures are not described; png-info reads how one was made",
@@ -32,13 +32,17 @@ def _add_refusals() -> None:
         def refuse() -> JSONResponse:
             """Refuse, for this is not done here."""
             message = f"/sdapi/v1/{name} is not done here: {remedy}."
-            return A1111Route.build_error_answer("ArgumentError", message, NOT_IMPLEMENTED)
+            return A1111Route.build_error_answer("ArgumentError", message, NOT_IMPLEMENTED_STATUS)
 
         router.add_api_route(
-            f"/{name}", refuse, methods=["POST"], status_code=NOT_IMPLEMENTED, name=f"refuse_{name}"
+            f"/{name}",
+            refuse,
+            methods=["POST"],
+            status_code=NOT_IMPLEMENTED_STATUS,
+            name=f"refuse_{name}",
         )
 
-    for name, remedy in REFUSED.items():
+    for name, remedy in REMEDY_BY_REFUSED_ROUTE.items():
         add(name, remedy)
 
 

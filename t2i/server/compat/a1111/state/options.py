@@ -7,8 +7,8 @@ from typing import Any
 from t2i.errors import ArgumentError
 from t2i.server.catalogue import Catalogue
 
-MODEL = "sd_model_checkpoint"
-FIXED: Mapping[str, object] = {
+MODEL_OPTION = "sd_model_checkpoint"
+FIXED_OPTION_VALUES: Mapping[str, object] = {
     "sd_checkpoint_hash": None,
     "sd_vae": "Automatic",
     "CLIP_stop_at_last_layers": 1,
@@ -17,7 +17,7 @@ FIXED: Mapping[str, object] = {
     "samples_format": "png",
 }
 """Option -> its only value."""
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
+NEUTRAL_OPTION_VALUES: Mapping[str, tuple[object, ...]] = {
     "sd_vae": ("", "None", None),
     "CLIP_stop_at_last_layers": (None, 0),
     "samples_format": (None,),
@@ -34,13 +34,15 @@ class Options:
         self._models: dict[str, str] = {}
 
     def read(self, owner: str) -> dict[str, Any]:
-        """Return the options of an owner."""
+        """Return the options of A1111's API as an owner has set them."""
         with self._lock:
             model = self._models.get(owner, self.catalogue.default_model)
-        return {MODEL: model, **FIXED}
+        return {MODEL_OPTION: model, **FIXED_OPTION_VALUES}
 
     def change(self, owner: str, values: Mapping[str, Any]) -> None:
-        """Change an owner's options. Raises T2IError for an unknown model, or a fixed option."""
+        """Change an owner's options of A1111's API. Raises T2IError for an unknown model, or a
+        fixed option.
+        """
         model = self.choose_model(owner, values)
         with self._lock:
             self._models[owner] = model
@@ -49,21 +51,25 @@ class Options:
         """Return the model of a request with these options. Raises T2IError as `change` does."""
         options = self.read(owner)
         for name, value in values.items():
-            if name == MODEL:
+            if name == MODEL_OPTION:
                 continue
-            if name not in FIXED:
+            if name not in FIXED_OPTION_VALUES:
                 raise ArgumentError(
                     f"Got the option {name!r:.80}, which is not known here: leave it out. Known "
                     f"are {', '.join(options)}."
                 )
-            if value != FIXED[name] and value not in NEUTRAL.get(name, ()):
+            if value != FIXED_OPTION_VALUES[name] and value not in NEUTRAL_OPTION_VALUES.get(
+                name, ()
+            ):
                 raise ArgumentError(
                     f"Got the option {name}={value!r:.80}, which is not done here: its only value "
-                    f"is {FIXED[name]!r}."
+                    f"is {FIXED_OPTION_VALUES[name]!r}."
                 )
-        chosen = values.get(MODEL)
+        chosen = values.get(MODEL_OPTION)
         if chosen in (None, ""):
-            return str(options[MODEL])
+            return str(options[MODEL_OPTION])
         if not isinstance(chosen, str):
-            raise ArgumentError(f"Got the option {MODEL}={chosen!r:.80}: expected a model's name.")
+            raise ArgumentError(
+                f"Got the option {MODEL_OPTION}={chosen!r:.80}: expected a model's name."
+            )
         return self.catalogue.find_model(chosen)

@@ -43,12 +43,12 @@ class TaskProgress:
 
     @property
     def num_over(self) -> int:
-        """Number of jobs that are over, whatever their end."""
+        """Number of jobs of the task that have ended, whatever their end."""
         return sum(job.is_final for job in self.jobs)
 
     @property
     def is_running(self) -> bool:
-        """True from the start of the first job to the end of the last one."""
+        """True from the start of the task's first job to the end of its last one."""
         return self.current is not None and (
             self.current.state == "running" or any(job.started is not None for job in self.jobs)
         )
@@ -81,7 +81,7 @@ class TaskRegistry:
         self._tasks: OrderedDict[tuple[str, str], Task] = OrderedDict()
 
     def add(self, task: Task) -> None:
-        """Remember a task; an older one of the same name is forgotten."""
+        """Add a task of an owner; it replaces an older one of the same name."""
         with self._lock:
             self._tasks.pop((task.owner, task.id), None)
             self._tasks[task.owner, task.id] = task
@@ -101,7 +101,8 @@ class TaskRegistry:
 
 
 def measure_progress(task: Task, get: Callable[[str], Job]) -> TaskProgress:
-    """Return the progress of a task.
+    """Return the progress of a task of A1111's API: its finished jobs, and the step of the running
+    one.
 
     get : gives a job by its id
     """
