@@ -1,12 +1,11 @@
 """What a job costs beside its picture, and how the server fares with many jobs and listeners.
 
-python -m benchmarks.serve [--jobs 500] [--out benchmarks/results/serve.json]
+python -m benchmarks.serve [overhead] [load] [--jobs 500] [--queued 200] [--listeners 50]
+    [--out benchmarks/results/serve.json]
 
 Overhead: seconds from the request of a job to the last byte of its picture, against the same
-picture drawn and saved in this process with the model loaded, in turns; the medians. Load: jobs are
-queued as fast as the queue takes them, while clients listen to their events and another one asks
-for the health of the server all the time. Memory is that of the server and of its worker after each
-job; its slope is fitted to the second half.
+picture drawn and saved in this process with the model loaded, in turns; the medians. Load: see
+benchmarks/serve_load.py.
 """
 
 import argparse
@@ -17,22 +16,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 
+from benchmarks.serve_load import PROMPT, Load, measure_load
 from t2i.hardware import collect_hardware_info
 
+PARTS = ("overhead", "load")
 REPO = Path(__file__).resolve().parent.parent
-PROMPT = "a red apple to the left of a cat"
-MEBIBYTE = 1 << 20
 PATIENCE = 120.0
 """Seconds until the server has loaded its model."""
 
@@ -148,131 +145,43 @@ def measure_overhead(
     }
 
 
-class HealthProbe(threading.Thread):
-    """Thread that asks for the health of a server until it is told to stop."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(daemon=True)
-        self.address, self.stopped = address, False
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        """Ask, twenty times a second."""
-        with httpx.Client(timeout=30) as client:
-            while not self.stopped:
-                start = time.perf_counter()
-                client.get(f"{self.address}/api/v1/health").raise_for_status()
-                self.seconds.append(time.perf_counter() - start)
-                time.sleep(0.05)
-
-
-def listen(address: str, job_id: str, ends: list[str]) -> None:
-    """Listen to a job until its last event, and note the state in it."""
-    state = ""
-    with (
-        httpx.Client(base_url=f"{address}/api/v1", timeout=None) as api,
-        api.stream("GET", f"/jobs/{job_id}/events") as events,
-    ):
-        kind = ""
-        for line in events.iter_lines():
-            if line.startswith("event: "):
-                kind = line[7:]
-            if line.startswith("data: ") and kind == "state":
-                state = json.loads(line[6:])["state"]
-    ends.append(state)
-
-
-def measure_memory(process: psutil.Process) -> tuple[float, float]:
-    """MiB of the server, and of its workers together."""
-    own = process.memory_info().rss / MEBIBYTE
-    children = process.children(recursive=True)
-    return own, sum(child.memory_info().rss for child in children) / MEBIBYTE
-
-
-def fit_slope(values: Sequence[float]) -> float:
-    """Growth a job, of the second half of the values."""
-    half = values[len(values) // 2 :]
-    return float(np.polyfit(np.arange(len(half)), half, 1)[0]) if len(half) > 2 else 0.0
-
-
-def measure_load(
-    address: str, process: psutil.Process, jobs: int, listeners: int, steps: int
-) -> dict[str, Any]:
-    """Queue many jobs while clients listen; count what comes, and look at health and memory."""
-    health = HealthProbe(address)
-    health.start()
-    ends: list[str] = []
-    threads, memory = [], []
-    start = time.perf_counter()
-    with httpx.Client(base_url=f"{address}/api/v1", timeout=60) as api:
-        ids = []
-        for seed in range(jobs):
-            request = {"prompt": PROMPT, "steps": steps, "seed": seed}
-            answer = api.post("/jobs", json={"kind": "generate", "request": request})
-            ids.append(answer.raise_for_status().json()["id"])
-        for number in range(listeners):
-            thread = threading.Thread(
-                target=listen, args=(address, ids[number * jobs // listeners], ends), daemon=True
-            )
-            thread.start()
-            threads.append(thread)
-        done = 0
-        for job_id in ids:
-            while api.get(f"/jobs/{job_id}").json()["state"] in ("queued", "running"):
-                time.sleep(0.02)
-            done += api.get(f"/jobs/{job_id}").json()["state"] == "done"
-            memory.append(measure_memory(process))
-        seconds = time.perf_counter() - start
-        for thread in threads:
-            thread.join(30)
-    health.stopped = True
-    health.join(5)
-    server, workers = zip(*memory, strict=True)
-    return {
-        "jobs": jobs,
-        "done": done,
-        "listeners": listeners,
-        "listeners_that_heard_the_end": ends.count("done"),
-        "seconds": seconds,
-        "health_p99_s": float(np.quantile(health.seconds, 0.99)),
-        "health_max_s": max(health.seconds),
-        "health_asked": len(health.seconds),
-        "server_mib": server[-1],
-        "worker_mib": workers[-1],
-        "server_kib_a_job": fit_slope(server) * 1024,
-        "worker_kib_a_job": fit_slope(workers) * 1024,
-    }
-
-
 def main() -> None:
     """Measure, print a table, and write the numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=500)
-    parser.add_argument("--listeners", type=int, default=50)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="overhead, load; both by default")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10, help="of the overhead's pictures")
+    parser.add_argument("--jobs", type=int, default=500, help="of the load")
+    parser.add_argument("--queued", type=int, default=200, help="of them that wait together")
+    parser.add_argument("--listeners", type=int, default=50)
     parser.add_argument("--load-steps", type=int, default=1, help="of the load's pictures")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"got {', '.join(sorted(unknown))}: expected {' or '.join(PARTS)}")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        with served(folder / "served", options.jobs + 1, options.threads) as (address, process):
-            overhead = measure_overhead(address, process, folder, options.rounds, options.steps)
-            load = measure_load(
-                address, process, options.jobs, options.listeners, options.load_steps
-            )
-    for title, table in (("overhead", overhead), ("load", load)):
+        with served(folder / "served", options.queued, options.threads) as (address, process):
+            if "overhead" in (options.parts or PARTS):
+                results["overhead"] = measure_overhead(
+                    address, process, folder, options.rounds, options.steps
+                )
+            if "load" in (options.parts or PARTS):
+                load = Load(options.jobs, options.queued, options.listeners, options.load_steps)
+                results["load"] = measure_load(address, process, load)
+    for title, table in results.items():
         print(title)
         for name, value in table.items():
             print(
                 f"  {name:30} {value:.4g}" if isinstance(value, float) else f"  {name:30} {value}"
             )
     if options.out is not None:
-        results = {"overhead": overhead, "load": load, "hardware": collect_hardware_info()}
+        measured = {**results, "hardware": collect_hardware_info()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=2) + "\n")
+        options.out.write_text(json.dumps(measured, indent=2) + "\n")
 
 
 if __name__ == "__main__":
