@@ -36,6 +36,7 @@ from train.parallel.fsdp import (
     is_module_sharded,
     move_to_device_unless_fsdp,
 )
+from train.parallel.lost_processes import explaining_lost_process
 from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main
 from train.reporting.training_logger import TrainingLogger
 from train.setup.assembly import assemble_target, gather_whole_target
@@ -151,7 +152,10 @@ class TrainingRun:
         steps = range(self.steps_done, train.steps)
         reader = iterate_micro_batches(self.samples, self.order, self.share, steps, train.workers)
         self.target.train()
-        with self._compiled() if train.compile and steps else nullcontext():
+        with (
+            explaining_lost_process(self.accelerator, lambda: f"after step {self.steps_done}"),
+            self._compiled() if train.compile and steps else nullcontext(),
+        ):
             return self._run_steps(steps, reader, loggers, stop)
 
     def _run_steps(

@@ -18,7 +18,6 @@ from t2i.terminal import plural
 from train.batches.micro_batch import MicroBatch
 from train.batches.micro_batch_splitting import (
     SAVE_MEMORY_HINT,
-    is_lost_process_error,
     split_micro_batch,
 )
 from train.loop_config import LoopConfig
@@ -199,11 +198,6 @@ class TrainingStepper:
         try:
             return self._accumulate(number, pieces, exchange=exchange)
         except (RuntimeError, MemoryError) as error:
-            if self.accelerator.num_processes > 1 and is_lost_process_error(error):
-                raise TrainingError(
-                    f"Another process of this run ended in step {number + 1}; its own message says "
-                    "why. The newest checkpoint is sound."
-                ) from error
             if not is_out_of_memory(error):
                 raise
         # Only here is the traceback gone, which kept everything that the step had computed.

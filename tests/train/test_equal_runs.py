@@ -102,7 +102,7 @@ def test_two_processes_end_together_where_it_is_too_late_for_that(
     ends = by_two(toml, out, every, prepare=short_of_memory_late, environment=way)
     assert ends == [6, 6], said(out)
     assert "TrainingError: Out of memory in step 4 with 2 rows at a time" in said(out)
-    assert "TrainingError: Another process of this run ended in step 4" in said(out)
+    assert "TrainingError: Another process of this run ended after step 3" in said(out)
     assert newest(out).step == 3
 
 
@@ -133,7 +133,7 @@ def test_split_weights_cannot_be_tried_with_fewer_rows_by_one_process(tmp_path: 
     toml, out = write_run(tmp_path), tmp_path / "two"
     assert by_two(toml, out, prepare=short_of_memory_early, environment=SPLIT) == [6, 6], said(out)
     assert "TrainingError: Out of memory in step 2 with 2 rows at a time" in said(out)
-    assert "TrainingError: Another process of this run ended in step 2" in said(out)
+    assert "TrainingError: Another process of this run ended after step 1" in said(out)
 
 
 @pytest.mark.slow

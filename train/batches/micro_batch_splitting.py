@@ -11,17 +11,10 @@ from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import TrainingError
 from train.batches.micro_batch import MicroBatch
 
-LOST_PEER_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "NCCL")
-"""Parts of the messages with which gloo and NCCL report that another process ended."""
 SAVE_MEMORY_HINT = (
     "Save memory by target.gradient_checkpointing = true, train.precision = 'bf16', a smaller "
     "data.size, or optimizer.name = 'adamw8bit' or 'adafactor'."
 )
-
-
-def is_lost_process_error(error: BaseException) -> bool:
-    """Return True for an error by which gloo or NCCL reports that another process ended."""
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in LOST_PEER_MESSAGES)
 
 
 @contextmanager
