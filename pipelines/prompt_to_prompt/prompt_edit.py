@@ -4,6 +4,7 @@ B batch rows (here: images), C channels, H W latent size.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from pipelines.run.run_facts import SourceRunSettings
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
@@ -253,8 +255,12 @@ class PromptEditPipeline(RecordingPipeline):
     ) -> list[Edit]:
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
         argument_checks.check_count("num_inference_steps", num_inference_steps)
-        most = self.find_max_site_size(*find_image_size(self, height, width))
-        return choose_edits(prompts, num_inference_steps, options, most)
+        size = find_image_size(self, height, width)
+        most, blended = self.find_max_site_size(*size), self.find_blend_sites(*size)
+        edits = choose_edits(prompts, num_inference_steps, options, most)
+        return [
+            replace(edit, sites=blended) if isinstance(edit, LocalBlend) else edit for edit in edits
+        ]
 
 
 def extract_returned_images(drawn: OutputOrTuple) -> Any:

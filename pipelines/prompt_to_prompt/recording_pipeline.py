@@ -34,6 +34,8 @@ from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_facts import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.edits.local_blend import MAX_POSITIONS
+from t2i.attention.site import Sites
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
 from t2i.denoiser.families import sd
@@ -227,3 +229,15 @@ class RecordingPipeline(TextToImagePipeline):
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
         return max(MAX_LAYOUT_SITE_POSITIONS, smallest)
+
+    def find_blend_sites(self, height: int, width: int) -> Sites | None:
+        """Return the sites that the blend of edits="auto" reads: None for LocalBlend's own choice,
+        or the smallest of an image so large that LocalBlend reads none of its sites.
+        """
+        H, W = sd.latent_size(self.vae, height, width)
+        kinds = self.unet.config["down_block_types"]
+        halved = 2 ** max((i for i, kind in enumerate(kinds) if "CrossAttn" in kind), default=0)
+        smallest: int = math.ceil(H / halved) * math.ceil(W / halved)
+        if smallest <= MAX_POSITIONS:
+            return None
+        return Sites(kind="cross", place=("down", "up"), max_positions=smallest)

@@ -7,7 +7,7 @@ import torch
 from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, attend
+from t2i.attention import LocalBlend, Refine, Replace, Reweight, SelfReplace, Sites, attend
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.prompt import Prompt
@@ -94,6 +94,25 @@ def test_each_target_may_have_its_own_blend(pipe):
         if isinstance(edit, LocalBlend)
     ]
     assert [(edit.target, edit.words) for edit in blends] == [(1, pairs[0]), (2, pairs[1])]
+
+
+def test_a_large_image_is_blended_by_its_smallest_sites(pipe):
+    """256 pixels are 64 x 64 positions at every site of this model that a blend may read."""
+    size = {"height": 256, "width": 256, "num_inference_steps": 1, "output_type": "latent"}
+    source, target = pipe(SOURCE, TARGET, seed=1, cross_replace=None, **size).images
+    assert not torch.equal(source, target)
+    (*_, blend), (*_, small) = (
+        pipe.choose_automatic_edits([SOURCE, TARGET], WordEditOptions(), 5, side, side)
+        for side in (256, 32)
+    )
+    assert blend.sites == Sites(kind="cross", place=("down", "up"), max_positions=64 * 64)
+    assert small.sites is None
+
+
+def test_a_blend_of_sites_of_several_sizes_reads_one_size(pipe):
+    blend = LocalBlend(words=("cat", "dog"), sites=Sites(kind="cross"))
+    images = pipe(SOURCE, TARGET, edits=[blend], seed=1, **FEW_STEPS).images
+    assert images.isfinite().all()
 
 
 def test_targets_do_not_depend_on_one_another(pipe):

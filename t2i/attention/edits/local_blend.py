@@ -24,9 +24,10 @@ class LocalBlend(Edit):
     latents to the source's outside a mask, made from the words' attention maps.
 
     Prompt-to-prompt's local editing (Hertz et al. 2022, Section 4, arXiv 2208.01626) with the
-    published constants: the words' maps of the sites of at most 16 x 16 positions, summed over the
-    steps so far, dilated by one position, scaled to a maximum of 1, above `threshold`. Where a
-    model has no site so small, its smallest are read.
+    published constants: the words' maps of the sites of at most 16 x 16 positions, of several sizes
+    the largest, summed over the steps so far, dilated by one position, scaled to a maximum of 1,
+    above `threshold`. Where no site is so small, the smallest are read, up to MAX_POSITIONS unless
+    `sites` says otherwise.
 
     words : of the source and of the target, each one word or several; () for none, as for a source
         that lacks what the target adds
@@ -102,24 +103,10 @@ class LocalBlend(Edit):
             for (number, _), accumulator in probe.measurements.accumulators.items()
             if number == image_index
         ]
-        if self.sites is None:
-            small = [
-                accumulator
-                for accumulator in accumulators
-                if accumulator.site.num_positions <= PUBLISHED_POSITIONS
-            ]
-            least = min(accumulator.site.num_positions for accumulator in accumulators)
-            accumulators = small or [
-                accumulator
-                for accumulator in accumulators
-                if accumulator.site.num_positions == least
-            ]
-            largest = max(accumulator.site.num_positions for accumulator in accumulators)
-            accumulators = [
-                accumulator
-                for accumulator in accumulators
-                if accumulator.site.num_positions == largest
-            ]
+        sizes = {accumulator.site.num_positions for accumulator in accumulators}
+        published = {size for size in sizes if size <= PUBLISHED_POSITIONS}
+        read = max(published) if published else min(sizes)
+        accumulators = [one for one in accumulators if one.site.num_positions == read]
         maps = [
             accumulator.total_NSQ.sum(dim=1).mean(dim=0).view(accumulator.site.size or (1, -1))
             for accumulator in accumulators
