@@ -50,20 +50,20 @@ def adding_controls(
     factor = sd.pixels_per_latent(pipe.vae)
     num_images, _, height, width = run.latents_BCHW.shape
     device = run.latents_BCHW.device
-    prepared = prepare_controls(
-        controls,
-        num_images,
-        (height * factor, width * factor),
-        num_steps,
-        device,
-        run_start.resize_options,
-    )
 
     def find_step() -> int:
         return order[run.step] if order else run.step
 
-    controlled = wrap_controlled_denoiser(denoise, prepared, find_step, num_steps)
-    for control in controls:
-        controlled = wrap_denoise_in_lock(controlled, control.network)
     with moving_networks(controls, device):
+        prepared = prepare_controls(
+            controls,
+            num_images,
+            (height * factor, width * factor),
+            num_steps,
+            device,
+            run_start.resize_options,
+        )
+        controlled = wrap_controlled_denoiser(denoise, prepared, find_step, num_steps)
+        for control in controls:
+            controlled = wrap_denoise_in_lock(controlled, control.network)
         yield controlled

@@ -1,12 +1,28 @@
 """Strengths of a control in the UNet's blocks: by its mode, and as its user sets them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t2i.controls.control import Control
 
 DECAY_PER_RESIDUAL = 0.825
 """Ratio of the strengths of two neighbouring residuals in the modes "prompt" and "control"."""
+
+
+ADAPTER_SCALES = (0.25, 0.62, 0.825, 1.0)
+"""Strengths of an adapter's features in the modes "prompt" and "control", A1111's."""
+
+
+def list_controlled_blocks(control: Control) -> list[str]:
+    """Return the UNet block of each residual or feature of a control, in their order."""
+    config = control.network.config
+    return list_feature_blocks(config) if control.is_adapter else list_residual_blocks(config)
+
+
+def list_feature_blocks(config: Mapping[str, Any]) -> list[str]:
+    """Return the UNet block of each of an adapter's four features; XL's last is the middle one."""
+    is_xl = config["adapter_type"] == "full_adapter_xl"
+    return ["down.0", "down.1", "down.2", "mid" if is_xl else "down.3"]
 
 
 def list_residual_blocks(config: Mapping[str, Any]) -> list[str]:
@@ -30,16 +46,18 @@ def compute_decay(num_residuals: int) -> list[float]:
     return [DECAY_PER_RESIDUAL ** (num_residuals - 1 - index) for index in range(num_residuals)]
 
 
-def compute_residual_scales(control: Control, blocks: Sequence[str]) -> list[float] | None:
-    """Return the factor of each residual beyond the control's `scale`; None where all are 1.
-
-    blocks : UNet block of each residual
+def compute_residual_scales(control: Control) -> list[float] | None:
+    """Return the factor of each residual or feature beyond the control's `scale`; None where all
+    are 1.
     """
+    blocks = list_controlled_blocks(control)
     decays = control.mode in ("prompt", "control")
     named = control.block_scales
     if not decays and named is None:
         return None
-    scales = compute_decay(len(blocks)) if decays else [1.0] * len(blocks)
+    scales = [1.0] * len(blocks)
+    if decays:
+        scales = [*ADAPTER_SCALES] if control.is_adapter else compute_decay(len(blocks))
     if named is not None:
         scales = [
             scale * named.get(block, 0.0) for scale, block in zip(scales, blocks, strict=True)

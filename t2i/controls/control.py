@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from diffusers.models.adapter import MultiAdapter, T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from PIL import Image
@@ -25,7 +26,7 @@ BlockScales = Mapping[str, float] | Sequence[str]
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A picture that steers a run, and the network that reads it: a ControlNet.
+    """A picture that steers a run, and the network that reads it: a ControlNet or a T2I-Adapter.
 
     Any number of controls may be given to any pipeline as `controls=[...]`; what they add to the
     UNet is summed.
@@ -35,7 +36,8 @@ class Control:
 
     Parameters
     ----------
-    model : a ControlNetModel of diffusers, made for the family of the UNet
+    model : a ControlNetModel or T2IAdapter of diffusers, made for the family of the UNet. An
+        adapter runs once, not at each step
     picture : the hint, at any size: a Pillow image, path, array (height, width, 3) or tensor
         (3, height, width) in 0..1; or a list of them, one per prompt or per image. It is resized to
         the image as diffusers does, without keeping its proportions; transparency becomes black
@@ -44,8 +46,9 @@ class Control:
     mode : "balanced" as trained. "prompt" lets the prompt weigh more: the residual of the UNet's
         deepest block at full strength, each one before it at .825 of the next, .825^(12 - i) of
         thirteen in Stable Diffusion 1 and 2, .825^(9 - i) of ten in XL. "control" lets the picture
-        weigh more: the same strengths, but in the conditional rows alone. "guess" is diffusers'
-        guess mode, for few or no words: from .1 to 1 in equal ratios, in the conditional rows alone
+        weigh more: the same strengths, but in the conditional rows alone. An adapter's four
+        features have .25, .62, .825 and 1 in both. "guess" is diffusers' guess mode of ControlNets,
+        for few or no words: from .1 to 1 in equal ratios, in the conditional rows alone
     mask : where the control acts: a picture as above in gray, white at full strength, or a list
     blocks : the UNet's blocks that are controlled, ("down.2", "mid"), or factors of them,
         {"down.0": 0.5, "mid": 1.0}; those that are not named are not controlled
@@ -73,6 +76,11 @@ class Control:
         if self.mask is not None:
             check_picture_argument("mask", self.mask)
         self.block_scales  # noqa: B018 - raises ArgumentError
+        if self.mode == "guess" and self.is_adapter:
+            raise ArgumentError(
+                'Got mode="guess" for a T2I-Adapter, which has no such mode: choose "control", in '
+                "which the picture weighs more than the prompt."
+            )
 
     @property
     def block_scales(self) -> Mapping[str, float] | None:
@@ -91,6 +99,11 @@ class Control:
         for name, scale in scales.items():
             check_finite_number(f"blocks[{name!r}]", scale)
         return scales
+
+    @property
+    def is_adapter(self) -> bool:
+        """True for a T2I-Adapter, False for a ControlNet."""
+        return isinstance(self.network, T2IAdapter)
 
     @property
     def network(self) -> Any:
@@ -112,15 +125,15 @@ class Control:
 def check_control_model(model: object) -> None:
     """Raise ArgumentError unless this is a network that a Control can read its picture with."""
     network = getattr(model, "_orig_mod", model)
-    if isinstance(network, MultiControlNetModel):
+    if isinstance(network, MultiControlNetModel | MultiAdapter):
         raise ArgumentError(
-            "Got a MultiControlNetModel as the model of one Control: give a Control for each of "
-            "its nets, controls=[Control(net, picture) for net, picture in ...]."
+            f"Got a {type(network).__name__} as the model of one Control: give a Control for each "
+            "of its networks, controls=[Control(net, picture) for net, picture in ...]."
         )
-    if not isinstance(network, ControlNetModel):
+    if not isinstance(network, ControlNetModel | T2IAdapter):
         raise ArgumentError(
             f"Got a model of type {type(network).__name__} for a Control, expected a "
-            "ControlNetModel: ControlNetModel.from_pretrained(folder)."
+            "ControlNetModel or a T2IAdapter: ControlNetModel.from_pretrained(folder)."
         )
 
 

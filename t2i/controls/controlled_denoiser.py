@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from t2i.conditioning.conditioning import Conditioning
+from t2i.controls.adapter import PreparedAdapter, prepare_adapter
 from t2i.controls.control import Control, check_acts_in_run
 from t2i.controls.controlnet import PreparedControlNet, check_maskable
-from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint
+from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint, repeat_per_image
+from t2i.controls.network_checks import HINT_CHANNELS
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
+PreparedControl = PreparedControlNet | PreparedAdapter
 FindStep = Callable[[], int]
 """() -> number of the step that is running."""
 
@@ -29,8 +32,9 @@ def prepare_controls(
     num_steps: int,
     device: torch.device,
     options: Mapping[str, Any],
-) -> list[PreparedControlNet]:
-    """Return the controls of a run with their pictures as tensors, and on the run's device.
+) -> list[PreparedControl]:
+    """Return the controls of a run with their pictures as tensors, and on the run's device, where
+    their networks must be; adapters run here, once.
 
     size : (height, width) of the images in pixels
     num_steps : of the run, of which steps given as shares are shares
@@ -39,22 +43,27 @@ def prepare_controls(
     Raises ArgumentError for pictures and masks that cannot be used, and for a control that acts at
     no step.
     """
-    prepared = []
+    prepared: list[PreparedControl] = []
     for number, control in enumerate(controls):
         check_acts_in_run(control, number, num_steps)
         check_maskable(control, number)
-        hint_BCYX = prepare_hint(control.picture, num_images, size, 3, options)
+        channels = control.network.config["in_channels"] if control.is_adapter else HINT_CHANNELS
+        hint_BCYX = prepare_hint(control.picture, size, channels, options)
+        hint_BCYX = hint_BCYX.to(device, control.network.dtype)
         mask_B1YX = None
         if control.mask is not None:
             mask_B1YX = prepare_control_mask(control.mask, num_images, size, options).to(device)
-        hint_BCYX = hint_BCYX.to(device, control.network.dtype)
-        prepared.append(PreparedControlNet(control, hint_BCYX, mask_B1YX))
+        if control.is_adapter:
+            prepared.append(prepare_adapter(control, number, hint_BCYX, mask_B1YX, num_images))
+        else:
+            hint_BCYX = repeat_per_image("picture", hint_BCYX, num_images)
+            prepared.append(PreparedControlNet(control, hint_BCYX, mask_B1YX))
     return prepared
 
 
 def wrap_controlled_denoiser(
     denoise: DenoiseFunction,
-    controls: Sequence[PreparedControlNet],
+    controls: Sequence[PreparedControl],
     find_step: FindStep,
     num_steps: int,
 ) -> DenoiseFunction:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.controls.block_scales import compute_residual_scales, list_residual_blocks
+from t2i.conditioning.conditioning import Conditioning
+from t2i.controls.block_scales import compute_residual_scales
+from t2i.controls.branch_rows import fill_absent_branches, select_branch_rows
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import resize_mask_to_block
 from t2i.denoiser.families.sd import ADDED_CONDITIONS, CONTROL_DOWN_PREFIX, CONTROL_MID
@@ -76,8 +77,7 @@ class PreparedControlNet:
         """Return the ControlNet's residuals, multiplied by the strengths of their blocks and of the
         control's mask.
         """
-        blocks = list_residual_blocks(self.control.network.config)
-        scales = compute_residual_scales(self.control, blocks)
+        scales = compute_residual_scales(self.control)
         if scales is not None:
             residuals = [one * scale for one, scale in zip(residuals, scales, strict=True)]
         if self.mask_B1YX is None:
@@ -96,31 +96,9 @@ class PreparedControlNet:
 
 def check_maskable(control: Control, number: int) -> None:
     """Raise ArgumentError for a mask of a ControlNet whose residuals have no positions."""
-    if control.mask is not None and control.network.config["global_pool_conditions"]:
+    pools = control.network.config.get("global_pool_conditions", False)
+    if control.mask is not None and pools:
         raise ArgumentError(
             f"Control {number} has a mask, and its ControlNet (global_pool_conditions) gives one "
             "value for the whole image: leave out the mask."
         )
-
-
-def select_branch_rows(
-    rows_BCHW: Tensor, branches: Sequence[Branch], wanted: Sequence[Branch]
-) -> Tensor:
-    """Return the rows of some guidance branches of a batch in which the branches follow one
-    another.
-    """
-    if tuple(wanted) == tuple(branches):
-        return rows_BCHW
-    by_branch = dict(zip(branches, rows_BCHW.chunk(len(branches)), strict=True))
-    return torch.cat([by_branch[branch] for branch in wanted])
-
-
-def fill_absent_branches(
-    rows_BCHW: Tensor, branches: Sequence[Branch], present: Sequence[Branch]
-) -> Tensor:
-    """Return rows for all branches: those of the present ones, and zeros for the others."""
-    if tuple(present) == tuple(branches):
-        return rows_BCHW
-    by_branch = dict(zip(present, rows_BCHW.chunk(len(present)), strict=True))
-    zeros_BCHW = torch.zeros_like(next(iter(by_branch.values())))
-    return torch.cat([by_branch.get(branch, zeros_BCHW) for branch in branches])

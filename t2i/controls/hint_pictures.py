@@ -20,9 +20,9 @@ from t2i.terminal import plural
 
 
 def prepare_hint(
-    picture: Any, num_images: int, size: tuple[int, int], channels: int, options: Mapping[str, Any]
+    picture: Any, size: tuple[int, int], channels: int, options: Mapping[str, Any]
 ) -> Tensor:
-    """Return the picture of a control in 0..1, (num_images, channels, Y, X), resized as diffusers
+    """Return the pictures of a control in 0..1, (pictures, channels, Y, X), resized as diffusers
     does.
 
     size : (height, width) of the image in pixels
@@ -35,7 +35,7 @@ def prepare_hint(
             f"The picture of a control comes to {tuple(pixels_BCYX.shape)} (pictures, channels, "
             f"height, width), expected {plural(channels, 'channel')}."
         )
-    return repeat_per_image("picture", pixels_BCYX, num_images)
+    return pixels_BCYX
 
 
 def prepare_control_mask(
@@ -121,7 +121,11 @@ def read_hint(picture: Any) -> Any:
 
 
 def repeat_per_image(name: str, pixels_BCYX: Tensor, num_images: int) -> Tensor:
-    """Return one row per image: a single picture serves all, several those of one prompt each."""
+    """Return tensors with one row per image: a single picture serves all, several those of one
+    prompt each.
+
+    name : "picture" or "mask", for messages
+    """
     given = pixels_BCYX.shape[0]
     if num_images % given:
         raise ArgumentError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from diffusers.models.adapter import T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -22,7 +23,7 @@ from t2i.errors import ModelError, format_library_error, nearest_hint
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.safe_reading.tensors import read_tensors
 
-NETWORK_CLASSES: dict[str, Any] = {"ControlNetModel": ControlNetModel}
+NETWORK_CLASSES: dict[str, Any] = {"ControlNetModel": ControlNetModel, "T2IAdapter": T2IAdapter}
 """Class that a folder's config.json names -> the class."""
 HINT_EMBEDDING = "controlnet_cond_embedding"
 
@@ -30,8 +31,8 @@ HINT_EMBEDDING = "controlnet_cond_embedding"
 def load_control_network(path: Path, unet: Any) -> Any:
     """Load the network of a control, in evaluation mode and the precision of the UNet.
 
-    path : a folder as diffusers saves a ControlNetModel, or one .safetensors file in the layout of
-        diffusers or of the original code
+    path : a folder as diffusers saves a ControlNetModel or a T2IAdapter, or one .safetensors file
+        of a ControlNet in the layout of diffusers or of the original code
     unet : of the model that it is for: a single file says nothing of its own config
 
     Raises ModelError for anything else, and for weights that do not fit their config.

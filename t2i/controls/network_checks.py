@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2i.controls.block_scales import list_residual_blocks
+from t2i.controls.block_scales import list_controlled_blocks
 from t2i.controls.control import Control
 from t2i.errors import ArgumentError, nearest_hint
 
@@ -21,6 +21,8 @@ SAME_CONFIG_KEYS = {
 }
 """Config keys that a ControlNet shares with its UNet -> words for what they describe."""
 HINT_CHANNELS = 3
+XL_BLOCKS = 3
+"""Downward blocks of the UNets that adapters of the type full_adapter_xl are made for."""
 
 
 def check_controls(controls: object, unet: Any, latent_channels: int, factor: int) -> None:
@@ -35,8 +37,12 @@ def check_controls(controls: object, unet: Any, latent_channels: int, factor: in
             f"Got controls={controls!r:.80}, expected a list of Control(model, picture)."
         )
     for number, control in enumerate(controls):
-        check_controlnet_fits(control.network.config, unet.config, number)
-        check_channels(control.network.config, latent_channels, factor, number)
+        config = control.network.config
+        if control.is_adapter:
+            check_adapter_fits(config, unet.config, number)
+        else:
+            check_controlnet_fits(config, unet.config, number)
+            check_channels(config, latent_channels, factor, number)
         check_block_names(control, number)
 
 
@@ -81,9 +87,31 @@ def check_channels(
         )
 
 
+def check_adapter_fits(
+    config: Mapping[str, Any], unet_config: Mapping[str, Any], number: int
+) -> None:
+    """Raise ArgumentError for an adapter whose features have other channels than the UNet's blocks,
+    or that reads hints of other than one or three channels.
+    """
+    own, expected = tuple(config["channels"]), tuple(unet_config["block_out_channels"])
+    shared = min(len(own), len(expected))
+    is_xl = config["adapter_type"] == "full_adapter_xl"
+    if own[:shared] != expected[:shared] or is_xl != (len(expected) == XL_BLOCKS):
+        raise ArgumentError(
+            f"Control {number} is a T2I-Adapter ({config['adapter_type']}) for blocks of channels "
+            f"{own}, and this model's UNet has {expected}{describe_family(unet_config)}: take an "
+            "adapter that was made for this model."
+        )
+    if config["in_channels"] not in (1, HINT_CHANNELS):
+        raise ArgumentError(
+            f"Control {number} is a T2I-Adapter that reads hints of {config['in_channels']} "
+            f"channels, expected 1 or {HINT_CHANNELS}: a hint is one picture, gray or in colour."
+        )
+
+
 def check_block_names(control: Control, number: int) -> None:
     """Raise ArgumentError for block names that the UNet does not have."""
-    known = list(dict.fromkeys(list_residual_blocks(control.network.config)))
+    known = list(dict.fromkeys(list_controlled_blocks(control)))
     for name in control.block_scales or ():
         if name not in known:
             raise ArgumentError(

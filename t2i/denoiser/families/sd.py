@@ -31,6 +31,8 @@ IMAGE_PROMPT_PREFIX = "image_prompt_"
 CONTROL_DOWN_PREFIX, CONTROL_MID = "control_down_", "control_mid"
 """Names of the residuals that ControlNets add to the UNet's skip connections, with the number of
 the connection after the prefix, and to its middle block."""
+ADAPTER_PREFIX = "control_adapter_"
+"""Prefix of the names of the features that T2I-Adapters add within the UNet's downward blocks."""
 
 
 def run_unet(
@@ -45,7 +47,8 @@ def run_unet(
 
     Reads from `conditioning.extra`, if present: `channels` (concatenated to the latents),
     `guidance_embedding`, the names of ADDED_CONDITIONS, `image_prompt_0`, `image_prompt_1`, ...,
-    and the residuals of controls: `control_down_0`, `control_down_1`, ..., `control_mid`.
+    and what controls add: `control_down_0`, `control_down_1`, ..., `control_mid`, and
+    `control_adapter_0`, ...
     """
     extra = conditioning.extra
     if "channels" in extra:
@@ -54,6 +57,7 @@ def run_unet(
     if image_prompts := [extra[name] for name in extra if name.startswith(IMAGE_PROMPT_PREFIX)]:
         added["image_embeds"] = image_prompts
     down = [extra[name] for name in extra if name.startswith(CONTROL_DOWN_PREFIX)]
+    within = [extra[name] for name in extra if name.startswith(ADAPTER_PREFIX)]
     prediction_BCHW: Tensor = unet(
         latents_BCHW,
         timestep,
@@ -64,6 +68,7 @@ def run_unet(
         added_cond_kwargs=added or None,
         down_block_additional_residuals=down or None,
         mid_block_additional_residual=extra.get(CONTROL_MID),
+        down_intrablock_additional_residuals=within or None,
         return_dict=False,
     )[0]
     return prediction_BCHW

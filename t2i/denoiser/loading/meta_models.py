@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from diffusers.models.adapter import T2IAdapter
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vq_model import VQModel
@@ -150,6 +151,7 @@ CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
     "ControlNetModel": ControlNetModel,
     "GPT2Model": GPT2Config,
     "PriorTransformer": PriorTransformer,
+    "T2IAdapter": T2IAdapter,
     "T5EncoderModel": T5Config,
     "UNet2DConditionModel": UNet2DConditionModel,
     "VQModel": VQModel,
@@ -170,6 +172,7 @@ BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
     "ControlNetModel": make_diffusers_builder(ControlNetModel),
     "GPT2Model": make_transformers_builder(GPT2Model, GPT2Config),
     "PriorTransformer": make_diffusers_builder(PriorTransformer),
+    "T2IAdapter": make_diffusers_builder(T2IAdapter),
     "T5EncoderModel": make_transformers_builder(T5EncoderModel, T5Config),
     "UNet2DConditionModel": make_diffusers_builder(UNet2DConditionModel),
     "VQModel": make_diffusers_builder(VQModel),

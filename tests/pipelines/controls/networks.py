@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from PIL import Image
 
 
@@ -29,3 +29,19 @@ def hint(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
     """Random colours."""
     pixels = torch.rand(size[1], size[0], 3, generator=torch.Generator().manual_seed(seed))
     return Image.fromarray((pixels * 255).byte().numpy())
+
+
+def tiny_adapter(unet: UNet2DConditionModel, seed: int = 5, **config: Any) -> T2IAdapter:
+    """A T2I-Adapter for a UNet of four blocks (or XL's three), four pixels to a latent."""
+    torch.manual_seed(seed)
+    widths = tuple(unet.config["block_out_channels"])
+    is_xl = len(widths) == 3
+    settings: dict[str, Any] = {
+        "in_channels": 3,
+        "channels": [*widths, widths[-1]] if is_xl else [*widths],
+        "num_res_blocks": 1,
+        # XL's begins at half the latents' size, where the first block has no attention.
+        "downscale_factor": 8 if is_xl else 4,
+        "adapter_type": "full_adapter_xl" if is_xl else "full_adapter",
+    }
+    return T2IAdapter(**(settings | config)).eval()

@@ -203,7 +203,7 @@ def test_a_control_that_cannot_be_made_is_refused(net, given, message):
 
 
 def test_several_networks_are_several_controls(net):
-    with pytest.raises(ArgumentError, match="give a Control for each of its nets"):
+    with pytest.raises(ArgumentError, match="give a Control for each of its networks"):
         Control(MultiControlNetModel([net, net]), hint())
 
 
