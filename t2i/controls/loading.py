@@ -29,7 +29,8 @@ HINT_EMBEDDING = "controlnet_cond_embedding"
 
 
 def load_control_network(path: Path, unet: Any) -> Any:
-    """Load the network of a control, in evaluation mode and the precision of the UNet.
+    """Load the network of a control, such as a ControlNet, in evaluation mode and the precision of
+    the UNet.
 
     path : a folder as diffusers saves a ControlNetModel or a T2IAdapter, or one .safetensors file
         of a ControlNet in the layout of diffusers or of the original code

@@ -11,18 +11,19 @@ from t2i.errors import ArgumentError, nearest_hint
 from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
-MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
-SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks")
-SETTINGS_PATTERN = re.compile(r":(?=[a-z_]+=)")
+CONTROL_MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
+CONTROL_SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks")
+SETTINGS_START_PATTERN = re.compile(r":(?=[a-z_]+=)")
 """Colon between the picture and the settings of a control."""
 STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
 MAX_CONTROLS = 16
-EXAMPLE = "--control canny:edges.png:scale=0.8,steps=0-0.6"
+CONTROL_OPTION_EXAMPLE = "--control canny:edges.png:scale=0.8,steps=0-0.6"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlFiles:
-    """Control of a request, see t2i.controls.control.Control.
+    """Control (ControlNet) of a request: the files of its network, picture and mask, with its
+    scale, steps, mode and blocks; see t2i.controls.control.Control.
 
     model : folder or .safetensors file of its network
     steps : shares of the run
@@ -49,9 +50,10 @@ class ControlFiles:
                 f"Got --control with steps={first:g}-{end:g}: expected shares of the run from 0 to "
                 "1, the first below the second, as in steps=0-0.6."
             )
-        if self.mode not in MODES:
+        if self.mode not in CONTROL_MODES:
             raise ArgumentError(
-                f"Got --control with mode={self.mode!r:.80}. {nearest_hint(self.mode, MODES)}"
+                f"Got --control with mode={self.mode!r:.80}. "
+                f"{nearest_hint(self.mode, CONTROL_MODES)}"
             )
         if self.blocks is not None and not all(self.blocks):
             raise ArgumentError(
@@ -95,12 +97,12 @@ def parse_controls(texts: Sequence[str]) -> tuple[ControlFiles, ...]:
 
 def parse_control(text: str) -> ControlFiles:
     """Parse MODEL:PICTURE[:NAME=VALUE,...], the value of --control. Raises ArgumentError."""
-    files, *rest = SETTINGS_PATTERN.split(text.strip(), maxsplit=1)
+    files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
     model, colon, picture = files.rpartition(":")
     if not (colon and model and picture):
         raise ArgumentError(
             f"Got --control {text!r:.80}: expected MODEL:PICTURE, the network and the picture that "
-            f"it reads, with settings after them: {EXAMPLE}"
+            f"it reads, with settings after them: {CONTROL_OPTION_EXAMPLE}"
         )
     settings = parse_settings(rest[0]) if rest else {}
     mask, blocks = settings.get("mask"), settings.get("blocks")
@@ -118,15 +120,16 @@ def parse_control(text: str) -> ControlFiles:
 
 def parse_settings(text: str) -> dict[str, str]:
     """Parse NAME=VALUE,... into names and values. Raises ArgumentError for others than
-    SETTING_NAMES, and for one that is given twice.
+    CONTROL_SETTING_NAMES, and for one that is given twice.
     """
     found: dict[str, str] = {}
     for part in text.split(","):
         name, equals, value = (side.strip() for side in part.partition("="))
-        if name not in SETTING_NAMES or not equals or not value:
+        if name not in CONTROL_SETTING_NAMES or not equals or not value:
             raise ArgumentError(
-                f"Got --control with {part!r:.80}. {nearest_hint(name[:80], SETTING_NAMES)} Each "
-                f"has a value: {EXAMPLE}"
+                f"Got --control with {part!r:.80}. "
+                f"{nearest_hint(name[:80], CONTROL_SETTING_NAMES)} Each has a value: "
+                f"{CONTROL_OPTION_EXAMPLE}"
             )
         if name in found:
             raise ArgumentError(f"Got --control with {name} twice: keep one.")
@@ -135,7 +138,7 @@ def parse_settings(text: str) -> dict[str, str]:
 
 
 def parse_scale(text: str) -> float:
-    """Parse the strength of a control. Raises ArgumentError."""
+    """Parse the strength of a control (ControlNet). Raises ArgumentError."""
     try:
         return float(text)
     except ValueError:
@@ -145,7 +148,9 @@ def parse_scale(text: str) -> float:
 
 
 def parse_steps(text: str) -> tuple[float, float]:
-    """Parse "FROM-TO" or "TO", shares of the run, into both. Raises ArgumentError."""
+    """Parse the steps at which a control acts, "FROM-TO" or "TO", fractions of the run, into both.
+    Raises ArgumentError.
+    """
     match = STEPS_PATTERN.fullmatch(text)
     if match is None:
         raise ArgumentError(

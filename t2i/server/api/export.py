@@ -30,14 +30,14 @@ def export_request(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
     body = new.request
     document = {"kind": new.kind, "request": body.model_dump(mode="json", exclude_defaults=True)}
     return ExportAnswer(
-        command=write_command(body, catalogue),
-        python=write_python(body, catalogue),
+        command=format_command(body, catalogue),
+        python=format_python_code(body, catalogue),
         request=json.dumps(document, indent=2, ensure_ascii=False),
     )
 
 
-def write_command(body: SamplingRequest, catalogue: Catalogue) -> str:
-    """Return the command line of a request."""
+def format_command(body: SamplingRequest, catalogue: Catalogue) -> str:
+    """Format a job's request as a command line."""
     words = ["t2i", *_list_subject(body)]
     for option, value in _list_options(body, catalogue):
         words += [option] if value is None else [option, value]
@@ -139,15 +139,17 @@ def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
             yield f"--{name.replace('_', '-')}", ":".join(f"{part:g}" for part in parts)
 
 
-def write_python(body: SamplingRequest, catalogue: Catalogue) -> str:
-    """Return the Python of a request; what needs more than a call runs the command from Python."""
+def format_python_code(body: SamplingRequest, catalogue: Catalogue) -> str:
+    """Format a job's request as Python code; what needs more than a call runs the command from
+    Python.
+    """
     simple = {"prompt", "negative_prompt", "model", "steps", "guidance_scale", "seed", "grammar"}
     simple |= {"width", "height", "words_maps", "map_steps"}
     if (
         not isinstance(body, GenerateRequest)
         or body.model_dump(exclude_defaults=True).keys() - simple
     ):
-        words = shlex.split(write_command(body, catalogue))[1:]
+        words = shlex.split(format_command(body, catalogue))[1:]
         return f"from t2i.cli import main\n\nmain({words!r})\n"
     arguments = {
         "negative_prompt": _write_prompt(body.negative_prompt, body.grammar),

@@ -18,7 +18,7 @@ ERROR_CLASS_BY_NAME: dict[str, type[T2IError]] = {
 """Name of an error that a job may record -> its class; of others GenerationError."""
 
 
-def check_done(job: Job) -> None:
+def raise_if_not_done(job: Job) -> None:
     """Raise the error of a job that failed, was cancelled, or is interrupted by the
     server's end.
 

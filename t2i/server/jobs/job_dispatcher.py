@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from t2i.errors import T2IError
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult, StorageFullError
-from t2i.server.jobs.job_inputs import build_source_request, find_source, find_taken_uploads
+from t2i.server.jobs.job_inputs import build_source_request, find_source, make_linked_upload_finder
 from t2i.server.jobs.job_request import parse_job_request
 from t2i.server.jobs.request_building import build_request
 from t2i.server.jobs.retention import measure_folder
@@ -69,7 +69,7 @@ class JobDispatcher:
             built = build_request(
                 body,
                 state.catalogue,
-                find_taken_uploads(state.locate_inputs(job.id), names),
+                make_linked_upload_finder(state.locate_inputs(job.id), names),
                 None if source is None else build_source_request(state, source, names),
             )
         except (T2IError, OSError, ValueError, StopIteration) as error:  # also of an older release

@@ -19,7 +19,7 @@ from t2i.server.jobs.uploads import Uploads
 SOURCE_KINDS: tuple[JobKind, ...] = ("remember", "invert")
 
 
-def take_uploads(uploads: Uploads, folder: Path, owner: str) -> Callable[[str], Path]:
+def make_upload_linker(uploads: Uploads, folder: Path, owner: str) -> Callable[[str], Path]:
     """Return a function that links an owner's upload into a job's folder and returns its path."""
 
     def find(upload_id: str) -> Path:
@@ -36,7 +36,7 @@ def take_uploads(uploads: Uploads, folder: Path, owner: str) -> Callable[[str], 
     return find
 
 
-def find_taken_uploads(folder: Path, names: dict[str, str]) -> Callable[[str], Path]:
+def make_linked_upload_finder(folder: Path, names: dict[str, str]) -> Callable[[str], Path]:
     """Return a function that returns the path of an upload which a job has taken.
 
     names : is given its path -> its own name
@@ -80,5 +80,5 @@ def build_source_request(
     names : is given the paths of its pictures -> their own names
     """
     body = parse_job_request(source.kind, source.request)
-    find = find_taken_uploads(state.locate_inputs(source.id), {} if names is None else names)
+    find = make_linked_upload_finder(state.locate_inputs(source.id), {} if names is None else names)
     return build_request(body, state.catalogue, find).request

@@ -16,7 +16,7 @@ from t2i.server.jobs.job import (
     create_identifier,
 )
 from t2i.server.jobs.job_events import JobEvent
-from t2i.server.jobs.job_inputs import build_source_request, find_source, take_uploads
+from t2i.server.jobs.job_inputs import build_source_request, find_source, make_upload_linker
 from t2i.server.jobs.job_request import JobRequest
 from t2i.server.jobs.request_building import (
     build_request,
@@ -53,7 +53,7 @@ class JobService:
         folder = self.state.folder / job_id
         try:
             source = find_source(self.state.store, request, owner)
-            find = take_uploads(self.uploads, self.state.locate_inputs(job_id), owner)
+            find = make_upload_linker(self.uploads, self.state.locate_inputs(job_id), owner)
             built = build_request(
                 request,
                 self.catalogue,

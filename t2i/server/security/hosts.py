@@ -35,7 +35,7 @@ class HostMiddleware:
     def _find_fault(self, headers: Headers) -> str | None:
         host = headers.get("host", "")
         name = parse_host_name(host)
-        if name not in self.names and not (self.any_address and is_address(name)):
+        if name not in self.names and not (self.any_address and is_ip_address(name)):
             known = ", ".join(sorted(self.names))
             return (
                 f"Got the host {host!r:.100}: this server answers to {known}. Name another one "
@@ -57,7 +57,7 @@ class HostMiddleware:
         )
 
 
-def is_address(name: str) -> bool:
+def is_ip_address(name: str) -> bool:
     """Return True if a host is given by its IP address."""
     try:
         ip_address(name)

@@ -13,7 +13,7 @@ from t2i.pictures import open_picture
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.catalogue import Catalogue
 from t2i.server.compat.early_checks import check_fields
-from t2i.server.compat.failed_jobs import check_done
+from t2i.server.compat.failed_jobs import raise_if_not_done
 from t2i.server.compat.openai.error_route import (
     ERROR_RESPONSES,
     OpenAIRoute,
@@ -92,7 +92,7 @@ async def _answer(
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
     job = await service.wait(job.id, job.owner)
-    check_done(job)
+    raise_if_not_done(job)
     address = str(request.base_url) if body.response_format == "url" else None
     return await run_in_threadpool(
         build_images_answer, service, job, body, read_output_format(body), address

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from t2i.errors import T2IError
 from t2i.pictures import FORMAT_BY_SUFFIX
-from t2i.server.compat.failed_jobs import check_done
+from t2i.server.compat.failed_jobs import raise_if_not_done
 from t2i.server.compat.openai.error_route import describe_error, find_openai_status
 from t2i.server.compat.openai.image_schemas import ImageBody, OutputFormat, Usage
 from t2i.server.compat.openai.job_fields import read_output_format
@@ -51,7 +51,7 @@ async def stream_images(
             newest, sent = "", sent + 1
     job = service.get(job.id, job.owner)
     try:
-        check_done(job)
+        raise_if_not_done(job)
         for file in list_images(job):
             data = await run_in_threadpool(encode_image, service, job, file, body, output_format)
             size = describe_size(file)

@@ -20,7 +20,8 @@ RESIZE_STRETCH, RESIZE_CROP = 0, 1
 
 @dataclass(frozen=True)
 class Inpainting:
-    """Part of a picture that a job draws, and how it is pasted back.
+    """Inpainting as A1111 does it: the part of a picture that a job draws, and how it is pasted
+    back.
 
     original : RGB, the whole picture
     painted : L, of the original's size: white where it is drawn anew
@@ -41,7 +42,7 @@ class Inpainting:
     def build_inputs(self) -> tuple[Image.Image, Image.Image]:
         """Return the picture and the mask that a job is given."""
         picture, painted = (
-            resize(part if self.box is None else part.crop(self.box), self.size)
+            resize_picture(part if self.box is None else part.crop(self.box), self.size)
             for part in (self.original, self.painted)
         )
         if self.fills:
@@ -51,16 +52,17 @@ class Inpainting:
     def paste(self, drawn: Image.Image) -> Image.Image:
         """Return the original with the drawn picture in the masked part."""
         if self.box is None:
-            original = resize(self.original, drawn.size)
-            return Image.composite(drawn, original, resize(self.weights, drawn.size))
+            original = resize_picture(self.original, drawn.size)
+            return Image.composite(drawn, original, resize_picture(self.weights, drawn.size))
         left, top, right, bottom = self.box
         over = self.original.copy()
-        over.paste(resize(drawn, (right - left, bottom - top)), (left, top))
+        over.paste(resize_picture(drawn, (right - left, bottom - top)), (left, top))
         return Image.composite(over, self.original, self.weights)
 
 
 def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) -> Inpainting:
-    """Return what a job draws of a picture and a mask, by the fields of the body.
+    """Plan an inpainting from the fields of a body: which part of the picture a job draws, at which
+    size, and the mask.
 
     picture : RGB
     Raises ArgumentError for a mask without white, and for settings that are not done here.
@@ -71,7 +73,7 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
             body.inpainting_fill,
             "the masked part starts from the colours around it (0) or from the picture (1)",
         )
-    painted = resize(_binarize(mask), picture.size)
+    painted = resize_picture(_binarize(mask), picture.size)
     if body.inpainting_mask_invert:
         painted = ImageOps.invert(painted)
     if painted.getbbox() is None:
@@ -124,7 +126,8 @@ def shape_picture(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
 
 
 def find_box(weights: Image.Image, padding: int, size: tuple[int, int]) -> Box:
-    """Return the part of a picture around the nonzero weights, in the shape of `size`.
+    """Return the box of a picture's part around the nonzero mask weights, in the aspect ratio of
+    `size`.
 
     padding : pixels around it
     size : width and height at which the part is drawn; where the picture's border leaves no room
@@ -172,7 +175,7 @@ def _binarize(mask: Image.Image) -> Image.Image:
     return mask.convert("L").point(lambda value: 255 if value >= MASK_THRESHOLD else 0)
 
 
-def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize a picture as the command line resizes pictures."""
     same = picture.size == size
     return picture if same else picture.resize(size, Image.Resampling.LANCZOS)

@@ -27,7 +27,7 @@ from t2i.server.compat.a1111.request.job_fields import (
 )
 from t2i.server.compat.a1111.state.client_state import A1111State, State
 from t2i.server.compat.a1111.state.tasks import Task
-from t2i.server.compat.failed_jobs import check_done
+from t2i.server.compat.failed_jobs import raise_if_not_done
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_request import GenerateRequest
 from t2i.server.jobs.job_service import JobService
@@ -128,7 +128,7 @@ async def _wait(task: Task, service: JobService) -> list[Job]:
         if job.state == "failed":
             for later in task.job_ids[number + 1 :]:
                 service.cancel(later, task.owner)
-            check_done(job)
+            raise_if_not_done(job)
         if job.state == "done":
             done.append(job)
     return done

@@ -19,7 +19,7 @@ class A1111State:
 
 
 async def get_state(request: Request, service: Service) -> A1111State:
-    """Return the state of the application, which the first request makes."""
+    """Return the state of A1111's API in the application, which the first request creates."""
     found: A1111State | None = getattr(request.app.state, "a1111", None)
     if found is None:
         found = request.app.state.a1111 = A1111State(Options(service.catalogue))
