@@ -48,6 +48,9 @@ ALLOWED = {
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written
+    "t2i.server.jobs.server_state": {"sqlite3"},  # its errors alone
+    # a file to write to, which a browser is given
+    "t2i.server.running": {"os.open", "os.fdopen", "webbrowser.open"},
     "t2i.server.compat.openai.streaming": {"Image.open"},
     "t2i.text.bpe": {"loads"},
     "train.cache.model_digests": {"loads"},
