@@ -30,6 +30,11 @@ def ddim(prediction="v_prediction", **config):
     return DDIMScheduler(**(settings | config))
 
 
+def of_prediction(prediction):
+    """A scheduler of a prediction type, "flow" for flow matching."""
+    return FlowMatchEulerDiscreteScheduler() if prediction == "flow" else ddim(prediction)
+
+
 def toy_run(scheduler=None, steps=STEPS):
     scheduler = scheduler or ddim()
     return ToyRun(build_noise_levels(scheduler, steps), scheduler)
@@ -119,10 +124,10 @@ def test_levels_do_not_depend_on_how_a_sampler_scales_its_latents(name):
 # ddim
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow"])
 def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     """After enough iterations the model's own steps lead back to the picture."""
-    run = toy_run(ddim(prediction))
+    run = toy_run(of_prediction(prediction))
     latents = invert_ddim(run, 200)
     again = run.sample(
         PathScheduler(run.scheduler, build_ddim_path_steps(run.levels)), latents[0], guided=False
@@ -281,9 +286,9 @@ def test_turbo_limits_the_last_residual():
     [EditFriendly(), EditFriendly(skip=0.25, eta=0.5), Difference(), Difference(skip=0.5), Bdia()],
     ids=format_method,
 )
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow"])
 def test_a_target_equal_to_the_source_is_the_picture(method, prediction):
-    run = toy_run(ddim(prediction))
+    run = toy_run(of_prediction(prediction))
     path = method.find_path(run)
     drawn = draw_target(run, path, record(run, path), target=0)
     assert largest(drawn - run.clean_1CHW) < 1e-10 * max(map(largest, path.latents))
