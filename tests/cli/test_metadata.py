@@ -51,6 +51,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "upscale": None,
         "edited": None,
         "inversion": None,
+        "controls": [],
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()
