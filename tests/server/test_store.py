@@ -190,6 +190,36 @@ def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(jobs: Serv
     assert jobs.state.events._listeners == {}
 
 
+def test_news_of_a_running_job_reach_its_listeners_without_the_database(
+    jobs: ServerJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs.service.submit("generate", CAT, "")
+    taken = jobs.dispatcher.take_next(1)
+    assert taken is not None
+    jobs.dispatcher.record_progress(job.id, JobProgress(0, 50))
+    reads = []
+    get = jobs.state.store.get
+
+    def count(job_id: str) -> Job:
+        reads.append(job_id)
+        return get(job_id)
+
+    monkeypatch.setattr(jobs.state.store, "get", count)
+
+    async def listen() -> int:
+        steps = 0
+        async for event in jobs.service.events(job.id, ""):
+            if event.event != "progress":
+                continue
+            steps += 1
+            if steps == 50:
+                return len(reads)
+            jobs.dispatcher.record_progress(job.id, JobProgress(steps, 50))
+        return -1
+
+    assert run_async(listen()) == 1  # whose job it is
+
+
 def test_waiting_ends_with_the_job_the_time_or_the_server(jobs: ServerJobs) -> None:
     job = jobs.service.submit("generate", CAT, "")
     assert run_async(jobs.service.wait(job.id, "", 0.01)).state == "queued"

@@ -90,6 +90,11 @@ class JobEvents:
             every = [*log.states, *log.newest.values()]
         return sorted((one for one in every if one.id > number), key=lambda one: one.id)
 
+    def has_log(self, job_id: str) -> bool:
+        """Return whether a job has events that were not dropped, so that it has not ended."""
+        with self._lock:
+            return job_id in self._logs
+
     @contextmanager
     def listening(self, job_id: str) -> Iterator[asyncio.Event]:
         """Yield an event of this event loop that is set whenever the job has news."""

@@ -144,10 +144,11 @@ class JobService:
                     yield event
                     if event.is_final:
                         return
-                job = self.get(job_id, owner)
-                if job.is_final:  # its log is dropped
-                    yield JobEvent("state", job.to_dict(), after + 1)
-                    return
+                if not self.state.events.has_log(job_id):
+                    job = self.get(job_id, owner)
+                    if job.is_final:
+                        yield JobEvent("state", job.to_dict(), after + 1)
+                        return
                 if self.state.events.closing:
                     return
                 try:

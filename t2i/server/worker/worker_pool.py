@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 IDLE_CHECK_SECONDS = 1.0
 """Seconds after which a waiting worker's process is looked at."""
-CANCEL_CHECK_SECONDS = 0.05
-"""Seconds after which the wish to stop a running job is looked at."""
+CANCEL_CHECK_SECONDS = 0.25
+"""Seconds after which the wish to stop a running job is looked at, if it reports nothing before."""
+END_CHECK_SECONDS = 0.05
+"""Seconds after which the workers are looked at while the server waits for their end."""
 MAX_SHUTDOWN_SECONDS = 10.0
 """Seconds in which a worker that does nothing has to end by itself."""
 RESTART_DELAYS = (2.0, 60.0)
@@ -81,7 +83,7 @@ class WorkerPool:
         while any(worker.running for worker in self.workers):
             if end is not None and time.monotonic() > end:
                 return False
-            time.sleep(CANCEL_CHECK_SECONDS)
+            time.sleep(END_CHECK_SECONDS)
         return True
 
     def stop(self) -> None:
