@@ -1,6 +1,6 @@
 """Heat maps of a recorded source's words, computed from its queries and keys without any pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,11 @@ from t2i.text.word_pattern import build_word_pattern
 
 @torch.no_grad()
 def read_recorded_heat_maps(
-    pipe: Any, source: RecordedSource, *words: Word | Concept, convention: Convention = "default"
+    pipe: Any,
+    source: RecordedSource,
+    *words: Word | Concept,
+    convention: Convention = "default",
+    after_step: Callable[[HeatMaps], None] | None = None,
 ) -> HeatMaps:
     """Return the heat maps of words of a recorded source, as a probe of its run reads them.
 
@@ -34,6 +38,7 @@ def read_recorded_heat_maps(
     pipe : finds the tokens of the words; its denoiser runs nothing
     words : words or phrases of the source's prompt; a Concept("whisker") is read beside it
     convention : see HeatMaps
+    after_step : called after each step with the maps of the steps until then
 
     Raises ArgumentError for a word that the prompt does not have, DataError for a source recorded
     without its sites.
@@ -63,6 +68,8 @@ def read_recorded_heat_maps(
             inputs = AttentionInputs(query, key, value=key, mask=recorded.mask)
             probabilities = AttentionProbabilities(inputs, site, EditPlan())
             probe.on_attention(probabilities, AttentionCall(site, one_pass, tokens))
+        if after_step is not None:
+            after_step(probe.maps)
     requested.check_all_found()
     return probe.maps
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,5 +148,24 @@ def run_async(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
 
     The browser's driver keeps an event loop running in the thread of the tests.
     """
+    return run_in_thread(lambda: asyncio.run(coroutine))
+
+
+def run_in_thread(action: Callable[[], ResultT]) -> ResultT:
+    """Run an action in a thread of its own, which has no event loop of the browser's driver."""
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(asyncio.run, coroutine).result()
+        return threads.submit(action).result()
+
+
+def wait_for_job(address: str, kind: str, name: str, request: Mapping[str, Any]) -> bytes:
+    """Run a job on a server at an address, and return a file of its result."""
+    with httpx.Client(base_url=address.rstrip("/"), timeout=60) as client:
+        answer = client.post("/api/v1/jobs", json={"kind": kind, "request": request})
+        assert answer.status_code == 202, answer.text
+        path = f"/api/v1/jobs/{answer.json()['id']}"
+        end = time.monotonic() + PATIENCE
+        while (job := client.get(path).json())["state"] in ("queued", "running"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert job["state"] == "done", job["error"]
+        return client.get(f"{path}/files/{name}").content

@@ -208,6 +208,39 @@ def test_maps_come_as_an_atlas_and_exactly_and_for_each_step(server: RunningServ
     assert (sheet[:, -128:] == picture(server.file(job, "seed-1.png"))).all()
 
 
+def test_source_and_target_of_an_edit_have_maps_of_each_step(server: RunningServer) -> None:
+    prompt = "a cat and a balloon"
+    drawn = server.run("generate", prompt=prompt, map_steps=True, **FAST)
+    source = server.run("remember", prompt=prompt, **FAST)
+    targets = ["a dog and a balloon"]
+    job = server.run("edit", source=source["id"], targets=targets, map_steps=True)
+    maps = job["result"]["data"]["maps"]
+    assert [maps[number]["steps"] for number in ("0", "1")] == [2, 2]
+    own, recorded = (load(server.file(one, "maps.safetensors")) for one in (drawn, job))
+    for name in ("cat/steps", "balloon/steps", "cat"):
+        np.testing.assert_allclose(recorded[name], own[name], atol=1e-5)
+    target = load(server.file(job, "maps-1.safetensors"))
+    assert target["dog/steps"].shape == own["cat/steps"].shape
+    assert not np.allclose(target["dog/steps"][0], target["dog/steps"][1])
+
+
+def test_an_inverted_photo_has_maps_and_pictures_of_each_step(
+    server: RunningServer, repo: Path
+) -> None:
+    upload = server.upload(repo / PHOTO)
+    source = server.run("invert", image=upload, prompt="a blue car", method="direct", steps=3)
+    job = server.run("inspect", source=source["id"], map_steps=True)
+    assert job["result"]["data"]["maps"]["0"]["steps"] == 3
+    steps = job["result"]["data"]["steps"]
+    assert (steps["steps"], steps["width"], steps["height"]) == (3, 128, 128)
+    sheet = picture(server.file(job, "steps.png")).astype(int)
+    finished = picture(server.file(source, "reconstruction.png")).astype(int)
+    errors = [np.abs(sheet[:, k * 128 : (k + 1) * 128] - finished).mean() for k in range(3)]
+    # Each step predicts the photo better; the last one is its reconstruction.
+    assert errors[2] <= 0.5
+    assert errors[2] < errors[1] < errors[0] < 60
+
+
 def test_words_of_the_negative_prompt_have_maps_of_their_own(server: RunningServer) -> None:
     prompts = {"prompt": "a cat", "negative_prompt": "a (dog:1.2) on a tree"}
     job = server.run("generate", **prompts, words_maps=True, map_steps=True, **FAST)

@@ -1,25 +1,23 @@
 """Routes of pictures that clients bring: uploads for jobs, and the metadata that they carry."""
 
+import hashlib
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, File, UploadFile
 
 from t2i.cli.metadata.reading import (
-    ImageMetadata,
     build_request_from_metadata,
     list_reproduction_differences,
     read_metadata,
 )
-from t2i.cli.request.prompt_loras import remove_network_tags
-from t2i.cli.request.request import Request
 from t2i.errors import DataError
-from t2i.server.api.schemas import MetadataAnswer, UploadAnswer
+from t2i.server.api.recorded_requests import build_recorded_job, find_model_digest
+from t2i.server.api.schemas import MetadataAnswer, RecordedPictureAnswer, UploadAnswer
 from t2i.server.api.service_access import Owner, Service
-from t2i.server.catalogue import Catalogue
-from t2i.server.jobs.job import JobKind
 from t2i.server.jobs.uploads import sanitise_name
+from t2i.terminal import escape_controls
 
 router = APIRouter(prefix="/api/v1", tags=["pictures"])
 Picture = Annotated[UploadFile, File(description="A PNG, JPEG or WebP picture.")]
@@ -28,8 +26,15 @@ Picture = Annotated[UploadFile, File(description="A PNG, JPEG or WebP picture.")
 @router.post("/uploads", status_code=201)
 def upload_picture(file: Picture, service: Service, owner: Owner) -> UploadAnswer:
     """Keep a picture for the jobs that name it; what no job takes is removed after a day."""
-    upload = service.uploads.add(file.file.read(), file.filename or "", owner)
-    return UploadAnswer(id=upload.id, name=upload.name, width=upload.width, height=upload.height)
+    data = file.file.read()
+    upload = service.uploads.add(data, file.filename or "", owner)
+    return UploadAnswer(
+        id=upload.id,
+        name=upload.name,
+        width=upload.width,
+        height=upload.height,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
 
 
 @router.post("/metadata")
@@ -46,55 +51,23 @@ def read_picture_metadata(file: Picture, service: Service) -> MetadataAnswer:
         except DataError as error:
             raise DataError(str(error).replace(str(path), name)) from None
     request, seed = build_request_from_metadata(metadata)
-    kind, values = describe_recorded_request(metadata, request, service.catalogue)
+    job = build_recorded_job(metadata, request, service.catalogue)
     if seed is not None:
-        values["seed"] = seed
+        job.values["seed"] = seed
+    digest = None
+    if metadata.request is not None:
+        digest = find_model_digest(request, service.catalogue)
     return MetadataAnswer(
         tool=metadata.tool,
-        kind=kind,
-        request=values,
-        differences=list_reproduction_differences(metadata, None)[:50],
+        kind=job.kind,
+        request=job.values,
+        pictures=[
+            RecordedPictureAnswer(
+                field=name, name=sanitise_name(picture.path), sha256=picture.sha256
+            )
+            for name, picture in job.pictures
+        ],
+        not_restored=[escape_controls(line)[:300] for line in job.not_restored[:50]],
+        differences=list_reproduction_differences(metadata, digest)[:50],
         text=metadata.raw,
     )
-
-
-def describe_recorded_request(
-    metadata: ImageMetadata, request: Request, catalogue: Catalogue
-) -> tuple[JobKind, dict[str, Any]]:
-    """Return the kind and the request of the job that draws a picture again.
-
-    Files that it was made with are taken where the server lists one of the same name; pictures have
-    to be uploaded again.
-    """
-    prompt = request.prompt
-    if metadata.request is None and request.grammar != "plain":
-        prompt = remove_network_tags(prompt)
-    values: dict[str, Any] = {
-        "negative_prompt": request.negative_prompt,
-        "model": request.model if request.model in catalogue.models else None,
-        "steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "sampler": request.sampler,
-        "width": request.width,
-        "height": request.height,
-        "grammar": request.grammar,
-        "guidance_method": request.guidance_method,
-        "loras": [
-            {"name": Path(lora.path).stem, "scale": lora.scale}
-            for lora in request.loras
-            if Path(lora.path).stem in catalogue.loras
-        ],
-        "strength": request.strength if request.inversion is None else None,
-        "upscale": None if request.upscale is None else request.upscale.option_value,
-    }
-    values = {key: value for key, value in values.items() if value not in (None, "", [])}
-    if request.edited is None:
-        return "generate", {"prompt": prompt, **values}
-    prompts = request.edited.prompts
-    values.pop("strength", None)
-    values.pop("upscale", None)
-    return "edit", {
-        "source_prompt": prompts[0],
-        "targets": list(prompts[1:]),
-        **values,
-    }

@@ -96,6 +96,7 @@ class UploadAnswer(BaseModel):
     name: str
     width: int
     height: int
+    sha256: str
 
 
 class HealthAnswer(BaseModel):
@@ -153,12 +154,24 @@ class ExportAnswer(BaseModel):
     request: str
 
 
+class RecordedPictureAnswer(BaseModel):
+    """Picture that a recorded request needs: the field that names its upload, and its SHA-256."""
+
+    field: str
+    name: str
+    sha256: str | None
+
+
 class MetadataAnswer(BaseModel):
-    """Request that the metadata of a picture say: the tool, the request, and what differs here."""
+    """Request that the metadata of a picture say: the tool, the request, the pictures to upload for
+    it, what is not in the request, and what differs here.
+    """
 
     tool: str
     kind: JobKind
     request: dict[str, Any]
+    pictures: list[RecordedPictureAnswer]
+    not_restored: list[str]
     differences: list[str]
     text: str
 

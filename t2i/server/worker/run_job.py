@@ -3,7 +3,6 @@
 They call what the command line calls, so that a request gives the same picture and metadata.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,10 +11,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
-from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.attend import attend
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
@@ -51,6 +48,11 @@ from t2i.server.worker.job_run import JobRun
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
 from t2i.server.worker.previews import PreviewBudget
+from t2i.server.worker.recorded_steps import (
+    measure_distances,
+    predict_recorded_clean_latents,
+    read_recorded_words,
+)
 from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
@@ -117,19 +119,24 @@ def _draw(
         if run.wants_maps:
             probed = _probe_words(run, drawer, request, stack.enter_context(attend(drawer)))
         stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
-        if run.wants_steps:
-            step_maps = [StepMaps(one.maps) for one in probed]
-            drawer.step_callbacks += step_maps
-            for one in step_maps:
-                stack.callback(drawer.step_callbacks.remove, one)
-            probed = [
-                replace(words, steps=one.steps)
-                for words, one in zip(probed, step_maps, strict=True)
-            ]
+        probed = _take_steps(run, drawer, probed, stack)
         drawn = generate_image(drawer, request, seed, show_progress=False)
     if probed:
         run.save_maps(probed)
     return drawn
+
+
+def _take_steps(
+    run: JobRun, pipe: Any, probed: Sequence[ProbedWords], stack: ExitStack
+) -> list[ProbedWords]:
+    """Return the words with the maps of each step, which fill in the block, if asked for."""
+    if not run.wants_steps:
+        return list(probed)
+    step_maps = [StepMaps(one.maps) for one in probed]
+    pipe.step_callbacks += step_maps
+    for one in step_maps:
+        stack.callback(pipe.step_callbacks.remove, one)
+    return [replace(words, steps=one.steps) for words, one in zip(probed, step_maps, strict=True)]
 
 
 def _probe_words(
@@ -210,8 +217,8 @@ def run_edit(run: JobRun) -> Request:
         run.save_image(
             name, generated.get_output_image(number), generated.get_request(number), seed
         )
-    for picture, (maps, tokens) in enumerate(probed):
-        run.save_maps([ProbedWords(maps, tokens)], picture)
+    for picture, words in enumerate(probed):
+        run.save_maps([words], picture)
     run.data["chosen"] = [asdict(choice) for choice in chosen]
     run.data["distances"] = measure_distances(run.reporter.latents, source)
     if not run.wants_steps:
@@ -221,42 +228,21 @@ def run_edit(run: JobRun) -> Request:
 
 def _probe_edit(
     run: JobRun, editor: Any, request: Request, source: RecordedSource | None, stack: ExitStack
-) -> list[tuple[Any, dict[str, tuple[int, ...]]]]:
+) -> list[ProbedWords]:
     """Probe the words of a source and its targets; return their maps, which fill in the block."""
     if not run.wants_maps:
         return []
     assert request.num_inference_steps is not None
     prompts = [request.parse_with_grammar(prompt) for prompt in run.job.built.prompts]
     words = [find_word_tokens(editor, p, request.num_inference_steps) for p in prompts]
-    probed: list[tuple[Any, dict[str, tuple[int, ...]]]] = []
-    first = 0
+    recorded: list[ProbedWords] = []
     if source is not None:
-        probed.append((read_recorded_heat_maps(editor, source, *words[0]), words[0]))
-        first = 1
+        recorded.append(read_recorded_words(editor, source, words.pop(0), steps=run.wants_steps))
     attention = stack.enter_context(attend(editor))
-    for number, own in enumerate(words[first:]):
-        probed.append((attention.probe(*own, prompt=number), own))
-    return probed
-
-
-def measure_distances(
-    latents: Sequence[Tensor], source: RecordedSource | None
-) -> list[list[float]]:
-    """Return how far the latents of each target are from the source's after each step: the root of
-    the mean squared difference, for each step a number for each target.
-    """
-    distances = []
-    for step, latents_BCHW in enumerate(latents):
-        if source is None:
-            first, others = latents_BCHW[:1], latents_BCHW[1:]
-        else:
-            count = source.steps.count
-            if step >= count:
-                break
-            first, others = source.latents_at(step).detach().float().cpu(), latents_BCHW
-        squares_B = (others - first).square().flatten(1).mean(dim=1)
-        distances.append([round(math.sqrt(float(square)), 5) for square in squares_B])
-    return distances
+    probed = [
+        ProbedWords(attention.probe(*own, prompt=number), own) for number, own in enumerate(words)
+    ]
+    return [*recorded, *_take_steps(run, editor, probed, stack)]
 
 
 def run_invert(run: JobRun) -> Request:
@@ -309,8 +295,7 @@ def run_remember(run: JobRun) -> Request:
     run.data["bytes"] = source.bytes
     if run.wants_maps:
         tokens = _choose_words(run, editor, request)
-        maps = read_recorded_heat_maps(editor, source, *tokens)
-        run.save_maps([ProbedWords(maps, tokens)])
+        run.save_maps([read_recorded_words(editor, source, tokens, steps=run.wants_steps)])
     return request
 
 
@@ -333,8 +318,9 @@ def run_inspect(run: JobRun) -> Request:
     assert source.photo is not None
     request = add_inversion_to_request(request, source)
     run.save_plain_image("photo.png", source.photo.image)
-    maps = read_recorded_heat_maps(editor, source, *tokens)
-    run.save_maps([ProbedWords(maps, tokens)])
+    run.save_maps([read_recorded_words(editor, source, tokens, steps=run.wants_steps)])
+    if run.wants_steps:
+        run.reporter.clean_latents = predict_recorded_clean_latents(editor, source)
     return request
 
 

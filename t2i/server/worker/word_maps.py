@@ -59,6 +59,10 @@ class StepMaps:
 
     def after_step(self, run: RunState) -> None:
         """Store what this step has added to the heat maps of the run."""
+        self.take()
+
+    def take(self) -> None:
+        """Store what the maps have gained since they were taken last."""
         measured = self.maps.measurements
         accumulators = {
             key: _subtract(total, self._totals.get(key))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from tests.server.loras import write_lora
 from tests.server.servers import start_server
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -36,16 +38,21 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records: list[dict[str, Any]] = [{"step": k, "loss": 1 / k, "time": 0.0} for k in range(1, 41)]
     records.append({"step": 40, "validation_loss": 0.05, "validation_by_level": [0.05]})
     (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    (run / "samples").mkdir()
+    for step, colour in ((20, "navy"), (40, "orange")):
+        Image.new("RGB", (256, 64), colour).save(run / "samples" / f"step-{step}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iterator[str]:
-    """The address of a server with the embedded model loaded, which shows the runs."""
+    """The address of a server with the embedded model loaded, which shows the runs and a LoRA."""
     if not CHROMIUM.exists():
         pytest.skip(NO_BROWSER)
     folder = tmp_path_factory.mktemp("served")
-    with start_server(folder, "--runs", str(runs_folder)) as server:
+    loras = write_lora(tmp_path_factory.mktemp("loras") / "ink.safetensors").parent
+    options = "--runs", str(runs_folder), "--lora-dir", str(loras)
+    with start_server(folder, *options) as server:
         yield server.url
 
 

@@ -37,5 +37,13 @@ def test_source_and_edit_say_where_their_paths_part(drawn: Any) -> None:
     drawn.wait_for_selector(".wipe:not([hidden])")
     drawn.wait_for_selector(".paths")
     assert "part" in drawn.get_attribute(".paths", "aria-label")
+    drawn.hover(".word[data-text='cat'] .word-name")
+    whole = drawn.evaluate("document.querySelector('.heat').toDataURL()")
+    drawn.locator("#scrubber input").fill("1")
+    drawn.hover(".word[data-text='balloon'] .word-name")
+    drawn.hover(".word[data-text='cat'] .word-name")
+    assert drawn.evaluate("document.querySelector('.heat').toDataURL()") != whole
+    for picture in (PICTURE, ".picture.source"):
+        assert drawn.get_attribute(picture, "src").startswith("blob:")
     drawn.locator("#scrubber input").fill("2")
     assert "apart" in drawn.inner_text(".apart")

@@ -77,10 +77,10 @@ function describe(label, step, steps, left) {
 /** Return the request of a form; fields that are not set are left to the model. */
 export function requestOf(form, seed = form.locked ? form.seed : null) {
   const request = { prompt: form.prompt, grammar: form.grammar, words_maps: true, map_steps: true };
-  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method"];
+  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method", "upscale"];
   for (const name of names) if (form[name] !== null && form[name] !== "") request[name] = form[name];
   if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
-  if (form.loras.length) request.loras = form.loras;
+  for (const name of ["loras", "embeddings"]) if (form[name]?.length) request[name] = form[name];
   if (seed !== null) request.seed = seed;
   return request;
 }
@@ -112,6 +112,8 @@ export function formOf(request, seed = request.seed ?? null) {
     grammar: request.grammar ?? "a1111",
     guidance_method: pick("guidance_method"),
     loras: request.loras ?? [],
+    embeddings: request.embeddings ?? [],
+    upscale: request.upscale ?? null,
     seed,
     locked: seed !== null,
   };

@@ -16,6 +16,7 @@ import { buildRegions } from "../change/regions.js";
 import { buildKeep } from "../keep/keep.js";
 import { buildHistory } from "../keep/history.js";
 import { buildPhoto } from "../keep/photo.js";
+import { buildRestored } from "../keep/restore.js";
 import { buildTraining, openTraining } from "../training/training.js";
 
 function buildTheme() {
@@ -84,6 +85,7 @@ buildChange();
 buildRegions();
 buildKeep();
 buildPhoto();
+buildRestored();
 buildTraining();
 restore().catch(complain);
 buildHistory().catch(complain);

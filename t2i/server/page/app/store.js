@@ -16,9 +16,11 @@ export const EMPTY_FORM = Object.freeze({
   grammar: "a1111",
   guidance_method: null,
   loras: [],
+  embeddings: [],
+  upscale: null,
 });
 
-export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: [], blend: null, cross: null, self: null });
+export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: [], alignment: {}, blend: null, cross: null, self: null, fullSize: false });
 
 /**
  * form: what the next picture is drawn from
@@ -26,6 +28,7 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: []
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn
  * changes: what the edit on screen changes of its source
+ * photo: one that is about to be inverted; restored: what the metadata of the picture on screen say
  * mask: {words, threshold} while a mask is made; placing: {words, box} while a box is drawn
  */
 export const state = {
@@ -40,6 +43,7 @@ export const state = {
   mask: null,
   placing: null,
   photo: null,
+  restored: null,
   models: [],
 };
 

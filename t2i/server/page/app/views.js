@@ -17,7 +17,8 @@ const sources = new Map(); // id of an edit's job -> its source's view
  *
  * id: the job's, "opening" for that of the page itself, null for a file; address(name): of a file
  * described: of its heat maps, of mapsFrom's job if not its own; maps: HeatMaps once they are loaded
- * sheet: of the pictures of its steps, or null; steps: their addresses once they are loaded
+ * sheet: of the pictures of its steps, or null, then that of mapsFrom; steps: their addresses once
+ * they are loaded
  */
 export function viewOf(job, before = null) {
   const files = job.result?.files ?? [];
@@ -70,7 +71,8 @@ function rowOf(job, number, steps, files) {
 async function load(view) {
   const from = view.mapsFrom ?? view;
   if (!view.maps && from.described) view.maps = await loadMaps(from.described, from.address);
-  if (!view.steps && view.sheet) view.steps = await sliceSheet(view.address(view.sheet.file), view.sheet);
+  const { sheet } = view.sheet ? view : from;
+  if (!view.steps && sheet) view.steps = await sliceSheet((view.sheet ? view : from).address(sheet.file), sheet);
   return view;
 }
 
@@ -138,9 +140,11 @@ function changesOf(request, before) {
     prompt: prompt === before?.prompt ? null : prompt,
     weights: request.weights ?? {},
     regions: request.regions ?? [],
+    alignment: request.alignment ?? {},
     blend: request.blend ?? null,
     cross: request.cross_replace ?? null,
     self: request.self_replace ?? null,
+    fullSize: request.full_size ?? false,
   };
 }
 

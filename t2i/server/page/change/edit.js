@@ -6,6 +6,8 @@ import { drawJob, stop } from "../app/draw.js";
 import { follow, submit } from "../app/jobs.js";
 import { NO_CHANGES, set, setForm, state } from "../app/store.js";
 import { show } from "../app/views.js";
+import { keepCorrections } from "./alignment.js";
+import { blendOf } from "./differences.js";
 
 const remembered = new Map(); // id of a picture's view -> promise of the id of its recorded source
 
@@ -15,6 +17,7 @@ export async function changeEdit(patch) {
   const source = view.kind === "edit" && before ? before : view;
   const changes = { ...state.changes, ...patch };
   if (changes.prompt === source.prompt) changes.prompt = null;
+  if (!patch.alignment) changes.alignment = keepCorrections(changes.alignment, state.changes.prompt ?? "", changes.prompt ?? "");
   set({ changes });
   if (state.form.prompt === view.prompt) setForm({ prompt: changes.prompt ?? source.prompt });
   if (isNothing(changes)) {
@@ -42,9 +45,11 @@ function requestOf(source, id, changes) {
   if (changes.prompt !== null && changes.prompt !== source.prompt) request.targets = [changes.prompt];
   if (Object.keys(changes.weights).length) request.weights = changes.weights;
   if (changes.regions.length) request.regions = changes.regions;
-  if (changes.blend) request.blend = changes.blend;
+  if (request.targets && Object.keys(changes.alignment).length) request.alignment = changes.alignment;
+  if (changes.blend) request.blend = blendOf(changes.blend, source.prompt, changes.prompt ?? source.prompt);
   if (changes.cross) request.cross_replace = changes.cross;
   if (changes.self) request.self_replace = changes.self;
+  if (changes.fullSize) request.full_size = true;
   return request;
 }
 

@@ -4,6 +4,8 @@ import { complain } from "../app/alerts.js";
 import { find, fill, freshId, icon, make } from "../app/dom.js";
 import { on, state } from "../app/store.js";
 import { rememberPast, show } from "../app/views.js";
+import { buildAlignment } from "./alignment.js";
+import { differences } from "./differences.js";
 import { changeEdit } from "./edit.js";
 import { removeRegion } from "./regions.js";
 
@@ -30,6 +32,7 @@ function build() {
   room.hidden = !edited;
   if (!edited) return;
   const chosen = view.data.chosen?.at(-1);
+  const alignment = view.data.alignments?.at(-1);
   const rows = [];
   for (const [from, to] of differences(before.prompt, view.prompt)) {
     rows.push(make("li", {}, make("del", {}, from || "nothing"), " → ", make("ins", {}, to || "nothing")));
@@ -57,6 +60,7 @@ function build() {
     room,
     make("h2", {}, "Changed", chosen?.change && chosen.change.kind in KINDS && rows.length > changes.regions.length ? make("small", {}, KINDS[chosen.change.kind]) : null),
     make("ul", { class: "changes" }, rows),
+    alignment && changes.prompt !== null ? buildAlignment(alignment, changes.alignment) : null,
     make("details", { class: "how" }, make("summary", {}, "How"),
       blend(before, changes, chosen),
       share("cross", "Words look as in the source", changes.cross, chosen?.cross_replace),
@@ -82,7 +86,12 @@ function blend(before, changes, chosen) {
     Array.isArray(entry) ? make("option", { value: entry[0] }, entry[1]) : make("option", { value: entry }, `Only where “${entry}” is`),
   );
   const field = make("select", { id, onchange: () => changeEdit({ blend: field.value || null }).catch(complain) }, options);
-  field.value = changes.blend ?? "";
+  const chosenWords = changes.blend ?? "";
+  if (![...field.options].some(({ value }) => value === chosenWords)) {
+    const names = chosenWords.split(/[,+]/).map((word) => `“${word}”`);
+    field.append(make("option", { value: chosenWords }, `Only where ${[...new Set(names)].join(" or ")} is`));
+  }
+  field.value = chosenWords;
   return make("p", { class: "row" }, make("label", { for: id }, "Changes"), field);
 }
 
@@ -100,30 +109,4 @@ function share(name, text, value, window) {
   });
   const output = make("output", {}, `${percent(own ?? window?.[1] ?? 0)}${own === null ? ", automatic" : ""}`);
   return make("p", { class: "row" }, make("label", { for: id }, text), field, output);
-}
-
-/** Return the spans of words that two prompts differ by: [[from, to]], by their longest common words. */
-export function differences(one, other) {
-  const left = one.split(/\s+/);
-  const right = other.split(/\s+/);
-  const common = Array.from({ length: left.length + 1 }, () => new Uint16Array(right.length + 1));
-  for (let i = left.length - 1; i >= 0; i -= 1) {
-    for (let j = right.length - 1; j >= 0; j -= 1) {
-      common[i][j] = left[i] === right[j] ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
-    }
-  }
-  const spans = [];
-  let open = null;
-  for (let i = 0, j = 0; i < left.length || j < right.length; ) {
-    if (i < left.length && j < right.length && left[i] === right[j]) {
-      open = null;
-      i += 1;
-      j += 1;
-      continue;
-    }
-    if (!open) spans.push((open = [[], []]));
-    if (j >= right.length || (i < left.length && common[i + 1][j] >= common[i][j + 1])) open[0].push(left[i++]);
-    else open[1].push(right[j++]);
-  }
-  return spans.map(([from, to]) => [from.join(" "), to.join(" ")]);
 }

@@ -6,6 +6,7 @@ import { find, fill, freshId, make } from "../app/dom.js";
 import { drawJob, formOf } from "../app/draw.js";
 import { on, set, setForm, state } from "../app/store.js";
 import { rememberPast, show } from "../app/views.js";
+import { awaitsPicture, bringPicture } from "./restore.js";
 
 let room;
 let chooser;
@@ -44,6 +45,11 @@ async function take(file) {
   chooser.value = "";
   say("Reading the picture…");
   try {
+    if (awaitsPicture()) {
+      await bringPicture(file);
+      say("");
+      return;
+    }
     const found = await readMetadata(file).catch((error) => {
       if (error.status >= 400 && error.status < 500 && error.status !== 401) return { error };
       throw error;
@@ -58,19 +64,17 @@ async function take(file) {
 }
 
 /** Show a picture of ours or another program's, with everything its metadata say in the form. */
-async function restore(file, { request, tool, differences }) {
+async function restore(file, found) {
+  const { request, tool, differences, kind, not_restored: lost, pictures } = found;
   rememberPast();
   const seed = request.seed ?? null;
   const picture = URL.createObjectURL(file);
   const { width, height } = await createImageBitmap(file);
-  const known = state.models.map(({ name }) => name);
   const form = formOf(request, seed);
-  if (form.model && known.length && !known.includes(form.model)) {
-    complain(new Error(`This picture was made by the model ${form.model}, which this server does not have. It has: ${known.join(", ")}. The model was left as it is.`));
-    form.model = state.form.model;
-  }
+  form.model ??= state.form.model;
   setForm(form);
-  set({ photo: null });
+  const whole = kind === "generate" && !pictures.length && !lost.length;
+  set({ photo: null, restored: whole ? null : { ...found, brought: {} } });
   if (differences.length) remark(`This picture was made with ${tool}. Drawn here it may differ:\n${differences.join("\n")}`);
   await show({
     id: null, kind: "file", request, seed, prompt: request.targets?.at(-1) ?? form.prompt, negative: form.negative_prompt, picture, file: file.name, width, height, data: {}, files: [], described: null, sheet: null, maps: null, steps: null });
@@ -121,7 +125,7 @@ async function invert(prompt) {
   if (form.model) request.model = form.model;
   const view = await drawJob("invert", request, {
     label: "Inverting your photo",
-    lookInto: (job) => ({ source: job.id }),
+    lookInto: (job) => ({ source: job.id, map_steps: true }),
   });
   if (!view) return;
   setForm({ prompt: view.prompt });

@@ -21,6 +21,7 @@ export function buildMore() {
       labelled("model", "Model", make("select")),
       labelled("width", "Width", make("input", { type: "number", min: "8", step: "8" })),
       labelled("height", "Height", make("input", { type: "number", min: "8", step: "8" })),
+      labelled("upscale", "Enlarge", make("input", { type: "text", placeholder: "no; 2 or 2:0.3" })),
       labelled("grammar", "Grammar", make("select", {}, GRAMMARS.map(([value, text]) => make("option", { value }, text))))),
     make("div", { id: "loras", class: "loras" }),
   );
@@ -74,7 +75,7 @@ function showDefaults() {
 function showLoras(names) {
   const room = document.getElementById("loras");
   if (!names.length) return;
-  fill(room, make("p", { class: "title" }, "LoRAs"), names.map((name) => {
+  const rows = names.map((name) => {
     const id = freshId("lora");
     const scale = make("input", {
       id, type: "range", min: "0", max: "1.5", step: "0.05", value: "0",
@@ -82,10 +83,17 @@ function showLoras(names) {
         const others = state.form.loras.filter((lora) => lora.name !== name);
         const value = Number(scale.value);
         setForm({ loras: value ? [...others, { name, scale: value }] : others });
-        output.textContent = value || "off";
       },
     });
     const output = make("output", {}, "off");
+    const follow = () => {
+      const value = state.form.loras.find((lora) => lora.name === name)?.scale ?? 0;
+      if (Number(scale.value) !== value) scale.value = String(value);
+      output.textContent = value || "off";
+    };
+    on(["form"], follow);
+    follow();
     return make("p", { class: "row" }, make("label", { for: id }, name), scale, output);
-  }));
+  });
+  fill(room, make("p", { class: "title" }, "LoRAs"), rows);
 }

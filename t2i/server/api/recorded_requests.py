@@ -1,0 +1,184 @@
+"""The job that draws a picture again, from what its metadata say; and what such a job cannot do."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from t2i.cli.metadata.parsed_metadata import ImageMetadata
+from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
+from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.prompt_edits import EditedPrompts
+from t2i.cli.request.prompt_loras import remove_network_tags
+from t2i.cli.request.request import Request
+from t2i.server.catalogue import Catalogue
+from t2i.server.jobs.job import JobKind
+
+RESTORED_FIELDS = {
+    *("prompt", "negative_prompt", "model", "num_inference_steps", "guidance_scale", "sampler"),
+    *("width", "height", "grammar", "guidance_method", "loras", "embeddings", "image", "mask"),
+    *("strength", "upscale", "edited", "inversion"),
+}
+"""Fields of a request that jobs can repeat; a picture with any other says so by name."""
+
+
+@dataclass(slots=True)
+class RecordedJob:
+    """Job that draws a picture again.
+
+    pictures : that have to be uploaded for it, (field of the request, file)
+    not_restored : what the picture was made with beside that, by name
+    """
+
+    kind: JobKind
+    values: dict[str, Any] = field(default_factory=dict)
+    pictures: list[tuple[str, InputFile]] = field(default_factory=list)
+    not_restored: list[str] = field(default_factory=list)
+
+
+@lru_cache(maxsize=64)
+def read_model_digest(folder: Path) -> str:
+    """Return the digest of a listed model, computed once: the list is made when a server starts."""
+    return compute_model_digest(folder)
+
+
+def find_model_digest(request: Request, catalogue: Catalogue) -> str | None:
+    """Return the digest of the listed model that a request names; None for one not listed."""
+    folder = catalogue.models.get(request.model)
+    return None if folder is None else read_model_digest(folder)
+
+
+def build_recorded_job(
+    metadata: ImageMetadata, request: Request, catalogue: Catalogue
+) -> RecordedJob:
+    """Return the job that draws a picture again, without its seed.
+
+    Files that it was made with are taken where the server lists one of the same name.
+    """
+    prompt = request.prompt
+    if metadata.request is None and request.grammar != "plain":
+        prompt = remove_network_tags(prompt)
+    job = RecordedJob("generate")
+    for one in fields(request):
+        given = getattr(request, one.name)
+        default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if one.name not in RESTORED_FIELDS and given != default:
+            job.not_restored.append(one.name.replace("_", " "))
+    own = metadata.request is not None  # other tools' models have no names here
+    if own and request.model not in catalogue.models:
+        job.not_restored.append(f"the model {request.model}")
+    values: dict[str, Any] = {
+        "negative_prompt": request.negative_prompt,
+        "model": request.model if own and request.model in catalogue.models else None,
+        "steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "sampler": request.sampler,
+        "width": request.width,
+        "height": request.height,
+        "grammar": request.grammar,
+        "guidance_method": request.guidance_method,
+        "loras": [
+            {"name": name, "scale": file.scale}
+            for file in request.loras
+            if (name := _find_listed(file, catalogue.loras, "LoRA", job)) is not None
+        ],
+        "embeddings": [
+            {"name": name, "token": file.token}
+            for file in request.embeddings
+            if (name := _find_listed(file, catalogue.embeddings, "embedding", job)) is not None
+        ],
+    }
+    job.pictures = [
+        (name, file) for name in ("image", "mask") if (file := getattr(request, name)) is not None
+    ]
+    if request.inversion is not None:
+        values |= {"method": request.inversion.method, "fit": request.inversion.fit}
+    if request.edited is not None:
+        job.kind = "edit"
+        if request.inversion is not None:
+            values["full_size"] = request.inversion.full_size or None
+        values |= _describe_edit(request.edited, job)
+    elif request.inversion is not None:
+        job.kind = "invert"
+        values["prompt"] = prompt
+    else:
+        upscale = None if request.upscale is None else request.upscale.option_value
+        values |= {"prompt": prompt, "strength": request.strength, "upscale": upscale}
+    job.values = {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    return job
+
+
+def _find_listed(
+    file: InputFile, known: Mapping[str, Path], noun: str, job: RecordedJob
+) -> str | None:
+    """Return the listed name of a recorded file; None for one that is not listed, which is named.
+
+    Of several files of one name that with the recorded contents is taken.
+    """
+    stem = Path(file.path).stem
+    found = [name for name in known if Path(name).name == stem]
+    same = [name for name in found if file.sha256 in (None, compute_file_sha256(known[name]))]
+    if not same:
+        what = "has other contents here" if found else "is not among the server's"
+        job.not_restored.append(f"the {noun} {stem}, which {what}")
+    return same[0] if same else None
+
+
+def _describe_edit(edited: EditedPrompts, job: RecordedJob) -> dict[str, Any]:
+    """Return the fields of a job that edits as a picture was edited, of its own target alone."""
+    # Here, for they import torch, which most requests need much later.
+    from t2i.attention.edits.base.word_edit import SourceMapEdit
+    from t2i.attention.edits.local_blend import LocalBlend
+    from t2i.attention.edits.regions import Regions
+    from t2i.attention.edits.registry import to_dict
+    from t2i.attention.edits.reweight import Reweight
+    from t2i.attention.edits.self_replace import SelfReplace
+    from t2i.attention.prompts.prompt_tokens import as_word_tuple
+
+    target = edited.picture or len(edited.prompts) - 1
+    values: dict[str, Any] = {
+        "source_prompt": edited.prompts[0],
+        "targets": [edited.prompts[target]],
+        "cross_replace": 0.0,
+        "self_replace": 0.0,
+        "blend": "none",
+    }
+    if edited.earlier:
+        job.not_restored.append("edits of the photo before this one")
+    for edit in edited.parse_edits():
+        name = to_dict(edit)["edit"]
+        if getattr(edit, "target", target) != target:
+            continue
+        plain = edit.sites is None and edit.heads is None and not getattr(edit, "words", None)
+        window = _describe_window(edit.steps)
+        match edit:
+            case SourceMapEdit(source=0) if plain and window is not None:
+                values |= {"cross_replace": window, "alignment": dict(edit.alignment)}
+            case Reweight(source=0) if plain and window is not None:
+                values |= {"cross_replace": window, "weights": dict(edit.weights)}
+            case SelfReplace(source=0) if plain and window is not None:
+                values["self_replace"] = window
+            case LocalBlend() if all(edit.words) and edit == LocalBlend(
+                target=target, words=edit.words
+            ):
+                sides = ["+".join(as_word_tuple(side)) for side in edit.words]
+                values["blend"] = ",".join(sides)
+            case Regions() if edit == Regions(edit.regions, target=target) and all(
+                region.box is not None for region in edit.regions
+            ):
+                values["regions"] = [
+                    {"words": word, "box": list(region.box or ())}
+                    for region in edit.regions
+                    for word in as_word_tuple(region.words)
+                ]
+            case _:
+                job.not_restored.append(f"the edit {name} as it is recorded")
+    return values
+
+
+def _describe_window(steps: Any) -> list[float] | None:
+    """Return a window of steps as shares of the run; None for numbers of steps."""
+    if steps is None:
+        return [0.0, 1.0]
+    return list(steps) if all(isinstance(edge, float) for edge in steps) else None

@@ -1,0 +1,100 @@
+// A picture with metadata: what it was made with, the photos that are needed to draw it again, and
+// what this page cannot repeat, by name.
+
+import { complain, remark } from "../app/alerts.js";
+import { upload } from "../app/api.js";
+import { find, fill, make } from "../app/dom.js";
+import { drawJob } from "../app/draw.js";
+import { on, set, setForm, state } from "../app/store.js";
+import { changeEdit } from "../change/edit.js";
+
+const SHOWN_DIGITS = 10; // of a SHA-256
+const OF_EDIT = ["source_prompt", "targets", "weights", "blend", "cross_replace", "self_replace", "alignment", "regions", "full_size"];
+const FIELDS = { image: "photo", mask: "mask" };
+
+let room;
+
+/** Build the card of a restored picture and keep it equal to the state. */
+export function buildRestored() {
+  room = find("#restored");
+  on(["restored", "view"], build);
+}
+
+/** Whether a picture of the restored request is still to be brought. */
+export const awaitsPicture = () => missing(state.restored).length > 0;
+
+const missing = (restored) => (restored?.pictures ?? []).filter(({ field }) => !restored.brought[field]);
+
+/** Take a file as the picture that the restored request needs: by its digest, else the next one. */
+export async function bringPicture(file) {
+  const { restored } = state;
+  const stored = await upload(file, file.name);
+  const wanted = missing(restored);
+  const asked = wanted.find(({ sha256 }) => sha256 === stored.sha256) ?? wanted[0];
+  if (asked.sha256 && asked.sha256 !== stored.sha256) {
+    remark(`${file.name} is another file than ${asked.name}: its SHA-256 begins with ${short(stored.sha256)}, not ${short(asked.sha256)}. Drawn from it, the picture will differ.`);
+  }
+  set({ restored: { ...restored, brought: { ...restored.brought, [asked.field]: stored.id } } });
+  room.querySelector(".primary")?.focus();
+}
+
+const short = (sha256) => sha256.slice(0, SHOWN_DIGITS);
+
+function build() {
+  const { restored, view } = state;
+  room.hidden = !restored || view?.kind !== "file";
+  if (room.hidden) return;
+  const wanted = missing(restored);
+  const choose = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", hidden: true, id: "wanted", onchange: () => bringPicture(choose.files[0]).catch(complain) });
+  fill(
+    room,
+    make("h2", {}, "Restored", make("small", {}, `made with ${restored.tool}`)),
+    make("ul", { class: "changes" }, describe(restored).map((line) => make("li", {}, line))),
+    wanted.map(({ field, name, sha256 }) => make("p", { class: "needed" },
+      `It was made from the ${FIELDS[field]} ${name}${sha256 ? `, SHA-256 ${short(sha256)}\u2026` : ""}. `,
+      make("button", { type: "button", class: "link", onclick: () => choose.click() }, `Choose the ${FIELDS[field]}`))),
+    restored.not_restored.length ? make("div", { class: "lost" }, make("p", {}, "Not restored:"), make("ul", {}, restored.not_restored.map((line) => make("li", {}, line)))) : null,
+    choose,
+    make("div", { class: "buttons" }, make("button", { type: "button", class: "primary", disabled: wanted.length > 0, onclick: () => drawAgain().catch(complain) }, "Draw it again")),
+  );
+}
+
+/** Say what a request does beside its prompt and settings. */
+function describe({ kind, request }) {
+  const lines = [];
+  if (kind === "edit") lines.push(`\u201c${request.source_prompt}\u201d \u2192 \u201c${request.targets[0]}\u201d`);
+  for (const [word, factor] of Object.entries(request.weights ?? {})) lines.push(`${word} \u00d7${factor}`);
+  for (const { words } of request.regions ?? []) lines.push(`${words} in its box`);
+  for (const [word, origin] of Object.entries(request.alignment ?? {})) lines.push(origin === null ? `${word} is new` : `${word} from ${origin}`);
+  if (request.blend && request.blend !== "none") lines.push(`only where ${request.blend.replaceAll("+", ", ").replace(",", " or ")} is`);
+  if (request.method) lines.push(`inverted by ${request.method}`);
+  if (request.strength) lines.push(`drawn anew to ${Math.round(100 * request.strength)} %`);
+  if (request.upscale) lines.push(`enlarged ${request.upscale.split(":")[0]} times`);
+  return lines;
+}
+
+async function drawAgain() {
+  const { request, kind, brought } = state.restored;
+  const { method, fit, ...rest } = request;
+  const sampling = Object.fromEntries(Object.entries(rest).filter(([name]) => !OF_EDIT.includes(name)));
+  const prompt = request.source_prompt ?? request.prompt;
+  if (kind === "generate") {
+    await drawJob("generate", { ...sampling, ...brought, words_maps: true, map_steps: true });
+    return;
+  }
+  const drawn = brought.image
+    ? await drawJob("invert", { ...sampling, ...brought, prompt, method, fit }, { label: "Inverting your photo", lookInto: (job) => ({ source: job.id, map_steps: true }) })
+    : await drawJob("generate", { ...sampling, prompt, words_maps: true, map_steps: true });
+  if (!drawn || kind !== "edit") return;
+  setForm({ prompt: drawn.prompt });
+  await changeEdit({
+    prompt: request.targets[0],
+    weights: request.weights ?? {},
+    regions: request.regions ?? [],
+    alignment: request.alignment ?? {},
+    blend: request.blend ?? null,
+    cross: request.cross_replace ?? null,
+    self: request.self_replace ?? null,
+    fullSize: request.full_size ?? false,
+  });
+}

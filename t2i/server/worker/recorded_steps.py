@@ -1,0 +1,72 @@
+"""Steps of a recorded source and of its targets, as people look at them: heat maps and predicted
+images of each, and how far the latents are apart.
+
+B images, C channels, H W latent size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+from t2i.attention.probes.heat_maps import HeatMaps
+from t2i.server.worker.previews import predict_clean_latents
+from t2i.server.worker.word_maps import ProbedWords, StepMaps
+
+
+def read_recorded_words(
+    pipe: Any, source: RecordedSource, tokens: Mapping[str, tuple[int, ...]], *, steps: bool
+) -> ProbedWords:
+    """Read the heat maps of words of a recorded source, and those of each step if asked for.
+
+    tokens : word -> positions of its tokens
+    """
+    taken: list[StepMaps] = []
+
+    def take(maps: HeatMaps) -> None:
+        if not taken:
+            taken.append(StepMaps(maps))
+        taken[0].take()
+
+    maps = read_recorded_heat_maps(pipe, source, *tokens, after_step=take if steps else None)
+    return ProbedWords(maps, dict(tokens), taken[0].steps if taken else ())
+
+
+def predict_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Tensor]:
+    """Return the clean latents (1, C, H, W) that each step of an inverted photo implies."""
+    before, found = source.noise, []
+    levels: list[float | None] = [step.timestep for step in source.path_steps]
+    for step in range(source.steps.count):
+        after = source.latents_at(step)
+        if before is None or len(levels) != source.steps.count:
+            clean = after
+        else:
+            timestep, following = levels[step], [*levels, None][step + 1]
+            assert timestep is not None
+            clean = predict_clean_latents(pipe.scheduler, before, after, timestep, following)
+        found.append(clean.detach().float().cpu())
+        before = after
+    return found
+
+
+def measure_distances(
+    latents: Sequence[Tensor], source: RecordedSource | None
+) -> list[list[float]]:
+    """Return how far the latents of each target are from the source's after each step: the root of
+    the mean squared difference, for each step a number for each target.
+    """
+    distances = []
+    for step, latents_BCHW in enumerate(latents):
+        if source is None:
+            first, others = latents_BCHW[:1], latents_BCHW[1:]
+        else:
+            count = source.steps.count
+            if step >= count:
+                break
+            first, others = source.latents_at(step).detach().float().cpu(), latents_BCHW
+        squares_B = (others - first).square().flatten(1).mean(dim=1)
+        distances.append([round(math.sqrt(float(square)), 5) for square in squares_B])
+    return distances
