@@ -25,7 +25,7 @@ def collect_components(pipe: Any) -> dict[str, Any]:
     """
     names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler", *OPTIONAL_COMPONENTS]
     parts = {name: getattr(pipe, name) for name in names if name != "safety_checker"}
-    if pipe.text_encoder_2 is None and is_clip_text_encoder(pipe.text_encoder):
+    if pipe.text_encoder_2 is None and is_clip_text_encoder_or_none(pipe.text_encoder):
         del parts["text_encoder_2"], parts["tokenizer_2"]
         parts["safety_checker"] = None
     return parts
@@ -38,7 +38,7 @@ def build_model_index(pipe: Any, own_index: str) -> str:
     """
     index = json.loads(own_index)
     absent = ("safety_checker", "feature_extractor", "image_encoder")
-    if not is_clip_text_encoder(pipe.text_encoder):
+    if not is_clip_text_encoder_or_none(pipe.text_encoder):
         index["_class_name"] = "TextToImagePipeline"
     elif pipe.text_encoder_2 is None:
         index = {name: value for name, value in index.items() if not name.endswith("_2")}
@@ -52,7 +52,7 @@ def build_model_index(pipe: Any, own_index: str) -> str:
     return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
-def is_clip_text_encoder(text_encoder: PreTrainedModel | None) -> bool:
+def is_clip_text_encoder_or_none(text_encoder: PreTrainedModel | None) -> bool:
     """Return True for CLIP's text encoder, and for None.
 
     With every other one a StableDiffusionPipeline would let the denoiser attend to the padding, and

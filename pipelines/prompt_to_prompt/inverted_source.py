@@ -78,7 +78,7 @@ def resolve_method(
 
 @dataclass(frozen=True)
 class PictureRun:
-    """Pipeline with the source's prompt, which an inversion method runs: see `SourceRun`.
+    """SourceRun of a pipeline: a picture to invert, with its prompt and noise levels.
 
     label : of the progress bars of its runs
     """

@@ -201,8 +201,8 @@ def build_truncated_update(
     share: float | None,
     sums: EnergySums,
 ) -> LowRankUpdate:
-    """Truncate the SVD of a weight update to a rank, or to a fraction of its energy, and return it
-    as a low-rank update.
+    """Return the low-rank update of a weight update's computed SVD, cut to a rank, or to a fraction
+    of its energy.
 
     Adds the energy before and after to `sums`.
     """

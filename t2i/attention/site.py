@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from t2i.errors import ArgumentError, nearest_hint
+from t2i.errors import ArgumentError, choice_hint
 from t2i.terminal import plural
 
 SiteKind = Literal["self", "cross", "joint"]
@@ -71,7 +71,7 @@ class Sites:
         for field, known in (("kind", SITE_KINDS), ("place", SITE_PLACES)):
             for value in _as_tuple(getattr(self, field)):
                 if value not in known:
-                    raise ArgumentError(f"Got {field}={value!r}. {nearest_hint(str(value), known)}")
+                    raise ArgumentError(f"Got {field}={value!r}. {choice_hint(str(value), known)}")
         try:
             re.compile(self.name or "")
         except re.error as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from t2i.attention.site import StepWindow, check_step_window
 from t2i.conditioning.guidance import check_finite_number
-from t2i.errors import ArgumentError, nearest_hint
+from t2i.errors import ArgumentError, choice_hint
 from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
@@ -71,7 +71,7 @@ class Control:
         check_step_window("steps", self.steps)
         if self.mode not in CONTROL_MODES:
             raise ArgumentError(
-                f"Got mode={self.mode!r:.80}. {nearest_hint(str(self.mode), CONTROL_MODES)}"
+                f"Got mode={self.mode!r:.80}. {choice_hint(str(self.mode), CONTROL_MODES)}"
             )
         if self.mask is not None:
             check_picture_argument("mask", self.mask)

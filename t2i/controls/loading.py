@@ -19,7 +19,7 @@ from t2i.denoiser.loading.weight_checks import (
     describe_misfits,
     read_json_object,
 )
-from t2i.errors import ModelError, format_library_error, nearest_hint
+from t2i.errors import ModelError, choice_hint, format_library_error
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.safe_reading.tensors import read_tensors
 
@@ -50,7 +50,7 @@ def load_network_folder(folder: Path, dtype: torch.dtype) -> Any:
     if named not in NETWORK_CLASSES:
         raise ModelError(
             f"{folder / 'config.json'} describes a {named:.80}, which is no network of a control. "
-            f"{nearest_hint(named[:80], NETWORK_CLASSES)}"
+            f"{choice_hint(named[:80], NETWORK_CLASSES)}"
         )
     check_weights_and_build_meta_model(folder, named, None)
     try:

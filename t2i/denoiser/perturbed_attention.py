@@ -18,7 +18,7 @@ from t2i.attention.compute.tap import install_eager_tap, install_tap
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.module_hooks import wrap_forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.errors import ArgumentError, AttentionError, nearest_hint
+from t2i.errors import ArgumentError, AttentionError, choice_hint
 from t2i.terminal import plural
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -112,7 +112,7 @@ def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, 
             blocks = {re.split(r"\.attentions|\.transformer", name)[0] for name in known}
             raise ArgumentError(
                 f"No self-attention of this model is called {site!r}. "
-                f"{nearest_hint(site, blocks or known)}"
+                f"{choice_hint(site, blocks or known)}"
             )
         found |= matching
     return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
-from t2i.errors import ArgumentError, nearest_hint
+from t2i.errors import ArgumentError, choice_hint
 from t2i.scenes.captions import POSITION_SHARE, generate_caption
 from t2i.scenes.held_out import (
     list_training_colours,
@@ -241,7 +241,7 @@ def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tupl
         if name not in load_vocabulary_objects():
             raise ArgumentError(
                 f"vocabulary: no object is called {name!r}. "
-                f"{nearest_hint(name, load_vocabulary_objects())}"
+                f"{choice_hint(name, load_vocabulary_objects())}"
             )
     return tuple(name for name in load_vocabulary_objects() if name in wanted)
 

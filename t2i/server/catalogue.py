@@ -9,7 +9,7 @@ from t2i.cli.commands.models import read_image_size
 from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
 from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
-from t2i.errors import ArgumentError, ModelError, nearest_hint
+from t2i.errors import ArgumentError, ModelError, choice_hint
 from t2i.server.settings import ServerSettings
 
 FALLBACK_SIDE_PIXELS = 512
@@ -41,7 +41,7 @@ class Catalogue:
         if name is None:
             return self.default_model
         if name not in self.models:
-            raise ModelError(f"Unknown model {name!r:.200}. {nearest_hint(name, self.models)}")
+            raise ModelError(f"Unknown model {name!r:.200}. {choice_hint(name, self.models)}")
         return name
 
     def find_lora(self, name: str) -> Path:
@@ -67,7 +67,7 @@ class Catalogue:
 
 def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
     if name not in known:
-        hint = nearest_hint(name, known) if known else "The server has none."
+        hint = choice_hint(name, known) if known else "The server has none."
         raise ArgumentError(f"Unknown {noun} {name!r:.200}. {hint}")
     return known[name]
 

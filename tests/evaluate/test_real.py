@@ -19,7 +19,7 @@ from t2i.evaluate.real.controls import AUTOENCODER, COMPOSED_TARGET, CONTROLS, D
 from t2i.evaluate.real.edit_methods import EditMethod
 from t2i.evaluate.real.part import RealPart
 from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
-from t2i.evaluate.real.records import PicturePairRecord
+from t2i.evaluate.real.records import PicturePairScores
 from t2i.evaluate.real.scores import kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
@@ -211,7 +211,7 @@ def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationCon
 def test_controls_are_the_source_the_target_and_what_the_model_makes_without_an_edit(
     records: dict[str, Record],
 ) -> None:
-    one = PicturePairRecord.model_validate(records["seen/swap/0"])
+    one = PicturePairScores.model_validate(records["seen/swap/0"])
     assert set(one.controls) == {*CONTROLS}
     assert all(control.kept is not None for control in one.controls.values())
     kept = {name: control.kept.psnr for name, control in one.controls.items() if control.kept}
@@ -226,7 +226,7 @@ def test_controls_are_the_source_the_target_and_what_the_model_makes_without_an_
 def test_costs_are_the_rows_that_the_denoiser_computes(
     part: RealPart, records: dict[str, Record]
 ) -> None:
-    one = PicturePairRecord.model_validate(records["seen/swap/0"])
+    one = PicturePairScores.model_validate(records["seen/swap/0"])
     assert set(one.methods) == {BLENDED, DIRECT, FRIENDLY, MASKED}
     guided = 2 * part.context.steps
     friendly = one.methods[FRIENDLY]
@@ -245,7 +245,7 @@ def test_outside_of_a_given_mask_an_edit_has_the_sources_own_pixels(
     records: dict[str, Record],
 ) -> None:
     for record in records.values():
-        methods = PicturePairRecord.model_validate(record).methods
+        methods = PicturePairScores.model_validate(record).methods
         masked, free = methods[MASKED].scores, methods[DIRECT].scores
         assert masked.kept is not None
         assert free.kept is not None
@@ -257,7 +257,7 @@ def test_a_method_that_the_model_cannot_do_is_told_and_the_others_go_on(
     part: RealPart, records: dict[str, Record]
 ) -> None:
     for record in records.values():
-        refused = PicturePairRecord.model_validate(record).refused
+        refused = PicturePairScores.model_validate(record).refused
         assert set(refused) == {NULL_TEXT}
         assert "give a guidance scale above 1" in refused[NULL_TEXT]
     (chapter,) = part.build_chapters(records)
@@ -265,10 +265,10 @@ def test_a_method_that_the_model_cannot_do_is_told_and_the_others_go_on(
 
 
 def test_a_unit_gives_the_same_record_again(part: RealPart, records: dict[str, Record]) -> None:
-    again = PicturePairRecord.model_validate(
+    again = PicturePairScores.model_validate(
         RealPart(CONFIG, part.context).measure_unit("held_out/recolour/0")
     )
-    before = PicturePairRecord.model_validate(records["held_out/recolour/0"])
+    before = PicturePairScores.model_validate(records["held_out/recolour/0"])
     assert again.controls == before.controls
     for label, edited in before.methods.items():
         assert again.methods[label].scores == edited.scores

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from t2i.errors import ArgumentError, nearest_hint
+from t2i.errors import ArgumentError, choice_hint
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from train.config_paths import resolve_paths
 from train.data.pictures_config import PicturesConfig
@@ -81,5 +81,5 @@ def _first_error(error: ValidationError) -> str:
     key = ".".join(("data", *map(str, first["loc"])))
     if first["type"] == "extra_forbidden":
         model = SubsetConfig if "subsets" in first["loc"] else PicturesConfig
-        return f"Unknown key {key!r}. {nearest_hint(str(first['loc'][-1]), model.model_fields)}"
+        return f"Unknown key {key!r}. {choice_hint(str(first['loc'][-1]), model.model_fields)}"
     return f"{key}: {str(first['msg']).removeprefix('Value error, ')}"

@@ -109,7 +109,7 @@ class DatasetSummary:
         return remarks
 
     def to_json_dict(self) -> dict[str, object]:
-        """Return all fields as a dict that can be written as JSON."""
+        """Return the data set's summary as a dict that can be written as JSON."""
         return asdict(self)
 
 

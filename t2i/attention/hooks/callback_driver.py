@@ -47,7 +47,7 @@ class CallbackDriver:
         after = self.root.register_forward_hook(self._after, always_call=True)
         stack.callback(before.remove)
         stack.callback(after.remove)
-        self.encoded_prompts.install(stack)
+        self.encoded_prompts.install_hooks(stack)
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._watched_cache_context())
         stack.enter_context(hook_compiled_calls(self.root, self._begin, self._end))

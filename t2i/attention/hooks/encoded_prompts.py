@@ -41,7 +41,7 @@ class EncodedTokenRecorder:
                     self._encoders.append((prompt_tokenizer, encoder, []))
                     break
 
-    def install(self, stack: ExitStack) -> None:
+    def install_hooks(self, stack: ExitStack) -> None:
         """Register hooks on the text encoders until the stack is closed."""
         for _, encoder, calls in self._encoders:
             stack.callback(

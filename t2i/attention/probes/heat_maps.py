@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from t2i.atomic_files import write_atomically
 from t2i.attention.site import Site
-from t2i.errors import ArgumentError, DataError, nearest_hint
+from t2i.errors import ArgumentError, DataError, choice_hint
 from t2i.pictures import build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
@@ -136,7 +136,7 @@ class HeatMaps(Mapping[str, Tensor]):
     ) -> None:
         if convention not in CONVENTIONS:
             raise ArgumentError(
-                f"Got convention={convention!r}. {nearest_hint(convention, CONVENTIONS)}"
+                f"Got convention={convention!r}. {choice_hint(convention, CONVENTIONS)}"
             )
         self.measurements, self.words, self.convention = measurements, words, convention
         self.requested_grid, self.image_index = grid, image_index
@@ -178,7 +178,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if accumulator is None:
             keys = self.measurements.accumulators
             names = [name for index, name in keys if index == self.image_index]
-            raise ArgumentError(f"No map of the site {site!r}. {nearest_hint(site, names)}")
+            raise ArgumentError(f"No map of the site {site!r}. {choice_hint(site, names)}")
         mean_Q = accumulator.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
         return mean_Q.view(accumulator.site.size or (1, -1))
 
@@ -313,7 +313,7 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def _columns(self, word: str) -> list[int]:
         if word not in self.words:
-            raise ArgumentError(f"There is no probe of {word!r}. {nearest_hint(word, self.words)}")
+            raise ArgumentError(f"There is no probe of {word!r}. {choice_hint(word, self.words)}")
         self._accumulators()
         if word not in self.measurements.tokens:
             raise ArgumentError(

@@ -22,7 +22,7 @@ from t2i.text.token_windows import EncoderInput
 RUN_FIRST_REMEDY = "make a picture inside the `with` block first; one step will do."
 
 
-def run_site_discovery_step(
+def run_pipeline_to_discover_sites(
     pipeline: Any, prompts: Sequence[EncoderInput] | None, shared_hooks: SharedHooks
 ) -> None:
     """Run one step of the pipeline to discover its sites; torch's global seed is left alone.

@@ -26,7 +26,7 @@ from t2i.attention.session.checks import (
     check_sites_and_memory,
     check_step_callback_ran,
 )
-from t2i.attention.session.dry_run import RUN_FIRST_REMEDY, run_site_discovery_step
+from t2i.attention.session.dry_run import RUN_FIRST_REMEDY, run_pipeline_to_discover_sites
 from t2i.attention.session.participant import Participant, ParticipantEntry
 from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.attention.site import Site
@@ -242,7 +242,7 @@ class RunningSession:
     def _discover_sites(self) -> None:
         if not self._is_open:
             raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST_REMEDY}")
-        run_site_discovery_step(self._x, self.prompts, self._installed)
+        run_pipeline_to_discover_sites(self._x, self.prompts, self._installed)
 
     def _run_extra_pass(
         self,

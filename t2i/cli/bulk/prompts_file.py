@@ -27,7 +27,7 @@ from t2i.cli.request.prompt_loras import (
 )
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import SAMPLER_NAMES, is_known_sampler, normalise_sampler_name
-from t2i.errors import ArgumentError, DataError, T2IError, nearest_hint
+from t2i.errors import ArgumentError, DataError, T2IError, choice_hint
 from t2i.safe_reading import PROMPTS_FILE_KIND, iterate_numbered_lines, open_untrusted, parse_json
 from t2i.terminal import plural
 
@@ -109,7 +109,7 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
-        hint = nearest_hint(normalise_sampler_name(name), SAMPLER_NAMES)
+        hint = choice_hint(normalise_sampler_name(name), SAMPLER_NAMES)
         raise ArgumentError(f"Unknown sampler {name!r:.80}. {hint}")
 
 
@@ -259,7 +259,7 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
             raise UnreadableLinesError(
                 number,
                 f"Unknown column {format_short_json(column)}. "
-                f"{nearest_hint(column, PROMPT_LINE_KEYS)} {expected}",
+                f"{choice_hint(column, PROMPT_LINE_KEYS)} {expected}",
             )
         if columns.count(column) > 1:
             raise UnreadableLinesError(

@@ -11,7 +11,7 @@ import typer
 from t2i.cli.commands.data_pairs import draw_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
-from t2i.errors import ArgumentError, DataError, nearest_hint
+from t2i.errors import ArgumentError, DataError, choice_hint
 from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_contact_sheet(
     """Save a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
-        raise ArgumentError(f"Unknown data set {name!r}. {nearest_hint(name, DATA_SETS)}{more}")
+        raise ArgumentError(f"Unknown data set {name!r}. {choice_hint(name, DATA_SETS)}{more}")
 
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture

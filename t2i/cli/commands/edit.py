@@ -172,7 +172,7 @@ def edit(
     recorded = None
     if folder is not None:
         of_recording = None if record is not None else budget
-        options.check_only_model(overrides, {"--seed": seed, "--budget": of_recording})
+        options.check_source_options(overrides, {"--seed": seed, "--budget": of_recording})
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model, full_size=full_size)

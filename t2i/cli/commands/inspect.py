@@ -103,7 +103,9 @@ def inspect_attention(
     chosen = split_words(words)
     recorded = None
     if folder is not None:
-        options.check_only_model(overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget})
+        options.check_source_options(
+            overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget}
+        )
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model)

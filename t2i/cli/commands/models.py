@@ -82,13 +82,13 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
     Raises ModelError for an unknown one.
     """
     from t2i.denoiser.loading.address import locate_model
-    from t2i.errors import ModelError, nearest_hint
+    from t2i.errors import ModelError, choice_hint
 
     if name in here:
         return here[name]
     if exists(expanduser(name)):
         return locate_model(name)
-    raise ModelError(f"No model {name!r:.200} here. {nearest_hint(name, here)} All: t2i models")
+    raise ModelError(f"No model {name!r:.200} here. {choice_hint(name, here)} All: t2i models")
 
 
 def read_image_size(folder: Path) -> str | None:

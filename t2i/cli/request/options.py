@@ -194,7 +194,7 @@ class PhotoOptions:
         )
 
 
-def check_only_model(overrides: "RequestOverrides", others: Mapping[str, object]) -> None:
+def check_source_options(overrides: "RequestOverrides", others: Mapping[str, object]) -> None:
     """Raise ArgumentError for options given with --source, which a recording has already.
 
     others : further options and their values, None for those not given

@@ -116,7 +116,7 @@ CLASSES_BY_PART: dict[str, tuple[str, Collection[str]]] = {
     "image_processor": ("transformers", IMAGE_PROCESSORS),
     "image_encoder": ("transformers", {"CLIPVisionModelWithProjection"}),
 }
-CLASSES_BY_PRIOR_PART: dict[str, tuple[str, Collection[str]]] = {
+ALLOWED_CLASSES_BY_PRIOR_PART: dict[str, tuple[str, Collection[str]]] = {
     f"prior_{part}": CLASSES_BY_PART[part] for part in (*PRIOR_PARTS, "image_processor")
 } | {
     "prior_scheduler": ("diffusers", {"UnCLIPScheduler"}),
@@ -124,7 +124,7 @@ CLASSES_BY_PRIOR_PART: dict[str, tuple[str, Collection[str]]] = {
 }
 
 ALLOWED_CLASSES_BY_PART: MappingProxyType[str, tuple[str, Collection[str]]] = MappingProxyType(
-    CLASSES_BY_PART | CLASSES_BY_PRIOR_PART
+    CLASSES_BY_PART | ALLOWED_CLASSES_BY_PRIOR_PART
 )
 """Part -> the library and the classes it may come from; nothing else is ever imported."""
 

@@ -41,7 +41,7 @@ from t2i.denoiser.loading.weight_checks import (
     summarize_tensor_names,
 )
 from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
-from t2i.errors import ArgumentError, ModelError, nearest_hint
+from t2i.errors import ArgumentError, ModelError, choice_hint
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
 from t2i.text.clip_vocabulary import download_clip_tokenizer
@@ -71,7 +71,7 @@ def load_single_file(
     kind = MODEL_KINDS[checkpoint.family.model_kind]
     if unknown := given.keys() - set(kind.parts):
         name = min(unknown)
-        raise ArgumentError(f"{path} has no part {name!r}. {nearest_hint(name, kind.parts)}")
+        raise ArgumentError(f"{path} has no part {name!r}. {choice_hint(name, kind.parts)}")
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ArgumentError(
             f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."

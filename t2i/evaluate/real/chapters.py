@@ -11,7 +11,7 @@ from t2i.evaluate.real.comparison import (
 )
 from t2i.evaluate.real.controls import CONTROLS, DRAWN_ANEW
 from t2i.evaluate.real.picture_pairs import Split
-from t2i.evaluate.real.records import EditCostRecord, PicturePairRecord, PictureScores
+from t2i.evaluate.real.records import EditCostRecord, PicturePairScores, PictureScores
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.terminal import plural
@@ -55,7 +55,7 @@ UNITS_BY_HEAD = {
 LOWER_IS_BETTER = ("kept structure x1e3", *COST_GETTERS)
 GALLERY_SIZE = 4
 
-PairRecords = Sequence[PicturePairRecord]
+PairRecords = Sequence[PicturePairScores]
 
 
 def build_chapters(
@@ -288,7 +288,7 @@ def build_pair_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
     return Gallery(f"real_{name}", title, pictures, columns=1)
 
 
-def find_scores(pair: PicturePairRecord, label: str) -> PictureScores | None:
+def find_scores(pair: PicturePairScores, label: str) -> PictureScores | None:
     """Return the scores of the picture that a control or an editing method made of a pair; None
     where it made none.
     """

@@ -28,7 +28,7 @@ from t2i.evaluate.real.editor import build_editor, encode_and_decode
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
 from t2i.evaluate.real.records import (
     EditMethodRecord,
-    PicturePairRecord,
+    PicturePairScores,
     PictureScores,
     build_cost_record,
 )
@@ -87,7 +87,7 @@ class RealPart:
         reproduced = measure_similarity(pair.source, controls[AUTOENCODER], whole_HW)
         assert reproduced is not None
         strip = build_picture_grid([*pictures.values()], [*pictures], columns=STRIP_COLUMNS)
-        return PicturePairRecord(
+        return PicturePairScores(
             split=split,
             kind=kind,
             source=pair.prompts.captions[0],
@@ -103,7 +103,7 @@ class RealPart:
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""
-        pairs = [PicturePairRecord.model_validate(record) for record in records.values()]
+        pairs = [PicturePairScores.model_validate(record) for record in records.values()]
         labels = [method.label for method in self.config.methods]
         return build_chapters(pairs, labels, self.context.steps, self.context.guidance_scale)
 

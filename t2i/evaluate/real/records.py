@@ -50,7 +50,7 @@ class EditMethodRecord(EditCostRecord):
     replay: float | None
 
 
-class PicturePairRecord(StrictModel):
+class PicturePairScores(StrictModel):
     """Record of a picture pair that was edited by every method.
 
     autoencoder : PSNR of the source encoded and decoded, over the whole picture

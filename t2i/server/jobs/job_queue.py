@@ -23,7 +23,7 @@ class JobQueue:
         self.stopped = False
 
     def add(self, job: Job) -> None:
-        """Queue a job. Raises QueueFullError."""
+        """Store a waiting job and wake the dispatcher. Raises QueueFullError."""
         if not self.store.add(job, self.max_queued):
             retry_after = self._forecast_wait()
             raise QueueFullError(

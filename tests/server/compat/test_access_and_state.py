@@ -9,7 +9,7 @@ import torch
 from t2i.adapters.textual_inversion import LearnedWord, write_learned_word
 from t2i.errors import ArgumentError, ModelError
 from t2i.server.catalogue import Catalogue
-from t2i.server.compat.a1111.state.options import Options
+from t2i.server.compat.a1111.state.options import OwnerModels
 from t2i.server.compat.a1111.state.tasks import MAX_TASKS, Task, TaskRegistry, measure_progress
 from t2i.server.jobs.job import Job, JobProgress, JobState
 from tests.server.conftest import Idle
@@ -92,32 +92,32 @@ def test_loras_and_learned_words_are_listed_by_name(idle: Idle, tmp_path: Path) 
 
 
 @pytest.fixture
-def options() -> Options:
+def models() -> OwnerModels:
     models = {"embedded": Path("a"), "owner/name": Path("b")}
-    return Options(Catalogue(models, {}, {}, Path("loras")))
+    return OwnerModels(Catalogue(models, {}, {}, Path("loras")))
 
 
-def test_each_owner_chooses_a_model(options: Options) -> None:
-    options.change("one", {"sd_model_checkpoint": "owner/name"})
-    assert options.read("one")["sd_model_checkpoint"] == "owner/name"
-    assert options.read("two")["sd_model_checkpoint"] == "embedded"
-    assert options.choose_model("one", {}) == "owner/name"
-    assert options.choose_model("one", {"sd_model_checkpoint": "embedded"}) == "embedded"
-    assert options.choose_model("one", {}) == "owner/name"
-    options.change("one", {"samples_format": "png"})
-    assert options.read("one")["sd_model_checkpoint"] == "owner/name"
+def test_each_owner_chooses_a_model(models: OwnerModels) -> None:
+    models.set_model("one", {"sd_model_checkpoint": "owner/name"})
+    assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
+    assert models.read_options("two")["sd_model_checkpoint"] == "embedded"
+    assert models.choose_model("one", {}) == "owner/name"
+    assert models.choose_model("one", {"sd_model_checkpoint": "embedded"}) == "embedded"
+    assert models.choose_model("one", {}) == "owner/name"
+    models.set_model("one", {"samples_format": "png"})
+    assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
 
 
-def test_options_that_are_fixed_are_refused(options: Options) -> None:
-    options.change("one", {"CLIP_stop_at_last_layers": 1, "sd_vae": "None"})
+def test_options_that_are_fixed_are_refused(models: OwnerModels) -> None:
+    models.set_model("one", {"CLIP_stop_at_last_layers": 1, "sd_vae": "None"})
     with pytest.raises(ArgumentError, match="samples_format='jpg', which is not done here"):
-        options.change("one", {"samples_format": "jpg"})
+        models.set_model("one", {"samples_format": "jpg"})
     with pytest.raises(ArgumentError, match="option 'enable_pnginfo', which is not known"):
-        options.change("one", {"enable_pnginfo": True})
+        models.set_model("one", {"enable_pnginfo": True})
     with pytest.raises(ArgumentError, match="sd_model_checkpoint=3: expected a model's name"):
-        options.change("one", {"sd_model_checkpoint": 3})
+        models.set_model("one", {"sd_model_checkpoint": 3})
     with pytest.raises(ModelError, match="Unknown model 'v1-5'"):
-        options.change("one", {"sd_model_checkpoint": "v1-5"})
+        models.set_model("one", {"sd_model_checkpoint": "v1-5"})
 
 
 # tasks

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.errors import DataError, nearest_hint
+from t2i.errors import DataError, choice_hint
 from t2i.safe_reading import (
     CAPTION_TABLE_KIND,
     UntrustedFileKind,
@@ -33,7 +33,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPic
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
-            raise DataError(f"{place}: no {FILE_COLUMN!r}. {nearest_hint(FILE_COLUMN, row)}")
+            raise DataError(f"{place}: no {FILE_COLUMN!r}. {choice_hint(FILE_COLUMN, row)}")
         check_path_stays_in_folder(name, place)
         try:
             captions = parse_caption_cell(row.get(find_caption_column(row, caption_column, place)))
@@ -54,7 +54,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     """Return the name of the caption column. Raises DataError if it is missing or ambiguous."""
     if wanted is not None:
         if wanted not in row:
-            raise DataError(f"{place}: no column {wanted!r}. {nearest_hint(wanted, row)}")
+            raise DataError(f"{place}: no column {wanted!r}. {choice_hint(wanted, row)}")
         return wanted
     found = [column for column in CAPTION_COLUMNS if column in row]
     if len(found) > 1:
@@ -64,7 +64,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     if not found and len(row) > 1:
         raise DataError(
             f"{place}: none of the columns is called {', '.join(map(repr, CAPTION_COLUMNS))}. Name "
-            f"the one with the captions as caption_column. {nearest_hint('text', row)}"
+            f"the one with the captions as caption_column. {choice_hint('text', row)}"
         )
     return found[0] if found else CAPTION_COLUMNS[0]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from t2i.errors import DataError, nearest_hint
+from t2i.errors import DataError, choice_hint
 from t2i.safe_reading import CAPTION_TABLE_KIND
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
 from train.data.sources.metadata import check_path_stays_in_folder, iterate_table_rows
@@ -48,7 +48,7 @@ def read_side(row: dict[str, object], key: str, place: str) -> str:
         given = f"{key!r} is {name!r}" if key in row else f"no {key!r}"
         raise DataError(
             f"{place}: {given}; expected the path of a picture, as a pair has two sides. "
-            f"{nearest_hint(key, row)}"
+            f"{choice_hint(key, row)}"
         )
     check_path_stays_in_folder(name, place)
     return name
@@ -63,6 +63,6 @@ def read_pair_captions(row: dict[str, object], place: str) -> tuple[str, ...]:
     if not captions:
         raise DataError(
             f"{place}: no {CAPTION_KEY!r}; expected the prompt of which one picture is better. "
-            f"{nearest_hint(CAPTION_KEY, row)}"
+            f"{choice_hint(CAPTION_KEY, row)}"
         )
     return captions

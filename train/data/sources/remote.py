@@ -29,7 +29,9 @@ class RemoteTarMemberBytes:
     size: int
 
     def read(self) -> bytes:
-        """Download the bytes of the file. Raises BrokenPictureError if it is too large or gone."""
+        """Download the tar member by a range request. Raises BrokenPictureError if it is too large
+        or gone.
+        """
         if self.size > PICTURE_KIND.max_bytes:
             raise BrokenPictureError(self.url, f"holds {self.size:,} bytes of one file")
         return fetch_range(self.url, self.offset, self.size)

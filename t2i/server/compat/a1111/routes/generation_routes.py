@@ -73,9 +73,9 @@ class Drawing:
 def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
     """Return the model of a body, which the later ones keep if it asks for that."""
     settings = body.override_settings or {}
-    model = state.options.choose_model(owner, settings)
+    model = state.models.choose_model(owner, settings)
     if settings and body.override_settings_restore_afterwards is False:
-        state.options.change(owner, settings)
+        state.models.set_model(owner, settings)
     return model
 
 

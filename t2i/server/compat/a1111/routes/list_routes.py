@@ -25,7 +25,7 @@ router = APIRouter(
 @router.get("/options")
 def get_options(owner: Owner, state: State) -> dict[str, Any]:
     """Return your options: the model of your requests, and what cannot be changed."""
-    return state.options.read(owner)
+    return state.models.read_options(owner)
 
 
 @router.post("/options")
@@ -35,7 +35,7 @@ def set_options(
     values: Annotated[dict[str, Any], Body(examples=[{"sd_model_checkpoint": "embedded"}])],
 ) -> None:
     """Change the model of your later requests, until the server ends."""
-    state.options.change(owner, values)
+    state.models.set_model(owner, values)
 
 
 @router.get("/cmd-flags")

@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from t2i.server.api.service_access import Service
-from t2i.server.compat.a1111.state.options import Options
+from t2i.server.compat.a1111.state.options import OwnerModels
 from t2i.server.compat.a1111.state.tasks import TaskRegistry
 
 
 @dataclass(frozen=True)
 class A1111State:
-    """Options and tasks of all owners."""
+    """Chosen models and tasks of all owners."""
 
-    options: Options
+    models: OwnerModels
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
 
 
@@ -22,7 +22,7 @@ async def get_state(request: Request, service: Service) -> A1111State:
     """Return the state of A1111's API in the application, which the first request creates."""
     found: A1111State | None = getattr(request.app.state, "a1111", None)
     if found is None:
-        found = request.app.state.a1111 = A1111State(Options(service.catalogue))
+        found = request.app.state.a1111 = A1111State(OwnerModels(service.catalogue))
     return found
 
 

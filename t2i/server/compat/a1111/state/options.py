@@ -25,7 +25,7 @@ NEUTRAL_OPTION_VALUES: Mapping[str, tuple[object, ...]] = {
 """Option -> further values that mean the same."""
 
 
-class Options:
+class OwnerModels:
     """Models that owners chose, until the server ends."""
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -33,23 +33,23 @@ class Options:
         self._lock = threading.Lock()
         self._models: dict[str, str] = {}
 
-    def read(self, owner: str) -> dict[str, Any]:
+    def read_options(self, owner: str) -> dict[str, Any]:
         """Return the options of A1111's API as an owner has set them."""
         with self._lock:
             model = self._models.get(owner, self.catalogue.default_model)
         return {MODEL_OPTION: model, **FIXED_OPTION_VALUES}
 
-    def change(self, owner: str, values: Mapping[str, Any]) -> None:
-        """Change an owner's options of A1111's API. Raises T2IError for an unknown model, or a
-        fixed option.
+    def set_model(self, owner: str, values: Mapping[str, Any]) -> None:
+        """Set an owner's model from options of A1111's API. Raises T2IError for an unknown model,
+        or an option that is fixed.
         """
         model = self.choose_model(owner, values)
         with self._lock:
             self._models[owner] = model
 
     def choose_model(self, owner: str, values: Mapping[str, Any]) -> str:
-        """Return the model of a request with these options. Raises T2IError as `change` does."""
-        options = self.read(owner)
+        """Return the model of a request with these options. Raises T2IError as `set_model` does."""
+        options = self.read_options(owner)
         for name, value in values.items():
             if name == MODEL_OPTION:
                 continue
