@@ -68,3 +68,14 @@ def test_a_lora_is_the_same_by_api_tag_and_command(
     assert found["not_restored"] == []
     record = json.loads(Image.open(io.BytesIO(data)).info["t2i"])
     assert record["request"]["loras"][0]["scale"] == 0.5
+
+
+def test_a_lora_that_the_server_does_not_list_is_named(inked: RunningServer) -> None:
+    body = {"prompt": f"{PROMPT} <lora:inc:1>", "steps": 2}
+    answer = inked.post("/sdapi/v1/txt2img", json=body)
+    assert answer.status_code == 422
+    assert "lora:inc:1" in answer.text
+    job = {"kind": "generate", "request": {"prompt": PROMPT, "loras": [{"name": "styles/inc"}]}}
+    answer = inked.post("/api/v1/jobs", json=job)
+    assert answer.status_code == 422
+    assert "Unknown LoRA 'styles/inc'" in answer.json()["error"]["message"]

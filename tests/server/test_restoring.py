@@ -67,6 +67,17 @@ def test_a_photo_that_is_needed_is_named_by_its_digest(server: RunningServer, re
     found = read(server, data)
     assert found["pictures"] == [{"field": "image", "name": "car.webp", "sha256": digest}]
     assert found["request"]["method"].startswith("direct")
+    assert found["request"]["fit"] == "pad"
+    with (repo / PHOTO).open("rb") as file:
+        stored = server.post("/api/v1/uploads", files={"file": ("car.webp", file)}).json()
+    assert stored["sha256"] == digest
+    again = server.run("edit", **found["request"], image=stored["id"])
+    assert (pixels(server.file(again, "target-1.png")) == pixels(data)).all()
+    # The inversion itself is restored as one.
+    inverted = server.run("invert", image=upload, prompt="a blue car", method="direct", **FAST)
+    found = read(server, server.file(inverted, "reconstruction.png"))
+    assert (found["kind"], found["request"]["prompt"]) == ("invert", "a blue car")
+    assert found["pictures"][0]["sha256"] == digest
 
 
 def record(**request: Any) -> dict[str, str]:

@@ -114,3 +114,24 @@ def test_edits_are_limited_to_the_place_of_a_word(drawn: Any) -> None:
     assert blend["words"] == [["cat"], ["dog"]]
     drawn.click("#change summary:has-text('How')")
     assert drawn.get_by_label("Changes", exact=True).input_value() == "cat"
+
+
+def test_a_lora_is_drawn_with_and_stays_with_its_picture(drawn: Any) -> None:
+    plain = drawn.get_attribute(PICTURE, "src")
+    drawn.click("summary:has-text('More')")
+    drawn.get_by_label("ink").fill("0.5")
+    drawn.click(".draw")
+    drawn.wait_for_selector(f"{PICTURE}:not([src='{plain}'])")
+    drawn.wait_for_selector("#frame:not(.busy)")
+    address = drawn.evaluate(f"document.querySelector('{PICTURE}').src")
+    record = Image.open(BytesIO(drawn.request.get(address).body())).info["t2i"]
+    (lora,) = json.loads(record)["request"]["loras"]
+    assert lora["scale"] == 0.5
+    assert lora["path"].endswith("ink.safetensors")
+    drawn.click("text=Command")
+    assert "ink.safetensors:0.5" in drawn.inner_text("dialog pre")
+    drawn.click("dialog >> text=Close")
+    # The sliders follow the form: the picture before was drawn without.
+    drawn.click("[aria-label='Undo']")
+    drawn.wait_for_selector(f"{PICTURE}[src='{plain}']")
+    assert drawn.get_by_label("ink").input_value() == "0"

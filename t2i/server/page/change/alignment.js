@@ -3,6 +3,7 @@
 
 import { complain } from "../app/alerts.js";
 import { fill, make } from "../app/dom.js";
+import { plain } from "./corrections.js";
 import { changeEdit } from "./edit.js";
 
 const NEW = "new";
@@ -35,15 +36,6 @@ export function buildAlignment({ source, target, origins }, corrections) {
   show();
   return make("details", { class: "how words-from", open, ontoggle: (event) => (open = event.target.open) }, make("summary", {}, "Alignment of the words"), room);
 }
-
-/** Keep of corrections those whose words a prompt still has, under the same names. */
-export function keepCorrections(corrections, before, now) {
-  const [old, left] = [before, now].map((prompt) => prompt.toLowerCase().match(/[\p{L}\p{N}\p{M}_'-]+/gu) ?? []);
-  const count = (words, name) => words.filter((word) => word === plain(name)).length;
-  return Object.fromEntries(Object.entries(corrections).filter(([word]) => count(left, word) && count(left, word) === count(old, word)));
-}
-
-const plain = (name) => name.replace(/#\d+$/, "");
 
 function targetWord(word, origin, corrected, choose) {
   const from = origin === undefined ? NEW : plain(origin);

@@ -6,7 +6,7 @@ import { drawJob, stop } from "../app/draw.js";
 import { follow, submit } from "../app/jobs.js";
 import { NO_CHANGES, set, setForm, state } from "../app/store.js";
 import { show } from "../app/views.js";
-import { keepCorrections } from "./alignment.js";
+import { keepCorrections } from "./corrections.js";
 import { blendOf } from "./differences.js";
 
 const remembered = new Map(); // id of a picture's view -> promise of the id of its recorded source
