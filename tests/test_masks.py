@@ -179,7 +179,7 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
     assert bare == [
         # A1111's own meaning: a transparent mask is read by its alpha, which is gray here.
         't2i/server/compat/a1111/request/inpainting.py: return mask.convert("L")'
-        ".point(lambda value: 255 if value >= HALF else 0)",
+        ".point(lambda value: 255 if value >= MASK_THRESHOLD else 0)",
         "t2i/server/compat/a1111/request/mask_filling.py: known_YX1 = "
         '(np.asarray(mask.convert("L")) < 128).astype(np.float32)[..., None]',
         'pipelines/images/inpaint_start.py: if mask_image.convert("L").getbbox() is None:',
