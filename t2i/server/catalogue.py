@@ -23,13 +23,11 @@ class Catalogue:
     """Names that requests may use, each with its folder or file.
 
     models : the first is the default
-    lora_folder : where LoRA tags of a prompt are found
     """
 
     models: Mapping[str, Path]
     loras: Mapping[str, Path]
     embeddings: Mapping[str, Path]
-    lora_folder: Path
 
     @property
     def default_model(self) -> str:
@@ -88,7 +86,6 @@ def list_catalogue(settings: ServerSettings) -> Catalogue:
         models,
         list_tensor_files(settings.lora_folder),
         list_tensor_files(settings.embedding_folder),
-        settings.lora_folder,
     )
 
 

@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from os.path import expanduser
 from pathlib import Path
 
@@ -20,15 +21,21 @@ NETWORK_TAG_PATTERN = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)"
 """Tag of any network, which A1111 or an extension of it removes from the prompt."""
 UNCLOSED_TAG_PATTERN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
 LORA_SUFFIX = ".safetensors"
+LoraFinder = Callable[[str, str], Path]
+"""(name, tag that gave it) -> file of a LoRA. Raises ArgumentError for an unknown name."""
 MAX_SUGGESTIONS = 3
 """Maximum number of names suggested for an unknown one."""
 
 
-def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) -> Request:
+def set_prompt_and_extract_loras(
+    request: Request, prompt: str, source: Path | LoraFinder
+) -> Request:
     """Set a request's prompt, turning its LoRA tags into LoRAs of the request.
 
+    source : folder of the LoRAs, or what finds them
+
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
-    tag, or a name that is not in the folder.
+    tag, or a name that is not known.
     """
     if request.grammar == "plain":
         return replace(request, prompt=prompt)
@@ -38,7 +45,8 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, folder: Path) ->
             "picture. Put it into the prompt, with a negative strength if it is to take something "
             "away."
         )
-    text, found = _extract_loras(prompt, folder)
+    find = partial(_find_lora, source) if isinstance(source, Path) else source
+    text, found = _extract_loras(prompt, find)
     _check_network_tags("the prompt", text)
     _check_network_tags("the negative prompt", request.negative_prompt)
     return replace(request, prompt=text, loras=(*request.loras, *found))
@@ -107,12 +115,12 @@ def remove_network_tags(prompt: str) -> str:
     return NETWORK_TAG_PATTERN.sub(_replacement_space, prompt).strip()
 
 
-def _extract_loras(prompt: str, folder: Path) -> tuple[str, tuple[InputFileWithScale, ...]]:
+def _extract_loras(prompt: str, find: LoraFinder) -> tuple[str, tuple[InputFileWithScale, ...]]:
     matches = list(LORA_TAG_PATTERN.finditer(prompt))
     if not matches:
         return prompt, ()
     return LORA_TAG_PATTERN.sub(_replacement_space, prompt).strip(), tuple(
-        _parse_lora_tag(match, folder) for match in matches
+        _parse_lora_tag(match, find) for match in matches
     )
 
 
@@ -121,7 +129,7 @@ def _replacement_space(match: re.Match[str]) -> str:
     return " " if match[1] or match[match.re.groups] else ""
 
 
-def _parse_lora_tag(match: re.Match[str], folder: Path) -> InputFileWithScale:
+def _parse_lora_tag(match: re.Match[str], find: LoraFinder) -> InputFileWithScale:
     """Return the LoRA of a match of LORA_TAG_PATTERN."""
     tag = match[0].strip()
     name, colon, tail = (part.strip() for part in match[2].partition(":"))
@@ -134,12 +142,10 @@ def _parse_lora_tag(match: re.Match[str], folder: Path) -> InputFileWithScale:
             f"Got {tag:.80}: expected <lora:NAME>, or <lora:NAME:0.8> with one strength. "
             "With --grammar plain every letter is literal."
         )
-    return InputFileWithScale(
-        path=str(_find_lora(name.removesuffix(LORA_SUFFIX), folder, tag)), scale=scale
-    )
+    return InputFileWithScale(path=str(find(name.removesuffix(LORA_SUFFIX), tag)), scale=scale)
 
 
-def _find_lora(name: str, folder: Path, tag: str) -> Path:
+def _find_lora(folder: Path, name: str, tag: str) -> Path:
     """Return the file of a name, also in a folder below: "styles/ink".
 
     tag : that named it

@@ -197,15 +197,9 @@ def _add_pictures(
 
 def _set_prompt(overrides: RequestOverrides, prompt: str, catalogue: Catalogue) -> Request:
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-    request = set_prompt_and_extract_loras(request, prompt, catalogue.lora_folder)
-    known = set(map(str, catalogue.loras.values()))
-    for lora in request.loras:
-        if lora.path not in known:
-            raise ArgumentError(
-                f"The LoRA {Path(lora.path).stem!r:.200} came after the server was started: it "
-                "lists its files then. Start it again."
-            )
-    return request
+    return set_prompt_and_extract_loras(
+        request, prompt, lambda name, _tag: catalogue.find_lora(name)
+    )
 
 
 def _build_edit(

@@ -94,7 +94,7 @@ def test_loras_and_learned_words_are_listed_by_name(idle: Idle, tmp_path: Path) 
 @pytest.fixture
 def models() -> OwnerModels:
     models = {"embedded": Path("a"), "owner/name": Path("b")}
-    return OwnerModels(Catalogue(models, {}, {}, Path("loras")))
+    return OwnerModels(Catalogue(models, {}, {}))
 
 
 def test_each_owner_chooses_a_model(models: OwnerModels) -> None:

@@ -131,7 +131,7 @@ def test_a_lora_is_drawn_with_and_stays_with_its_picture(drawn: Any) -> None:
     drawn.click("text=Command")
     assert "ink.safetensors:0.5" in drawn.inner_text("dialog pre")
     drawn.click("dialog >> text=Close")
-    # The sliders follow the form: the picture before was drawn without.
-    drawn.click("[aria-label='Undo']")
+    # The slider follows the form: the picture before was drawn without.
+    drawn.click(".strip li:nth-child(2) button")
     drawn.wait_for_selector(f"{PICTURE}[src='{plain}']")
     assert drawn.get_by_label("ink").input_value() == "0"
