@@ -265,7 +265,7 @@ def test_png_info_reads_how_a_picture_was_made(api: webuiapi.WebUIApi, apple: Im
         ({"steps": 0}, "Got --steps 0: expected a whole number from 1"),
         ({"width": 63}, "63"),
         ({"n_iter": 100_000}, "n_iter x batch_size = 100000: this server lets up to"),
-        ({"prompt": "a cat <lora:ink:0.8>"}, "lora:ink:0.8"),
+        ({"prompt": "a cat <lora:ink:0.8>"}, "Unknown LoRA 'ink'. The server has none."),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(

@@ -134,4 +134,5 @@ def test_a_lora_is_drawn_with_and_stays_with_its_picture(drawn: Any) -> None:
     # The slider follows the form: the picture before was drawn without.
     drawn.click(".strip li:nth-child(2) button")
     drawn.wait_for_selector(f"{PICTURE}[src='{plain}']")
+    drawn.wait_for_selector("#loras output:text-is('off')")
     assert drawn.get_by_label("ink").input_value() == "0"
