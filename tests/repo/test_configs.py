@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
@@ -17,6 +18,7 @@ from train.config.run_config import MODEL_PART_KINDS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODELS = sorted((CONFIGS / "models").rglob("*.toml"))
+SHAPE_KEYS = ("latent_channels", "encoder_block_out_channels", "decoder_block_out_channels")
 RUNS = sorted((CONFIGS / "train").rglob("*.toml"))
 
 
@@ -69,3 +71,10 @@ def test_a_run_of_configs_loads_and_its_pictures_fit_its_model(path: Path) -> No
 def test_every_toml_is_a_model_or_a_run() -> None:
     others = set(CONFIGS.rglob("*.toml")) - {*MODELS, *RUNS}
     assert not others, f"no test builds {others}"
+
+
+def test_the_trained_autoencoder_of_configs_is_that_of_its_model() -> None:
+    trained = AutoencoderTiny.load_config(CONFIGS / "models" / "embedded-vae")
+    fresh = built(CONFIGS / "models" / "embedded.toml").vae.config
+    assert {key: trained[key] for key in SHAPE_KEYS} == {key: fresh[key] for key in SHAPE_KEYS}
+    assert trained["scaling_factor"] != 1  # as its run measured it
