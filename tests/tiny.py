@@ -11,6 +11,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -60,6 +61,12 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, **config: Any) -> CLIPTextModel:
             **config,
         )
     ).eval()
+
+
+def picture(size: int = 32) -> Image.Image:
+    """A square picture of noise."""
+    pixels = torch.rand(3, size, size, generator=torch.Generator().manual_seed(4))
+    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 def tiny_unet(**config: Any) -> UNet2DConditionModel:

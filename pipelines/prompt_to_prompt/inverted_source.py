@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipelines.images.photo import Photo
+from pipelines.inversion.inversion_psnr import InversionPSNR
 from pipelines.inversion.method_checks import (
     check_guidance_suits_method,
     check_method_suits_model,
@@ -27,7 +28,7 @@ from pipelines.inversion.reordered_prompt import reorder_prompt
 from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
-from pipelines.prompt_to_prompt.recorded_source import InversionError, RecordedSource
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording_size import (
     check_recording_budget,
     estimate_recording_bytes,
@@ -257,7 +258,7 @@ def measure_error(
     scheduler: PathScheduler,
     recorded: RecordedSource,
     pixels_13YX: Tensor,
-) -> InversionError:
+) -> InversionPSNR:
     """Return the error of a picture's inversion; warn where the replay is poor.
 
     scheduler : of the recorded run. Only for a pinned path without residuals the model draws the
@@ -279,7 +280,7 @@ def measure_error(
             path.latents[-1]
         )
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
-    error = InversionError(replay, peak_signal_to_noise(decoded, pixels_13YX))
+    error = InversionPSNR(replay, peak_signal_to_noise(decoded, pixels_13YX))
     if replay is not None and replay < min(POOR_REPLAY_PSNR, error.autoencoder - 1):
         warnings.warn(
             f"Drawn again from its noise, the picture is reproduced at {replay:.1f} dB only (the "

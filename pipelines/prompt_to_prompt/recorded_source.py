@@ -25,6 +25,7 @@ from pipelines.images.photo_tensors import (
     photo_from_tensors,
     photo_to_tensors,
 )
+from pipelines.inversion.inversion_psnr import InversionPSNR
 from pipelines.inversion.noise_levels import PathStep
 from pipelines.inversion.null_text import UncondScheduleCallback
 from pipelines.inversion.path_scheduler import AddResidualsCallback, PathScheduler
@@ -115,10 +116,10 @@ class RecordedSource:
         return tuple(map(site_from_json, self.facts["text_sites"]))
 
     @property
-    def error(self) -> "InversionError | None":
+    def error(self) -> InversionPSNR | None:
         """Error of an inverted picture; None for a source that the model generated."""
         error = self.facts.get("error")
-        return None if error is None else InversionError(**error)
+        return None if error is None else InversionPSNR(**error)
 
     def call_overrides(self, pipe: Any) -> CallOverrides | None:
         """Return what the run of targets needs beside an inverted picture, or beside the target of
@@ -216,19 +217,6 @@ class RecordedSource:
     def latents_at(self, step: int) -> Tensor:
         """Return the latents (1, C, H, W) that were recorded after a step of the source's run."""
         return self.steps[step]["latents"]
-
-
-@dataclass(frozen=True, slots=True)
-class InversionError:
-    """Peak signal-to-noise ratios of an inverted picture against the picture itself, in dB.
-
-    replay : of the source drawn again from its noise with its own prompt and guidance; None for a
-        method that reproduces its path by construction
-    autoencoder : of the picture encoded and decoded, which no method can surpass
-    """
-
-    replay: float | None
-    autoencoder: float
 
 
 def write_recorded_source(kept: RecordedSource) -> None:

@@ -146,7 +146,7 @@ class RecordingPipeline(TextToImagePipeline):
         >>> cat, dog = pipe(source, "a dog on a sofa").images
         >>> source.put_back(dog).save("dog.png")  # at the photo's own size
         >>> source.error
-        InversionError(replay=24.1, autoencoder=31.6)
+        InversionPSNR(replay=24.1, autoencoder=31.6)
 
         Warns of a picture that the model cannot reproduce from its noise; see RecordedSource.error.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.block_scales import compute_residual_scales
-from t2i.controls.branch_rows import fill_absent_branches
+from t2i.controls.branch_rows import fill_absent_branches, list_controlled_branches
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import repeat_per_image, resize_mask_to_block
 from t2i.denoiser.families.sd import ADAPTER_PREFIX
@@ -34,11 +34,7 @@ class PreparedAdapter:
         """Return the features as entries of `Conditioning.extra`, with a row for each row of the
         pass; empty where none of its rows are controlled.
         """
-        present = [
-            branch
-            for branch in conditioning.branches
-            if not (self.control.mode == "control" and branch == "uncond")
-        ]
+        present = list_controlled_branches(conditioning.branches, self.control.mode == "control")
         if not present:
             return {}
         rows = (torch.cat([feature_BCHW] * len(present)) for feature_BCHW in self.features)

@@ -11,6 +11,11 @@ from torch import Tensor
 from t2i.conditioning.conditioning import Branch
 
 
+def list_controlled_branches(branches: Sequence[Branch], cond_alone: bool) -> list[Branch]:
+    """Return the branches whose rows a control acts on: all, or all but the unconditional one."""
+    return [branch for branch in branches if not (cond_alone and branch == "uncond")]
+
+
 def select_branch_rows(
     rows_BCHW: Tensor, branches: Sequence[Branch], wanted: Sequence[Branch]
 ) -> Tensor:

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.block_scales import compute_residual_scales
-from t2i.controls.branch_rows import fill_absent_branches, select_branch_rows
+from t2i.controls.branch_rows import (
+    fill_absent_branches,
+    list_controlled_branches,
+    select_branch_rows,
+)
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import resize_mask_to_block
 from t2i.denoiser.families.sd import ADDED_CONDITIONS, CONTROL_DOWN_PREFIX, CONTROL_MID
@@ -45,11 +49,7 @@ class PreparedControlNet:
         """Return the residuals as entries of `Conditioning.extra`, with a row for each row of the
         pass; empty where none of its rows are controlled.
         """
-        branches = [
-            branch
-            for branch in conditioning.branches
-            if not (self.acts_on_cond_alone and branch == "uncond")
-        ]
+        branches = list_controlled_branches(conditioning.branches, self.acts_on_cond_alone)
         if not branches:
             return {}
         own = conditioning.select_branches(branches)

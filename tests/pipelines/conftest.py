@@ -1,5 +1,7 @@
 """Tiny parts shared by the pipeline tests; read-only: a test that changes a part builds its own."""
 
+import warnings
+
 import pytest
 
 from pipelines.text_to_image import TextToImagePipeline
@@ -21,3 +23,11 @@ def pipe(components):
     pipe = TextToImagePipeline(**components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def poor_replays_are_expected():
+    """Random weights reproduce no picture well, and are no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Drawn again from its noise")
+        yield

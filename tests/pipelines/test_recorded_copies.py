@@ -2,12 +2,10 @@
 
 import dataclasses
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
@@ -20,7 +18,9 @@ from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.errors import ArgumentError, AttentionError
-from tests.tiny import tiny_sd_components, tiny_sdxl_components
+from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, TARGET = "a red cat", "a red dog"
 RUN = {"num_inference_steps": 4, "guidance_scale": 3.0}
@@ -43,18 +43,6 @@ def quiet(components):
 @pytest.fixture(scope="module")
 def pipe():
     return quiet(tiny_sd_components())
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
-
-
-def picture():
-    pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 def assert_near(left, right):

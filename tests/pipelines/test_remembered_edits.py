@@ -1,7 +1,5 @@
 """Edit upon edit: the target of a recorded source is recorded as the next source."""
 
-import warnings
-
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +13,9 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import LocalBlend, Refine, Replace, SelfReplace, ShareKeysValues, attend
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
-from tests.tiny import tiny_sd_components, tiny_sdxl_components
+from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, FIRST, SECOND = "a red cat", "a red dog", "a blue dog"
 RUN = {"num_inference_steps": 3, "guidance_scale": 3.0, "seed": 3}
@@ -37,18 +37,6 @@ def pipe():
 @pytest.fixture(scope="module")
 def source(pipe):
     return pipe.remember(SOURCE, **RUN)
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
-
-
-def picture():
-    pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 def assert_near(left, right, near=NEAR):

@@ -12,7 +12,9 @@ from torch import distributed
 
 from t2i.errors import TrainingError
 from tests.train.apart import CONTEXT, MINUTE
+from train.loop_config import LoopConfig
 from train.parallel.lost_processes import explaining_lost_process
+from train.parallel.processes import open_accelerator
 
 ACCELERATOR: Any = SimpleNamespace(num_processes=2)
 
@@ -80,3 +82,16 @@ def test_other_errors_pass() -> None:
 def raise_within(error: Exception) -> None:
     with explaining_lost_process(ACCELERATOR, lambda: "after step 3"):
         raise error
+
+
+def test_a_process_that_misses_another_before_or_after_its_steps_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(TrainingError, match="ended outside of its steps"):
+        miss_another_process(monkeypatch)
+
+
+def miss_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_accelerator(LoopConfig(steps=1, batch_size=1, device="cpu"), "adamw") as accelerator:
+        monkeypatch.setattr(type(accelerator), "num_processes", property(lambda _: 2))
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")

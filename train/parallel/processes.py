@@ -26,6 +26,7 @@ from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_note
 from train.loop_config import LoopConfig
 from train.parallel import fsdp as sharding
+from train.parallel.lost_processes import explaining_lost_process
 
 Result = TypeVar("Result")
 PROCESS_WAIT_TIMEOUT = timedelta(hours=3)
@@ -86,7 +87,8 @@ def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
     """Create the Accelerator of a run for the block, and restore Accelerate's global state
     afterwards.
 
-    All processes leave the block together. Afterwards Accelerate, the environment and torch's
+    All processes leave the block together; an error by which one misses another becomes a
+    TrainingError. Afterwards Accelerate, the environment and torch's
     global generators are as before, also after an exception. Raises ArgumentError where this
     process is in a process group already.
 
@@ -95,9 +97,10 @@ def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
     with isolated_accelerate_state():
         check_no_process_group()
         accelerator = build_accelerator(loop, optimizer)
-        with isolated_rng():
-            yield accelerator
-        leave_process_group(accelerator)
+        with explaining_lost_process(accelerator, lambda: "outside of its steps"):
+            with isolated_rng():
+                yield accelerator
+            leave_process_group(accelerator)
 
 
 def leave_process_group(accelerator: Accelerator) -> None:

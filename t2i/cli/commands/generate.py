@@ -182,7 +182,11 @@ def _generate_request(
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
     from t2i.cli.generation.grid import ImageGrid, check_not_contact_sheet
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
-    from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER, set_prompt_and_extract_loras
+    from t2i.cli.request.prompt_loras import (
+        DEFAULT_LORA_FOLDER,
+        build_folder_finder,
+        set_prompt_and_extract_loras,
+    )
     from t2i.cli.request.request import Request, choose_seeds
 
     if (count := read_launcher_process_count()) > 1:
@@ -194,7 +198,7 @@ def _generate_request(
     if image is None:
         request = overrides.apply_to(Request(prompt="", grammar="a1111"))
         request = set_prompt_and_extract_loras(
-            request, prompt or "", lora_dir or DEFAULT_LORA_FOLDER
+            request, prompt or "", build_folder_finder(lora_dir or DEFAULT_LORA_FOLDER)
         )
     else:
         original, request, recorded_seed = read_request_from_image(
@@ -287,7 +291,11 @@ def read_request_from_image(
     for a model that is not found here.
     """
     from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
-    from t2i.cli.request.prompt_loras import remove_network_tags, set_prompt_and_extract_loras
+    from t2i.cli.request.prompt_loras import (
+        build_folder_finder,
+        remove_network_tags,
+        set_prompt_and_extract_loras,
+    )
     from t2i.denoiser.loading.address import EMBEDDED_MODELS
 
     metadata = read_metadata(picture)
@@ -309,7 +317,9 @@ def read_request_from_image(
         if overrides.loras == ():
             request = replace(request, prompt=remove_network_tags(request.prompt))
         else:
-            request = set_prompt_and_extract_loras(request, request.prompt, lora_dir)
+            request = set_prompt_and_extract_loras(
+                request, request.prompt, build_folder_finder(lora_dir)
+            )
     _check_files_found(picture, request)
     return metadata, request, seed
 

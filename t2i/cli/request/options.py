@@ -230,7 +230,11 @@ def build_prompt_request(
 
     Raises ArgumentError if several processes run the command.
     """
-    from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER, set_prompt_and_extract_loras
+    from t2i.cli.request.prompt_loras import (
+        DEFAULT_LORA_FOLDER,
+        build_folder_finder,
+        set_prompt_and_extract_loras,
+    )
     from t2i.cli.request.request import Request
 
     if read_launcher_process_count() > 1:
@@ -238,7 +242,8 @@ def build_prompt_request(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-    return set_prompt_and_extract_loras(request, prompt, lora_dir or DEFAULT_LORA_FOLDER)
+    find = build_folder_finder(lora_dir or DEFAULT_LORA_FOLDER)
+    return set_prompt_and_extract_loras(request, prompt, find)
 
 
 def check_no_composed_prompts(request: "Request", prompts: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ class PhotoInversion:
     method : name and arguments, see pipelines.inversion.methods, or "auto"
     fit : of the photo to the model's size, see pipelines.images.photo_fitting.choose_fitting
     full_size : edits are put back into the photo at its own size
-    replay, autoencoder : see pipelines.prompt_to_prompt.recorded_source.InversionError, in dB; None
+    replay, autoencoder : see pipelines.inversion.inversion_psnr.InversionPSNR, in dB; None
         until the photo is inverted
     """
 

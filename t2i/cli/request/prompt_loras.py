@@ -21,18 +21,14 @@ NETWORK_TAG_PATTERN = re.compile(r"([ \t]*)<\s*([a-z][\w-]*)\s*:[^<>]*>([ \t]*)"
 """Tag of any network, which A1111 or an extension of it removes from the prompt."""
 UNCLOSED_TAG_PATTERN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*", re.IGNORECASE)
 LORA_SUFFIX = ".safetensors"
-LoraFinder = Callable[[str, str], Path]
-"""(name, tag that gave it) -> file of a LoRA. Raises ArgumentError for an unknown name."""
 MAX_SUGGESTIONS = 3
 """Maximum number of names suggested for an unknown one."""
+LoraFinder = Callable[[str, str], Path]
+"""(name, tag that gave it) -> file of a LoRA. Raises ArgumentError for an unknown name."""
 
 
-def set_prompt_and_extract_loras(
-    request: Request, prompt: str, source: Path | LoraFinder
-) -> Request:
+def set_prompt_and_extract_loras(request: Request, prompt: str, find: LoraFinder) -> Request:
     """Set a request's prompt, turning its LoRA tags into LoRAs of the request.
-
-    source : folder of the LoRAs, or what finds them
 
     With the grammar "plain" every letter stands for itself. Raises ArgumentError for a malformed
     tag, or a name that is not known.
@@ -45,7 +41,6 @@ def set_prompt_and_extract_loras(
             "picture. Put it into the prompt, with a negative strength if it is to take something "
             "away."
         )
-    find = partial(_find_lora, source) if isinstance(source, Path) else source
     text, found = _extract_loras(prompt, find)
     _check_network_tags("the prompt", text)
     _check_network_tags("the negative prompt", request.negative_prompt)
@@ -64,7 +59,7 @@ def extract_loras_from_lines(
     for line in lines:
         try:
             request = set_prompt_and_extract_loras(
-                line.overrides.apply_to(options), line.prompt, folder
+                line.overrides.apply_to(options), line.prompt, build_folder_finder(folder)
             )
         except T2IError as error:
             broken.append((line.number, str(error)))
@@ -145,11 +140,12 @@ def _parse_lora_tag(match: re.Match[str], find: LoraFinder) -> InputFileWithScal
     return InputFileWithScale(path=str(find(name.removesuffix(LORA_SUFFIX), tag)), scale=scale)
 
 
-def _find_lora(folder: Path, name: str, tag: str) -> Path:
-    """Return the file of a name, also in a folder below: "styles/ink".
+def build_folder_finder(folder: Path) -> LoraFinder:
+    """Return the finder of the LoRAs in a folder and the folders below it: "styles/ink"."""
+    return partial(_find_lora, folder)
 
-    tag : that named it
-    """
+
+def _find_lora(folder: Path, name: str, tag: str) -> Path:
     steps = name.split("/")
     if "\\" in name or "\0" in name or any(step in ("", ".", "..") for step in steps):
         raise ArgumentError(f"Got {tag:.80}: expected the name of a file in {folder}.")

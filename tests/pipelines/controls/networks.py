@@ -45,3 +45,16 @@ def tiny_adapter(unet: UNet2DConditionModel, seed: int = 5, **config: Any) -> T2
         "adapter_type": "full_adapter_xl" if is_xl else "full_adapter",
     }
     return T2IAdapter(**(settings | config)).eval()
+
+
+class CalledWith:
+    """A pipeline that is called with further arguments of its own."""
+
+    def __init__(self, pipe: Any, call: dict[str, Any]) -> None:
+        self.pipe, self.call, self.vae = pipe, call, pipe.vae
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        self.pipe.set_progress_bar_config(**options)
+
+    def __call__(self, **call: Any) -> Any:
+        return self.pipe(**(call | self.call))

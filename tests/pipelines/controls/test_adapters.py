@@ -14,7 +14,12 @@ from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
 from t2i.errors import ArgumentError
 from tests.pipelines.against import assert_same
-from tests.pipelines.controls.networks import hint, tiny_adapter, tiny_controlnet
+from tests.pipelines.controls.networks import (
+    CalledWith,
+    hint,
+    tiny_adapter,
+    tiny_controlnet,
+)
 from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_unet
 
 PROMPT = "a red apple"
@@ -28,17 +33,6 @@ FOUR = {
 SIZE = {"height": 64, "width": 64}
 # diffusers' pipeline of Stable Diffusion multiplies by 1 / scaling_factor before it decodes.
 LATENT = {"output_type": "latent"}
-
-
-class Called:
-    def __init__(self, pipe, call):
-        self.pipe, self.call, self.vae = pipe, call, pipe.vae
-
-    def set_progress_bar_config(self, **options):
-        self.pipe.set_progress_bar_config(**options)
-
-    def __call__(self, **call):
-        return self.pipe(**(call | self.call))
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +66,10 @@ def test_an_adapter_acts_as_in_diffusers(parts, adapters, scale, call):
     picture = hint(1, (40, 24))
     call = {"prompt": PROMPT, **SIZE} | call
     controlled = assert_same(
-        Called(TextToImagePipeline(**parts), {"controls": [Control(adapters[0], picture, scale)]}),
-        Called(theirs, {"image": picture, "adapter_conditioning_scale": scale}),
+        CalledWith(
+            TextToImagePipeline(**parts), {"controls": [Control(adapters[0], picture, scale)]}
+        ),
+        CalledWith(theirs, {"image": picture, "adapter_conditioning_scale": scale}),
         **call,
         **LATENT,
     )
@@ -85,8 +81,8 @@ def test_several_adapters_act_as_in_diffusers(parts, adapters):
     pictures, scales = [hint(1, (64, 64)), hint(2, (64, 64))], [0.9, 0.3]
     controls = [Control(*one) for one in zip(adapters, pictures, scales, strict=True)]
     assert_same(
-        Called(TextToImagePipeline(**parts), {"controls": controls}),
-        Called(theirs, {"image": pictures, "adapter_conditioning_scale": scales}),
+        CalledWith(TextToImagePipeline(**parts), {"controls": controls}),
+        CalledWith(theirs, {"image": pictures, "adapter_conditioning_scale": scales}),
         prompt=PROMPT,
         **SIZE,
         **LATENT,
@@ -97,8 +93,8 @@ def test_an_adapter_of_gray_hints_acts_as_in_diffusers(parts):
     adapter = tiny_adapter(parts["unet"], in_channels=1)
     theirs = StableDiffusionAdapterPipeline(**parts, adapter=adapter, **UNSAFE)
     picture = hint(1, (64, 64)).convert("L")
-    ours = Called(TextToImagePipeline(**parts), {"controls": [Control(adapter, picture)]})
-    assert_same(ours, Called(theirs, {"image": picture}), prompt=PROMPT, **SIZE, **LATENT)
+    ours = CalledWith(TextToImagePipeline(**parts), {"controls": [Control(adapter, picture)]})
+    assert_same(ours, CalledWith(theirs, {"image": picture}), prompt=PROMPT, **SIZE, **LATENT)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -114,8 +110,8 @@ def test_sdxls_adapters_act_as_in_diffusers(share):
     theirs = StableDiffusionXLAdapterPipeline(**parts, adapter=adapter)
     control = Control(adapter, hint(1, (64, 64)), 0.8, (0.0, share))
     assert_same(
-        Called(TextToImagePipeline(**parts), {"controls": [control]}),
-        Called(
+        CalledWith(TextToImagePipeline(**parts), {"controls": [control]}),
+        CalledWith(
             theirs,
             {
                 "image": control.picture,

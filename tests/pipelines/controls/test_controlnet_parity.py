@@ -18,7 +18,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.controls.control import Control
 from t2i.denoiser.schedulers import build_scheduler
 from tests.pipelines.against import assert_same
-from tests.pipelines.controls.networks import hint, tiny_controlnet
+from tests.pipelines.controls.networks import CalledWith, hint, tiny_controlnet
 from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_unet
 
 PROMPTS = ["a red apple to the left of the cat", "zebra, blue"]
@@ -45,8 +45,8 @@ class Alike:
                 name: value[0] if isinstance(value, list) else value
                 for name, value in named.items()
             }
-        theirs = _Called(self.theirs, named | (theirs or {}))
-        controlled = assert_same(_Called(self.ours, {"controls": controls}), theirs, **call)
+        theirs = CalledWith(self.theirs, named | (theirs or {}))
+        controlled = assert_same(CalledWith(self.ours, {"controls": controls}), theirs, **call)
         options = {"num_inference_steps": 4, "output_type": "latent"} | call
         options.pop("seeds", None)
         seed = torch.Generator().manual_seed(3)
@@ -54,17 +54,6 @@ class Alike:
         assert controlled.shape == free.shape
         assert not torch.equal(controlled, free)
         return controlled
-
-
-class _Called:
-    def __init__(self, pipe, call):
-        self.pipe, self.call, self.vae = pipe, call, pipe.vae
-
-    def set_progress_bar_config(self, **options):
-        self.pipe.set_progress_bar_config(**options)
-
-    def __call__(self, **call):
-        return self.pipe(**(call | self.call))
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +112,9 @@ def test_samplers_act_as_in_diffusers(parts, nets, name):
 def test_each_prompt_may_have_its_own_hint(parts, nets):
     pictures = [hint(1), hint(2)]
     theirs = StableDiffusionControlNetPipeline(**parts, controlnet=nets[0], **UNSAFE)
-    ours = _Called(TextToImagePipeline(**parts), {"controls": [Control(nets[0], pictures)]})
+    ours = CalledWith(TextToImagePipeline(**parts), {"controls": [Control(nets[0], pictures)]})
     call = {"prompt": PROMPTS, "num_images_per_prompt": 2}
-    assert_same(ours, _Called(theirs, {"image": pictures}), **call)
+    assert_same(ours, CalledWith(theirs, {"image": pictures}), **call)
 
 
 def test_a_controlnet_that_pools_acts_as_in_diffusers(parts):
@@ -156,8 +145,8 @@ def test_a_control_steers_inpainting_as_in_diffusers(parts, nets, channels, crop
         found = [
             pipe(**call, generator=torch.Generator().manual_seed(2)).images[0].tobytes()
             for pipe in (
-                _Called(pair.ours, {"controls": [Control(nets[0], hint(1), 0.5)]}),
-                _Called(pair.theirs, {"control_image": hint(1)}),
+                CalledWith(pair.ours, {"controls": [Control(nets[0], hint(1), 0.5)]}),
+                CalledWith(pair.theirs, {"control_image": hint(1)}),
                 pair.ours,
             )
         ]

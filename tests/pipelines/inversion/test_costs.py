@@ -1,10 +1,7 @@
 """Denoiser rows that the inversion of a picture and an edit of it cost, on tiny models."""
 
-import warnings
-
 import pytest
 import torch
-from PIL import Image
 
 from pipelines.prompt_to_prompt.inverted_source import peak_signal_to_noise
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
@@ -12,7 +9,9 @@ from t2i.attention import ShareKeysValues
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
-from tests.tiny import tiny_sd_components
+from tests.tiny import picture, tiny_sd_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, TARGET = "a red cat", "a red dog"
 RUN = {"num_inference_steps": 4, "guidance_scale": 3.0, "seed": 1}
@@ -32,23 +31,11 @@ ROWS = {
 """Inversion, then recording, then the replay whose error is told, of those that a method makes."""
 
 
-def picture():
-    pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
-
-
 @pytest.fixture(scope="module")
 def pipe():
     pipe = PromptEditPipeline(**tiny_sd_components()).to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
 
 
 @pytest.mark.parametrize("method", ROWS)

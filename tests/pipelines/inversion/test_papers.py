@@ -4,14 +4,14 @@ In float64, through the whole pipeline: text, guidance, recording, and the targe
 """
 
 import copy
-import warnings
 
 import pytest
 import torch
-from PIL import Image
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from tests.tiny import tiny_sd_components
+from tests.tiny import picture, tiny_sd_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, TARGET = "a red cat", "a red dog"
 STEPS, SCALE = 4, 3.0
@@ -23,18 +23,6 @@ def pipe():
     made = PromptEditPipeline(**tiny_sd_components()).to(torch.float64)
     made.set_progress_bar_config(disable=True)
     return made
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
-
-
-def picture():
-    pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 def largest(tensor):

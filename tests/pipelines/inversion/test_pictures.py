@@ -20,7 +20,9 @@ from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, DataError
 from t2i.scenes.scenes import Scenes, ScenesConfig
-from tests.tiny import tiny_sd_components, tiny_sdxl_components
+from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, TARGET = "a red cat", "a red dog"
 RUN = {"num_inference_steps": 4, "guidance_scale": 3.0, "seed": 1}
@@ -29,11 +31,6 @@ REPLAYED = ("ddim", "ddim:iterations=1", "null-text:inner_steps=2", "turbo:max_l
 ROUNDING_IS_AMPLIFIED = ("bdia", "turbo:max_last_residual=1e6")
 """In float32 with random weights, to 3e-5; see the embedded model below."""
 EXACT = ("edit-friendly", "edit-friendly:skip=0.25", "difference", "difference:keep=0.3", "bdia")
-
-
-def picture(size=32):
-    pixels = torch.rand(3, size, size, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
 
 
 def quiet(components, dtype=torch.float32):
@@ -50,14 +47,6 @@ def pipe():
 @pytest.fixture(scope="module")
 def precise():
     return quiet(tiny_sd_components(), torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    """Random weights reproduce nothing; the warning has a test of its own."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
 
 
 def largest(difference):

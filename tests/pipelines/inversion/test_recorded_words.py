@@ -1,12 +1,10 @@
 """What is known of a recording before it is made, and what is read from it without a pass."""
 
 import io
-import warnings
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from PIL import Image
 
 from pipelines.inversion.methods import parse_method
 from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_method
@@ -22,7 +20,9 @@ from t2i.attention import Concept, attend
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, DataError
 from t2i.text.prompt import Prompt
-from tests.tiny import tiny_sd_components, tiny_sdxl_components
+from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
+
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE = "a red cat"
 RUN = {"num_inference_steps": 3, "guidance_scale": 3.0, "seed": 1}
@@ -35,17 +35,9 @@ def pipe():
     return pipe
 
 
-@pytest.fixture
-def picture():
-    pixels = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(4))
-    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
+@pytest.fixture(name="picture")
+def _picture():
+    return picture()
 
 
 @pytest.mark.parametrize("prompt", [SOURCE, Prompt("a [red:blue:0.5] cat", "a1111")])

@@ -1,7 +1,5 @@
 """Edits of a photo under a mask: outside of it every pixel is the photo's own."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -24,6 +22,8 @@ from tests.denoiser.test_sd import overflowing_vae
 from tests.pipelines.photos.test_reading import camera_exif, colourful
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
 
+pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
+
 RUN = {"num_inference_steps": 3, "guidance_scale": 3.0, "seed": 1}
 BOX = (16, 24, 72, 60)
 """Of a photo of 96 x 96, of which the tiny model is shown 32 x 32."""
@@ -44,14 +44,6 @@ def pipe():
     pipe = PromptEditPipeline(**tiny_sd_components())
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-@pytest.fixture(autouse=True)
-def _poor_replays_are_expected():
-    """Random weights reproduce nothing."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Drawn again from its noise")
-        yield
 
 
 @pytest.mark.parametrize("method", INVERSION_METHODS)

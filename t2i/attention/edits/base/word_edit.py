@@ -3,6 +3,7 @@
 T text tokens.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class PerWordWindowEdit(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceMapEdit(PerWordWindowEdit):
+class SourceMapEdit(PerWordWindowEdit, ABC):
     """Base class of prompt-to-prompt's edits that give words of the target prompt the attention
     maps of the source prompt.
 
@@ -123,11 +124,11 @@ class SourceMapEdit(PerWordWindowEdit):
             return found
         return correct_alignment(found, prompt_tokens, self.source, self.target, self.alignment)
 
+    @abstractmethod
     def align_tokens_automatically(
         self, prompt_tokens: PromptTokens, length: int
     ) -> TokenAlignment:
         """Return the alignment without the corrections of `alignment`."""
-        raise NotImplementedError
 
 
 def check_alignment(alignment: object) -> None:
