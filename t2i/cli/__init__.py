@@ -34,6 +34,7 @@ from t2i.cli.gc_control import delay_gc, freeze_gc
 from t2i.cli.loading_notice import show_loading_notice
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
+from t2i.cli.path_arguments import Commands
 from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.server.command import EPILOG as SERVES
@@ -55,7 +56,7 @@ EXIT_CODES_HELP = (
     "129 hung up, 130 interrupted, 143 terminated."
 )
 
-app = typer.Typer(
+app = Commands(
     help="Make pictures from words, and train the models that do.",
     epilog=EXIT_CODES_HELP,
     add_completion=True,

@@ -1,5 +1,7 @@
 """Errors of option values in the words of this command line instead of typer's and pydantic's."""
 
+from typing import Any
+
 import typer
 
 EXPECTED_VALUES = {
@@ -18,6 +20,12 @@ NOT_ONE_OF = " is not one of "
 """Words of click before the choices of an option."""
 
 
+def name_param(param: Any) -> str:
+    """Return the name of an option or argument of a command as it is typed or shown in its help."""
+    name: str = param.opts[0]
+    return name if name.startswith("-") else param.metavar or name.upper()
+
+
 def describe_option_error(error: typer.TyperException) -> str:
     """Describe an invalid option value: the option, what was given and what is expected.
 
@@ -33,6 +41,5 @@ def describe_option_error(error: typer.TyperException) -> str:
     expected = EXPECTED_VALUES.get(fault["type"], "").format_map(limits)
     if not expected and NOT_ONE_OF in reason:
         expected = "one of " + reason.split(NOT_ONE_OF, 1)[1].rstrip(".").replace("'", "")
-    name = option.opts[0] if option.opts[0].startswith("-") else option.human_readable_name
-    got = f"Got {name} {fault['input']!r:.200}"
+    got = f"Got {name_param(option)} {fault['input']!r:.200}"
     return f"{got}: expected {expected}." if expected else f"{got}: {reason}"

@@ -11,6 +11,7 @@ import typer
 from t2i.cli.commands.data_pairs import draw_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
+from t2i.cli.path_arguments import Commands
 from t2i.errors import ArgumentError, DataError, choice_hint
 from t2i.terminal import plural, print_line
 
@@ -24,7 +25,7 @@ OutOption = Annotated[
     Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
 ]
 
-data = typer.Typer(help="Show, check and draw data sets.")
+data = Commands(help="Show, check and draw data sets.")
 
 
 data.command("pairs")(draw_preference_pairs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
+from t2i.cli.path_arguments import Commands
 from t2i.cli.weights_output import (
     FamilyOption,
     OverwriteOption,
@@ -22,7 +23,7 @@ from t2i.terminal import escape_controls, plural, print_line, print_rich
 if TYPE_CHECKING:
     from t2i.adapters import LoraApproximation, PartSummary
 
-lora = typer.Typer(help="Inspect, merge, extract and resize LoRAs.")
+lora = Commands(help="Inspect, merge, extract and resize LoRAs.")
 
 LoraFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any format.")]
 OutOption = Annotated[Path, typer.Option(help="The file to write.")]
