@@ -97,8 +97,11 @@ class RecordingProbe(Probe):
         return self.records_cond_row(site) or any(edit.acts_at_site(site) for edit in self.copies)
 
     def records_cond_row(self, site: Site) -> bool:
-        """Return True for a site whose queries and keys are recorded in the branch "cond"."""
-        return site.kind != "self" or site.num_positions <= self.max_positions
+        """Return True for a site whose queries and keys are recorded in the branch "cond": none of
+        a control's network.
+        """
+        small = site.kind != "self" or site.num_positions <= self.max_positions
+        return small and site.control is None
 
     def list_parts(
         self, site: Site, step: int, num_steps: int, branches: Sequence[Branch]

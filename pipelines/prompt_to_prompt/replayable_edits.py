@@ -11,6 +11,7 @@ from t2i.attention.edits.registry import from_dict
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.site import as_sites
 from t2i.errors import ArgumentError
 
 REPLAYABLE_EDITS = (Replace, Refine, Reweight, SelfReplace, LocalBlend)
@@ -30,6 +31,7 @@ def check_edits_to_record_for(edits: object) -> None:
                 f"Got {type(edit).__name__} with source={edit.source} in for_edits, expected "
                 "source=0: the recorded source is prompt 0 of its edits."
             )
+        check_reads_no_control(edit)
 
 
 def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
@@ -41,6 +43,8 @@ def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
                 "generated already. The targets count from 1."
             )
         source = getattr(edit, "source", None)
+        if source == 0:
+            check_reads_no_control(edit)
         if isinstance(edit, RowCopyEdit) and source == 0:
             check_rows_recorded(edit, kept)
             continue
@@ -58,6 +62,15 @@ def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
                     f"most {recorded} were recorded: lower it, or record the source with "
                     f"max_positions={most or 64 * 64}."
                 )
+
+
+def check_reads_no_control(edit: Edit) -> None:
+    """Raise ArgumentError for an edit that reads a recorded source in the network of a control."""
+    if as_sites(edit.sites).names_control:
+        raise ArgumentError(
+            f"{type(edit).__name__} has sites={edit.sites!r}, in a control's network, of which "
+            "nothing is recorded: give the source as a prompt, or choose sites of the UNet."
+        )
 
 
 def check_rows_recorded(edit: RowCopyEdit, kept: RecordedSource) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.loop import DenoiseFunction
 from pipelines.run.call_arguments import RunStart
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
+from t2i.attention.hooks.control_networks import announcing_controls
 from t2i.conditioning.run_state import RunState
 from t2i.controls.control import Control
 from t2i.controls.controlled_denoiser import (
@@ -54,7 +55,10 @@ def adding_controls(
     def find_step() -> int:
         return order[run.step] if order else run.step
 
-    with moving_networks(controls, device):
+    networks = {
+        number: control.network for number, control in enumerate(controls) if not control.is_adapter
+    }
+    with moving_networks(controls, device), announcing_controls(pipe.unet, networks):
         prepared = prepare_controls(
             controls,
             num_images,

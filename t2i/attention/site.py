@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from t2i.errors import ArgumentError, choice_hint
@@ -19,7 +20,7 @@ StepWindow = tuple[float, float] | tuple[int, int] | Sequence[int] | None
 class Site:
     """Attention site: a module whose forward calls attention.
 
-    name : its name in the model
+    name : its name in the model; "control.0/..." in the network of control 0 of the run
     kind : "cross" where the keys are the text's, "self" where they are the image's, "joint" where
         they are both
     place : "down", "mid" or "up" of a UNet; "" elsewhere
@@ -43,6 +44,12 @@ class Site:
         """Number of image positions among the queries of an attention site."""
         return self.image[1] - self.image[0]
 
+    @property
+    def control(self) -> int | None:
+        """Number of the control in whose network the site is; None for one of the denoiser."""
+        number, _ = split_control_name(self.name)
+        return number if isinstance(number, int) else None
+
     def __str__(self) -> str:
         size = "x".join(map(str, self.size)) if self.size else f"{self.num_positions} positions"
         heads = plural(self.heads, "head")
@@ -53,7 +60,9 @@ class Site:
 class Sites:
     """A selection of sites: those that match every field that is given.
 
-    name : a regular expression searched in the site's name, such as "up_blocks.1"
+    name : a regular expression searched in the site's name, such as "up_blocks.1". It selects sites
+        of the denoiser alone, unless it begins with a control: "control.0/mid_block", "control.0"
+        for every site in the network of control 0, "control" for those of all controls
     kind, place : one of them, or several
     size : H, W of the image there
     max_positions : largest number of image positions there, such as 16 * 16
@@ -73,7 +82,7 @@ class Sites:
                 if value not in known:
                     raise ArgumentError(f"Got {field}={value!r}. {choice_hint(str(value), known)}")
         try:
-            re.compile(self.name or "")
+            re.compile(split_control_name(self.name or "")[1])
         except re.error as error:
             raise ArgumentError(
                 f"Got the site {self.name!r}, which is no regular expression: {error}"
@@ -81,8 +90,11 @@ class Sites:
 
     def matches(self, site: Site) -> bool:
         """Return True if an attention site matches every field of the selection."""
+        control, pattern = split_control_name(self.name or "")
+        of_control, own_name = split_control_name(site.name)
         return (
-            (self.name is None or re.search(self.name, site.name) is not None)
+            (control == of_control or (control == "any" and of_control is not None))
+            and re.search(pattern, own_name) is not None
             and (self.kind is None or site.kind in _as_tuple(self.kind))
             and (self.place is None or site.place in _as_tuple(self.place))
             and (self.size is None or site.size == tuple(self.size))
@@ -94,8 +106,9 @@ class Sites:
         None, or that of the other, or admits it.
         """
         most = self.max_positions
+        of_denoiser = split_control_name(other.name or "")[0] is None
         return (
-            self.name in (None, other.name)
+            (self.name == other.name or (self.name is None and of_denoiser))
             and self.size in (None, other.size)
             and (most is None or (other.max_positions is not None and other.max_positions <= most))
             and all(
@@ -104,13 +117,39 @@ class Sites:
             )
         )
 
+    @property
+    def names_control(self) -> bool:
+        """True if the selection is one of sites in the networks of controls."""
+        return split_control_name(self.name or "")[0] is not None
 
+    def selects_control(self, number: int) -> bool:
+        """Return True if the selection names the sites in the network of this control of a run."""
+        return split_control_name(self.name or "")[0] in (number, "any")
+
+
+CONTROL_NAME = re.compile(r"control(?:\.(\d{1,6}))?(?:/|$)")
+"""Beginning of the name of a site in a control's network, or of a pattern for such names."""
 SITE_KINDS = ("self", "cross", "joint")
 SITE_PLACES: tuple[SitePlace, ...] = ("down", "mid", "up")
 
 
+@lru_cache(maxsize=1024)
+def split_control_name(name: str) -> tuple[int | Literal["any"] | None, str]:
+    """Split a site's name, or a pattern for names, into the control that it begins with and the
+    rest: "control.0/mid_block" into 0 and "mid_block", "control/mid_block" into "any" and
+    "mid_block"; None and the name itself where it names no control.
+    """
+    found = CONTROL_NAME.match(name)
+    if found is None:
+        return None, name
+    return "any" if found[1] is None else int(found[1]), name[found.end() :]
+
+
 def find_site_place(name: str) -> SitePlace:
-    """Return the part of a UNet that a module of this name is in; "" elsewhere."""
+    """Return the part of a UNet, or of a ControlNet, that a module of this name is in; ""
+    elsewhere.
+    """
+    name = split_control_name(name)[1]
     return next((place for place in SITE_PLACES if name.startswith(f"{place}_block")), "")
 
 

@@ -57,7 +57,7 @@ def prepare_controls(
             prepared.append(prepare_adapter(control, number, hint_BCYX, mask_B1YX, num_images))
         else:
             hint_BCYX = repeat_per_image("picture", hint_BCYX, num_images)
-            prepared.append(PreparedControlNet(control, hint_BCYX, mask_B1YX))
+            prepared.append(PreparedControlNet(control, number, hint_BCYX, mask_B1YX))
     return prepared
 
 

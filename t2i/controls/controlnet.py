@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from t2i.attention.hooks.shared_hooks import running_control
 from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.block_scales import compute_residual_scales
 from t2i.controls.branch_rows import (
@@ -26,11 +27,13 @@ from t2i.errors import ArgumentError
 class PreparedControlNet:
     """A control of one run, with its pictures as tensors.
 
+    number : of the control among those of the run
     hint_BCYX : one row per image
     mask_B1YX : one row per image; None without a mask
     """
 
     control: Control
+    number: int
     hint_BCYX: Tensor
     mask_B1YX: Tensor | None = None
     _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -56,16 +59,17 @@ class PreparedControlNet:
         latents_BCHW = select_branch_rows(latents_BCHW, conditioning.branches, branches)
         dtype = self.control.network.dtype
         added = {name: own.extra[name] for name in ADDED_CONDITIONS if name in own.extra}
-        down, mid_BCHW = self.control.model(
-            latents_BCHW.to(dtype),
-            timestep,
-            encoder_hidden_states=own.text_BTD.to(dtype),
-            controlnet_cond=torch.cat([self.hint_BCYX] * len(branches)),
-            conditioning_scale=self.control.scale,
-            guess_mode=self.control.mode == "guess",
-            added_cond_kwargs=added or None,
-            return_dict=False,
-        )
+        with running_control(self.number, branches):
+            down, mid_BCHW = self.control.model(
+                latents_BCHW.to(dtype),
+                timestep,
+                encoder_hidden_states=own.text_BTD.to(dtype),
+                controlnet_cond=torch.cat([self.hint_BCYX] * len(branches)),
+                conditioning_scale=self.control.scale,
+                guess_mode=self.control.mode == "guess",
+                added_cond_kwargs=added or None,
+                return_dict=False,
+            )
         residuals = self.apply_strengths([*down, mid_BCHW], len(branches))
         names = [f"{CONTROL_DOWN_PREFIX}{index}" for index in range(len(down))] + [CONTROL_MID]
         return {

@@ -9,7 +9,7 @@ T text tokens, E width of a head, H W size.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +133,14 @@ class AttentionSupervision:
         module needs a hook.
         """
         return site.size is not None and self.sites.matches(site)
+
+    def running_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
+        """Change nothing: a training pass has one branch."""
+        return nullcontext()
+
+    def selects_control(self, number: int) -> bool:
+        """Return False: supervision reads the denoiser alone."""
+        return False
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Accept every attention call unchecked: supervision knows no prompts to compare its

@@ -1,5 +1,7 @@
 """The session, as the hooks in a model call it."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from t2i.attention.compute.edit_plan import EditPlan
@@ -23,6 +25,14 @@ class AttentionListener(Protocol):
         """Return True if a probe of the session reads, or an edit changes, the attention of the
         site, so that its module needs a hook.
         """
+
+    def running_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
+        """Take the rows of the running pass for those of these branches alone within the block, in
+        which a control's network is called.
+        """
+
+    def selects_control(self, number: int) -> bool:
+        """Return True if a probe or an edit names the sites of a control's network."""
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError if the attention keys of a call cannot come from the session's

@@ -176,7 +176,8 @@ class SiteDiscovery:
         """
         names = f"{len(self.bypassed)} attention modules never came to the tap, "
         names += f"{self.bypassed[0]!r} the first: "
-        root = next(iter(self.names))
+        root, root_name = next(iter(self.names.items()))
+        where = "the control's network" if root_name else "the pipeline's denoiser"
         if hasattr(root, "set_attn_implementation"):  # of transformers
             return names + (
                 "their attention is computed another way than by torch's "
@@ -186,7 +187,7 @@ class SiteDiscovery:
         return names + (
             "a backend or processor goes another way there (xformers, sliced, flex or sage "
             "attention). Take it off, with set_attention_backend('native') or "
-            "set_default_attn_processor() of the pipeline's denoiser, and try again."
+            f"set_default_attn_processor() of {where}, and try again."
         )
 
     # hooks of the modules

@@ -3,6 +3,9 @@
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
 
+import threading
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,8 @@ from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.tap import AttentionInputs, ProbabilitiesFunction
 from t2i.attention.hooks.attention_listener import AttentionListener
+from t2i.attention.hooks.discovery import SiteDiscovery
+from t2i.attention.hooks.module_hooks import build_eager_attention_inputs
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import plural
@@ -93,3 +98,87 @@ class EditedAttention:
     def list_active_sessions(self) -> list[AttentionListener]:
         """Return the model's open sessions of which a denoiser pass is running."""
         return [session for session in self.sessions if session.num_rows is not None]
+
+
+class DiscoveryHandler:
+    """Handler of all attention calls during a discovery: it collects the sites, and computes their
+    first call with the sessions' edits.
+
+    sites : name -> site, which the discovery adds to
+    is_over : True once the model has raised, after which calls find no more sites
+    """
+
+    def __init__(
+        self, attention: EditedAttention, sites: dict[str, Site], discovery: SiteDiscovery
+    ) -> None:
+        self.attention, self.sites, self.discovery = attention, sites, discovery
+        self.is_over = False
+
+    def handle_attention(self, call: AttentionInputs) -> Tensor:
+        """Return the output (B, N, Q, E) of a call during a discovery; at a new site it is
+        edited.
+        """
+        site = self._new_site(call)
+        return call.run_kernel() if site is None else self.attention.run_attention(call, site)
+
+    def handle_eager_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: ProbabilitiesFunction,
+        module: Any,
+    ) -> Tensor:
+        """Return the probabilities of an eager processor's call while sites are being
+        discovered.
+        """
+        call = build_eager_attention_inputs(query, key, module)
+        site = self._new_site(call)
+        if site is None:
+            return scores(query, key, mask)
+        return self.attention.run_eager_attention(call, mask, site, scores)
+
+    def _new_site(self, call: AttentionInputs) -> Site | None:
+        if self.is_over:
+            return None
+        site = self.discovery.find_site(call)
+        if site is None or site.name in self.sites:
+            return None
+        self.sites[site.name] = site
+        for session in self.attention.list_active_sessions():
+            session.check_keys_match_prompts(site, call)
+        return site
+
+
+class SiteAttentionHandler:
+    """Handler of the attention calls of one hooked module (site), which computes them with the
+    sessions' edits; calls of other threads are left as they are.
+    """
+
+    def __init__(self, attention: EditedAttention, site: Site) -> None:
+        self.attention, self.site = attention, site
+        self.thread = threading.get_ident()
+
+    def handle_attention(self, call: AttentionInputs) -> Tensor:
+        """Return the edited output (B, N, Q, E) of a call in the hooked module."""
+        if self._is_elsewhere or call.key.shape[2] != self.site.keys:  # of image prompts
+            return call.run_kernel()
+        return self.attention.run_attention(call, self.site)
+
+    def handle_eager_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        scores: ProbabilitiesFunction,
+        module: Any,
+    ) -> Tensor:
+        """Return the edited probabilities of an eager processor's call in the hooked module."""
+        if self._is_elsewhere or key.shape[1] != self.site.keys:
+            return scores(query, key, mask)
+        inputs = build_eager_attention_inputs(query, key, module)
+        return self.attention.run_eager_attention(inputs, mask, self.site, scores)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        return threading.get_ident() != self.thread

@@ -1,42 +1,33 @@
-"""Hooks of open sessions in one model, and the discovery of its sites.
-
-B batch rows, N heads, Q query positions, K key positions, E width of a head.
-"""
+"""Hooks of open sessions in one model, and the discovery of its sites."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from t2i.attention.compute.tap import (
-    AttentionInputs,
-    ProbabilitiesFunction,
-    install_eager_tap,
-    install_tap,
-    use_attention_handler,
-)
+from t2i.attention.compute.tap import install_eager_tap, install_tap, use_attention_handler
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
+from t2i.attention.hooks.control_networks import current_controls, current_denoiser
 from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
-from t2i.attention.hooks.edited_attention import EditedAttention
-from t2i.attention.hooks.module_hooks import (
-    build_eager_attention_inputs,
-    hook_compiled_calls,
-    wrap_forward_in_context,
+from t2i.attention.hooks.edited_attention import (
+    DiscoveryHandler,
+    EditedAttention,
+    SiteAttentionHandler,
 )
-from t2i.attention.site import Site
+from t2i.attention.hooks.module_hooks import hook_compiled_calls, wrap_forward_in_context
+from t2i.attention.site import Site, split_control_name
 from t2i.errors import AttentionError
 
 
 class SharedHooks:
     """Hooks in one model, shared by all sessions that are open on it.
 
-    In the first pass the sites are discovered, and this object itself is the AttentionHandler of
-    all calls; later only the sites that a session wants are hooked, each with a
-    SiteAttentionHandler.
+    In the first pass the sites are discovered, and one DiscoveryHandler gets all calls; later only
+    the sites that a session wants are hooked, each with a SiteAttentionHandler: those of the
+    denoiser until the session ends, those of a control's network while it runs.
 
     attention : the open sessions, and what they do to an attention call
     sites : discovered sites by name
@@ -45,19 +36,19 @@ class SharedHooks:
     def __init__(self, root: nn.Module) -> None:
         self.called_module, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
-        self.names = {module: name for name, module in self.root.named_modules()}
+        self.names = name_modules(self.root)
         self.attention = EditedAttention()
         self.sites: dict[str, Site] = {}
         self.is_dry_run = False
         """True in a trial step, which no probe reads and no edit changes."""
         self._num_discoveries = 0
+        self._discovered_controls: set[int] = set()
+        """Controls of the run whose networks' sites are known."""
         self._input_shapes: dict[AttentionListener, object] = {}
         self._discovered_shapes: dict[AttentionListener, tuple[object, int]] = {}
         """Session -> input shapes of its last pass, and the number of discoveries by then."""
         self._in_pass: set[AttentionListener] = set()
-        self._discovery: SiteDiscovery | None = None
-        self._has_raised = False
-        """True if the model raised during the discovery."""
+        self._discovery: DiscoveryHandler | None = None
         self._discovery_stack: ExitStack | None = None
         self._site_hooks: dict[str, ExitStack] = {}
         self._tap = ExitStack()
@@ -97,11 +88,12 @@ class SharedHooks:
         Each session that shares the hooks begins and ends the same pass; the first to begin it
         starts the discovery.
         """
-        self._input_shapes[session] = input_shapes
+        networks = tuple((number, id(one)) for number, one in current_controls(self.root).items())
+        self._input_shapes[session] = shapes = (input_shapes, networks)
         if self._discovery is None:
-            if self._discovered_shapes.get(session) != (input_shapes, self._num_discoveries):
+            if self._discovered_shapes.get(session) != (shapes, self._num_discoveries):
                 self._start_discovery()
-        elif self._has_raised or session in self._in_pass:
+        elif self._discovery.is_over or session in self._in_pass:
             self._restart_discovery(self._discovery)
         self._in_pass.add(session)
 
@@ -112,7 +104,7 @@ class SharedHooks:
         Raises AttentionError if a module computed attention without the tap.
         """
         if self._discovery is not None:
-            self._finish_discovery(self._discovery)
+            self._finish_discovery(self._discovery.discovery)
         self._in_pass.discard(session)
         before, now = (
             self._discovered_shapes.get(session),
@@ -135,6 +127,7 @@ class SharedHooks:
         for name, site in self.sites.items():
             if (
                 name not in self._site_hooks
+                and site.control is None
                 and session.acts_at_site(site)
                 and self._discovery is None
             ):
@@ -144,7 +137,8 @@ class SharedHooks:
     def _returned(self, _module: nn.Module, _args: object, output: object) -> None:
         if threading.get_ident() == self.thread:
             # NOTE a footgun: no hook may be removed here, torch is going through them
-            self._has_raised = self._has_raised or output is None
+            if self._discovery is not None and output is None:
+                self._discovery.is_over = True
             for session in self.attention.sessions:
                 session.note_model_forward_end()
 
@@ -155,18 +149,17 @@ class SharedHooks:
         if is_compiled(self.called_module):
             # Sites are found by hooks, which a compiled model would be compiled with.
             self._discovery_stack.enter_context(torch.compiler.set_stance("force_eager"))
-        self._discovery = self._discovery_stack.enter_context(
-            discovering_sites(self.root, self.names)
-        )
-        self._discovery_stack.enter_context(use_attention_handler(self))
+        discovery = self._discovery_stack.enter_context(discovering_sites(self.root, self.names))
+        self._discovery = DiscoveryHandler(self.attention, self.sites, discovery)
+        self._discovery_stack.enter_context(use_attention_handler(self._discovery))
 
-    def _restart_discovery(self, discovery: SiteDiscovery) -> None:
+    def _restart_discovery(self, running: DiscoveryHandler) -> None:
         """Discover again after a pass that raised; the hooks are still there."""
-        discovery.stack.clear()
-        discovery.bypassed.clear()
-        self.sites.clear()
+        running.discovery.stack.clear()
+        running.discovery.bypassed.clear()
+        self._drop_sites()
         self._in_pass.clear()
-        self._has_raised = False
+        running.is_over = False
 
     def _finish_discovery(self, discovery: SiteDiscovery) -> None:
         """End the pass of a discovery, and hook the sites that sessions want."""
@@ -180,17 +173,20 @@ class SharedHooks:
     def _forget_sites(self) -> None:
         self._stop_discovery()
         self._remove_site_hooks()
+        self._drop_sites()
+
+    def _drop_sites(self) -> None:
         self.sites.clear()
+        self._discovered_controls.clear()
 
     def _hook_site(self, name: str) -> None:
-        listener = SiteAttentionHandler(self, name)
         stack = ExitStack()
-        stack.enter_context(
-            wrap_forward_in_context(
-                self.root.get_submodule(name), lambda *_: use_attention_handler(listener)
-            )
-        )
+        stack.enter_context(self._site_hook(self.root.get_submodule(name), self.sites[name]))
         self._site_hooks[name] = stack
+
+    def _site_hook(self, module: nn.Module, site: Site) -> AbstractContextManager[None]:
+        handler = SiteAttentionHandler(self.attention, site)
+        return wrap_forward_in_context(module, lambda *_: use_attention_handler(handler))
 
     def _remove_site_hooks(self) -> None:
         for stack in self._site_hooks.values():
@@ -201,83 +197,71 @@ class SharedHooks:
         if self._discovery_stack is not None:
             self._discovery_stack.close()
         self._discovery_stack = self._discovery = None
-        self._has_raised = False
 
-    # attention calls during a discovery (t2i.attention.compute.tap.AttentionHandler)
+    # networks of controls, which run within the pass before the denoiser
 
-    def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the output (B, N, Q, E) of a call during a discovery; at a new site it is
-        edited.
+    @contextmanager
+    def reading_control(
+        self, number: int, network: nn.Module, branches: Sequence[str]
+    ) -> Iterator[None]:
+        """Let the active sessions read and edit the attention of a control's network, which is
+        called within the block on the rows of these branches; its first call in a run discovers
+        its sites.
+
+        Raises AttentionError if a session wants sites of a module that computed attention without
+        the tap.
         """
-        site = self._new_site(call)
-        return call.run_kernel() if site is None else self.attention.run_attention(call, site)
+        active = self.attention.list_active_sessions()
+        with ExitStack() as stack:
+            for session in active:
+                stack.enter_context(session.running_branches(branches))
+            if active and number not in self._discovered_controls:
+                stack.enter_context(self._discovering_control(number, network))
+            elif active:
+                self._hook_control(number, network, stack)
+            yield
 
-    def handle_eager_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        mask: Tensor | None,
-        scores: ProbabilitiesFunction,
-        module: Any,
-    ) -> Tensor:
-        """Return the probabilities of an eager processor's call while sites are being
-        discovered.
-        """
-        call = build_eager_attention_inputs(query, key, module)
-        site = self._new_site(call)
-        if site is None:
-            return scores(query, key, mask)
-        return self.attention.run_eager_attention(call, mask, site, scores)
+    @contextmanager
+    def _discovering_control(self, number: int, network: nn.Module) -> Iterator[None]:
+        names = {one: f"control.{number}/{name}" for one, name in name_modules(network).items()}
+        found: dict[str, Site] = {}
+        with ExitStack() as stack:
+            if is_compiled(network):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for module in names:
+                if hasattr(module, "get_attention_scores"):
+                    stack.enter_context(install_eager_tap(module))
+            discovery = stack.enter_context(discovering_sites(network, names))
+            handler = DiscoveryHandler(self.attention, found, discovery)
+            stack.enter_context(use_attention_handler(handler))
+            yield
+        if discovery.bypassed and any(
+            session.selects_control(number) for session in self.attention.sessions
+        ):
+            raise AttentionError(discovery.build_bypass_message())
+        self.sites.update(found)
+        self._discovered_controls.add(number)
+        self._num_discoveries += 1
 
-    def _new_site(self, call: AttentionInputs) -> Site | None:
-        if self._discovery is None or self._has_raised:
-            return None
-        site = self._discovery.find_site(call)
-        if site is None or site.name in self.sites:
-            return None
-        self.sites[site.name] = site
-        for session in self.attention.list_active_sessions():
-            session.check_keys_match_prompts(site, call)
-        return site
+    def _hook_control(self, number: int, network: nn.Module, stack: ExitStack) -> None:
+        active = self.attention.list_active_sessions()
+        for name, site in self.sites.items():
+            if site.control != number or not any(one.acts_at_site(site) for one in active):
+                continue
+            module = network.get_submodule(split_control_name(name)[1])
+            if hasattr(module, "get_attention_scores"):
+                stack.enter_context(install_eager_tap(module))
+            stack.enter_context(self._site_hook(module, site))
 
-
-class SiteAttentionHandler:
-    """Handler of the attention calls of one hooked module (site), which computes them with the
-    sessions' edits.
-    """
-
-    def __init__(self, shared_hooks: SharedHooks, name: str) -> None:
-        self.shared_hooks, self.name = shared_hooks, name
-
-    @property
-    def site(self) -> Site | None:
-        """Site of the module; None in another thread than the sessions'."""
-        if threading.get_ident() != self.shared_hooks.thread:
-            return None
-        return self.shared_hooks.sites.get(self.name)
-
-    def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the edited output (B, N, Q, E) of a call in the hooked module."""
-        site = self.site
-        if site is None or call.key.shape[2] != site.keys:  # of image prompts
-            return call.run_kernel()
-        return self.shared_hooks.attention.run_attention(call, site)
-
-    def handle_eager_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        mask: Tensor | None,
-        scores: ProbabilitiesFunction,
-        module: Any,
-    ) -> Tensor:
-        """Return the edited probabilities of an eager processor's call in the hooked module."""
-        site = self.site
-        if site is None or key.shape[1] != site.keys:
-            return scores(query, key, mask)
-        return self.shared_hooks.attention.run_eager_attention(
-            build_eager_attention_inputs(query, key, module), mask, site, scores
+    def list_sites(self) -> list[Site]:
+        """Return the known sites: the denoiser's, then those of each control in turn."""
+        return sorted(
+            self.sites.values(), key=lambda site: -1 if site.control is None else site.control
         )
+
+    def list_undiscovered_controls(self) -> list[int]:
+        """Return the controls of the running run whose networks have not been called yet."""
+        return [one for one in current_controls(self.root) if one not in self._discovered_controls]
 
 
 _installed: dict[nn.Module, SharedHooks] = {}
@@ -318,3 +302,24 @@ def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Sha
             if not shared_hooks.attention.sessions:
                 del _installed[key]
                 shared_hooks.close()
+
+
+@contextmanager
+def running_control(number: int, branches: Sequence[str]) -> Iterator[None]:
+    """Declare within the block that the network of a control of the running run is called, on the
+    rows of these branches, so that open sessions read and edit its attention; see
+    `announcing_controls`.
+    """
+    denoiser = current_denoiser()
+    shared_hooks = None if denoiser is None else _installed.get(denoiser)
+    if shared_hooks is None or shared_hooks.thread != threading.get_ident():
+        yield
+        return
+    network = current_controls(shared_hooks.root)[number]
+    with shared_hooks.reading_control(number, network, branches):
+        yield
+
+
+def name_modules(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the name of each module of a model, "" of the model itself."""
+    return {module: name for name, module in model.named_modules()}

@@ -17,6 +17,7 @@ from t2i.attention.compute.probabilities import (
     MIN_PROBABILITY_DIVISOR,
     AttentionProbabilities,
 )
+from t2i.attention.hooks.control_networks import find_site_module
 from t2i.attention.hooks.encoded_prompts import not_recording_tokens
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
@@ -94,7 +95,7 @@ class EncodedConcepts:
         """
         site, inputs = probabilities.site, probabilities.inputs
         if site.name not in self._keys:
-            module = self.root.get_submodule(site.name)
+            module = find_site_module(self.root, site.name)
             self._keys[site.name] = compute_keys(module, self.tokens_SD, inputs.key)
         key_NSE = upcast(self._keys[site.name])
         first, end = site.image

@@ -9,7 +9,7 @@ from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.session.participant import ParticipantEntry
-from t2i.attention.site import Site, no_site_message
+from t2i.attention.site import Site, as_sites, no_site_message
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import plural
 from t2i.text.token_windows import EncoderInput
@@ -17,6 +17,10 @@ from t2i.text.token_windows import EncoderInput
 GIBIBYTE = 1 << 30
 MIN_RELATIVE_KEY_DIFFERENCE = 0.05
 """Least difference between the keys of two texts, as a share of the largest key."""
+CONTROL_REMEDY = (
+    "Sites that begin with 'control' are those in the ControlNets of a run of our pipelines, "
+    "pipe(..., controls=[...]); a T2I-Adapter has none."
+)
 CALLBACK_REMEDY = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 
 
@@ -54,13 +58,23 @@ def check_sites_and_memory(
     sites: Sequence[Site],
     denoiser_pass: DenoiserPass,
     budget: int,
+    undiscovered_controls: Sequence[int] = (),
 ) -> None:
     """Raise AttentionError for a probe or an edit that selects no site of the model, or if the
     probes need more memory than the budget (bytes).
+
+    undiscovered_controls : controls that begin to act at a later step, whose sites are not known
+        yet
     """
     for entry in entries:
-        if not any(entry.acts_at_site(site) for site in sites):
-            raise AttentionError(no_site_message(entry.participant, sites))
+        if any(entry.acts_at_site(site) for site in sites):
+            continue
+        if any(map(entry.selects_control, undiscovered_controls)):
+            continue
+        message = no_site_message(entry.participant, sites)
+        if as_sites(entry.participant.sites).names_control:
+            message += f" {CONTROL_REMEDY}"
+        raise AttentionError(message)
     kept = sum(entry.estimate_probe_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:
         raise AttentionError(

@@ -13,7 +13,7 @@ from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import RunPass
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.site import Site
+from t2i.attention.site import Site, Sites, as_sites
 from t2i.errors import ArgumentError
 
 
@@ -21,6 +21,10 @@ class Participant(Protocol):
     """Interface of a participant of an attention session: a probe, which reads attention, or an
     edit, which changes attention or latents.
     """
+
+    @property
+    def sites(self) -> Sites | str | None:
+        """Sites that the probe or edit selects; None for all of its kinds in the denoiser."""
 
     @property
     def heads(self) -> tuple[int, ...] | None:
@@ -117,6 +121,13 @@ class ParticipantEntry:
         return any(
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
+
+    def selects_control(self, number: int) -> bool:
+        """Return True if the participant, or a probe that it uses, names the sites in the network
+        of this control.
+        """
+        every = (self.participant, *self.probes)
+        return any(as_sites(one.sites).selects_control(number) for one in every)
 
     def acts_at_step(self, denoiser_pass: DenoiserPass) -> bool:
         """Return True if the probe or edit acts at the step of this denoiser pass."""

@@ -4,7 +4,8 @@ B batch rows, C channels, H W latent size.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -174,6 +175,23 @@ class RunningSession:
         """
         return any(entry.acts_at_site(site) for entry in self._entries)
 
+    @contextmanager
+    def running_branches(self, branches: Sequence[str]) -> Iterator[None]:
+        """Take the rows of the running pass for those of these branches alone within the block, in
+        which a control's network is called.
+        """
+        whole = self._pass
+        if whole is not None:
+            self._pass = replace(whole, branches=tuple(branches))
+        try:
+            yield
+        finally:
+            self._pass = whole
+
+    def selects_control(self, number: int) -> bool:
+        """Return True if a probe or an edit names the sites of a control's network."""
+        return any(entry.selects_control(number) for entry in self._entries)
+
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
         if self._pass is not None and self.prompts is not None:
@@ -264,8 +282,9 @@ class RunningSession:
         if has_new_sites or not self._checked:
             self._installed.hook_wanted_sites(self)
             assert self._last is not None
-            sites = list(self._installed.sites.values())
-            check_sites_and_memory(self._entries, sites, self._last, self.budget)
+            sites = self._installed.list_sites()
+            waiting = self._installed.list_undiscovered_controls()
+            check_sites_and_memory(self._entries, sites, self._last, self.budget, waiting)
             self._checked = True
 
     def _begin_run(self, latent_size: tuple[int, int] | None) -> None:

@@ -73,7 +73,7 @@ class Session(RunningSession):
         """
         if not self._installed.sites:
             self._discover_sites()
-        return list(self._installed.sites.values())
+        return self._installed.list_sites()
 
     def explain(self, num_inference_steps: int = 50) -> str:
         """Return a line of text per attention site: the kernels that compute it, its probes and
