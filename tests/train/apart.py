@@ -4,6 +4,7 @@ So there is time to kill many of them.
 """
 
 import argparse
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -113,6 +114,7 @@ def speak_into(log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    faulthandler.enable(file=2)  # where a process was when native code ended it
 
 
 def ready() -> None:

@@ -1,8 +1,11 @@
 """Split weights: two processes that hold half of each come to what one comes to alone."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +57,35 @@ precision = "fp32"
 """Drawing, snapshots and the model at the end: all that needs the weights whole."""
 
 
+HEAP_CORRUPTION = {-signal.SIGABRT, -signal.SIGSEGV}
+"""Exit statuses of a process that native code ended. With FSDP on CPUs, where gloo's threads gather
+the weights, glibc found a corrupted heap in about one of thirty runs of the suite, never with the
+checks of its malloc on, and never outside of FSDP; so such a pair of processes is started twice.
+"""
+
+
 def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG) -> dict[str, str]:
     """Do the runs (TOML, folder, checkpoint to go on from or "-"); what each said, by folder."""
     arguments = [str(argument) for run in runs for argument in run]
     _, told = told_by_accelerate("--config_file", str(config), "-m", "tests.train.split_runs")
     ready()
     log = runs[0][1].with_name("split.said")
-    processes = [
-        start_program(split_runs.main, arguments, log, use_one_thread, told | own)
-        for own in launched(2, free_port())
-    ]
-    assert [ended(process, 280) for process in processes] == [0, 0], log.read_text()
+
+    def statuses() -> list[int]:
+        processes = [
+            start_program(split_runs.main, arguments, log, use_one_thread, told | own)
+            for own in launched(2, free_port())
+        ]
+        return [ended(process, 280) for process in processes]
+
+    ends = statuses()
+    if HEAP_CORRUPTION & {*ends}:
+        warnings.warn(f"ended by a signal, done once more: {log.read_text()}", stacklevel=2)
+        for _, out, _ in runs:
+            shutil.rmtree(out, ignore_errors=True)
+        log.unlink()
+        ends = statuses()
+    assert ends == [0, 0], log.read_text()
     said = [line.split(" [") for line in log.read_text().splitlines() if " [0." in line]
     return dict(said)
 
