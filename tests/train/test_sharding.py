@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,10 @@ def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG
             start_program(split_runs.main, arguments, log, use_one_thread, told | own)
             for own in launched(2, free_port())
         ]
+        connection.wait([process.sentinel for process in processes], 280)
+        if any(process.exitcode in HEAP_CORRUPTION for process in processes):
+            for process in processes:
+                process.kill()
         return [ended(process, 280) for process in processes]
 
     ends = statuses()
