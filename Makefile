@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple to the left of a cat
 # Parts that not everybody needs, as pyproject.toml names them: make install EXTRAS=evaluate,track
 EXTRAS ?=
-DEV := dev,data,evaluate,optimizers,serve,track
+DEV := dev,data,evaluate,hints,optimizers,serve,track
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # One process of tests a core, each with one thread; every one needs some 2 GiB.
 TOGETHER ?= --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -22,6 +22,8 @@ from t2i.cli.commands.env import env
 from t2i.cli.commands.evaluate import EPILOG as EVALUATE_EPILOG
 from t2i.cli.commands.evaluate import evaluate
 from t2i.cli.commands.generate import generate
+from t2i.cli.commands.hint import EPILOG as HINT_EPILOG
+from t2i.cli.commands.hint import hint
 from t2i.cli.commands.inspect import EPILOG as INSPECT_EPILOG
 from t2i.cli.commands.inspect import inspect_attention
 from t2i.cli.commands.invert import EPILOG as INVERT_EPILOG
@@ -82,6 +84,7 @@ app.command()(generate)
 app.command("inspect", epilog=INSPECT_EPILOG)(inspect_attention)
 app.command(epilog=EDIT_EPILOG)(edit)
 app.command("invert", epilog=INVERT_EPILOG)(record_photo)
+app.command(epilog=HINT_EPILOG)(hint)
 app.command(epilog=EVALUATE_EPILOG)(evaluate)
 app.command("show")(show_metadata)
 app.command("models")(list_models)

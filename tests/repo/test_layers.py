@@ -189,6 +189,7 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
             *extras["evaluate"],
             *extras["bitsandbytes"],
             *extras["data"],
+            *extras["hints"],
             *extras["optimizers"],
             *extras["serve"],
         )
