@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from diffusers.models.adapter import MultiAdapter, T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,13 +22,27 @@ from t2i.terminal import plural
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
 """Balance of prompt and picture, see `Control`."""
 CONTROL_MODES: tuple[ControlMode, ...] = get_args(ControlMode)
+UNION_TYPES = {
+    "openpose": 0,
+    "depth": 1,
+    "soft-edge": 2,
+    "scribble": 2,
+    "canny": 3,
+    "lines": 3,
+    "normal": 4,
+    "segments": 5,
+    "tile": 6,
+    "repaint": 7,
+}
+"""What a hint is -> its number in the published union networks of XL (6 types, or 8)."""
 BlockScales = Mapping[str, float] | Sequence[str]
 """Blocks of the UNet that are controlled, or the factor of each: "down.0", ..., "mid"."""
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A picture that steers a run, and the network that reads it: a ControlNet or a T2I-Adapter.
+    """A picture that steers a run, and the network that reads it: a ControlNet, one for several
+    types of hints (union), or a T2I-Adapter.
 
     Any number of controls may be given to any pipeline as `controls=[...]`; what they add to the
     UNet is summed.
@@ -36,8 +52,8 @@ class Control:
 
     Parameters
     ----------
-    model : a ControlNetModel or T2IAdapter of diffusers, made for the family of the UNet. An
-        adapter runs once, not at each step
+    model : a ControlNetModel, ControlNetUnionModel or T2IAdapter of diffusers, made for the family
+        of the UNet. An adapter runs once, not at each step
     picture : the hint, at any size: a Pillow image, path, array (height, width, 3) or tensor
         (3, height, width) in 0..1; or a list of them, one per prompt or per image. It is resized to
         the image as diffusers does, without keeping its proportions; transparency becomes black
@@ -52,6 +68,8 @@ class Control:
     mask : where the control acts: a picture as above in gray, white at full strength, or a list
     blocks : the UNet's blocks that are controlled, ("down.2", "mid"), or factors of them,
         {"down.0": 0.5, "mid": 1.0}; those that are not named are not controlled
+    type : what the hint is, for a ControlNetUnionModel: a name of UNION_TYPES such as "canny", or
+        its number in the network
 
     Raises ArgumentError for anything else.
     """
@@ -63,6 +81,7 @@ class Control:
     mode: ControlMode = "balanced"
     mask: Any = None
     blocks: BlockScales | None = None
+    type: int | str | None = None
 
     def __post_init__(self) -> None:
         check_control_model(self.model)
@@ -76,6 +95,7 @@ class Control:
         if self.mask is not None:
             check_picture_argument("mask", self.mask)
         self.block_scales  # noqa: B018 - raises ArgumentError
+        check_type_argument(self.type, self.network)
         if self.mode == "guess" and self.is_adapter:
             raise ArgumentError(
                 'Got mode="guess" for a T2I-Adapter, which has no such mode: choose "control", in '
@@ -99,6 +119,18 @@ class Control:
         for name, scale in scales.items():
             check_finite_number(f"blocks[{name!r}]", scale)
         return scales
+
+    @property
+    def type_number(self) -> int:
+        """Number of the hint's type in a ControlNetUnionModel."""
+        number = UNION_TYPES.get(self.type, 0) if isinstance(self.type, str) else self.type
+        assert number is not None
+        return number
+
+    @property
+    def is_union(self) -> bool:
+        """True for a ControlNet for several types of hints."""
+        return isinstance(self.network, ControlNetUnionModel)
 
     @property
     def is_adapter(self) -> bool:
@@ -125,16 +157,41 @@ class Control:
 def check_control_model(model: object) -> None:
     """Raise ArgumentError unless this is a network that a Control can read its picture with."""
     network = getattr(model, "_orig_mod", model)
-    if isinstance(network, MultiControlNetModel | MultiAdapter):
+    if isinstance(network, MultiControlNetModel | MultiControlNetUnionModel | MultiAdapter):
         raise ArgumentError(
             f"Got a {type(network).__name__} as the model of one Control: give a Control for each "
             "of its networks, controls=[Control(net, picture) for net, picture in ...]."
         )
-    if not isinstance(network, ControlNetModel | T2IAdapter):
+    if not isinstance(network, ControlNetModel | ControlNetUnionModel | T2IAdapter):
         raise ArgumentError(
             f"Got a model of type {type(network).__name__} for a Control, expected a "
-            "ControlNetModel or a T2IAdapter: ControlNetModel.from_pretrained(folder)."
+            "ControlNetModel, a ControlNetUnionModel or a T2IAdapter: "
+            "ControlNetModel.from_pretrained(folder)."
         )
+
+
+def check_type_argument(given: object, network: Any) -> None:
+    """Raise ArgumentError unless the type of a hint is one of a union network's, and None for
+    other networks.
+    """
+    if not isinstance(network, ControlNetUnionModel):
+        if given is not None:
+            raise ArgumentError(
+                f"Got type={given!r:.80} for a {type(network).__name__}, which reads one type of "
+                "hints: leave it out, it is for a ControlNetUnionModel."
+            )
+        return
+    count = network.config["num_control_type"]
+    known = {name: number for name, number in UNION_TYPES.items() if number < count}
+    if isinstance(given, str) and given in known:
+        return
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < count:
+        return
+    raise ArgumentError(
+        f"Got type={given!r:.80} for a ControlNetUnionModel of {plural(count, 'type')} of hints, "
+        f"expected what the hint is, or its number from 0 to {count - 1}. "
+        f"{choice_hint(str(given)[:80], known)}"
+    )
 
 
 def check_picture_argument(name: str, picture: object) -> None:

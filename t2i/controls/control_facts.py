@@ -15,6 +15,7 @@ from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 def control_to_json(control: Control) -> dict[str, Any]:
     """Convert a control to JSON data: its settings, and digests of its network and pictures."""
     scales = control.block_scales
+    of_union = {"type": control.type_number} if control.is_union else {}
     return {
         "network": compute_weights_fingerprint({"control": control.network}),
         "picture": compute_pictures_digest(control.picture),
@@ -23,7 +24,7 @@ def control_to_json(control: Control) -> dict[str, Any]:
         "mode": control.mode,
         "mask": None if control.mask is None else compute_pictures_digest(control.mask),
         "blocks": None if scales is None else {name: float(one) for name, one in scales.items()},
-    }
+    } | of_union
 
 
 def compute_pictures_digest(pictures: Any) -> str:

@@ -5,6 +5,7 @@ B batch rows, C channels, H W size at a block of the UNet, Y X image size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,13 +60,14 @@ class PreparedControlNet:
         latents_BCHW = select_branch_rows(latents_BCHW, conditioning.branches, branches)
         dtype = self.control.network.dtype
         added = {name: own.extra[name] for name in ADDED_CONDITIONS if name in own.extra}
+        hint_BCYX = torch.cat([self.hint_BCYX] * len(branches))
         with running_control(self.number, branches):
             down, mid_BCHW = self.control.model(
                 latents_BCHW.to(dtype),
                 timestep,
                 encoder_hidden_states=own.text_BTD.to(dtype),
-                controlnet_cond=torch.cat([self.hint_BCYX] * len(branches)),
-                conditioning_scale=self.control.scale,
+                **self.build_hint_arguments(hint_BCYX),
+                conditioning_scale=float(self.control.scale),
                 guess_mode=self.control.mode == "guess",
                 added_cond_kwargs=added or None,
                 return_dict=False,
@@ -75,6 +77,23 @@ class PreparedControlNet:
         return {
             name: fill_absent_branches(residual_BCHW, conditioning.branches, branches)
             for name, residual_BCHW in zip(names, residuals, strict=True)
+        }
+
+    def build_hint_arguments(self, hint_BCYX: Tensor) -> dict[str, Any]:
+        """Return the arguments of the network's call that hold its hint, and for a union network
+        which type of hint it is.
+        """
+        if not self.control.is_union:
+            return {"controlnet_cond": hint_BCYX}
+        number = self.control.type_number
+        one_hot = hint_BCYX.new_zeros(
+            len(hint_BCYX), self.control.network.config["num_control_type"]
+        )
+        one_hot[:, number] = 1
+        return {
+            "controlnet_cond": [hint_BCYX],
+            "control_type": one_hot,
+            "control_type_idx": [number],
         }
 
     def apply_strengths(self, residuals: Sequence[Tensor], num_branches: int) -> Sequence[Tensor]:

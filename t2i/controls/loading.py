@@ -9,6 +9,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from diffusers.models.adapter import T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -23,7 +24,11 @@ from t2i.errors import ModelError, choice_hint, format_library_error
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.safe_reading.tensors import read_tensors
 
-NETWORK_CLASSES: dict[str, Any] = {"ControlNetModel": ControlNetModel, "T2IAdapter": T2IAdapter}
+NETWORK_CLASSES: dict[str, Any] = {
+    "ControlNetModel": ControlNetModel,
+    "ControlNetUnionModel": ControlNetUnionModel,
+    "T2IAdapter": T2IAdapter,
+}
 """Class that a folder's config.json names -> the class."""
 HINT_EMBEDDING = "controlnet_cond_embedding"
 
@@ -32,8 +37,8 @@ def load_control_network(path: Path, unet: Any) -> Any:
     """Load the network of a control, such as a ControlNet, in evaluation mode and the precision of
     the UNet.
 
-    path : a folder as diffusers saves a ControlNetModel or a T2IAdapter, or one .safetensors file
-        of a ControlNet in the layout of diffusers or of the original code
+    path : a folder as diffusers saves a ControlNetModel, ControlNetUnionModel or T2IAdapter, or one
+        .safetensors file of a ControlNet in the layout of diffusers or of the original code
     unet : of the model that it is for: a single file says nothing of its own config
 
     Raises ModelError for anything else, and for weights that do not fit their config.

@@ -81,7 +81,8 @@ class SiteDiscovery:
     thread: int = field(default_factory=threading.get_ident)
 
     def find_site(self, call: AttentionInputs) -> Site | None:
-        """Return the site of an attention call; None for the additional calls of image prompts.
+        """Return the site of an attention call; None for the additional calls of image prompts, and
+        for attention over other things than tokens and positions.
 
         Raises AttentionError where joint attention does not show where its text is.
         """
@@ -89,6 +90,8 @@ class SiteDiscovery:
             return None
         inner = self.stack[-1]
         inner.called_attention = True
+        if isinstance(inner.module, nn.MultiheadAttention) and not inner.module.batch_first:
+            return None  # its first axis is no axis of batch rows
         name = self.names[inner.module]
         queries, keys = call.query.shape[2], call.key.shape[2]
         kind, own, tokens = self._lengths(inner, queries, keys)

@@ -12,7 +12,7 @@ from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
-CONTROL_SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks")
+CONTROL_SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks", "type")
 SETTINGS_START_PATTERN = re.compile(r":(?=[a-z_]+=)")
 """Colon between the picture and the settings of a control."""
 STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
@@ -28,6 +28,7 @@ class ControlFiles:
     model : folder or .safetensors file of its network
     steps : shares of the run
     blocks : of the UNet; None for all
+    type : of the hint, for a network that reads several types (union): a name or a number
     """
 
     model: InputFile
@@ -37,6 +38,7 @@ class ControlFiles:
     mode: ControlMode = "balanced"
     mask: InputFile | None = None
     blocks: tuple[str, ...] | None = None
+    type: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and abs(self.scale) <= MAX_SCALE):
@@ -68,6 +70,7 @@ class ControlFiles:
         settings = [f"scale={self.scale:g}", f"steps={first:g}-{end:g}", f"mode={self.mode}"]
         settings += [] if self.mask is None else [f"mask={self.mask.path}"]
         settings += [] if self.blocks is None else [f"blocks={'+'.join(self.blocks)}"]
+        settings += [] if self.type is None else [f"type={self.type}"]
         return f"{self.model.path}:{self.picture.path}:{','.join(settings)}"
 
     @property
@@ -115,6 +118,7 @@ def parse_control(text: str) -> ControlFiles:
         mode=mode,  # type: ignore[arg-type]  # checked there
         mask=None if mask is None else InputFile(path=mask),
         blocks=None if blocks is None else tuple(blocks.split("+")),
+        type=settings.get("type"),
     )
 
 

@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from diffusers.models.transformers.prior_transformer import PriorTransformer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
@@ -149,6 +150,7 @@ CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
     "CLIPTextModelWithProjection": CLIPTextConfig,
     "CLIPVisionModelWithProjection": CLIPVisionConfig,
     "ControlNetModel": ControlNetModel,
+    "ControlNetUnionModel": ControlNetUnionModel,
     "GPT2Model": GPT2Config,
     "PriorTransformer": PriorTransformer,
     "T2IAdapter": T2IAdapter,
@@ -170,6 +172,7 @@ BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
         CLIPVisionModelWithProjection, CLIPVisionConfig
     ),
     "ControlNetModel": make_diffusers_builder(ControlNetModel),
+    "ControlNetUnionModel": make_diffusers_builder(ControlNetUnionModel),
     "GPT2Model": make_transformers_builder(GPT2Model, GPT2Config),
     "PriorTransformer": make_diffusers_builder(PriorTransformer),
     "T2IAdapter": make_diffusers_builder(T2IAdapter),
