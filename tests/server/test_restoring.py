@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from t2i.cli import main
 from tests.cli.carrying import png
 from tests.server.conftest import Idle
 from tests.server.servers import RunningServer
@@ -25,6 +27,23 @@ def read(server: RunningServer, data: bytes) -> dict[str, Any]:
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_a_picture_with_boxes_is_that_of_the_command_and_is_restored(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    regions = [{"words": "apple", "box": [0.5, 0.0, 1.0, 1.0]}]
+    request = {"prompt": "a cat and an apple", "regions": regions, **FAST}
+    data = server.file(server.run("generate", **request), "seed-7.png")
+    told = server.post("/api/v1/export", json={"kind": "generate", "request": request}).json()
+    out = tmp_path / "a.png"
+    assert main([*shlex.split(told["command"])[1:], "--out", str(out)]) == 0
+    assert out.read_bytes() == data
+    found = read(server, data)
+    assert (found["kind"], found["not_restored"]) == ("generate", [])
+    assert found["request"]["regions"] == regions
+    again = server.run("generate", **found["request"], words_maps=True)
+    assert (pixels(server.file(again, "seed-7.png")) == pixels(data)).all()
 
 
 def test_an_edit_is_restored_with_all_that_it_changes(server: RunningServer) -> None:

@@ -15,6 +15,7 @@ from t2i.cli.bulk.index import INDEX_FILE, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
 from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest
+from t2i.cli.request.edit_options import format_region
 from t2i.cli.request.file_checks import (
     FILE_FIELD_NAMES,
     REQUEST_FILE_FIELDS,
@@ -44,6 +45,7 @@ OPTION_NAMES = {
     "strength": "--strength",
     "upscale": "--upscale",
     "controls": "--control",
+    "regions": "--region",
     **{name: REQUEST_FILE_FIELDS[name].option for name in FILE_FIELD_NAMES},
 }
 """Field of a Request -> option of `t2i generate`, for messages."""
@@ -147,6 +149,7 @@ def _options_record(options: Request) -> dict[str, object]:
     if options.upscale is not None:
         values["upscale"] = options.upscale.option_value
     values["controls"] = [control.option_value for control in options.controls] or None
+    values["regions"] = [format_region(region) for region in options.regions] or None
     for name in FILE_FIELD_NAMES:
         value = getattr(options, name)
         if isinstance(value, tuple):

@@ -64,13 +64,6 @@ AlignOption = Annotated[
         show_default="by the order of the words",
     ),
 ]
-RegionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="WORDS:BOX",
-        help="Bind words of TARGET to a box, as in cat:0,0,0.5,1; may be repeated.",
-    ),
-]
 CrossReplaceOption = Annotated[
     str | None,
     typer.Option(
@@ -110,7 +103,7 @@ def edit(
     weight: WeightOption = None,
     blend: BlendOption = None,
     align: AlignOption = None,
-    region: RegionOption = None,
+    region: options.Region = None,
     cross_replace: CrossReplaceOption = None,
     self_replace: SelfReplaceOption = None,
     out: options.Out = None,

@@ -132,6 +132,7 @@ def generate(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    region: options.Region = None,
     ip_adapter: IPAdapterOption = None,
     image_prompt: ImagePromptOption = None,
     no_metadata: options.NoMetadata = False,
@@ -165,6 +166,10 @@ def generate(
         out=out, num=num, grid=grid, write_metadata=not no_metadata, format=format
     )
     overrides = inputs.add_to_overrides(sampling.to_overrides())
+    if region:
+        from t2i.cli.request.edit_options import parse_region
+
+        overrides = replace(overrides, regions=tuple(map(parse_region, region)))
     if prompts is not None:
         _generate_bulk(prompts, overrides, seed, lora_dir, output)
         return

@@ -100,13 +100,15 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
 
 
 def _edit_rows(request: "Request") -> dict[str, str]:
-    """Return how its photo was inverted, the prompts it was drawn together with, and the edits, one
-    on a line.
+    """Return its boxes, how its photo was inverted, the prompts it was drawn together with, and the
+    edits, one on a line.
     """
+    from t2i.cli.request.edit_options import format_region
+
     edited, inversion = request.edited, request.inversion
-    rows = {}
+    rows = {"regions": "\n".join(map(format_region, request.regions))}
     if inversion is not None:
-        rows = {
+        rows |= {
             "inversion": inversion.method,
             "inversion error": inversion.describe_reconstruction_error(),
             "fit": inversion.fit + (", at full size" if inversion.full_size else ""),

@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipelines.base.pipeline import Pipeline
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.session.session import Session
     from t2i.denoiser.schedulers import Scheduler
 
 
@@ -94,13 +97,19 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
 
 
 def generate_image(
-    pipe: "TextToImagePipeline", request: Request, seed: int, *, show_progress: bool = True
+    pipe: "TextToImagePipeline",
+    request: Request,
+    seed: int,
+    *,
+    show_progress: bool = True,
+    attention: "Session | None" = None,
 ) -> "tuple[Request, Image]":
     """Generate the image of a request and seed, with the adapters attached to the pipeline.
 
     Returns the request with what is known when it is generated, such as its size, and the image.
 
     show_progress : whether to show a progress bar on a terminal
+    attention : session that is open on the pipeline already
     """
     if request.edited is not None or request.inversion is not None:
         generated = generate_edited_images(pipe, request, seed, show_progress=show_progress)
@@ -108,7 +117,10 @@ def generate_image(
         return generated.get_request(number), generated.get_output_image(number)
     pipeline = convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
-    with RunTimeEstimateNotice(shown=show_progress) as first_step:
+    with (
+        RunTimeEstimateNotice(shown=show_progress) as first_step,
+        binding_words_to_regions(pipeline, request, attention),
+    ):
         pictures: list[Image] = pipeline(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
@@ -136,7 +148,10 @@ def upscale_if_requested(
 
     pipeline = convert_pipeline(pipe, ImageToImagePipeline)
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
-    with RunTimeEstimateNotice(shown=show_progress) as first_step:
+    with (
+        RunTimeEstimateNotice(shown=show_progress) as first_step,
+        binding_words_to_regions(pipeline, request),
+    ):
         pictures: list[Image] = upscale(
             pipeline,
             picture,
@@ -149,6 +164,26 @@ def upscale_if_requested(
             **build_image_prompt_arguments(request),
         )[0]
     return pictures[0]
+
+
+@contextmanager
+def binding_words_to_regions(
+    pipeline: "Pipeline", request: Request, attention: "Session | None" = None
+) -> Iterator[None]:
+    """Bind the words of a request to its boxes in the runs of a pipeline within the block.
+
+    attention : session that is open on the pipeline already
+    """
+    if not request.regions:
+        yield
+        return
+    from t2i.attention.attend import attend
+    from t2i.attention.edits.regions import Regions
+
+    edit = Regions([region.to_region() for region in request.regions])
+    with nullcontext(attention) if attention is not None else attend(pipeline) as session:
+        session.edit(edit)
+        yield
 
 
 def convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:

@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i import __version__
+from t2i.cli.request.edit_options import format_region
 from t2i.cli.request.file_checks import format_files_by_label
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
@@ -58,6 +60,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **({} if request.edited is None else {"Edited from": " -> ".join(request.edited.sources)}),
         **format_files_by_label(request),
         **_inversion_settings(request),
+        **_region_settings(request),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]
@@ -92,6 +95,13 @@ def _inversion_settings(request: Request) -> Mapping[str, object]:
     }
 
 
+def _region_settings(request: Request) -> Mapping[str, object]:
+    """Return the boxes to which words of the request are bound, as --region takes them."""
+    if not request.regions:
+        return {}
+    return {"Regions": "; ".join(map(format_region, request.regions))}
+
+
 def _quote_value(value: object) -> str:
     """Return a value as text, in quotes where it would be parsed as something else."""
     text = str(value)
@@ -117,6 +127,7 @@ def read_library_versions(names: Iterable[str]) -> dict[str, str]:
     return {name: read_library_version(name) for name in names}
 
 
+@cache
 def read_library_version(name: str) -> str:
     """Return the version of an installed package, or "not installed"."""
     try:

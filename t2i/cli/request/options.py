@@ -56,6 +56,13 @@ Control = Annotated[
         "mask=PICTURE, blocks=down.2+mid; may be repeated.",
     ),
 ]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORDS:BOX",
+        help="Bind words to a box of the picture, as in cat:0,0,0.5,1; may be repeated.",
+    ),
+]
 LoraDir = Annotated[
     Path | None,
     typer.Option(

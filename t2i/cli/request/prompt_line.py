@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
 from t2i.cli.request.control_files import parse_controls
-from t2i.cli.request.edit_options import EditOptions, PromptLineEdit
+from t2i.cli.request.edit_options import EditOptions, PromptLineEdit, parse_region
 from t2i.cli.request.input_files import (
     parse_embeddings,
     parse_file_with_scale,
@@ -114,7 +114,7 @@ class PromptLineSchema(BaseModel):
 
 PHOTO_KEYS = ("invert", "fit", "full_size")
 """Keys about a photo."""
-EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align", "region")
+EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align")
 """Keys that need a "source"."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 """All keys of a line, and columns of a csv."""
@@ -177,6 +177,9 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             embeddings=None
             if keys.embedding is None
             else parse_embeddings(_split_files(keys.embedding)),
+            regions=None
+            if keys.region is None or keys.source is not None
+            else tuple(map(parse_region, _split_files(keys.region))),
             controls=None if keys.control is None else parse_controls(_split_files(keys.control)),
             ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
             image_prompt=None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.cli.request.control_files import ControlFiles
+from t2i.cli.request.edit_options import RegionOption
 from t2i.cli.request.input_files import (
     EmbeddingFile,
     InputFile,
@@ -29,6 +30,8 @@ MAX_PICTURES = 10_000
 """Maximum number of images of one prompt."""
 RANDOM_SEED_LIMIT = 2**32
 """Upper limit of a random seed: at most ten digits, short enough to type again."""
+MAX_REGIONS = 16
+"""Boxes of a request."""
 MAX_SEED = 2**53
 """Whole numbers up to this survive every JSON reader."""
 MAX_GUIDANCE = 10_000
@@ -70,6 +73,8 @@ class Request:
     inversion: PhotoInversion | None = None
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
     controls: tuple[ControlFiles, ...] = ()
+    regions: tuple[RegionOption, ...] = ()
+    """Boxes to which words of the prompt are bound."""
 
     def __post_init__(self) -> None:
         check_text_length_and_encoding("PROMPT", self.prompt)
@@ -104,6 +109,8 @@ class Request:
                 check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
             self.parse_with_grammar(text)
+        if self.regions:
+            _check_regions(self)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.guidance_registry import parse_guidance
@@ -160,6 +167,7 @@ class RequestOverrides:
     upscale: Upscale | None = None
     inversion: PhotoInversion | None = None
     controls: tuple[ControlFiles, ...] | None = None
+    regions: tuple[RegionOption, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return the request with these values in place of its own, where they are given."""
@@ -251,6 +259,25 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
                 f"Got {option} for a picture that was edited by its words: these cannot be "
                 "drawn together. Leave one of them out."
             )
+
+
+def _check_regions(request: Request) -> None:
+    """Raise ArgumentError for words that cannot be bound to boxes in a request."""
+    if len(request.regions) > MAX_REGIONS:
+        raise ArgumentError(
+            f"Got --region {len(request.regions)} times: at most {MAX_REGIONS} are taken."
+        )
+    if request.edited is not None or request.inversion is not None:
+        raise ArgumentError(
+            "Got --region for a picture that was edited by its words: its boxes are among its "
+            "edits. Bind words with t2i edit --region."
+        )
+    parsed = request.parse_with_grammar(request.prompt)
+    if not isinstance(parsed, str) and len(parsed.texts_at_step(0, 1)) > 1:
+        raise ArgumentError(
+            f"Got --region with {request.prompt!r:.200}: its parts joined by AND are encoded "
+            "alone, and words are looked up in one text. Give one of the parts, or --grammar plain."
+        )
 
 
 def check_pixel_count(width: int, height: int) -> None:

@@ -116,6 +116,8 @@ def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
     for name in ("strength", "upscale"):
         if getattr(body, name, None) is not None:
             yield f"--{name}", str(getattr(body, name))
+    for region in getattr(body, "regions", []):
+        yield "--region", format_region(RegionOption(words=region.words, box=region.box))
     if isinstance(body, EditRequest):
         yield from _list_edit_options(body)
 
@@ -130,8 +132,6 @@ def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
         yield "--blend", body.blend
     if body.alignment:
         yield "--align", format_alignment(body.alignment)
-    for region in body.regions:
-        yield "--region", format_region(RegionOption(words=region.words, box=region.box))
     for name in ("cross_replace", "self_replace"):
         window = getattr(body, name)
         if window is not None:

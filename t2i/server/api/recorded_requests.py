@@ -1,7 +1,7 @@
 """The job that draws a picture again, from what its metadata say; and what such a job cannot do."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from t2i.server.jobs.job import JobKind
 RESTORED_FIELDS = {
     *("prompt", "negative_prompt", "model", "num_inference_steps", "guidance_scale", "sampler"),
     *("width", "height", "grammar", "guidance_method", "loras", "embeddings", "image", "mask"),
-    *("strength", "upscale", "edited", "inversion"),
+    *("strength", "upscale", "edited", "inversion", "regions"),
 }
 """Fields of a request that jobs can repeat; a picture with any other says so by name."""
 
@@ -105,6 +105,7 @@ def build_recorded_job(
     else:
         upscale = None if request.upscale is None else request.upscale.option_value
         values |= {"prompt": prompt, "strength": request.strength, "upscale": upscale}
+        values["regions"] = [asdict(region) for region in request.regions]
     job.values = {key: value for key, value in values.items() if value not in (None, "", [], {})}
     return job
 

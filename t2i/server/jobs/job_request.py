@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from t2i.cli.request.photo_inversion import AUTO_METHOD, Fit
-from t2i.cli.request.request import Grammar
+from t2i.cli.request.request import MAX_REGIONS, Grammar
 from t2i.server.jobs.job import JobKind
 
 MAX_WORDS = 64
-MAX_REGIONS = 16
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
 """Identifier of an upload or of a job."""
 StepWindow = float | Annotated[tuple[float, float], Field()]
@@ -57,11 +56,24 @@ class SamplingRequest(BaseModel):
     embeddings: list[EmbeddingChoice] = []
 
 
+class RegionChoice(BaseModel):
+    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: Annotated[str, Field(max_length=500)]
+    box: tuple[float, float, float, float]
+
+
+Regions = Annotated[list[RegionChoice], Field(max_length=MAX_REGIONS)]
+
+
 class GenerateRequest(SamplingRequest):
     """Request of `generate`: images of a prompt, or of another image changed towards it.
 
     image, mask : identifiers of uploads
     upscale : factor, or "factor:strength"
+    regions : boxes to which words of the prompt are bound
     words_maps : keep heat maps of every word; map_steps : also those of each step
     """
 
@@ -75,17 +87,9 @@ class GenerateRequest(SamplingRequest):
     mask: Identifier | None = None
     strength: float | None = None
     upscale: float | Annotated[str, Field(max_length=50)] | None = None
+    regions: Regions = []
     words_maps: bool = False
     map_steps: bool = False
-
-
-class RegionChoice(BaseModel):
-    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    words: Annotated[str, Field(max_length=500)]
-    box: tuple[float, float, float, float]
 
 
 class EditRequest(SamplingRequest):
@@ -123,7 +127,7 @@ class EditRequest(SamplingRequest):
     cross_replace: StepWindow | None = None
     self_replace: StepWindow | None = None
     alignment: Annotated[dict[Word, Word | None], Field(max_length=MAX_WORDS)] = {}
-    regions: Annotated[list[RegionChoice], Field(max_length=MAX_REGIONS)] = []
+    regions: Regions = []
     image: Identifier | None = None
     method: Annotated[str, Field(max_length=500)] = AUTO_METHOD
     mask: Identifier | None = None

@@ -184,6 +184,7 @@ def _add_pictures(
             mask=find(body.mask),
             strength=body.strength,
             upscale=upscale,
+            regions=_read_regions(body) or None,
         )
     mask = None if isinstance(body, InspectRequest) else body.mask
     if body.image is None:
@@ -218,7 +219,7 @@ def _build_edit(
         blend=parse_local_blend(body.blend),
         windows=windows,
         alignment=body.alignment,
-        regions=tuple(RegionOption(words=one.words, box=one.box) for one in body.regions),
+        regions=_read_regions(body),
     )
     if source is not None:
         _check_only_source(body, "source_prompt", body.source_prompt)
@@ -252,6 +253,10 @@ def _build_edit(
     for prompt in targets:
         replace(request, prompt=prompt)  # checks its length, letters and grammar
     return BuiltRequest(request, prompts, edit)
+
+
+def _read_regions(body: GenerateRequest | EditRequest) -> tuple[RegionOption, ...]:
+    return tuple(RegionOption(words=one.words, box=one.box) for one in body.regions)
 
 
 def _parse_window(name: str, value: StepWindow) -> tuple[float, float]:

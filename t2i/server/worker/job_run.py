@@ -3,7 +3,9 @@
 K steps, B images, C channels, H W latent size.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +25,20 @@ from t2i.server.jobs.worker_job import WorkerJob
 from t2i.server.worker.model_cache import LoadedModel
 from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import ProbedWords, write_word_maps
+
+MAX_MESSAGE_LETTERS = 2_000
+"""Letters of a warning in a result."""
+
+
+@contextmanager
+def collecting_warnings() -> Iterator[list[str]]:
+    """Yield a list that holds the texts of the users' warnings of the block once it has ended."""
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        yield messages
+    messages += dict.fromkeys(str(one.message)[:MAX_MESSAGE_LETTERS] for one in caught)
 
 
 @dataclass(slots=True)

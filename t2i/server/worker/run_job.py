@@ -4,7 +4,6 @@ They call what the command line calls, so that a request gives the same picture 
 """
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -44,7 +43,7 @@ from t2i.library_messages import quiet_libraries
 from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJob
 from t2i.server.worker.edit_alignments import describe_alignments
-from t2i.server.worker.job_run import JobRun
+from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
 from t2i.server.worker.previews import PreviewBudget
@@ -59,8 +58,6 @@ from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
 
 SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job."""
-MAX_MESSAGE_LETTERS = 2_000
-"""Letters of a warning in a result."""
 
 
 def run_job(
@@ -75,9 +72,7 @@ def run_job(
     Raises T2IError for what its request has caused, JobCancelledError where `report` does.
     """
     started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught, quiet_libraries():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
+    with collecting_warnings() as messages, quiet_libraries():
         model = models.get(job.built.request.model)
         source = None
         if job.source_id is not None:
@@ -90,7 +85,7 @@ def run_job(
         run.save_steps()
     run.data |= {
         "request": asdict(run.name_pictures(request)),
-        "warnings": list(dict.fromkeys(str(one.message)[:MAX_MESSAGE_LETTERS] for one in caught)),
+        "warnings": messages,
         "seconds": round(time.perf_counter() - started, 3),
     }
     return JobResult(tuple(run.files), run.data)
@@ -116,11 +111,12 @@ def _draw(
     """Draw one image, with the heat maps of its words where they are asked for."""
     with ExitStack() as stack:
         probed: list[ProbedWords] = []
-        if run.wants_maps:
-            probed = _probe_words(run, drawer, request, stack.enter_context(attend(drawer)))
+        attention = stack.enter_context(attend(drawer)) if run.wants_maps else None
+        if attention is not None:
+            probed = _probe_words(run, drawer, request, attention)
         stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
         probed = _take_steps(run, drawer, probed, stack)
-        drawn = generate_image(drawer, request, seed, show_progress=False)
+        drawn = generate_image(drawer, request, seed, show_progress=False, attention=attention)
     if probed:
         run.save_maps(probed)
     return drawn
