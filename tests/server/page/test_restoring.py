@@ -128,6 +128,34 @@ def test_what_cannot_be_restored_is_said_by_name(page: Any, tmp_path: Path) -> N
     assert page.input_value("#prompt") == "a fish"
 
 
+def test_a_picture_dropped_in_survives_a_reload_and_undo_returns_to_it(
+    page: Any, tmp_path: Path
+) -> None:
+    request = {
+        "prompt": "a fish",
+        "num_inference_steps": 2,
+        "ip_adapter": {"path": "ip.safetensors"},
+        "image": {"path": "car.jpg", "sha256": "0" * 64},
+    }
+    texts = {"version": 1, "request": request, "seed": 1, "model_digest": "0" * 64}
+    drop(page, png(tmp_path / "a.png", {"t2i": json.dumps(texts)}))
+    page.set_input_files("#wanted", CAR)
+
+    def assert_restored() -> None:
+        page.wait_for_selector(f"{PICTURE}[src^='blob:']")
+        assert page.locator(".lost li").all_inner_texts() == ["ip adapter"]
+        assert page.locator("#restored .primary").is_enabled()  # the photo need not come again
+        assert page.input_value("#prompt") == "a fish"
+
+    page.wait_for_selector("#restored .primary:enabled")
+    page.reload()
+    assert_restored()
+    page.click(".draw")
+    page.wait_for_selector(f"{PICTURE}[src*='/files/']")
+    page.click("[aria-label='Undo']")
+    assert_restored()
+
+
 INVOKEAI = {
     **{"app_version": "5.4.0", "positive_prompt": "a cat", "negative_prompt": "blurry"},
     **{"width": 512, "height": 768, "seed": 7, "steps": 30, "cfg_scale": 7.5},

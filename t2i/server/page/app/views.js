@@ -2,6 +2,7 @@
 
 import { call, fileAddress } from "./api.js";
 import { complain } from "./alerts.js";
+import { isDropped, readDropped } from "./dropped_files.js";
 import { NO_CHANGES, keep, readKept, set, setForm, state } from "./store.js";
 import { loadMaps } from "../picture/heat_maps.js";
 import { sliceSheet } from "../picture/step_sheet.js";
@@ -15,7 +16,8 @@ const sources = new Map(); // id of an edit's job -> its source's view
  * A view: {id, kind, request, seed, prompt, negative, picture, file, width, height, data, files,
  * address, described, sheet, maps, steps}.
  *
- * id: the job's, "opening" for that of the page itself, null for a file; address(name): of a file
+ * id: the job's, "opening" for that of the page itself, that of app/dropped_files.js for a picture
+ * that was dropped in, null for a photo; address(name): of a file
  * described: of its heat maps, of mapsFrom's job if not its own; maps: HeatMaps once they are loaded
  * sheet: of the pictures of its steps, or null, then that of mapsFrom; steps: their addresses once
  * they are loaded
@@ -91,8 +93,41 @@ export async function show(view, { before = null, changes = NO_CHANGES } = {}) {
   if (state.view === view) set({ view: { ...view } });
 }
 
-/** Fetch a job and show its picture; an edit brings its source along. */
+/** Show a picture that was dropped in, and what its metadata say; null if it was forgotten. */
+async function openDropped(id) {
+  const record = await readDropped(id);
+  if (!record) return null;
+  const { file, found, brought } = record;
+  const { request, kind, not_restored: lost, pictures } = found;
+  const bitmap = await createImageBitmap(file);
+  const { width, height } = bitmap;
+  bitmap.close();
+  const whole = kind === "generate" && !pictures.length && !lost.length && !request.regions;
+  set({ restored: whole ? null : { ...found, id, brought } });
+  await show({
+    id,
+    kind: "file",
+    request,
+    seed: request.seed ?? null,
+    prompt: request.targets?.at(-1) ?? request.prompt ?? request.source_prompt ?? "",
+    negative: request.negative_prompt ?? "",
+    picture: URL.createObjectURL(file),
+    file: file.name,
+    width,
+    height,
+    data: {},
+    files: [],
+    described: null,
+    sheet: null,
+    maps: null,
+    steps: null,
+  });
+  return state.view;
+}
+
+/** Fetch a job and show its picture; an edit brings its source along. Null if there is none. */
 export async function openJob(id) {
+  if (isDropped(id)) return openDropped(id);
   if (id === OPENING_ID) {
     await show(await openingView());
     return state.view;
@@ -171,6 +206,6 @@ export async function travel(forward = false) {
   if (!target) return false;
   keep({ [from]: kept[from].slice(0, -1), [to]: [...(kept[to] ?? []), now()] });
   setForm(target.form);
-  await openJob(target.id);
+  if (!(await openJob(target.id))) complain(new Error("The picture was forgotten since: its settings are in the form."));
   return true;
 }

@@ -5,7 +5,8 @@ import { readMetadata, upload } from "../app/api.js";
 import { find, fill, freshId, make } from "../app/dom.js";
 import { drawJob, formOf } from "../app/draw.js";
 import { on, set, setForm, state } from "../app/store.js";
-import { rememberPast, show } from "../app/views.js";
+import { keepDropped, newDroppedId } from "../app/dropped_files.js";
+import { openJob, rememberPast } from "../app/views.js";
 import { awaitsPicture, bringPicture } from "./restore.js";
 
 let room;
@@ -65,19 +66,16 @@ async function take(file) {
 
 /** Show a picture of ours or another program's, with everything its metadata say in the form. */
 async function restore(file, found) {
-  const { request, tool, differences, kind, not_restored: lost, pictures } = found;
+  const { request, tool, differences } = found;
   rememberPast();
-  const seed = request.seed ?? null;
-  const picture = URL.createObjectURL(file);
-  const { width, height } = await createImageBitmap(file);
-  const form = formOf(request, seed);
+  const form = formOf(request, request.seed ?? null);
   form.model ??= state.form.model;
   setForm(form);
-  const whole = kind === "generate" && !pictures.length && !lost.length;
-  set({ photo: null, restored: whole ? null : { ...found, brought: {} } });
+  const id = newDroppedId();
+  await keepDropped(id, { file, found, brought: {} });
   if (differences.length) remark(`This picture was made with ${tool}. Drawn here it may differ:\n${differences.join("\n")}`);
-  await show({
-    id: null, kind: "file", request, seed, prompt: request.targets?.at(-1) ?? form.prompt, negative: form.negative_prompt, picture, file: file.name, width, height, data: {}, files: [], described: null, sheet: null, maps: null, steps: null });
+  set({ photo: null });
+  await openJob(id);
 }
 
 /** Bring a photo: its description is asked for, then it is inverted. */

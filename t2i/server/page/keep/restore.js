@@ -4,6 +4,7 @@
 import { complain, remark } from "../app/alerts.js";
 import { upload } from "../app/api.js";
 import { find, fill, make } from "../app/dom.js";
+import { keepDropped, readDropped } from "../app/dropped_files.js";
 import { drawJob } from "../app/draw.js";
 import { on, set, setForm, state } from "../app/store.js";
 import { changeEdit } from "../change/edit.js";
@@ -34,7 +35,9 @@ export async function bringPicture(file) {
   if (asked.sha256 && asked.sha256 !== stored.sha256) {
     remark(`${file.name} is another file than ${asked.name}: its SHA-256 begins with ${short(stored.sha256)}, not ${short(asked.sha256)}. Drawn from it, the picture will differ.`);
   }
-  set({ restored: { ...restored, brought: { ...restored.brought, [asked.field]: stored.id } } });
+  const brought = { ...restored.brought, [asked.field]: stored.id };
+  set({ restored: { ...restored, brought } });
+  await keepDropped(restored.id, { ...(await readDropped(restored.id)), brought });
   room.querySelector(".primary")?.focus();
 }
 
@@ -79,7 +82,7 @@ async function drawAgain() {
   const sampling = Object.fromEntries(Object.entries(rest).filter(([name]) => !OF_EDIT.includes(name)));
   const prompt = request.source_prompt ?? request.prompt;
   if (kind === "generate") {
-    await drawJob("generate", { ...sampling, ...brought, words_maps: true, map_steps: true });
+    await drawJob("generate", { ...rest, ...brought, words_maps: true, map_steps: true });
     return;
   }
   const drawn = brought.image

@@ -36,7 +36,7 @@ async function refresh() {
   if (!runs.length) {
     fill(list);
     fill(room, make("div", { class: "card" }, make("h2", {}, "No runs yet"),
-      make("p", { class: "hint" }, "A run appears here as soon as t2i train writes its first line: t2i train configs/train/embedded.toml")));
+      make("p", { class: "hint" }, "A run appears here as soon as it writes its first line: ", make("code", {}, "t2i train configs/train/embedded.toml"))));
     return;
   }
   chosen = runs.some(({ name }) => name === chosen) ? chosen : runs[0].name;
