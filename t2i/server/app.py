@@ -72,6 +72,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.server, app.state.service = state, JobService(state)
     app.state.pool, app.state.settings = pool, settings
+    app.state.catalogue = state.catalogue
     for router in (v1.router, pictures.router, models.router, runs.router, documentation.router):
         app.include_router(router)
     app.include_router(a1111_router)

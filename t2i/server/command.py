@@ -3,17 +3,19 @@
 Nothing of the command line is imported here at the top: it imports this module itself.
 """
 
+import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+TOKEN_VARIABLE = "T2I_TOKEN"
 EPILOG = """Examples:
 
 `t2i serve --open`
 
-`t2i serve --model models/sd15 --host 0.0.0.0 --token "$(openssl rand -hex 16)"`
+`T2I_TOKEN="$(openssl rand -hex 16)" t2i serve --model models/sd15 --host 0.0.0.0`
 """
 
 
@@ -34,8 +36,9 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="SECRET",
-            envvar="T2I_TOKEN",
-            help="Answer only requests with this secret; may be repeated, each sees its own jobs.",
+            envvar=TOKEN_VARIABLE,
+            help="Answer only requests with this secret; may be repeated, each sees its own jobs. "
+            "Others on this machine can read an option, and not the environment.",
         ),
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where jobs and pictures are kept.")] = Path(
@@ -48,6 +51,12 @@ def serve(
     runs: Annotated[Path, typer.Option(help="Training runs to show, read only.")] = Path("runs"),
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Worker processes, one on each device.")
+    ] = 1,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Jobs of equal settings drawn together; rounds otherwise than 1."
+        ),
     ] = 1,
     max_queued: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Jobs that may wait.")
@@ -86,10 +95,16 @@ def serve(
     Jobs and pictures are kept in a folder: after a crash finished work is there, and what was
     running is drawn again. A second Ctrl-C does not wait; what ran is drawn at the next start.
     """
+    from t2i.cli.output import print_remark
     from t2i.errors import ArgumentError
     from t2i.optional_dependencies import build_install_command
-    from t2i.server.settings import DAY_SECONDS, GIBIBYTE, LOOPBACK_PROXIES, ServerSettings
-    from t2i.terminal import plural
+    from t2i.server.settings import (
+        DAY_SECONDS,
+        GIBIBYTE,
+        LOOPBACK_PROXIES,
+        ServerSettings,
+        check_tokens,
+    )
 
     settings = ServerSettings(
         models=tuple(model or ["embedded"]),
@@ -101,6 +116,7 @@ def serve(
         embedding_folder=embedding_dir,
         runs_folder=runs,
         workers=workers,
+        batch=batch,
         max_queued=max_queued,
         max_age=keep_days * DAY_SECONDS,
         max_bytes=int(keep_gib * GIBIBYTE),
@@ -114,7 +130,7 @@ def serve(
     if (not settings.is_loopback or settings.allowed_hosts) and not settings.tokens:
         raise ArgumentError(
             f"Got {opened} without --token: anybody who reaches this machine could use the "
-            'server. Give a secret, as in --token "$(openssl rand -hex 16)".'
+            'server. Set a secret before, as in export T2I_TOKEN="$(openssl rand -hex 16)".'
         )
     for proxy in settings.trusted_proxies:
         try:
@@ -124,12 +140,12 @@ def serve(
                 f"Got --trusted-proxy {proxy!r}: expected an IP address or a network, as in "
                 "10.0.0.5 or 10.0.0.0/24."
             ) from None
-    for secret in settings.tokens:
-        if len(secret) < MIN_TOKEN_LENGTH or not secret.isascii() or not secret.isprintable():
-            raise ArgumentError(
-                f"Got a --token of {plural(len(secret), 'character')}: expected at least "
-                f"{MIN_TOKEN_LENGTH} printable ones of ASCII, which nobody guesses."
-            )
+    check_tokens(settings.tokens, "--token")
+    if set(settings.tokens) - set(os.environ.get(TOKEN_VARIABLE, "").split()):
+        print_remark(
+            "The secret of --token is in the list of processes, which other users of this machine "
+            "can read. The environment variable T2I_TOKEN is not."
+        )
     try:
         from t2i.server.running import run_server
     except ModuleNotFoundError as error:
@@ -140,7 +156,3 @@ def serve(
             f"{build_install_command('serve')}"
         ) from error
     run_server(settings, open_page=open_page)
-
-
-MIN_TOKEN_LENGTH = 8
-"""Characters of a secret."""

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from fastapi import FastAPI
 from t2i.cli.output import print_remark
 from t2i.errors import OutputError
 from t2i.server.app import create_app
-from t2i.server.settings import ServerSettings
+from t2i.server.settings import SWITCH_SECONDS, ServerSettings
 from t2i.terminal import print_line
 
 MAX_PENDING_CONNECTIONS = 4096
@@ -75,6 +76,7 @@ class DrainingServer(uvicorn.Server):
 
 def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
     """Serve until a signal. Raises OutputError for an address that is in use."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     listener = open_listener(settings.host, settings.port)
     app = create_app(settings)

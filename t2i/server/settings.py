@@ -1,12 +1,22 @@
-"""Settings of a server, as `t2i serve` starts it."""
+"""Settings of a server, as `t2i serve` starts it, and of its workers."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from t2i.errors import ArgumentError
+from t2i.terminal import plural
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 GIBIBYTE = 1 << 30
 DAY_SECONDS = 86_400.0
+SWITCH_SECONDS = 0.001
+"""Seconds that a thread may hold the interpreter: the event loop waits so long for each that works
+at a request, 5 times longer by default.
+"""
+MIN_TOKEN_LENGTH = 8
+"""Characters of a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +30,7 @@ class ServerSettings:
     lora_folder, embedding_folder : LoRAs and learned words that requests may name
     runs_folder : training runs that are shown, read only
     workers : worker processes, one on each device
+    batch : jobs of equal settings that a worker draws together, which rounds otherwise
     max_queued : jobs that wait; another one is refused with 429
     max_pixels_x_steps : width x height x steps x number of one request
     max_bytes, max_age : results that are kept, in bytes (uploads count, too) and in seconds; the
@@ -46,6 +57,7 @@ class ServerSettings:
     embedding_folder: Path = Path("embeddings")
     runs_folder: Path = Path("runs")
     workers: int = 1
+    batch: int = 1
     max_queued: int = 256
     max_pixels_x_steps: int = 4 * 2048 * 2048 * 150
     max_bytes: int = 20 * GIBIBYTE
@@ -66,3 +78,32 @@ class ServerSettings:
     def is_loopback(self) -> bool:
         """True if only this machine can reach the server."""
         return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Settings of one worker.
+
+    models : name -> folder or file; the first is the default
+    loads_default : whether the default model is loaded before jobs are taken
+    device_number : of the accelerator that it uses, where there are several
+    """
+
+    models: Mapping[str, Path]
+    device_number: int = 0
+    model_bytes: int | None = None
+    preview_share: float = 0.0
+    loads_default: bool = True
+
+
+def check_tokens(tokens: Iterable[str], option: str) -> None:
+    """Raise ArgumentError for a secret that can be guessed or cannot be sent.
+
+    option : by which they were given
+    """
+    for secret in tokens:
+        if len(secret) < MIN_TOKEN_LENGTH or not secret.isascii() or not secret.isprintable():
+            raise ArgumentError(
+                f"Got a {option} of {plural(len(secret), 'character')}: expected at least "
+                f"{MIN_TOKEN_LENGTH} printable ones of ASCII, which nobody guesses."
+            )

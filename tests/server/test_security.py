@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from t2i.cli import main
 from t2i.errors import ArgumentError
 from t2i.server.command import serve
 from tests.server.conftest import Idle
@@ -330,3 +331,14 @@ def test_other_hosts_need_a_token() -> None:
         serve(allowed_host=["pictures.example"])
     with pytest.raises(ArgumentError, match="Got a --token of 3 characters: expected at least 8"):
         serve(token=["abc"])
+
+
+def test_a_secret_on_the_command_line_is_remarked_and_one_of_the_environment_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("t2i.server.running.run_server", lambda *_settings, **_options: None)
+    monkeypatch.setenv("T2I_TOKEN", "opensesame")
+    assert main(["serve"]) == 0
+    assert "list of processes" not in capsys.readouterr().err
+    assert main(["serve", "--token", "opensaysme"]) == 0
+    assert "T2I_TOKEN is not" in " ".join(capsys.readouterr().err.split())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -256,16 +257,18 @@ def test_a_job_that_this_release_cannot_read_fails_and_the_next_one_runs(
 def test_a_fault_while_a_job_is_handed_over_fails_that_job_alone(
     jobs: ServerJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = jobs.service.submit("generate", CAT, "me")
+    job, other = (jobs.service.submit("generate", CAT, "me") for _ in range(2))
     worker = Worker(jobs.state.settings, jobs.dispatcher, 0)
-    taken = jobs.dispatcher.take_next(1)
-    assert taken is not None
+    every = [jobs.dispatcher.take_next(1) for _ in range(2)]
 
-    def fail(job: Job) -> None:
-        raise LookupError("odd")
+    def fail(taken: Job) -> str | None:
+        if taken.id == job.id:
+            raise LookupError("odd")
+        return None
 
     monkeypatch.setattr(jobs.dispatcher, "prepare", fail)
-    worker._run(taken)
+    worker._run([taken for taken in every if taken is not None])
+    assert jobs.service.get(other.id, "me").state == "running"
     failed = jobs.service.get(job.id, "me")
     assert failed.state == "failed"
     assert failed.error == JobFailure("LookupError", "odd")
@@ -292,3 +295,9 @@ def test_a_job_that_comes_to_nothing_keeps_no_pictures(jobs: ServerJobs, end: st
             jobs.dispatcher.record_cancelled(taken)
     assert jobs.service.get(job.id, "me").is_final
     assert not inputs.exists()
+
+
+def test_whoever_reads_does_not_wait_for_a_writer(jobs: ServerJobs) -> None:
+    job = jobs.service.submit("generate", CAT, "")
+    with ThreadPoolExecutor(1) as threads, jobs.state.store._transaction():
+        assert threads.submit(jobs.service.get, job.id, "").result(timeout=10).id == job.id

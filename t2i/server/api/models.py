@@ -16,7 +16,7 @@ from t2i.server.api.schemas import (
     SamplersAnswer,
     TokensAnswer,
 )
-from t2i.server.api.service_access import Service
+from t2i.server.api.service_access import Names
 from t2i.server.api.tokens import describe_tokens
 
 router = APIRouter(prefix="/api/v1", tags=["models"])
@@ -42,9 +42,8 @@ async def check_health(request: Request) -> HealthAnswer:
 
 
 @router.get("/models")
-def list_models(service: Service) -> ModelsAnswer:
+def list_models(catalogue: Names) -> ModelsAnswer:
     """List the models that requests may name, the default first."""
-    catalogue = service.catalogue
     models = []
     for name, folder in catalogue.models.items():
         facts, defaults = describe_model(name, folder), read_model_defaults(folder)
@@ -73,14 +72,13 @@ def list_samplers() -> SamplersAnswer:
 
 
 @router.get("/loras")
-def list_loras(service: Service) -> AdaptersAnswer:
+def list_loras(catalogue: Names) -> AdaptersAnswer:
     """List the LoRAs and the learned words that requests may name."""
-    catalogue = service.catalogue
     return AdaptersAnswer(loras=list(catalogue.loras), embeddings=list(catalogue.embeddings))
 
 
 @router.post("/tokens")
-def read_tokens(asked: TokensRequest, service: Service) -> TokensAnswer:
+def read_tokens(asked: TokensRequest, catalogue: Names) -> TokensAnswer:
     """Answer with the tokens and words of a prompt as a model's text encoder sees them."""
-    model = service.catalogue.find_model(asked.model)
-    return describe_tokens(asked.prompt, asked.grammar, service.catalogue.models[model])
+    model = catalogue.find_model(asked.model)
+    return describe_tokens(asked.prompt, asked.grammar, catalogue.models[model])

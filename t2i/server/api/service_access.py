@@ -1,9 +1,10 @@
-"""Dependencies of routes: the service of the running server and the owner of a request."""
+"""Dependencies of routes: the service of the running server, its names, a request's owner."""
 
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
 
+from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_service import JobService
 from t2i.server.security.access import get_owner
 
@@ -14,5 +15,12 @@ def get_service(request: Request) -> JobService:
     return service
 
 
+def get_catalogue(request: Request) -> Catalogue:
+    """Return the names that requests may use."""
+    catalogue: Catalogue = request.app.state.catalogue
+    return catalogue
+
+
+Names: TypeAlias = Annotated[Catalogue, Depends(get_catalogue)]
 Service: TypeAlias = Annotated[JobService, Depends(get_service)]
 Owner: TypeAlias = Annotated[str, Depends(get_owner)]

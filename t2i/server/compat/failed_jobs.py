@@ -9,7 +9,7 @@ from t2i.errors import (
     OutputError,
     T2IError,
 )
-from t2i.server.jobs.job import Job, JobCancelledError, ServerStoppingError
+from t2i.server.jobs.job import Job, JobCancelledError, JobFailure, ServerStoppingError
 
 ERROR_CLASS_BY_NAME: dict[str, type[T2IError]] = {
     kind.__name__: kind
@@ -25,8 +25,13 @@ def raise_if_not_done(job: Job) -> None:
     An unknown error of the worker becomes a GenerationError.
     """
     if job.error is not None:
-        raise ERROR_CLASS_BY_NAME.get(job.error.type, GenerationError)(job.error.message)
+        raise build_failure_error(job.error)
     if job.state == "cancelled":
         raise JobCancelledError(f"The job {job.id} was cancelled before it was done.")
     if not job.is_final:
         raise ServerStoppingError(f"The server stops; the job {job.id} is drawn when it is back.")
+
+
+def build_failure_error(failure: JobFailure) -> T2IError:
+    """Return the error that a failure of a job records; a GenerationError for an unknown one."""
+    return ERROR_CLASS_BY_NAME.get(failure.type, GenerationError)(failure.message)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from t2i.cli.request.request import Request
 from t2i.errors import T2IError
+from t2i.server.jobs.batching import find_batch_settings
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult, StorageFullError
 from t2i.server.jobs.job_inputs import build_source_request, find_source, make_linked_upload_finder
 from t2i.server.jobs.job_request import parse_job_request
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 WrittenT = TypeVar("WrittenT")
 MAX_TRIES = 5
 """Times that a job is tried whose result a full disk refused."""
+MAX_LOOKED_AT = 256
+"""Waiting jobs that are looked at for a batch."""
 FULL_DISK_PAUSE_SECONDS = 2.0
 """Seconds until the free space is looked at again."""
 SOURCE_FOLDER_NAME = "source"
@@ -33,6 +37,7 @@ class JobDispatcher:
     def __init__(self, state: ServerState) -> None:
         self.state, self.store = state, state.store
         self._tries: dict[str, int] = {}
+        self._interrupted: set[str] = set()
 
     def take_next(self, timeout: float) -> Job | None:
         """Take the oldest waiting job for a worker; None if none comes within `timeout`
@@ -53,6 +58,38 @@ class JobDispatcher:
         if job is not None:
             state.events.publish_state(job)
         return job
+
+    def take_batch(self, timeout: float) -> list[Job]:
+        """Take the oldest waiting job, and with it those that are drawn in one batch with it, up to
+        the number of the settings; none if no job comes within `timeout` seconds.
+        """
+        first = self.take_next(timeout)
+        if first is None:
+            return []
+        together, room = [first], self.state.settings.batch
+        shared = self._find_batch_settings(first) if room > 1 else None
+        if shared is None:
+            return together
+        for job in self.store.list_queued(MAX_LOOKED_AT):
+            if len(together) == room:
+                break
+            if self._find_batch_settings(job) == shared and (taken := self._take(job)):
+                together.append(taken)
+        return together
+
+    def _find_batch_settings(self, job: Job) -> Request | None:
+        """Return what the jobs of a batch have in common; None for one that is drawn alone, such as
+        one whose worker has ended before.
+        """
+        alone = job.id in self._interrupted
+        return None if alone else find_batch_settings(job, self.state.catalogue)
+
+    def _take(self, job: Job) -> Job | None:
+        """Take a waiting job; None if it was cancelled or taken meanwhile."""
+        taken = self.store.take(job.id, time.time())
+        if taken is not None:
+            self.state.events.publish_state(taken)
+        return taken
 
     def prepare(self, job: Job) -> WorkerJob | None:
         """Return a job in the form that a worker process is given; None for one that cannot run,
@@ -136,6 +173,7 @@ class JobDispatcher:
 
         reason : how it ended
         """
+        self._interrupted.add(job.id)
         if self.is_cancel_requested(job.id):
             self.record_cancelled(job)
         elif self._write(lambda: self.state.retry_or_fail(job, reason)):
@@ -160,6 +198,7 @@ class JobDispatcher:
     def _forget(self, job: Job) -> None:
         self.state.queue.forget_cancel(job.id)
         self._tries.pop(job.id, None)
+        self._interrupted.discard(job.id)
 
     def _write(self, write: Callable[[], WrittenT]) -> WrittenT:
         """Write into the store, as soon as the disk has room for it."""

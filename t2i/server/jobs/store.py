@@ -61,21 +61,25 @@ COLUMNS = "id, kind, state, owner, request, seeds, created, started, finished, r
 
 
 class JobStore:
-    """Jobs and uploads in an SQLite file; one process writes it, from any of its threads."""
+    """Jobs and uploads in an SQLite file; one process writes it, from any of its threads.
+
+    Reading has a connection of its own, so that the event loop does not wait for a writer's disk.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the database, which is made or brought to the newest version.
 
         Raises DataError for a file that is no such database or that a newer t2i has written.
         """
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.Lock()
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._migrate(path)
         except sqlite3.DatabaseError as error:
-            self._database.close()
+            self.close()
             raise DataError(
                 f"{path} is no database of jobs: {error}. Move it elsewhere, or choose another "
                 "folder with --folder."
@@ -83,7 +87,8 @@ class JobStore:
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._database.close()
 
     def add(self, job: Job, max_queued: int) -> bool:
@@ -142,6 +147,25 @@ class JobStore:
                 (started,),
             ).fetchone()
         return None if row is None else _job_from_row(row)
+
+    def take(self, job_id: str, started: float) -> Job | None:
+        """Mark a waiting job as running and return it; None if it does not wait any more."""
+        with self._transaction() as database:
+            row = database.execute(
+                "UPDATE jobs SET state = 'running', started = ? "
+                f"WHERE id = ? AND state = 'queued' RETURNING {COLUMNS}",
+                (started, job_id),
+            ).fetchone()
+        return None if row is None else _job_from_row(row)
+
+    def list_queued(self, limit: int) -> list[Job]:
+        """Return the jobs that wait, in the order in which they are taken."""
+        rows = self._read(
+            f"SELECT {COLUMNS} FROM jobs WHERE state = 'queued' "
+            "ORDER BY coalesce(place, number) LIMIT ?",
+            (limit,),
+        )
+        return [_job_from_row(row) for row in rows]
 
     def finish(
         self,
@@ -282,8 +306,8 @@ class JobStore:
             )
 
     def _read(self, statement: str, values: Sequence[object]) -> list[Any]:
-        with self._lock:
-            rows: list[Any] = self._database.execute(statement, values).fetchall()
+        with self._reading:
+            rows: list[Any] = self._reader.execute(statement, values).fetchall()
         return rows
 
     @contextmanager

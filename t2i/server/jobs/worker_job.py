@@ -58,8 +58,24 @@ class FailureMessage:
     disk_full: bool = False
 
 
-WorkerMessage = (
-    JobProgress | PreviewMessage | ReadyMessage | JobResult | FailureMessage | Literal["cancelled"]
-)
+@dataclass(frozen=True, slots=True)
+class CancelMessage:
+    """Message to a worker: stop a job."""
+
+    job_id: str
+
+
+JobOutcome = JobResult | FailureMessage | Literal["cancelled"]
+"""How a job has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobMessage:
+    """Message of a worker about one of the jobs that it was given."""
+
+    job_id: str
+    message: JobProgress | PreviewMessage | JobOutcome
+
+
 Report = Callable[[JobProgress | PreviewMessage], None]
 """Sends news of the running job; raises JobCancelledError when it is to stop."""

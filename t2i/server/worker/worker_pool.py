@@ -4,26 +4,24 @@ import logging
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult
 from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.worker_job import (
+    CancelMessage,
     FailureMessage,
+    JobMessage,
+    JobOutcome,
     PreviewMessage,
     ReadyMessage,
     WorkerJob,
-    WorkerMessage,
 )
-from t2i.server.settings import ServerSettings
+from t2i.server.settings import ServerSettings, WorkerSettings
 from t2i.server.worker.backoff import Backoff
-from t2i.server.worker.worker_process import (
-    CANCEL_MESSAGE,
-    LOAD_MESSAGE,
-    WorkerSettings,
-    run_worker,
-)
+from t2i.server.worker.worker_process import LOAD_MESSAGE, run_worker
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -157,9 +155,8 @@ class Worker:
                 if self.load_failed and time.monotonic() >= self._next_load:
                     self._connection.send(LOAD_MESSAGE)
                     self._wait_until_loaded(asked=True)
-                job = self.dispatcher.take_next(IDLE_CHECK_SECONDS)
-                if job is not None:
-                    self._run(job)
+                if jobs := self.dispatcher.take_batch(IDLE_CHECK_SECONDS):
+                    self._run(jobs)
         finally:
             self.available = self.ready = False
             self._connection.close()
@@ -192,36 +189,58 @@ class Worker:
             self.load_failed, self._next_load = True, time.monotonic() + delay
             logger.error("The default model does not load, next try in %.0f s: %s", delay, failure)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Have jobs run that were taken together."""
         self.running = True
+        running: dict[str, Job] = {}
         try:
-            worker_job = self.dispatcher.prepare(job)
-            if worker_job is not None:
-                self._exchange(job, worker_job)
+            prepared = [one for one in map(self._prepare, jobs) if one is not None]
+            given = {one.id for one in prepared}
+            running |= {job.id: job for job in jobs if job.id in given}
+            if prepared:
+                self._exchange(running, tuple(prepared))
         except (EOFError, OSError) as error:
-            self._report_death(job)
+            self._report_death(running.values())
             raise EOFError from error
         except Exception as error:  # a fault of one job must not end the thread of a worker
-            logger.exception("Job %s could not be run.", job.id)
-            self.dispatcher.record_failure(job, JobFailure(type(error).__name__, str(error)))
+            for job in running.values():
+                self._fail(job, error)
         finally:
             self.running = False
 
-    def _exchange(self, job: Job, worker_job: WorkerJob) -> None:
-        """Send a job to the process, and pass on what it reports until the job has ended."""
+    def _prepare(self, job: Job) -> WorkerJob | None:
+        try:
+            return self.dispatcher.prepare(job)
+        except Exception as error:
+            self._fail(job, error)
+            return None
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        logger.error("Job %s could not be run.", job.id, exc_info=error)
+        self.dispatcher.record_failure(job, JobFailure(type(error).__name__, str(error)))
+
+    def _exchange(self, running: dict[str, Job], given: tuple[WorkerJob, ...]) -> None:
+        """Send jobs to the process, and pass on what it reports until all have ended.
+
+        running : by their identifiers; a job is removed once it has ended
+        """
         connection = self._connection
         assert connection is not None
-        connection.send(worker_job)
-        told = False
-        while True:
-            if not told and self.dispatcher.is_cancel_requested(job.id):
-                connection.send(CANCEL_MESSAGE)
-                told = True
-            if connection.poll(CANCEL_CHECK_SECONDS) and self._pass_on(job, connection.recv()):
-                return
+        connection.send(given)
+        told: set[str] = set()
+        while running:
+            for job_id in running.keys() - told:
+                if self.dispatcher.is_cancel_requested(job_id):
+                    connection.send(CancelMessage(job_id))
+                    told.add(job_id)
+            if connection.poll(CANCEL_CHECK_SECONDS):
+                news: JobMessage = connection.recv()
+                job = running.get(news.job_id)  # None for one that has failed here meanwhile
+                if job is not None and self._pass_on(job, news.message):
+                    del running[job.id]
 
-    def _pass_on(self, job: Job, message: WorkerMessage) -> bool:
-        """Pass on one message of the process; return True for the last one of the job."""
+    def _pass_on(self, job: Job, message: JobProgress | PreviewMessage | JobOutcome) -> bool:
+        """Pass on a message of the process about a job; return True for the last one."""
         if isinstance(message, JobProgress):
             self.dispatcher.record_progress(job.id, message)
         elif isinstance(message, PreviewMessage):
@@ -234,19 +253,21 @@ class Worker:
         elif isinstance(message, FailureMessage):
             self.dispatcher.record_failure(job, message.failure, disk_full=message.disk_full)
             return True
-        elif message == "cancelled":
+        else:
             self.dispatcher.record_cancelled(job)
             return True
         return False
 
-    def _report_death(self, job: Job) -> None:
-        """Tell of a job whose process has died; queue it again where the server itself ends."""
+    def _report_death(self, jobs: Iterable[Job]) -> None:
+        """Tell of jobs whose process has died; queue them again where the server itself ends."""
         if self.stopping.is_set():
-            self.dispatcher.queue_again(job)
+            for job in jobs:
+                self.dispatcher.queue_again(job)
             return
         assert self._process is not None
         self._process.join(timeout=5)
         code = self._process.exitcode
         logger.error("A worker has ended with code %s.", code)
         reason = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-        self.dispatcher.record_interruption(job, reason)
+        for job in jobs:
+            self.dispatcher.record_interruption(job, reason)
