@@ -182,7 +182,7 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = {
-        requirement.split(">=")[0].lower()
+        requirement.split(">=")[0].partition("[")[0].lower()
         for requirement in (
             *project["dependencies"],
             *extras["track"],
@@ -191,6 +191,7 @@ def test_every_library_imported_is_declared(repo: Path) -> None:
             *extras["data"],
             *extras["hints"],
             *extras["optimizers"],
+            *extras["ray"],
             *extras["serve"],
         )
     }

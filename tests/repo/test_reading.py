@@ -49,6 +49,7 @@ ALLOWED = {
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written
     "t2i.server.jobs.server_state": {"sqlite3"},  # its errors alone
+    "t2i.server.ray.inline_job": {"read_bytes"},  # files that this worker has just written
     # a file to write to, which a browser is given
     "t2i.server.running": {"os.open", "os.fdopen", "webbrowser.open"},
     "t2i.server.compat.openai.streaming": {"Image.open"},

@@ -1,0 +1,90 @@
+"""The web application before the workers of Ray Serve: it checks requests, and waits for them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel
+
+from t2i import __version__
+from t2i.server.api import documentation, models
+from t2i.server.api.schemas import FileAnswer
+from t2i.server.app import ERROR_RESPONSES, add_error_handlers, build_middleware
+from t2i.server.catalogue import list_catalogue
+from t2i.server.compat.failed_jobs import build_failure_error
+from t2i.server.jobs.job import JobFailure
+from t2i.server.ray.inline_job import (
+    InlineJob,
+    InlineResult,
+    NewRun,
+    check_inline_job,
+    create_inline_job,
+)
+from t2i.server.settings import ServerSettings
+
+Draw = Callable[[InlineJob], Awaitable[InlineResult | JobFailure]]
+"""Runs a job on one of the workers."""
+router = APIRouter(prefix="/api/v1", tags=["runs"])
+
+
+class InlineFileAnswer(FileAnswer):
+    """File of a result with its content."""
+
+    base64: str
+
+
+class RunResultAnswer(BaseModel):
+    """Result of a run: its seeds, its files, and data about them."""
+
+    seeds: list[int]
+    files: list[InlineFileAnswer]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedWorkers:
+    """State of workers that Ray watches: requests come once they are ready."""
+
+    ready: bool = True
+    problem: str | None = None
+
+
+def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
+    """Create the web application whose jobs `draw` runs; it keeps none of them."""
+    app = FastAPI(
+        title="t2i",
+        version=__version__,
+        summary="Text-to-image conditioning: pictures, edits and heat maps by Ray's workers.",
+        docs_url=None,
+        redoc_url=None,
+        root_path=settings.root_path,
+        middleware=build_middleware(settings),
+        responses=ERROR_RESPONSES,
+    )
+    app.state.catalogue = list_catalogue(settings)
+    app.state.pool, app.state.settings, app.state.draw = DeployedWorkers(), settings, draw
+    for one in (router, models.router, documentation.router):
+        app.include_router(one)
+    add_error_handlers(app)
+    return app
+
+
+@router.post("/run")
+async def run_job(new: NewRun, request: Request) -> RunResultAnswer:
+    """Run a job on a free worker, and answer with its files. Without the client it is cancelled."""
+    state = request.app.state
+    job = await anyio.to_thread.run_sync(
+        check_job, new, state.catalogue, state.settings.max_pixels_x_steps
+    )
+    outcome = await state.draw(job)
+    if isinstance(outcome, JobFailure):
+        raise build_failure_error(outcome)
+    return RunResultAnswer.model_validate({"seeds": job.seeds, **outcome.to_dict()})
+
+
+def check_job(new: NewRun, catalogue: Any, max_pixels_x_steps: int) -> InlineJob:
+    """Return the checked job of a request, with its seeds. Raises T2IError."""
+    job = create_inline_job(new)
+    return replace(job, seeds=check_inline_job(job, catalogue, max_pixels_x_steps))
