@@ -1,11 +1,12 @@
-"""What a job costs beside its picture, and how the server fares with many jobs and listeners.
+"""What a job costs beside its picture, how soon the page answers the pointer, and how the server
+fares with many jobs and listeners.
 
-python -m benchmarks.serve [overhead] [load] [--jobs 500] [--queued 200] [--listeners 50]
+python -m benchmarks.serve [overhead] [hover] [load] [--jobs 500] [--queued 200] [--listeners 50]
     [--out benchmarks/results/serve.json]
 
 Overhead: seconds from the request of a job to the last byte of its picture, against the same
-picture drawn and saved in this process with the model loaded, in turns; the medians. Load: see
-benchmarks/serve_load.py.
+picture drawn and saved in this process with the model loaded, in turns; the medians. Hover: see
+benchmarks/serve_page.py. Load: see benchmarks/serve_load.py.
 """
 
 import argparse
@@ -26,9 +27,10 @@ import httpx
 import psutil
 
 from benchmarks.serve_load import PROMPT, Load, measure_load
+from benchmarks.serve_page import measure_hover
 from t2i.hardware import collect_hardware_info
 
-PARTS = ("overhead", "load")
+PARTS = ("overhead", "hover", "load")
 REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 120.0
 """Seconds until the server has loaded its model."""
@@ -52,7 +54,7 @@ def served(folder: Path, max_queued: int, threads: int) -> Iterator[tuple[str, p
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             try:
-                if httpx.get(f"{address}/api/v1/health", timeout=10).json()["ready"]:
+                if httpx.get(f"{address}/api/v1/health", timeout=10, verify=False).json()["ready"]:
                     break
             except httpx.TransportError:
                 pass
@@ -148,9 +150,12 @@ def measure_overhead(
 def main() -> None:
     """Measure, print a table, and write the numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="overhead, load; both by default")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="overhead, hover, load; all by default"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10, help="of the overhead's pictures")
+    parser.add_argument("--hovers", type=int, default=60, help="of words on the page")
     parser.add_argument("--jobs", type=int, default=500, help="of the load")
     parser.add_argument("--queued", type=int, default=200, help="of them that wait together")
     parser.add_argument("--listeners", type=int, default=50)
@@ -169,6 +174,8 @@ def main() -> None:
                 results["overhead"] = measure_overhead(
                     address, process, folder, options.rounds, options.steps
                 )
+            if "hover" in (options.parts or PARTS):
+                results["hover"] = measure_hover(address, options.hovers)
             if "load" in (options.parts or PARTS):
                 load = Load(options.jobs, options.queued, options.listeners, options.load_steps)
                 results["load"] = measure_load(address, process, load)

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.serve_page import measure_hover
+from tests.server.servers import run_in_thread
+
 pytestmark = pytest.mark.slow
 
 HALVES = """() => {
@@ -41,6 +44,12 @@ def test_the_overlay_comes_within_50_milliseconds(page: Any) -> None:
     assert len(measured) >= 5
     # The best of them: what else runs on this machine is no matter of the page.
     assert min(measured) <= 50
+
+
+def test_the_benchmark_of_the_server_measures_every_hover(address: str) -> None:
+    measured = run_in_thread(lambda: measure_hover(address, 6))
+    assert measured["hovers"] == 6
+    assert 0 < measured["overlay_p50_s"] <= measured["overlay_max_s"]
 
 
 def test_focus_shows_the_overlay_and_the_arrow_keys_walk(page: Any) -> None:
