@@ -9,9 +9,10 @@ from typing import Any, ClassVar, overload
 
 from torch import nn
 
-from pipelines.run.exclusive_access import WaitInterruptFlag, holding_locks, is_offloaded
+from pipelines.run.exclusive_access import WaitInterruptFlag, holding_locks
 from pipelines.run.own_scheduler import using_scheduler_copy
 from t2i.conditioning.run_state import Guidance, StepCallback
+from t2i.denoiser.offloading import is_offloaded
 from t2i.errors import ArgumentError
 
 

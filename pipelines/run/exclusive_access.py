@@ -74,8 +74,3 @@ def wrap_denoise_in_lock(denoise: Callable[..., Tensor], model: nn.Module) -> Ca
 def has_loras(model: object) -> bool:
     """Return True if LoRA layers, that is adapters of peft, are attached to the model."""
     return hasattr(model, "peft_config")
-
-
-def is_offloaded(model: nn.Module) -> bool:
-    """Return True if hooks of accelerate or diffusers move the model's weights between devices."""
-    return hasattr(model, "_hf_hook") or hasattr(model, "_diffusers_hook")

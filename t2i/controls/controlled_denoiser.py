@@ -17,6 +17,7 @@ from t2i.controls.control import Control, check_acts_in_run
 from t2i.controls.controlnet import PreparedControlNet, check_maskable
 from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint, repeat_per_image
 from t2i.controls.network_checks import HINT_CHANNELS
+from t2i.denoiser.offloading import is_offloaded
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
@@ -95,12 +96,13 @@ def wrap_controlled_denoiser(
 @contextmanager
 def moving_networks(controls: Sequence[Control], device: torch.device) -> Iterator[None]:
     """Move the networks of controls (ControlNets) to a device within the block, and back afterwards
-    those that were elsewhere.
+    those that were elsewhere. Offloaded ones are moved by their own hooks.
     """
     with ExitStack() as stack:
         for network in {id(control.network): control.network for control in controls}.values():
-            stack.callback(move_network, network, network.device)
-            move_network(network, device)
+            if not is_offloaded(network):
+                stack.callback(move_network, network, network.device)
+                move_network(network, device)
         yield
 
 

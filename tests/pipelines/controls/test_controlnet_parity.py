@@ -1,5 +1,7 @@
 """ControlNets in our pipelines against diffusers' pipelines of them, bit for bit."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import (
@@ -19,7 +21,7 @@ from t2i.controls.control import Control
 from t2i.denoiser.schedulers import build_scheduler
 from tests.pipelines.against import assert_same
 from tests.pipelines.controls.networks import CalledWith, hint, tiny_controlnet
-from tests.tiny import tiny_sd_components, tiny_sdxl_components, tiny_unet
+from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_sdxl_components, tiny_unet
 
 PROMPTS = ["a red apple to the left of the cat", "zebra, blue"]
 UNSAFE = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -196,3 +198,23 @@ def test_sdxl_starts_and_inpaints_as_in_diffusers(xl_parts, xl_net):
     )
     call |= {"mask_image": mask, "height": 32, "width": 32}
     Alike(InpaintPipeline(**xl_parts), theirs, "control_image").same([control], **call)
+
+
+def test_stable_diffusion_2_acts_as_in_diffusers(parts):
+    unet = tiny_unet(use_linear_projection=True, attention_head_dim=(2, 4))
+    config = tiny_scheduler(prediction_type="v_prediction").config
+    parts = parts | {"unet": unet, "scheduler": build_scheduler("ddim", config)}
+    net = tiny_controlnet(unet, use_linear_projection=True)
+    assert net.down_blocks[0].attentions[0].use_linear_projection
+    pair = text_to_image(parts, net)
+    for given in ({"scale": 0.7, "steps": (0.0, 0.6)}, {"mode": "guess"}):
+        control = Control(net, hint(1), **given)
+        pair.same([control], prompt=PROMPTS, negative_prompt=["a dog", ""], height=32, width=32)
+
+
+def test_half_precision_acts_as_in_diffusers(parts):
+    half = {name: copy.deepcopy(parts[name]).bfloat16() for name in ("unet", "text_encoder", "vae")}
+    net = tiny_controlnet(parts["unet"]).bfloat16()
+    control = Control(net, hint(1), 0.7, (0.0, 0.6))
+    drawn = text_to_image(parts | half, net).same([control], prompt=PROMPTS[0])
+    assert drawn.dtype == torch.bfloat16
