@@ -4,20 +4,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+import t2i
 from t2i.attention import attend
 from t2i.attention.compute import probabilities
 from t2i.attention.compute.probabilities import compute_mean_ratio_to_largest
 from t2i.attention.edits.base.edit import Edit
+from t2i.errors import ArgumentError
+from t2i.evaluate.inspection.map_scores import THRESHOLDS, measure_overlap
+from t2i.evaluate.inspection.scene_heat_maps import probe_rendered_scene
+from t2i.scenes.scenes import Scenes, ScenesConfig
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.sweeps import sweep
 from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_unet
 
 PLACES = {"a red apple": [1, 2, 3], "apple": [3], "cat": [9], "zebra": [10, 11, 12, 13, 14]}
+OBJECTS = ("apple", "banana", "sunflower", "cat", "dog", "fish", "car", "rocket", "house", "star")
 LAST = "a red apple to the left of the blue zebra"
 
 
@@ -36,13 +43,15 @@ def parts():
     return tiny_sd_components() | {"unet": unet}
 
 
-def captured(parts, prompts, **call):
-    """Site -> for each pass the maps of its text, (B, N, Q, T); made by diffusers' pipeline."""
+def captured(parts, prompts, *, cross=True, **call):
+    """Site -> for each pass the maps of its text, (B, N, Q, T), or of its self-attention; made by
+    diffusers' pipeline.
+    """
     pipe = theirs(**parts)
     before, seen = dict(pipe.unet.attn_processors), {}
 
     def record(site, probs_BNQK, is_cross, _place):
-        if is_cross:
+        if is_cross == cross:
             seen.setdefault(site, []).append(probs_BNQK)
         return probs_BNQK
 
@@ -167,6 +176,76 @@ def test_default_maps_are_in_proportion_to_the_strongest_token(parts):
     assert_near(late["cat"], expected("cat", slice(2, 4), [1], "up"), 1e-4)
     assert torch.equal(maps.mask("cat"), maps["cat"] >= 0.5)
     assert torch.equal(maps.mask("cat", 0.3), maps["cat"] >= 0.3)
+
+
+@pytest.mark.parametrize("of", [ours, theirs])
+def test_refined_maps_are_means_of_the_positions_that_a_position_attends_to(parts, of):
+    """Written out in float64: the larger of two decoder blocks, squared, its last steps."""
+    cross, selves = captured(parts, CAT), captured(parts, CAT, cross=False)
+    pipe = of(**parts)
+    with attend(pipe, prompts=[CAT]) as attn:
+        maps = attn.probe("cat", "a red apple", convention="refined")
+        first_steps = attn.probe("cat", convention="refined", steps=(0, 2), grid=(4, 4))
+        draw(pipe, CAT)
+
+    def expected(word, words_steps, affinity_steps, grid=(8, 8)):
+        of_sites = []
+        for name, passes in cross.items():
+            if name.startswith("up"):
+                probs_SNQT = torch.stack(passes)[words_steps, 1].double()
+                ratio_SNQT = probs_SNQT / probs_SNQT.amax(-1, keepdim=True)
+                mean_Q = ratio_SNQT[..., PLACES[word]].mean(dim=(0, 1, 3))
+                side = int(len(mean_Q) ** 0.5)
+                map_11HW = mean_Q.view(1, 1, side, side)
+                of_sites.append(
+                    functional.interpolate(map_11HW, (8, 8), mode="bilinear", antialias=True)
+                )
+        map_Q = torch.cat(of_sites).mean(dim=0).flatten()
+        sides = {name: passes[0].shape[-1] for name, passes in selves.items() if "up" in name}
+        (largest, *_) = [name for name in sides if sides[name] == 64]
+        affinity_QQ = torch.stack(selves[largest])[affinity_steps, 1].double().mean(dim=(0, 1))
+        refined_Q = [(row**2 / (row**2).sum() * map_Q).sum() for row in affinity_QQ]
+        map_11HW = torch.stack(refined_Q).view(1, 1, 8, 8)
+        map_HW = functional.interpolate(map_11HW, grid, mode="bilinear", antialias=True)[0, 0]
+        return ((map_HW - map_HW.min()) / (map_HW.max() - map_HW.min())).float()
+
+    for word in maps:
+        # Self-attention counts from the share 0.4 of four steps on: from step 1.
+        assert_near(maps[word], expected(word, slice(None), slice(1, 4)), 1e-4)
+    assert_near(first_steps["cat"], expected("cat", slice(2), slice(2), (4, 4)), 1e-4)
+    assert torch.equal(maps.mask("cat"), maps["cat"] >= 0.5)
+
+
+def test_refined_maps_without_self_attention_are_refused():
+    pipe = ours()
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", convention="refined")
+        # The only site of this decoder has 40 x 40 positions.
+        draw(pipe, CAT, num_inference_steps=1, height=160, width=160)
+    with pytest.raises(ArgumentError, match="at most 32 x 32 positions, and this run has none"):
+        maps["cat"]
+
+
+def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
+    pipe = t2i.load("embedded")
+    scenes = Scenes(ScenesConfig(size=128, seed=5, length=6, max_objects=2, vocabulary=OBJECTS))
+    gained = []
+    for number in range(6):
+        scene = scenes.scene(number)
+        heat = probe_rendered_scene(
+            pipe, scene, (0.7, 0.4, 0.2), torch.Generator().manual_seed(number)
+        )
+        ious = [
+            [
+                measure_overlap(
+                    heat.resized_word_map(method, "all", one, []), torch.from_numpy(placed.mask)
+                ).ious[THRESHOLDS.index(0.5)]
+                for one, placed in enumerate(scene.objects)
+            ]
+            for method in ("refined", "default")
+        ]
+        gained.append(np.mean(ious[0]) - np.mean(ious[1]))
+    assert np.mean(gained) > 0.02, gained
 
 
 def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():

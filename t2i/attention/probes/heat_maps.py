@@ -6,7 +6,6 @@ N heads, S tokens of the words, Q positions of a site, H W a size.
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,98 +18,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.atomic_files import write_atomically
+from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator, Size
+from t2i.attention.probes.refinement import refine_map
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, choice_hint
 from t2i.pictures import build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
 
-Convention = Literal["default", "daam", "mean"]
-CONVENTIONS = ("default", "daam", "mean")
-THRESHOLDS: dict[Convention, float] = {"default": 0.5, "daam": 0.4, "mean": 0.4}
+Convention = Literal["default", "refined", "daam", "mean"]
+CONVENTIONS: tuple[Convention, ...] = ("default", "refined", "daam", "mean")
+THRESHOLDS: dict[Convention, float] = {"default": 0.5, "refined": 0.5, "daam": 0.4, "mean": 0.4}
 """Default threshold of `HeatMaps.mask`: DAAM's is published, ours was chosen by `t2i evaluate`."""
-Size = tuple[int, int]
+RESCALED: tuple[Convention, ...] = ("default", "refined")
+"""Conventions whose heat maps are rescaled to 0..1."""
 MIN_DISPLAY_WIDTH = 256
 """Pixels to which smaller maps and images are enlarged for display."""
-
-
-@dataclass(slots=True)
-class SiteAccumulator:
-    """Running sum over steps of the token probabilities of one site and one image.
-
-    total_NSQ : the sum, (N or 1, S, Q) float32
-    steps : for each token the number of steps at which the prompt contained it
-    ratio_1SQ : the sum of their ratios to the largest probability of a token at each image
-        position, a mean over heads, where the convention needs it
-    """
-
-    site: Site
-    total_NSQ: Tensor
-    steps: list[int]
-    ratio_1SQ: Tensor | None = None
-
-    @property
-    def mean_NSQ(self) -> Tensor:
-        """Mean of the probabilities over the steps at which the prompt contained the token."""
-        return self.total_NSQ / self._num_steps_S1()
-
-    @property
-    def mean_ratio_to_largest_1SQ(self) -> Tensor:
-        """Mean over steps of the probabilities' ratios to the largest at each image position, for
-        the convention "default".
-        """
-        assert self.ratio_1SQ is not None
-        return self.ratio_1SQ / self._num_steps_S1()
-
-    def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], ratio_1SQ: Tensor | None = None
-    ) -> None:
-        """Add the token probabilities of one step; `columns` are the numbers of the tokens that the
-        prompt contains at this step.
-
-        Tokens that are new at this step are the last columns of `words_NSQ`.
-        """
-        new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
-        if new:
-            self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
-            self.steps += [0] * new
-            if self.ratio_1SQ is not None:
-                self.ratio_1SQ = functional.pad(self.ratio_1SQ, (0, 0, 0, new))
-        self.total_NSQ += words_NSQ
-        if ratio_1SQ is not None:
-            if self.ratio_1SQ is None:
-                self.ratio_1SQ = torch.zeros_like(ratio_1SQ)
-            self.ratio_1SQ += ratio_1SQ
-        for column in columns:
-            self.steps[column] += 1
-
-    def _num_steps_S1(self) -> Tensor:
-        return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
-
-
-@dataclass(slots=True)
-class ProbeMeasurements:
-    """Attention that a probe has read in one run, by image and site.
-
-    tokens : for each word its columns along S; words may share columns
-    columns : number of columns
-    accumulators : (number of the prompt's image, name of the site) -> SiteAccumulator
-    raw : site -> for each step (images, N, S, Q), if requested by the probe
-    live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
-    """
-
-    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    columns: int = 0
-    accumulators: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
-    latent_size: Size | None = None
-    raw: dict[str, list[Tensor]] = field(default_factory=dict)
-    live: dict[str, Tensor] = field(default_factory=dict)
-
-    def clear(self) -> None:
-        """Discard the attention that a probe has read in a run."""
-        for entries in (self.tokens, self.accumulators, self.raw, self.live):
-            entries.clear()
-        self.columns = 0
 
 
 class HeatMaps(Mapping[str, Tensor]):
@@ -119,6 +42,8 @@ class HeatMaps(Mapping[str, Tensor]):
     The convention is the aggregation of sites, heads, tokens and steps to one map:
     "default" : at each position, head and step the word's probability, divided by the largest
         probability of a token there; the mean of all, bilinear to the grid, rescaled to 0..1;
+    "refined" : that of "default" over the decoder's sites, refined by the image's self-attention:
+        see `t2i.attention.probes.refinement`;
     "mean" : the mean of the probabilities themselves, not rescaled;
     "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
         clamped at 0, then the mean.
@@ -143,7 +68,7 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def __getitem__(self, word: str) -> Tensor:
         map_HW = self._map(word)
-        return rescale_to_unit(map_HW) if self.convention == "default" else map_HW
+        return rescale_to_unit(map_HW) if self.convention in RESCALED else map_HW
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
@@ -266,11 +191,15 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def _map(self, word: str) -> Tensor:
         """Return the word's aggregated map (H, W), before it is rescaled."""
-        if self.convention != "default":
+        if self.convention not in RESCALED:
             return self._combined_probability(word)
-        return self._combine(
-            word, [accumulator.mean_ratio_to_largest_1SQ for accumulator in self._accumulators()]
-        )
+        ratios = [accumulator.mean_ratio_to_largest_1SQ for accumulator in self._accumulators()]
+        if self.convention == "default":
+            return self._combine(word, ratios)
+        affinity = self.measurements.reference_affinity(self.image_index)
+        on_site_HW = self._combine(word, ratios, affinity.site.size)
+        refined_HW = refine_map(on_site_HW, affinity.mean_QQ)
+        return resize_bilinear(refined_HW[None, None], self.grid_size)[0, 0]
 
     def _combined_probability(self, word: str) -> Tensor:
         """Return the word's aggregated probability (H, W), whatever the convention's map is."""
@@ -280,9 +209,9 @@ class HeatMaps(Mapping[str, Tensor]):
             )
         return self._combine(word, [accumulator.mean_NSQ for accumulator in self._accumulators()])
 
-    def _combine(self, word: str, values: Sequence[Tensor]) -> Tensor:
+    def _combine(self, word: str, values: Sequence[Tensor], grid: Size | None = None) -> Tensor:
         """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""
-        grid, columns = self.grid_size, self._columns(word)
+        grid, columns = grid or self.grid_size, self._columns(word)
         maps: list[Tensor] = []
         for accumulator, values_NSQ in zip(self._accumulators(), values, strict=True):
             map_NSHW = (
@@ -292,10 +221,7 @@ class HeatMaps(Mapping[str, Tensor]):
                 resized_NSHW = functional.interpolate(map_NSHW, grid, mode="bicubic")
                 maps += list(resized_NSHW.clamp(min=0).mean(dim=1))
             else:
-                resized_NSHW = functional.interpolate(
-                    map_NSHW, grid, mode="bilinear", antialias=True
-                )
-                maps.append(resized_NSHW.mean(dim=(0, 1)))
+                maps.append(resize_bilinear(map_NSHW, grid).mean(dim=(0, 1)))
         return torch.stack(maps).mean(0)
 
     def _accumulators(self) -> list[SiteAccumulator]:
@@ -331,6 +257,11 @@ def load_map_tensors(path: str | Path) -> dict[str, Tensor]:
             return {word: file.get_tensor(word) for word in file.keys()}
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read maps from {path}: {error}") from error
+
+
+def resize_bilinear(map_NSHW: Tensor, size: Size) -> Tensor:
+    """Return heat maps (N, S, H, W) resized bilinearly, with antialiasing where they shrink."""
+    return functional.interpolate(map_NSHW, size, mode="bilinear", antialias=True)
 
 
 def rescale_to_unit(map_HW: Tensor) -> Tensor:

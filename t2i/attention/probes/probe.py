@@ -13,7 +13,9 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import check_prompt_number
 from t2i.attention.probes.concepts import Concept, EncodedConcepts
-from t2i.attention.probes.heat_maps import Convention, HeatMaps, ProbeMeasurements, SiteAccumulator
+from t2i.attention.probes.heat_maps import RESCALED, Convention, HeatMaps
+from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
+from t2i.attention.probes.refinement import FIRST_SHARE, AffinityAccumulator, can_refine
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
     Site,
@@ -30,7 +32,11 @@ from t2i.terminal import plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DAAM_SITES = Sites(kind="cross", place=("up", "down"))
+CONVENTION_SITES = {
+    "daam": Sites(kind="cross", place=("up", "down")),
+    "refined": Sites(kind="cross", place="up"),
+}
+"""Sites that a convention reads where the probe names none; others read all."""
 
 
 @dataclass(slots=True)
@@ -55,14 +61,16 @@ class Probe:
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
     _current_columns: "ProbedTokens | None" = None
+    _reference_site: Site | None = None
+    """The largest site so far whose self-attention can refine the maps."""
 
     def __post_init__(self) -> None:
         if not self.words:
             raise ArgumentError('A probe needs a word: attn.probe("cat").')
         check_step_window("steps", self.steps)
         check_heads(self.heads)
-        if self.sites is None and self.convention == "daam":
-            self.sites = DAAM_SITES
+        if self.sites is None:
+            self.sites = CONVENTION_SITES.get(self.convention)
         self.sites = as_sites(self.sites)
         names = tuple(map(str, self.words))
         if self.concepts is not None and len(set(names)) < len(names):
@@ -115,8 +123,9 @@ class Probe:
     def acts_at_site(self, site: Site) -> bool:
         """Return True for a site whose attention the probe reads."""
         assert isinstance(self.sites, Sites)
-        is_read = site.kind != "self" if self.concepts is None else site.kind == "cross"
-        return is_read and self.sites.matches(site)
+        if site.kind == "self":
+            return self.convention == "refined" and self._is_reference_site(site)
+        return (self.concepts is None or site.kind == "cross") and self.sites.matches(site)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True for a step at which the probe reads attention."""
@@ -133,7 +142,7 @@ class Probe:
         """Discard the measurements of the previous run and prepare for a new one."""
         self.measurements.clear()
         self.measurements.latent_size = latent_size
-        self._current_columns = None
+        self._current_columns = self._reference_site = None
         if self.concepts is not None:  # their columns are the first
             self.concepts.begin_run()
             names = [str(word) for word in self.words if isinstance(word, Concept)]
@@ -144,12 +153,19 @@ class Probe:
     def estimate_bytes_at(self, site: Site, images: int, steps: int) -> int:
         """Return the memory in bytes that the probe's measurements of a site take in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
+        if site.kind == "self":
+            return images * site.num_positions**2 * 4
         number = images * self.measurements.columns * site.num_positions * 4
-        kept = {"daam": heads, "default": 2, "mean": 1}[self.convention]
+        kept = {"daam": heads, "default": 2, "refined": 2, "mean": 1}[self.convention]
         return number * kept + (number * heads * steps if self.raw else 0)
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
-        """Accumulate the probabilities of the words in this attention call."""
+        """Accumulate the probabilities of the words in this attention call, or for the convention
+        "refined" the image's self-attention.
+        """
+        if call.site.kind == "self":
+            self._read_self_attention(probabilities, call)
+            return
         columns = self._columns_of(call.prompt_tokens)
         if columns.positions and max(columns.positions) >= call.text_length:
             raise ArgumentError(
@@ -183,7 +199,7 @@ class Probe:
             words_NSQ if heads is None else words_NSQ[heads], total
         )
         ratio_1SQ = None
-        if self.convention == "default":
+        if self.convention in RESCALED:
             ratio_1SQ = probabilities.compute_mean_ratio_to_largest(row, positions_S, heads)
             ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, total)
         if self.concepts is None:
@@ -197,6 +213,31 @@ class Probe:
             own_ratio_1SQ = own_ratio_NSQ.mean(dim=0, keepdim=True)
             ratio_1SQ = torch.cat([own_ratio_1SQ, ratio_1SQ[:, first:]], dim=1)
         return words_NSQ, ratio_1SQ
+
+    def _is_reference_site(self, site: Site) -> bool:
+        """Return True for the first of the largest sites so far that can refine the maps: sites of
+        a model come one by one, small ones of the decoder first.
+        """
+        best = self._reference_site
+        if can_refine(site) and (best is None or site.num_positions > best.num_positions):
+            self._reference_site = best = site
+        return best is not None and best.name == site.name
+
+    def _read_self_attention(
+        self, probabilities: AttentionProbabilities, call: AttentionCall
+    ) -> None:
+        steps = list_steps_in_window(self.steps, call.denoiser_pass.num_steps)
+        if call.denoiser_pass.step < steps.start + int(FIRST_SHARE * len(steps)):
+            return
+        affinities = self.measurements.affinities
+        for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
+            with torch.no_grad():
+                probs_QQ = probabilities.attention_map(row).mean(dim=0)
+            key = image_index, call.site.name
+            if key in affinities:
+                affinities[key].add(probs_QQ)
+            else:
+                affinities[key] = AffinityAccumulator(call.site, probs_QQ)
 
     def _accumulate(
         self,

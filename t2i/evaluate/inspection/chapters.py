@@ -27,6 +27,7 @@ MEASURE_GETTERS: dict[str, Callable[[MapScores], float | None]] = {
 BETTER_DIRECTION = dict.fromkeys(MEASURE_GETTERS, "higher") | {"leakage": "lower"}
 METHOD_TITLES = {
     "default": "our default",
+    "refined": "refined by self-attention",
     "daam": "DAAM's convention",
     "mean": "mean of the probabilities",
     BEST_SITES_METHOD: "our default at the best sites",
@@ -98,7 +99,7 @@ def build_heat_map_method_table(
         )
         if method == BEST_SITES_METHOD and not name.endswith("drawn"):
             rows.append(build_daam_row(choice, scenes))
-    for other in ("daam", "mean"):
+    for other in ("refined", "daam", "mean"):
         differences = [
             mean_with_bootstrap_interval(
                 compute_scene_differences(

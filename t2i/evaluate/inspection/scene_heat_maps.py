@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
-from t2i.attention.probes.heat_maps import CONVENTIONS, Convention, ProbeMeasurements
+from t2i.attention.probes.heat_maps import CONVENTIONS, Convention
+from t2i.attention.probes.measurements import ProbeMeasurements
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
@@ -29,7 +30,7 @@ from t2i.text.word_spans import Span, find_word_positions
 BASELINES = ("wrong word", "centred blob")
 BEST_SITES_METHOD = "best sites"
 METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES_METHOD, *BASELINES)
-PLOTTED_METHODS: tuple[Convention, ...] = ("default", "daam", "mean")
+PLOTTED_METHODS: tuple[Convention, ...] = CONVENTIONS
 """Conventions of heat maps that are plotted against the noise level."""
 
 
@@ -53,7 +54,7 @@ class SceneHeatMaps:
         if method == "centred blob":
             return build_centred_blob(self.size)
         word = self.wrong_words[number] if method == "wrong word" else self.words[number]
-        convention: Convention = method if method in CONVENTIONS else "default"  # type: ignore[assignment]  # it is one of them
+        convention: Convention = method if method in CONVENTIONS else "default"
         maps = self.maps[convention, level]
         if method == BEST_SITES_METHOD:
             maps = restrict_to_sites(maps, sites)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text, list_pair_change_steps
 from t2i.atomic_files import write_atomically
-from t2i.attention.probes.heat_maps import HeatMaps, ProbeMeasurements, SiteAccumulator
+from t2i.attention.probes.heat_maps import HeatMaps
+from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError

@@ -1,0 +1,112 @@
+"""Measurements that a probe accumulates in one run, from which heat maps are aggregated.
+
+N heads, S tokens of the words, Q positions of a site.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2i.attention.probes.refinement import AffinityAccumulator
+from t2i.attention.site import Site
+from t2i.errors import ArgumentError
+
+Size = tuple[int, int]
+
+
+@dataclass(slots=True)
+class SiteAccumulator:
+    """Running sum over steps of the token probabilities of one site and one image.
+
+    total_NSQ : the sum, (N or 1, S, Q) float32
+    steps : for each token the number of steps at which the prompt contained it
+    ratio_1SQ : the sum of their ratios to the largest probability of a token at each image
+        position, a mean over heads, where the convention needs it
+    """
+
+    site: Site
+    total_NSQ: Tensor
+    steps: list[int]
+    ratio_1SQ: Tensor | None = None
+
+    @property
+    def mean_NSQ(self) -> Tensor:
+        """Mean of the probabilities over the steps at which the prompt contained the token."""
+        return self.total_NSQ / self._num_steps_S1()
+
+    @property
+    def mean_ratio_to_largest_1SQ(self) -> Tensor:
+        """Mean over steps of the probabilities' ratios to the largest at each image position, for
+        the convention "default".
+        """
+        assert self.ratio_1SQ is not None
+        return self.ratio_1SQ / self._num_steps_S1()
+
+    def add(
+        self, words_NSQ: Tensor, columns: Sequence[int], ratio_1SQ: Tensor | None = None
+    ) -> None:
+        """Add the token probabilities of one step; `columns` are the numbers of the tokens that the
+        prompt contains at this step.
+
+        Tokens that are new at this step are the last columns of `words_NSQ`.
+        """
+        new = words_NSQ.shape[1] - self.total_NSQ.shape[1]
+        if new:
+            self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
+            self.steps += [0] * new
+            if self.ratio_1SQ is not None:
+                self.ratio_1SQ = functional.pad(self.ratio_1SQ, (0, 0, 0, new))
+        self.total_NSQ += words_NSQ
+        if ratio_1SQ is not None:
+            if self.ratio_1SQ is None:
+                self.ratio_1SQ = torch.zeros_like(ratio_1SQ)
+            self.ratio_1SQ += ratio_1SQ
+        for column in columns:
+            self.steps[column] += 1
+
+    def _num_steps_S1(self) -> Tensor:
+        return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
+
+
+@dataclass(slots=True)
+class ProbeMeasurements:
+    """Attention that a probe has read in one run, by image and site.
+
+    tokens : for each word its columns along S; words may share columns
+    columns : number of columns
+    accumulators : (number of the prompt's image, name of the site) -> SiteAccumulator
+    affinities : (number of the prompt's image, name of the site) -> AffinityAccumulator, for the
+        convention "refined"
+    raw : site -> for each step (images, N, S, Q), if requested by the probe
+    live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
+    """
+
+    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    columns: int = 0
+    accumulators: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
+    affinities: dict[tuple[int, str], AffinityAccumulator] = field(default_factory=dict)
+    latent_size: Size | None = None
+    raw: dict[str, list[Tensor]] = field(default_factory=dict)
+    live: dict[str, Tensor] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Discard the attention that a probe has read in a run."""
+        for entries in (self.tokens, self.accumulators, self.affinities, self.raw, self.live):
+            entries.clear()
+        self.columns = 0
+
+    def reference_affinity(self, image_index: int) -> AffinityAccumulator:
+        """Return the self-attention of the image that refines heat maps: that of the largest site.
+
+        Raises ArgumentError where no self-attention was read.
+        """
+        found = [one for (index, _), one in self.affinities.items() if index == image_index]
+        if not found:
+            raise ArgumentError(
+                'convention="refined" needs self-attention in the decoder ("up") of a UNet on '
+                "at most 32 x 32 positions, and this run has none: choose another convention."
+            )
+        return max(found, key=lambda one: one.site.num_positions)
