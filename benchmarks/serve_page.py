@@ -30,6 +30,7 @@ def measure_hover(address: str, rounds: int) -> dict[str, Any]:
         names = page.locator(".word .word-name")
         for number in range(rounds):
             names.nth(number % names.count()).hover()
+            page.wait_for_function(f"{MEASURES}.length > {number}")
             page.wait_for_timeout(PAUSE_MS)
         seconds = [duration / 1000 for duration in page.evaluate(MEASURES)]
         chromium.close()

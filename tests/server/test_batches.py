@@ -199,9 +199,10 @@ def test_where_a_batch_fails_each_job_is_run_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it starts a server of its own
 def test_a_server_draws_what_waits_together(tmp_path: Path) -> None:
     with start_server(tmp_path / "served", "--batch", "3") as server:
-        first = server.submit("generate", prompt="a cat", steps=60, seed=0)
+        first = server.submit("generate", prompt="a cat", steps=20, seed=0)
         wait_until_running(server, first["id"])
         waiting = [
             server.submit("generate", prompt=prompt, steps=STEPS, seed=seed)["id"]
