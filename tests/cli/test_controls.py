@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import t2i
+from t2i.attention.probes.heat_maps import load_map_tensors
 from t2i.cli.request.control_files import ControlFiles, parse_control, parse_controls
 from t2i.cli.request.input_files import InputFile
 from t2i.errors import ArgumentError
@@ -229,3 +230,32 @@ def test_none_is_no_control_and_there_is_a_limit() -> None:
     assert parse_controls(["none"]) == ()
     with pytest.raises(ArgumentError, match="Got 17 controls: at most 16"):
         parse_controls(["a:b"] * 17)
+
+
+def test_inspect_shows_where_each_controlnet_looks(draw: Cli, cli: Cli, model: Path) -> None:
+    options = ("--model", model, "--steps", "2", "--seed", "7", "--words", "red,cat")
+    controls = (*ONE, "--control", "net:half.png:steps=0.5-1")
+    found = cli("inspect", "a red cat", *options, *controls, "--format", "json", "--out", "w.png")
+    assert found.code == 0, found.err
+    report = found.json()
+    assert [one["control"] for one in report["controls"]] == [0, 1]
+    assert [set(one["words"]) for one in report["controls"]] == [{"red", "cat"}] * 2
+    paths = [report["maps"], *(one["maps"] for one in report["controls"])]
+    assert paths[1:] == ["w-control-0.safetensors", "w-control-1.safetensors"]
+    maps = [load_map_tensors(path)["cat"] for path in paths]
+    assert not any(torch.equal(maps[0], one) for one in maps[1:])
+    assert not torch.equal(maps[1], maps[2])
+    # three rows of a picture and two words
+    assert cli("inspect", "a red cat", *options, "--out", "plain.png").code == 0
+    width, height = Image.open("plain.png").size
+    assert Image.open("w.png").width == width
+    assert Image.open("w.png").height > 2.7 * height
+    again = cli("inspect", "a red cat", *options, *ONE, "--out", "again.png")
+    names = ["again.png", "again.safetensors", "again-control-0.safetensors"]
+    assert [path.name for path in again.paths[-3:]] == names
+    assert "in control 0" in again.out + again.err
+
+
+def test_inspect_refuses_controls_of_a_photo(cli: Cli) -> None:
+    done = cli("inspect", "a cat", "--image", "x.png", *ONE)
+    assert (done.code, "Got --control for a photo" in done.err) == (2, True)

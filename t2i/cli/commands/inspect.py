@@ -1,7 +1,7 @@
 """`t2i inspect`: heat maps of the words of a prompt over its image."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2i.attention.probes.heat_maps import HeatMaps
+    from t2i.cli.generation.inspected_image import InspectedImage
     from t2i.cli.generation.recorded_photo import RecordedPhoto
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
@@ -75,6 +76,7 @@ def inspect_attention(
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
+    control: options.Control = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
 ) -> None:
@@ -83,6 +85,7 @@ def inspect_attention(
     Printed are a table and the paths of what is written: a strip of the picture and each word's
     heat map over it, and the maps themselves as .safetensors beside it. The picture is the one
     that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. With
+    --control, a further row shows where each ControlNet looks for the words, behind its hint. With
     --image, PHOTO is looked into instead: it is inverted, with PROMPT as its description; with
     --source, `t2i invert` has done that before, and nothing is computed anew. No file is replaced.
     """
@@ -97,7 +100,13 @@ def inspect_attention(
         grammar=grammar,
         lora=lora,
         embedding=embedding,
+        control=control,
     )
+    if control and (image or folder):
+        raise ArgumentError(
+            "Got --control for a photo: t2i inspect looks into ControlNets while it draws "
+            "PROMPT. Leave out --control, or --image and --source."
+        )
     photo = options.PhotoOptions(image=image, source=folder, invert=invert, fit=fit)
     overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
     chosen = split_words(words)
@@ -122,9 +131,15 @@ def inspect_attention(
     seed = choose_seed(seed)
     if recorded is None:
         check_request_files(request)
-    names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", [".safetensors"])
+    endings = list_map_endings(range(len(request.controls)))
+    names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", endings)
     output = InspectionOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
     _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget_bytes=budget_bytes)
+
+
+def list_map_endings(controls: Iterable[int]) -> list[str]:
+    """Return the endings of the files of heat maps: the UNet's, and one for each control."""
+    return [".safetensors", *(f"-control-{number}.safetensors" for number in controls)]
 
 
 def _describe_missing_prompt(image: Path | None) -> str:
@@ -198,10 +213,15 @@ def _inspect_and_save(
             label = Path(request.image.path).name
 
         def write(paths: Sequence[Path]) -> None:
-            save_picture(_build_strip(inspected.image, maps, label), paths[0], texts)
-            maps.save(paths[1])
+            save_picture(_build_strip(inspected, label), paths[0], texts)
+            for one, path in zip(
+                (maps, *inspected.maps_by_control.values()), paths[1:], strict=True
+            ):
+                one.save(path)
 
-        strip_path, maps_path = output.names.save_group(seed, write)
+        # A T2I-Adapter, known once it is loaded, has no maps.
+        output.names.endings = list_map_endings(inspected.maps_by_control)
+        strip_path, maps_path, *control_paths = output.names.save_group(seed, write)
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
@@ -210,12 +230,26 @@ def _inspect_and_save(
             for word in maps
         }
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
+        if control_paths:
+            made["controls"] = [
+                {
+                    "control": number,
+                    "maps": str(path),
+                    "words": {word: _word_facts(one, word) for word in one},
+                }
+                for path, (number, one) in zip(
+                    control_paths, inspected.maps_by_control.items(), strict=True
+                )
+            ]
         print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
         return
     _print_table(maps)
+    for number, one in inspected.maps_by_control.items():
+        print_remark(f"in control {number}:")
+        _print_table(one)
     print_remark(f"seed {seed}, {seconds} s")
-    print_line(strip_path)
-    print_line(maps_path)
+    for path in (strip_path, maps_path, *control_paths):
+        print_line(path)
 
 
 def split_words(words: list[str] | None) -> list[str]:
@@ -256,12 +290,23 @@ def list_content_words(prompt: object) -> list[str]:
     return found
 
 
-def _build_strip(picture: "Image", maps: "HeatMaps", label: str) -> "Image":
-    """Return the image and each word's heat map over it, side by side with labels."""
-    from t2i.attention.probes.overlays import draw_overlays
-    from t2i.pictures import build_picture_grid
+def _build_strip(inspected: "InspectedImage", label: str) -> "Image":
+    """Return the image and each word's heat map over it, side by side with labels; a further row
+    for each ControlNet begins with its hint.
+    """
+    from os.path import expanduser
 
-    return build_picture_grid(draw_overlays(picture, maps), [label, *maps], columns=1 + len(maps))
+    from t2i.attention.probes.overlays import draw_overlays
+    from t2i.pictures import build_picture_grid, open_picture
+
+    maps = inspected.maps
+    tiles, labels = draw_overlays(inspected.image, maps), [label, *maps]
+    for number, one in inspected.maps_by_control.items():
+        hint = open_picture(Path(expanduser(inspected.request.controls[number].picture.path)))
+        _, *overlays = draw_overlays(inspected.image, one)
+        tiles += [hint.convert("RGB").resize(tiles[0].size), *overlays]
+        labels += [f"control {number}", *(f"{word}, control {number}" for word in one)]
+    return build_picture_grid(tiles, labels, columns=1 + len(maps))
 
 
 def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:

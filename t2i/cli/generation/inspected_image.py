@@ -1,10 +1,11 @@
 """Heat maps of a request's image: of one that is generated, or of a photo."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.image_generation import generate_image
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
@@ -28,22 +29,29 @@ class InspectedImage:
 
     request : with what is known once it is generated or inverted
     absent : words that the prompt does not contain
+    maps_by_control : number of a control -> heat maps of the words inside of its ControlNet
     """
 
     request: Request
     image: "Image"
     maps: "HeatMaps"
     absent: Sequence[str] = ()
+    maps_by_control: Mapping[int, "HeatMaps"] = field(default_factory=dict)
 
 
 def generate_and_probe(loaded: LoadedRequest, words: Sequence[str], seed: int) -> InspectedImage:
-    """Generate the image of a request under a heat-map probe of the words."""
+    """Generate the image of a request under heat-map probes of the words, in the UNet and in each
+    of its ControlNets.
+    """
     from t2i.attention.attend import attend
 
+    controls = build_controls(loaded.pipe, loaded.request)
+    numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
     with attend(loaded.pipe) as attn:
         maps = attn.probe(*words)
+        by_control = {one: attn.probe(*words, sites=f"control.{one}") for one in numbers}
         request, image = generate_image(loaded.pipe, loaded.request, seed)
-    return InspectedImage(request, image, maps)
+    return InspectedImage(request, image, maps, maps_by_control=by_control)
 
 
 def probe_photo(
