@@ -62,7 +62,7 @@ def check_probes(runs: Runs, made: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def check_edits(_: Runs, made: Mapping[str, Tensor]) -> dict[str, Any]:
+def parse_recorded_edits(_: Runs, made: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "source_untouched": torch.equal(made["pair"][0], made["edited"][0]),
         "target_moved_by": distance(made["pair"], made["edited"]),
@@ -82,7 +82,7 @@ def check_remembered(runs: Runs, made: Mapping[str, Tensor]) -> dict[str, Any]:
 
 CHECKS: Mapping[str, Callable[[Runs, Mapping[str, Tensor]], dict[str, Any]]] = {
     "probes": check_probes,
-    "edits": check_edits,
+    "edits": parse_recorded_edits,
     "remember": check_remembered,
 }
 

@@ -31,7 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from benchmarks.machine import collect_hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance_registry import parse_guidance
-from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 

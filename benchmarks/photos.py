@@ -26,7 +26,7 @@ from pipelines.images.photo import prepare_photo
 from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.noise_levels import build_noise_levels
 from pipelines.prompt_to_prompt.edit_run import find_image_size
-from pipelines.prompt_to_prompt.inverted_source import PictureRun, encode_picture
+from pipelines.prompt_to_prompt.inverted_source import PictureSourceRun, encode_picture
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
@@ -62,7 +62,7 @@ def find_path(pipe: PromptEditPipeline, method: str, options: argparse.Namespace
         clean = encode_picture(
             pipe, prepare_photo(PHOTO, *find_image_size(pipe, None, None)).pixels
         )
-        run = PictureRun(
+        run = PictureSourceRun(
             pipe,
             SOURCE,
             {"guidance_scale": options.guidance} | chosen.target_settings(SOURCE, options.guidance),

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import collect_hardware_info, write_result
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 ROUNDS = 5
 
 
-def rate(config: ScenesConfig, scenes: int) -> dict[str, float]:
+def rate(config: SceneDatasetConfig, scenes: int) -> dict[str, float]:
     """Scenes a second: median, slowest and fastest of the rounds, sprites decoded beforehand."""
     data = Scenes(config)
     for index in range(scenes):
@@ -30,7 +30,7 @@ def rate(config: ScenesConfig, scenes: int) -> dict[str, float]:
     return {"median": statistics.median(rates), "slowest": min(rates), "fastest": max(rates)}
 
 
-def first_scene(config: ScenesConfig) -> float:
+def first_scene(config: SceneDatasetConfig) -> float:
     """Seconds from nothing to the first scene: reading the lists, decoding its sprites."""
     start = time.perf_counter()
     Scenes(config).read(0)
@@ -46,8 +46,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-    core = ScenesConfig(size=options.size)
-    everything = ScenesConfig(size=options.size, vocabulary="all")
+    core = SceneDatasetConfig(size=options.size)
+    everything = SceneDatasetConfig(size=options.size, vocabulary="all")
     result = {
         "size": options.size,
         "scenes": options.scenes,

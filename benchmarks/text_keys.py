@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import collect_hardware_info, write_result
-from t2i.denoiser.loading.address import ASSETS
+from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.denoiser.text_key_value_cache import caching_text_keys_values
 

@@ -71,7 +71,7 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from t2i.denoiser.loading.address import ASSETS
+    from t2i.denoiser.loading.model_location import ASSETS
     from t2i.denoiser.loading.weight_checks import read_json_object
     from t2i.text.bpe import build_clip_tokenizer, load_bpe
 

@@ -11,7 +11,11 @@ from torch import Tensor
 from pipelines.base.pipeline import OutputOrTuple, Pipeline
 from pipelines.images import input_images
 from pipelines.images.denoising_range import check_denoising_fractions
-from pipelines.images.inpaint_start import InpaintInputs, build_inpaint_start, check_croppable
+from pipelines.images.inpaint_start import (
+    InpaintInputs,
+    build_inpaint_start,
+    check_padding_mask_crop,
+)
 from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts
 from pipelines.run.step_callbacks import StepEndCallback
@@ -119,7 +123,7 @@ class InpaintPipeline(Pipeline):
         )
         crop = None
         if padding_mask_crop is not None:
-            check_croppable(image, mask_image, output_type, padding_mask_crop)
+            check_padding_mask_crop(image, mask_image, output_type, padding_mask_crop)
             crop = masks.get_crop_region(mask_image, width, height, pad=padding_mask_crop)
         inputs = InpaintInputs(
             image=image,

@@ -74,7 +74,7 @@ def format_library_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {line:.200}".removesuffix(": ")
 
 
-def choice_hint(name: str, choices: Iterable[str]) -> str:
+def suggest_choice(name: str, choices: Iterable[str]) -> str:
     """Return a hint: the closest choice, then all: "Did you mean 'ddim'? Choices: ddim, euler"."""
     known = sorted(choices)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)

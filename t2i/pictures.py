@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError, DataError, T2IError
 from t2i.exif import MAKER_NOTE, USER_COMMENT, add_exif_fields, build_exif_block
-from t2i.safe_reading import PICTURE_KIND, open_untrusted
+from t2i.safe_reading import PICTURE_KIND, open_untrusted_file
 from t2i.terminal import plural
 
 FORMAT_BY_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -81,7 +81,7 @@ def read_picture_size(path: Path) -> tuple[int, int]:
 def _opening_header(path: Path) -> Iterator[Image.Image]:
     """Open a picture file within the block; its pixels are decoded when they are first read."""
     try:
-        with open_untrusted(path, PICTURE_KIND) as file:
+        with open_untrusted_file(path, PICTURE_KIND) as file:
             with warnings.catch_warnings():
                 # Of pictures that are refused below, by a lower limit.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -115,7 +115,7 @@ def build_too_large_error(name: object, found: str) -> DataError:
 
 def describe_file_type(path: Path) -> str:
     """Return a description of a file's type, by its first bytes."""
-    with open_untrusted(path, PICTURE_KIND) as file:
+    with open_untrusted_file(path, PICTURE_KIND) as file:
         start = file.read(16)
     if not start:
         return "empty"

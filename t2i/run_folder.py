@@ -52,7 +52,7 @@ class StoppedDuringSetup(Exception):
     """Exception that ends a training run when a stop was requested during its setup."""
 
 
-class StopRequest:
+class StopSignalHandler:
     """Context manager that handles SIGINT, SIGTERM and SIGHUP: the first signal sets `wanted`, as a
     request to stop, and a second one ends the process as usual.
 

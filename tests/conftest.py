@@ -64,7 +64,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = process_wide.settings()
     yield
     left = process_wide.changes(before, process_wide.settings())
-    process_wide.put_back(before)
+    process_wide.paste_edit(before)
     if left:
         pytest.fail(f"{request.node.nodeid} left behind:\n" + "\n".join(left), pytrace=False)
 

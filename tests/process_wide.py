@@ -229,7 +229,7 @@ def changes(before: Values, after: Values) -> list[str]:
     return told
 
 
-def put_back(before: Values) -> None:
+def paste_edit(before: Values) -> None:
     for name, setting in SETTINGS.items():
         value = before[name]
         if setting.write is not None and setting.read() != value:

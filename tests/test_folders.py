@@ -86,7 +86,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
     from train.checkpoint import recover_and_list_checkpoints
 
     (tmp_path / ".model.old").mkdir()

@@ -167,7 +167,7 @@ def test_what_is_said_of_a_hole_makes_its_mask(tmp_path: Path) -> None:
 def test_every_mask_is_read_in_this_way(repo: Path) -> None:
     """Its gray is taken after `remove_mask_transparency` alone.
 
-    `check_croppable` is given what was painted.
+    `check_padding_mask_crop` is given what was painted.
     """
     bare = [
         f"{path.relative_to(repo)}: {line.strip()}"

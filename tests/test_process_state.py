@@ -77,7 +77,7 @@ def _somebodys_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     torch.set_num_threads(2)
     Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
     yield
-    process_wide.put_back(before)
+    process_wide.paste_edit(before)
 
 
 def state() -> process_wide.Values:

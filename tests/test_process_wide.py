@@ -38,6 +38,6 @@ def test_what_is_left_is_named_and_put_back(said: str) -> None:
     before = process_wide.settings()
     LEFT[said]()
     found = process_wide.changes(before, process_wide.settings())
-    process_wide.put_back(before)
+    process_wide.paste_edit(before)
     assert any(line.startswith(said) for line in found), found
     assert process_wide.changes(before, process_wide.settings()) == []

@@ -112,7 +112,7 @@ def read_newest_checkpoint(folder: Path) -> CheckpointState | None:
     return None
 
 
-def read_newest_checkpoint_facts(folder: Path) -> dict[str, Any] | None:
+def read_newest_checkpoint_json(folder: Path) -> dict[str, Any] | None:
     """Read step, configuration and other JSON data of the newest checkpoint, complete or not;
     None if no checkpoint can be read.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import VAE
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 from train.objective.objective import ObjectiveConfig

@@ -15,7 +15,7 @@ from t2i.atomic_files import write_atomically
 from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.errors import ArgumentError, T2IError
 from t2i.pictures import save_picture
-from t2i.run_folder import StoppedDuringSetup, StopRequest
+from t2i.run_folder import StoppedDuringSetup, StopSignalHandler
 from t2i.terminal import plural
 from train import checkpoint
 from train.batches.batch_order import BatchOrder, ProcessShare
@@ -37,7 +37,7 @@ from train.parallel.fsdp import (
     move_to_device_unless_fsdp,
 )
 from train.parallel.lost_processes import explaining_lost_process
-from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main
+from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main_process
 from train.reporting.training_logger import TrainingLogger
 from train.setup.assembly import assemble_target, gather_whole_target
 from train.setup.build_cache import CacheSettings, build_cached_dataset
@@ -82,9 +82,11 @@ def run(config: RunConfig, out: Path) -> bool:
     On SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and returns False. Raises T2IError, on every
     process, for what a user can fix.
     """
-    with StopRequest() as stop, ExitStack() as stack:
+    with StopSignalHandler() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
-        run_on_main(accelerator, lambda: lock_run_folder_and_check_config(config, out, stack))
+        run_on_main_process(
+            accelerator, lambda: lock_run_folder_and_check_config(config, out, stack)
+        )
         class_pictures = build_class_picture_spec(config, out)
         if class_pictures and not generate_class_pictures_on_main(
             class_pictures, accelerator, stop
@@ -110,11 +112,11 @@ class TrainingRun:
         config: RunConfig,
         out: Path,
         accelerator: Accelerator,
-        stop: StopRequest | None = None,
+        stop: StopSignalHandler | None = None,
     ) -> None:
         """Raises StoppedDuringSetup, on every process, when a stop is requested during setup."""
         self.config, self.out, self.accelerator = config, out, accelerator
-        stop = stop or StopRequest()
+        stop = stop or StopSignalHandler()
         batch_size = config.train.batch_size
         data = DataSettings(config.data, config.prior, config.target, batch_size)
         self.data = load_run_dataset(data, out, accelerator)
@@ -144,7 +146,7 @@ class TrainingRun:
         self.steps_done = self.steps_saved = 0
         self._resume()
 
-    def run(self, stop: StopRequest) -> bool:
+    def run(self, stop: StopSignalHandler) -> bool:
         """Train until the last step, or until a stop is requested; return True at the end."""
         train = self.config.train
         loggers: list[TrainingLogger] = []
@@ -163,7 +165,7 @@ class TrainingRun:
         steps: range,
         reader: Iterator[MicroBatch],
         loggers: list[TrainingLogger],
-        stop: StopRequest,
+        stop: StopSignalHandler,
     ) -> bool:
         train, main = self.config.train, self.accelerator.is_main_process
         compilations = CompilationMonitor(self.target)
@@ -284,12 +286,12 @@ class TrainingRun:
         return every > 0 and self.steps_done % every == 0
 
     def _on_main(self, action: Callable[[], object]) -> None:
-        run_on_main(self.accelerator, action)
+        run_on_main_process(self.accelerator, action)
 
     def load_first_batch(self, pictures: int) -> MicroBatch:
         """Load the first batch of the data, of at most `pictures` rows, onto the device."""
         order = BatchOrder(
-            self.data.list_batch_groups(), min(pictures, len(self.data)), self.order.seed
+            self.data.group_indices_by_shape(), min(pictures, len(self.data)), self.order.seed
         )
         return next(iterate_micro_batches(self.data, order, ProcessShare(), range(1))).to(
             self.target.device

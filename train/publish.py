@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.errors import OutputError, T2IError, TrainingError
 from t2i.pictures import save_picture
 from t2i.safe_reading import (

@@ -37,7 +37,7 @@ from train.parallel.fsdp import (
     prepare_with_accelerate,
     shard_weights_if_requested,
 )
-from train.parallel.processes import is_true_on_any_process, run_on_main
+from train.parallel.processes import is_true_on_any_process, run_on_main_process
 from train.targets.target import TrainingTarget
 
 MIN_GRADIENT_SCALE = 1.0
@@ -306,7 +306,7 @@ class TrainingStepper:
         measured = (result.loss, result.grad_norm, result.learning_rate)
         bad = NonFiniteStepReport(number + 1, *measured, norms, broken, rows)
         try:
-            run_on_main(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
+            run_on_main_process(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
         except (OutputError, DataError) as error:
             return bad, f"A report could not be written: {error}"
         return bad, f"More is in {self.out / REPORT_FOLDER}."

@@ -25,7 +25,7 @@ from t2i.scenes.scenes import Scenes
 from train.batches.batch_order import SlotAssignment
 from train.batches.micro_batch import collate_examples
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget, ValidationPicture
@@ -60,7 +60,7 @@ def check_validation_possible(config: ValidationConfig, target: str, data: DataC
             f"validation.every is set, but target.kind = {target!r} is no denoiser and has no "
             "validation loss: set validation.every = 0."
         )
-    if isinstance(data, PicturesConfig) and not data.held_out:
+    if isinstance(data, PictureDatasetConfig) and not data.held_out:
         raise ValueError(
             "validation.every is set, but no picture is held out: set data.held_out to a number "
             "or a share of them, such as 0.1, or validation.every = 0."

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.text.bpe import save_bpe, train_bpe
 
 VOCABULARY_SIZE = 2048
@@ -13,7 +13,7 @@ NUM_SCENES = 40_000
 
 def iterate_scene_captions() -> Iterator[str]:
     """Iterate over the captions of random scenes, to train the vocabulary on."""
-    scenes = Scenes(ScenesConfig(vocabulary="all", seed=0))
+    scenes = Scenes(SceneDatasetConfig(vocabulary="all", seed=0))
     return (scenes.layout(index).caption.text for index in range(NUM_SCENES))
 
 

@@ -19,8 +19,8 @@ from pipelines.base.saving import (
 )
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE, locate_model
 from t2i.denoiser.loading.model_folder import read_and_check_folder
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE, locate_model
 from t2i.denoiser.loading.model_parts import (
     KANDINSKY,
     KANDINSKY_PRIOR,
@@ -32,7 +32,7 @@ from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.trial_pass import (
     check_tokens_have_embeddings,
     load_checked_tokenizer,
-    translating_load_failures,
+    translating_load_errors,
 )
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
@@ -98,7 +98,7 @@ class CheckedPipeline(DiffusionPipeline):
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
                 kwargs[part] = load_checked_tokenizer(place / part, class_name)
-        with translating_load_failures(place):
+        with translating_load_errors(place):
             pipe: Self = super().from_pretrained(
                 str(place), dtype=dtype, use_safetensors=True, **kwargs
             )

@@ -54,7 +54,7 @@ from t2i.conditioning.perturbed_guidance import list_perturbed_sites
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
-from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
+from t2i.denoiser.memory_checks import check_sampling_memory, translating_out_of_memory
 from t2i.denoiser.perturbed_attention import wrap_perturbed_denoiser
 from t2i.denoiser.predicted_original import compute_run_x0_coefficients
 from t2i.denoiser.schedulers import Scheduler
@@ -177,7 +177,7 @@ class Pipeline(
 
             # build the starting latents and the conditioning
             run_start = start(text_BTD, steps)
-            check_memory(self.unet, self.vae, run_start.latents_BCHW, len(embeddings[0]))
+            check_sampling_memory(self.unet, self.vae, run_start.latents_BCHW, len(embeddings[0]))
             conditionings = {
                 step: replace(
                     build_conditioning(self, by_branch, run_start, call, device),

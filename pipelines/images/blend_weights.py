@@ -17,7 +17,7 @@ MIN_COLOUR_CHANGE = 0.05
 """Change of a colour, of 1, from which on it is one; the autoencoder alone makes smaller ones."""
 
 
-def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
+def compute_soft_edge_weights(mask_YX: Tensor, width: int | None = None) -> Tensor:
     """Return weights from 0 to 1 that are 0 outside a mask of 0 and 1, and rise to 1 inside it.
 
     In a part of the mask that is thinner than twice the edge they reach 1 all the same. The border
@@ -36,7 +36,9 @@ def soften_edge(mask_YX: Tensor, width: int | None = None) -> Tensor:
     return (depth_11YX / deepest_11YX.clamp(min=1))[0, 0]
 
 
-def weigh_cropped_sides(height: int, width: int, sides: tuple[bool, bool, bool, bool]) -> Tensor:
+def compute_side_fade_weights(
+    height: int, width: int, sides: tuple[bool, bool, bool, bool]
+) -> Tensor:
     """Return weights (Y, X) of 1 that fall with a soft edge towards some sides of a picture.
 
     sides : left, top, right, bottom
@@ -45,7 +47,7 @@ def weigh_cropped_sides(height: int, width: int, sides: tuple[bool, bool, bool, 
     edge = compute_default_edge_width(ones_YX)
     left, top, right, bottom = (edge * side for side in sides)
     wide_YX = functional.pad(ones_YX, (left, right, top, bottom))
-    return soften_edge(wide_YX, edge)[top : top + height, left : left + width]
+    return compute_soft_edge_weights(wide_YX, edge)[top : top + height, left : left + width]
 
 
 def compute_change_weights(
@@ -58,17 +60,17 @@ def compute_change_weights(
         changed, and what it has and the reference lacks, such as whiskers, belongs to the change
         that it touches
     """
-    changed_11YX = threshold_difference(image, reference)
+    changed_11YX = build_difference_mask(image, reference)
     width = compute_default_edge_width(changed_11YX[0, 0])
-    differs_11YX = threshold_difference(image, photo or reference)
+    differs_11YX = build_difference_mask(image, photo or reference)
     changed_11YX = dilate_mask(changed_11YX * differs_11YX, width)
     for _ in range(MAX_DETAIL_REACH_IN_EDGES * width):
         changed_11YX = torch.maximum(changed_11YX, dilate_mask(changed_11YX, 1) * differs_11YX)
     closed_11YX = -dilate_mask(-dilate_mask(changed_11YX, width), width)
-    return soften_edge(dilate_mask(closed_11YX, width)[0, 0], width)
+    return compute_soft_edge_weights(dilate_mask(closed_11YX, width)[0, 0], width)
 
 
-def threshold_difference(image: Image.Image, reference: Image.Image) -> Tensor:
+def build_difference_mask(image: Image.Image, reference: Image.Image) -> Tensor:
     """Return (1, 1, Y, X) 1 where the colours of two images differ, but for single pixels."""
     one, other = (np.asarray(one.convert("RGB"), np.float32) for one in (image, reference))
     change_11YX = torch.from_numpy(np.abs(one - other).max(axis=2) / 255)[None, None]

@@ -213,7 +213,7 @@ def check_not_latents(are_pixels: bool) -> None:
         )
 
 
-def check_croppable(image: Any, mask_image: Any, output_type: str, margin: int) -> None:
+def check_padding_mask_crop(image: Any, mask_image: Any, output_type: str, margin: int) -> None:
     """Raise ArgumentError unless padding_mask_crop=margin can be applied to image and mask."""
     if not isinstance(margin, int) or margin < 0:
         raise ArgumentError(f"Got padding_mask_crop={margin!r}, expected pixels, from 0 on.")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipelines.images.blend_weights import (
     compute_change_weights,
-    soften_edge,
-    weigh_cropped_sides,
+    compute_side_fade_weights,
+    compute_soft_edge_weights,
 )
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
 from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, compute_box_size
@@ -70,7 +70,7 @@ class Photo:
         self.check_size(image)
         return image.crop(self.fitting.frame)
 
-    def put_back(self, image: Image.Image, changed: Tensor | None = None) -> Image.Image:
+    def paste_edit(self, image: Image.Image, changed: Tensor | None = None) -> Image.Image:
         """Return the photo at its own size with what an image of the model's size changes in it.
 
         Only what changed is enlarged and blended in; every other pixel, and all outside of the
@@ -89,7 +89,7 @@ class Photo:
                 f"Got changed of shape {tuple(changed.shape)}, expected the size of the image, "
                 f"{tuple(self.pixels.shape[-2:])}."
             )
-        changed = self.fade_at_cropped_sides(changed)
+        changed = self.compute_cropped_side_weights(changed)
         edited = self.picture.copy()
         edited.info = {"exif": self.exif, "icc_profile": self.icc_profile}
         weights = zero_outside_box(changed.numpy(), self.fitting.frame)
@@ -111,12 +111,12 @@ class Photo:
         blend_into(edited, content, share_YX, region)
         return edited
 
-    def fade_at_cropped_sides(self, changed_YX: Tensor) -> Tensor:
+    def compute_cropped_side_weights(self, changed_YX: Tensor) -> Tensor:
         """Return weights (Y, X) that fall towards the sides at which the photo was cropped; warn of
         a change there, which ends where the model's view of the photo does.
         """
         height, width = changed_YX.shape
-        weights_YX = weigh_cropped_sides(height, width, self.fitting.cropped_sides)
+        weights_YX = compute_side_fade_weights(height, width, self.fitting.cropped_sides)
         changed_YX = changed_YX.detach().float().cpu()
         if ((changed_YX > 0.5) & (weights_YX < 1)).any():
             warnings.warn(
@@ -136,7 +136,11 @@ class Photo:
                 image, pixels_to_image(self.reproduction), self.image
             )
         mask_11YX = self.mask_pixels
-        return changed_YX if mask_11YX is None else changed_YX * soften_edge(mask_11YX[0, 0])
+        return (
+            changed_YX
+            if mask_11YX is None
+            else changed_YX * compute_soft_edge_weights(mask_11YX[0, 0])
+        )
 
     def check_size(self, image: Image.Image) -> None:
         """Raise ArgumentError unless an image has the size that the photo was fitted to."""

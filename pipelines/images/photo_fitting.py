@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 FitMode = Literal["crop", "pad", "stretch"]
 Box = tuple[int, int, int, int]
@@ -134,7 +134,7 @@ def choose_fitting(
         whole photo with padding beside it, "stretch" the whole photo at another aspect ratio
     """
     if fit not in FIT_MODES:
-        raise ArgumentError(f"Got fit={fit!r:.80}. {choice_hint(str(fit), FIT_MODES)}")
+        raise ArgumentError(f"Got fit={fit!r:.80}. {suggest_choice(str(fit), FIT_MODES)}")
     box, frame = (0, 0, width, height), (0, 0, model_width, model_height)
     if fit == "crop":
         box = center_box(width, height, model_width, model_height)

@@ -26,7 +26,7 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
 
     Raises ArgumentError for any other size, and for a mask without white in what is shown.
     """
-    painted = read_picture("mask", to_picture_values(mask)).picture
+    painted = read_picture("mask", mask_to_picture_values(mask)).picture
     gray = remove_mask_transparency(painted).convert("L")
     gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
     problem = find_mask_mistake(painted)
@@ -42,7 +42,7 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     return whole
 
 
-def to_picture_values(mask: Any) -> Any:
+def mask_to_picture_values(mask: Any) -> Any:
     """Return a boolean or two-dimensional mask as an array that is read as a gray picture."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu()

@@ -8,7 +8,7 @@ from pipelines.inversion.ddim import Ddim, Direct, NegativePrompt
 from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
 from pipelines.inversion.null_text import NullText
 from pipelines.inversion.source_run import InversionMethod
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 AUTO_METHOD = "auto"
 """Name that stands for the method that suits the model and the edits."""
@@ -29,7 +29,7 @@ def parse_method(text: str) -> InversionMethod:
     if name not in INVERSION_METHODS:
         known_names = (AUTO_METHOD, *INVERSION_METHODS)
         raise ArgumentError(
-            f"Unknown inversion method {name!r:.80}. {choice_hint(name, known_names)}"
+            f"Unknown inversion method {name!r:.80}. {suggest_choice(name, known_names)}"
         )
     kind: Any = INVERSION_METHODS[name]
     types = get_type_hints(kind)
@@ -40,7 +40,7 @@ def parse_method(text: str) -> InversionMethod:
         if not equals:
             raise ArgumentError(f"Got {argument!r:.80} in {text!r:.80}, expected name=value.")
         if key not in known:
-            raise ArgumentError(f"{name} has no argument {key!r:.80}. {choice_hint(key, known)}")
+            raise ArgumentError(f"{name} has no argument {key!r:.80}. {suggest_choice(key, known)}")
         if key in values:
             raise ArgumentError(f"Got {key!r} twice in {text!r:.80}: give it once.")
         values[key] = parse_value(name, key, value, types[key])

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from t2i.denoiser.predicted_original import compute_x0_coefficients, signal_and_noise_at
+from t2i.denoiser.predicted_original import compute_signal_and_noise_scales, compute_x0_coefficients
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
@@ -81,7 +81,8 @@ def read_noise_levels(own: Any) -> NoiseLevels:
     timesteps = tuple(sorted({float(timestep) for timestep in own.timesteps}, reverse=True))
     trained = float(own.config["num_train_timesteps"])
     levels = [
-        (1 - t / trained, t / trained) if flow else signal_and_noise_at(own, t) for t in timesteps
+        (1 - t / trained, t / trained) if flow else compute_signal_and_noise_scales(own, t)
+        for t in timesteps
     ]
     denoised = compute_denoised_factors(own, timesteps, levels)
     final = (1.0, 0.0)

@@ -103,7 +103,7 @@ class WordEditOptions:
 
 
 @dataclass(frozen=True)
-class TargetSettings:
+class TargetEditSettings:
     """Settings of the edits of one target: the given options, else those of its kind of change."""
 
     change: PromptChange
@@ -112,9 +112,9 @@ class TargetSettings:
     blend: BlendWords | None
 
 
-def choose_target_settings(
+def choose_target_edit_settings(
     prompts: Sequence[str | Prompt], num_steps: int, options: WordEditOptions
-) -> list[TargetSettings]:
+) -> list[TargetEditSettings]:
     """Return the settings of each target; `prompts` begins with the source."""
     found = []
     blends = options.list_blends(len(prompts) - 1)
@@ -128,7 +128,7 @@ def choose_target_settings(
             blend = change.words if settings.blended else None
         cross, own = options.cross_replace, options.self_replace
         found.append(
-            TargetSettings(
+            TargetEditSettings(
                 change,
                 settings.cross_replace if cross == "auto" else cross,
                 settings.self_replace if own == "auto" else own,
@@ -164,7 +164,7 @@ def choose_edits(
     check_aligned_words(prompts, options.alignment)
     check_region_words(prompts[1:], options.regions)
     edits: list[Edit] = []
-    chosen_for = choose_target_settings(prompts, num_steps, options)
+    chosen_for = choose_target_edit_settings(prompts, num_steps, options)
     for target, (prompt, choice) in enumerate(zip(prompts[1:], chosen_for, strict=True), start=1):
         swap = has_equal_word_counts(prompts[0], prompt, num_steps)
         kind = Replace if swap else Refine

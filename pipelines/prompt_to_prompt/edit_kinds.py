@@ -111,7 +111,7 @@ def classify_change(
     return PromptChange("swap", (old_words, new_words))
 
 
-def describes_no_later_word(word: str) -> bool:
+def is_function_word_or_participle(word: str) -> bool:
     """Return True for a function word or a participle, as "on" and "sitting"."""
     return word in FUNCTION_WORDS or (word.endswith("ing") and word not in NOUNS_IN_ING)
 
@@ -126,14 +126,18 @@ def find_changed_word_runs(
     runs: list[tuple[list[str], str | None]] = []
     place = 0
     while place < len(words):
-        if stays[place] or describes_no_later_word(words[place]):
+        if stays[place] or is_function_word_or_participle(words[place]):
             place += 1
             continue
         begin = place
-        while place < len(words) and not stays[place] and not describes_no_later_word(words[place]):
+        while (
+            place < len(words)
+            and not stays[place]
+            and not is_function_word_or_participle(words[place])
+        ):
             place += 1
         end = place
-        while end < len(words) and stays[end] and not describes_no_later_word(words[end]):
+        while end < len(words) and stays[end] and not is_function_word_or_participle(words[end]):
             end += 1
         runs.append((list(words[begin:place]), words[end - 1] if end > place else None))
         place = end

@@ -14,7 +14,7 @@ from pipelines.prompt_to_prompt.recorded_controls import attach_controls
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import SourceRunSettings, reuse_recorded_settings
+from pipelines.run.run_provenance import SourceRunSettings, reuse_recorded_settings
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, DataError
@@ -70,8 +70,8 @@ def build_edit_run_inputs(
     prompts = list_prompts(source.prompt, target)
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     arguments["controls"] = attach_controls(pipe, source, settings.controls).controls
-    check_no_noise(noise.generator, noise.latents)
-    generators = restore_generators(source, len(prompts) - 1)
+    check_no_noise_arguments(noise.generator, noise.latents)
+    generators = build_recorded_generators(source, len(prompts) - 1)
     return EditRunInputs(prompts, arguments, generators, source.noise)
 
 
@@ -132,7 +132,7 @@ def build_identical_generators(noise: "NoiseArguments", count: int) -> list[torc
     return [generator, *others]
 
 
-def check_no_noise(generator: object, latents: object) -> None:
+def check_no_noise_arguments(generator: object, latents: object) -> None:
     """Raise ArgumentError for noise given beside a recorded source, which has its own."""
     if generator is not None or latents is not None:
         raise ArgumentError(
@@ -141,7 +141,7 @@ def check_no_noise(generator: object, latents: object) -> None:
         )
 
 
-def restore_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
+def build_recorded_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
     """Return a generator in the recorded source's initial state for each target.
 
     Raises DataError where this machine lacks the device of the generator.

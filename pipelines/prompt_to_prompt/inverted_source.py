@@ -39,7 +39,7 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import SourceRunSettings
+from pipelines.run.run_provenance import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance import Conditional, choose_guidance
 from t2i.denoiser.families import sd
@@ -51,7 +51,7 @@ POOR_REPLAY_PSNR = 20.0
 """Decibels below which a picture is not recognised in what the model draws from its noise."""
 
 
-def resolve_method(
+def resolve_inversion_method(
     pipe: Any, method: str | InversionMethod, changes: Sequence[PromptChange] = ()
 ) -> InversionMethod:
     """Return the method of a name; "auto" is the one that suits the model and the edits to come.
@@ -78,7 +78,7 @@ def resolve_method(
 
 
 @dataclass(frozen=True)
-class PictureRun:
+class PictureSourceRun:
     """SourceRun of a pipeline: a picture to invert, with its prompt and noise levels.
 
     label : of the progress bars of its runs
@@ -165,7 +165,7 @@ def invert_picture(
     settings = replace(settings, **given)
     check_guidance_suits_method(settings.guidance or choose_guidance(scale), method)
     clean_1CHW = encode_picture(pipe, pixels_13YX)
-    run = PictureRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
+    run = PictureSourceRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
     path = method.find_path(run)
 
     scheduler = build_source_scheduler(pipe, path)
@@ -185,7 +185,9 @@ def invert_picture(
         return tensors
 
     def finish(recorded: RecordedSource) -> RecordedSource:
-        error = measure_error(replace(run, label="replay"), path, scheduler, recorded, pixels_13YX)
+        error = measure_inversion_psnr(
+            replace(run, label="replay"), path, scheduler, recorded, pixels_13YX
+        )
         facts = recorded.facts | {"error": asdict(error)}
         reproduction = recorded.pixels.float().cpu().clone()
         return replace(recorded, facts=facts, photo=replace(photo, reproduction=reproduction))
@@ -252,8 +254,8 @@ def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
     return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
 
 
-def measure_error(
-    run: PictureRun,
+def measure_inversion_psnr(
+    run: PictureSourceRun,
     path: SourcePath,
     scheduler: PathScheduler,
     recorded: RecordedSource,

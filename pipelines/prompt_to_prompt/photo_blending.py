@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.images.blend_weights import soften_edge
+from pipelines.images.blend_weights import compute_soft_edge_weights
 from t2i.conditioning.run_state import RunState, StepCallback
 
 
@@ -35,7 +35,7 @@ class KeepUnmaskedOnPathCallback(StepCallback):
         )
 
 
-def restore_pixels(
+def restore_unchanged_pixels(
     pixels_B3YX: Tensor, own_13YX: Tensor, weights_B1YX: Tensor, mask_11YX: Tensor | None
 ) -> Tensor:
     """Return the pixels of edits, in float32, and exactly the source's own where the weights are 0
@@ -43,13 +43,15 @@ def restore_pixels(
     """
     weights_B1YX = weights_B1YX.to(pixels_B3YX.device)
     if mask_11YX is not None:
-        weights_B1YX = weights_B1YX * soften_edge(mask_11YX[0, 0]).to(weights_B1YX.device)
+        weights_B1YX = weights_B1YX * compute_soft_edge_weights(mask_11YX[0, 0]).to(
+            weights_B1YX.device
+        )
     own_13YX = own_13YX.to(pixels_B3YX.device, torch.float32)
     mixed_B3YX = own_13YX + weights_B1YX * (pixels_B3YX.float().clamp(-1, 1) - own_13YX)
     return torch.where(weights_B1YX > 0, mixed_B3YX, own_13YX)
 
 
-def weigh_changed_latents(
+def compute_changed_latent_weights(
     latents_BCHW: Tensor, source_1CHW: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """Return weights (B, 1, Y, X) of where latents differ from the source's: 1 there, falling to 0
@@ -61,4 +63,6 @@ def weigh_changed_latents(
     wide_BHW = functional.max_pool2d(changed_BHW, 3, stride=1, padding=1)
     wide_B1YX = functional.interpolate(wide_BHW[:, None], size)
     width = max(1, size[0] // latents_BCHW.shape[2])
-    return torch.stack([soften_edge(wide_YX, width)[None] for (wide_YX,) in wide_B1YX.cpu()])
+    return torch.stack(
+        [compute_soft_edge_weights(wide_YX, width)[None] for (wide_YX,) in wide_B1YX.cpu()]
+    )

@@ -29,7 +29,7 @@ from pipelines.prompt_to_prompt.source_recording import RecordingOptions
 from pipelines.prompt_to_prompt.target_recording import check_recordable_edit, record_target
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.run_facts import SourceRunSettings
+from pipelines.run.run_provenance import SourceRunSettings
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
@@ -237,11 +237,11 @@ class PromptEditPipeline(RecordingPipeline):
         self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
     ) -> Any:
         """Return the images of a recorded source and of its targets, decoded together; see
-        RecordedSource.restore.
+        RecordedSource.restore_unchanged_pixels.
         """
         if output_type == "latent":
             return torch.cat([kept.latents.to(latents_BCHW), latents_BCHW])
-        pixels_B3YX = kept.restore(self.decode_latents(latents_BCHW), latents_BCHW)
+        pixels_B3YX = kept.restore_unchanged_pixels(self.decode_latents(latents_BCHW), latents_BCHW)
         every = torch.cat([kept.pixels.to(pixels_B3YX), pixels_B3YX])
         return self.image_processor.postprocess(every, output_type)
 

@@ -73,7 +73,7 @@ class RecordingProbe(Probe):
     It reads every site that attends to text, and self-attention of at most `max_positions`
     positions; in all branches it records what `copies` read, at their sites and steps.
 
-    tensors : recorded since `take_tensors`, by "site/query" for the branch "cond", and
+    tensors : recorded since `pop_step_tensors`, by "site/query" for the branch "cond", and
         "site/uncond/query" for others
     estimated_bytes : of the whole run, known after its first step
     recorded_sites : name -> site
@@ -87,7 +87,7 @@ class RecordingProbe(Probe):
         self.recorded_sites: dict[str, Site] = {}
         self.estimated_bytes = 0
 
-    def take_tensors(self) -> dict[str, Tensor]:
+    def pop_step_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that were recorded in a step, and drop them from the probe."""
         taken, self.tensors = self.tensors, {}
         return taken
@@ -103,7 +103,7 @@ class RecordingProbe(Probe):
         small = site.kind != "self" or site.num_positions <= self.max_positions
         return small and site.control is None
 
-    def list_parts(
+    def list_recorded_branches_and_tensors(
         self, site: Site, step: int, num_steps: int, branches: Sequence[Branch]
     ) -> list[tuple[Branch, str]]:
         """Return what is recorded at a site and step: branches and names of tensors."""
@@ -141,7 +141,9 @@ class RecordingProbe(Probe):
         )
         rows = dict(zip(branches, denoiser_pass.rows_in_all_branches(0), strict=True))
         found = {branch: select_row(probabilities.inputs, row) for branch, row in rows.items()}
-        for branch, part in self.list_parts(site, step, num_steps, branches):
+        for branch, part in self.list_recorded_branches_and_tensors(
+            site, step, num_steps, branches
+        ):
             tensor = found[branch][part]
             if tensor is not None:
                 name = site.name if branch == "cond" else f"{site.name}/{branch}"
@@ -150,7 +152,9 @@ class RecordingProbe(Probe):
             for later in range(num_steps):
                 tensors = (
                     found[branch][part]
-                    for branch, part in self.list_parts(site, later, num_steps, branches)
+                    for branch, part in self.list_recorded_branches_and_tensors(
+                        site, later, num_steps, branches
+                    )
                 )
                 self.estimated_bytes += sum(one.nbytes for one in tensors if one is not None)
 
@@ -190,7 +194,7 @@ class RecordingEdit(Edit):
         """Record the step; ArgumentError if all steps together would exceed the budget."""
         kept = {"latents": latents_BCHW, **self.extra(denoiser_pass.step)}
         kept_bytes = denoiser_pass.num_steps * sum(tensor.nbytes for tensor in kept.values())
-        tensors = self.probe.take_tensors() | {
+        tensors = self.probe.pop_step_tensors() | {
             name: copy_to_cpu(tensor) for name, tensor in kept.items()
         }
         so_far = self.storage.bytes + sum(tensor.nbytes for tensor in tensors.values())

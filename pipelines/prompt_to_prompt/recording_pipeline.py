@@ -24,14 +24,14 @@ from pipelines.prompt_to_prompt.edit_run import (
 from pipelines.prompt_to_prompt.inverted_source import (
     check_source_prompt,
     invert_picture,
-    resolve_method,
+    resolve_inversion_method,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
 from pipelines.run.controlled_run import check_controls_fit_pipeline
 from pipelines.run.exclusive_access import holding_locks
-from pipelines.run.run_facts import SourceRunSettings
+from pipelines.run.run_provenance import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.local_blend import MAX_POSITIONS
@@ -144,7 +144,7 @@ class RecordingPipeline(TextToImagePipeline):
 
         >>> source = pipe.invert("cat.jpg", "a cat on a sofa")
         >>> cat, dog = pipe(source, "a dog on a sofa").images
-        >>> source.put_back(dog).save("dog.png")  # at the photo's own size
+        >>> source.paste_edit(dog).save("dog.png")  # at the photo's own size
         >>> source.error
         InversionPSNR(replay=24.1, autoencoder=31.6)
 
@@ -180,7 +180,7 @@ class RecordingPipeline(TextToImagePipeline):
             if own_guidance
             else [classify_prompt_change(prompt, target, steps) for target in targets]
         )
-        method = resolve_method(self, method, changes)
+        method = resolve_inversion_method(self, method, changes)
         settings = SourceRunSettings(
             height=size[0],
             width=size[1],

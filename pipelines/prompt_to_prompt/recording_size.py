@@ -39,7 +39,7 @@ def estimate_recording_bytes(
     for name, module in unet.named_modules():
         if not isinstance(module, Attention):
             continue
-        halvings = count_halvings(unet, name)
+        halvings = count_downsamplings(unet, name)
         sides = [math.ceil(side / 2**halvings) for side in latent]
         positions = math.prod(sides)
         if module.is_cross_attention:
@@ -48,7 +48,7 @@ def estimate_recording_bytes(
         recorded = "qk" if positions <= max_positions else ""
         widths = {"q": module.inner_dim, "k": module.inner_kv_dim, "v": module.inner_kv_dim}
         values += positions * sum(widths[one] for one in recorded)
-        site = build_self_site(name, (sides[0], sides[1]), module.heads)
+        site = build_self_attention_site(name, (sides[0], sides[1]), module.heads)
         for step in range(num_steps if copies else 0):
             read = [
                 edit.tensors for edit in copies if edit.acts_at_site_and_step(site, step, num_steps)
@@ -59,7 +59,7 @@ def estimate_recording_bytes(
     return size
 
 
-def build_self_site(name: str, size: tuple[int, int], heads: int) -> Site:
+def build_self_attention_site(name: str, size: tuple[int, int], heads: int) -> Site:
     """Return the site of a UNet's self-attention module, by its name and size."""
     positions = math.prod(size)
     return Site(name, "self", find_site_place(name), size, heads, positions, (0, 0), (0, positions))
@@ -72,7 +72,7 @@ def find_text_window_size(pipe: Any) -> int:
     return encoder.window_size
 
 
-def count_halvings(unet: Any, site: str) -> int:
+def count_downsamplings(unet: Any, site: str) -> int:
     """Return how often a UNet has halved the latents' sides at a site, by the site's name."""
     down = [block.downsamplers is not None for block in unet.down_blocks]
     up = [getattr(block, "upsamplers", None) is not None for block in unet.up_blocks]

@@ -79,7 +79,9 @@ def check_rows_recorded(edit: RowCopyEdit, kept: RecordedSource) -> None:
     """
     num_passes = kept.steps.count
     recorded = [from_dict(one) for one in kept.facts.get("for_edits", ())]
-    if any(isinstance(one, RowCopyEdit) and one.reads_all_of(edit, num_passes) for one in recorded):
+    if any(
+        isinstance(one, RowCopyEdit) and one.reads_superset_of(edit, num_passes) for one in recorded
+    ):
         return
     name = type(edit).__name__
     of_others = (

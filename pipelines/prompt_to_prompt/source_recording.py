@@ -27,7 +27,7 @@ from pipelines.prompt_to_prompt.recording import (
 )
 from pipelines.prompt_to_prompt.replayable_edits import check_edits_to_record_for
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import RunFacts, SourceRunSettings, collect_run_facts
+from pipelines.run.run_provenance import RunProvenance, SourceRunSettings, collect_run_provenance
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
@@ -74,7 +74,7 @@ class RecordingAdditions:
     extra: Callable[[int], Mapping[str, Tensor]]
     path_steps: tuple[PathStep, ...]
     photo: Photo | None
-    facts: RunFacts
+    facts: RunProvenance
     finish: Callable[[RecordedSource], RecordedSource]
 
 
@@ -96,7 +96,7 @@ def record_source(
         assert settings.height is not None
         assert settings.width is not None
         max_positions = pipe.find_max_site_size(settings.height, settings.width)
-    facts = collect_run_facts(pipe, settings.to_arguments() | {"seed": noise.seed})
+    facts = collect_run_provenance(pipe, settings.to_arguments() | {"seed": noise.seed})
     facts |= {"max_positions": max_positions, "generator": str(generator.device)}
     if options.copies:
         facts["for_edits"] = [to_dict(edit) for edit in options.copies]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.inversion.methods import parse_method
 from pipelines.inversion.path_scheduler import PinnedScheduler, to_at_least_float32
-from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_generators
+from pipelines.prompt_to_prompt.edit_run import NoiseArguments, build_recorded_generators
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
     RecordingAdditions,
@@ -20,12 +20,17 @@ from pipelines.prompt_to_prompt.source_recording import (
     record_source,
 )
 from pipelines.run.call_state import CallOverrides
-from pipelines.run.run_facts import RunFacts, SourceRunSettings, prompt_to_json, restore_settings
+from pipelines.run.run_provenance import (
+    RunProvenance,
+    SourceRunSettings,
+    prompt_to_json,
+    restore_settings,
+)
 from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-INHERITED_PICTURE_FACTS = ("inversion", "inverted_steps", "picture", "notes")
+INHERITED_PICTURE_PROVENANCE = ("inversion", "inverted_steps", "picture", "notes")
 """Facts of an inverted picture that its edits have, too."""
 
 
@@ -84,7 +89,7 @@ def record_target(
         uncond = source.steps[step].get("uncond")
         return {"residual": residual_1CHW} | ({} if uncond is None else {"uncond": uncond})
 
-    (generator,) = restore_generators(source, 1)
+    (generator,) = build_recorded_generators(source, 1)
     return record_source(
         pipe,
         target,
@@ -97,9 +102,10 @@ def record_target(
             extra=extra,
             path_steps=source.path_steps,
             photo=source.photo,
-            facts=build_target_facts(source) | ({} if notes is None else {"notes": dict(notes)}),
+            facts=build_target_provenance(source)
+            | ({} if notes is None else {"notes": dict(notes)}),
             finish=lambda target: replace(
-                target, pixels=source.restore(target.pixels, target.latents)
+                target, pixels=source.restore_unchanged_pixels(target.pixels, target.latents)
             ),
         ),
     )
@@ -155,11 +161,13 @@ def build_target_pinning(
     return scheduler, replace(overrides, scheduler=scheduler, progress_label=label)
 
 
-def build_target_facts(source: RecordedSource) -> RunFacts:
+def build_target_provenance(source: RecordedSource) -> RunProvenance:
     """Return the facts that are recorded of an edit's target as the next source, beyond those of
     its run: the inversion, the seed, and the source that it is an edit of.
     """
-    facts = {name: source.facts[name] for name in INHERITED_PICTURE_FACTS if name in source.facts}
+    facts = {
+        name: source.facts[name] for name in INHERITED_PICTURE_PROVENANCE if name in source.facts
+    }
     facts |= {"seed": source.facts["seed"], "edit_of": prompt_to_json(source.prompt)}
     if source.error is not None:
         facts["error"] = {"replay": None, "autoencoder": source.error.autoencoder}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 from t2i.text.prompt import Prompt
 
@@ -100,7 +100,7 @@ def check_output_type(output_type: str) -> None:
     """Raise ArgumentError unless output_type is "pil", "np", "pt" or "latent"."""
     if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
         raise ArgumentError(
-            f"Unknown output_type {output_type!r}. {choice_hint(str(output_type), OUTPUT_TYPES)}"
+            f"Unknown output_type {output_type!r}. {suggest_choice(str(output_type), OUTPUT_TYPES)}"
         )
 
 
@@ -191,5 +191,5 @@ def check_callback_tensor_inputs(names: Sequence[str], choices: Sequence[str]) -
         if not isinstance(name, str) or name not in choices:
             raise ArgumentError(
                 f"Unknown name {name!r} in callback_on_step_end_tensor_inputs. "
-                f"{choice_hint(str(name), choices)}"
+                f"{suggest_choice(str(name), choices)}"
             )

@@ -84,7 +84,7 @@ class CallStateAttribute:
         return getattr(state, self.name)
 
     def __set__(self, pipe: "CallStateMixin", value: Any) -> None:
-        for state in pipe.list_states_to_set():
+        for state in pipe.list_call_states_to_update():
             setattr(state, self.name, value)
 
 
@@ -180,7 +180,7 @@ class CallStateMixin:
         under_way = self._calls
         return self.innermost_call_state or (under_way[-1] if under_way else self._last)
 
-    def list_states_to_set(self) -> Sequence[WaitInterruptFlag]:
+    def list_call_states_to_update(self) -> Sequence[WaitInterruptFlag]:
         """Return the call states that an attribute assigned to the pipeline is written to."""
         state = self.innermost_call_state
         if state is not None:

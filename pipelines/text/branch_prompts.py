@@ -85,7 +85,7 @@ class BranchPromptEncoder:
         if call.prompt_embeds is not None:
             return EncodedText(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
         composed = self.guidance if isinstance(self.guidance, Composed) else None
-        part = 0 if composed is None else composed.part_branches.index(branch)
+        part = 0 if composed is None else composed.cond_branches.index(branch)
         texts_at = self.texts_at("prompt", call.prompt, step)[part]
         second = texts_at
         if call.prompt_2 is not None:
@@ -209,7 +209,7 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
     be composed.
     """
     if isinstance(guidance, Composed):
-        check_one_part_per_weight(guidance, call)
+        check_one_subprompt_per_weight(guidance, call)
         return guidance
     if not (prompts := select_grammar_prompts(call.prompt)):
         return guidance
@@ -231,7 +231,7 @@ def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
     return Composed(weights.pop(), guidance.scale, guidance.rescale)
 
 
-def check_one_part_per_weight(guidance: Composed, call: CallArguments) -> None:
+def check_one_subprompt_per_weight(guidance: Composed, call: CallArguments) -> None:
     """Raise ArgumentError unless every prompt has as many AND parts as the composed guidance has
     weights.
     """

@@ -21,13 +21,13 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import unclip
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import read_and_check_folder
+from t2i.denoiser.loading.model_location import locate_model
 from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
 from t2i.denoiser.loading.trial_pass import (
     check_tokens_have_embeddings,
     load_checked_tokenizer,
-    translating_load_failures,
+    translating_load_errors,
 )
 from t2i.denoiser.schedulers import scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
@@ -155,7 +155,7 @@ def load_prior_components(
     for part in contents.parts:
         check_saved_lora(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
-    with translating_load_failures(place):
+    with translating_load_errors(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
             str(place),
             variant=variant,

@@ -41,7 +41,7 @@ from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
 from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR_PARTS
-from t2i.denoiser.memory_checks import check_memory, translating_out_of_memory
+from t2i.denoiser.memory_checks import check_sampling_memory, translating_out_of_memory
 from t2i.denoiser.predicted_original import compute_x0_coefficients
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler, scale_initial_noise
@@ -216,7 +216,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
                 shape, call.generator, call.latents, device, self.unet.dtype
             )
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
-            check_memory(self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True)
+            check_sampling_memory(
+                self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True
+            )
 
             # sample and decode
             run = RunState(

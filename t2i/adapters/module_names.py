@@ -71,7 +71,7 @@ def canonical_module_name(name: str) -> str:
     return name.removeprefix("_orig_mod.").removeprefix(TEXT_MODEL_PREFIX)
 
 
-def module_name_in_file(part: str, name: str) -> str:
+def module_name_in_lora_file(part: str, name: str) -> str:
     """Return a module's name as LoRA files write it: CLIP's modules with "text_model."."""
     return (
         TEXT_MODEL_PREFIX + name

@@ -58,7 +58,7 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
             known for known in model.peft_config if name is None or is_adapter_of_lora(known, name)
         ]
         others = [known for known in model.peft_config if known not in removed]
-        for path, module in list_outermost_layers(model):
+        for path, module in list_outermost_peft_layers(model):
             fields = {
                 field for adapter in removed for field in list_adapter_fields(module, adapter)
             }
@@ -80,7 +80,7 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
 @contextmanager
 def removing_peft_layers(model: Any) -> Iterator[None]:
     """Remove all peft layers of a model within the block, and restore the same objects after."""
-    layers = list_outermost_layers(model)
+    layers = list_outermost_peft_layers(model)
     config = model.peft_config
     for path, module in layers:
         replace_module(model, path, module.get_base_layer())
@@ -95,7 +95,7 @@ def removing_peft_layers(model: Any) -> Iterator[None]:
         set_peft_loaded_flag(model, True)
 
 
-def list_outermost_layers(model: nn.Module) -> list[tuple[str, Any]]:
+def list_outermost_peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Return (path, module) of peft's layers that are not nested in another one."""
     return [
         (path, module) for path, module in iter_adapter_layers(model) if ".base_layer" not in path

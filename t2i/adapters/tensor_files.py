@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.adapters.module_names import printable_name
 from t2i.atomic_files import write_atomically
-from t2i.denoiser.loading.address import PICKLE_SUFFIXES
+from t2i.denoiser.loading.model_location import PICKLE_SUFFIXES
 from t2i.denoiser.loading.weight_checks import read_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading.tensors import open_tensors

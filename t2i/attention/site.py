@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 
 SiteKind = Literal["self", "cross", "joint"]
@@ -80,7 +80,9 @@ class Sites:
         for field, known in (("kind", SITE_KINDS), ("place", SITE_PLACES)):
             for value in _as_tuple(getattr(self, field)):
                 if value not in known:
-                    raise ArgumentError(f"Got {field}={value!r}. {choice_hint(str(value), known)}")
+                    raise ArgumentError(
+                        f"Got {field}={value!r}. {suggest_choice(str(value), known)}"
+                    )
         try:
             re.compile(split_control_name(self.name or "")[1])
         except re.error as error:

@@ -7,7 +7,7 @@ from t2i.cli.output import print_rows
 from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
-    from train.data.pictures_config import PicturesConfig
+    from train.data.pictures_config import PictureDatasetConfig
     from train.data.summary import BucketCount, DatasetSummary, SubsetCount
 
 MAX_NAMED_PICTURES = 10
@@ -16,7 +16,7 @@ SINGULAR_VERBS = {"have": "has", "are": "is"}
 
 
 def print_data_summary(
-    summary: "DatasetSummary", config: "PicturesConfig", batch_size: int | None
+    summary: "DatasetSummary", config: "PictureDatasetConfig", batch_size: int | None
 ) -> None:
     """Print the summary of a data set: contents, possible problems, and broken images."""
     sizes = ", ".join(f"{width}x{height}" for width, height in dict.fromkeys(summary.sizes))

@@ -33,13 +33,13 @@ PRINTED_CHAPTERS = ("against",)
 """Chapters requested by an option, whose tables are printed in full."""
 
 
-def print_headlines(document: Mapping[str, Any]) -> None:
+def print_headline_figures(document: Mapping[str, Any]) -> None:
     """Print the main figures of an evaluation.json, one per line."""
-    for line in format_headlines(document):
+    for line in format_headline_figures(document):
         print_line(line)
 
 
-def format_headlines(document: Mapping[str, Any]) -> Iterator[str]:
+def format_headline_figures(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield a printable line for each main figure of an evaluation.json, those of HEADLINES."""
     from t2i.evaluate.report.chapter import Estimate
     from t2i.evaluate.report.number_format import format_with_unit

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 
 
 class SignalInterrupt(KeyboardInterrupt):
@@ -20,7 +20,7 @@ class SignalInterrupt(KeyboardInterrupt):
         return 128 + self.number
 
 
-class SignalStop(StopRequest):
+class InterruptingStopHandler(StopSignalHandler):
     """Handler of stop signals that raises SignalInterrupt within interruptible blocks only.
 
     It is raised at once within an `interruptible` block, else where the next one begins. Further

@@ -45,7 +45,7 @@ class Composed:
             check_finite_number("weights", weight)
 
     @property
-    def part_branches(self) -> tuple[Branch, ...]:
+    def cond_branches(self) -> tuple[Branch, ...]:
         """Guidance branches of the prompts that AND joins, one each: "cond", "cond1", ..."""
         return ("cond", *(f"cond{i}" for i in range(1, len(self.weights))))
 
@@ -54,7 +54,7 @@ class Composed:
         """Guidance branches that a run may compute: "uncond" and one for each prompt that AND
         joins.
         """
-        return ("uncond", *self.part_branches)
+        return ("uncond", *self.cond_branches)
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:
         """Return the guidance branches that the denoiser computes at this step: always "uncond" and
@@ -69,7 +69,7 @@ class Composed:
         uncond_BCHW = predictions["uncond"]
         first_BCHW, *others_BCHW = (
             w_i * (predictions[part] - uncond_BCHW)
-            for w_i, part in zip(self.weights, self.part_branches, strict=True)
+            for w_i, part in zip(self.weights, self.cond_branches, strict=True)
         )
         guided_BCHW = uncond_BCHW + self.scale * sum(others_BCHW, start=first_BCHW)
         return rescale_to_conditional_std(guided_BCHW, predictions["cond"], self.rescale)

@@ -100,12 +100,14 @@ class ZeroStar:
         cond_BCHW = predictions["cond"]
         if run.step < self.zero_init_steps:
             return torch.zeros_like(cond_BCHW)
-        scaled_BCHW = optimal_uncond_scale(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
+        scaled_BCHW = (
+            compute_optimal_uncond_scale(cond_BCHW, predictions["uncond"]) * predictions["uncond"]
+        )
         guided_BCHW = scaled_BCHW + self.scale * (cond_BCHW - scaled_BCHW)
         return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
 
-def optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
+def compute_optimal_uncond_scale(cond_BCHW: Tensor, uncond_BCHW: Tensor) -> Tensor:
     """Return for each image the factor s, (B, 1, 1, 1), that minimises |cond - s uncond|: CFG-Zero*
     scales the unconditional prediction by it.
     """

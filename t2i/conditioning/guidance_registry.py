@@ -11,7 +11,7 @@ from t2i.conditioning.perturbed_guidance import PerturbedAttention
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.proximal_guidance import Proximal
 from t2i.conditioning.run_state import Guidance
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 
 def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
@@ -27,7 +27,7 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     if kind is None or kind is Interval:
         known = [method for method in GUIDANCES if GUIDANCES[method] is not Interval]
         raise ArgumentError(
-            f"Unknown guidance {name.strip()!r}. {choice_hint(name.strip(), known)}"
+            f"Unknown guidance {name.strip()!r}. {suggest_choice(name.strip(), known)}"
         )
 
     types = {
@@ -70,7 +70,7 @@ def guidance_from_dict(data: Mapping[str, Any]) -> Guidance:
 def _read(data: Mapping[str, Any]) -> tuple[type[Guidance], dict[str, Any]]:
     method = str(data.get("method"))
     if method not in GUIDANCES:
-        raise ArgumentError(f"Unknown guidance {method!r}. {choice_hint(method, GUIDANCES)}")
+        raise ArgumentError(f"Unknown guidance {method!r}. {suggest_choice(method, GUIDANCES)}")
     values = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in data.items()
@@ -127,7 +127,7 @@ def _name(kind: type[Guidance]) -> str:
 
 
 def _choices(name: str, known: Mapping[str, Any]) -> str:
-    return choice_hint(name, known) if known else "It takes none."
+    return suggest_choice(name, known) if known else "It takes none."
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from t2i.conditioning.guidance import (
     rescale_to_conditional_std,
 )
 from t2i.conditioning.run_state import RunState
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 ProjectionSpace = Literal["denoised", "prediction"]
 
@@ -66,7 +66,7 @@ class AdaptiveProjected:
         if self.space not in get_args(ProjectionSpace):
             raise ArgumentError(
                 f"Got space={self.space!r}. "
-                f"{choice_hint(str(self.space), get_args(ProjectionSpace))}"
+                f"{suggest_choice(str(self.space), get_args(ProjectionSpace))}"
             )
 
     def branches(self, run: RunState) -> tuple[Branch, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2i.attention.site import StepWindow, check_step_window
 from t2i.conditioning.guidance import check_finite_number
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
@@ -90,7 +90,7 @@ class Control:
         check_step_window("steps", self.steps)
         if self.mode not in CONTROL_MODES:
             raise ArgumentError(
-                f"Got mode={self.mode!r:.80}. {choice_hint(str(self.mode), CONTROL_MODES)}"
+                f"Got mode={self.mode!r:.80}. {suggest_choice(str(self.mode), CONTROL_MODES)}"
             )
         if self.mask is not None:
             check_picture_argument("mask", self.mask)
@@ -190,7 +190,7 @@ def check_type_argument(given: object, network: Any) -> None:
     raise ArgumentError(
         f"Got type={given!r:.80} for a ControlNetUnionModel of {plural(count, 'type')} of hints, "
         f"expected what the hint is, or its number from 0 to {count - 1}. "
-        f"{choice_hint(str(given)[:80], known)}"
+        f"{suggest_choice(str(given)[:80], known)}"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.masks import remove_mask_transparency
 from t2i.optional_dependencies import build_install_command
 from t2i.pictures import open_picture
@@ -47,13 +47,13 @@ def make_hint(
     Raises ArgumentError for other kinds and settings, and without OpenCV.
     """
     if kind not in HINT_KINDS:
-        raise ArgumentError(f"Got the hint {kind!r:.80}. {choice_hint(str(kind), HINT_KINDS)}")
+        raise ArgumentError(f"Got the hint {kind!r:.80}. {suggest_choice(str(kind), HINT_KINDS)}")
     make, names = HINT_KINDS[kind]
     for name in settings:
         if name not in names:
             raise ArgumentError(
                 f"Got {name} for the hint {kind}, which has "
-                f"{' and '.join(names)} to set. {choice_hint(name, names)}"
+                f"{' and '.join(names)} to set. {suggest_choice(name, names)}"
             )
     if resolution is not None:
         check_setting("resolution", resolution, 16, 8192, whole=True)

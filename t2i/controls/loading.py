@@ -20,7 +20,7 @@ from t2i.denoiser.loading.weight_checks import (
     describe_misfits,
     read_json_object,
 )
-from t2i.errors import ModelError, choice_hint, format_library_error
+from t2i.errors import ModelError, format_library_error, suggest_choice
 from t2i.library_messages import mute_diffusers_warnings
 from t2i.safe_reading.tensors import read_tensors
 
@@ -55,7 +55,7 @@ def load_network_folder(folder: Path, dtype: torch.dtype) -> Any:
     if named not in NETWORK_CLASSES:
         raise ModelError(
             f"{folder / 'config.json'} describes a {named:.80}, which is no network of a control. "
-            f"{choice_hint(named[:80], NETWORK_CLASSES)}"
+            f"{suggest_choice(named[:80], NETWORK_CLASSES)}"
         )
     check_weights_and_build_meta_model(folder, named, None)
     try:

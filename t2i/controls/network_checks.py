@@ -5,7 +5,7 @@ from typing import Any
 
 from t2i.controls.block_scales import list_controlled_blocks
 from t2i.controls.control import Control
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 FAMILY_BY_TEXT_WIDTH = {
     768: "Stable Diffusion 1",
@@ -116,7 +116,7 @@ def check_block_names(control: Control, number: int) -> None:
         if name not in known:
             raise ArgumentError(
                 f"Control {number} names the block {name!r:.80}, which this model does not have. "
-                f"{choice_hint(name, known)}"
+                f"{suggest_choice(name, known)}"
             )
 
 

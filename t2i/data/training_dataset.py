@@ -19,7 +19,7 @@ class TrainingDataset(Protocol):
         """
         ...
 
-    def list_batch_groups(self) -> Sequence[Sequence[int]]:
+    def group_indices_by_shape(self) -> Sequence[Sequence[int]]:
         """Return the indices of the examples grouped by picture shape; an index may repeat.
 
         A batch is filled from one group.

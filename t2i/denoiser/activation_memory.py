@@ -126,9 +126,9 @@ def estimate_unet_bytes_per_position(unet: Any) -> float:
 
     return (
         BYTES_USED_PER_BYTE_COUNTED
-        * bytes_per_number(unet)
+        * bytes_per_element(unet)
         / 4
-        * measure_pass_peak_bytes_once(unet, run)
+        * measure_pass_peak_bytes_cached(unet, run)
         / side**2
     )
 
@@ -142,19 +142,19 @@ def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
 
     return (
         BYTES_USED_PER_BYTE_COUNTED
-        * bytes_per_number(vae)
+        * bytes_per_element(vae)
         / 4
-        * measure_pass_peak_bytes_once(vae, decode, str(options))
+        * measure_pass_peak_bytes_cached(vae, decode, str(options))
         / side**2
     )
 
 
-def bytes_per_number(model: Any) -> int:
+def bytes_per_element(model: Any) -> int:
     """Return the bytes of one number in the model's dtype."""
     return torch.empty((), dtype=model.dtype).element_size()
 
 
-def measure_pass_peak_bytes_once(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+def measure_pass_peak_bytes_cached(model: Any, run: Callable[[Any], object], way: str = "") -> int:
     """Return the peak memory in bytes of a forward pass of the model, measured on a copy without
     weights, once per config.
 

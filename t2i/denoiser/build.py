@@ -31,7 +31,7 @@ from t2i.denoiser.loading.config_checks import MIN_PROMPT_LENGTH
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import check_models_run
-from t2i.errors import ArgumentError, ModelError, choice_hint, format_library_error
+from t2i.errors import ArgumentError, ModelError, format_library_error, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
 
@@ -164,7 +164,8 @@ def build_fresh_text_encoder(
     kind = settings.pop("kind", default)
     if kind not in TEXT_ENCODERS:
         raise ArgumentError(
-            f"Unknown text encoder {kind!r} in [{table}]. {choice_hint(str(kind), TEXT_ENCODERS)}"
+            f"Unknown text encoder {kind!r} in [{table}]. "
+            f"{suggest_choice(str(kind), TEXT_ENCODERS)}"
         )
     config_class, model_class = TEXT_ENCODERS[kind]
     of_tokenizer = {
@@ -203,7 +204,7 @@ def build_vae(config: NewModelConfig) -> VAE:
     kind = settings.pop("kind", "AutoencoderKL")
     if kind not in AUTOENCODERS:
         raise ArgumentError(
-            f"Unknown autoencoder {kind!r} in [vae]. {choice_hint(str(kind), AUTOENCODERS)}"
+            f"Unknown autoencoder {kind!r} in [vae]. {suggest_choice(str(kind), AUTOENCODERS)}"
         )
     made: VAE = build_component(AUTOENCODERS[kind], settings, "vae")
     return made
@@ -230,7 +231,7 @@ def check_known_names(given: ComponentSettings, known: Collection[str], what: st
     """
     for name in given:
         if name not in known:
-            raise ArgumentError(f"Unknown {what}: {name!r}. {choice_hint(name, known)}")
+            raise ArgumentError(f"Unknown {what}: {name!r}. {suggest_choice(name, known)}")
 
 
 def _arguments(cls: type) -> set[str]:

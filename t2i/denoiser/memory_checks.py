@@ -61,7 +61,9 @@ def translating_out_of_memory(what: str = "while drawing") -> Iterator[None]:
         raise GenerationError(f"Out of memory {what}. {OUT_OF_MEMORY_REMEDY}.") from error
 
 
-def check_memory(unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decoding: Any) -> None:
+def check_sampling_memory(
+    unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decoding: Any
+) -> None:
     """Raise GenerationError where sampling needs more memory than is free.
 
     The need is the larger of a denoiser pass with `branches` rows per image and of decoding, both

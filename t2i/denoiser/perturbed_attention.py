@@ -18,7 +18,7 @@ from t2i.attention.compute.tap import install_eager_tap, install_tap
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.module_hooks import wrap_forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
-from t2i.errors import ArgumentError, AttentionError, choice_hint
+from t2i.errors import ArgumentError, AttentionError, suggest_choice
 from t2i.terminal import plural
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -46,7 +46,7 @@ def perturbing_self_attention(
     computes attention without the tap.
     """
     rows = [row for row, own in enumerate(row_branches) if own == branch]
-    modules = find_self_attentions(unet, sites)
+    modules = find_self_attention_modules(unet, sites)
     if not rows:
         yield
         return
@@ -89,7 +89,7 @@ def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
         )
 
 
-def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
+def find_self_attention_modules(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, nn.Module]:
     """Return the self-attention modules whose names match one of the site patterns, by name.
 
     A pattern is a regular expression searched in the name, as diffusers' pag_applied_layers: "mid",
@@ -112,7 +112,7 @@ def find_self_attentions(unet: nn.Module, sites: Sequence[str]) -> Mapping[str, 
             blocks = {re.split(r"\.attentions|\.transformer", name)[0] for name in known}
             raise ArgumentError(
                 f"No self-attention of this model is called {site!r}. "
-                f"{choice_hint(site, blocks or known)}"
+                f"{suggest_choice(site, blocks or known)}"
             )
         found |= matching
     return found
@@ -128,7 +128,7 @@ def wrap_perturbed_denoiser(
     """
     if not sites:
         return denoise
-    find_self_attentions(unet, sites)
+    find_self_attention_modules(unet, sites)
 
     compiled = is_compiled(unet)
 

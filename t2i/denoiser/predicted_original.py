@@ -43,7 +43,7 @@ def _factors_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     if predicted == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         return 1.0, -timestep / float(config["num_train_timesteps"])
 
-    alpha, sigma = signal_and_noise_at(scheduler, timestep)
+    alpha, sigma = compute_signal_and_noise_scales(scheduler, timestep)
     if predicted == "epsilon" and alpha > 0:
         a, b = 1 / alpha, -sigma / alpha
     elif predicted == "v_prediction":
@@ -57,7 +57,7 @@ def _factors_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     return a if starts_at_unit_noise else a * alpha, b
 
 
-def signal_and_noise_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
+def compute_signal_and_noise_scales(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     """Return alpha and sigma of noised = alpha * clean + sigma * noise.
 
     Timesteps between two training steps are interpolated as samplers do it.

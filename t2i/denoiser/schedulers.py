@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from t2i.errors import ArgumentError, choice_hint, format_library_error
+from t2i.errors import ArgumentError, format_library_error, suggest_choice
 
 
 class Scheduler(Protocol):
@@ -66,7 +66,7 @@ def find_sampler(name: str) -> Sampler:
     sampler = SAMPLERS.get(normalize_sampler_name(name))
     if sampler is None:
         raise ArgumentError(
-            f"Unknown sampler {name!r}. {choice_hint(normalize_sampler_name(name), SAMPLERS)}"
+            f"Unknown sampler {name!r}. {suggest_choice(normalize_sampler_name(name), SAMPLERS)}"
         )
     return sampler
 

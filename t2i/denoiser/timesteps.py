@@ -21,7 +21,7 @@ SPACING_NAMES = {
     "use_beta_sigmas": "beta",
 }
 """diffusers' settings that space the noise levels, and what people call them."""
-VISIBLE_SIGMAS = (0.1, 15.0)
+IMAGE_FORMING_SIGMAS = (0.1, 15.0)
 """Sigmas between which a picture is made: below all is there, above nothing is; models that do not
 begin from noise alone begin at 14.6."""
 MAX_SUGGESTED_STEPS = 100
@@ -54,7 +54,7 @@ def set_timesteps(
             )
         check_decreasing(custom, values)
         if values is timesteps:
-            check_trained_timesteps(timesteps, scheduler.config.get("num_train_timesteps"))
+            check_timesteps_in_trained_range(timesteps, scheduler.config.get("num_train_timesteps"))
         settings = {custom: values}
     try:
         scheduler.set_timesteps(device=device, **settings)
@@ -66,7 +66,7 @@ def set_timesteps(
         scheduler.set_begin_index(0)
     if "num_inference_steps" not in settings:
         return len(scheduler.timesteps)
-    check_sigma_spacing_leaves_visible_steps(scheduler, num_inference_steps)
+    check_enough_steps_at_image_forming_sigmas(scheduler, num_inference_steps)
     return num_inference_steps
 
 
@@ -93,7 +93,7 @@ def check_decreasing(name: str, values: object) -> None:
         )
 
 
-def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> None:
+def check_timesteps_in_trained_range(timesteps: Sequence[float], trained: int | None) -> None:
     """Raise ArgumentError for decreasing timesteps that lie outside the trained range."""
     first, last = float(timesteps[0]), float(timesteps[-1])
     if trained is not None and not 0 <= last <= first <= trained - 1:
@@ -103,26 +103,26 @@ def check_trained_timesteps(timesteps: Sequence[float], trained: int | None) -> 
         )
 
 
-def check_sigma_spacing_leaves_visible_steps(
+def check_enough_steps_at_image_forming_sigmas(
     scheduler: Scheduler, num_inference_steps: int
 ) -> None:
     """Raise ArgumentError if the spacing of the noise levels (Karras, exponential or beta) leaves
     too few steps at the noise levels at which an image forms.
 
     From pure noise (zero-terminal SNR, sigma 4096) these spacings spend most steps above
-    VISIBLE_SIGMAS, and a multistep solver overshoots in the few that remain. The bound is measured,
-    docs/decisions.md of 2026-11-29.
+    IMAGE_FORMING_SIGMAS, and a multistep solver overshoots in the few that remain. The bound is
+    measured, docs/decisions.md of 2026-11-29.
     """
     config = scheduler.config
     spacing = next((name for key, name in SPACING_NAMES.items() if config.get(key)), None)
     if spacing is None or not config.get("rescale_betas_zero_snr"):
         return
-    needed = min_steps_at_visible_sigmas(scheduler)
-    seen = count_steps_at_visible_sigmas(scheduler)
+    needed = min_steps_at_image_forming_sigmas(scheduler)
+    seen = count_steps_at_image_forming_sigmas(scheduler)
     if seen >= needed:
         return
     trial, enough = copy.deepcopy(scheduler), num_inference_steps
-    while count_steps_at_visible_sigmas(trial) < needed and enough < MAX_SUGGESTED_STEPS:
+    while count_steps_at_image_forming_sigmas(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
     unspaced = sampler_name_without_spacing(scheduler)
@@ -139,18 +139,18 @@ def check_sigma_spacing_leaves_visible_steps(
     )
 
 
-def min_steps_at_visible_sigmas(scheduler: Scheduler) -> int:
+def min_steps_at_image_forming_sigmas(scheduler: Scheduler) -> int:
     """Return the fewest steps that the solver needs at the noise levels at which an image forms
-    (VISIBLE_SIGMAS).
+    (IMAGE_FORMING_SIGMAS).
     """
     order: int = scheduler.config.get("solver_order", 1)
     return order + 2 if order > 1 else 2
 
 
-def count_steps_at_visible_sigmas(scheduler: Scheduler) -> int:
-    """Count the scheduler's steps at the noise levels at which an image forms (VISIBLE_SIGMAS)."""
+def count_steps_at_image_forming_sigmas(scheduler: Scheduler) -> int:
+    """Count the scheduler's steps whose sigma lies in IMAGE_FORMING_SIGMAS."""
     sigmas: torch.Tensor = getattr(scheduler, "sigmas")  # noqa: B009 - not of every scheduler
-    below, above = VISIBLE_SIGMAS
+    below, above = IMAGE_FORMING_SIGMAS
     return int(((sigmas > below) & (sigmas < above)).sum())
 
 

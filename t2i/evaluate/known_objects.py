@@ -5,15 +5,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.loading.t2i_json import build_t2i_json_error, read_t2i_json
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary
 
 MIN_OBJECTS = 4
 """Smallest number of objects that model and recogniser both know; fewer make poor scenes."""
-DEFAULT_SCENES = ScenesConfig(vocabulary="core", max_objects=2)
+DEFAULT_SCENES = SceneDatasetConfig(vocabulary="core", max_objects=2)
 """Scenes for a model whose t2i.json says nothing of its training scenes, or that has none."""
 TRAINING_SCENES_REMEDY = (
     "Mend the file or remove it; a model without it is evaluated with the core objects, two at a "
@@ -45,7 +45,7 @@ class ModelNotesFile(BaseModel):
     trained: TrainingRunNotes = TrainingRunNotes()
 
 
-def read_training_scenes(model: Path) -> ScenesConfig:
+def read_training_scenes(model: Path) -> SceneDatasetConfig:
     """Read the config of a model's training scenes from its t2i.json, or return DEFAULT_SCENES.
 
     Raises ModelError for a t2i.json that is damaged.
@@ -54,7 +54,7 @@ def read_training_scenes(model: Path) -> ScenesConfig:
     if notes is None or notes.trained.config.data.get("kind") != DEFAULT_SCENES.kind:
         return DEFAULT_SCENES
     try:
-        return ScenesConfig.model_validate(notes.trained.config.data)
+        return SceneDatasetConfig.model_validate(notes.trained.config.data)
     except ValidationError as error:
         raise build_t2i_json_error(
             model / MODEL_NOTES_FILE, error, TRAINING_SCENES_REMEDY

@@ -11,7 +11,7 @@ EVALUATE_EXTRA_LIBRARIES = ("jinja2", "matplotlib", "torchmetrics")
 
 
 @contextmanager
-def explain_missing_extra() -> Iterator[None]:
+def explaining_missing_extra() -> Iterator[None]:
     """Raise an ArgumentError with the install command in place of an ImportError of the block."""
     try:
         yield
@@ -24,6 +24,6 @@ def explain_missing_extra() -> Iterator[None]:
 
 def check_extra_installed() -> None:
     """Raise ArgumentError if an optional library of the evaluation is not installed."""
-    with explain_missing_extra():
+    with explaining_missing_extra():
         for library in EVALUATE_EXTRA_LIBRARIES:
             importlib.import_module(library)

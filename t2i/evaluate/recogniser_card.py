@@ -23,7 +23,7 @@ from t2i.errors import OutputError, T2IError
 from t2i.evaluate.generation.judge import (
     build_caption_statement,
     judge_by_other_caption,
-    judge_statement,
+    judge_by_statement,
 )
 from t2i.evaluate.report.chapter import Estimate, Table
 from t2i.evaluate.report.markdown import render_table
@@ -32,7 +32,7 @@ from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import CONFIG_FILE
-from t2i.scenes.scenes import Scene, Scenes, ScenesConfig
+from t2i.scenes.scenes import Scene, SceneDatasetConfig, Scenes
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
 from train.targets.caption_matcher import swap_position_words
@@ -120,7 +120,7 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
         for number, scene, seen in zip(
             numbers, batch, caption_matcher.recogniser.recognise(pictures), strict=True
         ):
-            right = judge_statement(statements[number], seen)
+            right = judge_by_statement(statements[number], seen)
             right["each"] = right.get("each", []) + right.get("one", [])
             other = judge_by_other_caption(statements, number, seen)
             other["each"] = other.get("each", []) + other.get("one", [])
@@ -233,8 +233,8 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
     caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
     labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size
     sets = {
-        "train": Scenes(ScenesConfig(seed=SEED, size=size)),
-        "held_out": Scenes(ScenesConfig(seed=SEED, size=size, split="held_out")),
+        "train": Scenes(SceneDatasetConfig(seed=SEED, size=size)),
+        "held_out": Scenes(SceneDatasetConfig(seed=SEED, size=size, split="held_out")),
     }
     tallies = {split: tally_split(caption_matcher, scenes, count) for split, scenes in sets.items()}
     confused = sum((found.confusions for found in tallies.values()), Counter[tuple[str, str]]())

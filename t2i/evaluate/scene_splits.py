@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.evaluate.suite_part import EvaluationContext
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 Split = TypeVar("Split", bound=str)
 MAX_OBJECTS_IN_SCENE = 3
 """Largest number of objects that a scene is composed of."""
 
 
-class SplitConfig(BaseModel):
+class SceneSplitConfig(BaseModel):
     """Configuration of a split of scenes: the first `count` scenes of a seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +25,7 @@ class SplitConfig(BaseModel):
 
 
 def build_scene_splits(
-    context: EvaluationContext, wanted: Mapping[Split, SplitConfig]
+    context: EvaluationContext, wanted: Mapping[Split, SceneSplitConfig]
 ) -> dict[Split, Scenes]:
     """Build the configured splits of scenes from the objects that the model knows.
 
@@ -35,7 +35,7 @@ def build_scene_splits(
     for split, config in wanted.items():
         try:
             splits[split] = Scenes(
-                ScenesConfig(
+                SceneDatasetConfig(
                     size=sd.default_size(context.pipe.unet, context.pipe.vae)[0],
                     seed=config.seed,
                     length=config.count,

@@ -7,7 +7,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.evaluate.editing.part import EditingConfig, EditingPart
 from t2i.evaluate.generation.part import GenerationConfig, GenerationPart
 from t2i.evaluate.inspection.part import InspectionConfig, InspectionPart
@@ -73,7 +73,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         )
     else:
         raise ArgumentError(
-            f"Unknown suite {name!r}. {choice_hint(name, SUITES)} Or give a TOML laid out as "
+            f"Unknown suite {name!r}. {suggest_choice(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
     tree = read_toml(path, CONFIG_KIND.with_noun("suite"))
@@ -111,7 +111,7 @@ def describe_config_error(error: ValidationError) -> str:
         for table in tables:
             # The entries of a list of tables are numbered; their model is that of the list.
             model = model if table.isdecimal() else find_table_model(model, table)
-        return f"Unknown key {key!r}. {choice_hint(name, model.model_fields)}"
+        return f"Unknown key {key!r}. {suggest_choice(name, model.model_fields)}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
     text = str(first["msg"]).removeprefix("Value error, ")
@@ -133,7 +133,7 @@ def select_parts(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
     """
     for name in names:
         if name not in PART_CLASSES:
-            raise ArgumentError(f"Unknown part {name!r}. {choice_hint(name, PART_CLASSES)}")
+            raise ArgumentError(f"Unknown part {name!r}. {suggest_choice(name, PART_CLASSES)}")
         if name not in config.part_names:
             raise ArgumentError(
                 f"This suite has no part {name!r}; its parts: {', '.join(config.part_names)}."

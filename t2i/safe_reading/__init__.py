@@ -12,7 +12,7 @@ from t2i.safe_reading.files import (
     UnsafeFileError,
     UntrustedFileKind,
     open_regular_file,
-    open_untrusted,
+    open_untrusted_file,
     read_bounded,
     read_bytes,
 )
@@ -42,7 +42,7 @@ __all__ = [
     "decode_utf8",
     "iterate_numbered_lines",
     "open_regular_file",
-    "open_untrusted",
+    "open_untrusted_file",
     "parse_json",
     "parse_toml",
     "read_bounded",

@@ -106,7 +106,7 @@ SPECIAL_FILE_NAMES = {
 
 
 @contextmanager
-def open_untrusted(
+def open_untrusted_file(
     path: str | os.PathLike[str], kind: UntrustedFileKind
 ) -> Iterator[BufferedReader]:
     """Open a file within the block; the error class of `kind` is raised if it cannot be read."""

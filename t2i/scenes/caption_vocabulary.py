@@ -11,14 +11,14 @@ from t2i.scenes.captions import (
 )
 from t2i.scenes.held_out import list_training_colours
 from t2i.scenes.object_placement import SizeWord
-from t2i.scenes.scenes import ScenesConfig, resolve_vocabulary
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary
 from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
 
 INDEFINITE_ARTICLES = ("a", "an")
 WORD_PATTERN = re.compile(r"[a-z]+")
 
 
-def list_caption_vocabulary(config: ScenesConfig) -> dict[str, list[str]]:
+def list_caption_vocabulary(config: SceneDatasetConfig) -> dict[str, list[str]]:
     """Return the vocabulary of the captions of a configuration's scenes, by category.
 
     Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;

@@ -43,7 +43,7 @@ RECOLOURED_SHARE = 0.3
 """Share of the objects that are painted in another colour, of those that can be."""
 
 
-class CompositionsConfig(BaseModel):
+class RecogniserDatasetConfig(BaseModel):
     """Configuration of the recogniser's training pictures, which label every pixel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class CompositionsConfig(BaseModel):
 class Compositions:
     """Training data set of the recogniser; example `index` depends on config and `index` alone."""
 
-    def __init__(self, config: CompositionsConfig) -> None:
+    def __init__(self, config: RecogniserDatasetConfig) -> None:
         self.config = config
         self.vocabulary = resolve_vocabulary(config.vocabulary)
         self.labels: RecogniserLabels = build_recogniser_labels(
@@ -72,7 +72,7 @@ class Compositions:
     def __len__(self) -> int:
         return self.config.length
 
-    def list_batch_groups(self) -> Sequence[Sequence[int]]:
+    def group_indices_by_shape(self) -> Sequence[Sequence[int]]:
         """Return the indices of all examples as one group: all pictures have one shape."""
         return [range(len(self))]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.scenes.captions import POSITION_SHARE, generate_caption
 from t2i.scenes.held_out import (
     list_training_colours,
@@ -35,7 +35,7 @@ TWO_OBJECT_SHARE = 8 / 11
 """Share of the scenes with several objects that have two; the others have three."""
 
 
-class ScenesConfig(BaseModel):
+class SceneDatasetConfig(BaseModel):
     """Configuration of a data set of scenes, synthetic pictures of one to three objects with
     captions and masks.
     """
@@ -97,7 +97,7 @@ class Scene:
 class Scenes:
     """Data set of scenes; scene `index` depends on the config and `index` alone."""
 
-    def __init__(self, config: ScenesConfig) -> None:
+    def __init__(self, config: SceneDatasetConfig) -> None:
         self.config = config
         self.vocabulary = resolve_vocabulary(config.vocabulary)
         known = set(self.vocabulary)
@@ -118,7 +118,7 @@ class Scenes:
     def __len__(self) -> int:
         return self.config.length
 
-    def list_batch_groups(self) -> Sequence[Sequence[int]]:
+    def group_indices_by_shape(self) -> Sequence[Sequence[int]]:
         """Return the indices of all scenes as one group: all pictures have one shape."""
         return [range(len(self))]
 
@@ -241,7 +241,7 @@ def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tupl
         if name not in load_vocabulary_objects():
             raise ArgumentError(
                 f"vocabulary: no object is called {name!r}. "
-                f"{choice_hint(name, load_vocabulary_objects())}"
+                f"{suggest_choice(name, load_vocabulary_objects())}"
             )
     return tuple(name for name in load_vocabulary_objects() if name in wanted)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.cli.commands.models import read_image_size
+from t2i.cli.commands.models import read_native_image_size
 from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
-from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
-from t2i.errors import ArgumentError, ModelError, choice_hint
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
+from t2i.errors import ArgumentError, ModelError, suggest_choice
 from t2i.server.settings import ServerSettings
 
 FALLBACK_SIDE_PIXELS = 512
@@ -39,7 +39,7 @@ class Catalogue:
         if name is None:
             return self.default_model
         if name not in self.models:
-            raise ModelError(f"Unknown model {name!r:.200}. {choice_hint(name, self.models)}")
+            raise ModelError(f"Unknown model {name!r:.200}. {suggest_choice(name, self.models)}")
         return name
 
     def find_lora(self, name: str) -> Path:
@@ -52,7 +52,7 @@ class Catalogue:
 
     def read_default_size(self, model: str) -> tuple[int, int]:
         """Return width and height in pixels of a model's images where a request names none."""
-        size = read_image_size(self.models[model])
+        size = read_native_image_size(self.models[model])
         if size is None:
             return FALLBACK_SIDE_PIXELS, FALLBACK_SIDE_PIXELS
         width, height = size.split("x")
@@ -65,7 +65,7 @@ class Catalogue:
 
 def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
     if name not in known:
-        hint = choice_hint(name, known) if known else "The server has none."
+        hint = suggest_choice(name, known) if known else "The server has none."
         raise ArgumentError(f"Unknown {noun} {name!r:.200}. {hint}")
     return known[name]
 

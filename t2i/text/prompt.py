@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.text.dialects import Dialect
 from t2i.text.grammar import parse_prompt
 from t2i.text.prompt_nodes import (
@@ -108,12 +108,13 @@ class Prompt:
         if self.dialect not in get_args(Dialect):
             raise ArgumentError(
                 f"Unknown dialect {self.dialect!r}. "
-                f"{choice_hint(str(self.dialect), get_args(Dialect))}"
+                f"{suggest_choice(str(self.dialect), get_args(Dialect))}"
             )
         if self.weights is not None and self.weights not in get_args(WeightMode):
             choices = get_args(WeightMode)
             raise ArgumentError(
-                f"Unknown weight mode {self.weights!r}. {choice_hint(str(self.weights), choices)}"
+                f"Unknown weight mode {self.weights!r}. "
+                f"{suggest_choice(str(self.weights), choices)}"
             )
         object.__setattr__(self, "_parts", parse_prompt(self.text, self.dialect))
 

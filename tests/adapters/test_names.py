@@ -20,13 +20,13 @@ from t2i.adapters import (
 )
 from t2i.adapters.module_names import (
     canonical_module_name,
-    module_name_in_file,
+    module_name_in_lora_file,
     parse_kohya_name,
     replace_dots,
     to_original_sdxl_name,
 )
-from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.meta_models import build_meta_model
+from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
 from tests.adapters.made import components, models_of
 
@@ -56,10 +56,11 @@ def test_every_layer_of_the_published_models_has_a_name_of_its_own_and_it_is_rea
     for part, model in skeletons(family).items():
         names = layers(model)
         assert len(names) > 70
-        written = {replace_dots(module_name_in_file(part, name)) for name in names}
+        written = {replace_dots(module_name_in_lora_file(part, name)) for name in names}
         assert len(written) == len(names)
         assert [
-            parse_kohya_name(replace_dots(module_name_in_file(part, name)), 2) for name in names
+            parse_kohya_name(replace_dots(module_name_in_lora_file(part, name)), 2)
+            for name in names
         ] == names
 
 

@@ -12,12 +12,12 @@ from torch.nn import functional
 import t2i
 from t2i.attention import attend
 from t2i.attention.compute import probabilities
-from t2i.attention.compute.probabilities import compute_mean_ratio_to_largest
+from t2i.attention.compute.probabilities import compute_mean_ratio_to_max_token
 from t2i.attention.edits.base.edit import Edit
 from t2i.errors import ArgumentError
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, measure_overlap
 from t2i.evaluate.inspection.scene_heat_maps import probe_rendered_scene
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.sweeps import sweep
@@ -228,7 +228,9 @@ def test_refined_maps_without_self_attention_are_refused():
 
 def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
     pipe = t2i.load("embedded")
-    scenes = Scenes(ScenesConfig(size=128, seed=5, length=6, max_objects=2, vocabulary=OBJECTS))
+    scenes = Scenes(
+        SceneDatasetConfig(size=128, seed=5, length=6, max_objects=2, vocabulary=OBJECTS)
+    )
     gained = []
     for number in range(6):
         scene = scenes.scene(number)
@@ -254,12 +256,12 @@ def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():
     dimmed_NQT = probs_NQT * torch.tensor([1.0, 0.5, 0.1, 0.01, 1.0])[:, None]
     words, dimmed = probs_NQT[..., :2].mT, dimmed_NQT[..., :2].mT
     assert_near(
-        compute_mean_ratio_to_largest(dimmed, dimmed_NQT),
-        compute_mean_ratio_to_largest(words, probs_NQT),
+        compute_mean_ratio_to_max_token(dimmed, dimmed_NQT),
+        compute_mean_ratio_to_max_token(words, probs_NQT),
         1e-6,
     )
     assert_near(
-        compute_mean_ratio_to_largest(probs_NQT.amax(-1)[:, None], probs_NQT),
+        compute_mean_ratio_to_max_token(probs_NQT.amax(-1)[:, None], probs_NQT),
         torch.ones(1, 1, 5),
         1e-6,
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i.denoiser.loading.address import locate_model
-from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
+from t2i.denoiser.loading.model_location import locate_model
+from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.known_objects import find_known_objects
-from t2i.evaluate.preferences.drawn_pairs import CaptionRecord, PairDrawer
+from t2i.evaluate.preferences.pair_generation import CaptionRecord, PreferencePairGenerator
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.cli.command import Cli, Result
 from tests.evaluate.second_recogniser import save_second_recogniser
 from tests.evaluate.tiny_context import tiny_recogniser
@@ -60,7 +60,7 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
     # what the index says is so
     judge = Recogniser.load(recogniser)
     known = find_known_objects(locate_model("embedded"), judge)
-    scenes = Scenes(ScenesConfig(seed=80001, vocabulary=known.objects, max_objects=2))
+    scenes = Scenes(SceneDatasetConfig(seed=80001, vocabulary=known.objects, max_objects=2))
     rows = [json.loads(line) for line in Path("out/pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert [one.scene for one in told] == [*range(len(told))]
@@ -75,23 +75,23 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
         assert {"caption": one.caption, "win": one.win, "lose": one.lose} in rows
         for file, right in ((one.win, True), (one.lose, False)):
             (seen,) = judge.recognise([Image.open(Path("out", file))])
-            judged = judge_statement(build_caption_statement(layout), seen)
+            judged = judge_by_statement(build_caption_statement(layout), seen)
             assert all(map(all, judged.values())) == right
     checked = cli("data", "check", "out/pairs.jsonl", "--num", "0")
     assert checked.code == 0, checked.err
 
     # stopped after the first caption, and begun again
     Path("out").rename("whole")
-    draw_pair, drawn = PairDrawer.draw_pair, []
+    generate_pair, drawn = PreferencePairGenerator.generate_pair, []
 
-    def interrupted(drawer: PairDrawer, number: int, folder: Path) -> CaptionRecord:
+    def interrupted(drawer: PreferencePairGenerator, number: int, folder: Path) -> CaptionRecord:
         if drawn:
             raise KeyboardInterrupt
         drawn.append(number)
-        return draw_pair(drawer, number, folder)
+        return generate_pair(drawer, number, folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PairDrawer, "draw_pair", interrupted)
+        patched.setattr(PreferencePairGenerator, "generate_pair", interrupted)
         stopped = draw("--num", "2")
     assert stopped.code == 130
     assert "Interrupted: finished pairs are kept. The same command continues." in stopped.err

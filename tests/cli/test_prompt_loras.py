@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from t2i.adapters import KohyaMetadata, read_lora_from_models, write_kohya_lora
 from t2i.cli.request.prompt_loras import (
-    build_folder_finder,
+    build_lora_finder,
     check_no_lora_tags,
     remove_network_tags,
     set_prompt_and_extract_loras,
@@ -226,14 +226,14 @@ def test_whatever_a1111_takes_for_a_network_never_becomes_words(
         spoken = replace(request, **prompts) if "negative_prompt" in prompts else request
         with pytest.raises(ArgumentError, match=r"Got <|No LoRA|No folder"):
             set_prompt_and_extract_loras(
-                spoken, prompts.get("prompt", "a"), build_folder_finder(Path("nowhere"))
+                spoken, prompts.get("prompt", "a"), build_lora_finder(Path("nowhere"))
             )
     with pytest.raises(ArgumentError, match="Got <"):
         check_no_lora_tags("a TARGET", [before + tag], request)
     assert tag not in remove_network_tags(before + tag)
     assert (
         set_prompt_and_extract_loras(
-            replace(request, grammar="plain"), tag, build_folder_finder(Path("nowhere"))
+            replace(request, grammar="plain"), tag, build_lora_finder(Path("nowhere"))
         ).prompt
         == tag
     )

@@ -18,10 +18,10 @@ from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
 from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.address import EMBEDDED_MODELS, MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.scenes.caption_vocabulary import list_caption_vocabulary
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
 from train.config.run_config import RunConfig
@@ -39,14 +39,14 @@ def asked(*prompts: str, **options: object) -> list[str]:
 @pytest.mark.parametrize(
     "config",
     [
-        ScenesConfig(vocabulary=("apple", "cat", "dog", "fish", "star"), max_objects=2),
-        ScenesConfig(vocabulary="core", max_objects=3),
-        ScenesConfig(vocabulary="all", max_objects=3, stated=0, repainted=0),
-        ScenesConfig(vocabulary=("apple", "cat"), max_objects=1),
+        SceneDatasetConfig(vocabulary=("apple", "cat", "dog", "fish", "star"), max_objects=2),
+        SceneDatasetConfig(vocabulary="core", max_objects=3),
+        SceneDatasetConfig(vocabulary="all", max_objects=3, stated=0, repainted=0),
+        SceneDatasetConfig(vocabulary=("apple", "cat"), max_objects=1),
     ],
     ids=["two", "three", "plain", "one"],
 )
-def test_what_scenes_can_say_is_what_their_captions_say(config: ScenesConfig) -> None:
+def test_what_scenes_can_say_is_what_their_captions_say(config: SceneDatasetConfig) -> None:
     known = CaptionVocabulary(list_caption_vocabulary(config))
     scenes = Scenes(config)
     captions = [scenes.layout(index).caption.text for index in range(3000)]

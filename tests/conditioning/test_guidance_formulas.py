@@ -261,7 +261,7 @@ def test_parts_add_up_by_their_weights(run, predictions):
         composed.branches(run) == composed.possible_branches == ("uncond", "cond", "cond1", "cond2")
     )
     uncond = predictions["uncond"]
-    away = [predictions[name] - uncond for name in composed.part_branches]
+    away = [predictions[name] - uncond for name in composed.cond_branches]
     expected = uncond + 3 * (away[0] - 0.5 * away[1] + 2 * away[2])
     close(composed.combine(predictions, run), expected)
 

@@ -17,9 +17,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.denoiser.loading import address
-from t2i.denoiser.loading.address import locate_model
+from t2i.denoiser.loading import model_location
 from t2i.denoiser.loading.model_folder import read_and_check_folder
+from t2i.denoiser.loading.model_location import locate_model
 from t2i.errors import ModelError
 from tests.denoiser.conftest import UNET_FILE, rewrite_json
 from tests.denoiser.tiny_models import kandinsky_folder, prior_folder, xl_folder
@@ -33,12 +33,12 @@ def test_a_folder_is_found_by_its_path(whole):
 
 
 def test_an_embedded_model_is_found_by_its_name(whole, monkeypatch):
-    monkeypatch.setitem(address.EMBEDDED_MODELS, "embedded", whole)
+    monkeypatch.setitem(model_location.EMBEDDED_MODELS, "embedded", whole)
     assert locate_model("embedded") == whole
 
 
 def test_an_embedded_model_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(address.EMBEDDED_MODELS, "embedded", tmp_path / "none")
+    monkeypatch.setitem(model_location.EMBEDDED_MODELS, "embedded", tmp_path / "none")
     with pytest.raises(ModelError, match=r"'embedded' is not installed.*make train-embedded"):
         locate_model("embedded")
 

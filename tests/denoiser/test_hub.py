@@ -11,8 +11,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from t2i.cli import main
 from t2i.denoiser.loading import hub
-from t2i.denoiser.loading.address import locate_model
 from t2i.denoiser.loading.model_folder import read_and_check_folder
+from t2i.denoiser.loading.model_location import locate_model
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder
 

@@ -135,19 +135,19 @@ def test_tiles_need_no_more_for_a_larger_picture(monkeypatch, parts):
     pipe = quiet(TextToImagePipeline(**parts | {"vae": tiny_vae(block_out_channels=(64, 64, 64))}))
     latents = torch.zeros(1, 4, 256, 256)
     with pytest.raises(GenerationError, match="1024x1024"):
-        memory.check_memory(pipe.unet, pipe.vae, latents, 1)
+        memory.check_sampling_memory(pipe.unet, pipe.vae, latents, 1)
     pipe.vae.enable_tiling()
-    memory.check_memory(pipe.unet, pipe.vae, latents, 1)
+    memory.check_sampling_memory(pipe.unet, pipe.vae, latents, 1)
 
 
 def test_where_nobody_knows_what_is_free_or_needed_it_is_tried(monkeypatch, parts):
     latents = torch.zeros(1, 4, 64, 64)
     leave(monkeypatch, None)
-    memory.check_memory(parts["unet"], parts["vae"], latents, 1)
+    memory.check_sampling_memory(parts["unet"], parts["vae"], latents, 1)
     leave(monkeypatch, 1)
     own = type("OwnUNet", (type(parts["unet"]),), {})
     unet = own(**{**parts["unet"].config})
-    memory.check_memory(unet, parts["vae"], latents, 1)
+    memory.check_sampling_memory(unet, parts["vae"], latents, 1)
 
 
 def test_what_is_free_is_no_more_than_a_container_leaves(tmp_path):

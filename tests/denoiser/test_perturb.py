@@ -15,7 +15,7 @@ from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturb
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import (
-    find_self_attentions,
+    find_self_attention_modules,
     perturbing_self_attention,
     wrap_perturbed_denoiser,
 )
@@ -168,13 +168,13 @@ def test_two_that_overlap_leave_the_model_as_it_was_whichever_ends_first():
 
 def test_patterns_choose_self_attention_by_name():
     unet = tiny_unet()
-    everywhere = find_self_attentions(unet, ["."])
+    everywhere = find_self_attention_modules(unet, ["."])
     assert all(name.endswith("attn1") for name in everywhere)
     assert len(everywhere) == 4
-    assert list(find_self_attentions(unet, ["mid"])) == [
+    assert list(find_self_attention_modules(unet, ["mid"])) == [
         "mid_block.attentions.0.transformer_blocks.0.attn1"
     ]
-    assert len(find_self_attentions(unet, ["mid", "down_blocks.0", "mid_block"])) == 2
+    assert len(find_self_attention_modules(unet, ["mid", "down_blocks.0", "mid_block"])) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import pytest
 
 from t2i.evaluate.generation.best_and_cheapest import choose_best_and_cheapest
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
-from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
+from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SweepPoint
 from t2i.evaluate.report.chapter import Estimate, Table
 
 SCENES = 48
 
 
-def run(label: str, passes: int, right: int | Sequence[bool]) -> SamplingRun:
+def run(label: str, passes: int, right: int | Sequence[bool]) -> SweepPoint:
     """Pictures of which the first `right` show all that was said, or those that are told."""
     flags = [n < right for n in range(SCENES)] if isinstance(right, int) else right
     pictures = [
@@ -27,7 +27,7 @@ def run(label: str, passes: int, right: int | Sequence[bool]) -> SamplingRun:
         )
         for number, flag in enumerate(flags)
     ]
-    return SamplingRun(
+    return SweepPoint(
         label, float(label), [BatchRecord(pictures=pictures, seconds=1.0, passes=passes * SCENES)]
     )
 

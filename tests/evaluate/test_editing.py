@@ -27,7 +27,7 @@ from t2i.evaluate.editing.part import EditingConfig, EditingPart
 from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
-    build_two_object_edit,
+    build_two_object_prompt_edit,
     compute_relation_box,
     find_two_object_layout,
 )
@@ -35,7 +35,7 @@ from t2i.evaluate.inspection.part import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.text.prompt import Prompt
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
@@ -45,7 +45,7 @@ FEW = EditingConfig(
 PAIRS = [f"{kind}/0" for kind in CHANGE_TITLES]
 COSTS = ("cost/+ LocalBlend", "cost/Regions")
 """Of an edited pair, and of a prompt of two objects."""
-SCENES = Scenes(ScenesConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
+SCENES = Scenes(SceneDatasetConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_no_target_is_a_combination_that_training_never_shows() -> None:
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
-    alone = Scenes(ScenesConfig(vocabulary=("apple",), max_objects=1))
+    alone = Scenes(SceneDatasetConfig(vocabulary=("apple",), max_objects=1))
     with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
         build_prompt_pair(alone, "swap", 0)
 
@@ -190,7 +190,8 @@ def test_boxes_stand_as_the_caption_says() -> None:
     layout = find_two_object_layout(SCENES, 0)
     assert layout is not None
     excite, regions = (
-        build_two_object_edit(name, layout, row) for row, name in enumerate(EDIT_NAMES, start=1)
+        build_two_object_prompt_edit(name, layout, row)
+        for row, name in enumerate(EDIT_NAMES, start=1)
     )
     words = {find_mention(layout, index).word for index in (0, 1)}
     assert set(excite.words) == {region.words for region in regions.regions} == words  # type: ignore[attr-defined]

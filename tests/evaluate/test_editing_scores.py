@@ -20,22 +20,22 @@ from t2i.evaluate.editing.cost import measure_relative_cost
 from t2i.evaluate.editing.pairs import PromptPair, build_prompt_pair, find_mention
 from t2i.evaluate.editing.scores import (
     MAX_PSNR,
+    build_unchanged_region_mask,
+    compute_structure_distance,
     dilate_mask,
     fulfils_target_prompt,
     is_edit_successful,
     measure_similarities,
     measure_similarity,
-    structure_distance,
-    unchanged_mask,
 )
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.evaluate.tiny_context import OBJECTS, tiny_recogniser
 
 SIDE = 32
 WHOLE = np.ones((SIDE, SIDE), dtype=np.bool_)
-SCENES = Scenes(ScenesConfig(size=SIDE, seed=5, vocabulary=OBJECTS, max_objects=2))
+SCENES = Scenes(SceneDatasetConfig(size=SIDE, seed=5, vocabulary=OBJECTS, max_objects=2))
 
 
 def gray(value: int) -> Image.Image:
@@ -96,18 +96,18 @@ def test_only_the_places_that_were_to_stay_are_counted() -> None:
 
 def test_the_structure_asks_for_the_layout_alone() -> None:
     features = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)
-    assert structure_distance(features, features * 7) == pytest.approx(0, abs=1e-12)
+    assert compute_structure_distance(features, features * 7) == pytest.approx(0, abs=1e-12)
     # Another basis, thus other things in the same layout.
     turned = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
     same = np.einsum("gf,fhw->ghw", turned, features).astype(np.float32)
-    assert structure_distance(features, same) == pytest.approx(0, abs=1e-10)
-    assert structure_distance(features, features[:, ::-1].copy()) > 0.01
+    assert compute_structure_distance(features, same) == pytest.approx(0, abs=1e-10)
+    assert compute_structure_distance(features, features[:, ::-1].copy()) > 0.01
 
 
 def test_structure_of_two_places_is_the_square_of_their_cosine() -> None:
     apart = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=np.float32)
     alike = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], dtype=np.float32)
-    assert structure_distance(apart, alike) == pytest.approx(2 / 4)
+    assert compute_structure_distance(apart, alike) == pytest.approx(2 / 4)
 
 
 def test_a_mask_grows_to_every_side() -> None:
@@ -161,18 +161,20 @@ def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bo
 def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
     swap, size = of_one("swap"), (SIDE, SIDE)
     old, new = swap.changed_names
-    stay = unchanged_mask(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
+    stay = build_unchanged_region_mask(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
     assert not stay[LEFT].any()
     assert not stay[RIGHT].any()
     assert not stay[10, 12]  # a little around them
     assert stay[0, 0]
-    assert unchanged_mask(swap, seen({}), seen({}), size).all()
+    assert build_unchanged_region_mask(swap, seen({}), seen({}), size).all()
 
     change = of_one("background")
     (name,) = change.unchanged_names
     inner = box(3, 11, 11, 19)  # a little less than the object
-    assert np.array_equal(unchanged_mask(change, seen({name: LEFT}), seen({}), size), inner)
-    assert not unchanged_mask(change, seen({}), seen({name: LEFT}), size).any()
+    assert np.array_equal(
+        build_unchanged_region_mask(change, seen({name: LEFT}), seen({}), size), inner
+    )
+    assert not build_unchanged_region_mask(change, seen({}), seen({name: LEFT}), size).any()
 
 
 def test_everything_is_what_the_target_says() -> None:
@@ -251,7 +253,7 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
 def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
     caption_matcher = CaptionMatcher.load()
-    scenes = Scenes(ScenesConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
+    scenes = Scenes(SceneDatasetConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
     better = []
     for number in range(20):
         told, scene = build_prompt_pair(scenes, "recolour", number), scenes.scene(number * 1000)

@@ -18,16 +18,16 @@ from t2i.evaluate.generation.chapters import (
 )
 from t2i.evaluate.generation.feature_distance import compute_frechet_distance
 from t2i.evaluate.generation.part import GenerationConfig, GenerationPart
-from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SamplingRun
+from t2i.evaluate.generation.records import BatchRecord, PictureRecord, SweepPoint
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
-from t2i.evaluate.scene_splits import SplitConfig
+from t2i.evaluate.scene_splits import SceneSplitConfig
 from tests.evaluate.tiny_context import tiny_context
 
 T = TypeVar("T")
 CONFIG = GenerationConfig(
-    seen=SplitConfig(seed=1, count=5),
-    held_out=SplitConfig(seed=1, count=4),
-    sweep=SplitConfig(seed=2, count=4),
+    seen=SceneSplitConfig(seed=1, count=5),
+    held_out=SceneSplitConfig(seed=1, count=4),
+    sweep=SceneSplitConfig(seed=2, count=4),
     guidance_scales=(1.0, 3.0),
     steps=(1,),
     samplers=("euler",),
@@ -103,7 +103,7 @@ def test_a_picture_costs_the_rows_that_the_denoiser_is_called_with(
     part: GenerationPart, records: dict[str, Any], way: str, passes: int
 ) -> None:
     batch = BatchRecord.model_validate(records[f"sweep/{way}/0-3"])
-    assert SamplingRun("", 0.0, [batch]).passes_per_picture == passes
+    assert SweepPoint("", 0.0, [batch]).passes_per_picture == passes
     assert not part.context.pipe.unet._forward_pre_hooks
     assert records["seen/real/0-3"]["passes"] == 0
 
@@ -178,8 +178,8 @@ def picture(number: int, right: dict[str, list[bool]], **facts: Any) -> PictureR
     return PictureRecord(number=number, right=right, **settings | facts)
 
 
-def run_of(*pictures: PictureRecord, label: str = "") -> SamplingRun:
-    return SamplingRun(label, 0.0, [BatchRecord(pictures=list(pictures), seconds=2.0, passes=0)])
+def run_of(*pictures: PictureRecord, label: str = "") -> SweepPoint:
+    return SweepPoint(label, 0.0, [BatchRecord(pictures=list(pictures), seconds=2.0, passes=0)])
 
 
 def test_worst_and_best_are_ranked_by_what_is_wrong_then_by_number() -> None:
@@ -248,6 +248,6 @@ def counts(table: Table, label: str) -> list[int | None]:
 def test_ways_to_sample_are_checked_before_anything_is_drawn(
     wrong: dict[str, Any], message: str
 ) -> None:
-    split = SplitConfig(seed=1, count=1)
+    split = SceneSplitConfig(seed=1, count=1)
     with pytest.raises(ValidationError, match=message):
         GenerationConfig(seen=split, held_out=split, sweep=split, **wrong)

@@ -15,7 +15,7 @@ from t2i.evaluate.inspection.known_picture_scheduler import (
     interpolate_noise_schedule,
 )
 from t2i.evaluate.inspection.part import CALIBRATION_KEY, InspectionConfig, InspectionPart
-from t2i.evaluate.inspection.records import ALL_LEVELS, Calibration, SceneRecord
+from t2i.evaluate.inspection.records import ALL_LEVELS, HeatMapCalibration, SceneRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
     build_level_step_windows,
@@ -25,16 +25,16 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     restrict_to_sites,
 )
 from t2i.evaluate.report.chapter import Table
-from t2i.evaluate.scene_splits import SplitConfig
+from t2i.evaluate.scene_splits import SceneSplitConfig
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.randomness import derive_generator
 from tests.evaluate.tiny_context import tiny_context
 
 FEW = InspectionConfig(
-    choose=SplitConfig(seed=41, count=2),
-    seen=SplitConfig(seed=42, count=2),
-    held_out=SplitConfig(seed=43, count=1),
-    drawn=SplitConfig(seed=44, count=2),
+    choose=SceneSplitConfig(seed=41, count=2),
+    seen=SceneSplitConfig(seed=42, count=2),
+    held_out=SceneSplitConfig(seed=43, count=1),
+    drawn=SceneSplitConfig(seed=44, count=2),
     levels=(0.8, 0.3),
 )
 
@@ -77,7 +77,7 @@ def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) ->
     shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
     scene = part.scenes["held_out"].scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
-    choice = Calibration.model_validate(part.measure_unit(CALIBRATION_KEY))
+    choice = HeatMapCalibration.model_validate(part.measure_unit(CALIBRATION_KEY))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
     assert set(shown.objects[0].methods) == set(METHODS)
     assert set(shown.objects[0].methods["default"]) == {ALL_LEVELS, "0.8", "0.3"}

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from t2i.errors import ArgumentError, DataError, ModelError
-from t2i.evaluate.pie_bench.columns import ComparedPictures, measure_columns
 from t2i.evaluate.pie_bench.config import PieBenchConfig
 from t2i.evaluate.pie_bench.judges import ClipJudge, DinoJudge, Judges, load_judges
 from t2i.evaluate.pie_bench.lpips import (
@@ -25,6 +24,7 @@ from t2i.evaluate.pie_bench.lpips import (
     load_torchmetrics_lpips_weights,
 )
 from t2i.evaluate.pie_bench.mapping import read_mapping_file
+from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_metrics
 from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.pie_bench.records import PieBenchRecord
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -173,9 +173,9 @@ def compared(change_inside: int, change_outside: int) -> ComparedPictures:
 
 
 def test_background_columns_count_the_edited_region_as_equal() -> None:
-    inside = measure_columns(compared(50, 0), ("psnr", "mse", "ssim"), Judges())
+    inside = compute_metrics(compared(50, 0), ("psnr", "mse", "ssim"), Judges())
     assert inside == {"psnr": 100, "mse": 0, "ssim": pytest.approx(100)}
-    outside = measure_columns(compared(50, 51), ("psnr", "mse", "ssim"), Judges())
+    outside = compute_metrics(compared(50, 51), ("psnr", "mse", "ssim"), Judges())
     # a fifth brighter in half of the picture
     assert outside["mse"] == pytest.approx(0.2**2 / 2 * 1e4)
     assert outside["psnr"] == pytest.approx(-10 * np.log10(0.2**2 / 2))
@@ -187,7 +187,7 @@ def test_what_is_edited_everywhere_has_no_background() -> None:
     one = compared(50, 50)
     everywhere = np.ones_like(one.edited_region_HW)
     whole = ComparedPictures(one.source, one.edited, everywhere, one.target_prompt)
-    found = measure_columns(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
+    found = compute_metrics(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
     assert set(found.values()) == {None}
 
 
@@ -255,12 +255,12 @@ def test_judges_are_loaded_from_folders_of_transformers(tmp_path: Path) -> None:
     ViTModel(vit, add_pooling_layer=False).save_pretrained(tmp_path / "dino")
     judges = load_judges(dino=tmp_path / "dino", clip=tmp_path / "clip", lpips=None)
     one = compared(50, 20)
-    found = measure_columns(one, ("structure", "clip", "clip_edited"), judges)
+    found = compute_metrics(one, ("structure", "clip", "clip_edited"), judges)
     assert found["structure"] is not None
     assert found["structure"] > 0
     assert all(0 <= (found[name] or 0) <= 100 for name in ("clip", "clip_edited"))
     same = ComparedPictures(one.source, one.source, one.edited_region_HW, one.target_prompt)
-    assert measure_columns(same, ("structure",), judges) == {"structure": 0}
+    assert compute_metrics(same, ("structure",), judges) == {"structure": 0}
 
 
 def test_clip_is_a_hundred_times_the_cosine_and_no_less_than_zero() -> None:

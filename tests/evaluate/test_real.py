@@ -8,30 +8,36 @@ import pytest
 from pydantic import ValidationError
 
 from t2i.evaluate.editing.pairs import ChangeKind
-from t2i.evaluate.editing.scores import MIN_GROWTH, structure_distance
+from t2i.evaluate.editing.scores import MIN_GROWTH, compute_structure_distance
+from t2i.evaluate.real.baselines import (
+    AUTOENCODER,
+    BASELINES,
+    COMPOSED_TARGET,
+    NO_EDIT,
+    REGENERATED,
+)
 from t2i.evaluate.real.comparison import (
     choose_most_preserving_method,
-    common_samples_difference,
-    paired_ratio,
+    compute_difference_on_common_samples,
+    compute_paired_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
-from t2i.evaluate.real.controls import AUTOENCODER, COMPOSED_TARGET, CONTROLS, DRAWN_ANEW, NO_EDIT
 from t2i.evaluate.real.edit_methods import EditMethod
 from t2i.evaluate.real.part import RealPart
 from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
 from t2i.evaluate.real.records import PicturePairScores
-from t2i.evaluate.real.scores import kept_structure_distance
+from t2i.evaluate.real.scores import compute_kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.layout import Layout, render_layout
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
 KINDS: tuple[ChangeKind, ...] = ("swap", "recolour", "background", "strengthen")
-SEEN = Scenes(ScenesConfig(size=64, seed=61, max_objects=2))
-HELD_OUT = Scenes(ScenesConfig(size=64, seed=62, max_objects=2, split="held_out"))
+SEEN = Scenes(SceneDatasetConfig(size=64, seed=61, max_objects=2))
+HELD_OUT = Scenes(SceneDatasetConfig(size=64, seed=62, max_objects=2, split="held_out"))
 MASKED = "direct, mask"
 DIRECT, BLENDED, FRIENDLY, NULL_TEXT = "direct", "direct, LocalBlend", "edit-friendly", "null-text"
 CONFIG = RealConfig.model_validate(
@@ -127,36 +133,36 @@ def test_the_structure_of_what_stays_ignores_what_changes() -> None:
     everything = np.ones((16, 16), dtype=np.bool_)
     lower = everything.copy()
     lower[:8] = False
-    assert kept_structure_distance(features, other, everything) == pytest.approx(
-        structure_distance(features, other)
+    assert compute_kept_structure_distance(features, other, everything) == pytest.approx(
+        compute_structure_distance(features, other)
     )
-    assert kept_structure_distance(features, other, lower) == pytest.approx(0, abs=1e-12)
+    assert compute_kept_structure_distance(features, other, lower) == pytest.approx(0, abs=1e-12)
     lower[8, 0] = False  # one pixel of a position: all of it is left out
-    assert kept_structure_distance(features, other[:, :, ::-1].copy(), lower) is not None
-    assert kept_structure_distance(features, other, ~everything) is None
+    assert compute_kept_structure_distance(features, other[:, :, ::-1].copy(), lower) is not None
+    assert compute_kept_structure_distance(features, other, ~everything) is None
 
 
 def test_success_is_told_as_a_share_of_drawing_anew() -> None:
     ours, theirs = [True, True, False, None], [True, True, True, True]
-    found = paired_ratio(ours, theirs)
+    found = compute_paired_ratio(ours, theirs)
     assert found is not None
     assert found.value == pytest.approx(2 / 3)
     assert found.count == 3
     assert found.low is not None
     assert found.low < 2 / 3
-    assert paired_ratio([True], [False]) is None
-    assert paired_ratio([], []) is None
+    assert compute_paired_ratio([True], [False]) is None
+    assert compute_paired_ratio([], []) is None
 
 
 def test_methods_are_compared_on_the_pairs_that_both_have() -> None:
-    change = common_samples_difference([30.0, None, 20.0], [29.0, 10.0, 18.0])
+    change = compute_difference_on_common_samples([30.0, None, 20.0], [29.0, 10.0, 18.0])
     assert change is not None
     assert change.value == pytest.approx(1.5)
     assert change.count == 2
-    flags = common_samples_difference([True, False, None], [False, False, True])
+    flags = compute_difference_on_common_samples([True, False, None], [False, False, True])
     assert flags is not None
     assert flags.value == pytest.approx(0.5)
-    assert common_samples_difference([None], [1.0]) is None
+    assert compute_difference_on_common_samples([None], [1.0]) is None
 
 
 def test_the_choice_keeps_most_of_nearly_the_most_successful() -> None:
@@ -212,12 +218,12 @@ def test_controls_are_the_source_the_target_and_what_the_model_makes_without_an_
     records: dict[str, Record],
 ) -> None:
     one = PicturePairScores.model_validate(records["seen/swap/0"])
-    assert set(one.controls) == {*CONTROLS}
+    assert set(one.controls) == {*BASELINES}
     assert all(control.kept is not None for control in one.controls.values())
     kept = {name: control.kept.psnr for name, control in one.controls.items() if control.kept}
     assert kept[NO_EDIT] == kept[COMPOSED_TARGET] == 100
     assert kept[AUTOENCODER] < 100
-    assert kept[DRAWN_ANEW] < 100
+    assert kept[REGENERATED] < 100
     assert one.controls[NO_EDIT].kept_structure == 0
     assert one.controls[COMPOSED_TARGET].target.psnr == 100
     assert one.controls[NO_EDIT].target.psnr < 100
@@ -285,7 +291,7 @@ def test_chapters_compare_every_method_with_the_first(
     for table in tables.values():
         assert all(len(cells) == len(table.heads) for _, cells in table.rows)
     rows = [label for label, _ in tables["real_seen"].rows]
-    assert rows == [*CONTROLS, BLENDED, DIRECT, FRIENDLY, MASKED]
+    assert rows == [*BASELINES, BLENDED, DIRECT, FRIENDLY, MASKED]
     assert tables["real_seen"].title.endswith(": 2 pairs")
     assert [label for label, _ in tables["real_seen_less"].rows] == [DIRECT, FRIENDLY, MASKED]
     assert [label for label, _ in tables["real_choice"].rows] == [
@@ -316,7 +322,7 @@ def test_two_rows_of_one_name_are_refused() -> None:
     twice = [{"label": "a"}, {"label": "a"}]
     with pytest.raises(ValidationError, match="Two rows are labelled 'a'"):
         RealConfig.model_validate(CONFIG.model_dump(mode="json") | {"methods": twice})
-    control = [{"label": DRAWN_ANEW}]
+    control = [{"label": REGENERATED}]
     with pytest.raises(ValidationError, match="Two rows are labelled 'drawn anew'"):
         RealConfig.model_validate(CONFIG.model_dump(mode="json") | {"methods": control})
 

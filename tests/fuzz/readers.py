@@ -28,7 +28,7 @@ from t2i.evaluate.result_folder import parse_record_lines
 from t2i.evaluate.suite import SUITES_FOLDER, read_suite
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
-from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_facts
+from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_json
 from train.config.load_config import load_run_config
 from train.data.config_from_path import build_data_config_from_path
 from train.data.dataset_manifest import read_manifest
@@ -278,7 +278,7 @@ READERS = {
     "record": Reader("pictures.json", read_manifest, texts(json.dumps(RECORD))),
     "facts": Reader(
         "step-00000001/facts.json",
-        lambda path: read_newest_checkpoint_facts(path.parents[1]),
+        lambda path: read_newest_checkpoint_json(path.parents[1]),
         texts('{"step": 1, "run": {"a": 1}}'),
     ),
     "manifest": Reader(

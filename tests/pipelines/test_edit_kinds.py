@@ -5,7 +5,7 @@ import pytest
 from pipelines.prompt_to_prompt.automatic_edits import (
     WordEditOptions,
     choose_edits,
-    choose_target_settings,
+    choose_target_edit_settings,
 )
 from pipelines.prompt_to_prompt.edit_kinds import SETTINGS_BY_CHANGE_KIND, classify_change
 from t2i.attention import LocalBlend, Refine, Reweight
@@ -35,7 +35,7 @@ from t2i.text.prompt import Prompt
 def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, kind, words):
     change = classify_change(source, target)
     assert change.kind == kind
-    (choice,) = choose_target_settings([source, target], 10, WordEditOptions())
+    (choice,) = choose_target_edit_settings([source, target], 10, WordEditOptions())
     sides = None if words is None else tuple((w,) if isinstance(w, str) else w for w in words)
     assert choice.blend == sides
     assert (choice.cross_replace, choice.self_replace) == (
@@ -46,7 +46,9 @@ def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, 
 
 def test_a_stronger_word_alone_is_a_kind_and_beside_other_words_it_is_not():
     options = WordEditOptions(weights={"red": 2.0})
-    alone, beside = choose_target_settings(["a red cat", "a red cat", "a red dog"], 10, options)
+    alone, beside = choose_target_edit_settings(
+        ["a red cat", "a red cat", "a red dog"], 10, options
+    )
     assert alone.change.kind == "stronger word"
     assert beside.change.kind == "swap"
     edits = choose_edits(["a red cat", "a red cat"], 10, options, 256)
@@ -55,7 +57,7 @@ def test_a_stronger_word_alone_is_a_kind_and_beside_other_words_it_is_not():
 
 def test_what_is_wished_for_holds_over_what_the_kind_says():
     options = WordEditOptions(cross_replace=(0.0, 0.5), self_replace=(0.1, 0.3), blend=None)
-    (choice,) = choose_target_settings(["a cat", "a dog"], 10, options)
+    (choice,) = choose_target_edit_settings(["a cat", "a dog"], 10, options)
     assert (choice.cross_replace, choice.self_replace, choice.blend) == (
         (0.0, 0.5),
         (0.1, 0.3),
@@ -72,7 +74,7 @@ def test_an_addition_leaves_the_new_thing_its_place():
 
 def test_words_that_change_on_the_way_are_edited_as_published():
     turning = ["a cat", Prompt("a [dog:fish:0.5]")]
-    (choice,) = choose_target_settings(turning, 10, WordEditOptions())
+    (choice,) = choose_target_edit_settings(turning, 10, WordEditOptions())
     assert choice.change.kind == "other"
     assert not any(
         isinstance(e, LocalBlend) for e in choose_edits(turning, 10, WordEditOptions(), 256)

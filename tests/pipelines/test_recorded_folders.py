@@ -14,7 +14,7 @@ from diffusers.configuration_utils import FrozenDict
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
-from pipelines.run.run_facts import collect_run_facts
+from pipelines.run.run_provenance import collect_run_provenance
 from t2i.text.prompt import Prompt
 from tests.tiny import tiny_sd_components
 
@@ -45,7 +45,7 @@ def test_a_source_of_an_earlier_commit_is_edited(tmp_path):
     pipe.set_progress_bar_config(disable=True)
     # Initial weights may change with torch's random numbers, and the digest of the scheduler's
     # config depended on the process; the recorded values stay.
-    here = collect_run_facts(pipe, {})
+    here = collect_run_provenance(pipe, {})
     kept.facts |= {name: here[name] for name in ("model", "sampler_config")}
     source, target = pipe(kept, Prompt("a (red:1.5) dog", "a1111"), output_type="latent").images
     assert torch.equal(source[None], kept.latents)
@@ -56,9 +56,9 @@ def test_a_source_of_an_earlier_commit_is_edited(tmp_path):
 def test_facts_do_not_depend_on_the_order_of_the_schedulers_defaults():
     """diffusers lists the defaulted config keys in another order in each process."""
     pipe = PromptEditPipeline(**tiny_sd_components())
-    before = collect_run_facts(pipe, {})
+    before = collect_run_provenance(pipe, {})
     config = pipe.scheduler.config
     defaulted = list(reversed(config["_use_default_values"]))
     assert len(defaulted) > 1
     pipe.scheduler._internal_dict = FrozenDict({**config, "_use_default_values": defaulted})
-    assert collect_run_facts(pipe, {}) == before
+    assert collect_run_provenance(pipe, {}) == before

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.pipelines.against import assert_same

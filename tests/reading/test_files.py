@@ -21,7 +21,7 @@ from t2i.safe_reading import (
     UntrustedFileKind,
     iterate_numbered_lines,
     open_regular_file,
-    open_untrusted,
+    open_untrusted_file,
     read_bounded,
     read_bytes,
     read_text,
@@ -103,7 +103,7 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
 def test_what_cannot_be_read_is_named_in_words(name: str, complaint: str) -> None:
     Path("large").write_bytes(bytes(11))
     Path("circle").symlink_to("circle")
-    for read in (read_bytes, lambda path, kind: open_untrusted(path, kind).__enter__()):
+    for read in (read_bytes, lambda path, kind: open_untrusted_file(path, kind).__enter__()):
         with pytest.raises(DataError, match=complaint):
             read(name, SMALL)
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 OBJECTS = ("apple", "cat", "car")
 
 
 def test_a_composition_is_a_function_of_seed_and_index() -> None:
-    one, again = (Compositions(CompositionsConfig(seed=4)) for _ in range(2))
+    one, again = (Compositions(RecogniserDatasetConfig(seed=4)) for _ in range(2))
     for index in (7, 3):
         here, there = one.read(index), again.read(index)
         assert here.caption == there.caption
@@ -19,12 +19,12 @@ def test_a_composition_is_a_function_of_seed_and_index() -> None:
         assert np.array_equal(here.label_maps, there.label_maps)
     assert one.read(3).caption != one.read(7).caption
     assert not np.array_equal(
-        one.read(3).pixels, Compositions(CompositionsConfig(seed=5)).read(3).pixels
+        one.read(3).pixels, Compositions(RecogniserDatasetConfig(seed=5)).read(3).pixels
     )
 
 
 def test_label_maps_name_the_objects_of_the_masks() -> None:
-    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS))
+    data = Compositions(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS))
     labels = data.labels
     spoiled = 0
     for index in range(40):
@@ -44,7 +44,7 @@ def test_label_maps_name_the_objects_of_the_masks() -> None:
 
 
 def test_undisturbed_compositions_name_everything() -> None:
-    data = Compositions(CompositionsConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
+    data = Compositions(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
     for index in range(20):
         label_maps = data.read(index).label_maps
         assert label_maps is not None
@@ -52,7 +52,7 @@ def test_undisturbed_compositions_name_everything() -> None:
 
 
 def test_scenes_are_other_pictures_than_compositions() -> None:
-    scene = Scenes(ScenesConfig(seed=500, size=32)).scene(0)
+    scene = Scenes(SceneDatasetConfig(seed=500, size=32)).scene(0)
     assert not np.array_equal(
-        scene.pixels, Compositions(CompositionsConfig(seed=500, size=32)).read(0).pixels
+        scene.pixels, Compositions(RecogniserDatasetConfig(seed=500, size=32)).read(0).pixels
     )

@@ -20,7 +20,7 @@ from t2i.scenes.captions import MAX_CAPTION_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out_combinations
 from t2i.scenes.layout import Layout, render_layout
 from t2i.scenes.object_placement import PlacedObject
-from t2i.scenes.scenes import Scene, SceneObject, Scenes, ScenesConfig
+from t2i.scenes.scenes import Scene, SceneDatasetConfig, SceneObject, Scenes
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     find_scene_assets_folder,
@@ -30,7 +30,7 @@ from t2i.scenes.sprites import (
 )
 from train.data.sheets.mask_sheet import MASK_COLOURS, draw_mask_sheet
 
-SMALL = ScenesConfig(size=64, seed=7, vocabulary="all")
+SMALL = SceneDatasetConfig(size=64, seed=7, vocabulary="all")
 # Degrees of hue people call by each name.
 HUE_RANGES = {
     "red": (340, 14),
@@ -83,8 +83,8 @@ def test_a_scene_is_the_same_in_another_instance_order_length_and_thread(
 
 def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
     script = (
-        "from t2i.scenes.scenes import Scenes, ScenesConfig; from hashlib import sha256; "
-        "s = Scenes(ScenesConfig(size=64, seed=7, vocabulary='all')); "
+        "from t2i.scenes.scenes import Scenes, SceneDatasetConfig; from hashlib import sha256; "
+        "s = Scenes(SceneDatasetConfig(size=64, seed=7, vocabulary='all')); "
         "seen = b''.join(s.read(i).pixels.tobytes() + s.read(i).caption.encode() for i in (9, 4)); "
         "print(sha256(seen).hexdigest())"
     )
@@ -94,7 +94,7 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
 
 
 def test_seed_index_and_split_each_change_the_scene() -> None:
-    base = ScenesConfig(seed=1)
+    base = SceneDatasetConfig(seed=1)
     others = (base.model_copy(update={"seed": 2}), base.model_copy(update={"split": "held_out"}))
     first = [Scenes(base).layout(index) for index in range(30)]
     assert len({layout.caption.text for layout in first}) > 25
@@ -342,7 +342,7 @@ def test_any_two_objects_have_a_background_before_which_both_are_seen() -> None:
 
 
 def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
-    data = Scenes(ScenesConfig(vocabulary="all"))
+    data = Scenes(SceneDatasetConfig(vocabulary="all"))
     counts: Counter[int] = Counter()
     for index in range(2500):
         layout = data.layout(index)
@@ -373,13 +373,13 @@ def combinations(layout: Layout) -> set[object]:
 
 @pytest.mark.parametrize("vocabulary", ["core", "all"])
 def test_training_never_shows_a_held_out_combination(vocabulary: str) -> None:
-    data = Scenes(ScenesConfig(seed=3, vocabulary=vocabulary))
+    data = Scenes(SceneDatasetConfig(seed=3, vocabulary=vocabulary))
     for index in range(3000):
         assert not combinations(data.layout(index))
 
 
 def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
-    data = Scenes(ScenesConfig(seed=3, split="held_out"))
+    data = Scenes(SceneDatasetConfig(seed=3, split="held_out"))
     shown: set[object] = set()
     for index in range(1500):
         layout = data.layout(index)
@@ -438,31 +438,31 @@ def test_any_size_shows_the_same_scene(size: int) -> None:
 
 
 def test_a_vocabulary_and_a_number_of_objects_are_kept_to() -> None:
-    data = Scenes(ScenesConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
+    data = Scenes(SceneDatasetConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
     layouts = [data.layout(index) for index in range(200)]
     assert {placed.name for layout in layouts for placed in layout.objects} == {"cat", "dog", "car"}
     assert {len(layout.objects) for layout in layouts} == {1, 2}
-    alone = Scenes(ScenesConfig(vocabulary=("cat",)))
+    alone = Scenes(SceneDatasetConfig(vocabulary=("cat",)))
     assert all(len(alone.layout(index).objects) == 1 for index in range(20))
 
 
 def test_an_unknown_object_is_refused_with_the_nearest() -> None:
     with pytest.raises(ArgumentError, match=r"no object is called 'aple'. Did you mean 'apple'\?"):
-        Scenes(ScenesConfig(vocabulary=("cat", "aple")))
+        Scenes(SceneDatasetConfig(vocabulary=("cat", "aple")))
 
 
 def test_an_empty_vocabulary_is_refused() -> None:
     with pytest.raises(ArgumentError, match="vocabulary is empty: name at least one object"):
-        Scenes(ScenesConfig(vocabulary=()))
+        Scenes(SceneDatasetConfig(vocabulary=()))
 
 
 def test_a_held_out_split_without_combinations_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"nothing to show.*can be made of cat, dog"):
-        Scenes(ScenesConfig(vocabulary=("cat", "dog"), split="held_out"))
+        Scenes(SceneDatasetConfig(vocabulary=("cat", "dog"), split="held_out"))
 
 
 def test_an_index_outside_is_refused() -> None:
-    data = Scenes(ScenesConfig(length=5))
+    data = Scenes(SceneDatasetConfig(length=5))
     assert len(data) == 5
     for index in (5, -1):
         with pytest.raises(IndexError, match=f"No scene {index}: there are 5, counted from 0"):
@@ -474,7 +474,7 @@ def test_an_index_outside_is_refused() -> None:
 )
 def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value: object) -> None:
     with pytest.raises(ValidationError, match=key):
-        ScenesConfig(**{key: value})
+        SceneDatasetConfig(**{key: value})
 
 
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
@@ -490,7 +490,7 @@ def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
 
 def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="No sample 7: the data set holds 5"):
-        draw_mask_sheet(Scenes(ScenesConfig(length=5)), [1, 7])
+        draw_mask_sheet(Scenes(SceneDatasetConfig(length=5)), [1, 7])
 
 
 @pytest.mark.parametrize(
@@ -504,7 +504,9 @@ def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
 def test_a_share_of_the_scenes_says_how_often(share: str, counted: Callable[[Scene], bool]) -> None:
     def found(value: float) -> float:
         of_one = {} if share == "alone" else {"alone": 0.0}
-        data = Scenes(ScenesConfig(size=32, seed=3, max_objects=2, **of_one, **{share: value}))
+        data = Scenes(
+            SceneDatasetConfig(size=32, seed=3, max_objects=2, **of_one, **{share: value})
+        )
         return sum(counted(data.scene(index)) for index in range(200)) / 200
 
     never, half, always = found(0.0), found(0.5), found(1.0)

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from t2i.denoiser.loading.address import EMBEDDED_MODELS
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.text.learned_words import (
     add_tokens,
     adding_as_whole_words,

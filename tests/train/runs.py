@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from t2i.denoiser.build import NewModelConfig
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train.states import assert_equal_bit_for_bit, newest
 from train.checkpoint import CheckpointState
 from train.config.load_config import load_run_config
@@ -94,7 +94,7 @@ def tiny_model(folder: Path) -> NewModelConfig:
 def train_only(config: RunConfig, out: Path) -> CheckpointState:
     """Train to the last step, without the model that a whole run writes; return the checkpoint."""
     with accelerated_for(config) as accelerator:
-        assert TrainingRun(config, out, accelerator).run(StopRequest())
+        assert TrainingRun(config, out, accelerator).run(StopSignalHandler())
     return newest(out)
 
 

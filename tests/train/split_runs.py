@@ -10,12 +10,12 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train.runs import accelerator_for
 from train.config.load_config import load_run_config
 from train.loop import TrainingRun
 from train.parallel.fsdp import get_local_shard
-from train.parallel.processes import leave_process_group, run_on_main
+from train.parallel.processes import leave_process_group, run_on_main_process
 
 
 def main(given: list[str]) -> None:
@@ -24,15 +24,15 @@ def main(given: list[str]) -> None:
         accelerator = accelerator_for(config)
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name
-            run_on_main(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
+            run_on_main_process(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
         training = TrainingRun(config, Path(out), accelerator)
         assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
-        assert training.run(StopRequest())
+        assert training.run(StopSignalHandler())
         if start == "-":
             training.export()
 
         weights = training.target.trained_parameters().values()
         here = sum(get_local_shard(weight).numel() for weight in weights)
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
-        run_on_main(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
+        run_on_main_process(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
     leave_process_group(accelerator)

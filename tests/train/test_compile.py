@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from t2i.errors import ArgumentError, TrainingError
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train.apart import ended, free_port, launched, ready, start_program
 from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for, tiny_run, train_only, write_run
@@ -20,7 +20,7 @@ from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run
-from train.parallel.processes import print_on_main
+from train.parallel.processes import print_on_main_process
 from train.setup import compiling
 from train.setup.compiling import compiling_denoiser
 from train.targets.denoising import DenoisingTarget
@@ -134,12 +134,12 @@ def compile_twice(given: list[str]) -> None:
     """In each process: what the fixture above says. Raises TrainingError."""
     config = load_run_config(Path(given[0]), COMPILED)
     accelerator = accelerator_for(config)
-    assert TrainingRun(config, Path(given[1]) / "right", accelerator).run(StopRequest())
-    print_on_main(accelerator, THEN_WRONG)
+    assert TrainingRun(config, Path(given[1]) / "right", accelerator).run(StopSignalHandler())
+    print_on_main_process(accelerator, THEN_WRONG)
     torch._dynamo.reset()
     if os.environ["RANK"] == "1":
         compiling.COMPILE_BACKEND = half_the_gradient
-    TrainingRun(config, Path(given[1]) / "wrong", accelerator).run(StopRequest())
+    TrainingRun(config, Path(given[1]) / "wrong", accelerator).run(StopSignalHandler())
 
 
 COMPILED = ("train.steps=3", "train.compile=true")

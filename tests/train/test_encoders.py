@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import t2i
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train.apart import by_two, said
 from tests.train.runs import MODEL, RUN, accelerated_for, accelerator_for, train_only, write_run
 from tests.train.states import newest
@@ -59,7 +59,7 @@ def trained(request, tmp_path_factory):
         training = TrainingRun(config, folder / "out", accelerator)
         weights = training.target.named_parameters()
         before = {name: weight.detach().clone() for name, weight in weights}
-        assert training.run(StopRequest())
+        assert training.run(StopSignalHandler())
         training.export()
     return Trained(request.param, folder / "out", training.target, before)
 

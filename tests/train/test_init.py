@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from t2i.cli import main
-from t2i.denoiser.loading.address import EMBEDDED_MODELS
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from tests.sweeps import sweep
 from tests.tiny import tiny_sd_folder

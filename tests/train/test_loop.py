@@ -19,7 +19,7 @@ from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
-from t2i.run_folder import STOP_SIGNALS, StopRequest, lock_folder
+from t2i.run_folder import STOP_SIGNALS, StopSignalHandler, lock_folder
 from tests.sweeps import sweep
 from tests.train.apart import (
     by_two,
@@ -140,7 +140,7 @@ def use_terminal(path: str) -> None:
 
 def test_each_signal_that_ends_a_session_is_a_wish_to_stop() -> None:
     for number in STOP_SIGNALS:
-        with StopRequest() as stop:
+        with StopSignalHandler() as stop:
             signal.raise_signal(number)
             assert stop.wanted
     assert signal.SIGHUP in STOP_SIGNALS
@@ -149,7 +149,7 @@ def test_each_signal_that_ends_a_session_is_a_wish_to_stop() -> None:
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopRequest() as stop:
+        with StopSignalHandler() as stop:
             signal.raise_signal(signal.SIGHUP)
             assert not stop.wanted
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2i.randomness import derive_generator, derive_seed
-from train.batches.batch_order import BatchOrder, list_micro_batch_slots
+from train.batches.batch_order import BatchOrder, list_slots_of_micro_batch
 from train.optim.ema import EMA, EMAConfig
 from train.optim.learning_rate import LearningRateScheduleConfig, compute_learning_rate_factor
 
@@ -32,7 +32,7 @@ def test_an_order_that_starts_in_mid_epoch_is_the_same_order() -> None:
 def test_a_batch_is_of_one_group_and_every_sample_of_a_group_is_shown_equally_often() -> None:
     groups = [list(range(7)), list(range(20, 25)), [40]]
     order = BatchOrder(groups, 3, seed=2)
-    assert order.steps_per_round == 3 + 2 + 1
+    assert order.steps_per_epoch == 3 + 2 + 1
     batches = [order.list_example_indices(step) for step in range(6 * 35)]
     assert all(any(set(batch) <= set(group) for group in groups) for batch in batches)
     for group, turns in zip(groups, (3, 2, 1), strict=True):
@@ -63,7 +63,7 @@ def test_ranks_and_parts_fill_every_slot_once(ranks: int, parts: int) -> None:
         slot
         for rank in range(ranks)
         for part in range(parts)
-        for slot in list_micro_batch_slots(rank, part, batch_size=12, ranks=ranks, parts=parts)
+        for slot in list_slots_of_micro_batch(rank, part, batch_size=12, ranks=ranks, parts=parts)
     ]
     assert sorted(filled) == list(range(12))
 

@@ -55,7 +55,7 @@ def target_of(config, rows=2):
     data = build_dataset(config.data)
     batch = next(
         iterate_micro_batches(
-            data, BatchOrder(data.list_batch_groups(), rows, 1), ProcessShare(), range(1)
+            data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
         )
     )
     return assemble_target(config)[0].train(), batch

@@ -35,7 +35,7 @@ def tuned(tmp_path, base):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = build_dataset(config.data)
-        order = BatchOrder(data.list_batch_groups(), 2, 1)
+        order = BatchOrder(data.group_indices_by_shape(), 2, 1)
         return target, next(iterate_micro_batches(data, order, ProcessShare(), range(1)))
 
     return make
@@ -80,7 +80,7 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     data = build_dataset(config.data)
     batch = next(
         iterate_micro_batches(
-            data, BatchOrder(data.list_batch_groups(), 2, 1), ProcessShare(), range(1)
+            data, BatchOrder(data.group_indices_by_shape(), 2, 1), ProcessShare(), range(1)
         )
     )
     assert torch.equal(assemble_target(config)[0](batch), assemble_target(plain)[0](batch))

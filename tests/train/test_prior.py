@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 import t2i
 from t2i.errors import ArgumentError, DataError
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train.finetunes import finetune_run
 from tests.train.runs import accelerator_for, train_only
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import build_dataset
 from train.loop import run
 from train.setup import class_pictures
@@ -50,7 +50,7 @@ def pictures_of(config: RunConfig, out: Path) -> ClassPictureSpec:
 
 
 def drawn(config: RunConfig, out: Path) -> dict[str, bytes]:
-    generate_missing_class_pictures(pictures_of(config, out), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(config, out), CPU, StopSignalHandler())
     return {path.name: path.read_bytes() for path in sorted((out / "prior").glob("*.png"))}
 
 
@@ -114,7 +114,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
     for number in range(3):
         Image.new("RGB", (40, 40), (number * 50, 0, 0)).save(folder / f"mine-{number}.png")
     shared = with_changes(config, folder=folder)
-    generate_missing_class_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(shared, tmp_path / "out"), CPU, StopSignalHandler())
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [
         format_class_picture_name(0),
@@ -127,7 +127,7 @@ def test_pictures_of_ones_own_count_and_only_the_rest_is_drawn(tmp_path, config)
 
 
 def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, capsys):
-    stop, draw = StopRequest(), class_pictures.generate_class_picture_batch
+    stop, draw = StopSignalHandler(), class_pictures.generate_class_picture_batch
 
     def draw_and_stop(*arguments):
         stop.wanted = True
@@ -139,7 +139,9 @@ def test_a_stopped_drawing_goes_on_where_it_was(tmp_path, config, monkeypatch, c
         assert not generate_class_pictures_on_main(pictures_of(config, out), accelerator, stop)
     assert len([*(out / "prior").glob("*.png")]) == 2
     assert "the same command goes on" in capsys.readouterr().err
-    assert generate_class_pictures_on_main(pictures_of(config, out), accelerator, StopRequest())
+    assert generate_class_pictures_on_main(
+        pictures_of(config, out), accelerator, StopSignalHandler()
+    )
     assert len([*(out / "prior").glob("*.png")]) == 5
 
 
@@ -148,22 +150,22 @@ def test_pictures_that_were_drawn_otherwise_are_refused_with_the_difference(out,
     with pytest.raises(
         ArgumentError, match=r"drawn with other settings \(prompt: 'a cat' -> 'a dog'\)"
     ):
-        generate_missing_class_pictures(pictures_of(other, out), CPU, StopRequest())
+        generate_missing_class_pictures(pictures_of(other, out), CPU, StopSignalHandler())
 
 
 def test_a_base_that_moved_may_keep_its_pictures_but_not_add_to_them(out, config):
     notes = out / "prior" / GENERATION_SETTINGS_FILE
     notes.write_text(json.dumps(json.loads(notes.read_text()) | {"base": "elsewhere"}))
-    generate_missing_class_pictures(pictures_of(config, out), CPU, StopRequest())
+    generate_missing_class_pictures(pictures_of(config, out), CPU, StopSignalHandler())
     more = pictures_of(with_changes(config, count=6), out)
     with pytest.raises(ArgumentError, match="base: 'elsewhere' -> "):
-        generate_missing_class_pictures(more, CPU, StopRequest())
+        generate_missing_class_pictures(more, CPU, StopSignalHandler())
 
 
 def test_they_are_learned_from_as_the_class_with_their_weight(out, config):
     own = build_dataset(config.data)
     data = add_class_picture_subset(config.data, config.prior, out)
-    assert isinstance(data, PicturesConfig)
+    assert isinstance(data, PictureDatasetConfig)
     both = build_dataset(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
     assert len(both) == len(own) + 5

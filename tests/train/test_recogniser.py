@@ -11,8 +11,8 @@ from PIL import Image
 from t2i.errors import ArgumentError, ModelError
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, logged, newest
 from train.batches.batch_order import BatchOrder, ProcessShare
@@ -89,7 +89,9 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
 
     recogniser = Recogniser.load(tmp_path / "out" / "model")
     assert recogniser.labels.objects == OBJECTS
-    data = Compositions(CompositionsConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False))
+    data = Compositions(
+        RecogniserDatasetConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False)
+    )
     batch = next(
         iterate_micro_batches(data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1))
     )
@@ -125,7 +127,7 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, se
     caption_matcher = CaptionMatcher.load(tmp_path / "whole" / "model")
     for name, weight in caption_matcher.recogniser.state_dict().items():
         assert torch.equal(weight, before[name]), name
-    scene = Scenes(ScenesConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
+    scene = Scenes(SceneDatasetConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
     picture = Image.fromarray(scene.pixels)
     both = caption_matcher.compute_similarities([picture, picture], [scene.caption, "a car"])
     assert both.shape == (2,)

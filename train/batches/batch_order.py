@@ -14,7 +14,7 @@ class BatchOrder:
 
     A batch has examples of one group, such as pictures of one shape. Each pass through a group is
     a fresh permutation, and passes follow one another without a gap: no example is dropped, and
-    one is twice in a batch only where the group is smaller. In every round of `steps_per_round`
+    one is twice in a batch only where the group is smaller. In every round of `steps_per_epoch`
     steps a group of n examples gets ceil(n / batch_size) batches, in an order of the round's own.
     """
 
@@ -26,7 +26,7 @@ class BatchOrder:
         self._passes: dict[int, tuple[int, torch.Tensor]] = {}
 
     @property
-    def steps_per_round(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Number of steps of a round, in which every group of examples gets all of its batches
         once.
         """
@@ -42,11 +42,11 @@ class BatchOrder:
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Return the group of a step, and how many batches that group had before."""
-        number, position = divmod(step, self.steps_per_round)
+        number, position = divmod(step, self.steps_per_epoch)
         if number != self._round:
             turns = torch.arange(len(self.groups)).repeat_interleave(torch.tensor(self._turns))
             drawn = derive_generator(self.seed, number, "round")
-            self._schedule = turns[torch.randperm(self.steps_per_round, generator=drawn)]
+            self._schedule = turns[torch.randperm(self.steps_per_epoch, generator=drawn)]
             self._round = number
         group = int(self._schedule[position])
         before = int((self._schedule[:position] == group).sum())
@@ -89,7 +89,7 @@ class ProcessShare(NamedTuple):
         return [
             [
                 SlotAssignment(step, slot, indices[slot], step * len(indices) + slot)
-                for slot in list_micro_batch_slots(
+                for slot in list_slots_of_micro_batch(
                     self.rank,
                     part,
                     batch_size=len(indices),
@@ -101,7 +101,7 @@ class ProcessShare(NamedTuple):
         ]
 
 
-def list_micro_batch_slots(
+def list_slots_of_micro_batch(
     rank: int, part: int, *, batch_size: int, ranks: int, parts: int
 ) -> range:
     """Return the positions in the global batch that process `rank` computes in its micro-batch

@@ -14,7 +14,7 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_caption_encoder
-from train.cache.dropped_weights import drop_weights, has_dropped_weights, restore_dropped_weights
+from train.cache.freed_weights import free_weights, has_freed_weights, restore_freed_weights
 from train.cache.model_digests import compute_tokenizer_digest, compute_weights_digest
 from train.data.buckets import Shape
 
@@ -99,7 +99,7 @@ class CacheEncoders:
             self._released |= {name for name in MODELS_BY_KIND[kind] if name in self.models}
         for name in self._released:
             self._digest(name)
-            drop_weights(self.models[name])
+            free_weights(self.models[name])
 
     def reload_weights(self, device: torch.device) -> None:
         """Load the weights of released models from the base model again, for generating and
@@ -107,9 +107,7 @@ class CacheEncoders:
 
         Raises ModelError where the base has changed since.
         """
-        released = {
-            name: model for name, model in self.models.items() if has_dropped_weights(model)
-        }
+        released = {name: model for name, model in self.models.items() if has_freed_weights(model)}
         if not released:
             return
         here = {name: part for name, part in self.given.items() if name not in released}
@@ -120,7 +118,7 @@ class CacheEncoders:
                     f"The {name} of {self.base} has changed since the run began: restore the old "
                     "one; the same command goes on from the newest checkpoint."
                 )
-            restore_dropped_weights(model, found[name])
+            restore_freed_weights(model, found[name])
             model.to(device).requires_grad_(False).eval()
             config: Any = model.config
             if not (name == "vae" and config.get("force_upcast", False)):

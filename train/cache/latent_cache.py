@@ -14,7 +14,7 @@ from train.data.pictures import AugmentedVariant, Pictures
 MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
 
 
-class CachedPictures(Pictures):
+class CachedPictureDataset(Pictures):
     """Data set of pictures whose latents are read from the cache, with order and captions
     unchanged.
 
@@ -33,18 +33,18 @@ class CachedPictures(Pictures):
         """
         super().__init__(pictures.config, found=pictures.found, part=pictures.part)
         self.shards = shards
-        self.held_out_cache: CachedPictures | None = None
+        self.held_out_cache: CachedPictureDataset | None = None
         """The held-out pictures, once it is known which of them are lost."""
         self._lost = pictures._lost  # shared, so that each is named once
         for index, error in (lost or {}).items():
             self._note_lost(index, error)
 
-    def build_held_out_set(self) -> "CachedPictures":
+    def build_held_out_set(self) -> "CachedPictureDataset":
         """Return the held-out pictures as a data set that reads the cache, too."""
         return (
             self.held_out_cache
             if self.held_out_cache is not None
-            else CachedPictures(super().build_held_out_set(), self.shards)
+            else CachedPictureDataset(super().build_held_out_set(), self.shards)
         )
 
     def find_replacement(self, index: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.cache.latent_cache import CachedPictures
+from train.cache.latent_cache import CachedPictureDataset
 from train.data.pictures import AugmentedVariant
 
 MIN_MEAN_VISITS_TO_CACHE_ALL = 4
@@ -12,7 +12,7 @@ run is simulated."""
 
 
 def iterate_visits(
-    pictures: CachedPictures, order: BatchOrder, steps: int
+    pictures: CachedPictureDataset, order: BatchOrder, steps: int
 ) -> Iterator[tuple[int, int]]:
     """Iterate over the pictures in the order in which a run reads them: index of the picture,
     number of the visit.
@@ -23,7 +23,7 @@ def iterate_visits(
 
 
 def list_needed_variants(
-    pictures: CachedPictures, order: BatchOrder | None, steps: int
+    pictures: CachedPictureDataset, order: BatchOrder | None, steps: int
 ) -> list[AugmentedVariant]:
     """List the augmented variants of pictures that a run reads; without an order all of them."""
     indices = {pictures.find_replacement(index) for index in range(len(pictures))}
@@ -39,7 +39,7 @@ def list_needed_variants(
 
 
 def list_needed_captions(
-    every: set[str], pictures: CachedPictures | None, order: BatchOrder, steps: int
+    every: set[str], pictures: CachedPictureDataset | None, order: BatchOrder, steps: int
 ) -> set[str]:
     """List the captions that a run reads, and the empty one for captions that are dropped out.
 

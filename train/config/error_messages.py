@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.errors import choice_hint
+from t2i.errors import suggest_choice
 
 EXPECTED_BY_TYPE = {
     "int": "a whole number, as in 8",
@@ -59,7 +59,7 @@ def explain_validation_error(error: ValidationError, model: type[BaseModel]) -> 
         del place[3:4]
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {key!r}. {choice_hint(place[-1], _known_keys(place, model))}"
+        return f"Unknown key {key!r}. {suggest_choice(place[-1], _known_keys(place, model))}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
     message = str(first["msg"]).removeprefix("Value error, ")

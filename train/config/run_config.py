@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from t2i.scenes.scenes import ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig
 from train.cache.config import CacheConfig
 from train.data.class_picture_config import PriorPreservationConfig, check_prior_preservation_config
 from train.data.registry import DataConfig
@@ -51,7 +51,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0)
     target: TargetConfig = Field(discriminator="kind")
     objective: ObjectiveConfig = ObjectiveConfig()
-    data: DataConfig = Field(ScenesConfig(), discriminator="kind")
+    data: DataConfig = Field(SceneDatasetConfig(), discriminator="kind")
     prior: PriorPreservationConfig | None = None
     """DreamBooth's class pictures, drawn before the first step where they are missing."""
     train: LoopConfig

@@ -6,16 +6,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from train.config_paths import resolve_paths
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.subsets import SubsetConfig
 
 
 def build_data_config_from_path(
     place: Path, size: int | None = None, step: int | None = None
-) -> PicturesConfig:
+) -> PictureDatasetConfig:
     """Build the data configuration for a path: a folder, a .jsonl of pairs, a .tar, the TOML of a
     training run or one of kohya's.
 
@@ -43,7 +43,7 @@ def build_data_config_from_path(
     if step is not None:
         tree["bucket_step"] = step
     try:
-        return PicturesConfig.model_validate(tree)
+        return PictureDatasetConfig.model_validate(tree)
     except ValidationError as error:
         raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
@@ -80,6 +80,6 @@ def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(("data", *map(str, first["loc"])))
     if first["type"] == "extra_forbidden":
-        model = SubsetConfig if "subsets" in first["loc"] else PicturesConfig
-        return f"Unknown key {key!r}. {choice_hint(str(first['loc'][-1]), model.model_fields)}"
+        model = SubsetConfig if "subsets" in first["loc"] else PictureDatasetConfig
+        return f"Unknown key {key!r}. {suggest_choice(str(first['loc'][-1]), model.model_fields)}"
     return f"{key}: {str(first['msg']).removeprefix('Value error, ')}"

@@ -19,7 +19,7 @@ from train.data.decode import BrokenPictureError
 from train.data.discovery import FoundPictures, list_and_check_pictures
 from train.data.picture_checks import CheckedPicture, ProgressFunction
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.listing import PictureEntry
 
 
@@ -64,7 +64,7 @@ class MissingPictureBytes:
 
 
 def load_run_pictures(
-    config: PicturesConfig, path: Path, progress: ProgressFunction | None = None
+    config: PictureDatasetConfig, path: Path, progress: ProgressFunction | None = None
 ) -> Pictures:
     """Load the pictures of a run in the order of its manifest at `path`; the first time, write
     the manifest.

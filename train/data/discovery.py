@@ -8,7 +8,7 @@ from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
 from train.data.picture_checks import CheckedPicture, ProgressFunction, check_pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.listing import Listing, PictureEntry
 from train.data.sources.subset_listing import expand_kohya_subsets, list_subset_pictures
 from train.data.subsets import PLACEHOLDER_PATTERN, CropMode, SubsetConfig
@@ -79,7 +79,9 @@ class FoundPictures:
 
 
 def list_and_check_pictures(
-    config: PicturesConfig, progress: ProgressFunction | None = None, sound: Container[str] = ()
+    config: PictureDatasetConfig,
+    progress: ProgressFunction | None = None,
+    sound: Container[str] = (),
 ) -> FoundPictures:
     """List the pictures of every subset of a configuration, and read and check each of them.
 
@@ -112,7 +114,9 @@ def list_and_check_pictures(
     return FoundPictures(tuple(usable), tuple(broken), total, tuple(notes), tuple(rules))
 
 
-def resolve_subset_settings(config: PicturesConfig, subset: SubsetConfig) -> ResolvedSubsetSettings:
+def resolve_subset_settings(
+    config: PictureDatasetConfig, subset: SubsetConfig
+) -> ResolvedSubsetSettings:
     """Return the settings of a subset, with those of the data set where it has none of its own.
 
     Raises ArgumentError for a caption template with a trigger that is not set.

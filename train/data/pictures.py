@@ -30,7 +30,7 @@ from train.data.discovery import (
     list_and_check_pictures,
 )
 from train.data.picture_checks import CheckedPicture, ProgressFunction
-from train.data.pictures_config import PicturesConfig, list_allowed_shapes
+from train.data.pictures_config import PictureDatasetConfig, list_allowed_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.transforms import (
     BucketTransform,
@@ -61,7 +61,7 @@ class Pictures:
 
     def __init__(
         self,
-        config: PicturesConfig,
+        config: PictureDatasetConfig,
         progress: ProgressFunction | None = None,
         *,
         found: FoundPictures | None = None,
@@ -119,7 +119,7 @@ class Pictures:
             f"No picture of the shape of {self.picture_name(index)} can be read any more."
         )
 
-    def list_batch_groups(self) -> list[list[int]]:
+    def group_indices_by_shape(self) -> list[list[int]]:
         """Return the indices of the pictures grouped by bucket, each as often as it occurs in an
         epoch.
         """
@@ -271,7 +271,7 @@ class Pictures:
 
     def build_summary(self) -> DatasetSummary:
         """Build a summary of the data set: counts, sizes and remarks."""
-        epoch = [index for group in self.list_batch_groups() for index in group]
+        epoch = [index for group in self.group_indices_by_shape() for index in group]
         return summarize_pictures(
             self.found, self.checked, self._buckets, epoch, self.list_captions()
         )

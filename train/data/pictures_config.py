@@ -14,7 +14,7 @@ SMALL_SIZE_LIMIT = 256
 """Below this size, in pixels, the default bucket step is 8 and not 64."""
 
 
-class PicturesConfig(BaseModel):
+class PictureDatasetConfig(BaseModel):
     """Configuration of a data set of one's own pictures: sources, image sizes, crops, captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +93,7 @@ class PicturesConfig(BaseModel):
         return self
 
 
-def list_allowed_shapes(config: PicturesConfig) -> tuple[Shape, ...]:
+def list_allowed_shapes(config: PictureDatasetConfig) -> tuple[Shape, ...]:
     """Return the shapes of all buckets of the configuration."""
     if not config.buckets:
         return (Shape(config.size, config.size),)

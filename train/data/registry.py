@@ -1,18 +1,18 @@
 """Construction of a data set from its configuration, by `kind`."""
 
 from t2i.data.training_dataset import TrainingDataset
-from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 
-DataConfig = ScenesConfig | CompositionsConfig | PicturesConfig
+DataConfig = SceneDatasetConfig | RecogniserDatasetConfig | PictureDatasetConfig
 
 
 def build_dataset(config: DataConfig) -> TrainingDataset:
     """Build the data set that a configuration describes: pictures, scenes or compositions."""
-    if isinstance(config, CompositionsConfig):
+    if isinstance(config, RecogniserDatasetConfig):
         return Compositions(config)
-    if isinstance(config, PicturesConfig):
+    if isinstance(config, PictureDatasetConfig):
         return Pictures(config)
     return Scenes(config)

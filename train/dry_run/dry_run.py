@@ -40,7 +40,7 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
     """
     train = config.train
     facts: PlanNumbers = {
-        "trained": list_parameter_group_facts(config, expected),
+        "trained": summarize_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
     facts |= {"not_counted": expected.missing or None, "data": count_examples_and_epochs(config)}
@@ -55,7 +55,7 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
     return facts
 
 
-def list_parameter_group_facts(
+def summarize_parameter_groups(
     config: RunConfig, expected: ParameterAndMemoryForecast
 ) -> list[PlanNumbers]:
     """List a dict for each parameter group: what it trains, its number of parameters and its
@@ -98,7 +98,7 @@ def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
     except T2IError as error:
         return {"examples": None, "epochs": None, "problem": str(error)}
     pictures = isinstance(samples, Pictures)
-    visits = sum(map(len, samples.list_batch_groups())) if pictures else len(samples)
+    visits = sum(map(len, samples.group_indices_by_shape())) if pictures else len(samples)
     visits += config.prior.count if config.prior is not None else 0
     epochs = config.train.steps * config.train.batch_size / max(visits, 1)
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}

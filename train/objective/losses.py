@@ -12,12 +12,12 @@ from torch.nn.functional import interpolate
 SMALLEST_DIVISOR = torch.finfo(torch.float32).tiny
 
 
-def l2_of_error(error_BCHW: Tensor) -> Tensor:
+def compute_l2_loss(error_BCHW: Tensor) -> Tensor:
     """Return e^2 of a difference e = prediction - target, elementwise, (B, C, H, W)."""
     return error_BCHW.pow(2)
 
 
-def pseudo_huber_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+def compute_pseudo_huber_loss(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     """Return 2 c (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 for |e| << c, 2 c |e|
     for |e| >> c.
 
@@ -25,10 +25,10 @@ def pseudo_huber_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     scripts call "huber". Computed as 2 c e^2 / (sqrt(e^2 + c^2) + c), which is the same number
     without the difference of two nearly equal ones.
     """
-    return _rows(c_B) * smooth_l1_of_error(error_BCHW, c_B)
+    return _rows(c_B) * compute_smooth_l1_loss(error_BCHW, c_B)
 
 
-def smooth_l1_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+def compute_smooth_l1_loss(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     """Return 2 (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 / c for |e| << c, 2 |e|
     for |e| >> c.
 
@@ -43,12 +43,14 @@ def smooth_l1_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
 # Thresholds of the pseudo-Huber losses, at time 0 (no noise) to 1 (pure noise) of the schedule.
 
 
-def constant_huber_threshold(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+def compute_constant_huber_threshold(
+    c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor
+) -> Tensor:
     """Return the Huber threshold c, the same at every timestep, (B,)."""
     return torch.full_like(alpha_B, c)
 
 
-def exponential_huber_threshold(
+def compute_exponential_huber_threshold(
     c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor
 ) -> Tensor:
     """Return the Huber threshold c^time, (B,): from 1 without noise to c in pure noise
@@ -57,7 +59,9 @@ def exponential_huber_threshold(
     return torch.exp(math.log(c) * time_B).to(alpha_B.dtype)
 
 
-def snr_huber_threshold(c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor) -> Tensor:
+def compute_snr_huber_threshold(
+    c: float, time_B: Tensor, alpha_B: Tensor, sigma_B: Tensor
+) -> Tensor:
     """Return the Huber threshold (1 - c) / (1 + sigma / alpha)^2 + c, (B,), which falls from 1 to
     c.
 
@@ -90,7 +94,7 @@ def _rows(value_B: Tensor) -> Tensor:
 
 
 HUBER_THRESHOLDS = {
-    "constant": constant_huber_threshold,
-    "exponential": exponential_huber_threshold,
-    "snr": snr_huber_threshold,
+    "constant": compute_constant_huber_threshold,
+    "exponential": compute_exponential_huber_threshold,
+    "snr": compute_snr_huber_threshold,
 }

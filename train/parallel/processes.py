@@ -37,7 +37,7 @@ UNSUPPORTED_PLUGINS = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a pa
 """Plugins of an accelerate config that this loop does not support: variable -> name."""
 
 
-def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
+def run_on_all_processes(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
     """Run an action on every process of a run and return all results; a T2IError of one is
     raised on all.
     """
@@ -54,7 +54,7 @@ def run_on_all(accelerator: Accelerator, action: Callable[[], Result]) -> list[R
     return [result for result, _ in results]
 
 
-def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+def run_on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
     """Run an action on the main process while the others wait; its result is dropped, a T2IError of
     it is raised on all.
     """
@@ -63,7 +63,7 @@ def run_on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
         if accelerator.is_main_process:
             action()
 
-    run_on_all(accelerator, act)
+    run_on_all_processes(accelerator, act)
 
 
 def is_true_on_any_process(accelerator: Accelerator, value: bool) -> bool:
@@ -76,7 +76,7 @@ def is_true_on_any_process(accelerator: Accelerator, value: bool) -> bool:
     return bool(accelerator.reduce(flag, "sum").item())
 
 
-def print_on_main(accelerator: Accelerator, text: str) -> None:
+def print_on_main_process(accelerator: Accelerator, text: str) -> None:
     """Print a line on stderr, on the main process alone."""
     if accelerator.is_main_process:
         print_note(text)

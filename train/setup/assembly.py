@@ -22,11 +22,11 @@ from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_m
 from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import PATCH_SIDE_PIXELS
-from t2i.scenes.recogniser_data import Compositions, CompositionsConfig
+from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
 from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_module_sharded
-from train.parallel.processes import run_on_main
+from train.parallel.processes import run_on_main_process
 from train.targets.autoencoder import AutoencoderTarget, AutoencoderTargetConfig
 from train.targets.caption_matcher import CaptionMatcherTarget, CaptionMatcherTargetConfig
 from train.targets.denoiser import DenoiserTarget, DenoiserTargetConfig
@@ -59,7 +59,7 @@ def assemble_target(
     if isinstance(config.target, CaptionMatcherTargetConfig):
         return CaptionMatcherTarget(config.target, config.seed, config.train.batch_size), {}
     if isinstance(config.target, RecogniserTargetConfig):
-        assert isinstance(config.data, CompositionsConfig)
+        assert isinstance(config.data, RecogniserDatasetConfig)
         labels, size = Compositions(config.data).labels, config.data.size
         check_recogniser_size(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
@@ -91,7 +91,7 @@ def gather_whole_target(
             copy_into_sharded(weight, weights[name])
         found[0].to(accelerator.device)
 
-    run_on_main(accelerator, build_whole)
+    run_on_main_process(accelerator, build_whole)
     return found[0]
 
 

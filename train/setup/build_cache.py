@@ -15,21 +15,25 @@ from accelerate.utils.memory import clear_device_cache
 
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import OutputError, TrainingError
-from t2i.run_folder import StoppedDuringSetup, StopRequest
+from t2i.run_folder import StoppedDuringSetup, StopSignalHandler
 from t2i.terminal import plural
 from train.batches.batch_order import BatchOrder
 from train.batches.micro_batch_splitting import explaining_out_of_memory
 from train.cache.caption_encoding import build_caption_encoder
 from train.cache.config import CacheConfig
 from train.cache.encoders import MODELS_BY_KIND, CacheEncoders
-from train.cache.latent_cache import CachedPictures
+from train.cache.latent_cache import CachedPictureDataset
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import DIGEST_DIGITS, ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTextEmbeddings
 from train.config.run_config import TargetConfig
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
-from train.parallel.processes import print_on_main, run_on_all, run_on_main
+from train.parallel.processes import (
+    print_on_main_process,
+    run_on_all_processes,
+    run_on_main_process,
+)
 from train.reporting.progress import AdvanceFunction, show_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 from train.setup.cache_decisions import (
@@ -72,7 +76,7 @@ def build_cached_dataset(
     order: BatchOrder,
     out: Path,
     accelerator: Accelerator,
-    stop: StopRequest,
+    stop: StopSignalHandler,
 ) -> tuple[TrainingDataset, CacheEncoders | None]:
     """Encode the latents and captions of a data set into the cache; return a data set that reads
     them from there, and the encoders with their weights released.
@@ -101,7 +105,7 @@ def build_cached_dataset(
         clear_device_cache(garbage_collection=True)
     for kind, reason in reasons.items():
         if reason:
-            print_on_main(accelerator, f"The {kind} are not cached: {reason}.")
+            print_on_main_process(accelerator, f"The {kind} are not cached: {reason}.")
     return samples, encoders
 
 
@@ -115,7 +119,7 @@ class CacheBuilder:
         out: Path,
         encoders: CacheEncoders,
         accelerator: Accelerator,
-        stop: StopRequest,
+        stop: StopSignalHandler,
     ) -> None:
         assert isinstance(settings.target, FineTuneTargetConfig)
         self.target, self.steps = settings.target, settings.loop.steps
@@ -124,7 +128,7 @@ class CacheBuilder:
         self.folder = self.config.folder or out / CACHE_FOLDER
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
 
-    def cache_latents(self, samples: Pictures) -> CachedPictures:
+    def cache_latents(self, samples: Pictures) -> CachedPictureDataset:
         """Cache the latents of the pictures that the run reads, and of held-out ones; return the
         data set that reads them.
         """
@@ -140,7 +144,7 @@ class CacheBuilder:
         caption.
         """
         shards = self._open_shards("texts")
-        as_planned = samples if isinstance(samples, CachedPictures) else None
+        as_planned = samples if isinstance(samples, CachedPictureDataset) else None
         size = self.config.captions_at_once
         every = samples.list_captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
@@ -168,12 +172,12 @@ class CacheBuilder:
 
     def _complete(
         self, samples: Pictures, shards: ShardFolder, order: BatchOrder | None
-    ) -> CachedPictures:
+    ) -> CachedPictureDataset:
         """Cache the variants that a run in this order reads; without an order all of them."""
         lost: dict[int, BrokenPictureError] = {}
         size, vae = self.config.pictures_at_once, self.encoders.given["vae"]
         while True:
-            pictures = CachedPictures(samples, shards, lost)
+            pictures = CachedPictureDataset(samples, shards, lost)
             needed = list_needed_variants(pictures, order, self.steps)
             missing = {
                 key: variant
@@ -205,9 +209,9 @@ class CacheBuilder:
         shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_DIGITS]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
-        found = run_on_all(self.accelerator, lambda: shards.list_damaged_files(mine))
+        found = run_on_all_processes(self.accelerator, lambda: shards.list_damaged_files(mine))
         damaged = {name for each in found for name in each}
-        run_on_main(self.accelerator, lambda: _discard_damaged(shards, damaged))
+        run_on_main_process(self.accelerator, lambda: _discard_damaged(shards, damaged))
         self._index_files(shards, [name for name in files if name not in damaged])
         return shards
 
@@ -217,7 +221,9 @@ class CacheBuilder:
         Other runs may add files at any moment.
         """
         main = self.accelerator.is_main_process
-        return run_on_all(self.accelerator, lambda: shards.list_files() if main else [])[0]
+        return run_on_all_processes(self.accelerator, lambda: shards.list_files() if main else [])[
+            0
+        ]
 
     def _index_files(
         self, shards: ShardFolder, files: Sequence[str], made: Collection[str] = ()
@@ -230,7 +236,7 @@ class CacheBuilder:
             shards.index_files(files)
             return all(key in shards for key in made)
 
-        if not all(run_on_all(self.accelerator, index)):
+        if not all(run_on_all_processes(self.accelerator, index)):
             raise TrainingError(
                 f"Not every process finds the files that the others wrote to {shards.folder}: set "
                 "cache.folder to a folder that all of them share."
@@ -243,7 +249,7 @@ class CacheBuilder:
             with explaining_out_of_memory(what, remedy):
                 return action()
 
-        return run_on_all(self.accelerator, act)
+        return run_on_all_processes(self.accelerator, act)
 
     @contextmanager
     def _progress(self, what: str, total: int) -> Iterator[AdvanceFunction]:
@@ -259,8 +265,8 @@ class CacheBuilder:
         return takewhile(lambda _: not self.stop.wanted, batches[self.rank :: self.ranks])
 
     def _stop_if_asked(self) -> None:
-        if any(run_on_all(self.accelerator, lambda: self.stop.wanted)):
-            print_on_main(
+        if any(run_on_all_processes(self.accelerator, lambda: self.stop.wanted)):
+            print_on_main_process(
                 self.accelerator, "stopped while encoding; the same command goes on from here"
             )
             raise StoppedDuringSetup
@@ -283,7 +289,7 @@ class CacheBuilder:
                     "switch cache.latents or cache.texts off."
                 )
 
-        run_on_all(self.accelerator, check)
+        run_on_all_processes(self.accelerator, check)
 
 
 def _discard_damaged(shards: ShardFolder, damaged: Collection[str]) -> None:

@@ -14,14 +14,14 @@ from PIL import Image
 from t2i.atomic_files import write_atomically
 from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from t2i.safe_reading import RUN_FILE_KIND, read_json
 from t2i.terminal import print_note
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
 from train.data.sources.folder import list_picture_folder
 from train.data.sources.listing import Listing
-from train.parallel.processes import run_on_main
+from train.parallel.processes import run_on_main_process
 from train.reporting.progress import show_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 
@@ -73,14 +73,14 @@ def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec |
 
 
 def generate_class_pictures_on_main(
-    wanted: ClassPictureSpec, accelerator: Accelerator, stop: StopRequest
+    wanted: ClassPictureSpec, accelerator: Accelerator, stop: StopSignalHandler
 ) -> bool:
     """Generate the missing class pictures on the main process; return False if that was stopped.
 
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
     """
-    run_on_main(
+    run_on_main_process(
         accelerator, lambda: generate_missing_class_pictures(wanted, accelerator.device, stop)
     )
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
@@ -88,7 +88,7 @@ def generate_class_pictures_on_main(
 
 
 def generate_missing_class_pictures(
-    wanted: ClassPictureSpec, device: torch.device, stop: StopRequest
+    wanted: ClassPictureSpec, device: torch.device, stop: StopSignalHandler
 ) -> None:
     """Generate on this process the class pictures that the folder lacks, until a stop is
     requested.

@@ -19,12 +19,12 @@ from train.checkpoint import (
     CHECKPOINT_FOLDER,
     CheckpointState,
     read_newest_checkpoint,
-    read_newest_checkpoint_facts,
+    read_newest_checkpoint_json,
 )
 from train.config.config_changes import list_forbidden_changes
 from train.config.error_messages import explain_validation_error
 from train.config.run_config import RunConfig
-from train.parallel.processes import run_on_all
+from train.parallel.processes import run_on_all_processes
 from train.setup.assembly import ModelIdentity
 from train.targets.target import TrainingTarget
 
@@ -50,7 +50,7 @@ def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitSt
     Raises ArgumentError where it holds a run of another configuration.
     """
     stack.enter_context(lock_folder(out))
-    facts = read_newest_checkpoint_facts(out / CHECKPOINT_FOLDER)
+    facts = read_newest_checkpoint_json(out / CHECKPOINT_FOLDER)
     if facts is not None:
         check_same_config(out, facts, config)
 
@@ -67,7 +67,7 @@ def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> Checkp
         states.append(read_newest_checkpoint(out / CHECKPOINT_FOLDER))
         return states[0].step if states[0] else 0
 
-    found, (state,) = {*run_on_all(accelerator, read)}, states
+    found, (state,) = {*run_on_all_processes(accelerator, read)}, states
     if len(found) > 1:
         raise TrainingError(
             f"The processes found different checkpoints in {out}: after the steps "

@@ -14,10 +14,10 @@ from train.config.run_config import TargetConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
 from train.data.dataset_manifest import load_run_pictures
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig, build_dataset
 from train.data.subsets import SubsetConfig
-from train.parallel.processes import run_on_main
+from train.parallel.processes import run_on_main_process
 from train.targets.finetune import FineTuneTargetConfig
 
 DATASET_MANIFEST_NAME = "pictures.json"
@@ -46,7 +46,7 @@ def load_run_dataset(
     """
     target = settings.target
     data = add_class_picture_subset(settings.data, settings.prior, out)
-    if not isinstance(data, PicturesConfig):
+    if not isinstance(data, PictureDatasetConfig):
         return build_dataset(data)
     found: list[Pictures] = []
 
@@ -60,7 +60,7 @@ def load_run_dataset(
         ):
             print_note(remark)
 
-    run_on_main(accelerator, read)
+    run_on_main_process(accelerator, read)
     return found[0] if found else load_run_pictures(data, out / DATASET_MANIFEST_NAME)
 
 
@@ -70,7 +70,7 @@ def add_class_picture_subset(
     """Return the data configuration with a run's class pictures, if any, as one more subset."""
     if prior is None:
         return data
-    assert isinstance(data, PicturesConfig)
+    assert isinstance(data, PictureDatasetConfig)
     own = (SubsetConfig(folder=data.folder),) if data.folder is not None else data.subsets
     drawn = SubsetConfig(
         folder=resolve_class_picture_folder(prior, out),
@@ -87,7 +87,7 @@ def add_class_picture_subset(
 
 
 def check_supervision_and_list_remarks(
-    target: TargetConfig, data: PicturesConfig, pictures: Pictures
+    target: TargetConfig, data: PictureDatasetConfig, pictures: Pictures
 ) -> list[str]:
     """Check that attention supervision has masked pictures to learn from, and return remarks on
     those that it leaves out.
@@ -172,7 +172,7 @@ def check_preferences_and_list_remarks(target: TargetConfig, pictures: Pictures)
 
 def build_batch_order(samples: TrainingDataset, batch_size: int, seed: int) -> BatchOrder:
     """Build the order in which a run with this seed reads its training examples."""
-    return BatchOrder(samples.list_batch_groups(), batch_size, derive_seed(seed, "data"))
+    return BatchOrder(samples.group_indices_by_shape(), batch_size, derive_seed(seed, "data"))
 
 
 def build_data_identity(samples: TrainingDataset) -> dict[str, str]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
 from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import read_and_check_folder
-from t2i.errors import ArgumentError, choice_hint
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
+from t2i.errors import ArgumentError, suggest_choice
 from train.starter_config.picture_folder import PictureFolderStats, locate_picture_sources
 from train.starter_config.template_values import TEMPLATE_PIECES_BY_METHOD
 
@@ -37,7 +37,7 @@ def check_options(options: StarterConfigOptions) -> None:
     """
     if options.method not in TRAINING_METHODS:
         raise ArgumentError(
-            f"--init {options.method}: {choice_hint(options.method, TRAINING_METHODS)}"
+            f"--init {options.method}: {suggest_choice(options.method, TRAINING_METHODS)}"
         )
     if options.method in METHODS_WITH_CLASS_PICTURES and not options.kind:
         raise ArgumentError(

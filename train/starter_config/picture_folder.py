@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.data.discovery import check_broken_fraction, list_and_check_pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.subsets import SubsetConfig
 
 COMPANION_FOLDERS = ("masks", "losers")
@@ -58,7 +58,7 @@ def inspect_picture_folder(folder: Path) -> PictureFolderStats:
     """
     sources = locate_picture_sources(folder)
     subset = SubsetConfig.model_validate(sources)
-    found = list_and_check_pictures(PicturesConfig(subsets=(subset,)))
+    found = list_and_check_pictures(PictureDatasetConfig(subsets=(subset,)))
     if not found.pictures:
         check_broken_fraction(found.broken, found.total, 0.0)
     shapes = sorted(
@@ -84,7 +84,7 @@ def inspect_picture_folder(folder: Path) -> PictureFolderStats:
 
 def is_broken_fraction_allowed(facts: PictureFolderStats) -> bool:
     """Return True if the fraction of broken pictures in a folder is one that a run accepts."""
-    bad_share: float = PicturesConfig.model_fields["bad_share"].default
+    bad_share: float = PictureDatasetConfig.model_fields["bad_share"].default
     return facts.broken <= bad_share * (facts.pictures + facts.broken)
 
 

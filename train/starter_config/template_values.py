@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from t2i.denoiser.loading.address import EMBEDDED_MODELS
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 
 ModelFamily = Literal["embedded", "sd", "sdxl"]

@@ -35,7 +35,7 @@ from t2i.adapters import (
 from t2i.atomic_folders import atomic_folder
 from t2i.denoiser.build import Components
 from t2i.denoiser.families.sdxl import takes_size_conditioning
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
 from train.export import DTYPE_BY_PRECISION, ExportConfig, ModelNotes, convert_and_write_model
 from train.targets.parts.learned_words import ExtendedEmbedding, NewWordConfig

@@ -25,7 +25,7 @@ from t2i.adapters.module_names import (
     ONE_ENCODER_PREFIXES,
     TEXT_MODEL_PREFIX,
     TWO_ENCODER_PREFIXES,
-    module_name_in_file,
+    module_name_in_lora_file,
     replace_dots,
     summarize_names,
     to_original_sdxl_name,
@@ -43,7 +43,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
 
     Raises ModelError for layer types that diffusers cannot read, OutputError for a failed write.
     """
-    check_not_empty(lora)
+    check_lora_not_empty(lora)
     if other := lora.kinds - {"lora"}:
         raise ModelError(
             f"diffusers reads no {summarize_names(map(KIND_TITLES.__getitem__, other))} file: "
@@ -58,7 +58,7 @@ def write_diffusers_lora(path: Path, lora: Lora) -> None:
             names = DIFFUSERS_MLP_FIELDS
         for module, layer in layers.items():
             for name, tensor in reshape_layer_for_peft(layer).items():
-                tensors[f"{part}.{module_name_in_file(part, module)}.{names[name]}"] = tensor
+                tensors[f"{part}.{module_name_in_lora_file(part, module)}.{names[name]}"] = tensor
         config |= {f"{part}.{key}": value for key, value in build_peft_config(part, layers).items()}
     write_tensor_file(
         path,
@@ -76,7 +76,7 @@ def write_kohya_lora(path: Path, lora: Lora, metadata: KohyaMetadata | None = No
     Raises ModelError where the family is neither given nor inferable, OutputError for a failed
     write.
     """
-    check_not_empty(lora)
+    check_lora_not_empty(lora)
     metadata = metadata or KohyaMetadata()
     family = metadata.family or infer_base_family(lora)
     prefixes = TWO_ENCODER_PREFIXES if family == "sdxl" else ONE_ENCODER_PREFIXES
@@ -100,7 +100,7 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
 
     Raises ModelError for LoKr, whose shapes peft derives itself.
     """
-    check_not_empty(lora)
+    check_lora_not_empty(lora)
     with atomic_folder(folder) as new_folder:
         for part, layers in lora.parts.items():
             kinds = {layer.kind for layer in layers.values()}
@@ -127,14 +127,14 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
 def module_name_in_installed_library(part: str, name: str) -> str:
     """Return a module's name as the installed version of transformers or diffusers has it."""
     return (
-        module_name_in_file(part, name)
-        if part != "unet" and installed_clip_has_prefix(part)
+        module_name_in_lora_file(part, name)
+        if part != "unet" and installed_clip_has_text_model_prefix(part)
         else name
     )
 
 
 @cache
-def installed_clip_has_prefix(part: str) -> bool:
+def installed_clip_has_text_model_prefix(part: str) -> bool:
     """Return True if the installed CLIP class prefixes its module names with "text_model."."""
     second = part == "text_encoder_2"
     kind = "CLIPTextModelWithProjection" if second else "CLIPTextModel"
@@ -228,10 +228,10 @@ def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block:
                 f"The original code of SDXL has no module like {module}, so kohya's files have no "
                 "name for it. Write it as diffusers, or give another --family."
             ) from None
-    return replace_dots(module_name_in_file(part, module))
+    return replace_dots(module_name_in_lora_file(part, module))
 
 
-def check_not_empty(lora: Lora) -> None:
+def check_lora_not_empty(lora: Lora) -> None:
     """Raise ModelError for a LoRA without layers."""
     if not any(lora.parts.values()):
         raise ModelError("The LoRA changes nothing: there is no layer to write.")

@@ -162,7 +162,7 @@ class EditPlan:
             "B", before.kept, kept_NT, make=kept
         )
 
-    def row_mixes_from(self, row: int, source: int) -> bool:
+    def is_row_mixed_from(self, row: int, source: int) -> bool:
         """Return True if an earlier edit mixed the attention map of batch row `source` into that
         of `row`.
         """

@@ -47,7 +47,7 @@ class AttentionProbabilities:
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
         return self.attention_map(row).index_select(-1, positions_S).transpose(-1, -2)
 
-    def compute_mean_ratio_to_largest(
+    def compute_mean_ratio_to_max_token(
         self, row: int, positions_S: Tensor, heads: list[int] | None
     ) -> Tensor:
         """Return some text tokens' attention probabilities, each divided by the largest probability
@@ -61,7 +61,7 @@ class AttentionProbabilities:
             return chosen_NSQ.mean(dim=0, keepdim=True)
         probs_NQT = self.attention_map(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
-        return compute_mean_ratio_to_largest(
+        return compute_mean_ratio_to_max_token(
             probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
         )
 
@@ -180,7 +180,7 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
     return own
 
 
-def compute_mean_ratio_to_largest(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
+def compute_mean_ratio_to_max_token(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
     """Return token probabilities, each divided by the largest probability of any token at the same
     image position, as a mean over heads.
 

@@ -15,7 +15,7 @@ from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, short_repr
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 
 def to_dict(edit: Edit) -> dict[str, object]:
@@ -51,7 +51,7 @@ def from_dict(data: Mapping[str, object]) -> Edit:
         )
     name = str(data.get("edit"))[:80]
     if name not in EDITS:
-        raise ArgumentError(f"Unknown edit {name!r}. {choice_hint(name, EDITS)}")
+        raise ArgumentError(f"Unknown edit {name!r}. {suggest_choice(name, EDITS)}")
     values = {key: value for key, value in data.items() if key != "edit"}
     edit: Edit = build_dataclass(EDITS[name], values, name)
     return edit

@@ -65,7 +65,8 @@ class Reweight(PerWordWindowEdit):
         rows = call.denoiser_pass.cond_rows(self.target)
         source_rows = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
         if source_rows is None or all(
-            plan.row_mixes_from(row, source) for row, source in zip(rows, source_rows, strict=True)
+            plan.is_row_mixed_from(row, source)
+            for row, source in zip(rows, source_rows, strict=True)
         ):
             plan.add_mix(rows, None, *self.compute_once(call, lambda: self._scale_own_map(call)))
         else:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE, OMITTED_IF_EMPTY
 from t2i.attention.site import Sites, StepWindow, check_step_window
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.masks import remove_mask_transparency
 from t2i.pictures import DECODE_ERRORS
 from t2i.terminal import plural
@@ -74,7 +74,7 @@ def build_dataclass(kind: type[Any], data: Mapping[str, object], name: str) -> A
     for key in data:
         if key not in known:
             raise ArgumentError(
-                f"{name} has no argument {str(key)[:80]!r}. {choice_hint(str(key)[:80], known)}"
+                f"{name} has no argument {str(key)[:80]!r}. {suggest_choice(str(key)[:80], known)}"
             )
     missing = [
         key

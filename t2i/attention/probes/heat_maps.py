@@ -21,7 +21,7 @@ from t2i.atomic_files import write_atomically
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator, Size
 from t2i.attention.probes.refinement import refine_map
 from t2i.attention.site import Site
-from t2i.errors import ArgumentError, DataError, choice_hint
+from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.pictures import build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
@@ -61,14 +61,14 @@ class HeatMaps(Mapping[str, Tensor]):
     ) -> None:
         if convention not in CONVENTIONS:
             raise ArgumentError(
-                f"Got convention={convention!r}. {choice_hint(convention, CONVENTIONS)}"
+                f"Got convention={convention!r}. {suggest_choice(convention, CONVENTIONS)}"
             )
         self.measurements, self.words, self.convention = measurements, words, convention
         self.requested_grid, self.image_index = grid, image_index
 
     def __getitem__(self, word: str) -> Tensor:
         map_HW = self._map(word)
-        return rescale_to_unit(map_HW) if self.convention in RESCALED else map_HW
+        return rescale_to_0_1(map_HW) if self.convention in RESCALED else map_HW
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
@@ -103,7 +103,7 @@ class HeatMaps(Mapping[str, Tensor]):
         if accumulator is None:
             keys = self.measurements.accumulators
             names = [name for index, name in keys if index == self.image_index]
-            raise ArgumentError(f"No map of the site {site!r}. {choice_hint(site, names)}")
+            raise ArgumentError(f"No map of the site {site!r}. {suggest_choice(site, names)}")
         mean_Q = accumulator.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
         return mean_Q.view(accumulator.site.size or (1, -1))
 
@@ -114,7 +114,7 @@ class HeatMaps(Mapping[str, Tensor]):
         threshold : None for that of the convention, see THRESHOLDS
         """
         least = THRESHOLDS[self.convention] if threshold is None else threshold
-        return rescale_to_unit(self._map(word)) >= least
+        return rescale_to_0_1(self._map(word)) >= least
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
         """Return the image with a word's heat map drawn over it, from blue (lowest) to red
@@ -125,7 +125,7 @@ class HeatMaps(Mapping[str, Tensor]):
                 f"Got a {type(image).__name__}, expected a PIL image: pipe(..., "
                 'output_type="pil").images[0].'
             )
-        map_11HW = rescale_to_unit(self._map(word))[None, None]
+        map_11HW = rescale_to_0_1(self._map(word))[None, None]
         heat = functional.interpolate(map_11HW, (image.height, image.width), mode="bicubic")
         heat = heat[0, 0].clamp(0, 1)
         opacity = 0.25 + 0.45 * heat.numpy()[..., None]
@@ -139,7 +139,7 @@ class HeatMaps(Mapping[str, Tensor]):
         """
         tiles = []
         for word in self.words:
-            heat = rescale_to_unit(self._map(word)).numpy()
+            heat = rescale_to_0_1(self._map(word)).numpy()
             colours = Image.fromarray(apply_colour_map(heat).round().astype(np.uint8))
             tiles.append(colours if image is None else self.overlay(word, image))
         cell = max(MIN_DISPLAY_WIDTH, tiles[0].width)
@@ -193,7 +193,7 @@ class HeatMaps(Mapping[str, Tensor]):
         """Return the word's aggregated map (H, W), before it is rescaled."""
         if self.convention not in RESCALED:
             return self._combined_probability(word)
-        ratios = [accumulator.mean_ratio_to_largest_1SQ for accumulator in self._accumulators()]
+        ratios = [accumulator.mean_ratio_to_max_token_1SQ for accumulator in self._accumulators()]
         if self.convention == "default":
             return self._combine(word, ratios)
         affinity = self.measurements.reference_affinity(self.image_index)
@@ -239,7 +239,9 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def _columns(self, word: str) -> list[int]:
         if word not in self.words:
-            raise ArgumentError(f"There is no probe of {word!r}. {choice_hint(word, self.words)}")
+            raise ArgumentError(
+                f"There is no probe of {word!r}. {suggest_choice(word, self.words)}"
+            )
         self._accumulators()
         if word not in self.measurements.tokens:
             raise ArgumentError(
@@ -264,7 +266,7 @@ def resize_bilinear(map_NSHW: Tensor, size: Size) -> Tensor:
     return functional.interpolate(map_NSHW, size, mode="bilinear", antialias=True)
 
 
-def rescale_to_unit(map_HW: Tensor) -> Tensor:
+def rescale_to_0_1(map_HW: Tensor) -> Tensor:
     """Return a heat map rescaled linearly to 0..1."""
     low, high = map_HW.min(), map_HW.max()
     return (map_HW - low) / (high - low).clamp(min=1e-12)

@@ -38,7 +38,7 @@ class SiteAccumulator:
         return self.total_NSQ / self._num_steps_S1()
 
     @property
-    def mean_ratio_to_largest_1SQ(self) -> Tensor:
+    def mean_ratio_to_max_token_1SQ(self) -> Tensor:
         """Mean over steps of the probabilities' ratios to the largest at each image position, for
         the convention "default".
         """

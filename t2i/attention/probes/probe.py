@@ -200,7 +200,7 @@ class Probe:
         )
         ratio_1SQ = None
         if self.convention in RESCALED:
-            ratio_1SQ = probabilities.compute_mean_ratio_to_largest(row, positions_S, heads)
+            ratio_1SQ = probabilities.compute_mean_ratio_to_max_token(row, positions_S, heads)
             ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, total)
         if self.concepts is None:
             return words_NSQ, ratio_1SQ

@@ -98,7 +98,7 @@ class RunningSession:
         else:
             step = denoiser_pass.step
             begins = step == 0 or self._last is None or step < self._last.step
-            new_tokens = self._prompts.update_and_tokenize(
+            new_tokens = self._prompts.update_prompts_and_tokenize(
                 prompts, denoiser_pass.num_prompts, begins
             )
             if new_tokens is not None:

@@ -28,7 +28,7 @@ class SessionPrompts:
         self._tokenizers = tokenizers
         self._has_run = False
 
-    def update_and_tokenize(
+    def update_prompts_and_tokenize(
         self, of_pipeline: Sequence[EncoderInput] | None, num_prompts: int, begins_run: bool
     ) -> PromptTokens | None:
         """Set the prompts of a denoiser pass; return their tokens if the prompts have changed, else

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.bulk.bulk_folder import STATE_FILE, BulkFolder, BulkRunArguments, PendingJobs
-from t2i.cli.bulk.index import INDEX_FILE, IndexPartWriter, JobCounter, merge_index_parts
+from t2i.cli.bulk.index import INDEX_FILE, FinishedJobCounter, IndexPartWriter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.output import print_json, print_remark
@@ -25,7 +25,7 @@ from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.prompt_line import PromptLine
-from t2i.cli.stopping import SignalInterrupt, SignalStop
+from t2i.cli.stopping import InterruptingStopHandler, SignalInterrupt
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.library_messages import quiet_libraries
 from t2i.run_folder import lock_folder
@@ -64,7 +64,7 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
 
     lines : of the prompts file; only the main process needs them
     """
-    with SignalStop() as stop, ExitStack() as held:
+    with InterruptingStopHandler() as stop, ExitStack() as held:
         try:
             with stop.interruptible():
                 work = _load_process_work(bulk, lines, held)
@@ -74,7 +74,7 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
 
         state, pending = work.distributed_state, work.pending
         warnings = _print_line_warnings(bulk, lines) if state.is_main_process else []
-        counter = JobCounter(bulk.out, state.num_processes)
+        counter = FinishedJobCounter(bulk.out, state.num_processes)
         interrupted: SignalInterrupt | None = None
         try:
             _run_jobs(bulk, work, counter, stop)
@@ -112,7 +112,7 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
 
 def _print_line_warnings(bulk: BulkRunArguments, lines: Sequence[PromptLine]) -> list[str]:
     """Print and return the warnings about prompts that may not be meant as written."""
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
 
     model = bulk.options.model
     requests = ((line.number, line.to_request(bulk.options)) for line in lines)
@@ -124,7 +124,7 @@ def _print_line_warnings(bulk: BulkRunArguments, lines: Sequence[PromptLine]) ->
     return warnings
 
 
-def _format_summary(pending: PendingJobs, counter: JobCounter, interrupted: bool) -> str:
+def _format_summary(pending: PendingJobs, counter: FinishedJobCounter, interrupted: bool) -> str:
     before = pending.num_images - len(pending.jobs)
     counts = (
         f"{counter.num_generated} made, {before} made before, {counter.num_failed} failed, "
@@ -149,7 +149,7 @@ def _load_process_work(
         return ProcessJobs(state, pending, jobs, None)
 
     from t2i.cli.bulk.worker import BulkWorker
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
 
     if not state.is_main_process:
         _check_folder_is_shared(bulk.out)
@@ -165,7 +165,7 @@ def _lock_and_plan(
     bulk: BulkRunArguments, lines: Sequence[PromptLine], held: ExitStack
 ) -> PendingJobs:
     """Check the whole run, then lock the folder until `held` is closed."""
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
 
     model = locate_model(bulk.options.model)
     folder = BulkFolder(bulk, lines, model)
@@ -217,7 +217,10 @@ def _check_same_model(model: Path, model_digest: str) -> None:
 
 
 def _run_jobs(
-    bulk: BulkRunArguments, work: ProcessJobs, counter: JobCounter, stop: SignalStop
+    bulk: BulkRunArguments,
+    work: ProcessJobs,
+    counter: FinishedJobCounter,
+    stop: InterruptingStopHandler,
 ) -> None:
     """Run the jobs of this process; the main process then waits for those of the others."""
     from t2i.cli.bulk.progress import show_bulk_progress

@@ -55,7 +55,7 @@ class IndexPartWriter:
         os.close(self._descriptor)
 
 
-class JobCounter:
+class FinishedJobCounter:
     """Counter of the jobs of all processes, read from the parts of the index that they write.
 
     num_generated, num_failed : jobs with an image, jobs with an error, as of the last update

@@ -29,10 +29,10 @@ class InvertedPhotoCache:
     ) -> "RecordedSource":
         """Return the recorded source of a request's photo, inverted unless it was the last."""
         from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
-        from pipelines.prompt_to_prompt.inverted_source import resolve_method
+        from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 
         assert request.inversion is not None
-        method = resolve_method(pipe, request.inversion.method)
+        method = resolve_inversion_method(pipe, request.inversion.method)
         noise = seed if isinstance(method, Difference | EditFriendly | Turbo) else None
         if self.source is None or (request, noise) != (self.request, self.seed):
             self.source = None  # freed before the next one is made

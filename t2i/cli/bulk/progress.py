@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from t2i.cli.bulk.bulk_folder import PendingJobs
-from t2i.cli.bulk.index import JobCounter
+from t2i.cli.bulk.index import FinishedJobCounter
 
 
 @contextmanager
 def show_bulk_progress(
-    pending: PendingJobs, counter: JobCounter, shown: bool
+    pending: PendingJobs, counter: FinishedJobCounter, shown: bool
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar over all jobs of a bulk run, and yield the function that updates it.
 

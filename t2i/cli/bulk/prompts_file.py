@@ -27,8 +27,13 @@ from t2i.cli.request.prompt_loras import (
 )
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import SAMPLER_NAMES, is_known_sampler, normalise_sampler_name
-from t2i.errors import ArgumentError, DataError, T2IError, choice_hint
-from t2i.safe_reading import PROMPTS_FILE_KIND, iterate_numbered_lines, open_untrusted, parse_json
+from t2i.errors import ArgumentError, DataError, T2IError, suggest_choice
+from t2i.safe_reading import (
+    PROMPTS_FILE_KIND,
+    iterate_numbered_lines,
+    open_untrusted_file,
+    parse_json,
+)
 from t2i.terminal import plural
 
 MAX_LINE_BYTES = 64 * 1024
@@ -61,7 +66,7 @@ def read_prompts_file(
     records = PARSERS.get(path.suffix.lower())
     if records is None:
         raise ArgumentError(f"Got --prompts {path}: expected a file in {', '.join(PARSERS)}.")
-    with open_untrusted(path, PROMPTS_FILE_KIND) as file:
+    with open_untrusted_file(path, PROMPTS_FILE_KIND) as file:
         lines, broken = _parse_records(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
@@ -109,7 +114,7 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
     if name is not None and not is_known_sampler(name):
-        hint = choice_hint(normalise_sampler_name(name), SAMPLER_NAMES)
+        hint = suggest_choice(normalise_sampler_name(name), SAMPLER_NAMES)
         raise ArgumentError(f"Unknown sampler {name!r:.80}. {hint}")
 
 
@@ -259,7 +264,7 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
             raise UnreadableLinesError(
                 number,
                 f"Unknown column {format_short_json(column)}. "
-                f"{choice_hint(column, PROMPT_LINE_KEYS)} {expected}",
+                f"{suggest_choice(column, PROMPT_LINE_KEYS)} {expected}",
             )
         if columns.count(column) > 1:
             raise UnreadableLinesError(

@@ -36,7 +36,7 @@ from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.request import Request
-from t2i.cli.stopping import SignalStop
+from t2i.cli.stopping import InterruptingStopHandler
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import OutputError
 
@@ -82,7 +82,7 @@ class BulkWorker:
             bulk.write_metadata,
         )
 
-    def run_job(self, job: Job, stop: SignalStop) -> IndexEntry:
+    def run_job(self, job: Job, stop: InterruptingStopHandler) -> IndexEntry:
         """Generate and save a job's image; return its index entry, with the file or the error.
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.commands.data_pairs import draw_preference_pairs
+from t2i.cli.commands.data_pairs import generate_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
 from t2i.cli.path_arguments import Commands
-from t2i.errors import ArgumentError, DataError, choice_hint
+from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
     from t2i.data.training_dataset import TrainingDataset
     from train.data.discovery import FoundPictures
-    from train.data.pictures_config import PicturesConfig
+    from train.data.pictures_config import PictureDatasetConfig
 
 Split = Literal["train", "held_out"]
 OutOption = Annotated[
@@ -28,7 +28,7 @@ OutOption = Annotated[
 data = Commands(help="Show, check and draw data sets.")
 
 
-data.command("pairs")(draw_preference_pairs)
+data.command("pairs")(generate_preference_pairs)
 
 
 @data.callback(invoke_without_command=True)
@@ -53,7 +53,7 @@ def save_contact_sheet(
     """Save a contact sheet of the data set NAME, with captions, and print its path."""
     if name not in DATA_SETS:
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
-        raise ArgumentError(f"Unknown data set {name!r}. {choice_hint(name, DATA_SETS)}{more}")
+        raise ArgumentError(f"Unknown data set {name!r}. {suggest_choice(name, DATA_SETS)}{more}")
 
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
@@ -149,14 +149,14 @@ def check_data_set(
 
 def _image_size_of_model(name: str) -> int:
     """Return the side of a model's images in pixels, as `t2i train --init` takes it."""
-    from t2i.denoiser.loading.address import EMBEDDED_MODELS, locate_model
+    from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
     from train.starter_config.template_values import detect_image_size, detect_model_family
 
     base = name if name in EMBEDDED_MODELS else str(locate_model(name))
     return detect_image_size(base, detect_model_family(base))
 
 
-def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
+def _find_with_progress(config: "PictureDatasetConfig") -> "FoundPictures":
     from train.data.discovery import list_and_check_pictures
 
     if not sys.stderr.isatty():
@@ -172,9 +172,9 @@ def _find_with_progress(config: "PicturesConfig") -> "FoundPictures":
 
 
 def _build_scenes(seed: int, split: Split) -> "TrainingDataset":
-    from t2i.scenes.scenes import Scenes, ScenesConfig
+    from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
-    return Scenes(ScenesConfig(seed=seed, split=split))
+    return Scenes(SceneDatasetConfig(seed=seed, split=split))
 
 
 DATA_SETS = {"scenes": _build_scenes}

@@ -1,4 +1,4 @@
-"""`t2i data pairs`: draw preference pairs with a model, judged by a second recogniser."""
+"""`t2i data pairs`: generate preference pairs with a model, judged by a second recogniser."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, DataError
 from t2i.terminal import plural, print_line
 
 if TYPE_CHECKING:
-    from t2i.evaluate.preferences.drawn_pairs import PairDrawer
+    from t2i.evaluate.preferences.pair_generation import PreferencePairGenerator
     from t2i.evaluate.result_folder import ResultFolder
 
 DEFAULT_SEED = 80001
@@ -36,7 +36,7 @@ RecogniserOption = Annotated[
 ]
 
 
-def draw_preference_pairs(
+def generate_preference_pairs(
     model: ModelArgument,
     out: OutOption,
     num: NumOption = 100,
@@ -52,7 +52,7 @@ def draw_preference_pairs(
     pictures. The same command continues where it was stopped.
     """
     from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.preferences.drawn_pairs import PAIRS_UNIT_NAME, write_pairs_file
+    from t2i.evaluate.preferences.pair_generation import PAIRS_UNIT_NAME, write_pairs_file
     from t2i.evaluate.progress import show_progress
     from t2i.evaluate.suite import list_suite_seeds
     from t2i.library_messages import quiet_libraries
@@ -67,12 +67,12 @@ def draw_preference_pairs(
         held.enter_context(lock_folder(out))
         held.enter_context(quiet_libraries())
         held.enter_context(isolated_rng())
-        drawer, store = _prepare_drawing(model, out, seed, per_caption, recogniser)
+        generator, store = _prepare_generation(model, out, seed, per_caption, recogniser)
         for change in store.library_changes:
             print_remark(f"Warning: since the first pairs {change}: others may differ slightly.")
         try:
             with show_progress({PAIRS_UNIT_NAME: num}) as report:
-                found = drawer.draw_pairs(num, store, report)
+                found = generator.generate_pairs(num, store, report)
         except KeyboardInterrupt:
             write_pairs_file(store)
             print_remark("Interrupted: finished pairs are kept. The same command continues.")
@@ -96,9 +96,9 @@ def draw_preference_pairs(
         print_line(path)
 
 
-def _prepare_drawing(
+def _prepare_generation(
     model: str, out: Path, seed: int, per_caption: int, recogniser: Path | None
-) -> "tuple[PairDrawer, ResultFolder]":
+) -> "tuple[PreferencePairGenerator, ResultFolder]":
     """Return the loaded model with its judge, and the folder in which pairs are begun or
     continued.
     """
@@ -108,9 +108,9 @@ def _prepare_drawing(
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import Request, read_model_defaults
     from t2i.denoiser.families import sd
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
     from t2i.evaluate.known_objects import find_known_objects
-    from t2i.evaluate.preferences.drawn_pairs import PairDrawer
+    from t2i.evaluate.preferences.pair_generation import PreferencePairGenerator
     from t2i.evaluate.preferences.second_recogniser import (
         SECOND_RECOGNISER_FOLDER,
         compute_weights_digest,
@@ -118,7 +118,7 @@ def _prepare_drawing(
     )
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
-    from t2i.scenes.scenes import Scenes, ScenesConfig
+    from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
     path = locate_model(model)
     judging = recogniser or SECOND_RECOGNISER_FOLDER
@@ -130,11 +130,11 @@ def _prepare_drawing(
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
-    drawer = PairDrawer(
+    generator = PreferencePairGenerator(
         pipe=pipe,
         recogniser=judge.to(pipe.device),
         scenes=Scenes(
-            ScenesConfig(
+            SceneDatasetConfig(
                 size=sd.default_size(pipe.unet, pipe.vae)[0],
                 seed=seed,
                 vocabulary=known.objects,
@@ -152,10 +152,10 @@ def _prepare_drawing(
         "seed": seed,
         "per_caption": per_caption,
         "sampling": {
-            "steps": drawer.steps,
-            "guidance_scale": drawer.guidance_scale,
+            "steps": generator.steps,
+            "guidance_scale": generator.guidance_scale,
             "sampler": request.sampler,
         },
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
-    return drawer, ResultFolder(out, identity, noun="set of pairs")
+    return generator, ResultFolder(out, identity, noun="set of pairs")

@@ -9,7 +9,7 @@ import typer
 from t2i.cli.output import FormatOption
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import EditOptions
-from t2i.cli.request.photo_inversion import parse_budget
+from t2i.cli.request.photo_inversion import parse_recording_budget
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -161,11 +161,16 @@ def edit(
             "Got --record without --image or --source: edits of photos are recorded. Give a saved "
             "picture of the model as --image to edit it further."
         )
-    overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    overrides, budget_bytes = (
+        photo.add_to_overrides(sampling.to_overrides()),
+        parse_recording_budget(budget),
+    )
     recorded = None
     if folder is not None:
         of_recording = None if record is not None else budget
-        options.check_source_options(overrides, {"--seed": seed, "--budget": of_recording})
+        options.check_options_allowed_with_source(
+            overrides, {"--seed": seed, "--budget": of_recording}
+        )
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
         recorded = read_recorded_photo(folder, model, full_size=full_size)
@@ -194,9 +199,11 @@ def edit(
     endings = _file_endings(len(prompts))
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "edit", endings)
 
-    from t2i.cli.generation.edit_request import EditOutput, generate_and_save_edits
+    from t2i.cli.generation.edit_request import EditOutputSettings, generate_and_save_edits
 
-    output = EditOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
+    output = EditOutputSettings(
+        names=names, write_metadata=not no_metadata, as_json=format == "json"
+    )
     generate_and_save_edits(
         request,
         prompts,

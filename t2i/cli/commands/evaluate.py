@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headlines
+from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headline_figures
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.terminal import print_line, print_rich
 
@@ -103,7 +103,7 @@ def evaluate(
     the folder: index.html, the page; evaluation.json and tables.md, its figures; records.jsonl,
     every unit; pictures/. The same command continues where it was stopped.
     """
-    from t2i.denoiser.loading.address import locate_model
+    from t2i.denoiser.loading.model_location import locate_model
     from t2i.evaluate.optional_imports import check_extra_installed
     from t2i.evaluate.suite import read_suite, select_parts
 
@@ -135,7 +135,7 @@ def evaluate(
     if format == "json":
         print_json(document)
     else:
-        print_headlines(document)
+        print_headline_figures(document)
         _print_tables({name: document["chapters"].get(name) for name in PRINTED_CHAPTERS})
         print_line(out / PAGE_FILE)
 

@@ -189,7 +189,7 @@ def _generate_request(
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
     from t2i.cli.request.prompt_loras import (
         DEFAULT_LORA_FOLDER,
-        build_folder_finder,
+        build_lora_finder,
         set_prompt_and_extract_loras,
     )
     from t2i.cli.request.request import Request, choose_seeds
@@ -203,7 +203,7 @@ def _generate_request(
     if image is None:
         request = overrides.apply_to(Request(prompt="", grammar="a1111"))
         request = set_prompt_and_extract_loras(
-            request, prompt or "", build_folder_finder(lora_dir or DEFAULT_LORA_FOLDER)
+            request, prompt or "", build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
         )
     else:
         original, request, recorded_seed = read_request_from_image(
@@ -218,12 +218,12 @@ def _generate_request(
     check_request_files(request)
 
     from t2i.cli.file_names import OutputFileNames
-    from t2i.cli.generation.single_request import GenerationOutput, generate_and_save_images
+    from t2i.cli.generation.single_request import GenerationOutputSettings, generate_and_save_images
 
     names = OutputFileNames(
         output.out or Path("outputs"), request.prompt, output.num, grid=output.grid
     )
-    images = GenerationOutput(
+    images = GenerationOutputSettings(
         names=names,
         write_metadata=output.write_metadata,
         as_json=output.format == "json",
@@ -297,11 +297,11 @@ def read_request_from_image(
     """
     from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
     from t2i.cli.request.prompt_loras import (
-        build_folder_finder,
+        build_lora_finder,
         remove_network_tags,
         set_prompt_and_extract_loras,
     )
-    from t2i.denoiser.loading.address import EMBEDDED_MODELS
+    from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 
     metadata = read_metadata(picture)
     request, seed = build_request_from_metadata(metadata)
@@ -323,7 +323,7 @@ def read_request_from_image(
             request = replace(request, prompt=remove_network_tags(request.prompt))
         else:
             request = set_prompt_and_extract_loras(
-                request, request.prompt, build_folder_finder(lora_dir)
+                request, request.prompt, build_lora_finder(lora_dir)
             )
     _check_files_found(picture, request)
     return metadata, request, seed

@@ -10,7 +10,7 @@ import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
-from t2i.cli.request.photo_inversion import parse_budget
+from t2i.cli.request.photo_inversion import parse_recording_budget
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, show_warnings_on_one_line
 
@@ -108,11 +108,14 @@ def inspect_attention(
             "PROMPT. Leave out --control, or --image and --source."
         )
     photo = options.PhotoOptions(image=image, source=folder, invert=invert, fit=fit)
-    overrides, budget_bytes = photo.add_to_overrides(sampling.to_overrides()), parse_budget(budget)
+    overrides, budget_bytes = (
+        photo.add_to_overrides(sampling.to_overrides()),
+        parse_recording_budget(budget),
+    )
     chosen = split_words(words)
     recorded = None
     if folder is not None:
-        options.check_source_options(
+        options.check_options_allowed_with_source(
             overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget}
         )
         from t2i.cli.generation.recorded_photo import read_recorded_photo
@@ -133,7 +136,9 @@ def inspect_attention(
         check_request_files(request)
     endings = list_map_endings(range(len(request.controls)))
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", endings)
-    output = InspectionOutput(names=names, write_metadata=not no_metadata, as_json=format == "json")
+    output = InspectionOutputSettings(
+        names=names, write_metadata=not no_metadata, as_json=format == "json"
+    )
     _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget_bytes=budget_bytes)
 
 
@@ -152,7 +157,7 @@ def _describe_missing_prompt(image: Path | None) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InspectionOutput:
+class InspectionOutputSettings:
     """Output settings of `t2i inspect`: file names, metadata, report format.
 
     write_metadata : whether to write into the strip how its picture was made
@@ -167,7 +172,7 @@ def _inspect_and_save(
     request: "Request",
     words: Sequence[str],
     seed: int,
-    output: InspectionOutput,
+    output: InspectionOutputSettings,
     *,
     recorded: "RecordedPhoto | None",
     budget_bytes: int | None,

@@ -31,7 +31,7 @@ def list_models(
     Folders as diffusers saves them and single .safetensors checkpoints can be given by path.
     """
     from t2i.denoiser.loading import hub
-    from t2i.denoiser.loading.address import EMBEDDED_MODELS
+    from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 
     here = {
         name: folder for name, folder in EMBEDDED_MODELS.items() if folder.is_dir()
@@ -60,7 +60,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "steps": defaults.num_inference_steps,
         "guidance": defaults.guidance_scale,
         "sampler": defaults.sampler,
-        "pixels": read_image_size(folder),
+        "pixels": read_native_image_size(folder),
     }
     facts = describe_model(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
@@ -81,17 +81,17 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
 
     Raises ModelError for an unknown one.
     """
-    from t2i.denoiser.loading.address import locate_model
-    from t2i.errors import ModelError, choice_hint
+    from t2i.denoiser.loading.model_location import locate_model
+    from t2i.errors import ModelError, suggest_choice
 
     if name in here:
         return here[name]
     if exists(expanduser(name)):
         return locate_model(name)
-    raise ModelError(f"No model {name!r:.200} here. {choice_hint(name, here)} All: t2i models")
+    raise ModelError(f"No model {name!r:.200} here. {suggest_choice(name, here)} All: t2i models")
 
 
-def read_image_size(folder: Path) -> str | None:
+def read_native_image_size(folder: Path) -> str | None:
     """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
     try:
         unet, vae = (

@@ -40,7 +40,7 @@ from t2i.terminal import print_line, show_warnings_on_one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.prompt_to_prompt.automatic_edits import TargetSettings
+    from pipelines.prompt_to_prompt.automatic_edits import TargetEditSettings
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 
 MIN_CELL_WIDTH = 256
@@ -48,7 +48,7 @@ MIN_CELL_WIDTH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EditOutput:
+class EditOutputSettings:
     """Output settings of `t2i edit`: file names, metadata, report format.
 
     write_metadata : whether to write into an image how it was made
@@ -64,7 +64,7 @@ def generate_and_save_edits(
     prompts: Sequence[str],
     edit_options: EditOptions,
     seed: int,
-    output: EditOutput,
+    output: EditOutputSettings,
     *,
     recorded: RecordedPhoto | None = None,
     budget_bytes: int | None = None,
@@ -187,7 +187,7 @@ def _save_images(
     return names.save_group(seed, write)
 
 
-def describe_target_settings(choice: "TargetSettings") -> str:
+def describe_target_settings(choice: "TargetEditSettings") -> str:
     """Return the kind of edit that was detected, and the options that reproduce it."""
     windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
     shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}

@@ -16,7 +16,7 @@ from t2i.cli.request.request import Request
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from pipelines.prompt_to_prompt.automatic_edits import TargetSettings, WordEditOptions
+    from pipelines.prompt_to_prompt.automatic_edits import TargetEditSettings, WordEditOptions
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
@@ -42,7 +42,7 @@ class EditedImages:
         image, inversion = self.images[number], self.request.inversion
         if self.source is None or inversion is None or not inversion.full_size or number == 0:
             return image
-        return self.source.put_back(image)
+        return self.source.paste_edit(image)
 
     def get_request(self, number: int) -> Request:
         """Return the request that makes one of the source and target images alone.
@@ -76,7 +76,7 @@ def choose_request_edits(
     prompts: Sequence[str],
     options: "WordEditOptions",
     source: "RecordedSource | None" = None,
-) -> "tuple[Request, list[TargetSettings]]":
+) -> "tuple[Request, list[TargetEditSettings]]":
     """Choose the attention edits that lead from a source prompt to its targets.
 
     Returns the request of the source with the prompts and edits, and the chosen settings of each
@@ -86,7 +86,7 @@ def choose_request_edits(
     request : one with edits already is of a source that these have made
     source : recorded, where there is one: its steps and size count
     """
-    from pipelines.prompt_to_prompt.automatic_edits import choose_target_settings, has_word
+    from pipelines.prompt_to_prompt.automatic_edits import choose_target_edit_settings, has_word
     from t2i.attention.edits.registry import to_dict
 
     assert request.num_inference_steps is not None
@@ -110,10 +110,10 @@ def choose_request_edits(
         prompts=tuple(prompts),
         picture=0,
         edits=tuple(map(to_dict, edits)),
-        earlier=() if request.edited is None else request.edited.continue_edits(),
+        earlier=() if request.edited is None else request.edited.build_earlier_edits(),
     )
     request = replace(request, prompt=prompts[0], edited=edited)
-    return request, choose_target_settings(parsed, steps, options)
+    return request, choose_target_edit_settings(parsed, steps, options)
 
 
 def generate_edited_images(

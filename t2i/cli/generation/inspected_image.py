@@ -13,7 +13,7 @@ from t2i.cli.generation.loaded_request import LoadedRequest
 from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.address import locate_model
+from t2i.denoiser.loading.model_location import locate_model
 from t2i.text.word_spans import unknown_word_message
 
 if TYPE_CHECKING:

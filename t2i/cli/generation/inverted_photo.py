@@ -38,13 +38,13 @@ def invert_photo(
     folder, notes : see PromptEditPipeline.invert
     """
     from pipelines.prompt_to_prompt.edit_run import find_image_size
-    from pipelines.prompt_to_prompt.inverted_source import resolve_method
+    from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
     from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 
     assert request.image is not None
     assert request.inversion is not None
     height, width = find_image_size(editor, request.height, request.width)
-    method = resolve_method(editor, request.inversion.method)
+    method = resolve_inversion_method(editor, request.inversion.method)
     if show_progress:
         _print_forecast(editor, request, method, (height, width))
     set_progress_bar(editor, "inversion", shown=show_progress)
@@ -84,7 +84,7 @@ def choose_inversion_method(
     """
     from pipelines.inversion.methods import format_method
     from pipelines.prompt_to_prompt.automatic_edits import classify_prompt_change, has_word
-    from pipelines.prompt_to_prompt.inverted_source import resolve_method
+    from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 
     if request.inversion is None or request.inversion.method.strip().lower() != "auto":
         return request
@@ -96,7 +96,7 @@ def choose_inversion_method(
         weighted = any(has_word(target, word) for word in weights)
         steps = request.num_inference_steps
         changes.append(classify_prompt_change(source, target, steps, weighted=weighted))
-    method = format_method(resolve_method(pipe, "auto", changes))
+    method = format_method(resolve_inversion_method(pipe, "auto", changes))
     return replace(request, inversion=replace(request.inversion, method=method))
 
 

@@ -16,7 +16,7 @@ from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
 from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request, read_model_defaults
-from t2i.denoiser.loading.address import locate_model
+from t2i.denoiser.loading.model_location import locate_model
 
 if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline

@@ -23,7 +23,7 @@ from t2i.cli.metadata.t2i_json import parse_t2i_metadata
 from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.address import EMBEDDED_MODELS
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.errors import DataError, ModelError
 from t2i.library_messages import quiet_libraries
 from t2i.terminal import print_line, show_warnings_on_one_line

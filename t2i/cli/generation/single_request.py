@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOutput:
+class GenerationOutputSettings:
     """Output settings of `t2i generate`: file names, metadata, report format, contact sheet.
 
     write_metadata : whether to write into an image how it was made
@@ -41,7 +41,7 @@ class GenerationOutput:
 def generate_and_save_images(
     request: Request,
     seeds: range,
-    output: GenerationOutput,
+    output: GenerationOutputSettings,
     original: "ImageMetadata | None" = None,
 ) -> None:
     """Generate and save the image of a request for each seed, and print their paths.
@@ -82,7 +82,10 @@ def _report_differences(original: "ImageMetadata | None", loaded: LoadedRequest)
 
 
 def _draw_images(
-    loaded: LoadedRequest, seeds: range, output: GenerationOutput, made: list[dict[str, object]]
+    loaded: LoadedRequest,
+    seeds: range,
+    output: GenerationOutputSettings,
+    made: list[dict[str, object]],
 ) -> tuple[Request, bool]:
     """Draw and save the images, adding a record of each to `made`.
 
@@ -118,7 +121,7 @@ def _draw_images(
 
 
 def _save_grid(
-    loaded: LoadedRequest, request: Request, seeds: range, output: GenerationOutput
+    loaded: LoadedRequest, request: Request, seeds: range, output: GenerationOutputSettings
 ) -> Path | None:
     """Save the sheet of the finished images; None where there is none."""
     grid = output.grid

@@ -13,7 +13,7 @@ from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT_BYTES, describe_file_type
-from t2i.safe_reading import PICTURE_KIND, open_untrusted
+from t2i.safe_reading import PICTURE_KIND, open_untrusted_file
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_KEYS = (
@@ -67,7 +67,7 @@ def read_embedded_texts(path: Path) -> EmbeddedTexts:
     Raises DataError for any other file.
     """
     try:
-        with open_untrusted(path, PICTURE_KIND) as file:
+        with open_untrusted_file(path, PICTURE_KIND) as file:
             start = file.read(12)
             if start.startswith(PNG_SIGNATURE):
                 return _read_png_texts(file)

@@ -78,9 +78,9 @@ def _words_of_scenes(data: object) -> CaptionVocabulary | None:
     if not isinstance(data, dict) or data.get("kind") != "scenes":
         return None
     from t2i.scenes.caption_vocabulary import list_caption_vocabulary
-    from t2i.scenes.scenes import ScenesConfig
+    from t2i.scenes.scenes import SceneDatasetConfig
 
     try:
-        return CaptionVocabulary(list_caption_vocabulary(ScenesConfig.model_validate(data)))
+        return CaptionVocabulary(list_caption_vocabulary(SceneDatasetConfig.model_validate(data)))
     except (ValidationError, ValueError):
         return None  # scenes of another version of t2i, whose captions are not known here

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
@@ -55,7 +55,7 @@ class ControlFiles:
         if self.mode not in CONTROL_MODES:
             raise ArgumentError(
                 f"Got --control with mode={self.mode!r:.80}. "
-                f"{choice_hint(self.mode, CONTROL_MODES)}"
+                f"{suggest_choice(self.mode, CONTROL_MODES)}"
             )
         if self.blocks is not None and not all(self.blocks):
             raise ArgumentError(
@@ -132,7 +132,7 @@ def parse_settings(text: str) -> dict[str, str]:
         if name not in CONTROL_SETTING_NAMES or not equals or not value:
             raise ArgumentError(
                 f"Got --control with {part!r:.80}. "
-                f"{choice_hint(name[:80], CONTROL_SETTING_NAMES)} Each has a value: "
+                f"{suggest_choice(name[:80], CONTROL_SETTING_NAMES)} Each has a value: "
                 f"{CONTROL_OPTION_EXAMPLE}"
             )
         if name in found:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from t2i.safe_reading import WEIGHTS_KIND, open_untrusted
+from t2i.safe_reading import WEIGHTS_KIND, open_untrusted_file
 
 
 def compute_model_digest(model: Path) -> str:
@@ -15,7 +15,7 @@ def compute_model_digest(model: Path) -> str:
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
-        with open_untrusted(path, WEIGHTS_KIND) as file:
+        with open_untrusted_file(path, WEIGHTS_KIND) as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)
     return sha.hexdigest()
@@ -23,5 +23,5 @@ def compute_model_digest(model: Path) -> str:
 
 def compute_file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, as sha256sum prints it."""
-    with open_untrusted(path, WEIGHTS_KIND) as file:
+    with open_untrusted_file(path, WEIGHTS_KIND) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -183,7 +183,7 @@ class PhotoOptions:
             alone = {"--invert": self.invert, "--fit": self.fit, "--mask": self.mask}
             given = [name for name, value in alone.items() if value is not None]
             if given and self.source is not None:
-                raise build_source_option_error(given)
+                raise build_option_with_source_error(given)
             if given:
                 raise ArgumentError(
                     f"Got {' and '.join(given)} without --image: it is about a photo. Give both."
@@ -201,7 +201,9 @@ class PhotoOptions:
         )
 
 
-def check_source_options(overrides: "RequestOverrides", others: Mapping[str, object]) -> None:
+def check_options_allowed_with_source(
+    overrides: "RequestOverrides", others: Mapping[str, object]
+) -> None:
     """Raise ArgumentError for options given with --source, which a recording has already.
 
     others : further options and their values, None for those not given
@@ -216,10 +218,10 @@ def check_source_options(overrides: "RequestOverrides", others: Mapping[str, obj
     found = {names.get(name, f"--{name}") for name in given}
     found |= {name for name, value in others.items() if value is not None}
     if found:
-        raise build_source_option_error(found)
+        raise build_option_with_source_error(found)
 
 
-def build_source_option_error(names: Collection[str]) -> ArgumentError:
+def build_option_with_source_error(names: Collection[str]) -> ArgumentError:
     """Return an ArgumentError for options that a recording has already.
 
     names : of the options, such as "--steps"
@@ -239,7 +241,7 @@ def build_prompt_request(
     """
     from t2i.cli.request.prompt_loras import (
         DEFAULT_LORA_FOLDER,
-        build_folder_finder,
+        build_lora_finder,
         set_prompt_and_extract_loras,
     )
     from t2i.cli.request.request import Request
@@ -249,7 +251,7 @@ def build_prompt_request(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-    find = build_folder_finder(lora_dir or DEFAULT_LORA_FOLDER)
+    find = build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
     return set_prompt_and_extract_loras(request, prompt, find)
 
 

@@ -26,11 +26,11 @@ class EarlierEdit:
     edits: tuple[Mapping[str, object], ...]
 
     def __post_init__(self) -> None:
-        check_edits(self.edits)
+        parse_recorded_edits(self.edits)
 
     def parse_edits(self) -> "list[Edit]":
         """Parse the attention edits that a request carries as JSON."""
-        return check_edits(self.edits)
+        return parse_recorded_edits(self.edits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,23 +63,23 @@ class EditedPrompts:
                 f"Got {len(self.earlier)} edits, one upon the other: at most {MAX_PROMPTS} are "
                 "taken."
             )
-        check_edits(self.edits)
+        parse_recorded_edits(self.edits)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Prompts of the sources of all edits, one upon the other; the first is the photo's."""
         return (*(edit.source for edit in self.earlier), self.prompts[0])
 
-    def continue_edits(self) -> tuple[EarlierEdit, ...]:
+    def build_earlier_edits(self) -> tuple[EarlierEdit, ...]:
         """Return all edits up to the first target of these, for an edit of that target."""
         return (*self.earlier, EarlierEdit(source=self.prompts[0], edits=self.edits))
 
     def parse_edits(self) -> "list[Edit]":
         """Parse the attention edits that a request carries as JSON."""
-        return check_edits(self.edits)
+        return parse_recorded_edits(self.edits)
 
 
-def check_edits(edits: Sequence[Mapping[str, object]]) -> "list[Edit]":
+def parse_recorded_edits(edits: Sequence[Mapping[str, object]]) -> "list[Edit]":
     """Return recorded attention edits, parsed. Raises ArgumentError for too many, or an invalid
     one.
     """

@@ -31,7 +31,7 @@ from t2i.cli.request.request import (
 from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.terminal import plural
 
@@ -145,7 +145,7 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {format_short_json(key)}. {choice_hint(key[:80], PROMPT_LINE_KEYS)}"
+        return f"Unknown key {format_short_json(key)}. {suggest_choice(key[:80], PROMPT_LINE_KEYS)}"
     if first["type"] == "missing":
         return 'There is no "prompt". Write {"prompt": "a cat"}.'
     return f'Got "{key}": {format_short_json(record[key])}. {first["msg"]}.'

@@ -59,7 +59,7 @@ def extract_loras_from_lines(
     for line in lines:
         try:
             request = set_prompt_and_extract_loras(
-                line.overrides.apply_to(options), line.prompt, build_folder_finder(folder)
+                line.overrides.apply_to(options), line.prompt, build_lora_finder(folder)
             )
         except T2IError as error:
             broken.append((line.number, str(error)))
@@ -140,7 +140,7 @@ def _parse_lora_tag(match: re.Match[str], find: LoraFinder) -> InputFileWithScal
     return InputFileWithScale(path=str(find(name.removesuffix(LORA_SUFFIX), tag)), scale=scale)
 
 
-def build_folder_finder(folder: Path) -> LoraFinder:
+def build_lora_finder(folder: Path) -> LoraFinder:
     """Return the finder of the LoRAs in a folder and the folders below it: "styles/ink"."""
     return partial(_find_lora, folder)
 

@@ -34,7 +34,9 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
     except Exception as error:  # Of its HTTP library too, which is another in each version.
         # Without a network huggingface_hub gives no folder that lacks any file of these patterns,
         # be it of a part that nobody needs; which parts are needed is checked after this.
-        if (here := find_snapshot(hub_cache_folder(repository), revision or "main")) is not None:
+        if (
+            here := find_cached_snapshot(hub_cache_folder(repository), revision or "main")
+        ) is not None:
             return here
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(
@@ -79,7 +81,7 @@ def list_cached_models() -> dict[str, Path]:
     found = {}
     for place in sorted(hub_cache_folder("*/*").parent.glob(hub_cache_folder("*/*").name)):
         name = place.name.removeprefix("models--").replace("--", "/", 1)
-        if is_hub_id(name) and (folder := find_snapshot(place, "main")) is not None:
+        if is_hub_id(name) and (folder := find_cached_snapshot(place, "main")) is not None:
             found[name] = folder
     return found
 
@@ -89,7 +91,7 @@ def hub_cache_folder(repository: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
-def find_snapshot(place: Path, revision: str) -> Path | None:
+def find_cached_snapshot(place: Path, revision: str) -> Path | None:
     """Return the cached folder of a branch, tag or commit, or None if missing or broken."""
     ref = place / "refs" / revision
     try:

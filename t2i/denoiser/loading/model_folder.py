@@ -22,7 +22,7 @@ from t2i.denoiser.loading.model_parts import (
 )
 from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
 from t2i.denoiser.loading.weight_checks import check_weights_and_build_meta_model, read_json_object
-from t2i.errors import ModelError, choice_hint
+from t2i.errors import ModelError, suggest_choice
 
 KNOWN_PARTS = {*ALLOWED_CLASSES_BY_PART, "feature_extractor", "safety_checker"}
 """Parts that an index may name, also such as are not loaded."""
@@ -122,7 +122,7 @@ def read_model_kind(folder: Path, index: Mapping[str, object]) -> ModelKind:
     if pipeline not in MODEL_KIND_BY_PIPELINE:
         raise ModelError(
             f"{folder} is the model of a pipeline {pipeline!r}, which is none of those that can "
-            f"be loaded. {choice_hint(pipeline, MODEL_KIND_BY_PIPELINE)}"
+            f"be loaded. {suggest_choice(pipeline, MODEL_KIND_BY_PIPELINE)}"
         )
     return MODEL_KINDS[MODEL_KIND_BY_PIPELINE[pipeline]]
 

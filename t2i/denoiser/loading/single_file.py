@@ -16,11 +16,11 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from t2i.denoiser.finite_checks import check_weights_finite
-from t2i.denoiser.loading.address import ASSETS
 from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.conversion import TRANSFORMERS_PREFIX_END, trace_conversion
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_no_outside_links, check_vocabulary_files
+from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.model_parts import ALLOWED_CLASSES_BY_PART, MODEL_KINDS
 from t2i.denoiser.loading.single_file_checkpoint import (
     SD2,
@@ -31,7 +31,7 @@ from t2i.denoiser.loading.trial_pass import (
     check_models_run,
     check_scheduler_runs,
     load_checked_tokenizer,
-    translating_load_failures,
+    translating_load_errors,
 )
 from t2i.denoiser.loading.unused_tensors import is_unused_tensor, is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import (
@@ -41,7 +41,7 @@ from t2i.denoiser.loading.weight_checks import (
     summarize_tensor_names,
 )
 from t2i.denoiser.schedulers import ZERO_SNR_SCHEDULERS, Scheduler
-from t2i.errors import ArgumentError, ModelError, choice_hint
+from t2i.errors import ArgumentError, ModelError, suggest_choice
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
 from t2i.text.clip_vocabulary import download_clip_tokenizer
@@ -71,7 +71,7 @@ def load_single_file(
     kind = MODEL_KINDS[checkpoint.family.model_kind]
     if unknown := given.keys() - set(kind.parts):
         name = min(unknown)
-        raise ArgumentError(f"{path} has no part {name!r}. {choice_hint(name, kind.parts)}")
+        raise ArgumentError(f"{path} has no part {name!r}. {suggest_choice(name, kind.parts)}")
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ArgumentError(
             f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."
@@ -89,7 +89,7 @@ def load_single_file(
     check_no_unknown_tensors(path, checkpoint.list_tensors_outside_parts(given))
 
     # then loaded
-    with translating_load_failures(path):
+    with translating_load_errors(path):
         made: dict[str, object] = {
             part: load_checkpoint_part(checkpoint, part, folder, changes[part], dtype)
             for part in wanted

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from t2i.denoiser.loading.address import MODEL_NOTES_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
 from t2i.validation_errors import describe_validation_error

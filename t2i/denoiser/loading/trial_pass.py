@@ -26,7 +26,7 @@ MAX_PASSED_MODELS = 64
 
 
 @contextmanager
-def translating_failures(problem: str, remedy: str) -> Iterator[None]:
+def translating_library_errors(problem: str, remedy: str) -> Iterator[None]:
     """Turn any exception of a library within the block into a ModelError that states the problem
     and the remedy.
     """
@@ -38,11 +38,11 @@ def translating_failures(problem: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{problem} ({format_library_error(error)}): {remedy}") from error
 
 
-def translating_load_failures(place: Path) -> AbstractContextManager[None]:
+def translating_load_errors(place: Path) -> AbstractContextManager[None]:
     """Turn any exception within the block, in which a checked model is loaded, into a ModelError
     that names the model.
     """
-    return translating_failures(
+    return translating_library_errors(
         f"{place} cannot be loaded, though its parts are whole",
         "check the options that were given, and the configs of its parts.",
     )
@@ -59,7 +59,7 @@ def check_scheduler_runs(path: Path, class_name: str) -> None:
         check_config_values(kind, config)
     except ModelError as error:
         raise ModelError(f"{path} {error}") from error
-    with translating_failures(
+    with translating_library_errors(
         f"{path} describes no {class_name} that takes {TRIAL_STEPS} steps",
         "correct what it says of the noise, or copy the file from the model again.",
     ):
@@ -87,7 +87,7 @@ def run_scheduler_on_zeros(stepping: Any) -> None:
 
 def load_checked_tokenizer(place: Path, class_name: str) -> Any:
     """Load a folder's tokenizer and try it on a text. Raises ModelError if that fails."""
-    with translating_failures(
+    with translating_library_errors(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
     ):
@@ -127,11 +127,11 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     latents_BCHW: torch.Tensor | None = None
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
-            with translating_run_failures(names["unet"]):
+            with translating_trial_pass_errors(names["unet"]):
                 latents_BCHW = run_trial_pass(unet, models, min_latent_side(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
-            with translating_run_failures(names[part]):
+            with translating_trial_pass_errors(names[part]):
                 check_autoencoder_decodes(names, vae, part, latents_BCHW)
     if len(PASSED_MODEL_CONFIGS) >= MAX_PASSED_MODELS:
         PASSED_MODEL_CONFIGS.clear()
@@ -144,9 +144,9 @@ def find_pooled_width(models: Mapping[str, nn.Module]) -> int | None:
     return None if config is None else int(config.projection_dim)
 
 
-def translating_run_failures(name: object) -> AbstractContextManager[None]:
+def translating_trial_pass_errors(name: object) -> AbstractContextManager[None]:
     """Turn an exception in a trial pass of the named part into a ModelError."""
-    return translating_failures(
+    return translating_library_errors(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",
     )

@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from t2i.denoiser.loading.address import PICKLE_SUFFIXES
 from t2i.denoiser.loading.config_checks import check_config_safety
 from t2i.denoiser.loading.meta_models import build_meta_model, list_tied_names
+from t2i.denoiser.loading.model_location import PICKLE_SUFFIXES
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
 from t2i.errors import ModelError

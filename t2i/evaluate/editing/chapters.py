@@ -192,7 +192,7 @@ def median_with_range(values: Sequence[float]) -> Estimate:
 
 def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
     """Build the galleries of edited pictures: the worst, the best, and the first of each kind."""
-    ranked = sorted(pairs, key=success_and_psnr_key)
+    ranked = sorted(pairs, key=success_and_psnr_sort_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
         build_pair_gallery("worst", f"The worst, by {RANKING_METHOD}", ranked[:count]),
@@ -209,7 +209,7 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
     return shown
 
 
-def success_and_psnr_key(one: PairRecord) -> tuple[bool, float]:
+def success_and_psnr_sort_key(one: PairRecord) -> tuple[bool, float]:
     """Return the key that sorts pairs by success, then background PSNR, of RANKING_METHOD."""
     edited = one.methods[RANKING_METHOD]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr

@@ -35,12 +35,12 @@ def measure_relative_cost(
         partial(plain, few), device
     )
     both = partial(plain, steps), partial(edited, steps)
-    times = [time_plain_and_edited(*both, device) for _ in range(rounds)]
+    times = [time_runs_without_and_with_edit(*both, device) for _ in range(rounds)]
     ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
     return RelativeCostRecord(method=method, time=ratios, extra_bytes=extra)
 
 
-def time_plain_and_edited(
+def time_runs_without_and_with_edit(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
     """Return the seconds of a run without an edit and of one with it; on a CPU, processor time."""

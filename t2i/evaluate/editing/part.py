@@ -32,11 +32,11 @@ from t2i.evaluate.editing.records import (
     build_similarity_record,
 )
 from t2i.evaluate.editing.scores import (
+    build_unchanged_region_mask,
+    compute_structure_distance,
     fulfils_target_prompt,
     is_edit_successful,
     measure_similarities,
-    structure_distance,
-    unchanged_mask,
 )
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
@@ -44,13 +44,13 @@ from t2i.evaluate.editing.two_objects import (
     generate_with_each_edit,
     measure_two_objects,
 )
-from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
+from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_seed
 from t2i.scenes.recognised_objects import Recognition
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 TWO_OBJECTS_KEY, COST_KEY = "two", "cost"
 
@@ -117,7 +117,7 @@ class EditingPart:
     def scenes(self) -> Scenes:
         """Scenes from which prompt pairs are made; a pair uses the first that allows it."""
         return Scenes(
-            ScenesConfig(
+            SceneDatasetConfig(
                 size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
                 seed=self.config.seed,
                 vocabulary=self.context.objects,
@@ -173,7 +173,7 @@ class EditingPart:
             source=pair.captions[0],
             target=pair.target_text,
             source_right=all(
-                judge_statement(build_caption_statement(pair.source), source)["everything"]
+                judge_by_statement(build_caption_statement(pair.source), source)["everything"]
             ),
             methods={
                 method: compare_edit_with_source(
@@ -244,7 +244,7 @@ def compare_edit_with_source(
     fit, fit_there = (None if value is None else round(value, DECIMALS) for value in fits)
     (source, source_seen), (target, target_seen) = before, after
     size = source.height, source.width
-    stay = unchanged_mask(pair, source_seen, target_seen, size)
+    stay = build_unchanged_region_mask(pair, source_seen, target_seen, size)
     everywhere = np.ones(size, dtype=np.bool_)
     whole, stayed = measure_similarities(source, target, [everywhere, stay])
     assert whole is not None
@@ -253,7 +253,9 @@ def compare_edit_with_source(
         everything=fulfils_target_prompt(pair, target_seen),
         stayed=None if stayed is None else build_similarity_record(stayed),
         whole=build_similarity_record(whole),
-        structure=round(structure_distance(source_seen.features, target_seen.features), DECIMALS),
+        structure=round(
+            compute_structure_distance(source_seen.features, target_seen.features), DECIMALS
+        ),
         fit=fit,
         fit_there=fit_there,
     )

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.evaluate.editing.pairs import PromptPair
-from t2i.evaluate.generation.judge import judge_statement
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.generation.judge import judge_by_statement
+from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.scenes.recognised_objects import Recognition
 
 DILATION_SHARE = 0.03
@@ -54,7 +54,7 @@ def measure_similarities(
         return [None] * len(masks)
     one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
     error_HW = (one_3HW - other_3HW).square().mean(0)
-    ssim_HW = ssim_map(one_3HW, other_3HW)
+    ssim_HW = compute_ssim_map(one_3HW, other_3HW)
     found: list[Similarity | None] = []
     for mask_HW in masks:
         if not mask_HW.any():
@@ -67,9 +67,9 @@ def measure_similarities(
     return found
 
 
-def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
+def compute_ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
     """Return the SSIM of two pictures (3, H, W) from 0 to 1 around each pixel, (H, W)."""
-    with explain_missing_extra():
+    with explaining_missing_extra():
         from torchmetrics.functional.image import structural_similarity_index_measure
 
     _, map_13HW = structural_similarity_index_measure(
@@ -79,23 +79,27 @@ def ssim_map(one_3HW: Tensor, other_3HW: Tensor) -> Tensor:
     return map_HW
 
 
-def structure_distance(one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32]) -> float:
+def compute_structure_distance(
+    one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32]
+) -> float:
     """Return the mean squared difference of the self-similarities of two feature maps (F, h, w).
 
     After Tumanyan et al. (2022, arXiv 2201.00424, Equation 3), whose features are DINO's keys;
     these are the recogniser's, so that figures of other suites cannot be compared.
     """
-    one_PP, other_PP = (self_similarity(torch.from_numpy(side)) for side in (one_Fhw, other_Fhw))
+    one_PP, other_PP = (
+        compute_self_similarity(torch.from_numpy(side)) for side in (one_Fhw, other_Fhw)
+    )
     return float((one_PP - other_PP).square().mean())
 
 
-def self_similarity(features_Fhw: Tensor) -> Tensor:
+def compute_self_similarity(features_Fhw: Tensor) -> Tensor:
     """Return the cosine similarity of each two positions of a feature map (F, h, w), (P, P)."""
     unit_FP = functional.normalize(features_Fhw.double().flatten(1), dim=0)
     return unit_FP.T @ unit_FP
 
 
-def unchanged_mask(
+def build_unchanged_region_mask(
     pair: PromptPair, source: Recognition, target: Recognition, size: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Return the mask (H, W) of the region that the edit of a pair should not change.
@@ -105,14 +109,14 @@ def unchanged_mask(
     """
     by = math.ceil(DILATION_SHARE * max(size))
     if pair.object_index is None:
-        return ~dilate_mask(~union_of_masks(source, pair.unchanged_names, size), by)
-    changing = union_of_masks(source, pair.changed_names, size) | union_of_masks(
+        return ~dilate_mask(~unite_recognised_masks(source, pair.unchanged_names, size), by)
+    changing = unite_recognised_masks(source, pair.changed_names, size) | unite_recognised_masks(
         target, pair.changed_names, size
     )
     return ~dilate_mask(changing, by)
 
 
-def union_of_masks(
+def unite_recognised_masks(
     seen: Recognition, names: tuple[str, ...], size: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Return the union (H, W) of the masks of the named objects that were recognised."""
@@ -151,7 +155,7 @@ def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognitio
 
 def fulfils_target_prompt(pair: PromptPair, target: Recognition) -> bool:
     """Return True if a picture shows all that the target prompt states, as recognised."""
-    return all(judge_statement(pair.target_statement, target)["everything"])
+    return all(judge_by_statement(pair.target_statement, target)["everything"])
 
 
 def to_float64_tensor(picture: Image.Image) -> Tensor:

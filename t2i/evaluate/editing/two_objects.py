@@ -12,7 +12,7 @@ from t2i.evaluate.editing.methods import NO_EDIT
 from t2i.evaluate.editing.pairs import MAX_SCENES_TRIED, find_mention
 from t2i.evaluate.editing.records import TwoObjectsRecord, build_similarity_record
 from t2i.evaluate.editing.scores import measure_similarity
-from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
+from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import build_picture_grid
 from t2i.scenes.layout import Layout
@@ -49,7 +49,7 @@ def measure_two_objects(
         context, layout, VARIANTS, seed, context.steps
     )
     judged = [
-        judge_statement(build_caption_statement(layout), seen)
+        judge_by_statement(build_caption_statement(layout), seen)
         for seen in context.recogniser.recognise(pictures)
     ]
     everywhere = np.ones((pictures[0].height, pictures[0].width), dtype=np.bool_)
@@ -84,7 +84,7 @@ def generate_with_each_edit(
     with attend(context.pipe) as attn:
         for row, name in enumerate(names):
             if name in EDIT_NAMES:
-                attn.edit(build_two_object_edit(name, layout, row))
+                attn.edit(build_two_object_prompt_edit(name, layout, row))
         return context.pipe(
             [layout.caption.text] * len(names),
             num_inference_steps=steps,
@@ -95,7 +95,7 @@ def generate_with_each_edit(
         )[0]
 
 
-def build_two_object_edit(name: str, layout: Layout, row: int) -> Edit:
+def build_two_object_prompt_edit(name: str, layout: Layout, row: int) -> Edit:
     """Build AttendAndExcite or Regions, by name, for the picture of this batch row."""
     words = [find_mention(layout, index).word for index in (0, 1)]
     if name == ATTEND_AND_EXCITE:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from t2i.evaluate.generation.records import SamplingRun
+from t2i.evaluate.generation.records import SweepPoint
 from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.statistics import paired_difference, proportion_with_interval
 
@@ -12,7 +12,7 @@ CHOICE_CRITERION = "everything"
 
 
 @dataclass(frozen=True, slots=True)
-class BestAndCheapestRuns:
+class BestAndCheapestSettings:
     """Best and cheapest setting among those that a sweep of sampling settings compares.
 
     best : the run with the highest share of correct pictures; of equal ones the cheapest
@@ -20,14 +20,14 @@ class BestAndCheapestRuns:
     differences_to_best : label -> share minus that of the best, paired by scene; without the best
     """
 
-    best: SamplingRun
-    cheapest: SamplingRun
+    best: SweepPoint
+    cheapest: SweepPoint
     differences_to_best: Mapping[str, Estimate]
 
 
 def choose_best_and_cheapest(
-    runs: Sequence[SamplingRun], default_label: str
-) -> BestAndCheapestRuns | None:
+    runs: Sequence[SweepPoint], default_label: str
+) -> BestAndCheapestSettings | None:
     """Choose the best setting of a sweep and the cheapest that is not significantly worse.
 
     default_label : the label of the model's own settings
@@ -57,7 +57,7 @@ def choose_best_and_cheapest(
         (run for run in runs if not is_significantly_worse(lost.get(run.label))),
         key=lambda run: (run.passes_per_picture, run.label != default_label, -shares[run.label]),
     )
-    return BestAndCheapestRuns(best, cheapest, lost)
+    return BestAndCheapestSettings(best, cheapest, lost)
 
 
 def is_significantly_worse(change: Estimate | None) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from t2i.evaluate.generation.feature_distance import compute_frechet_distance
 from t2i.evaluate.generation.judge import CRITERION_TITLES
-from t2i.evaluate.generation.records import PictureRecord, SamplingRun
+from t2i.evaluate.generation.records import PictureRecord, SweepPoint
 from t2i.evaluate.generation.sampling_chapter import build_sampling_chapter
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
 from t2i.evaluate.report.statistics import (
@@ -31,9 +31,9 @@ class GenerationResults:
     sampling_text : description of how `drawn` was sampled
     """
 
-    real: Mapping[str, SamplingRun]
-    drawn: Mapping[str, SamplingRun]
-    sweeps: Mapping[str, Sequence[SamplingRun]]
+    real: Mapping[str, SweepPoint]
+    drawn: Mapping[str, SweepPoint]
+    sweeps: Mapping[str, Sequence[SweepPoint]]
     default_labels: Mapping[str, str]
     sampling_text: str
 
@@ -99,7 +99,7 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
 
 
 def build_criterion_rows(
-    runs: Mapping[str, SamplingRun], compared: bool = False
+    runs: Mapping[str, SweepPoint], compared: bool = False
 ) -> list[tuple[str, list[Cell]]]:
     """Build the table row of each criterion: the share of correct pictures of each run.
 

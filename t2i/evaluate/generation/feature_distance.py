@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.optional_imports import explaining_missing_extra
 
 
 class PassThroughFeatures(nn.Module):
@@ -33,7 +33,7 @@ def compute_frechet_distance(
     As Heusel et al. (2017) compare pictures, but in the recogniser's features: figures of other
     suites cannot be compared with it. It grows as the sets shrink: compare equal sizes only.
     """
-    with explain_missing_extra():
+    with explaining_missing_extra():
         from torchmetrics.image.fid import FrechetInceptionDistance
 
     one_NF, other_NF = (torch.tensor(side, dtype=torch.float64) for side in (one, other))

@@ -81,7 +81,7 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
     )
 
 
-def judge_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
+def judge_by_statement(statement: CaptionStatement, seen: Recognition) -> dict[str, list[bool]]:
     """Judge a recognised picture by what a caption states: criterion -> results, True if met.
 
     A criterion has one result for each object or colour that it is about, else one; "placed" has
@@ -130,6 +130,6 @@ def judge_by_other_caption(
         for step in range(1, len(statements)):
             other = statements[(number + step) % len(statements)]
             if kind in other.criteria:
-                judged[kind] = judge_statement(other, seen)[kind]
+                judged[kind] = judge_by_statement(other, seen)[kind]
                 break
     return judged

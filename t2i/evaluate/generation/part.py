@@ -17,17 +17,17 @@ from t2i.evaluate.generation.judge import (
     CaptionStatement,
     build_caption_statement,
     judge_by_other_caption,
-    judge_statement,
+    judge_by_statement,
 )
 from t2i.evaluate.generation.records import (
     DECIMALS,
     BatchRecord,
     PictureRecord,
-    SamplingRun,
+    SweepPoint,
     build_object_records,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
+from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.scenes import Scenes
@@ -42,11 +42,11 @@ class GenerationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seen: SplitConfig
+    seen: SceneSplitConfig
     """Combinations of objects and colours that training showed, in scenes that it did not."""
-    held_out: SplitConfig
+    held_out: SceneSplitConfig
     """Each shows a combination that training never did."""
-    sweep: SplitConfig
+    sweep: SceneSplitConfig
     """Other scenes, for trying out how to sample: what is chosen by them is judged elsewhere."""
     guidance_scales: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = ()
     steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = ()
@@ -160,7 +160,7 @@ class GenerationPart:
                     caption=statements[number].text,
                     objects=build_object_records(seen),
                     background=seen.background,
-                    right=judge_statement(statements[number], seen),
+                    right=judge_by_statement(statements[number], seen),
                     right_by_another=judge_by_other_caption(statements, number, seen),
                     fit=fit,
                     fit_of_another=fit_of_another,
@@ -196,13 +196,13 @@ class GenerationPart:
 
         def run(
             split: Split, settings: SamplingSettings | None, label: str = "", value: float = 0.0
-        ) -> SamplingRun:
+        ) -> SweepPoint:
             keys = [
                 w.key
                 for w in self.units_by_key.values()
                 if w.split == split and w.settings == settings
             ]
-            return SamplingRun(
+            return SweepPoint(
                 label, value, [BatchRecord.model_validate(records[key]) for key in keys]
             )
 

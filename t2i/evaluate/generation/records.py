@@ -73,7 +73,7 @@ class BatchRecord(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingRun:
+class SweepPoint:
     """Pictures that were sampled with the same settings, or rendered, batch by batch, with their
     records: one point of a sweep.
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from t2i.evaluate.generation.best_and_cheapest import (
     CHOICE_CRITERION,
-    BestAndCheapestRuns,
+    BestAndCheapestSettings,
     choose_best_and_cheapest,
 )
 from t2i.evaluate.generation.judge import CRITERION_TITLES
-from t2i.evaluate.generation.records import SamplingRun
+from t2i.evaluate.generation.records import SweepPoint
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 
@@ -24,7 +24,7 @@ SWEEP_TITLES = {
 
 
 def build_sampling_chapter(
-    sweeps: Mapping[str, Sequence[SamplingRun]], default_labels: Mapping[str, str]
+    sweeps: Mapping[str, Sequence[SweepPoint]], default_labels: Mapping[str, str]
 ) -> Chapter:
     """Build the report chapter on sampling settings: the recommended ones, then each sweep.
 
@@ -61,7 +61,7 @@ def build_sampling_chapter(
 
 
 def build_recommended_settings_table(
-    choices: Mapping[str, BestAndCheapestRuns], own: Mapping[str, str]
+    choices: Mapping[str, BestAndCheapestSettings], own: Mapping[str, str]
 ) -> Table:
     """Build the table of the recommended sampling settings beside the model's defaults."""
     heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
@@ -88,7 +88,7 @@ def build_recommended_settings_table(
     )
 
 
-def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[SamplingRun]) -> Plot:
+def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[SweepPoint]) -> Plot:
     """Build the plot of each criterion over the sampling setting that a sweep varies."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for kind in PLOTTED_CRITERIA:
@@ -102,7 +102,7 @@ def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[Samplin
 
 
 def build_sweep_table(
-    name: str, title: str, runs: Sequence[SamplingRun], choice: BestAndCheapestRuns | None
+    name: str, title: str, runs: Sequence[SweepPoint], choice: BestAndCheapestSettings | None
 ) -> Table:
     """Build the table of a sweep of a sampling setting: criteria, loss to the best, and cost."""
     kinds = [

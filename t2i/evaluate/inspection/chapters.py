@@ -6,7 +6,7 @@ from statistics import fmean
 from t2i.evaluate.inspection.daam_package import DAAM_LABEL
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
-    Calibration,
+    HeatMapCalibration,
     MapScores,
     ObjectScores,
     SceneRecord,
@@ -41,7 +41,7 @@ ScoreSelector = Callable[[ObjectScores], MapScores | None]
 
 
 def build_chapters(
-    choice: Calibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
+    choice: HeatMapCalibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
 ) -> list[Chapter]:
     """Build the report chapter on heat maps from the calibration and the scenes' records.
 
@@ -84,7 +84,7 @@ def build_chapters(
 
 
 def build_heat_map_method_table(
-    choice: Calibration, scenes: Sequence[SceneRecord], name: str, title: str
+    choice: HeatMapCalibration, scenes: Sequence[SceneRecord], name: str, title: str
 ) -> Table:
     """Build the table that compares the heat-map methods on the scenes of a split."""
     rows: list[tuple[str, Sequence[Cell]]] = []
@@ -131,7 +131,7 @@ def build_heat_map_score_row(
 
 
 def build_daam_row(
-    choice: Calibration, scenes: Sequence[SceneRecord]
+    choice: HeatMapCalibration, scenes: Sequence[SceneRecord]
 ) -> tuple[str, Sequence[Cell]]:
     """Build the table row of the package `daam`, or of the reason why it was not measured."""
     if choice.daam:
@@ -206,7 +206,7 @@ def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str])
     )
 
 
-def build_site_table(choice: Calibration, scenes: Sequence[SceneRecord]) -> Table:
+def build_site_table(choice: HeatMapCalibration, scenes: Sequence[SceneRecord]) -> Table:
     """Build the table of heat-map scores of each attention site alone."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.optional_imports import explaining_missing_extra
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))
 """Thresholds of a map rescaled to 0..1; one is chosen for each method, on scenes of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
+class MaskOverlapScores:
     """Scores of one heat map against the mask of its object.
 
     ious : intersection over union of the mask and the map at each of THRESHOLDS
@@ -33,7 +33,9 @@ class Overlap:
     leakage: float | None
 
 
-def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None) -> Overlap:
+def measure_overlap(
+    map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None
+) -> MaskOverlapScores:
     """Score a heat map (H, W), of values of any range, against the mask of its object.
 
     mask_HW, others_HW : (H, W) bool, the first not empty
@@ -51,7 +53,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
     leaked = None
     if others_HW is not None:
         leaked = float(map_P[others_HW.flatten()].sum()) / total if total else 0.0
-    return Overlap(
+    return MaskOverlapScores(
         ious=tuple(float(iou_P[count - 1]) if count else 0.0 for count in counts),
         best_iou=float(iou_P[last_P].max()),
         pointing=bool(mask_P[map_P.argmax()]),
@@ -62,7 +64,7 @@ def measure_overlap(map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = 
 
 def average_precision(map_P: Tensor, mask_P: Tensor) -> float:
     """Return the average precision of a heat map as a classifier of a mask's positions."""
-    with explain_missing_extra():
+    with explaining_missing_extra():
         from torchmetrics.functional.classification import binary_average_precision
 
     # NOTE a footgun: numbers outside 0..1 would be taken for logits.

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from t2i.evaluate.inspection.chapters import build_chapters
 from t2i.evaluate.inspection.daam_package import DAAM_LABEL, DaamError, compute_daam_heat_maps
-from t2i.evaluate.inspection.map_scores import Overlap, measure_overlap, rescale_to_0_1
+from t2i.evaluate.inspection.map_scores import MaskOverlapScores, measure_overlap, rescale_to_0_1
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
-    Calibration,
+    HeatMapCalibration,
     MapScores,
     ObjectScores,
     SceneRecord,
@@ -36,7 +36,7 @@ from t2i.evaluate.inspection.scene_heat_maps import (
     probe_rendered_scene,
 )
 from t2i.evaluate.report.chapter import Chapter
-from t2i.evaluate.scene_splits import SplitConfig, build_scene_splits
+from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
@@ -55,11 +55,11 @@ class InspectionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    choose: SplitConfig = SplitConfig(seed=41, count=32)
+    choose: SceneSplitConfig = SceneSplitConfig(seed=41, count=32)
     """Scenes that thresholds and the best sites are chosen on; no table shows them."""
-    seen: SplitConfig = SplitConfig(seed=42, count=100)
-    held_out: SplitConfig = SplitConfig(seed=43, count=50)
-    drawn: SplitConfig = SplitConfig(seed=44, count=24)
+    seen: SceneSplitConfig = SceneSplitConfig(seed=42, count=100)
+    held_out: SceneSplitConfig = SceneSplitConfig(seed=43, count=50)
+    drawn: SceneSplitConfig = SceneSplitConfig(seed=44, count=24)
     """Captions that are drawn, and held against the recogniser's masks of what was drawn."""
     levels: tuple[NoiseLevel, ...] = Field(
         (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), min_length=1
@@ -93,7 +93,7 @@ class InspectionPart:
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""
-        choice = Calibration.model_validate(records[CALIBRATION_KEY])
+        choice = HeatMapCalibration.model_validate(records[CALIBRATION_KEY])
         shown: dict[str, list[SceneRecord]] = {}
         for unit, record in records.items():
             if unit != CALIBRATION_KEY:
@@ -108,11 +108,11 @@ class InspectionPart:
         )
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def calibration(self) -> HeatMapCalibration:
         """Thresholds of the methods and the best sites, chosen on scenes of their own."""
         scenes = self.scenes["choose"]
-        methods: dict[str, list[Overlap]] = {}
-        sites: dict[str, list[Overlap]] = {}
+        methods: dict[str, list[MaskOverlapScores]] = {}
+        sites: dict[str, list[MaskOverlapScores]] = {}
         sizes: dict[str, str] = {}
         looked: list[tuple[SceneHeatMaps, Scene]] = []
         trouble = ""
@@ -159,7 +159,7 @@ class InspectionPart:
         thresholds = {name: threshold for name, (threshold, _) in chosen.items()}
         if trouble:
             thresholds.pop(DAAM_LABEL, None)
-        return Calibration(
+        return HeatMapCalibration(
             scenes=len(scenes),
             thresholds=thresholds | {BEST_SITES_METHOD: together[count][0]},
             site_ious=ranked,
@@ -267,7 +267,7 @@ class InspectionPart:
 
 def measure_method_overlaps(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
-) -> list[Overlap]:
+) -> list[MaskOverlapScores]:
     """Score each object's heat map by one method, over all noise levels, against its mask."""
     return measure_overlaps_with_objects(
         [
@@ -278,7 +278,7 @@ def measure_method_overlaps(
     )
 
 
-def measure_overlaps_with_objects(maps: Sequence[Tensor], scene: Scene) -> list[Overlap]:
+def measure_overlaps_with_objects(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
     """Score the heat map of each object of a scene against the object's mask."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))

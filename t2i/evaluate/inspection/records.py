@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from t2i.evaluate.inspection.map_scores import THRESHOLDS, Overlap
+from t2i.evaluate.inspection.map_scores import THRESHOLDS, MaskOverlapScores
 
 ALL_LEVELS = "all"
 """Key in place of a noise level: the map that a probe averages over all levels."""
@@ -56,7 +56,7 @@ class SceneRecord(BaseModel):
     file: str
 
 
-class Calibration(BaseModel):
+class HeatMapCalibration(BaseModel):
     """Heat-map thresholds and best sites, chosen on scenes that no table uses.
 
     thresholds : of each method, and of each site alone
@@ -75,7 +75,7 @@ class Calibration(BaseModel):
     daam: str
 
 
-def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
+def build_map_scores(overlap: MaskOverlapScores, threshold: float) -> MapScores:
     """Return the scores of a heat map at a threshold as their record for records.jsonl, rounded."""
     return MapScores(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
@@ -86,7 +86,7 @@ def build_map_scores(overlap: Overlap, threshold: float) -> MapScores:
     )
 
 
-def find_best_threshold(overlaps: Sequence[Overlap]) -> tuple[float, float]:
+def find_best_threshold(overlaps: Sequence[MaskOverlapScores]) -> tuple[float, float]:
     """Return the threshold with the highest mean IoU over these heat maps, and that mean."""
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from t2i.evaluate.pie_bench.columns import COLUMN_TITLES, LOWER_IS_BETTER, Column
 from t2i.evaluate.pie_bench.mapping import EDITING_TYPES
+from t2i.evaluate.pie_bench.metrics import LOWER_IS_BETTER, METRIC_TITLES, Metric
 from t2i.evaluate.pie_bench.records import PieBenchRecord
+from t2i.evaluate.real.baselines import AUTOENCODER, NO_EDIT
 from t2i.evaluate.real.chapters import COST_GETTERS, UNITS_BY_HEAD, build_cost_cells
-from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
 from t2i.terminal import plural
@@ -20,7 +20,7 @@ EditRecords = Sequence[PieBenchRecord]
 def build_chapters(
     edits: EditRecords,
     labels: Sequence[str],
-    columns: Sequence[Column],
+    columns: Sequence[Metric],
     steps: int,
     guidance_scale: float,
 ) -> list[Chapter]:
@@ -65,9 +65,9 @@ def build_chapters(
 
 
 def build_method_table(
-    name: str, title: str, edits: EditRecords, labels: Sequence[str], columns: Sequence[Column]
+    name: str, title: str, edits: EditRecords, labels: Sequence[str], columns: Sequence[Metric]
 ) -> Table:
-    """Build the table that compares controls and methods on some edits, a row each."""
+    """Build the table that compares baselines and methods on some edits, a row each."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for label in (NO_EDIT, AUTOENCODER, *labels):
         edited = [one.methods.get(label) for one in edits]
@@ -75,26 +75,26 @@ def build_method_table(
         if label in labels:
             values = [None if method is None else method.columns for method in edited]
         if any(values):
-            rows.append((label, [*build_column_cells(values, columns), *build_cost_cells(edited)]))
-    heads = (*(COLUMN_TITLES[column] for column in columns), *COST_GETTERS)
-    lower = (*(COLUMN_TITLES[column] for column in LOWER_IS_BETTER), *COST_GETTERS)
+            rows.append((label, [*build_metric_cells(values, columns), *build_cost_cells(edited)]))
+    heads = (*(METRIC_TITLES[column] for column in columns), *COST_GETTERS)
+    lower = (*(METRIC_TITLES[column] for column in LOWER_IS_BETTER), *COST_GETTERS)
     return Table(
         name=name,
         title=f"{title}: {plural(len(edits), 'edit')}",
         heads=heads,
         rows=rows,
         units={
-            COLUMN_TITLES["psnr"]: "dB",
+            METRIC_TITLES["psnr"]: "dB",
             **{head: UNITS_BY_HEAD.get(head, "") for head in COST_GETTERS},
         },
         better={head: "lower" if head in lower else "higher" for head in heads},
     )
 
 
-def build_column_cells(
-    values: Sequence[Mapping[Column, float | None] | None], columns: Sequence[Column]
+def build_metric_cells(
+    values: Sequence[Mapping[Metric, float | None] | None], columns: Sequence[Metric]
 ) -> list[Cell]:
-    """Build the cells of a row: the mean of each column over the edits, with interval.
+    """Build the cells of a row: the mean of each metric over the edits, with interval.
 
     values : columns of each edit; None for an edit that the row's method did not make
     """

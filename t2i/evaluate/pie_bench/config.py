@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from t2i.evaluate.pie_bench.columns import COLUMNS, NEEDED_JUDGES, Column
 from t2i.evaluate.pie_bench.mapping import MAPPING_FILE, PICTURES_FOLDER
+from t2i.evaluate.pie_bench.metrics import METRICS, NEEDED_JUDGES, Metric
 from t2i.evaluate.real.edit_methods import EditMethod
 
 WEIGHTS_HINTS = {
@@ -30,7 +30,7 @@ class PieBenchConfig(BaseModel):
     dino: str | None = None
     clip: str | None = None
     lpips: str | None = None
-    columns: tuple[Column, ...] = Field(COLUMNS, min_length=1)
+    columns: tuple[Metric, ...] = Field(METRICS, min_length=1)
     seed: int = Field(0, ge=0)
     count: int | None = Field(None, ge=1)
     """Edits of each editing type, the first ones; by default all."""

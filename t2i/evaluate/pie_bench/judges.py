@@ -40,13 +40,13 @@ class DinoJudge:
 
         return cls(load_pretrained(ViTModel, folder, "DINO ViT-B/8 (facebook/dino-vitb8)"))
 
-    def structure_distance(self, one: Image.Image, other: Image.Image) -> float:
+    def compute_structure_distance(self, one: Image.Image, other: Image.Image) -> float:
         """Return the mean squared difference of the self-similarities of two pictures, 0 to 4."""
-        one_TT, other_TT = (self.self_similarity(picture) for picture in (one, other))
+        one_TT, other_TT = (self.compute_self_similarity(picture) for picture in (one, other))
         return float((one_TT - other_TT).square().mean())
 
     @torch.no_grad()
-    def self_similarity(self, picture: Image.Image) -> Tensor:
+    def compute_self_similarity(self, picture: Image.Image) -> Tensor:
         """Return the cosine similarity of each two tokens' keys in the last layer, (T, T)."""
         # NOTE as published, the values go from 0 to 255: other figures cannot be compared.
         pixels_13HW = torch.from_numpy(to_rgb_array(picture)).permute(2, 0, 1)[None].float()
@@ -115,7 +115,7 @@ class ClipJudge:
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Models by which the columns of PIE-Bench are measured; None for those that are not loaded."""
+    """Models by which the metrics of PIE-Bench are measured; None for those that are not loaded."""
 
     dino: DinoJudge | None = None
     clip: ClipJudge | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.errors import ModelError
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.safe_reading.tensors import read_tensors
 
 SLICES = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 11), (11, 12), (12, 13))
@@ -117,7 +117,7 @@ def load_lpips(path: Path) -> Lpips:
 
 def load_torchmetrics_lpips_weights() -> Mapping[str, Tensor]:
     """Return the learned weights of LPIPS that are part of torchmetrics, by name."""
-    with explain_missing_extra():
+    with explaining_missing_extra():
         import torchmetrics
 
     file = Path(torchmetrics.__file__).parent / "functional/image/lpips_models/squeeze.pth"

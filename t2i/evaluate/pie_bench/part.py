@@ -11,7 +11,6 @@ from PIL import Image
 
 from t2i.denoiser.families import sd
 from t2i.evaluate.pie_bench.chapters import build_chapters
-from t2i.evaluate.pie_bench.columns import ComparedPictures, measure_columns
 from t2i.evaluate.pie_bench.config import PieBenchConfig
 from t2i.evaluate.pie_bench.judges import Judges, load_judges
 from t2i.evaluate.pie_bench.mapping import (
@@ -20,8 +19,9 @@ from t2i.evaluate.pie_bench.mapping import (
     PieBenchEdit,
     read_mapping_file,
 )
+from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_metrics
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
-from t2i.evaluate.real.controls import AUTOENCODER, NO_EDIT
+from t2i.evaluate.real.baselines import AUTOENCODER, NO_EDIT
 from t2i.evaluate.real.edit_methods import PictureEditTask, edit_by_methods
 from t2i.evaluate.real.editor import build_editor, encode_and_decode
 from t2i.evaluate.real.records import build_cost_record
@@ -67,7 +67,7 @@ class PieBenchPart:
         controls = {NO_EDIT: source, AUTOENCODER: encode_and_decode(self.editor, source)}
         pictures = controls | {label: one.picture for label, one in edited.items()}
         measured = {
-            label: measure_columns(
+            label: compute_metrics(
                 ComparedPictures(source, picture, mask_HW, edit.prompts[1]),
                 self.config.columns,
                 self.judges,
@@ -120,7 +120,7 @@ class PieBenchPart:
 
     @cached_property
     def judges(self) -> Judges:
-        """Judges whose columns are measured, loaded when they are needed first."""
+        """Judges whose metrics are measured, loaded when they are needed first."""
         given = (self.config.dino, self.config.clip, self.config.lpips)
         dino, clip, lpips = (None if path is None else Path(path) for path in given)
         return load_judges(dino=dino, clip=clip, lpips=lpips)

@@ -1,14 +1,14 @@
 """Records of the part "pie_bench", as records.jsonl stores them."""
 
 from t2i.evaluate.editing.records import StrictModel
-from t2i.evaluate.pie_bench.columns import Column
+from t2i.evaluate.pie_bench.metrics import Metric
 from t2i.evaluate.real.records import EditCostRecord
 
 
 class PieBenchMethodRecord(EditCostRecord):
     """Record of the picture that one method made of an edit: its columns and its cost."""
 
-    columns: dict[Column, float | None]
+    columns: dict[Metric, float | None]
 
 
 class PieBenchRecord(StrictModel):
@@ -21,7 +21,7 @@ class PieBenchRecord(StrictModel):
     editing_type: str
     source: str
     target: str
-    controls: dict[str, dict[Column, float | None]]
+    controls: dict[str, dict[Metric, float | None]]
     methods: dict[str, PieBenchMethodRecord]
     refused: dict[str, str]
     file: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.errors import ArgumentError, ModelError
-from t2i.safe_reading import MODEL_CONFIG_KIND, WEIGHTS_KIND, open_untrusted, read_json
+from t2i.safe_reading import MODEL_CONFIG_KIND, WEIGHTS_KIND, open_untrusted_file, read_json
 from t2i.scenes.recogniser import CONFIG_FILE, DEFAULT_FOLDER, WEIGHTS_FILE, Recogniser
 
 SECOND_RECOGNISER_FOLDER = Path("runs/second-recogniser/model")
@@ -44,7 +44,7 @@ def load_preference_recogniser(folder: Path) -> Recogniser:
 
 def compute_weights_digest(folder: Path) -> str:
     """Return the SHA-256 of a recogniser's weights file, in hex."""
-    with open_untrusted(folder / WEIGHTS_FILE, WEIGHTS_KIND) as file:
+    with open_untrusted_file(folder / WEIGHTS_FILE, WEIGHTS_KIND) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
+from t2i.evaluate.real.baselines import BASELINES, REGENERATED
 from t2i.evaluate.real.comparison import (
     SUCCESS_MARGIN,
     choose_most_preserving_method,
-    common_samples_difference,
-    paired_ratio,
+    compute_difference_on_common_samples,
+    compute_paired_ratio,
 )
-from t2i.evaluate.real.controls import CONTROLS, DRAWN_ANEW
 from t2i.evaluate.real.picture_pairs import Split
 from t2i.evaluate.real.records import EditCostRecord, PicturePairScores, PictureScores
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
@@ -121,8 +121,8 @@ def group_pairs_by_kind(pairs: PairRecords) -> Iterator[tuple[ChangeKind, PairRe
 
 
 def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequence[str]) -> Table:
-    """Build the table that compares the controls and methods on some pairs, a row each."""
-    anew = collect_successes(pairs, DRAWN_ANEW)
+    """Build the table that compares the baselines and methods on some pairs, a row each."""
+    anew = collect_successes(pairs, REGENERATED)
     rows = [
         (
             label,
@@ -131,7 +131,7 @@ def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequen
                 *build_cost_cells([one.methods.get(label) for one in pairs]),
             ],
         )
-        for label in (*CONTROLS, *labels)
+        for label in (*BASELINES, *labels)
         if any(find_scores(one, label) for one in pairs)
     ]
     return Table(
@@ -154,7 +154,7 @@ def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None
     return [
         proportion_with_interval(successes),
         mean_with_bootstrap_interval(collect_kept_psnrs(pairs, label)),
-        paired_ratio(successes, anew),
+        compute_paired_ratio(successes, anew),
         proportion_with_interval([None if one is None else one.everything for one in scores]),
         *(
             mean_with_bootstrap_interval([None if one is None else read(one) for one in scores])
@@ -164,7 +164,7 @@ def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None
 
 
 def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
-    """Build the cells of a row with its method's mean costs; empty for a control."""
+    """Build the cells of a row with its method's mean costs; empty for a baseline."""
     return [
         mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
         for read in COST_GETTERS.values()
@@ -177,7 +177,9 @@ def build_difference_table(
     """Build the table of each method minus the first one, on the pairs that both have."""
 
     def subtract(label: str, samples: Callable[[PairRecords, str], Sequence[float | None]]) -> Cell:
-        return common_samples_difference(samples(pairs, label), samples(pairs, labels[0]))
+        return compute_difference_on_common_samples(
+            samples(pairs, label), samples(pairs, labels[0])
+        )
 
     rows: list[tuple[str, Sequence[Cell]]] = [
         (label, [subtract(label, collect_successes), subtract(label, collect_kept_psnrs)])
@@ -205,7 +207,7 @@ def build_choice_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
         if chosen is None:
             continue
         label, best = chosen
-        less = common_samples_difference(successes[label], successes[best])
+        less = compute_difference_on_common_samples(successes[label], successes[best])
         rows.append(
             (
                 CHANGE_TITLES[kind],
@@ -255,7 +257,7 @@ def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
     """Build the galleries: the worst and the best by one method, and the first of each kind."""
     ranked = sorted(
         (one for one in pairs if label in one.methods),
-        key=lambda one: success_and_kept_key(one.methods[label].scores),
+        key=lambda one: success_and_kept_sort_key(one.methods[label].scores),
     )
     count = min(GALLERY_SIZE, len(ranked) // 2)
     return [
@@ -273,7 +275,7 @@ def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
     ]
 
 
-def success_and_kept_key(scores: PictureScores) -> tuple[bool, float]:
+def success_and_kept_sort_key(scores: PictureScores) -> tuple[bool, float]:
     """Return the key that sorts pictures by success, then by what was kept."""
     return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
 
@@ -289,7 +291,7 @@ def build_pair_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
 
 
 def find_scores(pair: PicturePairScores, label: str) -> PictureScores | None:
-    """Return the scores of the picture that a control or an editing method made of a pair; None
+    """Return the scores of the picture that a baseline or an editing method made of a pair; None
     where it made none.
     """
     if label in pair.controls:

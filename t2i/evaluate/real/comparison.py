@@ -21,7 +21,7 @@ Samples = Sequence[float | None]
 Flags = Sequence[bool | None]
 
 
-def common_samples_difference(one: Samples, other: Samples) -> Estimate | None:
+def compute_difference_on_common_samples(one: Samples, other: Samples) -> Estimate | None:
     """Return the mean of `one` minus that of `other`, with interval, over the samples both have.
 
     Paired, sample by sample; None if they have none in common.
@@ -37,7 +37,7 @@ def common_samples_difference(one: Samples, other: Samples) -> Estimate | None:
     )
 
 
-def paired_ratio(one: Flags, other: Flags) -> Estimate | None:
+def compute_paired_ratio(one: Flags, other: Flags) -> Estimate | None:
     """Return the proportion of `one` divided by that of `other`, with a bootstrap interval.
 
     Over the samples that both have; None where there are none, or `other` is nowhere true.

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from t2i.evaluate.editing.pairs import ChangeKind
-from t2i.evaluate.real.controls import CONTROLS
+from t2i.evaluate.real.baselines import BASELINES
 from t2i.evaluate.real.edit_methods import EditMethod
 
 
@@ -45,7 +45,7 @@ class RealConfig(BaseModel):
     @field_validator("methods")
     @classmethod
     def _check_labels(cls, methods: tuple[EditMethod, ...]) -> tuple[EditMethod, ...]:
-        labels = [*CONTROLS]
+        labels = [*BASELINES]
         for method in methods:
             if method.label in labels:
                 raise ValueError(

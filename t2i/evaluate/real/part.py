@@ -11,14 +11,14 @@ from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
 from t2i.evaluate.editing.scores import measure_similarity
-from t2i.evaluate.real.chapters import build_chapters
-from t2i.evaluate.real.config import PairSplitConfig, RealConfig
-from t2i.evaluate.real.controls import (
+from t2i.evaluate.real.baselines import (
     AUTOENCODER,
     COMPOSED_TARGET,
-    DRAWN_ANEW,
     NO_EDIT,
+    REGENERATED,
 )
+from t2i.evaluate.real.chapters import build_chapters
+from t2i.evaluate.real.config import PairSplitConfig, RealConfig
 from t2i.evaluate.real.edit_methods import (
     EditedPicture,
     PictureEditTask,
@@ -38,7 +38,7 @@ from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator, derive_seed
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 STRIP_COLUMNS = 8
 """Pictures in a row of the strip that is saved of each pair."""
@@ -74,7 +74,7 @@ class RealPart:
             weight=self.config.weight,
             prompt_weight=self.config.prompt_weight,
         )
-        controls = self._make_controls(pair, task)
+        controls = self._make_baselines(pair, task)
         methods = [m for m in self.config.methods if m.pairs is None or number < m.pairs]
         edited, refused = edit_by_methods(self.editor, pair.source, task, methods)
         pictures = controls | {label: one.picture for label, one in edited.items()}
@@ -137,7 +137,7 @@ class RealPart:
         for split, of_scenes in wanted.items():
             try:
                 found[split] = Scenes(
-                    ScenesConfig(
+                    SceneDatasetConfig(
                         size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
                         seed=getattr(self.config, split).seed,
                         vocabulary=self.context.objects,
@@ -160,8 +160,8 @@ class RealPart:
             return 0
         return counts.count(kind)
 
-    def _make_controls(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
-        """Return the pictures that the edited ones are compared with, by the names of CONTROLS."""
+    def _make_baselines(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
+        """Return the pictures that the edited ones are compared with, by the names of BASELINES."""
         seed = task.seed
         anew = self.context.pipe(
             [task.weighted_prompt],
@@ -174,7 +174,7 @@ class RealPart:
             NO_EDIT: pair.source,
             COMPOSED_TARGET: pair.target,
             AUTOENCODER: encode_and_decode(self.editor, pair.source),
-            DRAWN_ANEW: anew[0],
+            REGENERATED: anew[0],
         }
 
     def _judge(

@@ -21,7 +21,7 @@ class EditCostRecord(StrictModel):
 
 
 class PictureScores(StrictModel):
-    """Record of the scores of an edited or control picture: does it show the change, what has it
+    """Record of the scores of an edited or baseline picture: does it show the change, what has it
     kept of the source, and how near is it to the pair's target.
 
     success : True if the requested change has happened

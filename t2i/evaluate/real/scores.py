@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from t2i.evaluate.editing.records import DECIMALS, build_similarity_record
 from t2i.evaluate.editing.scores import (
+    compute_self_similarity,
     fulfils_target_prompt,
     is_edit_successful,
     measure_similarity,
-    self_similarity,
 )
 from t2i.evaluate.real.picture_pairs import PicturePair
 from t2i.evaluate.real.records import PictureScores
@@ -35,7 +35,7 @@ class JudgedPicture:
 def score_picture(
     pair: PicturePair, source_seen: Recognition, judged: JudgedPicture
 ) -> PictureScores:
-    """Score an edited or control picture of a pair against the pair's source and target.
+    """Score an edited or baseline picture of a pair against the pair's source and target.
 
     source_seen : recognised objects of the pair's source
     """
@@ -44,7 +44,7 @@ def score_picture(
     whole_HW = np.ones_like(pair.kept_HW)
     whole = measure_similarity(pair.target, judged.picture, whole_HW)
     assert whole is not None
-    structure = kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
+    structure = compute_kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
     return PictureScores(
         success=is_edit_successful(pair.prompts, source_seen, seen),
         everything=fulfils_target_prompt(pair.prompts, seen),
@@ -55,13 +55,13 @@ def score_picture(
     )
 
 
-def kept_structure_distance(
+def compute_kept_structure_distance(
     one_Fhw: NDArray[np.float32], other_Fhw: NDArray[np.float32], kept_HW: NDArray[np.bool_]
 ) -> float | None:
     """Return the structure distance of two feature maps (F, h, w) over the kept positions.
 
-    As t2i.evaluate.editing.scores.structure_distance; None where fewer than two positions lie in
-    the mask with all their pixels.
+    As t2i.evaluate.editing.scores.compute_structure_distance; None where fewer than two positions
+    lie in the mask with all their pixels.
     """
     changed_11HW = torch.from_numpy(~kept_HW).float()[None, None]
     changed_hw = functional.adaptive_max_pool2d(changed_11HW, one_Fhw.shape[1:])[0, 0]
@@ -69,6 +69,7 @@ def kept_structure_distance(
     if int(kept_P.sum()) < 2:
         return None
     one_PP, other_PP = (
-        self_similarity(torch.from_numpy(side))[kept_P][:, kept_P] for side in (one_Fhw, other_Fhw)
+        compute_self_similarity(torch.from_numpy(side))[kept_P][:, kept_P]
+        for side in (one_Fhw, other_Fhw)
     )
     return float((one_PP - other_PP).square().mean())

@@ -106,7 +106,7 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
     for label, cells in table.rows:
         there = old.get(label, {})
         change: list[Cell] = [
-            subtract_earlier(cell, there.get(head), same_scenes)
+            subtract_earlier_cell(cell, there.get(head), same_scenes)
             for head, cell in zip(table.heads, cells, strict=True)
         ]
         if any(change):
@@ -124,7 +124,7 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
     )
 
 
-def subtract_earlier(
+def subtract_earlier_cell(
     cell: Cell, before: EarlierEstimate | str | None, same_scenes: bool
 ) -> Estimate | None:
     """Return a cell's number minus the earlier one, with interval; None unless both exist."""

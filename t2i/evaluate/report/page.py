@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import describe_origin
 from t2i.evaluate.report.number_format import format_interval, format_with_unit
@@ -31,7 +31,7 @@ def render_html_page(
     document : the head of evaluation.json
     pictures : folder of the pictures of galleries
     """
-    with explain_missing_extra():
+    with explaining_missing_extra():
         import jinja2
 
     loader = jinja2.FileSystemLoader(TEMPLATE_FOLDER)

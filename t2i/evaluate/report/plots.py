@@ -3,7 +3,7 @@
 import io
 import itertools
 
-from t2i.evaluate.optional_imports import explain_missing_extra
+from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.evaluate.report.chapter import Plot
 
 LINE_COLOURS = (
@@ -28,7 +28,7 @@ def render_plot_as_svg(plot: Plot) -> str:
 
     The lines take LINE_COLOURS in order.
     """
-    with explain_missing_extra():
+    with explaining_missing_extra():
         import matplotlib
         from matplotlib.figure import Figure
     with matplotlib.rc_context(

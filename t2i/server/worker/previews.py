@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.denoiser.families import sd
-from t2i.denoiser.predicted_original import signal_and_noise_at
+from t2i.denoiser.predicted_original import compute_signal_and_noise_scales
 from t2i.denoiser.schedulers import Scheduler
 
 PATCHES_PER_SIDE = 16
@@ -91,7 +91,7 @@ def predict_clean_latents(
 
 def _mixture_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     """Return the parts of clean latents and of noise in a scheduler's latents at a timestep."""
-    signal, noise = signal_and_noise_at(scheduler, timestep)
+    signal, noise = compute_signal_and_noise_scales(scheduler, timestep)
     starts_at_unit_noise = float(getattr(scheduler, "init_noise_sigma", 1.0)) == 1
     return (signal, noise) if starts_at_unit_noise else (1.0, noise / signal)
 

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.text.encoder_interface import EncodedText, TextEncoder
 from t2i.text.encoders.bert import Bert
 from t2i.text.encoders.causal import Causal
@@ -38,7 +38,7 @@ def select_text_encoder(
     if family is None:
         raise ArgumentError(
             f"No text encoder is made of a {model.config.model_type!r}. "
-            f"{choice_hint(model.config.model_type, ENCODER_CLASS_BY_MODEL_TYPE)}"
+            f"{suggest_choice(model.config.model_type, ENCODER_CLASS_BY_MODEL_TYPE)}"
         )
     return family(tokenizer, model, window)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.null_text import NullText
-from pipelines.prompt_to_prompt.inverted_source import resolve_method
+from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
@@ -19,7 +19,7 @@ from t2i.conditioning.guidance import Conditional
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, DataError
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
@@ -196,10 +196,10 @@ def test_the_pipeline_keeps_its_scheduler(pipe):
 
 
 def test_auto_suits_the_model(pipe):
-    assert resolve_method(pipe, "auto") == parse_method("direct")
+    assert resolve_inversion_method(pipe, "auto") == parse_method("direct")
     parts = tiny_sd_components()
     parts["scheduler"] = build_scheduler("lcm", parts["scheduler"].config)
-    assert resolve_method(quiet(parts), "auto") == parse_method("turbo")
+    assert resolve_inversion_method(quiet(parts), "auto") == parse_method("turbo")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def embedded():
 @pytest.fixture(scope="module")
 def cat():
     """A composed scene, which the embedded model never drew."""
-    config = ScenesConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
+    config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
     return Image.fromarray(Scenes(config).scene(0).pixels)
 
 

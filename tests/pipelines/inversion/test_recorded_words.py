@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.inversion.methods import parse_method
-from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_method
+from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_inversion_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_heat_maps import (
     check_words_can_be_read,
@@ -128,11 +128,11 @@ def test_methods_that_invert_steps_are_refused_for_models_of_few_steps(method):
     parts["scheduler"] = build_scheduler("lcm", parts["scheduler"].config)
     few = PromptEditPipeline(**parts)
     with pytest.raises(ArgumentError, match=f"The method {method} inverts each step.*choose turbo"):
-        resolve_method(few, method)
-    resolve_method(few, "edit-friendly")
+        resolve_inversion_method(few, method)
+    resolve_inversion_method(few, "edit-friendly")
 
 
 def test_null_text_is_refused_for_flow_models():
     parts = tiny_sd_components() | {"scheduler": FlowMatchEulerDiscreteScheduler()}
     with pytest.raises(ArgumentError, match=r"method null-text optimises .*: choose difference"):
-        resolve_method(PromptEditPipeline(**parts), "null-text")
+        resolve_inversion_method(PromptEditPipeline(**parts), "null-text")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images.blend_weights import compute_change_weights, soften_edge
+from pipelines.images.blend_weights import compute_change_weights, compute_soft_edge_weights
 from pipelines.images.photo import prepare_photo
 from pipelines.images.photo_fitting import FIT_MODES, choose_fitting
 from t2i.errors import ArgumentError
@@ -39,8 +39,8 @@ def test_every_size_is_fitted_and_put_back_unchanged(width, height, size, fit):
     picture = colourful(width, height)
     photo = prepare_photo(picture, *size, fit)
     assert photo.pixels.shape == (1, 3, *size)
-    np.testing.assert_array_equal(bytes_of(photo.put_back(photo.image)), bytes_of(picture))
-    everywhere = photo.put_back(photo.image, torch.ones(size))
+    np.testing.assert_array_equal(bytes_of(photo.paste_edit(photo.image)), bytes_of(picture))
+    everywhere = photo.paste_edit(photo.image, torch.ones(size))
     left, top, right, bottom = photo.box
     outside = np.ones((height, width), bool)
     outside[top:bottom, left:right] = False
@@ -82,7 +82,7 @@ def test_padding_repeats_the_edge_and_is_removed_again():
 def test_a_smaller_photo_is_enlarged_with_a_warning():
     with pytest.warns(UserWarning, match=r"smaller than the model's 32x32 .*enlarged to 32x32"):
         photo = prepare_photo(colourful(20, 16), 32, 32)
-    assert photo.put_back(photo.image).size == (20, 16)
+    assert photo.paste_edit(photo.image).size == (20, 16)
 
 
 def test_an_unknown_fit_is_refused_with_the_nearest():
@@ -104,7 +104,7 @@ def test_only_what_changed_is_put_back_where_it_belongs(fit):
     assert is_red.sum() > 10
     edited = shown.copy()
     edited[is_red] = (0, 200, 0)
-    back = bytes_of(photo.put_back(Image.fromarray(edited.astype(np.uint8))))
+    back = bytes_of(photo.paste_edit(Image.fromarray(edited.astype(np.uint8))))
     green = (back[..., 1] > 150) & (back[..., 0] < 100) & (back[..., 2] < 100)
     assert green[56:72, 88:104].all()
     far = np.ones((128, 192), bool)
@@ -115,7 +115,7 @@ def test_only_what_changed_is_put_back_where_it_belongs(fit):
 def test_all_of_an_image_is_put_back_if_all_is_said_to_have_changed():
     photo = prepare_photo(colourful(64, 64), 32, 32)
     image = Image.new("RGB", (32, 32), (10, 20, 30))
-    assert (bytes_of(photo.put_back(image, torch.ones(32, 32))) == (10, 20, 30)).all()
+    assert (bytes_of(photo.paste_edit(image, torch.ones(32, 32))) == (10, 20, 30)).all()
 
 
 @pytest.mark.parametrize(("size", "axis"), [((128, 64), 1), ((64, 128), 0)])
@@ -124,7 +124,7 @@ def test_an_edit_ends_softly_at_the_sides_of_a_crop_with_a_warning(size, axis):
     picture = Image.new("RGB", size, "white")
     photo = prepare_photo(picture, 32, 32)
     with pytest.warns(UserWarning, match=r"reaches a side at which the photo was cropped .*pad"):
-        edited = photo.put_back(Image.new("RGB", (32, 32)), torch.ones(32, 32))
+        edited = photo.paste_edit(Image.new("RGB", (32, 32)), torch.ones(32, 32))
     share = 1 - bytes_of(edited)[..., 0] / 255
     along = np.moveaxis(share, axis, 0).mean(axis=1)
     assert (along[:32] == 0).all()
@@ -139,22 +139,24 @@ def test_an_edit_away_from_the_sides_of_a_crop_is_not_warned_about():
     photo = prepare_photo(colourful(128, 64), 32, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        photo.put_back(Image.new("RGB", (32, 32)), soften_edge(weights((3, 0, 29, 32))))
+        photo.paste_edit(
+            Image.new("RGB", (32, 32)), compute_soft_edge_weights(weights((3, 0, 29, 32)))
+        )
 
 
 def test_large_photos_are_blended_in_strips(monkeypatch):
     photo = prepare_photo(colourful(96, 80), 32, 32, "stretch")
     image = Image.fromarray(255 - np.asarray(photo.image))
-    changed = soften_edge(weights((4, 4, 30, 28)))
-    whole = photo.put_back(image, changed)
+    changed = compute_soft_edge_weights(weights((4, 4, 30, 28)))
+    whole = photo.paste_edit(image, changed)
     monkeypatch.setattr("pipelines.images.photo.PIXELS_PER_STRIP", 200)
-    assert photo.put_back(image, changed).tobytes() == whole.tobytes()
+    assert photo.paste_edit(image, changed).tobytes() == whole.tobytes()
 
 
 def test_what_is_blended_in_is_opaque_and_the_rest_keeps_its_opacity():
     picture = colourful(32, 32, channels=4)
     photo = prepare_photo(picture, 32, 32)
-    edited = photo.put_back(Image.new("RGB", (32, 32), "blue"), weights((8, 8, 24, 24)))
+    edited = photo.paste_edit(Image.new("RGB", (32, 32), "blue"), weights((8, 8, 24, 24)))
     assert (bytes_of(edited)[8:24, 8:24] == (0, 0, 255, 255)).all()
     np.testing.assert_array_equal(bytes_of(edited)[:8], bytes_of(picture)[:8])
 
@@ -164,7 +166,7 @@ def test_what_is_blended_in_has_the_photos_own_colours():
     own = colourful(32, 32)
     own.info["icc_profile"] = wide_gamut_profile()
     photo = prepare_photo(own, 32, 32)
-    edited = photo.put_back(Image.new("RGB", (32, 32), (250, 0, 0)), weights((8, 8, 24, 24)))
+    edited = photo.paste_edit(Image.new("RGB", (32, 32), (250, 0, 0)), weights((8, 8, 24, 24)))
     assert np.abs(bytes_of(edited)[8:24, 8:24] - (0, 0, 250)).max() <= 1
     np.testing.assert_array_equal(bytes_of(edited)[:8], bytes_of(own)[:8])
 
@@ -175,7 +177,7 @@ def test_date_profile_and_orientation_reach_the_file(tmp_path, suffix):
     exif = camera_exif(6, stored.size)
     stored.save(tmp_path / "a.png", exif=exif, icc_profile=wide_gamut_profile())
     photo = prepare_photo(tmp_path / "a.png", 32, 32)
-    edited = photo.put_back(photo.image)
+    edited = photo.paste_edit(photo.image)
     text = {"parameters": "a cat", "t2i": "{}"}
     path = tmp_path / f"b.{suffix}"
     save_picture(edited, path, text, **edited.info)
@@ -209,9 +211,9 @@ def test_exif_too_long_for_a_jpeg_is_left_out_with_a_warning(tmp_path):
 def test_an_image_of_another_size_is_refused_in_words():
     photo = prepare_photo(colourful(64, 64), 32, 32)
     with pytest.raises(ArgumentError, match="Got an image of 64x64 pixels, expected 32x32"):
-        photo.put_back(colourful(64, 64))
+        photo.paste_edit(colourful(64, 64))
     with pytest.raises(ArgumentError, match=r"Got changed of shape \(16, 16\)"):
-        photo.put_back(photo.image, torch.ones(16, 16))
+        photo.paste_edit(photo.image, torch.ones(16, 16))
 
 
 # weights
@@ -222,7 +224,7 @@ def test_an_image_of_another_size_is_refused_in_words():
 def test_a_soft_edge_lies_inside_of_its_mask_and_reaches_all_of_it(data, width):
     mask = torch.tensor([byte > 120 for byte in data]).view(5, 6).float()
     mask = mask.repeat_interleave(3, 0).repeat_interleave(3, 1)
-    soft = soften_edge(mask, width)
+    soft = compute_soft_edge_weights(mask, width)
     assert torch.equal(soft > 0, mask > 0)
     assert float(soft.max()) == float(mask.max())
     assert ((soft >= 0) & (soft <= 1)).all()
@@ -231,7 +233,7 @@ def test_a_soft_edge_lies_inside_of_its_mask_and_reaches_all_of_it(data, width):
 def test_a_soft_edge_rises_evenly_and_not_at_the_border_of_the_picture():
     mask = torch.zeros(16, 16)
     mask[:, 6:] = 1
-    row = soften_edge(mask, 3)[8]
+    row = compute_soft_edge_weights(mask, 3)[8]
     assert row.tolist() == [0.0] * 6 + [0.25, 0.5, 0.75] + [1.0] * 7
 
 
@@ -262,7 +264,7 @@ def test_nothing_changed_is_no_weight():
 
 def test_a_thumbnail_of_the_unedited_photo_is_not_kept():
     photo = Image.open(io.BytesIO(to_jpeg(colourful(32, 32), camera_exif())))
-    edited = prepare_photo(photo, 32, 32).put_back(Image.new("RGB", (32, 32)))
+    edited = prepare_photo(photo, 32, 32).paste_edit(Image.new("RGB", (32, 32)))
     assert piexif.load(edited.info["exif"])["thumbnail"] is None
 
 

@@ -10,14 +10,14 @@ from pipelines.images.photo import prepare_photo
 from pipelines.inversion.methods import INVERSION_METHODS
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
-    restore_pixels,
-    weigh_changed_latents,
+    compute_changed_latent_weights,
+    restore_unchanged_pixels,
 )
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
 from t2i.errors import ArgumentError, DataError
-from t2i.scenes.scenes import Scenes, ScenesConfig
+from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.denoiser.test_sd import overflowing_vae
 from tests.pipelines.photos.test_reading import camera_exif, colourful
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
@@ -58,7 +58,7 @@ def test_outside_of_the_mask_every_target_has_the_photos_own_pixels(pipe, method
         own, edited = bytes_of(source.photo.image), bytes_of(image)
         np.testing.assert_array_equal(edited[outside], own[outside])
         assert (edited[~outside] != own[~outside]).any(axis=1).mean() > 0.9
-        back, whole = bytes_of(source.put_back(image)), bytes_of(photo)
+        back, whole = bytes_of(source.paste_edit(image)), bytes_of(photo)
         inside = np.asarray(mask_of(), bool)
         np.testing.assert_array_equal(back[~inside], whole[~inside])
         assert (back[inside] != whole[inside]).any(axis=1).mean() > 0.7
@@ -110,7 +110,7 @@ def test_a_folder_keeps_photo_mask_and_metadata(pipe, tmp_path):
     assert again.photo.exif == kept.photo.exif != b""
     images = [pipe(one, "a red dog").images[1] for one in (kept, again)]
     assert images[0].tobytes() == images[1].tobytes()
-    backs = [one.put_back(image) for one, image in zip((kept, again), images, strict=True)]
+    backs = [one.paste_edit(image) for one, image in zip((kept, again), images, strict=True)]
     assert backs[0].tobytes() == backs[1].tobytes()
     assert backs[0].info == backs[1].info
 
@@ -123,9 +123,9 @@ def test_an_edit_of_an_edit_is_put_back_with_both_changes(pipe):
     outside = source.mask[0, 0].numpy() == 0
     own = bytes_of(source.photo.image)
     np.testing.assert_array_equal(bytes_of(first.image)[outside], own[outside])
-    assert first.put_back(first.image).tobytes() == source.put_back(first.image).tobytes()
+    assert first.paste_edit(first.image).tobytes() == source.paste_edit(first.image).tobytes()
     inside = np.asarray(mask_of(), bool)
-    changed = (bytes_of(first.put_back(first.image)) != bytes_of(photo)).any(axis=2)
+    changed = (bytes_of(first.paste_edit(first.image)) != bytes_of(photo)).any(axis=2)
     assert changed[inside].mean() > 0.7
     assert not changed[~inside].any()
 
@@ -144,14 +144,14 @@ def test_a_changed_photo_in_a_folder_is_refused(pipe, tmp_path):
 def test_a_generated_source_has_nothing_to_be_put_back_into(pipe):
     source = pipe.remember("a red cat", **RUN)
     with pytest.raises(ArgumentError, match="This source is no photo, but generated"):
-        source.put_back(source.image)
+        source.paste_edit(source.image)
 
 
 def test_weights_of_zero_keep_a_photo_whatever_was_decoded():
     photo = prepare_photo(colourful(8, 8), 8, 8, mask=mask_of((8, 8), (2, 2, 6, 6)))
     decoded = torch.full((2, 3, 8, 8), 3.0)
     everywhere = torch.ones(2, 1, 8, 8)
-    restored = restore_pixels(decoded, photo.pixels, everywhere, photo.mask_pixels)
+    restored = restore_unchanged_pixels(decoded, photo.pixels, everywhere, photo.mask_pixels)
     outside = (photo.mask_pixels == 0).expand_as(restored)
     assert torch.equal(restored[outside], photo.pixels.expand_as(restored)[outside])
     assert (restored[..., 3:5, 3:5] > 0.999).all()
@@ -161,20 +161,20 @@ def test_pixels_of_unchanged_latents_weigh_nothing():
     source = torch.randn(1, 4, 4, 4)
     target = source.repeat(2, 1, 1, 1)
     target[1, 2, 0, 0] += 1e-3
-    weights = weigh_changed_latents(target, source, (16, 16))
+    weights = compute_changed_latent_weights(target, source, (16, 16))
     assert not weights[0].any()
     assert (weights[1, 0, :4, :4] == 1).all()
     assert (weights[1, 0, :4, 4:8] > 0).all()
     assert not weights[1, 0, 8:].any()
     assert not weights[1, 0, :, 8:].any()
-    assert (weigh_changed_latents(target + 1, source, (16, 16)) == 1).all()
+    assert (compute_changed_latent_weights(target + 1, source, (16, 16)) == 1).all()
 
 
 def test_a_blend_by_words_leaves_the_rest_of_the_photo_as_it_is():
     """Every pixel more than a latent away from what the blend let change, on the embedded model."""
     editor = PromptEditPipeline.from_pretrained("embedded")
     editor.set_progress_bar_config(disable=True)
-    config = ScenesConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
+    config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
     scene = Scenes(config).scene(0)
     caption = scene.caption
     source = editor.invert(scene.pixels, caption, num_inference_steps=4, guidance_scale=3.0)

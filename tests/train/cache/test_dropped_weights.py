@@ -9,8 +9,8 @@ from torch import nn
 
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_text_encoder, tiny_tokenizer, tiny_vae
-from train.cache.dropped_weights import drop_weights, has_dropped_weights, restore_dropped_weights
 from train.cache.encoders import CacheEncoders
+from train.cache.freed_weights import free_weights, has_freed_weights, restore_freed_weights
 from train.cache.model_digests import compute_tokenizer_digest, compute_weights_digest
 
 
@@ -28,13 +28,13 @@ def test_a_hollow_model_has_no_tensor_left_and_is_filled_again(make):
     model, other = make(), make()
     references, state = watched(model), {n: t.clone() for n, t in model.state_dict().items()}
     assert alive(references) == len(references) > 0
-    drop_weights(model)
+    free_weights(model)
     assert alive(references) == 0
-    assert has_dropped_weights(model)
+    assert has_freed_weights(model)
     assert model.config is not None
     model.requires_grad_(False).eval().to("cpu")  # what a run does with all its parts
 
-    restore_dropped_weights(model, other)
+    restore_freed_weights(model, other)
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert {n for n, _ in model.named_buffers()} == {n for n, _ in other.named_buffers()}
@@ -76,7 +76,7 @@ def test_encoders_come_without_the_denoiser_and_let_go_of_what_they_are_asked_to
         found, expected = encoders.models[name].state_dict(), again.models[name].state_dict()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     encoders.release_weights()
-    assert all(has_dropped_weights(model) for model in encoders.models.values())
+    assert all(has_freed_weights(model) for model in encoders.models.values())
 
 
 def test_a_base_that_became_another_one_is_refused(tmp_path):
@@ -93,5 +93,5 @@ def test_a_base_that_became_another_one_is_refused(tmp_path):
 
 def test_a_hollow_model_can_still_be_shown():
     model = tiny_vae()
-    drop_weights(model)
+    free_weights(model)
     assert "Conv2d(3, 8" in repr(model)

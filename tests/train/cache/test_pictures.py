@@ -15,12 +15,12 @@ from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
-from train.cache.latent_cache import CachedPictures
+from train.cache.latent_cache import CachedPictureDataset
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import ShardFolder, ShardWriter
 from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.setup.cache_encoding import (
     batch_variants_by_shape,
     encode_and_cache_latents,
@@ -35,10 +35,10 @@ def vae():
 
 def pictures_of(folder: Path | None = None, **keys: object) -> Pictures:
     given = {"size": 32, "bucket_step": 8, **({"folder": folder} if folder else {}), **keys}
-    return Pictures(PicturesConfig.model_validate(given))
+    return Pictures(PictureDatasetConfig.model_validate(given))
 
 
-def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictures:
+def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictureDataset:
     """What is missing in the folder is made; how much that was, in `made`."""
     shards = ShardFolder(folder)
     shards.index_files()
@@ -55,12 +55,12 @@ def cached(pictures: Pictures, folder: Path, vae, size: int = 1) -> CachedPictur
         )
         made += len(missing)
         shards.index_files()
-    found = CachedPictures(pictures, shards, lost)
+    found = CachedPictureDataset(pictures, shards, lost)
     found.made = made
     return found
 
 
-def check_pairs(found: CachedPictures, pictures: Pictures, vae, visits: int = 6) -> None:
+def check_pairs(found: CachedPictureDataset, pictures: Pictures, vae, visits: int = 6) -> None:
     """Each sample is the uncached one, the moments those of its own pixels."""
     for index in range(len(pictures)):
         for visit in range(visits):
@@ -177,7 +177,7 @@ def test_equal_names_in_two_folders_are_two_pictures(tmp_path, vae):
 def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_path, vae):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
-    order = BatchOrder(pictures.list_batch_groups(), 2, seed=3)
+    order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=3)
     expected = [*iterate_micro_batches(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
         for step, batch in zip(
@@ -251,7 +251,7 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     shards.index_files()
     assert [*lost] == [3]
     with pytest.warns(UserWarning, match="03-yellow.png: becomes latents that are not finite"):
-        found = CachedPictures(pictures, shards, lost)
+        found = CachedPictureDataset(pictures, shards, lost)
     assert found.find_replacement(3) == 4
     sample = found.read(3, 0)
     assert sample.caption == "a cyan sheet"
@@ -260,25 +260,25 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     config = pictures.config.model_copy(update={"bad_share": 0.1})
     with pytest.raises(DataError, match=r"1 of 8 pictures cannot be used.*\n.*yellow"):
         with pytest.warns(UserWarning, match="yellow"):
-            CachedPictures(Pictures(config, found=pictures.found), shards, lost)
+            CachedPictureDataset(Pictures(config, found=pictures.found), shards, lost)
 
 
 def test_what_was_never_encoded_is_said_and_not_taken_for_broken(tmp_path):
     pictures = pictures_of(folder_of(tmp_path / "p", "red"))
     with pytest.raises(DataError, match=r"00-red.png is not in the cache"):
-        CachedPictures(pictures, ShardFolder(tmp_path / "c")).read(0, 0)
+        CachedPictureDataset(pictures, ShardFolder(tmp_path / "c")).read(0, 0)
 
 
 def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     lost = {1: BrokenPictureError("1.png", "is lost")}
     with pytest.warns(UserWarning, match="1.png: is lost"):
-        found = CachedPictures(
+        found = CachedPictureDataset(
             Pictures(pictures.config.model_copy(update={"bad_share": 0.5}), found=pictures.found),
             ShardFolder(tmp_path / "c"),
             lost,
         )
-    order = BatchOrder(found.list_batch_groups(), 2, seed=1)
+    order = BatchOrder(found.group_indices_by_shape(), 2, seed=1)
     every = list_needed_variants(found, None, 0)
     assert {variant.index for variant in every} == {0, 2, 3, 4}
     assert list_needed_variants(found, order, 1000) == every

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.errors import ArgumentError, DataError, OutputError, TrainingError
-from t2i.run_folder import StopRequest
+from t2i.run_folder import StopSignalHandler
 from tests.train import apart
 from tests.train.apart import MINUTE, by_two, said
 from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerated_for, accelerator_for, tiny_run, train_only
 from tests.train.states import newest
 from train.batches import micro_batch
-from train.cache.dropped_weights import has_dropped_weights
 from train.cache.encoders import CacheEncoders
-from train.cache.latent_cache import CachedPictures
+from train.cache.freed_weights import has_freed_weights
+from train.cache.latent_cache import CachedPictureDataset
 from train.cache.shards import ArraysByName, ShardFolder, ShardWriter
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
@@ -138,7 +138,7 @@ def half_done(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     with accelerated_for(config) as accelerator, pytest.MonkeyPatch.context() as patched:
         patched.setattr("train.loop.is_true_on_any_process", lambda *_: next(asked, True))
         training = TrainingRun(config, folder / "half", accelerator)
-        assert not training.run(StopRequest())
+        assert not training.run(StopSignalHandler())
     assert newest(folder / "half").step == 3
     return folder
 
@@ -276,7 +276,7 @@ def test_a_held_out_picture_without_finite_latents_is_named_and_another_stands_i
     monkeypatch.setattr(cache_encoding, "encode_mean_and_std", spoiling)
     with pytest.warns(UserWarning, match="becomes latents that are not finite.*takes its place"):
         training = ready(config, tmp_path / "out")
-    assert training.run(StopRequest())
+    assert training.run(StopSignalHandler())
 
 
 def count(shards: ShardFolder, file: str) -> int:
@@ -324,7 +324,7 @@ def hang_after_first_file() -> None:
 
 
 def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, capfd):
-    monkeypatch.setattr(StopRequest, "__enter__", wishes_to_stop)
+    monkeypatch.setattr(StopSignalHandler, "__enter__", wishes_to_stop)
     config = finetune_run(tmp_path / "c", base, ("lora",), "train.steps=1")
     assert not run(config, tmp_path / "out")
     assert "stopped while encoding; the same command goes on from here" in capfd.readouterr().err
@@ -332,7 +332,7 @@ def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, c
     assert run(config, tmp_path / "out")
 
 
-def wishes_to_stop(stop: StopRequest) -> StopRequest:
+def wishes_to_stop(stop: StopSignalHandler) -> StopSignalHandler:
     stop.wanted = True
     return stop
 
@@ -399,11 +399,11 @@ def validations(out: Path) -> list[float]:
 def test_weights_taken_up_for_a_sheet_are_let_go_again(tmp_path, base):
     training = ready(finetune_run(tmp_path / "c", base, ("lora",)), tmp_path / "out")
     parts = (training.target.vae, training.target.text_encoder)
-    assert all(map(has_dropped_weights, parts))
+    assert all(map(has_freed_weights, parts))
     with training.using_ema_weights() as target:
         target.build_pipeline()
-        assert not any(map(has_dropped_weights, parts))
-    assert all(map(has_dropped_weights, parts))
+        assert not any(map(has_freed_weights, parts))
+    assert all(map(has_freed_weights, parts))
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_what_cannot_be_cached_is_said_and_encoded_as_it_goes(
     training = ready(config, tmp_path / "out")
     assert said.split()[0] not in training.target.cache.facts
     assert re.search(f"The {said}", capfd.readouterr().err)
-    assert training.run(StopRequest())
+    assert training.run(StopSignalHandler())
 
 
 def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, capfd):
@@ -471,8 +471,8 @@ def test_a_picture_that_broke_since_it_was_checked_counts_as_broken(tmp_path, ba
     harm_after_checks(monkeypatch, tmp_path / "c/pictures/1.png")
     with pytest.warns(UserWarning, match="1.png: .*another picture takes its place"):
         training = ready(config, tmp_path / "out")
-    assert isinstance(training.samples, CachedPictures)
-    assert training.run(StopRequest())
+    assert isinstance(training.samples, CachedPictureDataset)
+    assert training.run(StopSignalHandler())
     strict = finetune_run(tmp_path / "d", base, ("lora",))
     harm_after_checks(monkeypatch, tmp_path / "d/pictures/1.png")
     with pytest.raises(DataError, match="1 of 6 pictures cannot be used"), pytest.warns():

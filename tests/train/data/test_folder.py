@@ -7,7 +7,7 @@ import pytest
 
 from t2i.errors import DataError
 from tests.train.data.making import folder_of, plain
-from train.data.sources.folder import FolderOptions, list_picture_folder
+from train.data.sources.folder import PictureFolderOptions, list_picture_folder
 from train.data.sources.listing import Listing
 
 
@@ -22,7 +22,7 @@ def test_a_worse_picture_without_a_better_one_is_told(tmp_path: Path) -> None:
     folder_of(tmp_path / "win", "red", "blue")
     folder_of(tmp_path / "lose", "red", "blue", captions=False)
     plain("green").save(tmp_path / "lose/alone.png")
-    found = list_picture_folder(tmp_path / "win", FolderOptions(losers=tmp_path / "lose"))
+    found = list_picture_folder(tmp_path / "win", PictureFolderOptions(losers=tmp_path / "lose"))
     assert [Path(one.name).stem for one in found.pictures] == ["00-red", "01-blue"]
     assert f"1 worse picture without a better one: {tmp_path}/lose/alone.png" in found.notes
 
@@ -47,7 +47,7 @@ def test_texts_beside_the_pictures_are_their_captions(tmp_path: Path) -> None:
 def test_another_suffix_of_captions_can_be_asked_for(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red")
     (folder / "00-red.tags").write_text("sheet, red")
-    listing = list_picture_folder(folder, FolderOptions(caption_suffixes=(".tags",)))
+    listing = list_picture_folder(folder, PictureFolderOptions(caption_suffixes=(".tags",)))
     assert told(listing, folder) == {"00-red.png": ("sheet, red",)}
 
 
@@ -125,10 +125,10 @@ def test_a_wrong_line_of_metadata_is_named(tmp_path: Path, line: str, message: s
 def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
     (folder / "metadata.jsonl").write_text('{"file_name": "00-red.png", "text": "a", "en": "b"}')
-    listing = list_picture_folder(folder, FolderOptions(caption_column="en"))
+    listing = list_picture_folder(folder, PictureFolderOptions(caption_column="en"))
     assert told(listing, folder) == {"00-red.png": ("b",)}
     with pytest.raises(DataError, match=r"no column 'fr'. Choices: en, file_name, text"):
-        list_picture_folder(folder, FolderOptions(caption_column="fr"))
+        list_picture_folder(folder, PictureFolderOptions(caption_column="fr"))
 
 
 def test_two_tables_are_refused(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_masks_are_found_by_name_and_are_no_pictures(tmp_path: Path) -> None:
     (masks / "sub").mkdir(parents=True)
     plain("black").save(masks / "00-red.png")
     plain("black").save(masks / "sub" / "00-cyan.jpg")
-    listing = list_picture_folder(folder, FolderOptions(masks=masks))
+    listing = list_picture_folder(folder, PictureFolderOptions(masks=masks))
     found = [
         (Path(one.name).name, one.mask and Path(one.mask.path).name) for one in listing.pictures
     ]
@@ -232,4 +232,4 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="file is a file, not a folder of pictures"):
         list_picture_folder(tmp_path / "file")
     with pytest.raises(DataError, match="No such folder of masks"):
-        list_picture_folder(tmp_path, FolderOptions(masks=tmp_path / "nowhere"))
+        list_picture_folder(tmp_path, PictureFolderOptions(masks=tmp_path / "nowhere"))

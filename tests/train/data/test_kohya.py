@@ -7,7 +7,7 @@ import pytest
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import folder_of
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.subsets import SubsetConfig
 
@@ -125,7 +125,7 @@ def test_its_pictures_are_shown(tmp_path: Path) -> None:
         '[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = "dog"\nnum_repeats = 3\n'
         'class_tokens = "sks dog"\n[[datasets.subsets]]\nimage_dir = "class"\nis_reg = true\n',
     )
-    config = PicturesConfig(size=32, bucket_step=8, subsets=(SubsetConfig(kohya=path),))
+    config = PictureDatasetConfig(size=32, bucket_step=8, subsets=(SubsetConfig(kohya=path),))
     pictures = Pictures(config)
     assert [pictures.caption_at_visit(index, 0) for index in range(3)] == [
         "sks dog",
@@ -133,6 +133,6 @@ def test_its_pictures_are_shown(tmp_path: Path) -> None:
         "a blue sheet",
     ]
     counts = [
-        sum(group.count(index) for group in pictures.list_batch_groups()) for index in range(3)
+        sum(group.count(index) for group in pictures.group_indices_by_shape()) for index in range(3)
     ]
     assert counts == [3, 3, 6]

@@ -9,7 +9,7 @@ import pytest
 from t2i.errors import DataError
 from tests.train.data.making import colour_of, plain
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 
 PAIRS = (
     {"caption": "a red sheet", "win": "a/red.png", "lose": "b/blue.png"},
@@ -29,7 +29,7 @@ def pairs_file(folder: Path, *rows: object) -> Path:
 
 def pictures_of(path: Path, **settings: object) -> Pictures:
     tree = {"size": 32, "subsets": [{"pairs": path}], **settings}
-    return Pictures(PicturesConfig.model_validate(tree))
+    return Pictures(PictureDatasetConfig.model_validate(tree))
 
 
 def test_each_line_is_a_pair_with_its_caption(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
 from train.data.buckets import compute_covering_shape
 from train.data.pictures import AugmentedVariant, Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 
 
-def config_of(folder: Path | None = None, **keys: object) -> PicturesConfig:
-    return PicturesConfig.model_validate(
+def config_of(folder: Path | None = None, **keys: object) -> PictureDatasetConfig:
+    return PictureDatasetConfig.model_validate(
         {"size": 32, "bucket_step": 8, **({"folder": folder} if folder else {}), **keys}
     )
 
@@ -87,8 +87,8 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
     script = (
         "import sys; from hashlib import sha256; from pathlib import Path; "
         "from train.data.pictures import Pictures; "
-        "from train.data.pictures_config import PicturesConfig; "
-        "p = Pictures(PicturesConfig(folder=Path(sys.argv[1]), size=32, bucket_step=8, "
+        "from train.data.pictures_config import PictureDatasetConfig; "
+        "p = Pictures(PictureDatasetConfig(folder=Path(sys.argv[1]), size=32, bucket_step=8, "
         "crop='random', flip=True, shuffle_captions=True, keep_tokens=1)); "
         "s = p.read(4, 1000); "
         "print(sha256(s.pixels.tobytes()).hexdigest(), s.caption, "
@@ -148,7 +148,7 @@ def test_equal_keys_are_equal_pixels_and_others_are_not(tmp_path: Path) -> None:
 
 def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path)))
-    groups = pictures.list_batch_groups()
+    groups = pictures.group_indices_by_shape()
     assert sorted(index for group in groups for index in group) == list(range(7))
     for group in groups:
         (shape,) = {pictures.read(index, 0).pixels.shape for index in group}
@@ -156,14 +156,14 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
         assert shape[0] * shape[1] <= 32 * 32
     order = BatchOrder(groups, 3, seed=1)
     shown = Counter(
-        index for step in range(order.steps_per_round) for index in order.list_example_indices(step)
+        index for step in range(order.steps_per_epoch) for index in order.list_example_indices(step)
     )
     assert {*shown} == {*range(7)}
 
 
 def test_without_buckets_every_picture_becomes_the_square(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), buckets=False))
-    (group,) = pictures.list_batch_groups()
+    (group,) = pictures.group_indices_by_shape()
     assert group == list(range(7))
     assert {pictures.read(index, 0).pixels.shape for index in group} == {(32, 32, 3)}
 
@@ -202,7 +202,7 @@ def test_repeats_multiply_the_places_of_a_picture(tmp_path: Path) -> None:
     subsets = [{"folder": tmp_path / "a", "repeats": 2}, {"folder": tmp_path / "b"}]
     pictures = Pictures(config_of(subsets=subsets))
     assert len(pictures) == 3
-    assert Counter(index for group in pictures.list_batch_groups() for index in group) == {
+    assert Counter(index for group in pictures.group_indices_by_shape() for index in group) == {
         0: 6,
         1: 1,
         2: 1,
@@ -227,7 +227,7 @@ def test_prior_and_other_pictures_are_equally_many_in_an_epoch(
         {"folder": tmp_path / "b", "prior": True, "prior_weight": 0.5},
     ]
     pictures = Pictures(config_of(subsets=subsets, trigger="sks"))
-    counts = Counter(index for group in pictures.list_batch_groups() for index in group)
+    counts = Counter(index for group in pictures.group_indices_by_shape() for index in group)
     assert counts == places
     assert [pictures.read(index, 0).weight for index in range(len(pictures))] == [
         *[1.0] * instance,
@@ -402,7 +402,7 @@ def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> Non
 def test_nothing_is_held_out_unless_asked(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path)))
     assert (len(pictures), len(pictures.build_held_out_set())) == (7, 0)
-    assert pictures.build_held_out_set().list_batch_groups() == []
+    assert pictures.build_held_out_set().group_indices_by_shape() == []
 
 
 def test_too_many_broken_pictures_stop_before_the_first_step(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_configurations_that_make_no_sense_are_refused(
     keys: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValidationError, match=message):
-        PicturesConfig.model_validate(keys)
+        PictureDatasetConfig.model_validate(keys)
 
 
 def test_a_caption_that_names_a_trigger_needs_one(tmp_path: Path) -> None:
@@ -535,7 +535,7 @@ def test_a_caption_that_names_a_trigger_needs_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
-    order = BatchOrder(pictures.list_batch_groups(), 2, seed=1)
+    order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=1)
     alone, together = (
         list(iterate_micro_batches(pictures, order, ProcessShare(), range(6), workers))
         for workers in (0, 1)  # cache/test_runs.py has two

@@ -9,12 +9,12 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, folder_of, noise, plain
 from train.data.dataset_manifest import load_run_pictures
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 
 
-def config_of(folder: Path | None, **keys: object) -> PicturesConfig:
+def config_of(folder: Path | None, **keys: object) -> PictureDatasetConfig:
     given = {"folder": folder, "size": 32, "bucket_step": 8, "bad_share": 0.3, **keys}
-    return PicturesConfig.model_validate(given)
+    return PictureDatasetConfig.model_validate(given)
 
 
 def shown(pictures: Pictures, indices: range = range(8)) -> list[tuple[bytes, str]]:
@@ -47,7 +47,7 @@ def test_a_lost_picture_keeps_its_place_and_the_same_one_stands_in(tmp_path: Pat
     with pytest.warns(UserWarning, match="takes its place"):
         before = shown(first)
     again = load_run_pictures(config, tmp_path / "pictures.json")
-    assert (len(again), again.list_batch_groups()) == (8, first.list_batch_groups())
+    assert (len(again), again.group_indices_by_shape()) == (8, first.group_indices_by_shape())
     with pytest.warns(UserWarning, match="takes its place") as told:
         assert shown(again) == before
     assert len(told) == 2

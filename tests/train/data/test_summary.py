@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.train.data.making import COLOURS, folder_of, noise, plain
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sheets.contact_sheet import (
     CELL_SIDE,
     draw_contact_sheet,
@@ -38,7 +38,7 @@ def pictures(tmp_path: Path) -> Pictures:
         "bad_share": 0.5,
         "subsets": [{"folder": mine, "masks": masks}, {"folder": prior, "prior": True}],
     }
-    return Pictures(PicturesConfig.model_validate(config))
+    return Pictures(PictureDatasetConfig.model_validate(config))
 
 
 def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) ->
 
 def test_with_a_trigger_no_caption_is_missing(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "red", captions=False)
-    config = PicturesConfig(folder=folder, size=32, bucket_step=8)
+    config = PictureDatasetConfig(folder=folder, size=32, bucket_step=8)
     assert Pictures(config).build_summary().uncaptioned == [f"{folder}/00-red.png"]
     config = config.model_copy(update={"trigger": "sks"})
     assert Pictures(config).build_summary().uncaptioned == []

@@ -10,7 +10,7 @@ import pytest
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, folder_of, plain
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.huggingface_dataset import list_huggingface_dataset
 from train.data.subsets import SubsetConfig
 
@@ -40,7 +40,7 @@ def saved(tmp_path: Path) -> Path:
 
 def pictures_of(dataset: str, **keys: Any) -> Pictures:
     subset = SubsetConfig(dataset=dataset, **keys)
-    return Pictures(PicturesConfig(size=32, bucket_step=8, subsets=(subset,)))
+    return Pictures(PictureDatasetConfig(size=32, bucket_step=8, subsets=(subset,)))
 
 
 def test_a_saved_table_gives_each_picture_its_caption(saved: Path) -> None:

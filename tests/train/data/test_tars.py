@@ -19,7 +19,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import NAMES, colour_of, plain
 from train.data.decode import BrokenPictureError
 from train.data.pictures import Pictures
-from train.data.pictures_config import PicturesConfig
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources import remote
 from train.data.sources.tars import (
     TarMemberBytes,
@@ -57,7 +57,7 @@ def shards(folder: Path) -> str:
 
 def pictures_of(tars: str, **keys: object) -> Pictures:
     subset = SubsetConfig(tars=tars)
-    return Pictures(PicturesConfig(size=32, bucket_step=8, subsets=(subset,), **keys))
+    return Pictures(PictureDatasetConfig(size=32, bucket_step=8, subsets=(subset,), **keys))
 
 
 def test_each_picture_comes_with_the_caption_of_its_name(tmp_path: Path) -> None:

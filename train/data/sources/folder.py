@@ -50,7 +50,7 @@ REPEATS_FOLDER_PATTERN = re.compile(r"(\d+)_(.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class FolderOptions:
+class PictureFolderOptions:
     """Options for reading a folder: caption files, mask folder, folder of worse pictures."""
 
     caption_suffixes: tuple[str, ...] = CAPTION_SUFFIXES
@@ -61,7 +61,7 @@ class FolderOptions:
 
 @dataclass(slots=True)
 class _Scan:
-    options: FolderOptions
+    options: PictureFolderOptions
     listing: Listing = field(default_factory=Listing)
     rows: CaptionsByPicture = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
@@ -69,7 +69,7 @@ class _Scan:
     orphans: list[Path] = field(default_factory=list)
 
 
-def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> Listing:
+def list_picture_folder(folder: Path, options: PictureFolderOptions | None = None) -> Listing:
     """List the pictures in a folder and the folders below it, with captions, masks and repeats.
 
     Raises DataError if there is no such folder, or if a table in it cannot be read.
@@ -80,7 +80,7 @@ def list_picture_folder(folder: Path, options: FolderOptions | None = None) -> L
             if folder.exists()
             else f"No such folder of pictures: {folder}. Check the path."
         )
-    options = options or FolderOptions()
+    options = options or PictureFolderOptions()
     scan = _Scan(options)
     masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
     losers = map_pictures_by_name(options.losers, "losers") if options.losers else None

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.errors import ArgumentError, DataError, choice_hint
+from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.optional_dependencies import build_install_command
 from train.data.decode import BrokenPictureError
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
@@ -57,7 +57,7 @@ def list_huggingface_dataset(
     if image_column not in columns:
         raise ArgumentError(
             f"image_column = {image_column!r} is no column of {name}. "
-            f"{choice_hint(image_column, columns)}"
+            f"{suggest_choice(image_column, columns)}"
         )
     import datasets
 
@@ -92,7 +92,7 @@ def read_caption_column(table: "Dataset", name: str, wanted: str | None) -> list
     columns = table.column_names
     if wanted is not None and wanted not in columns:
         raise ArgumentError(
-            f"caption_column = {wanted!r} is no column of {name}. {choice_hint(wanted, columns)}"
+            f"caption_column = {wanted!r} is no column of {name}. {suggest_choice(wanted, columns)}"
         )
     found = [wanted] if wanted else [column for column in CAPTION_COLUMNS if column in columns]
     if len(found) > 1:
@@ -126,6 +126,8 @@ def open_huggingface_dataset(name: str, configuration: str | None, split: str) -
         raise DataError(f"datasets cannot open {name!r} (split {split!r}): {error}") from error
     if isinstance(table, dict):
         if split not in table:
-            raise ArgumentError(f"split = {split!r} is none of {name}. {choice_hint(split, table)}")
+            raise ArgumentError(
+                f"split = {split!r} is none of {name}. {suggest_choice(split, table)}"
+            )
         table = table[split]
     return table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from t2i.errors import ArgumentError, DataError, choice_hint
+from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from train.data.subsets import SubsetConfig
 
@@ -71,7 +71,7 @@ def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[
     if unknown := sorted(tree.keys() - {"general", "datasets"}):
         raise ArgumentError(
             f"{path}: unknown table {unknown[0]!r}. "
-            f"{choice_hint(unknown[0], ('general', 'datasets'))}"
+            f"{suggest_choice(unknown[0], ('general', 'datasets'))}"
         )
     subsets: list[SubsetConfig] = []
     unused: dict[str, None] = {}
@@ -102,7 +102,7 @@ def _tables(tree: Mapping[str, object], key: str, place: str) -> list[dict[str, 
 def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: int) -> SubsetConfig:
     for key, value in keys.items():
         if key not in KOHYA_KEYS:
-            raise ArgumentError(f"{place}: unknown key {key!r}. {choice_hint(key, KOHYA_KEYS)}")
+            raise ArgumentError(f"{place}: unknown key {key!r}. {suggest_choice(key, KOHYA_KEYS)}")
         if key in UNSUPPORTED_KEYS and value not in (UNSUPPORTED_KEYS[key], None):
             raise ArgumentError(f"{place}: {key} = {value!r} is not supported; remove the key.")
     if (separator := keys.get("caption_separator", ",")) != ",":

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.errors import DataError, choice_hint
+from t2i.errors import DataError, suggest_choice
 from t2i.safe_reading import (
     CAPTION_TABLE_KIND,
     UntrustedFileKind,
     decode_utf8,
     iterate_numbered_lines,
-    open_untrusted,
+    open_untrusted_file,
     parse_json,
 )
 from train.data.sources.listing import parse_caption_cell
@@ -33,7 +33,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPic
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
-            raise DataError(f"{place}: no {FILE_COLUMN!r}. {choice_hint(FILE_COLUMN, row)}")
+            raise DataError(f"{place}: no {FILE_COLUMN!r}. {suggest_choice(FILE_COLUMN, row)}")
         check_path_stays_in_folder(name, place)
         try:
             captions = parse_caption_cell(row.get(find_caption_column(row, caption_column, place)))
@@ -54,7 +54,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     """Return the name of the caption column. Raises DataError if it is missing or ambiguous."""
     if wanted is not None:
         if wanted not in row:
-            raise DataError(f"{place}: no column {wanted!r}. {choice_hint(wanted, row)}")
+            raise DataError(f"{place}: no column {wanted!r}. {suggest_choice(wanted, row)}")
         return wanted
     found = [column for column in CAPTION_COLUMNS if column in row]
     if len(found) > 1:
@@ -64,7 +64,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     if not found and len(row) > 1:
         raise DataError(
             f"{place}: none of the columns is called {', '.join(map(repr, CAPTION_COLUMNS))}. Name "
-            f"the one with the captions as caption_column. {choice_hint('text', row)}"
+            f"the one with the captions as caption_column. {suggest_choice('text', row)}"
         )
     return found[0] if found else CAPTION_COLUMNS[0]
 
@@ -76,7 +76,7 @@ def iterate_table_rows(
 
     Raises DataError with file and line for what cannot be read.
     """
-    with open_untrusted(table, kind) as file:
+    with open_untrusted_file(table, kind) as file:
         yield from (_csv_rows if table.suffix == ".csv" else _json_rows)(table, file)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from t2i.errors import DataError, choice_hint
+from t2i.errors import DataError, suggest_choice
 from t2i.safe_reading import CAPTION_TABLE_KIND
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
 from train.data.sources.metadata import check_path_stays_in_folder, iterate_table_rows
@@ -20,7 +20,7 @@ def list_preference_pairs(table: Path) -> Listing:
     listing = Listing()
     for line, row in iterate_table_rows(table, PAIRS_KIND):
         place = f"{table}, line {line}"
-        names = {key: read_side(row, key, place) for key in (WINNER_KEY, LOSER_KEY)}
+        names = {key: read_pair_picture_path(row, key, place) for key in (WINNER_KEY, LOSER_KEY)}
         win, lose = (table.parent / name for name in names.values())
         if win == lose:
             raise DataError(
@@ -41,14 +41,14 @@ def list_preference_pairs(table: Path) -> Listing:
     return listing
 
 
-def read_side(row: dict[str, object], key: str, place: str) -> str:
+def read_pair_picture_path(row: dict[str, object], key: str, place: str) -> str:
     """Return the path of one picture of a pair as the row has it. Raises DataError without one."""
     name = row.get(key)
     if not isinstance(name, str) or not name:
         given = f"{key!r} is {name!r}" if key in row else f"no {key!r}"
         raise DataError(
             f"{place}: {given}; expected the path of a picture, as a pair has two sides. "
-            f"{choice_hint(key, row)}"
+            f"{suggest_choice(key, row)}"
         )
     check_path_stays_in_folder(name, place)
     return name
@@ -63,6 +63,6 @@ def read_pair_captions(row: dict[str, object], place: str) -> tuple[str, ...]:
     if not captions:
         raise DataError(
             f"{place}: no {CAPTION_KEY!r}; expected the prompt of which one picture is better. "
-            f"{choice_hint(CAPTION_KEY, row)}"
+            f"{suggest_choice(CAPTION_KEY, row)}"
         )
     return captions

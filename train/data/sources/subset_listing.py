@@ -1,7 +1,7 @@
 """Listing of a subset, whichever kind of source it names."""
 
-from train.data.pictures_config import PicturesConfig
-from train.data.sources.folder import CAPTION_SUFFIXES, FolderOptions, list_picture_folder
+from train.data.pictures_config import PictureDatasetConfig
+from train.data.sources.folder import CAPTION_SUFFIXES, PictureFolderOptions, list_picture_folder
 from train.data.sources.huggingface_dataset import list_huggingface_dataset
 from train.data.sources.kohya import load_kohya_subsets
 from train.data.sources.listing import Listing
@@ -10,7 +10,7 @@ from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
 
 
-def expand_kohya_subsets(config: PicturesConfig) -> tuple[list[SubsetConfig], list[str]]:
+def expand_kohya_subsets(config: PictureDatasetConfig) -> tuple[list[SubsetConfig], list[str]]:
     """Return the subsets of a configuration, each kohya TOML replaced by the subsets in it, and
     remarks on these.
     """
@@ -52,5 +52,5 @@ def list_subset_pictures(subset: SubsetConfig) -> Listing:
     suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     if subset.caption_extension is not None:
         suffixes = ("." + subset.caption_extension.removeprefix(".").lower(),)
-    rules = FolderOptions(suffixes, subset.caption_column, subset.masks, subset.losers)
+    rules = PictureFolderOptions(suffixes, subset.caption_column, subset.masks, subset.losers)
     return list_picture_folder(subset.folder, rules)

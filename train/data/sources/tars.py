@@ -17,7 +17,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from t2i.errors import ArgumentError, DataError
-from t2i.safe_reading import UntrustedFileKind, open_regular_file, open_untrusted, parse_json
+from t2i.safe_reading import UntrustedFileKind, open_regular_file, open_untrusted_file, parse_json
 from train.data.decode import BrokenPictureError
 from train.data.sources.folder import PICTURE_SUFFIXES, UNREADABLE_PICTURE_SUFFIXES
 from train.data.sources.listing import (
@@ -174,7 +174,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             )
             source = partial(RemoteTarMemberBytes, archive)
         else:
-            file = stack.enter_context(open_untrusted(archive, ARCHIVE_KIND))
+            file = stack.enter_context(open_untrusted_file(archive, ARCHIVE_KIND))
             source = partial(TarMemberBytes, Path(archive))
         if file.read(2) in COMPRESSION_SIGNATURES:
             raise DataError(

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 ModulePatterns = tuple[str, ...]
 
@@ -24,7 +24,7 @@ def match_module_names(model: nn.Module, patterns: Sequence[str], key: str) -> l
         if not any(_matches(name, pattern) for name in names):
             ends = {".".join(name.split(".")[-count:]) for name in names for count in (1, 2)}
             raise ArgumentError(
-                f"{key} = {pattern!r} matches no module. {choice_hint(pattern, sorted(ends))}"
+                f"{key} = {pattern!r} matches no module. {suggest_choice(pattern, sorted(ends))}"
             )
     return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
 

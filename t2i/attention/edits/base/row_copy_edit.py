@@ -35,7 +35,7 @@ class RowCopyEdit(Edit):
         sources = call.denoiser_pass.rows_in_all_branches(self.source)
         plan.add_row_copies(self.tensors, rows, sources, self.heads)
 
-    def reads_all_of(self, other: "RowCopyEdit", num_steps: int) -> bool:
+    def reads_superset_of(self, other: "RowCopyEdit", num_steps: int) -> bool:
         """Return True if this edit reads all that another one reads of the source, in a run of
         this many steps.
         """

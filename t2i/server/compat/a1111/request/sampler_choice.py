@@ -7,7 +7,7 @@ from t2i.cli.request.sampler_names import (
     normalise_sampler_name,
     translate_sampler_name,
 )
-from t2i.errors import ArgumentError, choice_hint
+from t2i.errors import ArgumentError, suggest_choice
 
 SAMPLER_LABELS = {
     **{
@@ -51,7 +51,7 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
     if spacing not in (*SCHEDULERS_WITHOUT_SPACING, *SPACINGS):
         raise ArgumentError(
             f"Got scheduler={scheduler!r:.80}, which is not done here. "
-            f"{choice_hint(spacing, SCHEDULER_LABELS)}"
+            f"{suggest_choice(spacing, SCHEDULER_LABELS)}"
         )
     if not name:
         if spacing in SPACINGS:
@@ -63,7 +63,7 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
     sampler, _ = translate_sampler_name(name)
     if sampler is None:
         raise ArgumentError(
-            f"Unknown sampler_name {name!r:.80}. {choice_hint(name, SAMPLER_LABELS.values())}"
+            f"Unknown sampler_name {name!r:.80}. {suggest_choice(name, SAMPLER_LABELS.values())}"
         )
     base, own = _split_spacing(sampler)
     if spacing in SCHEDULERS_WITHOUT_SPACING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from t2i.atomic_folders import recover_folder
 from t2i.denoiser.loading import hub
-from t2i.errors import ModelError, choice_hint
+from t2i.errors import ModelError, suggest_choice
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MODEL_NOTES_FILE = "t2i.json"
@@ -56,7 +56,7 @@ def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = Non
     known = [*EMBEDDED_MODELS, *list_sibling_models(path), *hub.list_cached_models()]
     unknown = (
         f"Unknown model {name!r}: neither a known name nor a folder. "
-        f"{choice_hint(name, known)} "
+        f"{suggest_choice(name, known)} "
         "`t2i models` says more of those that are here."
     )
     if not hub.is_hub_id(name):

@@ -14,7 +14,7 @@ from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
-RunFacts = dict[str, Any]
+RunProvenance = dict[str, Any]
 """JSON data of a run by name."""
 
 
@@ -27,7 +27,7 @@ def compute_model_fingerprint(pipe: Any) -> str:
     return compute_weights_fingerprint({part: getattr(pipe, part, None) for part in parts})
 
 
-def check_matches_recorded_run(kept: RunFacts, here: RunFacts) -> None:
+def check_matches_recorded_run(kept: RunProvenance, here: RunProvenance) -> None:
     """Raise ArgumentError where the facts of an edit's run differ from those of the recorded
     source's run.
     """
@@ -68,7 +68,7 @@ class SourceRunSettings:
         return {name: value for name, value in self.to_arguments().items() if value is not None}
 
 
-def prompt_to_json(prompt: str | Prompt) -> RunFacts:
+def prompt_to_json(prompt: str | Prompt) -> RunProvenance:
     """Convert a prompt to JSON data: its text, and for a Prompt its dialect and weights."""
     if isinstance(prompt, str):
         return {"text": prompt}
@@ -81,7 +81,7 @@ def prompt_from_json(facts: Mapping[str, Any]) -> str | Prompt:
     return text if len(facts) == 1 else Prompt(**facts)
 
 
-def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> RunFacts:
+def collect_run_provenance(pipe: Any, settings: Mapping[str, Any]) -> RunProvenance:
     """Collect everything a run depends on beside its prompts, as JSON data: settings, weights,
     sampler.
     """
@@ -108,7 +108,7 @@ def collect_run_facts(pipe: Any, settings: Mapping[str, Any]) -> RunFacts:
 
 
 def reuse_recorded_settings(
-    pipe: Any, kept: RunFacts, settings: SourceRunSettings, seed: int | None
+    pipe: Any, kept: RunProvenance, settings: SourceRunSettings, seed: int | None
 ) -> dict[str, Any]:
     """Return the settings of a recorded source, but its controls, as call arguments for its edits.
 
@@ -118,11 +118,11 @@ def reuse_recorded_settings(
     del given["controls"]
     if seed is not None:
         given["seed"] = seed
-    check_matches_recorded_run(kept, collect_run_facts(pipe, given))
+    check_matches_recorded_run(kept, collect_run_provenance(pipe, given))
     return restore_settings(kept).to_arguments()
 
 
-def restore_settings(kept: RunFacts) -> SourceRunSettings:
+def restore_settings(kept: RunProvenance) -> SourceRunSettings:
     """Return the settings of a recorded run from its facts, without its controls: facts have no
     networks.
     """

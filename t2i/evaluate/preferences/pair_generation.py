@@ -15,7 +15,7 @@ from t2i.accelerate_state import isolated_rng
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.errors import DataError
-from t2i.evaluate.generation.judge import build_caption_statement, judge_statement
+from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.result_folder import RECORDS_FILE, ResultFolder
 from t2i.pictures import save_picture
 from t2i.randomness import derive_seed
@@ -26,7 +26,7 @@ PAIRS_UNIT_NAME = "pairs"
 """Name in records.jsonl of what is done for each caption."""
 WIN_FOLDER, LOSE_FOLDER, PAIRS_FILE = "win", "lose", "pairs.jsonl"
 MAX_CAPTIONS_PER_PAIR = 20
-"""Number of captions per wanted pair after which drawing ends with fewer pairs."""
+"""Number of captions per wanted pair after which generation ends with fewer pairs."""
 
 ProgressCallback = Callable[[str, int], None]
 """Function called with PAIRS_UNIT_NAME and the number of pairs so far."""
@@ -45,7 +45,7 @@ class PictureVerdict(BaseModel):
 
 
 class CaptionRecord(BaseModel):
-    """Record of the pictures drawn for a caption, and of the pair that they made.
+    """Record of the pictures generated for a caption, and of the pair that they made.
 
     win, lose : paths in the folder, or None where all pictures were right, or all wrong
     """
@@ -60,11 +60,11 @@ class CaptionRecord(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class PairDrawer:
-    """Model and judge that draw preference pairs for the captions of training scenes.
+class PreferencePairGenerator:
+    """Model and judge that generate preference pairs for the captions of training scenes.
 
     scenes : of the split "train"; their seed is that of the noise, too
-    per_caption : number of pictures drawn for each caption
+    per_caption : number of pictures generated for each caption
     """
 
     pipe: TextToImagePipeline
@@ -74,11 +74,11 @@ class PairDrawer:
     guidance_scale: float
     per_caption: int
 
-    def draw_pairs(self, num: int, store: ResultFolder, report: ProgressCallback) -> int:
-        """Draw pairs until the folder has `num` of them, and return the number of its pairs.
+    def generate_pairs(self, num: int, store: ResultFolder, report: ProgressCallback) -> int:
+        """Generate pairs until the folder has `num` of them, and return the number of its pairs.
 
         It may have fewer, as the captions are limited to MAX_CAPTIONS_PER_PAIR for each wanted
-        pair. What the folder has already is not drawn again.
+        pair. What the folder has already is not generated again.
         """
         found = 0
         report(PAIRS_UNIT_NAME, found)
@@ -88,7 +88,7 @@ class PairDrawer:
                 begun = time.perf_counter()
                 with isolated_rng():
                     torch.manual_seed(derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number))
-                    record = self.draw_pair(number, store.folder)
+                    record = self.generate_pair(number, store.folder)
                 seconds = time.perf_counter() - begun
                 store.append_record(
                     PAIRS_UNIT_NAME, str(number), record.model_dump(mode="json"), seconds
@@ -100,19 +100,19 @@ class PairDrawer:
                 break
         return found
 
-    def draw_pair(self, number: int, folder: Path) -> CaptionRecord:
-        """Draw and judge the pictures of a scene's caption, and save the first right and the first
-        wrong one as a pair in the folder, if there are both.
+    def generate_pair(self, number: int, folder: Path) -> CaptionRecord:
+        """Generate and judge the pictures of a scene's caption, and save the first right and the
+        first wrong one as a pair in the folder, if there are both.
         """
         statement = build_caption_statement(self.scenes.layout(number))
         seeds = [
             derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number, "noise", one)
             for one in range(self.per_caption)
         ]
-        pictures = self._draw(statement.text, seeds)
+        pictures = self._generate(statement.text, seeds)
         verdicts = []
         for seed, seen in zip(seeds, self.recogniser.recognise(pictures), strict=True):
-            judged = judge_statement(statement, seen)
+            judged = judge_by_statement(statement, seen)
             wrong = tuple(kind for kind, flags in judged.items() if not all(flags))
             verdicts.append(PictureVerdict(seed=seed, wrong=wrong))
 
@@ -131,23 +131,23 @@ class PairDrawer:
         )
         return record.model_copy(update={"win": win, "lose": lose})
 
-    def _draw(self, caption: str, seeds: Sequence[int]) -> list[Image.Image]:
+    def _generate(self, caption: str, seeds: Sequence[int]) -> list[Image.Image]:
         # A fresh scheduler each time, so that nothing passes from one caption to the next.
         self.pipe.scheduler = rebuild_scheduler(self.pipe.scheduler)
-        drawn = self.pipe(
+        output = self.pipe(
             [caption] * len(seeds),
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             return_dict=False,
         )
-        pictures: list[Image.Image] = drawn[0]
+        pictures: list[Image.Image] = output[0]
         return pictures
 
 
 def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | None:
-    """Return the record of a caption whose pictures were drawn and judged, or None if they are yet
-    to be drawn, as for a pair of which a file has been removed.
+    """Return the record of a caption whose pictures were generated and judged, or None if they are
+    yet to be generated, as for a pair of which a file has been removed.
 
     Raises DataError for a record of another format.
     """
@@ -169,7 +169,7 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
 
 def write_pairs_file(store: ResultFolder) -> Path:
     """Write the pairs of a folder as JSONL, as `data.subsets.pairs` reads them; return its path."""
-    records = (read_finished_caption(store, number) for number in list_drawn_scenes(store))
+    records = (read_finished_caption(store, number) for number in list_generated_scenes(store))
     rows = [
         {"caption": one.caption, "win": one.win, "lose": one.lose}
         for one in records
@@ -181,6 +181,6 @@ def write_pairs_file(store: ResultFolder) -> Path:
     return path
 
 
-def list_drawn_scenes(store: ResultFolder) -> list[int]:
-    """Return the numbers of the scenes whose captions were drawn, in order."""
+def list_generated_scenes(store: ResultFolder) -> list[int]:
+    """Return the numbers of the scenes whose captions have their pictures, in order."""
     return sorted(int(unit) for part, unit in store.finished_units if part == PAIRS_UNIT_NAME)

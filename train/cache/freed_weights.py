@@ -3,15 +3,15 @@
 from torch import nn
 
 
-def drop_weights(model: nn.Module) -> None:
+def free_weights(model: nn.Module) -> None:
     """Remove a model's parameters and buffers, in place, to free their memory."""
     for module in model.modules():
         module._parameters = dict.fromkeys(module._parameters)
         module._buffers = dict.fromkeys(module._buffers)
 
 
-def restore_dropped_weights(model: nn.Module, source: nn.Module) -> None:
-    """Restore the weights of a model after `drop_weights` from another model of the same
+def restore_freed_weights(model: nn.Module, source: nn.Module) -> None:
+    """Restore the weights of a model after `free_weights` from another model of the same
     architecture.
     """
     found = dict(source.named_modules())
@@ -20,6 +20,6 @@ def restore_dropped_weights(model: nn.Module, source: nn.Module) -> None:
         module._buffers = dict(found[name]._buffers)
 
 
-def has_dropped_weights(model: nn.Module) -> bool:
-    """Return True for a model without parameters, as `drop_weights` leaves it."""
+def has_freed_weights(model: nn.Module) -> bool:
+    """Return True for a model without parameters, as `free_weights` leaves it."""
     return next(model.parameters(), None) is None

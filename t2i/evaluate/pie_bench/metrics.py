@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from t2i.evaluate.editing.scores import MAX_PSNR, ssim_map
+from t2i.evaluate.editing.scores import MAX_PSNR, compute_ssim_map
 from t2i.evaluate.pie_bench.judges import Judges, to_rgb_array
 
-Column = Literal["structure", "psnr", "lpips", "mse", "ssim", "clip", "clip_edited"]
-COLUMNS: tuple[Column, ...] = get_args(Column)
-COLUMN_TITLES: dict[Column, str] = {
+Metric = Literal["structure", "psnr", "lpips", "mse", "ssim", "clip", "clip_edited"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+METRIC_TITLES: dict[Metric, str] = {
     "structure": "structure distance x1e3",
     "psnr": "background PSNR",
     "lpips": "background LPIPS x1e3",
@@ -31,19 +31,19 @@ COLUMN_TITLES: dict[Column, str] = {
     "clip": "CLIP similarity",
     "clip_edited": "CLIP similarity, edited region",
 }
-LOWER_IS_BETTER: tuple[Column, ...] = ("structure", "lpips", "mse")
-NEEDED_JUDGES: dict[Column, Literal["dino", "clip", "lpips"]] = {
+LOWER_IS_BETTER: tuple[Metric, ...] = ("structure", "lpips", "mse")
+NEEDED_JUDGES: dict[Metric, Literal["dino", "clip", "lpips"]] = {
     "structure": "dino",
     "lpips": "lpips",
     "clip": "clip",
     "clip_edited": "clip",
 }
-"""Column -> the judge whose weights it needs."""
+"""Metric -> the judge whose weights it needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedPictures:
-    """Source and edited picture of one edit of PIE-Bench, as the columns compare them.
+    """Source and edited picture of one edit of PIE-Bench, as the metrics compare them.
 
     edited_region_HW : mask of the region that the edit may change
     target_prompt : prompt of the edited picture
@@ -65,14 +65,14 @@ class ComparedPictures:
         return source, picture
 
 
-def measure_columns(
-    compared: ComparedPictures, columns: tuple[Column, ...], judges: Judges
-) -> dict[Column, float | None]:
-    """Measure the named columns of an edited picture, in the units of COLUMN_TITLES.
+def compute_metrics(
+    compared: ComparedPictures, columns: tuple[Metric, ...], judges: Judges
+) -> dict[Metric, float | None]:
+    """Measure the named metrics of an edited picture, in the units of METRIC_TITLES.
 
     A column is None where no pixel stays, or none is edited, that it could compare.
     """
-    return {column: MEASURE_FUNCTIONS[column](compared, judges) for column in columns}
+    return {column: METRIC_FUNCTIONS[column](compared, judges) for column in columns}
 
 
 def blacken_masked_pixels(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -85,7 +85,7 @@ def blacken_masked_pixels(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> N
 def measure_structure(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return the structure distance of the whole source and edited pictures, times 1e3."""
     assert judges.dino is not None
-    return judges.dino.structure_distance(compared.source, compared.edited) * 1e3
+    return judges.dino.compute_structure_distance(compared.source, compared.edited) * 1e3
 
 
 def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
@@ -110,7 +110,7 @@ def measure_ssim(compared: ComparedPictures, _judges: Judges) -> float | None:
     """Return the SSIM of source and edited picture outside of the edited region, times 1e2."""
     if compared.edited_region_HW.all():
         return None
-    return float(ssim_map(*compared.background_tensors()).mean()) * 1e2
+    return float(compute_ssim_map(*compared.background_tensors()).mean()) * 1e2
 
 
 def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
@@ -139,7 +139,7 @@ def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> fl
     return judges.clip.similarity(region, compared.target_prompt)
 
 
-MEASURE_FUNCTIONS: dict[Column, Callable[[ComparedPictures, Judges], float | None]] = {
+METRIC_FUNCTIONS: dict[Metric, Callable[[ComparedPictures, Judges], float | None]] = {
     "structure": measure_structure,
     "psnr": measure_psnr,
     "lpips": measure_lpips,
