@@ -116,8 +116,9 @@ class InverseScheduler(FixedTimestepsScheduler):
     x' = A D(x) + B x is solved for x, the noisier latents, by fixed-point iteration from x'; the
     denoiser is always told the noisier timestep. For a prediction p with D = f x + g p:
     x = (x' - A g p) / (A f + B), where A f + B is cos(dphi) for v-prediction and a' / a for
-    epsilon; where the model predicts the sample, f and g are those of its v. An iterate that moves
-    further than the one before it is halved, so that long steps do not diverge.
+    epsilon; where the model predicts the sample, f and g are those of its v. As soon as an
+    iterate moves further than the one before it, it and all later ones of its level go half of the
+    way, and again half of it the next time, so that long steps do not diverge.
 
     latents : those found so far, the noisiest first
     """
@@ -139,7 +140,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         self.levels = levels
         self.steps = build_ddim_path_steps(levels)
         self.latents = [clean_1CHW]
-        self.last_move = math.inf
+        self.last_move, self.relaxation = math.inf, 1.0
 
     def step(
         self,
@@ -152,14 +153,16 @@ class InverseScheduler(FixedTimestepsScheduler):
         """Return the next fixed-point iterate of the noisier latents (1, C, H, W), in a tuple."""
         level = self.numbers[self.index]
         if self.index % self.iterations == 0:
-            self.last_move = math.inf
+            self.last_move, self.relaxation = math.inf, 1.0
         iterate_BCHW = to_at_least_float32(sample)
         noisier_BCHW = invert_step(
             self.steps[level], self.levels, level, model_output, iterate_BCHW, self.latents[0]
         )
         move = float((noisier_BCHW - iterate_BCHW).norm())
         if move > self.last_move:
-            noisier_BCHW = (noisier_BCHW + iterate_BCHW) / 2
+            self.relaxation /= 2
+        if self.relaxation < 1:
+            noisier_BCHW = torch.lerp(iterate_BCHW, noisier_BCHW, self.relaxation)
         self.last_move = move
         noisier_BCHW = noisier_BCHW.to(sample.dtype)
         self.index += 1

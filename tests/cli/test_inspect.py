@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from t2i.attention import load_map_tensors
-from t2i.cli.commands.inspect import describe_image_position, split_words
+from t2i.cli.generation.inspected_image import describe_image_position
+from t2i.cli.inspected_words import split_words
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
 
@@ -67,6 +70,16 @@ def test_words_left_out_are_all_but_the_little_ones(inspect: Cli) -> None:
     assert list(answer["words"]) == ["red", "apple", "left", "cat"]
 
 
+def test_a_word_that_is_not_in_the_prompt_is_read_beside_it(inspect: Cli) -> None:
+    both = inspect("--words", "cat,whisker", "--seed", "1", "--format", "json").json()
+    assert not both["words"]["whisker"]["in_prompt"]
+    assert any("'whisker' is not in the prompt" in warning for warning in both["warnings"])
+    alone = inspect("--words", "cat", "--seed", "1", "--format", "json").json()
+    maps, own = load_file(both["maps"]), load_file(alone["maps"])
+    assert torch.equal(maps["cat"], own["cat"])
+    assert not torch.equal(maps["cat"], maps["whisker"])
+
+
 def test_nothing_is_replaced(inspect: Cli) -> None:
     inspect("--words", "cat", "--seed", "1")
     Path("outputs", f"{SLUG}-words-1-2.safetensors").write_bytes(b"mine")
@@ -86,7 +99,6 @@ def test_no_metadata_writes_none(inspect: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--words", "cats"], 2, "'cats' is not in the prompt. Nearest: cat"),
         (["--words", "cat,,apple"], 2, "Got --words 'cat,,apple': expected words of the prompt"),
         (["--steps", "0"], 2, "Got --steps 0"),
         (["--size", "33"], 2, "needs a multiple of 4"),

@@ -132,9 +132,13 @@ class BulkFolder:
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        _remove_leftovers(self.out, there, {job.file_name for job in self.jobs})
-        done = {index for index, entry in known.items() if entry.get("file") in there}
-        todo = [job for job in self.jobs if job.index not in done]
+        _remove_leftovers(self.out, there, {name for job in self.jobs for name in job.file_names})
+        done = {index for index, entry in known.items() if "file" in entry}
+        todo = [
+            job
+            for job in self.jobs
+            if job.index not in done or not there.issuperset(job.file_names)
+        ]
         return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
 
     def list_changed_libraries(self) -> list[str]:
@@ -183,7 +187,10 @@ Folders written under these names must still be continued: the text may not foll
 """
 
 
-FIELDS_HASHED_IF_SET = {"inversion", "edit", "earlier", "alignment", "regions", "controls"}
+FIELDS_HASHED_IF_SET = {
+    *("inversion", "edit", "earlier", "alignment", "regions", "controls"),
+    *("reading", "budget_bytes"),
+}
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 
@@ -266,7 +273,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
-    for name in (INDEX_FILE, *(job.file_name for job in jobs)):
+    for name in (INDEX_FILE, *(name for job in jobs for name in job.file_names)):
         if name in there:
             raise OutputError(
                 f"{out / name} exists and is not replaced: remove it, or choose another --out."

@@ -1,4 +1,4 @@
-"""The jobs of a prompts file: one image each, with its index, seed and file name."""
+"""The jobs of a prompts file: one result each, with its index, seed and file name."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
+from t2i.cli.inspected_words import PromptLineReading
 from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
+
+MAPS_SUFFIX = ".safetensors"
+"""Suffix of the file of heat maps beside their strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +22,10 @@ class Job:
 
     index : among all images of the file, from 0
     line_number : of its line in the prompts file, from 1
-    file_name : of its image, in the folder of the images
+    file_name : of its image, in the folder of the images; of the folder of a recorded photo
     edit : makes the request's prompt the target of an edit; None for a plain image
+    reading : makes the result heat maps or a recorded photo; None for an image
+    budget_bytes : most bytes of the recording of its photo; None for the default
     """
 
     index: int
@@ -28,6 +34,15 @@ class Job:
     file_name: str
     request: Request
     edit: PromptLineEdit | None = None
+    reading: PromptLineReading | None = None
+    budget_bytes: int | None = None
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of all files that the job writes: of heat maps the strip, then the maps."""
+        if self.reading is None or self.reading.task != "inspect":
+            return (self.file_name,)
+        return (self.file_name, f"{Path(self.file_name).stem}{MAPS_SUFFIX}")
 
 
 def build_jobs(
@@ -51,30 +66,34 @@ def build_jobs(
         if first + count - 1 > MAX_SEED:
             raise ArgumentError(f"{path}:{line.number}: its seed would be above {MAX_SEED}.")
         for index in range(count):
-            file = _name_image_file(line, index, count, first + index, digits)
-            jobs.append(Job(len(jobs), line.number, first + index, file, request, line.edit))
+            number = first + index
+            name = _name_result(line, index, count, number, digits)
+            what = (line.edit, line.reading, line.budget_bytes)
+            jobs.append(Job(len(jobs), line.number, number, name, request, *what))
     _check_unique_names(path, jobs)
     return jobs
 
 
-def _name_image_file(line: PromptLine, index: int, count: int, seed: int, digits: int) -> str:
-    """Return the line's own name, numbered for several images; else number, words and seed."""
+def _name_result(line: PromptLine, index: int, count: int, seed: int, digits: int) -> str:
+    """Return the line's own name, numbered for several results; else number, words and seed."""
+    records = line.reading is not None and line.reading.task == "invert"
+    suffix = "" if records else ".png"
     if line.name is None:
-        return f"{line.number:0{digits}}-{slugify(line.prompt)}-{seed}.png"
+        return f"{line.number:0{digits}}-{slugify(line.prompt)}-{seed}{suffix}"
     if count == 1:
         return line.name
     name = Path(line.name)
-    return f"{name.stem}-{index + 1}{name.suffix}"
+    return f"{line.name}-{index + 1}" if records else f"{name.stem}-{index + 1}{name.suffix}"
 
 
 def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
     """Raise DataError for two images of one name, also on a file system that ignores case."""
     lines: dict[str, int] = {}
     for job in jobs:
-        plain = unicodedata.normalize("NFC", job.file_name).casefold()
-        other = lines.setdefault(plain, job.line_number)
-        if other != job.line_number:
-            raise DataError(
-                f"{path}:{job.line_number}: its picture would be {job.file_name!r}, as that of "
-                f'line {other}. Give another "name".'
-            )
+        for name in job.file_names:
+            other = lines.setdefault(unicodedata.normalize("NFC", name).casefold(), job.line_number)
+            if other != job.line_number:
+                raise DataError(
+                    f"{path}:{job.line_number}: its picture would be {name!r}, as that of "
+                    f'line {other}. Give another "name".'
+                )

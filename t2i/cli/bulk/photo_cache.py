@@ -1,6 +1,8 @@
 """Cache of the photo that a bulk run has inverted last: lines in a row often edit the same one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
@@ -25,18 +27,44 @@ class InvertedPhotoCache:
     source: "RecordedSource | None" = None
 
     def get_source(
-        self, pipe: "TextToImagePipeline", request: Request, seed: int
+        self,
+        pipe: "TextToImagePipeline",
+        request: Request,
+        seed: int,
+        *,
+        budget_bytes: int | None = None,
+        folder: Path | None = None,
+        notes: Mapping[str, object] | None = None,
     ) -> "RecordedSource":
-        """Return the recorded source of a request's photo, inverted unless it was the last."""
+        """Return the recorded source of a request's photo, inverted unless it was the last.
+
+        folder, notes : where given, the photo is inverted and recorded there
+        """
         from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
         from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 
         assert request.inversion is not None
         method = resolve_inversion_method(pipe, request.inversion.method)
         noise = seed if isinstance(method, Difference | EditFriendly | Turbo) else None
-        if self.source is None or (request, noise) != (self.request, self.seed):
+        if (
+            folder is not None
+            or self.source is None
+            or (request, noise)
+            != (
+                self.request,
+                self.seed,
+            )
+        ):
             self.source = None  # freed before the next one is made
             editor = build_prompt_to_prompt_pipeline(pipe)
-            self.source = invert_photo(editor, request, seed, show_progress=False)
+            self.source = invert_photo(
+                editor,
+                request,
+                seed,
+                show_progress=False,
+                budget_bytes=budget_bytes,
+                folder=folder,
+                notes=notes,
+            )
             self.request, self.seed = request, noise
         return self.source

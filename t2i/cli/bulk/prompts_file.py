@@ -91,6 +91,8 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
             if line.edit is not None:
                 check_no_lora_tags('"source"', line.edit.sources, request)
                 check_no_composed_prompts(request, [*line.edit.sources, line.prompt])
+            if line.reading is not None:
+                check_no_composed_prompts(request, [line.prompt])
             _check_sampler(request.sampler)
         except ArgumentError as error:
             broken.append((line.number, str(error)))

@@ -1,21 +1,27 @@
 """Execution of the jobs of a bulk run with one loaded pipeline."""
 
 import filecmp
+import json
+import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import NameTakenError, build_write_error, write_new_file
+from t2i.atomic_files import (
+    NameTakenError,
+    build_write_error,
+    link_to_new_name,
+    write_new_file_group,
+)
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
-from t2i.cli.bulk.jobs import Job
+from t2i.cli.bulk.jobs import MAPS_SUFFIX, Job
 from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
 from t2i.cli.generation.edited_images import (
@@ -31,14 +37,22 @@ from t2i.cli.generation.image_generation import (
     upscale_if_requested,
     warn_of_large_size,
 )
-from t2i.cli.generation.inverted_photo import choose_inversion_method
+from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
+from t2i.cli.generation.inverted_photo import add_inversion_to_request, choose_inversion_method
+from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.generation.sequential_edits import record_edit
-from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+from t2i.cli.metadata.writing import (
+    build_metadata_texts,
+    build_t2i_metadata,
+    save_image_with_metadata,
+)
 from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import InterruptingStopHandler
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
-from t2i.errors import OutputError
+from t2i.errors import DataError, OutputError
+from t2i.pictures import save_picture
+from t2i.safe_reading import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +65,22 @@ MAX_ERROR_LENGTH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
+class JobResult:
+    """Result of a job of a bulk run: its final request, and its files to be saved.
+
+    request : with what is known once it is done
+    save : writes the files of the job to paths; None where they are written
+    facts : further keys of its index entry
+    """
+
+    request: Request
+    save: Callable[[Sequence[Path]], object] | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BulkWorker:
-    """Loaded pipeline of one process of a bulk run, which runs jobs and saves their images.
+    """Loaded pipeline of one process of a bulk run, which runs jobs and saves what they make.
 
     own_scheduler : the model's, for requests that name no sampler
     model_digest : SHA-256 in hex, written into the metadata
@@ -94,31 +122,31 @@ class BulkWorker:
             warnings.simplefilter("always", UserWarning)
             try:
                 with stop.interruptible():
-                    request, picture = self._draw(job)
+                    result = self._do(job)
+            except NameTakenError:  # of a recording; images are saved below
+                entry |= {"request": asdict(job.request)}
+                entry["error"] = _error_record(_name_taken_error(self.out / job.file_name))
+            except OutputError:
+                raise
             except Exception as error:  # whatever it is, the other prompts may fare better
                 entry |= {"request": asdict(job.request), "error": _error_record(error)}
                 _free_memory()
             else:
-                entry["request"] = asdict(request)
-                text = (
-                    build_metadata_texts(request, job.seed, self.model_digest)
-                    if self.write_metadata
-                    else None
-                )
-                if _save_new_image(picture, self.out / job.file_name, text):
-                    entry |= {
-                        "file": job.file_name,
-                        "seconds": round(time.perf_counter() - start, 3),
-                    }
+                entry["request"] = asdict(result.request)
+                paths = [self.out / name for name in job.file_names]
+                taken = None if result.save is None else _save_new_files(paths, result.save)
+                if taken is None:
+                    entry |= {"file": job.file_name, **result.facts}
+                    entry["seconds"] = round(time.perf_counter() - start, 3)
                 else:
-                    entry["error"] = _error_record(_name_taken_error(self.out / job.file_name))
+                    entry["error"] = _error_record(_name_taken_error(taken))
         if caught:
             entry["warnings"] = list(
                 dict.fromkeys(str(w.message)[:MAX_ERROR_LENGTH] for w in caught)
             )
         return entry | {"time": round(time.time(), 3)}
 
-    def _draw(self, job: Job) -> tuple[Request, Image]:
+    def _do(self, job: Job) -> JobResult:
         request, seed = job.request, job.seed
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
@@ -127,14 +155,76 @@ class BulkWorker:
         self.adapters.switch_to_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
+        if job.reading is not None and job.reading.task == "invert":
+            return self._record(request, job)
+        if job.reading is not None:
+            return self._inspect(request, job, job.reading.words or ())
         if job.edit is not None:
-            return self._edit(request, job.edit, seed)
-        request, picture = generate_image(self.pipe, request, seed, show_progress=False)
-        return request, upscale_if_requested(self.pipe, request, seed, picture, show_progress=False)
+            return self._edit(request, job, job.edit)
+        request, image = generate_image(self.pipe, request, seed, show_progress=False)
+        image = upscale_if_requested(self.pipe, request, seed, image, show_progress=False)
+        return self._image_result(request, seed, image)
 
-    def _edit(self, request: Request, edit: PromptLineEdit, seed: int) -> tuple[Request, Image]:
+    def _image_result(self, request: Request, seed: int, image: Image) -> JobResult:
+        text = self._metadata_texts(request, seed)
+        return JobResult(request, lambda paths: save_image_with_metadata(image, text, paths[0]))
+
+    def _metadata_texts(self, request: Request, seed: int) -> dict[str, str] | None:
+        if not self.write_metadata:
+            return None
+        return build_metadata_texts(request, seed, self.model_digest)
+
+    def _inspect(self, request: Request, job: Job, words: Sequence[str]) -> JobResult:
+        """Read the heat maps of a line's image or photo."""
+        if request.inversion is None:
+            inspected = generate_and_probe(self.pipe, request, words, job.seed, show_progress=False)
+        else:
+            inspected = probe_photo(
+                self.pipe,
+                request,
+                words,
+                lambda _: self.photo_cache.get_source(
+                    self.pipe, request, job.seed, budget_bytes=job.budget_bytes
+                ),
+            )
+        text = self._metadata_texts(inspected.request, job.seed)
+
+        def save(paths: Sequence[Path]) -> None:
+            save_picture(inspected.build_strip(), paths[0], text)
+            inspected.maps.save(paths[1])
+
+        facts = {"maps": job.file_names[1], "words": inspected.describe_words()}
+        return JobResult(inspected.request, save, facts)
+
+    def _record(self, request: Request, job: Job) -> JobResult:
+        """Invert a line's photo and record it in its folder.
+
+        Raises NameTakenError for a folder that has anything but this recording.
+        """
+        from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+
+        folder = self.out / job.file_name
+        record = build_t2i_metadata(request, job.seed, self.model_digest)
+        notes = parse_json(json.dumps({REQUEST_NOTE_KEY: record}))
+        if folder.exists():  # after a kill between recording and index
+            try:
+                source = load_recorded_source(folder)
+            except DataError:
+                raise NameTakenError(folder) from None
+            if source.facts.get("notes") != notes:
+                raise NameTakenError(folder)
+        else:
+            source = self.photo_cache.get_source(
+                *(self.pipe, request, job.seed),
+                budget_bytes=job.budget_bytes,
+                folder=folder,
+                notes=notes,
+            )
+        return JobResult(add_inversion_to_request(request, source))
+
+    def _edit(self, request: Request, job: Job, edit: PromptLineEdit) -> JobResult:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
-        source, target = None, request.prompt
+        source, target, seed = None, request.prompt, job.seed
         if request.inversion is not None:
             request = choose_inversion_method(
                 self.pipe,
@@ -143,7 +233,9 @@ class BulkWorker:
                 edit.options.to_word_edit_options().weights,
             )
             first = replace(request, prompt=edit.sources[0])
-            source = self.photo_cache.get_source(self.pipe, first, seed)
+            source = self.photo_cache.get_source(
+                self.pipe, first, seed, budget_bytes=job.budget_bytes
+            )
             request, source = self._edit_earlier(request, edit, source)
         request, _ = choose_request_edits(
             self.pipe, request, [edit.source, target], edit.options.to_word_edit_options(), source
@@ -151,7 +243,7 @@ class BulkWorker:
         generated = generate_edited_images(
             self.pipe, request, seed, show_progress=False, source=source
         )
-        return generated.get_request(1), generated.get_output_image(1)
+        return self._image_result(generated.get_request(1), seed, generated.get_output_image(1))
 
     def _edit_earlier(
         self, request: Request, edit: PromptLineEdit, source: "RecordedSource"
@@ -169,25 +261,47 @@ class BulkWorker:
         return request, source
 
 
-def _save_new_image(picture: Image, path: Path, text: Mapping[str, str] | None) -> bool:
-    """Save the image unless its file exists; return whether the file holds this image now.
+def _save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], object]) -> Path | None:
+    """Save the files of a job unless they exist; return the first that exists and differs.
 
-    It does too after a kill between image and index. Another file of that name is left alone.
+    They are there after a kill between files and index, too. Other files of their names are left
+    alone.
     """
     try:
-        write_new_file(path, partial(save_image_with_metadata, picture, text))
+        write_new_file_group([paths], save)
     except NameTakenError:
         pass
     else:
-        return True
-    again = path.with_name(f".again-{path.name}")
+        return None
+    again = [path.with_name(f".again-{path.name}") for path in paths]
     try:
-        save_image_with_metadata(picture, text, again)
-        return filecmp.cmp(path, again, shallow=False)
+        save(again)
+        for new, path in zip(again, paths, strict=True):
+            if not os.path.lexists(path):
+                link_to_new_name(new, path)
+            elif not _have_same_contents(new, path):
+                return path
+        return None
     except OSError as error:
-        raise build_write_error(path, error) from error
+        raise build_write_error(paths[0], error) from error
     finally:
-        again.unlink(missing_ok=True)
+        for path in again:
+            path.unlink(missing_ok=True)
+
+
+def _have_same_contents(one: Path, other: Path) -> bool:
+    """Return True for two equal files; of heat maps the tensors are compared, as safetensors writes
+    its header in any order.
+    """
+    if one.suffix != MAPS_SUFFIX:
+        return filecmp.cmp(one, other, shallow=False)
+    from t2i.attention.probes.heat_maps import load_map_tensors
+
+    try:
+        ours, theirs = load_map_tensors(one), load_map_tensors(other)
+    except DataError:
+        return False
+    return ours.keys() == theirs.keys() and all(ours[word].equal(theirs[word]) for word in ours)
 
 
 def _name_taken_error(path: Path) -> OutputError:

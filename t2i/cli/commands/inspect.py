@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from t2i.cli.inspected_words import split_words
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import parse_recording_budget
@@ -15,10 +16,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, show_warnings_on_one_line
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from t2i.attention.probes.heat_maps import HeatMaps
-    from t2i.cli.generation.inspected_image import InspectedImage
     from t2i.cli.generation.recorded_photo import RecordedPhoto
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.request import Request
@@ -31,22 +29,14 @@ EPILOG = """Examples:
 
 `t2i inspect --image cat.jpg "a cat on a sofa"`
 """
-FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
-"""Words that are not probed unless --words names them."""
-POSITION_NAMES = (
-    ("upper left", "top", "upper right"),
-    ("left", "middle", "right"),
-    ("lower left", "bottom", "lower right"),
-)
-"""Name of each ninth of an image, in rows from the top."""
 
 WordsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WORD,...",
         help=(
-            "Words or phrases of the prompt, separated by commas; may be repeated. Of a photo also "
-            "others, which are read beside the prompt."
+            "Words or phrases, separated by commas; may be repeated. Those that are not in the "
+            "prompt are read beside it."
         ),
         show_default="all but little ones",
     ),
@@ -113,6 +103,10 @@ def inspect_attention(
         parse_recording_budget(budget),
     )
     chosen = split_words(words)
+    from t2i.cli.request.request import check_text_length_and_encoding
+
+    for word in chosen:
+        check_text_length_and_encoding("A word of --words", word)
     recorded = None
     if folder is not None:
         options.check_options_allowed_with_source(
@@ -181,7 +175,12 @@ def _inspect_and_save(
 
     words : all content words of the prompt where it is empty
     """
-    from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
+    from t2i.cli.generation.inspected_image import (
+        describe_words,
+        generate_and_probe,
+        probe_photo,
+    )
+    from t2i.cli.generation.inverted_photo import invert_photo
     from t2i.cli.generation.loaded_request import load_model_for_request
     from t2i.cli.metadata.writing import build_metadata_texts
     from t2i.library_messages import quiet_libraries
@@ -195,14 +194,19 @@ def _inspect_and_save(
             else recorded.load_model([request.prompt])
         )
         start = time.perf_counter()
-        words = words or list_content_words(request.parse_with_grammar(request.prompt))
         try:
             if request.inversion is None:
-                inspected = generate_and_probe(loaded, words, seed)
+                inspected = generate_and_probe(loaded.pipe, loaded.request, words, seed)
             else:
-                source = None if recorded is None else recorded.source
                 inspected = probe_photo(
-                    loaded, words, seed, source=source, budget_bytes=budget_bytes
+                    loaded.pipe,
+                    loaded.request,
+                    words,
+                    lambda editor: (
+                        invert_photo(editor, loaded.request, seed, budget_bytes=budget_bytes)
+                        if recorded is None
+                        else recorded.source
+                    ),
                 )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
@@ -213,12 +217,9 @@ def _inspect_and_save(
             if output.write_metadata
             else None
         )
-        label = request.prompt if request.edited is not None else "the picture"
-        if request.image is not None and request.edited is None:
-            label = Path(request.image.path).name
 
         def write(paths: Sequence[Path]) -> None:
-            save_picture(_build_strip(inspected, label), paths[0], texts)
+            save_picture(inspected.build_strip(), paths[0], texts)
             for one, path in zip(
                 (maps, *inspected.maps_by_control.values()), paths[1:], strict=True
             ):
@@ -230,23 +231,16 @@ def _inspect_and_save(
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
-        facts = {
-            word: {"in_prompt": word not in inspected.absent, **_word_facts(maps, word)}
-            for word in maps
-        }
         made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
         if control_paths:
             made["controls"] = [
-                {
-                    "control": number,
-                    "maps": str(path),
-                    "words": {word: _word_facts(one, word) for word in one},
-                }
+                {"control": number, "maps": str(path), "words": describe_words(one)}
                 for path, (number, one) in zip(
                     control_paths, inspected.maps_by_control.items(), strict=True
                 )
             ]
-        print_json({"request": asdict(request), "words": facts, "warnings": warned} | made)
+        found = {"request": asdict(request), "words": inspected.describe_words()}
+        print_json(found | {"warnings": warned} | made)
         return
     _print_table(maps)
     for number, one in inspected.maps_by_control.items():
@@ -257,88 +251,14 @@ def _inspect_and_save(
         print_line(path)
 
 
-def split_words(words: list[str] | None) -> list[str]:
-    """Split the values of --words at commas into distinct words or phrases, in their order.
-
-    Raises ArgumentError for an empty one.
-    """
-    from t2i.cli.request.request import check_text_length_and_encoding
-
-    if words is None:
-        return []
-    split = [word.strip() for text in words for word in text.split(",")]
-    if not all(split):
-        raise ArgumentError(
-            f"Got --words {','.join(words)!r:.80}: expected words of the prompt between commas, "
-            'as in --words cat,"red apple".'
-        )
-    for word in split:
-        check_text_length_and_encoding("A word of --words", word)
-    return list(dict.fromkeys(split))
-
-
-def list_content_words(prompt: object) -> list[str]:
-    """Return the words of a prompt without articles, prepositions and other function words.
-
-    Raises ArgumentError where none is left.
-    """
-    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
-    from t2i.text.alignment import split_into_lowercase_words
-    from t2i.text.prompt import Prompt
-
-    assert isinstance(prompt, str | Prompt)
-    prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
-    found = [word for word in prompt_words if word not in FUNCTION_WORDS]
-    if not found:
-        state = "has only function words" if prompt_words else "is empty"
-        raise ArgumentError(f"The prompt {state}: name the words to look up with --words.")
-    return found
-
-
-def _build_strip(inspected: "InspectedImage", label: str) -> "Image":
-    """Return the image and each word's heat map over it, side by side with labels; a further row
-    for each ControlNet begins with its hint.
-    """
-    from os.path import expanduser
-
-    from t2i.attention.probes.overlays import draw_overlays
-    from t2i.pictures import build_picture_grid, open_picture
-
-    maps = inspected.maps
-    tiles, labels = draw_overlays(inspected.image, maps), [label, *maps]
-    for number, one in inspected.maps_by_control.items():
-        hint = open_picture(Path(expanduser(inspected.request.controls[number].picture.path)))
-        _, *overlays = draw_overlays(inspected.image, one)
-        tiles += [hint.convert("RGB").resize(tiles[0].size), *overlays]
-        labels += [f"control {number}", *(f"{word}, control {number}" for word in one)]
-    return build_picture_grid(tiles, labels, columns=1 + len(maps))
-
-
-def _word_facts(maps: "HeatMaps", word: str) -> dict[str, object]:
-    across, down = maps.peak(word)
-    return {
-        "peak": {"across": round(across, 4), "down": round(down, 4)},
-        "place": describe_image_position(*maps.centre(word)),
-        "share": round(maps.share_among_words(word), 4),
-    }
-
-
-def describe_image_position(across: float, down: float) -> str:
-    """Describe a point of an image, from 0 to 1, in words such as "upper left"."""
-    return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
-
-
 def _print_table(maps: "HeatMaps") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from t2i.cli.generation.inspected_image import describe_word
+
     table = Table("word", "peak", "where", "share", box=None, pad_edge=False)
     for word in maps:
-        across, down = maps.peak(word)
-        table.add_row(
-            Text(word),
-            f"{across:.2f}, {down:.2f}",
-            describe_image_position(*maps.centre(word)),
-            f"{maps.share_among_words(word):.1%}",
-        )
+        (across, down), place, share = describe_word(maps, word)
+        table.add_row(Text(word), f"{across:.2f}, {down:.2f}", place, f"{share:.1%}")
     print_rich(table)

@@ -1,15 +1,17 @@
 """Heat maps of a request's image: of one that is generated, or of a photo."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import expanduser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.image_generation import generate_image
-from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
-from t2i.cli.generation.loaded_request import LoadedRequest
+from t2i.cli.generation.inverted_photo import add_inversion_to_request
+from t2i.cli.inspected_words import list_content_words
 from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
@@ -19,8 +21,18 @@ from t2i.text.word_spans import unknown_word_message
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+    from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.probes.concepts import Concept
     from t2i.attention.probes.heat_maps import HeatMaps
+
+POSITION_NAMES = (
+    ("upper left", "top", "upper right"),
+    ("left", "middle", "right"),
+    ("lower left", "bottom", "lower right"),
+)
+"""Name of each ninth of an image, in rows from the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,58 +50,126 @@ class InspectedImage:
     absent: Sequence[str] = ()
     maps_by_control: Mapping[int, "HeatMaps"] = field(default_factory=dict)
 
+    def build_strip(self) -> "Image":
+        """Return the image and each word's heat map over it, side by side with labels; a further
+        row for each ControlNet begins with its hint.
+        """
+        from t2i.attention.probes.overlays import draw_overlays
+        from t2i.pictures import build_picture_grid, open_picture
 
-def generate_and_probe(loaded: LoadedRequest, words: Sequence[str], seed: int) -> InspectedImage:
-    """Generate the image of a request under heat-map probes of the words, in the UNet and in each
-    of its ControlNets.
-    """
-    from t2i.attention.attend import attend
+        request, maps = self.request, self.maps
+        label = request.prompt if request.edited is not None else "the picture"
+        if request.image is not None and request.edited is None:
+            label = Path(request.image.path).name
+        tiles, labels = draw_overlays(self.image, maps), [label, *maps]
+        for number, one in self.maps_by_control.items():
+            hint = open_picture(Path(expanduser(request.controls[number].picture.path)))
+            _, *overlays = draw_overlays(self.image, one)
+            tiles += [hint.convert("RGB").resize(tiles[0].size), *overlays]
+            labels += [f"control {number}", *(f"{word}, control {number}" for word in one)]
+        return build_picture_grid(tiles, labels, columns=1 + len(maps))
 
-    controls = build_controls(loaded.pipe, loaded.request)
-    numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
-    with attend(loaded.pipe) as attn:
-        maps = attn.probe(*words)
-        by_control = {one: attn.probe(*words, sites=f"control.{one}") for one in numbers}
-        request, image = generate_image(loaded.pipe, loaded.request, seed)
-    return InspectedImage(request, image, maps, maps_by_control=by_control)
+    def describe_words(self) -> dict[str, dict[str, object]]:
+        """Return for each word whether the prompt has it, and what `describe_words` says of it."""
+        described = describe_words(self.maps)
+        return {
+            word: {"in_prompt": word not in self.absent, **one} for word, one in described.items()
+        }
 
 
-def probe_photo(
-    loaded: LoadedRequest,
+def describe_word(maps: "HeatMaps", word: str) -> tuple[tuple[float, float], str, float]:
+    """Return the peak of a word's map (across, down), the name of its place, and its share."""
+    place = describe_image_position(*maps.centre(word))
+    return maps.peak(word), place, maps.share_among_words(word)
+
+
+def describe_words(maps: "HeatMaps") -> dict[str, dict[str, object]]:
+    """Return for each word the peak, place and share of its map, as JSON data."""
+    words: dict[str, dict[str, object]] = {}
+    for word in maps:
+        (across, down), place, share = describe_word(maps, word)
+        words[word] = {
+            "peak": {"across": round(across, 4), "down": round(down, 4)},
+            "place": place,
+            "share": round(share, 4),
+        }
+    return words
+
+
+def describe_image_position(across: float, down: float) -> str:
+    """Describe a point of an image, from 0 to 1, in words such as "upper left"."""
+    return POSITION_NAMES[min(int(down * 3), 2)][min(int(across * 3), 2)]
+
+
+def generate_and_probe(
+    pipe: "TextToImagePipeline",
+    request: Request,
     words: Sequence[str],
     seed: int,
     *,
-    source: "RecordedSource | None" = None,
-    budget_bytes: int | None = None,
+    show_progress: bool = True,
+) -> InspectedImage:
+    """Generate the image of a request under heat-map probes of the words, in the UNet and in each
+    of its ControlNets.
+
+    words : see `_find_words_to_read`
+    """
+    from t2i.attention.attend import attend
+
+    read, absent = _find_words_to_read(pipe, request, words)
+    controls = build_controls(pipe, request)
+    numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
+    with attend(pipe) as attn:
+        maps = attn.probe(*read)
+        by_control = {one: attn.probe(*read, sites=f"control.{one}") for one in numbers}
+        request, image = generate_image(pipe, request, seed, show_progress=show_progress)
+    return InspectedImage(request, image, maps, absent, by_control)
+
+
+def probe_photo(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    words: Sequence[str],
+    get_source: "Callable[[PromptEditPipeline], RecordedSource]",
 ) -> InspectedImage:
     """Read the heat maps of the words from the recording of a request's photo.
 
-    Words that the prompt does not contain are read beside it, with a warning.
-
-    source : the photo, if it has been inverted before
-    budget_bytes : most bytes of the recording; None for the default
+    words : see `_find_words_to_read`
+    get_source : inverts the photo, or returns what has been inverted before
     """
-    from pipelines.prompt_to_prompt.recorded_heat_maps import (
-        check_words_can_be_read,
-        find_absent_words,
-        read_recorded_heat_maps,
-    )
-    from t2i.attention.probes.concepts import Concept
+    from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 
-    editor, request = build_prompt_to_prompt_pipeline(loaded.pipe), loaded.request
-    prompt = request.parse_with_grammar(request.prompt)
-    steps = request.num_inference_steps
-    assert steps is not None
-    absent = find_absent_words(prompt, words, steps)
-    _warn_of_absent_words(request, absent)
-    read = [Concept(word) if word in absent else word for word in words]
-    check_words_can_be_read(editor, prompt, read, steps)
-    if source is None:
-        source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
+    editor = build_prompt_to_prompt_pipeline(pipe)
+    read, absent = _find_words_to_read(editor, request, words)
+    source = get_source(editor)
     assert source.photo is not None
     maps = read_recorded_heat_maps(editor, source, *read)
     image = source.photo.image if request.edited is None else source.image
     return InspectedImage(add_inversion_to_request(request, source), image, maps, absent)
+
+
+def _find_words_to_read(
+    pipe: "TextToImagePipeline", request: Request, words: Sequence[str]
+) -> "tuple[list[str | Concept], list[str]]":
+    """Return the words whose maps are read, and those of them that the prompt does not contain,
+    which are read beside it, with a warning.
+
+    words : all but the function words of the prompt where it is empty
+    """
+    from pipelines.prompt_to_prompt.recorded_heat_maps import (
+        check_words_can_be_read,
+        find_absent_words,
+    )
+    from t2i.attention.probes.concepts import Concept
+
+    prompt, steps = request.parse_with_grammar(request.prompt), request.num_inference_steps
+    assert steps is not None
+    words = words or list_content_words(prompt)
+    absent = find_absent_words(prompt, words, steps)
+    _warn_of_absent_words(request, absent)
+    read = [Concept(word) if word in absent else word for word in words]
+    check_words_can_be_read(pipe, prompt, read, steps)
+    return read, absent
 
 
 def _warn_of_absent_words(request: Request, absent: Sequence[str]) -> None:

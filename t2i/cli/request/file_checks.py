@@ -99,6 +99,11 @@ def check_file_combinations(request: Request) -> None:
             f"Got --strength {request.strength} for a photo that was edited by its words: it is of "
             "pictures that are drawn anew from noise. Leave it out."
         )
+    if request.inversion is not None and request.ip_adapter is not None:
+        raise ArgumentError(
+            "Got --ip-adapter for a photo that is inverted: image prompts are of pictures that are "
+            "drawn. Leave it out."
+        )
     if request.upscale is not None and request.image is not None:
         raise ArgumentError(
             "Got --upscale with --image: a picture that is changed is enlarged by naming the size, "

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import UNSUPPORTED_FORMATS
+from t2i.cli.inspected_words import READING_TASKS, PromptLineReading, split_words
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import EditOptions, PromptLineEdit, parse_region
 from t2i.cli.request.input_files import (
@@ -17,7 +18,7 @@ from t2i.cli.request.input_files import (
     parse_input_file,
     parse_loras,
 )
-from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion
+from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion, parse_recording_budget
 from t2i.cli.request.prompt_edits import MAX_PROMPTS
 from t2i.cli.request.request import (
     MAX_PICTURES,
@@ -49,8 +50,10 @@ class PromptLine:
     """Parsed line of a prompts file; None for fields it leaves to the command's options.
 
     number : of the line in the file, from 1; of its first one where a csv record has several
-    name : of its image, with the suffix of a format
+    name : of its image, with the suffix of a format; of the folder of a recording
     edit : makes its prompt the target of an edit
+    reading : makes it look into its image, or record its photo, instead of drawing an image
+    budget_bytes : most bytes of the recording of its photo; None for the default
     """
 
     number: int
@@ -60,6 +63,8 @@ class PromptLine:
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
     edit: PromptLineEdit | None = None
+    reading: PromptLineReading | None = None
+    budget_bytes: int | None = None
 
     def to_request(self, options: Request) -> Request:
         """Return the line's request, with `options` for what the line leaves open.
@@ -67,10 +72,13 @@ class PromptLine:
         Raises ArgumentError for values that make no request.
         """
         request = replace(self.overrides.apply_to(options), prompt=self.prompt)
-        if self.edit is None or request.image is not None:
+        if self.reading is not None:
+            self.reading.check_inputs(request.image, request.upscale)
+        task = self.edit or self.reading
+        if task is None or request.image is not None:
             return request
-        if self.edit.photo_keys:
-            keys = " and ".join(f'"{key}"' for key in self.edit.photo_keys)
+        if task.photo_keys:
+            keys = " and ".join(f'"{key}"' for key in task.photo_keys)
             raise ArgumentError(f'Got {keys} without "image": it is about a photo. Give both.')
         return replace(request, inversion=None)
 
@@ -110,12 +118,15 @@ class PromptLineSchema(BaseModel):
     self_replace: str | float | None = None
     align: str | list[str] | None = None
     region: str | list[str] | None = None
+    task: Literal["generate", "edit", "inspect", "invert"] | None = None
+    words: str | list[str] | None = None
+    budget: float | None = None
 
 
-PHOTO_KEYS = ("invert", "fit", "full_size")
+PHOTO_KEYS = ("invert", "fit", "full_size", "budget")
 """Keys about a photo."""
 EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align")
-"""Keys that need a "source"."""
+"""Keys that need a "source", or a "task" that is about a photo."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 """All keys of a line, and columns of a csv."""
 
@@ -153,11 +164,13 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
 
 def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     check_text_length_and_encoding('"prompt"', keys.prompt)
-    if not keys.prompt.strip() or "\0" in keys.prompt:
+    needs_words = keys.task != "invert"  # "" describes a photo without words
+    if (needs_words and not keys.prompt.strip()) or "\0" in keys.prompt:
         raise ArgumentError(
             f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
         )
-    for name, text in (("negative", keys.negative), ("sampler", keys.sampler)):
+    words = ",".join(_split_files(keys.words or []))
+    for name, text in (("negative", keys.negative), ("sampler", keys.sampler), ("words", words)):
         check_text_length_and_encoding(f'"{name}"', text or "")
     width, height = _parse_line_size(keys)
     return PromptLine(
@@ -165,7 +178,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         prompt=keys.prompt,
         seed=keys.seed,
         num=keys.num,
-        name=None if keys.name is None else parse_image_file_name(keys.name),
+        name=_parse_name(keys),
         overrides=RequestOverrides(
             negative_prompt=keys.negative,
             num_inference_steps=keys.steps,
@@ -190,7 +203,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             strength=keys.strength,
             upscale=None if keys.upscale is None else parse_upscale(str(keys.upscale)),
             inversion=None
-            if keys.source is None
+            if keys.source is None and keys.task not in READING_TASKS
             else PhotoInversion(
                 method=keys.invert or AUTO_METHOD,
                 fit=keys.fit or "crop",
@@ -198,11 +211,51 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             ),
         ),
         edit=_parse_edit(keys),
+        reading=_parse_reading(keys),
+        budget_bytes=parse_recording_budget(keys.budget),
+    )
+
+
+def _parse_name(keys: PromptLineSchema) -> str | None:
+    if keys.name is None:
+        return None
+    return parse_file_name(keys.name) if keys.task == "invert" else parse_image_file_name(keys.name)
+
+
+def _parse_reading(keys: PromptLineSchema) -> PromptLineReading | None:
+    """Return what a line with "task": "inspect" or "invert" asks for; None for other tasks."""
+    if keys.words is not None and keys.task != "inspect":
+        raise ArgumentError(
+            'Got "words" without "task": "inspect": heat maps are made of them. Give both.'
+        )
+    if keys.task is None or keys.task not in READING_TASKS:
+        if keys.task is not None and (keys.task == "edit") != (keys.source is not None):
+            wants = 'needs a "source"' if keys.task == "edit" else 'has no "source"'
+            raise ArgumentError(
+                f'Got "task": "{keys.task}", which {wants}: the prompt that describes the picture '
+                "to edit."
+            )
+        return None
+    unread = [
+        name
+        for name in ("source", *EDIT_KEYS, "region", "mask", "strength", "upscale")
+        if getattr(keys, name) is not None and name not in READING_TASKS[keys.task]
+    ]
+    if unread:
+        raise ArgumentError(
+            f'Got "{unread[0]}" for "task": "{keys.task}", which does not read it. Leave it out.'
+        )
+    return PromptLineReading(
+        task="inspect" if keys.task == "inspect" else "invert",
+        words=None if keys.words is None else tuple(split_words(_split_files(keys.words))),
+        photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),
     )
 
 
 def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
     given = [name for name in EDIT_KEYS if getattr(keys, name) is not None]
+    if keys.task in READING_TASKS:
+        return None
     if keys.source is None:
         if given:
             raise ArgumentError(
@@ -262,19 +315,24 @@ def _parse_line_size(keys: PromptLineSchema) -> tuple[int | None, int | None]:
 
 def parse_image_file_name(name: str) -> str:
     """Check the "name" of a line, and return it with the suffix of an image file."""
-    if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
-        raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. Expected a plain file name: no folder, no '
-            "leading dot."
-        )
+    parse_file_name(name)
     suffix = Path(name).suffix.lower()
     if suffix in UNSUPPORTED_FORMATS:
         raise ArgumentError(
             f'Got "name": {format_short_json(name)}. Pictures are written as '
             f"{', '.join(FORMAT_BY_SUFFIX)}."
         )
+    return name if suffix in FORMAT_BY_SUFFIX else parse_file_name(f"{name}.png")
+
+
+def parse_file_name(name: str) -> str:
+    """Return the name of a file or folder; ArgumentError for one that is not plain."""
+    if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
+        raise ArgumentError(
+            f'Got "name": {format_short_json(name)}. Expected a plain file name: no folder, no '
+            "leading dot."
+        )
     check_text_length_and_encoding('"name"', name)
-    name = name if suffix in FORMAT_BY_SUFFIX else f"{name}.png"
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ArgumentError(
             f'Got "name": {format_short_json(name)}. At most {MAX_NAME_BYTES} bytes fit. '

@@ -17,7 +17,6 @@ from t2i.attention.attend import attend
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.session import Session
-from t2i.cli.commands.inspect import list_content_words
 from t2i.cli.generation.call_arguments import build_sampling_arguments
 from t2i.cli.generation.edited_images import (
     build_prompt_to_prompt_pipeline,
@@ -36,6 +35,7 @@ from t2i.cli.generation.inverted_photo import (
     invert_photo,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
+from t2i.cli.inspected_words import list_content_words
 from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError

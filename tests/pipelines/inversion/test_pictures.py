@@ -248,14 +248,24 @@ def test_an_autoencoder_that_loses_the_picture_is_said(pipe):
         assert source.error.autoencoder < 20
 
 
-def test_more_iterations_replay_the_picture_better(embedded, cat):
-    """Without guidance the fixed point is the picture itself, as the autoencoder keeps it."""
+@pytest.mark.parametrize(
+    ("iterations", "least"),
+    [
+        (1, 6.0),
+        pytest.param(2, 9.0, marks=pytest.mark.long),
+        pytest.param(3, 25.0, marks=pytest.mark.long),
+        (4, 30.0),
+        *(pytest.param(k, 30.0, marks=pytest.mark.long) for k in (5, 6, 7)),
+        (8, 30.0),
+    ],
+)
+def test_more_iterations_replay_the_picture_better(embedded, cat, iterations, least):
+    """Without guidance the fixed point is the picture itself, as the autoencoder keeps it; the
+    decibels are those of docs/decisions.md.
+    """
     run = {"num_inference_steps": 4, "guidance_scale": 1.0}
-    errors = [embedded.invert(cat, "a cat", f"ddim:iterations={k}", **run).error for k in (1, 4, 8)]
-    replays = [error.replay for error in errors]
-    assert replays == sorted(replays)
-    assert replays[-1] > replays[0] + 3
-    assert replays[-1] > errors[-1].autoencoder - 4
+    error = embedded.invert(cat, "a cat", f"ddim:iterations={iterations}", **run).error
+    assert least < error.replay < error.autoencoder + 0.5
 
 
 @pytest.mark.parametrize("method", ["edit-friendly", "bdia", "turbo:max_last_residual=1e6"])

@@ -1,0 +1,74 @@
+"""Words whose heat maps a command or a line of a prompts file asks for, and other such lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from t2i.errors import ArgumentError
+
+FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
+"""Words that are not probed unless --words names them."""
+READING_TASKS: dict[str, tuple[str, ...]] = {
+    "inspect": ("invert", "fit", "budget"),
+    "invert": ("invert", "fit", "budget", "mask"),
+}
+"""Task of a line -> keys about a photo that it reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLineReading:
+    """Task of a prompts file's line that makes no image: heat maps of its image or photo, as
+    `t2i inspect`, or a recording of its photo, as `t2i invert`.
+
+    words : of the heat maps; None for all but the function words of the prompt
+    photo_keys : keys of the line that need a photo
+    """
+
+    task: Literal["inspect", "invert"]
+    words: tuple[str, ...] | None = None
+    photo_keys: tuple[str, ...] = ()
+
+    def check_inputs(self, image: object, upscale: object) -> None:
+        """Raise ArgumentError for a request that the task cannot be done for."""
+        if self.task == "invert" and image is None:
+            raise ArgumentError(
+                'Got "task": "invert" without "image": the photo that is inverted. Give both.'
+            )
+        if upscale is not None:
+            raise ArgumentError(
+                f'Got --upscale for "task": "{self.task}", which does not enlarge. Leave it out.'
+            )
+
+
+def split_words(words: Sequence[str] | None) -> list[str]:
+    """Split the values of --words at commas into distinct words or phrases, in their order.
+
+    Raises ArgumentError for an empty one.
+    """
+    if words is None:
+        return []
+    split = [word.strip() for text in words for word in text.split(",")]
+    if not all(split):
+        raise ArgumentError(
+            f"Got --words {','.join(words)!r:.80}: expected words of the prompt between commas, "
+            'as in --words cat,"red apple".'
+        )
+    return list(dict.fromkeys(split))
+
+
+def list_content_words(prompt: object) -> list[str]:
+    """Return the words of a prompt without articles, prepositions and other function words.
+
+    Raises ArgumentError where none is left.
+    """
+    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+    from t2i.text.alignment import split_into_lowercase_words
+    from t2i.text.prompt import Prompt
+
+    assert isinstance(prompt, str | Prompt)
+    prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
+    found = [word for word in prompt_words if word not in FUNCTION_WORDS]
+    if not found:
+        state = "has only function words" if prompt_words else "is empty"
+        raise ArgumentError(f"The prompt {state}: name the words to look up with --words.")
+    return found
