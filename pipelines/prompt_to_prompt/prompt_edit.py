@@ -156,7 +156,7 @@ class PromptEditPipeline(RecordingPipeline):
         return PipelineOutput(images=images, nsfw_content_detected=None)
 
     @torch.no_grad()
-    def remember_edit(
+    def remember_target(
         self,
         source: RecordedSource,
         target: str | Prompt,
@@ -177,7 +177,7 @@ class PromptEditPipeline(RecordingPipeline):
         inverting anything again.
 
         >>> source = pipe.invert(photo, "a cat on a sofa")
-        >>> dog = pipe.remember_edit(source, "a dog on a sofa")
+        >>> dog = pipe.remember_target(source, "a dog on a sofa")
         >>> dog.image.save("dog.png")
         >>> hat = pipe(dog, "a dog with a hat on a sofa").images[1]
 

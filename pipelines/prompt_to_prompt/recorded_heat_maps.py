@@ -60,7 +60,7 @@ def read_recorded_heat_maps(
             probe.check_prompts_and_words(tokens)
         one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
         for site in sites:
-            recorded = source.recorded_inputs(site.name, step)
+            recorded = source.recorded_queries_and_keys(site.name, step)
             assert recorded is not None
             query, key = recorded.query, recorded.key
             assert query is not None

@@ -189,7 +189,7 @@ class RecordedSource:
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
-    def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
+    def recorded_queries_and_keys(self, site: str, step: int) -> RecordedInputs | None:
         """Return the source's recorded queries, keys and values at a site and step; None if none
         were recorded.
         """

@@ -1,4 +1,4 @@
-"""Recording of an edit's target as the next source, for `PromptEditPipeline.remember_edit`.
+"""Recording of an edit's target as the next source, for `PromptEditPipeline.remember_target`.
 
 B batch rows (here: images), C channels, H W latent size.
 """

@@ -16,7 +16,7 @@ class Command(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of the command line, see typer; empty paths are refused before."""
-        if "" in args or any(argument.endswith("=") for argument in args):
+        if "" in args or any(str(argument).endswith("=") for argument in args):
             typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             for param in list_path_params(self):
                 value = typed.get(param.name)

@@ -29,7 +29,7 @@ from t2i.text.prompt_nodes import (
     SubPrompt,
     Text,
     has_text,
-    join_plain_text,
+    join_if_all_plain_text,
 )
 
 MAX_PROMPT_CHARACTERS = 20_000
@@ -191,7 +191,7 @@ class _Parser:
                 level.marks[2][1],
             )
         *sides, last = level.fields
-        written = join_plain_text(last)
+        written = join_if_all_plain_text(last)
         if written is None or not STEP_PATTERN.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
@@ -213,7 +213,7 @@ class _Parser:
         factor = None
         count = len(level.fields)
         if count > 1:
-            written, position = join_plain_text(level.fields[-1]), level.marks[-1][1]
+            written, position = join_if_all_plain_text(level.fields[-1]), level.marks[-1][1]
             if level.mark and written is not None and not written.strip():
                 self._fail(
                     f'a weight is missing after ":". Write {LITERAL_COLON_ADVICE[self.dialect]}.',

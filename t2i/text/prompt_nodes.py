@@ -76,7 +76,7 @@ class SubPrompt:
     weight: float
 
 
-def join_plain_text(nodes: Sequence[Node]) -> str | None:
+def join_if_all_plain_text(nodes: Sequence[Node]) -> str | None:
     """Join the text of parsed nodes; return None if a node is anything but plain text."""
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None

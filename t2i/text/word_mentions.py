@@ -30,10 +30,10 @@ class WordMention(NamedTuple):
         return cls(text.strip()) if match is None else cls(match[1], int(match[2]))
 
 
-def list_mentions(words: Sequence[str]) -> list[str]:
+def number_repeated_words(words: Sequence[str]) -> list[str]:
     """Return how each word of a prompt is named: with its number where it occurs several times.
 
-    >>> list_mentions(["a", "cat", "and", "a", "dog"])
+    >>> number_repeated_words(["a", "cat", "and", "a", "dog"])
     ['a#1', 'cat', 'and', 'a#2', 'dog']
     """
     return [

@@ -22,12 +22,16 @@ def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     for number, name in enumerate(("edges", "rooms")):
         hint(number).save(f"{name}.png")
     Image.new("L", (32, 32), "white").save("left.png")
+    for name in ("cat.jpg", "drawing.png"):
+        hint(0).convert("RGB").save(name)
     commands = [c for block in blocks("console", page="docs/controls.md") for c in block.commands()]
     assert len(commands) > 4
     for command in commands:
         name, *words = shlex.split(command)
         assert name == "t2i"
-        if "--from" not in words:
+        if words[0] == "hint":
+            words += ["--overwrite"]
+        elif "--from" not in words:
             words += ["--model", str(model), "--steps", "2"]
         done = cli(*words)
         assert done.code == 0, f"{command}\n{done.err}"

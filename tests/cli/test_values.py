@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
+from typer.models import ArgumentInfo
 
 from t2i.cli import app
 from tests.cli.command import Cli
@@ -23,7 +24,7 @@ def commands(
 
 
 def narrow_options() -> Iterator[tuple[str, ...]]:
-    """Every option of every command that takes a number or one of some words."""
+    """Every option and argument of every command that takes a number or one of some words."""
     for path, callback in commands(app):
         for name, hint in get_type_hints(callback, include_extras=True).items():
             if get_origin(hint) is not Annotated:
@@ -32,6 +33,9 @@ def narrow_options() -> Iterator[tuple[str, ...]]:
                 plain, *told = get_args(hint)
             kinds = get_args(plain) if isinstance(plain, UnionType) else (plain,)
             if not any(kind in (int, float) or get_origin(kind) is Literal for kind in kinds):
+                continue
+            if any(isinstance(one, ArgumentInfo) for one in told):
+                yield *path, name.upper()
                 continue
             decls = next((one.param_decls for one in told if getattr(one, "param_decls", ())), ())
             yield *path, *(decls[:1] or (f"--{name.replace('_', '-')}",))
@@ -50,7 +54,8 @@ def test_the_options_are_found() -> None:
 def test_a_word_of_another_kind_is_said_with_what_belongs_there(
     cli: Cli, typed: tuple[str, ...]
 ) -> None:
-    done = cli(*typed, "zun")
+    given = typed if typed[-1].startswith("--") else typed[:-1]
+    done = cli(*given, "zun", *([] if given is typed else ["x.png"]))
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert line.startswith(f"Error: Got {typed[-1]} 'zun': expected ")

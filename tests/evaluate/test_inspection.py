@@ -19,7 +19,7 @@ from t2i.evaluate.inspection.records import ALL_LEVELS, HeatMapCalibration, Scen
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
     build_level_step_windows,
-    choose_wrong_word,
+    choose_other_word,
     find_mention_and_wrong_word_tokens,
     probe_rendered_scene,
     restrict_to_sites,
@@ -202,8 +202,8 @@ def test_a_word_that_stands_twice_is_read_where_it_is_meant(context: EvaluationC
 
 
 def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
-    assert choose_wrong_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
-    assert choose_wrong_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
+    assert choose_other_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
+    assert choose_other_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:

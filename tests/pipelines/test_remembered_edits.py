@@ -47,7 +47,7 @@ def assert_near(left, right, near=NEAR):
 def assert_replays(pipe, source, near=NEAR):
     """The first edit, with all kinds of edits; then its prompt again, with and without any."""
     drawn = pipe(source, FIRST, blend=("cat", "dog"), output_type="latent").images[1]
-    first = pipe.remember_edit(source, FIRST, blend=("cat", "dog"))
+    first = pipe.remember_target(source, FIRST, blend=("cat", "dog"))
     assert torch.equal(first.latents[0], drawn)
     for edits in ("auto", []):
         kept, again = pipe(first, FIRST, edits=edits, output_type="latent").images
@@ -76,8 +76,8 @@ def test_so_it_is_with_an_inverted_picture(pipe, method):
 
 
 def test_an_edit_of_an_edit_of_an_edit_is_that_image_too(pipe, source):
-    first = pipe.remember_edit(source, FIRST)
-    second = pipe.remember_edit(first, SECOND, edits=[Replace(), SelfReplace(max_positions=64)])
+    first = pipe.remember_target(source, FIRST)
+    second = pipe.remember_target(first, SECOND, edits=[Replace(), SelfReplace(max_positions=64)])
     drawn = pipe(first, SECOND, edits=[Replace(), SelfReplace(max_positions=64)])
     assert drawn.images[1] == second.image
     assert pipe(second, SECOND).images[1] == second.image
@@ -91,14 +91,14 @@ def test_sdxl():
 
 def test_half_precision_loses_nothing():
     half = quiet(tiny_sd_components(), torch.bfloat16)
-    first = half.remember_edit(half.remember(SOURCE, **RUN), FIRST)
+    first = half.remember_target(half.remember(SOURCE, **RUN), FIRST)
     again = half(first, FIRST, edits=[], output_type="latent").images[1]
     assert torch.equal(again, first.latents[0])
 
 
 def test_a_target_drawn_without_edits_is_the_source_of_its_prompt(pipe, source):
     """Its residuals are rounding, and its later edits those of a source drawn by the prompt."""
-    first = pipe.remember_edit(source, FIRST, edits=[])
+    first = pipe.remember_target(source, FIRST, edits=[])
     drawn = pipe.remember(FIRST, **RUN)
     for step in range(RUN["num_inference_steps"]):
         assert float(first.residual_at(step).abs().max()) < 1e-12
@@ -117,7 +117,7 @@ def test_an_edit_of_an_edit_equals_the_run_of_both_rows(pipe, source, method):
     if method is not None:
         source = pipe.invert(picture(), SOURCE, method, **RUN)
     edits = [Replace(), ShareKeysValues(steps=(1, 3))]
-    first = pipe.remember_edit(source, FIRST, for_edits=edits)
+    first = pipe.remember_target(source, FIRST, for_edits=edits)
     alone = pipe(first, SECOND, edits=edits, output_type="latent").images
     overrides = first.call_overrides(pipe)
     if method is None:
@@ -145,8 +145,8 @@ def test_edits_upon_edits_have_the_photo_s_own_pixels_outside_of_its_mask(pipe, 
     mask = Image.new("L", (32, 32))
     mask.paste(255, (0, 0, 16, 32))
     source = pipe.invert(picture(), SOURCE, method, mask=mask, **RUN)
-    first = pipe.remember_edit(source, FIRST)
-    second = pipe.remember_edit(first, SECOND)
+    first = pipe.remember_target(source, FIRST)
+    second = pipe.remember_target(first, SECOND)
     for edited in (first.image, second.image, pipe(second, FIRST).images[1]):
         assert edited.crop((16, 0, 32, 32)) == picture().crop((16, 0, 32, 32))
         assert edited.crop((0, 0, 8, 32)) != picture().crop((0, 0, 8, 32))
@@ -156,13 +156,13 @@ def test_edits_upon_edits_have_the_photo_s_own_pixels_outside_of_its_mask(pipe, 
 
 def test_negative_prompt_takes_the_prompt_of_the_new_source(pipe):
     source = pipe.invert(picture(), SOURCE, "negative-prompt", **RUN)
-    first = pipe.remember_edit(source, FIRST)
+    first = pipe.remember_target(source, FIRST)
     assert source.facts["negative_prompt"] == {"text": SOURCE}
     assert first.facts["negative_prompt"] == {"text": FIRST}
 
 
 def test_a_folder_gives_the_same_pictures(pipe, source, tmp_path):
-    first = pipe.remember_edit(source, FIRST, folder=tmp_path / "dog")
+    first = pipe.remember_target(source, FIRST, folder=tmp_path / "dog")
     again = load_recorded_source(tmp_path / "dog")
     assert again.image == first.image
     assert again.prompt == FIRST
@@ -180,11 +180,11 @@ def test_a_folder_gives_the_same_pictures(pipe, source, tmp_path):
 )
 def test_what_cannot_be_recorded_is_refused_in_words(pipe, source, given, message):
     with pytest.raises(ArgumentError, match=message):
-        pipe.remember_edit(given[0] or source, given[1])
+        pipe.remember_target(given[0] or source, given[1])
 
 
 def test_the_folder_of_the_source_is_not_overwritten(pipe, tmp_path):
     kept = pipe.remember(SOURCE, folder=tmp_path / "cat", **RUN)
     with pytest.raises(ArgumentError, match="record its edit in another folder"):
-        pipe.remember_edit(kept, FIRST, folder=tmp_path / "cat")
+        pipe.remember_target(kept, FIRST, folder=tmp_path / "cat")
     assert load_recorded_source(tmp_path / "cat").prompt == SOURCE

@@ -150,7 +150,7 @@ class AttentionSupervision:
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan: attention supervision only reads attention."""
 
-    def recorded_inputs(self, site: Site) -> None:
+    def recorded_queries_and_keys(self, site: Site) -> None:
         """Return None: attention supervision reads no recorded source."""
         return
 

@@ -70,7 +70,7 @@ class RecordedRun(Protocol):
         the first.
         """
 
-    def recorded_inputs(self, site: str, step: int) -> RecordedInputs | None:
+    def recorded_queries_and_keys(self, site: str, step: int) -> RecordedInputs | None:
         """Return the queries, keys and values that were recorded at a site and step; None where the
         site was not recorded.
         """

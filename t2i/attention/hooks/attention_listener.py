@@ -42,7 +42,7 @@ class AttentionListener(Protocol):
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add the changes that the session's edits make at the site to the edit plan."""
 
-    def recorded_inputs(self, site: Site) -> RecordedInputs | None:
+    def recorded_queries_and_keys(self, site: Site) -> RecordedInputs | None:
         """Return the queries and keys that an earlier run recorded at this site for the current
         step; None if the session uses no recorded source, or it has none at this site.
         """

@@ -36,7 +36,7 @@ class EditedAttention:
     def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
         plan, listeners = self._plan_edits(site, len(call.query))
-        every = (session.recorded_inputs(site) for session in listeners)
+        every = (session.recorded_queries_and_keys(site) for session in listeners)
         recorded_rows = next((one for one in every if one is not None), None)
         out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
         for session in listeners:
@@ -52,7 +52,7 @@ class EditedAttention:
         """
         rows, heads = call.query.shape[:2]
         plan, listeners = self._plan_edits(site, rows)
-        if any(session.recorded_inputs(site) is not None for session in listeners):
+        if any(session.recorded_queries_and_keys(site) is not None for session in listeners):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which cannot read a recorded "
                 "source: pipe.unet.set_default_attn_processor() puts the fused one in "

@@ -203,11 +203,11 @@ class RunningSession:
         for entry in self._entries:
             entry.add_to_plan(plan, call)
 
-    def recorded_inputs(self, site: Site) -> RecordedInputs | None:
+    def recorded_queries_and_keys(self, site: Site) -> RecordedInputs | None:
         """Return the recorded source's queries and keys at this site and step, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.recorded_inputs(site.name, self._pass.step)
+        return self.recorded_source.recorded_queries_and_keys(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Pass the attention probabilities of a call to the probes, or, in an extra pass of an

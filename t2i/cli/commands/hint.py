@@ -73,7 +73,7 @@ def hint(
     given = {"low": low, "high": high, "blur": blur, "width": width, "blocks": blocks}
     settings = {name: value for name, value in given.items() if value is not None}
     made = make_hint(kind, picture, resolution=resolution, **settings)
-    is_empty = made.convert("L").getextrema() == (0, 0)
+    is_empty = made.getbbox() is None
     with atomic_output(out, overwrite) as new:
         save_picture(made, new)
     size = {"width": made.width, "height": made.height}

@@ -27,7 +27,7 @@ def record_edit(
     """Record the first target of a request's edit of a recorded source as the next source.
 
     show_progress : whether to show progress bars
-    folder, budget_bytes, notes : see PromptEditPipeline.remember_edit
+    folder, budget_bytes, notes : see PromptEditPipeline.remember_target
     """
     from pipelines.prompt_to_prompt.recorded_controls import attach_controls
     from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
@@ -36,7 +36,7 @@ def record_edit(
     edited = request.edited
     assert edited is not None
     set_progress_bar(editor, "edit", shown=show_progress)
-    return editor.remember_edit(
+    return editor.remember_target(
         source,
         request.parse_with_grammar(edited.prompts[1]),
         edits=_select_effective(edited.parse_edits(), source),
@@ -59,7 +59,7 @@ def repeat_earlier_edits(
         return source
     for edit, target in zip(edited.earlier, edited.sources[1:], strict=True):
         set_progress_bar(editor, "earlier edit", shown=show_progress)
-        source = editor.remember_edit(
+        source = editor.remember_target(
             source,
             request.parse_with_grammar(target),
             edits=_select_effective(edit.parse_edits(), source),

@@ -159,13 +159,13 @@ def find_mention_and_wrong_word_tokens(
     """
     own = [find_mention_tokens(pipe, caption, *mention) for mention in mentions]
     wrong_words = [
-        find_mention_tokens(pipe, caption, *choose_wrong_word(caption, mentions, n))
+        find_mention_tokens(pipe, caption, *choose_other_word(caption, mentions, n))
         for n in range(len(mentions))
     ]
     return own, wrong_words
 
 
-def choose_wrong_word(
+def choose_other_word(
     caption: str, mentions: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
     """Return a wrong word for mention `number`, with its span: the next mention, else another word.

@@ -23,7 +23,7 @@ from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_metrics
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
 from t2i.evaluate.real.baselines import AUTOENCODER, NO_EDIT
 from t2i.evaluate.real.edit_methods import PictureEditTask, edit_by_methods
-from t2i.evaluate.real.editor import build_editor, encode_and_decode
+from t2i.evaluate.real.editor import build_edit_pipeline, encode_and_decode
 from t2i.evaluate.real.records import build_cost_record
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
@@ -41,7 +41,7 @@ class PieBenchPart:
 
     def __init__(self, config: PieBenchConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        self.editor = build_editor(context)
+        self.editor = build_edit_pipeline(context)
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of the edits of PIE-Bench that are measured, as PIE-Bench names them."""

@@ -10,7 +10,7 @@ from t2i.denoiser.schedulers import rebuild_scheduler
 from t2i.evaluate.suite_part import EvaluationContext
 
 
-def build_editor(context: EvaluationContext) -> PromptEditPipeline:
+def build_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
     """Build the editing pipeline of a context's model, with a scheduler of its own.
 
     So nothing passes from one part of the suite to another.

@@ -24,7 +24,7 @@ from t2i.evaluate.real.edit_methods import (
     PictureEditTask,
     edit_by_methods,
 )
-from t2i.evaluate.real.editor import build_editor, encode_and_decode
+from t2i.evaluate.real.editor import build_edit_pipeline, encode_and_decode
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
 from t2i.evaluate.real.records import (
     EditMethodRecord,
@@ -51,7 +51,7 @@ class RealPart:
 
     def __init__(self, config: RealConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        self.editor = build_editor(context)
+        self.editor = build_edit_pipeline(context)
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of all picture pairs, those of equal number one after the other."""

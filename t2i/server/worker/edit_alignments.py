@@ -11,7 +11,7 @@ from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.prompts.word_alignment import describe_word_alignment
 from t2i.text.alignment import find_token_window
 from t2i.text.prompt import Prompt
-from t2i.text.word_mentions import list_mentions
+from t2i.text.word_mentions import number_repeated_words
 
 
 def describe_alignments(
@@ -42,7 +42,7 @@ def _describe(edit: SourceMapEdit | None, tokens: PromptTokens) -> dict[str, Any
     alignment = edit.align_tokens(tokens, length)
     source, target, origins = describe_word_alignment(alignment, tokens, edit.source, edit.target)
     return {
-        "source": list_mentions(source),
-        "target": list_mentions(target),
+        "source": number_repeated_words(source),
+        "target": number_repeated_words(target),
         "origins": list(origins),
     }

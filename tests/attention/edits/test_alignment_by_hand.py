@@ -8,7 +8,7 @@ from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer, PromptTokens
 from t2i.attention.prompts.word_alignment import TokenAlignment, describe_word_alignment
 from t2i.errors import ArgumentError
-from t2i.text.word_mentions import WordMention, find_mentioned_tokens, list_mentions
+from t2i.text.word_mentions import WordMention, find_mentioned_tokens, number_repeated_words
 from tests.tiny import WINDOW, tiny_tokenizer
 
 T = WINDOW
@@ -66,7 +66,7 @@ def test_one_of_several_words_is_named_by_its_number() -> None:
     assert columns_TT[1, 3] == 1
     assert columns_TT[3, 3] == 0
     assert columns_TT[1, 1] == 1
-    assert list_mentions(prompts[0].split()) == ["red#1", "cat", "red#2", "dog"]
+    assert number_repeated_words(prompts[0].split()) == ["red#1", "cat", "red#2", "dog"]
 
 
 def test_a_word_is_not_taken_for_a_part_of_another() -> None:

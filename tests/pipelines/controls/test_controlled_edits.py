@@ -58,7 +58,7 @@ def test_an_edit_of_a_recorded_source_uses_its_controls(pipe, control, kept):
 
 
 def test_an_edit_upon_an_edit_keeps_the_controls(pipe, control, kept):
-    dog = pipe.remember_edit(kept, TARGET)
+    dog = pipe.remember_target(kept, TARGET)
     assert dog.controls == (control,)
     first = pipe(kept, TARGET, output_type="latent").images[1]
     assert torch.allclose(dog.latents[0], first, atol=1e-5)
@@ -69,13 +69,13 @@ def test_a_loaded_source_needs_its_controls_again(pipe, control, kept):
     with pytest.raises(ArgumentError, match="was recorded with 1 control, and its edit has 0"):
         pipe(loaded, TARGET)
     with pytest.raises(ArgumentError, match="give those of the recording"):
-        pipe.remember_edit(loaded, TARGET)
+        pipe.remember_target(loaded, TARGET)
     again = Control(control.model, hint(1), 0.8, (0.0, 0.6), "control")
     call = {"output_type": "latent"}
     expected = pipe(kept, TARGET, **call).images
     assert torch.equal(pipe(loaded, TARGET, controls=[again], **call).images, expected)
     attached = attach_controls(pipe, loaded, [again])
-    assert pipe.remember_edit(attached, TARGET).controls == (again,)
+    assert pipe.remember_target(attached, TARGET).controls == (again,)
 
 
 @pytest.mark.parametrize(

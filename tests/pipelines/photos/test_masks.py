@@ -119,7 +119,7 @@ def test_an_edit_of_an_edit_is_put_back_with_both_changes(pipe):
     """What the first edit changed is no part of the photo, though the second does not touch it."""
     photo = colourful(96, 96)
     source = pipe.invert(photo, "a red cat", mask=mask_of(), **RUN)
-    first = pipe.remember_edit(source, "a red dog")
+    first = pipe.remember_target(source, "a red dog")
     outside = source.mask[0, 0].numpy() == 0
     own = bytes_of(source.photo.image)
     np.testing.assert_array_equal(bytes_of(first.image)[outside], own[outside])
