@@ -2,6 +2,7 @@
 answered, or dropped, and the server goes on.
 """
 
+import asyncio
 import json
 import socket
 import time
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from t2i.server.running import open_listener
 from tests.server.servers import RunningServer
 
 PROMPT = "a red apple to the left of a cat"
@@ -171,3 +173,38 @@ def test_a_picture_that_is_none_is_refused_by_its_name(server: RunningServer) ->
     answer = server.post(UPLOADS, files={"file": ("my notes.png", b"no picture at all")})
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].startswith("my notes.png is no picture we know")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_small_answers_are_sent_at_once(host: str) -> None:
+    """A socket with Nagle's algorithm keeps a body back until its head is acknowledged: 40 ms."""
+    if host == "::1" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    no_delay = []
+
+    async def connect() -> None:
+        listener = open_listener(host, 0)
+        answered = asyncio.Event()
+
+        async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            no_delay.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            answered.set()
+
+        async with await asyncio.start_server(note, sock=listener):
+            _, writer = await asyncio.open_connection(host, listener.getsockname()[1])
+            await asyncio.wait_for(answered.wait(), 10)
+            writer.close()
+
+    asyncio.run(connect())
+    assert no_delay == [1]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
