@@ -87,10 +87,8 @@ def run(config: RunConfig, out: Path) -> bool:
         run_on_main_process(
             accelerator, lambda: lock_run_folder_and_check_config(config, out, stack)
         )
-        class_pictures = build_class_picture_spec(config, out)
-        if class_pictures and not generate_class_pictures_on_main(
-            class_pictures, accelerator, stop
-        ):
+        spec = build_class_picture_spec(config, out)
+        if spec and not generate_class_pictures_on_main(spec, accelerator, stop):
             return False
         try:
             training = TrainingRun(config, out, accelerator, stop)
@@ -290,12 +288,10 @@ class TrainingRun:
 
     def load_first_batch(self, pictures: int) -> MicroBatch:
         """Load the first batch of the data, of at most `pictures` rows, onto the device."""
-        order = BatchOrder(
-            self.data.group_indices_by_shape(), min(pictures, len(self.data)), self.order.seed
-        )
-        return next(iterate_micro_batches(self.data, order, ProcessShare(), range(1))).to(
-            self.target.device
-        )
+        groups = self.data.group_indices_by_shape()
+        order = BatchOrder(groups, min(pictures, len(self.data)), self.order.seed)
+        first = next(iterate_micro_batches(self.data, order, ProcessShare(), range(1)))
+        return first.to(self.target.device)
 
     def _validate(self, loggers: list[TrainingLogger]) -> None:
         if self.validation is None:

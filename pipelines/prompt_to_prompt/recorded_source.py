@@ -128,11 +128,9 @@ class RecordedSource:
         first = self.steps[0]
         residual_at = self.residual_at if "residual" in first else None
         if not self.path_steps:
-            return (
-                None
-                if residual_at is None
-                else CallOverrides(None, [AddResidualsCallback(residual_at)])
-            )
+            if residual_at is None:
+                return None
+            return CallOverrides(None, [AddResidualsCallback(residual_at)])
         scheduler = PathScheduler(pipe.scheduler, self.path_steps, residual_at)
         uncond = [UncondScheduleCallback(self.uncond_embedding_at)] if "uncond" in first else []
         mask_11YX = self.mask

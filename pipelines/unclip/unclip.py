@@ -202,19 +202,17 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             needs = self.build_current_guidance().possible_branches
             picture_embeds.check_guidance_branches(needs)
             size = self.latent_size(call.height, call.width, call.latents)
-            device = self._execution_device
+            device, dtype = self._execution_device, self.unet.dtype
             steps = set_timesteps(self.scheduler, call.num_inference_steps, device)
 
             # embeddings of the images to draw
             embeds = self._image_embeddings(call, needs, device)
-            text = {branch: embeds[branch].to(device, self.unet.dtype)[:, None] for branch in needs}
+            text = {branch: embeds[branch].to(device, dtype)[:, None] for branch in needs}
             conditioning = join_branches(text)
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
-            noise_BCHW = sample_latent_noise(
-                shape, call.generator, call.latents, device, self.unet.dtype
-            )
+            noise_BCHW = sample_latent_noise(shape, call.generator, call.latents, device, dtype)
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             check_sampling_memory(
                 self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True

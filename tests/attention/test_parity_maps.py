@@ -14,7 +14,7 @@ from t2i.attention import attend
 from t2i.attention.compute import probabilities
 from t2i.attention.compute.probabilities import compute_mean_ratio_to_max_token
 from t2i.attention.edits.base.edit import Edit
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, AttentionError
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, measure_overlap
 from t2i.evaluate.inspection.scene_heat_maps import probe_rendered_scene
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
@@ -224,6 +224,16 @@ def test_refined_maps_without_self_attention_are_refused():
         draw(pipe, CAT, num_inference_steps=1, height=160, width=160)
     with pytest.raises(ArgumentError, match="at most 32 x 32 positions, and this run has none"):
         maps["cat"]
+
+
+def test_a_refined_probe_of_sites_without_text_is_refused_as_any_other():
+    """Its self-attention is read at a site that the probe did not choose."""
+    pipe = ours()
+    for sites in ("nowhere", "attn1"):
+        with attend(pipe) as attn:
+            attn.probe("cat", convention="refined", sites=sites)
+            with pytest.raises(AttentionError, match="fits none of the"):
+                draw(pipe, CAT, num_inference_steps=1)
 
 
 def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():

@@ -33,6 +33,17 @@ class Result:
 Cli = Callable[..., Result]
 
 
+def prompts_runner(cli: Cli, model: Path, steps: int) -> Cli:
+    """A function that draws the lines that it is given, as a prompts file, into the folder out."""
+
+    def run(*lines: dict[str, Any]) -> Result:
+        Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        options = ("--model", model, "--steps", str(steps), "--out", "out", "--seed", "7")
+        return cli("generate", "--prompts", "p.jsonl", *options)
+
+    return run
+
+
 def pixels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i.cli.bulk import photo_cache
-from tests.cli.command import Cli, Result, pixels, text_of
+from tests.cli.command import Cli, pixels, prompts_runner, text_of
 
 SOURCE, TARGET = "a red cat", "a red dog"
 
@@ -17,12 +17,7 @@ SOURCE, TARGET = "a red cat", "a red dog"
 def bulk(cli: Cli, model: Path, photo: Path) -> Cli:
     """Lines into the folder out, on the tiny model in five steps."""
 
-    def run(*lines: dict[str, Any]) -> Result:
-        Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        options = ("--model", model, "--steps", "5", "--out", "out", "--seed", "7")
-        return cli("generate", "--prompts", "p.jsonl", *options)
-
-    return run
+    return prompts_runner(cli, model, steps=5)
 
 
 def test_lines_edit_a_photo_as_the_command_does_and_invert_it_once(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pipelines.prompt_to_prompt.recording import RECORDING_MANIFEST_NAME
 from t2i.cli.bulk import photo_cache
 from t2i.cli.bulk.prompts_file import read_prompts_file
-from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
+from tests.cli.command import PROMPT, Cli, files, pixels, prompts_runner, text_of
 
 SOURCE = "a red cat"
 PHOTO_LINE = {"prompt": SOURCE, "image": "photo.png", "invert": "direct"}
@@ -21,12 +21,7 @@ PHOTO_LINE = {"prompt": SOURCE, "image": "photo.png", "invert": "direct"}
 def bulk(cli: Cli, model: Path, photo: Path) -> Cli:
     """Lines into the folder out, on the tiny model in three steps."""
 
-    def run(*lines: dict[str, Any]) -> Result:
-        Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        options = ("--model", model, "--steps", "3", "--out", "out", "--seed", "7")
-        return cli("generate", "--prompts", "p.jsonl", *options)
-
-    return run
+    return prompts_runner(cli, model, steps=3)
 
 
 def entries() -> list[dict[str, Any]]:

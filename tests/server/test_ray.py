@@ -85,7 +85,7 @@ def test_a_picture_travels_in_its_request(client: TestClient) -> None:
         (
             "generate",
             {"prompt": "a cat", "image": "data:image/png;base64,AA"},
-            "Got an image that is not base64",
+            "The base64 of image cannot be decoded",
         ),
         (
             "generate",

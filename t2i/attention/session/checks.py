@@ -67,7 +67,9 @@ def check_sites_and_memory(
         yet
     """
     for entry in entries:
-        if any(entry.acts_at_site(site) for site in sites):
+        # A probe reads words, and self-attention has none: it only refines their maps.
+        kinds = ("cross", "joint") if entry.participant.reads_only else ("self", "cross", "joint")
+        if any(entry.acts_at_site(site) for site in sites if site.kind in kinds):
             continue
         if any(map(entry.selects_control, undiscovered_controls)):
             continue

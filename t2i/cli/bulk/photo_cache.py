@@ -46,15 +46,8 @@ class InvertedPhotoCache:
         assert request.inversion is not None
         method = resolve_inversion_method(pipe, request.inversion.method)
         noise = seed if isinstance(method, Difference | EditFriendly | Turbo) else None
-        if (
-            folder is not None
-            or self.source is None
-            or (request, noise)
-            != (
-                self.request,
-                self.seed,
-            )
-        ):
+        is_other = (self.request, self.seed) != (request, noise)
+        if self.source is None or folder is not None or is_other:
             self.source = None  # freed before the next one is made
             editor = build_prompt_to_prompt_pipeline(pipe)
             self.source = invert_photo(

@@ -65,7 +65,7 @@ MAX_ERROR_LENGTH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class JobResult:
+class BulkJobResult:
     """Result of a job of a bulk run: its final request, and its files to be saved.
 
     request : with what is known once it is done
@@ -146,7 +146,7 @@ class BulkWorker:
             )
         return entry | {"time": round(time.time(), 3)}
 
-    def _do(self, job: Job) -> JobResult:
+    def _do(self, job: Job) -> BulkJobResult:
         request, seed = job.request, job.seed
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
@@ -165,16 +165,16 @@ class BulkWorker:
         image = upscale_if_requested(self.pipe, request, seed, image, show_progress=False)
         return self._image_result(request, seed, image)
 
-    def _image_result(self, request: Request, seed: int, image: Image) -> JobResult:
+    def _image_result(self, request: Request, seed: int, image: Image) -> BulkJobResult:
         text = self._metadata_texts(request, seed)
-        return JobResult(request, lambda paths: save_image_with_metadata(image, text, paths[0]))
+        return BulkJobResult(request, lambda paths: save_image_with_metadata(image, text, paths[0]))
 
     def _metadata_texts(self, request: Request, seed: int) -> dict[str, str] | None:
         if not self.write_metadata:
             return None
         return build_metadata_texts(request, seed, self.model_digest)
 
-    def _inspect(self, request: Request, job: Job, words: Sequence[str]) -> JobResult:
+    def _inspect(self, request: Request, job: Job, words: Sequence[str]) -> BulkJobResult:
         """Read the heat maps of a line's image or photo."""
         if request.inversion is None:
             inspected = generate_and_probe(self.pipe, request, words, job.seed, show_progress=False)
@@ -194,9 +194,9 @@ class BulkWorker:
             inspected.maps.save(paths[1])
 
         facts = {"maps": job.file_names[1], "words": inspected.describe_words()}
-        return JobResult(inspected.request, save, facts)
+        return BulkJobResult(inspected.request, save, facts)
 
-    def _record(self, request: Request, job: Job) -> JobResult:
+    def _record(self, request: Request, job: Job) -> BulkJobResult:
         """Invert a line's photo and record it in its folder.
 
         Raises NameTakenError for a folder that has anything but this recording.
@@ -220,9 +220,9 @@ class BulkWorker:
                 folder=folder,
                 notes=notes,
             )
-        return JobResult(add_inversion_to_request(request, source))
+        return BulkJobResult(add_inversion_to_request(request, source))
 
-    def _edit(self, request: Request, job: Job, edit: PromptLineEdit) -> JobResult:
+    def _edit(self, request: Request, job: Job, edit: PromptLineEdit) -> BulkJobResult:
         """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
         source, target, seed = None, request.prompt, job.seed
         if request.inversion is not None:

@@ -9,6 +9,7 @@ import typer
 from t2i.cli.output import Format, FormatOption
 from t2i.cli.processes import read_launcher_process_count, read_launcher_rank
 from t2i.cli.request import options
+from t2i.cli.request.edit_options import parse_region
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ def generate(
     )
     overrides = inputs.add_to_overrides(sampling.to_overrides())
     if region:
-        from t2i.cli.request.edit_options import parse_region
-
         overrides = replace(overrides, regions=tuple(map(parse_region, region)))
     if prompts is not None:
         _generate_bulk(prompts, overrides, seed, lora_dir, output)
@@ -223,11 +222,9 @@ def _generate_request(
     names = OutputFileNames(
         output.out or Path("outputs"), request.prompt, output.num, grid=output.grid
     )
+    as_json = output.format == "json"
     images = GenerationOutputSettings(
-        names=names,
-        write_metadata=output.write_metadata,
-        as_json=output.format == "json",
-        grid=grid,
+        names=names, write_metadata=output.write_metadata, as_json=as_json, grid=grid
     )
     generate_and_save_images(request, seeds, images, original)
 

@@ -142,7 +142,7 @@ def _decode_picture(name: str, url: str) -> tuple[str, bytes]:
     try:
         return f"{name}{suffix}", base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise DataError(f"Got an {name} that is not base64: {error}.") from error
+        raise DataError(f"The base64 of {name} cannot be decoded: {error}.") from error
 
 
 def check_inline_job(

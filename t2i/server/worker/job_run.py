@@ -27,7 +27,7 @@ from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import ProbedWords, write_word_maps
 
 MAX_MESSAGE_LETTERS = 2_000
-"""Letters of a warning in a result."""
+"""Letters of a warning or an error in a result."""
 
 
 @contextmanager

@@ -13,13 +13,12 @@ from t2i.library_messages import quiet_libraries
 from t2i.server.jobs.job import JobCancelledError, JobFailure, JobResult
 from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, Report, WorkerJob
 from t2i.server.settings import WorkerSettings
+from t2i.server.worker.job_run import MAX_MESSAGE_LETTERS
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.run_batch import run_batch
 from t2i.server.worker.run_job import run_job
 from t2i.server.worker.source_cache import SourceCache
 
-MAX_MESSAGE_LETTERS = 2_000
-"""Letters of an error that is stored."""
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
