@@ -3,7 +3,7 @@
 set -e
 cd "$(dirname "$0")/images"
 # shellcheck disable=SC2046  # names without blanks
-rm -f $(sed -n 's/.*--out \(.*\.webp\)$/\1/p' ../pictures.sh)
+rm -f $(sed -n 's/.*--out \(.*\.webp\)$/\1/p' ../pictures.sh) ./*-segments.png
 
 # pictures.md
 t2i generate "a red car on a blue background" --seed 8 --out car.webp
@@ -34,6 +34,7 @@ t2i generate "a tree to the left of a strawberry" --seed 8 --image tree.webp --m
 
 # attention.md
 t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
+t2i inspect "a red apple to the left of a cat" --words apple,cat --segment --seed 8 --out where-both.webp
 t2i inspect "a blue heart" --words "blue,heart,blue heart" --seed 8 --out where-heart.webp
 t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
 t2i edit "a red apple on a blue background" "a green apple on a blue background" --seed 7 --out recolour.webp

@@ -1,6 +1,6 @@
 """Heat maps of a recorded source's words, computed from its queries and keys without any pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.probe import Probe
+from t2i.attention.probes.step_heat_maps import StepHeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens, RequestedWords, Word
 from t2i.text.alignment import join_text_without_weights
@@ -28,7 +29,7 @@ def read_recorded_heat_maps(
     source: RecordedSource,
     *words: Word | Concept,
     convention: Convention = "default",
-    after_step: Callable[[HeatMaps], None] | None = None,
+    steps: list[HeatMaps] | None = None,
 ) -> HeatMaps:
     """Return the heat maps of words of a recorded source, as a probe of its run reads them.
 
@@ -38,7 +39,7 @@ def read_recorded_heat_maps(
     pipe : finds the tokens of the words; its denoiser runs nothing
     words : words or phrases of the source's prompt; a Concept("whisker") is read beside it
     convention : see HeatMaps
-    after_step : called after each step with the maps of the steps until then
+    steps : list to which the heat maps of each step are added
 
     Raises ArgumentError for a word that the prompt does not have, DataError for a source recorded
     without its sites.
@@ -52,6 +53,7 @@ def read_recorded_heat_maps(
     probe.check_prompts_and_words(tokens)
     height, width = source.latents.shape[-2:]
     probe.begin_run(tokens, (height, width))
+    by_step = None if steps is None else StepHeatMaps(probe.maps, steps)
     sites = source.text_sites
     for step in range(source.steps.count):
         text = source.prompt_at(step)
@@ -68,8 +70,8 @@ def read_recorded_heat_maps(
             inputs = AttentionInputs(query, key, value=key, mask=recorded.mask)
             probabilities = AttentionProbabilities(inputs, site, EditPlan())
             probe.on_attention(probabilities, AttentionCall(site, one_pass, tokens))
-        if after_step is not None:
-            after_step(probe.maps)
+        if by_step is not None:
+            by_step.keep_new_measurements()
     requested.check_all_found()
     return probe.maps
 

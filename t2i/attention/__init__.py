@@ -15,6 +15,7 @@ from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.word_weights import WordWeights
 from t2i.attention.probes.concepts import Concept
 from t2i.attention.probes.heat_maps import HeatMaps, load_map_tensors
+from t2i.attention.probes.step_heat_maps import StepHeatMaps
 from t2i.attention.session.session import Session
 from t2i.attention.site import Site, Sites
 
@@ -35,6 +36,7 @@ __all__ = [
     "ShareKeysValues",
     "Site",
     "Sites",
+    "StepHeatMaps",
     "WordWeights",
     "attend",
     "from_dict",

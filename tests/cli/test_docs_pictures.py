@@ -28,7 +28,9 @@ def commands(repo: Path) -> dict[str, list[str]]:
     lines = (repo / "docs/pictures.sh").read_text().splitlines()
     found = [shlex.split(line) for line in lines if line.startswith("t2i ")]
     assert found
-    return {words[words.index("--out") + 1]: words for words in found}
+    made = {words[words.index("--out") + 1]: words for words in found}
+    segmented = {name: words for name, words in made.items() if "--segment" in words}
+    return made | {f"{Path(name).stem}-segments.png": words for name, words in segmented.items()}
 
 
 def test_the_script_makes_the_pictures_that_the_pages_show(repo: Path) -> None:

@@ -91,6 +91,27 @@ def test_nothing_is_replaced(inspect: Cli) -> None:
     assert "strip.safetensors exists and is not replaced" in done.err
 
 
+def test_the_word_of_each_place_and_the_maps_of_each_step_are_drawn(inspect: Cli) -> None:
+    done = inspect("--words", "cat,apple", "--seed", "7", "--segment", "--animate")
+    strip, maps, segments, steps = map(Path, done.out.splitlines()[3:])
+    assert segments.name == f"{SLUG}-words-7-segments.png"
+    assert Image.open(segments).height > Image.open(strip).height  # with a legend
+    with Image.open(steps) as animation:
+        assert animation.n_frames == 2  # type: ignore[attr-defined]  # of a PNG with frames
+        first = np.asarray(animation.convert("RGB"))
+        animation.seek(1)
+        assert not np.array_equal(first, np.asarray(animation.convert("RGB")))
+    bare = inspect("--words", "cat,apple", "--seed", "7", "--out", "bare.png")
+    assert np.array_equal(pixels(strip), pixels(Path(bare.out.splitlines()[3])))
+    assert load_map_tensors(maps)["cat"].equal(load_map_tensors("bare.safetensors")["cat"])
+    answer = inspect("--seed", "7", "--segment", "--animate", "--format", "json").json()
+    areas = answer["segments"]["area_of_words"]
+    assert list(areas) == ["red", "apple", "left", "cat"]
+    assert sum(areas.values()) + answer["segments"]["area_of_no_word"] == pytest.approx(1, abs=1e-3)
+    assert Path(answer["segments"]["picture"]).exists()
+    assert Path(answer["animation"]).exists()
+
+
 def test_no_metadata_writes_none(inspect: Cli) -> None:
     inspect("--words", "cat", "--out", "strip.png", "--no-metadata")
     assert not Image.open("strip.png").info.get("t2i")

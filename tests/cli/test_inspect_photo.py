@@ -58,6 +58,11 @@ def test_a_recorded_photo_is_looked_into_as_the_photo_itself(
     for word in ("cat", "red"):
         assert np.array_equal(found[word], own[word])
         assert np.array_equal(found[word], expected[word])
+    drawn = cli("inspect", "--source", "kept", "--words", "cat", "--segment", "--animate")
+    *_, segments, steps = drawn.out.splitlines()
+    assert Image.open(segments).width > 256
+    with Image.open(steps) as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]  # of a PNG with frames
 
 
 def test_words_that_the_prompt_lacks_are_read_beside_it(

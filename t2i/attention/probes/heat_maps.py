@@ -20,6 +20,7 @@ from torch.nn import functional
 from t2i.atomic_files import write_atomically
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator, Size
 from t2i.attention.probes.refinement import refine_map
+from t2i.attention.probes.segmentation import Segmentation, label_positions, rank_words_at
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.pictures import build_picture_grid
@@ -82,6 +83,15 @@ class HeatMaps(Mapping[str, Tensor]):
             self.measurements, self.words, self.convention, self.requested_grid, image_index
         )
 
+    def has_read(self, word: str) -> bool:
+        """Return whether the prompt contained the word at a step that was read."""
+        columns = self.measurements.tokens.get(word, ())
+        return any(
+            column < len(one.steps) and one.steps[column]
+            for one in self.measurements.accumulators.values()
+            for column in columns
+        )
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """Attention sites from which the words' heat maps are aggregated."""
@@ -115,6 +125,24 @@ class HeatMaps(Mapping[str, Tensor]):
         """
         least = THRESHOLDS[self.convention] if threshold is None else threshold
         return rescale_to_0_1(self._map(word)) >= least
+
+    def words_at(self, x: float, y: float) -> Sequence[tuple[str, float]]:
+        """Return which words are at a position of the image: each with the value of its heat map
+        there, rescaled to 0..1, highest first.
+
+        x, y : fractions of width and height, as `peak` returns them
+        """
+        return rank_words_at(self._rescaled(), x, y)
+
+    def segment(self, threshold: float | None = None, size: Size | None = None) -> Segmentation:
+        """Return the word at each position of the image: that of the highest heat map, or none
+        where all are below a threshold.
+
+        threshold : None for that of the convention, see THRESHOLDS
+        size : height and width of the labels, such as the image's; None for that of the maps
+        """
+        least = THRESHOLDS[self.convention] if threshold is None else threshold
+        return label_positions(self._rescaled(), least, size)
 
     def overlay(self, word: str, image: Image.Image) -> Image.Image:
         """Return the image with a word's heat map drawn over it, from blue (lowest) to red
@@ -188,6 +216,10 @@ class HeatMaps(Mapping[str, Tensor]):
             "sites": json.dumps([site.name for site in self.sites]),
         }
         write_atomically(Path(path), lambda part: save_file(maps, part, metadata=metadata))
+
+    def _rescaled(self) -> dict[str, Tensor]:
+        """Return word -> heat map (H, W) rescaled to 0..1, whatever the convention."""
+        return {word: rescale_to_0_1(self._map(word)) for word in self.words}
 
     def _map(self, word: str) -> Tensor:
         """Return the word's aggregated map (H, W), before it is rescaled."""

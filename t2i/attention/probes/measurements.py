@@ -67,6 +67,19 @@ class SiteAccumulator:
         for column in columns:
             self.steps[column] += 1
 
+    def subtract(self, before: "SiteAccumulator | None") -> "SiteAccumulator":
+        """Return a copy of what was added since an earlier copy; None for the beginning."""
+        total_NSQ = self.total_NSQ.clone()
+        ratio_1SQ = None if self.ratio_1SQ is None else self.ratio_1SQ.clone()
+        steps = list(self.steps)
+        if before is not None:  # tokens that are new since then are the last columns
+            known = len(before.steps)
+            total_NSQ[:, :known] -= before.total_NSQ
+            if ratio_1SQ is not None and before.ratio_1SQ is not None:
+                ratio_1SQ[:, :known] -= before.ratio_1SQ
+            steps[:known] = [a - b for a, b in zip(steps, before.steps, strict=False)]
+        return SiteAccumulator(self.site, total_NSQ, steps, ratio_1SQ)
+
     def _num_steps_S1(self) -> Tensor:
         return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
 

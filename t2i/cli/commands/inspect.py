@@ -1,7 +1,7 @@
 """`t2i inspect`: heat maps of the words of a prompt over its image."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +28,8 @@ EPILOG = """Examples:
 `t2i inspect "a blue car and a tree" --words "blue car,tree" --out car.png`
 
 `t2i inspect --image cat.jpg "a cat on a sofa"`
+
+`t2i inspect "a red apple to the left of a cat" --words apple,cat --segment --animate`
 """
 
 WordsOption = Annotated[
@@ -40,6 +42,21 @@ WordsOption = Annotated[
         ),
         show_default="all but little ones",
     ),
+]
+
+SegmentOption = Annotated[
+    bool,
+    typer.Option(
+        "--segment",
+        help=(
+            "Also write the word of each place: the picture coloured by the word with the highest "
+            "heat map there, or by none, with a legend."
+        ),
+    ),
+]
+AnimateOption = Annotated[
+    bool,
+    typer.Option("--animate", help="Also write the heat maps of each step, as an animated PNG."),
 ]
 
 
@@ -67,6 +84,8 @@ def inspect_attention(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    segment: SegmentOption = False,
+    animate: AnimateOption = False,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
 ) -> None:
@@ -77,7 +96,8 @@ def inspect_attention(
     that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. With
     --control, a further row shows where each ControlNet looks for the words, behind its hint. With
     --image, PHOTO is looked into instead: it is inverted, with PROMPT as its description; with
-    --source, `t2i invert` has done that before, and nothing is computed anew. No file is replaced.
+    --source, `t2i invert` has done that before, and nothing is computed anew. With --segment and
+    --animate the word of each place, and the maps of each step, are drawn too. No file is replaced.
     """
     sampling = options.SamplingOptions(
         negative=negative,
@@ -121,6 +141,7 @@ def inspect_attention(
     else:
         request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
+    from t2i.cli.generation.inspected_image import list_file_endings
     from t2i.cli.grouped_file_names import GroupedFileNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
@@ -128,17 +149,16 @@ def inspect_attention(
     seed = choose_seed(seed)
     if recorded is None:
         check_request_files(request)
-    endings = list_map_endings(range(len(request.controls)))
+    endings = list_file_endings(range(len(request.controls)), segment=segment, animate=animate)
     names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", endings)
     output = InspectionOutputSettings(
-        names=names, write_metadata=not no_metadata, as_json=format == "json"
+        names=names,
+        write_metadata=not no_metadata,
+        as_json=format == "json",
+        segment=segment,
+        animate=animate,
     )
     _inspect_and_save(request, chosen, seed, output, recorded=recorded, budget_bytes=budget_bytes)
-
-
-def list_map_endings(controls: Iterable[int]) -> list[str]:
-    """Return the endings of the files of heat maps: the UNet's, and one for each control."""
-    return [".safetensors", *(f"-control-{number}.safetensors" for number in controls)]
 
 
 def _describe_missing_prompt(image: Path | None) -> str:
@@ -155,11 +175,14 @@ class InspectionOutputSettings:
     """Output settings of `t2i inspect`: file names, metadata, report format.
 
     write_metadata : whether to write into the strip how its picture was made
+    segment, animate : whether to write the label picture, and the animation of the steps
     """
 
     names: "GroupedFileNames"
     write_metadata: bool
     as_json: bool
+    segment: bool
+    animate: bool
 
 
 def _inspect_and_save(
@@ -176,6 +199,10 @@ def _inspect_and_save(
     words : all content words of the prompt where it is empty
     """
     from t2i.cli.generation.inspected_image import (
+        ANIMATION_ENDING,
+        CONTROL_MAPS_ENDING,
+        MAPS_ENDING,
+        SEGMENT_ENDING,
         describe_words,
         generate_and_probe,
         probe_photo,
@@ -196,7 +223,9 @@ def _inspect_and_save(
         start = time.perf_counter()
         try:
             if request.inversion is None:
-                inspected = generate_and_probe(loaded.pipe, loaded.request, words, seed)
+                inspected = generate_and_probe(
+                    loaded.pipe, loaded.request, words, seed, keep_steps=output.animate
+                )
             else:
                 inspected = probe_photo(
                     loaded.pipe,
@@ -207,6 +236,7 @@ def _inspect_and_save(
                         if recorded is None
                         else recorded.source
                     ),
+                    keep_steps=output.animate,
                 )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
@@ -218,27 +248,44 @@ def _inspect_and_save(
             else None
         )
 
+        writers = inspected.build_writers(segment=output.segment, animate=output.animate)
+
         def write(paths: Sequence[Path]) -> None:
             save_picture(inspected.build_strip(), paths[0], texts)
-            for one, path in zip(
-                (maps, *inspected.maps_by_control.values()), paths[1:], strict=True
-            ):
-                one.save(path)
+            for save, path in zip(writers.values(), paths[1:], strict=True):
+                save(path)
 
-        # A T2I-Adapter, known once it is loaded, has no maps.
-        output.names.endings = list_map_endings(inspected.maps_by_control)
-        strip_path, maps_path, *control_paths = output.names.save_group(seed, write)
+        output.names.endings = list(writers)
+        strip_path, *others = output.names.save_group(seed, write)
+        path_by_ending = dict(zip(writers, others, strict=True))
     seconds = round(time.perf_counter() - start, 2)
 
     if output.as_json:
-        made = {"strip": str(strip_path), "maps": str(maps_path), "seed": seed, "seconds": seconds}
-        if control_paths:
+        made: dict[str, object] = {
+            "strip": str(strip_path),
+            "maps": str(path_by_ending[MAPS_ENDING]),
+            "seed": seed,
+            "seconds": seconds,
+        }
+        if inspected.maps_by_control:
             made["controls"] = [
-                {"control": number, "maps": str(path), "words": describe_words(one)}
-                for path, (number, one) in zip(
-                    control_paths, inspected.maps_by_control.items(), strict=True
-                )
+                {
+                    "control": number,
+                    "maps": str(path_by_ending[CONTROL_MAPS_ENDING.format(number)]),
+                    "words": describe_words(one),
+                }
+                for number, one in inspected.maps_by_control.items()
             ]
+        if output.segment:
+            labels = inspected.segment()
+            shares = {word: round(labels.share(word), 4) for word in labels.words}
+            made["segments"] = {
+                "picture": str(path_by_ending[SEGMENT_ENDING]),
+                "area_of_words": shares,
+                "area_of_no_word": round(labels.share(None), 4),
+            }
+        if output.animate:
+            made["animation"] = str(path_by_ending[ANIMATION_ENDING])
         found = {"request": asdict(request), "words": inspected.describe_words()}
         print_json(found | {"warnings": warned} | made)
         return
@@ -247,7 +294,7 @@ def _inspect_and_save(
         print_remark(f"in control {number}:")
         _print_table(one)
     print_remark(f"seed {seed}, {seconds} s")
-    for path in (strip_path, maps_path, *control_paths):
+    for path in (strip_path, *others):
         print_line(path)
 
 

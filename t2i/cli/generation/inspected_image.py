@@ -1,7 +1,8 @@
 """Heat maps of a request's image: of one that is generated, or of a photo."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from os.path import expanduser
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.attention.probes.concepts import Concept
     from t2i.attention.probes.heat_maps import HeatMaps
+    from t2i.attention.probes.segmentation import Segmentation
 
 POSITION_NAMES = (
     ("upper left", "top", "upper right"),
@@ -33,6 +35,21 @@ POSITION_NAMES = (
     ("lower left", "bottom", "lower right"),
 )
 """Name of each ninth of an image, in rows from the top."""
+
+MAPS_ENDING, CONTROL_MAPS_ENDING = ".safetensors", "-control-{}.safetensors"
+SEGMENT_ENDING, ANIMATION_ENDING = "-segments.png", "-steps.png"
+
+
+def list_file_endings(controls: Iterable[int], *, segment: bool, animate: bool) -> list[str]:
+    """Return the endings of the files beside the strip: of the heat maps, the UNet's and one for
+    each control, of the label picture and of the animation of the steps.
+    """
+    extras = [SEGMENT_ENDING] * segment + [ANIMATION_ENDING] * animate
+    return [*_list_map_endings(controls), *extras]
+
+
+def _list_map_endings(controls: Iterable[int]) -> list[str]:
+    return [MAPS_ENDING, *(CONTROL_MAPS_ENDING.format(number) for number in controls)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,7 @@ class InspectedImage:
     request : with what is known once it is generated or inverted
     absent : words that the prompt does not contain
     maps_by_control : number of a control -> heat maps of the words inside of its ControlNet
+    steps : heat maps of each step, if they are asked for
     """
 
     request: Request
@@ -49,6 +67,7 @@ class InspectedImage:
     maps: "HeatMaps"
     absent: Sequence[str] = ()
     maps_by_control: Mapping[int, "HeatMaps"] = field(default_factory=dict)
+    steps: Sequence["HeatMaps"] = ()
 
     def build_strip(self) -> "Image":
         """Return the image and each word's heat map over it, side by side with labels; a further
@@ -68,6 +87,44 @@ class InspectedImage:
             tiles += [hint.convert("RGB").resize(tiles[0].size), *overlays]
             labels += [f"control {number}", *(f"{word}, control {number}" for word in one)]
         return build_picture_grid(tiles, labels, columns=1 + len(maps))
+
+    def segment(self) -> "Segmentation":
+        """Return the word of each pixel of the image, at the size at which it is displayed."""
+        from t2i.attention.probes.overlays import enlarge_to_display_width
+
+        picture = enlarge_to_display_width(self.image)
+        return self.maps.segment(size=(picture.height, picture.width))
+
+    def build_writers(
+        self, *, segment: bool, animate: bool
+    ) -> "dict[str, Callable[[Path], object]]":
+        """Return the functions that write the files beside the strip, by the endings of their
+        names: see `list_file_endings`.
+        """
+        # A T2I-Adapter, known once it is loaded, has no maps.
+        maps = (self.maps, *self.maps_by_control.values())
+        writers: dict[str, Callable[[Path], object]] = {
+            ending: one.save
+            for ending, one in zip(_list_map_endings(self.maps_by_control), maps, strict=True)
+        }
+        if segment:
+            writers[SEGMENT_ENDING] = self.save_segmentation
+        if animate:
+            writers[ANIMATION_ENDING] = self.save_step_animation
+        return writers
+
+    def save_segmentation(self, path: Path) -> None:
+        """Save the picture with the word of each place, and their legend, as a PNG."""
+        from t2i.attention.probes.overlays import enlarge_to_display_width
+        from t2i.pictures import save_picture
+
+        save_picture(self.segment().sheet(enlarge_to_display_width(self.image)), path)
+
+    def save_step_animation(self, path: Path) -> None:
+        """Save the heat maps of each step over the image as an animated PNG."""
+        from t2i.attention.probes.overlays import draw_step_overlays, save_animation
+
+        save_animation(draw_step_overlays(self.image, self.steps, list(self.maps)), path)
 
     def describe_words(self) -> dict[str, dict[str, object]]:
         """Return for each word whether the prompt has it, and what `describe_words` says of it."""
@@ -108,22 +165,29 @@ def generate_and_probe(
     seed: int,
     *,
     show_progress: bool = True,
+    keep_steps: bool = False,
 ) -> InspectedImage:
     """Generate the image of a request under heat-map probes of the words, in the UNet and in each
     of its ControlNets.
 
     words : see `_find_words_to_read`
+    keep_steps : whether to keep the heat maps of each step, too
     """
     from t2i.attention.attend import attend
+    from t2i.attention.probes.step_heat_maps import StepHeatMaps
 
     read, absent = _find_words_to_read(pipe, request, words)
     controls = build_controls(pipe, request)
     numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
-    with attend(pipe) as attn:
+    with ExitStack() as stack:
+        attn = stack.enter_context(attend(pipe))
         maps = attn.probe(*read)
         by_control = {one: attn.probe(*read, sites=f"control.{one}") for one in numbers}
+        by_step = StepHeatMaps(maps)
+        if keep_steps:
+            stack.enter_context(by_step.collecting(pipe))
         request, image = generate_image(pipe, request, seed, show_progress=show_progress)
-    return InspectedImage(request, image, maps, absent, by_control)
+    return InspectedImage(request, image, maps, absent, by_control, by_step.steps)
 
 
 def probe_photo(
@@ -131,11 +195,14 @@ def probe_photo(
     request: Request,
     words: Sequence[str],
     get_source: "Callable[[PromptEditPipeline], RecordedSource]",
+    *,
+    keep_steps: bool = False,
 ) -> InspectedImage:
     """Read the heat maps of the words from the recording of a request's photo.
 
     words : see `_find_words_to_read`
     get_source : inverts the photo, or returns what has been inverted before
+    keep_steps : whether to keep the heat maps of each step, too
     """
     from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 
@@ -143,9 +210,11 @@ def probe_photo(
     read, absent = _find_words_to_read(editor, request, words)
     source = get_source(editor)
     assert source.photo is not None
-    maps = read_recorded_heat_maps(editor, source, *read)
+    steps: list[HeatMaps] = []
+    maps = read_recorded_heat_maps(editor, source, *read, steps=steps if keep_steps else None)
     image = source.photo.image if request.edited is None else source.image
-    return InspectedImage(add_inversion_to_request(request, source), image, maps, absent)
+    inverted = add_inversion_to_request(request, source)
+    return InspectedImage(inverted, image, maps, absent, steps=steps)
 
 
 def _find_words_to_read(

@@ -6,15 +6,17 @@ B images, C channels, H W latent size.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.server.worker.previews import predict_clean_latents
-from t2i.server.worker.word_maps import ProbedWords, StepMaps
+from t2i.server.worker.word_maps import ProbedWords
+
+if TYPE_CHECKING:
+    from t2i.attention.probes.heat_maps import HeatMaps
 
 
 def read_recorded_words(
@@ -24,15 +26,9 @@ def read_recorded_words(
 
     tokens : word -> positions of its tokens
     """
-    taken: list[StepMaps] = []
-
-    def take(maps: HeatMaps) -> None:
-        if not taken:
-            taken.append(StepMaps(maps))
-        taken[0].take()
-
-    maps = read_recorded_heat_maps(pipe, source, *tokens, after_step=take if steps else None)
-    return ProbedWords(maps, dict(tokens), taken[0].steps if taken else ())
+    of_steps: list[HeatMaps] | None = [] if steps else None
+    maps = read_recorded_heat_maps(pipe, source, *tokens, steps=of_steps)
+    return ProbedWords(maps, dict(tokens), of_steps or ())
 
 
 def predict_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Tensor]:

@@ -14,6 +14,7 @@ from PIL import Image
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.attend import attend
+from t2i.attention.probes.step_heat_maps import StepHeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.session import Session
@@ -54,7 +55,7 @@ from t2i.server.worker.recorded_steps import (
 )
 from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import ProbedWords, StepMaps, find_word_tokens
+from t2i.server.worker.word_maps import ProbedWords, find_word_tokens
 
 SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job."""
@@ -128,10 +129,9 @@ def _take_steps(
     """Return the words with the maps of each step, which fill in the block, if asked for."""
     if not run.wants_steps:
         return list(probed)
-    step_maps = [StepMaps(one.maps) for one in probed]
-    pipe.step_callbacks += step_maps
+    step_maps = [StepHeatMaps(one.maps) for one in probed]
     for one in step_maps:
-        stack.callback(pipe.step_callbacks.remove, one)
+        stack.enter_context(one.collecting(pipe))
     return [replace(words, steps=one.steps) for words, one in zip(probed, step_maps, strict=True)]
 
 

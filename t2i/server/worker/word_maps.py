@@ -4,7 +4,7 @@ K steps, S tokens of the words, H W a map's size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from torch import Tensor
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text, list_pair_change_steps
 from t2i.atomic_files import write_atomically
 from t2i.attention.probes.heat_maps import HeatMaps
-from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
 from t2i.text.alignment import split_into_lowercase_words
@@ -47,72 +45,6 @@ def find_word_tokens(pipe: Any, prompt: str | Prompt, num_steps: int) -> dict[st
     return found
 
 
-@dataclass(slots=True)
-class StepMaps:
-    """Step callback that takes the heat maps of each step apart from those of the whole run."""
-
-    maps: HeatMaps
-    steps: list[HeatMaps] = field(default_factory=list)
-    _totals: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
-
-    def before_pass(self, run: RunState) -> None:
-        """Do nothing before a pass."""
-
-    def after_step(self, run: RunState) -> None:
-        """Store what this step has added to the heat maps of the run."""
-        self.take()
-
-    def take(self) -> None:
-        """Store what the maps have gained since they were taken last."""
-        measured = self.maps.measurements
-        accumulators = {
-            key: _subtract(total, self._totals.get(key))
-            for key, total in measured.accumulators.items()
-        }
-        own = ProbeMeasurements(
-            tokens=dict(measured.tokens),
-            columns=measured.columns,
-            accumulators=accumulators,
-            latent_size=measured.latent_size,
-        )
-        self.steps.append(HeatMaps(own, self.maps.words, self.maps.convention))
-        self._totals = {
-            key: replace(total, total_NSQ=total.total_NSQ.clone(), steps=list(total.steps))
-            if total.ratio_1SQ is None
-            else replace(
-                total,
-                total_NSQ=total.total_NSQ.clone(),
-                steps=list(total.steps),
-                ratio_1SQ=total.ratio_1SQ.clone(),
-            )
-            for key, total in measured.accumulators.items()
-        }
-
-
-def _subtract(total: SiteAccumulator, before: SiteAccumulator | None) -> SiteAccumulator:
-    """Return what was added to an accumulator since an earlier copy of it."""
-    if before is None:
-        return replace(
-            total,
-            total_NSQ=total.total_NSQ.clone(),
-            steps=list(total.steps),
-            ratio_1SQ=None if total.ratio_1SQ is None else total.ratio_1SQ.clone(),
-        )
-    added = total.total_NSQ.clone()
-    known = before.total_NSQ.shape[1]
-    added[:, :known] -= before.total_NSQ
-    ratio = None
-    if total.ratio_1SQ is not None:
-        ratio = total.ratio_1SQ.clone()
-        if before.ratio_1SQ is not None:
-            ratio[:, :known] -= before.ratio_1SQ
-    steps = [
-        count - (before.steps[number] if number < known else 0)
-        for number, count in enumerate(total.steps)
-    ]
-    return SiteAccumulator(total.site, added, steps, ratio)
-
-
 @dataclass(frozen=True, slots=True)
 class ProbedWords:
     """Words of one prompt of an image with their heat maps.
@@ -138,7 +70,7 @@ class ProbedWords:
         """Return the description of a word whose heat maps are in a row of the atlas, for the API's
         answer.
         """
-        absent = [step for step, one in enumerate(self.steps) if not _has_map(one, word)]
+        absent = [step for step, one in enumerate(self.steps) if not one.has_read(word)]
         return {
             "text": word,
             "tokens": list(self.tokens.get(word, ())),
@@ -187,17 +119,8 @@ def write_word_maps(probed: Sequence[ProbedWords], folder: Path, picture: int) -
     }
 
 
-def _has_map(maps: HeatMaps, word: str) -> bool:
-    """Return whether the prompt contained a word at the step of these maps."""
-    columns = maps.measurements.tokens.get(word, ())
-    accumulators = maps.measurements.accumulators.values()
-    return any(
-        column < len(one.steps) and one.steps[column] for one in accumulators for column in columns
-    )
-
-
 def _map_at_step(maps: HeatMaps, word: str) -> Tensor:
-    return maps[word] if _has_map(maps, word) else torch.zeros(maps.grid_size)
+    return maps[word] if maps.has_read(word) else torch.zeros(maps.grid_size)
 
 
 def _to_gray(map_HW: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
