@@ -5,9 +5,9 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-TARGET_FOLDER_KEYS = ("vae", "unet", "text_encoder", "recogniser")
+TARGET_FOLDER_KEYS = ("vae", "unet", "text_encoder", "recogniser", "network")
 """Keys of a target that name folders of weights to start from."""
-DATA_PATH_KEYS = ("folder", "pairs", "kohya", "masks", "losers")
+DATA_PATH_KEYS = ("folder", "pairs", "kohya", "masks", "losers", "hints")
 """Keys of a data set, and of its subsets, that are always paths."""
 
 
@@ -17,6 +17,8 @@ def resolve_paths(tree: dict[str, Any], base: Path) -> None:
     if isinstance(target := tree.get("target"), dict):
         _resolve_keys(target, TARGET_FOLDER_KEYS, base)
         _resolve_existing(target, "base", base)
+    if isinstance(samples := tree.get("samples"), dict) and isinstance(samples.get("hints"), list):
+        samples["hints"] = [_resolve_one(hint, base) for hint in samples["hints"]]
     if isinstance(prior := tree.get("prior"), dict):
         _resolve_keys(prior, ("folder",), base)
     if isinstance(cache := tree.get("cache"), dict):
@@ -33,8 +35,12 @@ def resolve_paths(tree: dict[str, Any], base: Path) -> None:
 
 def _resolve_keys(table: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
     for key in keys:
-        if isinstance(table.get(key), str):
-            table[key] = base / Path(expanduser(table[key]))
+        if key in table:
+            table[key] = _resolve_one(table[key], base)
+
+
+def _resolve_one(path: Any, base: Path) -> Any:
+    return base / Path(expanduser(path)) if isinstance(path, str) else path
 
 
 def _resolve_existing(table: dict[str, Any], key: str, base: Path) -> None:

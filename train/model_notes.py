@@ -4,7 +4,7 @@ from typing import Any
 
 from t2i.scenes.caption_vocabulary import list_caption_vocabulary
 from train.config.run_config import RunConfig
-from train.config_paths import TARGET_FOLDER_KEYS
+from train.config_paths import DATA_PATH_KEYS, TARGET_FOLDER_KEYS
 from train.export import ModelNotes
 
 
@@ -16,7 +16,7 @@ def build_model_notes(config: RunConfig, steps: int) -> ModelNotes:
     defaults = {"steps": samples.steps, "guidance_scale": samples.guidance_scale}
     sampler = {} if config.objective.prediction == "flow" else {"sampler": "ddim"}
     # Paths are left out: they are of one machine.
-    data_paths: Any = {"folder": True, "subsets": {"__all__": {"folder", "tars", "kohya", "masks"}}}
+    data_paths: Any = {"folder": True, "subsets": {"__all__": {"tars", *DATA_PATH_KEYS}}}
     left_out: Any = {
         "model": True,
         "cache": True,

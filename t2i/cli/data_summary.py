@@ -23,6 +23,7 @@ def print_data_summary(
     rows: dict[str, object] = {
         "pictures": summary.format_counts(),
         **({"pairs": summary.pairs} if summary.pairs else {}),
+        **({"hints": summary.hints} if summary.hints else {}),
         "sizes": sizes + (" (smallest, middle, largest)" if len({*summary.sizes}) > 2 else ""),
         "captions": "shuffled anew at each visit"
         if summary.captions is None

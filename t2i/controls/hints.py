@@ -8,7 +8,7 @@ Y X size of the picture, C colours.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from t2i.pictures import open_picture
 
 Picture: TypeAlias = Image.Image | str | Path
 Pixels: TypeAlias = NDArray[np.uint8]
+HintKind = Literal["canny", "soft-edge", "lines", "colours"]
 DEFAULT_RESOLUTION = 512
 MIN_RESPONSE = 4.0
 """Smallest response, of 255, that counts as an edge or a line: less is noise of the picture."""
@@ -126,7 +127,7 @@ def average_colour_blocks(pixels_YXC: Pixels, blocks: float = 8) -> Pixels:
     return large_YXC
 
 
-HINT_KINDS: dict[str, tuple[Callable[..., Pixels], tuple[str, ...]]] = {
+HINT_KINDS: dict[HintKind, tuple[Callable[..., Pixels], tuple[str, ...]]] = {
     "canny": (find_canny_edges, ("low", "high")),
     "soft-edge": (find_soft_edges, ("blur",)),
     "lines": (find_lines, ("width",)),

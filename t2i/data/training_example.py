@@ -31,6 +31,7 @@ class TrainingExample:
         (C, h, w) of an autoencoder that knows no deviation
     spans : for each mask, first and end of the letters of the caption that name what it shows; or
         none at all, where a data set does not say
+    hint : (H, W, 3) uint8 ndarray, the picture that a control reads, or None
     loser, loser_moments : as `pixels` and `moments`, of the worse picture of a preference pair of
         which this is the better
     """
@@ -47,3 +48,4 @@ class TrainingExample:
     spans: tuple[tuple[int, int], ...] = ()
     loser: NDArray[np.uint8] | None = None
     loser_moments: NDArray[np.float32] | None = None
+    hint: NDArray[np.uint8] | None = None

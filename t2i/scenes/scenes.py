@@ -16,6 +16,7 @@ from t2i.scenes.held_out import (
     load_held_out_combinations,
     may_appear_together_in_training,
 )
+from t2i.scenes.hints import SceneHintKind, draw_scene_hint
 from t2i.scenes.layout import Layout, bounding_box, render_layout
 from t2i.scenes.object_placement import (
     SizeWord,
@@ -59,6 +60,8 @@ class SceneDatasetConfig(BaseModel):
     """Share of the captions of several objects that say how these stand."""
     split: Literal["train", "held_out"] = "train"
     """`train` never shows a combination of `held_out.json`; every `held_out` scene shows one."""
+    hint: SceneHintKind | None = None
+    """Exact hint of every scene, for targets that train a control; None draws none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,19 @@ class Scenes:
         scene = self.scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
         spans = tuple(placed.span for placed in scene.objects)
-        return TrainingExample(scene.name, scene.pixels, scene.caption, masks, spans=spans)
+        return TrainingExample(
+            scene.name,
+            scene.pixels,
+            scene.caption,
+            masks,
+            spans=spans,
+            hint=self.draw_hint(scene, self.config.hint) if self.config.hint else None,
+        )
+
+    def draw_hint(self, scene: Scene, kind: SceneHintKind) -> NDArray[np.uint8]:
+        """Draw a hint of a scene, (H, W, 3): where its objects are."""
+        names, masks = zip(*((one.name, one.mask) for one in scene.objects), strict=True)
+        return draw_scene_hint(kind, scene.pixels, names, masks)
 
     def scene(self, index: int) -> Scene:
         """Compose and render scene `index`."""

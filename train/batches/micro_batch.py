@@ -37,6 +37,7 @@ class MicroBatch:
         (B, C, h, w) of an autoencoder without a posterior
     losers_BCHW, loser_moments_BCHW : `pixels_BCHW` and `moments_BCHW` of the dispreferred
         pictures of pairs, or None
+    hints_BCHW : (B, 3, H, W) float32 in [0, 1], the pictures that a control reads, or None
     masks_BKHW : (B, K, H, W) bool, masks of the objects that captions name, or None
     spans : for each row, the character spans of its caption that name them, at most K
     sizes_and_crops : original size and crop of each row's picture, where they are known
@@ -53,6 +54,7 @@ class MicroBatch:
     moments_BCHW: Tensor | None = None
     losers_BCHW: Tensor | None = None
     loser_moments_BCHW: Tensor | None = None
+    hints_BCHW: Tensor | None = None
     masks_BKHW: Tensor | None = None
     spans: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     sizes_and_crops: list[OriginalSizeAndCrop | None] = field(default_factory=list)
@@ -75,6 +77,7 @@ TENSOR_FIELDS = (
     "moments_BCHW",
     "losers_BCHW",
     "loser_moments_BCHW",
+    "hints_BCHW",
     "masks_BKHW",
 )
 
@@ -101,6 +104,7 @@ def collate_examples(rows: list[tuple[SlotAssignment, TrainingExample]]) -> Micr
     assignments = [assignment for assignment, _ in rows]
     examples = [example for _, example in rows]
     losers_BHWC = _stacked([example.loser for example in examples])
+    hints_BHWC = _stacked([example.hint for example in examples])
     loss_mask_BHW = _loss_masks(examples)
     return MicroBatch(
         step=assignments[0].step,
@@ -116,6 +120,7 @@ def collate_examples(rows: list[tuple[SlotAssignment, TrainingExample]]) -> Micr
         moments_BCHW=_stacked([example.moments for example in examples]),
         losers_BCHW=None if losers_BHWC is None else pixels_to_floats(losers_BHWC),
         loser_moments_BCHW=_stacked([example.loser_moments for example in examples]),
+        hints_BCHW=None if hints_BHWC is None else hints_BHWC.permute(0, 3, 1, 2).float() / 255,
         masks_BKHW=_masks(examples),
         spans=[example.spans for example in examples],
         sizes_and_crops=[example.size_and_crop for example in examples],

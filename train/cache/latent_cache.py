@@ -9,9 +9,10 @@ from t2i.data.training_example import TrainingExample
 from t2i.errors import DataError
 from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPictureError
+from train.data.hints import decompress_hint
 from train.data.pictures import AugmentedVariant, Pictures
 
-MOMENTS, LOSS_MASK, LOSER_MOMENTS = "moments", "mask", "loser_moments"
+MOMENTS, LOSS_MASK, LOSER_MOMENTS, HINT = "moments", "mask", "loser_moments", "hint"
 
 
 class CachedPictureDataset(Pictures):
@@ -77,6 +78,7 @@ class CachedPictureDataset(Pictures):
             size_and_crop=self.compute_size_conditioning(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
+            hint=decompress_hint(kept[HINT]) if HINT in kept else None,
         )
 
     def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:

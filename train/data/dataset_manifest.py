@@ -40,6 +40,7 @@ class ManifestEntry(BaseModel):
     width: int
     transparent: bool
     loser_digest: str = ""
+    hint_digest: str = ""
 
 
 class DatasetManifest(BaseModel):
@@ -69,7 +70,7 @@ def load_run_pictures(
     """Load the pictures of a run in the order of its manifest at `path`; the first time, write
     the manifest.
 
-    Raises ArgumentError if captions, masks, pairs or repeats have changed since it was written.
+    Raises ArgumentError if captions, masks, hints, pairs or repeats have changed since then.
     """
     if not path.exists():
         pictures = Pictures(config, progress)
@@ -80,7 +81,7 @@ def load_run_pictures(
     sound = {
         digest
         for one in record.pictures
-        for digest in (one.digest, one.mask_digest, one.loser_digest)
+        for digest in (one.digest, one.mask_digest, one.loser_digest, one.hint_digest)
     }
     found = list_and_check_pictures(config, progress, sound)
     return Pictures(config, found=match_pictures_to_manifest(found, record))
@@ -106,6 +107,7 @@ def build_manifest_entry(one: CheckedPicture) -> ManifestEntry:
         width=one.shape.width,
         transparent=one.transparent,
         loser_digest=one.loser_digest,
+        hint_digest=one.hint_digest,
     )
 
 
@@ -124,7 +126,8 @@ def read_manifest(path: Path) -> DatasetManifest:
 def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) -> FoundPictures:
     """Return the found pictures in the order of the manifest, matched by content and not by path.
 
-    Missing ones become broken ones. Raises ArgumentError for changed captions, masks or repeats.
+    Missing ones become broken ones. Raises ArgumentError for changed captions, masks, hints or
+    repeats.
     """
     here: dict[tuple[str, int], list[CheckedPicture]] = defaultdict(list)
     for one in reversed(found.pictures):
@@ -146,7 +149,7 @@ def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) ->
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ArgumentError(
-            f"Captions, masks, pairs or repeats have changed since the run began, of "
+            f"Captions, masks, hints, pairs or repeats have changed since the run began, of "
             f"{', '.join(changed[:5])}{more}: restore them, or begin anew with another --out."
         )
     new = sum(map(len, here.values()))
@@ -172,6 +175,7 @@ def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
         kept.captions,
         repeats=kept.repeats,
         loser=MissingPictureBytes() if kept.loser_digest else None,
+        hint=MissingPictureBytes() if kept.hint_digest else None,
     )
     shape = Shape(kept.height, kept.width)
     return CheckedPicture(
@@ -182,4 +186,5 @@ def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
         kept.digest,
         kept.mask_digest,
         loser_digest=kept.loser_digest,
+        hint_digest=kept.hint_digest,
     )

@@ -7,6 +7,7 @@ from t2i.errors import ArgumentError, DataError
 from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
+from train.data.hints import HintFunction
 from train.data.picture_checks import CheckedPicture, ProgressFunction, check_pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.listing import Listing, PictureEntry
@@ -15,6 +16,8 @@ from train.data.subsets import PLACEHOLDER_PATTERN, CropMode, SubsetConfig
 
 MAX_NAMED_PICTURES = 20
 """Greatest number of broken pictures that a message lists."""
+MAX_NAMED_WITHOUT_HINT = 1000
+"""Greatest number of pictures without a hint that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class ResolvedSubsetSettings:
     captions: CaptionRules
     crop: CropMode
     flip: bool
+    hint: HintFunction | None = None
+    """Makes the hints, unless the source of the subset lists them."""
 
     @property
     def location(self) -> str:
@@ -87,10 +92,15 @@ def list_and_check_pictures(
 
     sound : digests of pictures that need not be decoded again
 
-    Raises DataError if a source cannot be read or has no picture at all.
+    Raises DataError if a source cannot be read or has no picture at all, or lists hints, but not
+    for every picture.
     """
     subsets, notes = expand_kohya_subsets(config)
     rules = [resolve_subset_settings(config, subset) for subset in subsets]
+    for rule in rules:
+        if rule.hint is not None:
+            rule.hint.check_settings()
+    without_hint: list[str] = []
     broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
@@ -101,8 +111,11 @@ def list_and_check_pictures(
             (number, apply_caption_template_and_repeats(picture, rule))
             for picture in listing.pictures
         ]
+        if rule.subset.lists_hints:
+            without_hint += [one.name for one in listing.pictures if one.hint is None]
         broken += listing.broken
         notes += listing.notes
+    check_no_hint_is_missing(without_hint)
 
     usable = []
     for one in check_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
@@ -146,6 +159,36 @@ def resolve_subset_settings(
         captions,
         subset.crop or config.crop,
         config.flip if subset.flip is None else subset.flip,
+        resolve_hint_function(config, subset),
+    )
+
+
+def resolve_hint_function(
+    config: PictureDatasetConfig, subset: SubsetConfig
+) -> HintFunction | None:
+    """Return the function that makes the hints of a subset's pictures; None where its source lists
+    them, or nothing asks for hints.
+    """
+    kind = subset.hint or config.hint
+    if kind is None or subset.lists_hints:
+        return None
+    inherited = config.hint_settings if kind == config.hint else {}
+    return HintFunction(kind, inherited if subset.hint_settings is None else subset.hint_settings)
+
+
+def check_no_hint_is_missing(names: Sequence[str]) -> None:
+    """Raise DataError, with their names, if there are pictures without a hint where their source
+    should list one for each.
+    """
+    if not names:
+        return
+    listed = "".join(f"\n  {name}" for name in names[:MAX_NAMED_WITHOUT_HINT])
+    more = len(names) - MAX_NAMED_WITHOUT_HINT
+    raise DataError(
+        f"Without a hint: {plural(len(names), 'picture')}:{listed}"
+        f"{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+        "Every picture needs one, of the same name or in the same row: add them, or leave these "
+        "pictures out."
     )
 
 

@@ -17,8 +17,10 @@ MASK_TEXT_IN_ERRORS = "its mask"
 """Name of a mask in errors."""
 LOSER_TEXT_IN_ERRORS = "the worse one of its pair"
 """Name of the worse picture of a pair in errors."""
+HINT_TEXT_IN_ERRORS = "its hint"
+"""Name of a hint in errors."""
 MAX_ASPECT_DIFFERENCE = 0.01
-"""Relative difference in aspect ratio allowed between a picture and its mask or worse one."""
+"""Relative difference in aspect ratio allowed between a picture and its mask, hint or worse one."""
 
 ProgressFunction = Callable[[int, int], None]
 """Callback with the number of pictures read so far and of all."""
@@ -30,8 +32,8 @@ class CheckedPicture:
 
     subset : index of its subset
     shape : of the upright picture
-    digest, mask_digest, loser_digest : SHA-256 of the bytes of the file, of its mask and of the
-        worse picture of its pair; "" without one
+    digest, mask_digest, loser_digest, hint_digest : SHA-256 of the bytes of the file, of its mask,
+        of the worse picture of its pair and of its hint; "" without one
     odd_mask : kind of a mask that is probably a mistake, if it was decoded
     """
 
@@ -43,6 +45,7 @@ class CheckedPicture:
     mask_digest: str
     odd_mask: MaskMistake | None = None
     loser_digest: str = ""
+    hint_digest: str = ""
 
 
 def check_pictures(
@@ -80,11 +83,12 @@ def check_pictures(
 def check_picture(
     subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
 ) -> CheckedPicture:
-    """Read and check one picture, with its mask and the worse picture of its pair. Raises
-    BrokenPictureError.
+    """Read and check one picture, with its mask, the worse picture of its pair and its hint.
+    Raises BrokenPictureError.
     """
     data = read_bytes(entry.source, entry.name)
     digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
+    hint_digest = ""
     odd = None
     header = read_header(data, entry.name, max_pixels)
     if decoded and digest not in sound:
@@ -101,16 +105,27 @@ def check_picture(
             )
         if decoded and loser_digest not in sound:
             decode_picture(loser, LOSER_TEXT_IN_ERRORS, max_pixels)
-    shape = Shape(header.height, header.width)
+    if entry.hint is not None:
+        hint, hint_digest = _read_companion(entry.hint, HINT_TEXT_IN_ERRORS, header, max_pixels)
+        if decoded and hint_digest not in sound:
+            decode_picture(hint, HINT_TEXT_IN_ERRORS, max_pixels)
     return CheckedPicture(
-        entry, subset, shape, header.transparent, digest, mask_digest, odd, loser_digest
+        entry,
+        subset,
+        Shape(header.height, header.width),
+        header.transparent,
+        digest,
+        mask_digest,
+        odd,
+        loser_digest,
+        hint_digest,
     )
 
 
 def _read_companion(
     source: ByteSource, what: str, picture: PictureHeader, max_pixels: int
 ) -> tuple[bytes, str]:
-    """Return bytes and digest of a mask or a worse picture.
+    """Return bytes and digest of a mask, a hint or a worse picture.
 
     Raises BrokenPictureError if its aspect ratio is not the picture's.
     """

@@ -29,6 +29,7 @@ from train.data.discovery import (
     check_broken_fraction,
     list_and_check_pictures,
 )
+from train.data.hints import describe_hint_for_cache, load_hint
 from train.data.picture_checks import CheckedPicture, ProgressFunction
 from train.data.pictures_config import PictureDatasetConfig, list_allowed_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
@@ -167,7 +168,7 @@ class Pictures:
         return [AugmentedVariant(index, crop, flip) for crop in crops for flip in flips]
 
     def pixels_cache_key(self, variant: AugmentedVariant) -> str:
-        """Return a cache key of a variant's pixels: equal keys mean equal pixels."""
+        """Return a cache key of a variant: equal keys mean equal pixels and an equal hint."""
         view, index = self._view(variant), variant.index
         parts = [
             self.picture_digest(index),
@@ -177,7 +178,8 @@ class Pictures:
         if loser := self.checked[index].loser_digest:
             parts.append(f"before {loser}")
         parts += ["mirrored"] * view.flip + ["alpha"] * self._alpha_mask(index)
-        return " ".join(parts)
+        hint = describe_hint_for_cache(self.checked[index], self._rules(index).hint)
+        return " ".join([*parts, hint] if hint else parts)
 
     def caption_at_visit(self, index: int, visit: int) -> str:
         """Return the caption with which a picture is shown at a visit of the run."""
@@ -200,20 +202,18 @@ class Pictures:
         Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
         """
         index = variant.index
-        one, view = self.checked[index], self._view(variant)
+        one, view, max_pixels = self.checked[index], self._view(variant), self.config.max_pixels
+        pixels = load_transformed_pixels(one, view, self._alpha_mask(index), max_pixels)
         return TrainingExample(
             name=one.entry.name,
-            pixels=load_transformed_pixels(
-                one, view, self._alpha_mask(index), self.config.max_pixels
-            ),
+            pixels=pixels,
             caption="",
             masks=np.zeros((0, *view.bucket), dtype=np.bool_),
             weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
             size_and_crop=self.compute_size_conditioning(variant),
-            loser=load_transformed_loser(
-                one, view, self._alpha_mask(index), self.config.max_pixels
-            ),
+            loser=load_transformed_loser(one, view, self._alpha_mask(index), max_pixels),
+            hint=load_hint(one, view, self._rules(index).hint, pixels, max_pixels),
         )
 
     def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:
@@ -223,6 +223,10 @@ class Pictures:
         index = variant.index
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
         return load_transformed_mask(self.checked[index], view, alpha_mask, self.config.max_pixels)
+
+    def has_hint(self, index: int) -> bool:
+        """Return True if the picture has a hint, of its own or made on the fly."""
+        return bool(describe_hint_for_cache(self.checked[index], self._rules(index).hint))
 
     def masked_word(self, index: int) -> str:
         """Return the word in captions for the object that a picture's mask shows."""
@@ -284,8 +288,8 @@ class Pictures:
         for index, one in enumerate(self.checked):
             entry = one.entry
             facts = (one.digest, one.mask_digest, entry.captions, entry.repeats, one.subset)
-            pair = (one.loser_digest,) * bool(one.loser_digest)
-            digest.update(repr((*facts, *pair, self.bucket_shape(index))).encode())
+            others = [other for other in (one.loser_digest, one.hint_digest) if other]
+            digest.update(repr((*facts, *others, self.bucket_shape(index))).encode())
         return digest.hexdigest()
 
     def _rules(self, index: int) -> ResolvedSubsetSettings:

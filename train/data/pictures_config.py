@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from t2i.controls.hints import HintKind
 from t2i.pictures import MAX_PIXELS
 from train.data.buckets import Shape, list_bucket_shapes
 from train.data.decode import MAX_PIXELS_LIMIT
@@ -54,6 +55,11 @@ class PictureDatasetConfig(BaseModel):
     """Use the alpha channel of pictures as a mask: the loss counts where they are opaque."""
     masked_word: str = ""
     """Word for what the masks show, for attention supervision; default: the trigger."""
+    hint: HintKind | None = None
+    """Kind of hint that is made of each picture without one of its own, for targets that train a
+    control."""
+    hint_settings: dict[str, int | float] = {}
+    """Settings of `hint`, as { low = 50, high = 120 } for canny."""
     held_out: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
     """Pictures that are never trained on, chosen by content: their number or share."""
     bad_share: float = Field(0.01, ge=0, lt=1)

@@ -6,11 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from t2i.controls.hints import HintKind
+
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 CropMode = Literal["center", "random"]
 PLACEHOLDER_PATTERN = re.compile(r"\{(\w*)\}")
 PLACEHOLDER_NAMES = ("trigger", "stem", "folder")
+HINT_KEYS = ("hints", "hint_column", "hint")
+KOHYA_HINT_COLUMN = "conditioning_data_dir"
+"""Key of a kohya TOML for a folder of masks, or of hints."""
 SOURCE_KEYS = ("folder", "pairs", "tars", "dataset", "kohya")
 
 
@@ -63,6 +68,16 @@ class SubsetConfig(BaseModel):
     """Folder of masks with the names of the pictures: the loss counts where they are white."""
     losers: Path | None = None
     """Folder of pictures with the same names, each the worse one of a pair, for preferences."""
+    hints: Path | None = None
+    """Folder of hints with the names of the pictures, which a control reads."""
+    hint_column: str | None = None
+    """Where a source names its hints: a column of a folder's metadata (paths) or of `dataset`
+    (pictures), a key of `pairs`, the part "hint" of the members `key.hint.png` of `tars`, or of a
+    kohya TOML "conditioning_data_dir", whose folders are then not masks."""
+    hint: HintKind | None = None
+    """Kind of hint that is made of each picture."""
+    hint_settings: dict[str, int | float] | None = None
+    """Settings of `hint`, as { low = 50 }; default: the data set's, for the same kind."""
     alpha_mask: bool | None = None
     """Use the alpha channel as a mask; otherwise transparent pixels become white."""
 
@@ -76,15 +91,31 @@ class SubsetConfig(BaseModel):
             )
         if self.masks is not None and self.alpha_mask:
             raise ValueError("Got both masks and alpha_mask: a picture has one mask, choose.")
-        for key in ("masks", "losers"):
+        for key in ("masks", "losers", "hints"):
             if getattr(self, key) is not None and self.folder is None:
                 raise ValueError(f"{key} go with folder, not with {given[0]}.")
+        self._check_hint_keys()
         check_caption_placeholders(self.caption, "caption")
         check_caption_placeholders(self.default_caption, "default_caption")
         # Compared by value, as the config in a checkpoint sets every key.
         if self.prior_weight != 1 and not self.prior:
             raise ValueError("prior_weight is set, but prior is not: set prior = true.")
         return self
+
+    def _check_hint_keys(self) -> None:
+        hints = [key for key in HINT_KEYS if getattr(self, key) is not None]
+        if len(hints) > 1:
+            raise ValueError(f"Got {' and '.join(hints)}: a picture has one hint, choose.")
+        if self.kohya is not None and self.hint_column not in (None, KOHYA_HINT_COLUMN):
+            raise ValueError(
+                f"Got hint_column = {self.hint_column!r} with kohya, whose key for hints is "
+                f"{KOHYA_HINT_COLUMN!r}."
+            )
+
+    @property
+    def lists_hints(self) -> bool:
+        """True if the source of the subset names a hint for each picture, or should."""
+        return self.hints is not None or self.hint_column is not None
 
 
 def check_caption_placeholders(template: str | None, key: str) -> None:

@@ -49,6 +49,7 @@ class DatasetSummary:
 
     found : number of all pictures: trained on, held out or broken
     pairs : number of preference pairs: pictures to train on that have a worse one
+    hints : number of pictures to train on that have a hint
     sizes : (width, height) of the smallest, the median and the largest picture
     captions : number of different captions, the empty one aside; None if shuffled
     broken : name and reason of each
@@ -66,6 +67,7 @@ class DatasetSummary:
     held_out: int
     epoch: int
     pairs: int
+    hints: int
     sizes: list[tuple[int, int]]
     subsets: list[SubsetCount]
     buckets: list[BucketCount]
@@ -94,6 +96,7 @@ class DatasetSummary:
         """Return the lines that a training run prints about its pictures when it begins."""
         shapes = ", ".join(f"{b.width}x{b.height}" for b in self.list_small_buckets(batch_size))
         remarks = [f"pictures {self.format_counts()}; {len(self.buckets)} buckets"]
+        remarks += [f"hints: {self.hints}"] * bool(self.hints)
         remarks += [f"left out: {name}: {reason}" for name, reason in self.broken]
         if shapes:
             remarks.append(f"fewer visits than a batch, so pictures repeat in it: {shapes}")
@@ -138,6 +141,7 @@ def summarize_pictures(
         held_out=len(found.pictures) - len(trained),
         epoch=len(epoch),
         pairs=sum(one.entry.loser is not None for one in trained),
+        hints=sum(one.entry.hint is not None or bool(rules[one.subset].hint) for one in trained),
         sizes=[(s.width, s.height) for s in (shapes[0], shapes[len(shapes) // 2], shapes[-1])],
         subsets=_count_subsets(trained, rules, places),
         buckets=_count_buckets(buckets, places),

@@ -12,7 +12,12 @@ from t2i.masks import remove_mask_transparency
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, compute_covering_shape
 from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
-from train.data.picture_checks import LOSER_TEXT_IN_ERRORS, MASK_TEXT_IN_ERRORS, CheckedPicture
+from train.data.picture_checks import (
+    HINT_TEXT_IN_ERRORS,
+    LOSER_TEXT_IN_ERRORS,
+    MASK_TEXT_IN_ERRORS,
+    CheckedPicture,
+)
 from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import CropMode
 
@@ -106,6 +111,21 @@ def load_transformed_mask(
     else:
         return None
     return _resize_and_crop(mask, one.shape, view, Image.Resampling.BILINEAR)
+
+
+def load_transformed_hint_file(
+    one: CheckedPicture, view: BucketTransform, max_pixels: int
+) -> NDArray[np.uint8]:
+    """Load the hint of a picture that has one of its own, transformed as the picture, (H, W, 3);
+    black where it is transparent, as controls read it.
+
+    Raises BrokenPictureError as `load_transformed_pixels`.
+    """
+    assert one.entry.hint is not None
+    data = _read_unchanged(one.entry.hint, HINT_TEXT_IN_ERRORS, one.hint_digest)
+    drawn = decode_picture(data, HINT_TEXT_IN_ERRORS, max_pixels)
+    hint = remove_mask_transparency(drawn).convert("RGB")
+    return _resize_and_crop(hint, one.shape, view, Image.Resampling.LANCZOS)
 
 
 def _decode_unchanged(one: CheckedPicture, max_pixels: int) -> Image.Image:

@@ -60,10 +60,18 @@ def explain_cache_too_large(needed: int, most_gb: float) -> str | None:
 def count_latent_bytes(
     pictures: Pictures, encoders: CacheEncoders, variants: Iterable[AugmentedVariant] | None = None
 ) -> int:
-    """Count the bytes that the cached latents of these augmented variants, or of all, take."""
+    """Count the bytes that the cached latents of these augmented variants, or of all, take; with
+    their hints, which take less than this as PNG.
+    """
     if variants is None:
         variants = (one for index in range(len(pictures)) for one in pictures.list_variants(index))
-    return sum(encoders.count_latents_bytes(pictures.bucket_shape(one.index)) for one in variants)
+    total = 0
+    for one in variants:
+        shape = pictures.bucket_shape(one.index)
+        total += encoders.count_latents_bytes(shape)
+        if pictures.has_hint(one.index):
+            total += 3 * shape.height * shape.width
+    return total
 
 
 def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:

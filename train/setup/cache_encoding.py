@@ -26,11 +26,12 @@ from t2i.errors import TrainingError
 from t2i.text.encoders.selection import TextEncoder
 from train.batches.micro_batch import pixels_to_floats
 from train.cache.caption_encoding import count_text_windows, encode_captions
-from train.cache.latent_cache import LOSER_MOMENTS, LOSS_MASK, MOMENTS
+from train.cache.latent_cache import HINT, LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import ArraysByName, ShardWriter
 from train.cache.text_cache import encoded_row_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
+from train.data.hints import compress_hint
 from train.data.pictures import AugmentedVariant, Pictures
 from train.reporting.progress import AdvanceFunction
 from train.targets.latents import compute_latent_mean
@@ -62,7 +63,8 @@ def encode_and_cache_latents(
     writer: ShardWriter,
     advance: AdvanceFunction,
 ) -> dict[int, BrokenPictureError]:
-    """Encode pictures with the VAE and write mean and deviation of their latents to the cache.
+    """Encode pictures with the VAE and write mean and deviation of their latents, with loss masks
+    and hints, to the cache.
 
     Returns the errors of pictures that cannot be encoded, by their numbers.
     """
@@ -114,6 +116,8 @@ def _encode_samples(
             arrays[LOSS_MASK] = sample.loss_mask
         if len(worse_CHW):
             arrays[LOSER_MOMENTS] = worse_CHW.numpy()
+        if sample.hint is not None:
+            arrays[HINT] = compress_hint(sample.hint)
         encoded.append(arrays)
     return encoded
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from train.data.pictures_config import PictureDatasetConfig
 
 Split = Literal["train", "held_out"]
+SceneHint = Literal["segments", "outlines", "colours", "boxes"]
 OutOption = Annotated[
     Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
 ]
@@ -48,6 +49,9 @@ def save_contact_sheet(
     masks: Annotated[
         bool, typer.Option(help="Draw the mask of each named thing beside it.")
     ] = True,
+    hint: Annotated[
+        SceneHint | None, typer.Option(help="Draw this hint of each scene beside it.")
+    ] = None,
     format: FormatOption = "text",
 ) -> None:
     """Save a contact sheet of the data set NAME, with captions, and print its path."""
@@ -61,7 +65,7 @@ def save_contact_sheet(
 
     names = OutputFileNames(out, f"{name} {split}", num=1)
     names.make_folder()
-    sheet = draw_mask_sheet(DATA_SETS[name](seed, split), range(num), masks)
+    sheet = draw_mask_sheet(DATA_SETS[name](seed, split, hint), range(num), masks)
     path = names.save_image(0, seed, partial(save_picture, sheet))
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
@@ -171,11 +175,11 @@ def _find_with_progress(config: "PictureDatasetConfig") -> "FoundPictures":
         )
 
 
-def _build_scenes(seed: int, split: Split) -> "TrainingDataset":
+def _build_scenes(seed: int, split: Split, hint: SceneHint | None) -> "TrainingDataset":
     from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
-    return Scenes(SceneDatasetConfig(seed=seed, split=split))
+    return Scenes(SceneDatasetConfig(seed=seed, split=split, hint=hint))
 
 
 DATA_SETS = {"scenes": _build_scenes}
-"""Name -> function that builds the data set of a seed and split."""
+"""Name -> function that builds the data set of a seed, split and kind of hint."""

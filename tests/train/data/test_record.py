@@ -129,7 +129,7 @@ def test_a_changed_mask_is_refused_and_never_used(tmp_path: Path) -> None:
     assert pictures.read(0, 0).loss_mask is not None
     plain("gray").save(masks / "00-red.png")
     with pytest.raises(
-        ArgumentError, match=r"Captions, masks, pairs or repeats .* of .*00-red\.png"
+        ArgumentError, match=r"Captions, masks, hints, pairs or repeats .* of .*00-red\.png"
     ):
         load_run_pictures(config, tmp_path / "pictures.json")
     with pytest.warns(UserWarning, match=r"00-red\.png: its mask: is another picture than when"):

@@ -15,16 +15,23 @@ MASKED_OUT_TINT = (235, 150, 150)
 
 
 def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Image:
-    """Draw a sheet of training pictures as cropped and captioned in training, with their sizes."""
+    """Draw a sheet of training pictures as cropped and captioned in training, with their sizes,
+    each before its hint if there are hints.
+    """
     samples = [pictures.read(index, index) for index in indices]
     labels = [
         f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
         + (" prior" if pictures.is_class_picture(index) else "")
         for index, sample in zip(indices, samples, strict=True)
     ]
-    return build_picture_grid(
-        [fit_into_cell(fade_masked_out_pixels(sample)) for sample in samples], labels, COLUMNS
-    )
+    cells = [fit_into_cell(fade_masked_out_pixels(sample)) for sample in samples]
+    if any(sample.hint is not None for sample in samples):
+        blank = np.full((1, 1, 3), PAPER, dtype=np.uint8)
+        hints = [blank if sample.hint is None else sample.hint for sample in samples]
+        beside = [fit_into_cell(Image.fromarray(hint)) for hint in hints]
+        cells = [cell for both in zip(cells, beside, strict=True) for cell in both]
+        labels = [text for label in labels for text in (label, "hint")]
+    return build_picture_grid(cells, labels, COLUMNS)
 
 
 def select_evenly_spaced_indices(pictures: Pictures, most: int) -> list[int]:

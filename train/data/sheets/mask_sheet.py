@@ -19,7 +19,8 @@ PICTURE_WIDTH = 192
 def draw_mask_sheet(
     dataset: TrainingDataset, indices: Sequence[int], masks: bool = True
 ) -> Image.Image:
-    """Draw a sheet of training examples with their captions; with `masks`, each beside its masks.
+    """Draw a sheet of training examples with their captions; with `masks`, each beside its masks;
+    those that have a hint beside this instead.
 
     The thing named first in a caption is red, the second blue, the third green.
     """
@@ -29,14 +30,16 @@ def draw_mask_sheet(
             f"No sample {wrong[0]}: the data set holds {len(dataset)}, counted from 0."
         )
     samples = [dataset.read(index, 0) for index in indices]
-    pictures = [
-        join_side_by_side(enlarge_pixels(sample.pixels), enlarge_pixels(overlay_masks(sample)))
-        if masks
-        else enlarge_pixels(sample.pixels)
-        for sample in samples
-    ]
+    pictures = []
+    for sample in samples:
+        beside = overlay_masks(sample) if masks and sample.hint is None else sample.hint
+        picture = enlarge_pixels(sample.pixels)
+        pictures.append(
+            picture if beside is None else join_side_by_side(picture, enlarge_pixels(beside))
+        )
+    wide = any(picture.width > picture.height for picture in pictures)
     return build_picture_grid(
-        pictures, [sample.caption for sample in samples], columns=4 if masks else 6
+        pictures, [sample.caption for sample in samples], columns=4 if wide else 6
     )
 
 

@@ -28,6 +28,7 @@ from train.data.sources.metadata import (
     CaptionsByPicture,
     find_metadata_table,
     read_caption_table,
+    read_hint_table,
 )
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -51,12 +52,14 @@ REPEATS_FOLDER_PATTERN = re.compile(r"(\d+)_(.*)")
 
 @dataclass(frozen=True, slots=True)
 class PictureFolderOptions:
-    """Options for reading a folder: caption files, mask folder, folder of worse pictures."""
+    """Options for reading a folder: caption files, folders of masks, worse pictures and hints."""
 
     caption_suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     caption_column: str | None = None
     masks: Path | None = None
     losers: Path | None = None
+    hints: Path | None = None
+    hint_column: str | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class _Scan:
     options: PictureFolderOptions
     listing: Listing = field(default_factory=Listing)
     rows: CaptionsByPicture = field(default_factory=dict)
+    hints: dict[Path, FileBytes] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     orphans: list[Path] = field(default_factory=list)
@@ -84,17 +88,24 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
     scan = _Scan(options)
     masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
     losers = map_pictures_by_name(options.losers, "losers") if options.losers else None
+    hints = map_pictures_by_name(options.hints, "hints") if options.hints else None
     paired: set[Path] = set()
+    hint_files: set[Path] = set()
     repeated = parse_kohya_folder_names(folder)
-    for place, names in walk_folders(folder, (options.masks, options.losers)):
+    for place, names in walk_folders(folder, (options.masks, options.losers, options.hints)):
         if table := find_metadata_table(place, names):
-            scan.rows |= read_caption_table(table, options.caption_column)
+            scan.rows |= read_caption_table(table, options.caption_column, options.hint_column)
+            if options.hint_column:
+                scan.hints |= read_hint_table(table, options.hint_column)
+                hint_files = {hint.path for hint in scan.hints.values()} - scan.rows.keys()
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
         texts = map_caption_files_by_normalized_name(names, options.caption_suffixes)
         used_texts = set()
         for name in names:
             path = place / name
+            if path in hint_files:
+                continue
             suffix = path.suffix.lower()
             if suffix not in PICTURE_SUFFIXES + UNREADABLE_PICTURE_SUFFIXES:
                 if name not in texts.values() and name not in TABLE_FILE_NAMES:
@@ -109,8 +120,8 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 reason = f"has no worse one of its name in {options.losers}"
                 scan.listing.broken.append(BrokenPictureError(str(path), reason))
                 continue
-            if loser is not None:
-                paired.add(loser.path)
+            hint = find_same_named_file(path.relative_to(folder), hints) or scan.hints.get(path)
+            paired |= {other.path for other in (loser, hint) if other is not None}
             scan.listing.pictures.append(
                 PictureEntry(
                     str(path),
@@ -121,15 +132,19 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                     path.stem,
                     place.name,
                     loser,
+                    hint,
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
     report_missing_and_ignored_files(scan, repeated)
-    if losers and (lonely := sorted({*losers.values()} - paired)):
-        scan.listing.notes.append(
-            f"{plural(len(lonely), 'worse picture')} without a better one: "
-            f"{format_first_paths(lonely)}"
-        )
+    for others, what in (
+        (losers, ("worse picture", "a better one")),
+        (hints, ("hint", "a picture")),
+    ):
+        if others and (lonely := sorted({*others.values()} - paired)):
+            scan.listing.notes.append(
+                f"{plural(len(lonely), what[0])} without {what[1]}: {format_first_paths(lonely)}"
+            )
     return scan.listing
 
 

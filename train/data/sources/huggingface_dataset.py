@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SAVED_DATASET_FILE_NAMES = ("dataset_info.json", "state.json")
 """Files in a folder that `save_to_disk` wrote."""
+ROWS_PER_BATCH = 256
+"""Rows of a table that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +49,17 @@ def list_huggingface_dataset(
     split: str = "train",
     image_column: str = "image",
     caption_column: str | None = None,
+    hint_column: str | None = None,
 ) -> Listing:
     """List the rows of a Hugging Face data set as pictures, which are neither read nor decoded yet.
+
+    hint_column : column of the hints, which a control reads
 
     Raises ArgumentError for an unknown column, DataError if the data set cannot be opened.
     """
     table = open_huggingface_dataset(name, configuration, split)
-    columns = table.column_names
-    if image_column not in columns:
-        raise ArgumentError(
-            f"image_column = {image_column!r} is no column of {name}. "
-            f"{suggest_choice(image_column, columns)}"
-        )
-    import datasets
-
-    try:
-        pictures = table.select_columns([image_column]).cast_column(
-            image_column, datasets.Image(decode=False)
-        )
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ArgumentError(
-            f"image_column = {image_column!r} of {name} holds no pictures: {error}."
-        ) from error
+    pictures = select_image_column(table, name, "image_column", image_column)
+    hints = None if hint_column is None else list_hint_cells(table, name, hint_column)
     listing = Listing()
     captions = read_caption_column(table, name, caption_column)
     for row in range(len(table)):
@@ -79,10 +70,43 @@ def list_huggingface_dataset(
             listing.broken.append(BrokenPictureError(place, str(error)))
             continue
         source = DatasetCellBytes(pictures, row, image_column)
+        hint = None if hints is None else hints[row]
         listing.pictures.append(
-            PictureEntry(place, source, texts, stem=str(row), folder=Path(name).name)
+            PictureEntry(place, source, texts, stem=str(row), folder=Path(name).name, hint=hint)
         )
     return listing
+
+
+def select_image_column(table: "Dataset", name: str, key: str, column: str) -> "Dataset":
+    """Return one column of pictures of a `datasets` table, whose cells are not decoded.
+
+    key : of the config that names the column
+
+    Raises ArgumentError for an unknown column, and for one that holds no pictures.
+    """
+    columns = table.column_names
+    if column not in columns:
+        raise ArgumentError(
+            f"{key} = {column!r} is no column of {name}. {suggest_choice(column, columns)}"
+        )
+    import datasets
+
+    try:
+        return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ArgumentError(f"{key} = {column!r} of {name} holds no pictures: {error}.") from error
+
+
+def list_hint_cells(table: "Dataset", name: str, column: str) -> list[DatasetCellBytes | None]:
+    """List the hints of a table's rows, which are not read yet; None for an empty cell."""
+    hints = select_image_column(table, name, "hint_column", column)
+    has_picture: list[bool] = []
+    for batch in hints.with_format("arrow").iter(ROWS_PER_BATCH):
+        has_picture += batch[column].is_valid().to_pylist()
+    return [
+        DatasetCellBytes(hints, row, column) if present else None
+        for row, present in enumerate(has_picture)
+    ]
 
 
 def read_caption_column(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
-from train.data.subsets import SubsetConfig
+from train.data.subsets import KOHYA_HINT_COLUMN, SubsetConfig
 
 CONVERTED_KEYS = {
     "image_dir": "folder",
@@ -60,10 +60,13 @@ UNSUPPORTED_KEYS: dict[str, object] = {
 KOHYA_KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_CONFIG_KEY_BY_KOHYA_KEY, *UNSUPPORTED_KEYS)
 
 
-def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[str]]:
+def load_kohya_subsets(
+    path: Path, size: int, *, with_hints: bool = False
+) -> tuple[list[SubsetConfig], list[str]]:
     """Return the subsets of a kohya TOML, and notes on keys that are not used.
 
     size : `data.size`, which the resolutions in the file must agree with
+    with_hints : `conditioning_data_dir` names hints, as for a ControlNet, and not masks
 
     Raises ArgumentError for an unknown or unsupported key.
     """
@@ -81,7 +84,9 @@ def load_kohya_subsets(path: Path, size: int) -> tuple[list[SubsetConfig], list[
         inherited.pop("subsets", None)
         for which, own in enumerate(_tables(dataset, "subsets", place)):
             keys = {**inherited, **own}
-            subsets.append(_convert_subset(keys, path, f"{place}.subsets[{which}]", size))
+            subsets.append(
+                _convert_subset(keys, path, f"{place}.subsets[{which}]", size, with_hints)
+            )
             unused |= dict.fromkeys(key for key in keys if key in RUN_CONFIG_KEY_BY_KOHYA_KEY)
     if not subsets:
         raise DataError(f"{path}: no [[datasets.subsets]] in it, so there is nothing to train on.")
@@ -99,7 +104,9 @@ def _tables(tree: Mapping[str, object], key: str, place: str) -> list[dict[str, 
     return found
 
 
-def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: int) -> SubsetConfig:
+def _convert_subset(
+    keys: Mapping[str, object], path: Path, place: str, size: int, with_hints: bool
+) -> SubsetConfig:
     for key, value in keys.items():
         if key not in KOHYA_KEYS:
             raise ArgumentError(f"{place}: unknown key {key!r}. {suggest_choice(key, KOHYA_KEYS)}")
@@ -111,7 +118,14 @@ def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: in
         raise ArgumentError(f"{place}: no image_dir, so there are no pictures; add it.")
     _check_resolution(keys.get("resolution", size), place, size)
     ours = {CONVERTED_KEYS[key]: value for key, value in keys.items() if key in CONVERTED_KEYS}
-    for name in ("folder", "masks"):
+    if with_hints:
+        if "masks" not in ours:
+            raise ArgumentError(
+                f"{place}: no {KOHYA_HINT_COLUMN}, so there are no hints; add it, or leave out "
+                "hint_column."
+            )
+        ours["hints"] = ours.pop("masks")
+    for name in ("folder", "masks", "hints"):
         if isinstance(folder := ours.get(name), str):
             ours[name] = path.resolve().parent / folder
     if keys.get("random_crop"):
@@ -121,6 +135,7 @@ def _convert_subset(keys: Mapping[str, object], path: Path, place: str, size: in
     except ValidationError as error:
         first = error.errors()[0]
         ours_to_kohya = {value: key for key, value in CONVERTED_KEYS.items()}
+        ours_to_kohya["hints"] = KOHYA_HINT_COLUMN
         where = f"{ours_to_kohya.get(str(first['loc'][0]))}: " if first["loc"] else ""
         message = str(first["msg"]).removeprefix("Value error, ")
         raise ArgumentError(f"{place}: {where}{message} (given: {first['input']!r})") from None

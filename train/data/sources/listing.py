@@ -48,6 +48,7 @@ class PictureEntry:
     repeats : from its folder's name, times those of the subset
     stem, folder : names for caption templates
     loser : the worse picture of a pair of which this is the better
+    hint : the picture that a control reads beside it
     """
 
     name: str
@@ -58,6 +59,7 @@ class PictureEntry:
     stem: str = ""
     folder: str = ""
     loser: ByteSource | None = None
+    hint: ByteSource | None = None
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from t2i.safe_reading import (
     open_untrusted_file,
     parse_json,
 )
-from train.data.sources.listing import parse_caption_cell
+from train.data.sources.listing import FileBytes, parse_caption_cell
 
 TABLE_FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMN = "file_name"
@@ -26,8 +26,13 @@ CaptionsByPicture = dict[Path, tuple[str, ...]]
 """Captions by picture; a picture in several rows has the captions of all."""
 
 
-def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPicture:
-    """Read the captions in a metadata table, by picture. Raises DataError with file and line."""
+def read_caption_table(
+    table: Path, caption_column: str | None, hint_column: str | None = None
+) -> CaptionsByPicture:
+    """Read the captions in a metadata table, by picture. Raises DataError with file and line.
+
+    hint_column : column that holds no captions, but paths of hints
+    """
     rows: CaptionsByPicture = {}
     for line, row in iterate_table_rows(table):
         place = f"{table}, line {line}"
@@ -35,6 +40,7 @@ def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPic
         if not isinstance(name, str) or not name:
             raise DataError(f"{place}: no {FILE_COLUMN!r}. {suggest_choice(FILE_COLUMN, row)}")
         check_path_stays_in_folder(name, place)
+        row.pop(hint_column or "", None)
         try:
             captions = parse_caption_cell(row.get(find_caption_column(row, caption_column, place)))
         except ValueError as error:
@@ -42,6 +48,41 @@ def read_caption_table(table: Path, caption_column: str | None) -> CaptionsByPic
         path = table.parent / name
         rows[path] = rows.get(path, ()) + captions
     return rows
+
+
+def read_hint_table(table: Path, hint_column: str) -> dict[Path, FileBytes]:
+    """Read the paths of hints in a metadata table, by picture. Raises DataError with file and
+    line, also for a table that has no such column.
+    """
+    hints: dict[Path, FileBytes] = {}
+    columns: dict[str, object] = {}
+    for line, row in iterate_table_rows(table):
+        columns |= row
+        hint = find_hint_of_row(row, hint_column, table, f"{table}, line {line}")
+        if hint is not None:
+            hints[table.parent / str(row.get(FILE_COLUMN))] = hint
+    if hint_column not in columns:
+        raise DataError(
+            f"{table}: no column {hint_column!r}, which hint_column names. "
+            f"{suggest_choice(hint_column, columns)}"
+        )
+    return hints
+
+
+def find_hint_of_row(
+    row: dict[str, object], hint_column: str | None, table: Path, place: str
+) -> FileBytes | None:
+    """Return the source of the hint that a table's row names; None without one.
+
+    Raises DataError for what is no path within the table's folder.
+    """
+    name = None if hint_column is None else row.get(hint_column)
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str):
+        raise DataError(f"{place}: {hint_column!r} is {name!r:.80}; expected the path of a hint.")
+    check_path_stays_in_folder(name, place)
+    return FileBytes(table.parent / name)
 
 
 def check_path_stays_in_folder(name: str, place: str) -> None:

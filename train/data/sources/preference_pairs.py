@@ -5,14 +5,20 @@ from pathlib import Path
 from t2i.errors import DataError, suggest_choice
 from t2i.safe_reading import CAPTION_TABLE_KIND
 from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
-from train.data.sources.metadata import check_path_stays_in_folder, iterate_table_rows
+from train.data.sources.metadata import (
+    check_path_stays_in_folder,
+    find_hint_of_row,
+    iterate_table_rows,
+)
 
 CAPTION_KEY, WINNER_KEY, LOSER_KEY = "caption", "win", "lose"
 PAIRS_KIND = CAPTION_TABLE_KIND.with_noun("file of pairs")
 
 
-def list_preference_pairs(table: Path) -> Listing:
+def list_preference_pairs(table: Path, hint_column: str | None = None) -> Listing:
     """List the pairs of a JSONL file; paths in it are relative to its folder.
+
+    hint_column : key of the path of a pair's hint
 
     A picture may be part of several pairs. Raises DataError, with file and line, for a file or line
     that cannot be read, a side or caption that is missing, and a pair of one file with itself.
@@ -36,6 +42,7 @@ def list_preference_pairs(table: Path) -> Listing:
                 stem=win.stem,
                 folder=win.parent.name,
                 loser=FileBytes(lose),
+                hint=find_hint_of_row(row, hint_column, table, place),
             )
         )
     return listing

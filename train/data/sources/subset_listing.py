@@ -22,8 +22,11 @@ def expand_kohya_subsets(config: PictureDatasetConfig) -> tuple[list[SubsetConfi
         if subset.kohya is None:
             subsets.append(subset)
             continue
-        described, remarks = load_kohya_subsets(subset.kohya, config.size)
-        own = {key: getattr(subset, key) for key in subset.model_fields_set - {"kohya"}}
+        described, remarks = load_kohya_subsets(
+            subset.kohya, config.size, with_hints=subset.hint_column is not None
+        )
+        own_keys = subset.model_fields_set - {"kohya", "hint_column"}
+        own = {key: getattr(subset, key) for key in own_keys}
         subsets += [one.model_copy(update=own) for one in described]
         notes += remarks
     return subsets, notes
@@ -36,10 +39,10 @@ def list_subset_pictures(subset: SubsetConfig) -> Listing:
     Raises DataError if its source cannot be read.
     """
     if subset.pairs is not None:
-        return list_preference_pairs(subset.pairs)
+        return list_preference_pairs(subset.pairs, subset.hint_column)
     if subset.tars is not None:
         patterns = (subset.tars,) if isinstance(subset.tars, str) else subset.tars
-        return list_tar_pictures(patterns, subset.caption_column)
+        return list_tar_pictures(patterns, subset.caption_column, subset.hint_column)
     if subset.dataset is not None:
         return list_huggingface_dataset(
             subset.dataset,
@@ -47,10 +50,18 @@ def list_subset_pictures(subset: SubsetConfig) -> Listing:
             subset.split,
             subset.image_column,
             subset.caption_column,
+            subset.hint_column,
         )
     assert subset.folder is not None
     suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     if subset.caption_extension is not None:
         suffixes = ("." + subset.caption_extension.removeprefix(".").lower(),)
-    rules = PictureFolderOptions(suffixes, subset.caption_column, subset.masks, subset.losers)
-    return list_picture_folder(subset.folder, rules)
+    options = PictureFolderOptions(
+        suffixes,
+        subset.caption_column,
+        subset.masks,
+        subset.losers,
+        subset.hints,
+        subset.hint_column,
+    )
+    return list_picture_folder(subset.folder, options)

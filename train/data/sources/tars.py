@@ -1,9 +1,9 @@
 """Listing of webdataset shards, on disk or on a web server.
 
 Files of an archive that share a name up to its first dot, and follow one another, are one sample: a
-picture (`.jpg`), its caption (`.txt`, `.caption`, or `.json` with text or caption) and, if there is
-one, its mask (`.mask.png`). The archives are listed once; then pictures are read in place, in any
-order at the same cost.
+picture (`.jpg`), its caption (`.txt`, `.caption`, or `.json` with text or caption) and, if any, its
+mask (`.mask.png`) and its hint (`.hint.png`). The archives are listed once; then pictures
+are read in place, in any order at the same cost.
 """
 
 import io
@@ -81,15 +81,19 @@ class TarMember:
     text: bytes | None
 
 
-def list_tar_pictures(patterns: Sequence[str], caption_column: str | None = None) -> Listing:
+def list_tar_pictures(
+    patterns: Sequence[str], caption_column: str | None = None, hint_column: str | None = None
+) -> Listing:
     """List the pictures of webdataset shards with their captions, in the order of the archives.
+
+    hint_column : name of the members with hints, as "hint" of `key.hint.png`; None reads none
 
     Raises DataError for an archive that cannot be read in place.
     """
     listing = Listing()
     for archive in expand_tar_patterns(patterns):
         for parts in group_members_by_sample(iterate_tar_members(archive, listing)):
-            _add_sample(parts, archive, caption_column, listing)
+            _add_sample(parts, archive, caption_column, hint_column, listing)
     return listing
 
 
@@ -108,7 +112,11 @@ def group_members_by_sample(members: Iterator[TarMember]) -> Iterator[dict[str, 
 
 
 def _add_sample(
-    parts: dict[str, TarMember], archive: str, caption_column: str | None, listing: Listing
+    parts: dict[str, TarMember],
+    archive: str,
+    caption_column: str | None,
+    hint_column: str | None,
+    listing: Listing,
 ) -> None:
     pictures = [
         part
@@ -118,7 +126,8 @@ def _add_sample(
     if not pictures:
         names = ", ".join(part.name for part in parts.values())
         listing.notes.append(f"{archive}: no picture among {names}")
-    mask = next((parts[f".mask{end}"] for end in PICTURE_SUFFIXES if f".mask{end}" in parts), None)
+    mask = _find_companion(parts, "mask")
+    hint = None if hint_column is None else _find_companion(parts, hint_column.lower())
     for picture in pictures:
         name = f"{archive}!{picture.name}"
         try:
@@ -138,8 +147,15 @@ def _add_sample(
                 mask.source if mask else None,
                 stem=picture.key.rpartition("/")[2],
                 folder=archive.rpartition("/")[2],
+                hint=hint.source if hint else None,
             )
         )
+
+
+def _find_companion(parts: dict[str, TarMember], name: str) -> TarMember | None:
+    """Return the sample's member of this name, as "mask" of `key.mask.png`, or None."""
+    kinds = (f".{name}{suffix}" for suffix in PICTURE_SUFFIXES)
+    return next((parts[kind] for kind in kinds if kind in parts), None)
 
 
 def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) -> tuple[str, ...]:
