@@ -4,6 +4,7 @@ Names of files and members, captions, configs and READMEs are untrusted text; th
 is printed through this module. A lost terminal never stops work.
 """
 
+import json
 import logging
 import os
 import sys
@@ -170,3 +171,12 @@ def escape_log_records() -> Iterator[None]:
         yield
     finally:
         logging.setLogRecordFactory(before)
+
+
+def format_short_json(value: object) -> str:
+    """Format a value as JSON of at most 80 characters, so that any text is safe to print."""
+    try:
+        text = json.dumps(value)
+    except ValueError:  # nested deeper than it can be written
+        text = "..."
+    return text if len(text) <= 80 else f"{text[:77]}..."

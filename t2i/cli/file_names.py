@@ -15,12 +15,18 @@ from t2i.atomic_files import (
 )
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMAT_BY_SUFFIX
+from t2i.terminal import format_short_json
 
 UNSUPPORTED_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".ppm", ".tif", ".tiff")
 """Suffixes of image formats that are not written."""
 MAX_SLUG_LENGTH = 48
 """Maximum letters that a prompt gives a file name: at up to four bytes each they leave room for the
 seed within a file system's 255 bytes."""
+
+
+MAX_NAME_BYTES = 200
+"""Maximum bytes of the "name" of a prompts file's line; a file system takes 255, and a number and a
+temporary suffix are added."""
 
 
 class OutputFileNames:
@@ -102,3 +108,33 @@ def slugify(prompt: str) -> str:
     plain = unicodedata.normalize("NFKC", prompt).lower()
     words = re.sub(r"[\W_]+", "-", plain)[:MAX_SLUG_LENGTH]
     return words.strip("-") or "picture"
+
+
+def parse_image_file_name(name: str) -> str:
+    """Check the "name" of a prompts file's line, and return it with the suffix of an image file."""
+    parse_file_name(name)
+    suffix = Path(name).suffix.lower()
+    if suffix in UNSUPPORTED_FORMATS:
+        raise ArgumentError(
+            f'Got "name": {format_short_json(name)}. Pictures are written as '
+            f"{', '.join(FORMAT_BY_SUFFIX)}."
+        )
+    return name if suffix in FORMAT_BY_SUFFIX else parse_file_name(f"{name}.png")
+
+
+def parse_file_name(name: str, key: str = "name") -> str:
+    """Return the name of a file or folder; ArgumentError for one that is not plain.
+
+    key : of the prompts file's line, for messages
+    """
+    if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
+        raise ArgumentError(
+            f'Got "{key}": {format_short_json(name)}. Expected a plain file name: no folder, no '
+            "leading dot."
+        )
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise ArgumentError(
+            f'Got "{key}": {format_short_json(name)}. At most {MAX_NAME_BYTES} bytes fit. '
+            "Shorten it."
+        )
+    return name

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from t2i.atomic_files import write_atomically
-from t2i.cli.bulk.index import INDEX_FILE, merge_index_parts
+from t2i.cli.bulk.index import INDEX_FILE, INDEX_PART_PATTERN, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
 from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
-from t2i.cli.request.digests import compute_model_digest
+from t2i.cli.request.digests import compute_model_digest, compute_recording_digest
 from t2i.cli.request.edit_options import format_region
 from t2i.cli.request.file_checks import (
     FILE_FIELD_NAMES,
@@ -24,7 +24,8 @@ from t2i.cli.request.file_checks import (
 )
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_model_defaults
-from t2i.errors import ArgumentError, OutputError
+from t2i.errors import ArgumentError, DataError, OutputError
+from t2i.run_folder import LOCK_FILE
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
 
 STATE_FILE = "bulk.json"
@@ -107,6 +108,7 @@ class BulkFolder:
             "libraries": read_library_versions(RECORDED_LIBRARIES),
         }
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
+        _check_names_not_reserved(bulk.prompts, jobs)
         digests = FileDigests()
         self.jobs = [replace(job, request=digests.add_to_request(job.request)) for job in jobs]
         self.state["files"] = {
@@ -114,6 +116,8 @@ class BulkFolder:
             for job in self.jobs
             for _, file in iter_request_files(job.request)
         }
+        folders = {job.recording.folder for job in self.jobs if job.recording is not None}
+        self.state["files"] |= {one: compute_recording_digest(Path(one)) for one in sorted(folders)}
         if self.recorded_state is not None:
             _check_same_run(self.out, self.recorded_state, self.state)
         if self.recorded_state is None:
@@ -132,12 +136,12 @@ class BulkFolder:
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        _remove_leftovers(self.out, there, {name for job in self.jobs for name in job.file_names})
+        _remove_leftovers(self.out, there, {name for job in self.jobs for name in job.output_names})
         done = {index for index, entry in known.items() if "file" in entry}
         todo = [
             job
             for job in self.jobs
-            if job.index not in done or not there.issuperset(job.file_names)
+            if job.index not in done or not there.issuperset(job.output_names)
         ]
         return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
 
@@ -189,7 +193,7 @@ Folders written under these names must still be continued: the text may not foll
 
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "controls"),
-    *("reading", "budget_bytes"),
+    *("reading", "budget_bytes", "recording", "record"),
 }
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
@@ -268,12 +272,24 @@ def list_state_differences(before: Mapping[str, object], now: Mapping[str, objec
     ]
 
 
+def _check_names_not_reserved(prompts: Path, jobs: Iterable[Job]) -> None:
+    """Raise DataError for a recording with the name of a file that the bulk run itself writes."""
+    for job in jobs:
+        for name in job.output_names:
+            own = (STATE_FILE, INDEX_FILE, LOCK_FILE)
+            if name.lower() in own or INDEX_PART_PATTERN.fullmatch(name.lower()):
+                raise DataError(
+                    f"{prompts}:{job.line_number}: its recording would be {name!r}, which is a "
+                    'file of the bulk run itself. Give another "name" or "record".'
+                )
+
+
 def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     """Raise OutputError where a new folder holds a file of a name that will be written."""
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
-    for name in (INDEX_FILE, *(name for job in jobs for name in job.file_names)):
+    for name in (INDEX_FILE, *(name for job in jobs for name in job.output_names)):
         if name in there:
             raise OutputError(
                 f"{out / name} exists and is not replaced: remove it, or choose another --out."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from t2i.cli.file_names import slugify
 from t2i.cli.inspected_words import PromptLineReading
-from t2i.cli.request.edit_options import PromptLineEdit
+from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecording
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
@@ -26,6 +26,8 @@ class Job:
     edit : makes the request's prompt the target of an edit; None for a plain image
     reading : makes the result heat maps or a recorded photo; None for an image
     budget_bytes : most bytes of the recording of its photo; None for the default
+    recording : that is edited or looked into, instead of a photo
+    record : name of the folder in which the target is recorded, in the folder of the images
     """
 
     index: int
@@ -36,13 +38,20 @@ class Job:
     edit: PromptLineEdit | None = None
     reading: PromptLineReading | None = None
     budget_bytes: int | None = None
+    recording: PromptLineRecording | None = None
+    record: str | None = None
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """Names of all files that the job writes: of heat maps the strip, then the maps."""
+        """Names of all files that the job saves: of heat maps the strip, then the maps."""
         if self.reading is None or self.reading.task != "inspect":
             return (self.file_name,)
         return (self.file_name, f"{Path(self.file_name).stem}{MAPS_SUFFIX}")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of all files and folders that the job makes."""
+        return self.file_names if self.record is None else (*self.file_names, self.record)
 
 
 def build_jobs(
@@ -68,7 +77,8 @@ def build_jobs(
         for index in range(count):
             number = first + index
             name = _name_result(line, index, count, number, digits)
-            what = (line.edit, line.reading, line.budget_bytes)
+            record = line.record if count == 1 else line.record and f"{line.record}-{index + 1}"
+            what = (line.edit, line.reading, line.budget_bytes, line.recording, record)
             jobs.append(Job(len(jobs), line.number, number, name, request, *what))
     _check_unique_names(path, jobs)
     return jobs
@@ -79,7 +89,8 @@ def _name_result(line: PromptLine, index: int, count: int, seed: int, digits: in
     records = line.reading is not None and line.reading.task == "invert"
     suffix = "" if records else ".png"
     if line.name is None:
-        return f"{line.number:0{digits}}-{slugify(line.prompt)}-{seed}{suffix}"
+        words = line.prompt or (Path(line.recording.folder).name if line.recording else "")
+        return f"{line.number:0{digits}}-{slugify(words)}-{seed}{suffix}"
     if count == 1:
         return line.name
     name = Path(line.name)
@@ -90,9 +101,10 @@ def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
     """Raise DataError for two images of one name, also on a file system that ignores case."""
     lines: dict[str, int] = {}
     for job in jobs:
-        for name in job.file_names:
-            other = lines.setdefault(unicodedata.normalize("NFC", name).casefold(), job.line_number)
-            if other != job.line_number:
+        folded = [unicodedata.normalize("NFC", name).casefold() for name in job.output_names]
+        for name, key in zip(job.output_names, folded, strict=True):
+            other = lines.setdefault(key, job.line_number)
+            if other != job.line_number or folded.count(key) > 1:
                 raise DataError(
                     f"{path}:{job.line_number}: its picture would be {name!r}, as that of "
                     f'line {other}. Give another "name".'

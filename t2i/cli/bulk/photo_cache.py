@@ -1,12 +1,17 @@
-"""Cache of the photo that a bulk run has inverted last: lines in a row often edit the same one."""
+"""Cache of the photo that a bulk run has inverted or read last: lines in a row often edit the same
+one.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import invert_photo
+from t2i.cli.generation.recorded_photo import RecordedPhoto, read_recorded_photo
+from t2i.cli.request.edit_options import PromptLineRecording
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -20,11 +25,26 @@ class InvertedPhotoCache:
 
     request, seed : those that it was inverted for; the seed is None for a method without noise
     source : None before the first inversion
+    recording, recorded : the recording that was read last
     """
 
     request: Request | None = None
     seed: int | None = None
     source: "RecordedSource | None" = None
+    recording: PromptLineRecording | None = None
+    recorded: RecordedPhoto | None = None
+
+    def read_recording(self, recording: PromptLineRecording, model: str) -> RecordedPhoto:
+        """Return a line's recorded photo, read unless it was the last.
+
+        model : of the bulk run, instead of the recorded one
+        """
+        if self.recorded is None or self.recording != recording:
+            self.recorded = None
+            folder = Path(expanduser(recording.folder))
+            self.recorded = read_recorded_photo(folder, model, full_size=recording.full_size)
+            self.recording = recording
+        return self.recorded
 
     def get_source(
         self,

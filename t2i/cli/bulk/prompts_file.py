@@ -3,9 +3,11 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from t2i.cli.request.digests import compute_recording_digest
 from t2i.cli.request.file_checks import (
     check_file_combinations,
     check_input_file,
@@ -17,7 +19,6 @@ from t2i.cli.request.prompt_line import (
     PROMPT_LINE_KEYS,
     InvalidPromptLineError,
     PromptLine,
-    format_short_json,
     parse_prompt_line,
 )
 from t2i.cli.request.prompt_loras import (
@@ -34,7 +35,7 @@ from t2i.safe_reading import (
     open_untrusted_file,
     parse_json,
 )
-from t2i.terminal import plural
+from t2i.terminal import format_short_json, plural
 
 MAX_LINE_BYTES = 64 * 1024
 """Maximum bytes of a line, or of a record of a csv; reading ends at a longer one."""
@@ -84,6 +85,7 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
     """Return number and reason of each line that makes no valid request under these options."""
     broken: list[tuple[int, str]] = []
     missing: dict[tuple[str, str], str | None] = {}
+    check_recording = cache(lambda folder: compute_recording_digest(Path(folder)))
     for line in lines:
         try:
             request = line.to_request(options)
@@ -93,8 +95,11 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
                 check_no_composed_prompts(request, [*line.edit.sources, line.prompt])
             if line.reading is not None:
                 check_no_composed_prompts(request, [line.prompt])
+            if line.recording is not None:
+                check_no_lora_tags('"prompt"', [line.prompt], request)
+                check_recording(line.recording.folder)
             _check_sampler(request.sampler)
-        except ArgumentError as error:
+        except (ArgumentError, DataError) as error:
             broken.append((line.number, str(error)))
             continue
         for name, file in iter_request_files(request):

@@ -1,7 +1,6 @@
 """Execution of the jobs of a bulk run with one loaded pipeline."""
 
 import filecmp
-import json
 import os
 import time
 import warnings
@@ -39,7 +38,8 @@ from t2i.cli.generation.image_generation import (
 )
 from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
 from t2i.cli.generation.inverted_photo import add_inversion_to_request, choose_inversion_method
-from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
+from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto
+from t2i.cli.generation.recorded_target import read_own_recording, record_target_of_request
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
@@ -52,7 +52,6 @@ from t2i.cli.stopping import InterruptingStopHandler
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
 from t2i.errors import DataError, OutputError
 from t2i.pictures import save_picture
-from t2i.safe_reading import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +124,8 @@ class BulkWorker:
                     result = self._do(job)
             except NameTakenError:  # of a recording; images are saved below
                 entry |= {"request": asdict(job.request)}
-                entry["error"] = _error_record(_name_taken_error(self.out / job.file_name))
+                folder = self.out / (job.record or job.file_name)
+                entry["error"] = _error_record(_name_taken_error(folder))
             except OutputError:
                 raise
             except Exception as error:  # whatever it is, the other prompts may fare better
@@ -147,7 +147,10 @@ class BulkWorker:
         return entry | {"time": round(time.time(), 3)}
 
     def _do(self, job: Job) -> BulkJobResult:
-        request, seed = job.request, job.seed
+        recorded = None
+        if job.recording is not None:
+            recorded = self.photo_cache.read_recording(job.recording, job.request.model)
+        request = job.request if recorded is None else recorded.request
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
@@ -158,12 +161,12 @@ class BulkWorker:
         if job.reading is not None and job.reading.task == "invert":
             return self._record(request, job)
         if job.reading is not None:
-            return self._inspect(request, job, job.reading.words or ())
+            return self._inspect(request, job, job.reading.words or (), recorded)
         if job.edit is not None:
-            return self._edit(request, job, job.edit)
-        request, image = generate_image(self.pipe, request, seed, show_progress=False)
-        image = upscale_if_requested(self.pipe, request, seed, image, show_progress=False)
-        return self._image_result(request, seed, image)
+            return self._edit(request, job, job.edit, recorded)
+        request, image = generate_image(self.pipe, request, job.seed, show_progress=False)
+        image = upscale_if_requested(self.pipe, request, job.seed, image, show_progress=False)
+        return self._image_result(request, job.seed, image)
 
     def _image_result(self, request: Request, seed: int, image: Image) -> BulkJobResult:
         text = self._metadata_texts(request, seed)
@@ -174,46 +177,48 @@ class BulkWorker:
             return None
         return build_metadata_texts(request, seed, self.model_digest)
 
-    def _inspect(self, request: Request, job: Job, words: Sequence[str]) -> BulkJobResult:
-        """Read the heat maps of a line's image or photo."""
+    def _inspect(
+        self, request: Request, job: Job, words: Sequence[str], recorded: RecordedPhoto | None
+    ) -> BulkJobResult:
+        """Read the heat maps of a line's image, photo or recording."""
+        seed = job.seed if recorded is None else recorded.seed
         if request.inversion is None:
-            inspected = generate_and_probe(self.pipe, request, words, job.seed, show_progress=False)
+            inspected = generate_and_probe(self.pipe, request, words, seed, show_progress=False)
         else:
             inspected = probe_photo(
                 self.pipe,
                 request,
                 words,
-                lambda _: self.photo_cache.get_source(
-                    self.pipe, request, job.seed, budget_bytes=job.budget_bytes
-                ),
+                lambda _: self._get_photo_source(request, job, recorded),
             )
-        text = self._metadata_texts(inspected.request, job.seed)
+        text = self._metadata_texts(inspected.request, seed)
 
         def save(paths: Sequence[Path]) -> None:
             save_picture(inspected.build_strip(), paths[0], text)
             inspected.maps.save(paths[1])
 
-        facts = {"maps": job.file_names[1], "words": inspected.describe_words()}
+        facts = {"maps": job.file_names[1], "words": inspected.describe_words(), "seed": seed}
         return BulkJobResult(inspected.request, save, facts)
 
+    def _get_photo_source(
+        self, request: Request, job: Job, recorded: RecordedPhoto | None
+    ) -> "RecordedSource":
+        """Return the recorded source of a line's photo, inverted unless it is recorded."""
+        if recorded is not None:
+            return recorded.source
+        return self.photo_cache.get_source(
+            self.pipe, request, job.seed, budget_bytes=job.budget_bytes
+        )
+
     def _record(self, request: Request, job: Job) -> BulkJobResult:
-        """Invert a line's photo and record it in its folder.
+        """Invert a line's photo and record it in its folder, unless a killed run has done it.
 
         Raises NameTakenError for a folder that has anything but this recording.
         """
-        from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
-
         folder = self.out / job.file_name
-        record = build_t2i_metadata(request, job.seed, self.model_digest)
-        notes = parse_json(json.dumps({REQUEST_NOTE_KEY: record}))
-        if folder.exists():  # after a kill between recording and index
-            try:
-                source = load_recorded_source(folder)
-            except DataError:
-                raise NameTakenError(folder) from None
-            if source.facts.get("notes") != notes:
-                raise NameTakenError(folder)
-        else:
+        notes = {REQUEST_NOTE_KEY: build_t2i_metadata(request, job.seed, self.model_digest)}
+        source = read_own_recording(folder, notes)
+        if source is None:
             source = self.photo_cache.get_source(
                 *(self.pipe, request, job.seed),
                 budget_bytes=job.budget_bytes,
@@ -222,10 +227,16 @@ class BulkWorker:
             )
         return BulkJobResult(add_inversion_to_request(request, source))
 
-    def _edit(self, request: Request, job: Job, edit: PromptLineEdit) -> BulkJobResult:
-        """Generate the target of a line's edit; a photo is inverted once for lines in a row."""
-        source, target, seed = None, request.prompt, job.seed
-        if request.inversion is not None:
+    def _edit(
+        self, request: Request, job: Job, edit: PromptLineEdit, recorded: RecordedPhoto | None
+    ) -> BulkJobResult:
+        """Generate the target of a line's edit, and record it if the line says so; a photo is
+        inverted once for lines in a row.
+        """
+        source, target, seed = None, job.request.prompt, job.seed
+        if recorded is not None:
+            source, seed = recorded.source, recorded.seed
+        elif request.inversion is not None:
             request = choose_inversion_method(
                 self.pipe,
                 request,
@@ -233,17 +244,27 @@ class BulkWorker:
                 edit.options.to_word_edit_options().weights,
             )
             first = replace(request, prompt=edit.sources[0])
-            source = self.photo_cache.get_source(
-                self.pipe, first, seed, budget_bytes=job.budget_bytes
-            )
+            source = self._get_photo_source(first, job, None)
             request, source = self._edit_earlier(request, edit, source)
+        before = request.prompt if edit.source is None else edit.source
         request, _ = choose_request_edits(
-            self.pipe, request, [edit.source, target], edit.options.to_word_edit_options(), source
+            self.pipe, request, [before, target], edit.options.to_word_edit_options(), source
         )
-        generated = generate_edited_images(
-            self.pipe, request, seed, show_progress=False, source=source
-        )
-        return self._image_result(generated.get_request(1), seed, generated.get_output_image(1))
+        if job.record is None:
+            generated = generate_edited_images(
+                self.pipe, request, seed, show_progress=False, source=source
+            )
+        else:
+            assert source is not None
+            generated = record_target_of_request(
+                *(self.pipe, request, seed, source, self.out / job.record),
+                model_digest=self.model_digest,
+                budget_bytes=job.budget_bytes,
+                show_progress=False,
+            )
+        made = self._image_result(generated.get_request(1), seed, generated.get_output_image(1))
+        recording = {} if job.record is None else {"recorded": job.record}
+        return replace(made, facts={"seed": seed, **recording})
 
     def _edit_earlier(
         self, request: Request, edit: PromptLineEdit, source: "RecordedSource"

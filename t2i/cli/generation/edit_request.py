@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +15,12 @@ from t2i.cli.generation.edited_images import (
     choose_request_edits,
     generate_edited_images,
 )
-from t2i.cli.generation.inverted_photo import (
-    add_inversion_to_request,
-    choose_inversion_method,
-    format_bytes,
-    invert_photo,
-)
-from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
-from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto, check_new_folder
-from t2i.cli.generation.sequential_edits import record_edit
+from t2i.cli.generation.inverted_photo import choose_inversion_method, invert_photo
+from t2i.cli.generation.loaded_request import load_model_for_request
+from t2i.cli.generation.recorded_photo import RecordedPhoto, check_new_folder
+from t2i.cli.generation.recorded_target import record_target_of_request
 from t2i.cli.grouped_file_names import GroupedFileNames
-from t2i.cli.metadata.writing import (
-    build_metadata_texts,
-    build_t2i_metadata,
-    save_image_with_metadata,
-)
+from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
@@ -41,7 +32,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.prompt_to_prompt.automatic_edits import TargetEditSettings
-    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 
 MIN_CELL_WIDTH = 256
 """Pixels; smaller images are enlarged in the sheet."""
@@ -104,8 +94,11 @@ def generate_and_save_edits(
                 generated = generate_edited_images(loaded.pipe, request, seed, source=source)
             else:
                 assert source is not None
-                loaded = replace(loaded, request=request)
-                generated = _record_target(loaded, seed, source, record, budget_bytes)
+                generated = record_target_of_request(
+                    *(loaded.pipe, request, seed, source, record),
+                    model_digest=loaded.model_digest,
+                    budget_bytes=budget_bytes,
+                )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
@@ -133,30 +126,6 @@ def generate_and_save_edits(
     print_remark(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths, *([] if record is None else [record])):
         print_line(path)
-
-
-def _record_target(
-    loaded: LoadedRequest,
-    seed: int,
-    source: "RecordedSource",
-    folder: Path,
-    budget_bytes: int | None,
-) -> EditedImages:
-    """Record the target of a photo's edit in a new folder; return its image beside the source's."""
-    request = add_inversion_to_request(loaded.request, source)
-    images = EditedImages(request, [], source)
-    target = record_edit(
-        build_prompt_to_prompt_pipeline(loaded.pipe),
-        request,
-        source,
-        folder=folder,
-        budget_bytes=budget_bytes,
-        notes={
-            REQUEST_NOTE_KEY: build_t2i_metadata(images.get_request(1), seed, loaded.model_digest)
-        },
-    )
-    print_remark(f"{format_bytes(target.bytes)} recorded")
-    return replace(images, images=[source.image, target.image])
 
 
 def _save_images(

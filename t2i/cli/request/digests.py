@@ -1,8 +1,10 @@
 """Digests of model and adapter files: one name may come to mean another file."""
 
 import hashlib
+from os.path import expanduser
 from pathlib import Path
 
+from t2i.errors import DataError
 from t2i.safe_reading import WEIGHTS_KIND, open_untrusted_file
 
 
@@ -25,3 +27,20 @@ def compute_file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, as sha256sum prints it."""
     with open_untrusted_file(path, WEIGHTS_KIND) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compute_recording_digest(folder: Path) -> str:
+    """Return the SHA-256 of the manifest of a recorded photo, which has those of all its files.
+
+    Raises DataError for a folder that is no recording.
+    """
+    # Here, for it imports torch, which most requests need much later.
+    from pipelines.prompt_to_prompt.recording import RECORDING_MANIFEST_NAME
+
+    path = Path(expanduser(folder)) / RECORDING_MANIFEST_NAME
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not a recorded source: there is no file {path}. Name a folder that "
+            "`t2i invert` or `t2i edit --record` has written."
+        )
+    return compute_file_sha256(path)

@@ -90,13 +90,14 @@ class PromptLineEdit:
     """Edit by changed words that a line of a prompts file asks for; the line's prompt is the edit's
     target.
 
-    source : prompt of the source, which describes the photo where the line has one
+    source : prompt of the source, which describes the photo where the line has one; None where a
+        recording has its own
     photo_keys : keys of the line that need a photo
     earlier : prompts of the photo and of edits of it, one upon the other, before the source; None
         without
     """
 
-    source: str
+    source: str | None
     options: EditOptions
     photo_keys: tuple[str, ...] = ()
     earlier: tuple[str, ...] | None = None
@@ -104,7 +105,19 @@ class PromptLineEdit:
     @property
     def sources(self) -> tuple[str, ...]:
         """Prompts of all sources, one upon the other; the first describes the photo."""
-        return (*(self.earlier or ()), self.source)
+        return (*(self.earlier or ()), *([] if self.source is None else [self.source]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLineRecording:
+    """Recorded photo that a line of a prompts file edits or looks into, with its settings.
+
+    folder : as it was typed
+    full_size : edits are put back into the photo at its own size
+    """
+
+    folder: str
+    full_size: bool = False
 
 
 def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:

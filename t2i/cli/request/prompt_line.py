@@ -1,17 +1,20 @@
 """Parsing of one line of a prompts file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.file_names import UNSUPPORTED_FORMATS
+from t2i.cli.file_names import parse_file_name, parse_image_file_name
 from t2i.cli.inspected_words import READING_TASKS, PromptLineReading, split_words
 from t2i.cli.request.control_files import parse_controls
-from t2i.cli.request.edit_options import EditOptions, PromptLineEdit, parse_region
+from t2i.cli.request.edit_options import (
+    EditOptions,
+    PromptLineEdit,
+    PromptLineRecording,
+    parse_region,
+)
 from t2i.cli.request.input_files import (
     parse_embeddings,
     parse_file_with_scale,
@@ -25,20 +28,14 @@ from t2i.cli.request.request import (
     MAX_SEED,
     Request,
     RequestOverrides,
-    check_pixel_count,
     check_text_length_and_encoding,
-    parse_size,
+    parse_size_keys,
 )
 from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import ArgumentError, suggest_choice
-from t2i.pictures import FORMAT_BY_SUFFIX
-from t2i.terminal import plural
-
-MAX_NAME_BYTES = 200
-"""Maximum bytes of an image's name; a file system takes 255, and a number and a temporary suffix
-are added."""
+from t2i.terminal import format_short_json, plural
 
 
 class InvalidPromptLineError(Exception):
@@ -54,6 +51,8 @@ class PromptLine:
     edit : makes its prompt the target of an edit
     reading : makes it look into its image, or record its photo, instead of drawing an image
     budget_bytes : most bytes of the recording of its photo; None for the default
+    recording : that it edits or looks into, instead of a photo
+    record : name of the folder in which its target is recorded
     """
 
     number: int
@@ -65,6 +64,8 @@ class PromptLine:
     edit: PromptLineEdit | None = None
     reading: PromptLineReading | None = None
     budget_bytes: int | None = None
+    recording: PromptLineRecording | None = None
+    record: str | None = None
 
     def to_request(self, options: Request) -> Request:
         """Return the line's request, with `options` for what the line leaves open.
@@ -72,6 +73,8 @@ class PromptLine:
         Raises ArgumentError for values that make no request.
         """
         request = replace(self.overrides.apply_to(options), prompt=self.prompt)
+        if self.recording is not None:
+            return replace(request, upscale=None, image=None, mask=None, inversion=None)
         if self.reading is not None:
             self.reading.check_inputs(request.image, request.upscale)
         task = self.edit or self.reading
@@ -88,7 +91,7 @@ class PromptLineSchema(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str
+    prompt: str | None = None
     negative: str | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     size: str | Annotated[int, Field(ge=1)] | None = None
@@ -121,12 +124,19 @@ class PromptLineSchema(BaseModel):
     task: Literal["generate", "edit", "inspect", "invert"] | None = None
     words: str | list[str] | None = None
     budget: float | None = None
+    source_folder: str | None = None
+    record: str | None = None
 
 
-PHOTO_KEYS = ("invert", "fit", "full_size", "budget")
+PHOTO_KEYS = ("invert", "fit", "full_size", "budget", "record")
 """Keys about a photo."""
 EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align")
-"""Keys that need a "source", or a "task" that is about a photo."""
+"""Keys that need a "source" or a "source_folder", or a "task" that is about a photo."""
+RECORDING_TASK_KEYS = {
+    "edit": (*EDIT_KEYS[2:], "region", "source_folder", "prompt", "task", "name"),
+    "inspect": ("source_folder", "words", "task", "name"),
+}
+"""Task of a line with a "source_folder" -> keys that it may have; a recording has all others."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 """All keys of a line, and columns of a csv."""
 
@@ -157,25 +167,19 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
     key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return f"Unknown key {format_short_json(key)}. {suggest_choice(key[:80], PROMPT_LINE_KEYS)}"
-    if first["type"] == "missing":
-        return 'There is no "prompt". Write {"prompt": "a cat"}.'
     return f'Got "{key}": {format_short_json(record[key])}. {first["msg"]}.'
 
 
 def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
-    check_text_length_and_encoding('"prompt"', keys.prompt)
-    needs_words = keys.task != "invert"  # "" describes a photo without words
-    if (needs_words and not keys.prompt.strip()) or "\0" in keys.prompt:
-        raise ArgumentError(
-            f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
-        )
+    recording = _parse_recording(keys)
+    prompt = _check_prompt(keys)
     words = ",".join(_split_files(keys.words or []))
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler), ("words", words)):
         check_text_length_and_encoding(f'"{name}"', text or "")
-    width, height = _parse_line_size(keys)
+    width, height = parse_size_keys(keys.size, keys.width, keys.height)
     return PromptLine(
         number=number,
-        prompt=keys.prompt,
+        prompt=prompt,
         seed=keys.seed,
         num=keys.num,
         name=_parse_name(keys),
@@ -191,7 +195,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             if keys.embedding is None
             else parse_embeddings(_split_files(keys.embedding)),
             regions=None
-            if keys.region is None or keys.source is not None
+            if keys.region is None or keys.source is not None or recording is not None
             else tuple(map(parse_region, _split_files(keys.region))),
             controls=None if keys.control is None else parse_controls(_split_files(keys.control)),
             ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
@@ -213,12 +217,55 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         edit=_parse_edit(keys),
         reading=_parse_reading(keys),
         budget_bytes=parse_recording_budget(keys.budget),
+        recording=recording,
+        record=None if keys.record is None else parse_file_name(keys.record, "record"),
     )
+
+
+def _check_prompt(keys: PromptLineSchema) -> str:
+    """Return the prompt of a line; "" where a recording has its own. Raises ArgumentError."""
+    if keys.prompt is None:
+        if keys.task == "inspect" and keys.source_folder is not None:
+            return ""
+        raise ArgumentError('There is no "prompt". Write {"prompt": "a cat"}.')
+    check_text_length_and_encoding('"prompt"', keys.prompt)
+    needs_words = keys.task != "invert"  # "" describes a photo without words
+    if (needs_words and not keys.prompt.strip()) or "\0" in keys.prompt:
+        raise ArgumentError(
+            f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
+        )
+    return keys.prompt
+
+
+def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
+    """Return the recording that a line edits or looks into; None for a line without one.
+
+    Raises ArgumentError for keys that a recording has already.
+    """
+    if keys.source_folder is None:
+        return None
+    check_text_length_and_encoding('"source_folder"', keys.source_folder)
+    if (known := RECORDING_TASK_KEYS.get(keys.task or "edit")) is None:
+        raise ArgumentError(
+            f'Got "source_folder" for "task": "{keys.task}": a recorded photo is edited or '
+            'looked into ("inspect"). Leave one of them out.'
+        )
+    given = [name for name in PROMPT_LINE_KEYS if getattr(keys, name) is not None]
+    others = [name for name in given if name not in known]
+    if keys.record is None and "budget" in given:
+        others.append("budget")
+    if others:
+        raise ArgumentError(
+            f'Got "{others[0]}" with "source_folder": a recording has its own. Leave it out, or '
+            'record the photo anew with "task": "invert".'
+        )
+    return PromptLineRecording(folder=keys.source_folder, full_size=bool(keys.full_size))
 
 
 def _parse_name(keys: PromptLineSchema) -> str | None:
     if keys.name is None:
         return None
+    check_text_length_and_encoding('"name"', keys.name)
     return parse_file_name(keys.name) if keys.task == "invert" else parse_image_file_name(keys.name)
 
 
@@ -229,7 +276,8 @@ def _parse_reading(keys: PromptLineSchema) -> PromptLineReading | None:
             'Got "words" without "task": "inspect": heat maps are made of them. Give both.'
         )
     if keys.task is None or keys.task not in READING_TASKS:
-        if keys.task is not None and (keys.task == "edit") != (keys.source is not None):
+        has_source = keys.source is not None or keys.source_folder is not None
+        if keys.task is not None and (keys.task == "edit") != has_source:
             wants = 'needs a "source"' if keys.task == "edit" else 'has no "source"'
             raise ArgumentError(
                 f'Got "task": "{keys.task}", which {wants}: the prompt that describes the picture '
@@ -256,15 +304,15 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
     given = [name for name in EDIT_KEYS if getattr(keys, name) is not None]
     if keys.task in READING_TASKS:
         return None
-    if keys.source is None:
+    if keys.source is None and keys.source_folder is None:
         if given:
             raise ArgumentError(
                 f'Got "{given[0]}" without "source": it is of an edit by words, from the "source" '
                 'that describes the picture to the "prompt". Give both.'
             )
         return None
-    sources = [keys.source] if isinstance(keys.source, str) else keys.source
-    if not 1 <= len(sources) <= MAX_PROMPTS:
+    sources = [keys.source] if isinstance(keys.source, str) else keys.source or []
+    if keys.source is not None and not 1 <= len(sources) <= MAX_PROMPTS:
         raise ArgumentError(
             f'Got {plural(len(sources), "prompt")} in "source": expected one, or up to '
             f"{MAX_PROMPTS} for edits one upon the other."
@@ -279,7 +327,7 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
         for window in (keys.cross_replace, keys.self_replace)
     )
     return PromptLineEdit(
-        source=sources[-1],
+        source=sources[-1] if sources else None,
         earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(
             _split_files(keys.weight or []),
@@ -298,53 +346,3 @@ def _split_files(files: str | list[str]) -> list[str]:
     if isinstance(files, list):
         return files
     return [part for part in (part.strip() for part in files.split(";")) if part]
-
-
-def _parse_line_size(keys: PromptLineSchema) -> tuple[int | None, int | None]:
-    width, height = keys.width, keys.height
-    if keys.size is not None:
-        if width is not None or height is not None:
-            raise ArgumentError('Got both "size" and "width" or "height": give one of them.')
-        width, height = parse_size(str(keys.size), '"size"')
-    if (width is None) != (height is None):
-        raise ArgumentError('Got one of "width" and "height": give both, or "size".')
-    if width is not None and height is not None:
-        check_pixel_count(width, height)
-    return width, height
-
-
-def parse_image_file_name(name: str) -> str:
-    """Check the "name" of a line, and return it with the suffix of an image file."""
-    parse_file_name(name)
-    suffix = Path(name).suffix.lower()
-    if suffix in UNSUPPORTED_FORMATS:
-        raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. Pictures are written as '
-            f"{', '.join(FORMAT_BY_SUFFIX)}."
-        )
-    return name if suffix in FORMAT_BY_SUFFIX else parse_file_name(f"{name}.png")
-
-
-def parse_file_name(name: str) -> str:
-    """Return the name of a file or folder; ArgumentError for one that is not plain."""
-    if name.startswith((".", "~")) or any(c in "/\\" or ord(c) < 32 for c in name) or not name:
-        raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. Expected a plain file name: no folder, no '
-            "leading dot."
-        )
-    check_text_length_and_encoding('"name"', name)
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise ArgumentError(
-            f'Got "name": {format_short_json(name)}. At most {MAX_NAME_BYTES} bytes fit. '
-            "Shorten it."
-        )
-    return name
-
-
-def format_short_json(value: object) -> str:
-    """Format a value as JSON of at most 80 characters, so that any text is safe to print."""
-    try:
-        text = json.dumps(value)
-    except ValueError:  # nested deeper than it can be written
-        text = "..."
-    return text if len(text) <= 80 else f"{text[:77]}..."

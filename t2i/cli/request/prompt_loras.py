@@ -57,6 +57,9 @@ def extract_loras_from_lines(
     valid: list[PromptLine] = []
     broken: list[tuple[int, str]] = []
     for line in lines:
+        if line.recording is not None:  # which has its own: tags are refused later
+            valid.append(line)
+            continue
         try:
             request = set_prompt_and_extract_loras(
                 line.overrides.apply_to(options), line.prompt, build_lora_finder(folder)

@@ -289,6 +289,23 @@ def check_pixel_count(width: int, height: int) -> None:
         )
 
 
+def parse_size_keys(
+    size: str | int | None, width: int | None, height: int | None
+) -> tuple[int | None, int | None]:
+    """Return the width and height of a prompts file's line from its keys "size", or "width" and
+    "height"; None where it has none. Raises ArgumentError.
+    """
+    if size is not None:
+        if width is not None or height is not None:
+            raise ArgumentError('Got both "size" and "width" or "height": give one of them.')
+        width, height = parse_size(str(size), '"size"')
+    if (width is None) != (height is None):
+        raise ArgumentError('Got one of "width" and "height": give both, or "size".')
+    if width is not None and height is not None:
+        check_pixel_count(width, height)
+    return width, height
+
+
 def check_text_length_and_encoding(name: str, text: str) -> None:
     """Raise ArgumentError for a text above MAX_TEXT_LENGTH, or that is not valid UTF-8.
 

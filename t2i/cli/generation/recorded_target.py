@@ -1,0 +1,76 @@
+"""Recording of the target of a photo's edit in a folder, as the source of a next edit."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i.atomic_files import NameTakenError
+from t2i.cli.generation.edited_images import EditedImages, build_prompt_to_prompt_pipeline
+from t2i.cli.generation.inverted_photo import add_inversion_to_request, format_bytes
+from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
+from t2i.cli.generation.sequential_edits import record_edit
+from t2i.cli.metadata.writing import build_t2i_metadata
+from t2i.cli.output import print_remark
+from t2i.cli.request.request import Request
+from t2i.errors import DataError
+from t2i.safe_reading import parse_json
+
+if TYPE_CHECKING:
+    from pipelines.prompt_to_prompt.recorded_source import RecordedSource
+    from pipelines.text_to_image import TextToImagePipeline
+
+
+def record_target_of_request(
+    pipe: "TextToImagePipeline",
+    request: Request,
+    seed: int,
+    source: "RecordedSource",
+    folder: Path,
+    *,
+    model_digest: str,
+    budget_bytes: int | None,
+    show_progress: bool = True,
+) -> EditedImages:
+    """Record the only target of a request's edit of a photo in a folder; return its image beside
+    the source's.
+
+    A folder that has this recording already, as after a kill, is read. Raises NameTakenError for
+    one that has anything else.
+
+    show_progress : whether to show progress bars, and to print the size
+    """
+    request = add_inversion_to_request(request, source)
+    images = EditedImages(request, [], source)
+    record = build_t2i_metadata(images.get_request(1), seed, model_digest)
+    notes = {REQUEST_NOTE_KEY: record}
+    target = read_own_recording(folder, notes)
+    if target is None:
+        target = record_edit(
+            *(build_prompt_to_prompt_pipeline(pipe), request, source),
+            show_progress=show_progress,
+            folder=folder,
+            budget_bytes=budget_bytes,
+            notes=notes,
+        )
+    if show_progress:
+        print_remark(f"{format_bytes(target.bytes)} recorded")
+    return EditedImages(request, [source.image, target.image], source)
+
+
+def read_own_recording(folder: Path, notes: object) -> "RecordedSource | None":
+    """Return the recorded source of a folder that has these notes; None where there is no folder,
+    or an empty one.
+
+    Raises NameTakenError for a folder that has anything else.
+    """
+    from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
+
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    try:
+        source = load_recorded_source(folder)
+    except DataError:
+        raise NameTakenError(folder) from None
+    if source.facts.get("notes") != parse_json(json.dumps(notes)):
+        raise NameTakenError(folder)
+    return source
