@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2i.denoiser.loading.model_location import locate_model
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.known_objects import find_known_objects
 from t2i.evaluate.preferences.pair_generation import CaptionRecord, PreferencePairGenerator
@@ -15,6 +14,7 @@ from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.cli.command import Cli, Result
 from tests.evaluate.second_recogniser import save_second_recogniser
 from tests.evaluate.tiny_context import tiny_recogniser
+from tests.quick_embedded import save_quick_embedded
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,18 @@ def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_second_recogniser(tmp_path_factory.mktemp("judge") / "second")
 
 
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_quick_embedded(tmp_path_factory.mktemp("model") / "embedded")
+
+
 @pytest.fixture
-def draw(cli: Cli, recogniser: Path) -> Cli:
+def draw(cli: Cli, recogniser: Path, embedded: Path) -> Cli:
     """Pairs of the embedded model, into the folder out."""
 
     def run(*arguments: str | Path) -> Result:
         options = ("--out", "out", "--recogniser", recogniser)
-        return cli("data", "pairs", "embedded", *options, *arguments)
+        return cli("data", "pairs", embedded, *options, *arguments)
 
     return run
 
@@ -49,7 +54,7 @@ def contents(folder: str = "out") -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stopped_command_goes_on_to_the_same_pairs(
-    cli: Cli, draw: Cli, recogniser: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, draw: Cli, recogniser: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = draw("--num", "2")
     assert done.code == 0, done.err
@@ -59,7 +64,7 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
 
     # what the index says is so
     judge = Recogniser.load(recogniser)
-    known = find_known_objects(locate_model("embedded"), judge)
+    known = find_known_objects(embedded, judge)
     scenes = Scenes(SceneDatasetConfig(seed=80001, vocabulary=known.objects, max_objects=2))
     rows = [json.loads(line) for line in Path("out/pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 2

@@ -8,6 +8,7 @@ import pytest
 from docs.pages import blocks
 from t2i.cli import main
 from tests.evaluate.second_recogniser import save_second_recogniser
+from tests.quick_embedded import save_quick_embedded
 from tests.train.data.making import folder_of
 
 SHORT = {
@@ -26,8 +27,8 @@ SHORT = {
 
 
 def shortened(words: list[str]) -> list[str]:
-    if words[:2] == ["data", "pairs"]:
-        return [*words, "--num", "1"]
+    if words[:3] == ["data", "pairs", "embedded"]:
+        return [*words[:2], "quick", *words[3:], "--num", "1"]
     if words[0] == "generate":
         return [*words, "--steps", "1"]
     if words[0] == "train" and "--init" not in words:
@@ -41,6 +42,7 @@ def shortened(words: list[str]) -> list[str]:
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_second_recogniser(tmp_path / "runs/second-recogniser/model")
+    save_quick_embedded(tmp_path / "quick")
     folder_of(tmp_path / "my-pictures", "red", "green", "blue", captions=False)
     commands = [
         c for block in blocks("console", page="docs/finetuning.md") for c in block.commands()
