@@ -19,6 +19,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from tests.shared_loads import share_loads
+
 WORDS = ("red", "apple", "cat", "dog", "left", "of", "to", "the", "blue", "picture")
 WINDOW = 16
 TEXT_WIDTH = 32
@@ -149,7 +151,7 @@ def diffusers_pipeline(components: dict[str, Any]) -> StableDiffusionPipeline:
 def tiny_sd_folder(path: Path) -> Path:
     """Write the parts as people's Stable Diffusion folders are: by diffusers' own pipeline."""
     diffusers_pipeline(tiny_sd_components()).save_pretrained(path)
-    return path
+    return share_loads(path)
 
 
 def tiny_sdxl_components(window: int = WINDOW, **unet: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from tests.shared_loads import share_loads
 from tests.tiny import TEXT_WIDTH, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 SECOND_WIDTH, POOLED_WIDTH = 48, 24
@@ -74,7 +75,7 @@ def xl_components(refiner: bool = False) -> dict[str, Any]:
 def xl_folder(path: Path, refiner: bool = False) -> Path:
     kind = StableDiffusionXLImg2ImgPipeline if refiner else StableDiffusionXLPipeline
     kind(**xl_components(refiner)).save_pretrained(path)
-    return path
+    return share_loads(path)
 
 
 def kandinsky_components(**unet: Any) -> dict[str, Any]:
