@@ -50,7 +50,7 @@ def upscale(
 
     from pipelines.image_to_image import ImageToImagePipeline
     from t2i.denoiser.families import sd
-    from t2i.library_messages import mute_diffusers_warnings
+    from t2i.library_messages import muting_diffusers_warnings
 
     check_upscale_factor("factor", factor)
     pictures: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
@@ -72,7 +72,7 @@ def upscale(
     ]
     drawer: Any = pipe
     if not isinstance(pipe, ImageToImagePipeline):
-        with mute_diffusers_warnings():  # it warns of a dtype that does not change
+        with muting_diffusers_warnings():  # it warns of a dtype that does not change
             drawer = ImageToImagePipeline.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers'
     output: OutputOrTuple = drawer(prompt=prompt, image=large, strength=strength, **call)
     return output

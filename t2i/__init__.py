@@ -79,9 +79,9 @@ def load(model: str = "embedded") -> "TextToImagePipeline":
     from pipelines.text_to_image import TextToImagePipeline
     from t2i.denoiser.sampling_defaults import parse_sampling_defaults
     from t2i.denoiser.schedulers import build_scheduler
-    from t2i.library_messages import hide_loading_bars
+    from t2i.library_messages import hiding_loading_bars
 
-    with hide_loading_bars():
+    with hiding_loading_bars():
         pipe = TextToImagePipeline.from_pretrained(model)
     sampler = parse_sampling_defaults(pipe.notes).sampler
     if sampler is not None and sampler != type(pipe.scheduler).__name__:

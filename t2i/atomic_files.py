@@ -56,10 +56,10 @@ def write_new_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Checking and placing are one atomic operation: of two writers at once one is refused.
     """
-    write_new_file_group([[path]], lambda paths: write(paths[0]))
+    write_files_under_first_free_names([[path]], lambda paths: write(paths[0]))
 
 
-def write_new_file_group(
+def write_files_under_first_free_names(
     name_groups: Iterable[Sequence[Path]], write: Callable[[Sequence[Path]], object]
 ) -> Sequence[Path]:
     """Write several files atomically under the first free group of names, and return that group.

@@ -40,39 +40,39 @@ def is_wanted_record(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def quieting_libraries() -> Iterator[None]:
     """Suppress loading bars and advice of transformers and diffusers while the context is open."""
     import transformers
 
-    with mute_warnings(transformers.utils.logging), hide_loading_bars():
+    with muting_library_warnings(transformers.utils.logging), hiding_loading_bars():
         yield
 
 
 @contextmanager
-def hide_loading_bars() -> Iterator[None]:
+def hiding_loading_bars() -> Iterator[None]:
     """Suppress progress bars of reading weights from disk; download bars stay."""
     import diffusers
     import transformers
 
     with (
-        preserve_hub_bar_setting(),  # transformers switches those of the hub as its own
-        hide_progress_bars(transformers.utils.logging),
-        hide_progress_bars(diffusers.utils.logging),
+        preserving_hub_bar_setting(),  # transformers switches those of the hub as its own
+        hiding_library_progress_bars(transformers.utils.logging),
+        hiding_library_progress_bars(diffusers.utils.logging),
     ):
         yield
 
 
 @contextmanager
-def mute_diffusers_warnings() -> Iterator[None]:
+def muting_diffusers_warnings() -> Iterator[None]:
     """Suppress diffusers' warnings while the context is open; exceptions are still raised."""
     from diffusers.utils import logging
 
-    with mute_warnings(logging):
+    with muting_library_warnings(logging):
         yield
 
 
 @contextmanager
-def mute_warnings(logging: ModuleType) -> Iterator[None]:
+def muting_library_warnings(logging: ModuleType) -> Iterator[None]:
     """Set a library's log level to errors while the context is open."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -83,7 +83,7 @@ def mute_warnings(logging: ModuleType) -> Iterator[None]:
 
 
 @contextmanager
-def preserve_hub_bar_setting() -> Iterator[None]:
+def preserving_hub_bar_setting() -> Iterator[None]:
     """Restore the hub's progress-bar setting after the context."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
@@ -96,7 +96,7 @@ def preserve_hub_bar_setting() -> Iterator[None]:
 
 
 @contextmanager
-def hide_progress_bars(logging: ModuleType) -> Iterator[None]:
+def hiding_library_progress_bars(logging: ModuleType) -> Iterator[None]:
     """Disable a library's progress bars while the context is open."""
     wanted = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -19,7 +19,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def locking_folder(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on `folder`; the system releases it when the process dies.
 
     Raises OutputError when another run holds it.

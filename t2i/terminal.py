@@ -140,7 +140,7 @@ def print_rich(inner: "RenderableType" = "") -> None:
 
 
 @contextmanager
-def show_warnings_on_one_line() -> Iterator[list[str]]:
+def showing_warnings_on_one_line() -> Iterator[list[str]]:
     """Show each warning as one line without source code; yield a list that collects
     the messages.
     """
@@ -156,7 +156,7 @@ def show_warnings_on_one_line() -> Iterator[list[str]]:
 
 
 @contextmanager
-def escape_log_records() -> Iterator[None]:
+def escaping_log_records() -> Iterator[None]:
     """Escape control characters in the messages of all log records within the block."""
     before = logging.getLogRecordFactory()
 

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-def describe_validation_error(error: "ValidationError", whole: str = "the file") -> str:
+def describe_first_validation_error(error: "ValidationError", whole: str = "the file") -> str:
     """Return the first fault of a pydantic ValidationError as one line: "defaults.steps: Input
     should be a valid integer".
 

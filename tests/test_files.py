@@ -14,8 +14,8 @@ from t2i.atomic_files import (
     NameTakenError,
     check_name_lengths,
     write_atomically,
+    write_files_under_first_free_names,
     write_new_file,
-    write_new_file_group,
 )
 from t2i.cli.file_names import OutputFileNames
 from t2i.cli.grouped_file_names import GroupedFileNames
@@ -125,7 +125,9 @@ def test_a_family_of_which_one_name_is_taken_leaves_the_others_free(tmp_path: Pa
     (tmp_path / "b").write_text("mine")
     family = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     with pytest.raises(NameTakenError, match=r"b exists and is not replaced: remove it, or choose"):
-        write_new_file_group([family], lambda paths: [path.write_text("new") for path in paths])
+        write_files_under_first_free_names(
+            [family], lambda paths: [path.write_text("new") for path in paths]
+        )
     assert os.listdir(tmp_path) == ["b"]
     assert (tmp_path / "b").read_text() == "mine"
 

@@ -11,12 +11,12 @@ from t2i.errors import OutputError
 from t2i.terminal import (
     BIDI_CONTROLS,
     escape_controls,
-    escape_log_records,
+    escaping_log_records,
     flush_stdout,
     print_line,
     print_note,
     print_rich,
-    show_warnings_on_one_line,
+    showing_warnings_on_one_line,
 )
 
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\r\u202egnp\u2028\x7f"
@@ -49,12 +49,12 @@ def test_each_way_to_print_spells_it_out(capsys: pytest.CaptureFixture[str]) -> 
     print_line(HOSTILE)
     print_note(HOSTILE)
     print_rich(table)
-    with show_warnings_on_one_line():
+    with showing_warnings_on_one_line():
         warnings.warn(HOSTILE, stacklevel=1)
     logger = logging.getLogger("test of a library")
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
-    with escape_log_records():
+    with escaping_log_records():
         logger.warning("the config has %s", HOSTILE)
     logger.removeHandler(handler)
     out, err = capsys.readouterr()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import (
-    escape_log_records,
+    escaping_log_records,
     flush_or_discard_output,
     print_line,
     print_note,
-    show_warnings_on_one_line,
+    showing_warnings_on_one_line,
 )
 
 
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.format == "json" and not given.dry_run:
         raise ArgumentError("--format json is for --dry-run: a run writes its log as log.jsonl.")
 
-    from t2i.library_messages import quiet_libraries
+    from t2i.library_messages import quieting_libraries
 
-    with quiet_libraries():
+    with quieting_libraries():
         from train.config.load_config import load_run_config
 
         config = load_run_config(given.config, given.set)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        with show_warnings_on_one_line(), escape_log_records():
+        with showing_warnings_on_one_line(), escaping_log_records():
             main()
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")

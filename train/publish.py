@@ -149,7 +149,8 @@ def list_starting_weight_folders(run: Path) -> list[Path]:
 def read_losses(log: Path) -> list[tuple[int, float]]:
     """Read the steps and losses of a training run's `log.jsonl`."""
     lines = [
-        parse_json(line) for line in read_text(log, RUN_FILE_KIND.with_noun("log")).splitlines()
+        parse_json(line)
+        for line in read_text(log, RUN_FILE_KIND.copy_with_noun("log")).splitlines()
     ]
     return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 

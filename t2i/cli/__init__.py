@@ -32,22 +32,22 @@ from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
-from t2i.cli.gc_control import delay_gc, freeze_gc
-from t2i.cli.loading_notice import show_loading_notice
+from t2i.cli.gc_control import delaying_gc, freeze_gc
+from t2i.cli.loading_notice import showing_loading_notice
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
-from t2i.cli.path_arguments import Commands
+from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.server.command import EPILOG as SERVES
 from t2i.server.command import serve
 from t2i.terminal import (
-    escape_log_records,
+    escaping_log_records,
     flush_or_discard_output,
     flush_stdout,
     print_line,
     reopen_closed_streams,
-    show_warnings_on_one_line,
+    showing_warnings_on_one_line,
 )
 
 EXIT_CODES_HELP = (
@@ -58,7 +58,7 @@ EXIT_CODES_HELP = (
     "129 hung up, 130 interrupted, 143 terminated."
 )
 
-app = Commands(
+app = NonEmptyPathCommandGroup(
     help="Make pictures from words, and train the models that do.",
     epilog=EXIT_CODES_HELP,
     add_completion=True,
@@ -108,10 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reopen_closed_streams()
     try:
         with (
-            delay_gc() if owns_process else nullcontext(),
-            show_loading_notice(quiet=asks_for_json(arguments)),
-            show_warnings_on_one_line(),
-            escape_log_records(),
+            delaying_gc() if owns_process else nullcontext(),
+            showing_loading_notice(quiet=asks_for_json(arguments)),
+            showing_warnings_on_one_line(),
+            escaping_log_records(),
         ):
             code = app(arguments, prog_name="t2i", standalone_mode=False) or 0
             flush_stdout()

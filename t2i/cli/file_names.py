@@ -11,7 +11,7 @@ from t2i.atomic_files import (
     NameTakenError,
     build_write_error,
     check_name_lengths,
-    write_new_file_group,
+    write_files_under_first_free_names,
 )
 from t2i.errors import ArgumentError
 from t2i.pictures import FORMAT_BY_SUFFIX
@@ -84,14 +84,14 @@ class OutputFileNames:
         candidates = (
             [[self.given_paths[index]]] if self.given_paths else self.iter_candidate_paths(seed)
         )
-        return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
+        return write_files_under_first_free_names(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
         """Write the contact sheet of images from `seed` on to a new file; return its path."""
         candidates = (
             [[self.grid_path]] if self.grid_path else self.iter_candidate_paths(seed, "-grid")
         )
-        return write_new_file_group(candidates, lambda paths: write(paths[0]))[0]
+        return write_files_under_first_free_names(candidates, lambda paths: write(paths[0]))[0]
 
     def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
         """Yield the possible output paths of a seed, numbered after the first."""

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 STARTUP_THRESHOLD = 200_000
 """Number of new objects between two collections while a command starts."""
 _usual: tuple[int, int, int] | None = None
-"""Thresholds to restore after a `delay_gc` block; None outside of one."""
+"""Thresholds to restore after a `delaying_gc` block; None outside of one."""
 
 
 @contextmanager
-def delay_gc() -> Iterator[None]:
-    """Let Python collect garbage rarely within the block, or until `restore_gc`."""
+def delaying_gc() -> Iterator[None]:
+    """Let Python collect garbage rarely within the block, or until `freeze_and_restore_gc`."""
     global _usual
     _usual = gc.get_threshold()
     gc.set_threshold(STARTUP_THRESHOLD, *_usual[1:])
@@ -29,10 +29,10 @@ def delay_gc() -> Iterator[None]:
         _usual = None
 
 
-def restore_gc() -> None:
-    """End `delay_gc`: collect garbage as usual, but exempt the objects that exist already.
+def freeze_and_restore_gc() -> None:
+    """End `delaying_gc`: collect garbage as usual, but exempt the objects that exist already.
 
-    Outside of a `delay_gc` block, in somebody else's process, nothing is changed.
+    Outside of a `delaying_gc` block, in somebody else's process, nothing is changed.
     """
     if _usual is not None:
         gc.freeze()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t2i.atomic_files import write_new_file_group
+from t2i.atomic_files import write_files_under_first_free_names
 from t2i.cli.file_names import OutputFileNames
 
 
@@ -38,4 +38,4 @@ class GroupedFileNames(OutputFileNames):
             if self.given_paths
             else self.iter_candidate_paths(seed)
         )
-        return write_new_file_group(candidates, write)
+        return write_files_under_first_free_names(candidates, write)

@@ -16,7 +16,7 @@ READING_TASKS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLineReading:
+class InspectOrInvertTask:
     """Task of a prompts file's line that makes no image: heat maps of its image or photo, as
     `t2i inspect`, or a recording of its photo, as `t2i invert`.
 
@@ -28,7 +28,7 @@ class PromptLineReading:
     words: tuple[str, ...] | None = None
     photo_keys: tuple[str, ...] = ()
 
-    def check_inputs(self, image: object, upscale: object) -> None:
+    def check_image_and_upscale(self, image: object, upscale: object) -> None:
         """Raise ArgumentError for a request that the task cannot be done for."""
         if self.task == "invert" and image is None:
             raise ArgumentError(

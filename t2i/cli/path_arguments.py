@@ -11,7 +11,7 @@ from t2i.cli.option_errors import name_param
 from t2i.errors import ArgumentError
 
 
-class Command(typer.core.TyperCommand):
+class NonEmptyPathCommand(typer.core.TyperCommand):
     """Command that raises ArgumentError for an empty text as the value of a path."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -28,12 +28,12 @@ class Command(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
 
-class Commands(typer.Typer):
-    """Group of commands of the class `Command`."""
+class NonEmptyPathCommandGroup(typer.Typer):
+    """Group of commands of the class `NonEmptyPathCommand`."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Return the decorator that adds a command, see typer."""
-        return super().command(name, **{"cls": Command, **settings})
+        return super().command(name, **{"cls": NonEmptyPathCommand, **settings})
 
 
 def list_path_params(command: Any) -> Iterator[Any]:

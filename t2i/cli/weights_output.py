@@ -110,10 +110,10 @@ def write_model_folder(out: Path, pipe: "Pipeline", precision: Precision) -> Non
     """
     import torch
 
-    from t2i.library_messages import mute_diffusers_warnings
+    from t2i.library_messages import muting_diffusers_warnings
 
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    with mute_diffusers_warnings(), atomic_folder(out) as new:
+    with muting_diffusers_warnings(), atomic_folder(out) as new:
         pipe.to(kinds[precision])
         pipe.save_pretrained(new)
         # Left alone transformers takes the precision of the file, and diffusers float32.

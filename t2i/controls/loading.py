@@ -21,7 +21,7 @@ from t2i.denoiser.loading.weight_checks import (
     read_json_object,
 )
 from t2i.errors import ModelError, format_library_error, suggest_choice
-from t2i.library_messages import mute_diffusers_warnings
+from t2i.library_messages import muting_diffusers_warnings
 from t2i.safe_reading.tensors import read_tensors
 
 NETWORK_CLASSES: dict[str, Any] = {
@@ -59,7 +59,7 @@ def load_network_folder(folder: Path, dtype: torch.dtype) -> Any:
         )
     check_weights_and_build_meta_model(folder, named, None)
     try:
-        with mute_diffusers_warnings():
+        with muting_diffusers_warnings():
             network = NETWORK_CLASSES[named].from_pretrained(
                 folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
             )

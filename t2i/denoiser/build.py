@@ -83,7 +83,7 @@ class NewModelConfig(BaseModel):
         """Load the config of a new model from a TOML file, with the tokenizer's folder as an
         absolute path. Raises ArgumentError where the file is missing or invalid.
         """
-        settings = read_toml(path, CONFIG_KIND.with_noun("model config"))
+        settings = read_toml(path, CONFIG_KIND.copy_with_noun("model config"))
         check_known_names(settings, cls.model_fields, f"table of {path.name}")
         try:
             config = cls(**settings)

@@ -8,6 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, format_library_error, suggest_choice
 
 
@@ -89,12 +90,6 @@ def rebuild_scheduler(scheduler: Scheduler, **settings: object) -> Scheduler:
     kind: Any = type(scheduler)
     built: Scheduler = kind.from_config(scheduler.config, **settings)
     return built
-
-
-def normalize_sampler_name(name: str) -> str:
-    """Normalize a sampler's name, such as "k-dpmpp-2m-karras" to "dpm++ 2m karras"."""
-    words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
-    return " ".join(words[1:] if words[:1] == ["k"] else words)
 
 
 def check_sampler_fits_noise_schedule(

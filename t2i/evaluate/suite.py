@@ -76,7 +76,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
             f"Unknown suite {name!r}. {suggest_choice(name, SUITES)} Or give a TOML laid out as "
             f"{SUITES['scenes']}."
         )
-    tree = read_toml(path, CONFIG_KIND.with_noun("suite"))
+    tree = read_toml(path, CONFIG_KIND.copy_with_noun("suite"))
     try:
         # By way of JSON, as it alone has lists for tuples where no value may be of another kind:
         # neither `true` nor "8" is a number of pictures.
@@ -89,7 +89,7 @@ def list_suite_seeds() -> frozenset[int]:
     """Return the seeds of all scenes that the named suites and their quick presets measure on."""
     seeds = set()
     tables: list[object] = [
-        read_toml(path, CONFIG_KIND.with_noun("suite"))
+        read_toml(path, CONFIG_KIND.copy_with_noun("suite"))
         for path in (*SUITES.values(), *QUICK_SUITES.values())
     ]
     while tables:

@@ -27,7 +27,7 @@ class UntrustedFileKind:
     max_bytes: int
     error_class: type[T2IError] = DataError
 
-    def with_noun(self, noun: str) -> "UntrustedFileKind":
+    def copy_with_noun(self, noun: str) -> "UntrustedFileKind":
         """Return a kind with the same limit and error class, and another name in messages."""
         return replace(self, noun=noun)
 

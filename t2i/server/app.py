@@ -24,7 +24,7 @@ from t2i.server.jobs.job import QueueFullError
 from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.job_service import JobService
 from t2i.server.jobs.server_state import ServerState
-from t2i.server.page_files import list_page_files
+from t2i.server.page_files import build_page_router
 from t2i.server.security.access import AccessMiddleware
 from t2i.server.security.errors import describe_error, find_status
 from t2i.server.security.headers import HeaderMiddleware
@@ -50,7 +50,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = MAX_REQUEST_THREADS
-        state.start()
+        state.start_periodic_cleanup()
         pool.start()
         try:
             yield
@@ -77,7 +77,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         app.include_router(router)
     app.include_router(a1111_router)
     app.include_router(openai_router)
-    app.include_router(list_page_files(PAGE_FOLDER))
+    app.include_router(build_page_router(PAGE_FOLDER))
     add_error_handlers(app)
     return app
 

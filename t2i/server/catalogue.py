@@ -34,7 +34,7 @@ class Catalogue:
         """Name of the model of requests that name none."""
         return next(iter(self.models))
 
-    def find_model(self, name: str | None) -> str:
+    def resolve_model_name(self, name: str | None) -> str:
         """Return the name of a listed model, the default's for None. Raises ModelError."""
         if name is None:
             return self.default_model

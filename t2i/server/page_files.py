@@ -19,7 +19,7 @@ MEDIA_TYPE_BY_SUFFIX = {
 INDEX_FILE_NAME = "index.html"
 
 
-def list_page_files(folder: Path) -> APIRouter:
+def build_page_router(folder: Path) -> APIRouter:
     """Return a route for each file of the page; index.html is that of "/"."""
     router = APIRouter(include_in_schema=False)
     for file in sorted(folder.rglob("*")):

@@ -57,7 +57,7 @@ class DrainingServer(uvicorn.Server):
         threading.Thread(target=react, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        self.state.drain()
+        self.state.begin_draining()
         if not self.pool.wait_until_idle(timeout=0):
             print_remark(
                 "Finishing what is running; what waits stays queued. Ctrl-C again stops at once."

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from t2i.cli.bulk.index import parse_index_entries
 from t2i.cli.generation.image_generation import generate_image
 from t2i.cli.request.request import Request
-from t2i.run_folder import lock_folder
+from t2i.run_folder import locking_folder
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
 
 LINES = [
@@ -240,7 +240,7 @@ def test_a_file_that_cannot_be_used_is_refused_before_anything_is_made(
 
 
 def test_a_folder_is_worked_in_by_one_command_at_a_time(bulk: Cli) -> None:
-    with lock_folder(Path("out")):
+    with locking_folder(Path("out")):
         done = bulk()
     assert done.code == 5
     assert "Another run is writing to out: wait for it" in done.err

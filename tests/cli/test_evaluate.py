@@ -11,7 +11,7 @@ import pytest
 
 from t2i.evaluate.generation.part import GenerationPart
 from t2i.optional_dependencies import build_install_command
-from t2i.run_folder import lock_folder
+from t2i.run_folder import locking_folder
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_context import tiny_recogniser
 from tests.train import apart
@@ -153,7 +153,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(evaluate: Cli) 
 
 
 def test_two_runs_on_one_folder_are_refused(evaluate: Cli) -> None:
-    with lock_folder(Path("out")):
+    with locking_folder(Path("out")):
         refused = evaluate()
     assert refused.code == 5
     assert "Another run is writing to out" in refused.err

@@ -24,9 +24,9 @@ def _nothing_frozen() -> Iterator[None]:
 
 def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
     usual = gc.get_threshold()
-    with garbage.delay_gc():
+    with garbage.delaying_gc():
         assert gc.get_threshold()[0] == garbage.STARTUP_THRESHOLD
-        garbage.restore_gc()
+        garbage.freeze_and_restore_gc()
         assert gc.get_threshold() == usual
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == usual

@@ -30,7 +30,7 @@ def finish(jobs: ServerJobs, job: Job, num_bytes: int = 1000) -> None:
     taken = jobs.dispatcher.take_next(1)
     assert taken is not None
     assert taken.id == job.id
-    worker_job = jobs.dispatcher.prepare(taken)
+    worker_job = jobs.dispatcher.build_worker_job(taken)
     assert worker_job is not None
     (worker_job.folder / "seed-1.png").write_bytes(bytes(num_bytes))
     result = JobResult((ResultFile("seed-1.png", "image/png"),), {"a": 1})

@@ -126,7 +126,7 @@ class Heard:
 def prepare(jobs: ServerJobs, prompts: tuple[str, ...] = PROMPTS) -> list[WorkerJob]:
     for seed, prompt in enumerate(prompts):
         submit(jobs, prompt, negative_prompt=f"a bird {seed}", seed=seed, steps=STEPS)
-    prepared = [jobs.dispatcher.prepare(job) for job in jobs.dispatcher.take_batch(0)]
+    prepared = [jobs.dispatcher.build_worker_job(job) for job in jobs.dispatcher.take_batch(0)]
     return [job for job in prepared if job is not None]
 
 
@@ -151,7 +151,7 @@ def test_each_job_of_a_batch_has_its_picture_metadata_and_progress(
         assert outcome.data["drawn_together"] == 3
         assert outcome.data["request"]["prompt"] == PROMPTS[seed]
         (job.folder / f"seed-{seed}.png").unlink()
-        alone = worker.run(job, lambda _message: None)
+        alone = worker.run_job(job, lambda _message: None)
         assert isinstance(alone, JobResult)
         pixels, texts = read(job, seed)
         # Rounding alone: another batch size is another order of sums.
@@ -177,7 +177,7 @@ def test_a_batch_whose_jobs_are_all_cancelled_stops(jobs: ServerJobs, worker: Jo
     heard = Heard(given, cancelled=(0, 1, 2))
     worker.run_together(given, heard.reports, heard.end)
     assert heard.ends == dict.fromkeys(range(3), "cancelled")
-    assert worker.models.get("embedded").pipe.step_callbacks == []
+    assert worker.models.get_or_load("embedded").pipe.step_callbacks == []
 
 
 def test_where_a_batch_fails_each_job_is_run_alone(

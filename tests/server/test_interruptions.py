@@ -75,9 +75,9 @@ def test_a_cancelled_job_whose_worker_ends_is_not_tried_again(jobs: ServerJobs) 
 
 def test_delays_double_up_to_the_longest_and_begin_again() -> None:
     backoff = Backoff(2, 9)
-    assert [backoff.next() for _ in range(4)] == [2, 4, 8, 9]
+    assert [backoff.next_delay() for _ in range(4)] == [2, 4, 8, 9]
     backoff.reset()
-    assert backoff.next() == 2
+    assert backoff.next_delay() == 2
 
 
 def find_worker(server: RunningServer) -> psutil.Process:

@@ -53,7 +53,7 @@ def test_uploads_expire_and_jobs_keep_what_they_took(jobs: ServerJobs, repo: Pat
         jobs.state.uploads.get(upload.id, "")
     taken = jobs.dispatcher.take_next(1)
     assert taken is not None
-    worker_job = jobs.dispatcher.prepare(taken)
+    worker_job = jobs.dispatcher.build_worker_job(taken)
     assert worker_job is not None
     (path,) = worker_job.picture_names
     assert Path(path).read_bytes() == data
@@ -103,13 +103,13 @@ def test_files_of_uploads_that_nobody_knows_go_once_they_are_old(jobs: ServerJob
     folder = jobs.state.uploads.folder
     for name in (".half-written", "orphan.png"):
         (folder / name).write_bytes(b"x")
-    jobs.state.clean()
+    jobs.state.remove_expired_files()
     assert len(list_uploads(jobs)) == 3
     with pytest.raises(JobNotFoundError):
         jobs.state.uploads.get(lost.id, "")
     long_ago = time.time() - 2 * GRACE
     os.utime(folder / ".half-written", (long_ago, long_ago))
-    jobs.state.clean()
+    jobs.state.remove_expired_files()
     assert list_uploads(jobs) == {upload, "orphan"}
     jobs = reopened(jobs)  # at the start no upload is on its way
     assert list_uploads(jobs) == {upload}
@@ -119,7 +119,7 @@ def test_files_of_uploads_that_nobody_knows_go_once_they_are_old(jobs: ServerJob
 def test_a_server_that_draws_nothing_removes_what_is_too_old(tmp_path: Path) -> None:
     jobs = ServerJobs(folder=tmp_path / "served", max_age=0.5, clean_interval=0.05)
     finish(jobs, jobs.service.submit("generate", CAT, ""))
-    jobs.state.start()
+    jobs.state.start_periodic_cleanup()
     wait_until(lambda: jobs.service.list("") == [])
     assert list(jobs.state.folder.iterdir()) == []
     jobs.state.close()
@@ -135,8 +135,8 @@ def test_the_timer_goes_on_after_a_fault(
         calls.append(1)
         raise OSError("busy")
 
-    monkeypatch.setattr(jobs.state, "clean", fail)
-    jobs.state.start()
+    monkeypatch.setattr(jobs.state, "remove_expired_files", fail)
+    jobs.state.start_periodic_cleanup()
     wait_until(lambda: len(calls) > 2)
     jobs.state.close()
     assert "could not be removed" in caplog.text

@@ -161,7 +161,7 @@ def test_another_database_is_refused(tmp_path: Path, make: Any, reason: str) -> 
 
 def test_a_server_that_drains_takes_no_jobs_and_gives_none(jobs: ServerJobs) -> None:
     jobs.service.submit("generate", CAT, "")
-    jobs.state.drain()
+    jobs.state.begin_draining()
     with pytest.raises(ServerStoppingError, match="takes no new jobs"):
         jobs.service.submit("generate", CAT, "")
     assert jobs.dispatcher.take_next(0.01) is None
@@ -249,7 +249,7 @@ def test_a_job_that_this_release_cannot_read_fails_and_the_next_one_runs(
     new = jobs.service.submit("generate", CAT, "me")
     taken = jobs.dispatcher.take_next(1)
     assert taken is not None
-    assert jobs.dispatcher.prepare(taken) is None
+    assert jobs.dispatcher.build_worker_job(taken) is None
     assert jobs.service.get(old.id, "me").state == "failed"
     finish(jobs, new)
 
@@ -266,7 +266,7 @@ def test_a_fault_while_a_job_is_handed_over_fails_that_job_alone(
             raise LookupError("odd")
         return None
 
-    monkeypatch.setattr(jobs.dispatcher, "prepare", fail)
+    monkeypatch.setattr(jobs.dispatcher, "build_worker_job", fail)
     worker._run([taken for taken in every if taken is not None])
     assert jobs.service.get(other.id, "me").state == "running"
     failed = jobs.service.get(job.id, "me")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import t2i
 from t2i.errors import ArgumentError, ModelError, OutputError, TrainingError
-from t2i.run_folder import STOP_SIGNALS, StopSignalHandler, lock_folder
+from t2i.run_folder import STOP_SIGNALS, StopSignalHandler, locking_folder
 from tests.sweeps import sweep
 from tests.train.apart import (
     by_two,
@@ -160,7 +160,7 @@ def test_nohup_is_respected() -> None:
 @pytest.mark.slow
 def test_processes_fail_together_and_say_why(tmp_path: Path) -> None:
     toml = write_run(tmp_path)
-    with lock_folder(tmp_path / "out"):
+    with locking_folder(tmp_path / "out"):
         assert by_two(toml, tmp_path / "out") == [5, 5]
     assert said(tmp_path / "out").count("OutputError: Another run is writing") == 2
 
@@ -278,7 +278,10 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
 
 
 def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with lock_folder(tmp_path / "out"), pytest.raises(OutputError, match="Another run is writing"):
+    with (
+        locking_folder(tmp_path / "out"),
+        pytest.raises(OutputError, match="Another run is writing"),
+    ):
         run(tiny_run(tmp_path), tmp_path / "out")
 
 

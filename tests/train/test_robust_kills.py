@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i.run_folder import lock_folder
+from t2i.run_folder import locking_folder
 from tests.sweeps import sweep
 from tests.train.apart import die_in_third_save, ended, ready, said, start
 from tests.train.runs import write_run
@@ -178,7 +178,7 @@ def save_forever() -> None:
 @pytest.mark.slow
 def test_a_second_run_on_the_folder_of_a_fine_tune_is_refused(base: Path, tmp_path: Path) -> None:
     toml = write_tuning(tmp_path, base, "words")
-    with lock_folder(tmp_path / "out"):
+    with locking_folder(tmp_path / "out"):
         assert ended(start(toml, tmp_path / "out")) == 5
     assert "OutputError: Another run is writing to" in said(tmp_path / "out")
 

@@ -24,7 +24,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path} is a folder, expected a training config. To write one for the "
             f"pictures in it, run: t2i train --init lora {quote(str(path))}"
         )
-    tree = read_toml(path, CONFIG_KIND.with_noun("training config"))
+    tree = read_toml(path, CONFIG_KIND.copy_with_noun("training config"))
     for override in overrides:
         _apply_override(tree, override)
     if isinstance(data := tree.setdefault("data", {}), dict):

@@ -100,7 +100,7 @@ class LogFile:
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
         if path.exists():
-            lines = read_text(path, RUN_FILE_KIND.with_noun("log")).splitlines()
+            lines = read_text(path, RUN_FILE_KIND.copy_with_noun("log")).splitlines()
             kept = "".join(line + "\n" for line in lines if start and parse_log_step(line) <= start)
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 

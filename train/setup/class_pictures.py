@@ -173,7 +173,7 @@ def check_same_generation_settings(folder: Path, ours: dict[str, Any], *, adding
     path = folder / GENERATION_SETTINGS_FILE
     if not path.is_file():
         return
-    theirs = read_json(path, RUN_FILE_KIND.with_noun("note of class pictures"))
+    theirs = read_json(path, RUN_FILE_KIND.copy_with_noun("note of class pictures"))
     keys = [key for key in ours if adding or key != "base"]
     changes = [f"{k}: {theirs.get(k)!r} -> {ours[k]!r}" for k in keys if theirs.get(k) != ours[k]]
     if changes:

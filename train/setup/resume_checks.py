@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from t2i.errors import ArgumentError, TrainingError
-from t2i.run_folder import lock_folder
+from t2i.run_folder import locking_folder
 from train.cache.model_digests import tensor_to_bytes
 from train.checkpoint import (
     CHECKPOINT_FOLDER,
@@ -49,7 +49,7 @@ def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitSt
 
     Raises ArgumentError where it holds a run of another configuration.
     """
-    stack.enter_context(lock_folder(out))
+    stack.enter_context(locking_folder(out))
     facts = read_newest_checkpoint_json(out / CHECKPOINT_FOLDER)
     if facts is not None:
         check_same_config(out, facts, config)

@@ -27,8 +27,8 @@ from t2i.cli.request.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.stopping import InterruptingStopHandler, SignalInterrupt
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
-from t2i.library_messages import quiet_libraries
-from t2i.run_folder import lock_folder
+from t2i.library_messages import quieting_libraries
+from t2i.run_folder import locking_folder
 from t2i.terminal import print_line
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _load_process_work(
     bulk: BulkRunArguments, lines: Sequence[PromptLine], held: ExitStack
 ) -> ProcessJobs:
     """Agree with the other processes on the missing images, and load the pipeline."""
-    held.enter_context(quiet_libraries())
+    held.enter_context(quieting_libraries())
     state = held.enter_context(distributed_process_group())
     pending = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
     jobs = pending.jobs[state.process_index :: state.num_processes]
@@ -170,7 +170,7 @@ def _lock_and_plan(
     model = locate_model(bulk.options.model)
     folder = BulkFolder(bulk, lines, model)
     _check_samplers(bulk.prompts, folder.jobs, model)
-    held.enter_context(lock_folder(bulk.out))
+    held.enter_context(locking_folder(bulk.out))
     for change in folder.list_changed_libraries():
         print_remark(f"Warning: since the first pictures {change}: the others may differ slightly.")
     return folder.record_run_and_list_pending_jobs()
@@ -223,15 +223,15 @@ def _run_jobs(
     stop: InterruptingStopHandler,
 ) -> None:
     """Run the jobs of this process; the main process then waits for those of the others."""
-    from t2i.cli.bulk.progress import show_bulk_progress
+    from t2i.cli.bulk.progress import showing_bulk_progress
 
     state, pending = work.distributed_state, work.pending
     watched = state.is_main_process and sys.stderr.isatty()
-    with show_bulk_progress(pending, counter, watched) as update:
+    with showing_bulk_progress(pending, counter, watched) as update:
         if work.worker is not None:
             with closing(IndexPartWriter(bulk.out, state.process_index)) as part:
                 for job in work.jobs:
-                    part.append_entry(work.worker.run_job(job, stop))
+                    part.append_entry(work.worker.run_job_and_build_index_entry(job, stop))
                     update()
         while state.is_main_process and counter.num_finished < len(pending.jobs):
             counter.update()

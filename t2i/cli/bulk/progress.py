@@ -9,7 +9,7 @@ from t2i.cli.bulk.index import FinishedJobCounter
 
 
 @contextmanager
-def show_bulk_progress(
+def showing_bulk_progress(
     pending: PendingJobs, counter: FinishedJobCounter, shown: bool
 ) -> Iterator[Callable[[], None]]:
     """Show a progress bar over all jobs of a bulk run, and yield the function that updates it.

@@ -27,7 +27,11 @@ from t2i.cli.request.prompt_loras import (
     extract_loras_from_lines,
 )
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import SAMPLER_NAMES, is_known_sampler, normalise_sampler_name
+from t2i.cli.request.sampler_names import (
+    SAMPLER_NAMES,
+    is_sampler_or_scheduler_name,
+)
+from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, suggest_choice
 from t2i.safe_reading import (
     PROMPTS_FILE_KIND,
@@ -50,7 +54,7 @@ NumberedRows = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError
 """Number of its first line, and keys and values, of each record of a file; or its error."""
 
 
-class UnreadableLinesError(Exception):
+class UnreadableRemainderError(Exception):
     """Error with line number and reason, where the rest of a prompts file cannot be read."""
 
 
@@ -91,8 +95,8 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
             request = line.to_request(options)
             check_file_combinations(request)
             if line.edit is not None:
-                check_no_lora_tags('"source"', line.edit.sources, request)
-                check_no_composed_prompts(request, [*line.edit.sources, line.prompt])
+                check_no_lora_tags('"source"', line.edit.source_prompts, request)
+                check_no_composed_prompts(request, [*line.edit.source_prompts, line.prompt])
             if line.reading is not None:
                 check_no_composed_prompts(request, [line.prompt])
             if line.recording is not None:
@@ -120,8 +124,8 @@ def _find_file_error(name: str, file: InputFile) -> str | None:
 
 def _check_sampler(name: str | None) -> None:
     """Raise ArgumentError for an unknown name; whether the model can use it is checked later."""
-    if name is not None and not is_known_sampler(name):
-        hint = suggest_choice(normalise_sampler_name(name), SAMPLER_NAMES)
+    if name is not None and not is_sampler_or_scheduler_name(name):
+        hint = suggest_choice(normalize_sampler_name(name), SAMPLER_NAMES)
         raise ArgumentError(f"Unknown sampler {name!r:.80}. {hint}")
 
 
@@ -137,10 +141,10 @@ def _parse_records(
             except InvalidPromptLineError as error:
                 broken.append((number, str(error)))
             if len(lines) + len(broken) > MAX_PROMPTS:
-                raise UnreadableLinesError(
+                raise UnreadableRemainderError(
                     number, f"There are more than {MAX_PROMPTS:,} prompts. Divide it."
                 )
-    except UnreadableLinesError as error:
+    except UnreadableRemainderError as error:
         broken.append(error.args)
     return lines, broken
 
@@ -159,9 +163,9 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
     for number, data in iterate_numbered_lines(file, MAX_LINE_BYTES):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UnreadableLinesError(1, "The file is UTF-16: save it as UTF-8.")
+            raise UnreadableRemainderError(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE_BYTES:
-            raise UnreadableLinesError(
+            raise UnreadableRemainderError(
                 number, f"The line is longer than {MAX_LINE_BYTES // 1024} KiB. Shorten its prompt."
             )
         yield number, data.decode("utf-8", "surrogateescape")
@@ -242,7 +246,7 @@ class CsvReader:
             self._first_line = self._first_line or number
             self._record_length += len(text)
             if self._record_length > MAX_LINE_BYTES:
-                raise UnreadableLinesError(
+                raise UnreadableRemainderError(
                     self._first_line,
                     f"The record is longer than {MAX_LINE_BYTES // 1024} KiB. "
                     "Is a quote left open?",
@@ -252,14 +256,14 @@ class CsvReader:
     def iterate_rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of the first line, and the cells, of each row of a CSV file.
 
-        Raises UnreadableLinesError.
+        Raises UnreadableRemainderError.
         """
         try:
             for row in csv.reader(self, strict=True):
                 yield self._first_line, row
                 self._first_line = self._record_length = 0
         except csv.Error as error:
-            raise UnreadableLinesError(
+            raise UnreadableRemainderError(
                 self._first_line or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
@@ -268,17 +272,17 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
     expected = "Expected a first line such as: prompt,seed,size"
     for column in columns:
         if column not in PROMPT_LINE_KEYS:
-            raise UnreadableLinesError(
+            raise UnreadableRemainderError(
                 number,
                 f"Unknown column {format_short_json(column)}. "
                 f"{suggest_choice(column, PROMPT_LINE_KEYS)} {expected}",
             )
         if columns.count(column) > 1:
-            raise UnreadableLinesError(
+            raise UnreadableRemainderError(
                 number, f"The column {format_short_json(column)} is given twice: keep one."
             )
     if "prompt" not in columns:
-        raise UnreadableLinesError(number, f"There is no column 'prompt'. {expected}")
+        raise UnreadableRemainderError(number, f"There is no column 'prompt'. {expected}")
 
 
 PARSERS: dict[str, Callable[[NumberedLines], NumberedRows]] = {

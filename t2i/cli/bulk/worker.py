@@ -16,7 +16,7 @@ from t2i.atomic_files import (
     NameTakenError,
     build_write_error,
     link_to_new_name,
-    write_new_file_group,
+    write_files_under_first_free_names,
 )
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
@@ -37,7 +37,10 @@ from t2i.cli.generation.image_generation import (
     warn_of_large_size,
 )
 from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
-from t2i.cli.generation.inverted_photo import add_inversion_to_request, choose_inversion_method
+from t2i.cli.generation.inverted_photo import (
+    add_inversion_to_request,
+    resolve_request_inversion_method,
+)
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto
 from t2i.cli.generation.recorded_target import read_own_recording, record_target_of_request
 from t2i.cli.generation.sequential_edits import record_edit
@@ -64,7 +67,7 @@ MAX_ERROR_LENGTH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class BulkJobResult:
+class UnsavedJobOutput:
     """Result of a job of a bulk run: its final request, and its files to be saved.
 
     request : with what is known once it is done
@@ -109,7 +112,7 @@ class BulkWorker:
             bulk.write_metadata,
         )
 
-    def run_job(self, job: Job, stop: InterruptingStopHandler) -> IndexEntry:
+    def run_job_and_build_index_entry(self, job: Job, stop: InterruptingStopHandler) -> IndexEntry:
         """Generate and save a job's image; return its index entry, with the file or the error.
 
         Raises OutputError where the folder takes no image: that is not the fault of one job.
@@ -146,7 +149,7 @@ class BulkWorker:
             )
         return entry | {"time": round(time.time(), 3)}
 
-    def _do(self, job: Job) -> BulkJobResult:
+    def _do(self, job: Job) -> UnsavedJobOutput:
         recorded = None
         if job.recording is not None:
             recorded = self.photo_cache.read_recording(job.recording, job.request.model)
@@ -168,9 +171,11 @@ class BulkWorker:
         image = upscale_if_requested(self.pipe, request, job.seed, image, show_progress=False)
         return self._image_result(request, job.seed, image)
 
-    def _image_result(self, request: Request, seed: int, image: Image) -> BulkJobResult:
+    def _image_result(self, request: Request, seed: int, image: Image) -> UnsavedJobOutput:
         text = self._metadata_texts(request, seed)
-        return BulkJobResult(request, lambda paths: save_image_with_metadata(image, text, paths[0]))
+        return UnsavedJobOutput(
+            request, lambda paths: save_image_with_metadata(image, text, paths[0])
+        )
 
     def _metadata_texts(self, request: Request, seed: int) -> dict[str, str] | None:
         if not self.write_metadata:
@@ -179,7 +184,7 @@ class BulkWorker:
 
     def _inspect(
         self, request: Request, job: Job, words: Sequence[str], recorded: RecordedPhoto | None
-    ) -> BulkJobResult:
+    ) -> UnsavedJobOutput:
         """Read the heat maps of a line's image, photo or recording."""
         seed = job.seed if recorded is None else recorded.seed
         if request.inversion is None:
@@ -198,7 +203,7 @@ class BulkWorker:
             inspected.maps.save(paths[1])
 
         facts = {"maps": job.file_names[1], "words": inspected.describe_words(), "seed": seed}
-        return BulkJobResult(inspected.request, save, facts)
+        return UnsavedJobOutput(inspected.request, save, facts)
 
     def _get_photo_source(
         self, request: Request, job: Job, recorded: RecordedPhoto | None
@@ -210,7 +215,7 @@ class BulkWorker:
             self.pipe, request, job.seed, budget_bytes=job.budget_bytes
         )
 
-    def _record(self, request: Request, job: Job) -> BulkJobResult:
+    def _record(self, request: Request, job: Job) -> UnsavedJobOutput:
         """Invert a line's photo and record it in its folder, unless a killed run has done it.
 
         Raises NameTakenError for a folder that has anything but this recording.
@@ -225,11 +230,11 @@ class BulkWorker:
                 folder=folder,
                 notes=notes,
             )
-        return BulkJobResult(add_inversion_to_request(request, source))
+        return UnsavedJobOutput(add_inversion_to_request(request, source))
 
     def _edit(
         self, request: Request, job: Job, edit: PromptLineEdit, recorded: RecordedPhoto | None
-    ) -> BulkJobResult:
+    ) -> UnsavedJobOutput:
         """Generate the target of a line's edit, and record it if the line says so; a photo is
         inverted once for lines in a row.
         """
@@ -237,13 +242,13 @@ class BulkWorker:
         if recorded is not None:
             source, seed = recorded.source, recorded.seed
         elif request.inversion is not None:
-            request = choose_inversion_method(
+            request = resolve_request_inversion_method(
                 self.pipe,
                 request,
-                pairwise([*edit.sources, target]),
+                pairwise([*edit.source_prompts, target]),
                 edit.options.to_word_edit_options().weights,
             )
-            first = replace(request, prompt=edit.sources[0])
+            first = replace(request, prompt=edit.source_prompts[0])
             source = self._get_photo_source(first, job, None)
             request, source = self._edit_earlier(request, edit, source)
         before = request.prompt if edit.source is None else edit.source
@@ -276,7 +281,7 @@ class BulkWorker:
         from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 
         editor = build_prompt_to_prompt_pipeline(self.pipe)
-        for pair in pairwise(edit.sources):
+        for pair in pairwise(edit.source_prompts):
             request, _ = choose_request_edits(self.pipe, request, pair, WordEditOptions(), source)
             source = record_edit(editor, request, source, show_progress=False)
         return request, source
@@ -289,7 +294,7 @@ def _save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], obje
     alone.
     """
     try:
-        write_new_file_group([paths], save)
+        write_files_under_first_free_names([paths], save)
     except NameTakenError:
         pass
     else:

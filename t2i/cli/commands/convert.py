@@ -158,8 +158,8 @@ def _convert_model(
     check_output_writable(out, overwrite, folder=True)
 
     from pipelines.text_to_image import TextToImagePipeline
-    from t2i.library_messages import quiet_libraries
+    from t2i.library_messages import quieting_libraries
 
     given = {} if config is None else {"config": config}
-    with quiet_libraries(), atomic_output(out, overwrite) as new:
+    with quieting_libraries(), atomic_output(out, overwrite) as new:
         write_model_folder(new, TextToImagePipeline.from_pretrained(source, **given), precision)

@@ -11,7 +11,7 @@ import typer
 from t2i.cli.commands.data_pairs import generate_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
-from t2i.cli.path_arguments import Commands
+from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.terminal import plural, print_line
 
@@ -26,7 +26,7 @@ OutOption = Annotated[
     Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
 ]
 
-data = Commands(help="Show, check and draw data sets.")
+data = NonEmptyPathCommandGroup(help="Show, check and draw data sets.")
 
 
 data.command("pairs")(generate_preference_pairs)

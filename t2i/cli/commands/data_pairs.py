@@ -55,8 +55,8 @@ def generate_preference_pairs(
     from t2i.evaluate.preferences.pair_generation import PAIRS_UNIT_NAME, write_pairs_file
     from t2i.evaluate.progress import show_progress
     from t2i.evaluate.suite import list_suite_seeds
-    from t2i.library_messages import quiet_libraries
-    from t2i.run_folder import lock_folder
+    from t2i.library_messages import quieting_libraries
+    from t2i.run_folder import locking_folder
 
     if seed in list_suite_seeds():
         raise ArgumentError(
@@ -64,8 +64,8 @@ def generate_preference_pairs(
             f"cannot be measured by them any more. Choose another, as {DEFAULT_SEED}."
         )
     with ExitStack() as held:
-        held.enter_context(lock_folder(out))
-        held.enter_context(quiet_libraries())
+        held.enter_context(locking_folder(out))
+        held.enter_context(quieting_libraries())
         held.enter_context(isolated_rng())
         generator, store = _prepare_generation(model, out, seed, per_caption, recogniser)
         for change in store.library_changes:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.gc_control import restore_gc
+from t2i.cli.gc_control import freeze_and_restore_gc
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.terminal import print_line
 
@@ -35,7 +35,7 @@ def write_post_hoc_ema(
     """
     from train.posthoc_model import export_posthoc_model
 
-    restore_gc()
+    freeze_and_restore_gc()
     rebuilt = export_posthoc_model(run, length, step, out)
     if rebuilt.error > MAX_PROFILE_ERROR:
         print_remark(

@@ -147,13 +147,13 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     from t2i.evaluate.report.earlier_result import read_earlier_result
     from t2i.evaluate.run import RESULT_VERSION, list_finished_parts, measure_parts, write_result
     from t2i.evaluate.suite import PART_CLASSES, build_part
-    from t2i.library_messages import quiet_libraries
-    from t2i.run_folder import lock_folder
+    from t2i.library_messages import quieting_libraries
+    from t2i.run_folder import locking_folder
 
     with ExitStack() as held:
         # the folder, the model and what it is compared with
-        held.enter_context(lock_folder(options.out))
-        held.enter_context(quiet_libraries())
+        held.enter_context(locking_folder(options.out))
+        held.enter_context(quieting_libraries())
         held.enter_context(isolated_rng())
         store, context, facts = _prepare_evaluation(options)
         facts["command"] = options.reproduction_command

@@ -13,7 +13,7 @@ from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import parse_recording_budget
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich, show_warnings_on_one_line
+from t2i.terminal import print_line, print_rich, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
@@ -210,11 +210,11 @@ def _inspect_and_save(
     from t2i.cli.generation.inverted_photo import invert_photo
     from t2i.cli.generation.loaded_request import load_model_for_request
     from t2i.cli.metadata.writing import build_metadata_texts
-    from t2i.library_messages import quiet_libraries
+    from t2i.library_messages import quieting_libraries
     from t2i.pictures import save_picture
 
     output.names.make_folder()
-    with show_warnings_on_one_line() as warned, quiet_libraries():
+    with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = (
             load_model_for_request(request)
             if recorded is None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
-from t2i.cli.path_arguments import Commands
+from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.cli.weights_output import (
     FamilyOption,
     OverwriteOption,
@@ -23,7 +23,7 @@ from t2i.terminal import escape_controls, plural, print_line, print_rich
 if TYPE_CHECKING:
     from t2i.adapters import LoraApproximation, PartSummary
 
-lora = Commands(help="Inspect, merge, extract and resize LoRAs.")
+lora = NonEmptyPathCommandGroup(help="Inspect, merge, extract and resize LoRAs.")
 
 LoraFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any format.")]
 OutOption = Annotated[Path, typer.Option(help="The file to write.")]
@@ -45,8 +45,8 @@ def print_help_without_command(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@lora.command()
-def info(
+@lora.command("info")
+def print_lora_info(
     file: LoraFileArgument,
     layers_per_block: LayersPerBlockOption = 2,
     format: FormatOption = "text",
@@ -73,8 +73,8 @@ def info(
         print_line(f"{escape_controls(name)[:60]}  {escape_controls(shown)}")
 
 
-@lora.command()
-def merge(
+@lora.command("merge")
+def merge_loras_into_model(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, folder, file or hub id.")],
     loras: Annotated[
         list[str], typer.Argument(metavar="FILE[:SCALE]...", help="LoRAs, and their strengths.")
@@ -108,8 +108,8 @@ def merge(
     _print_result(out, format, {"loras": [file.option_value for file in scaled]})
 
 
-@lora.command()
-def extract(
+@lora.command("extract")
+def extract_lora_file(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="The model it began as.")],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The model it has become.")],
     out: OutOption,
@@ -144,8 +144,8 @@ def extract(
     _print_result(out, format, _report_fit(fit, format) | {"left": list(fit.unrepresented)})
 
 
-@lora.command()
-def resize(
+@lora.command("resize")
+def resize_lora_file(
     file: LoraFileArgument,
     out: OutOption,
     rank: RankOption = None,
@@ -179,9 +179,9 @@ def _check_rank_and_share(rank: int | None, share: float | None) -> None:
 
 
 def _load_pipeline(model: str) -> Any:
-    from t2i.library_messages import quiet_libraries
+    from t2i.library_messages import quieting_libraries
 
-    with quiet_libraries():
+    with quieting_libraries():
         from pipelines.text_to_image import TextToImagePipeline
 
         return TextToImagePipeline.from_pretrained(model)

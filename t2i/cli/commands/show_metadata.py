@@ -118,5 +118,5 @@ def _edit_rows(request: "Request") -> dict[str, str]:
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
     edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
     if edited.earlier:
-        rows["edited before"] = "\n".join(edited.sources)
+        rows["edited before"] = "\n".join(edited.source_prompts)
     return rows | {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.gc_control import restore_gc
+from t2i.cli.gc_control import freeze_and_restore_gc
 from t2i.errors import ArgumentError
 from t2i.terminal import plural, print_line
 
@@ -92,7 +92,7 @@ def train(
     if dry_run:
         arguments.append("--dry-run")
     arguments.append(f"--format={format}")
-    restore_gc()
+    freeze_and_restore_gc()
     main(arguments)
 
 

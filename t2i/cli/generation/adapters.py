@@ -24,7 +24,7 @@ from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithS
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError, T2IError
-from t2i.library_messages import mute_diffusers_warnings
+from t2i.library_messages import muting_diffusers_warnings
 from t2i.terminal import plural
 from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
 
@@ -213,7 +213,7 @@ class AttachedAdapters:
 def _name_file_in_errors(word: str, file: InputFile) -> Iterator[None]:
     """Name the file in the errors that a loader of the libraries raises."""
     try:
-        with mute_diffusers_warnings():
+        with muting_diffusers_warnings():
             yield
     except T2IError as error:
         message = str(error)

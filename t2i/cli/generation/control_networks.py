@@ -46,12 +46,12 @@ def build_controls(pipe: "Pipeline", request: Request) -> "list[Control]":
             control.mode,
             None if control.mask is None else expanduser(control.mask.path),
             control.blocks,
-            parse_type(control.type),
+            parse_type_name_or_number(control.type),
         )
         for control in request.controls
     ]
 
 
-def parse_type(text: str | None) -> int | str | None:
+def parse_type_name_or_number(text: str | None) -> int | str | None:
     """Return the type of a control's hint as a number where it is written as one."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 6 else text

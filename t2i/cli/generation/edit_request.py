@@ -15,18 +15,18 @@ from t2i.cli.generation.edited_images import (
     choose_request_edits,
     generate_edited_images,
 )
-from t2i.cli.generation.inverted_photo import choose_inversion_method, invert_photo
+from t2i.cli.generation.inverted_photo import invert_photo, resolve_request_inversion_method
 from t2i.cli.generation.loaded_request import load_model_for_request
-from t2i.cli.generation.recorded_photo import RecordedPhoto, check_new_folder
+from t2i.cli.generation.recorded_photo import RecordedPhoto, check_folder_new_or_empty
 from t2i.cli.generation.recorded_target import record_target_of_request
 from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
-from t2i.library_messages import quiet_libraries
+from t2i.library_messages import quieting_libraries
 from t2i.pictures import build_picture_grid
-from t2i.terminal import print_line, show_warnings_on_one_line
+from t2i.terminal import print_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,9 +68,9 @@ def generate_and_save_edits(
     record : new folder in which the only target of a photo is recorded as the next source
     """
     if record is not None:
-        check_new_folder(record)
+        check_folder_new_or_empty(record)
     output.names.make_folder()
-    with show_warnings_on_one_line() as warned, quiet_libraries():
+    with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = (
             load_model_for_request(request, prompts)
             if recorded is None
@@ -82,7 +82,7 @@ def generate_and_save_edits(
         try:
             if source is None and request.inversion is not None:
                 pairs = [(prompts[0], target) for target in prompts[1:]]
-                request = choose_inversion_method(
+                request = resolve_request_inversion_method(
                     loaded.pipe, loaded.request, pairs, options.weights
                 )
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)

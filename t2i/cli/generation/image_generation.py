@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.gc_control import restore_gc
+from t2i.cli.gc_control import freeze_and_restore_gc
 from t2i.cli.generation.call_arguments import (
     build_image_arguments,
     build_image_prompt_arguments,
@@ -18,7 +18,7 @@ from t2i.cli.generation.call_arguments import (
 from t2i.cli.generation.edited_images import generate_edited_images
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.request import Request, RequestDefaults
-from t2i.library_messages import mute_diffusers_warnings
+from t2i.library_messages import muting_diffusers_warnings
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def load_pipeline(
     if folder.is_file():
         pipe.scheduler = build_named_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
     pipe.to(device or process_state.default_device())
-    restore_gc()
+    freeze_and_restore_gc()
     return pipe
 
 
@@ -190,7 +190,7 @@ def convert_pipeline(pipe: "Pipeline", kind: "type[Pipeline]") -> Any:
     """Return a pipeline of that class with the same components and attached adapters."""
     if isinstance(pipe, kind):
         return pipe
-    with mute_diffusers_warnings():  # it gives advice on a precision that stays what it is
+    with muting_diffusers_warnings():  # it gives advice on a precision that stays what it is
         return kind.from_pipe(pipe)  # type: ignore[no-untyped-call]  # diffusers has no types
 
 

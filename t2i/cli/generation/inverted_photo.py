@@ -48,7 +48,7 @@ def invert_photo(
     if show_progress:
         _print_forecast(editor, request, method, (height, width))
     set_progress_bar(editor, "inversion", shown=show_progress)
-    prompt = request.prompt if request.edited is None else request.edited.sources[0]
+    prompt = request.prompt if request.edited is None else request.edited.source_prompts[0]
     source = editor.invert(
         expanduser(request.image.path),
         request.parse_with_grammar(prompt),
@@ -69,7 +69,7 @@ def invert_photo(
     return source
 
 
-def choose_inversion_method(
+def resolve_request_inversion_method(
     pipe: "TextToImagePipeline",
     request: Request,
     pairs: Iterable[tuple[str, str]],

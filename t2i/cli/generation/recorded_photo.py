@@ -25,8 +25,8 @@ from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.errors import DataError, ModelError
-from t2i.library_messages import quiet_libraries
-from t2i.terminal import print_line, show_warnings_on_one_line
+from t2i.library_messages import quieting_libraries
+from t2i.terminal import print_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -74,8 +74,8 @@ def invert_to_folder(
     seed : of the noise that some methods draw
     budget_bytes : most bytes of the recording; None for the default
     """
-    check_new_folder(folder)
-    with show_warnings_on_one_line() as warned, quiet_libraries():
+    check_folder_new_or_empty(folder)
+    with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = load_model_for_request(request)
         start = time.perf_counter()
         record = build_t2i_metadata(loaded.request, seed, loaded.model_digest)
@@ -101,7 +101,7 @@ def invert_to_folder(
     print_line(folder)
 
 
-def check_new_folder(folder: Path) -> None:
+def check_folder_new_or_empty(folder: Path) -> None:
     """Raise NameTakenError for a folder that is not empty, and for a file; OutputError for a folder
     that cannot be made.
     """

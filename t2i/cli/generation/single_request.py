@@ -15,9 +15,9 @@ from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_requ
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
-from t2i.library_messages import quiet_libraries
+from t2i.library_messages import quieting_libraries
 from t2i.pictures import save_picture
-from t2i.terminal import plural, print_line, show_warnings_on_one_line
+from t2i.terminal import plural, print_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
@@ -50,7 +50,7 @@ def generate_and_save_images(
     """
     output.names.make_folder()
     made: list[dict[str, object]] = []
-    with show_warnings_on_one_line() as warned, quiet_libraries():
+    with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = load_model_for_request(request)
         differences = _report_differences(original, loaded)
         request, interrupted = _draw_images(loaded, seeds, output, made)

@@ -46,7 +46,7 @@ class EmbeddedTexts:
     errors: list[str] = field(default_factory=list)
     seen_keys: set[str] = field(default_factory=set)
 
-    def add_text(self, key: str, read: Callable[[], str]) -> None:
+    def read_and_add_text(self, key: str, read: Callable[[], str]) -> None:
         """Read a metadata text and add it under its key, or add an error line if it fails.
 
         read : returns the text; may raise ValueError or zlib.error
@@ -110,7 +110,7 @@ def _add_png_text(file: BinaryIO, kind: bytes, size: int, texts: EmbeddedTexts) 
             raise ValueError("its checksum is wrong: the file is damaged")
         return _decode_png_text(kind, data)
 
-    texts.add_text(key, read)
+    texts.read_and_add_text(key, read)
 
 
 def _decode_png_text(kind: bytes, data: bytes) -> str:
@@ -213,12 +213,14 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:
-        texts.add_text("parameters", partial(decode_user_comment, comment))
+        texts.read_and_add_text("parameters", partial(decode_user_comment, comment))
     if maker.startswith(b"t2i\0"):
-        texts.add_text("t2i", partial(maker[4:].decode, "utf-8"))
+        texts.read_and_add_text("t2i", partial(maker[4:].decode, "utf-8"))
     elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):
-        texts.add_text("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
+        texts.read_and_add_text("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
     for tag in (MAKE, MODEL):  # ComfyUI writes "prompt:{...}" and "workflow:{...}" here
         key, _, value = fields.get(tag, b"").partition(b":")
         if key in (b"prompt", b"workflow"):
-            texts.add_text(key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8"))
+            texts.read_and_add_text(
+                key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8")
+            )

@@ -16,7 +16,7 @@ from t2i.cli.metadata.writing import T2I_METADATA_VERSION
 from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, Request
 from t2i.errors import DataError
 from t2i.terminal import escape_controls
-from t2i.validation_errors import describe_validation_error
+from t2i.validation_errors import describe_first_validation_error
 
 TOOL_NAME = "t2i"
 ShortText = Annotated[str, Field(max_length=200)]
@@ -50,7 +50,7 @@ def parse_t2i_metadata(text: str) -> T2IMetadata:
     try:
         return T2IMetadata.model_validate_json(text)
     except ValidationError as error:
-        reason = describe_validation_error(error, "the record")
+        reason = describe_first_validation_error(error, "the record")
         raise DataError(escape_controls(f"t2i: {reason}")) from None
 
 

@@ -57,7 +57,11 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         "Model": Path(request.model).name,
         **({} if request.strength is None else {"Denoising strength": request.strength}),
         **_upscale_settings(request),
-        **({} if request.edited is None else {"Edited from": " -> ".join(request.edited.sources)}),
+        **(
+            {}
+            if request.edited is None
+            else {"Edited from": " -> ".join(request.edited.source_prompts)}
+        ),
         **format_files_by_label(request),
         **_inversion_settings(request),
         **_region_settings(request),

@@ -103,7 +103,7 @@ class PromptLineEdit:
     earlier: tuple[str, ...] | None = None
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def source_prompts(self) -> tuple[str, ...]:
         """Prompts of all sources, one upon the other; the first describes the photo."""
         return (*(self.earlier or ()), *([] if self.source is None else [self.source]))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i.cli.file_names import parse_file_name, parse_image_file_name
-from t2i.cli.inspected_words import READING_TASKS, PromptLineReading, split_words
+from t2i.cli.inspected_words import READING_TASKS, InspectOrInvertTask, split_words
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import (
     EditOptions,
@@ -62,7 +62,7 @@ class PromptLine:
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
     edit: PromptLineEdit | None = None
-    reading: PromptLineReading | None = None
+    reading: InspectOrInvertTask | None = None
     budget_bytes: int | None = None
     recording: PromptLineRecording | None = None
     record: str | None = None
@@ -76,7 +76,7 @@ class PromptLine:
         if self.recording is not None:
             return replace(request, upscale=None, image=None, mask=None, inversion=None)
         if self.reading is not None:
-            self.reading.check_inputs(request.image, request.upscale)
+            self.reading.check_image_and_upscale(request.image, request.upscale)
         task = self.edit or self.reading
         if task is None or request.image is not None:
             return request
@@ -269,7 +269,7 @@ def _parse_name(keys: PromptLineSchema) -> str | None:
     return parse_file_name(keys.name) if keys.task == "invert" else parse_image_file_name(keys.name)
 
 
-def _parse_reading(keys: PromptLineSchema) -> PromptLineReading | None:
+def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
     """Return what a line with "task": "inspect" or "invert" asks for; None for other tasks."""
     if keys.words is not None and keys.task != "inspect":
         raise ArgumentError(
@@ -293,7 +293,7 @@ def _parse_reading(keys: PromptLineSchema) -> PromptLineReading | None:
         raise ArgumentError(
             f'Got "{unread[0]}" for "task": "{keys.task}", which does not read it. Leave it out.'
         )
-    return PromptLineReading(
+    return InspectOrInvertTask(
         task="inspect" if keys.task == "inspect" else "invert",
         words=None if keys.words is None else tuple(split_words(_split_files(keys.words))),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),

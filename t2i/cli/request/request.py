@@ -104,7 +104,7 @@ class Request:
         together: tuple[str, ...] = ()
         if self.edited is not None:
             _check_edited(self.edited, self)
-            together = (*self.edited.sources, *self.edited.prompts)
+            together = (*self.edited.source_prompts, *self.edited.prompts)
             for text in together:
                 check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):

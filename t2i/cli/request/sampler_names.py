@@ -1,5 +1,7 @@
 """Names of samplers as t2i.denoiser.schedulers spells them, without its import of torch."""
 
+from t2i.denoiser.sampler_name import normalize_sampler_name
+
 SAMPLER_ALIASES = {
     "euler ancestral": "euler a",
     "dpm 2": "dpm2",
@@ -11,7 +13,7 @@ SAMPLER_ALIASES = {
     "dpm++ 2": "dpm++ 2m",
     "uni pc": "unipc",
 }
-"""Names of ComfyUI, InvokeAI and older tools, as `normalise_sampler_name` leaves them."""
+"""Names of ComfyUI, InvokeAI and older tools, as `normalize_sampler_name` leaves them."""
 
 SAMPLER_NAMES = {
     *("ddim", "ddpm", "pndm", "plms", "euler a", "dpm2 a", "lcm", "tcd"),
@@ -53,9 +55,9 @@ def sampler_name_from_class(name: str) -> str:
     return SAMPLER_NAMES_BY_CLASS.get(name.strip(), name)
 
 
-def is_known_sampler(name: str) -> bool:
+def is_sampler_or_scheduler_name(name: str) -> bool:
     """Return True for the name of a sampler, or any name that ends in "Scheduler"."""
-    base = normalise_sampler_name(name)
+    base = normalize_sampler_name(name)
     for spacing in SPACINGS:
         if base.removesuffix(f" {spacing}") in SAMPLERS_WITH_SPACINGS:
             return True
@@ -72,22 +74,16 @@ def translate_sampler_name(name: str, spacing: str = "") -> tuple[str | None, st
     """
     if name in SAMPLER_NAMES_BY_CLASS:
         return SAMPLER_NAMES_BY_CLASS[name], spacing
-    words = normalise_sampler_name(name).removesuffix(" gpu")
+    words = normalize_sampler_name(name).removesuffix(" gpu")
     for own in SPACINGS:
         if words.endswith(f" {own}"):
             words, spacing = words.removesuffix(f" {own}"), own
     if words.endswith(" k"):  # InvokeAI's mark of Karras' spacing
         words, spacing = words.removesuffix(" k"), "karras"
     base = SAMPLER_ALIASES.get(words, words)
-    plain_spacing = normalise_sampler_name(spacing)
+    plain_spacing = normalize_sampler_name(spacing)
     if base not in SAMPLER_NAMES:
         return None, spacing
     if plain_spacing in SPACINGS and base in SAMPLERS_WITH_SPACINGS:
         return f"{base} {plain_spacing}", ""
     return base, "" if plain_spacing in DEFAULT_SPACINGS else spacing
-
-
-def normalise_sampler_name(name: str) -> str:
-    """Normalise a sampler's name to lower-case words, without a leading "k"."""
-    words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
-    return " ".join(words[1:] if words[:1] == ["k"] else words)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
-from t2i.validation_errors import describe_validation_error
+from t2i.validation_errors import describe_first_validation_error
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -48,4 +48,4 @@ def build_t2i_json_error(path: Path, error: ValidationError, remedy: str) -> Mod
     """Return the ModelError for an invalid t2i.json: it names the file, the first fault and what to
     do.
     """
-    return ModelError(f"Cannot use {path}: {describe_validation_error(error)}. {remedy}")
+    return ModelError(f"Cannot use {path}: {describe_first_validation_error(error)}. {remedy}")

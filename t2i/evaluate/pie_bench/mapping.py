@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from t2i.errors import DataError
 from t2i.safe_reading import CAPTION_TABLE_KIND, read_json
-from t2i.validation_errors import describe_validation_error
+from t2i.validation_errors import describe_first_validation_error
 
 MAPPING_FILE, PICTURES_FOLDER = "mapping_file.json", "annotation_images"
 PICTURE_SIDE = 512
@@ -106,6 +106,6 @@ def read_mapping_file(folder: Path) -> dict[str, PieBenchEdit]:
         except ValidationError as error:
             raise DataError(
                 f"{path}: the edit {key!r:.80} is laid out otherwise than PIE-Bench's: "
-                f"{describe_validation_error(error)}."
+                f"{describe_first_validation_error(error)}."
             ) from error
     return edits

@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Estimate
 from t2i.evaluate.report.sample_values import parse_sample_values
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_bounded
-from t2i.validation_errors import describe_validation_error
+from t2i.validation_errors import describe_first_validation_error
 
 RENAMED_HEADS = {"the cheapest not surely worse": "the cheapest not significantly worse"}
 """Column head in an older evaluation.json -> the same column's head now."""
@@ -118,7 +118,7 @@ def read_earlier_result(path: Path, facts: Mapping[str, Any], version: int) -> E
     except OSError as error:
         raise ArgumentError(f"Cannot read {path}: {error.strerror or error}. {remedy}") from error
     except ValidationError as error:
-        reason = describe_validation_error(error)
+        reason = describe_first_validation_error(error)
         raise ArgumentError(f"{path} is no evaluation.json: {reason}. {remedy}") from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise ArgumentError(f"{path} is no JSON. {remedy}") from error

@@ -25,7 +25,7 @@ EXAMPLE_SOURCE_FOLDER = "source"
 """Name of a recorded source's folder in a command."""
 
 
-def export_request(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
+def build_export_answer(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
     """Return a request in its three forms; names of files on the client's machine are examples."""
     body = new.request
     document = {"kind": new.kind, "request": body.model_dump(mode="json", exclude_defaults=True)}

@@ -80,5 +80,5 @@ def list_loras(catalogue: Names) -> AdaptersAnswer:
 @router.post("/tokens")
 def read_tokens(asked: TokensRequest, catalogue: Names) -> TokensAnswer:
     """Answer with the tokens and words of a prompt as a model's text encoder sees them."""
-    model = catalogue.find_model(asked.model)
+    model = catalogue.resolve_model_name(asked.model)
     return describe_tokens(asked.prompt, asked.grammar, catalogue.models[model])

@@ -14,7 +14,7 @@ from t2i.cli.metadata.reading import (
 )
 from t2i.errors import DataError
 from t2i.server.api.recorded_requests import build_recorded_job, find_model_digest
-from t2i.server.api.schemas import MetadataAnswer, RecordedPictureAnswer, UploadAnswer
+from t2i.server.api.schemas import MetadataAnswer, RequiredPictureAnswer, UploadAnswer
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.jobs.uploads import sanitise_name
 from t2i.terminal import escape_controls
@@ -62,7 +62,7 @@ def read_picture_metadata(file: Picture, service: Service) -> MetadataAnswer:
         kind=job.kind,
         request=job.values,
         pictures=[
-            RecordedPictureAnswer(
+            RequiredPictureAnswer(
                 field=name, name=sanitise_name(picture.path), sha256=picture.sha256
             )
             for name, picture in job.pictures

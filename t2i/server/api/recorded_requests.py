@@ -38,7 +38,7 @@ class RecordedJob:
 
 
 @lru_cache(maxsize=64)
-def read_model_digest(folder: Path) -> str:
+def get_cached_model_digest(folder: Path) -> str:
     """Return the digest of a listed model, computed once: the list is made when a server starts."""
     return compute_model_digest(folder)
 
@@ -46,7 +46,7 @@ def read_model_digest(folder: Path) -> str:
 def find_model_digest(request: Request, catalogue: Catalogue) -> str | None:
     """Return the digest of the listed model that a request names; None for one not listed."""
     folder = catalogue.models.get(request.model)
-    return None if folder is None else read_model_digest(folder)
+    return None if folder is None else get_cached_model_digest(folder)
 
 
 def build_recorded_job(

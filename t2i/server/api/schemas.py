@@ -154,7 +154,7 @@ class ExportAnswer(BaseModel):
     request: str
 
 
-class RecordedPictureAnswer(BaseModel):
+class RequiredPictureAnswer(BaseModel):
     """Picture that a recorded request needs: the field that names its upload, and its SHA-256."""
 
     field: str
@@ -170,7 +170,7 @@ class MetadataAnswer(BaseModel):
     tool: str
     kind: JobKind
     request: dict[str, Any]
-    pictures: list[RecordedPictureAnswer]
+    pictures: list[RequiredPictureAnswer]
     not_restored: list[str]
     differences: list[str]
     text: str

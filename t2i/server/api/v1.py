@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query
 from starlette.responses import FileResponse, StreamingResponse
 
-from t2i.server.api.export import export_request
+from t2i.server.api.export import build_export_answer
 from t2i.server.api.schemas import ExportAnswer, JobAnswer, JobsAnswer, MapsAnswer
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.jobs.job import JobNotFoundError
@@ -143,6 +143,6 @@ def read_maps(
 
 
 @router.post("/export")
-def write_request(new: NewJob, service: Service) -> ExportAnswer:
+def export_request(new: NewJob, service: Service) -> ExportAnswer:
     """Write a request as a command, as Python, and as the body that creates its job."""
-    return export_request(new, service.catalogue)
+    return build_export_answer(new, service.catalogue)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from t2i.errors import T2IError
-from t2i.server.compat.validation_faults import describe_faults, find_fault_status
+from t2i.server.compat.validation_faults import describe_first_fault, find_fault_status
 from t2i.server.jobs.job import QueueFullError
 from t2i.server.security.errors import find_status
 
@@ -38,7 +38,7 @@ class ErrorRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 return answer(
-                    "ArgumentError", describe_faults(error), find_fault_status(error, 422)
+                    "ArgumentError", describe_first_fault(error), find_fault_status(error, 422)
                 )
             except HTTPException as error:
                 return answer("RequestError", f"{error.detail}.", error.status_code)

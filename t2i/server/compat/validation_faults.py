@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 MAX_MESSAGE_LETTERS = 2_000
 
 
-def describe_faults(error: RequestValidationError) -> str:
+def describe_first_fault(error: RequestValidationError) -> str:
     """Return the first fault of a request: "steps: Input should be a valid integer."."""
     first: Any = error.errors()[0]
     if first["type"] == "json_invalid":

@@ -10,7 +10,11 @@ from t2i.cli.request.request import Request
 from t2i.errors import T2IError
 from t2i.server.jobs.batching import find_batch_settings
 from t2i.server.jobs.job import Job, JobFailure, JobProgress, JobResult, StorageFullError
-from t2i.server.jobs.job_inputs import build_source_request, find_source, make_linked_upload_finder
+from t2i.server.jobs.job_inputs import (
+    build_source_request,
+    find_source_job,
+    make_linked_upload_finder,
+)
 from t2i.server.jobs.job_request import parse_job_request
 from t2i.server.jobs.request_building import build_request
 from t2i.server.jobs.retention import measure_folder
@@ -91,7 +95,7 @@ class JobDispatcher:
             self.state.events.publish_state(taken)
         return taken
 
-    def prepare(self, job: Job) -> WorkerJob | None:
+    def build_worker_job(self, job: Job) -> WorkerJob | None:
         """Return a job in the form that a worker process is given; None for one that cannot run,
         which has failed.
         """
@@ -101,7 +105,7 @@ class JobDispatcher:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
             folder.mkdir(parents=True)
             body = parse_job_request(job.kind, job.request)
-            source = find_source(state.store, body, job.owner)
+            source = find_source_job(state.store, body, job.owner)
             names: dict[str, str] = {}
             built = build_request(
                 body,
@@ -159,13 +163,13 @@ class JobDispatcher:
             time.sleep(FULL_DISK_PAUSE_SECONDS)
             return
         self._finish(job, lambda: self.store.finish(job.id, "failed", time.time(), error=failure))
-        self.state.remove_inputs(job.id)
+        self.state.remove_inputs_if_unsuccessful(job.id)
 
     def record_cancelled(self, job: Job) -> None:
         """Store that a running job was cancelled."""
         shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
-        self.state.remove_inputs(job.id)
+        self.state.remove_inputs_if_unsuccessful(job.id)
 
     def record_interruption(self, job: Job, reason: str) -> None:
         """Keep that the worker of a job has ended by itself: the job is tried again after those

@@ -50,7 +50,7 @@ def make_linked_upload_finder(folder: Path, names: dict[str, str]) -> Callable[[
     return find
 
 
-def find_source(store: JobStore, request: JobRequest, owner: str) -> Job | None:
+def find_source_job(store: JobStore, request: JobRequest, owner: str) -> Job | None:
     """Return the job that recorded the source which a request names; None if it names none.
 
     Raises JobNotFoundError, and ArgumentError for a job that records none or is not done.

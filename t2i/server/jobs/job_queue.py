@@ -72,5 +72,5 @@ class JobQueue:
         self._cancelled.discard(job_id)
 
     def _forecast_wait(self) -> int:
-        durations = self.store.measure_durations(NUM_JOBS_FOR_FORECAST)
+        durations = self.store.list_recent_durations(NUM_JOBS_FOR_FORECAST)
         return max(1, round(sum(durations) / len(durations))) if durations else 5

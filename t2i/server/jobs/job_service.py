@@ -16,7 +16,7 @@ from t2i.server.jobs.job import (
     create_identifier,
 )
 from t2i.server.jobs.job_events import JobEvent
-from t2i.server.jobs.job_inputs import build_source_request, find_source, make_upload_linker
+from t2i.server.jobs.job_inputs import build_source_request, find_source_job, make_upload_linker
 from t2i.server.jobs.job_request import JobRequest
 from t2i.server.jobs.request_building import (
     build_request,
@@ -52,7 +52,7 @@ class JobService:
         job_id = create_identifier()
         folder = self.state.folder / job_id
         try:
-            source = find_source(self.state.store, request, owner)
+            source = find_source_job(self.state.store, request, owner)
             find = make_upload_linker(self.uploads, self.state.locate_inputs(job_id), owner)
             built = build_request(
                 request,
@@ -96,7 +96,7 @@ class JobService:
             return job
         if self.state.store.cancel_if_queued(job_id, time.time()):
             self.state.publish_state(job_id)
-            self.state.remove_inputs(job_id)
+            self.state.remove_inputs_if_unsuccessful(job_id)
         else:
             self.state.queue.request_cancel(job_id)
         return self.get(job_id, owner)

@@ -22,7 +22,7 @@ from t2i.cli.request.request import (
     check_pixel_count,
     choose_seeds,
 )
-from t2i.cli.request.sampler_names import is_known_sampler, sampler_name_from_class
+from t2i.cli.request.sampler_names import is_sampler_or_scheduler_name, sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
 from t2i.errors import ArgumentError
 from t2i.pictures import read_picture_size
@@ -135,13 +135,15 @@ def check_size_of_work(
 
 def _build_overrides(body: SamplingRequest, catalogue: Catalogue) -> RequestOverrides:
     sampler = None if body.sampler is None else sampler_name_from_class(body.sampler)
-    if sampler is not None and (not is_known_sampler(sampler) or sampler.endswith("Scheduler")):
+    if sampler is not None and (
+        not is_sampler_or_scheduler_name(sampler) or sampler.endswith("Scheduler")
+    ):
         from t2i.denoiser.schedulers import find_sampler  # imports torch, for the message alone
 
         find_sampler(sampler)
     return RequestOverrides(
         negative_prompt=body.negative_prompt,
-        model=catalogue.find_model(body.model),
+        model=catalogue.resolve_model_name(body.model),
         num_inference_steps=body.steps,
         guidance_scale=body.guidance_scale,
         sampler=sampler,

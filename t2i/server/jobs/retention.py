@@ -29,7 +29,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFiles:
+class RemovalCandidate:
     """Files of a finished job, or of an upload: since when they are there, until when they may
     stay, when they may go for lack of room, and how to remove them.
     """
@@ -59,7 +59,7 @@ def remove_old_files(store: JobStore, folder: Path, uploads: Uploads, bounds: Re
             total -= one.num_bytes
 
 
-def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[KeptFiles]:
+def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[RemovalCandidate]:
     def remove(job_id: str) -> None:
         store.remove(job_id)
         shutil.rmtree(folder / job_id, ignore_errors=True)
@@ -69,13 +69,15 @@ def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[Kept
         until, removable_from = ended + bounds.max_age, ended
         if job_id in bounds.needed:
             until = removable_from = math.inf
-        kept.append(KeptFiles(ended, until, removable_from, num_bytes, partial(remove, job_id)))
+        kept.append(
+            RemovalCandidate(ended, until, removable_from, num_bytes, partial(remove, job_id))
+        )
     return kept
 
 
-def _list_uploads(uploads: Uploads, bounds: Retention) -> list[KeptFiles]:
+def _list_uploads(uploads: Uploads, bounds: Retention) -> list[RemovalCandidate]:
     return [
-        KeptFiles(
+        RemovalCandidate(
             since,
             since + bounds.upload_age,
             since + GRACE,
@@ -86,7 +88,7 @@ def _list_uploads(uploads: Uploads, bounds: Retention) -> list[KeptFiles]:
     ]
 
 
-def remove_orphans(store: JobStore, folder: Path) -> None:
+def remove_orphan_job_folders(store: JobStore, folder: Path) -> None:
     """Remove the folders of jobs that the store does not know, as a crash leaves them."""
     known = store.list_identifiers()
     for path in folder.iterdir():

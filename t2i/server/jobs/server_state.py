@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from t2i.errors import T2IError
-from t2i.run_folder import lock_folder
+from t2i.run_folder import locking_folder
 from t2i.server.catalogue import Catalogue, list_catalogue
 from t2i.server.jobs.job import Job, JobFailure, StorageFullError
 from t2i.server.jobs.job_events import JobEvents
@@ -19,8 +19,8 @@ from t2i.server.jobs.retention import (
     GRACE,
     Retention,
     remove_old_files,
+    remove_orphan_job_folders,
     remove_orphan_uploads,
-    remove_orphans,
 )
 from t2i.server.jobs.store import JobStore
 from t2i.server.jobs.uploads import Uploads, check_free_space
@@ -44,7 +44,7 @@ class ServerState:
         """
         self.settings = settings
         self.catalogue: Catalogue = list_catalogue(settings)
-        self._lock = lock_folder(settings.folder)
+        self._lock = locking_folder(settings.folder)
         self._lock.__enter__()
         self.folder = settings.folder.resolve() / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,15 +56,15 @@ class ServerState:
         self._cleaning, self._closed = threading.Lock(), threading.Event()
         self._timer = threading.Thread(target=self._clean_at_intervals, name="clean", daemon=True)
         self._queue_interrupted_jobs()
-        remove_orphans(self.store, self.folder)
+        remove_orphan_job_folders(self.store, self.folder)
         remove_orphan_uploads(self.uploads, 0)
-        self.clean()
+        self.remove_expired_files()
 
-    def start(self) -> None:
+    def start_periodic_cleanup(self) -> None:
         """Remove what is too old at intervals, until the state is closed."""
         self._timer.start()
 
-    def drain(self) -> None:
+    def begin_draining(self) -> None:
         """Take no new jobs and start none; those that run are finished."""
         self.draining = True
         self.queue.stop()
@@ -79,7 +79,7 @@ class ServerState:
         self.store.close()
         self._lock.__exit__(None, None, None)
 
-    def clean(self, *, upload_age: float | None = None) -> None:
+    def remove_expired_files(self, *, upload_age: float | None = None) -> None:
         """Remove results and uploads that are too old or too many.
 
         upload_age : seconds that uploads are kept; None for those of the settings
@@ -107,7 +107,7 @@ class ServerState:
         try:
             check_free_space(self.folder, self.settings.min_free_bytes)
         except StorageFullError:
-            self.clean(upload_age=min(self.settings.upload_age, GRACE))
+            self.remove_expired_files(upload_age=min(self.settings.upload_age, GRACE))
             check_free_space(self.folder, self.settings.min_free_bytes)
 
     def locate_inputs(self, job_id: str) -> Path:
@@ -122,7 +122,7 @@ class ServerState:
         """Tell the listeners of a job its state in the store."""
         self.events.publish_state(self.store.get(job_id))
 
-    def remove_inputs(self, job_id: str) -> None:
+    def remove_inputs_if_unsuccessful(self, job_id: str) -> None:
         """Remove the pictures that a job took, if it has failed or was cancelled."""
         if self.store.get(job_id).state in ("failed", "cancelled"):
             shutil.rmtree(self.locate_inputs(job_id), ignore_errors=True)
@@ -144,7 +144,7 @@ class ServerState:
         )
         self.store.finish(job.id, "failed", time.time(), error=failure)
         shutil.rmtree(self.locate_result(job.id), ignore_errors=True)
-        self.remove_inputs(job.id)
+        self.remove_inputs_if_unsuccessful(job.id)
         return False
 
     def _queue_interrupted_jobs(self) -> None:
@@ -156,6 +156,6 @@ class ServerState:
     def _clean_at_intervals(self) -> None:
         while not self._closed.wait(self.settings.clean_interval):
             try:
-                self.clean()
+                self.remove_expired_files()
             except (T2IError, OSError, sqlite3.Error):  # the next time may fare better
                 logger.exception("Old results and uploads could not be removed.")

@@ -238,7 +238,7 @@ class JobStore:
         """Return the number of jobs in a state."""
         return int(self._read("SELECT count(*) FROM jobs WHERE state = ?", (state,))[0][0])
 
-    def measure_durations(self, number: int) -> list[float]:
+    def list_recent_durations(self, number: int) -> list[float]:
         """Return the seconds that each of the last finished jobs ran."""
         rows = self._read(
             "SELECT finished - started FROM jobs WHERE state = 'done' AND started IS NOT NULL "

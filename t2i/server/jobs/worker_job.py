@@ -70,7 +70,7 @@ JobOutcome = JobResult | FailureMessage | Literal["cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
-class JobMessage:
+class JobUpdateMessage:
     """Message of a worker about one of the jobs that it was given."""
 
     job_id: str

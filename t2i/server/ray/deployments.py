@@ -98,7 +98,7 @@ class PictureWorker:
                 raise JobCancelledError("The client has gone away.")
 
         def run(worker_job: WorkerJob) -> JobResult:
-            outcome = self.worker.run(worker_job, report)
+            outcome = self.worker.run_job(worker_job, report)
             if isinstance(outcome, FailureMessage):
                 raise FailedRunError(outcome.failure)
             return replace(outcome, data={**outcome.data, "worker": self.identifier})

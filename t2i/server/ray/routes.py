@@ -44,7 +44,7 @@ class RunResultAnswer(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class DeployedWorkers:
+class DeployedWorkersStatus:
     """State of workers that Ray watches: requests come once they are ready."""
 
     ready: bool = True
@@ -64,7 +64,7 @@ def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
         responses=ERROR_RESPONSES,
     )
     app.state.catalogue = list_catalogue(settings)
-    app.state.pool, app.state.settings, app.state.draw = DeployedWorkers(), settings, draw
+    app.state.pool, app.state.settings, app.state.draw = DeployedWorkersStatus(), settings, draw
     for one in (router, models.router, documentation.router):
         app.include_router(one)
     add_error_handlers(app)
@@ -76,7 +76,7 @@ async def run_job(new: NewRun, request: Request) -> RunResultAnswer:
     """Run a job on a free worker, and answer with its files. Without the client it is cancelled."""
     state = request.app.state
     job = await anyio.to_thread.run_sync(
-        check_job, new, state.catalogue, state.settings.max_pixels_x_steps
+        create_checked_inline_job, new, state.catalogue, state.settings.max_pixels_x_steps
     )
     outcome = await state.draw(job)
     if isinstance(outcome, JobFailure):
@@ -84,7 +84,7 @@ async def run_job(new: NewRun, request: Request) -> RunResultAnswer:
     return RunResultAnswer.model_validate({"seeds": job.seeds, **outcome.to_dict()})
 
 
-def check_job(new: NewRun, catalogue: Any, max_pixels_x_steps: int) -> InlineJob:
+def create_checked_inline_job(new: NewRun, catalogue: Any, max_pixels_x_steps: int) -> InlineJob:
     """Return the checked job of a request, with its seeds. Raises T2IError."""
     job = create_inline_job(new)
     return replace(job, seeds=check_inline_job(job, catalogue, max_pixels_x_steps))

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from t2i.server.security.errors import refuse
+from t2i.server.security.errors import send_error
 
 COOKIE_NAME = "t2i_token"
 PATHS_WITHOUT_TOKEN = ("/api/v1/health",)
@@ -57,7 +57,7 @@ class AccessMiddleware:
             return
         owner = self._find_owner(Headers(scope=scope))
         if owner is None and path not in PATHS_WITHOUT_TOKEN:
-            await refuse(
+            await send_error(
                 scope,
                 receive,
                 send,
@@ -74,18 +74,18 @@ class AccessMiddleware:
     def _find_owner(self, headers: Headers) -> str | None:
         kind, _, value = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return find_secret(value.strip(), self.owners)
+            return look_up_secret(value.strip(), self.owners)
         if kind.lower() == "basic":
-            return find_secret(_password(value), self.owners)
+            return look_up_secret(_password(value), self.owners)
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE_NAME)
-        return None if cookie is None else find_secret(cookie, self.cookies)
+        return None if cookie is None else look_up_secret(cookie, self.cookies)
 
     def _token_of_link(self, scope: Scope, path: str) -> str | None:
         """Return the valid token in the address of the page, or None."""
         if scope["method"] != "GET" or path not in ("", "/"):
             return None
         values = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        known = [value for value in values if find_secret(value, self.owners) is not None]
+        known = [value for value in values if look_up_secret(value, self.owners) is not None]
         return known[0] if known else None
 
     async def _set_cookie(self, scope: Scope, send: Send, token: str) -> None:
@@ -118,7 +118,7 @@ def compute_cookie(token: str) -> str:
     return hashlib.sha256(b"t2i cookie " + token.encode()).hexdigest()
 
 
-def find_secret(given: str, known: dict[str, str]) -> str | None:
+def look_up_secret(given: str, known: dict[str, str]) -> str | None:
     """Return the value stored for a secret; every one is compared, in constant time."""
     found = None
     for secret, value in known.items():

@@ -45,7 +45,7 @@ def describe_error(kind: str, message: str) -> dict[str, dict[str, str]]:
     return {"error": {"type": kind, "message": message}}
 
 
-async def refuse(
+async def send_error(
     scope: Scope,
     receive: Receive,
     send: Send,

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from t2i.server.security.errors import refuse
+from t2i.server.security.errors import send_error
 from t2i.server.settings import LOOPBACK_HOSTS, ServerSettings
 
 WILDCARD_HOSTS = ("0.0.0.0", "::")
@@ -28,7 +28,7 @@ class HostMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with 403."""
         if scope["type"] == "http" and (reason := self._find_fault(Headers(scope=scope))):
-            await refuse(scope, receive, send, 403, "HostError", reason)
+            await send_error(scope, receive, send, 403, "HostError", reason)
             return
         await self.app(scope, receive, send)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from t2i.server.security.errors import refuse
+from t2i.server.security.errors import send_error
 
 
 class BodyTooLargeError(Exception):
@@ -70,7 +70,7 @@ class LimitMiddleware:
         if isinstance(fault, BodyTooLargeError):
             await self._refuse_size(scope, receive, send)
             return
-        await refuse(
+        await send_error(
             scope,
             receive,
             send,
@@ -81,7 +81,7 @@ class LimitMiddleware:
         )
 
     async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await refuse(
+        await send_error(
             scope,
             receive,
             send,

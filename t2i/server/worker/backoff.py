@@ -8,7 +8,7 @@ class Backoff:
         self.first, self.longest = first, longest
         self._following = first
 
-    def next(self) -> float:
+    def next_delay(self) -> float:
         """Return the delay before the next try."""
         delay = self._following
         self._following = min(2 * delay, self.longest)

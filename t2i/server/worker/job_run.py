@@ -24,7 +24,7 @@ from t2i.server.jobs.job import ResultFile
 from t2i.server.jobs.worker_job import WorkerJob
 from t2i.server.worker.model_cache import LoadedModel
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import ProbedWords, write_word_maps
+from t2i.server.worker.word_maps import PromptHeatMaps, write_word_maps
 
 MAX_MESSAGE_LETTERS = 2_000
 """Letters of a warning or an error in a result."""
@@ -61,26 +61,26 @@ class JobRun:
         )
 
     @property
-    def wants_steps(self) -> bool:
+    def wants_step_maps(self) -> bool:
         """True if heat maps and predicted images of each step are asked for."""
         return bool(getattr(self.job.body, "map_steps", False))
 
-    def prepare_request(self) -> Request:
+    def apply_request_to_model(self) -> Request:
         """Return the request with the model's defaults, its adapters attached."""
         built = self.job.built
         request = built.request
         if self.source is not None:  # the photo's file is not needed any more
-            prepared = self.model.prepare(
+            prepared = self.model.apply_request(
                 replace(request, image=None, mask=None, inversion=None), built.prompts
             )
             return replace(
                 prepared, image=request.image, mask=request.mask, inversion=request.inversion
             )
-        return self.model.prepare(request, built.prompts)
+        return self.model.apply_request(request, built.prompts)
 
     def save_image(self, name: str, image: Image.Image, request: Request, seed: int) -> None:
         """Save an image with its metadata, in which uploads have their own names."""
-        texts = build_metadata_texts(self.name_pictures(request), seed, self.model.digest)
+        texts = build_metadata_texts(self.restore_upload_names(request), seed, self.model.digest)
         save_image_with_metadata(image, texts, self.job.folder / name)
         self.files.append(ResultFile(name, "image/png", image.width, image.height, seed))
 
@@ -89,7 +89,7 @@ class JobRun:
         save_picture(image, self.job.folder / name)
         self.files.append(ResultFile(name, "image/png", image.width, image.height))
 
-    def name_pictures(self, request: Request) -> Request:
+    def restore_upload_names(self, request: Request) -> Request:
         """Return the request with the names that its uploads had where they came from."""
         names = self.job.picture_names
 
@@ -98,7 +98,7 @@ class JobRun:
 
         return map_request_files(request, rename)
 
-    def save_maps(self, probed: Sequence[ProbedWords], picture: int = 0) -> None:
+    def save_maps(self, probed: Sequence[PromptHeatMaps], picture: int = 0) -> None:
         """Save the heat maps of one of the images."""
         described = write_word_maps(probed, self.job.folder, picture)
         self.data.setdefault("maps", {})[str(picture)] = described
@@ -111,7 +111,7 @@ class JobRun:
             ResultFile(described["exact"], "application/octet-stream"),
         ]
 
-    def save_steps(self) -> None:
+    def save_step_images(self) -> None:
         """Save the images that each step predicts: steps side by side, pictures under each
         other.
         """

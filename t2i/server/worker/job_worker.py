@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from t2i.errors import T2IError
-from t2i.library_messages import quiet_libraries
+from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobCancelledError, JobFailure, JobResult
 from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, Report, WorkerJob
 from t2i.server.settings import WorkerSettings
@@ -35,14 +35,14 @@ class JobWorker:
     def load_default_model(self) -> str | None:
         """Load the default model; return why it does not load, None if it did."""
         try:
-            with quiet_libraries():  # held by the cache alone, which may evict it
-                self.models.get(next(iter(self.settings.models)))
+            with quieting_libraries():  # held by the cache alone, which may evict it
+                self.models.get_or_load(next(iter(self.settings.models)))
         except Exception as error:
             _free_memory()
             return f"{type(error).__name__}: {error}"[:MAX_MESSAGE_LETTERS]
         return None
 
-    def run(self, job: WorkerJob, report: Report) -> JobResult | FailureMessage:
+    def run_job(self, job: WorkerJob, report: Report) -> JobResult | FailureMessage:
         """Run a job and return its result, or why it failed: other jobs may fare better.
 
         Raises JobCancelledError where `report` does, and what `report` raises for a lost connection
@@ -81,7 +81,7 @@ class JobWorker:
         for number, job in enumerate(jobs):
             if number not in ended:
                 try:
-                    outcome: JobOutcome = self.run(job, reports[number])
+                    outcome: JobOutcome = self.run_job(job, reports[number])
                 except JobCancelledError:
                     outcome = "cancelled"
                 note(number, outcome)

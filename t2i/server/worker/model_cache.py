@@ -49,7 +49,7 @@ class LoadedModel:
     num_bytes: int
     projection: LatentProjection
 
-    def prepare(self, request: Request, prompts: Sequence[str]) -> Request:
+    def apply_request(self, request: Request, prompts: Sequence[str]) -> Request:
         """Attach the adapters and the sampler of a request, and return it with all its defaults.
 
         prompts : all that are drawn together
@@ -85,7 +85,7 @@ class ModelCache:
     max_bytes: int | None
     models: dict[str, LoadedModel] = field(default_factory=dict)
 
-    def get(self, name: str) -> LoadedModel:
+    def get_or_load(self, name: str) -> LoadedModel:
         """Return a model, loaded if it is not in memory; other models are evicted to make room."""
         model = self.models.pop(name, None)
         if model is None:
@@ -95,7 +95,7 @@ class ModelCache:
 
     def _load(self, name: str) -> LoadedModel:
         folder = self.folders[name]
-        budget = self.max_bytes or measure_memory(self.device) * DEFAULT_MEMORY_SHARE
+        budget = self.max_bytes or get_device_memory(self.device) * DEFAULT_MEMORY_SHARE
         needed = sum(file.stat().st_size for file in _list_weights(folder))
         while self.models and needed + sum(m.num_bytes for m in self.models.values()) > budget:
             self.models.pop(next(iter(self.models)))
@@ -122,7 +122,7 @@ def _list_weights(folder: Path) -> list[Path]:
     return [folder] if folder.is_file() else list(folder.rglob("*.safetensors"))
 
 
-def measure_memory(device: torch.device) -> int:
+def get_device_memory(device: torch.device) -> int:
     """Return the memory of a device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

@@ -65,7 +65,7 @@ def fit_latent_projection(vae: Any) -> LatentProjection:
     return LatentProjection(torch.linalg.lstsq(values_NC, targets_3N.T).solution)
 
 
-def predict_clean_latents(
+def compute_clean_latents_from_step(
     scheduler: Scheduler, before: Tensor, after: Tensor, timestep: float, following: float | None
 ) -> Tensor:
     """Return the clean latents that a step implies, from the latents before and after it.
@@ -96,7 +96,7 @@ def _mixture_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
     return (signal, noise) if starts_at_unit_noise else (1.0, noise / signal)
 
 
-def encode_png(image: Image.Image) -> str:
+def encode_png_base64(image: Image.Image) -> str:
     """Return an image as a PNG in base64."""
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=1)

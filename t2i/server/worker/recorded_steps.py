@@ -12,26 +12,26 @@ from torch import Tensor
 
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from t2i.server.worker.previews import predict_clean_latents
-from t2i.server.worker.word_maps import ProbedWords
+from t2i.server.worker.previews import compute_clean_latents_from_step
+from t2i.server.worker.word_maps import PromptHeatMaps
 
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
 
 
-def read_recorded_words(
+def read_recorded_word_maps(
     pipe: Any, source: RecordedSource, tokens: Mapping[str, tuple[int, ...]], *, steps: bool
-) -> ProbedWords:
+) -> PromptHeatMaps:
     """Read the heat maps of words of a recorded source, and those of each step if asked for.
 
     tokens : word -> positions of its tokens
     """
     of_steps: list[HeatMaps] | None = [] if steps else None
     maps = read_recorded_heat_maps(pipe, source, *tokens, steps=of_steps)
-    return ProbedWords(maps, dict(tokens), of_steps or ())
+    return PromptHeatMaps(maps, dict(tokens), of_steps or ())
 
 
-def predict_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Tensor]:
+def compute_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Tensor]:
     """Return the clean latents (1, C, H, W) that each step of an inverted photo implies."""
     before, found = source.noise, []
     levels: list[float | None] = [step.timestep for step in source.path_steps]
@@ -42,7 +42,9 @@ def predict_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Te
         else:
             timestep, following = levels[step], [*levels, None][step + 1]
             assert timestep is not None
-            clean = predict_clean_latents(pipe.scheduler, before, after, timestep, following)
+            clean = compute_clean_latents_from_step(
+                pipe.scheduler, before, after, timestep, following
+            )
         found.append(clean.detach().float().cpu())
         before = after
     return found

@@ -15,12 +15,16 @@ from torch import Tensor
 from t2i.cli.generation.call_arguments import build_image_arguments, build_sampling_arguments
 from t2i.cli.request.request import Request
 from t2i.conditioning.run_state import RunState
-from t2i.library_messages import quiet_libraries
+from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobCancelledError, JobProgress, JobResult
 from t2i.server.jobs.worker_job import PreviewMessage, Report, WorkerJob
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import LoadedModel, ModelCache
-from t2i.server.worker.previews import PreviewBudget, encode_png, predict_clean_latents
+from t2i.server.worker.previews import (
+    PreviewBudget,
+    compute_clean_latents_from_step,
+    encode_png_base64,
+)
 from t2i.server.worker.step_reporter import StepReporter
 
 
@@ -74,12 +78,12 @@ class BatchReporter:
         assert self._before is not None
         started = time.perf_counter()
         following = None if done == run.num_steps else float(run.timesteps[done])
-        clean_BCHW = predict_clean_latents(
+        clean_BCHW = compute_clean_latents_from_step(
             self.pipe.scheduler, self._before, run.latents_BCHW, float(run.timestep), following
         )
         for number, clean_CHW in enumerate(clean_BCHW):
             image = self.model.projection.render(clean_CHW)
-            self._report(number, PreviewMessage(done, encode_png(image)))
+            self._report(number, PreviewMessage(done, encode_png_base64(image)))
         self.budget.add(time.perf_counter() - started)
 
 
@@ -98,13 +102,13 @@ def run_batch(
     """
     started = time.perf_counter()
     budget = PreviewBudget(preview_share)
-    model = models.get(jobs[0].built.request.model)
+    model = models.get_or_load(jobs[0].built.request.model)
     runs = [
         JobRun(job, model, StepReporter(report, budget), None)
         for job, report in zip(jobs, reports, strict=True)
     ]
     prepared = [_prepare(run) for run in runs]
-    with collecting_warnings() as messages, quiet_libraries():
+    with collecting_warnings() as messages, quieting_libraries():
         reporter = BatchReporter(model.pipe, model, reports, end, budget)
         model.pipe.step_callbacks.append(reporter)
         try:
@@ -123,7 +127,7 @@ def run_batch(
         (seed,) = run.job.seeds
         run.save_image(f"seed-{seed}.png", image, request, seed)
         run.data |= {
-            "request": asdict(run.name_pictures(request)),
+            "request": asdict(run.restore_upload_names(request)),
             "warnings": list(dict.fromkeys([*own, *messages])),
             "seconds": round(time.perf_counter() - started, 3),
             "drawn_together": len(jobs),
@@ -135,7 +139,7 @@ def run_batch(
 def _prepare(run: JobRun) -> tuple[Request, list[str]]:
     """Return a job's request with its defaults, and what it is warned of."""
     with collecting_warnings() as messages:
-        request = run.prepare_request()
+        request = run.apply_request_to_model()
     return request, messages
 
 

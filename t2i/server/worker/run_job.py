@@ -32,15 +32,15 @@ from t2i.cli.generation.image_generation import (
 )
 from t2i.cli.generation.inverted_photo import (
     add_inversion_to_request,
-    choose_inversion_method,
     invert_photo,
+    resolve_request_inversion_method,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.inspected_words import list_content_words
 from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
-from t2i.library_messages import quiet_libraries
+from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJob
 from t2i.server.worker.edit_alignments import describe_alignments
@@ -49,13 +49,13 @@ from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.recorded_steps import (
+    compute_recorded_clean_latents,
     measure_distances,
-    predict_recorded_clean_latents,
-    read_recorded_words,
+    read_recorded_word_maps,
 )
 from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import ProbedWords, find_word_tokens
+from t2i.server.worker.word_maps import PromptHeatMaps, find_word_tokens
 
 SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job."""
@@ -73,19 +73,19 @@ def run_job(
     Raises T2IError for what its request has caused, JobCancelledError where `report` does.
     """
     started = time.perf_counter()
-    with collecting_warnings() as messages, quiet_libraries():
-        model = models.get(job.built.request.model)
+    with collecting_warnings() as messages, quieting_libraries():
+        model = models.get_or_load(job.built.request.model)
         source = None
         if job.source_id is not None:
             assert job.source_folder is not None
-            source = sources.get(job.source_id, job.source_folder)
+            source = sources.get_or_load(job.source_id, job.source_folder)
         reporter = StepReporter(report, PreviewBudget(preview_share))
         run = JobRun(job, model, reporter, source)
-        reporter.keep_steps = run.wants_steps
+        reporter.keep_steps = run.wants_step_maps
         request = RUN_FUNCTION_BY_KIND[job.kind](run)
-        run.save_steps()
+        run.save_step_images()
     run.data |= {
-        "request": asdict(run.name_pictures(request)),
+        "request": asdict(run.restore_upload_names(request)),
         "warnings": messages,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -94,7 +94,7 @@ def run_job(
 
 def run_generate(run: JobRun) -> Request:
     """Generate an image for each seed; return the request as it was drawn."""
-    request = run.prepare_request()
+    request = run.apply_request_to_model()
     drawer = convert_pipeline(run.model.pipe, find_pipeline_class(request))
     phases = 1 if request.upscale is None else 2
     runs = len(run.job.seeds) * phases
@@ -111,7 +111,7 @@ def _draw(
 ) -> tuple[Request, Image.Image]:
     """Draw one image, with the heat maps of its words where they are asked for."""
     with ExitStack() as stack:
-        probed: list[ProbedWords] = []
+        probed: list[PromptHeatMaps] = []
         attention = stack.enter_context(attend(drawer)) if run.wants_maps else None
         if attention is not None:
             probed = _probe_words(run, drawer, request, attention)
@@ -124,10 +124,10 @@ def _draw(
 
 
 def _take_steps(
-    run: JobRun, pipe: Any, probed: Sequence[ProbedWords], stack: ExitStack
-) -> list[ProbedWords]:
+    run: JobRun, pipe: Any, probed: Sequence[PromptHeatMaps], stack: ExitStack
+) -> list[PromptHeatMaps]:
     """Return the words with the maps of each step, which fill in the block, if asked for."""
-    if not run.wants_steps:
+    if not run.wants_step_maps:
         return list(probed)
     step_maps = [StepHeatMaps(one.maps) for one in probed]
     for one in step_maps:
@@ -137,10 +137,10 @@ def _take_steps(
 
 def _probe_words(
     run: JobRun, drawer: Any, request: Request, attention: Session
-) -> list[ProbedWords]:
+) -> list[PromptHeatMaps]:
     """Probe the words of the prompt, and those of a negative prompt that does not change."""
     tokens = _choose_words(run, drawer, request)
-    probed = [ProbedWords(attention.probe(*tokens), tokens)]
+    probed = [PromptHeatMaps(attention.probe(*tokens), tokens)]
     assert request.num_inference_steps is not None
     negative = request.parse_with_grammar(request.negative_prompt)
     is_still = isinstance(negative, str) or len(negative.list_change_steps(1000)) == 1
@@ -150,7 +150,7 @@ def _probe_words(
     if words:
         own = PromptTokens((get_cond_text(negative),), find_prompt_tokenizers(drawer, None))
         probe = NegativePromptProbe(tuple(words), negative_tokens=own)
-        probed.append(ProbedWords(attention.add_probe(probe), words, negative=True))
+        probed.append(PromptHeatMaps(attention.add_probe(probe), words, negative=True))
     return probed
 
 
@@ -179,7 +179,7 @@ def _upscale(
 
 def run_edit(run: JobRun) -> Request:
     """Generate a source and its edits, and save them; return the request as it was drawn."""
-    request, source, built = run.prepare_request(), run.source, run.job.built
+    request, source, built = run.apply_request_to_model(), run.source, run.job.built
     (seed,) = run.job.seeds
     assert built.edit is not None
     run.reporter.keep_steps = True
@@ -188,7 +188,7 @@ def run_edit(run: JobRun) -> Request:
     inverts = source is None and request.inversion is not None
     if inverts:
         pairs = [(built.prompts[0], target) for target in built.prompts[1:]]
-        request = choose_inversion_method(run.model.pipe, request, pairs, options.weights)
+        request = resolve_request_inversion_method(run.model.pipe, request, pairs, options.weights)
         with run.reporter.watching(editor, run.model, 0, 2):
             source = invert_photo(editor, request, seed, show_progress=False)
         run.reporter.latents.clear()
@@ -217,36 +217,39 @@ def run_edit(run: JobRun) -> Request:
         run.save_maps([words], picture)
     run.data["chosen"] = [asdict(choice) for choice in chosen]
     run.data["distances"] = measure_distances(run.reporter.latents, source)
-    if not run.wants_steps:
+    if not run.wants_step_maps:
         run.reporter.clean_latents.clear()
     return generated.request
 
 
 def _probe_edit(
     run: JobRun, editor: Any, request: Request, source: RecordedSource | None, stack: ExitStack
-) -> list[ProbedWords]:
+) -> list[PromptHeatMaps]:
     """Probe the words of a source and its targets; return their maps, which fill in the block."""
     if not run.wants_maps:
         return []
     assert request.num_inference_steps is not None
     prompts = [request.parse_with_grammar(prompt) for prompt in run.job.built.prompts]
     words = [find_word_tokens(editor, p, request.num_inference_steps) for p in prompts]
-    recorded: list[ProbedWords] = []
+    recorded: list[PromptHeatMaps] = []
     if source is not None:
-        recorded.append(read_recorded_words(editor, source, words.pop(0), steps=run.wants_steps))
+        recorded.append(
+            read_recorded_word_maps(editor, source, words.pop(0), steps=run.wants_step_maps)
+        )
     attention = stack.enter_context(attend(editor))
     probed = [
-        ProbedWords(attention.probe(*own, prompt=number), own) for number, own in enumerate(words)
+        PromptHeatMaps(attention.probe(*own, prompt=number), own)
+        for number, own in enumerate(words)
     ]
     return [*recorded, *_take_steps(run, editor, probed, stack)]
 
 
 def run_invert(run: JobRun) -> Request:
     """Invert a photo to a recorded source; return the request with what is known of it."""
-    request = run.prepare_request()
+    request = run.apply_request_to_model()
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
-    record = build_t2i_metadata(run.name_pictures(request), seed, run.model.digest)
+    record = build_t2i_metadata(run.restore_upload_names(request), seed, run.model.digest)
     with run.reporter.watching(editor, run.model):
         source = invert_photo(
             editor,
@@ -273,7 +276,7 @@ def run_invert(run: JobRun) -> Request:
 
 def run_remember(run: JobRun) -> Request:
     """Draw an image and record its run as a source; return the request as it was drawn."""
-    request = run.prepare_request()
+    request = run.apply_request_to_model()
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
     prompt = request.parse_with_grammar(request.prompt)
@@ -291,13 +294,13 @@ def run_remember(run: JobRun) -> Request:
     run.data["bytes"] = source.bytes
     if run.wants_maps:
         tokens = _choose_words(run, editor, request)
-        run.save_maps([read_recorded_words(editor, source, tokens, steps=run.wants_steps)])
+        run.save_maps([read_recorded_word_maps(editor, source, tokens, steps=run.wants_step_maps)])
     return request
 
 
 def run_inspect(run: JobRun) -> Request:
     """Read the heat maps of words of a drawn image or of a photo; return its request."""
-    request = run.prepare_request()
+    request = run.apply_request_to_model()
     if request.inversion is None:
         (seed,) = run.job.seeds
         drawer = convert_pipeline(run.model.pipe, find_pipeline_class(request))
@@ -314,9 +317,9 @@ def run_inspect(run: JobRun) -> Request:
     assert source.photo is not None
     request = add_inversion_to_request(request, source)
     run.save_plain_image("photo.png", source.photo.image)
-    run.save_maps([read_recorded_words(editor, source, tokens, steps=run.wants_steps)])
-    if run.wants_steps:
-        run.reporter.clean_latents = predict_recorded_clean_latents(editor, source)
+    run.save_maps([read_recorded_word_maps(editor, source, tokens, steps=run.wants_step_maps)])
+    if run.wants_step_maps:
+        run.reporter.clean_latents = compute_recorded_clean_latents(editor, source)
     return request
 
 

@@ -14,7 +14,7 @@ class SourceCache:
 
     sources: dict[str, RecordedSource] = field(default_factory=dict)
 
-    def get(self, job_id: str, folder: Path) -> RecordedSource:
+    def get_or_load(self, job_id: str, folder: Path) -> RecordedSource:
         """Return a recorded source, loaded from its folder if it was not used lately."""
         source = self.sources.pop(job_id, None) or load_recorded_source(folder)
         while len(self.sources) >= MAX_CACHED_SOURCES:

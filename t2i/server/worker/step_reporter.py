@@ -15,7 +15,11 @@ from t2i.conditioning.run_state import RunState
 from t2i.server.jobs.job import JobProgress
 from t2i.server.jobs.worker_job import PreviewMessage, Report
 from t2i.server.worker.model_cache import LoadedModel
-from t2i.server.worker.previews import PreviewBudget, encode_png, predict_clean_latents
+from t2i.server.worker.previews import (
+    PreviewBudget,
+    compute_clean_latents_from_step,
+    encode_png_base64,
+)
 
 
 @dataclass(slots=True)
@@ -71,13 +75,13 @@ class StepReporter:
         assert self._model is not None
         started = time.perf_counter()
         image = self._model.projection.render(self._predict_clean(run)[-1])
-        self.report(PreviewMessage(done, encode_png(image)))
+        self.report(PreviewMessage(done, encode_png_base64(image)))
         self.budget.add(time.perf_counter() - started)
 
     def _predict_clean(self, run: RunState) -> Tensor:
         assert self._before is not None
         is_last = run.step + 1 == run.num_steps
         following = None if is_last else float(run.timesteps[run.step + 1])
-        return predict_clean_latents(
+        return compute_clean_latents_from_step(
             self._pipe.scheduler, self._before, run.latents_BCHW, float(run.timestep), following
         )

@@ -46,7 +46,7 @@ def find_word_tokens(pipe: Any, prompt: str | Prompt, num_steps: int) -> dict[st
 
 
 @dataclass(frozen=True, slots=True)
-class ProbedWords:
+class PromptHeatMaps:
     """Words of one prompt of an image with their heat maps.
 
     tokens : word -> positions of its tokens
@@ -66,7 +66,7 @@ class ProbedWords:
             return []
         return [word for word in self.maps.words if word in self.maps.measurements.tokens]
 
-    def describe(self, word: str, row: int) -> dict[str, Any]:
+    def describe_word(self, word: str, row: int) -> dict[str, Any]:
         """Return the description of a word whose heat maps are in a row of the atlas, for the API's
         answer.
         """
@@ -82,7 +82,7 @@ class ProbedWords:
         }
 
 
-def write_word_maps(probed: Sequence[ProbedWords], folder: Path, picture: int) -> dict[str, Any]:
+def write_word_maps(probed: Sequence[PromptHeatMaps], folder: Path, picture: int) -> dict[str, Any]:
     """Write the maps of one image: an atlas as PNG and the exact values; return their description.
 
     In the atlas the words lie under each other, with the maps of the steps side by side, each
@@ -100,7 +100,7 @@ def write_word_maps(probed: Sequence[ProbedWords], folder: Path, picture: int) -
         for word in own.words:
             whole = own.maps[word].contiguous()
             by_step = [_map_at_step(one, word) for one in own.steps]
-            described.append(own.describe(word, len(rows)))
+            described.append(own.describe_word(word, len(rows)))
             rows.append(np.concatenate([_to_gray(one) for one in by_step or [whole]], axis=1))
             name = f"negative/{word}" if own.negative else word
             tensors[name] = whole

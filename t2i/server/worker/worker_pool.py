@@ -13,8 +13,8 @@ from t2i.server.jobs.job_dispatcher import JobDispatcher
 from t2i.server.jobs.worker_job import (
     CancelMessage,
     FailureMessage,
-    JobMessage,
     JobOutcome,
+    JobUpdateMessage,
     PreviewMessage,
     ReadyMessage,
     WorkerJob,
@@ -136,7 +136,7 @@ class Worker:
                 Exception
             ):  # such as a store that takes nothing now: the next try may fare better
                 logger.exception("%s is started again.", self.thread.name)
-            self.stopping.wait(self._restarts.next())
+            self.stopping.wait(self._restarts.next_delay())
 
     def _run_process(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -185,7 +185,7 @@ class Worker:
             self.load_failed = False
             self._loads.reset()
         elif failure is not None:
-            delay = self._loads.next()
+            delay = self._loads.next_delay()
             self.load_failed, self._next_load = True, time.monotonic() + delay
             logger.error("The default model does not load, next try in %.0f s: %s", delay, failure)
 
@@ -210,7 +210,7 @@ class Worker:
 
     def _prepare(self, job: Job) -> WorkerJob | None:
         try:
-            return self.dispatcher.prepare(job)
+            return self.dispatcher.build_worker_job(job)
         except Exception as error:
             self._fail(job, error)
             return None
@@ -234,7 +234,7 @@ class Worker:
                     connection.send(CancelMessage(job_id))
                     told.add(job_id)
             if connection.poll(CANCEL_CHECK_SECONDS):
-                news: JobMessage = connection.recv()
+                news: JobUpdateMessage = connection.recv()
                 job = running.get(news.job_id)  # None for one that has failed here meanwhile
                 if job is not None and self._pass_on(job, news.message):
                     del running[job.id]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from t2i.server.jobs.job import JobCancelledError, JobProgress
 from t2i.server.jobs.worker_job import (
     CancelMessage,
-    JobMessage,
     JobOutcome,
+    JobUpdateMessage,
     PreviewMessage,
     ReadyMessage,
     Report,
@@ -73,11 +73,11 @@ def _run(worker: "JobWorker", jobs: Sequence[WorkerJob], connection: Connection)
                     cancelled.add(order.job_id)
             if job.id in cancelled:
                 raise JobCancelledError("The job was cancelled.")
-            connection.send(JobMessage(job.id, message))
+            connection.send(JobUpdateMessage(job.id, message))
 
         return report
 
     def end(number: int, outcome: JobOutcome) -> None:
-        connection.send(JobMessage(jobs[number].id, outcome))
+        connection.send(JobUpdateMessage(jobs[number].id, outcome))
 
     worker.run_together(jobs, [make_report(job) for job in jobs], end)

@@ -8,11 +8,11 @@ from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.inpainting import (
     Inpainting,
+    crop_for_resize_mode,
     find_box,
     plan_inpainting,
-    shape_picture,
 )
-from t2i.server.compat.a1111.request.mask_filling import fill_masked_part
+from t2i.server.compat.a1111.request.mask_filling import fill_mask_from_surroundings
 
 SHARP = {"mask_blur": 0, "inpainting_fill": 1}
 
@@ -96,7 +96,7 @@ def test_box_has_the_shape_of_the_size_where_there_is_room() -> None:
 
 
 def test_resize_mode_one_crops_the_middle() -> None:
-    cropped = shape_picture(gradient(), Img2ImgBody(resize_mode=1, width=20, height=20))
+    cropped = crop_for_resize_mode(gradient(), Img2ImgBody(resize_mode=1, width=20, height=20))
     assert cropped.size == (40, 40)
     assert cropped.getpixel((0, 0)) == gradient().getpixel((10, 0))
 
@@ -129,26 +129,28 @@ def test_fill_keeps_known_pixels_and_forgets_the_masked_ones() -> None:
     picture, mask = gradient(), square()
     other = picture.copy()
     other.paste((255, 0, 255), (10, 10, 20, 20))
-    filled = fill_masked_part(picture, mask)
+    filled = fill_mask_from_surroundings(picture, mask)
     assert np.array_equal(changed(picture, filled) & (np.asarray(mask) == 0), np.zeros((40, 60)))
-    assert filled.tobytes() == fill_masked_part(other, mask).tobytes()
+    assert filled.tobytes() == fill_mask_from_surroundings(other, mask).tobytes()
 
 
 def test_fill_of_one_colour_is_that_colour() -> None:
     picture = Image.new("RGB", (37, 23), (10, 200, 90))
-    assert fill_masked_part(picture, square(37, 23)).getcolors() == [(37 * 23, (10, 200, 90))]
+    assert fill_mask_from_surroundings(picture, square(37, 23)).getcolors() == [
+        (37 * 23, (10, 200, 90))
+    ]
 
 
 def test_fill_continues_the_colours_around_it() -> None:
     picture, mask = gradient(), square()
     inside, before = (
         np.asarray(one)[10:20, 10:20].astype(float)
-        for one in (fill_masked_part(picture, mask), picture)
+        for one in (fill_mask_from_surroundings(picture, mask), picture)
     )
     assert (np.diff(inside[5, :, 0]) >= 0).all()
     assert np.abs(inside.mean(axis=(0, 1)) - before.mean(axis=(0, 1))).max() < 10
 
 
 def test_fill_without_surroundings_is_gray() -> None:
-    filled = fill_masked_part(gradient(9, 5), Image.new("L", (9, 5), 255))
+    filled = fill_mask_from_surroundings(gradient(9, 5), Image.new("L", (9, 5), 255))
     assert filled.getcolors() == [(45, (128, 128, 128))]

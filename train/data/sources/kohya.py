@@ -70,7 +70,7 @@ def load_kohya_subsets(
 
     Raises ArgumentError for an unknown or unsupported key.
     """
-    tree = read_toml(path, CONFIG_KIND.with_noun("kohya config"))
+    tree = read_toml(path, CONFIG_KIND.copy_with_noun("kohya config"))
     if unknown := sorted(tree.keys() - {"general", "datasets"}):
         raise ArgumentError(
             f"{path}: unknown table {unknown[0]!r}. "

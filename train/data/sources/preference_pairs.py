@@ -12,7 +12,7 @@ from train.data.sources.metadata import (
 )
 
 CAPTION_KEY, WINNER_KEY, LOSER_KEY = "caption", "win", "lose"
-PAIRS_KIND = CAPTION_TABLE_KIND.with_noun("file of pairs")
+PAIRS_KIND = CAPTION_TABLE_KIND.copy_with_noun("file of pairs")
 
 
 def list_preference_pairs(table: Path, hint_column: str | None = None) -> Listing:

@@ -78,7 +78,7 @@ def choose_model(name: str | None, catalogue: Catalogue) -> str:
     if name is not None and name not in catalogue.models:
         known = ", ".join(catalogue.models)
         raise UnknownModelError(f"Unknown model {name!r:.200}: /v1/models lists {known}.")
-    return catalogue.find_model(name)
+    return catalogue.resolve_model_name(name)
 
 
 async def _answer(

@@ -18,8 +18,8 @@ from t2i.server.compat.a1111.request.encoded_pictures import decode_base64
 from t2i.server.compat.a1111.request.inpainting import (
     Inpainting,
     choose_size,
+    crop_for_resize_mode,
     plan_inpainting,
-    shape_picture,
 )
 from t2i.server.compat.early_checks import check_fields
 from t2i.server.jobs.job_service import JobService
@@ -55,7 +55,7 @@ def upload_init_images(
         }
     with uploads.decoding:
         picture = open_picture(original.path)
-        shaped = shape_picture(picture, body)
+        shaped = crop_for_resize_mode(picture, body)
         if shaped is picture:
             return {"image": original.id}
         data = encode_png(shaped, {})

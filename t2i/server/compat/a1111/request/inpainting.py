@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter, ImageOps
 from t2i.cli.request.request import check_pixel_count
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
-from t2i.server.compat.a1111.request.mask_filling import fill_masked_part
+from t2i.server.compat.a1111.request.mask_filling import fill_mask_from_surroundings
 from t2i.server.compat.a1111.request.neutral_values import build_refusal
 
 Box = tuple[int, int, int, int]
@@ -46,7 +46,7 @@ class Inpainting:
             for part in (self.original, self.painted)
         )
         if self.fills:
-            picture = fill_masked_part(picture, painted)
+            picture = fill_mask_from_surroundings(picture, painted)
         return picture, _binarize(painted)
 
     def paste(self, drawn: Image.Image) -> Image.Image:
@@ -87,8 +87,8 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
     if body.inpaint_full_res or body.inpaint_full_res is None:
         box = find_box(weights, body.inpaint_full_res_padding or 0, size)
     else:
-        picture = shape_picture(picture, body)
-        painted, weights = shape_picture(painted, body), shape_picture(weights, body)
+        picture = crop_for_resize_mode(picture, body)
+        painted, weights = crop_for_resize_mode(painted, body), crop_for_resize_mode(weights, body)
     fills = body.inpainting_fill in (None, FILL_COLOURS)
     return Inpainting(picture, painted, weights, box, size, fills)
 
@@ -107,7 +107,7 @@ def choose_size(own: tuple[int, int], body: Img2ImgBody) -> tuple[int, int]:
     return width, height
 
 
-def shape_picture(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
+def crop_for_resize_mode(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
     """Return a picture in the shape that the body asks for: as it is, or cropped in the middle.
 
     Raises ArgumentError for a resize_mode that is not done here.

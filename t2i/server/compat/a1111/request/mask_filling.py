@@ -11,7 +11,7 @@ Pixels = NDArray[np.float32]
 MIDDLE_GRAY = 127.5
 
 
-def fill_masked_part(picture: Image.Image, mask: Image.Image) -> Image.Image:
+def fill_mask_from_surroundings(picture: Image.Image, mask: Image.Image) -> Image.Image:
     """Return a picture with the colours around the mask spread smoothly over its white part.
 
     Pull-push: missing pixels come from the picture at half the size, filled the same way

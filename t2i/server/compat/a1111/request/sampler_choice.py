@@ -4,9 +4,9 @@ from t2i.cli.request.sampler_names import (
     SAMPLER_NAMES,
     SAMPLERS_WITH_SPACINGS,
     SPACINGS,
-    normalise_sampler_name,
     translate_sampler_name,
 )
+from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, suggest_choice
 
 SAMPLER_LABELS = {
@@ -47,7 +47,7 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
 
     Raises ArgumentError for a name that is not known, or a pair that cannot be combined.
     """
-    spacing = normalise_sampler_name(scheduler or "").replace(" ", "_")
+    spacing = normalize_sampler_name(scheduler or "").replace(" ", "_")
     if spacing not in (*SCHEDULERS_WITHOUT_SPACING, *SPACINGS):
         raise ArgumentError(
             f"Got scheduler={scheduler!r:.80}, which is not done here. "

@@ -45,7 +45,7 @@ async def draw_text(
     """Draw pictures of a prompt."""
     model = _choose_model(body, owner, state)
     fields = build_txt2img_fields(body, model, service.catalogue.embeddings)
-    return await _draw(Drawing(body, fields, owner, service, state))
+    return await _draw(GenerationContext(body, fields, owner, service, state))
 
 
 @router.post("/img2img")
@@ -56,11 +56,11 @@ async def draw_over_picture(
     model = _choose_model(body, owner, state)
     fields = build_img2img_fields(body, model, service.catalogue.embeddings)
     pictures = await run_in_threadpool(upload_init_images, body, fields, owner, service)
-    return await _draw(Drawing(body, fields | pictures, owner, service, state))
+    return await _draw(GenerationContext(body, fields | pictures, owner, service, state))
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GenerationContext:
     """Pictures to draw: the body, and the fields of their jobs."""
 
     body: GenerationBody
@@ -79,26 +79,26 @@ def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
     return model
 
 
-async def _draw(drawing: Drawing) -> GenerationAnswer:
+async def _draw(context: GenerationContext) -> GenerationAnswer:
     """Draw the pictures of a body, each by a job, and return the answer with them."""
-    task = await run_in_threadpool(_submit, drawing)
+    task = await run_in_threadpool(_submit, context)
     try:
-        jobs = await _wait(task, drawing.service)
+        jobs = await _wait(task, context.service)
     finally:
         task.is_answered = True
-    return await run_in_threadpool(_answer, drawing, task, jobs)
+    return await run_in_threadpool(_answer, context, task, jobs)
 
 
-def _submit(drawing: Drawing) -> Task:
+def _submit(context: GenerationContext) -> Task:
     """Queue a job for each picture; all of them or none. Raises T2IError."""
-    body, owner, service = drawing.body, drawing.owner, drawing.service
+    body, owner, service = context.body, context.owner, context.service
     number = count_pictures(body)
     if number > service.settings.max_queued:
         raise ArgumentError(
             f"Got n_iter x batch_size = {number}: this server lets up to "
             f"{service.settings.max_queued} wait. Ask for fewer pictures."
         )
-    request = GenerateRequest(**drawing.fields)
+    request = GenerateRequest(**context.fields)
     built = build_request(
         request, service.catalogue, lambda one: service.uploads.get(one, owner).path
     )
@@ -113,7 +113,7 @@ def _submit(drawing: Drawing) -> Task:
             service.cancel(job.id, owner)
         raise
     task = Task(body.force_task_id or jobs[0].id, owner, [job.id for job in jobs])
-    drawing.state.tasks.add(task)
+    context.state.tasks.add(task)
     return task
 
 
@@ -134,9 +134,9 @@ async def _wait(task: Task, service: JobService) -> list[Job]:
     return done
 
 
-def _answer(drawing: Drawing, task: Task, jobs: list[Job]) -> GenerationAnswer:
+def _answer(context: GenerationContext, task: Task, jobs: list[Job]) -> GenerationAnswer:
     """Return the answer with the pictures of a task's finished jobs."""
-    body, service = drawing.body, drawing.service
+    body, service = context.body, context.service
     paths = [
         service.result_file(job.id, task.owner, file.name)
         for job in jobs

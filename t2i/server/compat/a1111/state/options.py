@@ -72,4 +72,4 @@ class OwnerModels:
             raise ArgumentError(
                 f"Got the option {MODEL_OPTION}={chosen!r:.80}: expected a model's name."
             )
-        return self.catalogue.find_model(chosen)
+        return self.catalogue.resolve_model_name(chosen)
