@@ -103,6 +103,24 @@ def export_vae(vae: VAE, folder: Path) -> None:
         _let_others_read(new)
 
 
+def export_control_network(
+    network: Any, folder: Path, config: ExportConfig, notes: ModelNotes
+) -> None:
+    """Export the network of a control (a ControlNet or T2I-Adapter) as a folder, written completely
+    or not at all.
+
+    notes : JSON data kept beside it as `t2i.json`
+    """
+    part = deepcopy(network)
+    torch.nn.Module.to(part, DTYPE_BY_PRECISION[config.precision])
+    make_weights_contiguous(part)
+    with atomic_folder(folder) as new:
+        part.save_pretrained(new, max_shard_size=config.shard)
+        _rewrite_config(new / "config.json")
+        (new / MODEL_NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", "utf-8")
+        _let_others_read(new)
+
+
 def make_weights_contiguous(part: torch.nn.Module) -> None:
     """Give the weights the contiguous layout that files have, in place."""
     torch.nn.Module.to(part, memory_format=torch.contiguous_format)  # type: ignore[call-overload]

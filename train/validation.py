@@ -55,7 +55,7 @@ def check_validation_possible(config: ValidationConfig, target: str, data: DataC
     """Raise ValueError where a target of this kind, on this data, has no validation loss."""
     if not config.every:
         return
-    if target not in ("denoiser", "finetune"):
+    if target not in ("denoiser", "finetune", "controlnet", "t2i-adapter"):
         raise ValueError(
             f"validation.every is set, but target.kind = {target!r} is no denoiser and has no "
             "validation loss: set validation.every = 0."

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from t2i.scenes.scenes import SceneDatasetConfig
 from train.cache.config import CacheConfig
 from train.data.class_picture_config import PriorPreservationConfig, check_prior_preservation_config
+from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig
 from train.export import ExportConfig
 from train.loop_config import LoopConfig
@@ -17,6 +18,11 @@ from train.optim.optimizer import OptimizerConfig, check_schedulefree_config
 from train.reporting.sample_sheets import SamplesConfig
 from train.targets.autoencoder import AutoencoderTargetConfig
 from train.targets.caption_matcher import CaptionMatcherTargetConfig
+from train.targets.control_network import (
+    ControlNetTargetConfig,
+    ControlTargetConfig,
+    T2IAdapterTargetConfig,
+)
 from train.targets.denoiser import DenoiserTargetConfig
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.recogniser import RecogniserTargetConfig
@@ -26,19 +32,27 @@ TargetConfig = (
     AutoencoderTargetConfig
     | DenoiserTargetConfig
     | FineTuneTargetConfig
+    | ControlNetTargetConfig
+    | T2IAdapterTargetConfig
     | RecogniserTargetConfig
     | CaptionMatcherTargetConfig
 )
+TargetWithBaseConfig = FineTuneTargetConfig | ControlTargetConfig
+"""Configurations of targets that begin with a finished model, whose encoders' output is cached."""
 MODEL_PART_KINDS = ("autoencoder", "denoiser")
 """Kinds of target that are one part of a model, which the key `model` describes."""
 DATA_KINDS_BY_TARGET = {
     "autoencoder": ("scenes", "pictures"),
     "denoiser": ("scenes", "pictures"),
     "finetune": ("pictures", "scenes"),
+    "controlnet": ("pictures", "scenes"),
+    "t2i-adapter": ("pictures", "scenes"),
     "recogniser": ("compositions",),
     "agreement": ("scenes",),
 }
 """Kind of target -> kinds of data that it can be trained on, the usual one first."""
+NAMING_HINTS = "hints, hint_column or hint in every subset, or data.hint for all, as to 'canny'"
+"""Keys that name hints of pictures."""
 
 
 class RunConfig(BaseModel):
@@ -93,11 +107,27 @@ class RunConfig(BaseModel):
                 "samples.every is set, but samples.prompts is empty: name prompts to draw, "
                 "or set samples.every = 0."
             )
+        if isinstance(self.target, ControlTargetConfig) and not self.samples.prompts:
+            return self  # the words are looked for in the captions
         self.samples.choose_heat_map_words(
             self.target.list_new_word_spellings()
             if isinstance(self.target, FineTuneTargetConfig)
             else ()
         )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_hints_to_target(self) -> "RunConfig":
+        check_hints_fit_target(self.target, self.data, self.samples)
+        return self
+
+    @model_validator(mode="after")
+    def _compile_what_is_trained(self) -> "RunConfig":
+        if isinstance(self.target, ControlTargetConfig) and self.train.compile:
+            raise ValueError(
+                f"train.compile compiles the denoiser, and target.kind = {self.target.kind!r} "
+                "trains a network beside it: set train.compile = false."
+            )
         return self
 
     @model_validator(mode="after")
@@ -137,3 +167,36 @@ class RunConfig(BaseModel):
     def _hold_out_what_is_measured(self) -> "RunConfig":
         check_validation_possible(self.validation, self.target.kind, self.data)
         return self
+
+
+def check_hints_fit_target(target: TargetConfig, data: DataConfig, samples: SamplesConfig) -> None:
+    """Raise ValueError where a control is trained on pictures without hints, another target on
+    pictures with hints, or prompts of a sample sheet have no hints.
+    """
+    wanted = isinstance(target, ControlTargetConfig)
+    hinted = [getattr(data, "hint", None) is not None]
+    if isinstance(data, PictureDatasetConfig) and data.subsets:
+        hinted = [
+            data.hint is not None or subset.hint is not None or subset.lists_hints
+            for subset in data.subsets
+        ]
+    if wanted and not all(hinted):
+        named = 'data.hint, as to "segments"' if data.kind == "scenes" else NAMING_HINTS
+        raise ValueError(
+            f"target.kind = {target.kind!r} learns to read a hint beside each picture, and there "
+            f"are none: set {named}."
+        )
+    if any(hinted) and not wanted:
+        raise ValueError(
+            f"data has hints, which target.kind = {target.kind!r} does not read: leave them out, "
+            "or set target.kind = 'controlnet'."
+        )
+    if wanted and len(samples.prompts) != len(samples.hints):
+        raise ValueError(
+            f"Got {len(samples.prompts)} samples.prompts and {len(samples.hints)} samples.hints: "
+            "give each prompt a hint, or leave out both to draw captions and hints of the data."
+        )
+    if samples.hints and not wanted:
+        raise ValueError(
+            f"samples.hints is set, and target.kind = {target.kind!r} reads none: leave them out."
+        )

@@ -11,6 +11,7 @@ from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
 from train.data.registry import build_dataset
 from train.dry_run.memory_forecast import ParameterAndMemoryForecast, forecast_parameters_and_memory
+from train.targets.control_network import ControlTargetConfig
 from train.targets.denoiser import DenoiserTargetConfig
 from train.targets.finetune import FineTuneTargetConfig, PartConfig
 from train.targets.parts.adapters import AdapterPartConfig
@@ -18,6 +19,7 @@ from train.targets.parts.full_weights import FullWeightsPartConfig
 
 UNKNOWN_TIME_TEXT = "known after the first steps, with the time left"
 ADAPTER_NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+CONTROL_NAMES = {"controlnet": "ControlNet", "t2i-adapter": "T2I-Adapter"}
 PlanNumbers = dict[str, Any]
 
 
@@ -68,6 +70,11 @@ def summarize_parameter_groups(
     elif isinstance(target, DenoiserTargetConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
+    elif isinstance(target, ControlTargetConfig):
+        kind = CONTROL_NAMES[target.kind]
+        named = [(f"{kind}, from {'weights' if target.network else 'the UNet'}", None)]
+        if target.kind == "t2i-adapter" and target.network is None:
+            named = [(f"{kind}, from nothing", None)]
     else:
         named = [(target.kind, None)]
     numbers = expected.trained or (None,) * len(named)

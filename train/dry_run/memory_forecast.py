@@ -15,18 +15,18 @@ from t2i.denoiser.activation_memory import BYTES_USED_PER_BYTE_COUNTED, measure_
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.loading.trial_pass import run_trial_pass
 from t2i.errors import T2IError
-from train.config.run_config import RunConfig
+from train.config.run_config import RunConfig, TargetWithBaseConfig
 from train.setup.assembly import assemble_target
 from train.starter_config.options import needs_download
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
+from train.targets.control_network import ControlTarget
 from train.targets.denoising import DenoisingTarget
-from train.targets.finetune import FineTuneTargetConfig
 from train.targets.latents import compute_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import TrainingTarget
 
-STARTING_WEIGHT_KEYS = ("vae", "unet", "text_encoder")
+STARTING_WEIGHT_KEYS = ("vae", "unet", "text_encoder", "network")
 """Keys of weights to start from, which have the shapes of fresh ones."""
 BYTES_PER_WEIGHT = 4
 """Bytes of a trained weight, of its gradient and of its average."""
@@ -91,7 +91,7 @@ def forecast_parameters_and_memory(config: RunConfig) -> ParameterAndMemoryForec
     written.
     """
     target_config = config.target
-    if isinstance(target_config, FineTuneTargetConfig) and needs_download(target_config.base):
+    if isinstance(target_config, TargetWithBaseConfig) and needs_download(target_config.base):
         return ParameterAndMemoryForecast(
             None, None, None, f"{target_config.base} is not on this machine; the run downloads it"
         )
@@ -160,6 +160,9 @@ def build_single_row_pass(
             if encoder is not None
             for weight in encoder.parameters()
         )
+        if isinstance(target, ControlTarget):
+            # A control has the activations of the UNet's downward half, which then keeps none.
+            unet.requires_grad_(True)
         return unet, lambda: run_trial_pass(unet, {}, side, learned=trains_text)
     if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae

@@ -1,9 +1,10 @@
 """Sample sheets: images generated during a run with fixed prompts and seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.probes.overlays import draw_overlays
+from t2i.controls.control import Control
+from t2i.controls.hint_pictures import prepare_hint
+from t2i.controls.network_checks import HINT_CHANNELS
 from t2i.pictures import PAPER, build_picture_grid
 from t2i.text.word_pattern import build_word_pattern
 
@@ -38,6 +42,9 @@ class SamplesConfig(BaseModel):
     columns: int = Field(6, ge=1)
     heat_maps: bool | None = None
     """Show heat maps of words beside each image; default: if the target learns words."""
+    hints: tuple[Path, ...] = ()
+    """Hints of the prompts, one each, where a control is trained; without prompts its sheet shows
+    captions and hints of the data."""
     words: tuple[str, ...] = ()
     """Words or phrases whose heat maps are shown; default: the new words."""
 
@@ -65,11 +72,12 @@ class SamplesConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SampleImage:
-    """Generated image of one prompt, with the heat maps of its words."""
+    """Generated image of one prompt, with the heat maps of its words and the hint that it had."""
 
     prompt: str
     picture: Image.Image
     maps: HeatMaps | None = None
+    hint: Image.Image | None = None
 
 
 def pixels_to_images(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
@@ -79,15 +87,24 @@ def pixels_to_images(pixels_BCHW: torch.Tensor) -> list[Image.Image]:
 
 
 def generate_prompt_images(
-    pipe: "TextToImagePipeline", config: SamplesConfig, words: Sequence[str] = ()
+    pipe: "TextToImagePipeline",
+    config: SamplesConfig,
+    words: Sequence[str] = (),
+    build_controls: Callable[[range], Sequence[Control]] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[SampleImage]:
     """Generate an image for each configured prompt with its own seed, with heat maps of `words`
     if any.
+
+    build_controls : builds the controls of the prompts of these numbers; the hint of the first is
+        shown
+    size : (height, width) of the images in pixels; the model's own when left out
     """
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     drawn: list[SampleImage] = []
     for start in range(0, len(config.prompts), IMAGES_PER_BATCH):
         prompts = config.prompts[start : start + IMAGES_PER_BATCH]
+        controls = build_controls(range(start, start + len(prompts))) if build_controls else ()
         seeds = [config.seed + start + number for number in range(len(prompts))]
         found = [
             [word for word in words if prompt_contains_word(prompt, word)] for prompt in prompts
@@ -102,10 +119,22 @@ def generate_prompt_images(
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance_scale,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                height=size[0] if size else None,
+                width=size[1] if size else None,
+                controls=controls,
                 return_dict=False,
             )[0]
-        drawn += map(SampleImage, prompts, pictures, maps)
+        hints: list[Image.Image | None] = [None] * len(prompts)
+        if controls:
+            hints = [show_hint(hint, pictures[0].size) for hint in controls[0].picture]
+        drawn += map(SampleImage, prompts, pictures, maps, hints)
     return drawn
+
+
+def show_hint(hint: Any, size: tuple[int, int]) -> Image.Image:
+    """Return a hint as a picture of this width and height, as the control reads it."""
+    hint_1CYX = prepare_hint(hint, (size[1], size[0]), HINT_CHANNELS, {})
+    return pixels_to_images(hint_1CYX * 2 - 1)[0]
 
 
 def prompt_contains_word(prompt: str, word: str) -> bool:
@@ -114,19 +143,21 @@ def prompt_contains_word(prompt: str, word: str) -> bool:
 
 
 def draw_sample_sheet(drawn: Sequence[SampleImage], columns: int) -> Image.Image:
-    """Arrange generated images in a sheet of about `columns` columns, each followed by its heat
-    maps.
+    """Arrange generated images in a sheet of about `columns` columns, each behind its hint, if it
+    had one, and followed by its heat maps.
     """
-    if not any(one.maps for one in drawn):
-        return build_picture_grid(
-            [one.picture for one in drawn], [one.prompt for one in drawn], columns
-        )
-    groups = [draw_overlays(one.picture, one.maps) for one in drawn]
+    with_maps = any(one.maps for one in drawn)
+    groups = [draw_overlays(one.picture, one.maps) if with_maps else [one.picture] for one in drawn]
+    hints = [
+        [] if one.hint is None else [one.hint.resize(group[0].size, Image.Resampling.NEAREST)]
+        for one, group in zip(drawn, groups, strict=True)
+    ]
+    groups = [[*hint, *group] for hint, group in zip(hints, groups, strict=True)]
     most = max(len(group) for group in groups)
     cells: list[Image.Image] = []
     labels: list[str] = []
-    for one, group in zip(drawn, groups, strict=True):
+    for one, hint, group in zip(drawn, hints, groups, strict=True):
         blank = [Image.new("RGB", group[0].size, PAPER)] * (most - len(group))
         cells += [*group, *blank]
-        labels += [one.prompt, *(one.maps or ()), *("" for _ in blank)]
+        labels += ["hint"] * len(hint) + [one.prompt, *(one.maps or ()), *("" for _ in blank)]
     return build_picture_grid(cells, labels, max(1, columns // most) * most)

@@ -25,11 +25,21 @@ from t2i.scenes.recogniser import PATCH_SIDE_PIXELS
 from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
+from train.objective.objective import ObjectiveConfig
 from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_module_sharded
 from train.parallel.processes import run_on_main_process
+from train.setup.control_networks import build_control_network
 from train.targets.autoencoder import AutoencoderTarget, AutoencoderTargetConfig
 from train.targets.caption_matcher import CaptionMatcherTarget, CaptionMatcherTargetConfig
+from train.targets.control_network import (
+    ControlNetTarget,
+    ControlNetTargetConfig,
+    ControlTarget,
+    ControlTargetConfig,
+    T2IAdapterTarget,
+)
 from train.targets.denoiser import DenoiserTarget, DenoiserTargetConfig
+from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import (
     FineTuneTarget,
     FineTuneTargetConfig,
@@ -66,6 +76,8 @@ def assemble_target(
         return target, {}
     if isinstance(config.target, FineTuneTargetConfig):
         return build_fine_tune_target(config.target, config, encoders)
+    if isinstance(config.target, ControlTargetConfig):
+        return build_control_target(config.target, config, encoders)
     assert config.model is not None
     model = NewModelConfig.load_toml(config.model)
     parts = load_starting_weights(build_fresh_components(model), config)
@@ -106,17 +118,46 @@ def build_fine_tune_target(
     check_base_has_no_lora(pipe.components, target.base)
     objective = resolve_objective(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
+    facts = freeze_base_and_describe(built, objective, config, encoders)
+    return built, facts | {"reference": built.compute_reference_digest()}
+
+
+def build_control_target(
+    target: ControlTargetConfig, config: RunConfig, encoders: CacheEncoders | None
+) -> tuple[ControlTarget, ModelIdentity]:
+    """Build the target that trains a control beside a base model, whose weights get the precision
+    of the run.
+    """
+    given = {} if encoders is None else encoders.given
+    pipe = TextToImagePipeline.from_pretrained(target.base, **given)
+    check_base_has_no_lora(pipe.components, target.base)
+    objective = resolve_objective(config.objective, pipe.scheduler)
+    network = build_control_network(target, pipe, config)
+    kind = ControlNetTarget if isinstance(target, ControlNetTargetConfig) else T2IAdapterTarget
+    built = kind(pipe, network, target, objective, config.seed, config.train.batch_size)
+    facts = freeze_base_and_describe(built, objective, config, encoders)
+    return built, facts | {"network": digest_weight_shapes(network)}
+
+
+def freeze_base_and_describe(
+    built: DenoisingTarget,
+    objective: ObjectiveConfig,
+    config: RunConfig,
+    encoders: CacheEncoders | None,
+) -> ModelIdentity:
+    """Cast the frozen weights of a base model to the precision of the run, hand the target the
+    encoders of the cache, and return what identifies the base model.
+    """
     cast_frozen_weights(built, FROZEN_DTYPE_BY_PRECISION[config.train.precision])
     facts = {
         "unet": digest_weight_shapes(built.components.unet),
         "vocabulary": digest_vocabulary(built.components),
         "objective": objective.model_dump(mode="json"),
-        "reference": built.compute_reference_digest(),
     }
     if encoders is not None:
         built.cache = encoders
         facts["cached"] = encoders.facts
-    return built, facts
+    return facts
 
 
 def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:

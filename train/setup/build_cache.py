@@ -26,7 +26,7 @@ from train.cache.latent_cache import CachedPictureDataset
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import DIGEST_DIGITS, ShardFolder, ShardWriter
 from train.cache.text_cache import CachedTextEmbeddings
-from train.config.run_config import TargetConfig
+from train.config.run_config import TargetConfig, TargetWithBaseConfig
 from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import (
@@ -88,7 +88,7 @@ def build_cached_dataset(
     reasons = explain_uncached_kinds(cache, target, samples)
     encoders: CacheEncoders | None = None
     if None in reasons.values():
-        assert isinstance(target, FineTuneTargetConfig)
+        assert isinstance(target, TargetWithBaseConfig)
         assert isinstance(samples, Pictures)
         encoders = CacheEncoders(target.base, FROZEN_DTYPE_BY_PRECISION[settings.loop.precision])
         for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
@@ -121,7 +121,7 @@ class CacheBuilder:
         accelerator: Accelerator,
         stop: StopSignalHandler,
     ) -> None:
-        assert isinstance(settings.target, FineTuneTargetConfig)
+        assert isinstance(settings.target, TargetWithBaseConfig)
         self.target, self.steps = settings.target, settings.loop.steps
         self.config, self.order, self.encoders = settings.cache, order, encoders
         self.accelerator, self.stop = accelerator, stop
@@ -149,7 +149,8 @@ class CacheBuilder:
         every = samples.list_captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
         needed |= samples.build_held_out_set().list_captions() or set()
-        needed |= self.target.list_preserved_captions(needed)
+        if isinstance(self.target, FineTuneTargetConfig):
+            needed |= self.target.list_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
             parts = self.encoders.components_without_denoiser()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from t2i.data.training_dataset import TrainingDataset
 from train.cache.config import CacheConfig
 from train.cache.encoders import CacheEncoders
-from train.config.run_config import TargetConfig
+from train.config.run_config import TargetConfig, TargetWithBaseConfig
 from train.data.pictures import AugmentedVariant, Pictures
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.parts.learned_words import NewWordsPartConfig
@@ -23,7 +23,7 @@ def explain_uncached_kinds(
     as far as known before the encoders are loaded.
     """
     reasons: ReasonsByKind = dict.fromkeys(CACHED_DATA_KINDS, "")
-    if not isinstance(target, FineTuneTargetConfig):
+    if not isinstance(target, TargetWithBaseConfig):
         return reasons
     for kind, wanted in (("latents", cache.latents), ("texts", cache.texts)):
         if wanted and not isinstance(samples, Pictures):
@@ -36,9 +36,10 @@ def explain_uncached_kinds(
     return reasons
 
 
-def explain_uncached_texts(target: FineTuneTargetConfig, pictures: Pictures) -> str | None:
+def explain_uncached_texts(target: TargetWithBaseConfig, pictures: Pictures) -> str | None:
     """Return the reason why embeddings of captions cannot be cached; None where they can."""
-    for number, part in enumerate(target.parts):
+    parts = target.parts if isinstance(target, FineTuneTargetConfig) else ()
+    for number, part in enumerate(parts):
         if isinstance(part, NewWordsPartConfig):
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":

@@ -18,6 +18,7 @@ from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig, build_dataset
 from train.data.subsets import SubsetConfig
 from train.parallel.processes import run_on_main_process
+from train.targets.control_network import ControlTargetConfig
 from train.targets.finetune import FineTuneTargetConfig
 
 DATASET_MANIFEST_NAME = "pictures.json"
@@ -162,6 +163,8 @@ def check_preferences_and_list_remarks(target: TargetConfig, pictures: Pictures)
             f"{plural(len(pictures), 'picture')} are alone: name the folder of the worse ones, "
             "data.subsets.losers, or a file of pairs, data.subsets.pairs, for every subset."
         )
+    if losers and isinstance(target, ControlTargetConfig):
+        return [f"pairs: {losers}, of which the better picture alone is learned from"]
     if losers and not beta:
         raise ArgumentError(
             "data.subsets has pairs of pictures, from which only a fine-tune with "

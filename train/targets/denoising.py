@@ -151,8 +151,14 @@ class DenoisingTarget(TrainingTarget):
         target_BCHW = self.objective.compute_prediction_target(latents_BCHW, noise_BCHW, level)
         return NoisyLatentsWithTarget(noisy_BCHW, target_BCHW, level)
 
+    def predict(
+        self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the denoiser's output for noisy latents, (B, C, H, W)."""
+        return sd.run_unet(self.unet, latents_BCHW, timestep_B, conditioning)
+
     def _denoise(self, noised: NoisyLatentsWithTarget, conditioning: Conditioning) -> Tensor:
-        return sd.run_unet(self.unet, noised.noisy_BCHW, noised.level.timestep_B, conditioning)
+        return self.predict(noised.noisy_BCHW, noised.level.timestep_B, conditioning)
 
     def _errors(
         self, batch: MicroBatch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
@@ -228,11 +234,8 @@ class DenoisingTarget(TrainingTarget):
         target_BCHW = self.objective.compute_prediction_target(
             picture.latents_1CHW, noise_BCHW, level
         )
-        output_BCHW = sd.run_unet(
-            self.unet,
-            noisy_BCHW,
-            level.timestep_B,
-            repeat_conditioning(conditioning, len(noise_BCHW)),
+        output_BCHW = self.predict(
+            noisy_BCHW, level.timestep_B, repeat_conditioning(conditioning, len(noise_BCHW))
         )
         return self.objective.compute_velocity_errors(output_BCHW, target_BCHW, level)
 
