@@ -273,3 +273,20 @@ def test_a_target_has_the_network_in_its_pieces(base: Path, tmp_path: Path) -> N
     target.train()
     assert target.network.training
     assert not target.unet.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_on_one_batch_falls_by_the_network_alone(
+    kind: str, base: Path, tmp_path: Path
+) -> None:
+    config = run_of(tmp_path, base, kind, "target.hint_dropout=0", "target.caption_dropout=0")
+    target, batch = target_of(config).train(), batch_of(config, tmp_path / "out")
+    steps = torch.optim.Adam(target.trained_parameters().values(), lr=5e-3)
+    losses = []
+    for _ in range(30):
+        loss = target(batch).mean()
+        loss.backward()
+        steps.step()
+        steps.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]

@@ -27,8 +27,13 @@ from train.starter_config.picture_folder import (
 )
 from train.starter_config.starter_config import build_starter_config, write_starter_config
 from train.starter_config.subject_words import build_trigger_comment
-from train.starter_config.template_values import choose_num_steps, detect_model_family
+from train.starter_config.template_values import (
+    CONTROL_METHODS,
+    choose_num_steps,
+    detect_model_family,
+)
 
+FINE_TUNES = tuple(method for method in TRAINING_METHODS if method not in CONTROL_METHODS)
 TRAINED_QUICKLY = ("full", "dora", "textual-inversion", "dreambooth-lora")
 TINY = (
     "data.size=64",
@@ -62,7 +67,7 @@ def test_a_shipped_config_is_the_one_that_init_writes(method):
 @pytest.mark.parametrize(
     ("method", "on_tiny"),
     sweep(
-        product(TRAINING_METHODS, (True, False)),
+        product(FINE_TUNES, (True, False)),
         # "pivotal" with the model that the file names, ten times as large; the others train a part
         # of what one of these trains.
         quick=[(method, True) for method in TRAINED_QUICKLY] + [("pivotal", False)],
@@ -88,7 +93,7 @@ def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, base, method,
 
 
 @pytest.mark.parametrize("base", ["embedded", "runwayml/stable-diffusion-v1-5", "someone/my-sdxl"])
-@pytest.mark.parametrize("method", TRAINING_METHODS)
+@pytest.mark.parametrize("method", FINE_TUNES)
 def test_what_init_writes_is_a_run_for_every_base(tmp_path, method, base):
     folder = folder_of(tmp_path / "mugs", "red", "green", "blue", captions=False)
     config = written(method, folder, base=base, kind="mug")
@@ -447,7 +452,7 @@ def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Pa
     facts = inspect_picture_folder(folder)
     offered = {
         method
-        for method in TRAINING_METHODS
+        for method in FINE_TUNES
         if "preserve_words"
         in build_starter_config(
             StarterConfigOptions(method, folder, kind="mug"), facts, tmp_path, ""

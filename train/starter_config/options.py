@@ -9,7 +9,7 @@ from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
 from t2i.errors import ArgumentError, suggest_choice
 from train.starter_config.picture_folder import PictureFolderStats, locate_picture_sources
-from train.starter_config.template_values import TEMPLATE_PIECES_BY_METHOD
+from train.starter_config.template_values import CONTROL_METHODS, TEMPLATE_PIECES_BY_METHOD
 
 TRAINING_METHODS = tuple(TEMPLATE_PIECES_BY_METHOD)
 METHODS_WITH_CLASS_PICTURES = ("dreambooth", "dreambooth-lora")
@@ -44,6 +44,11 @@ def check_options(options: StarterConfigOptions) -> None:
             f"--init {options.method} needs the class of the thing, which is to stay what it is: "
             "give it, as in --class mug."
         )
+    if options.method in CONTROL_METHODS and (options.word or options.kind):
+        raise ArgumentError(
+            f"--init {options.method} trains a control, which learns to read hints and no word: "
+            "leave out --word and --class."
+        )
     word = options.word if options.method in METHODS_WITH_NEW_WORDS else None
     if word is not None and (word.split() != [word] or "," in word):
         raise ArgumentError(
@@ -52,10 +57,16 @@ def check_options(options: StarterConfigOptions) -> None:
     check_base_model(options.base)
 
 
-def check_no_pairs_for_dreambooth(options: StarterConfigOptions, facts: PictureFolderStats) -> None:
+def check_pairs_fit_method(options: StarterConfigOptions, facts: PictureFolderStats) -> None:
     """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
-    no worse ones.
+    no worse ones, and with a control.
     """
+    if facts.has_losers and options.method in CONTROL_METHODS:
+        losers = locate_picture_sources(options.folder)["losers"]
+        raise ArgumentError(
+            f"--init {options.method}: {losers} makes pairs of the pictures, from which a control "
+            "does not learn: move that folder out."
+        )
     if facts.has_losers and options.method in METHODS_WITH_CLASS_PICTURES:
         losers = locate_picture_sources(options.folder)["losers"]
         raise ArgumentError(

@@ -9,6 +9,8 @@ from train.data.subsets import SubsetConfig
 
 COMPANION_FOLDERS = ("masks", "losers")
 """Folders within a folder of pictures that hold masks, or the worse pictures of pairs."""
+HINTS_FOLDER = "hints"
+"""Folder within a folder of pictures that holds the hints that a control is trained on."""
 PAIR_SIDES = ("win", "lose")
 """Folders within a folder of pairs that hold the better pictures and the worse ones."""
 MIN_PICTURES_TO_HOLD_OUT = 40
@@ -24,6 +26,7 @@ class PictureFolderStats:
     captions : the different ones, each picture's first before others of one picture; `captioned`
         is how many pictures have one
     has_masks, has_losers : there is a folder of masks, or of the worse pictures of pairs, in it
+    has_hints : there is a folder of hints in it, and a control is to be trained
     has_alpha : some pictures are transparent
     """
 
@@ -36,27 +39,29 @@ class PictureFolderStats:
     has_masks: bool = False
     has_alpha: bool = False
     has_losers: bool = False
+    has_hints: bool = False
 
 
-def locate_picture_sources(folder: Path) -> dict[str, Path]:
+def locate_picture_sources(folder: Path, *, with_hints: bool = False) -> dict[str, Path]:
     """Return the keys of the subset that a folder of pictures makes, and their folders: `folder`,
-    and `masks` or `losers` where there are any.
+    and `masks` or `losers` where there are any; with `with_hints` also `hints`.
 
     A folder with `win` and `lose` in it holds pairs, as `t2i data pairs` writes them.
     """
     if all((folder / side).is_dir() for side in PAIR_SIDES):
         return dict(zip(("folder", "losers"), (folder / side for side in PAIR_SIDES), strict=True))
-    return {"folder": folder} | {
-        key: folder / key for key in COMPANION_FOLDERS if (folder / key).is_dir()
-    }
+    keys = (*COMPANION_FOLDERS, *[HINTS_FOLDER] * with_hints)
+    return {"folder": folder} | {key: folder / key for key in keys if (folder / key).is_dir()}
 
 
-def inspect_picture_folder(folder: Path) -> PictureFolderStats:
+def inspect_picture_folder(folder: Path, *, with_hints: bool = False) -> PictureFolderStats:
     """Read every picture of a folder and return their counts, sizes and captions.
 
-    Raises DataError if none is usable.
+    with_hints : a folder of hints in it is for a control; every picture then needs one
+
+    Raises DataError if none is usable, or hints are missing.
     """
-    sources = locate_picture_sources(folder)
+    sources = locate_picture_sources(folder, with_hints=with_hints)
     subset = SubsetConfig.model_validate(sources)
     found = list_and_check_pictures(PictureDatasetConfig(subsets=(subset,)))
     if not found.pictures:
@@ -79,6 +84,7 @@ def inspect_picture_folder(folder: Path) -> PictureFolderStats:
         has_masks="masks" in sources,
         has_alpha=any(one.transparent for one in found.pictures),
         has_losers="losers" in sources,
+        has_hints="hints" in sources,
     )
 
 

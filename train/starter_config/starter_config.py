@@ -13,10 +13,11 @@ from train.data.pictures_config import SMALL_SIZE_LIMIT
 from train.starter_config.options import (
     METHODS_WITH_NEW_WORDS,
     StarterConfigOptions,
-    check_no_pairs_for_dreambooth,
     check_options,
+    check_pairs_fit_method,
 )
 from train.starter_config.picture_folder import (
+    HINTS_FOLDER,
     PictureFolderStats,
     has_enough_pictures_to_hold_out,
     inspect_picture_folder,
@@ -35,6 +36,7 @@ from train.starter_config.template_text import (
     load_template_pieces,
 )
 from train.starter_config.template_values import (
+    CONTROL_METHODS,
     FAMILY_NAMES,
     MODEL_FAMILIES,
     TEMPLATE_PIECES_BY_METHOD,
@@ -69,8 +71,8 @@ def write_starter_config(options: StarterConfigOptions, out: Path) -> PictureFol
     check_options(options)
     if os.path.lexists(out):
         raise NameTakenError(out)
-    facts = inspect_picture_folder(options.folder)
-    check_no_pairs_for_dreambooth(options, facts)
+    facts = inspect_picture_folder(options.folder, with_hints=options.method in CONTROL_METHODS)
+    check_pairs_fit_method(options, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
     text = build_starter_config(options, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
@@ -97,9 +99,10 @@ def build_starter_config(
     elsewhere = {FAMILY_NAMES[other]: list_method_values(options.method, other) for other in others}
     for other in others:
         batch_size = int(str(elsewhere[FAMILY_NAMES[other]]["batch_size"]))
-        steps = choose_num_steps(other, facts.pictures, batch_size)
+        steps = choose_num_steps(other, facts.pictures, batch_size, options.method)
         elsewhere[FAMILY_NAMES[other]]["steps"] = steps
-    names = [f"about {options.method}", "target", *TEMPLATE_PIECES_BY_METHOD[options.method]]
+    target = "target control" if options.method in CONTROL_METHODS else "target"
+    names = [f"about {options.method}", target, *TEMPLATE_PIECES_BY_METHOD[options.method]]
     names += ["validation"] * has_enough_pictures_to_hold_out(facts)
     if family == "sdxl":
         # Its second encoder reads along: tying a word to a thing is left to the denoiser.
@@ -137,7 +140,8 @@ def choose_picture_dependent_values(
         if Path(options.base).exists()
         else options.base,
         "size": size,
-        "steps": choose_num_steps(family, facts.pictures, batch_size),
+        "steps": choose_num_steps(family, facts.pictures, batch_size, options.method),
+        "method": options.method,
         "word": word,
         "class_phrase": kind,
         "class_caption": f"a photo of {kind}",
@@ -163,7 +167,9 @@ def build_template_blocks(
         "# Captions are those beside the pictures; this goes before captions that lack it.",
         f"trigger = {format_toml_literal(trigger)}",
     ]
-    if not facts.captioned:
+    if options.method in CONTROL_METHODS:
+        captions = build_control_caption_lines(facts)
+    elif not facts.captioned:
         captions = [
             "# Caption of every picture, because none has its own. Better: a text file with the",
             "# same name beside each picture that names what else is in it; then delete this line.",
@@ -178,6 +184,7 @@ def build_template_blocks(
             *(f"# {line}" for line in build_trigger_comment(options)),
         ],
         "captions": captions,
+        "hint": build_hint_lines(options, facts),
         "masks": build_mask_lines(options, facts, trigger),
         "optional": build_optional_target_lines(options, facts, trigger),
         "held_out": HELD_OUT_LINES if has_enough_pictures_to_hold_out(facts) else [],
@@ -192,9 +199,33 @@ def build_picture_folder_lines(
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     places = [
         f"{key} = {format_toml_literal(format_relative_path(beside, str(path)))}"
-        for key, path in locate_picture_sources(options.folder).items()
+        for key, path in locate_picture_sources(
+            options.folder, with_hints=options.method in CONTROL_METHODS
+        ).items()
     ]
     return places if len(places) == 1 else [f"subsets = [{{ {', '.join(places)} }}]"]
+
+
+def build_hint_lines(options: StarterConfigOptions, facts: PictureFolderStats) -> list[str]:
+    """Build the keys of [data] that make hints; none where there are hints, or no control."""
+    if options.method not in CONTROL_METHODS or facts.has_hints:
+        return []
+    return [
+        "# Hint that is made of each picture: canny, soft-edge, lines or colours. For others, as",
+        f"# depth, put one for each picture, of its name, into a folder {HINTS_FOLDER!r} within",
+        "# the folder of the pictures, and write this file again.",
+        'hint = "canny"',
+    ]
+
+
+def build_control_caption_lines(facts: PictureFolderStats) -> list[str]:
+    """Build the comments of [data] on captions for a control."""
+    if facts.captioned == facts.pictures:
+        return ["# Captions are those beside the pictures."]
+    return [
+        "# Pictures without a caption are learned with the empty one. Better: a text file with the",
+        "# same name beside each picture that says what it shows.",
+    ]
 
 
 def build_optional_target_lines(
@@ -230,6 +261,8 @@ def build_mask_lines(
 ) -> list[str]:
     """Build the keys of [data] about masks as comments; none without masks."""
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
+        return []
+    if options.method in CONTROL_METHODS:
         return []
     lines = []
     if not facts.has_masks:

@@ -11,6 +11,7 @@ from train.starter_config.options import (
     StarterConfigOptions,
 )
 from train.starter_config.picture_folder import PictureFolderStats
+from train.starter_config.template_values import CONTROL_METHODS
 
 RARE_WORD = "sks"
 """A word that means nothing to most models, so that it can be given a meaning."""
@@ -48,7 +49,7 @@ def explain_missing_trigger(options: StarterConfigOptions, facts: PictureFolderS
     """Return the reason why the config sets no trigger word; None if it does, or if pictures
     lack captions.
     """
-    if facts.captioned < facts.pictures:
+    if facts.captioned < facts.pictures or options.method in CONTROL_METHODS:
         return None
     word = choose_subject_words(options).trigger
     if not teaches_trigger_word(options):
@@ -63,6 +64,8 @@ def build_trigger_comment(options: StarterConfigOptions) -> list[str]:
     another.
     """
     word, name, _ = choose_subject_words(options)
+    if options.method in CONTROL_METHODS:
+        return []
     if options.word is not None or word != RARE_WORD or not teaches_trigger_word(options):
         return []
     return [

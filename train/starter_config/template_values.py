@@ -24,8 +24,12 @@ TEMPLATE_PIECES_BY_METHOD: dict[str, tuple[str, ...]] = {
     "dreambooth-lora": ("part lora", "part lora text", "data", "prior", "run"),
     "textual-inversion": ("part words", "data", "run"),
     "pivotal": ("part words", "part lora", "data", "run"),
+    "controlnet": ("data", "run control"),
+    "t2i-adapter": ("data", "run control"),
 }
 """Names of the pieces of each method's file, after its introduction and the target."""
+CONTROL_METHODS = ("controlnet", "t2i-adapter")
+"""Methods that train a control, which reads hints and learns no subject."""
 
 ATTENTION_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
 ATTENTION_AND_CONVOLUTION_MODULES = [
@@ -65,6 +69,7 @@ VALUES_OF_ALL_METHODS: dict[str, tuple[TemplateValue, TemplateValue, TemplateVal
     "text_rate": (1e-3, 5e-5, 5e-5),
     "vectors": (8, 2, 2),
     "word_rate": (2e-2, 5e-3, 5e-3),
+    "control_rate": (3e-4, 1e-5, 1e-5),
     "prior_count": (24, 100, 100),
     "prior_steps": (10, 30, 30),
     "prior_batch": (8, 4, 1),
@@ -73,6 +78,8 @@ VALUES_BY_METHOD: dict[str, dict[str, tuple[TemplateValue, TemplateValue, Templa
     "full": {"batch_size": (4, 4, 4), "checkpointing": (False, True, True)},
     "cross-attention": {"batch_size": (4, 4, 2)},
     "dora": {"rank": (8, 8, 8)},
+    "controlnet": {"batch_size": (16, 4, 2), "checkpointing": (False, True, True)},
+    "t2i-adapter": {"batch_size": (16, 4, 2), "control_rate": (1e-3, 1e-4, 1e-4)},
     "dreambooth": {"full_rate": (2e-4, 5e-6, 2e-6), "checkpointing": (False, True, True)},
 }
 EMBEDDED_MODEL_STEPS = 200
@@ -81,6 +88,8 @@ MAX_EMBEDDED_MODEL_CHANNELS = 192
 """UNets with fewer first channels are like the embedded model; others have 320."""
 VISITS, FEWEST, MOST = 100, 400, 4000
 """Visits of each picture, and bounds of optimizer steps, for larger models."""
+CONTROL_STEPS: dict[ModelFamily, int] = {"embedded": 2000, "sd": 15_000, "sdxl": 15_000}
+"""Optimizer steps of a control, which learns to read any hint, however few pictures there are."""
 
 
 def list_method_values(method: str, family: ModelFamily) -> dict[str, TemplateValue]:
@@ -94,9 +103,13 @@ def list_method_values(method: str, family: ModelFamily) -> dict[str, TemplateVa
     }
 
 
-def choose_num_steps(family: ModelFamily, pictures: int, batch_size: int) -> int:
+def choose_num_steps(
+    family: ModelFamily, pictures: int, batch_size: int, method: str = "lora"
+) -> int:
     """Choose the number of optimizer steps for a number of pictures; at least one epoch."""
     epoch = -(-pictures // batch_size)
+    if method in CONTROL_METHODS:
+        return max(epoch, CONTROL_STEPS[family])
     if family == "embedded":
         return max(epoch, EMBEDDED_MODEL_STEPS)
     wanted = min(max(pictures * VISITS // batch_size, FEWEST), max(MOST, epoch))

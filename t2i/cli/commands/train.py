@@ -11,7 +11,8 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural, print_line
 
 METHODS_HELP = (
-    "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion or pivotal"
+    "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion, pivotal, "
+    "controlnet or t2i-adapter"
 )
 """Methods that --init takes, as its help names them."""
 
