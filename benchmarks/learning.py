@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.machine import collect_hardware_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora
+from t2i.adapters import MODEL_PARTS, add_lora, read_all_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMAT_BY_SUFFIX, build_picture_grid, open_picture, save_picture
 from t2i.scenes.layout import paste_sprite, render_background
@@ -139,7 +139,7 @@ def load(model: Path | None) -> TextToImagePipeline:
         add_lora({part: getattr(pipe, part, None) for part in MODEL_PARTS}, lora, "lora", 1.0)
     for path in sorted(model.glob("*.safetensors")):
         if "lora" not in path.stem and "kohya" not in path.stem:
-            for word in read_learned_words(path):
+            for word in read_all_learned_words(path):
                 vectors = word.vectors["text_encoder"]
                 pipe.load_textual_inversion({word.token: vectors}, token=word.token)
     return pipe

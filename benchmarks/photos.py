@@ -26,10 +26,10 @@ from pipelines.images.photo import prepare_photo
 from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.noise_levels import build_noise_levels
 from pipelines.prompt_to_prompt.edit_run import find_image_size
-from pipelines.prompt_to_prompt.inverted_source import PictureSourceRun, encode_picture
+from pipelines.prompt_to_prompt.inverted_source import PipelineSourceRun, encode_picture
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
 
 PHOTO = Path(__file__).resolve().parent.parent / "docs/images/photo.png"
 SOURCE = "a tree to the left of a cat on a blue background"
@@ -62,10 +62,11 @@ def find_path(pipe: PromptEditPipeline, method: str, options: argparse.Namespace
         clean = encode_picture(
             pipe, prepare_photo(PHOTO, *find_image_size(pipe, None, None)).pixels
         )
-        run = PictureSourceRun(
+        run = PipelineSourceRun(
             pipe,
             SOURCE,
-            {"guidance_scale": options.guidance} | chosen.target_settings(SOURCE, options.guidance),
+            {"guidance_scale": options.guidance}
+            | chosen.build_target_call_arguments(SOURCE, options.guidance),
             build_noise_levels(pipe.scheduler, options.steps),
             clean,
             torch.Generator().manual_seed(0),
@@ -91,7 +92,7 @@ def edit_beside(pipe: PromptEditPipeline, options: argparse.Namespace) -> Tensor
 
 
 def count_rows(pipe: PromptEditPipeline, run: Callable[[], Result]) -> tuple[int, Result]:
-    with record_denoiser_row_counts(pipe.unet) as rows:
+    with recording_denoiser_row_counts(pipe.unet) as rows:
         result = run()
     return sum(rows), result
 

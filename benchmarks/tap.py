@@ -52,7 +52,7 @@ class PassThrough:
     def handle_attention(self, call: tap.AttentionInputs) -> Tensor:
         return call.run_kernel()
 
-    def handle_eager_attention(
+    def compute_eager_probabilities(
         self,
         query: Tensor,
         key: Tensor,
@@ -80,7 +80,7 @@ def ways() -> dict[str, Run]:
             return plain()
 
     def replaced() -> Tensor:
-        with tap.use_attention_handler(PassThrough()):
+        with tap.using_attention_handler(PassThrough()):
             return plain()
 
     return {"plain": plain, "mode": mode, "replaced": replaced}
@@ -103,7 +103,7 @@ def measure(rounds: int, calls: int) -> dict[str, Any]:
     for turn in range(-1, rounds):  # one round to warm up
         for name in WAYS[:: 1 if turn % 2 else -1]:
             if name == "replaced":
-                with tap.install_tap():
+                with tap.tapping_attention():
                     took, outputs[name] = seconds_of(runs[name], calls), runs[name]()
             else:
                 took, outputs[name] = seconds_of(runs[name], calls), runs[name]()

@@ -110,7 +110,7 @@ class InpaintPipeline(Pipeline):
             )
         input_images.check_images("image", image)
         input_images.check_images("mask_image", mask_image)
-        mask_image = input_images.convert_masks(mask_image)
+        mask_image = input_images.convert_masks_to_gray(mask_image)
         default_height, default_width = sd.default_size(self.unet, self.vae)
         height = default_height if height is None else height
         width = default_width if width is None else width

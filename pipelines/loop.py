@@ -22,7 +22,7 @@ DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
 
 
-def sample(
+def sample_latents(
     run: RunState,
     denoise: DenoiseFunction,
     scheduler: Scheduler,

@@ -58,7 +58,7 @@ def default_device() -> torch.device:
 
 
 @contextmanager
-def isolated_rng() -> Iterator[None]:
+def isolated_torch_rng() -> Iterator[None]:
     """Restore torch's global generators (CPU and current device) after the context."""
     kind = torch.accelerator.current_accelerator(check_available=True)
     if kind is None or kind.type == "mps":  # of which torch's fork_rng knows nothing

@@ -23,13 +23,13 @@ from accelerate import Accelerator
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.accelerate_state import default_device, isolated_accelerate_state, isolated_rng
+from t2i.accelerate_state import default_device, isolated_accelerate_state, isolated_torch_rng
 from t2i.cli import main
 from tests import process_wide
 from tests.evaluate.tiny_context import tiny_recogniser
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run, write_run
-from train.loop import run
+from train.loop import run_training
 from train.targets.denoiser import DenoiserTarget
 
 PROMPT = "a red apple to the left of a cat"
@@ -90,7 +90,7 @@ def state() -> process_wide.Values:
 
 
 def trained(_model: Path) -> None:
-    assert run(tiny_run(Path("run"), "train.steps=1"), Path("trained"))
+    assert run_training(tiny_run(Path("run"), "train.steps=1"), Path("trained"))
 
 
 def trained_by_command(_model: Path) -> None:
@@ -110,7 +110,7 @@ def crashed(_model: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch, suppress(ZeroDivisionError):
         patch.setattr(DenoiserTarget, "forward", crash)
-        run(tiny_run(Path("run")), Path("trained"))
+        run_training(tiny_run(Path("run")), Path("trained"))
 
 
 def drawn(model: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_run_in_a_thread_leaves_the_signals_to_the_main_one(tmp_path: Path) ->
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with ThreadPoolExecutor(1) as pool:
         config = tiny_run(tmp_path / "run", "train.steps=1")
-        assert pool.submit(run, config, tmp_path / "out").result()
+        assert pool.submit(run_training, config, tmp_path / "out").result()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -203,7 +203,7 @@ def test_chance_within_a_block_is_its_own() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with isolated_rng():
+    with isolated_torch_rng():
         torch.manual_seed(6)
         torch.rand(1)
     assert torch.equal(torch.rand(3), expected)

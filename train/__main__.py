@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_dry_run(config, as_json=given.format == "json")
             return
 
-        from train.loop import run
+        from train.loop import run_training
 
         out = given.out or Path("runs") / given.config.stem
-        if run(config, out):
+        if run_training(config, out):
             print_line(out / "model")
 
 

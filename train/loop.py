@@ -51,7 +51,7 @@ from train.setup.compiling import (
     compiling_denoiser,
     without_compilation,
 )
-from train.setup.fast_compute import set_up_fast_compute
+from train.setup.fast_compute import set_memory_format_and_attention
 from train.setup.resume_checks import (
     build_run_identity,
     check_same_run,
@@ -75,7 +75,7 @@ NUM_LATENT_SCALE_PICTURES = 64
 """Pictures from which the scale of an autoencoder's latents is computed."""
 
 
-def run(config: RunConfig, out: Path) -> bool:
+def run_training(config: RunConfig, out: Path) -> bool:
     """Train a configured run to its last step, resuming from the newest checkpoint; return True
     when it is finished.
 
@@ -128,7 +128,7 @@ class TrainingRun:
             config, {**facts, **build_data_identity(self.data)}, target
         )
         self.target = move_to_device_unless_fsdp(target, accelerator)
-        set_up_fast_compute(self.target, accelerator.device, config.train)
+        set_memory_format_and_attention(self.target, accelerator.device, config.train)
         self.share = ProcessShare(
             accelerator.process_index, accelerator.num_processes, config.train.accumulation
         )
@@ -177,7 +177,7 @@ class TrainingRun:
                     is_true_on_any_process(self.accelerator, stop.wanted),
                 )
                 if main:
-                    loggers[0].advance_progress_bar(self.steps_done)
+                    loggers[0].move_progress_bar_to(self.steps_done)
                     if message := compilations.poll():
                         loggers[0].print_line(message)
                 self._after_step(result, loggers, last=last, stopping=stopping)
@@ -298,7 +298,7 @@ class TrainingRun:
             return
         with self.using_ema_weights() as target:
             measured = self.validation.measure_loss(target, alone=is_module_sharded(self.target))
-        loss, by_level = measured.loss, measured.by_level
+        loss, by_level = measured.mean_loss, measured.by_level
         self._on_main(lambda: loggers[0].log_validation(self.steps_done, loss, by_level))
 
     def _draw_sheet(self, loggers: list[TrainingLogger]) -> None:

@@ -66,7 +66,7 @@ Apache-2.0. Trained only on pictures composed of Microsoft's Fluent Emoji (MIT),
 """
 
 
-def publish_run(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
+def write_model_with_card(run: Path, folder: Path, prose: str, vae: Path | None = None) -> None:
     """Publish a finished run: write model, sample sheet, loss curve and model card into
     `folder`, completely or not at all.
 
@@ -233,7 +233,7 @@ def main() -> None:
     given = parser.parse_args()
     prose = read_text(given.prose, CARD_TEXT_KIND) if given.prose else ""
     try:
-        publish_run(given.run, given.folder, prose, given.vae)
+        write_model_with_card(given.run, given.folder, prose, given.vae)
     except T2IError as error:
         print_note(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)

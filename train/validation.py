@@ -68,7 +68,7 @@ def check_validation_possible(config: ValidationConfig, target: str, data: DataC
 
 
 @dataclass(frozen=True, slots=True)
-class ValidationLoss:
+class ValidationResult:
     """Result of a validation: the mean error at each noise level.
 
     by_level : from little noise to much
@@ -77,7 +77,7 @@ class ValidationLoss:
     by_level: list[float]
 
     @property
-    def loss(self) -> float:
+    def mean_loss(self) -> float:
         """Mean validation loss over all noise levels."""
         return fmean(self.by_level)
 
@@ -98,7 +98,7 @@ class Validation:
         """Return the number of pictures that are measured."""
         return len(self._digests)
 
-    def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationLoss:
+    def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationResult:
         """Measure the validation loss of the target's current weights; all processes must call this
         together.
 
@@ -121,7 +121,7 @@ class Validation:
         if failure:
             raise failure[0]
         pictures = [errors[number] for number in sorted(errors)]
-        return ValidationLoss([fmean(level) for level in zip(*pictures, strict=True)])
+        return ValidationResult([fmean(level) for level in zip(*pictures, strict=True)])
 
     def _assigned(self, alone: bool) -> range:
         """Return the numbers of the pictures that this process measures."""
@@ -177,13 +177,13 @@ def build_validation_picture_reader(
     if isinstance(samples, Scenes):
         other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
         scenes = Scenes(samples.config.model_copy(update=other))
-        return scenes.read, [scenes.scene_name(index) for index in range(len(scenes))]
+        return scenes.read_example, [scenes.scene_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
     held_out = samples.build_held_out_set()
     numbers = sorted(range(len(held_out)), key=held_out.picture_digest)[: config.most]
     assert numbers, "see check_validation_possible"
     return (
-        lambda number: held_out.read(numbers[number], 0),
+        lambda number: held_out.read_example(numbers[number], 0),
         [held_out.picture_digest(number) for number in numbers],
     )
 

@@ -14,7 +14,7 @@ NUM_SCENES = 40_000
 def iterate_scene_captions() -> Iterator[str]:
     """Iterate over the captions of random scenes, to train the vocabulary on."""
     scenes = Scenes(SceneDatasetConfig(vocabulary="all", seed=0))
-    return (scenes.layout(index).caption.text for index in range(NUM_SCENES))
+    return (scenes.compose_layout(index).caption.text for index in range(NUM_SCENES))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pipelines.base.saving import (
-    activating_only_adapter,
+    activating_own_lora_only,
     check_saveable_and_list_lora_encoders,
     check_saved_lora,
     check_saved_lora_loaded,
@@ -133,7 +133,7 @@ class CheckedPipeline(DiffusionPipeline):
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
             save_base_weights(getattr(self, name), Path(save_directory) / name, **options)
-        with activating_only_adapter(getattr(self, name) for name in with_lora):
+        with activating_own_lora_only(getattr(self, name) for name in with_lora):
             super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
             rename_dora_magnitudes(Path(save_directory) / name)

@@ -29,16 +29,16 @@ from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline_components import (
     OPTIONAL_COMPONENTS,
-    build_model_index,
+    build_model_index_json,
     check_no_safety_checker,
     collect_components,
 )
 from pipelines.base.sampling_defaults import SamplingDefaultsMixin
-from pipelines.loop import sample
+from pipelines.loop import sample_latents
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
-from pipelines.run.controlled_run import adding_controls, check_controls_fit_pipeline
+from pipelines.run.controlled_run import check_controls_fit_pipeline, wrapping_denoise_with_controls
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
 from pipelines.run.step_callbacks import (
     ProgressCallback,
@@ -50,7 +50,7 @@ from pipelines.text.build_conditioning import build_conditioning, repeat_embeddi
 from pipelines.text.learned_words import LearnedWordsMixin
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
-from t2i.conditioning.perturbed_guidance import list_perturbed_sites
+from t2i.conditioning.perturbed_guidance import list_perturbed_site_patterns
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import sd
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
@@ -142,7 +142,7 @@ class Pipeline(
 
     def to_json_string(self) -> str:
         """Return the model index, with the class name of diffusers' pipeline of the same parts."""
-        return build_model_index(self, super().to_json_string())
+        return build_model_index_json(self, super().to_json_string())
 
     def generate(self, call: CallArguments, start: StartBuilder) -> OutputOrTuple:
         """Run a call: encode the prompts, build the starting latents, sample, decode."""
@@ -193,7 +193,7 @@ class Pipeline(
             run.x0_coefficients = compute_run_x0_coefficients(
                 self.scheduler, run.num_steps, run_start.remaining
             )
-            latents_BCHW = self.sample(
+            latents_BCHW = self.sample_latents(
                 run,
                 run_start,
                 call,
@@ -270,7 +270,7 @@ class Pipeline(
             negative_pooled_prompt_embeds,
         )
 
-    def sample(
+    def sample_latents(
         self,
         run: RunState,
         run_start: RunStart,
@@ -284,15 +284,19 @@ class Pipeline(
         with (
             self.progress_bar(total=num_inference_steps) as bar,
             caching_text_keys_values(self.unet),
-            adding_controls(run_unet, self, run, run_start, call.controls) as denoise,
+            wrapping_denoise_with_controls(
+                run_unet, self, run, run_start, call.controls
+            ) as denoise,
         ):
             if (state := self.innermost_call_state) is not None and state.progress_label:
                 bar.set_description(state.progress_label)
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
-            return sample(
+            return sample_latents(
                 run,
                 wrap_denoise_in_lock(
-                    wrap_perturbed_denoiser(denoise, self.unet, list_perturbed_sites(run.guidance)),
+                    wrap_perturbed_denoiser(
+                        denoise, self.unet, list_perturbed_site_patterns(run.guidance)
+                    ),
                     self.unet,
                 ),
                 self.scheduler,

@@ -31,7 +31,7 @@ def collect_components(pipe: Any) -> dict[str, Any]:
     return parts
 
 
-def build_model_index(pipe: Any, own_index: str) -> str:
+def build_model_index_json(pipe: Any, own_index: str) -> str:
     """Return the JSON text of model_index.json: it names diffusers' pipeline of the same parts.
 
     own_index : the index with the pipeline's own class name

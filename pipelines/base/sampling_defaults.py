@@ -25,7 +25,7 @@ class SamplingDefaultsMixin:
         """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
         fallback.
         """
-        return parse_sampling_defaults(self.notes).override_arguments(
+        return parse_sampling_defaults(self.notes).override_fallback_arguments(
             self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 

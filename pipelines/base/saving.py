@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from t2i.adapters import read_lora, read_lora_from_models
 from t2i.adapters.lora_files.reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.module_names import printable_name
-from t2i.adapters.peft_layers import removing_peft_layers
-from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.adapters.peft_layers import without_peft_layers
+from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.adapters.tensor_files import write_tensor_file
 from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_tied_names
 from t2i.denoiser.loading.weight_checks import describe_misfits
@@ -42,11 +42,11 @@ def check_saveable_and_list_lora_encoders(parts: Mapping[str, Any], folder: Path
     for name, part in parts.items():
         if not isinstance(part, nn.Module):
             continue
-        if any(iter_adapter_layers(part)):
+        if any(iter_peft_layers(part)):
             if why := find_lora_save_problem(part):
                 raise ModelError(f"A LoRA is on the {name}, and {why}. {ADAPTER_SAVE_REMEDY}")
             with_lora.append(name)
-            with removing_peft_layers(part):
+            with without_peft_layers(part):
                 check_weights_match_config(name, part)
         else:
             check_weights_match_config(name, part)
@@ -71,7 +71,7 @@ def find_lora_save_problem(part: nn.Module) -> str | None:
         return f"a folder can hold only one of its {len(adapter_names)} adapters"
     (adapter,) = adapter_names
     read_lora_from_models({"text_encoder": part}, adapter)  # raises unless it adds to these weights
-    for _, module in iter_adapter_layers(part):
+    for _, module in iter_peft_layers(part):
         if module.merged:
             return "it is merged already"
         if module.disable_adapters or adapter not in module.active_adapters:
@@ -113,12 +113,12 @@ def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) ->
     """Save a text encoder's weights without its LoRA in `folder`, where transformers looks for
     them.
     """
-    with removing_peft_layers(encoder):
+    with without_peft_layers(encoder):
         encoder.save_pretrained(folder, **options)
 
 
 @contextmanager
-def activating_only_adapter(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+def activating_own_lora_only(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
     """Make each text encoder's own LoRA its only active adapter within the block, so that it is
     saved.
 
@@ -128,7 +128,7 @@ def activating_only_adapter(encoders: Iterable[PreTrainedModel]) -> Iterator[Non
     named = []
     for encoder in encoders:
         (adapter,) = encoder.peft_config
-        for _, module in iter_adapter_layers(encoder):
+        for _, module in iter_peft_layers(encoder):
             named.append((module, module._active_adapter))
             module._active_adapter = [adapter]
     try:
@@ -166,9 +166,7 @@ def check_saved_lora_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
             continue
         (layers,) = read_lora(folder / name).parts.values()
         found = (
-            read_lora_from_models({name: part}).parts[name]
-            if any(iter_adapter_layers(part))
-            else {}
+            read_lora_from_models({name: part}).parts[name] if any(iter_peft_layers(part)) else {}
         )
         if apart := layers.keys() ^ found.keys():
             raise ModelError(

@@ -25,7 +25,7 @@ from t2i.errors import ArgumentError
 class InpaintInputs:
     """Arguments of an inpainting call that determine what is repainted, and how much.
 
-    mask_image : with Pillow masks converted, see `convert_masks`
+    mask_image : with Pillow masks converted, see `convert_masks_to_gray`
     mask_processor : brings masks to size and to 0 or 1
     crop : left, top, right and bottom of the region that is drawn; None for the whole image
     """
@@ -107,7 +107,7 @@ def build_inpaint_start(
     masked_BCHW = images.encode_images(
         pipe.vae, masked, text_BTD.shape[0], inputs.generator, like=text_BTD
     )
-    channels = inpaint.join_mask_channels(mask_B1HW, masked_BCHW)
+    channels = inpaint.join_mask_and_masked_latents(mask_B1HW, masked_BCHW)
     return RunStart(
         source.start_BCHW,
         *timesteps,

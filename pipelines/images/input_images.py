@@ -80,13 +80,13 @@ def to_opaque_rgb(images: Any) -> Any:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def convert_masks(masks: Any) -> Any:
+def convert_masks_to_gray(masks: Any) -> Any:
     """Convert Pillow masks to gray without transparency, and boolean masks to 1.0 and 0.0.
 
     All others are unchanged. Warns of masks that are probably a mistake.
     """
     if isinstance(masks, list | tuple):
-        return [convert_masks(one) for one in masks]
+        return [convert_masks_to_gray(one) for one in masks]
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
         return masks.float()
     if isinstance(masks, np.ndarray) and masks.dtype == np.bool_:
@@ -108,7 +108,7 @@ def check_masks(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
     """Raise ArgumentError for invalid masks; warn of masks that select all or nothing.
 
     num_images : to be generated
-    pillow : the masks were Pillow images, of which `convert_masks` has warned
+    pillow : the masks were Pillow images, of which `convert_masks_to_gray` has warned
     """
     if mask_BCYX.shape[1] != 1:
         raise ArgumentError(

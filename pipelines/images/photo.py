@@ -18,7 +18,7 @@ from pipelines.images.blend_weights import (
     compute_soft_edge_weights,
 )
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
-from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, compute_box_size
+from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, get_box_size
 from pipelines.images.photo_mask import read_mask
 from pipelines.images.photo_reading import read_picture
 from t2i.errors import ArgumentError
@@ -51,7 +51,7 @@ class Photo:
     reproduction: Tensor | None = None
 
     @property
-    def box(self) -> Box:
+    def shown_box(self) -> Box:
         """Part of the photo that the model is shown, in the photo's own pixels."""
         return self.fitting.box
 
@@ -98,12 +98,12 @@ class Photo:
             return edited
         region, covered = self.fitting.locate_in_photo(touched)
         content = image.convert("RGB").resize(
-            compute_box_size(region), Image.Resampling.LANCZOS, covered
+            get_box_size(region), Image.Resampling.LANCZOS, covered
         )
         if self.icc_profile:
             content = convert_from_srgb("photo", content, self.icc_profile)
         scaled = Image.fromarray(weights).resize(
-            compute_box_size(region), Image.Resampling.BILINEAR, covered
+            get_box_size(region), Image.Resampling.BILINEAR, covered
         )
         share_YX = np.asarray(scaled).clip(0, 1)
         if self.mask is not None:

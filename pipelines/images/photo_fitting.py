@@ -41,14 +41,14 @@ class Fitting:
     frame: Box
 
     @property
-    def box_size(self) -> tuple[int, int]:
+    def size_in_photo(self) -> tuple[int, int]:
         """Width and height of the part that is shown, in the photo's pixels."""
-        return compute_box_size(self.box)
+        return get_box_size(self.box)
 
     @property
-    def frame_size(self) -> tuple[int, int]:
+    def size_in_model_picture(self) -> tuple[int, int]:
         """Width and height of the part that is shown, in the model's pixels."""
-        return compute_box_size(self.frame)
+        return get_box_size(self.frame)
 
     @property
     def cropped_sides(self) -> tuple[bool, bool, bool, bool]:
@@ -59,7 +59,9 @@ class Fitting:
     @property
     def is_enlarged(self) -> bool:
         """True if the model is shown more pixels than the photo has."""
-        return any(a > b for a, b in zip(self.frame_size, self.box_size, strict=True))
+        return any(
+            a > b for a, b in zip(self.size_in_model_picture, self.size_in_photo, strict=True)
+        )
 
     @property
     def description(self) -> str:
@@ -67,8 +69,11 @@ class Fitting:
         to 512x512".
         """
         steps = [f"{self.width}x{self.height} pixels"]
-        box, frame = (f"{width}x{height}" for width, height in (self.box_size, self.frame_size))
-        if self.fit == "crop" and self.box_size != (self.width, self.height):
+        box, frame = (
+            f"{width}x{height}"
+            for width, height in (self.size_in_photo, self.size_in_model_picture)
+        )
+        if self.fit == "crop" and self.size_in_photo != (self.width, self.height):
             steps.append(f"cropped to the middle {box}")
         if box != frame:
             verb = "enlarged" if self.is_enlarged else "reduced"
@@ -76,15 +81,15 @@ class Fitting:
             if self.fit == "stretch" and not same_aspect:
                 verb = "stretched"
             steps.append(f"{verb} to {frame}")
-        if self.frame_size != (self.model_width, self.model_height):
+        if self.size_in_model_picture != (self.model_width, self.model_height):
             steps.append(f"padded to {self.model_width}x{self.model_height}")
         return ", ".join(steps)
 
     def fit_picture(self, picture: Image.Image) -> Image.Image:
         """Return the model's picture of a photo; padding repeats the outermost pixels."""
         shown = picture
-        if self.box != (0, 0, *picture.size) or self.frame_size != picture.size:
-            shown = picture.resize(self.frame_size, Image.Resampling.LANCZOS, self.box)
+        if self.box != (0, 0, *picture.size) or self.size_in_model_picture != picture.size:
+            shown = picture.resize(self.size_in_model_picture, Image.Resampling.LANCZOS, self.box)
         left, top, right, bottom = self.frame
         around = ((top, self.model_height - bottom), (left, self.model_width - right), (0, 0))
         if not any(map(any, around)):
@@ -95,7 +100,7 @@ class Fitting:
         """Return the model's mask (1, 1, Y, X) of a photo's, of mode L: 1 for the pixels of which
         it covers half or more; padding is outside.
         """
-        shown = mask.resize(self.frame_size, Image.Resampling.BOX, self.box)
+        shown = mask.resize(self.size_in_model_picture, Image.Resampling.BOX, self.box)
         left, top, right, bottom = self.frame
         mask_11YX = torch.zeros(1, 1, self.model_height, self.model_width)
         covered_YX = torch.from_numpy(np.array(shown)) >= 128
@@ -108,11 +113,13 @@ class Fitting:
         """
         begin, end = [0, 0], [0, 0]
         for axis in (0, 1):
-            scale = self.box_size[axis] / self.frame_size[axis]
+            scale = self.size_in_photo[axis] / self.size_in_model_picture[axis]
             first, last = (part[axis + side] - self.frame[axis] for side in (0, 2))
             begin[axis] = max(0, math.floor((first - 1) * scale))
-            end[axis] = min(self.box_size[axis], math.ceil((last + 1) * scale))
-        across, down = (a / b for a, b in zip(self.frame_size, self.box_size, strict=True))
+            end[axis] = min(self.size_in_photo[axis], math.ceil((last + 1) * scale))
+        across, down = (
+            a / b for a, b in zip(self.size_in_model_picture, self.size_in_photo, strict=True)
+        )
         left, top = self.frame[:2]
         covered = (
             left + begin[0] * across,
@@ -137,13 +144,13 @@ def choose_fitting(
         raise ArgumentError(f"Got fit={fit!r:.80}. {suggest_choice(str(fit), FIT_MODES)}")
     box, frame = (0, 0, width, height), (0, 0, model_width, model_height)
     if fit == "crop":
-        box = center_box(width, height, model_width, model_height)
+        box = compute_largest_centered_box(width, height, model_width, model_height)
     elif fit == "pad":
-        frame = center_box(model_width, model_height, width, height)
+        frame = compute_largest_centered_box(model_width, model_height, width, height)
     return Fitting(fit, width, height, model_width, model_height, box, frame)
 
 
-def center_box(width: int, height: int, like_width: int, like_height: int) -> Box:
+def compute_largest_centered_box(width: int, height: int, like_width: int, like_height: int) -> Box:
     """Return the largest box in the middle of a size with another size's aspect ratio."""
     across = min(width, max(1, round(height * like_width / like_height)))
     down = min(height, max(1, round(width * like_height / like_width)))
@@ -151,6 +158,6 @@ def center_box(width: int, height: int, like_width: int, like_height: int) -> Bo
     return left, top, left + across, top + down
 
 
-def compute_box_size(box: Box) -> tuple[int, int]:
+def get_box_size(box: Box) -> tuple[int, int]:
     """Return width and height of a box."""
     return box[2] - box[0], box[3] - box[1]

@@ -32,7 +32,7 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     problem = find_mask_mistake(painted)
     if problem in ("white", "hole"):
         warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[problem]}", stacklevel=2)
-    whole = scale_mask(gray, fitting)
+    whole = scale_mask_to_photo(gray, fitting)
     if not fitting.fit_mask(whole).any():
         raise ArgumentError(
             "The mask has no white in what the model is shown of the photo "
@@ -60,14 +60,14 @@ def mask_to_picture_values(mask: Any) -> Any:
     return mask.astype(np.uint8) * 255 if mask.dtype == np.bool_ else mask
 
 
-def scale_mask(mask: Image.Image, fitting: Fitting) -> Image.Image:
+def scale_mask_to_photo(mask: Image.Image, fitting: Fitting) -> Image.Image:
     """Return a mask at the size of its photo; ArgumentError if it is none of that photo."""
     photo, shown = (fitting.width, fitting.height), (fitting.model_width, fitting.model_height)
     if mask.size == photo:
         return mask
     if mask.size == shown:
         whole = Image.new("L", photo)
-        part = mask.crop(fitting.frame).resize(fitting.box_size, Image.Resampling.NEAREST)
+        part = mask.crop(fitting.frame).resize(fitting.size_in_photo, Image.Resampling.NEAREST)
         whole.paste(part, fitting.box[:2])
         return whole
     size, expected = (f"{one[0]}x{one[1]}" for one in (mask.size, photo))

@@ -55,7 +55,7 @@ def photo_from_tensors(tensors: Mapping[str, Tensor], fitting: Mapping[str, Any]
     return photo
 
 
-def fitting_to_json(photo: Photo) -> dict[str, Any]:
+def fitting_to_dict(photo: Photo) -> dict[str, Any]:
     """Return how a photo was fitted to the model's size, as JSON data."""
     return asdict(photo.fitting)
 

@@ -55,18 +55,18 @@ class Bdia:
         """
         levels = run.levels
         first = InverseScheduler(
-            run.scheduler, levels, run.clean_1CHW, self.iterations, levels_to_invert=1
+            run.pipeline_scheduler, levels, run.clean_1CHW, self.iterations, levels_to_invert=1
         )
-        run.sample(first, run.clean_1CHW, guided=True)
+        run.sample_latents(first, run.clean_1CHW, guided=True)
         steps = build_two_latent_steps(levels, self.gamma)
         latents = first.latents
         if len(steps) > 1:
-            inverse = InverseBdiaScheduler(run.scheduler, steps, latents)
-            run.sample(inverse, latents[0], guided=True)
+            inverse = InverseBdiaScheduler(run.pipeline_scheduler, steps, latents)
+            run.sample_latents(inverse, latents[0], guided=True)
             latents = inverse.latents
         return SourcePath(steps, latents, has_residuals=True)
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 

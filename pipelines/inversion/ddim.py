@@ -45,7 +45,7 @@ class Ddim:
         latents = invert_ddim(run, self.iterations)
         return SourcePath(build_ddim_path_steps(run.levels), latents, pinned=False)
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -91,7 +91,7 @@ class NegativePrompt(Direct):
         steps, latents = build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations)
         return SourcePath(steps, latents, source_is_guided=False)
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: the source's
         prompt as negative prompt, and the guidance, proximal if wanted.
         """
@@ -105,8 +105,8 @@ class NegativePrompt(Direct):
 
 def invert_ddim(run: SourceRun, iterations: int) -> list[Tensor]:
     """Return the latents of each level, the noisiest first, by DDIM inversion without guidance."""
-    inverse = InverseScheduler(run.scheduler, run.levels, run.clean_1CHW, iterations)
-    run.sample(inverse, run.clean_1CHW, guided=False)
+    inverse = InverseScheduler(run.pipeline_scheduler, run.levels, run.clean_1CHW, iterations)
+    run.sample_latents(inverse, run.clean_1CHW, guided=False)
     return inverse.latents
 
 
@@ -155,7 +155,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         if self.index % self.iterations == 0:
             self.last_move, self.relaxation = math.inf, 1.0
         iterate_BCHW = to_at_least_float32(sample)
-        noisier_BCHW = invert_step(
+        noisier_BCHW = compute_fixed_point_iterate(
             self.steps[level], self.levels, level, model_output, iterate_BCHW, self.latents[0]
         )
         move = float((noisier_BCHW - iterate_BCHW).norm())
@@ -171,7 +171,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         return (noisier_BCHW,)
 
 
-def invert_step(
+def compute_fixed_point_iterate(
     step: PathStep,
     levels: NoiseLevels,
     level: int,
@@ -205,7 +205,7 @@ def check_iterations(iterations: object) -> None:
         raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
 
 
-def sample_path_noise(run: SourceRun) -> Tensor:
+def sample_source_noise(run: SourceRun) -> Tensor:
     """Return random noise (1, C, H, W) of the shape of the picture's latents, from the run's
     generator.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inversion.ddim import sample_path_noise
+from pipelines.inversion.ddim import sample_source_noise
 from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps, build_path_step
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import to_at_least_float32
@@ -55,7 +55,7 @@ class EditFriendly:
             has_residuals=True,
         )
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -92,7 +92,8 @@ class Turbo:
         clean = to_at_least_float32(run.clean_1CHW)
         latents = [
             (
-                levels.signal[level + 1] * clean + levels.noise[level + 1] * sample_path_noise(run)
+                levels.signal[level + 1] * clean
+                + levels.noise[level + 1] * sample_source_noise(run)
             ).to(run.clean_1CHW)
             for level in range(last)
         ]
@@ -104,7 +105,7 @@ class Turbo:
             max_last_residual=self.max_last_residual,
         )
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: the source's
         prompt as the unconditional text, and `pull` as guidance scale.
         """
@@ -156,7 +157,7 @@ class Difference:
         kept = a_to * r / a if a > 0 else 0.0
         return replace(along_path, clean=a_to * (1 - r), latents=kept)
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -165,7 +166,7 @@ def add_independent_noise(run: SourceRun, skipped: int) -> list[Tensor]:
     """Return the picture's latents with noise of their own at each level from `skipped` on."""
     levels, clean = run.levels, to_at_least_float32(run.clean_1CHW)
     noised = [
-        (levels.signal[level] * clean + levels.noise[level] * sample_path_noise(run)).to(
+        (levels.signal[level] * clean + levels.noise[level] * sample_source_noise(run)).to(
             run.clean_1CHW
         )
         for level in range(skipped, levels.num_steps)

@@ -91,7 +91,7 @@ def invert_with(
     levels = adapter.read_levels(steps, clean_1CHW)
     generator = torch.Generator("cpu")
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
-    path = chosen.find_path(NoiseOnlyRun(pipe, levels, adapter.pack(clean_1CHW), generator))
+    path = chosen.find_path(PasslessSourceRun(pipe, levels, adapter.pack(clean_1CHW), generator))
     height, width = pixels_13YX.shape[-2:]
     return FlowSource(adapter, prompt, path, (height, width))
 
@@ -213,7 +213,7 @@ def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NoiseOnlyRun:
+class PasslessSourceRun:
     """Run of an inversion method that only adds noise to the picture's latents, and makes no
     denoiser pass; see `SourceRun`.
     """
@@ -224,10 +224,10 @@ class NoiseOnlyRun:
     generator: torch.Generator
 
     @property
-    def scheduler(self) -> Any:
+    def pipeline_scheduler(self) -> Any:
         """Scheduler of the flow pipeline."""
         return self.pipe.scheduler
 
-    def sample(self, *_: Any, **__: Any) -> Tensor:
+    def sample_latents(self, *_: Any, **__: Any) -> Tensor:
         """Raise AssertionError: the inversion method makes no denoiser pass."""
         raise AssertionError("difference makes no pass")

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-from t2i.denoiser.predicted_original import compute_signal_and_noise_scales, compute_x0_coefficients
+from t2i.denoiser.predicted_original import (
+    compute_signal_and_noise_scales,
+    compute_x0_coefficients_per_step,
+)
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
@@ -106,7 +109,7 @@ def compute_denoised_factors(
     from unscaled latents x and the model's prediction: D = f x + g prediction.
     """
     scheduler.timesteps = torch.tensor(timesteps, dtype=torch.float64)
-    factors = compute_x0_coefficients(scheduler)
+    factors = compute_x0_coefficients_per_step(scheduler)
     if not factors:
         raise ArgumentError(
             f"The model predicts {scheduler.config.get('prediction_type')!r}, from which the "

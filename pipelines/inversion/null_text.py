@@ -67,7 +67,7 @@ class NullText:
             step_callbacks=[optimisation],
         )
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 

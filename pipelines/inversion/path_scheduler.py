@@ -105,7 +105,7 @@ class PinnedScheduler(PathScheduler):
     """Scheduler of the source: each step returns the path's latents, and keeps how far the model's
     own step misses them.
 
-    residual_1CHW : of the last step, path minus own step; None before the first
+    last_residual_1CHW : of the last step, path minus own step; None before the first
     cut_off_1CHW : what `max_last_residual` cut off the run's last residual; None before that
     """
 
@@ -119,7 +119,7 @@ class PinnedScheduler(PathScheduler):
         super().__init__(like, steps)
         self.latents = latents
         self.max_last_residual = max_last_residual
-        self.residual_1CHW: Tensor | None = None
+        self.last_residual_1CHW: Tensor | None = None
         self.cut_off_1CHW: Tensor | None = None
 
     def step(
@@ -140,7 +140,7 @@ class PinnedScheduler(PathScheduler):
             whole_1CHW = residual_1CHW
             residual_1CHW = whole_1CHW * min(1.0, self.max_last_residual / max(norm, 1e-12))
             self.cut_off_1CHW = whole_1CHW - residual_1CHW
-        self.residual_1CHW = residual_1CHW
+        self.last_residual_1CHW = residual_1CHW
         self.previous_BCHW = sample
         self.index += 1
         return (end_1CHW.to(sample),)

@@ -31,10 +31,10 @@ class SourceRun(Protocol):
         """Generator of the random noise that an inversion method draws."""
 
     @property
-    def scheduler(self) -> Scheduler:
+    def pipeline_scheduler(self) -> Scheduler:
         """Scheduler of the pipeline, whose config describes the model's noise."""
 
-    def sample(
+    def sample_latents(
         self,
         scheduler: Any,
         latents_1CHW: Tensor,
@@ -56,7 +56,7 @@ class InversionMethod(Protocol):
         edit's targets step beside it.
         """
 
-    def target_settings(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits, such as the
         negative prompt; they hold for the source and all targets.
 

@@ -36,7 +36,7 @@ STEP_WINDOW_OPTION_BY_EDIT: dict[type[Edit], str] = {
 """Kind of edit -> the option that sets its steps."""
 
 
-def is_blend_option(value: object) -> bool:
+def is_valid_blend(value: object) -> bool:
     """Return True for "auto", None, or a pair of words of the source and of the target."""
     if value is None or (isinstance(value, str) and value == "auto"):
         return True
@@ -78,7 +78,7 @@ class WordEditOptions:
             if not (isinstance(window, str) and window == "auto"):
                 check_step_window(name, window)
         blends = self.blend if isinstance(self.blend, list) else [self.blend]
-        if not all(is_blend_option(one) for one in blends):
+        if not all(is_valid_blend(one) for one in blends):
             raise ArgumentError(
                 f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
                 'and one of the target: blend=("cat", "dog").'
@@ -90,7 +90,7 @@ class WordEditOptions:
             )
         check_alignment(self.alignment)
 
-    def list_blends(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
+    def list_blends_per_target(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
@@ -117,7 +117,7 @@ def choose_target_edit_settings(
 ) -> list[TargetEditSettings]:
     """Return the settings of each target; `prompts` begins with the source."""
     found = []
-    blends = options.list_blends(len(prompts) - 1)
+    blends = options.list_blends_per_target(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
         weighted = any(has_word(prompt, word) for word in options.weights)
         change = classify_prompt_change(prompts[0], prompt, num_steps, weighted=weighted)

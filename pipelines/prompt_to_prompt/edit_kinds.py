@@ -89,8 +89,8 @@ def classify_change(
     before, after = split_into_lowercase_words(source), split_into_lowercase_words(target)
     numbers = {word: number for number, word in enumerate(dict.fromkeys([*before, *after]))}
     partners = align_tokens([numbers[w] for w in before], [numbers[w] for w in after])
-    gone = find_changed_word_runs(before, [i in {*partners} for i in range(len(before))])
-    new = find_changed_word_runs(after, [partner is not None for partner in partners])
+    gone = pair_changed_words_with_nouns(before, [i in {*partners} for i in range(len(before))])
+    new = pair_changed_words_with_nouns(after, [partner is not None for partner in partners])
     if not gone and not new:
         return PromptChange("stronger word" if weighted and before == after else "other")
     if any(word in SIZE_WORDS for words, _ in (*gone, *new) for word in words):
@@ -116,7 +116,7 @@ def is_function_word_or_participle(word: str) -> bool:
     return word in FUNCTION_WORDS or (word.endswith("ing") and word not in NOUNS_IN_ING)
 
 
-def find_changed_word_runs(
+def pair_changed_words_with_nouns(
     words: Sequence[str], stays: Sequence[bool]
 ) -> list[tuple[list[str], str | None]]:
     """Return the changed content words, each run with the word that it describes, or None.

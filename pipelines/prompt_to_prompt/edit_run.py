@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
-from pipelines.prompt_to_prompt.recorded_controls import attach_controls
+from pipelines.prompt_to_prompt.recorded_controls import add_controls_to_source
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
@@ -69,7 +69,7 @@ def build_edit_run_inputs(
         return EditRunInputs(prompts, settings.given_arguments, generators, noise.latents)
     prompts = list_prompts(source.prompt, target)
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
-    arguments["controls"] = attach_controls(pipe, source, settings.controls).controls
+    arguments["controls"] = add_controls_to_source(pipe, source, settings.controls).controls
     check_no_noise_arguments(noise.generator, noise.latents)
     generators = build_recorded_generators(source, len(prompts) - 1)
     return EditRunInputs(prompts, arguments, generators, source.noise)
@@ -82,7 +82,7 @@ def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
             "the targets may be several."
         )
-    return [source, *argument_checks.expand_prompts_to_rows("target", target)]
+    return [source, *argument_checks.broadcast_prompts("target", target)]
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:

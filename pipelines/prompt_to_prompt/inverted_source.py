@@ -78,7 +78,7 @@ def resolve_inversion_method(
 
 
 @dataclass(frozen=True)
-class PictureSourceRun:
+class PipelineSourceRun:
     """SourceRun of a pipeline: a picture to invert, with its prompt and noise levels.
 
     label : of the progress bars of its runs
@@ -93,12 +93,12 @@ class PictureSourceRun:
     label: str = "inversion"
 
     @property
-    def scheduler(self) -> Scheduler:
+    def pipeline_scheduler(self) -> Scheduler:
         """Scheduler of the pipeline."""
         scheduler: Scheduler = self.pipe.scheduler
         return scheduler
 
-    def sample(
+    def sample_latents(
         self,
         scheduler: Any,
         latents_1CHW: Tensor,
@@ -137,7 +137,7 @@ class PictureSourceRun:
         return arguments
 
 
-def invert_picture(
+def record_inverted_picture(
     pipe: Any,
     photo: Photo,
     prompt: str | Prompt,
@@ -157,15 +157,15 @@ def invert_picture(
     height, width = pixels_13YX.shape[-2:]
     most = options.max_positions or pipe.find_max_site_size(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
-    needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.copies)
+    needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.row_copy_edits)
     check_recording_budget(needed, options.budget)
     scale = settings.guidance_scale or 1.0
-    given = method.target_settings(prompt, scale)
+    given = method.build_target_call_arguments(prompt, scale)
     check_settings_left_to_method(method, settings, given)
     settings = replace(settings, **given)
     check_guidance_suits_method(settings.guidance or choose_guidance(scale), method)
     clean_1CHW = encode_picture(pipe, pixels_13YX)
-    run = PictureSourceRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
+    run = PipelineSourceRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
     path = method.find_path(run)
 
     scheduler = build_source_scheduler(pipe, path)
@@ -176,8 +176,8 @@ def invert_picture(
         tensors = {}
         if path.has_residuals:
             assert isinstance(scheduler, PinnedScheduler)
-            assert scheduler.residual_1CHW is not None
-            tensors["residual"] = scheduler.residual_1CHW
+            assert scheduler.last_residual_1CHW is not None
+            tensors["residual"] = scheduler.last_residual_1CHW
         if path.uncond_embeddings is not None:
             tensors["uncond"] = path.uncond_embeddings[step]
         if photo.mask is not None and not path.pinned:
@@ -255,7 +255,7 @@ def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
 
 
 def measure_inversion_psnr(
-    run: PictureSourceRun,
+    run: PipelineSourceRun,
     path: SourcePath,
     scheduler: PathScheduler,
     recorded: RecordedSource,
@@ -273,7 +273,7 @@ def measure_inversion_psnr(
         replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
     elif not path.has_residuals:
         again = PathScheduler(run.pipe.scheduler, path.steps)
-        latents = run.sample(again, path.latents[0], guided=path.source_is_guided)
+        latents = run.sample_latents(again, path.latents[0], guided=path.source_is_guided)
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     elif path.max_last_residual is not None:
         assert isinstance(scheduler, PinnedScheduler)

@@ -51,7 +51,7 @@ def restore_unchanged_pixels(
     return torch.where(weights_B1YX > 0, mixed_B3YX, own_13YX)
 
 
-def compute_changed_latent_weights(
+def compute_changed_pixel_weights(
     latents_BCHW: Tensor, source_1CHW: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """Return weights (B, 1, Y, X) of where latents differ from the source's: 1 there, falling to 0

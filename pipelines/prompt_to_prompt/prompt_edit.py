@@ -148,7 +148,7 @@ class PromptEditPipeline(RecordingPipeline):
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
                 **run.arguments,
             )
-        images = extract_returned_images(drawn)
+        images = extract_images_from_tuple(drawn)
         if recorded is not None:
             images = self.decode_with_source(recorded, images, output_type)
         if not return_dict:
@@ -188,7 +188,7 @@ class PromptEditPipeline(RecordingPipeline):
         Parameters
         ----------
         source : one that was recorded with controls and loaded from a folder needs them first, see
-            pipelines.prompt_to_prompt.recorded_controls.attach_controls
+            pipelines.prompt_to_prompt.recorded_controls.add_controls_to_source
         edits, weights, blend, cross_replace, self_replace, alignment : of this edit, as in a call
         folder, budget, max_positions, for_edits : of the recording, as in `remember`
         notes : JSON data to keep with the target; None for those of the source
@@ -263,7 +263,7 @@ class PromptEditPipeline(RecordingPipeline):
         ]
 
 
-def extract_returned_images(drawn: OutputOrTuple) -> Any:
+def extract_images_from_tuple(drawn: OutputOrTuple) -> Any:
     """Return the images in the tuple of a call with return_dict=False."""
     assert isinstance(drawn, tuple)
     return drawn[0]

@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
 
-def attach_controls(
+def add_controls_to_source(
     pipe: Any, source: RecordedSource, controls: Sequence[Control]
 ) -> RecordedSource:
     """Return a recorded source with the controls of its run, for its edits to use.

@@ -62,7 +62,7 @@ def read_recorded_heat_maps(
             probe.check_prompts_and_words(tokens)
         one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
         for site in sites:
-            recorded = source.recorded_queries_and_keys(site.name, step)
+            recorded = source.recorded_attention_inputs(site.name, step)
             assert recorded is not None
             query, key = recorded.query, recorded.key
             assert query is not None
@@ -88,7 +88,7 @@ def find_absent_words(prompt: str | Prompt, words: Sequence[str], num_steps: int
     ]
 
 
-def check_words_can_be_read(
+def check_heat_map_words(
     pipe: Any, prompt: str | Prompt, words: Sequence[Word | Concept], num_steps: int
 ) -> None:
     """Raise ArgumentError for a word that a prompt lacks, and for a concept that cannot be encoded,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipelines.images.photo import Photo, pixels_to_image
 from pipelines.images.photo_tensors import (
-    fitting_to_json,
+    fitting_to_dict,
     photo_from_tensors,
     photo_to_tensors,
 )
@@ -32,7 +32,7 @@ from pipelines.inversion.path_scheduler import AddResidualsCallback, PathSchedul
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
-    compute_changed_latent_weights,
+    compute_changed_pixel_weights,
     restore_unchanged_pixels,
 )
 from pipelines.prompt_to_prompt.recording import (
@@ -67,7 +67,7 @@ class RecordedSource:
     pixels : (1, 3, Y, X) in -1..1
     path_steps : sampler steps of the targets of an inverted picture, else empty
     photo : that was inverted, else None
-    controls : of the run; none of a source that was loaded, see `attach_controls`
+    controls : of the run; none of a source that was loaded, see `add_controls_to_source`
     """
 
     prompt: str | Prompt
@@ -91,7 +91,7 @@ class RecordedSource:
         return pixels_to_image(self.pixels)
 
     @property
-    def picture(self) -> Tensor | None:
+    def photo_pixels(self) -> Tensor | None:
         """Pixels (1, 3, Y, X) in -1..1 of the inverted photo at the model's size, else None."""
         return None if self.photo is None else self.photo.pixels
 
@@ -137,7 +137,7 @@ class RecordedSource:
         kept = (
             []
             if mask_11YX is None
-            else [KeepUnmaskedOnPathCallback(self.path_latents_at, mask_11YX)]
+            else [KeepUnmaskedOnPathCallback(self.path_latents_after_step, mask_11YX)]
         )
         return CallOverrides(scheduler, [*uncond, *kept])
 
@@ -152,7 +152,7 @@ class RecordedSource:
             return pixels_B3YX
         own_13YX = self.pixels if "edit_of" in self.facts else self.photo.pixels
         height, width = own_13YX.shape[-2:]
-        weights_B1YX = compute_changed_latent_weights(latents_BCHW, self.latents, (height, width))
+        weights_B1YX = compute_changed_pixel_weights(latents_BCHW, self.latents, (height, width))
         return restore_unchanged_pixels(pixels_B3YX, own_13YX, weights_B1YX, self.mask)
 
     def paste_edit(self, image: Image.Image) -> Image.Image:
@@ -167,7 +167,7 @@ class RecordedSource:
             )
         return self.photo.paste_edit(image)
 
-    def path_latents_at(self, step: int) -> Tensor:
+    def path_latents_after_step(self, step: int) -> Tensor:
         """Return the latents of the photo's path after a step, (1, C, H, W)."""
         tensors = self.steps[step]
         return tensors.get("path", tensors["latents"])
@@ -187,7 +187,7 @@ class RecordedSource:
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
 
-    def recorded_queries_and_keys(self, site: str, step: int) -> RecordedInputs | None:
+    def recorded_attention_inputs(self, site: str, step: int) -> RecordedInputs | None:
         """Return the source's recorded queries, keys and values at a site and step; None if none
         were recorded.
         """
@@ -212,7 +212,7 @@ class RecordedSource:
             self._branches = (step, found)
         return self._branches[1]
 
-    def latents_at(self, step: int) -> Tensor:
+    def latents_after_step(self, step: int) -> Tensor:
         """Return the latents (1, C, H, W) that were recorded after a step of the source's run."""
         return self.steps[step]["latents"]
 
@@ -228,7 +228,7 @@ def write_recorded_source(kept: RecordedSource) -> None:
     photo = {}
     if kept.photo is not None:
         end |= photo_to_tensors(kept.photo)
-        photo = {"photo": fitting_to_json(kept.photo)}
+        photo = {"photo": fitting_to_dict(kept.photo)}
     save_file({name: one.cpu().contiguous() for name, one in end.items()}, folder / END_FILE)
     prompt = prompt_to_json(kept.prompt)
     steps = {"steps": kept.steps.count, "bytes": kept.steps.bytes}

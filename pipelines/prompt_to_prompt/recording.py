@@ -71,7 +71,7 @@ class RecordingProbe(Probe):
     """Probe that records the source's queries and keys in the branch "cond".
 
     It reads every site that attends to text, and self-attention of at most `max_positions`
-    positions; in all branches it records what `copies` read, at their sites and steps.
+    positions; in all branches it records what `row_copy_edits` read, at their sites and steps.
 
     tensors : recorded since `pop_step_tensors`, by "site/query" for the branch "cond", and
         "site/uncond/query" for others
@@ -79,10 +79,10 @@ class RecordingProbe(Probe):
     recorded_sites : name -> site
     """
 
-    def __init__(self, max_positions: int, copies: Sequence[RowCopyEdit] = ()) -> None:
+    def __init__(self, max_positions: int, row_copy_edits: Sequence[RowCopyEdit] = ()) -> None:
         super().__init__(words=((0,),))
         self.max_positions = max_positions
-        self.copies = copies
+        self.row_copy_edits = row_copy_edits
         self.tensors: dict[str, Tensor] = {}
         self.recorded_sites: dict[str, Site] = {}
         self.estimated_bytes = 0
@@ -94,21 +94,23 @@ class RecordingProbe(Probe):
 
     def acts_at_site(self, site: Site) -> bool:
         """Return True for an attention site of which queries, keys or values are recorded."""
-        return self.records_cond_row(site) or any(edit.acts_at_site(site) for edit in self.copies)
+        return self.records_cond_row(site) or any(
+            edit.acts_at_site(site) for edit in self.row_copy_edits
+        )
 
     def records_cond_row(self, site: Site) -> bool:
         """Return True for a site whose queries and keys are recorded in the branch "cond": none of
         a control's network.
         """
         small = site.kind != "self" or site.num_positions <= self.max_positions
-        return small and site.control is None
+        return small and site.control_number is None
 
     def list_recorded_branches_and_tensors(
         self, site: Site, step: int, num_steps: int, branches: Sequence[Branch]
     ) -> list[tuple[Branch, str]]:
         """Return what is recorded at a site and step: branches and names of tensors."""
         parts = [("cond", name) for name in ("query", "key") if self.records_cond_row(site)]
-        for edit in self.copies:
+        for edit in self.row_copy_edits:
             if edit.acts_at_site_and_step(site, step, num_steps):
                 parts += [
                     (one, TENSOR_NAME_BY_LETTER[tensor])
@@ -139,8 +141,10 @@ class RecordingProbe(Probe):
             denoiser_pass.num_steps,
             denoiser_pass.branches,
         )
-        rows = dict(zip(branches, denoiser_pass.rows_in_all_branches(0), strict=True))
-        found = {branch: select_row(probabilities.inputs, row) for branch, row in rows.items()}
+        rows = dict(zip(branches, denoiser_pass.rows_of_prompt_in_all_branches(0), strict=True))
+        found = {
+            branch: select_attention_row(probabilities.inputs, row) for branch, row in rows.items()
+        }
         for branch, part in self.list_recorded_branches_and_tensors(
             site, step, num_steps, branches
         ):
@@ -204,7 +208,7 @@ class RecordingEdit(Edit):
         return latents_BCHW
 
 
-def select_row(inputs: AttentionInputs, row: int) -> dict[str, Tensor | None]:
+def select_attention_row(inputs: AttentionInputs, row: int) -> dict[str, Tensor | None]:
     """Return the tensors of one row of an attention call by name; the mask is None without one."""
     mask = select_mask_row(inputs.mask, row)
     return {

@@ -23,7 +23,7 @@ from pipelines.prompt_to_prompt.edit_run import (
 )
 from pipelines.prompt_to_prompt.inverted_source import (
     check_source_prompt,
-    invert_picture,
+    record_inverted_picture,
     resolve_inversion_method,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -194,7 +194,7 @@ class RecordingPipeline(TextToImagePipeline):
             cross_attention_kwargs=None,
             controls=controls,
         )
-        return invert_picture(
+        return record_inverted_picture(
             self,
             prepare_photo(picture, *size, fit, mask),
             prompt,

@@ -50,7 +50,7 @@ class RecordingOptions:
         check_edits_to_record_for(self.for_edits)
 
     @property
-    def copies(self) -> list[RowCopyEdit]:
+    def row_copy_edits(self) -> list[RowCopyEdit]:
         """Edits that read more of the source than its queries and keys in the branch "cond"."""
         return [edit for edit in self.for_edits if isinstance(edit, RowCopyEdit)]
 
@@ -98,8 +98,8 @@ def record_source(
         max_positions = pipe.find_max_site_size(settings.height, settings.width)
     facts = collect_run_provenance(pipe, settings.to_arguments() | {"seed": noise.seed})
     facts |= {"max_positions": max_positions, "generator": str(generator.device)}
-    if options.copies:
-        facts["for_edits"] = [to_dict(edit) for edit in options.copies]
+    if options.row_copy_edits:
+        facts["for_edits"] = [to_dict(edit) for edit in options.row_copy_edits]
     facts |= {} if path is None else path.facts
     state = generator.get_state()
     folder = None if options.folder is None else Path(options.folder)
@@ -111,7 +111,7 @@ def record_source(
             pipe.overriding_calls(None if path is None else path.overrides),
         ):
             extra = no_extra_tensors if path is None else path.extra
-            probe = RecordingProbe(max_positions, options.copies)
+            probe = RecordingProbe(max_positions, options.row_copy_edits)
             attn.edit(RecordingEdit(storage=steps, probe=probe, budget=options.budget, extra=extra))
             drawn = TextToImagePipeline.__call__(
                 pipe,

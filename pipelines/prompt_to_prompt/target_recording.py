@@ -34,31 +34,33 @@ INHERITED_PICTURE_PROVENANCE = ("inversion", "inverted_steps", "picture", "notes
 """Facts of an inverted picture that its edits have, too."""
 
 
-class SupportsResidual(Protocol):
+class ResidualRecorder(Protocol):
     """Interface of a scheduler or step callback that sets a run's latents to given ones after each
     step, and keeps by how much the model's own step missed them (the residual).
     """
 
     @property
-    def residual_1CHW(self) -> Tensor | None:
+    def last_residual_1CHW(self) -> Tensor | None:
         """Latents of the path minus those of the model's own last step; None before the first."""
 
 
 class PinLatentsCallback(StepCallback):
     """Step callback that sets a run's latents after each step to those of an earlier run, with any
-    scheduler; see `SupportsResidual`.
+    scheduler; see `ResidualRecorder`.
 
     latents : after each step, (1, C, H, W)
     """
 
     def __init__(self, latents: Sequence[Tensor]) -> None:
         self.latents = latents
-        self.residual_1CHW: Tensor | None = None
+        self.last_residual_1CHW: Tensor | None = None
 
     def after_step(self, run: RunState) -> None:
         """Set the run's latents to the given ones of this step, and keep the residual."""
         end_1CHW = self.latents[run.step].to(run.latents_BCHW)
-        self.residual_1CHW = to_at_least_float32(end_1CHW) - to_at_least_float32(run.latents_BCHW)
+        self.last_residual_1CHW = to_at_least_float32(end_1CHW) - to_at_least_float32(
+            run.latents_BCHW
+        )
         run.latents_BCHW = end_1CHW
 
 
@@ -81,10 +83,10 @@ def record_target(
     notes : instead of the source's
     """
     settings = build_target_run_settings(source, target)
-    pinned, overrides = build_target_pinning(pipe, source, latents)
+    pinned, overrides = build_target_replay(pipe, source, latents)
 
     def extra(step: int) -> Mapping[str, Tensor]:
-        residual_1CHW = pinned.residual_1CHW
+        residual_1CHW = pinned.last_residual_1CHW
         assert residual_1CHW is not None
         uncond = source.steps[step].get("uncond")
         return {"residual": residual_1CHW} | ({} if uncond is None else {"uncond": uncond})
@@ -138,12 +140,14 @@ def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> S
     if "inversion" not in source.facts:
         return settings
     method = parse_method(source.facts["inversion"])
-    return replace(settings, **method.target_settings(target, settings.guidance_scale or 1.0))
+    return replace(
+        settings, **method.build_target_call_arguments(target, settings.guidance_scale or 1.0)
+    )
 
 
-def build_target_pinning(
+def build_target_replay(
     pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
-) -> tuple[SupportsResidual, CallOverrides]:
+) -> tuple[ResidualRecorder, CallOverrides]:
     """Build what makes a run reproduce an edited image: a scheduler or a step callback that sets
     the run's latents after each step to the given ones of the edit's target, and the call overrides
     that install it.

@@ -15,9 +15,7 @@ MAX_COUNT = 1_000_000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def expand_prompts_to_rows(
-    name: str, prompts: object, count: int | None = None
-) -> list[str | Prompt]:
+def broadcast_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
     """Return a list of one prompt per row; a single prompt is repeated `count` times."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)

@@ -105,7 +105,7 @@ class CallArguments:
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             if getattr(self, name) is not None:
-                argument_checks.expand_prompts_to_rows(name, getattr(self, name))
+                argument_checks.broadcast_prompts(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ class CallStateMixin:
                 if own is not None and name == "scheduler":
                     state.schedulers[name] = (shared, own)
                 elif shared is not None:
-                    check_scheduler_not_in_use(shared)
+                    check_scheduler_unused_by_outer_call(shared)
                     state.schedulers[name] = (
                         shared,
                         stack.enter_context(using_scheduler_copy(shared, state)),
@@ -259,7 +259,7 @@ class CallStateMixin:
             self._waiting.remove(waiting)
 
 
-def check_scheduler_not_in_use(scheduler: Any) -> None:
+def check_scheduler_unused_by_outer_call(scheduler: Any) -> None:
     """Raise ArgumentError where an outer call of this thread steps the same scheduler object."""
     for _, state in _here.get():
         for shared, scheduler_names in state.schedulers.values():

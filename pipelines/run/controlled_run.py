@@ -30,7 +30,7 @@ def check_controls_fit_pipeline(pipe: Any, controls: Sequence[Control]) -> None:
 
 
 @contextmanager
-def adding_controls(
+def wrapping_denoise_with_controls(
     denoise: DenoiseFunction,
     pipe: Any,
     run: RunState,

@@ -86,11 +86,11 @@ class BranchPromptEncoder:
             return EncodedText(call.prompt_embeds, pooled_BD=call.pooled_prompt_embeds)
         composed = self.guidance if isinstance(self.guidance, Composed) else None
         part = 0 if composed is None else composed.cond_branches.index(branch)
-        texts_at = self.texts_at("prompt", call.prompt, step)[part]
-        second = texts_at
+        texts = self.sub_prompt_texts_at("prompt", call.prompt, step)[part]
+        second = texts
         if call.prompt_2 is not None:
-            second = self.texts_at("prompt_2", call.prompt_2, step)[part]
-        return self.encode(texts_at, second, call.clip_skip, length)
+            second = self.sub_prompt_texts_at("prompt_2", call.prompt_2, step)[part]
+        return self.encode(texts, second, call.clip_skip, length)
 
     def uncond_embeddings(self, cond: EncodedText, step: int, length: int | None) -> EncodedText:
         """Return the text embeddings of the guidance branch "uncond" at `step`."""
@@ -103,10 +103,10 @@ class BranchPromptEncoder:
         if self.zero_negative and call.negative_prompt is None:
             pooled_BD = None if cond.pooled_BD is None else torch.zeros_like(cond.pooled_BD)
             return EncodedText(torch.zeros_like(cond.text_BTD), cond.mask_BT, pooled_BD)
-        parts = self.texts_at("negative_prompt", call.negative_prompt or "", step)
+        parts = self.sub_prompt_texts_at("negative_prompt", call.negative_prompt or "", step)
         parts_2 = parts
         if call.negative_prompt_2:
-            parts_2 = self.texts_at("negative_prompt_2", call.negative_prompt_2, step)
+            parts_2 = self.sub_prompt_texts_at("negative_prompt_2", call.negative_prompt_2, step)
         if len(parts) > 1 or len(parts_2) > 1:
             raise ArgumentError("A negative prompt cannot have parts with AND: write one text.")
         if call.prompt_embeds is not None:
@@ -120,9 +120,9 @@ class BranchPromptEncoder:
         """
         if self.call.prompt_embeds is not None:
             return ()
-        return self.texts_at("prompt", self.call.prompt, step)[0]
+        return self.sub_prompt_texts_at("prompt", self.call.prompt, step)[0]
 
-    def texts_at(self, name: str, prompts: Prompts | None, step: int) -> list[TextBatch]:
+    def sub_prompt_texts_at(self, name: str, prompts: Prompts | None, step: int) -> list[TextBatch]:
         """Return the prompts' texts at `step`, one tuple per part that AND joins, with one text per
         prompt.
         """
@@ -130,7 +130,7 @@ class BranchPromptEncoder:
             [text for text, _ in prompt.texts_at_step(step, self.steps)]
             if isinstance(prompt, Prompt)
             else [prompt]
-            for prompt in argument_checks.expand_prompts_to_rows(name, prompts, self.prompts)
+            for prompt in argument_checks.broadcast_prompts(name, prompts, self.prompts)
         ]
         return list(zip(*rows, strict=True))
 
@@ -144,34 +144,33 @@ def build_branch_prompt_encoder(
     scale: Any = (call.cross_attention_kwargs or {}).get("scale")
 
     def encode(
-        texts_at: TextBatch, lines_2: TextBatch, clip_skip: int | None, length: int | None
+        texts: TextBatch, lines_2: TextBatch, clip_skip: int | None, length: int | None
     ) -> EncodedText:
-        texts_at = expand_learned_words(pipe, texts_at, pipe.tokenizer or pipe.tokenizer_2)
+        texts = expand_learned_words(pipe, texts, pipe.tokenizer or pipe.tokenizer_2)
         encoders = [one for one in (pipe.text_encoder, pipe.text_encoder_2) if has_loras(one)]
         with holding_locks(*encoders), scaling_text_loras(encoders, scale):
             if second is None:
-                return first.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
+                return first.encode(texts, clip_skip=clip_skip, length=length, device=device)
             if first is None:  # SDXL's refiner has the second encoder only.
                 alone = PenultimateClip(second.tokenizer, second.model, second.window_size)
-                return alone.encode(texts_at, clip_skip=clip_skip, length=length, device=device)
+                return alone.encode(texts, clip_skip=clip_skip, length=length, device=device)
             lines_2 = expand_learned_words(pipe, lines_2, pipe.tokenizer_2)
             return TwoClip(first, second).encode(
-                texts_at, lines_2, clip_skip=clip_skip, length=length, device=device
+                texts, lines_2, clip_skip=clip_skip, length=length, device=device
             )
 
     zero_negative = second is not None and pipe.config["force_zeros_for_empty_prompt"]
     return BranchPromptEncoder(call, guidance, steps, encode, zero_negative)
 
 
-def expand_learned_words(pipe: Any, texts_at: TextBatch, tokenizer: Any) -> TextBatch:
+def expand_learned_words(pipe: Any, texts: TextBatch, tokenizer: Any) -> TextBatch:
     """Return texts with each learned word of several vectors replaced by all its tokens."""
     if not tokenizer.get_added_vocab():
-        return texts_at
+        return texts
     spell = partial(pipe.maybe_convert_prompt, tokenizer=tokenizer)
     find = partial(find_continuation_insertions, tokenizer=tokenizer)
     return tuple(
-        spell(line) if isinstance(line, str) else line.copy_with_insertions(find)
-        for line in texts_at
+        spell(line) if isinstance(line, str) else line.copy_with_insertions(find) for line in texts
     )
 
 
@@ -179,7 +178,7 @@ def count_prompts(call: CallArguments) -> int:
     """Return the number of prompts of a call."""
     if call.prompt_embeds is not None:
         return int(call.prompt_embeds.shape[0])
-    return len(argument_checks.expand_prompts_to_rows("prompt", call.prompt))
+    return len(argument_checks.broadcast_prompts("prompt", call.prompt))
 
 
 def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:

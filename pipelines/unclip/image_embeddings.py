@@ -101,7 +101,7 @@ def check_and_list_prior_prompts(
 
 def convert_to_plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
     """Return prompts as strings; ArgumentError for a Prompt, whose grammar a prior cannot read."""
-    rows = argument_checks.expand_prompts_to_rows(name, prompt, count)
+    rows = argument_checks.broadcast_prompts(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
     return [str(row) for row in rows]

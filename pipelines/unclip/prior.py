@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from pipelines.base.saving import check_saved_lora, check_saved_lora_loaded
-from pipelines.loop import GeneratorOrList, sample
+from pipelines.loop import GeneratorOrList, sample_latents
 from pipelines.run.step_callbacks import ProgressCallback
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.guidance import choose_guidance
@@ -86,9 +86,9 @@ def sample_image_embeddings(
     )
     prior_scheduler: Any = unclip.UnCLIPStepper(scheduler)
     with pipe.progress_bar(total=num_inference_steps) as bar:
-        embeds_BD = sample(
+        embeds_BD = sample_latents(
             run,
-            partial(unclip.run_prior, pipe.prior_prior),
+            partial(unclip.run_prior_pass, pipe.prior_prior),
             prior_scheduler,
             generator=generator,
             step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],

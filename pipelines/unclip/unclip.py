@@ -28,7 +28,7 @@ from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
 from pipelines.images.input_images import sample_latent_noise
-from pipelines.loop import GeneratorOrList, sample
+from pipelines.loop import GeneratorOrList, sample_latents
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
 from pipelines.run.exclusive_access import wrap_denoise_in_lock
@@ -36,13 +36,13 @@ from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, Step
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior_components, sample_image_embeddings
 from pipelines.unclip.unclip_arguments import UnclipArguments
-from t2i.conditioning.conditioning import Branch, join_branches
+from t2i.conditioning.conditioning import Branch, build_conditioning_from_embeddings
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
 from t2i.denoiser.loading.model_parts import KANDINSKY, PRIOR_PARTS
 from t2i.denoiser.memory_checks import check_sampling_memory, translating_out_of_memory
-from t2i.denoiser.predicted_original import compute_x0_coefficients
+from t2i.denoiser.predicted_original import compute_x0_coefficients_per_step
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.denoiser.schedulers import Scheduler, scale_initial_noise
 from t2i.denoiser.timesteps import set_timesteps
@@ -208,7 +208,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             # embeddings of the images to draw
             embeds = self._image_embeddings(call, needs, device)
             text = {branch: embeds[branch].to(device, dtype)[:, None] for branch in needs}
-            conditioning = join_branches(text)
+            conditioning = build_conditioning_from_embeddings(text)
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
@@ -222,9 +222,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             run = RunState(
                 latents_BCHW, conditioning, self.build_current_guidance(), self.scheduler.timesteps
             )
-            run.x0_coefficients = compute_x0_coefficients(self.scheduler)
+            run.x0_coefficients = compute_x0_coefficients_per_step(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
-            latents_BCHW = self.sample(
+            latents_BCHW = self.sample_latents(
                 run,
                 steps,
                 call.generator,
@@ -286,7 +286,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """Default steps and guidance scale of the decoder: the model's own, else those of
         diffusers.
         """
-        return parse_sampling_defaults(self.notes).override_arguments(FALLBACK_DEFAULTS)
+        return parse_sampling_defaults(self.notes).override_fallback_arguments(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object
@@ -304,7 +304,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             default_width if width is None else width,
         )
 
-    def sample(
+    def sample_latents(
         self,
         run: RunState,
         num_inference_steps: int,
@@ -322,7 +322,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         )
         with self.progress_bar(total=num_inference_steps) as bar:
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
-            return sample(
+            return sample_latents(
                 run,
                 wrap_denoise_in_lock(denoise, self.unet),
                 self.scheduler,

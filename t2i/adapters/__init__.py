@@ -25,8 +25,8 @@ from t2i.adapters.peft_layers import add_lora, remove_lora
 from t2i.adapters.peft_reading import read_lora_from_models
 from t2i.adapters.textual_inversion import (
     LearnedWord,
+    read_all_learned_words,
     read_learned_word,
-    read_learned_words,
     write_learned_word,
     write_learned_word_kohya,
 )
@@ -44,8 +44,8 @@ __all__ = [
     "add_lora",
     "extract_lora",
     "merge_into_weights",
+    "read_all_learned_words",
     "read_learned_word",
-    "read_learned_words",
     "read_lora",
     "read_lora_from_models",
     "remove_lora",

@@ -97,7 +97,7 @@ class HadamardUpdate:
 
     def describe_inconsistent_shapes(self) -> str | None:
         """Describe the first missing or misshapen LoHa factor, or return None."""
-        return describe_inconsistent_factors(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
+        return describe_invalid_factors(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
     def build_matrix(self) -> Tensor:
         """Compute the scaled elementwise product (out, in * height * width) in float32 or finer."""
@@ -152,7 +152,7 @@ class KroneckerUpdate:
         """Describe the first missing or misshapen LoKr factor, or return None."""
         first = ("w1",) if "w1" in self.factors else ("w1_a", "w1_b")
         second = ("w2",) if "w2" in self.factors else ("w2_a", "w2_b")
-        return describe_inconsistent_factors(
+        return describe_invalid_factors(
             self, first + second, set() if "w2" in self.factors else {"t2"}
         )
 
@@ -228,7 +228,7 @@ def contract_tucker_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("ijkl,ip,jr->prkl", core, a, b)
 
 
-def describe_inconsistent_factors(
+def describe_invalid_factors(
     layer: HadamardUpdate | KroneckerUpdate, needed: tuple[str, ...], possible: set[str]
 ) -> str | None:
     """Describe the first fault in the factors of a LoHa or LoKr: missing, unexpected or misshapen;

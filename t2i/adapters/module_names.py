@@ -85,7 +85,7 @@ def replace_dots(name: str) -> str:
     return name.replace(".", "_")
 
 
-def parse_kohya_name(name: str, layers_per_block: int) -> str:
+def convert_kohya_to_diffusers_name(name: str, layers_per_block: int) -> str:
     """Convert a kohya module name, without its prefix, to diffusers' name.
 
     layers_per_block : of the UNet; the original code numbers its blocks by it; 2 in all published

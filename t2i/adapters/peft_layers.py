@@ -16,7 +16,7 @@ from t2i.adapters.lora_layers import (
     WeightUpdate,
 )
 from t2i.adapters.lora_matching import match_lora_to_model
-from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.errors import ArgumentError
 
 
@@ -42,7 +42,7 @@ def add_lora(
             inject_layers_of_one_kind(model, group, called)
             for called, group in group_by_peft_config(name, layers)
         ]
-        for _, module in iter_adapter_layers(model):
+        for _, module in iter_peft_layers(model):
             module.set_adapter(list(model.peft_config), inference_mode=True)
             for adapter in adapters:
                 module.set_scale(adapter, scale)
@@ -78,7 +78,7 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
 
 
 @contextmanager
-def removing_peft_layers(model: Any) -> Iterator[None]:
+def without_peft_layers(model: Any) -> Iterator[None]:
     """Remove all peft layers of a model within the block, and restore the same objects after."""
     layers = list_outermost_peft_layers(model)
     config = model.peft_config
@@ -97,9 +97,7 @@ def removing_peft_layers(model: Any) -> Iterator[None]:
 
 def list_outermost_peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Return (path, module) of peft's layers that are not nested in another one."""
-    return [
-        (path, module) for path, module in iter_adapter_layers(model) if ".base_layer" not in path
-    ]
+    return [(path, module) for path, module in iter_peft_layers(model) if ".base_layer" not in path]
 
 
 def list_adapter_fields(module: Any, adapter: str) -> list[str]:

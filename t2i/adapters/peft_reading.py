@@ -47,7 +47,7 @@ def read_lora_from_models(
             if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
                 check_peft_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
         state = model.state_dict() if states is None or part not in states else states[part]
-        for name, module in iter_adapter_layers(model):
+        for name, module in iter_peft_layers(model):
             for adapter in names:
                 layer = read_adapter_layer(f"{part}.{name}", name, module, adapter, state)
                 target = canonical_module_name(name.replace(".base_layer", ""))
@@ -108,7 +108,7 @@ def read_adapter_layer(
     return None
 
 
-def iter_adapter_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def iter_peft_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Iterate over (name, module) of peft's layers in a model."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):

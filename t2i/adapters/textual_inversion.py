@@ -57,18 +57,18 @@ class LearnedWord:
 
 
 def read_learned_word(path: Path, *, pickles: bool = False) -> LearnedWord:
-    """Read a file that holds a single learned word; see `read_learned_words`.
+    """Read a file that holds a single learned word; see `read_all_learned_words`.
 
     Raises ModelError also for a file with several words.
     """
-    words = read_learned_words(path, pickles=pickles)
+    words = read_all_learned_words(path, pickles=pickles)
     if len(words) > 1:
         names = summarize_names(str(word.token) for word in words)
         raise ModelError(f"{path} holds {plural(len(words), 'word')}: {names}. Expected one.")
     return words[0]
 
 
-def read_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord]:
+def read_all_learned_words(path: Path, *, pickles: bool = False) -> list[LearnedWord]:
     """Read every learned word (textual inversion) of a file.
 
     pickles : also accept .pt and .bin files, of which only tensors are loaded

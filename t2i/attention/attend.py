@@ -8,14 +8,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
-from t2i.attention.hooks.callback_driver import CallbackDriver
+from t2i.attention.hooks.denoiser_hook_driver import DenoiserHookDriver
 from t2i.attention.hooks.pipeline_driver import PipelineDriver
-from t2i.attention.hooks.shared_hooks import install_session
+from t2i.attention.hooks.shared_hooks import installing_session_hooks
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
 from t2i.attention.session.session import Session
 from t2i.attention.session.session_prompts import SessionPrompts
-from t2i.conditioning.run_state import SupportsStepCallbacks
+from t2i.conditioning.run_state import PipelineWithStepCallbacks
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.token_windows import EncoderInput
 
@@ -49,7 +49,7 @@ def attend(
     ...     image = pipe("a cat on a chair").images[0]
     >>> maps.overlay("cat", image)
     """
-    is_observable = isinstance(x, SupportsStepCallbacks)
+    is_observable = isinstance(x, PipelineWithStepCallbacks)
     if recorded_source is not None and not is_observable:
         raise ArgumentError(
             f"Got a recorded_source for a {type(x).__name__}, and only our pipelines can continue "
@@ -63,10 +63,10 @@ def attend(
         recorded_source=recorded_source,
     )
     root = _denoiser_or_model(x)
-    driver = PipelineDriver(session, x) if is_observable else CallbackDriver(session, x, root)
+    driver = PipelineDriver(session, x) if is_observable else DenoiserHookDriver(session, x, root)
     with ExitStack() as stack:
-        session.shared_hooks = stack.enter_context(install_session(root, session))
-        driver.install(stack)
+        session.shared_hooks = stack.enter_context(installing_session_hooks(root, session))
+        driver.attach_until_closed(stack)
         yield session
         session.check_had_effect()
 

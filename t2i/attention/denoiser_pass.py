@@ -45,7 +45,7 @@ class DenoiserPass:
         """Number of images that the denoiser pass computes for each prompt."""
         return self.num_images // self.num_prompts
 
-    def cond_rows(self, prompt: int) -> tuple[int, ...]:
+    def cond_rows_of_prompt(self, prompt: int) -> tuple[int, ...]:
         """Return the batch rows of a prompt's images in the guidance branch "cond"; empty if the
         pass does not have that branch.
         """
@@ -53,7 +53,7 @@ class DenoiserPass:
             self._rows[prompt] = self._find_cond_rows(prompt)
         return self._rows[prompt]
 
-    def rows_in_all_branches(self, prompt: int) -> tuple[int, ...]:
+    def rows_of_prompt_in_all_branches(self, prompt: int) -> tuple[int, ...]:
         """Return the batch rows of a prompt's images in every guidance branch, branch after
         branch.
 

@@ -45,7 +45,7 @@ class Site:
         return self.image[1] - self.image[0]
 
     @property
-    def control(self) -> int | None:
+    def control_number(self) -> int | None:
         """Number of the control in whose network the site is; None for one of the denoiser."""
         number, _ = split_control_name(self.name)
         return number if isinstance(number, int) else None

@@ -80,10 +80,10 @@ class PerturbedAttention:
         return rescale_to_conditional_std(guided_BCHW, cond_BCHW, self.rescale)
 
 
-def list_perturbed_sites(guidance: Guidance) -> tuple[str, ...]:
+def list_perturbed_site_patterns(guidance: Guidance) -> tuple[str, ...]:
     """Return the site patterns at which a guidance perturbs self-attention; empty for a guidance
     that does not.
     """
     if isinstance(guidance, Interval):
-        return list_perturbed_sites(guidance.guidance)
+        return list_perturbed_site_patterns(guidance.guidance)
     return guidance.sites if isinstance(guidance, PerturbedAttention) else ()

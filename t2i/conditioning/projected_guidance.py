@@ -105,7 +105,7 @@ class AdaptiveProjected:
             raise ArgumentError(
                 "Adaptive projected guidance needs RunState.x0_coefficients, to compute the "
                 "predicted original sample: set it from "
-                "t2i.denoiser.predicted_original.compute_x0_coefficients(scheduler), or "
+                "t2i.denoiser.predicted_original.compute_x0_coefficients_per_step(scheduler), or "
                 "choose space='prediction'."
             )
         return run.x0_coefficients[run.step]

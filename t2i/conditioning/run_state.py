@@ -88,7 +88,7 @@ class StepCallback(Protocol):
 
 
 @runtime_checkable
-class SupportsStepCallbacks(Protocol):
+class PipelineWithStepCallbacks(Protocol):
     """Interface of a pipeline whose sampling loop calls `step_callbacks`: one of this library's."""
 
     step_callbacks: list[StepCallback]

@@ -19,7 +19,7 @@ from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True)
-class PreparedAdapter:
+class AdapterFeatures:
     """A T2I-Adapter's control of one run, with its features.
 
     features : one tensor (B, C, H, W) for each block, with all strengths applied
@@ -46,9 +46,9 @@ class PreparedAdapter:
         }
 
 
-def prepare_adapter(
+def compute_adapter_features(
     control: Control, number: int, hint_BCYX: Tensor, mask_B1YX: Tensor | None, num_images: int
-) -> PreparedAdapter:
+) -> AdapterFeatures:
     """Run an adapter on its pictures, and return its features for every image.
 
     number : of the control, for messages
@@ -80,4 +80,4 @@ def prepare_adapter(
             mask_B1HW = resize_mask_to_block(mask_B1YX, tuple(feature_BCHW.shape[-2:]))
             feature_BCHW = feature_BCHW * mask_B1HW.to(feature_BCHW)
         features.append(feature_BCHW)
-    return PreparedAdapter(control, features)
+    return AdapterFeatures(control, features)

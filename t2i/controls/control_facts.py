@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.controls.control import Control
-from t2i.controls.hint_pictures import read_hint
+from t2i.controls.hint_pictures import to_processor_input
 from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 
 
@@ -34,7 +34,7 @@ def compute_pictures_digest(pictures: Any) -> str:
     """
     sha = hashlib.sha256()
     for one in pictures if isinstance(pictures, list | tuple) else [pictures]:
-        read = read_hint(one)
+        read = to_processor_input(one)
         if isinstance(read, Image.Image):
             sha.update(f"{read.mode} {read.size} ".encode() + read.tobytes())
         else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.controls.adapter import PreparedAdapter, prepare_adapter
+from t2i.controls.adapter import AdapterFeatures, compute_adapter_features
 from t2i.controls.control import Control, check_acts_in_run
 from t2i.controls.controlnet import PreparedControlNet, check_maskable
 from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint, repeat_per_image
@@ -21,7 +21,7 @@ from t2i.denoiser.offloading import is_offloaded
 
 DenoiseFunction = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(latents (rows, C, H, W), timestep, conditioning of the rows) -> prediction (rows, C, H, W)."""
-PreparedControl = PreparedControlNet | PreparedAdapter
+PreparedControl = PreparedControlNet | AdapterFeatures
 FindStep = Callable[[], int]
 """() -> number of the step that is running."""
 
@@ -55,7 +55,9 @@ def prepare_controls(
         if control.mask is not None:
             mask_B1YX = prepare_control_mask(control.mask, num_images, size, options).to(device)
         if control.is_adapter:
-            prepared.append(prepare_adapter(control, number, hint_BCYX, mask_B1YX, num_images))
+            prepared.append(
+                compute_adapter_features(control, number, hint_BCYX, mask_B1YX, num_images)
+            )
         else:
             hint_BCYX = repeat_per_image("picture", hint_BCYX, num_images)
             prepared.append(PreparedControlNet(control, number, hint_BCYX, mask_B1YX))

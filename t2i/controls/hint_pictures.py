@@ -86,7 +86,9 @@ def preprocess_pictures(
 ) -> Tensor:
     """Convert the pictures of controls to one tensor (pictures, C, Y, X) of finite numbers."""
     several = isinstance(pictures, list | tuple)
-    read = [read_hint(one) for one in pictures] if several else read_hint(pictures)
+    read = (
+        [to_processor_input(one) for one in pictures] if several else to_processor_input(pictures)
+    )
     try:
         pixels_BCYX: Tensor = processor.preprocess(read, height=size[0], width=size[1], **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
@@ -107,7 +109,7 @@ def preprocess_pictures(
     return pixels_BCYX.float()
 
 
-def read_hint(picture: Any) -> Any:
+def to_processor_input(picture: Any) -> Any:
     """Return one picture for diffusers to preprocess: files are opened, Pillow images made opaque,
     black where they were transparent, and 8 bits brought to 0..1.
     """

@@ -58,7 +58,7 @@ def make_hint(
             )
     if resolution is not None:
         check_setting("resolution", resolution, 16, 8192, whole=True)
-    return Image.fromarray(make(read_pixels(picture, resolution), **settings))
+    return Image.fromarray(make(read_scaled_pixels(picture, resolution), **settings))
 
 
 def find_canny_edges(pixels_YXC: Pixels, low: float = 100, high: float = 200) -> Pixels:
@@ -94,7 +94,7 @@ def find_soft_edges(pixels_YXC: Pixels, blur: float = 1.5) -> Pixels:
     return stretch_to_white(np.hypot(across_YXC, down_YXC).max(axis=-1))
 
 
-def find_lines(pixels_YXC: Pixels, width: float = 7) -> Pixels:
+def find_strokes(pixels_YXC: Pixels, width: float = 7) -> Pixels:
     """Return the strokes of a drawing, white on black (Y, X): what is darker than its surroundings
     and at most `width` pixels wide (the black top-hat transform of the picture's gray).
 
@@ -130,13 +130,13 @@ def average_colour_blocks(pixels_YXC: Pixels, blocks: float = 8) -> Pixels:
 HINT_KINDS: dict[HintKind, tuple[Callable[..., Pixels], tuple[str, ...]]] = {
     "canny": (find_canny_edges, ("low", "high")),
     "soft-edge": (find_soft_edges, ("blur",)),
-    "lines": (find_lines, ("width",)),
+    "lines": (find_strokes, ("width",)),
     "colours": (average_colour_blocks, ("blocks",)),
 }
 """Name of a kind of hint -> its function, and the names of its settings."""
 
 
-def read_pixels(picture: Picture, resolution: int | None) -> Pixels:
+def read_scaled_pixels(picture: Picture, resolution: int | None) -> Pixels:
     """Return the pixels of a picture (Y, X, 3), scaled down to a shorter side of `resolution`."""
     if isinstance(picture, str | Path):
         picture = open_picture(Path(picture))

@@ -11,7 +11,7 @@ class TrainingDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, visit: int, /) -> TrainingExample:
+    def read_example(self, index: int, visit: int, /) -> TrainingExample:
         """Return training example `index` as it is read at visit number `visit` of the run, with
         that visit's crop and caption.
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.trial_pass import min_latent_side, run_trial_pass
+from t2i.denoiser.loading.trial_pass import min_latent_side, run_unet_on_zeros
 
 BYTES_USED_PER_BYTE_COUNTED = 2.0
 """Bytes really used for each byte counted: convolutions need workspace. Measured on one CPU
@@ -122,7 +122,7 @@ def estimate_unet_bytes_per_position(unet: Any) -> float:
     side = 4 * min_latent_side(unet)
 
     def run(model: Any) -> object:
-        return run_trial_pass(model, {}, side)
+        return run_unet_on_zeros(model, {}, side)
 
     return (
         BYTES_USED_PER_BYTE_COUNTED

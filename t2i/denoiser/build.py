@@ -113,7 +113,7 @@ def build_fresh_components(config: NewModelConfig) -> Components:
     Raises ArgumentError for an argument that its class does not have, naming the nearest, or that
     the class cannot use.
     """
-    vae = build_vae(config)
+    vae = build_fresh_vae(config)
     tokenizer = build_clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
     text_encoder = build_fresh_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
@@ -198,7 +198,7 @@ def build_sdxl_unet_settings(unet: ComponentSettings, second: PreTrainedModel) -
     }
 
 
-def build_vae(config: NewModelConfig) -> VAE:
+def build_fresh_vae(config: NewModelConfig) -> VAE:
     """Build the autoencoder. Raises ArgumentError for an unknown kind."""
     settings = dict(config.vae)
     kind = settings.pop("kind", "AutoencoderKL")

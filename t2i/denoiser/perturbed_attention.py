@@ -14,9 +14,9 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from t2i.attention.compute.identity_rows import using_identity_rows
-from t2i.attention.compute.tap import install_eager_tap, install_tap
+from t2i.attention.compute.tap import tapping_attention, tapping_eager_attention
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.module_hooks import wrap_forward_in_context
+from t2i.attention.hooks.module_hooks import running_forward_in_context
 from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.errors import ArgumentError, AttentionError, suggest_choice
 from t2i.terminal import plural
@@ -70,10 +70,10 @@ def perturbing_self_attention(
 
         return make_context
 
-    with install_tap(), ExitStack() as stack:
+    with tapping_attention(), ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(install_eager_tap(module))
-            stack.enter_context(wrap_forward_in_context(module, context_of(name)))
+            stack.enter_context(tapping_eager_attention(module))
+            stack.enter_context(running_forward_in_context(module, context_of(name)))
         yield
 
 

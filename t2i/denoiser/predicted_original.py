@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def compute_run_x0_coefficients(
     scheduler: Scheduler, num_steps: int, remaining: int
 ) -> tuple[tuple[float, float], ...]:
-    """Return the coefficients of `compute_x0_coefficients` for the `num_steps` steps of a run that
-    `remaining` other timesteps of the scheduler follow.
+    """Return the coefficients of `compute_x0_coefficients_per_step` for the `num_steps` steps of a
+    run that `remaining` other timesteps of the scheduler follow.
     """
-    factors = compute_x0_coefficients(scheduler)
+    factors = compute_x0_coefficients_per_step(scheduler)
     return factors[: len(factors) - remaining][-num_steps:]
 
 
-def compute_x0_coefficients(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
+def compute_x0_coefficients_per_step(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
     """Return (a, b) for each step such that x0 = a * latents + b * prediction.
 
     The latents are those the scheduler steps; the noise level is that of the timestep; nothing is

@@ -24,7 +24,7 @@ class SamplingDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 
-    def override_arguments(self, usual: dict[str, Any]) -> dict[str, Any]:
+    def override_fallback_arguments(self, usual: dict[str, Any]) -> dict[str, Any]:
         """Return the call arguments `usual`, with the model's own steps and guidance scale in place
         of theirs where it has any.
         """

@@ -85,7 +85,7 @@ def scale_model_input(scheduler: Scheduler, latents_BCHW: Tensor, timestep: Tens
     return scaled_BCHW
 
 
-def rebuild_scheduler(scheduler: Scheduler, **settings: object) -> Scheduler:
+def rebuild_scheduler_with_settings(scheduler: Scheduler, **settings: object) -> Scheduler:
     """Build a new scheduler of the same class and config, with some settings changed."""
     kind: Any = type(scheduler)
     built: Scheduler = kind.from_config(scheduler.config, **settings)

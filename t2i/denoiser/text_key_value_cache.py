@@ -107,7 +107,7 @@ class CachedProjection:
         """
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(text_BTD)
-        weight, bias = self.read_parameters()
+        weight, bias = self.read_weight_and_bias()
         if text_BTD.is_inference() or weight.is_inference():
             return self.project(text_BTD)  # such tensors do not tell when they are changed
 
@@ -122,7 +122,7 @@ class CachedProjection:
         if output_BTK.nbytes <= self.budget.left and not output_BTK.is_inference():
             self.budget.left -= output_BTK.nbytes
             # Asked again: under sequential offload the weights are others after each use.
-            weight, bias = self.read_parameters()
+            weight, bias = self.read_weight_and_bias()
             self.output_BTK = output_BTK
             self.held = (text_BTD.detach(), weight, weight.detach(), bias)
             self.state = self.build_state_key(text_BTD, weight, bias, output_BTK)
@@ -134,7 +134,7 @@ class CachedProjection:
             self.budget.left += self.output_BTK.nbytes
         self.output_BTK, self.held, self.state = None, (), ()
 
-    def read_parameters(self) -> tuple[Tensor, Tensor | None]:
+    def read_weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         """Return the current weight and bias of the projection layer."""
         return self.linear.weight, self.linear.bias
 

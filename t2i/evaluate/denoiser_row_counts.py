@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def record_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
+def recording_denoiser_row_counts(denoiser: nn.Module) -> Iterator[list[int]]:
     """Yield a list that receives the number of batch rows of each denoiser call in the block."""
     rows: list[int] = []
     hook = denoiser.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))

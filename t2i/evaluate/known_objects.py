@@ -9,7 +9,7 @@ from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.loading.t2i_json import build_t2i_json_error, read_t2i_json
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary_names
 
 MIN_OBJECTS = 4
 """Smallest number of objects that model and recogniser both know; fewer make poor scenes."""
@@ -45,7 +45,7 @@ class ModelNotesFile(BaseModel):
     trained: TrainingRunNotes = TrainingRunNotes()
 
 
-def read_training_scenes(model: Path) -> SceneDatasetConfig:
+def read_training_scene_config(model: Path) -> SceneDatasetConfig:
     """Read the config of a model's training scenes from its t2i.json, or return DEFAULT_SCENES.
 
     Raises ModelError for a t2i.json that is damaged.
@@ -74,8 +74,10 @@ def find_known_objects(model: Path, recogniser: Recogniser) -> KnownObjects:
 
     Raises ModelError if there are fewer than MIN_OBJECTS.
     """
-    scenes, recognised = read_training_scenes(model), set(recogniser.labels.objects)
-    objects = tuple(name for name in resolve_vocabulary(scenes.vocabulary) if name in recognised)
+    scenes, recognised = read_training_scene_config(model), set(recogniser.labels.objects)
+    objects = tuple(
+        name for name in resolve_vocabulary_names(scenes.vocabulary) if name in recognised
+    )
     if len(objects) < MIN_OBJECTS:
         raise ModelError(
             f"The recogniser knows {len(objects)} of the objects that {model} was trained on, at "

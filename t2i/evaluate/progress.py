@@ -13,17 +13,17 @@ LINE_INTERVAL = 15.0
 
 
 @contextmanager
-def show_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
+def showing_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
     """Show the progress of an evaluation within the block, a bar or lines.
 
     Yields a function to call with a part's name and the count of its finished units.
     """
-    with show_progress({part.name: len(part.list_unit_keys()) for part in parts}) as update:
+    with showing_progress({part.name: len(part.list_unit_keys()) for part in parts}) as update:
         yield update
 
 
 @contextmanager
-def show_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
+def showing_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
     """Show the progress of long work within the block, a bar or lines.
 
     totals : name -> number of units

@@ -112,10 +112,10 @@ class RecognitionTally:
 def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
     """Tally how well recogniser and caption matcher judge the first `count` scenes."""
     found = RecognitionTally()
-    statements = [build_caption_statement(scenes.layout(number)) for number in range(count)]
+    statements = [build_caption_statement(scenes.compose_layout(number)) for number in range(count)]
     for start in range(0, count, BATCH_SIZE):
         numbers = range(start, min(start + BATCH_SIZE, count))
-        batch = [scenes.scene(number) for number in numbers]
+        batch = [scenes.render_scene(number) for number in numbers]
         pictures = [Image.fromarray(scene.pixels) for scene in batch]
         for number, scene, seen in zip(
             numbers, batch, caption_matcher.recogniser.recognise(pictures), strict=True
@@ -128,7 +128,7 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
                 found.criterion_results[name] += right.get(name, [])
                 found.other_caption_results[name] += other.get(name, [])
             found.mask_ious += compute_object_ious(scene, seen)
-            found.confusions.update(find_confusions(scene, seen))
+            found.confusions.update(iter_missed_objects(scene, seen))
         captions = [scene.caption for scene in batch]
         tally_caption_comparisons(caption_matcher, pictures, captions, found)
     return found
@@ -144,10 +144,10 @@ def tally_caption_comparisons(
 
     The wrong ones are the next picture's caption, and its own with reversed positions.
     """
-    own_B = caption_matcher.compute_similarities(pictures, captions)
-    next_B = caption_matcher.compute_similarities(pictures, [*captions[1:], captions[0]])
+    own_B = caption_matcher.compute_paired_similarities(pictures, captions)
+    next_B = caption_matcher.compute_paired_similarities(pictures, [*captions[1:], captions[0]])
     turned = [swap_position_words(caption) for caption in captions]
-    turned_B = caption_matcher.compute_similarities(pictures, turned)
+    turned_B = caption_matcher.compute_paired_similarities(pictures, turned)
     found.beats_next_caption += (own_B > next_B).tolist()
     found.beats_swapped_positions += [
         better
@@ -167,7 +167,7 @@ def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
     return shares
 
 
-def find_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
+def iter_missed_objects(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
     """Yield each missed object of a scene with the one recognised instead, or "nothing"."""
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
@@ -217,7 +217,9 @@ def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
 
 def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
     """Build a sheet of the first SHEET_SCENES scenes with recognised objects highlighted."""
-    pictures = [Image.fromarray(scenes.scene(number).pixels) for number in range(SHEET_SCENES)]
+    pictures = [
+        Image.fromarray(scenes.render_scene(number).pixels) for number in range(SHEET_SCENES)
+    ]
     looks = caption_matcher.recogniser.recognise(pictures)
     both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
     return build_picture_grid(both, [format_recognised_objects(seen) for seen in looks], columns=3)

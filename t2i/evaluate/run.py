@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from t2i.accelerate_state import isolated_rng
+from t2i.accelerate_state import isolated_torch_rng
 from t2i.atomic_files import write_atomically
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Block, Chapter, Estimate, Gallery, Plot, Table
@@ -51,7 +51,7 @@ def measure_parts(
                 continue
             begun = time.perf_counter()
             # Whatever draws without a generator of its own draws the same in every run.
-            with isolated_rng():
+            with isolated_torch_rng():
                 torch.manual_seed(derive_seed(0, part.name, unit))
                 record = part.measure_unit(unit)
             store.append_record(part.name, unit, record, time.perf_counter() - begun)
@@ -112,7 +112,7 @@ def write_result(
         **facts,
         "seconds": seconds,
         "scenes": scenes,
-        "chapters": {chapter.name: chapter_as_json(chapter) for chapter in chapters},
+        "chapters": {chapter.name: chapter_to_json(chapter) for chapter in chapters},
     }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _write_text(store.folder / RESULT_FILE, text)
@@ -139,20 +139,20 @@ def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
 
 
-def chapter_as_json(chapter: Chapter) -> dict[str, Any]:
+def chapter_to_json(chapter: Chapter) -> dict[str, Any]:
     """Convert a chapter of a report to JSON data, its blocks by name."""
-    blocks = {block.name: block_as_json(block) for block in chapter.blocks}
+    blocks = {block.name: block_to_json(block) for block in chapter.blocks}
     return {"title": chapter.title, "text": chapter.text, "blocks": blocks}
 
 
-def block_as_json(block: Block) -> dict[str, Any]:
+def block_to_json(block: Block) -> dict[str, Any]:
     """Convert a table, plot or gallery of a report to JSON data."""
     match block:
         case Table():
             rows = [
                 {
                     "label": label,
-                    "cells": dict(zip(block.heads, map(cell_as_json, cells), strict=True)),
+                    "cells": dict(zip(block.heads, map(cell_to_json, cells), strict=True)),
                 }
                 for label, cells in block.rows
             ]
@@ -166,7 +166,9 @@ def block_as_json(block: Block) -> dict[str, Any]:
             }
         case Plot():
             lines = {
-                name: [{"at": at, **estimate_as_json(figure)} for at, figure in points]
+                name: [
+                    {"at": at, **estimate_to_json_without_samples(figure)} for at, figure in points
+                ]
                 for name, points in block.lines.items()
             }
             labels = {"title": block.title, "across": block.x_label, "up": block.y_label}
@@ -176,15 +178,17 @@ def block_as_json(block: Block) -> dict[str, Any]:
             return {"kind": "gallery", "title": block.title, "pictures": pictures}
 
 
-def cell_as_json(cell: Estimate | str | None) -> dict[str, Any] | str | None:
+def cell_to_json(cell: Estimate | str | None) -> dict[str, Any] | str | None:
     """Convert a table cell to JSON data, with the samples that a paired comparison needs."""
     if not isinstance(cell, Estimate):
         return cell
     samples = format_sample_values(cell.samples)
-    return estimate_as_json(cell) | ({} if samples is None else {"samples": samples})
+    return estimate_to_json_without_samples(cell) | (
+        {} if samples is None else {"samples": samples}
+    )
 
 
-def estimate_as_json(figure: Estimate) -> dict[str, Any]:
+def estimate_to_json_without_samples(figure: Estimate) -> dict[str, Any]:
     """Convert an estimate to JSON data, without its samples."""
     return {
         "value": figure.value,

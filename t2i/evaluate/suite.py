@@ -126,7 +126,7 @@ def find_table_model(model: Any, table: str) -> Any:
     return kind
 
 
-def select_parts(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
+def select_part_names(names: Sequence[str], config: SuiteConfig) -> tuple[str, ...]:
     """Return the named parts of a suite in its order; all of them if none is named.
 
     Raises ArgumentError for a part that does not exist or that the suite does not have.

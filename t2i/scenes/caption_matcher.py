@@ -76,7 +76,7 @@ class CaptionMatcher(nn.Module):
     def embed_pictures(self, pixels_BCHW: Tensor) -> Tensor:
         """Return unit-length embeddings, (B, D), of pixels at the recogniser's size, in [-1, 1]."""
         with torch.no_grad():
-            pooled_BFP = pool_recogniser_output(self.recogniser(pixels_BCHW))
+            pooled_BFP = pool_recogniser_output_to_grid(self.recogniser(pixels_BCHW))
         return functional.normalize(self.eyes(pooled_BFP).float(), dim=-1)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
@@ -92,14 +92,14 @@ class CaptionMatcher(nn.Module):
         return functional.normalize(output.text_embeds.float(), dim=-1)
 
     @torch.no_grad()
-    def compute_similarities(
+    def compute_paired_similarities(
         self, pictures: Sequence[Image.Image], captions: Sequence[str]
     ) -> Tensor:
         """Return the cosine similarity of each picture's embedding and its caption's embedding.
 
         Shape (B,), float32, from -1 to 1.
         """
-        pixels = torch.stack([self.recogniser.preprocess(picture) for picture in pictures])
+        pixels = torch.stack([self.recogniser.preprocess_picture(picture) for picture in pictures])
         scores_B = (
             self.embed_pictures(pixels.to(self.log_scale.device)) * self.embed_captions(captions)
         ).sum(-1)
@@ -156,7 +156,7 @@ class CaptionMatcher(nn.Module):
         return found.float().eval().requires_grad_(False)
 
 
-def pool_recogniser_output(maps: RecogniserOutput) -> Tensor:
+def pool_recogniser_output_to_grid(maps: RecogniserOutput) -> Tensor:
     """Return the recogniser's probabilities and features pooled to POOLED_SIDE, (B, F, 8, 8)."""
     inputs = (
         maps.class_logits_BKhw.float().softmax(1),

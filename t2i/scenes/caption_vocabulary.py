@@ -11,7 +11,7 @@ from t2i.scenes.captions import (
 )
 from t2i.scenes.held_out import list_training_colours
 from t2i.scenes.object_placement import SizeWord
-from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary_names
 from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
 
 INDEFINITE_ARTICLES = ("a", "an")
@@ -24,7 +24,7 @@ def list_caption_vocabulary(config: SceneDatasetConfig) -> dict[str, list[str]]:
     Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;
     "words" lists every word of every caption.
     """
-    objects = resolve_vocabulary(config.vocabulary)
+    objects = resolve_vocabulary_names(config.vocabulary)
     natural = {
         colour for name in objects if (colour := load_vocabulary_objects()[name].natural_colour)
     }
@@ -60,11 +60,11 @@ def list_caption_vocabulary(config: SceneDatasetConfig) -> dict[str, list[str]]:
         ],
         "backgrounds": backgrounds,
         "words": sorted(
-            {word for text in texts for word in WORD_PATTERN.findall(strip_placeholders(text))}
+            {word for text in texts for word in WORD_PATTERN.findall(unwrap_placeholders(text))}
         ),
     }
 
 
-def strip_placeholders(text: str) -> str:
+def unwrap_placeholders(text: str) -> str:
     """Remove the placeholders of a template, keeping the words inside them."""
     return re.sub(r"\{(the )?\d?\}", r" \1 ", text)

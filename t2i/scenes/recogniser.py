@@ -120,7 +120,9 @@ class Recogniser(nn.Module):
         if not pictures:
             return []
         device = next(self.parameters()).device
-        maps = self(torch.stack([self.preprocess(picture) for picture in pictures]).to(device))
+        maps = self(
+            torch.stack([self.preprocess_picture(picture) for picture in pictures]).to(device)
+        )
         return [
             self._read_maps(
                 maps.class_logits_BKhw[row].float().cpu(),
@@ -131,7 +133,7 @@ class Recogniser(nn.Module):
             for row, picture in enumerate(pictures)
         ]
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess_picture(self, picture: Image.Image) -> Tensor:
         """Return the picture's pixels at the recogniser's size, (3, size, size) in [-1, 1]."""
         side = (self.size, self.size)
         rgb = picture.convert("RGB")

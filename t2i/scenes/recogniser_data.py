@@ -17,9 +17,9 @@ from t2i.scenes.layout import paste_sprite, render_background
 from t2i.scenes.object_placement import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_recogniser_labels
 from t2i.scenes.scenes import (
-    choose_random_tint,
+    choose_random_background_tint,
     list_shared_contrasting_backgrounds,
-    resolve_vocabulary,
+    resolve_vocabulary_names,
 )
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
@@ -64,7 +64,7 @@ class Compositions:
 
     def __init__(self, config: RecogniserDatasetConfig) -> None:
         self.config = config
-        self.vocabulary = resolve_vocabulary(config.vocabulary)
+        self.vocabulary = resolve_vocabulary_names(config.vocabulary)
         self.labels: RecogniserLabels = build_recogniser_labels(
             self.vocabulary, tuple(BACKGROUND_COLOURS), tuple(PAINT_COLOURS)
         )
@@ -76,7 +76,7 @@ class Compositions:
         """Return the indices of all examples as one group: all pictures have one shape."""
         return [range(len(self))]
 
-    def read(self, index: int, _visit: int = 0, /) -> TrainingExample:
+    def read_example(self, index: int, _visit: int = 0, /) -> TrainingExample:
         """Compose training example `index` with its label maps, the same at each visit."""
         config, labels = self.config, self.labels
         key = (config.seed, COMPOSITIONS_SEED_KEY, index)
@@ -85,7 +85,7 @@ class Compositions:
         # what is there, before what
         names, painted, background = self._choose(rng)
         pixels = render_background(
-            choose_random_tint(rng, background),
+            choose_random_background_tint(rng, background),
             int(random_between(rng, -30, 30)),
             "down" if rng.random() < 0.5 else "across",
             config.size,

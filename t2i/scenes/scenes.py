@@ -102,7 +102,7 @@ class Scenes:
 
     def __init__(self, config: SceneDatasetConfig) -> None:
         self.config = config
-        self.vocabulary = resolve_vocabulary(config.vocabulary)
+        self.vocabulary = resolve_vocabulary_names(config.vocabulary)
         known = set(self.vocabulary)
         self.held_out_pairs = sorted(
             sorted(pair) for pair in load_held_out_combinations().pairs if pair <= known
@@ -125,9 +125,9 @@ class Scenes:
         """Return the indices of all scenes as one group: all pictures have one shape."""
         return [range(len(self))]
 
-    def read(self, index: int, _visit: int = 0, /) -> TrainingExample:
+    def read_example(self, index: int, _visit: int = 0, /) -> TrainingExample:
         """Return scene `index` as a training example, the same at each visit."""
-        scene = self.scene(index)
+        scene = self.render_scene(index)
         masks = np.stack([placed.mask for placed in scene.objects])
         spans = tuple(placed.span for placed in scene.objects)
         return TrainingExample(
@@ -144,9 +144,9 @@ class Scenes:
         names, masks = zip(*((one.name, one.mask) for one in scene.objects), strict=True)
         return draw_scene_hint(kind, scene.pixels, names, masks)
 
-    def scene(self, index: int) -> Scene:
+    def render_scene(self, index: int) -> Scene:
         """Compose and render scene `index`."""
-        layout = self.layout(index)
+        layout = self.compose_layout(index)
         pixels, masks = render_layout(layout, self.config.size)
         caption = layout.caption
         order = [mention.object_index for mention in caption.mentions]
@@ -174,7 +174,7 @@ class Scenes:
         split = "" if self.config.split == "train" else f"{self.config.split}/"
         return f"scenes/{split}{self.config.seed}/{index}"
 
-    def layout(self, index: int) -> Layout:
+    def compose_layout(self, index: int) -> Layout:
         """Compose scene `index` without rendering it, and return its layout."""
         if not 0 <= index < self.config.length:
             raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
@@ -197,7 +197,7 @@ class Scenes:
 
         # the background and the captions
         background = random_choice(rng, backgrounds)
-        tint = choose_random_tint(rng, background)
+        tint = choose_random_background_tint(rng, background)
         brightness_gradient = int(rng.random() * 49) - 24
         gradient_direction: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         brightness_gradient = 0 if rng.random() < 0.5 else brightness_gradient
@@ -242,7 +242,7 @@ class Scenes:
         return names, painted
 
 
-def resolve_vocabulary(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
+def resolve_vocabulary_names(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the objects that a config asks for, in the order of `objects.jsonl`."""
     if wanted == "core":
         return tuple(name for name, thing in load_vocabulary_objects().items() if thing.core)
@@ -270,7 +270,9 @@ def maybe_choose_repaint_colour(
     return random_choice(rng, choices) if wanted and choices else None
 
 
-def choose_random_tint(rng: np.random.Generator, background: str) -> tuple[int, int, int]:
+def choose_random_background_tint(
+    rng: np.random.Generator, background: str
+) -> tuple[int, int, int]:
     """Choose a random shade of the background's colour."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (

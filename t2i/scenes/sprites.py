@@ -137,7 +137,7 @@ def repaint_sprite(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray
     hue, saturation, value = rgb_to_hsv(rgb)
 
     # how much each pixel belongs to the natural colour
-    away = np.abs(hue_difference(hue, NATURAL_HUE_DEGREES[source]))
+    away = np.abs(compute_signed_hue_difference(hue, NATURAL_HUE_DEGREES[source]))
     own = np.clip((62.0 - away) / 14.0, 0.0, 1.0) * np.clip((saturation - 0.08) / 0.14, 0.0, 1.0)
 
     # turn the middle of those hues onto the target, keeping some of the spread around it
@@ -146,7 +146,7 @@ def repaint_sprite(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray
     middle = np.degrees(np.arctan2((weight * np.sin(angle)).sum(), (weight * np.cos(angle)).sum()))
     target_hue, saturation_factor, darkness_factor = PAINT_COLOURS[target]
     turned = hsv_to_rgb(
-        (target_hue + 0.35 * hue_difference(hue, middle)) % 360.0,
+        (target_hue + 0.35 * compute_signed_hue_difference(hue, middle)) % 360.0,
         np.clip(saturation * saturation_factor, 0.0, 1.0),
         1.0 - (1.0 - value) * darkness_factor,
     )
@@ -156,7 +156,7 @@ def repaint_sprite(rgba: NDArray[np.uint8], source: str, target: str) -> NDArray
     return painted
 
 
-def hue_difference(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
+def compute_signed_hue_difference(hue: NDArray[np.float64], centre: float) -> NDArray[np.float64]:
     """Return the signed distance on the colour circle in degrees, in (-180, 180]."""
     return (hue - centre + 180.0) % 360.0 - 180.0
 

@@ -23,7 +23,7 @@ MATCH, MISMATCH, GAP = 1, -1, 0
 """Scores of the global alignment (Hertz et al. 2022, arXiv 2208.01626, "prompt refinement")."""
 
 
-class TokenMapping(NamedTuple):
+class TargetToSourceMapping(NamedTuple):
     """Mapping from the tokens of a target prompt to those of a source prompt: source position of
     each target token, and a mask of the tokens that have one.
     """
@@ -95,7 +95,7 @@ def build_refinement_mapping(
     source: EncoderInput,
     target: EncoderInput,
     length: int,
-) -> TokenMapping:
+) -> TargetToSourceMapping:
     """Map each target token to its source token by global alignment of the two prompts.
 
     Prompt-to-prompt's refinement (Hertz et al. 2022): a token without a partner is unmatched;
@@ -109,7 +109,7 @@ def build_refinement_mapping(
         place = target_places[number]
         found_T[place] = partner is not None
         source_T[place] = place if partner is None else source_places[partner]
-    return TokenMapping(source_T, found_T)
+    return TargetToSourceMapping(source_T, found_T)
 
 
 def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
@@ -157,7 +157,7 @@ def select_tokens_without_padding(
     ids: list[int] = []
     places: list[int] = []
     for number, chunk in enumerate(window.tokenize_into_chunks(prompt)):
-        count = window.count_tokens(chunk)
+        count = window.count_unpadded_tokens(chunk)
         ids += window.build_token_ids(chunk)[:count]
         places += range(number * window.size, number * window.size + count)
     return ids, places

@@ -19,13 +19,13 @@ WEIGHT_PATTERN = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*")
 MISTYPED_WEIGHT_PATTERN = re.compile(r"\s*[-+.,]*\d[-+.,\d]*\s*")
 
 
-def parse_weight(written: str, dialect: Dialect) -> float | None:
+def parse_weight_if_number(written: str, dialect: Dialect) -> float | None:
     """Parse what stands after a colon in a prompt, as "1.3" in "(cat:1.3)", to a word weight;
     return None if it is text.
 
     A1111 reads digits with a point; ComfyUI whatever Python reads as a number.
 
-    >>> parse_weight("1e1", "a1111"), parse_weight("1e1", "comfy")
+    >>> parse_weight_if_number("1e1", "a1111"), parse_weight_if_number("1e1", "comfy")
     (None, 10.0)
     """
     if dialect == "a1111" and not WEIGHT_PATTERN.fullmatch(written):

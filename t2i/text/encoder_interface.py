@@ -71,7 +71,7 @@ class TextEncoder(ABC):
         """
 
     @abstractmethod
-    def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
+    def count_chunks_of_longest(self, prompts: Sequence[EncoderInput]) -> int:
         """Return the number of token windows that the longest prompt needs."""
 
 

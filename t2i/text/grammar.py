@@ -17,7 +17,7 @@ from t2i.text.dialects import (
     SPECIAL_TEXT_PATTERNS,
     STEP_PATTERN,
     Dialect,
-    parse_weight,
+    parse_weight_if_number,
 )
 from t2i.text.prompt_nodes import (
     Alternation,
@@ -61,11 +61,11 @@ class PromptError(ArgumentError):
         )
 
 
-def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
+def parse_sub_prompts(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ...]:
     """Parse a prompt into the sub-prompts that AND combines: one if it has no AND. Raises
     PromptError for a syntax error.
 
-    >>> parse_prompt("a (red:1.3) cat")[0].nodes[1].factor
+    >>> parse_sub_prompts("a (red:1.3) cat")[0].nodes[1].factor
     1.3
     """
     if len(prompt) > MAX_PROMPT_CHARACTERS:
@@ -76,11 +76,11 @@ def parse_prompt(prompt: str, dialect: Dialect = "a1111") -> tuple[SubPrompt, ..
     return _Parser(prompt, dialect).read()
 
 
-def escape(text: str, dialect: Dialect = "a1111") -> str:
+def escape_prompt_text(text: str, dialect: Dialect = "a1111") -> str:
     """Escape the special characters of literal text, so that a prompt grammar reads the text
     unchanged, also inside brackets.
 
-    >>> escape("a cat :) BREAK")
+    >>> escape_prompt_text("a cat :) BREAK")
     'a cat \\\\:\\\\) \\\\BREAK'
     """
     return SPECIAL_TEXT_PATTERNS[dialect].sub(lambda match: "\\" + match[0], text)
@@ -219,7 +219,7 @@ class _Parser:
                     f'a weight is missing after ":". Write {LITERAL_COLON_ADVICE[self.dialect]}.',
                     position,
                 )
-            factor = None if written is None else parse_weight(written, self.dialect)
+            factor = None if written is None else parse_weight_if_number(written, self.dialect)
             if (
                 factor is None
                 and written is not None

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AddedToken, PreTrainedTokenizerBase
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
+def add_words_to_tokenizer(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> int:
     """Add words to a tokenizer, one token each, and return the number of new ones.
 
     A word next to letters, digits or "_" does not match: "zun" is not in "zunflower".

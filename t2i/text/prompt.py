@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.text.dialects import Dialect
-from t2i.text.grammar import parse_prompt
+from t2i.text.grammar import parse_sub_prompts
 from t2i.text.prompt_nodes import (
     Alternation,
     Break,
@@ -116,7 +116,7 @@ class Prompt:
                 f"Unknown weight mode {self.weights!r}. "
                 f"{suggest_choice(str(self.weights), choices)}"
             )
-        object.__setattr__(self, "_parts", parse_prompt(self.text, self.dialect))
+        object.__setattr__(self, "_parts", parse_sub_prompts(self.text, self.dialect))
 
     @property
     def weight_mode(self) -> WeightMode:
@@ -133,7 +133,7 @@ class Prompt:
         )
 
     @property
-    def texts_of_all_steps(self) -> tuple[str, ...]:
+    def plain_texts_of_all_steps(self) -> tuple[str, ...]:
         """Texts without syntax that the prompt has at any step of a run: each stretch of text that
         occurs together.
         """

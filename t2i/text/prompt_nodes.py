@@ -1,4 +1,4 @@
-"""Nodes of a parsed prompt, as `t2i.text.grammar.parse_prompt` returns them."""
+"""Nodes of a parsed prompt, as `t2i.text.grammar.parse_sub_prompts` returns them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

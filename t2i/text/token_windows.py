@@ -107,7 +107,7 @@ class TokenWindow:
         weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
         return weights + [1.0] * (self.size - len(weights))
 
-    def count_tokens(self, chunk: Chunk) -> int:
+    def count_unpadded_tokens(self, chunk: Chunk) -> int:
         """Return the number of tokens in a chunk's window without padding, special tokens
         included.
         """
@@ -133,7 +133,7 @@ def build_token_window(
     # A tokenizer saved without model_max_length reports 1e30; T5 knows no last position.
     positions = getattr(config, "max_position_embeddings", None)
     limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
-    prefix, suffix = find_special_token_ids(tokenizer)
+    prefix, suffix = find_prefix_and_suffix_ids(tokenizer)
     pad = tokenizer.pad_token_id
     if begin and not prefix and not suffix:
         first = [
@@ -157,7 +157,7 @@ def build_token_window(
     return window
 
 
-def find_special_token_ids(
+def find_prefix_and_suffix_ids(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the token ids that the tokenizer puts before and after a text."""

@@ -23,7 +23,7 @@ Span: TypeAlias = tuple[int, ...]
 """Positions along T, in order."""
 
 
-def find_word_positions(
+def find_word_token_positions(
     text: TextEncoder | PreTrainedTokenizerBase,
     prompt: EncoderInput,
     words: Sequence[str],
@@ -36,9 +36,9 @@ def find_word_positions(
     Raises ArgumentError for a word that is not in the prompt. A tokenizer alone serves where its
     own windows are the model's, as with CLIP.
 
-    >>> find_word_positions(encoder, "a red bicycle, a red door", ["bicycle", "red"])
+    >>> find_word_token_positions(encoder, "a red bicycle, a red door", ["bicycle", "red"])
     {'bicycle': (3,), 'red': (2, 6)}
-    >>> find_word_positions(encoder, "a red bicycle, a red door", ["red"], which=1)
+    >>> find_word_token_positions(encoder, "a red bicycle, a red door", ["red"], which=1)
     {'red': (6,)}
     """
     found = {}

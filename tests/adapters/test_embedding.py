@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from t2i.adapters import (
     LearnedWord,
+    read_all_learned_words,
     read_learned_word,
-    read_learned_words,
     write_learned_word,
     write_learned_word_kohya,
 )
@@ -81,7 +81,7 @@ def test_every_layout_is_read(vectors, tmp_path):
     save_file({WORD: vectors[0]}, path)  # one vector without a row of its own
     assert read_learned_word(path).num_vectors == 1
     save_file({WORD: vectors, "<moon>": vectors * 2}, path)
-    assert [embedding.token for embedding in read_learned_words(path)] == ["<moon>", WORD]
+    assert [embedding.token for embedding in read_all_learned_words(path)] == ["<moon>", WORD]
     with pytest.raises(ModelError, match=r"holds 2 words: <moon>, <sun>\. Expected one"):
         read_learned_word(path)
 
@@ -129,7 +129,7 @@ def test_a_pickle_is_read_when_asked_and_nothing_in_it_runs(vectors, tmp_path):
 def test_what_is_no_word_is_refused(tensors, complaint, tmp_path):
     save_file(tensors, tmp_path / "one.safetensors")
     with pytest.raises(ModelError, match=complaint):
-        read_learned_words(tmp_path / "one.safetensors")
+        read_all_learned_words(tmp_path / "one.safetensors")
 
 
 def test_a_word_without_a_name_has_no_place_in_diffusers_layout(vectors, tmp_path):

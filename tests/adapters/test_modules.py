@@ -20,8 +20,8 @@ from t2i.adapters import (
 from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
     canonical_module_name,
+    convert_kohya_to_diffusers_name,
     module_name_in_lora_file,
-    parse_kohya_name,
     replace_dots,
     to_original_sdxl_name,
 )
@@ -71,7 +71,9 @@ def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     assert len(names) > 5
     assert sorted(name for name in names if not is_known_module("text_encoder", name)) == []
     assert {
-        parse_kohya_name(replace_dots(module_name_in_lora_file("text_encoder", name)), 2)
+        convert_kohya_to_diffusers_name(
+            replace_dots(module_name_in_lora_file("text_encoder", name)), 2
+        )
         for name in names
     } == names
 

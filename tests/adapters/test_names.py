@@ -20,8 +20,8 @@ from t2i.adapters import (
 )
 from t2i.adapters.module_names import (
     canonical_module_name,
+    convert_kohya_to_diffusers_name,
     module_name_in_lora_file,
-    parse_kohya_name,
     replace_dots,
     to_original_sdxl_name,
 )
@@ -59,7 +59,7 @@ def test_every_layer_of_the_published_models_has_a_name_of_its_own_and_it_is_rea
         written = {replace_dots(module_name_in_lora_file(part, name)) for name in names}
         assert len(written) == len(names)
         assert [
-            parse_kohya_name(replace_dots(module_name_in_lora_file(part, name)), 2)
+            convert_kohya_to_diffusers_name(replace_dots(module_name_in_lora_file(part, name)), 2)
             for name in names
         ] == names
 
@@ -68,7 +68,9 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
     unet = skeletons("sdxl")["unet"]
     names = layers(unet)
     assert len(names) > 700
-    assert [parse_kohya_name(to_original_sdxl_name(name, 2), 2) for name in names] == names
+    assert [
+        convert_kohya_to_diffusers_name(to_original_sdxl_name(name, 2), 2) for name in names
+    ] == names
     keys = {f"lora_unet_{to_original_sdxl_name(name, 2)}.lora_down.weight": name for name in names}
     assert len(keys) == len(names)
     mapped = _maybe_map_sgm_blocks_to_diffusers({key: key for key in keys}, unet.config)
@@ -83,13 +85,13 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
 @pytest.mark.parametrize("name", ["", "to_", "to_x", "1 2", "down_blocks_0_some_where", "_" * 99])
 def test_a_name_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=r".*"):
-        parse_kohya_name(name, 2)
+        convert_kohya_to_diffusers_name(name, 2)
 
 
 @given(st.text(alphabet="abcdeilnopt_0123456789", max_size=60))
 def test_no_name_breaks_the_reader(name):
     try:
-        found = parse_kohya_name(name, 2)
+        found = convert_kohya_to_diffusers_name(name, 2)
     except ValueError:
         return
     assert "_" not in found.replace("_blocks", "").split(".")[0] or found

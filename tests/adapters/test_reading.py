@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from t2i.adapters import (
     KohyaMetadata,
     LowRankUpdate,
-    read_learned_words,
+    read_all_learned_words,
     read_lora,
     read_lora_from_models,
     write_diffusers_lora,
@@ -297,7 +297,7 @@ def test_numbers_of_every_type_are_read_or_refused_by_name(kind, tmp_path):
     alone = {DOWN: ("F32", [1, 8]), UP: ("F32", [8, 1]), f"{KOHYA}.alpha": (kind, [8])}
     for tensors in (pairs, ones, alone, {"<sun>": (kind, [2, 4])}):
         raw(path, tensors)
-        reader = read_learned_words if "<sun>" in tensors else read_lora
+        reader = read_all_learned_words if "<sun>" in tensors else read_lora
         if kind in FRACTIONS and tensors is not alone:
             assert reader(path)
             continue
@@ -328,7 +328,7 @@ def test_no_junk_in_a_file_gets_past_the_typed_errors(data, tmp_path_factory):
         cut = data.draw(st.integers(0, len(whole)))
         whole = whole[:cut] + data.draw(st.binary(max_size=8)) + whole[cut + 3 :]
         path.write_bytes(whole)
-    for reader in (read_lora, read_learned_words):
+    for reader in (read_lora, read_all_learned_words):
         with contextlib.suppress(T2IError):
             reader(path)
 

@@ -205,7 +205,7 @@ def test_the_embedded_model_finds_a_concept_where_the_word_is():
         beside = attn.probe(Concept("cat"), Concept("apple"))
         draw(pipe, prompt, num_inference_steps=6)
     for word in ("cat", "apple"):
-        across, own = beside.centre(word)[0], maps.centre(word)[0]
+        across, own = beside.mask_centroid(word)[0], maps.mask_centroid(word)[0]
         assert abs(across - own) < 0.15, (word, across, own)
 
 

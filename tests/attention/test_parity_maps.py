@@ -243,7 +243,7 @@ def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
     )
     gained = []
     for number in range(6):
-        scene = scenes.scene(number)
+        scene = scenes.render_scene(number)
         heat = probe_rendered_scene(
             pipe, scene, (0.7, 0.4, 0.2), torch.Generator().manual_seed(number)
         )
@@ -332,7 +332,7 @@ class Through(Edit):
             assert_near(probs_NQK.sum(-1), torch.ones(probs_NQK.shape[:2]), 1e-5)
             return probs_NQK
 
-        plan.add_map_function(call.denoiser_pass.cond_rows(0), keep)
+        plan.add_map_function(call.denoiser_pass.cond_rows_of_prompt(0), keep)
 
 
 @pytest.mark.parametrize("at_once", [None, 500])

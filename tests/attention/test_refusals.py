@@ -65,6 +65,6 @@ def test_a_map_lies_over_pictures_only():
     maps = run()
     with pytest.raises(ArgumentError, match="expected a PIL image"):
         maps.overlay("cat", torch.zeros(3, 8, 8))  # type: ignore[arg-type]  # on purpose
-    across, down = maps.centre("cat")
+    across, down = maps.mask_centroid("cat")
     assert 0 < across < 1
     assert 0 < down < 1

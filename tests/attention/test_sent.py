@@ -58,7 +58,7 @@ def test_matrices_are_sent_once_a_step_and_not_to_every_site(pipe, monkeypatch, 
 def test_what_is_sent_once_is_what_would_be_sent_every_time(pipe, monkeypatch):
     latents, map_HW, _ = edited(pipe)
     monkeypatch.setattr(DeviceTensorCache, "to", lambda self, tensor, like: tensor.to(like))
-    monkeypatch.setattr(DeviceTensorCache, "compute_once", lambda self, *names, make: make())
+    monkeypatch.setattr(DeviceTensorCache, "get_or_compute", lambda self, *names, make: make())
     again = edited(pipe)
     assert_equal(latents, again[0])
     assert_equal(map_HW, again[1])
@@ -69,16 +69,16 @@ def test_what_was_sent_is_let_go_with_the_tensor_it_was_made_of():
     first, second = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     like = torch.ones(1)
     assert sent.to(first, like) is sent.to(first, like)
-    product = sent.compute_once("product", first, second, make=partial(torch.mul, first, second))
+    product = sent.get_or_compute("product", first, second, make=partial(torch.mul, first, second))
     assert (
-        sent.compute_once("product", first, second, make=partial(torch.mul, first, second))
+        sent.get_or_compute("product", first, second, make=partial(torch.mul, first, second))
         is product
     )
     assert (
-        sent.compute_once("sum", first, second, make=partial(torch.add, first, second))
+        sent.get_or_compute("sum", first, second, make=partial(torch.add, first, second))
         is not product
     )
-    square = sent.compute_once("product", first, first, make=partial(torch.mul, first, first))
+    square = sent.get_or_compute("product", first, first, make=partial(torch.mul, first, first))
     assert sent.to(square, like).dtype == torch.float32
     assert len(sent._entries) == 2
     del first, second, product, square

@@ -193,7 +193,7 @@ def test_maps_are_written_and_read(components, tmp_path):
         across, down = maps.peak(word)
         assert maps[word][int(down * 5), int(across * 7)] == 1
         assert maps.mask(word, 1.0).sum() == 1
-    assert abs(sum(maps.share_among_words(word) for word in maps) - 1) < 1e-6
+    assert abs(sum(maps.probability_share(word) for word in maps) - 1) < 1e-6
 
 
 def test_heat_maps_show_themselves_as_a_sheet_of_every_word(pipe):

@@ -70,7 +70,7 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
     assert len(rows) == 2
     assert [one.scene for one in told] == [*range(len(told))]
     for one in told:
-        layout = scenes.layout(one.scene)  # of the split train: no held-out combination
+        layout = scenes.compose_layout(one.scene)  # of the split train: no held-out combination
         assert one.caption == layout.caption.text
         assert len({picture.seed for picture in one.pictures}) == len(one.pictures) == 4
         verdicts = {bool(picture.wrong) for picture in one.pictures}

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from t2i.cli import main
 from tests.train.runs import tiny_run
-from train.loop import run
+from train.loop import run_training
 from train.optim.ema_snapshots import list_snapshots
 from train.optim.posthoc_ema import AverageProfile, reconstruct_average
 
@@ -19,7 +19,7 @@ POWER = ('ema={kind="power", snapshot_every=2}', "train.steps=8", "export.precis
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("power")
-    assert run(tiny_run(folder, *POWER), folder / "run")
+    assert run_training(tiny_run(folder, *POWER), folder / "run")
     return folder / "run"
 
 

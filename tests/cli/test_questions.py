@@ -49,7 +49,7 @@ def asked(*prompts: str, **options: object) -> list[str]:
 def test_what_scenes_can_say_is_what_their_captions_say(config: SceneDatasetConfig) -> None:
     known = CaptionVocabulary(list_caption_vocabulary(config))
     scenes = Scenes(config)
-    captions = [scenes.layout(index).caption.text for index in range(3000)]
+    captions = [scenes.compose_layout(index).caption.text for index in range(3000)]
     assert known.find_unknown_words(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions
         said = {word for caption in captions for word in WORD_PATTERN.findall(caption)}
@@ -219,7 +219,7 @@ def test_generate_inspect_edit_and_bulk_say_it_on_stderr_and_in_json(cli: Cli) -
 
 def test_every_stretch_that_a_prompt_says_at_some_step_is_in_ever() -> None:
     prompt = Prompt("a [cat:(dog:1.2):5] [x|y z|[p:q:3]] (un:1.1)usual BREAK b AND c :2")
-    ever = " ".join(prompt.texts_of_all_steps).split()
+    ever = " ".join(prompt.plain_texts_of_all_steps).split()
     said = {
         word
         for step in range(12)
@@ -265,7 +265,7 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
                 continue
             prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
             if unknown := KNOWN.find_unknown_words(
-                text for prompt in prompts for text in Prompt(prompt).texts_of_all_steps
+                text for prompt in prompts for text in Prompt(prompt).plain_texts_of_all_steps
             ):
                 found[command] = unknown
     assert found == {}

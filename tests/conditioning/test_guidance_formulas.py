@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from t2i.conditioning.composed_guidance import Composed
-from t2i.conditioning.conditioning import join_branches
+from t2i.conditioning.conditioning import build_conditioning_from_embeddings
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_sites
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_site_patterns
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
@@ -21,7 +21,7 @@ A, B = 1.7, -0.9
 
 @pytest.fixture
 def run():
-    told = join_branches({"cond": torch.zeros(2, 3, 4)})
+    told = build_conditioning_from_embeddings({"cond": torch.zeros(2, 3, 4)})
     latents = torch.randn(SHAPE, dtype=torch.float64)
     return RunState(latents, told, Conditional(), torch.arange(10), x0_coefficients=[(A, B)] * 10)
 
@@ -221,13 +221,13 @@ def test_perturbed_attention_computes_no_unconditional_branch_up_to_scale_one(ru
 def test_sites_are_known_through_an_interval_and_none_for_other_guidance():
     inner = PerturbedAttention(3.0, sites=("mid", "up"))
     assert (
-        list_perturbed_sites(inner)
-        == list_perturbed_sites(Interval(inner, 0.1, 0.9))
+        list_perturbed_site_patterns(inner)
+        == list_perturbed_site_patterns(Interval(inner, 0.1, 0.9))
         == ("mid", "up")
     )
     assert (
-        list_perturbed_sites(ClassifierFree(7.5))
-        == list_perturbed_sites(Interval(ClassifierFree(7.5)))
+        list_perturbed_site_patterns(ClassifierFree(7.5))
+        == list_perturbed_site_patterns(Interval(ClassifierFree(7.5)))
         == ()
     )
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
-from pipelines.loop import sample
-from t2i.conditioning.conditioning import join_branches
+from pipelines.loop import sample_latents
+from t2i.conditioning.conditioning import build_conditioning_from_embeddings
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
-from t2i.denoiser.predicted_original import compute_x0_coefficients
+from t2i.denoiser.predicted_original import compute_x0_coefficients_per_step
 from t2i.denoiser.schedulers import build_scheduler, scale_model_input
 from t2i.denoiser.timesteps import set_timesteps
 from tests.tiny import tiny_scheduler
@@ -28,7 +28,9 @@ SHAPE = (1, 4, 8, 8)
 def test_the_scheduler_sees_the_same_clean_picture(name, predicted):
     stepper = build_scheduler(name, tiny_scheduler(prediction_type=predicted).config)
     set_timesteps(stepper, 7, torch.device("cpu"))
-    for timestep, (a, b) in zip(stepper.timesteps, compute_x0_coefficients(stepper), strict=True):
+    for timestep, (a, b) in zip(
+        stepper.timesteps, compute_x0_coefficients_per_step(stepper), strict=True
+    ):
         latents, prediction = torch.randn(SHAPE), torch.randn(SHAPE)
         scale_model_input(stepper, latents, timestep)
         seen = stepper.step(prediction, timestep, latents).pred_original_sample
@@ -43,7 +45,9 @@ def test_noised_latents_with_their_own_noise_give_back_the_picture(name):
     picture, noise = torch.randn(2, *SHAPE, dtype=torch.float64)
     alphas2 = tiny_scheduler().alphas_cumprod.double()
     log_ratios = ((1 - alphas2) / alphas2).log() / 2
-    for timestep, (a, b) in zip(stepper.timesteps, compute_x0_coefficients(stepper), strict=True):
+    for timestep, (a, b) in zip(
+        stepper.timesteps, compute_x0_coefficients_per_step(stepper), strict=True
+    ):
         # Between two training steps the noise level is interpolated as these samplers do.
         below, above = int(timestep), min(int(timestep) + 1, 999)
         ratio = torch.lerp(log_ratios[below], log_ratios[above], float(timestep) - below).exp()
@@ -60,12 +64,12 @@ def guided(predicted, space):
     set_timesteps(stepper, 5, torch.device("cpu"))
     guidance = AdaptiveProjected(6.0, space=space)
     text_BTD = torch.zeros(1, 3, 5)
-    told = join_branches(
+    told = build_conditioning_from_embeddings(
         {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
     )
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)
     run = RunState(latents_BCHW, told, guidance, stepper.timesteps)
-    run.x0_coefficients = compute_x0_coefficients(stepper)
+    run.x0_coefficients = compute_x0_coefficients_per_step(stepper)
 
     def denoise(latents_BCHW, timestep, told):
         noise_BCHW = torch.sin(3 * latents_BCHW + told.text_BTD[:, :1, :1, None])
@@ -74,7 +78,7 @@ def guided(predicted, space):
         clean_BCHW = (latents_BCHW - sigma * noise_BCHW) / alpha
         return noise_BCHW if predicted == "epsilon" else alpha * noise_BCHW - sigma * clean_BCHW
 
-    return sample(run, denoise, stepper)
+    return sample_latents(run, denoise, stepper)
 
 
 @torch.no_grad()
@@ -89,7 +93,9 @@ def test_flows_know_their_clean_picture():
     stepper = FlowMatchEulerDiscreteScheduler(shift=3.0)
     set_timesteps(stepper, 5, torch.device("cpu"))
     picture, noise = torch.randn(SHAPE), torch.randn(SHAPE)
-    for sigma, (a, b) in zip(stepper.sigmas[:-1], compute_x0_coefficients(stepper), strict=True):
+    for sigma, (a, b) in zip(
+        stepper.sigmas[:-1], compute_x0_coefficients_per_step(stepper), strict=True
+    ):
         latents = (1 - sigma) * picture + sigma * noise
         torch.testing.assert_close(a * latents + b * (noise - picture), picture)
 
@@ -104,10 +110,10 @@ def test_v_prediction_reaches_from_pure_noise():
         ).config,
     )
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert compute_x0_coefficients(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
+    assert compute_x0_coefficients_per_step(stepper)[0] == pytest.approx((0.0, -1.0), abs=1e-6)
 
 
 def test_a_scheduler_that_does_not_say_gives_no_factors():
     stepper = EDMEulerScheduler()
     set_timesteps(stepper, 4, torch.device("cpu"))
-    assert compute_x0_coefficients(stepper) == ()
+    assert compute_x0_coefficients_per_step(stepper) == ()

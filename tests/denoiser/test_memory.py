@@ -14,7 +14,7 @@ from t2i.denoiser.activation_memory import (
     estimate_unet_bytes_per_position,
     measure_pass_peak_bytes,
 )
-from t2i.denoiser.loading.trial_pass import run_trial_pass
+from t2i.denoiser.loading.trial_pass import run_unet_on_zeros
 from t2i.denoiser.memory_checks import (
     list_container_free_bytes,
     read_free_bytes,
@@ -202,10 +202,10 @@ def test_a_pass_is_counted_once_for_models_that_differ_in_their_weights_alone(mo
 
     def counted(unet, *args, **options):
         passes.append(unet.config["sample_size"])
-        return run_trial_pass(unet, *args, **options)
+        return run_unet_on_zeros(unet, *args, **options)
 
     monkeypatch.setattr(activation_memory, "PEAK_BYTES_CACHE", {})
-    monkeypatch.setattr(activation_memory, "run_trial_pass", counted)
+    monkeypatch.setattr(activation_memory, "run_unet_on_zeros", counted)
     found = [estimate_unet_bytes_per_position(tiny_unet(sample_size=size)) for size in (11, 11, 13)]
     assert passes == [11, 13]
     assert found[0] == found[1]

@@ -7,11 +7,11 @@ import torch
 from diffusers import StableDiffusionPAGPipeline
 from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
 
-from pipelines.loop import sample
-from t2i.conditioning.conditioning import join_branches
+from pipelines.loop import sample_latents
+from t2i.conditioning.conditioning import build_conditioning_from_embeddings
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
-from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_sites
+from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_site_patterns
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.families import sd
 from t2i.denoiser.perturbed_attention import (
@@ -195,7 +195,9 @@ def test_a_guidance_without_sites_leaves_the_denoiser_alone():
         raise AssertionError
 
     assert (
-        wrap_perturbed_denoiser(denoise, tiny_unet(), list_perturbed_sites(ClassifierFree(7.5)))
+        wrap_perturbed_denoiser(
+            denoise, tiny_unet(), list_perturbed_site_patterns(ClassifierFree(7.5))
+        )
         is denoise
     )
 
@@ -250,11 +252,11 @@ def test_an_interval_perturbs_within_it_only():
 def ours(unet, guidance, cond, uncond, latents, steps):
     stepper = tiny_scheduler()
     set_timesteps(stepper, steps, torch.device("cpu"))
-    told = join_branches(
+    told = build_conditioning_from_embeddings(
         {name: uncond if name == "uncond" else cond for name in guidance.possible_branches}
     )
     run = RunState(latents, told, guidance, stepper.timesteps)
     denoise = wrap_perturbed_denoiser(
-        partial(sd.run_unet, unet), unet, list_perturbed_sites(guidance)
+        partial(sd.run_unet, unet), unet, list_perturbed_site_patterns(guidance)
     )
-    return sample(run, denoise, stepper)
+    return sample_latents(run, denoise, stepper)

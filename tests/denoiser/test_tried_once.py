@@ -28,7 +28,7 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     folder = tiny_sd_folder(tmp_path)
     read_and_check_folder(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(trial_pass, "run_trial_pass", lambda *_: pytest.fail("it ran again"))
+        patch.setattr(trial_pass, "run_unet_on_zeros", lambda *_: pytest.fail("it ran again"))
         patch.setattr(
             meta_models, "limiting_module_count", lambda: pytest.fail("it was made again")
         )

@@ -12,7 +12,7 @@ from t2i.evaluate.report.chapter import Chapter, Estimate, Table
 from t2i.evaluate.report.comparison import build_comparison_chapter
 from t2i.evaluate.report.earlier_result import RENAMED_HEADS, EarlierResult, read_earlier_result
 from t2i.evaluate.report.statistics import is_significant, proportion_with_interval
-from t2i.evaluate.run import RESULT_VERSION, chapter_as_json
+from t2i.evaluate.run import RESULT_VERSION, chapter_to_json
 
 FACTS = {"recogniser": "abc"}
 SCENES = {"generation": "same"}
@@ -43,7 +43,7 @@ def document(chapters: list[Chapter]) -> dict[str, Any]:
         "config": {},
         "model": {"name": "old"},
         "machine": {"date": "2026-11-24"},
-        "chapters": {chapter.name: chapter_as_json(chapter) for chapter in chapters},
+        "chapters": {chapter.name: chapter_to_json(chapter) for chapter in chapters},
     }
     return json.loads(json.dumps(told))  # type: ignore[no-any-return]  # as it was
 

@@ -110,7 +110,7 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
         assert one.captions[1].startswith(f"{begin} ")
         assert one.captions[1].endswith(second.word + end)
         assert one.captions[1][slice(*second.span)] == second.word == one.target_word
-        assert (one.source_word, one.unchanged_names) == ((), (one.source.objects[0].name,))
+        assert (one.source_word, one.unchanged_object_names) == ((), (one.source.objects[0].name,))
 
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:

@@ -123,7 +123,7 @@ def of_one(kind: str) -> PromptPair:
 
 def test_a_swap_needs_the_new_and_not_the_old() -> None:
     swap = of_one("swap")
-    old, new = swap.changed_names
+    old, new = swap.changed_object_names
     before = seen({old: LEFT})
     assert is_edit_successful(swap, before, seen({new: LEFT}))
     assert not is_edit_successful(swap, before, seen({new: LEFT, old: RIGHT}))
@@ -133,7 +133,7 @@ def test_a_swap_needs_the_new_and_not_the_old() -> None:
 
 def test_a_recolour_needs_its_colour() -> None:
     recolour = of_one("recolour")
-    (name,) = recolour.changed_names
+    (name,) = recolour.changed_object_names
     colour = recolour.target.objects[0].colour
     assert colour is not None
     assert is_edit_successful(recolour, seen({}), seen({name: LEFT}, colour=colour))
@@ -149,7 +149,7 @@ def test_a_background_needs_to_be_the_new_one() -> None:
 @pytest.mark.parametrize(("word", "grown"), [("large", True), ("small", False)])
 def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bool) -> None:
     stronger = replace(of_one("strengthen"), strengthened_word=word)
-    (name,) = stronger.changed_names
+    (name,) = stronger.changed_object_names
     small, large = box(10, 10, 20, 20), box(8, 8, 22, 22)
     before, after = ({name: small}, {name: large}) if grown else ({name: large}, {name: small})
     assert is_edit_successful(stronger, seen(before), seen(after))
@@ -160,7 +160,7 @@ def test_a_stronger_word_needs_a_larger_or_a_smaller_object(word: str, grown: bo
 
 def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
     swap, size = of_one("swap"), (SIDE, SIDE)
-    old, new = swap.changed_names
+    old, new = swap.changed_object_names
     stay = build_unchanged_region_mask(swap, seen({old: LEFT}), seen({new: RIGHT, old: LEFT}), size)
     assert not stay[LEFT].any()
     assert not stay[RIGHT].any()
@@ -169,7 +169,7 @@ def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
     assert build_unchanged_region_mask(swap, seen({}), seen({}), size).all()
 
     change = of_one("background")
-    (name,) = change.unchanged_names
+    (name,) = change.unchanged_object_names
     inner = box(3, 11, 11, 19)  # a little less than the object
     assert np.array_equal(
         build_unchanged_region_mask(change, seen({name: LEFT}), seen({}), size), inner
@@ -179,7 +179,7 @@ def test_what_was_to_stay_is_outside_of_both_or_inside_of_the_objects() -> None:
 
 def test_everything_is_what_the_target_says() -> None:
     change = of_one("background")
-    (name,) = change.unchanged_names
+    (name,) = change.unchanged_object_names
     colour = find_mention(change.target, 0).colour or OWN_COLOUR
     right = seen({name: LEFT}, change.target.background, colour)
     assert fulfils_target_prompt(change, right)
@@ -188,7 +188,7 @@ def test_everything_is_what_the_target_says() -> None:
 
 def test_the_edited_place_is_that_of_the_sources_object() -> None:
     swap = of_one("swap")
-    old, new = swap.changed_names
+    old, new = swap.changed_object_names
     square = compute_square_around_changed_object(
         swap, seen({old: box(10, 12, 20, 16), new: LEFT}), (SIDE, SIDE)
     )
@@ -227,7 +227,7 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
         recogniser = tiny_recogniser()
 
-        def compute_similarities(
+        def compute_paired_similarities(
             self, pictures: list[Image.Image], captions: list[str]
         ) -> torch.Tensor:
             for one, caption in zip(pictures, captions, strict=True):
@@ -236,7 +236,7 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
     swap = of_one("swap")
     pictures = [gray(value).resize((64, 64)) for value in (10, 20)]
-    there = seen({swap.changed_names[0]: np.ones((64, 64), dtype=np.bool_)})
+    there = seen({swap.changed_object_names[0]: np.ones((64, 64), dtype=np.bool_)})
     listed: CaptionMatcher = Listed()  # type: ignore[assignment]  # all that is asked of it
     assert score_pictures_and_edited_regions(listed, swap, there, pictures) == (
         [0.0, 0.25],
@@ -256,16 +256,19 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
     scenes = Scenes(SceneDatasetConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
     better = []
     for number in range(20):
-        told, scene = build_prompt_pair(scenes, "recolour", number), scenes.scene(number * 1000)
+        told, scene = (
+            build_prompt_pair(scenes, "recolour", number),
+            scenes.render_scene(number * 1000),
+        )
         if len(scene.objects) < 2:
             continue
         for one, other in ((0, 1), (1, 0)):
             here, there = scene.objects[one], scene.objects[other]
-            there_is = seen({told.changed_names[0]: here.mask})
+            there_is = seen({told.changed_object_names[0]: here.mask})
             place = compute_square_around_changed_object(told, there_is, (128, 128))
             assert place is not None
             cut = crop_and_resize(Image.fromarray(scene.pixels), place, 128)
-            own, others = caption_matcher.compute_similarities(
+            own, others = caption_matcher.compute_paired_similarities(
                 [cut, cut], [f"a {here.name}", f"a {there.name}"]
             )
             better.append(float(own) > float(others))

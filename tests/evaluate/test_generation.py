@@ -103,7 +103,7 @@ def test_a_picture_costs_the_rows_that_the_denoiser_is_called_with(
     part: GenerationPart, records: dict[str, Any], way: str, passes: int
 ) -> None:
     batch = BatchRecord.model_validate(records[f"sweep/{way}/0-3"])
-    assert SweepPoint("", 0.0, [batch]).passes_per_picture == passes
+    assert SweepPoint("", 0.0, [batch]).denoiser_rows_per_picture == passes
     assert not part.context.pipe.unet._forward_pre_hooks
     assert records["seen/real/0-3"]["passes"] == 0
 

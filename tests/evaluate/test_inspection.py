@@ -11,8 +11,8 @@ from t2i.errors import ModelError
 from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
 from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
+    compute_timesteps_and_scales_at_levels,
     copy_pipeline_with_scheduler,
-    interpolate_noise_schedule,
 )
 from t2i.evaluate.inspection.part import CALIBRATION_KEY, InspectionConfig, InspectionPart
 from t2i.evaluate.inspection.records import ALL_LEVELS, HeatMapCalibration, SceneRecord
@@ -75,7 +75,7 @@ def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Inspectio
 
 def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) -> None:
     shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
-    scene = part.scenes["held_out"].scene(0)
+    scene = part.scenes["held_out"].render_scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
     choice = HeatMapCalibration.model_validate(part.measure_unit(CALIBRATION_KEY))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
@@ -110,7 +110,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
     context: EvaluationContext,
 ) -> None:
     part = InspectionPart(FEW, context)
-    scene = part.scenes["seen"].scene(0)
+    scene = part.scenes["seen"].render_scene(0)
     scheduler = build_known_picture_scheduler(
         context.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise")
     )
@@ -137,7 +137,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
 def test_noise_is_added_as_diffusers_adds_it() -> None:
     for kind in ("epsilon", "v_prediction"):
         theirs = DDPMScheduler(prediction_type=kind, rescale_betas_zero_snr=kind != "epsilon")
-        timesteps, alpha, sigma = interpolate_noise_schedule(theirs, (0.9, 0.25))
+        timesteps, alpha, sigma = compute_timesteps_and_scales_at_levels(theirs, (0.9, 0.25))
         assert timesteps.tolist() == [900, 250]
         clean, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
         ours = alpha.view(-1, 1, 1, 1) * clean + sigma.view(-1, 1, 1, 1) * noise
@@ -145,13 +145,17 @@ def test_noise_is_added_as_diffusers_adds_it() -> None:
 
 
 def test_a_scheduler_of_scaled_latents_tells_the_model_the_same() -> None:
-    timesteps, alpha, sigma = interpolate_noise_schedule(EulerDiscreteScheduler(), (0.5,))
+    timesteps, alpha, sigma = compute_timesteps_and_scales_at_levels(
+        EulerDiscreteScheduler(), (0.5,)
+    )
     assert timesteps.tolist() == [500]
     assert float(alpha**2 + sigma**2) == pytest.approx(1)
 
 
 def test_of_a_flow_the_level_is_the_share_of_noise() -> None:
-    timesteps, alpha, sigma = interpolate_noise_schedule(FlowMatchEulerDiscreteScheduler(), (0.75,))
+    timesteps, alpha, sigma = compute_timesteps_and_scales_at_levels(
+        FlowMatchEulerDiscreteScheduler(), (0.75,)
+    )
     assert (timesteps.tolist(), alpha.tolist(), sigma.tolist()) == ([750.0], [0.25], [0.75])
 
 
@@ -160,12 +164,12 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
         config = {"num_train_timesteps": 1000}
 
     with pytest.raises(ModelError, match="A Odd does not say how much noise a timestep means"):
-        interpolate_noise_schedule(Odd(), (0.5,))
+        compute_timesteps_and_scales_at_levels(Odd(), (0.5,))
 
 
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
     part = InspectionPart(FEW, context)
-    scene = part.scenes["seen"].scene(0)
+    scene = part.scenes["seen"].render_scene(0)
     heat = probe_rendered_scene(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
     maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
@@ -207,7 +211,7 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
-    scene = InspectionPart(FEW, context).scenes["seen"].scene(0)
+    scene = InspectionPart(FEW, context).scenes["seen"].render_scene(0)
     with pytest.raises(DaamError, match=r"not installed: pip install daam|does not run: "):
         compute_daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 

@@ -23,7 +23,7 @@ APPLE_AND_CAT = CaptionStatement(
 
 def truth(scenes: Scenes, number: int) -> Recognition:
     """A real scene, as a recogniser without errors would tell of it."""
-    scene, layout = scenes.scene(number), scenes.layout(number)
+    scene, layout = scenes.render_scene(number), scenes.compose_layout(number)
     places = {}
     for placed in scene.objects:
         (one,) = (one for one in layout.objects if one.name == placed.name)
@@ -38,9 +38,11 @@ def test_what_captions_say_is_true_of_their_scenes() -> None:
         met: set[str] = set()
         for number in range(300):
             judged = judge_by_statement(
-                build_caption_statement(scenes.layout(number)), truth(scenes, number)
+                build_caption_statement(scenes.compose_layout(number)), truth(scenes, number)
             )
-            assert all(all(flags) for flags in judged.values()), scenes.layout(number).caption
+            assert all(all(flags) for flags in judged.values()), scenes.compose_layout(
+                number
+            ).caption
             met |= judged.keys()
         assert met == CRITERION_TITLES.keys()
 

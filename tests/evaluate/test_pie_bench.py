@@ -267,13 +267,13 @@ def test_clip_is_a_hundred_times_the_cosine_and_no_less_than_zero() -> None:
     model = tiny_clip()
     judge = ClipJudge(model, tiny_tokenizer())
     picture = compared(50, 20).edited
-    similarity = judge.similarity(picture, "a red cat")
+    similarity = judge.compute_similarity(picture, "a red cat")
     with torch.no_grad():
         model.visual_projection.weight.neg_()
-    turned = judge.similarity(picture, "a red cat")
+    turned = judge.compute_similarity(picture, "a red cat")
     assert sorted((similarity, turned))[0] == 0
     assert 0 < max(similarity, turned) <= 100
-    assert judge.preprocess(picture.resize((80, 48))).shape == (1, 3, 32, 32)
+    assert judge.preprocess_picture(picture.resize((80, 48))).shape == (1, 3, 32, 32)
 
 
 # the part

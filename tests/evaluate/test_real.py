@@ -19,7 +19,7 @@ from t2i.evaluate.real.baselines import (
 from t2i.evaluate.real.comparison import (
     choose_most_preserving_method,
     compute_difference_on_common_samples,
-    compute_paired_ratio,
+    compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.edit_methods import EditMethod
@@ -144,14 +144,14 @@ def test_the_structure_of_what_stays_ignores_what_changes() -> None:
 
 def test_success_is_told_as_a_share_of_drawing_anew() -> None:
     ours, theirs = [True, True, False, None], [True, True, True, True]
-    found = compute_paired_ratio(ours, theirs)
+    found = compute_paired_proportion_ratio(ours, theirs)
     assert found is not None
     assert found.value == pytest.approx(2 / 3)
     assert found.count == 3
     assert found.low is not None
     assert found.low < 2 / 3
-    assert compute_paired_ratio([True], [False]) is None
-    assert compute_paired_ratio([], []) is None
+    assert compute_paired_proportion_ratio([True], [False]) is None
+    assert compute_paired_proportion_ratio([], []) is None
 
 
 def test_methods_are_compared_on_the_pairs_that_both_have() -> None:

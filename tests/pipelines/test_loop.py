@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from pipelines.loop import sample
-from t2i.conditioning.conditioning import join_branches
+from pipelines.loop import sample_latents
+from t2i.conditioning.conditioning import build_conditioning_from_embeddings
 from t2i.conditioning.guidance import ClassifierFree, Conditional
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.schedulers import build_scheduler, scale_initial_noise
@@ -24,7 +24,7 @@ def start(name, guidance, steps=6, dtype=torch.float32):
     set_timesteps(stepper, steps, torch.device("cpu"))
     latents_BCHW = torch.randn(SHAPE, dtype=dtype) * stepper.init_noise_sigma
     text_BTD = torch.zeros(2, 3, 5)
-    told = join_branches(
+    told = build_conditioning_from_embeddings(
         {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
     )
     return RunState(latents_BCHW, told, guidance, stepper.timesteps), stepper
@@ -56,13 +56,13 @@ def test_a_flow_that_knows_the_picture_reaches_it():
     set_timesteps(stepper, 5, torch.device("cpu"))
     goal_BCHW = torch.randn(SHAPE)
     noise_BCHW = scale_initial_noise(stepper, torch.randn(SHAPE))
-    told = join_branches({"cond": torch.zeros(2, 3, 5)})
+    told = build_conditioning_from_embeddings({"cond": torch.zeros(2, 3, 5)})
 
     def denoise(latents_BCHW, timestep, told):
         return (latents_BCHW - goal_BCHW) / (timestep / 1000)
 
     run = RunState(noise_BCHW, told, Conditional(), stepper.timesteps)
-    torch.testing.assert_close(sample(run, denoise, stepper), goal_BCHW, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sample_latents(run, denoise, stepper), goal_BCHW, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm++ 2m", "unipc", "dpm2"])
@@ -81,7 +81,7 @@ def test_a_denoiser_that_knows_the_picture_reaches_it(name):
         alpha = 1 / (1 + sigma**2)
         return (latents_BCHW - alpha.sqrt() * goal_BCHW) / (1 - alpha).sqrt()
 
-    found_BCHW = sample(run, denoise, stepper)
+    found_BCHW = sample_latents(run, denoise, stepper)
     error = (found_BCHW - goal_BCHW).abs().max().item()
     assert error < 1e-3, f"{name} misses the picture by {error}"
 
@@ -95,10 +95,10 @@ def test_each_branch_hears_its_own_text_and_guidance_mixes_them():
         # uncond rows hear 0 and answer 0, cond rows hear 1 and answer 1; guided: 3.
         return told.text_BTD[:, :1, :1, None].expand(-1, *SHAPE[1:])
 
-    guided_BCHW = sample(run, denoise, stepper)
+    guided_BCHW = sample_latents(run, denoise, stepper)
     alone, stepper = start("ddim", Conditional())
     alone = replace(alone, latents_BCHW=first_BCHW)
-    three_BCHW = sample(alone, lambda x, t, told: torch.full_like(x, 3.0), stepper)
+    three_BCHW = sample_latents(alone, lambda x, t, told: torch.full_like(x, 3.0), stepper)
     assert torch.equal(guided_BCHW, three_BCHW)
 
 
@@ -106,7 +106,7 @@ def test_each_branch_hears_its_own_text_and_guidance_mixes_them():
 def test_without_guidance_each_pass_has_one_row_per_picture():
     run, stepper = start("ddim", Conditional())
     recorder = Recorder()
-    sample(run, recorder, stepper)
+    sample_latents(run, recorder, stepper)
     assert recorder.rows == [("cond", "cond")] * 6
 
 
@@ -127,7 +127,7 @@ def test_a_guidance_of_one_class_may_leave_branches_out_at_some_steps():
 
     run, stepper = start("ddim", EarlyOnly())
     recorder = Recorder()
-    sample(run, recorder, stepper)
+    sample_latents(run, recorder, stepper)
     assert recorder.rows == [("uncond", "uncond", "cond", "cond")] * 2 + [("cond", "cond")] * 4
 
 
@@ -135,7 +135,7 @@ def test_a_guidance_of_one_class_may_leave_branches_out_at_some_steps():
 def test_step_callbacks_come_before_each_pass_and_after_each_step():
     run, stepper = start("ddim", Conditional(), steps=2)
     recorder = Recorder()
-    sample(run, recorder, stepper, step_callbacks=[recorder])
+    sample_latents(run, recorder, stepper, step_callbacks=[recorder])
     assert recorder.notes == ["before 0", "pass", "after 0", "before 1", "pass", "after 1"]
 
 
@@ -143,7 +143,7 @@ def test_step_callbacks_come_before_each_pass_and_after_each_step():
 def test_a_sampler_that_asks_twice_a_step_takes_two_turns():
     run, stepper = start("heun", Conditional(), steps=3)
     recorder = Recorder()
-    sample(run, recorder, stepper, step_callbacks=[recorder])
+    sample_latents(run, recorder, stepper, step_callbacks=[recorder])
     assert run.num_steps == len(recorder.rows) == 5
 
 
@@ -154,7 +154,7 @@ def test_a_step_callback_may_put_other_latents_in_place():
             run.latents_BCHW = torch.zeros_like(run.latents_BCHW)
 
     run, stepper = start("ddim", Conditional())
-    assert not sample(run, Recorder(), stepper, step_callbacks=[Wipe()]).any()
+    assert not sample_latents(run, Recorder(), stepper, step_callbacks=[Wipe()]).any()
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def test_a_step_callback_may_stop_the_run():
 
     run, stepper = start("ddim", Conditional())
     recorder = Recorder()
-    latents_BCHW = sample(run, recorder, stepper, step_callbacks=[Stop()])
+    latents_BCHW = sample_latents(run, recorder, stepper, step_callbacks=[Stop()])
     assert len(recorder.rows) == 2
     assert latents_BCHW is run.latents_BCHW
 
@@ -180,7 +180,7 @@ def test_an_exception_leaves_what_was_reached_in_the_run():
     run, stepper = start("ddim", Conditional())
     first_BCHW = run.latents_BCHW
     with pytest.raises(KeyboardInterrupt):
-        sample(run, Recorder(), stepper, step_callbacks=[Cancel()])
+        sample_latents(run, Recorder(), stepper, step_callbacks=[Cancel()])
     assert run.step == 3
     assert not torch.equal(run.latents_BCHW, first_BCHW)
 
@@ -188,6 +188,6 @@ def test_an_exception_leaves_what_was_reached_in_the_run():
 def test_gradients_flow_where_they_are_enabled():
     run, stepper = start("ddim", ClassifierFree(3.0), steps=2)
     strength = torch.tensor(0.5, requires_grad=True)
-    sample(run, lambda x, t, told: x * strength, stepper).sum().backward()
+    sample_latents(run, lambda x, t, told: x * strength, stepper).sum().backward()
     assert strength.grad is not None
     assert strength.grad != 0

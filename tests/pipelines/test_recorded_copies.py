@@ -132,12 +132,12 @@ def test_without_a_row_of_the_negative_prompt_the_target_takes_that_of_the_promp
 
 def test_rows_of_a_recorded_source_lie_behind_the_batch():
     one = DenoiserPass(0, 4, ("uncond", "cond"), 2, 2, num_recorded=1)
-    assert one.rows_in_all_branches(0) == (4, 4)
-    assert one.rows_in_all_branches(1) == (0, 2)
-    assert one.rows_in_all_branches(2) == (1, 3)
+    assert one.rows_of_prompt_in_all_branches(0) == (4, 4)
+    assert one.rows_of_prompt_in_all_branches(1) == (0, 2)
+    assert one.rows_of_prompt_in_all_branches(2) == (1, 3)
     whole = dataclasses.replace(one, recorded_branches=("cond", "uncond"))
-    assert whole.rows_in_all_branches(0) == (5, 4)
-    assert whole.cond_rows(0) == one.cond_rows(0) == (4,)
+    assert whole.rows_of_prompt_in_all_branches(0) == (5, 4)
+    assert whole.cond_rows_of_prompt(0) == one.cond_rows_of_prompt(0) == (4,)
 
 
 def test_a_folder_gives_the_same_pictures(pipe, tmp_path):

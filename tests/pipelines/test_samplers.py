@@ -68,7 +68,7 @@ def test_every_sampler_draws_what_is_asked_for_or_is_refused_in_words(
             words = f"smeared pictures .* Choose '{re.escape(plain)}', its plain spacing, or at le"
         assert re.search(words, said)
         return
-    score = agreement.compute_similarities([picture], [prompt]).item()
+    score = agreement.compute_paired_similarities([picture], [prompt]).item()
     assert score > LEAST, f"{name} in {steps} steps fits {score:.2f}"
 
 

@@ -20,7 +20,7 @@ from t2i.adapters import (
     read_lora_from_models,
     remove_lora,
 )
-from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
 from tests.pipelines.test_adapters import adapter_for
@@ -72,7 +72,7 @@ def test_a_text_encoder_is_saved_with_the_lora_on_it(family, name, tmp_path):
     assert torch.equal(drawn(pipe), reference)
     for again in opened_by_both(KINDS[family], tmp_path / "saved"):
         for part in ENCODERS[family]:
-            assert any(iter_adapter_layers(getattr(again, part))), "it may be taken off again"
+            assert any(iter_peft_layers(getattr(again, part))), "it may be taken off again"
         assert torch.allclose(drawn(again), reference, atol=1e-5)
     again = TextToImagePipeline.from_pretrained(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
@@ -134,7 +134,7 @@ def two(pipe):
 
 def scaled(pipe):
     pipe.text_encoder.add_adapter(TEXT_LORAS["lora"])
-    for _, module in iter_adapter_layers(pipe.text_encoder):
+    for _, module in iter_peft_layers(pipe.text_encoder):
         module.set_scale("default", 0.5)
 
 
@@ -253,7 +253,7 @@ def test_of_a_folder_with_a_lora_what_the_lora_is_for_is_never_fetched(with_lora
     kept = path.read_text()
     path.write_text(json.dumps(json.loads(kept) | {"base_model_name_or_path": "evil/model"}))
     try:
-        assert any(iter_adapter_layers(TextToImagePipeline.from_pretrained(with_lora).text_encoder))
+        assert any(iter_peft_layers(TextToImagePipeline.from_pretrained(with_lora).text_encoder))
     finally:
         path.write_text(kept)
 

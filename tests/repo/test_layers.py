@@ -112,7 +112,7 @@ def test_no_module_imports_from_a_layer_above_it(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("t2i.denoiser.loading.model_folder", "from pipelines.loop import sample"),
+        ("t2i.denoiser.loading.model_folder", "from pipelines.loop import sample_latents"),
         ("t2i.denoiser.loading.model_folder", "def f():\n    from train.data import scenes"),
         ("t2i.text.encoders.selection", "import t2i.denoiser"),
         ("t2i.text.encoders.selection", "from t2i import load"),

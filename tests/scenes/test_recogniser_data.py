@@ -28,7 +28,7 @@ def test_label_maps_name_the_objects_of_the_masks() -> None:
     labels = data.labels
     spoiled = 0
     for index in range(40):
-        sample = data.read(index)
+        sample = data.read_example(index)
         assert sample.label_maps is not None
         kinds, colours = sample.label_maps
         *names, background = sample.caption.split(", ")
@@ -46,13 +46,13 @@ def test_label_maps_name_the_objects_of_the_masks() -> None:
 def test_undisturbed_compositions_name_everything() -> None:
     data = Compositions(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
     for index in range(20):
-        label_maps = data.read(index).label_maps
+        label_maps = data.read_example(index).label_maps
         assert label_maps is not None
         assert (label_maps[0] != data.labels.unknown_index).all()
 
 
 def test_scenes_are_other_pictures_than_compositions() -> None:
-    scene = Scenes(SceneDatasetConfig(seed=500, size=32)).scene(0)
+    scene = Scenes(SceneDatasetConfig(seed=500, size=32)).render_scene(0)
     assert not np.array_equal(
         scene.pixels, Compositions(RecogniserDatasetConfig(seed=500, size=32)).read(0).pixels
     )

@@ -25,7 +25,7 @@ def scenes(kind: SceneHintKind | None, **settings: object) -> Scenes:
 def test_segments_are_the_masks_in_the_colours_of_the_names() -> None:
     found = scenes("segments")
     for index in range(6):
-        scene, hint = found.scene(index), found.read(index).hint
+        scene, hint = found.render_scene(index), found.read_example(index).hint
         assert hint is not None
         for placed in scene.objects:
             colour = np.array(get_segment_colour(placed.name))
@@ -36,7 +36,7 @@ def test_segments_are_the_masks_in_the_colours_of_the_names() -> None:
 
 def test_outlines_are_the_outermost_pixels_of_the_masks() -> None:
     found = scenes("outlines")
-    scene, hint = found.scene(1), found.read(1).hint
+    scene, hint = found.render_scene(1), found.read_example(1).hint
     assert hint is not None
     assert set(np.unique(hint)) == {0, 255}
     white = hint[..., 0] == 255
@@ -67,7 +67,7 @@ def test_boxes_hold_the_objects_and_the_smaller_is_in_front() -> None:
 
 def test_colour_blocks_are_means_of_the_picture() -> None:
     found = scenes("colours")
-    scene, hint = found.scene(2), found.read(2).hint
+    scene, hint = found.render_scene(2), found.read_example(2).hint
     assert hint is not None
     blocks = scene.pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))
     assert np.abs(hint.reshape(8, 8, 8, 8, 3) - blocks[:, None, :, None]).max() <= 1

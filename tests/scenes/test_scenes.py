@@ -46,7 +46,7 @@ HUE_RANGES = {
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     data = Scenes(SMALL)
-    return [data.scene(index) for index in range(600)]
+    return [data.render_scene(index) for index in range(600)]
 
 
 def digest(scene: Scene) -> str:
@@ -77,7 +77,7 @@ def test_a_scene_is_the_same_in_another_instance_order_length_and_thread(
     other = Scenes(SMALL.model_copy(update={"length": 100}))
     indices = list(range(99, -1, -1))
     with ThreadPoolExecutor(4) as pool:
-        again = list(pool.map(lambda index: digest(other.scene(index)), indices))
+        again = list(pool.map(lambda index: digest(other.render_scene(index)), indices))
     assert again == [digest(scenes[index]) for index in indices]
 
 
@@ -96,17 +96,17 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
 def test_seed_index_and_split_each_change_the_scene() -> None:
     base = SceneDatasetConfig(seed=1)
     others = (base.model_copy(update={"seed": 2}), base.model_copy(update={"split": "held_out"}))
-    first = [Scenes(base).layout(index) for index in range(30)]
+    first = [Scenes(base).compose_layout(index) for index in range(30)]
     assert len({layout.caption.text for layout in first}) > 25
     for other in others:
-        second = [Scenes(other).layout(index) for index in range(30)]
+        second = [Scenes(other).compose_layout(index) for index in range(30)]
         assert sum(a == b for a, b in zip(first, second, strict=True)) == 0
 
 
 def test_a_sample_is_the_scene() -> None:
     data = Scenes(SMALL)
     for index in range(5):
-        sample, scene = data.read(index), data.scene(index)
+        sample, scene = data.read_example(index), data.render_scene(index)
         assert sample.name == f"scenes/7/{index}"
         assert sample.caption == scene.caption
         assert sample.pixels.dtype == np.uint8
@@ -145,9 +145,9 @@ def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
 def test_pixels_and_masks_are_those_of_an_independent_recomposition() -> None:
     data = Scenes(SMALL)
     for index in range(12):
-        layout = data.layout(index)
+        layout = data.compose_layout(index)
         pixels, masks = recompose(layout, 64)
-        scene = data.scene(index)
+        scene = data.render_scene(index)
         difference = np.abs(pixels.astype(int) - scene.pixels)
         assert difference.max() <= 3, f"max {difference.max()}, mean {difference.mean():.3f}"
         for mention, placed in zip(layout.caption.mentions, scene.objects, strict=True):
@@ -345,7 +345,7 @@ def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
     data = Scenes(SceneDatasetConfig(vocabulary="all"))
     counts: Counter[int] = Counter()
     for index in range(2500):
-        layout = data.layout(index)
+        layout = data.compose_layout(index)
         text = layout.caption.text
         counts[len(layout.objects)] += 1
         assert text == text.lower()
@@ -375,14 +375,14 @@ def combinations(layout: Layout) -> set[object]:
 def test_training_never_shows_a_held_out_combination(vocabulary: str) -> None:
     data = Scenes(SceneDatasetConfig(seed=3, vocabulary=vocabulary))
     for index in range(3000):
-        assert not combinations(data.layout(index))
+        assert not combinations(data.compose_layout(index))
 
 
 def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
     data = Scenes(SceneDatasetConfig(seed=3, split="held_out"))
     shown: set[object] = set()
     for index in range(1500):
-        layout = data.layout(index)
+        layout = data.compose_layout(index)
         here = combinations(layout)
         assert here
         assert layout.background in list_contrasting_backgrounds(
@@ -430,7 +430,7 @@ def test_the_objects_are_complete_small_and_licensed() -> None:
 def test_any_size_shows_the_same_scene(size: int) -> None:
     small, other = Scenes(SMALL), Scenes(SMALL.model_copy(update={"size": size}))
     for index in range(20):
-        a, b = small.scene(index), other.scene(index)
+        a, b = small.render_scene(index), other.render_scene(index)
         assert b.pixels.shape == (size, size, 3)
         assert a.caption == b.caption
         for first, second in zip(a.objects, b.objects, strict=True):
@@ -439,11 +439,11 @@ def test_any_size_shows_the_same_scene(size: int) -> None:
 
 def test_a_vocabulary_and_a_number_of_objects_are_kept_to() -> None:
     data = Scenes(SceneDatasetConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
-    layouts = [data.layout(index) for index in range(200)]
+    layouts = [data.compose_layout(index) for index in range(200)]
     assert {placed.name for layout in layouts for placed in layout.objects} == {"cat", "dog", "car"}
     assert {len(layout.objects) for layout in layouts} == {1, 2}
     alone = Scenes(SceneDatasetConfig(vocabulary=("cat",)))
-    assert all(len(alone.layout(index).objects) == 1 for index in range(20))
+    assert all(len(alone.compose_layout(index).objects) == 1 for index in range(20))
 
 
 def test_an_unknown_object_is_refused_with_the_nearest() -> None:
@@ -466,7 +466,7 @@ def test_an_index_outside_is_refused() -> None:
     assert len(data) == 5
     for index in (5, -1):
         with pytest.raises(IndexError, match=f"No scene {index}: there are 5, counted from 0"):
-            data.read(index)
+            data.read_example(index)
 
 
 @pytest.mark.parametrize(
@@ -479,11 +479,11 @@ def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value
 
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
     data = Scenes(SMALL)
-    index = next(i for i in range(50) if len(data.read(i).masks) == 2)
+    index = next(i for i in range(50) if len(data.read_example(i).masks) == 2)
     bare, full = draw_mask_sheet(data, [index], masks=False), draw_mask_sheet(data, [index])
     assert full.width > 2 * bare.width - 20
     overlay = np.asarray(full)[:, full.width // 2 :].astype(int)
-    for mask, colour in zip(data.read(index).masks, MASK_COLOURS, strict=False):
+    for mask, colour in zip(data.read_example(index).masks, MASK_COLOURS, strict=False):
         shown = np.abs(overlay - 0.75 * np.array(colour) - 45).max(axis=-1) < 25
         assert shown.sum() == pytest.approx(9 * mask.sum(), rel=0.2)
 
@@ -507,7 +507,7 @@ def test_a_share_of_the_scenes_says_how_often(share: str, counted: Callable[[Sce
         data = Scenes(
             SceneDatasetConfig(size=32, seed=3, max_objects=2, **of_one, **{share: value})
         )
-        return sum(counted(data.scene(index)) for index in range(200)) / 200
+        return sum(counted(data.render_scene(index)) for index in range(200)) / 200
 
     never, half, always = found(0.0), found(0.5), found(1.0)
     assert never == 0

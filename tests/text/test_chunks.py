@@ -90,7 +90,7 @@ def test_shorter_prompts_are_filled_up_with_empty_chunks(family):
 
 
 def test_chunks_are_counted_for_rows_that_must_match(encoder):
-    assert encoder.count_chunks(["cat", "cat " * 30]) == 3
+    assert encoder.count_chunks_of_longest(["cat", "cat " * 30]) == 3
     assert encoder.encode(["dog"], chunks=3).text_BTD.shape[1] == 3 * WINDOW
     # At least as many: the longest prompt decides.
     assert encoder.encode(["cat " * 30], chunks=2).text_BTD.shape[1] == 3 * WINDOW
@@ -108,4 +108,4 @@ def test_more_than_32_chunks_are_refused_by_naming_the_words(encoder):
         ArgumentError, match=r"fills 33 windows of 16.*would be lost: 'zebra', 'dog'. Shorten"
     ):
         encoder.encode([text])
-    assert encoder.count_chunks(["cat " * (32 * 14)]) == 32
+    assert encoder.count_chunks_of_longest(["cat " * (32 * 14)]) == 32

@@ -111,12 +111,18 @@ def test_every_model_type_of_the_table_encodes(model_type):
     model = kind.from_config(config) if kind is AutoModel else kind(config)
     encoder = select_text_encoder(tokenizer, model.eval())
     encoded = encoder.encode(["a cat", "dog " * 20])
-    assert encoded.text_BTD.shape == (2, encoder.count_chunks(["dog " * 20]) * WINDOW, 32)
+    assert encoded.text_BTD.shape == (
+        2,
+        encoder.count_chunks_of_longest(["dog " * 20]) * WINDOW,
+        32,
+    )
     assert encoded.text_BTD.isfinite().all()
     # Each row looks at its own tokens and the special ones.
     for prompt, mask_T in zip(["a cat", "dog " * 20], encoded.mask_BT, strict=True):
         chunks = encoder.token_window.tokenize_into_chunks(prompt)
-        assert mask_T.sum() == sum(encoder.token_window.count_tokens(chunk) for chunk in chunks)
+        assert mask_T.sum() == sum(
+            encoder.token_window.count_unpadded_tokens(chunk) for chunk in chunks
+        )
 
 
 def test_gradients_flow_through_weights_and_chunks(parts):

@@ -8,7 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from t2i.errors import ArgumentError
-from t2i.text.grammar import MAX_PROMPT_CHARACTERS, PromptError, escape, parse_prompt
+from t2i.text.grammar import (
+    MAX_PROMPT_CHARACTERS,
+    PromptError,
+    escape_prompt_text,
+    parse_sub_prompts,
+)
 from t2i.text.prompt import Prompt
 
 DIALECTS = ["a1111", "comfy"]
@@ -100,21 +105,21 @@ def test_the_comfy_dialect_has_round_brackets_and_weights_that_stand_for_themsel
 )
 def test_what_cannot_be_read_is_refused_with_its_place(text, position, message):
     with pytest.raises(PromptError, match=re.compile(message, re.DOTALL)) as caught:
-        parse_prompt(text)
+        parse_sub_prompts(text)
     assert caught.value.position == position
     assert f"at character {position + 1}: " in str(caught.value)
 
 
 def test_an_error_points_at_its_place():
     with pytest.raises(PromptError) as caught:
-        parse_prompt("masterpiece, a very\nred (cat on a mat")
+        parse_sub_prompts("masterpiece, a very\nred (cat on a mat")
     lines = str(caught.value).splitlines()
     assert lines[1:] == ["  masterpiece, a very red (cat on a mat", " " * 26 + "^"]
 
 
 def test_an_error_far_into_a_prompt_shows_the_part_around_it():
     with pytest.raises(PromptError) as caught:
-        parse_prompt("cat, " * 1000 + "(" + "dog, " * 1000)
+        parse_sub_prompts("cat, " * 1000 + "(" + "dog, " * 1000)
     _, excerpt, caret = str(caught.value).splitlines()
     assert len(excerpt) <= 62
     assert excerpt[caret.index("^")] == "("
@@ -125,7 +130,7 @@ def test_an_error_far_into_a_prompt_shows_the_part_around_it():
 def test_a_megabyte_is_refused_at_once(text, dialect):
     start = time.perf_counter()
     with pytest.raises(ArgumentError, match="1,000,000 characters; at most 20,000"):
-        parse_prompt(text, dialect)
+        parse_sub_prompts(text, dialect)
     assert time.perf_counter() - start < 0.1
 
 
@@ -168,19 +173,19 @@ def test_any_text_is_read_or_refused_with_a_typed_error(text, dialect):
 @settings(deadline=None)
 @given(st.one_of(texts, hostile), st.sampled_from(DIALECTS))
 def test_escaped_text_is_read_back_as_it_stands(text, dialect):
-    assert said(escape(text, dialect), dialect) == ([(text, 1)] if text else [])
-    assert Prompt(escape(text, dialect), dialect).plain_text == text
+    assert said(escape_prompt_text(text, dialect), dialect) == ([(text, 1)] if text else [])
+    assert Prompt(escape_prompt_text(text, dialect), dialect).plain_text == text
 
 
 @settings(deadline=None)
 @given(st.one_of(texts, hostile).filter(bool), st.sampled_from(DIALECTS))
 @example(":", "comfy")
 def test_escaped_text_is_safe_in_brackets(text, dialect):
-    assert said(f"({escape(text, dialect)}:1.3)", dialect) == [(text, 1.3)]
+    assert said(f"({escape_prompt_text(text, dialect)}:1.3)", dialect) == [(text, 1.3)]
 
 
 trees = st.recursive(
-    texts.map(lambda text: (escape(text), text)),
+    texts.map(lambda text: (escape_prompt_text(text), text)),
     lambda inner: st.one_of(
         st.tuples(inner, inner).map(
             lambda pair: (pair[0][0] + pair[1][0], pair[0][1] + pair[1][1])

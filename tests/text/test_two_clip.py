@@ -67,7 +67,7 @@ def test_negative_prompts_equal_diffusers_bit_for_bit(encoder, pipe):
 @torch.no_grad()
 def test_both_rows_have_the_windows_of_the_longer_prompt(encoder):
     long = "cat " * 20
-    assert encoder.count_chunks(["dog"], [long]) == 2
+    assert encoder.count_chunks_of_longest(["dog"], [long]) == 2
     ours = encoder.encode(["dog"], [long])
     assert ours.text_BTD.shape == (1, 2 * WINDOW, TEXT_WIDTH + 48)
     # The pooled vector is that of the first window.

@@ -9,7 +9,7 @@ from t2i.accelerate_state import isolated_accelerate_state
 from tests.denoiser.tiny_models import xl_folder
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run
-from train.loop import run
+from train.loop import run_training
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def base_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tiny run comes to by one process, whole steps at a time; to be read only."""
     folder = tmp_path_factory.mktemp("plain")
-    assert run(tiny_run(folder), folder / "one")
+    assert run_training(tiny_run(folder), folder / "one")
     return folder / "one"
 
 

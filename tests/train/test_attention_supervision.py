@@ -18,7 +18,7 @@ from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import build_dataset
-from train.loop import run
+from train.loop import run_training
 from train.objective.attention_supervision import (
     AttentionSupervisionConfig,
     compute_outside_mask_loss,
@@ -227,7 +227,7 @@ def test_a_fine_tune_says_which_pictures_are_not_supervised(tmp_path, base, caps
         "train.steps=2",
         "data.crop=center",
     )
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     said = capsys.readouterr().err
     assert said.count("without a mask, so without attention supervision: 1 of 3 pictures") == 1
     assert "does not say 'sks mug', so without attention supervision there: 1 picture" in said
@@ -250,7 +250,7 @@ def test_a_run_that_could_supervise_nothing_is_refused(
     folder = masked_folder(tmp_path / "p", captions, masks)
     config = on_pictures(tmp_path, base, folder, WEIGHT, f"data.masked_word={word}")
     with pytest.raises(ArgumentError, match=re.escape(message)):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

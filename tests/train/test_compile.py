@@ -19,7 +19,7 @@ from train import checkpoint
 from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun, run_training
 from train.parallel.processes import print_on_main_process
 from train.setup import compiling
 from train.setup.compiling import compiling_denoiser
@@ -78,7 +78,7 @@ def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_s
     monkeypatch.setattr(compiling, "COMPILE_BACKEND", half_the_gradient)
     config = tiny_run(tmp_path, "train.compile=true", "target.train_text_encoder=false")
     with pytest.raises(TrainingError, match=r"gradient is off by 50%.*set train.compile = false"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
@@ -97,14 +97,14 @@ def test_the_comparison_takes_no_more_rows_than_fit(
 
     monkeypatch.setattr(DenoisingTarget, "forward", limited)
     config = tiny_run(tmp_path, "train.compile=true", "train.steps=2", "train.checkpoint_every=1")
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     # What did not fit is not tried again once it is known, not in a resumed run either.
     last = tmp_path / "out/checkpoints/step-00000001"
     checkpoint.save_and_prune_checkpoints(
         tmp_path / "again/checkpoints", checkpoint.read_checkpoint(last), 2
     )
     asked.clear()
-    assert run(config, tmp_path / "again")
+    assert run_training(config, tmp_path / "again")
     assert {*asked} == {2}
 
 
@@ -189,7 +189,7 @@ def half_the_gradient(
 def test_a_target_without_a_denoiser_is_refused(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, 'target={kind="autoencoder"}', "train.compile=true")
     with pytest.raises(ArgumentError, match=r"train.compile = true, but .* no denoiser"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, logged, newest, results
 from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
-from train.loop import run
+from train.loop import run_training
 from train.targets.control_network import ControlTarget
 from train.targets.denoising import NoisyLatentsWithTarget
 
@@ -43,7 +43,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(ControlTarget, "compute_losses", crash)
         with pytest.raises(RuntimeError, match="crash"):
-            run(config, tmp_path / "parts")
+            run_training(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").step == 3
     assert_equal_bit_for_bit(train_only(config, tmp_path / "parts"), whole)
 
@@ -78,7 +78,7 @@ def test_two_processes_come_to_what_one_does(kind: str, base: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_train_it_with_their_own_hints(kind: str, base: Path, tmp_path: Path) -> None:
-    assert run(scenes_of(tmp_path, base, kind), tmp_path / "out")
+    assert run_training(scenes_of(tmp_path, base, kind), tmp_path / "out")
     assert "config.json" in results(tmp_path / "out")
 
 
@@ -87,7 +87,7 @@ def test_models_of_two_encoders_and_low_precision_train_it(base_xl: Path, tmp_pa
     config = config.model_copy(update={"target": config.target.model_copy(
         update={"gradient_checkpointing": True}
     )})  # fmt: skip
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     assert all(np.isfinite(line["loss"]) for line in logged(tmp_path / "out") if "loss" in line)
     pipe = t2i.load(base_xl)
     control = Control(

@@ -28,7 +28,7 @@ from tests.train.states import logged, newest
 from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.dry_run.dry_run import print_dry_run
-from train.loop import run
+from train.loop import run_training
 from train.targets.control_network import HINT, ControlNetTarget
 
 
@@ -38,7 +38,7 @@ def finished(
 ) -> tuple[str, Path]:
     """A finished run of each kind, whole with its result; to be read only."""
     folder = tmp_path_factory.mktemp("control")
-    assert run(run_of(folder, base, request.param, "validation.every=3"), folder / "out")
+    assert run_training(run_of(folder, base, request.param, "validation.every=3"), folder / "out")
     return request.param, folder / "out"
 
 

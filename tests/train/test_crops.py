@@ -10,7 +10,7 @@ from t2i.scenes.scenes import Scenes
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run, train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
-from train.loop import run
+from train.loop import run_training
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
 
@@ -41,7 +41,7 @@ def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
 @pytest.mark.parametrize("crop", ["36", "128"])
 def test_a_crop_that_cannot_be_cut_is_refused(tmp_path, crop):
     with pytest.raises(ArgumentError, match=rf"target.crop = {crop}: expected a multiple of 8"):
-        run(tiny_run(tmp_path, *CROP, f"target.crop={crop}"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, *CROP, f"target.crop={crop}"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "denoiser"])

@@ -53,7 +53,7 @@ def test_the_page_works_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_the_tour_runs_and_shows_what_it_keeps() -> None:
-    kept, short = (nbformat.read(TOUR, as_version=4) for _ in range(2))
+    kept, short = (nbformat.read_example(TOUR, as_version=4) for _ in range(2))
     for long, less in SHORT_CELLS.items():
         cells = [cell for cell in short.cells if long in cell.source]
         assert cells, long
@@ -66,7 +66,7 @@ def test_the_tour_runs_and_shows_what_it_keeps() -> None:
 
 def test_the_tour_keeps_what_its_cells_show_today() -> None:
     """Where this fails: make tour."""
-    tour = nbformat.read(TOUR, as_version=4)
+    tour = nbformat.read_example(TOUR, as_version=4)
     assert tour.metadata.run == digest(tour)
     shown = [output for cell in tour.cells for output in cell.get("outputs", ())]
     assert {output.output_type for output in shown} <= {"display_data", "execute_result"}
@@ -77,4 +77,4 @@ def test_the_tour_keeps_what_its_cells_show_today() -> None:
 
 def test_the_tour_draws_the_pictures_of_the_page() -> None:
     (drawing,) = (block.code.rstrip() for block in blocks("python", page=PAGE))
-    assert any(drawing in cell.source for cell in nbformat.read(TOUR, as_version=4).cells)
+    assert any(drawing in cell.source for cell in nbformat.read_example(TOUR, as_version=4).cells)

@@ -10,7 +10,7 @@ import pytest
 import t2i
 from tests.train.runs import TOKENIZER
 from train.config.load_config import load_run_config
-from train.loop import run
+from train.loop import run_training
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WIDTHS = {
@@ -48,8 +48,8 @@ def test_a_recipe_runs_from_nothing_to_a_pipeline(name: str, size: int, tmp_path
     tiny = [f"model={model}", "train.steps=1", "train.batch_size=2", "train.workers=0"]
     tiny += ["train.device=cpu", "samples.steps=1", 'samples.prompts=["a red apple"]']
     recipes = CONFIGS / "train"
-    assert run(load_run_config(recipes / "embedded-vae.toml", tiny), tmp_path / "vae")
+    assert run_training(load_run_config(recipes / "embedded-vae.toml", tiny), tmp_path / "vae")
     tiny.append(f"target.vae={tmp_path / 'vae' / 'model'}")
-    assert run(load_run_config(recipes / f"{name}.toml", tiny), tmp_path / "denoiser")
+    assert run_training(load_run_config(recipes / f"{name}.toml", tiny), tmp_path / "denoiser")
     image = t2i.load(tmp_path / "denoiser" / "model")("a red apple", num_inference_steps=2)
     assert image.images[0].size == (size, size)

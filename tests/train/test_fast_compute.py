@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.tiny import tiny_unet
 from train.loop_config import LoopConfig
-from train.setup.fast_compute import set_up_fast_compute
+from train.setup.fast_compute import set_memory_format_and_attention
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,9 @@ def gradient(unet: UNet2DConditionModel) -> torch.Tensor:
 def test_eager_attention_in_bf16_on_a_cpu_changes_the_gradient_by_rounding() -> None:
     unet = tiny_unet()
     fused = gradient(unet)
-    set_up_fast_compute(target_of(unet), CPU, LoopConfig(steps=1, batch_size=1, precision="bf16"))
+    set_memory_format_and_attention(
+        target_of(unet), CPU, LoopConfig(steps=1, batch_size=1, precision="bf16")
+    )
     assert kinds(unet) == {AttnProcessor}
     eager = gradient(unet)
     assert 0 < (eager - fused).norm() < 0.05 * fused.norm()
@@ -55,7 +57,7 @@ def test_fused_attention_stays_where_eager_attention_gains_nothing_or_takes_memo
     unet = tiny_unet()
     unet.register_to_config(sample_size=side)
     loop = LoopConfig(steps=1, batch_size=1, precision=precision)
-    set_up_fast_compute(target_of(unet), torch.device(device), loop)
+    set_memory_format_and_attention(target_of(unet), torch.device(device), loop)
     assert kinds(unet) == {AttnProcessor2_0}
 
 
@@ -64,7 +66,9 @@ def test_processors_of_other_kinds_stay() -> None:
     name = next(iter(unet.attn_processors))
     other = type("Other", (AttnProcessor2_0,), {})()
     unet.set_attn_processor({**unet.attn_processors, name: other})
-    set_up_fast_compute(target_of(unet), CPU, LoopConfig(steps=1, batch_size=1, precision="bf16"))
+    set_memory_format_and_attention(
+        target_of(unet), CPU, LoopConfig(steps=1, batch_size=1, precision="bf16")
+    )
     assert unet.attn_processors[name] is other
     assert kinds(unet) == {AttnProcessor, type(other)}
 
@@ -72,5 +76,5 @@ def test_processors_of_other_kinds_stay() -> None:
 def test_a_target_without_a_unet_is_laid_out_channels_last() -> None:
     target = nn.Conv2d(3, 8, 3)
     loop = LoopConfig(steps=1, batch_size=1, precision="bf16", channels_last=True)
-    set_up_fast_compute(target, CPU, loop)
+    set_memory_format_and_attention(target, CPU, loop)
     assert target.weight.is_contiguous(memory_format=torch.channels_last)

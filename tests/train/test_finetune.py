@@ -19,7 +19,7 @@ from tests.train.runs import accelerator_for
 from train.batches.batch_order import ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
 from train.cache.caption_encoding import expand_learned_words_in_caption
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun, run_training
 from train.setup.assembly import assemble_target
 from train.targets.finetune import FineTuneTarget
 
@@ -108,7 +108,7 @@ def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     assert isinstance(target, FineTuneTarget)
     assert [tuple(weight.shape) for weight in target.trained_parameters().values()] == [(3, 32)]
     started = {name: weight.clone() for name, weight in target.trained_parameters().items()}
-    assert run(config, tmp_path / "out2")
+    assert run_training(config, tmp_path / "out2")
     after = load_file(next((tmp_path / "out2" / "checkpoints").glob("*4/weights.safetensors")))
     assert after.keys() == started.keys()
     (name,) = started
@@ -192,7 +192,7 @@ def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, met
 
 def test_own_weights_are_written_as_a_folder_of_diffusers(tmp_path, base):
     config = finetune_run(tmp_path, base, ("full", "words"), "export.precision=fp32")
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     model = tmp_path / "out" / "model"
     assert {"unet", "mug.safetensors", "pot-kohya.safetensors"} <= {p.name for p in model.iterdir()}
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(model)
@@ -209,7 +209,7 @@ def test_own_weights_are_written_as_a_folder_of_diffusers(tmp_path, base):
 @pytest.mark.parametrize("parts", [("full",), ("pivotal",)])
 def test_sdxl_learns_with_both_its_encoders(tmp_path, base_xl, parts):
     config = finetune_run(tmp_path, base_xl, parts, "train.steps=2")
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     if parts == ("pivotal",):
         found = load_file(tmp_path / "out" / "model" / "mug.safetensors")
         assert {key: value.shape[0] for key, value in found.items()} == {"clip_l": 2, "clip_g": 2}

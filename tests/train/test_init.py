@@ -18,7 +18,7 @@ from tests.train.data.making import folder_of
 from tests.train.regenerate_configs import CONFIGS, shipped
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import run
+from train.loop import run_training
 from train.starter_config.options import TRAINING_METHODS, StarterConfigOptions
 from train.starter_config.picture_folder import (
     PictureFolderStats,
@@ -81,7 +81,7 @@ def test_a_shipped_config_trains_on_a_folder_of_pictures(tmp_path, base, method,
     if "dreambooth" in method:
         overrides += ["prior.count=2", "prior.steps=2"]
     config = load_run_config(CONFIGS / f"{method}.toml", overrides)
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out" / "model").iterdir()}
     assert "t2i.json" in names
     assert ("model_index.json" in names) == (method in ("full", "cross-attention", "dreambooth"))

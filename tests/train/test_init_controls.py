@@ -15,7 +15,7 @@ from tests.train.data.making import folder_of, noise
 from tests.train.regenerate_configs import CONFIGS
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import run
+from train.loop import run_training
 from train.setup.assembly import assemble_target
 from train.starter_config.options import StarterConfigOptions
 from train.starter_config.starter_config import write_starter_config
@@ -70,7 +70,7 @@ def test_what_init_writes_trains(tmp_path: Path, base: Path, method: str) -> Non
     folder = with_hints(tmp_path / "mugs", "red", "green", "blue")
     out = tmp_path / "start.toml"
     assert main(["train", "--init", method, str(folder), "--out", str(out)]) == 0
-    assert run(load_run_config(out, [*TINY, f"target.base={base}"]), tmp_path / "out")
+    assert run_training(load_run_config(out, [*TINY, f"target.base={base}"]), tmp_path / "out")
     assert load_control_network(tmp_path / "out/model", t2i.load(base).unet)
 
 
@@ -81,7 +81,7 @@ def test_a_shipped_config_trains_on_a_folder_of_pictures(
     folder = folder_of(tmp_path / "pictures", "red", "green", "blue", captions=False)
     overrides = [*TINY, f"data.folder={folder}", "data.held_out=0", "validation.every=0"]
     config = load_run_config(CONFIGS / f"{method}.toml", [*overrides, f"target.base={base}"])
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
 
 
 def test_words_and_pairs_are_not_for_controls(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_recipe_of_the_embedded_models_controlnet_runs_to_a_control(
     recipe = CONFIGS / "embedded-controlnet.toml"
     tiny = [*TINY[:-1], "data.size=32", "validation.every=2", "validation.most=2",
             "train.precision=no"]  # fmt: skip
-    assert run(load_run_config(recipe, [*tiny, f"target.base={base}"]), tmp_path / "out")
+    assert run_training(load_run_config(recipe, [*tiny, f"target.base={base}"]), tmp_path / "out")
     pipe = t2i.load(base)
     layout = Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))
     control = Control(load_control_network(tmp_path / "out/model", pipe.unet), layout)

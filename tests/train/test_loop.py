@@ -38,7 +38,7 @@ from train.batches import micro_batch
 from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import run
+from train.loop import run_training
 from train.targets.denoiser import DenoiserTarget
 
 
@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(DenoiserTarget, "forward", crash)
         with pytest.raises(RuntimeError, match="crash"):
-            run(config, tmp_path / "parts")
+            run_training(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").step == 3
 
     assert_equal_bit_for_bit(train_only(config, tmp_path / "parts"), whole)
@@ -119,7 +119,7 @@ def test_a_closed_terminal_leaves_a_last_checkpoint(tmp_path: Path) -> None:
     prepare = partial(use_terminal, os.ttyname(theirs))
     process = start_program(run_train_module, words, tmp_path / "said", prepare)
     with ThreadPoolExecutor(1) as pool:  # a bar fills the terminal, which somebody must read
-        seen = pool.submit(lambda: [os.read(ours, 1000) for _ in range(5)])
+        seen = pool.submit(lambda: [os.read_example(ours, 1000) for _ in range(5)])
         wait_for_step(out, 2, process)
         seen.result(60)
     os.close(theirs)
@@ -192,20 +192,20 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
     tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
-        run(tiny_run(tmp_path, override), tmp_path / "out")
+        run_training(tiny_run(tmp_path, override), tmp_path / "out")
 
 
 def test_a_run_is_not_shortened_behind_its_steps(tmp_path: Path, plain: Path) -> None:
     shutil.copytree(plain, tmp_path / "out")
     with pytest.raises(ArgumentError, match=r"has done 4 steps already, more than train.steps = 2"):
-        run(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, "train.steps=2"), tmp_path / "out")
 
 
 def test_a_run_does_not_go_on_with_another_model(tmp_path: Path, plain: Path) -> None:
     shutil.copytree(plain, tmp_path / "out")
     heads = MODEL.replace("attention_head_dim = 2", "attention_head_dim = 4")
     with pytest.raises(ArgumentError, match=r"\[model\] unet.attention_head_dim: 2 -> 4"):
-        run(load_run_config(write_run(tmp_path, model=heads)), tmp_path / "out")
+        run_training(load_run_config(write_run(tmp_path, model=heads)), tmp_path / "out")
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, plain: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     with pytest.raises(
         TrainingError, match=r"Step 3 gave loss nan.*those after step 2.*scenes/"
     ) as raised:
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
     assert str(raised.value).count("scenes/") == 1
     saved = newest(tmp_path / "out")
     assert saved.step == 2
@@ -282,7 +282,7 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         locking_folder(tmp_path / "out"),
         pytest.raises(OutputError, match="Another run is writing"),
     ):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
 
 
 def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path, plain: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path, plain:
         ArgumentError,
         match=r"started with another configuration: optimizer.learning_rate: 0.001 -> 0.5",
     ):
-        run(tiny_run(tmp_path, "optimizer.learning_rate=0.5"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, "optimizer.learning_rate=0.5"), tmp_path / "out")
 
 
 def test_a_run_does_not_go_on_over_another_autoencoder(tmp_path: Path) -> None:
@@ -309,13 +309,15 @@ def test_a_run_does_not_go_on_over_another_autoencoder(tmp_path: Path) -> None:
         ).save_pretrained(paths[-1])
     train_only(tiny_run(tmp_path, "train.steps=1", f"target.vae={paths[0]}"), tmp_path / "out")
     with pytest.raises(ArgumentError, match="the weights of the frozen parts"):
-        run(tiny_run(tmp_path, "train.steps=1", f"target.vae={paths[1]}"), tmp_path / "out")
+        run_training(
+            tiny_run(tmp_path, "train.steps=1", f"target.vae={paths[1]}"), tmp_path / "out"
+        )
 
 
 @pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
 def test_a_missing_part_to_start_from_is_named(tmp_path: Path, part: str) -> None:
     with pytest.raises(ModelError, match=rf"No trained weights in .*nowhere \(target.{part}\)"):
-        run(tiny_run(tmp_path, f"target.{part}=nowhere"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, f"target.{part}=nowhere"), tmp_path / "out")
 
 
 def test_a_part_of_another_shape_is_refused(tmp_path: Path, plain: Path) -> None:
@@ -324,12 +326,12 @@ def test_a_part_of_another_shape_is_refused(tmp_path: Path, plain: Path) -> None
     with pytest.raises(
         ModelError, match=r"target.unet\) are not of the model's config: .*expected"
     ):
-        run(load_run_config(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
+        run_training(load_run_config(other, [f"target.unet={unet}"]), tmp_path / "elsewhere")
 
 
 def test_a_run_starts_from_the_parts_it_is_given(tmp_path: Path) -> None:
     exact = "export.precision=fp32"
-    run(tiny_run(tmp_path, exact, "train.steps=2"), tmp_path / "first")
+    run_training(tiny_run(tmp_path, exact, "train.steps=2"), tmp_path / "first")
     model = tmp_path / "first" / "model"
     given = [f"target.{part}={model / part}" for part in ("vae", "unet", "text_encoder")]
     still = ("optimizer.learning_rate=1e-12", "train.steps=1", "seed=8")
@@ -341,13 +343,13 @@ def test_a_run_starts_from_the_parts_it_is_given(tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="choose a multiple of 3"):
-        run(tiny_run(tmp_path, "train.accumulation=3"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, "train.accumulation=3"), tmp_path / "out")
 
 
 def test_it_learns_and_the_result_opens_in_diffusers(tmp_path: Path) -> None:
     steps = ("train.steps=30", "train.checkpoint_every=30")
     config = tiny_run(tmp_path, *steps, "optimizer.learning_rate=0.01")
-    run(config, tmp_path / "out")
+    run_training(config, tmp_path / "out")
     losses = [line["loss"] for line in logged(tmp_path / "out")]
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
@@ -377,7 +379,7 @@ def test_every_prediction_draws_while_it_trains_and_when_loaded(
         "samples.steps=2",
         'samples.prompts=["a cat"]',
     )
-    run(config, tmp_path / "out")
+    run_training(config, tmp_path / "out")
     assert (tmp_path / "out" / "samples" / "step-00000002.png").exists()
     pipe = t2i.load(str(tmp_path / "out" / "model"))
     options = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
@@ -392,7 +394,7 @@ def test_the_same_loop_trains_an_autoencoder(tmp_path: Path) -> None:
     tree |= {"target": {"kind": "autoencoder"}, "samples": {}}
     tree["train"] |= {"steps": 20, "checkpoint_every": 20}
     tree["optimizer"]["learning_rate"] = 1e-2
-    run(RunConfig.model_validate(tree), tmp_path / "out")
+    run_training(RunConfig.model_validate(tree), tmp_path / "out")
     losses = [line["loss"] for line in logged(tmp_path / "out")]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert (tmp_path / "out" / "samples" / "step-00000020.png").exists()
@@ -411,7 +413,7 @@ def test_drawing_samples_changes_nothing_of_the_run(tmp_path: Path, plain: Path)
 
 def test_tensorboard_writes_when_asked(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra `track` is not installed")
-    run(tiny_run(tmp_path, "train.tensorboard=true", "train.steps=2"), tmp_path / "out")
+    run_training(tiny_run(tmp_path, "train.tensorboard=true", "train.steps=2"), tmp_path / "out")
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 
 
@@ -426,7 +428,7 @@ def test_a_sheet_that_cannot_be_drawn_is_said_and_does_not_stop_the_run(
         "samples.guidance_scale=3e38",
         'samples.prompts=["a cat"]',
     )
-    run(config, tmp_path / "out")
+    run_training(config, tmp_path / "out")
     assert newest(tmp_path / "out").step == 2
     assert not list((tmp_path / "out" / "samples").glob("*.png"))
     assert "step 1/2  not drawn: Got guidance_scale=3e+38" in (capsys.readouterr().err)
@@ -436,10 +438,10 @@ def test_the_final_weights_have_a_sheet_and_a_run_that_cannot_write_it_ends_well
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ("train.steps=1", "samples.steps=1", 'samples.prompts=["a cat"]')
-    assert run(tiny_run(tmp_path, *asked), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, *asked), tmp_path / "out")
     assert (tmp_path / "out" / "samples" / "step-00000001.png").is_file()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "samples").write_text("mine")
-    assert run(tiny_run(tmp_path, *asked), tmp_path / "other")
+    assert run_training(tiny_run(tmp_path, *asked), tmp_path / "other")
     assert "step 1/1  not drawn: Cannot write" in capsys.readouterr().err
     assert (tmp_path / "other" / "model" / "unet").is_dir()

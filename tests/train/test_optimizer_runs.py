@@ -13,7 +13,7 @@ from tests.train.runs import tiny_run, train_only
 from tests.train.states import newest
 from train import checkpoint
 from train.checkpoint import CheckpointState
-from train.loop import run
+from train.loop import run_training
 from train.optim.ema_snapshots import list_snapshots
 
 # Sheets are drawn on the way, so that what they lend the model is given back to the bit.
@@ -80,7 +80,7 @@ def test_schedule_free_exports_its_average_and_not_where_the_gradient_is_taken(
     from diffusers import StableDiffusionPipeline
 
     settings = (*RUNS["schedulefree"], "export.precision=fp32", "optimizer.learning_rate=0.01")
-    assert run(tiny_run(tmp_path, *settings), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, *settings), tmp_path / "out")
     state = newest(tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "model", safety_checker=None)
     weights = state.tensors["weights"]

@@ -10,10 +10,10 @@ from t2i.scenes.scenes import Scenes
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
-from train.loop import run
+from train.loop import run_training
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget
-from train.targets.position_loss import PositionLoss, build_position_grid
+from train.targets.grid_coordinate_loss import GridCoordinateLoss, build_coordinate_grid
 
 WEIGHT = "target.place_weight=0.5"
 
@@ -30,20 +30,20 @@ def denoiser(tmp_path, *settings):
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():
-    places_2HW = build_position_grid(3, 2)
+    places_2HW = build_coordinate_grid(3, 2)
     assert places_2HW[0].tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert places_2HW[1].tolist() == [[-1, 1]] * 3
 
 
 def test_features_that_are_their_places_cost_nothing(tmp_path):
     target, _ = denoiser(tmp_path)
-    places = PositionLoss(target.unet)
+    places = GridCoordinateLoss(target.unet)
     channels = places.reading.in_channels
     with torch.no_grad():
         places.reading.weight.copy_(torch.eye(2, channels)[..., None, None])
         places.reading.bias.zero_()
     features_BCHW = torch.zeros(1, channels, 4, 4)
-    features_BCHW[:, :2] = build_position_grid(4, 4)
+    features_BCHW[:, :2] = build_coordinate_grid(4, 4)
     places._keep(nn.Identity(), (), features_BCHW)
     assert places.compute_losses().tolist() == [0.0]
 
@@ -62,7 +62,7 @@ def test_the_weight_multiplies_what_the_reading_gets_wrong(tmp_path):
 
 
 def test_the_middle_learns_its_places_and_the_reading_is_not_exported(tmp_path):
-    assert run(tiny_run(tmp_path, WEIGHT, "train.steps=16"), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, WEIGHT, "train.steps=16"), tmp_path / "out")
     lines = (tmp_path / "out/log.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert sum(losses[-5:]) < sum(losses[:5])

@@ -18,7 +18,7 @@ from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.data.registry import build_dataset
-from train.loop import run
+from train.loop import run_training
 from train.objective.preferences import compute_preference_loss
 from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
@@ -223,7 +223,7 @@ def test_a_picture_without_its_worse_one_is_named(tmp_path, base):
     folder = pairs(tmp_path / "pairs", lost={("lose", 2)})
     config = preferring(tmp_path, base, BETA, folder=folder)
     with pytest.raises(DataError, match=r"win/2.png: has no worse one of its name in .*lose"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
 
 
 def test_a_worse_one_of_another_shape_is_named(tmp_path, base):
@@ -231,16 +231,16 @@ def test_a_worse_one_of_another_shape_is_named(tmp_path, base):
     Image.new("RGB", (32, 48)).save(folder / "lose" / "1.png")
     config = preferring(tmp_path, base, BETA, folder=folder)
     with pytest.raises(DataError, match=r"the worse one of its pair.* is 32x48, of other propor"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
 
 
 def test_pairs_and_beta_go_together(tmp_path, base):
     config = preferring(tmp_path / "a", base)
     with pytest.raises(ArgumentError, match=r"only a fine-tune with target.preference_beta learns"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
     config = load_run_config(finetune_toml(tmp_path / "b", base, "lora"), (BETA,))
     with pytest.raises(ArgumentError, match="6 of 6 pictures are alone: name the folder of the"):
-        run(config, tmp_path / "out2")
+        run_training(config, tmp_path / "out2")
 
 
 def test_a_preference_with_attention_supervision_is_refused(tmp_path, base):

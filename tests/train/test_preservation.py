@@ -12,7 +12,7 @@ from tests.train.runs import train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
 from train.data.registry import build_dataset
-from train.loop import run
+from train.loop import run_training
 from train.objective.preservation import OutputPreservationConfig, replace_new_words
 from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
@@ -155,4 +155,4 @@ def test_a_word_that_no_caption_says_is_refused_before_the_run(tmp_path, base):
     with pytest.raises(
         ArgumentError, match=r"has '<cup>', and no caption says it; the first is 'a <"
     ):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")

@@ -20,7 +20,7 @@ from train.data.class_picture_config import PriorPreservationConfig
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import build_dataset
-from train.loop import run
+from train.loop import run_training
 from train.setup import class_pictures
 from train.setup.class_pictures import (
     GENERATION_SETTINGS_FILE,
@@ -169,8 +169,14 @@ def test_they_are_learned_from_as_the_class_with_their_weight(out, config):
     both = build_dataset(data.model_copy(update={"prefix": "a photo of", "flip": True}))
     assert isinstance(both, Pictures)
     assert len(both) == len(own) + 5
-    prior = [both.read(index, 0) for index in range(len(both)) if both.is_class_picture(index)]
-    thing = [both.read(index, 0) for index in range(len(both)) if not both.is_class_picture(index)]
+    prior = [
+        both.read_example(index, 0) for index in range(len(both)) if both.is_class_picture(index)
+    ]
+    thing = [
+        both.read_example(index, 0)
+        for index in range(len(both))
+        if not both.is_class_picture(index)
+    ]
     assert {(sample.caption, sample.weight) for sample in prior} == {("a cat", 0.5)}
     assert {sample.weight for sample in thing} == {1.0}
     assert all(sample.caption.startswith("a photo of") for sample in thing)
@@ -178,10 +184,10 @@ def test_they_are_learned_from_as_the_class_with_their_weight(out, config):
 
 def test_a_run_draws_them_first_and_goes_on_with_them(tmp_path, config, capsys):
     out = tmp_path / "out"
-    assert run(config, out)
+    assert run_training(config, out)
     assert "class pictures 5/5" in capsys.readouterr().err
     longer = config.train.model_copy(update={"steps": 3})
-    assert run(config.model_copy(update={"train": longer}), out)
+    assert run_training(config.model_copy(update={"train": longer}), out)
     assert (out / "model" / "lora.safetensors").is_file()
 
 
@@ -190,7 +196,7 @@ def test_a_run_does_not_go_on_with_other_class_pictures(out, config):
     Image.new("RGB", (32, 32), "red").save(out / "prior" / format_class_picture_name(0))
     longer = config.train.model_copy(update={"steps": 3})
     with pytest.raises(DataError, match=r"class-00000.png: is missing since the run began"):
-        run(config.model_copy(update={"train": longer}), out)
+        run_training(config.model_copy(update={"train": longer}), out)
 
 
 def test_they_are_for_a_fine_tune_on_pictures_alone(tmp_path, config):

@@ -17,7 +17,7 @@ from torch import distributed
 
 from t2i.errors import ArgumentError
 from tests.train.runs import accelerated_for, tiny_run
-from train.loop import run
+from train.loop import run_training
 from train.parallel.processes import PROCESS_WAIT_TIMEOUT
 
 
@@ -71,7 +71,7 @@ def test_the_second_run_of_a_process_has_its_own_group_and_precision(tmp_path: P
 @pytest.mark.usefixtures("_one_of_one")
 def test_a_run_that_fails_leaves_no_group_and_no_state(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="'fp16' needs an accelerator"):
-        run(tiny_run(tmp_path, "train.precision=fp16"), tmp_path / "out")
+        run_training(tiny_run(tmp_path, "train.precision=fp16"), tmp_path / "out")
     with suppress(ZeroDivisionError), accelerated_for(tiny_run(tmp_path)):
         assert distributed.is_initialized()
         1 / 0  # noqa: B018
@@ -98,7 +98,7 @@ def test_a_process_that_stands_in_a_group_is_refused_and_stays_in_it(tmp_path: P
     with pytest.raises(
         ArgumentError, match=r"process group already, of 1 over gloo.*destroy_process_group\(\)"
     ):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
     assert timeout() == timedelta(seconds=5)
 
 
@@ -111,7 +111,7 @@ def test_what_the_loop_cannot_do_is_refused_by_name(
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{wish}", "true")
     with pytest.raises(ArgumentError, match=f"asks for {name}.*use FSDP2"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
 
 
 def test_parts_of_a_batch_and_compiling_are_the_runs_to_say(

@@ -12,8 +12,8 @@ from PIL import Image
 from t2i.errors import OutputError, TrainingError
 from tests.train.runs import RUN, write_run
 from train.config.load_config import load_run_config
-from train.loop import run
-from train.publish import publish_run
+from train.loop import run_training
+from train.publish import write_model_with_card
 
 AUTOENCODER = RUN[: RUN.index("[target]")] + '[target]\nkind = "autoencoder"\n'
 AUTOENCODER += RUN[RUN.index("[data]") :]
@@ -24,10 +24,10 @@ def train_stages(folder: Path) -> Path:
     """An autoencoder, a denoiser on it, and its decoder once more; the folder of their runs."""
     runs = folder / "runs"
     vae = f"target.vae={runs / 'tiny-vae' / 'model'}"
-    run(load_run_config(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
-    run(load_run_config(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
+    run_training(load_run_config(write_run(folder, AUTOENCODER)), runs / "tiny-vae")
+    run_training(load_run_config(write_run(folder, RUN + SAMPLES), [vae]), runs / "tiny")
     decoder = [vae, "target.train_encoder=false", "seed=9"]
-    run(load_run_config(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
+    run_training(load_run_config(write_run(folder, AUTOENCODER), decoder), runs / "tiny-decoder")
     return runs
 
 
@@ -41,7 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step; to be read only."""
     folder = tmp_path_factory.mktemp("step")
-    assert run(load_run_config(write_run(folder, RUN + SAMPLES), ["train.steps=1"]), folder / "out")
+    assert run_training(
+        load_run_config(write_run(folder, RUN + SAMPLES), ["train.steps=1"]), folder / "out"
+    )
     return folder / "out"
 
 
@@ -57,7 +59,7 @@ def test_a_decoder_learns_on_while_the_latents_stay(runs: Path) -> None:
 
 def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path, runs: Path) -> None:
     folder = tmp_path / "published"
-    publish_run(runs / "tiny", folder, "Draws blobs.", runs / "tiny-decoder" / "model")
+    write_model_with_card(runs / "tiny", folder, "Draws blobs.", runs / "tiny-decoder" / "model")
 
     card = (folder / "README.md").read_text()
     assert "Draws blobs." in card
@@ -76,10 +78,12 @@ def test_a_published_model_has_its_card_curve_and_sheet(tmp_path: Path, runs: Pa
 
 def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path, one_step: Path) -> None:
     second = tmp_path / "second"
-    publish_run(one_step, tmp_path / "published", "")
+    write_model_with_card(one_step, tmp_path / "published", "")
     parts = [f"target.{p}={tmp_path / 'published' / p}" for p in ("vae", "unet", "text_encoder")]
-    run(load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second)
-    publish_run(second, tmp_path / "published", "")
+    run_training(
+        load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second
+    )
+    write_model_with_card(second, tmp_path / "published", "")
     stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
     assert [line.split(":")[1].split(",")[0] for line in stages] == [
         " 1 step of 4 pictures",
@@ -91,14 +95,14 @@ def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path, one_
 
 def test_an_unfinished_run_is_not_published(tmp_path: Path, one_step: Path) -> None:
     with pytest.raises(TrainingError, match="No finished model"):
-        publish_run(tmp_path / "absent", tmp_path / "published", "")
+        write_model_with_card(tmp_path / "absent", tmp_path / "published", "")
     out = tmp_path / "out"
     shutil.copytree(one_step, out)
     config = json.loads((out / "config.json").read_text())
     config["train"]["steps"] = 9
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(TrainingError, match="is of step 1, but the run goes on to step 9"):
-        publish_run(out, tmp_path / "published", "")
+        write_model_with_card(out, tmp_path / "published", "")
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, one_step: Path) -> None:
@@ -106,5 +110,5 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, one_step: 
     precious.mkdir()
     (precious / "letter.txt").write_text("dear")
     with pytest.raises(OutputError, match="holds no model"):
-        publish_run(one_step, precious, "")
+        write_model_with_card(one_step, precious, "")
     assert (precious / "letter.txt").read_text() == "dear"

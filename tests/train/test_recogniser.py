@@ -19,7 +19,7 @@ from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import run
+from train.loop import run_training
 from train.targets.caption_matcher import swap_position_words
 
 OBJECTS = ("apple", "cat", "car")
@@ -82,7 +82,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
     options = ("train.steps=80", "train.checkpoint_every=80", "optimizer.learning_rate=8e-3")
     options += ("data.disturbed=false", "samples.every=80", "ema.decay=0.9")
     config = written(tmp_path, RECOGNISER, *options)
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
     losses = [line["loss"] for line in logged(tmp_path / "out")]
     assert np.mean(losses[-10:]) < 0.4 * np.mean(losses[:3])
     assert (tmp_path / "out" / "samples" / "step-00000080.png").is_file()
@@ -108,7 +108,7 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained recogniser; to be read only."""
     folder = tmp_path_factory.mktemp("seen")
-    assert run(written(folder, RECOGNISER, "train.steps=2"), folder / "out")
+    assert run_training(written(folder, RECOGNISER, "train.steps=2"), folder / "out")
     return folder / "out" / "model"
 
 
@@ -116,7 +116,7 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, se
     shutil.copytree(seen, tmp_path / "seen")
     before = Recogniser.load(tmp_path / "seen").state_dict()
 
-    assert run(written(tmp_path, AGREEMENT), tmp_path / "whole")
+    assert run_training(written(tmp_path, AGREEMENT), tmp_path / "whole")
     whole = newest(tmp_path / "whole")
     train_only(written(tmp_path, AGREEMENT, "train.steps=2"), tmp_path / "parts")
     assert_equal_bit_for_bit(train_only(written(tmp_path, AGREEMENT), tmp_path / "parts"), whole)
@@ -127,9 +127,9 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, se
     caption_matcher = CaptionMatcher.load(tmp_path / "whole" / "model")
     for name, weight in caption_matcher.recogniser.state_dict().items():
         assert torch.equal(weight, before[name]), name
-    scene = Scenes(SceneDatasetConfig(seed=9, size=64, vocabulary=OBJECTS)).scene(0)
+    scene = Scenes(SceneDatasetConfig(seed=9, size=64, vocabulary=OBJECTS)).render_scene(0)
     picture = Image.fromarray(scene.pixels)
-    both = caption_matcher.compute_similarities([picture, picture], [scene.caption, "a car"])
+    both = caption_matcher.compute_paired_similarities([picture, picture], [scene.caption, "a car"])
     assert both.shape == (2,)
     assert both[0] != both[1]
     assert both.abs().max() <= 1 + 1e-6
@@ -138,11 +138,13 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, se
 def test_a_run_over_another_recogniser_is_not_gone_on_with(tmp_path: Path, seen: Path) -> None:
     shutil.copytree(seen, tmp_path / "seen")
     train_only(written(tmp_path, AGREEMENT, "train.steps=1"), tmp_path / "words")
-    assert run(written(tmp_path, RECOGNISER, "seed=2", "train.steps=1"), tmp_path / "other")
+    assert run_training(
+        written(tmp_path, RECOGNISER, "seed=2", "train.steps=1"), tmp_path / "other"
+    )
     (tmp_path / "seen").rename(tmp_path / "gone")
     (tmp_path / "other" / "model").rename(tmp_path / "seen")
     with pytest.raises(ArgumentError, match="the weights of the frozen parts"):
-        run(written(tmp_path, AGREEMENT), tmp_path / "words")
+        run_training(written(tmp_path, AGREEMENT), tmp_path / "words")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_what_does_not_fit_together_is_refused(
 def test_levels_that_do_not_divide_the_picture_are_refused(tmp_path: Path) -> None:
     config = written(tmp_path, RECOGNISER, "data.size=36")
     with pytest.raises(ArgumentError, match=r"data.size = 36: expected .* a multiple of 8"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
 
 
 def test_a_folder_without_a_recogniser_says_what_to_do(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.train.data.making import noise
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import pictures, tuning, write_tuning
 from train.config.load_config import load_run_config
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun, run_training
 from train.step import TrainingStepper
 
 NO_CACHE = ("cache.latents=false", "cache.texts=false")
@@ -57,7 +57,7 @@ STEPS = ("train.steps=5", "train.checkpoint_every=2", *NO_CACHE)
 def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A run with room enough, beside its TOML; to be read only."""
     folder = tmp_path_factory.mktemp("room")
-    run(tuning(folder, base, "full", *STEPS), folder / "whole")
+    run_training(tuning(folder, base, "full", *STEPS), folder / "whole")
     return folder / "whole"
 
 
@@ -78,7 +78,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
     config = load_run_config(whole.parent / "full.toml", [*STEPS, *settings])
     if settings:
         whole = tmp_path / "whole"
-        run(config, whole)
+        run_training(config, whole)
     with monkeypatch.context() as patch:
         if named == "model":
             export = TrainingRun.export
@@ -93,7 +93,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
             make_room = full_from_step(patch, step)
         try:
             with pytest.raises(OutputError, match=rf"Cannot write .*{named}.*[Tt]oo large"):
-                run(config, tmp_path / "out")
+                run_training(config, tmp_path / "out")
         finally:
             make_room()
     left = newest(tmp_path / "out").step
@@ -102,7 +102,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
     assert not whole_or_nothing
     assert not (tmp_path / "out" / "model").exists()
 
-    run(config, tmp_path / "out")
+    run_training(config, tmp_path / "out")
     assert_same_end(whole, tmp_path / "out")
 
 
@@ -112,10 +112,10 @@ def test_a_full_disk_while_latents_are_cached_leaves_no_half_file(
 ) -> None:
     config = tuning(tmp_path, base, "lora", "train.steps=2")
     with files_of_at_most(6_000), pytest.raises(OutputError, match=r"Cannot write .*cache"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
-    run(config, tmp_path / "out")
-    run(config, tmp_path / "whole")
+    run_training(config, tmp_path / "out")
+    run_training(config, tmp_path / "whole")
     assert_same_end(tmp_path / "whole", tmp_path / "out")
 
 
@@ -159,7 +159,7 @@ def test_broken_pictures_over_the_limit_stop_a_run_before_its_first_step(
     toml = write_tuning(tmp_path, base, "lora")
     broken = break_some(tmp_path / "things")
     with pytest.raises(DataError, match=r"6 of 15 pictures cannot be used.*bad_share = 0.01") as e:
-        run(load_run_config(toml), tmp_path / "out")
+        run_training(load_run_config(toml), tmp_path / "out")
     told = str(e.value).splitlines()
     for name, why in broken.items():
         line = next(line for line in told if name in line)
@@ -173,7 +173,9 @@ def test_broken_pictures_under_the_limit_are_named_and_the_others_trained_on(
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
     broken = break_some(tmp_path / "things")
-    assert run(load_run_config(toml, ["data.bad_share=0.5", "train.steps=4"]), tmp_path / "out")
+    assert run_training(
+        load_run_config(toml, ["data.bad_share=0.5", "train.steps=4"]), tmp_path / "out"
+    )
     said = capfd.readouterr().err
     for name in broken:
         assert said.count(f"{name}:") == 1
@@ -206,7 +208,7 @@ def test_a_picture_that_vanishes_on_the_way_is_named_once_and_the_run_finishes(
 
     monkeypatch.setattr(TrainingRun, "__init__", vanishing)
     with pytest.warns(UserWarning, match="03.png.*another picture takes its place") as warned:
-        assert run(config, tmp_path / "out")
+        assert run_training(config, tmp_path / "out")
     assert sum("03.png" in str(one.message) for one in warned) == 1
     assert newest(tmp_path / "out").step == 3
 
@@ -216,10 +218,10 @@ def test_another_configuration_is_refused_before_anything_is_read(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toml = write_tuning(tmp_path, base, "lora")
-    run(load_run_config(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
+    run_training(load_run_config(toml, ["train.steps=1", "rate.decay=none"]), tmp_path / "out")
     monkeypatch.setattr("train.loop.load_run_dataset", lambda *_: pytest.fail("pictures were read"))
     with pytest.raises(ArgumentError, match=r"started with another configuration: seed: \d+ -> 77"):
-        run(
+        run_training(
             load_run_config(toml, ["train.steps=1", "rate.decay=none", "seed=77"]), tmp_path / "out"
         )
 
@@ -229,12 +231,12 @@ def test_what_may_change_between_two_parts_of_a_run_and_what_may_not(
     base: Path, tmp_path: Path
 ) -> None:
     toml = write_tuning(tmp_path, base, "pivotal")
-    run(load_run_config(toml, ["train.steps=2", "rate.decay=none"]), tmp_path / "out")
+    run_training(load_run_config(toml, ["train.steps=2", "rate.decay=none"]), tmp_path / "out")
 
     def go_on(*overrides: str, text: Callable[[str], str] = str) -> None:
         other = tmp_path / "other.toml"
         other.write_text(text(toml.read_text()))
-        run(
+        run_training(
             load_run_config(other, ["train.steps=3", "rate.decay=none", *overrides]),
             tmp_path / "out",
         )

@@ -20,7 +20,7 @@ from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.micro_batch import MicroBatch
 from train.checkpoint import recover_and_list_checkpoints
 from train.config.load_config import load_run_config
-from train.loop import run
+from train.loop import run_training
 from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
@@ -80,14 +80,14 @@ def test_an_interrupted_fine_tune_ends_bit_for_bit_as_a_whole_one(
     # Nine pictures, four a step: steps 3 and later are of the second epoch.
     settings = ("train.steps=5", "train.checkpoint_every=2", *BY_METHOD.get(method, ()))
     config = tuning(tmp_path, base, method, *settings)
-    run(config, tmp_path / "whole")
+    run_training(config, tmp_path / "whole")
     at_step = random.Random(method).randrange(3, 5)
     with monkeypatch.context() as patch:
         interrupt(patch, at_step)
         with pytest.raises(Interrupted):
-            run(config, tmp_path / "parts")
+            run_training(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").step == at_step // 2 * 2
-    run(config, tmp_path / "parts")
+    run_training(config, tmp_path / "parts")
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -122,7 +122,7 @@ def test_a_fine_tune_killed_with_9_at_any_moment_ends_as_the_uninterrupted_one(
         process.join(drawn.uniform(whole / 4, whole * 3 / 4))
         killed += kill(process)
     assert killed, "each run was faster than its kill"
-    run(load_run_config(toml, [steps]), tmp_path / "killed")
+    run_training(load_run_config(toml, [steps]), tmp_path / "killed")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -135,13 +135,13 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(base: Path, tmp_path:
     assert [*saves.glob(".step-00000006.*.part/weights.safetensors")]
     assert newest(tmp_path / "killed").step == 4
 
-    run(load_run_config(toml, [steps]), tmp_path / "killed")
+    run_training(load_run_config(toml, [steps]), tmp_path / "killed")
     assert [path.name for path in recover_and_list_checkpoints(saves)] == [
         "step-00000007",
         "step-00000006",
     ]
     assert not [*saves.glob(".*")]
-    run(load_run_config(toml, [steps]), tmp_path / "whole")
+    run_training(load_run_config(toml, [steps]), tmp_path / "whole")
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 

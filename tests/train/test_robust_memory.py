@@ -16,7 +16,7 @@ from train.batches.batch_order import ProcessShare
 from train.batches.micro_batch import MicroBatch, iterate_micro_batches
 from train.batches.micro_batch_splitting import split_micro_batch
 from train.data.registry import build_dataset
-from train.loop import build_batch_order, run
+from train.loop import build_batch_order, run_training
 from train.step import TrainingStepper
 from train.targets.denoiser import DenoiserTarget
 from train.targets.denoising import DenoisingTarget
@@ -110,15 +110,15 @@ def test_a_resumed_run_keeps_to_the_smaller_parts_to_the_bit(
     memory = Memory(rows=2, error=CPU)
     memory.install(monkeypatch)
     config = tiny_run(tmp_path, "train.checkpoint_every=2")
-    run(config, tmp_path / "whole")
+    run_training(config, tmp_path / "whole")
 
     step = TrainingStepper.step
     with monkeypatch.context() as patch:
         patch.setattr(TrainingStepper, "step", failing_at(3, step))
         with pytest.raises(InterruptedError):
-            run(config, tmp_path / "parts")
+            run_training(config, tmp_path / "parts")
     memory.rows = 4  # another machine, with room for all
-    assert run(config, tmp_path / "parts")
+    assert run_training(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").facts["stepper"]["rows"] == 2
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
@@ -146,7 +146,7 @@ def test_where_a_single_row_does_not_fit_the_remedies_are_named(
 ) -> None:
     Memory(rows=0).install(monkeypatch)
     with pytest.raises(TrainingError, match=r"single row.*gradient_checkpointing.*bf16.*adamw8bit"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
 
 
 def test_an_optimizer_that_does_not_fit_is_told_apart(
@@ -157,7 +157,7 @@ def test_an_optimizer_that_does_not_fit_is_told_apart(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", refuse)
     with pytest.raises(TrainingError, match=r"optimizer's own step.*adafactor"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
 
 
 def test_losses_that_depend_on_the_other_rows_are_not_cut(
@@ -166,10 +166,10 @@ def test_losses_that_depend_on_the_other_rows_are_not_cut(
     Memory(rows=2).install(monkeypatch)
     monkeypatch.setattr(DenoiserTarget, "rows_apart", False)
     with pytest.raises(TrainingError, match=r"depends on the others.*train.batch_size"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
 
 
 def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Memory(rows=2, error=RuntimeError("a kernel failed")).install(monkeypatch)
     with pytest.raises(RuntimeError, match="a kernel failed"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")

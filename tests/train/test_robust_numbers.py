@@ -15,7 +15,7 @@ from tests.train.tuning import tuning
 from train import nonfinite_step_report
 from train.batches.micro_batch import MicroBatch
 from train.checkpoint import read_checkpoint
-from train.loop import run
+from train.loop import run_training
 from train.publish import read_losses
 from train.targets.denoising import DenoisingTarget
 
@@ -43,7 +43,7 @@ def test_a_stop_leaves_a_checkpoint_of_the_step_before_and_all_that_is_known(
     poison(monkeypatch, 3)
     config = tuning(tmp_path, base, "pivotal", "train.accumulation=2")
     with pytest.raises(TrainingError, match=r"Step 4 gave loss nan.*\(loss nan\).*bad_steps"):
-        run(config, tmp_path / "out")
+        run_training(config, tmp_path / "out")
     assert newest(tmp_path / "out").step == 3  # between two that were due
 
     told = evidence(tmp_path / "out", 4)
@@ -64,9 +64,9 @@ def test_a_run_that_stopped_goes_on_where_it_may_skip(
 ) -> None:
     poison(monkeypatch, 2)
     with pytest.raises(TrainingError, match=r"go on with a higher train.bad_steps"):
-        run(tiny_run(tmp_path), tmp_path / "out")
-    assert run(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "out")
-    assert run(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "at once")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, "train.bad_steps=1"), tmp_path / "at once")
     assert_same_end(tmp_path / "out", tmp_path / "at once")
 
 
@@ -75,7 +75,7 @@ def test_a_skipped_step_leaves_weights_optimizer_and_average_as_they_were(
 ) -> None:
     poison(monkeypatch, 2)
     every = ("train.checkpoint_every=1", "train.keep=9", "train.bad_steps=1")
-    assert run(tiny_run(tmp_path, *every), tmp_path / "out")
+    assert run_training(tiny_run(tmp_path, *every), tmp_path / "out")
 
     before, after, next_one = (
         read_checkpoint(tmp_path / f"out/checkpoints/step-{step:08d}") for step in (2, 3, 4)
@@ -102,9 +102,13 @@ def test_one_bad_step_too_many_stops_and_the_count_outlives_a_resume(
 ) -> None:
     poison(monkeypatch, 0, 1, 3)
     every = ("train.checkpoint_every=1", "train.bad_steps=2")
-    assert run(tiny_run(tmp_path, *every, "train.steps=3", "rate.decay=none"), tmp_path / "out")
+    assert run_training(
+        tiny_run(tmp_path, *every, "train.steps=3", "rate.decay=none"), tmp_path / "out"
+    )
     with pytest.raises(TrainingError, match=r"Step 4 gave .* 2 were skipped before.*now 2\)"):
-        run(tiny_run(tmp_path, *every, "train.steps=6", "rate.decay=none"), tmp_path / "out")
+        run_training(
+            tiny_run(tmp_path, *every, "train.steps=6", "rate.decay=none"), tmp_path / "out"
+        )
 
 
 def test_gradients_that_overflow_from_sound_losses_are_told_apart(
@@ -122,7 +126,7 @@ def test_gradients_that_overflow_from_sound_losses_are_told_apart(
 
     monkeypatch.setattr(DenoisingTarget, "forward", steep)
     with pytest.raises(TrainingError, match=r"gradient norm nan.*\(any of the batch\)"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")
     told = evidence(tmp_path / "out", 2)
     assert told["broken_gradients"] == ["unet.conv_out.bias"]
 
@@ -137,4 +141,4 @@ def test_a_disk_that_is_full_does_not_hide_what_happened(
 
     monkeypatch.setattr(nonfinite_step_report, "write_atomically", refuse)
     with pytest.raises(TrainingError, match=r"loss nan.*not be written: .*disk is full"):
-        run(tiny_run(tmp_path), tmp_path / "out")
+        run_training(tiny_run(tmp_path), tmp_path / "out")

@@ -37,7 +37,7 @@ from tests.train.states import assert_equal_bit_for_bit, largest_difference, log
 from train import checkpoint
 from train.checkpoint import CheckpointState
 from train.config.load_config import load_run_config
-from train.loop import run
+from train.loop import run_training
 from train.parallel import fsdp as sharding
 from train.setup.assembly import assemble_target
 
@@ -115,7 +115,7 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
     toml = write_run(tmp_path, averaged)
     tuned = finetune_toml(tmp_path / "tuned", base, "pivotal", "[export]\nprecision = 'fp32'")
     tuned.write_text(tuned.read_text().replace("steps = 4", "steps = 1"))
-    run(load_run_config(toml), tmp_path / "one")
+    run_training(load_run_config(toml), tmp_path / "one")
     one = newest(tmp_path / "one")
 
     held = on_two_processes(
@@ -154,7 +154,7 @@ def test_split_weights_train_draw_export_and_resume_as_whole_ones(
         assert_files_close(tmp_path / "one" / name, tmp_path / "two" / name)
 
     # Adapters, new words and a text encoder, most of the model being frozen.
-    run(load_run_config(tuned), tmp_path / "tuned by one")
+    run_training(load_run_config(tuned), tmp_path / "tuned by one")
     assert_close(newest(tmp_path / "tuned by one"), newest(tmp_path / "tuned by two"))
     for name in ("lora.safetensors", "mug.safetensors"):
         folders = (tmp_path / f"tuned by {who}" / "model" / name for who in ("one", "two"))

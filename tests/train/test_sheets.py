@@ -15,7 +15,7 @@ from tests.sweeps import sweep
 from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run, train_only
 from tests.train.states import logged
-from train.loop import run
+from train.loop import run_training
 from train.reporting.sample_sheets import (
     SampleImage,
     SamplesConfig,
@@ -146,7 +146,7 @@ def test_a_run_draws_them_says_where_and_is_the_same_without(
     asked = ("train.steps=2", "samples.every=2", "samples.steps=2", 'samples.prompts=["a <mug>"]')
     widths = {}
     for name, more in (("maps", ()), ("plain", ("samples.heat_maps=false",))):
-        run(finetune_run(tmp_path, base, ("words",), *asked, *more), tmp_path / name)
+        run_training(finetune_run(tmp_path, base, ("words",), *asked, *more), tmp_path / name)
         path = tmp_path / name / "samples" / "step-00000002.png"
         assert f"step 2/2  drawn: {path}" in capsys.readouterr().err
         widths[name] = Image.open(path).width
@@ -159,7 +159,7 @@ def test_a_run_in_bf16_draws_and_measures(tmp_path: Path, base: Path, method: st
     asked = ("samples.every=1", "samples.steps=2", 'samples.prompts=["a <mug>", "a cat"]')
     held_out = ("data.held_out=2", "validation.every=1", "train.steps=1")
     half = "train.precision=bf16"
-    run(finetune_run(tmp_path, base, (method,), *asked, *held_out, half), tmp_path / "out")
+    run_training(finetune_run(tmp_path, base, (method,), *asked, *held_out, half), tmp_path / "out")
     sheet = Image.open(tmp_path / "out" / "samples" / "step-00000001.png")
     assert len(sheet.getcolors(sheet.width * sheet.height)) > 1000
     exact = finetune_run(tmp_path, base, (method,), *held_out)

@@ -16,11 +16,11 @@ from tests.train.finetunes import finetune_run, finetune_toml
 from tests.train.runs import accelerated_for, tiny_run, train_only
 from tests.train.states import KINDS, largest_difference, logged, losses
 from train.config.run_config import RunConfig
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun, run_training
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneTarget
-from train.validation import ValidationLoss
+from train.validation import ValidationResult
 
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
@@ -31,7 +31,7 @@ def training_of(config: RunConfig, out: Path) -> Iterator[TrainingRun]:
         yield TrainingRun(config, out, accelerator)
 
 
-def first_measured(config: RunConfig, out: Path) -> ValidationLoss:
+def first_measured(config: RunConfig, out: Path) -> ValidationResult:
     """Of a run that has not begun."""
     with training_of(config, out) as training:
         assert training.validation is not None
@@ -47,21 +47,21 @@ def lines(out: Path) -> list[tuple[int, float, list[float]]]:
     ]
 
 
-def difference(one: ValidationLoss, other: ValidationLoss) -> float:
+def difference(one: ValidationResult, other: ValidationResult) -> float:
     """The largest of any level, as a share."""
     pairs = zip(one.by_level, other.by_level, strict=True)
     return max(abs(a - b) / b for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
-def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationLoss:
+def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationResult:
     """Of the base, before the first step of a LoRA."""
     folder = tmp_path_factory.mktemp("reference")
     return first_measured(finetune_run(folder, base, ("lora",), *HELD_OUT), folder / "out")
 
 
 def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
-    tmp_path: Path, base: Path, base_loss: ValidationLoss
+    tmp_path: Path, base: Path, base_loss: ValidationResult
 ) -> None:
     other = (
         "seed=9",
@@ -73,7 +73,7 @@ def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
         "data.flip=false",
         "data.seed=4",
         "objective.weight=min_snr",
-        "objective.loss=huber",
+        "objective.mean_loss=huber",
         "objective.density=logit_normal",
         "objective.noise_offset=0.1",
         "objective.input_perturbation=0.1",
@@ -83,7 +83,7 @@ def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
 
 
 def test_what_was_cached_is_measured_as_what_is_encoded_now(
-    tmp_path: Path, base: Path, base_loss: ValidationLoss
+    tmp_path: Path, base: Path, base_loss: ValidationResult
 ) -> None:
     plain = ("cache.latents=false", "cache.texts=false")
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *plain)
@@ -95,7 +95,7 @@ CAPTION = 'data.caption="a cat"'
 
 
 @pytest.fixture(scope="module")
-def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationLoss:
+def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationResult:
     """As `base_loss`, under other captions."""
     folder = tmp_path_factory.mktemp("cat")
     config = finetune_run(folder, base, ("lora",), CAPTION, *HELD_OUT)
@@ -104,21 +104,21 @@ def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Validation
 
 @pytest.mark.parametrize("method", sweep(["full", "dora", "pivotal"], quick=["full", "pivotal"]))
 def test_every_method_begins_at_the_loss_of_its_base(
-    tmp_path: Path, base: Path, cat_loss: ValidationLoss, method: str
+    tmp_path: Path, base: Path, cat_loss: ValidationResult, method: str
 ) -> None:
     config = finetune_run(tmp_path, base, (method,), CAPTION, *HELD_OUT)
     assert difference(first_measured(config, tmp_path / "out"), cat_loss) < 1e-6
 
 
 def test_other_captions_are_another_measure(
-    base_loss: ValidationLoss, cat_loss: ValidationLoss
+    base_loss: ValidationResult, cat_loss: ValidationResult
 ) -> None:
     assert difference(cat_loss, base_loss) > 1e-6
 
 
 @pytest.mark.parametrize("other", [("validation.seed=1",), ("validation.most=2",)])
 def test_other_noise_or_pictures_are_another_measure(
-    tmp_path: Path, base: Path, base_loss: ValidationLoss, other: tuple[str, ...]
+    tmp_path: Path, base: Path, base_loss: ValidationResult, other: tuple[str, ...]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *other)
     assert difference(first_measured(config, tmp_path / "out"), base_loss) > 1e-4
@@ -133,7 +133,7 @@ def test_sdxl_is_measured_under_the_sizes_of_each_picture(tmp_path: Path, base_x
 
 
 def test_denoisers_of_other_runs_are_measured_on_the_same_scenes(tmp_path: Path) -> None:
-    run(tiny_run(tmp_path, "train.steps=1", "export.precision=fp32"), tmp_path / "first")
+    run_training(tiny_run(tmp_path, "train.steps=1", "export.precision=fp32"), tmp_path / "first")
     model = tmp_path / "first" / "model"
     parts = [f"target.{part}={model / part}" for part in ("vae", "unet", "text_encoder")]
     asked = [*parts, "validation.every=5", "validation.most=3"]
@@ -144,16 +144,16 @@ def test_denoisers_of_other_runs_are_measured_on_the_same_scenes(tmp_path: Path)
 
 
 def test_it_is_logged_before_the_first_step_and_after_the_last(
-    tmp_path: Path, base: Path, base_loss: ValidationLoss, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base: Path, base_loss: ValidationResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, "train.steps=3")
     train_only(config, tmp_path / "out")
     found = lines(tmp_path / "out")
     assert [step for step, _, _ in found] == [0, 2, 3]
-    assert found[0][1:] == (base_loss.loss, base_loss.by_level)
+    assert found[0][1:] == (base_loss.mean_loss, base_loss.by_level)
     assert found[0][1] == fmean(found[0][2])
     assert len(found[0][2]) == 5
-    assert f"step 0/3  validation loss {base_loss.loss:.4f}" in capsys.readouterr().err
+    assert f"step 0/3  validation loss {base_loss.mean_loss:.4f}" in capsys.readouterr().err
 
 
 def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
@@ -163,9 +163,11 @@ def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
     with training_of(config, tmp_path / "out") as training:  # resumed after the last step
         assert training.validation is not None
         with training.using_ema_weights() as target:
-            assert training.validation.measure_loss(target) == ValidationLoss(by_level)
-            assert training.validation.measure_loss(target, alone=True) == ValidationLoss(by_level)
-        assert abs(training.validation.measure_loss(training.target).loss - loss) > 1e-6
+            assert training.validation.measure_loss(target) == ValidationResult(by_level)
+            assert training.validation.measure_loss(target, alone=True) == ValidationResult(
+                by_level
+            )
+        assert abs(training.validation.measure_loss(training.target).mean_loss - loss) > 1e-6
 
 
 def test_a_resumed_run_logs_what_the_whole_one_does(
@@ -222,7 +224,7 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
         with training.using_ema_weights() as target, torch.no_grad():
             assert isinstance(target, DenoisingTarget)
             target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
-            assert training.validation.measure_loss(target).loss > last
+            assert training.validation.measure_loss(target).mean_loss > last
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])

@@ -163,7 +163,7 @@ class _SlotAssignmentDataset(torch.utils.data.Dataset[tuple[SlotAssignment, Trai
         self.dataset = dataset
 
     def __getitem__(self, assignment: SlotAssignment) -> tuple[SlotAssignment, TrainingExample]:
-        return assignment, self.dataset.read(assignment.example_index, assignment.visit)
+        return assignment, self.dataset.read_example(assignment.example_index, assignment.visit)
 
 
 def _ignore_signals(_worker: int) -> None:

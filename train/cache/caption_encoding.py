@@ -41,11 +41,11 @@ def count_text_windows(
     """Count the windows of the text encoder that the longest of the captions needs."""
     lines = [expand_learned_words_in_caption(caption, components.tokenizer) for caption in captions]
     if not isinstance(encoder, TwoClip):
-        return encoder.count_chunks(lines)
+        return encoder.count_chunks_of_longest(lines)
     second = [
         expand_learned_words_in_caption(caption, components.tokenizer_2) for caption in captions
     ]
-    return encoder.count_chunks(lines, second)
+    return encoder.count_chunks_of_longest(lines, second)
 
 
 def expand_learned_words_in_caption(caption: str, tokenizer: PreTrainedTokenizerBase | None) -> str:

@@ -54,7 +54,7 @@ class CachedPictureDataset(Pictures):
         """
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
-    def load_variant(self, variant: AugmentedVariant) -> TrainingExample:
+    def load_uncaptioned_example(self, variant: AugmentedVariant) -> TrainingExample:
         """Read the cached latents of one augmented variant of a picture as a training example.
 
         Raises BrokenPictureError or DataError where it is missing.

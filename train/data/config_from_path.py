@@ -48,7 +48,7 @@ def build_data_config_from_path(
         raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
 
-def read_batch_size_from_toml(place: Path) -> int | None:
+def read_training_batch_size(place: Path) -> int | None:
     """Return `train.batch_size` of a training run's TOML; None for any other path."""
     if place.suffix != ".toml":
         return None

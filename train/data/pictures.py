@@ -100,7 +100,7 @@ class Pictures:
         """
         return Pictures(self.config, found=self.found, part="held_out")
 
-    def read(self, index: int, visit: int, /) -> TrainingExample:
+    def read_example(self, index: int, visit: int, /) -> TrainingExample:
         """Load a picture as the training example of one visit, with the visit's crop, flip,
         caption and masks.
 
@@ -109,12 +109,12 @@ class Pictures:
         """
         for one in self._candidates(index):
             try:
-                sample = self.load_variant(self.variant_at_visit(one, visit))
+                sample = self.load_uncaptioned_example(self.variant_at_visit(one, visit))
             except BrokenPictureError as error:
                 self._note_lost(one, error)
             else:
                 caption = self.caption_at_visit(one, visit)
-                masks, spans = self.build_word_mask(one, caption, sample.loss_mask)
+                masks, spans = self.build_word_mask_and_span(one, caption, sample.loss_mask)
                 return replace(sample, caption=caption, masks=masks, spans=spans)
         raise DataError(
             f"No picture of the shape of {self.picture_name(index)} can be read any more."
@@ -186,7 +186,7 @@ class Pictures:
         captions, rules = self.checked[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
-    def list_captions(self) -> set[str] | None:
+    def list_all_captions(self) -> set[str] | None:
         """List every caption that a picture of the data set can have; None if they are too many."""
         every: set[str] = set()
         for index, one in enumerate(self.checked):
@@ -196,7 +196,7 @@ class Pictures:
             every |= these
         return every
 
-    def load_variant(self, variant: AugmentedVariant) -> TrainingExample:
+    def load_uncaptioned_example(self, variant: AugmentedVariant) -> TrainingExample:
         """Load one augmented variant of a picture as a training example without its caption.
 
         Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
@@ -250,7 +250,7 @@ class Pictures:
             for caption in captions
         )
 
-    def build_word_mask(
+    def build_word_mask_and_span(
         self, index: int, caption: str, loss_mask: NDArray[np.uint8] | None
     ) -> tuple[NDArray[np.bool_], tuple[tuple[int, int], ...]]:
         """Return the mask of the masked word, (1, H, W), and the word's first span in the caption.
@@ -277,7 +277,7 @@ class Pictures:
         """Build a summary of the data set: counts, sizes and remarks."""
         epoch = [index for group in self.group_indices_by_shape() for index in group]
         return summarize_pictures(
-            self.found, self.checked, self._buckets, epoch, self.list_captions()
+            self.found, self.checked, self._buckets, epoch, self.list_all_captions()
         )
 
     def compute_fingerprint(self) -> str:

@@ -30,7 +30,7 @@ def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
         document = config.model_dump(mode="json") | {"expected": expected}
         print_line(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    lines = [*format_plan_table(config, expected)]
+    lines = [*build_plan_rows(config, expected)]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print_line(f"{name:{width}}  {value}")
@@ -111,7 +111,7 @@ def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
 
 
-def format_plan_table(config: RunConfig, facts: PlanNumbers) -> Iterator[tuple[str, str]]:
+def build_plan_rows(config: RunConfig, facts: PlanNumbers) -> Iterator[tuple[str, str]]:
     """Format the table of a dry run's plan as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):

@@ -13,7 +13,7 @@ from torch import nn
 
 from t2i.denoiser.activation_memory import BYTES_USED_PER_BYTE_COUNTED, measure_pass_peak_bytes
 from t2i.denoiser.families.sd import pixels_per_latent
-from t2i.denoiser.loading.trial_pass import run_trial_pass
+from t2i.denoiser.loading.trial_pass import run_unet_on_zeros
 from t2i.errors import T2IError
 from train.config.run_config import RunConfig, TargetWithBaseConfig
 from train.setup.assembly import assemble_target
@@ -22,7 +22,7 @@ from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.control_network import ControlTarget
 from train.targets.denoising import DenoisingTarget
-from train.targets.latents import compute_latent_mean
+from train.targets.latents import retrieve_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import TrainingTarget
 
@@ -163,12 +163,12 @@ def build_single_row_pass(
         if isinstance(target, ControlTarget):
             # A control has the activations of the UNet's downward half, which then keeps none.
             unet.requires_grad_(True)
-        return unet, lambda: run_trial_pass(unet, {}, side, learned=trains_text)
+        return unet, lambda: run_unet_on_zeros(unet, {}, side, learned=trains_text)
     if isinstance(target, AutoencoderTarget):
         vae: Any = target.vae
         side = target.config.crop or size
         return vae, lambda: vae.decode(
-            compute_latent_mean(vae.encode(torch.zeros(1, 3, side, side)))
+            retrieve_latent_mean(vae.encode(torch.zeros(1, 3, side, side)))
         )
     assert isinstance(target, RecogniserTarget | CaptionMatcherTarget)
     recogniser: nn.Module = (

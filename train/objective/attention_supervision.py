@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy, interpolate
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
-from t2i.attention.hooks.shared_hooks import install_session
+from t2i.attention.hooks.shared_hooks import installing_session_hooks
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
 
@@ -99,7 +99,7 @@ class AttentionSupervision:
 
         Raises ArgumentError if the denoiser has no matching site.
         """
-        with install_session(denoiser, self) as shared_hooks:
+        with installing_session_hooks(denoiser, self) as shared_hooks:
             self._passing = True
             shared_hooks.begin_pass(self, ())
             yield
@@ -134,11 +134,11 @@ class AttentionSupervision:
         """
         return site.size is not None and self.sites.matches(site)
 
-    def running_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
+    def restricting_pass_to_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
         """Change nothing: a training pass has one branch."""
         return nullcontext()
 
-    def selects_control(self, number: int) -> bool:
+    def acts_in_control(self, number: int) -> bool:
         """Return False: supervision reads the denoiser alone."""
         return False
 
@@ -150,7 +150,7 @@ class AttentionSupervision:
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan: attention supervision only reads attention."""
 
-    def recorded_queries_and_keys(self, site: Site) -> None:
+    def recorded_attention_inputs(self, site: Site) -> None:
         """Return None: attention supervision reads no recorded source."""
         return
 

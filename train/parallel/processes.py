@@ -20,7 +20,7 @@ from torch import distributed
 from t2i.accelerate_state import (
     is_process_group_initialized,
     isolated_accelerate_state,
-    isolated_rng,
+    isolated_torch_rng,
 )
 from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import print_note
@@ -98,7 +98,7 @@ def open_accelerator(loop: LoopConfig, optimizer: str) -> Iterator[Accelerator]:
         check_no_process_group()
         accelerator = build_accelerator(loop, optimizer)
         with explaining_lost_process(accelerator, lambda: "outside of its steps"):
-            with isolated_rng():
+            with isolated_torch_rng():
                 yield accelerator
             leave_process_group(accelerator)
 

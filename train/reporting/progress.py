@@ -15,7 +15,7 @@ LINE_INTERVAL_SECONDS = 30.0
 
 
 @contextmanager
-def show_setup_progress(what: str, total: int, done: int = 0) -> Iterator[AdvanceFunction]:
+def showing_setup_progress(what: str, total: int, done: int = 0) -> Iterator[AdvanceFunction]:
     """Show progress within the block, as a bar on a terminal, else as lines on stderr; yield the
     function that advances it.
     """

@@ -37,7 +37,7 @@ class TrainingLogger:
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
-    def advance_progress_bar(self, step: int) -> None:
+    def move_progress_bar_to(self, step: int) -> None:
         """Move the progress bar to a step, if there is one."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.adapters.peft_reading import iter_adapter_layers
+from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
 from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
@@ -81,7 +81,7 @@ def assemble_target(
     assert config.model is not None
     model = NewModelConfig.load_toml(config.model)
     parts = load_starting_weights(build_fresh_components(model), config)
-    return build_scratch_target(parts, config), build_model_identity(model, parts)
+    return build_scratch_target(parts, config), build_new_model_identity(model, parts)
 
 
 def gather_whole_target(
@@ -163,7 +163,7 @@ def freeze_base_and_describe(
 def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:
     """Raise ModelError for a base model with a LoRA attached, which an export would lose."""
     for name, part in parts.items():
-        if isinstance(part, nn.Module) and any(iter_adapter_layers(part)):
+        if isinstance(part, nn.Module) and any(iter_peft_layers(part)):
             raise ModelError(
                 f"The base {base} has a LoRA on its {name}. Load it with t2i.load, merge that with "
                 "pipe.fuse_lora() and pipe.unload_lora_weights(), save it, and train on that."
@@ -195,7 +195,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def build_model_identity(model: NewModelConfig, parts: Components) -> ModelIdentity:
+def build_new_model_identity(model: NewModelConfig, parts: Components) -> ModelIdentity:
     """Return what identifies a model trained from scratch, to be found unchanged when its run is
     resumed.
     """

@@ -34,7 +34,7 @@ from train.parallel.processes import (
     run_on_all_processes,
     run_on_main_process,
 )
-from train.reporting.progress import AdvanceFunction, show_setup_progress
+from train.reporting.progress import AdvanceFunction, showing_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 from train.setup.cache_decisions import (
     BYTES_PER_GB,
@@ -146,9 +146,9 @@ class CacheBuilder:
         shards = self._open_shards("texts")
         as_planned = samples if isinstance(samples, CachedPictureDataset) else None
         size = self.config.captions_at_once
-        every = samples.list_captions() or set()
+        every = samples.list_all_captions() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
-        needed |= samples.build_held_out_set().list_captions() or set()
+        needed |= samples.build_held_out_set().list_all_captions() or set()
         if isinstance(self.target, FineTuneTargetConfig):
             needed |= self.target.list_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
@@ -258,7 +258,7 @@ class CacheBuilder:
         if not self.accelerator.is_main_process:
             yield lambda count: None
             return
-        with show_setup_progress(what, total) as advance:
+        with showing_setup_progress(what, total) as advance:
             yield lambda count: advance(count * self.ranks)
 
     def _share(self, batches: Sequence[Item]) -> Iterator[Item]:

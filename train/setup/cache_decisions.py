@@ -44,7 +44,7 @@ def explain_uncached_texts(target: TargetWithBaseConfig, pictures: Pictures) -> 
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":
             return f"target.parts[{number}] trains the {part.of}"
-    if pictures.list_captions() is None:
+    if pictures.list_all_captions() is None:
         return "shuffled captions, or ones with tags left out, are too many to list"
     return None
 
@@ -77,4 +77,4 @@ def count_latent_bytes(
 
 def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
     """Estimate the bytes that the cached embeddings of all captions take, at one window each."""
-    return len((pictures.list_captions() or set()) | {""}) * encoders.bytes_per_text_window
+    return len((pictures.list_all_captions() or set()) | {""}) * encoders.bytes_per_text_window

@@ -34,7 +34,7 @@ from train.data.decode import BrokenPictureError
 from train.data.hints import compress_hint
 from train.data.pictures import AugmentedVariant, Pictures
 from train.reporting.progress import AdvanceFunction
-from train.targets.latents import compute_latent_mean
+from train.targets.latents import retrieve_latent_mean
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -126,7 +126,7 @@ def _read_or_error(
     pictures: Pictures, variant: AugmentedVariant
 ) -> TrainingExample | BrokenPictureError:
     try:
-        return pictures.load_variant(variant)
+        return pictures.load_uncaptioned_example(variant)
     except BrokenPictureError as error:
         return error
 
@@ -141,7 +141,7 @@ def encode_mean_and_std(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
     VAE without posterior.
     """
     encoded = vae.encode(pixels_BCHW)
-    mean_BCHW = compute_latent_mean(encoded)
+    mean_BCHW = retrieve_latent_mean(encoded)
     if not isinstance(vae, AutoencoderKL):
         return mean_BCHW
     return torch.cat([mean_BCHW, encoded.latent_dist.std], dim=1)

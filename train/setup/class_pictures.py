@@ -22,7 +22,7 @@ from train.data.class_picture_config import PriorPreservationConfig, resolve_cla
 from train.data.sources.folder import list_picture_folder
 from train.data.sources.listing import Listing
 from train.parallel.processes import run_on_main_process
-from train.reporting.progress import show_setup_progress
+from train.reporting.progress import showing_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def generate_missing_class_pictures(
     write_atomically(
         folder / GENERATION_SETTINGS_FILE, lambda part: part.write_text(facts, "utf-8")
     )
-    with show_setup_progress("class pictures", prior.count, prior.count - len(numbers)) as advance:
+    with showing_setup_progress(
+        "class pictures", prior.count, prior.count - len(numbers)
+    ) as advance:
         for batch in batch_missing_class_pictures(numbers, prior):
             if stop.wanted:
                 print_note("stopped; the same command goes on from here")

@@ -13,7 +13,9 @@ MAX_LATENT_SIDE = 32
 """Largest side of latents for eager attention, whose maps are kept for the backward pass."""
 
 
-def set_up_fast_compute(target: nn.Module, device: torch.device, config: LoopConfig) -> None:
+def set_memory_format_and_attention(
+    target: nn.Module, device: torch.device, config: LoopConfig
+) -> None:
     """Lay weights out channels last, if configured, and choose the attention of the UNet."""
     if config.channels_last:
         target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

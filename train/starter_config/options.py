@@ -8,7 +8,7 @@ from t2i.denoiser.loading.hub import is_hub_id, list_cached_models
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
 from t2i.errors import ArgumentError, suggest_choice
-from train.starter_config.picture_folder import PictureFolderStats, locate_picture_sources
+from train.starter_config.picture_folder import PictureFolderStats, map_subset_keys_to_folders
 from train.starter_config.template_values import CONTROL_METHODS, TEMPLATE_PIECES_BY_METHOD
 
 TRAINING_METHODS = tuple(TEMPLATE_PIECES_BY_METHOD)
@@ -62,13 +62,13 @@ def check_pairs_fit_method(options: StarterConfigOptions, facts: PictureFolderSt
     no worse ones, and with a control.
     """
     if facts.has_losers and options.method in CONTROL_METHODS:
-        losers = locate_picture_sources(options.folder)["losers"]
+        losers = map_subset_keys_to_folders(options.folder)["losers"]
         raise ArgumentError(
             f"--init {options.method}: {losers} makes pairs of the pictures, from which a control "
             "does not learn: move that folder out."
         )
     if facts.has_losers and options.method in METHODS_WITH_CLASS_PICTURES:
-        losers = locate_picture_sources(options.folder)["losers"]
+        losers = map_subset_keys_to_folders(options.folder)["losers"]
         raise ArgumentError(
             f"--init {options.method}: {losers} makes pairs of the pictures, "
             "and class pictures have no worse ones: choose a method without class pictures, as "

@@ -42,7 +42,7 @@ class PictureFolderStats:
     has_hints: bool = False
 
 
-def locate_picture_sources(folder: Path, *, with_hints: bool = False) -> dict[str, Path]:
+def map_subset_keys_to_folders(folder: Path, *, with_hints: bool = False) -> dict[str, Path]:
     """Return the keys of the subset that a folder of pictures makes, and their folders: `folder`,
     and `masks` or `losers` where there are any; with `with_hints` also `hints`.
 
@@ -61,7 +61,7 @@ def inspect_picture_folder(folder: Path, *, with_hints: bool = False) -> Picture
 
     Raises DataError if none is usable, or hints are missing.
     """
-    sources = locate_picture_sources(folder, with_hints=with_hints)
+    sources = map_subset_keys_to_folders(folder, with_hints=with_hints)
     subset = SubsetConfig.model_validate(sources)
     found = list_and_check_pictures(PictureDatasetConfig(subsets=(subset,)))
     if not found.pictures:

@@ -21,12 +21,12 @@ from train.starter_config.picture_folder import (
     PictureFolderStats,
     has_enough_pictures_to_hold_out,
     inspect_picture_folder,
-    locate_picture_sources,
+    map_subset_keys_to_folders,
 )
 from train.starter_config.subject_words import (
     build_trigger_comment,
     choose_subject_words,
-    explain_missing_trigger,
+    explain_omitted_trigger,
     teaches_trigger_word,
 )
 from train.starter_config.template_text import (
@@ -175,7 +175,7 @@ def build_template_blocks(
             "# same name beside each picture that names what else is in it; then delete this line.",
             f"caption = {format_toml_literal(f'a photo of {thing}')}",
         ]
-    elif reason := explain_missing_trigger(options, facts):
+    elif reason := explain_omitted_trigger(options, facts):
         captions = [f"# Captions are learned as they are: {reason}."]
     return {
         "next": head.splitlines(),
@@ -199,7 +199,7 @@ def build_picture_folder_lines(
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     places = [
         f"{key} = {format_toml_literal(format_relative_path(beside, str(path)))}"
-        for key, path in locate_picture_sources(
+        for key, path in map_subset_keys_to_folders(
             options.folder, with_hints=options.method in CONTROL_METHODS
         ).items()
     ]

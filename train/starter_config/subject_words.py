@@ -45,7 +45,7 @@ def teaches_trigger_word(options: StarterConfigOptions) -> bool:
     return named or options.method in METHODS_WITH_CLASS_PICTURES + METHODS_WITH_NEW_WORDS
 
 
-def explain_missing_trigger(options: StarterConfigOptions, facts: PictureFolderStats) -> str | None:
+def explain_omitted_trigger(options: StarterConfigOptions, facts: PictureFolderStats) -> str | None:
     """Return the reason why the config sets no trigger word; None if it does, or if pictures
     lack captions.
     """

@@ -18,7 +18,7 @@ from t2i.randomness import derive_generator
 from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, ModelNotes, export_vae
 from train.reporting.sample_sheets import SamplesConfig, pixels_to_images
-from train.targets.latents import compute_latent_mean
+from train.targets.latents import retrieve_latent_mean
 from train.targets.target import TrainingTarget
 
 
@@ -108,7 +108,7 @@ class AutoencoderTarget(TrainingTarget):
     @torch.no_grad()
     def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:
         """Return a sheet of the pictures, each above its reconstruction without noise."""
-        decoded_BCHW = self.vae.decode(compute_latent_mean(self.vae.encode(batch.pixels_BCHW)))[
+        decoded_BCHW = self.vae.decode(retrieve_latent_mean(self.vae.encode(batch.pixels_BCHW)))[
             0
         ].float()
         both = torch.cat([batch.pixels_BCHW, decoded_BCHW], dim=2).clamp(-1, 1)
@@ -125,7 +125,9 @@ class AutoencoderTarget(TrainingTarget):
         `batch` unit variance; otherwise it stays, as a denoiser may depend on it.
         """
         if self.config.train_encoder:
-            scale = 1 / compute_latent_mean(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            scale = (
+                1 / retrieve_latent_mean(self.vae.encode(batch.pixels_BCHW)).float().std().item()
+            )
             self.vae.register_to_config(scaling_factor=scale)  # type: ignore[no-untyped-call]
         export_vae(self.components.vae, folder)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.conditioning import Conditioning
-from t2i.controls.adapter import prepare_adapter
+from t2i.controls.adapter import compute_adapter_features
 from t2i.controls.control import Control
 from t2i.controls.controlnet import PreparedControlNet
 from t2i.denoiser.families import sd
@@ -196,5 +196,5 @@ class T2IAdapterTarget(ControlTarget):
         """Return the features of the adapter, as entries of `Conditioning.extra`."""
         hint_BCYX = conditioning.extra[HINT]
         control = Control(self.network, hint_BCYX)
-        prepared = prepare_adapter(control, 0, hint_BCYX, None, len(hint_BCYX))
+        prepared = compute_adapter_features(control, 0, hint_BCYX, None, len(hint_BCYX))
         return prepared.compute_residuals(latents_BCHW, timestep_B, conditioning)

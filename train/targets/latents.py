@@ -28,10 +28,10 @@ def encode_latent_moments(
     with without_vae_autocast(vae, device):
         encoded = vae.encode(batch.pixels_BCHW)
     std_BCHW = encoded.latent_dist.std if has_posterior else None
-    return compute_latent_mean(encoded), std_BCHW
+    return retrieve_latent_mean(encoded), std_BCHW
 
 
-def compute_latent_mean(encoded: Any) -> Tensor:
+def retrieve_latent_mean(encoded: Any) -> Tensor:
     """Return the unscaled latents (B, C, H, W) of an encoder's output; of a posterior, the mean."""
     latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
     return latents

@@ -7,7 +7,7 @@ from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
     KOHYA_PREFIXES,
     canonical_module_name,
-    parse_kohya_name,
+    convert_kohya_to_diffusers_name,
     replace_dots,
 )
 
@@ -101,21 +101,25 @@ def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tup
     """Return model part and module of a path. Raises ValueError for an unknown path."""
     for prefix, prefix_part in KOHYA_PREFIXES.items():
         if path.startswith(prefix) and "." not in path:
-            return prefix_part, parse_kohya_name(path.removeprefix(prefix), layers_per_block)
+            return prefix_part, convert_kohya_to_diffusers_name(
+                path.removeprefix(prefix), layers_per_block
+            )
     if path.startswith(LYCORIS_PREFIX) and "." not in path:
-        module = parse_kohya_name(path.removeprefix(LYCORIS_PREFIX), layers_per_block)
+        module = convert_kohya_to_diffusers_name(
+            path.removeprefix(LYCORIS_PREFIX), layers_per_block
+        )
         return part or ("unet" if is_known_module("unet", module) else "text_encoder"), module
     path = path.removeprefix(PEFT_PREFIX)
     for prefix in COMFY_PREFIXES:
         if path.startswith(prefix):
-            return "unet", parse_kohya_name(
+            return "unet", convert_kohya_to_diffusers_name(
                 replace_dots(path.removeprefix(prefix)), layers_per_block
             )
     first, _, rest = path.partition(".")
     if first in ("unet", "text_encoder", "text_encoder_2") and rest:
         rest = rest.removeprefix(PEFT_PREFIX)
         if first == "unet" and rest.startswith(ORIGINAL_UNET_PREFIXES):
-            return first, parse_kohya_name(replace_dots(rest), layers_per_block)
+            return first, convert_kohya_to_diffusers_name(replace_dots(rest), layers_per_block)
         return first, canonical_module_name(rest)
     if part is not None:
         return part, canonical_module_name(path)

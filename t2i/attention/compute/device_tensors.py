@@ -30,7 +30,7 @@ class DeviceTensorCache:
         copy: Tensor = entries[key]
         return copy
 
-    def compute_once(
+    def get_or_compute(
         self, name: str, first: Tensor, *others: Tensor | None, make: Callable[[], Tensor]
     ) -> Tensor:
         """Return a tensor derived from other tensors: the result of `make()`, computed once for

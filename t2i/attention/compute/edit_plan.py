@@ -50,14 +50,14 @@ class ProbabilityMix:
         """
         return self.columns is not None and not self.kept.any()
 
-    def mix_own_values(self, value_NTE: Tensor) -> Tensor:
+    def compute_values_for_own_map(self, value_NTE: Tensor) -> Tensor:
         """Return B V: the values (N, T, E) to be weighted by the row's own attention map P, in
         P' V = P_source (A V) + P (B V).
         """
         wide_NTE = upcast(value_NTE)
         return (wide_NTE * self.device_tensors.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
-    def mix_source_values(self, value_NTE: Tensor) -> Tensor:
+    def compute_values_for_source_map(self, value_NTE: Tensor) -> Tensor:
         """Return A V: the values (N, T, E) to be weighted by the source's attention map P_source,
         in P' V = P_source (A V) + P (B V).
         """
@@ -104,7 +104,7 @@ class EditPlan:
             self.biases[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
 
     def _sum(self, before: Tensor, more: Tensor) -> Tensor:
-        return self.device_tensors.compute_once("sum", before, more, make=lambda: before + more)
+        return self.device_tensors.get_or_compute("sum", before, more, make=lambda: before + more)
 
     def bias_for_row(self, row: int | None, like: Tensor) -> Tensor | None:
         """Return the bias of a row's scores on the device and in the dtype of `like`, or None."""
@@ -155,14 +155,14 @@ class EditPlan:
 
         columns_of_both = columns_NTT
         if before.columns is not None:
-            columns_of_both = self.device_tensors.compute_once(
+            columns_of_both = self.device_tensors.get_or_compute(
                 "A", before.columns, kept_NT, columns_NTT, make=columns
             )
-        return columns_of_both, self.device_tensors.compute_once(
+        return columns_of_both, self.device_tensors.get_or_compute(
             "B", before.kept, kept_NT, make=kept
         )
 
-    def is_row_mixed_from(self, row: int, source: int) -> bool:
+    def is_source_mixed_into_row(self, source: int, row: int) -> bool:
         """Return True if an earlier edit mixed the attention map of batch row `source` into that
         of `row`.
         """

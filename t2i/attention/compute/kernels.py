@@ -46,9 +46,9 @@ def run_edited_attention(
     value = inputs.value.clone() if mixes else inputs.value
     for row, mix in mixes.items():
         value[row] = (
-            mix.mix_source_values(value[row])
+            mix.compute_values_for_source_map(value[row])
             if mix.discards_own_map
-            else mix.mix_own_values(value[row])
+            else mix.compute_values_for_own_map(value[row])
         )
     scores = [
         mixes[row].source if row in mixes and mixes[row].discards_own_map else row
@@ -62,13 +62,13 @@ def run_edited_attention(
     ]
     if partial_rows:
         value = torch.stack(
-            [mixes[row].mix_source_values(inputs.value[row]) for row in partial_rows]
+            [mixes[row].compute_values_for_source_map(inputs.value[row]) for row in partial_rows]
         )
         second = compute_output_rows(
             [mixes[row].source for row in partial_rows], inputs, value, plan
         )
         out = out.index_add(0, torch.tensor(partial_rows, device=out.device), second)
-    return apply_map_functions(out, probabilities), probabilities
+    return recompute_output_with_map_functions(out, probabilities), probabilities
 
 
 def run_joint_attention(
@@ -87,17 +87,19 @@ def run_joint_attention(
     for row in rows:
         mix = plan.mixes[row]
         own = inputs.value[row].clone()
-        own[:, text] = mix.mix_own_values(own[:, text])
+        own[:, text] = mix.compute_values_for_own_map(own[:, text])
         mixed = compute_output_rows([row], inputs, own[None], plan, queries)
         if mix.columns is not None:
             source = torch.zeros_like(own)
-            source[:, text] = mix.mix_source_values(inputs.value[row][:, text])
+            source[:, text] = mix.compute_values_for_source_map(inputs.value[row][:, text])
             mixed = mixed + compute_output_rows([mix.source], inputs, source[None], plan, queries)
         out[row, :, queries] = mixed[0]
-    return apply_map_functions(out, probabilities)
+    return recompute_output_with_map_functions(out, probabilities)
 
 
-def apply_map_functions(out: Tensor, probabilities: AttentionProbabilities) -> Tensor:
+def recompute_output_with_map_functions(
+    out: Tensor, probabilities: AttentionProbabilities
+) -> Tensor:
     """Return the attention output with those rows recomputed whose attention map is replaced by a
     function: out = fn(map) @ value.
     """
@@ -205,7 +207,7 @@ def apply_row_copies(inputs: AttentionInputs, site: Site, plan: EditPlan) -> Att
     return replace(inputs, query=tensors["q"], key=tensors["k"], value=tensors["v"], mask=mask)
 
 
-def prepare_eager_probabilities(
+def build_eager_probabilities(
     inputs: AttentionInputs, mask: Tensor | None, site: Site, plan: EditPlan
 ) -> AttentionProbabilities:
     """Prepare the edited attention probabilities of an eager (not fused) attention processor, which

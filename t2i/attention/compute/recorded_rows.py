@@ -70,10 +70,10 @@ class RecordedRun(Protocol):
         the first.
         """
 
-    def recorded_queries_and_keys(self, site: str, step: int) -> RecordedInputs | None:
+    def recorded_attention_inputs(self, site: str, step: int) -> RecordedInputs | None:
         """Return the queries, keys and values that were recorded at a site and step; None where the
         site was not recorded.
         """
 
-    def latents_at(self, step: int) -> Tensor:
+    def latents_after_step(self, step: int) -> Tensor:
         """Return the latents (1, C, H, W) that were recorded after a step."""

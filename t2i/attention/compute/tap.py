@@ -69,7 +69,7 @@ class AttentionHandler(Protocol):
     def handle_attention(self, inputs: AttentionInputs) -> Tensor:
         """Compute an attention call in place of torch's kernel: return its output (B, N, Q, E)."""
 
-    def handle_eager_attention(
+    def compute_eager_probabilities(
         self,
         query: Tensor,
         key: Tensor,
@@ -92,7 +92,7 @@ _open = 0
 
 
 @contextmanager
-def use_attention_handler(handler: AttentionHandler) -> Iterator[None]:
+def using_attention_handler(handler: AttentionHandler) -> Iterator[None]:
     """Route this thread's attention calls to `handler` within the block."""
     token = _handler.set(handler)
     try:
@@ -102,7 +102,7 @@ def use_attention_handler(handler: AttentionHandler) -> Iterator[None]:
 
 
 @contextmanager
-def install_tap() -> Iterator[None]:
+def tapping_attention() -> Iterator[None]:
     """Replace torch's scaled_dot_product_attention by `tapped_attention` within the block, and
     restore the original function afterwards.
     """
@@ -157,7 +157,7 @@ def tapped_attention(
 _score_patches = MethodPatches("get_attention_scores")
 
 
-def install_eager_tap(module: Any) -> AbstractContextManager[object]:
+def tapping_eager_attention(module: Any) -> AbstractContextManager[object]:
     """Route a module's `get_attention_scores`, which eager attention processors call, to the
     thread's handler within the block.
 
@@ -175,7 +175,7 @@ def _tap_of_scores(module: Any, scores: ProbabilitiesFunction) -> ProbabilitiesF
         if handler is None:
             probs = scores(query, key, attention_mask)
         else:
-            probs = handler.handle_eager_attention(query, key, attention_mask, scores, module)
+            probs = handler.compute_eager_probabilities(query, key, attention_mask, scores, module)
         return probs if identity is None else identity.replace_probabilities(probs, module.heads)
 
     return get_attention_scores

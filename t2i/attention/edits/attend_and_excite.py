@@ -86,7 +86,7 @@ class AttendAndExcite(Edit):
         """
         super().check_prompts_and_words(prompt_tokens)
         for word in as_word_tuple(self.words):
-            prompt_tokens.find_word_positions(self.target, word)
+            prompt_tokens.find_word_token_positions(self.target, word)
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
@@ -129,7 +129,7 @@ class AttendAndExcite(Edit):
                 "AttendAndExcite needs gradients, and torch.inference_mode() allows none: draw "
                 "under torch.no_grad() or without it; the pipelines switch gradients themselves."
             )
-        rows = list(denoiser_pass.cond_rows(self.target))
+        rows = list(denoiser_pass.cond_rows_of_prompt(self.target))
         maps: dict[Site, list[Tensor]] = {}
         tokens: list[tuple[slice, list[int]]] = []
 
@@ -167,7 +167,7 @@ class AttendAndExcite(Edit):
         places = {
             p
             for word in as_word_tuple(self.words)
-            for p in call.prompt_tokens.find_word_positions(self.target, word)
+            for p in call.prompt_tokens.find_word_token_positions(self.target, word)
         }
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 

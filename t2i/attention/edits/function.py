@@ -49,7 +49,9 @@ class Function(Edit):
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the map function of the target rows to the edit plan."""
-        plan.add_map_function(call.denoiser_pass.cond_rows(self.target), self._apply_to_heads)
+        plan.add_map_function(
+            call.denoiser_pass.cond_rows_of_prompt(self.target), self._apply_to_heads
+        )
 
     def _apply_to_heads(self, probs_NQK: Tensor) -> Tensor:
         """Return the map with `fn` applied to the selected heads."""

@@ -64,7 +64,7 @@ class LocalBlend(Edit):
         super().check_prompts_and_words(prompt_tokens)
         for prompt, words in zip((self.source, self.target), self.words, strict=True):
             for word in as_word_tuple(words):
-                prompt_tokens.find_word_positions(prompt, word)
+                prompt_tokens.find_word_token_positions(prompt, word)
 
     def list_probes(self) -> Sequence[Probe]:
         """Return a probe of the mask's words in each of the prompts, source and target, that has

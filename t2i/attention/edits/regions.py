@@ -131,7 +131,7 @@ class Regions(BiasEdit):
         super().check_prompts_and_words(prompt_tokens)
         for region in self.regions:
             for word in as_word_tuple(region.words):
-                prompt_tokens.find_word_positions(self.target, word)
+                prompt_tokens.find_word_token_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
         """Return the bias on the attention scores, (image positions, text tokens): from -strength
@@ -142,7 +142,7 @@ class Regions(BiasEdit):
         for region in self.regions:
             region_P1 = region.compute_coverage(call.site.size, self.feather).flatten()[:, None]
             for word in as_word_tuple(region.words):
-                places = list(call.prompt_tokens.find_word_positions(self.target, word))
+                places = list(call.prompt_tokens.find_word_token_positions(self.target, word))
                 coverage_PT[:, places] = coverage_PT[:, places].maximum(region_P1)
         unassigned_PT = coverage_PT < 0
         return (self.strength * (2 * coverage_PT - 1)).masked_fill(unassigned_PT, 0.0)

@@ -56,22 +56,28 @@ class Reweight(PerWordWindowEdit):
         """
         super().check_prompts_and_words(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.find_word_positions(self.target, word)
+            prompt_tokens.find_word_token_positions(self.target, word)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the multiplication of the words' maps in the target rows to the edit plan."""
         if self.does_nothing:
             return
-        rows = call.denoiser_pass.cond_rows(self.target)
-        source_rows = None if self.source is None else call.denoiser_pass.cond_rows(self.source)
+        rows = call.denoiser_pass.cond_rows_of_prompt(self.target)
+        source_rows = (
+            None if self.source is None else call.denoiser_pass.cond_rows_of_prompt(self.source)
+        )
         if source_rows is None or all(
-            plan.is_row_mixed_from(row, source)
+            plan.is_source_mixed_into_row(source, row)
             for row, source in zip(rows, source_rows, strict=True)
         ):
-            plan.add_mix(rows, None, *self.compute_once(call, lambda: self._scale_own_map(call)))
+            plan.add_mix(
+                rows, None, *self.compute_once_per_step(call, lambda: self._scale_own_map(call))
+            )
         else:
             plan.add_mix(
-                rows, source_rows, *self.compute_once(call, lambda: self._mix_source_map(call))
+                rows,
+                source_rows,
+                *self.compute_once_per_step(call, lambda: self._mix_source_map(call)),
             )
 
     def _scale_own_map(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
@@ -79,7 +85,7 @@ class Reweight(PerWordWindowEdit):
         weights_T = call.prompt_tokens.build_values_per_token(
             self.target, self.weights, call.text_length
         )
-        return self.restrict_to_heads(
+        return self.restrict_mix_to_heads(
             call, None, torch.where(self.compute_active_tokens_T(call) > 0, weights_T, 1.0)
         )
 
@@ -89,4 +95,4 @@ class Reweight(PerWordWindowEdit):
             call.prompt_tokens.build_values_per_token(self.target, self.weights, call.text_length),
             self.compute_active_tokens_T(call),
         )
-        return self.restrict_to_heads(call, torch.diag(weights_T * active_T), 1 - active_T)
+        return self.restrict_mix_to_heads(call, torch.diag(weights_T * active_T), 1 - active_T)

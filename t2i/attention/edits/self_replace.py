@@ -31,7 +31,7 @@ class SelfReplace(Edit):
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies of queries and keys, source rows to target rows, to the edit plan."""
         rows, sources = (
-            call.denoiser_pass.cond_rows(self.target),
-            call.denoiser_pass.cond_rows(self.source),
+            call.denoiser_pass.cond_rows_of_prompt(self.target),
+            call.denoiser_pass.cond_rows_of_prompt(self.source),
         )
         plan.add_row_copies("qk", rows, sources, self.heads)

@@ -56,7 +56,7 @@ class WordWeights(BiasEdit):
         """
         super().check_prompts_and_words(prompt_tokens)
         for word in self.weights:
-            prompt_tokens.find_word_positions(self.target, word)
+            prompt_tokens.find_word_token_positions(self.target, word)
 
     def compute_bias(self, call: AttentionCall) -> Tensor:
         """Return the score bias log(weight) of each text token, (1, T)."""

@@ -14,7 +14,7 @@ from t2i.errors import AttentionError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ControlNetworks:
+class AnnouncedControls:
     """Networks that a run of a denoiser calls in each pass, before the denoiser itself.
 
     networks : number of a control -> its network; one network may serve several controls
@@ -24,7 +24,7 @@ class ControlNetworks:
     networks: Mapping[int, nn.Module]
 
 
-_current: ContextVar[ControlNetworks | None] = ContextVar("control_networks", default=None)
+_current: ContextVar[AnnouncedControls | None] = ContextVar("control_networks", default=None)
 
 
 @contextmanager
@@ -33,14 +33,14 @@ def announcing_controls(denoiser: nn.Module, networks: Mapping[int, nn.Module]) 
     sessions find the sites in them.
     """
     denoiser = getattr(denoiser, "_orig_mod", denoiser)
-    token = _current.set(ControlNetworks(denoiser, networks))
+    token = _current.set(AnnouncedControls(denoiser, networks))
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def current_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
+def announced_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
     """Return the networks that the running run of a denoiser calls beside it, by the numbers of
     their controls.
     """
@@ -48,7 +48,7 @@ def current_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
     return {} if current is None or current.denoiser is not denoiser else current.networks
 
 
-def current_denoiser() -> nn.Module | None:
+def denoiser_of_announced_controls() -> nn.Module | None:
     """Return the denoiser that the announced networks belong to; None without any."""
     current = _current.get()
     return None if current is None else current.denoiser
@@ -63,7 +63,7 @@ def find_site_module(denoiser: nn.Module, name: str) -> nn.Module:
     number, own_name = split_control_name(name)
     if number is None:
         return denoiser.get_submodule(own_name)
-    networks = current_controls(denoiser)
+    networks = announced_controls(denoiser)
     if number not in networks:
         raise AttentionError(f"Got the site {name!r}, and the run has no control {number}.")
     assert isinstance(number, int)

@@ -242,7 +242,7 @@ class SiteDiscovery:
 
 
 @contextmanager
-def push_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+def pushing_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Declare within the block that the forward of `module` is running, for a site discovery that
     starts in the middle of it.
     """
@@ -260,7 +260,7 @@ _open_forward: ContextVar[RunningModule | None] = ContextVar("open_forward", def
 def discovering_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[SiteDiscovery]:
     """Discover the attention sites of `root` while it runs inside the block.
 
-    If its forward is already running, see `push_running_forward`, the rest of it is observed.
+    If its forward is already running, see `pushing_running_forward`, the rest of it is observed.
     """
     discovery = SiteDiscovery(names)
     under_way = _open_forward.get()

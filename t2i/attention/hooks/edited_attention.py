@@ -21,7 +21,7 @@ from t2i.errors import AttentionError
 from t2i.terminal import plural
 
 
-class EditedAttention:
+class EditedModelAttention:
     """Attention of one model with the edits and probes of the sessions that are open on it.
 
     sessions : open sessions, in the order in which their edits act
@@ -36,14 +36,14 @@ class EditedAttention:
     def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
         plan, listeners = self._plan_edits(site, len(call.query))
-        every = (session.recorded_queries_and_keys(site) for session in listeners)
+        every = (session.recorded_attention_inputs(site) for session in listeners)
         recorded_rows = next((one for one in every if one is not None), None)
         out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
         for session in listeners:
             session.on_attention(probabilities)
         return out
 
-    def run_eager_attention(
+    def compute_eager_probabilities(
         self, call: AttentionInputs, mask: Tensor | None, site: Site, scores: ProbabilitiesFunction
     ) -> Tensor:
         """Return the edited probabilities (B * N, Q, K) of a call, after the probes have read it.
@@ -52,7 +52,7 @@ class EditedAttention:
         """
         rows, heads = call.query.shape[:2]
         plan, listeners = self._plan_edits(site, rows)
-        if any(session.recorded_queries_and_keys(site) is not None for session in listeners):
+        if any(session.recorded_attention_inputs(site) is not None for session in listeners):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which cannot read a recorded "
                 "source: pipe.unet.set_default_attn_processor() puts the fused one in "
@@ -60,7 +60,7 @@ class EditedAttention:
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        probabilities = kernels.prepare_eager_probabilities(call, mask, site, plan)
+        probabilities = kernels.build_eager_probabilities(call, mask, site, plan)
         call = probabilities.inputs
         scored = scores(
             call.query.flatten(0, 1),
@@ -81,7 +81,9 @@ class EditedAttention:
     def _plan_edits(self, site: Site, rows: int) -> tuple[EditPlan, list[AttentionListener]]:
         plan = EditPlan(device_tensors=self._device_tensors)
         listeners = [
-            session for session in self.list_active_sessions() if session.acts_at_site(site)
+            session
+            for session in self.list_sessions_with_running_pass()
+            if session.acts_at_site(site)
         ]
         for session in listeners:
             if session.num_rows != rows:
@@ -95,7 +97,7 @@ class EditedAttention:
             self.kernel_descriptions.setdefault(site.name, set()).add(plan.kernel_description)
         return plan, listeners
 
-    def list_active_sessions(self) -> list[AttentionListener]:
+    def list_sessions_with_running_pass(self) -> list[AttentionListener]:
         """Return the model's open sessions of which a denoiser pass is running."""
         return [session for session in self.sessions if session.num_rows is not None]
 
@@ -109,7 +111,7 @@ class DiscoveryHandler:
     """
 
     def __init__(
-        self, attention: EditedAttention, sites: dict[str, Site], discovery: SiteDiscovery
+        self, attention: EditedModelAttention, sites: dict[str, Site], discovery: SiteDiscovery
     ) -> None:
         self.attention, self.sites, self.discovery = attention, sites, discovery
         self.is_over = False
@@ -121,7 +123,7 @@ class DiscoveryHandler:
         site = self._new_site(call)
         return call.run_kernel() if site is None else self.attention.run_attention(call, site)
 
-    def handle_eager_attention(
+    def compute_eager_probabilities(
         self,
         query: Tensor,
         key: Tensor,
@@ -136,7 +138,7 @@ class DiscoveryHandler:
         site = self._new_site(call)
         if site is None:
             return scores(query, key, mask)
-        return self.attention.run_eager_attention(call, mask, site, scores)
+        return self.attention.compute_eager_probabilities(call, mask, site, scores)
 
     def _new_site(self, call: AttentionInputs) -> Site | None:
         if self.is_over:
@@ -145,7 +147,7 @@ class DiscoveryHandler:
         if site is None or site.name in self.sites:
             return None
         self.sites[site.name] = site
-        for session in self.attention.list_active_sessions():
+        for session in self.attention.list_sessions_with_running_pass():
             session.check_keys_match_prompts(site, call)
         return site
 
@@ -155,7 +157,7 @@ class SiteAttentionHandler:
     sessions' edits; calls of other threads are left as they are.
     """
 
-    def __init__(self, attention: EditedAttention, site: Site) -> None:
+    def __init__(self, attention: EditedModelAttention, site: Site) -> None:
         self.attention, self.site = attention, site
         self.thread = threading.get_ident()
 
@@ -165,7 +167,7 @@ class SiteAttentionHandler:
             return call.run_kernel()
         return self.attention.run_attention(call, self.site)
 
-    def handle_eager_attention(
+    def compute_eager_probabilities(
         self,
         query: Tensor,
         key: Tensor,
@@ -177,7 +179,7 @@ class SiteAttentionHandler:
         if self._is_elsewhere or key.shape[1] != self.site.keys:
             return scores(query, key, mask)
         inputs = build_eager_attention_inputs(query, key, module)
-        return self.attention.run_eager_attention(inputs, mask, self.site, scores)
+        return self.attention.compute_eager_probabilities(inputs, mask, self.site, scores)
 
     @property
     def _is_elsewhere(self) -> bool:

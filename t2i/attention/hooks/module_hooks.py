@@ -43,7 +43,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def wrap_forward_in_context(module: nn.Module, make_context: MakeCallContext) -> Iterator[None]:
+def running_forward_in_context(module: nn.Module, make_context: MakeCallContext) -> Iterator[None]:
     """Run each forward call of the module inside a context manager, a new `make_context(args,
     kwargs)` for each call, while the block is open.
 
@@ -116,7 +116,7 @@ def build_eager_attention_inputs(query: Tensor, key: Tensor, module: Any) -> Att
 
 
 @contextmanager
-def hook_compiled_calls(
+def hooking_compiled_calls(
     root: nn.Module, before: BeforeCall | None, after: AfterCall
 ) -> Iterator[None]:
     """Call `before` and `after` around each call of a model that was compiled in place.

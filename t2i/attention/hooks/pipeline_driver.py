@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.attention.denoiser_pass import build_denoiser_pass
 from t2i.attention.hooks.driven_session import DrivenSession
-from t2i.conditioning.run_state import RunState, SupportsStepCallbacks
+from t2i.conditioning.run_state import PipelineWithStepCallbacks, RunState
 
 
 class PipelineDriver:
@@ -17,10 +17,10 @@ class PipelineDriver:
     latents.
     """
 
-    def __init__(self, session: DrivenSession, pipeline: SupportsStepCallbacks) -> None:
+    def __init__(self, session: DrivenSession, pipeline: PipelineWithStepCallbacks) -> None:
         self.session, self.pipeline = session, pipeline
 
-    def install(self, stack: ExitStack) -> None:
+    def attach_until_closed(self, stack: ExitStack) -> None:
         """Register the driver as a step callback of the pipeline until the stack is closed."""
         self.pipeline.step_callbacks.append(self)
         stack.callback(self.pipeline.step_callbacks.remove, self)

@@ -7,17 +7,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import torch
 from torch import nn
 
-from t2i.attention.compute.tap import install_eager_tap, install_tap, use_attention_handler
+from t2i.attention.compute.tap import (
+    tapping_attention,
+    tapping_eager_attention,
+    using_attention_handler,
+)
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.control_networks import current_controls, current_denoiser
+from t2i.attention.hooks.control_networks import announced_controls, denoiser_of_announced_controls
 from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
 from t2i.attention.hooks.edited_attention import (
     DiscoveryHandler,
-    EditedAttention,
+    EditedModelAttention,
     SiteAttentionHandler,
 )
-from t2i.attention.hooks.module_hooks import hook_compiled_calls, wrap_forward_in_context
+from t2i.attention.hooks.module_hooks import hooking_compiled_calls, running_forward_in_context
 from t2i.attention.site import Site, split_control_name
 from t2i.errors import AttentionError
 
@@ -37,7 +41,7 @@ class SharedHooks:
         self.called_module, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
         self.names = name_modules(self.root)
-        self.attention = EditedAttention()
+        self.attention = EditedModelAttention()
         self.sites: dict[str, Site] = {}
         self.is_dry_run = False
         """True in a trial step, which no probe reads and no edit changes."""
@@ -53,19 +57,19 @@ class SharedHooks:
         self._site_hooks: dict[str, ExitStack] = {}
         self._tap = ExitStack()
 
-    def open(self) -> None:
+    def install_tap_and_pass_end_hook(self) -> None:
         """Install what the sessions of a model share: the attention tap, and a hook at the end of
         every denoiser pass.
         """
-        self._tap.enter_context(install_tap())
+        self._tap.enter_context(tapping_attention())
         hook = self.called_module.register_forward_hook(self._returned, always_call=True)
         self._tap.callback(hook.remove)
-        self._tap.enter_context(hook_compiled_calls(self.called_module, None, self._returned))
+        self._tap.enter_context(hooking_compiled_calls(self.called_module, None, self._returned))
         for module in self.names:
             if hasattr(module, "get_attention_scores"):
-                self._tap.enter_context(install_eager_tap(module))
+                self._tap.enter_context(tapping_eager_attention(module))
 
-    def close(self) -> None:
+    def remove_all_hooks(self) -> None:
         """Remove every hook that sessions have put into the model; the sites that were discovered
         stay known.
         """
@@ -88,7 +92,7 @@ class SharedHooks:
         Each session that shares the hooks begins and ends the same pass; the first to begin it
         starts the discovery.
         """
-        networks = tuple((number, id(one)) for number, one in current_controls(self.root).items())
+        networks = tuple((number, id(one)) for number, one in announced_controls(self.root).items())
         self._input_shapes[session] = shapes = (input_shapes, networks)
         if self._discovery is None:
             if self._discovered_shapes.get(session) != (shapes, self._num_discoveries):
@@ -114,7 +118,7 @@ class SharedHooks:
         return before != now
 
     @contextmanager
-    def disable_other_sessions(self, session: AttentionListener) -> Iterator[None]:
+    def disabling_other_sessions(self, session: AttentionListener) -> Iterator[None]:
         """Disable all other sessions of the model within the block."""
         every, self.attention.sessions = self.attention.sessions, [session]
         try:
@@ -127,7 +131,7 @@ class SharedHooks:
         for name, site in self.sites.items():
             if (
                 name not in self._site_hooks
-                and site.control is None
+                and site.control_number is None
                 and session.acts_at_site(site)
                 and self._discovery is None
             ):
@@ -151,7 +155,7 @@ class SharedHooks:
             self._discovery_stack.enter_context(torch.compiler.set_stance("force_eager"))
         discovery = self._discovery_stack.enter_context(discovering_sites(self.root, self.names))
         self._discovery = DiscoveryHandler(self.attention, self.sites, discovery)
-        self._discovery_stack.enter_context(use_attention_handler(self._discovery))
+        self._discovery_stack.enter_context(using_attention_handler(self._discovery))
 
     def _restart_discovery(self, running: DiscoveryHandler) -> None:
         """Discover again after a pass that raised; the hooks are still there."""
@@ -186,7 +190,7 @@ class SharedHooks:
 
     def _site_hook(self, module: nn.Module, site: Site) -> AbstractContextManager[None]:
         handler = SiteAttentionHandler(self.attention, site)
-        return wrap_forward_in_context(module, lambda *_: use_attention_handler(handler))
+        return running_forward_in_context(module, lambda *_: using_attention_handler(handler))
 
     def _remove_site_hooks(self) -> None:
         for stack in self._site_hooks.values():
@@ -201,7 +205,7 @@ class SharedHooks:
     # networks of controls, which run within the pass before the denoiser
 
     @contextmanager
-    def reading_control(
+    def hooking_control_network(
         self, number: int, network: nn.Module, branches: Sequence[str]
     ) -> Iterator[None]:
         """Let the active sessions read and edit the attention of a control's network, which is
@@ -211,10 +215,10 @@ class SharedHooks:
         Raises AttentionError if a session wants sites of a module that computed attention without
         the tap.
         """
-        active = self.attention.list_active_sessions()
+        active = self.attention.list_sessions_with_running_pass()
         with ExitStack() as stack:
             for session in active:
-                stack.enter_context(session.running_branches(branches))
+                stack.enter_context(session.restricting_pass_to_branches(branches))
             if active and number not in self._discovered_controls:
                 stack.enter_context(self._discovering_control(number, network))
             elif active:
@@ -230,13 +234,13 @@ class SharedHooks:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             for module in names:
                 if hasattr(module, "get_attention_scores"):
-                    stack.enter_context(install_eager_tap(module))
+                    stack.enter_context(tapping_eager_attention(module))
             discovery = stack.enter_context(discovering_sites(network, names))
             handler = DiscoveryHandler(self.attention, found, discovery)
-            stack.enter_context(use_attention_handler(handler))
+            stack.enter_context(using_attention_handler(handler))
             yield
         if discovery.bypassed and any(
-            session.selects_control(number) for session in self.attention.sessions
+            session.acts_in_control(number) for session in self.attention.sessions
         ):
             raise AttentionError(discovery.build_bypass_message())
         self.sites.update(found)
@@ -244,24 +248,27 @@ class SharedHooks:
         self._num_discoveries += 1
 
     def _hook_control(self, number: int, network: nn.Module, stack: ExitStack) -> None:
-        active = self.attention.list_active_sessions()
+        active = self.attention.list_sessions_with_running_pass()
         for name, site in self.sites.items():
-            if site.control != number or not any(one.acts_at_site(site) for one in active):
+            if site.control_number != number or not any(one.acts_at_site(site) for one in active):
                 continue
             module = network.get_submodule(split_control_name(name)[1])
             if hasattr(module, "get_attention_scores"):
-                stack.enter_context(install_eager_tap(module))
+                stack.enter_context(tapping_eager_attention(module))
             stack.enter_context(self._site_hook(module, site))
 
     def list_sites(self) -> list[Site]:
         """Return the known sites: the denoiser's, then those of each control in turn."""
         return sorted(
-            self.sites.values(), key=lambda site: -1 if site.control is None else site.control
+            self.sites.values(),
+            key=lambda site: -1 if site.control_number is None else site.control_number,
         )
 
     def list_undiscovered_controls(self) -> list[int]:
         """Return the controls of the running run whose networks have not been called yet."""
-        return [one for one in current_controls(self.root) if one not in self._discovered_controls]
+        return [
+            one for one in announced_controls(self.root) if one not in self._discovered_controls
+        ]
 
 
 _installed: dict[nn.Module, SharedHooks] = {}
@@ -269,7 +276,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def install_session(root: nn.Module, session: AttentionListener) -> Iterator[SharedHooks]:
+def installing_session_hooks(root: nn.Module, session: AttentionListener) -> Iterator[SharedHooks]:
     """Put the hooks of a session into a model within the block; sessions of one model share them.
 
     Raises AttentionError if another thread has a session on the model, or if one is open on a part
@@ -286,7 +293,7 @@ def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Sha
                         "A session is open on a model that this one is a part of, or that is a "
                         "part of it: give attend() the same one, and choose places by sites=."
                     )
-            shared_hooks.open()
+            shared_hooks.install_tap_and_pass_end_hook()
             _installed[key] = shared_hooks
         elif shared_hooks.thread != threading.get_ident():
             raise AttentionError(
@@ -301,7 +308,7 @@ def install_session(root: nn.Module, session: AttentionListener) -> Iterator[Sha
             shared_hooks.remove_session(session)
             if not shared_hooks.attention.sessions:
                 del _installed[key]
-                shared_hooks.close()
+                shared_hooks.remove_all_hooks()
 
 
 @contextmanager
@@ -310,13 +317,13 @@ def running_control(number: int, branches: Sequence[str]) -> Iterator[None]:
     rows of these branches, so that open sessions read and edit its attention; see
     `announcing_controls`.
     """
-    denoiser = current_denoiser()
+    denoiser = denoiser_of_announced_controls()
     shared_hooks = None if denoiser is None else _installed.get(denoiser)
     if shared_hooks is None or shared_hooks.thread != threading.get_ident():
         yield
         return
-    network = current_controls(shared_hooks.root)[number]
-    with shared_hooks.reading_control(number, network, branches):
+    network = announced_controls(shared_hooks.root)[number]
+    with shared_hooks.hooking_control_network(number, network, branches):
         yield
 
 

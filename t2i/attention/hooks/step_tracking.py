@@ -21,7 +21,7 @@ class StepTracker:
         self._timesteps: Tensor | None = None
         self._first = self._last = 0
 
-    def advance(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    def advance_to_next_call(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
         """Advance to the next denoiser call and return its step, from 0, and the number of
         steps.
 

@@ -174,7 +174,7 @@ def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts:
     found = []
     for concept in concepts:
         text = concept.text or concept.word
-        positions = PromptTokens((text,), tokenizers).find_word_positions(0, concept.word)
+        positions = PromptTokens((text,), tokenizers).find_word_token_positions(0, concept.word)
         with torch.no_grad(), not_recording_tokens():
             text_1TD = encode(
                 prompt=text,

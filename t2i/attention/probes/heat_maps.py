@@ -191,7 +191,7 @@ class HeatMaps(Mapping[str, Tensor]):
         row, column = divmod(int(map_HW.argmax()), map_HW.shape[1])
         return (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
 
-    def centre(self, word: str) -> tuple[float, float]:
+    def mask_centroid(self, word: str) -> tuple[float, float]:
         """Return the centroid of the mask of a word's heat map: x and y as fractions of width and
         height.
         """
@@ -200,7 +200,7 @@ class HeatMaps(Mapping[str, Tensor]):
         across, down = columns.float().mean() + 0.5, rows.float().mean() + 0.5
         return float(across) / mask_HW.shape[1], float(down) / mask_HW.shape[0]
 
-    def share_among_words(self, word: str) -> float:
+    def probability_share(self, word: str) -> float:
         """Return the word's share of the summed probability of all probed words, 0 to 1."""
         total = sum(self._combined_probability(other).sum() for other in self.words)
         return float(self._combined_probability(word).sum() / total)

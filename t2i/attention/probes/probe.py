@@ -15,7 +15,7 @@ from t2i.attention.denoiser_pass import check_prompt_number
 from t2i.attention.probes.concepts import Concept, EncodedConcepts
 from t2i.attention.probes.heat_maps import RESCALED, Convention, HeatMaps
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
-from t2i.attention.probes.refinement import FIRST_SHARE, AffinityAccumulator, can_refine
+from t2i.attention.probes.refinement import FIRST_SHARE, AffinityAccumulator, is_refinement_site
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
     Site,
@@ -60,7 +60,7 @@ class Probe:
     concepts: EncodedConcepts | None = None
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
-    _current_columns: "ProbedTokens | None" = None
+    _current_columns: "ProbedTokensAtStep | None" = None
     _reference_site: Site | None = None
     """The largest site so far whose self-attention can refine the maps."""
 
@@ -136,7 +136,7 @@ class Probe:
         check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
             if not isinstance(word, Concept):
-                prompt_tokens.find_word_positions(self.prompt, word)
+                prompt_tokens.find_word_token_positions(self.prompt, word)
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Discard the measurements of the previous run and prepare for a new one."""
@@ -174,7 +174,7 @@ class Probe:
                 f"{call.text_length - 1}."
             )
         live = []
-        for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
+        for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
                 words_NSQ, ratio_1SQ = self._read_row(probabilities, row, columns)
             live.append(words_NSQ)
@@ -187,7 +187,7 @@ class Probe:
                 self.measurements.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
 
     def _read_row(
-        self, probabilities: AttentionProbabilities, row: int, columns: "ProbedTokens"
+        self, probabilities: AttentionProbabilities, row: int, columns: "ProbedTokensAtStep"
     ) -> tuple[Tensor, Tensor | None]:
         """Return the words' probabilities (N, S, Q) in a batch row, and for the convention
         "default" their mean ratio to the largest one, (1, S, Q).
@@ -219,7 +219,7 @@ class Probe:
         a model come one by one, small ones of the decoder first.
         """
         best = self._reference_site
-        if can_refine(site) and (best is None or site.num_positions > best.num_positions):
+        if is_refinement_site(site) and (best is None or site.num_positions > best.num_positions):
             self._reference_site = best = site
         return best is not None and best.name == site.name
 
@@ -230,7 +230,7 @@ class Probe:
         if call.denoiser_pass.step < steps.start + int(FIRST_SHARE * len(steps)):
             return
         affinities = self.measurements.affinities
-        for image_index, row in enumerate(call.denoiser_pass.cond_rows(self.prompt)):
+        for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
             with torch.no_grad():
                 probs_QQ = probabilities.attention_map(row).mean(dim=0)
             key = image_index, call.site.name
@@ -244,7 +244,7 @@ class Probe:
         site: Site,
         image_index: int,
         words_NSQ: Tensor,
-        columns: "ProbedTokens",
+        columns: "ProbedTokensAtStep",
         ratio_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
@@ -258,7 +258,7 @@ class Probe:
         of_concepts = range(0 if self.concepts is None else self.concepts.num_tokens)
         accumulator.add(words_NSQ, (*of_concepts, *columns.columns), ratio_1SQ)
 
-    def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokens":
+    def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokensAtStep":
         """Return the columns of the words at this step; a token keeps its column for the run."""
         if (
             self._current_columns is not None
@@ -271,7 +271,9 @@ class Probe:
             if isinstance(word, Concept):
                 continue
             own = list(self.measurements.tokens.get(name, ()))
-            for number, position in enumerate(prompt_tokens.find_word_positions(self.prompt, word)):
+            for number, position in enumerate(
+                prompt_tokens.find_word_token_positions(self.prompt, word)
+            ):
                 if number == len(own):
                     own.append(column_at.get(position, self.measurements.columns))
                     self.measurements.columns = max(self.measurements.columns, own[number] + 1)
@@ -279,14 +281,14 @@ class Probe:
                 positions[own[number]] = position
             if own:
                 self.measurements.tokens[name] = tuple(own)
-        self._current_columns = ProbedTokens(
+        self._current_columns = ProbedTokensAtStep(
             prompt_tokens, tuple(positions), tuple(positions.values())
         )
         return self._current_columns
 
 
 @dataclass(frozen=True, slots=True)
-class ProbedTokens:
+class ProbedTokensAtStep:
     """Tokens of a probe's words at one step: their columns in the probe's measurements (axis S),
     and their positions in the text (axis T).
     """

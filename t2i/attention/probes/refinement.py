@@ -48,7 +48,7 @@ class AffinityAccumulator:
         self.steps += 1
 
 
-def can_refine(site: Site) -> bool:
+def is_refinement_site(site: Site) -> bool:
     """Return True for a site whose self-attention can refine heat maps: one of the decoder, on a
     grid of at most MAX_POSITIONS.
     """

@@ -8,7 +8,7 @@ from diffusers.utils.import_utils import is_bs4_available, is_ftfy_available
 from torch import nn
 
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer
-from t2i.conditioning.run_state import SupportsStepCallbacks
+from t2i.conditioning.run_state import PipelineWithStepCallbacks
 from t2i.errors import ArgumentError
 from t2i.text.encoders.selection import select_text_encoder
 
@@ -33,7 +33,7 @@ def find_prompt_tokenizers(x: Any, tokenizer: Any) -> tuple[PromptTokenizer, ...
     first = _count_image_tokens(x, root)
     if tokenizer is not None:
         return (PromptTokenizer(tokenizer, first),)
-    if isinstance(x, SupportsStepCallbacks):
+    if isinstance(x, PipelineWithStepCallbacks):
         return _find_in_own_pipeline(x)
     if isinstance(x, nn.Module):
         return ()

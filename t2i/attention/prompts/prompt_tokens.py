@@ -14,12 +14,16 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.denoiser_pass import check_prompt_number
 from t2i.errors import ArgumentError
-from t2i.text.alignment import TokenMapping, build_refinement_mapping, build_replacement_matrix
+from t2i.text.alignment import (
+    TargetToSourceMapping,
+    build_refinement_mapping,
+    build_replacement_matrix,
+)
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.learned_words import find_continuation_insertions
 from t2i.text.token_windows import EncoderInput
 from t2i.text.word_mentions import WordMention, find_mentioned_tokens
-from t2i.text.word_spans import Span, find_word_positions
+from t2i.text.word_spans import Span, find_word_token_positions
 
 Word = str | Span
 """A word or phrase of the prompt, or token positions along T."""
@@ -55,7 +59,7 @@ class PromptTokenizer:
             partial(find_continuation_insertions, tokenizer=tokenizer)
         )
 
-    def find_positions(self, prompt: EncoderInput, word: str) -> Span:
+    def find_word_token_positions(self, prompt: EncoderInput, word: str) -> Span:
         """Return the positions of a word's tokens along T; of a learned word, those of all its
         tokens.
 
@@ -63,11 +67,11 @@ class PromptTokenizer:
         """
 
         def find(prompt: EncoderInput, text: str) -> Span:
-            return find_word_positions(self.tokenizer, prompt, [text])[text]
+            return find_word_token_positions(self.tokenizer, prompt, [text])[text]
 
         return self._place(find, prompt, word)
 
-    def find_mention(self, prompt: EncoderInput, mention: WordMention) -> Span:
+    def find_mention_token_positions(self, prompt: EncoderInput, mention: WordMention) -> Span:
         """Return the positions along T of one occurrence of a word; see find_mentioned_tokens."""
 
         def find(prompt: EncoderInput, text: str) -> Span:
@@ -135,7 +139,7 @@ class PromptTokens:
         """Return the number of prompts of the run."""
         return len(self.prompts) or self.num_unknown
 
-    def find_word_positions(self, prompt: int, word: Word) -> Span:
+    def find_word_token_positions(self, prompt: int, word: Word) -> Span:
         """Return the token positions of a word along T; a word given as positions is returned as
         it is.
 
@@ -145,20 +149,25 @@ class PromptTokens:
         """
         if not isinstance(word, str):
             return as_position_tuple(word)
-        return self.compute_once(
+        return self.get_or_compute(
             ("span", prompt, word),
-            lambda: self._find(prompt, word, lambda one, text: one.find_positions(text, word)),
+            lambda: self._find(
+                prompt, word, lambda one, text: one.find_word_token_positions(text, word)
+            ),
         )
 
-    def find_mention(self, prompt: int, text: str) -> Span:
+    def find_mention_token_positions(self, prompt: int, text: str) -> Span:
         """Return the token positions along T of one occurrence of a word, "dog" or "dog#2".
 
-        Raises ArgumentError as `find_word_positions` does, and for one of several without a number.
+        Raises ArgumentError as `find_word_token_positions` does, and for one of several without a
+        number.
         """
         mention = WordMention.parse(text)
-        return self.compute_once(
+        return self.get_or_compute(
             ("mention", prompt, text),
-            lambda: self._find(prompt, text, lambda one, own: one.find_mention(own, mention)),
+            lambda: self._find(
+                prompt, text, lambda one, own: one.find_mention_token_positions(own, mention)
+            ),
         )
 
     def _find(
@@ -209,25 +218,27 @@ class PromptTokens:
                 )
             return matrix_TT
 
-        return self.compute_once(("replacement", source, target, length), make)
+        return self.get_or_compute(("replacement", source, target, length), make)
 
-    def build_refinement_mapping(self, source: int, target: int, length: int) -> TokenMapping:
+    def build_refinement_mapping(
+        self, source: int, target: int, length: int
+    ) -> TargetToSourceMapping:
         """Return the token mapping of prompt-to-prompt's refinement: for each token of the target
         prompt its position in the source prompt, and whether it has one, (T,) each.
         """
 
-        def make() -> TokenMapping:
+        def make() -> TargetToSourceMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
             for one in self.tokenizers:
                 part = one.find_key_range(length)
                 texts = self._preprocessed_pair(source, target, one)
                 aligned = build_refinement_mapping(one.tokenizer, *texts, part.stop - part.start)
                 source_T[part], found_T[part] = aligned.source_T + part.start, aligned.found_T
-            return TokenMapping(source_T, found_T)
+            return TargetToSourceMapping(source_T, found_T)
 
-        return self.compute_once(("refinement", source, target, length), make)
+        return self.get_or_compute(("refinement", source, target, length), make)
 
-    def compute_once(
+    def get_or_compute(
         self, key: Hashable, make: Callable[[], ResultT], moment: object = None
     ) -> ResultT:
         """Return the result of `make()`, cached under a key until `moment`, such as the step,
@@ -239,7 +250,7 @@ class PromptTokens:
         value: ResultT = entry[1]
         return value
 
-    def get_prompt_pair(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
+    def get_prompt_texts(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
         """Return the texts of two of the prompts, a source and a target. Raises ArgumentError if
         the prompts are not known.
         """
@@ -261,7 +272,7 @@ class PromptTokens:
                 "attend(x, prompts=[...]), one for each of the call, and of a model alone "
                 "tokenizer=... too."
             )
-        first, second = self.get_prompt_pair(source, target)
+        first, second = self.get_prompt_texts(source, target)
         preprocess = prompt_tokenizer.preprocess_prompt
         return preprocess(first), preprocess(second)
 
@@ -273,7 +284,7 @@ class PromptTokens:
         """
         values_T = torch.full((length,), default, dtype=torch.float64)
         for word, value in values.items():
-            values_T[list(self.find_word_positions(prompt, word))] = value
+            values_T[list(self.find_word_token_positions(prompt, word))] = value
         return values_T
 
 

@@ -49,8 +49,8 @@ def correct_alignment(
     """
     columns_TT, found_T = alignment.columns_TT.clone(), alignment.found_T.clone()
     for word, origin in corrections.items():
-        new = prompt_tokens.find_mention(target, word)
-        old = () if origin is None else prompt_tokens.find_mention(source, origin)
+        new = prompt_tokens.find_mention_token_positions(target, word)
+        old = () if origin is None else prompt_tokens.find_mention_token_positions(source, origin)
         if not new or (origin is not None and not old):
             continue
         for one in prompt_tokens.tokenizers:
@@ -68,7 +68,7 @@ def correct_alignment(
     return TokenAlignment(columns_TT, found_T)
 
 
-def describe_word_alignment(
+def build_word_alignment(
     alignment: TokenAlignment, prompt_tokens: PromptTokens, source: int, target: int
 ) -> WordAlignment:
     """Return an alignment by words, as the first tokenizer's tokens tell it: a word comes from the

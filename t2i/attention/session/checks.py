@@ -71,7 +71,7 @@ def check_sites_and_memory(
         kinds = ("cross", "joint") if entry.participant.reads_only else ("self", "cross", "joint")
         if any(entry.acts_at_site(site) for site in sites if site.kind in kinds):
             continue
-        if any(map(entry.selects_control, undiscovered_controls)):
+        if any(map(entry.acts_in_control, undiscovered_controls)):
             continue
         message = no_site_message(entry.participant, sites)
         if as_sites(entry.participant.sites).names_control:
@@ -98,7 +98,7 @@ def check_same_text_for_images(
     if len(call.key) != denoiser_pass.num_rows:
         return
     for prompt in range(denoiser_pass.num_prompts):
-        key_BNKE = call.key[list(denoiser_pass.cond_rows(prompt))]
+        key_BNKE = call.key[list(denoiser_pass.cond_rows_of_prompt(prompt))]
         if len(key_BNKE) < 2:
             continue
         difference = (key_BNKE - key_BNKE[:1]).abs().max()

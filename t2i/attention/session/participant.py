@@ -122,7 +122,7 @@ class ParticipantEntry:
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
 
-    def selects_control(self, number: int) -> bool:
+    def acts_in_control(self, number: int) -> bool:
         """Return True if the participant, or a probe that it uses, names the sites in the network
         of this control.
         """

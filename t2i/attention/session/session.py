@@ -13,11 +13,11 @@ from t2i.attention.session.checks import (
 )
 from t2i.attention.session.dry_run import forecast_kernels
 from t2i.attention.session.report import explain_sites, report_activity
-from t2i.attention.session.running_session import RunningSession
+from t2i.attention.session.session_base import SessionBase
 from t2i.attention.site import Site, Sites, StepWindow
 
 
-class Session(RunningSession):
+class Session(SessionBase):
     """Session opened by `attend`: probes and edits of the runs inside the block, in one thread."""
 
     def probe(

@@ -52,7 +52,7 @@ from t2i.cli.metadata.writing import (
 from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import InterruptingStopHandler
-from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
 from t2i.errors import DataError, OutputError
 from t2i.pictures import save_picture
 
@@ -157,7 +157,7 @@ class BulkWorker:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
-        ) or rebuild_scheduler(self.own_scheduler)
+        ) or rebuild_scheduler_with_settings(self.own_scheduler)
         self.adapters.switch_to_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)

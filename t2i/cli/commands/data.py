@@ -115,7 +115,7 @@ def check_data_set(
     """
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
-    from train.data.config_from_path import build_data_config_from_path, read_batch_size_from_toml
+    from train.data.config_from_path import build_data_config_from_path, read_training_batch_size
     from train.data.discovery import check_broken_fraction
     from train.data.pictures import Pictures
     from train.data.sheets.contact_sheet import draw_contact_sheet, select_evenly_spaced_indices
@@ -139,7 +139,7 @@ def check_data_set(
         sheet = None if path is None else str(path)
         print_json({"usable": usable, "sheet": sheet, **summary.to_json_dict()})
     else:
-        print_data_summary(summary, config, read_batch_size_from_toml(place))
+        print_data_summary(summary, config, read_training_batch_size(place))
         if path is not None:
             print_line(f"\n{path}")
     if not usable and format == "json":

@@ -51,9 +51,9 @@ def generate_preference_pairs(
     pairs.jsonl, their list; records.jsonl, every caption with the seeds and verdicts of all its
     pictures. The same command continues where it was stopped.
     """
-    from t2i.accelerate_state import isolated_rng
+    from t2i.accelerate_state import isolated_torch_rng
     from t2i.evaluate.preferences.pair_generation import PAIRS_UNIT_NAME, write_pairs_file
-    from t2i.evaluate.progress import show_progress
+    from t2i.evaluate.progress import showing_progress
     from t2i.evaluate.suite import list_suite_seeds
     from t2i.library_messages import quieting_libraries
     from t2i.run_folder import locking_folder
@@ -66,12 +66,12 @@ def generate_preference_pairs(
     with ExitStack() as held:
         held.enter_context(locking_folder(out))
         held.enter_context(quieting_libraries())
-        held.enter_context(isolated_rng())
+        held.enter_context(isolated_torch_rng())
         generator, store = _prepare_generation(model, out, seed, per_caption, recogniser)
         for change in store.library_changes:
             print_remark(f"Warning: since the first pairs {change}: others may differ slightly.")
         try:
-            with show_progress({PAIRS_UNIT_NAME: num}) as report:
+            with showing_progress({PAIRS_UNIT_NAME: num}) as report:
                 found = generator.generate_pairs(num, store, report)
         except KeyboardInterrupt:
             write_pairs_file(store)

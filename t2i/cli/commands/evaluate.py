@@ -105,10 +105,10 @@ def evaluate(
     """
     from t2i.denoiser.loading.model_location import locate_model
     from t2i.evaluate.optional_imports import check_extra_installed
-    from t2i.evaluate.suite import read_suite, select_parts
+    from t2i.evaluate.suite import read_suite, select_part_names
 
     config = read_suite(suite, quick=quick)
-    parts = select_parts(part or [], config)
+    parts = select_part_names(part or [], config)
     check_extra_installed()
     model_path = locate_model(model)
     if out is None:
@@ -142,8 +142,8 @@ def evaluate(
 
 def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     """Measure what is not measured yet, write the result and return its document."""
-    from t2i.accelerate_state import isolated_rng
-    from t2i.evaluate.progress import show_suite_progress
+    from t2i.accelerate_state import isolated_torch_rng
+    from t2i.evaluate.progress import showing_suite_progress
     from t2i.evaluate.report.earlier_result import read_earlier_result
     from t2i.evaluate.run import RESULT_VERSION, list_finished_parts, measure_parts, write_result
     from t2i.evaluate.suite import PART_CLASSES, build_part
@@ -154,7 +154,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         # the folder, the model and what it is compared with
         held.enter_context(locking_folder(options.out))
         held.enter_context(quieting_libraries())
-        held.enter_context(isolated_rng())
+        held.enter_context(isolated_torch_rng())
         store, context, facts = _prepare_evaluation(options)
         facts["command"] = options.reproduction_command
         earlier = None
@@ -168,7 +168,7 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
 
         # unit by unit
         try:
-            with show_suite_progress(parts) as report:
+            with showing_suite_progress(parts) as report:
                 measure_parts(parts, store, report)
         except KeyboardInterrupt:
             count = len(store.finished_units)

@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from t2i.adapters import MODEL_PARTS, add_lora, read_learned_words, read_lora, remove_lora
+from t2i.adapters import MODEL_PARTS, add_lora, read_all_learned_words, read_lora, remove_lora
 from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
 from t2i.cli.request.file_checks import (
     IMAGE_ENCODER_FOLDER,
@@ -118,7 +118,7 @@ class AttachedAdapters:
         self.embeddings = embeddings
 
     def _add_learned_word(self, path: Path, token: str | None) -> None:
-        found = read_learned_words(path)
+        found = read_all_learned_words(path)
         if token is not None and len(found) > 1:
             raise ModelError(
                 f"{path} holds {plural(len(found), 'word')}, which cannot all be called {token}: "
@@ -150,7 +150,9 @@ class AttachedAdapters:
         prompts = map(
             request.parse_with_grammar, (request.prompt, request.negative_prompt, *together)
         )
-        texts = [t for p in prompts for t in ([p] if isinstance(p, str) else p.texts_of_all_steps)]
+        texts = [
+            t for p in prompts for t in ([p] if isinstance(p, str) else p.plain_texts_of_all_steps)
+        ]
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
         for path, words in self._words_by_file.items():
             tried = itertools.product(words, texts, tokenizers)

@@ -136,8 +136,8 @@ class InspectedImage:
 
 def describe_word(maps: "HeatMaps", word: str) -> tuple[tuple[float, float], str, float]:
     """Return the peak of a word's map (across, down), the name of its place, and its share."""
-    place = describe_image_position(*maps.centre(word))
-    return maps.peak(word), place, maps.share_among_words(word)
+    place = describe_image_position(*maps.mask_centroid(word))
+    return maps.peak(word), place, maps.probability_share(word)
 
 
 def describe_words(maps: "HeatMaps") -> dict[str, dict[str, object]]:
@@ -226,7 +226,7 @@ def _find_words_to_read(
     words : all but the function words of the prompt where it is empty
     """
     from pipelines.prompt_to_prompt.recorded_heat_maps import (
-        check_words_can_be_read,
+        check_heat_map_words,
         find_absent_words,
     )
     from t2i.attention.probes.concepts import Concept
@@ -237,7 +237,7 @@ def _find_words_to_read(
     absent = find_absent_words(prompt, words, steps)
     _warn_of_absent_words(request, absent)
     read = [Concept(word) if word in absent else word for word in words]
-    check_words_can_be_read(pipe, prompt, read, steps)
+    check_heat_map_words(pipe, prompt, read, steps)
     return read, absent
 
 

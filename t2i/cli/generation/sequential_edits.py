@@ -29,10 +29,10 @@ def record_edit(
     show_progress : whether to show progress bars
     folder, budget_bytes, notes : see PromptEditPipeline.remember_target
     """
-    from pipelines.prompt_to_prompt.recorded_controls import attach_controls
+    from pipelines.prompt_to_prompt.recorded_controls import add_controls_to_source
     from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 
-    source = attach_controls(editor, source, build_controls(editor, request))
+    source = add_controls_to_source(editor, source, build_controls(editor, request))
     edited = request.edited
     assert edited is not None
     set_progress_bar(editor, "edit", shown=show_progress)

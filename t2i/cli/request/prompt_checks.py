@@ -79,7 +79,7 @@ def _find_prompt_warning(
             "BREAK within weighted brackets is an ordinary word, as in A1111: to begin a chunk "
             "there, close the brackets before it and open them again after it."
         )
-    texts = [parsed] if isinstance(parsed, str) else parsed.texts_of_all_steps
+    texts = [parsed] if isinstance(parsed, str) else parsed.plain_texts_of_all_steps
     return None if vocabulary is None else _warn_of_unknown_words(texts, vocabulary, learned, model)
 
 

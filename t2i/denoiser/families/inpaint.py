@@ -30,7 +30,7 @@ def resize_mask(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(mask_B1YX, size=(height, width))
 
 
-def join_mask_channels(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
+def join_mask_and_masked_latents(mask_B1HW: Tensor, masked_BCHW: Tensor) -> Tensor:
     """Concatenate the mask and the masked image's latents to the channels (B, 1 + C, H, W) that an
     inpainting UNet reads beside the noisy latents.
     """

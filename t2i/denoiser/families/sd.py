@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.denoiser.finite_checks import check_pixels_finite
-from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
 from t2i.errors import ArgumentError
 
 MAX_SIDE_PIXELS = 2**20
@@ -223,4 +223,4 @@ def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
         "correct scheduler/scheduler_config.json to lose this warning.",
         stacklevel=3,
     )
-    return rebuild_scheduler(scheduler, **{name: expected[name] for name in wrong})
+    return rebuild_scheduler_with_settings(scheduler, **{name: expected[name] for name in wrong})

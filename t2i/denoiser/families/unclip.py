@@ -18,7 +18,7 @@ from t2i.conditioning.conditioning import Branch, Conditioning
 from t2i.conditioning.run_state import Guidance, RunState
 from t2i.denoiser.families.sd import MAX_SIDE_PIXELS, describe_nearest_multiples
 from t2i.denoiser.finite_checks import check_pixels_finite
-from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
 from t2i.errors import ArgumentError, ModelError
 
 SENTENCE_EMBEDDING_KEY = "sentence_embedding"
@@ -98,7 +98,7 @@ def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
     if scheduler.config.get(
         "variance_type"
     ) in LEARNED_VARIANCE_TYPES and not uses_learned_variance(scheduler):
-        return rebuild_scheduler(scheduler, variance_type=None)
+        return rebuild_scheduler_with_settings(scheduler, variance_type=None)
     return scheduler
 
 
@@ -158,7 +158,7 @@ def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     return pixels_B3YX
 
 
-def run_prior(
+def run_prior_pass(
     prior: PriorTransformer, embeds_BD: Tensor, timestep: Tensor, conditioning: Conditioning
 ) -> Tensor:
     """Run Kandinsky's prior once and return the predicted clean image embedding (B, D)."""

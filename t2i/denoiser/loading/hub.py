@@ -35,7 +35,9 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
         # Without a network huggingface_hub gives no folder that lacks any file of these patterns,
         # be it of a part that nobody needs; which parts are needed is checked after this.
         if (
-            here := find_cached_snapshot(hub_cache_folder(repository), revision or "main")
+            here := find_cached_snapshot(
+                build_repository_cache_path(repository), revision or "main"
+            )
         ) is not None:
             return here
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
@@ -79,14 +81,16 @@ def list_download_patterns(variant: str | None) -> list[str]:
 def list_cached_models() -> dict[str, Path]:
     """Return hub id -> folder of every pipeline model whose main revision is in the cache."""
     found = {}
-    for place in sorted(hub_cache_folder("*/*").parent.glob(hub_cache_folder("*/*").name)):
+    for place in sorted(
+        build_repository_cache_path("*/*").parent.glob(build_repository_cache_path("*/*").name)
+    ):
         name = place.name.removeprefix("models--").replace("--", "/", 1)
         if is_hub_id(name) and (folder := find_cached_snapshot(place, "main")) is not None:
             found[name] = folder
     return found
 
 
-def hub_cache_folder(repository: str) -> Path:
+def build_repository_cache_path(repository: str) -> Path:
     """Return the folder of a repository in the hub's cache."""
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 

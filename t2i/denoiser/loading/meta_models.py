@@ -55,7 +55,7 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
     """
     check_config_values(CONFIG_SIGNATURES[class_name], config)
     check_model_type(CONFIG_SIGNATURES[class_name], config)
-    check_end_token(CONFIG_SIGNATURES[class_name], config)
+    check_end_token_is_integer(CONFIG_SIGNATURES[class_name], config)
     if config.get("quantization_config") is not None:
         raise ModelError(
             "describes quantized weights (quantization_config): get the model in half or full "
@@ -85,7 +85,7 @@ def check_model_type(kind: Any, config: Config) -> None:
         raise ModelError(f"has model_type = {named!r:.80}, expected {own!r}.")
 
 
-def check_end_token(kind: Any, config: Config) -> None:
+def check_end_token_is_integer(kind: Any, config: Config) -> None:
     """Raise ModelError for a CLIP config whose eos_token_id is not an integer.
 
     CLIP pools at that token; transformers accepts any JSON value there.

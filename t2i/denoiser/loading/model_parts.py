@@ -26,7 +26,7 @@ class ModelKind:
     optional: tuple[str, ...] = ()
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def part_names(self) -> tuple[str, ...]:
         """Names of all parts that such a model folder may have: required, together and optional."""
         return self.required + self.together + self.optional
 

@@ -69,9 +69,9 @@ def load_single_file(
     """
     checkpoint = identify_checkpoint(path)
     kind = MODEL_KINDS[checkpoint.family.model_kind]
-    if unknown := given.keys() - set(kind.parts):
+    if unknown := given.keys() - set(kind.part_names):
         name = min(unknown)
-        raise ArgumentError(f"{path} has no part {name!r}. {suggest_choice(name, kind.parts)}")
+        raise ArgumentError(f"{path} has no part {name!r}. {suggest_choice(name, kind.part_names)}")
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ArgumentError(
             f"Got prediction_type={prediction_type!r}, expected 'epsilon' or 'v_prediction'."
@@ -111,7 +111,7 @@ def check_part_and_build_meta_model(
     Raises ModelError unless the part is complete.
     """
     source = checkpoint.family.sources[part]
-    found = checkpoint.list_part_shapes(part)
+    found = checkpoint.select_part_shapes(part)
     if not found:
         raise ModelError(f"{checkpoint.path} has no {part}: give one, with {part}=...")
     config_path = folder / part / "config.json"
@@ -202,7 +202,7 @@ def load_checkpoint_part(
     """Load the weights of one part of a checkpoint, with diffusers' conversion."""
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
-        names = checkpoint.list_part_shapes(part).keys() - set(
+        names = checkpoint.select_part_shapes(part).keys() - set(
             checkpoint.list_unused_text_tensors(part)
         )
         tensors = {name: file.get_tensor(name) for name in names}

@@ -102,7 +102,7 @@ class SingleFileCheckpoint:
         """Number of input channels of the UNet: those of the latents, or more for inpainting."""
         return self.shapes[f"{UNET_PREFIX}input_blocks.0.0.weight"][1]
 
-    def list_part_shapes(self, part: str) -> Shapes:
+    def select_part_shapes(self, part: str) -> Shapes:
         """Return the shapes of a model part's tensors by their names in the file."""
         prefix = self.family.sources[part].prefix
         return {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
@@ -113,7 +113,7 @@ class SingleFileCheckpoint:
         if not part.startswith("text"):
             return []
         own = ("text_projection", "text_projection.weight") if part == "text_encoder_2" else ()
-        bare = {name: name.removeprefix(prefix) for name in self.list_part_shapes(part)}
+        bare = {name: name.removeprefix(prefix) for name in self.select_part_shapes(part)}
         return [name for name, end in bare.items() if is_unused_text_tensor(end) and end not in own]
 
     def list_tensors_outside_parts(self, given: Collection[str] = ()) -> list[str]:

@@ -128,7 +128,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     with torch.device("meta"), torch.no_grad():
         if unet is not None:
             with translating_trial_pass_errors(names["unet"]):
-                latents_BCHW = run_trial_pass(unet, models, min_latent_side(unet))
+                latents_BCHW = run_unet_on_zeros(unet, models, min_latent_side(unet))
         if vae is not None:
             part = "vae" if "vae" in models else "movq"
             with translating_trial_pass_errors(names[part]):
@@ -157,7 +157,7 @@ def min_latent_side(unet: Any) -> int:
     return int(2 ** (len(unet.config["block_out_channels"]) - 1))
 
 
-def run_trial_pass(
+def run_unet_on_zeros(
     unet: Any, models: Mapping[str, nn.Module], side: int, *, learned: bool = False
 ) -> torch.Tensor:
     """Run a UNet once on zeros and return the prediction (1, C, side, side).

@@ -35,7 +35,7 @@ def score_pictures_and_edited_regions(
     so that it is equal for all methods; its score is None where the background changes, where an
     object is added, and where the object was not recognised in the source.
     """
-    whole = caption_matcher.compute_similarities(
+    whole = caption_matcher.compute_paired_similarities(
         pictures, [pair.captions[1]] * len(pictures)
     ).tolist()
     place = (
@@ -46,7 +46,7 @@ def score_pictures_and_edited_regions(
     if place is None:
         return whole, [None] * len(pictures)
     cut = [crop_and_resize(picture, place, caption_matcher.recogniser.size) for picture in pictures]
-    return whole, caption_matcher.compute_similarities(
+    return whole, caption_matcher.compute_paired_similarities(
         cut, [describe_target_object(pair)] * len(cut)
     ).tolist()
 
@@ -65,10 +65,10 @@ def compute_square_around_changed_object(
     if (
         pair.object_index is None
         or pair.kind == "addition"
-        or pair.changed_names[0] not in source.objects
+        or pair.changed_object_names[0] not in source.objects
     ):
         return None
-    rows, columns = source.objects[pair.changed_names[0]].mask.nonzero()
+    rows, columns = source.objects[pair.changed_object_names[0]].mask.nonzero()
     top, bottom = int(rows.min()), int(rows.max()) + 1
     left, right = int(columns.min()), int(columns.max()) + 1
     side = min(CROP_FACTOR * max(bottom - top, right - left), *size)

@@ -195,10 +195,10 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
     ranked = sorted(pairs, key=success_and_psnr_sort_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
     shown = [
-        build_pair_gallery("worst", f"The worst, by {RANKING_METHOD}", ranked[:count]),
-        build_pair_gallery("best", f"The best, by {RANKING_METHOD}", ranked[::-1][:count]),
+        build_pairs_gallery("worst", f"The worst, by {RANKING_METHOD}", ranked[:count]),
+        build_pairs_gallery("best", f"The best, by {RANKING_METHOD}", ranked[::-1][:count]),
         *(
-            build_pair_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
+            build_pairs_gallery(f"first_{kind}", f"The first, {title}", of_kind[:GALLERY_SIZE])
             for kind, title in CHANGE_TITLES.items()
             if (of_kind := [one for one in pairs if one.kind == kind])
         ),
@@ -215,7 +215,7 @@ def success_and_psnr_sort_key(one: PairRecord) -> tuple[bool, float]:
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
-def build_pair_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
+def build_pairs_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
     """Build a gallery of prompt pairs, labelled with the editing methods that succeeded."""
     pictures = []
     for one in pairs:

@@ -35,12 +35,12 @@ def measure_relative_cost(
         partial(plain, few), device
     )
     both = partial(plain, steps), partial(edited, steps)
-    times = [time_runs_without_and_with_edit(*both, device) for _ in range(rounds)]
+    times = [time_run_without_and_with_edit(*both, device) for _ in range(rounds)]
     ratios = [round(edited_seconds / seconds, 4) for seconds, edited_seconds in times]
     return RelativeCostRecord(method=method, time=ratios, extra_bytes=extra)
 
 
-def time_runs_without_and_with_edit(
+def time_run_without_and_with_edit(
     plain: Callable[[], object], edited: Callable[[], object], device: torch.device
 ) -> tuple[float, float]:
     """Return the seconds of a run without an edit and of one with it; on a CPU, processor time."""
@@ -56,7 +56,7 @@ def time_runs_without_and_with_edit(
 
 
 @contextmanager
-def silence_profiler() -> Iterator[None]:
+def silencing_profiler() -> Iterator[None]:
     """Silence the messages of torch's profiler on stderr within the block."""
     asked = LOG_LEVEL_VARIABLE in os.environ
     os.environ.setdefault(LOG_LEVEL_VARIABLE, SILENT_LEVEL)
@@ -76,7 +76,7 @@ def measure_peak_bytes(draw: Callable[[], object], device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device)) - before
 
     with (
-        silence_profiler(),
+        silencing_profiler(),
         torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
         ) as profile,

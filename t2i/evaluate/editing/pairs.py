@@ -63,7 +63,7 @@ class PromptPair:
         return self.source.caption.text, self.target.caption.text
 
     @property
-    def target_text(self) -> str:
+    def target_label(self) -> str:
         """Target prompt for records and galleries, which names a strengthened word."""
         if self.strengthened_word is None:
             return self.captions[1]
@@ -75,7 +75,7 @@ class PromptPair:
         return build_caption_statement(self.target)
 
     @property
-    def changed_names(self) -> tuple[str, ...]:
+    def changed_object_names(self) -> tuple[str, ...]:
         """Names of the changed object in source and target; () if the background changes."""
         if self.object_index is None:
             return ()
@@ -86,7 +86,7 @@ class PromptPair:
         return tuple(dict.fromkeys(placed.name for objects in both for placed in objects))
 
     @property
-    def unchanged_names(self) -> tuple[str, ...]:
+    def unchanged_object_names(self) -> tuple[str, ...]:
         """Names of the source's objects that an edit should leave as they are."""
         return tuple(
             placed.name
@@ -102,7 +102,7 @@ def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPa
     """
     for attempt in range(MAX_SCENES_TRIED):
         index = number * MAX_SCENES_TRIED + attempt
-        found = PAIR_BUILDERS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+        found = PAIR_BUILDERS[kind](scenes, scenes.compose_layout(index), f"{kind}/{index}")
         if found is not None:
             return found
     raise ArgumentError(
@@ -111,7 +111,7 @@ def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPa
     )
 
 
-def build_swap_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_replaced_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that replaces one object of a scene by another; None if none fits."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
@@ -124,7 +124,7 @@ def build_swap_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | No
     ]
     if not fitting:
         return None
-    return build_object_replacement_pair(
+    return build_changed_object_pair(
         scenes,
         layout,
         key,
@@ -142,7 +142,7 @@ def build_recolour_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return build_object_replacement_pair(
+    return build_changed_object_pair(
         scenes, layout, key, "recolour", index, replace(old, colour=random_choice(rng, colours))
     )
 
@@ -158,20 +158,22 @@ def build_background_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPai
     ]
     if not others:
         return None
-    source = recaption_layout(scenes, layout, key)
-    target = recaption_layout(scenes, replace(layout, background=random_choice(rng, others)), key)
+    source = recaption_layout_randomly(scenes, layout, key)
+    target = recaption_layout_randomly(
+        scenes, replace(layout, background=random_choice(rng, others)), key
+    )
     if not all(f"{one.background} background" in one.caption.text for one in (source, target)):
         return None
     return PromptPair("background", source, target, None, "background", "background")
 
 
-def build_addition_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_added_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that adds a scene's second object to its first; None for other scenes."""
     if len(layout.objects) != 2:
         return None
     first, second = layout.objects
     alone = replace(layout, objects=(first,), arrangement="single")
-    source = recaption_layout(scenes, alone, key)
+    source = recaption_layout_randomly(scenes, alone, key)
     mention = find_mention(source, 0)
     rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
@@ -190,7 +192,7 @@ def build_addition_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
 
 def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
-    source = recaption_layout(scenes, layout, key)
+    source = recaption_layout_randomly(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.objects) > 1 or mention.size_word is None:
         return None
@@ -201,15 +203,15 @@ def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
 
 
 PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
-    "swap": build_swap_pair,
+    "swap": build_replaced_object_pair,
     "recolour": build_recolour_pair,
     "background": build_background_pair,
-    "addition": build_addition_pair,
+    "addition": build_added_object_pair,
     "strengthen": build_strengthened_pair,
 }
 
 
-def build_object_replacement_pair(
+def build_changed_object_pair(
     scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, index: int, new: PlacedObject
 ) -> PromptPair | None:
     """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
@@ -217,8 +219,8 @@ def build_object_replacement_pair(
     names, colours = zip(*((one.name, one.colour) for one in objects), strict=True)
     if layout.background not in list_shared_contrasting_backgrounds(names, colours):
         return None
-    source = recaption_layout(scenes, layout, key)
-    target = recaption_layout(scenes, replace(layout, objects=objects), key)
+    source = recaption_layout_randomly(scenes, layout, key)
+    target = recaption_layout_randomly(scenes, replace(layout, objects=objects), key)
     order = [mention.object_index for mention in source.caption.mentions]
     if [mention.object_index for mention in target.caption.mentions] != order:
         return None  # one of them had to be shortened
@@ -226,7 +228,7 @@ def build_object_replacement_pair(
     return PromptPair(kind, source, target, index, *words)
 
 
-def recaption_layout(scenes: Scenes, layout: Layout, key: str) -> Layout:
+def recaption_layout_randomly(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """Return a scene's layout with a new random caption; equal keys give equal wording."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.families import sd
-from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.denoiser.schedulers import rebuild_scheduler_with_settings
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.caption_fit import score_pictures_and_edited_regions
 from t2i.evaluate.editing.chapters import build_chapters
@@ -83,7 +83,9 @@ class EditingPart:
         self.config, self.context = config, context
         zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
         # A scheduler of its own: nothing passes from here to another part.
-        parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
+        parts = context.pipe.components | {
+            "scheduler": rebuild_scheduler_with_settings(context.pipe.scheduler)
+        }
         self.editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
         self.editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
 
@@ -171,7 +173,7 @@ class EditingPart:
         return PairRecord(
             kind=kind,
             source=pair.captions[0],
-            target=pair.target_text,
+            target=pair.target_label,
             source_right=all(
                 judge_by_statement(build_caption_statement(pair.source), source)["everything"]
             ),

@@ -10,13 +10,13 @@ from t2i.evaluate.editing.scores import Similarity
 DECIMALS = 6
 
 
-class StrictModel(BaseModel):
+class FrozenModel(BaseModel):
     """Base class of pydantic models that are frozen and refuse unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SimilarityRecord(StrictModel):
+class SimilarityRecord(FrozenModel):
     """Similarity of two pictures as records.jsonl stores it: PSNR, MSE and SSIM."""
 
     psnr: float
@@ -24,7 +24,7 @@ class SimilarityRecord(StrictModel):
     ssim: float
 
 
-class EditedPictureRecord(StrictModel):
+class EditedPictureRecord(FrozenModel):
     """Scores of the picture that one editing method made of a prompt pair.
 
     success : True if the requested change has happened
@@ -45,7 +45,7 @@ class EditedPictureRecord(StrictModel):
     fit_there: float | None
 
 
-class PairRecord(StrictModel):
+class PairRecord(FrozenModel):
     """Record of a prompt pair that was edited by every method.
 
     source_right : True if the source's picture fulfils its prompt
@@ -59,7 +59,7 @@ class PairRecord(StrictModel):
     file: str
 
 
-class TwoObjectsRecord(StrictModel):
+class TwoObjectsRecord(FrozenModel):
     """Record of a two-object prompt, without an edit and with each edit, by name.
 
     both, relation : by edit, True if both objects are present, and in the stated relation
@@ -73,7 +73,7 @@ class TwoObjectsRecord(StrictModel):
     file: str
 
 
-class RelativeCostRecord(StrictModel):
+class RelativeCostRecord(FrozenModel):
     """Time and memory of an editing method relative to the same images without an edit.
 
     time : ratio of processor times, one for each round

@@ -109,10 +109,10 @@ def build_unchanged_region_mask(
     """
     by = math.ceil(DILATION_SHARE * max(size))
     if pair.object_index is None:
-        return ~dilate_mask(~unite_recognised_masks(source, pair.unchanged_names, size), by)
-    changing = unite_recognised_masks(source, pair.changed_names, size) | unite_recognised_masks(
-        target, pair.changed_names, size
-    )
+        return ~dilate_mask(~unite_recognised_masks(source, pair.unchanged_object_names, size), by)
+    changing = unite_recognised_masks(
+        source, pair.changed_object_names, size
+    ) | unite_recognised_masks(target, pair.changed_object_names, size)
     return ~dilate_mask(changing, by)
 
 
@@ -138,9 +138,9 @@ def is_edit_successful(pair: PromptPair, source: Recognition, target: Recognitio
     """Return True if the target picture shows the change of the prompt, as recognised."""
     if pair.kind == "background":
         return target.background == pair.target.background
-    old, new = pair.changed_names[0], pair.changed_names[-1]
+    old, new = pair.changed_object_names[0], pair.changed_object_names[-1]
     if pair.kind == "addition":
-        return all(name in target.objects for name in (*pair.unchanged_names, new))
+        return all(name in target.objects for name in (*pair.unchanged_object_names, new))
     if pair.kind == "swap":
         return new in target.objects and old not in target.objects
     assert pair.object_index is not None

@@ -35,7 +35,7 @@ def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
     It is the first of MAX_SCENES_TRIED scenes.
     """
     for index in range(number * MAX_SCENES_TRIED, (number + 1) * MAX_SCENES_TRIED):
-        layout = scenes.layout(index)
+        layout = scenes.compose_layout(index)
         if len(layout.objects) == 2 and layout.caption.relations:
             return layout
     return None

@@ -12,7 +12,7 @@ CHOICE_CRITERION = "everything"
 
 
 @dataclass(frozen=True, slots=True)
-class BestAndCheapestSettings:
+class SweepRecommendation:
     """Best and cheapest setting among those that a sweep of sampling settings compares.
 
     best : the run with the highest share of correct pictures; of equal ones the cheapest
@@ -27,7 +27,7 @@ class BestAndCheapestSettings:
 
 def choose_best_and_cheapest(
     runs: Sequence[SweepPoint], default_label: str
-) -> BestAndCheapestSettings | None:
+) -> SweepRecommendation | None:
     """Choose the best setting of a sweep and the cheapest that is not significantly worse.
 
     default_label : the label of the model's own settings
@@ -46,7 +46,11 @@ def choose_best_and_cheapest(
         return None
     best = min(
         runs,
-        key=lambda run: (-shares[run.label], run.passes_per_picture, run.label != default_label),
+        key=lambda run: (
+            -shares[run.label],
+            run.denoiser_rows_per_picture,
+            run.label != default_label,
+        ),
     )
     lost = {
         run.label: change
@@ -55,9 +59,13 @@ def choose_best_and_cheapest(
     }
     cheapest = min(
         (run for run in runs if not is_significantly_worse(lost.get(run.label))),
-        key=lambda run: (run.passes_per_picture, run.label != default_label, -shares[run.label]),
+        key=lambda run: (
+            run.denoiser_rows_per_picture,
+            run.label != default_label,
+            -shares[run.label],
+        ),
     )
-    return BestAndCheapestSettings(best, cheapest, lost)
+    return SweepRecommendation(best, cheapest, lost)
 
 
 def is_significantly_worse(change: Estimate | None) -> bool:

@@ -163,8 +163,8 @@ def build_frechet_distance_table(results: GenerationResults) -> Table:
             (
                 SPLIT_HEADS[split],
                 [
-                    split_half_frechet_distance(real, drawn.pictures),
-                    split_half_frechet_distance(real, real),
+                    compute_cross_half_frechet_distance(real, drawn.pictures),
+                    compute_cross_half_frechet_distance(real, real),
                 ],
             ),
         )
@@ -202,7 +202,7 @@ def build_caption_score_tables(results: GenerationResults) -> list[Table]:
     return [table] if rows else []
 
 
-def split_half_frechet_distance(
+def compute_cross_half_frechet_distance(
     real: Sequence[PictureRecord], others: Sequence[PictureRecord]
 ) -> Estimate | None:
     """Return the Frechet distance of half of `real` to the other half of `others`.
@@ -222,10 +222,10 @@ def build_pictures_chapter(results: GenerationResults) -> Chapter:
     """Build the chapter of galleries: the worst, the best and the first generated pictures."""
     blocks: list[Block] = []
     for split, run in results.drawn.items():
-        ranked = sorted(run.pictures, key=lambda p: (-len(p.mistakes), p.number))
-        best = sorted(run.pictures, key=lambda p: (len(p.mistakes), p.number))
+        ranked = sorted(run.pictures, key=lambda p: (-len(p.mistake_descriptions), p.number))
+        best = sorted(run.pictures, key=lambda p: (len(p.mistake_descriptions), p.number))
         count = min(GALLERY_SIZE, len(ranked) // 2)
-        flawless = sum(not picture.mistakes for picture in ranked)
+        flawless = sum(not picture.mistake_descriptions for picture in ranked)
         share_of = f"{flawless} of {len(ranked)} without a mistake"
         blocks += [
             build_judged_picture_gallery(
@@ -256,7 +256,11 @@ def build_judged_picture_gallery(
     """Build a gallery of generated pictures with caption and mistakes under each."""
     labels = [
         picture.caption
-        + (f" [{'; '.join(dict.fromkeys(picture.mistakes))}]" if picture.mistakes else "")
+        + (
+            f" [{'; '.join(dict.fromkeys(picture.mistake_descriptions))}]"
+            if picture.mistake_descriptions
+            else ""
+        )
         for picture in pictures
     ]
     files = [picture.file or "" for picture in pictures]

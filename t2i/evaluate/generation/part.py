@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from t2i.conditioning.guidance_registry import parse_guidance
-from t2i.denoiser.schedulers import build_scheduler, find_sampler, rebuild_scheduler
-from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
+from t2i.denoiser.schedulers import build_scheduler, find_sampler, rebuild_scheduler_with_settings
+from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
 from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.judge import (
     CaptionStatement,
@@ -139,7 +139,7 @@ class GenerationPart:
         statements = self.statements[batch.split]
         texts = [statements[number].text for number in batch.scene_numbers]
         begun = time.perf_counter()
-        with record_denoiser_row_counts(self.context.pipe.unet) as passes:
+        with recording_denoiser_row_counts(self.context.pipe.unet) as passes:
             pictures = (
                 self._render(batch)
                 if batch.settings is None
@@ -183,7 +183,7 @@ class GenerationPart:
         own = [texts[number] for number in unit.scene_numbers]
         following = [texts[(number + 1) % len(texts)] for number in unit.scene_numbers]
         scores = [
-            self.context.caption_matcher.compute_similarities(pictures, captions)
+            self.context.caption_matcher.compute_paired_similarities(pictures, captions)
             for captions in (own, following)
         ]
         return [
@@ -234,7 +234,10 @@ class GenerationPart:
     def statements(self) -> dict[Split, list[CaptionStatement]]:
         """Statements of each scene's caption, by which its picture is judged, by split."""
         return {
-            split: [build_caption_statement(scenes.layout(number)) for number in range(len(scenes))]
+            split: [
+                build_caption_statement(scenes.compose_layout(number))
+                for number in range(len(scenes))
+            ]
             for split, scenes in self.scenes.items()
         }
 
@@ -268,7 +271,9 @@ class GenerationPart:
 
     def _render(self, unit: GenerationUnit) -> list[Image.Image]:
         scenes = self.scenes[unit.split]
-        return [Image.fromarray(scenes.scene(number).pixels) for number in unit.scene_numbers]
+        return [
+            Image.fromarray(scenes.render_scene(number).pixels) for number in unit.scene_numbers
+        ]
 
     def _draw(
         self, unit: GenerationUnit, settings: SamplingSettings, texts: list[str]
@@ -282,7 +287,9 @@ class GenerationPart:
             # A fresh one each time, so that nothing passes from one unit to the next.
             own = self._default_scheduler
             pipe.scheduler = (
-                build_scheduler(sampler, own.config) if sampler else rebuild_scheduler(own)
+                build_scheduler(sampler, own.config)
+                if sampler
+                else rebuild_scheduler_with_settings(own)
             )
             drawn = pipe(
                 texts,

@@ -54,7 +54,7 @@ class PictureRecord(BaseModel):
     """The name under which it was kept; a real scene is not."""
 
     @property
-    def mistakes(self) -> list[str]:
+    def mistake_descriptions(self) -> list[str]:
         """Descriptions of what does not fit the caption, one for each criterion not met."""
         known = {kind: self.right[kind] for kind in MISTAKE_TEXTS if kind in self.right}
         return [MISTAKE_TEXTS[kind] for kind, flags in known.items() for flag in flags if not flag]
@@ -96,7 +96,7 @@ class SweepPoint:
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 
     @property
-    def passes_per_picture(self) -> float:
+    def denoiser_rows_per_picture(self) -> float:
         """Rows of denoiser calls per picture, a cost that does not depend on the machine."""
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 

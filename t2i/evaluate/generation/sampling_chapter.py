@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from t2i.evaluate.generation.best_and_cheapest import (
     CHOICE_CRITERION,
-    BestAndCheapestSettings,
+    SweepRecommendation,
     choose_best_and_cheapest,
 )
 from t2i.evaluate.generation.judge import CRITERION_TITLES
@@ -61,7 +61,7 @@ def build_sampling_chapter(
 
 
 def build_recommended_settings_table(
-    choices: Mapping[str, BestAndCheapestSettings], own: Mapping[str, str]
+    choices: Mapping[str, SweepRecommendation], own: Mapping[str, str]
 ) -> Table:
     """Build the table of the recommended sampling settings beside the model's defaults."""
     heads = ["the model's own", "the best", CHEAPEST_HEAD, "its passes of the denoiser", LOSS_HEAD]
@@ -72,7 +72,7 @@ def build_recommended_settings_table(
                 own[name],
                 choice.best.label,
                 choice.cheapest.label,
-                f"{choice.cheapest.passes_per_picture:g}",
+                f"{choice.cheapest.denoiser_rows_per_picture:g}",
                 choice.differences_to_best.get(choice.cheapest.label, "it is the best"),
             ],
         )
@@ -102,7 +102,7 @@ def build_sweep_plot(name: str, title: str, x_label: str, runs: Sequence[SweepPo
 
 
 def build_sweep_table(
-    name: str, title: str, runs: Sequence[SweepPoint], choice: BestAndCheapestSettings | None
+    name: str, title: str, runs: Sequence[SweepPoint], choice: SweepRecommendation | None
 ) -> Table:
     """Build the table of a sweep of a sampling setting: criteria, loss to the best, and cost."""
     kinds = [
@@ -115,7 +115,7 @@ def build_sweep_table(
             [
                 *(proportion_with_interval(run.list_criterion_results(kind)) for kind in kinds),
                 lost.get(run.label),
-                f"{run.passes_per_picture:g}",
+                f"{run.denoiser_rows_per_picture:g}",
                 mean_with_bootstrap_interval(run.seconds_per_picture),
             ],
         )

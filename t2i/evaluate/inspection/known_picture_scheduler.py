@@ -63,7 +63,7 @@ def build_known_picture_scheduler(
         clean_1CHW = sd.encode_pixels(pipe.vae, pixels_13YX.to(device), generator)
     noise_1CHW = torch.randn(clean_1CHW.shape, generator=generator).to(clean_1CHW)
 
-    timesteps_L, alpha_L, sigma_L = interpolate_noise_schedule(pipe.scheduler, levels)
+    timesteps_L, alpha_L, sigma_L = compute_timesteps_and_scales_at_levels(pipe.scheduler, levels)
     noised = [
         (alpha * clean_1CHW.float() + sigma * noise_1CHW.float()).to(clean_1CHW)
         for alpha, sigma in zip(alpha_L.tolist(), sigma_L.tolist(), strict=True)
@@ -71,7 +71,7 @@ def build_known_picture_scheduler(
     return KnownPictureScheduler(pipe.scheduler.config, timesteps_L, noised)
 
 
-def interpolate_noise_schedule(
+def compute_timesteps_and_scales_at_levels(
     scheduler: Any, levels: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the timesteps of noise levels, and the factors of picture and noise, (L,) each.

@@ -117,18 +117,18 @@ class InspectionPart:
         looked: list[tuple[SceneHeatMaps, Scene]] = []
         trouble = ""
         for number in range(len(scenes)):
-            scene = scenes.scene(number)
+            scene = scenes.render_scene(number)
             heat = self._probe_picture("choose", number, scene)
             looked.append((heat, scene))
             for method in METHODS:
                 if method != BEST_SITES_METHOD:
                     methods.setdefault(method, []).extend(
-                        measure_method_overlaps(heat, scene, method, [])
+                        measure_overlaps_of_one_method(heat, scene, method, [])
                     )
             for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
-                    measure_method_overlaps(heat, scene, BEST_SITES_METHOD, [site.name])
+                    measure_overlaps_of_one_method(heat, scene, BEST_SITES_METHOD, [site.name])
                 )
             if not trouble:
                 try:
@@ -137,7 +137,7 @@ class InspectionPart:
                     trouble = str(error)
                 else:
                     methods.setdefault(DAAM_LABEL, []).extend(
-                        measure_overlaps_with_objects(theirs, scene)
+                        measure_overlap_of_each_object(theirs, scene)
                     )
 
         chosen = {name: find_best_threshold(found) for name, found in (methods | sites).items()}
@@ -148,7 +148,7 @@ class InspectionPart:
                 [
                     one
                     for heat, scene in looked
-                    for one in measure_method_overlaps(
+                    for one in measure_overlaps_of_one_method(
                         heat, scene, BEST_SITES_METHOD, names[:count]
                     )
                 ]
@@ -170,7 +170,7 @@ class InspectionPart:
 
     def score_rendered_scene(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a rendered scene against its exact masks."""
-        scene = self.scenes[split].scene(number)
+        scene = self.scenes[split].render_scene(number)
         heat = self._probe_picture(split, number, scene)
         choice = self.calibration
 
@@ -210,7 +210,7 @@ class InspectionPart:
 
     def score_generated_picture(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a generated picture against the recogniser's masks."""
-        layout = self.scenes[split].layout(number)
+        layout = self.scenes[split].compose_layout(number)
         mentions = layout.caption.mentions
         heat, picture = probe_generated_picture(
             self.context.pipe,
@@ -265,11 +265,11 @@ class InspectionPart:
         return derive_generator(self.scenes[split].config.seed, split, number, "noise")
 
 
-def measure_method_overlaps(
+def measure_overlaps_of_one_method(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[MaskOverlapScores]:
     """Score each object's heat map by one method, over all noise levels, against its mask."""
-    return measure_overlaps_with_objects(
+    return measure_overlap_of_each_object(
         [
             heat.resized_word_map(method, ALL_LEVELS, one, sites)
             for one in range(len(scene.objects))
@@ -278,7 +278,7 @@ def measure_method_overlaps(
     )
 
 
-def measure_overlaps_with_objects(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
+def measure_overlap_of_each_object(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
     """Score the heat map of each object of a scene against the object's mask."""
     return [
         measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))

@@ -25,7 +25,7 @@ from t2i.evaluate.inspection.records import ALL_LEVELS
 from t2i.scenes.captions import Mention
 from t2i.scenes.scenes import Scene
 from t2i.text.word_pattern import build_word_pattern
-from t2i.text.word_spans import Span, find_word_positions
+from t2i.text.word_spans import Span, find_word_token_positions
 
 BASELINES = ("wrong word", "centred blob")
 BEST_SITES_METHOD = "best sites"
@@ -188,6 +188,6 @@ def find_mention_tokens(
 ) -> Span:
     """Return the token span of the word at this character span, even if the caption repeats it."""
     which = sum(match.start() < span[0] for match in build_word_pattern(word).finditer(caption))
-    return find_word_positions(
+    return find_word_token_positions(
         find_prompt_tokenizers(pipe, None)[0].tokenizer, caption, [word], which=which
     )[word]

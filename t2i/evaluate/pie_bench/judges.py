@@ -82,7 +82,7 @@ class ClipJudge:
         )
 
     @torch.no_grad()
-    def similarity(self, picture: Image.Image, text: str) -> float:
+    def compute_similarity(self, picture: Image.Image, text: str) -> float:
         """Return the CLIP similarity of a picture and a text: 100 times the cosine, at least 0."""
         weight = next(self.model.parameters())
         tokens = self.tokenizer(
@@ -91,7 +91,7 @@ class ClipJudge:
             max_length=self.model.config.text_config.max_position_embeddings,
             return_tensors="pt",
         ).to(weight.device)
-        pixels_13HW = self.preprocess(picture).to(weight)
+        pixels_13HW = self.preprocess_picture(picture).to(weight)
         seen_1D = self.model.visual_projection(self.model.vision_model(pixels_13HW).pooler_output)
         read_1D = self.model.text_projection(
             self.model.text_model(
@@ -101,7 +101,7 @@ class ClipJudge:
         cosine = functional.cosine_similarity(seen_1D.float(), read_1D.float())
         return max(0.0, 100 * float(cosine))
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess_picture(self, picture: Image.Image) -> Tensor:
         """Return the centre crop of a picture at CLIP's size, normalised, (1, 3, side, side)."""
         side = self.model.config.vision_config.image_size
         factor = side / min(picture.size)

@@ -127,7 +127,7 @@ def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
 def measure_clip(compared: ComparedPictures, judges: Judges) -> float | None:
     """Return the CLIP similarity of the edited picture and the target's prompt."""
     assert judges.clip is not None
-    return judges.clip.similarity(compared.edited, compared.target_prompt)
+    return judges.clip.compute_similarity(compared.edited, compared.target_prompt)
 
 
 def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> float | None:
@@ -136,7 +136,7 @@ def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> fl
         return None
     assert judges.clip is not None
     region = Image.fromarray(blacken_masked_pixels(compared.edited, ~compared.edited_region_HW))
-    return judges.clip.similarity(region, compared.target_prompt)
+    return judges.clip.compute_similarity(region, compared.target_prompt)
 
 
 METRIC_FUNCTIONS: dict[Metric, Callable[[ComparedPictures, Judges], float | None]] = {

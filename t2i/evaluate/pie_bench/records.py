@@ -1,6 +1,6 @@
 """Records of the part "pie_bench", as records.jsonl stores them."""
 
-from t2i.evaluate.editing.records import StrictModel
+from t2i.evaluate.editing.records import FrozenModel
 from t2i.evaluate.pie_bench.metrics import Metric
 from t2i.evaluate.real.records import EditCostRecord
 
@@ -11,7 +11,7 @@ class PieBenchMethodRecord(EditCostRecord):
     columns: dict[Metric, float | None]
 
 
-class PieBenchRecord(StrictModel):
+class PieBenchRecord(FrozenModel):
     """Record of an edit of PIE-Bench by every method.
 
     controls : columns of the source itself, and of it encoded and decoded

@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.accelerate_state import isolated_rng
+from t2i.accelerate_state import isolated_torch_rng
 from t2i.atomic_files import write_atomically
-from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.denoiser.schedulers import rebuild_scheduler_with_settings
 from t2i.errors import DataError
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.result_folder import RECORDS_FILE, ResultFolder
@@ -86,7 +86,7 @@ class PreferencePairGenerator:
             record = read_finished_caption(store, number)
             if record is None:
                 begun = time.perf_counter()
-                with isolated_rng():
+                with isolated_torch_rng():
                     torch.manual_seed(derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number))
                     record = self.generate_pair(number, store.folder)
                 seconds = time.perf_counter() - begun
@@ -104,7 +104,7 @@ class PreferencePairGenerator:
         """Generate and judge the pictures of a scene's caption, and save the first right and the
         first wrong one as a pair in the folder, if there are both.
         """
-        statement = build_caption_statement(self.scenes.layout(number))
+        statement = build_caption_statement(self.scenes.compose_layout(number))
         seeds = [
             derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number, "noise", one)
             for one in range(self.per_caption)
@@ -133,7 +133,7 @@ class PreferencePairGenerator:
 
     def _generate(self, caption: str, seeds: Sequence[int]) -> list[Image.Image]:
         # A fresh scheduler each time, so that nothing passes from one caption to the next.
-        self.pipe.scheduler = rebuild_scheduler(self.pipe.scheduler)
+        self.pipe.scheduler = rebuild_scheduler_with_settings(self.pipe.scheduler)
         output = self.pipe(
             [caption] * len(seeds),
             num_inference_steps=self.steps,
@@ -169,7 +169,9 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
 
 def write_pairs_file(store: ResultFolder) -> Path:
     """Write the pairs of a folder as JSONL, as `data.subsets.pairs` reads them; return its path."""
-    records = (read_finished_caption(store, number) for number in list_generated_scenes(store))
+    records = (
+        read_finished_caption(store, number) for number in list_finished_scene_numbers(store)
+    )
     rows = [
         {"caption": one.caption, "win": one.win, "lose": one.lose}
         for one in records
@@ -181,6 +183,6 @@ def write_pairs_file(store: ResultFolder) -> Path:
     return path
 
 
-def list_generated_scenes(store: ResultFolder) -> list[int]:
+def list_finished_scene_numbers(store: ResultFolder) -> list[int]:
     """Return the numbers of the scenes whose captions have their pictures, in order."""
     return sorted(int(unit) for part, unit in store.finished_units if part == PAIRS_UNIT_NAME)

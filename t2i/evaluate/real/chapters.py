@@ -8,7 +8,7 @@ from t2i.evaluate.real.comparison import (
     SUCCESS_MARGIN,
     choose_most_preserving_method,
     compute_difference_on_common_samples,
-    compute_paired_ratio,
+    compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.picture_pairs import Split
 from t2i.evaluate.real.records import EditCostRecord, PicturePairScores, PictureScores
@@ -154,7 +154,7 @@ def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None
     return [
         proportion_with_interval(successes),
         mean_with_bootstrap_interval(collect_kept_psnrs(pairs, label)),
-        compute_paired_ratio(successes, anew),
+        compute_paired_proportion_ratio(successes, anew),
         proportion_with_interval([None if one is None else one.everything for one in scores]),
         *(
             mean_with_bootstrap_interval([None if one is None else read(one) for one in scores])
@@ -261,10 +261,10 @@ def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
     )
     count = min(GALLERY_SIZE, len(ranked) // 2)
     return [
-        build_pair_gallery("worst", f"The worst, by {label}", ranked[:count]),
-        build_pair_gallery("best", f"The best, by {label}", ranked[::-1][:count]),
+        build_pairs_gallery("worst", f"The worst, by {label}", ranked[:count]),
+        build_pairs_gallery("best", f"The best, by {label}", ranked[::-1][:count]),
         *(
-            build_pair_gallery(
+            build_pairs_gallery(
                 f"first_{split}_{kind}",
                 f"The first, {CHANGE_TITLES[kind]}, {title}",
                 of_kind[:GALLERY_SIZE],
@@ -280,7 +280,7 @@ def success_and_kept_sort_key(scores: PictureScores) -> tuple[bool, float]:
     return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
 
 
-def build_pair_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
+def build_pairs_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
     """Build a gallery of picture pairs, labelled with the methods that succeeded."""
     pictures = []
     for one in pairs:

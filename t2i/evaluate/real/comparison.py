@@ -37,7 +37,7 @@ def compute_difference_on_common_samples(one: Samples, other: Samples) -> Estima
     )
 
 
-def compute_paired_ratio(one: Flags, other: Flags) -> Estimate | None:
+def compute_paired_proportion_ratio(one: Flags, other: Flags) -> Estimate | None:
     """Return the proportion of `one` divided by that of `other`, with a bootstrap interval.
 
     Over the samples that both have; None where there are none, or `other` is nowhere true.

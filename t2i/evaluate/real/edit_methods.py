@@ -18,7 +18,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention import LocalBlend
 from t2i.attention.prompts.prompt_tokens import Words
 from t2i.errors import ArgumentError
-from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
 from t2i.text.prompt import Prompt
 
 
@@ -138,7 +138,7 @@ def invert_picture(
     editor: PromptEditPipeline, picture: Image.Image, task: PictureEditTask, method: EditMethod
 ) -> InvertedPicture:
     """Invert a picture by a method's inversion, with the task's source prompt."""
-    with warnings.catch_warnings(), measure_cost(editor.unet) as cost:
+    with warnings.catch_warnings(), measuring_cost(editor.unet) as cost:
         # a picture that the model cannot reproduce: the report tells by how much
         warnings.simplefilter("ignore", UserWarning)
         source = editor.invert(
@@ -158,7 +158,7 @@ def edit_inverted_picture(
     editor: PromptEditPipeline, inverted: InvertedPicture, task: PictureEditTask, method: EditMethod
 ) -> EditedPicture:
     """Edit an inverted picture by a method; return the edited picture and the cost of the edit."""
-    with measure_cost(editor.unet) as cost:
+    with measuring_cost(editor.unet) as cost:
         picture = edit_recorded_source(editor, inverted.source, task, method)
     return EditedPicture(picture, inverted, cost)
 
@@ -169,14 +169,14 @@ def edit_recorded_source(
     """Edit a recorded source by a method; return the target's picture."""
     if method.maps:
         target: str | Prompt = task.target
-        options = build_map_edit_options(task, method)
+        options = build_auto_edit_arguments(task, method)
     else:
         target, options = task.weighted_prompt, {"edits": build_blend_edits(task, method)}
     pictures: list[Image.Image] = editor(source, target, return_dict=False, **options)[0]
     return pictures[1]
 
 
-def build_map_edit_options(task: PictureEditTask, method: EditMethod) -> Mapping[str, Any]:
+def build_auto_edit_arguments(task: PictureEditTask, method: EditMethod) -> Mapping[str, Any]:
     """Return the keyword arguments of the editor for a method with edits="auto"."""
     word = task.weighted_word
     always = "auto" if task.blend_words is None else task.blend_words
@@ -197,7 +197,7 @@ def build_blend_edits(task: PictureEditTask, method: EditMethod) -> list[LocalBl
 
 
 @contextmanager
-def measure_cost(denoiser: nn.Module) -> Iterator[EditCost]:
+def measuring_cost(denoiser: nn.Module) -> Iterator[EditCost]:
     """Measure the cost of the block: yield an EditCost, whose denoiser rows and seconds are filled
     in after it.
 
@@ -206,7 +206,7 @@ def measure_cost(denoiser: nn.Module) -> Iterator[EditCost]:
     device = next(denoiser.parameters()).device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     cost = EditCost()
-    with record_denoiser_row_counts(denoiser) as rows:
+    with recording_denoiser_row_counts(denoiser) as rows:
         begun = clock()
         yield cost
         if device.type == "cuda":

@@ -6,7 +6,7 @@ from PIL import Image
 from pipelines.images.input_images import preprocess_images
 from pipelines.prompt_to_prompt.inverted_source import encode_picture
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from t2i.denoiser.schedulers import rebuild_scheduler
+from t2i.denoiser.schedulers import rebuild_scheduler_with_settings
 from t2i.evaluate.suite_part import EvaluationContext
 
 
@@ -16,7 +16,9 @@ def build_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
     So nothing passes from one part of the suite to another.
     """
     zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
-    parts = context.pipe.components | {"scheduler": rebuild_scheduler(context.pipe.scheduler)}
+    parts = context.pipe.components | {
+        "scheduler": rebuild_scheduler_with_settings(context.pipe.scheduler)
+    }
     editor = PromptEditPipeline(**parts, force_zeros_for_empty_prompt=zeros)
     editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers lacks types
     return editor

@@ -91,7 +91,7 @@ class RealPart:
             split=split,
             kind=kind,
             source=pair.prompts.captions[0],
-            target=pair.prompts.target_text,
+            target=pair.prompts.target_label,
             autoencoder=round(reproduced.psnr, 4),
             controls={label: scores[label] for label in controls},
             methods={
@@ -152,13 +152,13 @@ class RealPart:
     def _count(self, split: Split, kind: ChangeKind) -> int:
         """Return the number of pairs of a kind; 0 where the model's objects allow none."""
         counts: PairSplitConfig = getattr(self.config, split)
-        if not counts.count(kind):
+        if not counts.get_pair_count(kind):
             return 0
         try:
             build_picture_pair(self.scenes[split], kind, 0)
         except ArgumentError:
             return 0
-        return counts.count(kind)
+        return counts.get_pair_count(kind)
 
     def _make_baselines(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
         """Return the pictures that the edited ones are compared with, by the names of BASELINES."""
@@ -186,7 +186,9 @@ class RealPart:
         fits: Sequence[float | None] = [None] * len(several)
         if self.context.caption_matcher is not None:
             captions = [pair.prompts.captions[1]] * len(several)
-            fits = self.context.caption_matcher.compute_similarities(several, captions).tolist()
+            fits = self.context.caption_matcher.compute_paired_similarities(
+                several, captions
+            ).tolist()
         return {
             label: JudgedPicture(picture, recognised, fit)
             for (label, picture), recognised, fit in zip(pictures.items(), seen, fits, strict=True)

@@ -65,7 +65,7 @@ def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) ->
     """
     for attempt in range(MAX_SCENES_TRIED):
         index = number * MAX_SCENES_TRIED + attempt
-        found = PAIR_BUILDERS[kind](scenes, scenes.layout(index), f"{kind}/{index}")
+        found = PAIR_BUILDERS[kind](scenes, scenes.compose_layout(index), f"{kind}/{index}")
         if found is None:
             continue
         if kind not in ("swap", "recolour"):
@@ -98,7 +98,7 @@ def makes_held_out_combination(pair: PromptPair) -> bool:
     placed = pair.target.objects[pair.object_index]
     if pair.kind == "recolour":
         return (placed.name, placed.colour) in load_held_out_combinations().colours
-    pairs = {frozenset((placed.name, other)) for other in pair.unchanged_names}
+    pairs = {frozenset((placed.name, other)) for other in pair.unchanged_object_names}
     return placed.colour is None and bool(pairs & load_held_out_combinations().pairs)
 
 

@@ -1,26 +1,26 @@
 """Records of the part "real", as records.jsonl stores them."""
 
 from t2i.evaluate.editing.pairs import ChangeKind
-from t2i.evaluate.editing.records import SimilarityRecord, StrictModel
+from t2i.evaluate.editing.records import FrozenModel, SimilarityRecord
 from t2i.evaluate.real.edit_methods import EditCost
 from t2i.evaluate.real.picture_pairs import Split
 
 
-class CostRecord(StrictModel):
+class CostRecord(FrozenModel):
     """Record of the cost of an inversion or an edit: denoiser rows and seconds."""
 
     rows: int
     seconds: float
 
 
-class EditCostRecord(StrictModel):
+class EditCostRecord(FrozenModel):
     """Record of an edited picture's cost: of inverting and recording the source, and of editing."""
 
     inversion: CostRecord
     edit: CostRecord
 
 
-class PictureScores(StrictModel):
+class PictureScores(FrozenModel):
     """Record of the scores of an edited or baseline picture: does it show the change, what has it
     kept of the source, and how near is it to the pair's target.
 
@@ -50,7 +50,7 @@ class EditMethodRecord(EditCostRecord):
     replay: float | None
 
 
-class PicturePairScores(StrictModel):
+class PicturePairScores(FrozenModel):
     """Record of a picture pair that was edited by every method.
 
     autoencoder : PSNR of the source encoded and decoded, over the whole picture

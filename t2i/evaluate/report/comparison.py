@@ -61,14 +61,14 @@ def build_comparison_chapter(
         name=CHAPTER_NAME,
         title=f"Against {earlier.model.name}",
         text=f"This result less that of {earlier.model.name}, made on {earlier.machine.date}. "
-        f"{describe_comparison(chapters, scenes, earlier)} A change is significant where its "
+        f"{describe_sample_pairing(chapters, scenes, earlier)} A change is significant where its "
         "interval does not contain 0; of twenty figures that did not really change, one is "
         "significant by chance.",
         blocks=blocks,
     )
 
 
-def describe_comparison(
+def describe_sample_pairing(
     chapters: Sequence[Chapter], scenes: Mapping[str, str], earlier: EarlierResult
 ) -> str:
     """Describe whether two results are compared sample by sample or as independent ones."""

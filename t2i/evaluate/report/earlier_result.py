@@ -66,7 +66,7 @@ class EarlierModel(BaseModel):
     name: str
 
 
-class EarlierMachine(BaseModel):
+class EarlierMachineDate(BaseModel):
     """Date on which an earlier evaluation.json was measured, from its facts on the machine."""
 
     date: str
@@ -82,7 +82,7 @@ class EarlierResult(BaseModel):
     version: int
     recogniser: str
     model: EarlierModel
-    machine: EarlierMachine
+    machine: EarlierMachineDate
     scenes: dict[str, str] = {}
     chapters: dict[str, Any]
 

@@ -8,7 +8,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.prompts.word_alignment import describe_word_alignment
+from t2i.attention.prompts.word_alignment import build_word_alignment
 from t2i.text.alignment import find_token_window
 from t2i.text.prompt import Prompt
 from t2i.text.word_mentions import number_repeated_words
@@ -40,7 +40,7 @@ def _describe(edit: SourceMapEdit | None, tokens: PromptTokens) -> dict[str, Any
     chunks = max(len(window.tokenize_into_chunks(text)) for text in texts)
     length = one.first_position + chunks * window.size
     alignment = edit.align_tokens(tokens, length)
-    source, target, origins = describe_word_alignment(alignment, tokens, edit.source, edit.target)
+    source, target, origins = build_word_alignment(alignment, tokens, edit.source, edit.target)
     return {
         "source": number_repeated_words(source),
         "target": number_repeated_words(target),

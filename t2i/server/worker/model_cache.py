@@ -22,7 +22,7 @@ from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
 from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request, RequestDefaults, read_model_defaults
-from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler
+from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
 from t2i.server.worker.previews import LatentProjection, fit_latent_projection
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LoadedModel:
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
             request.sampler, self.own_scheduler.config
-        ) or rebuild_scheduler(self.own_scheduler)
+        ) or rebuild_scheduler_with_settings(self.own_scheduler)
         self.attached.switch_to_request(request)
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)

@@ -36,7 +36,7 @@ def compute_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Te
     before, found = source.noise, []
     levels: list[float | None] = [step.timestep for step in source.path_steps]
     for step in range(source.steps.count):
-        after = source.latents_at(step)
+        after = source.latents_after_step(step)
         if before is None or len(levels) != source.steps.count:
             clean = after
         else:
@@ -64,7 +64,7 @@ def measure_distances(
             count = source.steps.count
             if step >= count:
                 break
-            first, others = source.latents_at(step).detach().float().cpu(), latents_BCHW
+            first, others = source.latents_after_step(step).detach().float().cpu(), latents_BCHW
         squares_B = (others - first).square().flatten(1).mean(dim=1)
         distances.append([round(math.sqrt(float(square)), 5) for square in squares_B])
     return distances

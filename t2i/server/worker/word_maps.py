@@ -37,7 +37,7 @@ def find_word_tokens(pipe: Any, prompt: str | Prompt, num_steps: int) -> dict[st
             if word in found:
                 continue
             try:
-                positions = tokenizer.find_positions(text, word)
+                positions = tokenizer.find_word_token_positions(text, word)
             except ArgumentError:  # a part of what the grammar reads as another word
                 continue
             if positions:
@@ -76,7 +76,7 @@ class PromptHeatMaps:
             "tokens": list(self.tokens.get(word, ())),
             "negative": self.negative,
             "peak": [round(part, 4) for part in self.maps.peak(word)],
-            "share": round(self.maps.share_among_words(word), 4),
+            "share": round(self.maps.probability_share(word), 4),
             "row": row,
             "absent_steps": absent,
         }

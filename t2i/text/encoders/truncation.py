@@ -31,7 +31,7 @@ def tokenize_and_truncate(
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
         if len(chunks) > MAX_CHUNKS:
-            _, dropped = split_at_chunk(prompt, chunks[MAX_CHUNKS])
+            _, dropped = split_text_at_chunk(prompt, chunks[MAX_CHUNKS])
             raise ArgumentError(
                 f"The prompt fills {len(chunks)} windows of {window.size} tokens; at most "
                 f"{MAX_CHUNKS} are read. What would be lost: {quote_first_words(dropped)}. "
@@ -59,7 +59,7 @@ def truncate_chunks(
 
 def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
     """Warn that a prompt is too long, and which of its words are left out."""
-    kept, dropped = split_at_chunk(prompt, lost)
+    kept, dropped = split_text_at_chunk(prompt, lost)
     warnings.warn(
         f"The prompt is longer than the {tokens} tokens this model reads. Left out: "
         f"{quote_first_words(dropped)}. The picture is made from: {keep_last_letters(kept)!r}. "
@@ -68,7 +68,7 @@ def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
     )
 
 
-def split_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
+def split_text_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
     """Split the text of a prompt where a chunk begins: return the text before its first token, and
     the text from there on.
     """

@@ -100,7 +100,7 @@ class TwoClip(TextEncoder):
                 "encoder; expected as many."
             )
         if length is None:
-            chunks = max(chunks or 1, self.count_chunks(prompts, prompts_2))
+            chunks = max(chunks or 1, self.count_chunks_of_longest(prompts, prompts_2))
         first, second = (
             model.encode(texts, clip_skip=clip_skip, chunks=chunks, length=length, device=device)
             for model, texts in ((self.first, prompts), (self.second, prompts_2))
@@ -110,12 +110,14 @@ class TwoClip(TextEncoder):
             text_BTD, union_token_mask(first.mask_BT, second.mask_BT), second.pooled_BD
         )
 
-    def count_chunks(
+    def count_chunks_of_longest(
         self, prompts: Sequence[EncoderInput], prompts_2: Sequence[EncoderInput] | None = None
     ) -> int:
         """Return the number of windows that the longest prompt of either list needs."""
         second = prompts if prompts_2 is None else prompts_2
-        return max(self.first.count_chunks(prompts), self.second.count_chunks(second))
+        return max(
+            self.first.count_chunks_of_longest(prompts), self.second.count_chunks_of_longest(second)
+        )
 
 
 def union_token_mask(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:

@@ -91,7 +91,7 @@ class WindowedEncoder(TextEncoder):
         pooled_BD = None if pooled_RD is None else pooled_RD[:: tokens.chunks]
         return EncodedText(text_BTD, mask_BT, pooled_BD)
 
-    def count_chunks(self, prompts: Sequence[EncoderInput]) -> int:
+    def count_chunks_of_longest(self, prompts: Sequence[EncoderInput]) -> int:
         """Return the number of windows that the longest prompt needs."""
         check_encoder_prompts(prompts)
         return max(
@@ -121,7 +121,7 @@ class WindowedEncoder(TextEncoder):
             for chunk in [*chunks, *[Chunk(-1, ())] * (count - len(chunks))]
         ]
         places_W = torch.arange(window.size)
-        mask_RW = places_W < torch.tensor([[window.count_tokens(chunk)] for chunk in rows])
+        mask_RW = places_W < torch.tensor([[window.count_unpadded_tokens(chunk)] for chunk in rows])
         filler_R = torch.tensor([chunk.section < 0 for chunk in rows])
         return TokenBatch(
             torch.tensor([window.build_token_ids(chunk) for chunk in rows]),

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from t2i.attention import AttendAndExcite, LocalBlend, Replace, WordWeights, attend
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.word_spans import find_word_positions
+from t2i.text.word_spans import find_word_token_positions
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
 from tests.sweeps import sweep
 from tests.tiny import diffusers_pipeline, tiny_sd_components
@@ -19,7 +19,7 @@ WORDS = ("apple", "cat")
 
 
 def places(pipe, prompt: str = SOURCE) -> list[int]:
-    found = find_word_positions(pipe.tokenizer, prompt, WORDS)
+    found = find_word_token_positions(pipe.tokenizer, prompt, WORDS)
     return sorted(place for span in found.values() for place in span)
 
 

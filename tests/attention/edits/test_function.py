@@ -5,7 +5,7 @@ import torch
 
 from t2i.attention import Function, Reweight, Sites, attend
 from t2i.errors import ArgumentError
-from t2i.text.word_spans import find_word_positions
+from t2i.text.word_spans import find_word_token_positions
 from tests.attention.edits.drawn import SOURCE, TARGET, drawn
 
 
@@ -17,7 +17,7 @@ def test_the_identity_changes_nothing_but_rounding(pipe) -> None:
 
 
 def test_it_multiplies_as_reweight_does(pipe) -> None:
-    places = list(find_word_positions(pipe.tokenizer, TARGET, ["cat"])["cat"])
+    places = list(find_word_token_positions(pipe.tokenizer, TARGET, ["cat"])["cat"])
 
     def without_the_cat(probs_NQK: torch.Tensor) -> torch.Tensor:
         changed_NQK = probs_NQK.clone()

@@ -101,7 +101,7 @@ def test_words_of_no_region_are_free(pipe) -> None:
     drawn(pipe, Noting(regions, strength=2.0, feather=0.0, target=0))
     call, bias_PT = seen[0]
     places = {
-        word: list(call.prompt_tokens.find_word_positions(0, word))
+        word: list(call.prompt_tokens.find_word_token_positions(0, word))
         for word in ("apple", "red", "cat")
     }
     held = sorted(place for span in places.values() for place in span)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from pipelines.prompt_to_prompt.recorded_controls import attach_controls
+from pipelines.prompt_to_prompt.recorded_controls import add_controls_to_source
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.controls.control import Control
@@ -74,7 +74,7 @@ def test_a_loaded_source_needs_its_controls_again(pipe, control, kept):
     call = {"output_type": "latent"}
     expected = pipe(kept, TARGET, **call).images
     assert torch.equal(pipe(loaded, TARGET, controls=[again], **call).images, expected)
-    attached = attach_controls(pipe, loaded, [again])
+    attached = add_controls_to_source(pipe, loaded, [again])
     assert pipe.remember_target(attached, TARGET).controls == (again,)
 
 

@@ -8,7 +8,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import ShareKeysValues
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
-from t2i.evaluate.denoiser_row_counts import record_denoiser_row_counts
+from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
 from tests.tiny import picture, tiny_sd_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
@@ -40,10 +40,10 @@ def pipe():
 
 @pytest.mark.parametrize("method", ROWS)
 def test_recording_costs_no_pass_that_the_method_has_made(pipe, method):
-    with record_denoiser_row_counts(pipe.unet) as rows:
+    with recording_denoiser_row_counts(pipe.unet) as rows:
         source = pipe.invert(picture(), SOURCE, method, **RUN)
     assert sum(rows) == ROWS[method]
-    with record_denoiser_row_counts(pipe.unet) as rows:
+    with recording_denoiser_row_counts(pipe.unet) as rows:
         pipe(source, TARGET, output_type="latent")
     assert sum(rows) == 2 * source.steps.count
 
@@ -53,7 +53,7 @@ def test_the_replay_of_turbo_is_that_of_its_own_prompt_drawn_again(pipe):
     source = pipe.invert(picture(), SOURCE, "turbo:max_last_residual=0.01", **RUN)
     drawn = pipe(source, SOURCE, edits=[], output_type="latent").images[1:]
     with torch.no_grad():
-        replay = peak_signal_to_noise(pipe.decode_latents(drawn), source.picture)
+        replay = peak_signal_to_noise(pipe.decode_latents(drawn), source.photo_pixels)
     assert source.error.replay == pytest.approx(replay, abs=1e-6)
     assert abs(source.error.replay - source.error.autoencoder) > 1e-3
 

@@ -46,18 +46,20 @@ def largest(difference):
 
 def record(run, path):
     """The source's residuals, as the recording of a pinned path finds them."""
-    pinned = PinnedScheduler(run.scheduler, path.steps, path.latents, path.max_last_residual)
+    pinned = PinnedScheduler(
+        run.pipeline_scheduler, path.steps, path.latents, path.max_last_residual
+    )
     latents, residuals = path.latents[0], []
     for timestep in pinned.timesteps:
         prediction = model(latents, 0, float(timestep))
         latents = pinned.step(prediction, timestep, latents)[0]
-        residuals.append(pinned.residual_1CHW)
+        residuals.append(pinned.last_residual_1CHW)
     return residuals
 
 
 def draw_target(run, path, residuals, target=1):
-    scheduler = PathScheduler(run.scheduler, path.steps, residuals.__getitem__)
-    return run.sample(scheduler, path.latents[0], guided=True, target=target)
+    scheduler = PathScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
+    return run.sample_latents(scheduler, path.latents[0], guided=True, target=target)
 
 
 # noise levels and steps
@@ -129,8 +131,10 @@ def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     """After enough iterations the model's own steps lead back to the picture."""
     run = toy_run(of_prediction(prediction))
     latents = invert_ddim(run, 200)
-    again = run.sample(
-        PathScheduler(run.scheduler, build_ddim_path_steps(run.levels)), latents[0], guided=False
+    again = run.sample_latents(
+        PathScheduler(run.pipeline_scheduler, build_ddim_path_steps(run.levels)),
+        latents[0],
+        guided=False,
     )
     assert largest(again - run.clean_1CHW) < 1e-9
 
@@ -141,7 +145,9 @@ def test_more_iterations_lead_nearer_to_the_picture():
         run = toy_run()
         latents = invert_ddim(run, iterations)
         steps = build_ddim_path_steps(run.levels)
-        again = run.sample(PathScheduler(run.scheduler, steps), latents[0], guided=False)
+        again = run.sample_latents(
+            PathScheduler(run.pipeline_scheduler, steps), latents[0], guided=False
+        )
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 100
@@ -196,7 +202,7 @@ def test_edit_friendly_is_the_paper_s():
 
         z = (path.latents[level + 1] - mean(path.latents[level], 0)) / sigma
         target = mean(target, 1) + sigma * z
-    scheduler = PathScheduler(run.scheduler, path.steps, residuals.__getitem__)
+    scheduler = PathScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
     ours = path.latents[0]
     for timestep in scheduler.timesteps[:-1]:
         ours = scheduler.step(model(ours, 1, float(timestep)), timestep, ours)[0]

@@ -42,7 +42,7 @@ class PublishedLoop:
         self.scheduler.final_alpha_cumprod = self.scheduler.final_alpha_cumprod.double()
         self.scheduler.set_timesteps(STEPS)
         self.texts = {text: pipe.encode_prompt(text)[0] for text in (SOURCE, TARGET, "")}
-        self.path = [source.noise, *(source.latents_at(step) for step in range(STEPS))]
+        self.path = [source.noise, *(source.latents_after_step(step) for step in range(STEPS))]
 
     @torch.no_grad()
     def noise(self, latents, timestep, prompt):

@@ -78,7 +78,7 @@ def test_a_folder_gives_the_same_pictures(pipe, name, tmp_path):
     assert torch.equal(*drawn)
     assert again.error == kept.error
     assert again.path_steps == kept.path_steps
-    assert torch.equal(again.picture, kept.picture)
+    assert torch.equal(again.photo_pixels, kept.photo_pixels)
 
 
 @pytest.mark.parametrize("name", [*EXACT, *REPLAYED])
@@ -89,7 +89,7 @@ def test_a_target_equal_to_the_source_is_the_source(pipe, precise, name):
             continue
         source = one.invert(picture(), SOURCE, name, **RUN)
         kept, again = one(source, SOURCE, edits=[], output_type="latent").images
-        reach = max(largest(source.latents_at(i)) for i in range(source.steps.count))
+        reach = max(largest(source.latents_after_step(i)) for i in range(source.steps.count))
         assert largest(again - kept) < near * max(reach, 1)
         assert (source.error.replay is None) == (name in EXACT)
 
@@ -131,7 +131,7 @@ def test_null_text_is_that_of_an_independent_optimisation(precise):
     cond, uncond = precise.encode_prompt(SOURCE)[:2]
     latents, found = path.noise.double(), []
     for i, timestep in enumerate(scheduler.timesteps):
-        end = path.latents_at(i)
+        end = path.latents_after_step(i)
         uncond = uncond.clone().requires_grad_()
         adam = torch.optim.Adam([uncond], lr=1e-2 * (1 - i / 100))
         with torch.no_grad():
@@ -230,7 +230,7 @@ def embedded():
 def cat():
     """A composed scene, which the embedded model never drew."""
     config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
-    return Image.fromarray(Scenes(config).scene(0).pixels)
+    return Image.fromarray(Scenes(config).render_scene(0).pixels)
 
 
 def test_a_poor_replay_is_said(embedded, cat):

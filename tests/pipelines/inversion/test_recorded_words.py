@@ -10,7 +10,7 @@ from pipelines.inversion.methods import parse_method
 from pipelines.prompt_to_prompt.inverted_source import count_path_steps, resolve_inversion_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_heat_maps import (
-    check_words_can_be_read,
+    check_heat_map_words,
     find_absent_words,
     read_recorded_heat_maps,
 )
@@ -51,7 +51,7 @@ def test_recorded_heat_maps_are_those_of_a_probe_of_the_same_run(pipe, prompt, t
         assert list(maps) == list(words)
         for word in words:
             assert torch.equal(maps[word], expected[word])
-            assert maps.share_among_words(word) == expected.share_among_words(word)
+            assert maps.probability_share(word) == expected.probability_share(word)
 
 
 def test_a_word_that_the_recorded_prompt_lacks_is_refused_in_words(pipe, picture):
@@ -62,12 +62,12 @@ def test_a_word_that_the_recorded_prompt_lacks_is_refused_in_words(pipe, picture
 
 def test_words_are_looked_up_in_a_prompt_before_it_is_recorded(pipe):
     changing = Prompt("a [red:blue:0.5] cat", "a1111")
-    check_words_can_be_read(pipe, SOURCE, ["red cat"], 3)
-    check_words_can_be_read(pipe, changing, ["red", "blue"], 4)
+    check_heat_map_words(pipe, SOURCE, ["red cat"], 3)
+    check_heat_map_words(pipe, changing, ["red", "blue"], 4)
     for prompt in (SOURCE, changing):
         with pytest.raises(ArgumentError, match="'dog' is not in the prompt"):
-            check_words_can_be_read(pipe, prompt, ["cat", "dog"], 4)
-        check_words_can_be_read(pipe, prompt, ["cat", Concept("dog")], 4)
+            check_heat_map_words(pipe, prompt, ["cat", "dog"], 4)
+        check_heat_map_words(pipe, prompt, ["cat", Concept("dog")], 4)
     assert find_absent_words(SOURCE, ["red cat", "dog", "Cat"], 3) == ["dog"]
     assert find_absent_words(changing, ["red cat", "blue cat", "a dog"], 4) == ["a dog"]
 

@@ -20,7 +20,7 @@ class ToyRun:
     """A SourceRun around `model`: what a pipeline's loop does, in five lines."""
 
     levels: NoiseLevels
-    scheduler: object
+    pipeline_scheduler: object
     clean_1CHW: torch.Tensor = field(
         default_factory=lambda: torch.randn(
             SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64
@@ -29,7 +29,7 @@ class ToyRun:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(1))
     passes: int = 0
 
-    def sample(self, scheduler, latents_1CHW, *, guided, target=0):
+    def sample_latents(self, scheduler, latents_1CHW, *, guided, target=0):
         scheduler.set_timesteps(len(scheduler.timesteps), torch.device("cpu"))
         for timestep in scheduler.timesteps:
             prediction = model(latents_1CHW, target, float(timestep))

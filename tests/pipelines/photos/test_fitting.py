@@ -41,7 +41,7 @@ def test_every_size_is_fitted_and_put_back_unchanged(width, height, size, fit):
     assert photo.pixels.shape == (1, 3, *size)
     np.testing.assert_array_equal(bytes_of(photo.paste_edit(photo.image)), bytes_of(picture))
     everywhere = photo.paste_edit(photo.image, torch.ones(size))
-    left, top, right, bottom = photo.box
+    left, top, right, bottom = photo.shown_box
     outside = np.ones((height, width), bool)
     outside[top:bottom, left:right] = False
     np.testing.assert_array_equal(bytes_of(everywhere)[outside], bytes_of(picture)[outside])

@@ -10,7 +10,7 @@ from pipelines.images.photo import prepare_photo
 from pipelines.inversion.methods import INVERSION_METHODS
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
-    compute_changed_latent_weights,
+    compute_changed_pixel_weights,
     restore_unchanged_pixels,
 )
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
@@ -80,7 +80,7 @@ def test_the_latents_follow_the_path_outside_of_the_mask_at_every_step(pipe, met
     seen = []
 
     def watch(_pipe, step, _timestep, tensors):
-        path = source.path_latents_at(step)
+        path = source.path_latents_after_step(step)
         seen.append(
             torch.equal(tensors["latents"][keep.expand(1, 4, 8, 8)], path[keep.expand_as(path)])
         )
@@ -96,7 +96,7 @@ def test_the_path_beside_a_replayed_source_is_that_of_the_inversion(pipe):
     masked = pipe.invert(colourful(32, 32), "a cat", "ddim", mask=np.eye(32) > 0, **RUN)
     pinned = pipe.invert(colourful(32, 32), "a cat", "direct", **RUN)
     for step in range(3):
-        assert torch.equal(masked.path_latents_at(step), pinned.latents_at(step))
+        assert torch.equal(masked.path_latents_after_step(step), pinned.latents_after_step(step))
     assert not torch.equal(masked.latents, pinned.latents)
 
 
@@ -161,13 +161,13 @@ def test_pixels_of_unchanged_latents_weigh_nothing():
     source = torch.randn(1, 4, 4, 4)
     target = source.repeat(2, 1, 1, 1)
     target[1, 2, 0, 0] += 1e-3
-    weights = compute_changed_latent_weights(target, source, (16, 16))
+    weights = compute_changed_pixel_weights(target, source, (16, 16))
     assert not weights[0].any()
     assert (weights[1, 0, :4, :4] == 1).all()
     assert (weights[1, 0, :4, 4:8] > 0).all()
     assert not weights[1, 0, 8:].any()
     assert not weights[1, 0, :, 8:].any()
-    assert (compute_changed_latent_weights(target + 1, source, (16, 16)) == 1).all()
+    assert (compute_changed_pixel_weights(target + 1, source, (16, 16)) == 1).all()
 
 
 def test_a_blend_by_words_leaves_the_rest_of_the_photo_as_it_is():
@@ -175,7 +175,7 @@ def test_a_blend_by_words_leaves_the_rest_of_the_photo_as_it_is():
     editor = PromptEditPipeline.from_pretrained("embedded")
     editor.set_progress_bar_config(disable=True)
     config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
-    scene = Scenes(config).scene(0)
+    scene = Scenes(config).render_scene(0)
     caption = scene.caption
     source = editor.invert(scene.pixels, caption, num_inference_steps=4, guidance_scale=3.0)
     edit = {"target": caption.replace("cat", "dog"), "blend": ("cat", "dog")}

@@ -64,7 +64,7 @@ def check_pairs(found: CachedPictureDataset, pictures: Pictures, vae, visits: in
     """Each sample is the uncached one, the moments those of its own pixels."""
     for index in range(len(pictures)):
         for visit in range(visits):
-            plain, sample = pictures.read(index, visit), found.read(index, visit)
+            plain, sample = pictures.read_example(index, visit), found.read_example(index, visit)
             pixels_BCHW = torch.from_numpy(plain.pixels)[None].permute(0, 3, 1, 2) / 127.5 - 1
             with torch.no_grad():
                 expected = encode_mean_and_std(vae, pixels_BCHW)[0].numpy()
@@ -109,7 +109,7 @@ def test_an_autoencoder_without_a_posterior_has_means_alone(tmp_path):
     small = tiny_small_vae()
     pictures = pictures_of(several(tmp_path / "p"))
     found = cached(pictures, tmp_path / "c", small)
-    assert found.read(0, 0).moments.shape[0] == small.config.latent_channels
+    assert found.read_example(0, 0).moments.shape[0] == small.config.latent_channels
     check_pairs(found, pictures, small)
 
 
@@ -202,7 +202,7 @@ def test_a_mask_from_the_alpha_channel_is_cached_and_one_from_a_folder_is_read(t
         Image.radial_gradient("L").resize((40, 40)).save(masks / f"{number}.png")
     alpha = pictures_of(subsets=[{"folder": folder, "alpha_mask": True, "flip": True}])
     found = cached(alpha, tmp_path / "c", vae)
-    assert found.read(0, 0).loss_mask is not None
+    assert found.read_example(0, 0).loss_mask is not None
     check_pairs(found, alpha, vae)
     beside = pictures_of(subsets=[{"folder": folder, "masks": masks}])
     check_pairs(cached(beside, tmp_path / "c", vae), beside, vae)
@@ -213,7 +213,9 @@ def test_no_picture_is_opened_once_its_latents_are_there(tmp_path, vae):
     pictures = pictures_of(folder, flip=True)
     found = cached(pictures, tmp_path / "c", vae)
     shutil.rmtree(folder)
-    captions = {found.read(index, visit).caption for index in range(2) for visit in range(8)}
+    captions = {
+        found.read_example(index, visit).caption for index in range(2) for visit in range(8)
+    }
     assert captions == {"a red sheet", "a green sheet"}
 
 
@@ -253,9 +255,9 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     with pytest.warns(UserWarning, match="03-yellow.png: becomes latents that are not finite"):
         found = CachedPictureDataset(pictures, shards, lost)
     assert found.find_replacement(3) == 4
-    sample = found.read(3, 0)
+    sample = found.read_example(3, 0)
     assert sample.caption == "a cyan sheet"
-    assert np.array_equal(sample.moments, found.read(4, 0).moments)
+    assert np.array_equal(sample.moments, found.read_example(4, 0).moments)
 
     config = pictures.config.model_copy(update={"bad_share": 0.1})
     with pytest.raises(DataError, match=r"1 of 8 pictures cannot be used.*\n.*yellow"):
@@ -266,7 +268,7 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
 def test_what_was_never_encoded_is_said_and_not_taken_for_broken(tmp_path):
     pictures = pictures_of(folder_of(tmp_path / "p", "red"))
     with pytest.raises(DataError, match=r"00-red.png is not in the cache"):
-        CachedPictureDataset(pictures, ShardFolder(tmp_path / "c")).read(0, 0)
+        CachedPictureDataset(pictures, ShardFolder(tmp_path / "c")).read_example(0, 0)
 
 
 def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
@@ -293,7 +295,7 @@ def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
                 index = found.find_replacement(1)
             shown.add(found.variant_at_visit(index, place.visit))
     assert {*few} == shown
-    captions = pictures.list_captions()
+    captions = pictures.list_all_captions()
     assert list_needed_captions(captions, found, order, 1000) == captions | {""}
     assert list_needed_captions(captions, None, order, 1) == captions | {""}
     some = list_needed_captions(captions, found, order, 1)

@@ -31,7 +31,7 @@ from train.cache.latent_cache import CachedPictureDataset
 from train.cache.shards import ArraysByName, ShardFolder, ShardWriter
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
-from train.loop import TrainingRun, run
+from train.loop import TrainingRun, run_training
 from train.setup import cache_encoding
 
 REPO = Path(__file__).resolve().parents[3]
@@ -54,7 +54,7 @@ def end_of(config: RunConfig, out: Path) -> dict[str, Tensor]:
 def alone(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A cached run by one process, beside its TOML; to be read only."""
     folder = tmp_path_factory.mktemp("alone")
-    assert run(load_run_config(finetune_toml(folder, base, "lora")), folder / "out")
+    assert run_training(load_run_config(finetune_toml(folder, base, "lora")), folder / "out")
     return folder / "out"
 
 
@@ -326,10 +326,10 @@ def hang_after_first_file() -> None:
 def test_a_wish_to_stop_while_it_is_made_is_heard(tmp_path, base, monkeypatch, capfd):
     monkeypatch.setattr(StopSignalHandler, "__enter__", wishes_to_stop)
     config = finetune_run(tmp_path / "c", base, ("lora",), "train.steps=1")
-    assert not run(config, tmp_path / "out")
+    assert not run_training(config, tmp_path / "out")
     assert "stopped while encoding; the same command goes on from here" in capfd.readouterr().err
     monkeypatch.undo()
-    assert run(config, tmp_path / "out")
+    assert run_training(config, tmp_path / "out")
 
 
 def wishes_to_stop(stop: StopSignalHandler) -> StopSignalHandler:
@@ -372,7 +372,7 @@ def test_sheets_and_models_are_those_without_a_cache(tmp_path, base):
     )
     for name, more in (("plain", OFF), ("cached", ())):
         config = finetune_run(tmp_path / name, base, ("full",), *sheets, *more)
-        assert run(config, tmp_path / f"{name}-out")
+        assert run_training(config, tmp_path / f"{name}-out")
     plain, cached = tmp_path / "plain-out", tmp_path / "cached-out"
     files = {path.relative_to(plain / "model") for path in (plain / "model").rglob("*")}
     assert files == {path.relative_to(cached / "model") for path in (cached / "model").rglob("*")}
@@ -433,11 +433,11 @@ def test_scenes_are_not_cached_and_other_targets_say_nothing(tmp_path, base, cap
         '[[target.parts]]\nmethod = "lora"\n[data]\nkind = "scenes"\nsize = 32\nlength = 4\n'
         "[train]\nsteps = 1\nbatch_size = 2\n"
     )
-    assert run(load_run_config(toml), tmp_path / "out")
+    assert run_training(load_run_config(toml), tmp_path / "out")
     said = capfd.readouterr().err
     assert "The latents are not cached: scenes are made anew at each visit." in said
     assert not (tmp_path / "out/cache").exists()
-    run(tiny_run(tmp_path / "other", "train.steps=1"), tmp_path / "other-out")
+    run_training(tiny_run(tmp_path / "other", "train.steps=1"), tmp_path / "other-out")
     assert "cached" not in capfd.readouterr().err
 
 
@@ -448,11 +448,11 @@ def test_a_run_does_not_go_on_with_another_choice_of_what_is_cached(tmp_path, al
     with pytest.raises(
         ArgumentError, match=r"was started with another configuration: .*cached.latents"
     ):
-        run(load_run_config(toml, [OFF[0]]), tmp_path / "out")
+        run_training(load_run_config(toml, [OFF[0]]), tmp_path / "out")
     moved = tmp_path / "moved"
     (tmp_path / "out/cache").rename(moved)
     settings = (f"cache.folder={moved}", "cache.shard_mb=3", "train.steps=5", "cache.max_gb=3")
-    assert run(load_run_config(toml, settings), tmp_path / "out")
+    assert run_training(load_run_config(toml, settings), tmp_path / "out")
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, base, monkeypatch):

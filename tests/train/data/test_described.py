@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2i.errors import ArgumentError
-from train.data.config_from_path import build_data_config_from_path, read_batch_size_from_toml
+from train.data.config_from_path import build_data_config_from_path, read_training_batch_size
 
 RUN = """
 [train]
@@ -39,7 +39,7 @@ def test_a_run_s_paths_are_as_from_its_file(tmp_path: Path) -> None:
     assert tars.tars == (f"{tmp_path}/a-{{0..1}}.tar", "http://somewhere/b.tar", "/c.tar")
     assert (table.dataset, saved.dataset) == ("some/pictures", str(tmp_path / "here"))
     assert kohya.kohya == tmp_path / "k.toml"
-    assert read_batch_size_from_toml(path) == 6
+    assert read_training_batch_size(path) == 6
 
 
 def test_a_folder_a_tar_and_kohya_s_file_can_be_named(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_folder_a_tar_and_kohya_s_file_can_be_named(tmp_path: Path) -> None:
     kohya = tmp_path / "k.toml"
     kohya.write_text("[[datasets]]")
     assert build_data_config_from_path(kohya).subsets[0].kohya == kohya
-    assert read_batch_size_from_toml(kohya) is read_batch_size_from_toml(tmp_path) is None
+    assert read_training_batch_size(kohya) is read_training_batch_size(tmp_path) is None
 
 
 def test_small_pictures_have_narrow_steps(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_every_source_gives_each_picture_its_own_hint(
     pictures = pickle.loads(pickle.dumps(pictures_of(write(tmp_path))))
     assert len(pictures) == len(NAMES)
     for index in range(len(NAMES)):
-        sample = pictures.read(index, 0)
+        sample = pictures.read_example(index, 0)
         assert sample.hint is not None
         assert sample.hint.shape == (32, 32, 3)
         assert sample.loss_mask is None
@@ -132,7 +132,7 @@ def test_a_hint_is_made_of_the_crop_that_is_trained_on(tmp_path: Path, kind: Hin
         PictureDatasetConfig(folder=tmp_path, size=32, buckets=False, flip=True, hint=kind)
     )
     for visit in range(4):
-        sample = pictures.read(1, visit)
+        sample = pictures.read_example(1, visit)
         made = make_hint(kind, Image.fromarray(sample.pixels), resolution=None).convert("RGB")
         assert sample.hint is not None
         assert sample.hint.any()
@@ -154,7 +154,7 @@ def test_a_hint_is_cropped_and_mirrored_with_its_picture(tmp_path: Path) -> None
     pictures = pictures_of(subset, crop="random", flip=True, buckets=False)
     views = set()
     for visit in range(20):
-        sample = pictures.read(0, visit)
+        sample = pictures.read_example(0, visit)
         assert sample.hint is not None
         views.add(tuple(sample.pixels[0, :, 0].tolist()))
         difference = sample.hint.astype(int) - sample.pixels
@@ -167,7 +167,7 @@ def test_what_is_transparent_in_a_hint_is_black(tmp_path: Path) -> None:
     Image.new("RGBA", (40, 40), (255, 255, 255, 0)).save(tmp_path / "hints/red.png")
     pictures = pictures_of(subset)
     red = next(i for i in range(len(pictures)) if pictures.picture_name(i).endswith("red.png"))
-    hint = pictures.read(red, 0).hint
+    hint = pictures.read_example(red, 0).hint
     assert hint is not None
     assert not hint.any()
 
@@ -243,7 +243,7 @@ def test_a_table_of_hints_alone_leaves_the_captions_to_text_files(tmp_path: Path
     for row in rows:
         (tmp_path / f"mine/{row.pop('text')}.txt").write_text("a caption")
     table.write_text("\n".join(map(json.dumps, rows)))
-    assert pictures_of(subset).list_captions() == {"a caption"}
+    assert pictures_of(subset).list_all_captions() == {"a caption"}
 
 
 def test_cached_hints_are_those_of_the_pictures(tmp_path: Path) -> None:
@@ -260,11 +260,11 @@ def test_cached_hints_are_those_of_the_pictures(tmp_path: Path) -> None:
     for one in (pictures, made):
         cached = CachedPictureDataset(one, shards)
         for index in range(8):
-            read, expected = cached.read(index, 1).hint, one.read(index, 1).hint
+            read, expected = cached.read_example(index, 1).hint, one.read_example(index, 1).hint
             assert read is not None
             assert expected is not None
             assert np.array_equal(read, expected)
-            assert cached.read(index, 1).moments is not None
+            assert cached.read_example(index, 1).moments is not None
 
 
 def test_a_kohya_file_without_hints_is_refused(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_run_notices_hints_that_changed(tmp_path: Path) -> None:
 
 def test_a_batch_has_hints_from_0_to_1_and_can_be_split(tmp_path: Path) -> None:
     pictures = pictures_of(of_folder(tmp_path))
-    rows = [(SlotAssignment(0, slot, slot, 0), pictures.read(slot, 0)) for slot in range(4)]
+    rows = [(SlotAssignment(0, slot, slot, 0), pictures.read_example(slot, 0)) for slot in range(4)]
     batch = collate_examples(rows)
     assert batch.hints_BCHW is not None
     assert batch.hints_BCHW.shape == (4, 3, 32, 32)
@@ -333,6 +333,6 @@ def test_a_contact_sheet_shows_each_hint_beside_its_picture(tmp_path: Path) -> N
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     shown = {colour for _, colour in sheet.getcolors(1 << 20) or []}
-    hint = pictures.read(0, 0).hint
+    hint = pictures.read_example(0, 0).hint
     assert hint is not None
     assert tuple(hint[16, 16].tolist()) in shown

@@ -37,14 +37,14 @@ def test_each_line_is_a_pair_with_its_caption(tmp_path: Path) -> None:
     assert len(pictures) == pictures.count_preference_pairs() == 3
     found = []
     for index in range(3):
-        sample = pictures.read(index, 0)
+        sample = pictures.read_example(index, 0)
         assert sample.loser is not None
         found.append((sample.caption, colour_of(sample.pixels), colour_of(sample.loser)))
     assert found[0] == ("a red sheet", "red", "blue")
     assert found[1][0] in PAIRS[1]["caption"]
     assert found[1][1:] == ("red", "green")
     assert found[2] == ("a blue sheet", "blue", "red")
-    assert pictures.list_captions() == {"a red sheet", "red", "a blue sheet"}
+    assert pictures.list_all_captions() == {"a red sheet", "red", "a blue sheet"}
 
 
 def test_a_picture_in_several_pairs_is_no_duplicate_and_a_repeated_pair_is(tmp_path: Path) -> None:

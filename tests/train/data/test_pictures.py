@@ -49,12 +49,12 @@ def test_captions_are_never_paired_with_another_picture(tmp_path: Path) -> None:
     for part in (pictures, pictures.build_held_out_set()):
         for index in range(len(part)):
             for visit in range(6):
-                sample = part.read(index, visit)
+                sample = part.read_example(index, visit)
                 assert sample.caption == f"look: a {colour_of(sample.pixels)} sheet"
                 variant = part.variant_at_visit(index, visit)
-                assert colour_of(part.load_variant(variant).pixels) in part.caption_at_visit(
-                    index, visit
-                )
+                assert colour_of(
+                    part.load_uncaptioned_example(variant).pixels
+                ) in part.caption_at_visit(index, visit)
 
 
 def test_a_picture_put_in_the_place_of_another_never_gets_its_caption(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_picture_put_in_the_place_of_another_never_gets_its_caption(tmp_path: 
     red, green = (pictures.picture_name(index) for index in range(2))
     plain("green", 43, 41).save(red)  # as if the two had been renamed
     with pytest.warns(UserWarning, match="00-red.png: is another picture than when the run began"):
-        sample = pictures.read(0, 0)
+        sample = pictures.read_example(0, 0)
     assert sample.name == green
     assert sample.caption == "a green sheet"
     assert colour_of(sample.pixels) == "green"
@@ -74,7 +74,7 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
     pictures = Pictures(config_of(folder, **LIVELY))
     copy = pickle.loads(pickle.dumps(pictures))
     places = [(index, visit) for index in range(len(pictures)) for visit in (0, 7, 1000)]
-    first = [pictures.read(*place) for place in places]
+    first = [pictures.read_example(*place) for place in places]
     again = [copy.read(*place) for place in reversed(places)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
@@ -90,14 +90,14 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
         "from train.data.pictures_config import PictureDatasetConfig; "
         "p = Pictures(PictureDatasetConfig(folder=Path(sys.argv[1]), size=32, bucket_step=8, "
         "crop='random', flip=True, shuffle_captions=True, keep_tokens=1)); "
-        "s = p.read(4, 1000); "
+        "s = p.read_example(4, 1000); "
         "print(sha256(s.pixels.tobytes()).hexdigest(), s.caption, "
         "p.compute_fingerprint(), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, folder], capture_output=True, text=True, check=True
     )
-    sample = pictures.read(4, 1000)
+    sample = pictures.read_example(4, 1000)
     assert done.stdout.splitlines() == [
         sha256(sample.pixels.tobytes()).hexdigest(),
         sample.caption,
@@ -122,8 +122,8 @@ def test_a_visit_differs_from_others_and_another_seed_differs_too(tmp_path: Path
 def test_what_is_read_is_the_variant_with_the_caption_of_the_visit(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     for index in range(len(pictures)):
-        sample = pictures.read(index, 9)
-        alone = pictures.load_variant(pictures.variant_at_visit(index, 9))
+        sample = pictures.read_example(index, 9)
+        alone = pictures.load_uncaptioned_example(pictures.variant_at_visit(index, 9))
         assert np.array_equal(sample.pixels, alone.pixels)
         assert (alone.caption, sample.caption) == ("", pictures.caption_at_visit(index, 9))
         assert (
@@ -140,7 +140,7 @@ def test_equal_keys_are_equal_pixels_and_others_are_not(tmp_path: Path) -> None:
     seen: dict[str, bytes] = {}
     for index in range(len(pictures)):
         for variant in pictures.list_variants(index):
-            pixels = pictures.load_variant(variant).pixels.tobytes()
+            pixels = pictures.load_uncaptioned_example(variant).pixels.tobytes()
             assert seen.setdefault(pictures.pixels_cache_key(variant), pixels) == pixels
     assert len({*seen.values()}) == len(seen)
     assert sum(len(pictures.list_variants(index)) for index in range(len(pictures))) > len(seen)
@@ -151,7 +151,7 @@ def test_every_picture_is_in_one_group_and_a_group_has_one_shape(tmp_path: Path)
     groups = pictures.group_indices_by_shape()
     assert sorted(index for group in groups for index in group) == list(range(7))
     for group in groups:
-        (shape,) = {pictures.read(index, 0).pixels.shape for index in group}
+        (shape,) = {pictures.read_example(index, 0).pixels.shape for index in group}
         assert shape == (*pictures.bucket_shape(group[0]), 3)
         assert shape[0] * shape[1] <= 32 * 32
     order = BatchOrder(groups, 3, seed=1)
@@ -165,7 +165,7 @@ def test_without_buckets_every_picture_becomes_the_square(tmp_path: Path) -> Non
     pictures = Pictures(config_of(several(tmp_path), buckets=False))
     (group,) = pictures.group_indices_by_shape()
     assert group == list(range(7))
-    assert {pictures.read(index, 0).pixels.shape for index in group} == {(32, 32, 3)}
+    assert {pictures.read_example(index, 0).pixels.shape for index in group} == {(32, 32, 3)}
 
 
 def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
     pictures = Pictures(config_of(tmp_path, crop="random", flip=True, buckets=False))
     assert len(pictures.list_variants(0)) == 8
     for variant in pictures.list_variants(0):
-        sample = pictures.load_variant(variant)
+        sample = pictures.load_uncaptioned_example(variant)
         assert sample.size_and_crop is not None
         covered = compute_covering_shape(pictures.checked[0].shape, pictures.bucket_shape(0))
         assert covered == (32, 53)
@@ -193,7 +193,7 @@ def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> Non
     pictures = Pictures(config_of(tmp_path))
     bucket = pictures.bucket_shape(0)
     assert bucket.height > bucket.width
-    assert pictures.read(0, 0).size_and_crop.original == (60, 40)
+    assert pictures.read_example(0, 0).size_and_crop.original == (60, 40)
 
 
 def test_repeats_multiply_the_places_of_a_picture(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_prior_and_other_pictures_are_equally_many_in_an_epoch(
     pictures = Pictures(config_of(subsets=subsets, trigger="sks"))
     counts = Counter(index for group in pictures.group_indices_by_shape() for index in group)
     assert counts == places
-    assert [pictures.read(index, 0).weight for index in range(len(pictures))] == [
+    assert [pictures.read_example(index, 0).weight for index in range(len(pictures))] == [
         *[1.0] * instance,
         *[0.5] * prior,
     ]
@@ -250,13 +250,13 @@ def test_a_mask_is_cut_with_its_picture(tmp_path: Path) -> None:
     subset = {"folder": folder, "masks": masks}
     pictures = Pictures(config_of(subsets=[subset], crop="random", flip=True))
     for variant in pictures.list_variants(0):
-        sample = pictures.load_variant(variant)
+        sample = pictures.load_uncaptioned_example(variant)
         assert sample.loss_mask is not None
         assert sample.loss_mask.shape == sample.pixels.shape[:2]
         red = np.abs(sample.pixels.astype(int) - COLOURS["red"]).sum(axis=-1) < 60
         assert (sample.loss_mask[red] > 200).mean() > 0.95
         assert ((sample.loss_mask > 128) != red).mean() < 0.06
-    assert pictures.read(1, 0).loss_mask is None
+    assert pictures.read_example(1, 0).loss_mask is None
 
 
 def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
@@ -268,14 +268,14 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     plain("red").save(tmp_path / "b.png")
     asked, not_asked = (Pictures(config_of(tmp_path, alpha_mask=a)) for a in (True, False))
 
-    masked = asked.read(0, 0)
+    masked = asked.read_example(0, 0)
     assert masked.loss_mask is not None
     assert masked.loss_mask[:, :14].min() > 250
     assert masked.loss_mask[:, 18:].max() < 5
     assert colour_of(masked.pixels) == "blue"
-    assert asked.read(1, 0).loss_mask is None
+    assert asked.read_example(1, 0).loss_mask is None
 
-    whitened = not_asked.read(0, 0)
+    whitened = not_asked.read_example(0, 0)
     assert whitened.loss_mask is None
     assert whitened.pixels[:, 20:].min() > 250
     assert colour_of(whitened.pixels[:, :14]) == "blue"
@@ -295,7 +295,7 @@ def test_where_a_mask_is_clear_the_loss_does_not_count(tmp_path: Path, below: st
     (tmp_path / "masks").mkdir()
     layer.save(tmp_path / "masks" / "00-red.png")
     pictures = Pictures(config_of(subsets=[{"folder": folder, "masks": tmp_path / "masks"}]))
-    loss_mask = pictures.read(0, 0).loss_mask
+    loss_mask = pictures.read_example(0, 0).loss_mask
     assert loss_mask is not None
     assert loss_mask[:, :14].min() > 250
     assert loss_mask[:, 18:].max() < 5
@@ -309,8 +309,14 @@ def test_a_subset_may_do_without_the_data_set_s_alpha_mask(tmp_path: Path) -> No
     picture.save(tmp_path / "a" / "a.png")
     subsets = [{"folder": tmp_path / "a"}, {"folder": tmp_path / "a", "alpha_mask": False}]
     pictures = Pictures(config_of(subsets=subsets, alpha_mask=True))
-    assert [pictures.read(index, 0).loss_mask is None for index in range(2)] == [False, True]
-    assert [pictures.read(index, 0).pixels.min() == 255 for index in range(2)] == [False, True]
+    assert [pictures.read_example(index, 0).loss_mask is None for index in range(2)] == [
+        False,
+        True,
+    ]
+    assert [pictures.read_example(index, 0).pixels.min() == 255 for index in range(2)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_mask_of_other_proportions_breaks_its_picture(tmp_path: Path) -> None:
@@ -336,7 +342,7 @@ def test_captions_are_completed(tmp_path: Path, keys: dict[str, str], told: list
     pictures = Pictures(config_of(folder, **keys))
     expected = told or ["a photo of sks, 00-red", "a photo of sks, b"]
     assert [pictures.caption_at_visit(index, 3) for index in range(2)] == expected
-    assert pictures.list_captions() == {*expected}
+    assert pictures.list_all_captions() == {*expected}
 
 
 def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
@@ -351,7 +357,7 @@ def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_shuffled_are_not_listed(tmp_path: Path) -> None:
-    assert Pictures(config_of(several(tmp_path), shuffle_captions=True)).list_captions() is None
+    assert Pictures(config_of(several(tmp_path), shuffle_captions=True)).list_all_captions() is None
 
 
 def test_held_out_pictures_are_the_same_ones_when_others_are_added(tmp_path: Path) -> None:
@@ -390,13 +396,14 @@ def test_prior_pictures_are_not_held_out(tmp_path: Path) -> None:
 def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> None:
     held_out = Pictures(config_of(several(tmp_path), held_out=3, **LIVELY)).build_held_out_set()
     for index in range(3):
-        first = held_out.read(index, 0)
+        first = held_out.read_example(index, 0)
         assert all(
-            np.array_equal(first.pixels, held_out.read(index, visit).pixels) for visit in range(9)
+            np.array_equal(first.pixels, held_out.read_example(index, visit).pixels)
+            for visit in range(9)
         )
         assert {
             held_out.caption_at_visit(index, visit) for visit in range(9)
-        } == held_out.list_captions() & {first.caption}
+        } == held_out.list_all_captions() & {first.caption}
 
 
 def test_nothing_is_held_out_unless_asked(tmp_path: Path) -> None:
@@ -435,7 +442,7 @@ def test_a_quick_check_looks_at_headers_only(tmp_path: Path) -> None:
     pictures = Pictures(config_of(folder, check="quick", bad_share=0.2))
     assert len(pictures) == 9
     with pytest.warns(UserWarning, match=r"x\.png: is damaged .*; another picture takes its place"):
-        assert pictures.read(8, 0).name != pictures.picture_name(8)
+        assert pictures.read_example(8, 0).name != pictures.picture_name(8)
 
 
 def test_a_lost_picture_is_named_once_and_the_next_of_its_shape_stands_in(tmp_path: Path) -> None:
@@ -446,15 +453,15 @@ def test_a_lost_picture_is_named_once_and_the_next_of_its_shape_stands_in(tmp_pa
     copy = pickle.loads(pickle.dumps(pictures))
     (folder / "0.png").unlink()
     with pytest.warns(UserWarning, match=r"0\.png: is not there; another picture takes its place"):
-        sample = pictures.read(0, 4)
+        sample = pictures.read_example(0, 4)
     assert sample.name == f"{folder}/8.png"
     assert sample.caption == "the stand-in"
     assert sample.pixels.shape == (*pictures.bucket_shape(0), 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = pictures.read(0, 4)
+        again = pictures.read_example(0, 4)
     with pytest.warns(UserWarning, match="takes its place"):
-        other = copy.read(0, 4)
+        other = copy.read_example(0, 4)
     assert np.array_equal(sample.pixels, again.pixels)
     assert np.array_equal(sample.pixels, other.pixels)
 
@@ -464,7 +471,7 @@ def test_too_many_lost_pictures_stop_the_run(tmp_path: Path) -> None:
     pictures = Pictures(config_of(folder, buckets=False, bad_share=0.2))
     (folder / "00-red.png").unlink()
     with pytest.warns(UserWarning, match="00-red"):
-        pictures.read(0, 0)
+        pictures.read_example(0, 0)
     (folder / "01-green.png").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="01-green"),
@@ -472,7 +479,7 @@ def test_too_many_lost_pictures_stop_the_run(tmp_path: Path) -> None:
             DataError, match=r"2 of 8 pictures cannot be used, more than bad_share = 0.2"
         ),
     ):
-        pictures.read(1, 0)
+        pictures.read_example(1, 0)
 
 
 def test_the_fingerprint_is_of_content_and_captions_not_of_paths(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def config_of(folder: Path | None, **keys: object) -> PictureDatasetConfig:
 
 
 def shown(pictures: Pictures, indices: range = range(8)) -> list[tuple[bytes, str]]:
-    samples = [pictures.read(index, index + 5) for index in indices]
+    samples = [pictures.read_example(index, index + 5) for index in indices]
     return [(sample.pixels.tobytes(), sample.caption) for sample in samples]
 
 
@@ -126,12 +126,12 @@ def test_a_changed_mask_is_refused_and_never_used(tmp_path: Path) -> None:
     plain("black").save(masks / "00-red.png")
     config = config_of(None, subsets=[{"folder": folder, "masks": masks}], buckets=False)
     pictures = load_run_pictures(config, tmp_path / "pictures.json")
-    assert pictures.read(0, 0).loss_mask is not None
+    assert pictures.read_example(0, 0).loss_mask is not None
     plain("gray").save(masks / "00-red.png")
     with pytest.raises(
         ArgumentError, match=r"Captions, masks, hints, pairs or repeats .* of .*00-red\.png"
     ):
         load_run_pictures(config, tmp_path / "pictures.json")
     with pytest.warns(UserWarning, match=r"00-red\.png: its mask: is another picture than when"):
-        sample = pictures.read(0, 0)
+        sample = pictures.read_example(0, 0)
     assert sample.name.endswith("01-green.png")

@@ -95,7 +95,7 @@ def test_the_sheet_shows_pictures_as_the_model_sees_them(pictures: Pictures) -> 
         for column in range(2)
     ]
     height = round(24 * CELL_SIDE / 40)
-    shown = Image.fromarray(pictures.read(wide, wide).pixels)
+    shown = Image.fromarray(pictures.read_example(wide, wide).pixels)
     expected = shown.resize((CELL_SIDE, height), Image.Resampling.NEAREST)
     assert np.array_equal(cells[0][-height:], np.asarray(expected))
     assert (cells[0][:-height] == 255).all()

@@ -47,7 +47,7 @@ def test_a_saved_table_gives_each_picture_its_caption(saved: Path) -> None:
     pictures = pictures_of(str(saved))
     assert len(pictures) == 8
     for index in (7, 0, 3):
-        sample = pictures.read(index, 5)
+        sample = pictures.read_example(index, 5)
         assert colour_of(sample.pixels) == NAMES[index]
         assert sample.caption == f"a {NAMES[index]} one"
         assert sample.name == f"{saved}[{index}]"
@@ -66,7 +66,7 @@ def test_an_imagefolder_is_opened_by_its_builder(tmp_path: Path) -> None:
     (folder / "metadata.csv").write_text("file_name,text\n" + rows)
     pictures = pictures_of(str(folder))
     for index in range(3):
-        sample = pictures.read(index, 0)
+        sample = pictures.read_example(index, 0)
         assert sample.caption == f"a {colour_of(sample.pixels)} one"
 
 
@@ -75,7 +75,9 @@ def test_a_split_of_several_is_chosen(saved: Path, tmp_path: Path) -> None:
     both = datasets.DatasetDict({"train": table.select(range(5)), "test": table.select([6])})
     both.save_to_disk(tmp_path / "both")
     assert len(pictures_of(str(tmp_path / "both"))) == 5
-    assert pictures_of(str(tmp_path / "both"), split="test").read(0, 0).caption == "a gray one"
+    assert (
+        pictures_of(str(tmp_path / "both"), split="test").read_example(0, 0).caption == "a gray one"
+    )
 
 
 def test_a_pickled_set_reads_the_same(saved: Path) -> None:
@@ -83,7 +85,7 @@ def test_a_pickled_set_reads_the_same(saved: Path) -> None:
 
     pictures = pictures_of(str(saved))
     again = pickle.loads(pickle.dumps(pictures))
-    assert np.array_equal(again.read(2, 3).pixels, pictures.read(2, 3).pixels)
+    assert np.array_equal(again.read_example(2, 3).pixels, pictures.read_example(2, 3).pixels)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_each_picture_comes_with_the_caption_of_its_name(tmp_path: Path) -> None
     pictures = pictures_of(shards(tmp_path))
     assert len(pictures) == 8
     for index in (5, 0, 7, 3, 0):
-        sample = pictures.read(index, 11)
+        sample = pictures.read_example(index, 11)
         assert sample.caption == f"a {colour_of(sample.pixels)} one"
         assert sample.name == f"{tmp_path}/data-{index // 4:03}.tar!{NAMES[index]}.png"
 
@@ -84,7 +84,7 @@ def test_what_webdataset_writes_is_read_as_it_reads_it(tmp_path: Path) -> None:
     theirs = webdataset.WebDataset(
         sorted(map(str, tmp_path.glob("w-*.tar"))), shardshuffle=False
     ).decode("rgb8")
-    read = [pictures.read(index, 0) for index in range(len(pictures))]
+    read = [pictures.read_example(index, 0) for index in range(len(pictures))]
     expected = [(colour_of(one["jpg"]), one["json"]["caption"]) for one in theirs]
     assert [(colour_of(one.pixels), one.caption) for one in read] == expected
     assert len(expected) == 8
@@ -106,7 +106,7 @@ def test_a_name_that_comes_again_is_another_sample(tmp_path: Path) -> None:
     ]
     pictures = pictures_of(str(tar_of(tmp_path / "a.tar", files)))
     for index in range(2):
-        sample = pictures.read(index, 0)
+        sample = pictures.read_example(index, 0)
         assert sample.caption == f"a {colour_of(sample.pixels)} one"
 
 
@@ -116,7 +116,7 @@ def test_a_mask_among_the_files_is_the_mask(tmp_path: Path) -> None:
     half.paste(255, (0, 0, 20, 40))
     half.save(mask, "PNG")
     files = {"a.png": png("red"), "a.mask.png": mask.getvalue(), "a.txt": b"a"}
-    sample = pictures_of(str(tar_of(tmp_path / "a.tar", files))).read(0, 0)
+    sample = pictures_of(str(tar_of(tmp_path / "a.tar", files))).read_example(0, 0)
     assert sample.loss_mask is not None
     assert sample.loss_mask[:, :14].min() > 250
     assert sample.loss_mask[:, 18:].max() < 5
@@ -218,17 +218,17 @@ def test_shards_of_a_server_are_as_those_on_disk(tmp_path: Path, server: type[Se
     there = pictures_of(server.address + "/data-{000..001}.tar")
     assert there.compute_fingerprint() == here.compute_fingerprint()
     for index, visit in ((6, 1), (0, 2), (6, 3)):
-        ours, theirs = here.read(index, visit), there.read(index, visit)
+        ours, theirs = here.read_example(index, visit), there.read_example(index, visit)
         assert np.array_equal(ours.pixels, theirs.pixels)
         assert ours.caption == theirs.caption
-    assert there.read(0, 0).name == f"{server.address}/data-000.tar!red.png"
+    assert there.read_example(0, 0).name == f"{server.address}/data-000.tar!red.png"
 
 
 def test_of_a_server_only_the_picture_is_read(tmp_path: Path, server: type[Server]) -> None:
     shards(tmp_path)
     pictures = pictures_of(server.address + "/data-000.tar")
     server.asked.clear()
-    pictures.read(2, 0)
+    pictures.read_example(2, 0)
     size = len(png("blue"))
     (asked,) = server.asked
     first, last = map(int, re.findall(r"\d+", asked.partition("bytes")[2]))
@@ -239,10 +239,10 @@ def test_a_moment_without_network_is_waited_for(tmp_path: Path, server: type[Ser
     shards(tmp_path)
     pictures = pictures_of(server.address + "/data-000.tar")
     server.failing = remote.MAX_ATTEMPTS - 1
-    assert pictures.read(0, 0).caption == "a red one"
+    assert pictures.read_example(0, 0).caption == "a red one"
     server.failing = remote.MAX_ATTEMPTS
     with pytest.raises(DataError, match=r"Cannot read http.*503.*, 6 times. Go on when the net"):
-        pictures.read(0, 0)
+        pictures.read_example(0, 0)
 
 
 def test_a_server_without_ranges_is_refused_with_the_remedy(

@@ -18,7 +18,7 @@ def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Imag
     """Draw a sheet of training pictures as cropped and captioned in training, with their sizes,
     each before its hint if there are hints.
     """
-    samples = [pictures.read(index, index) for index in indices]
+    samples = [pictures.read_example(index, index) for index in indices]
     labels = [
         f"{sample.caption or '(no caption)'}\n{sample.pixels.shape[1]}x{sample.pixels.shape[0]}"
         + (" prior" if pictures.is_class_picture(index) else "")

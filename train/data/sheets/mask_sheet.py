@@ -29,7 +29,7 @@ def draw_mask_sheet(
         raise ArgumentError(
             f"No sample {wrong[0]}: the data set holds {len(dataset)}, counted from 0."
         )
-    samples = [dataset.read(index, 0) for index in indices]
+    samples = [dataset.read_example(index, 0) for index in indices]
     pictures = []
     for sample in samples:
         beside = overlay_masks(sample) if masks and sample.hint is None else sample.hint

@@ -136,7 +136,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    report_missing_and_ignored_files(scan, repeated)
+    add_leftover_files_to_listing(scan, repeated)
     for others, what in (
         (losers, ("worse picture", "a better one")),
         (hints, ("hint", "a picture")),
@@ -148,7 +148,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
     return scan.listing
 
 
-def format_os_error(error: OSError | ValueError) -> str:
+def format_os_error_reason(error: OSError | ValueError) -> str:
     """Return the reason of an OSError as text, without errno and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
@@ -188,14 +188,14 @@ def read_picture_captions(
     except (OSError, ValueError) as error:
         scan.listing.broken.append(
             BrokenPictureError(
-                str(path), f"its caption {beside} cannot be used: {format_os_error(error)}"
+                str(path), f"its caption {beside} cannot be used: {format_os_error_reason(error)}"
             )
         )
         return None, beside
     return ((text,) if text else ()), beside
 
 
-def report_missing_and_ignored_files(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+def add_leftover_files_to_listing(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
     """Add to the listing what the scan left over: pictures that metadata names but that are missing
     as broken ones, remarks on repeats, unused captions and ignored files as notes.
     """

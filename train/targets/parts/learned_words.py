@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.learned_words import add_tokens, is_single_token
+from t2i.text.learned_words import add_words_to_tokenizer, is_single_token
 from train.targets.parts.full_weights import FineTunePartConfig
 
 
@@ -107,7 +107,7 @@ def register_new_words(
     assert isinstance(known, nn.Embedding)
     vectors = [build_initial_vectors(word, tokenizer, known) for word in part.words]
     first = len(tokenizer)
-    added = add_tokens(tokenizer, tokens)
+    added = add_words_to_tokenizer(tokenizer, tokens)
     assert added == len(tokens)
     table = ExtendedEmbedding(known, first, torch.cat(vectors))
     encoder.set_input_embeddings(table)

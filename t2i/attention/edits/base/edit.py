@@ -84,7 +84,7 @@ class Edit:
         """
         return is_empty_window(self.steps)
 
-    def list_source_and_target(self) -> Sequence[tuple[str, int]]:
+    def list_prompt_arguments(self) -> Sequence[tuple[str, int]]:
         """Return the prompts that the edit's arguments `source` and `target` give, as (name of the
         argument, number of the prompt); one that is absent or None is left out.
         """
@@ -98,13 +98,13 @@ class Edit:
         """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
         its own source; edits with words check these too.
         """
-        named = [prompt for _, prompt in self.list_source_and_target()]
+        named = [prompt for _, prompt in self.list_prompt_arguments()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
                 "prompt cannot be its own source; name two of them."
             )
-        for name, prompt in self.list_source_and_target():
+        for name, prompt in self.list_prompt_arguments():
             check_prompt_number(name, prompt, prompt_tokens.num_prompts)
 
     def list_probes(self) -> Sequence[Probe]:
@@ -133,16 +133,16 @@ class Edit:
         """Add the edit's changes of this attention call to the edit plan; none by default."""
         return
 
-    def compute_once(self, call: AttentionCall, make: Callable[[], ResultT]) -> ResultT:
+    def compute_once_per_step(self, call: AttentionCall, make: Callable[[], ResultT]) -> ResultT:
         """Return the result of `make()`, computed once a step and shared by all sites with equal
         numbers of text tokens and heads.
         """
         moment = (call.denoiser_pass.step, call.denoiser_pass.num_steps)
-        return call.prompt_tokens.compute_once(
+        return call.prompt_tokens.get_or_compute(
             (id(self), call.text_length, call.site.heads), make, moment
         )
 
-    def restrict_to_heads(
+    def restrict_mix_to_heads(
         self, call: AttentionCall, columns_TT: Tensor | None, kept_T: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """Return a linear change of the attention map, P' = P_source A + P B, limited to the edit's

@@ -31,8 +31,8 @@ class RowCopyEdit(Edit):
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add the copies, source rows to target rows in all branches, to the edit plan."""
-        rows = call.denoiser_pass.rows_in_all_branches(self.target)
-        sources = call.denoiser_pass.rows_in_all_branches(self.source)
+        rows = call.denoiser_pass.rows_of_prompt_in_all_branches(self.target)
+        sources = call.denoiser_pass.rows_of_prompt_in_all_branches(self.source)
         plan.add_row_copies(self.tensors, rows, sources, self.heads)
 
     def reads_superset_of(self, other: "RowCopyEdit", num_steps: int) -> bool:

@@ -34,10 +34,10 @@ class BiasEdit(Edit, ABC):
             return
         site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
-        bias_NQK = call.prompt_tokens.compute_once(
+        bias_NQK = call.prompt_tokens.get_or_compute(
             alike, lambda: expand_bias(call, self.compute_bias(call), self.heads)
         )
-        plan.add_bias(call.denoiser_pass.cond_rows(self.target), bias_NQK)
+        plan.add_bias(call.denoiser_pass.cond_rows_of_prompt(self.target), bias_NQK)
 
 
 def expand_bias(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:

@@ -42,7 +42,7 @@ class PerWordWindowEdit(Edit):
         """
         super().check_prompts_and_words(prompt_tokens)
         for word in self.words:
-            prompt_tokens.find_word_positions(self.target, word)
+            prompt_tokens.find_word_token_positions(self.target, word)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True if the step lies in the step window of any of the edit's words."""
@@ -95,17 +95,19 @@ class SourceMapEdit(PerWordWindowEdit, ABC):
         """Raise ArgumentError if the edit names prompts, or words, that the run does not have."""
         super().check_prompts_and_words(prompt_tokens)
         for word, origin in self.alignment.items():
-            prompt_tokens.find_mention(self.target, word)
+            prompt_tokens.find_mention_token_positions(self.target, word)
             if origin is not None:
-                prompt_tokens.find_mention(self.source, origin)
+                prompt_tokens.find_mention_token_positions(self.source, origin)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add to the edit plan the mix of the source's attention maps into the target's rows."""
         rows, sources = (
-            call.denoiser_pass.cond_rows(self.target),
-            call.denoiser_pass.cond_rows(self.source),
+            call.denoiser_pass.cond_rows_of_prompt(self.target),
+            call.denoiser_pass.cond_rows_of_prompt(self.source),
         )
-        plan.add_mix(rows, sources, *self.compute_once(call, lambda: self.build_mix_matrices(call)))
+        plan.add_mix(
+            rows, sources, *self.compute_once_per_step(call, lambda: self.build_mix_matrices(call))
+        )
 
     def build_mix_matrices(self, call: AttentionCall) -> tuple[Tensor | None, Tensor]:
         """Return the edit as a linear change of the target's attention map, P' = P_source A + P B:
@@ -113,7 +115,7 @@ class SourceMapEdit(PerWordWindowEdit, ABC):
         """
         columns_TT, found_T = self.align_tokens(call.prompt_tokens, call.text_length)
         taken_T = self.compute_active_tokens_T(call) * found_T
-        return self.restrict_to_heads(call, columns_TT * taken_T, 1 - taken_T)
+        return self.restrict_mix_to_heads(call, columns_TT * taken_T, 1 - taken_T)
 
     def align_tokens(self, prompt_tokens: PromptTokens, length: int) -> TokenAlignment:
         """Return which tokens of the source prompt those of the target prompt come from, as the

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from t2i.attention.denoiser_pass import build_denoiser_pass
 from t2i.attention.hooks.current_pipeline import is_called_inside_other_pipeline
-from t2i.attention.hooks.discovery import grid_from_image_ids, push_running_forward
+from t2i.attention.hooks.discovery import grid_from_image_ids, pushing_running_forward
 from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.attention.hooks.encoded_prompts import EncodedTokenRecorder
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.hooks.module_hooks import hook_compiled_calls
+from t2i.attention.hooks.module_hooks import hooking_compiled_calls
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
 
 
-class CallbackDriver:
+class DenoiserHookDriver:
     """Driver that announces the calls of a denoiser to a session, from hooks on the module.
 
     Only calls by the session's own pipeline, in the session's thread, are announced. Edits of
@@ -41,7 +41,7 @@ class CallbackDriver:
         self._is_compiled_in_place = root._compiled_call_impl is not None
         self._is_own_call = self._is_announced = False
 
-    def install(self, stack: ExitStack) -> None:
+    def attach_until_closed(self, stack: ExitStack) -> None:
         """Put the driver's hooks into the denoiser until the stack is closed."""
         before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
         after = self.root.register_forward_hook(self._after, always_call=True)
@@ -50,7 +50,7 @@ class CallbackDriver:
         self.encoded_prompts.install_hooks(stack)
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._watched_cache_context())
-        stack.enter_context(hook_compiled_calls(self.root, self._begin, self._end))
+        stack.enter_context(hooking_compiled_calls(self.root, self._begin, self._end))
 
     @contextmanager
     def _watched_cache_context(self) -> Iterator[None]:
@@ -103,9 +103,9 @@ class CallbackDriver:
         _check_whole_sequence(arguments)
         tensors = [one for one in arguments.values() if isinstance(one, Tensor) and one.ndim > 1]
         rows = len(tensors[0])
-        step, num_steps = self.step_tracker.advance(arguments)
+        step, num_steps = self.step_tracker.advance_to_next_call(arguments)
         branches = self._branches(rows, tensors[0], arguments.get("encoder_hidden_states"))
-        own_prompts = self.session.prompts
+        own_prompts = self.session.given_prompts
         prompts = len(own_prompts) if own_prompts else rows // len(branches)
         denoiser_pass = build_denoiser_pass(rows, branches, prompts, step, num_steps)
         if step == 0:
@@ -114,7 +114,7 @@ class CallbackDriver:
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)
         input_shapes = (size, *(tuple(one.shape[1:]) for one in tensors))
-        with push_running_forward(module, arguments):
+        with pushing_running_forward(module, arguments):
             self.session.begin_pass(denoiser_pass, None, input_shapes, size)
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:
@@ -134,7 +134,7 @@ class CallbackDriver:
             return ("cond",)
         guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
         if guided is None:
-            prompts = len(self.session.prompts) if self.session.prompts else 1
+            prompts = len(self.session.given_prompts) if self.session.given_prompts else 1
             guided = rows % (2 * prompts) == 0 and _looks_guided(latents, text)
         if guided and hasattr(self.pipeline, "image_guidance_scale"):  # InstructPix2Pix
             return ("cond", "picture", "uncond")

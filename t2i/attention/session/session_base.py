@@ -35,7 +35,7 @@ from t2i.errors import AttentionError
 from t2i.text.token_windows import EncoderInput
 
 
-class RunningSession:
+class SessionBase:
     """Base of the session that `attend` opens: its probes and edits take part in the runs of one
     thread.
     """
@@ -67,7 +67,7 @@ class RunningSession:
         self._thread = threading.get_ident()
 
     @property
-    def prompts(self) -> tuple[EncoderInput, ...] | None:
+    def given_prompts(self) -> tuple[EncoderInput, ...] | None:
         """Prompts that attend() was given; None without any."""
         return self._prompts.given
 
@@ -151,7 +151,7 @@ class RunningSession:
             return latents_BCHW
         self._called_back = True
         if self.recorded_source is not None:
-            source_1CHW = self.recorded_source.latents_at(last.step).to(latents_BCHW)
+            source_1CHW = self.recorded_source.latents_after_step(last.step).to(latents_BCHW)
             latents_BCHW = torch.cat([source_1CHW, latents_BCHW])
         for entry in self._entries:
             if entry.acts_at_step(last):
@@ -176,7 +176,7 @@ class RunningSession:
         return any(entry.acts_at_site(site) for entry in self._entries)
 
     @contextmanager
-    def running_branches(self, branches: Sequence[str]) -> Iterator[None]:
+    def restricting_pass_to_branches(self, branches: Sequence[str]) -> Iterator[None]:
         """Take the rows of the running pass for those of these branches alone within the block, in
         which a control's network is called.
         """
@@ -188,13 +188,13 @@ class RunningSession:
         finally:
             self._pass = whole
 
-    def selects_control(self, number: int) -> bool:
+    def acts_in_control(self, number: int) -> bool:
         """Return True if a probe or an edit names the sites of a control's network."""
-        return any(entry.selects_control(number) for entry in self._entries)
+        return any(entry.acts_in_control(number) for entry in self._entries)
 
     def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
-        if self._pass is not None and self.prompts is not None:
+        if self._pass is not None and self.given_prompts is not None:
             check_same_text_for_images(self._pass, site, call)
 
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
@@ -203,11 +203,11 @@ class RunningSession:
         for entry in self._entries:
             entry.add_to_plan(plan, call)
 
-    def recorded_queries_and_keys(self, site: Site) -> RecordedInputs | None:
+    def recorded_attention_inputs(self, site: Site) -> RecordedInputs | None:
         """Return the recorded source's queries and keys at this site and step, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.recorded_queries_and_keys(site.name, self._pass.step)
+        return self.recorded_source.recorded_attention_inputs(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Pass the attention probabilities of a call to the probes, or, in an extra pass of an
@@ -260,7 +260,7 @@ class RunningSession:
     def _discover_sites(self) -> None:
         if not self._is_open:
             raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST_REMEDY}")
-        run_pipeline_to_discover_sites(self._x, self.prompts, self._installed)
+        run_pipeline_to_discover_sites(self._x, self.given_prompts, self._installed)
 
     def _run_extra_pass(
         self,
@@ -272,7 +272,7 @@ class RunningSession:
         outer = self._pass
         self._pass, self._extra_pass_callback = cond_pass, on_attention
         try:
-            with self._installed.disable_other_sessions(self):
+            with self._installed.disabling_other_sessions(self):
                 run_cond_pass(latents_BCHW)
         finally:
             self._pass, self._extra_pass_callback = outer, None
