@@ -11,15 +11,15 @@ OBJECTS = ("apple", "cat", "car")
 def test_a_composition_is_a_function_of_seed_and_index() -> None:
     one, again = (Compositions(RecogniserDatasetConfig(seed=4)) for _ in range(2))
     for index in (7, 3):
-        here, there = one.read(index), again.read(index)
+        here, there = one.read_example(index), again.read_example(index)
         assert here.caption == there.caption
         assert np.array_equal(here.pixels, there.pixels)
         assert here.label_maps is not None
         assert there.label_maps is not None
         assert np.array_equal(here.label_maps, there.label_maps)
-    assert one.read(3).caption != one.read(7).caption
+    assert one.read_example(3).caption != one.read_example(7).caption
     assert not np.array_equal(
-        one.read(3).pixels, Compositions(RecogniserDatasetConfig(seed=5)).read(3).pixels
+        one.read_example(3).pixels, Compositions(RecogniserDatasetConfig(seed=5)).read_example(3).pixels
     )
 
 
@@ -54,5 +54,5 @@ def test_undisturbed_compositions_name_everything() -> None:
 def test_scenes_are_other_pictures_than_compositions() -> None:
     scene = Scenes(SceneDatasetConfig(seed=500, size=32)).render_scene(0)
     assert not np.array_equal(
-        scene.pixels, Compositions(RecogniserDatasetConfig(seed=500, size=32)).read(0).pixels
+        scene.pixels, Compositions(RecogniserDatasetConfig(seed=500, size=32)).read_example(0).pixels
     )

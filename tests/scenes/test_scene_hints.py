@@ -74,7 +74,7 @@ def test_colour_blocks_are_means_of_the_picture() -> None:
 
 
 def test_the_hint_changes_nothing_else_of_a_scene() -> None:
-    plain, hinted = scenes(None).read(3), scenes("boxes").read(3)
+    plain, hinted = scenes(None).read_example(3), scenes("boxes").read_example(3)
     assert plain.hint is None
     assert plain.caption == hinted.caption
     assert np.array_equal(plain.pixels, hinted.pixels)

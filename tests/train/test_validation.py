@@ -73,7 +73,7 @@ def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
         "data.flip=false",
         "data.seed=4",
         "objective.weight=min_snr",
-        "objective.mean_loss=huber",
+        "objective.loss=huber",
         "objective.density=logit_normal",
         "objective.noise_offset=0.1",
         "objective.input_perturbation=0.1",

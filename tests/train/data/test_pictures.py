@@ -75,7 +75,7 @@ def test_every_visit_is_the_same_in_a_copy_any_order_and_another_process(tmp_pat
     copy = pickle.loads(pickle.dumps(pictures))
     places = [(index, visit) for index in range(len(pictures)) for visit in (0, 7, 1000)]
     first = [pictures.read_example(*place) for place in places]
-    again = [copy.read(*place) for place in reversed(places)][::-1]
+    again = [copy.read_example(*place) for place in reversed(places)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
         assert (one.caption, one.size_and_crop, one.name) == (
