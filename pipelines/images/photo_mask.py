@@ -29,16 +29,17 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     painted = read_picture("mask", mask_to_picture_values(mask)).picture
     gray = remove_mask_transparency(painted).convert("L")
     gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
-    problem = find_mask_mistake(painted)
-    if problem in ("white", "hole"):
-        warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[problem]}", stacklevel=2)
     whole = scale_mask_to_photo(gray, fitting)
     if not fitting.fit_mask(whole).any():
+        is_beside = whole.getbbox() is not None and fitting.fit == "crop"
         raise ArgumentError(
             "The mask has no white in what the model is shown of the photo "
             f"({fitting.description}), or too little to be seen there: paint white what may change"
-            + (', or give fit="pad" to show all of it.' if fitting.fit == "crop" else ".")
+            + (', or show the model all of it: fit="pad", --fit pad.' if is_beside else ".")
         )
+    problem = find_mask_mistake(painted)
+    if problem in ("white", "hole"):
+        warnings.warn(f"The mask {MASK_MISTAKE_WARNINGS[problem]}", stacklevel=2)
     return whole
 
 

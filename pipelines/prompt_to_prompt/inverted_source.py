@@ -38,6 +38,7 @@ from pipelines.prompt_to_prompt.source_recording import (
     RecordingOptions,
     record_source,
 )
+from pipelines.run.argument_checks import check_count
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
@@ -152,7 +153,9 @@ def record_inverted_picture(
     Raises ArgumentError before the first pass where the recording would exceed its budget, and for
     guidance that the method cannot do with.
     """
-    levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps or 1)
+    assert settings.num_inference_steps is not None
+    check_count("num_inference_steps", settings.num_inference_steps)
+    levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps)
     pixels_13YX = photo.pixels
     height, width = pixels_13YX.shape[-2:]
     most = options.max_positions or pipe.find_max_site_size(height, width)

@@ -43,6 +43,7 @@ from pipelines.prompt_to_prompt.recording import (
     read_step_file,
     step_file_name,
 )
+from pipelines.run.argument_checks import check_path
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import RunProvenance, prompt_from_json, prompt_to_json
 from t2i.atomic_folders import recover_folder
@@ -274,18 +275,18 @@ def compute_manifest_digest(manifest: Mapping[str, object]) -> str:
 def load_recorded_source(folder: str | Path) -> RecordedSource:
     """Load a source that PromptEditPipeline.remember(..., folder=...) has written.
 
-    Raises DataError for any other folder, and for one that has changed since by as little as a
-    bit. The steps are read when they are needed, and not checked again then.
+    Raises DataError for any other folder, and for one of which a bit has changed since. The steps
+    are read when they are needed, and not checked again then.
     """
-    folder = Path(folder)
-    recover_folder(folder)
+    check_path("folder", folder)
+    recover_folder(folder := Path(folder))
     try:
         manifest = parse_json(
             read_bounded(folder / RECORDING_MANIFEST_NAME, RUN_FILE_KIND.max_bytes), lenient=True
         )
         if manifest["version"] != RECORDING_FORMAT_VERSION:
             raise DataError(
-                f"{folder} has format {manifest['version']}, this t2i reads "
+                f"{folder} has format {manifest['version']!r:.80}, this t2i reads "
                 f"{RECORDING_FORMAT_VERSION}: record the source again."
             )
         prompt = manifest["prompt"]

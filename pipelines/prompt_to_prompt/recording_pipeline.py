@@ -29,6 +29,7 @@ from pipelines.prompt_to_prompt.inverted_source import (
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
+from pipelines.run.call_arguments import Prompts
 from pipelines.run.controlled_run import check_controls_fit_pipeline
 from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_provenance import SourceRunSettings
@@ -137,7 +138,7 @@ class RecordingPipeline(TextToImagePipeline):
         notes: Mapping[str, object] | None = None,
         fit: str = "crop",
         mask: Any = None,
-        targets: Sequence[str | Prompt] = (),
+        targets: Prompts = (),
         controls: Sequence[Control] = (),
     ) -> RecordedSource:
         """Invert a picture of one's own: record it as a source, so that it can be edited.
@@ -178,7 +179,10 @@ class RecordingPipeline(TextToImagePipeline):
         changes = (
             []
             if own_guidance
-            else [classify_prompt_change(prompt, target, steps) for target in targets]
+            else [
+                classify_prompt_change(prompt, target, steps)
+                for target in (list_prompts(prompt, targets)[1:] if targets else ())
+            ]
         )
         method = resolve_inversion_method(self, method, changes)
         settings = SourceRunSettings(

@@ -26,6 +26,7 @@ from pipelines.prompt_to_prompt.recording import (
     no_extra_tensors,
 )
 from pipelines.prompt_to_prompt.replayable_edits import check_edits_to_record_for
+from pipelines.run.argument_checks import check_path
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import RunProvenance, SourceRunSettings, collect_run_provenance
 from pipelines.text_to_image import TextToImagePipeline
@@ -34,6 +35,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
 from t2i.attention.edits.registry import to_dict
 from t2i.attention.site import site_to_json
+from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
 
@@ -47,6 +49,10 @@ class RecordingOptions:
     for_edits: Sequence[Edit] = ()
 
     def __post_init__(self) -> None:
+        if self.folder is not None:
+            check_path("folder", self.folder)
+        if isinstance(self.budget, bool) or not isinstance(self.budget, int | float):
+            raise ArgumentError(f"Got budget={self.budget!r:.80}, expected a number of bytes.")
         check_edits_to_record_for(self.for_edits)
 
     @property

@@ -1,6 +1,7 @@
 """Checks of a pipeline call's arguments, made before any work is done."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -92,6 +93,12 @@ def check_count(name: str, value: int) -> None:
         raise ArgumentError(
             f"Got {name}={value!r:.80}, expected a whole number from 1 to {MAX_COUNT:,}."
         )
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise ArgumentError unless this is a path."""
+    if not isinstance(value, str | PathLike):
+        raise ArgumentError(f"Got {name}={value!r:.80}, expected a path.")
 
 
 def check_output_type(output_type: str) -> None:

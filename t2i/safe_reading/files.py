@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from t2i.errors import ArgumentError, DataError, ModelError, OutputError, T2IErr
 
 MAX_SHOWN_PATH_LETTERS = 200
 """Letters of a path that a message repeats."""
+WEB_ADDRESS_PATTERN = re.compile(r"(?:https?|ftp):/", re.IGNORECASE)
+"""Start of a web address, also of one that was read as a path, which has one slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,13 @@ def read_bytes(path: str | os.PathLike[str], kind: UntrustedFileKind) -> bytes:
         raise build_unreadable_error(path, kind, error) from error
 
 
+def advise_on_missing_file(path: str) -> str:
+    """Return what to do about the path of a file that is not there."""
+    if WEB_ADDRESS_PATTERN.match(path):
+        return "Web addresses are not read: download the file, and give its path."
+    return "Check the path."
+
+
 def build_unreadable_error(
     path: str | os.PathLike[str], kind: UntrustedFileKind, error: OSError
 ) -> T2IError:
@@ -143,7 +153,7 @@ def build_unreadable_error(
     name = os.fspath(path)
     name = name if len(name) <= MAX_SHOWN_PATH_LETTERS else f"{name[:MAX_SHOWN_PATH_LETTERS]}..."
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return kind.error_class(f"No such {kind.noun}: {name}. Check the path.")
+        return kind.error_class(f"No such {kind.noun}: {name}. {advise_on_missing_file(name)}")
     if isinstance(error, IsADirectoryError):
         return kind.error_class(
             f"{name} is a folder, not {kind.noun_with_article}: name one of its files."

@@ -129,7 +129,9 @@ def test_a_changed_recording_is_named_before_a_run_is_continued(bulk: Cli, recor
     ("line", "message"),
     [
         ({"source_folder": "cow"}, "cow is not a recorded source: there is no file"),
-        ({"source_folder": ""}, "is not a recorded source: there is no file"),
+        ({"source_folder": ""}, "Got '': expected the path of a file"),
+        ({"source_folder": "a\0b"}, "expected the path of a file"),
+        ({"source_folder": "x" * 300}, "File name too long"),
         ({"source_folder": "photo.png"}, "photo.png is not a recorded source"),
         ({"source_folder": "cat", "steps": 4}, 'Got "steps" with "source_folder": a recording has'),
         ({"source_folder": "cat", "num": 2}, 'Got "num" with "source_folder"'),

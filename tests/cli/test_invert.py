@@ -71,6 +71,9 @@ def test_a_recording_of_a_model_that_has_moved_takes_another_place(
     done = cli("edit", "--source", "cat", TARGET)
     assert done.code == 3
     assert "was recorded with the model" in done.err
+    done = cli("edit", "--source", "cat", TARGET, "--model", "nowhere")
+    assert done.code == 3
+    assert "Got --model 'nowhere' for cat, which is not found here" in done.err
     assert cli("edit", "--source", "cat", TARGET, "--model", "there").code == 0
 
 

@@ -147,9 +147,11 @@ def read_recorded_photo(
     request = replace(parsed.request, model=model or parsed.request.model)
     if request.model not in EMBEDDED_MODELS and not Path(request.model).exists():
         # Looked for here alone: a folder must not make anybody download what it names.
+        of_recording = f"{folder} was recorded with the model {request.model!r}, which"
+        got = of_recording if model is None else f"Got --model {model!r:.80} for {folder}, which"
         raise ModelError(
-            f"{folder} was recorded with the model {request.model!r}, which is not found here. "
-            "Give its folder with --model; those that are here are listed by: t2i models"
+            f"{got} is not found here. Give the folder of the recorded model with --model; those "
+            "that are here are listed by: t2i models"
         )
     request = add_inversion_to_request(request, source)
     assert request.inversion is not None

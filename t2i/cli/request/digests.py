@@ -38,7 +38,11 @@ def compute_recording_digest(folder: Path) -> str:
     from pipelines.prompt_to_prompt.recording import RECORDING_MANIFEST_NAME
 
     path = Path(expanduser(folder)) / RECORDING_MANIFEST_NAME
-    if not path.is_file():
+    try:
+        missing = not path.is_file()
+    except OSError as error:  # such as a name that is too long
+        raise DataError(f"Cannot read {str(folder)!r:.80}: {error.strerror}.") from error
+    if missing:
         raise DataError(
             f"{folder} is not a recorded source: there is no file {path}. Name a folder that "
             "`t2i invert` or `t2i edit --record` has written."

@@ -1,7 +1,6 @@
 """Checks of the files of a request on this machine: location, type and digest."""
 
 import hashlib
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 from t2i.pictures import read_picture_size
+from t2i.safe_reading.files import advise_on_missing_file
 from t2i.terminal import escape_controls
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -22,8 +22,6 @@ MAX_LISTED_FILES = 3
 """Maximum number of files of a folder in a message."""
 IMAGE_ENCODER_FOLDER = "image_encoder"
 """Folder beside the weights of an IP-Adapter."""
-WEB_ADDRESS_PATTERN = re.compile(r"(?:https?|ftp):/", re.IGNORECASE)
-"""Start of a web address, also of one that was read as a path, which has one slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +132,7 @@ def locate_input_file(field_name: str, file: InputFile) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        advice = "Check the path."
-        if WEB_ADDRESS_PATTERN.match(file.path):
-            advice = "Web addresses are not read: download the file, and give its path."
+        advice = advise_on_missing_file(file.path)
         raise kind.missing_error_type(f"No such {kind.label}: {file.path}. {advice}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
         raise kind.missing_error_type(f"Cannot read {file.path}: {error}.") from error

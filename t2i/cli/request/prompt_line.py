@@ -244,7 +244,7 @@ def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
     """
     if keys.source_folder is None:
         return None
-    check_text_length_and_encoding('"source_folder"', keys.source_folder)
+    parse_input_file(keys.source_folder)
     if (known := RECORDING_TASK_KEYS.get(keys.task or "edit")) is None:
         raise ArgumentError(
             f'Got "source_folder" for "task": "{keys.task}": a recorded photo is edited or '

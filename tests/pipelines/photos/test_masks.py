@@ -266,9 +266,20 @@ def test_masks_that_fit_no_photo_are_refused_in_words(mask, error, message):
 
 def test_a_mask_outside_of_the_crop_is_refused_with_what_to_do():
     mask = mask_of((192, 96), (0, 0, 40, 40))
-    with pytest.raises(ArgumentError, match=r"cropped to the middle 96x96.*give fit=.pad. to show"):
+    with pytest.raises(ArgumentError, match=r"cropped to the middle 96x96.*fit=.pad., --fit pad"):
         prepare_photo(colourful(192, 96), 32, 32, mask=mask)
     assert prepare_photo(colourful(192, 96), 32, 32, "pad", mask).mask_pixels.any()
+
+
+def test_a_mask_without_white_is_refused_without_the_advice_of_another_fit():
+    with pytest.raises(ArgumentError, match=r"paint white what may change\.$"):
+        prepare_photo(colourful(192, 96), 32, 32, mask=Image.new("L", (192, 96)))
+
+
+def test_of_a_mask_of_another_shape_nothing_else_is_said(recwarn):
+    with pytest.raises(ArgumentError, match="Got a mask of 7x5 pixels"):
+        prepare_photo(colourful(96, 96), 32, 32, mask=Image.new("L", (7, 5), 255))
+    assert not recwarn.list
 
 
 def test_a_mask_that_is_white_all_over_is_warned_about():
