@@ -3,7 +3,6 @@
 B batch rows (here: 1 image), C channels, H W latent size.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,9 @@ from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.proximal_guidance import Proximal
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
+
+OSCILLATION_RATIO = 0.85
+"""Share of the move before from which on a move in the opposite direction is damped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,10 @@ class InverseScheduler(FixedTimestepsScheduler):
     x' = A D(x) + B x is solved for x, the noisier latents, by fixed-point iteration from x'; the
     denoiser is always told the noisier timestep. For a prediction p with D = f x + g p:
     x = (x' - A g p) / (A f + B), where A f + B is cos(dphi) for v-prediction and a' / a for
-    epsilon; where the model predicts the sample, f and g are those of its v. As soon as an
-    iterate moves further than the one before it, it and all later ones of its level go half of the
-    way, and again half of it the next time, so that long steps do not diverge.
+    epsilon; where the model predicts the sample, f and g are those of its v. At long steps the
+    iterates oscillate about the fixed point: as soon as one moves further than the one before it,
+    or nearly as far back (OSCILLATION_RATIO), it and all later ones of its level go half of the
+    way, and again half of it the next time.
 
     latents : those found so far, the noisiest first
     """
@@ -140,7 +143,8 @@ class InverseScheduler(FixedTimestepsScheduler):
         self.levels = levels
         self.steps = build_ddim_path_steps(levels)
         self.latents = [clean_1CHW]
-        self.last_move, self.relaxation = math.inf, 1.0
+        self.last_move_1CHW: Tensor | None = None
+        self.relaxation = 1.0
 
     def step(
         self,
@@ -153,22 +157,30 @@ class InverseScheduler(FixedTimestepsScheduler):
         """Return the next fixed-point iterate of the noisier latents (1, C, H, W), in a tuple."""
         level = self.numbers[self.index]
         if self.index % self.iterations == 0:
-            self.last_move, self.relaxation = math.inf, 1.0
+            self.last_move_1CHW, self.relaxation = None, 1.0
         iterate_BCHW = to_at_least_float32(sample)
         noisier_BCHW = compute_fixed_point_iterate(
             self.steps[level], self.levels, level, model_output, iterate_BCHW, self.latents[0]
         )
-        move = float((noisier_BCHW - iterate_BCHW).norm())
-        if move > self.last_move:
+        move_1CHW = noisier_BCHW - iterate_BCHW
+        if self.last_move_1CHW is not None and is_oscillating(move_1CHW, self.last_move_1CHW):
             self.relaxation /= 2
         if self.relaxation < 1:
             noisier_BCHW = torch.lerp(iterate_BCHW, noisier_BCHW, self.relaxation)
-        self.last_move = move
+        self.last_move_1CHW = move_1CHW
         noisier_BCHW = noisier_BCHW.to(sample.dtype)
         self.index += 1
         if self.index % self.iterations == 0:
             self.latents.insert(0, noisier_BCHW)
         return (noisier_BCHW,)
+
+
+def is_oscillating(move_1CHW: Tensor, last_1CHW: Tensor) -> bool:
+    """Return True for a move of a fixed-point iteration that leads further than the last one, or
+    nearly as far back.
+    """
+    share = float(move_1CHW.norm()) / max(float(last_1CHW.norm()), 1e-30)
+    return share > 1 or (share > OSCILLATION_RATIO and float((move_1CHW * last_1CHW).sum()) < 0)
 
 
 def compute_fixed_point_iterate(

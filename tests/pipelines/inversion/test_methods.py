@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipelines.inversion.bdia import Bdia
-from pipelines.inversion.ddim import Ddim, invert_ddim
+from pipelines.inversion.ddim import Ddim, InverseScheduler, invert_ddim
 from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
 from pipelines.inversion.methods import INVERSION_METHODS, format_method, parse_method
 from pipelines.inversion.noise_levels import build_ddim_path_steps, build_noise_levels
@@ -151,6 +151,32 @@ def test_more_iterations_lead_nearer_to_the_picture():
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 100
+
+
+@pytest.mark.parametrize("slopes", [(-0.99, 0.0), (-1.0, 0.4), (-1.5, -0.5, 0.6), (-2.4, 0.1)])
+def test_an_iteration_that_swings_about_its_fixed_point_reaches_it(slopes):
+    """Each iterate is `slope` times as far from the fixed point as the one before: from -1 on the
+    plain iteration never comes nearer.
+    """
+    scheduler = ddim("epsilon", rescale_betas_zero_snr=False)
+    levels = build_noise_levels(scheduler, STEPS)
+    step = build_ddim_path_steps(levels)[-1]
+    slope_11HW = torch.tensor(slopes, dtype=torch.float64).reshape(1, 1, 1, -1)
+    f, g = step.denoised
+    divisor = step.clean * f + step.latents
+    clean = torch.ones(1, 1, 4, len(slopes), dtype=torch.float64)
+    fixed = clean / divisor / (1 - slope_11HW)
+
+    def error_after(iterations):
+        inverse = InverseScheduler(scheduler, levels, clean, iterations, levels_to_invert=1)
+        latents = clean
+        for timestep in inverse.timesteps:
+            prediction = -slope_11HW * divisor / (step.clean * g) * latents
+            latents = inverse.step(prediction, timestep, latents)[0]
+        return largest(latents - fixed)
+
+    assert error_after(20) < 0.02 * error_after(1)
+    assert error_after(8) < 0.5 * error_after(1)
 
 
 def test_one_iteration_asks_the_model_at_the_latents_of_the_step_before():

@@ -245,23 +245,24 @@ def test_an_autoencoder_that_loses_the_picture_is_said(pipe):
 
 
 @pytest.mark.parametrize(
-    ("iterations", "least"),
+    ("steps", "iterations"),
     [
-        (1, 6.0),
-        pytest.param(2, 9.0, marks=pytest.mark.long),
-        pytest.param(3, 25.0, marks=pytest.mark.long),
-        (4, 30.0),
-        *(pytest.param(k, 30.0, marks=pytest.mark.long) for k in (5, 6, 7)),
-        (8, 30.0),
+        (10, (4, 5)),
+        *(pytest.param(steps, range(1, 9), marks=pytest.mark.long) for steps in (4, 6, 10, 20)),
     ],
 )
-def test_more_iterations_replay_the_picture_better(embedded, cat, iterations, least):
-    """Without guidance the fixed point is the picture itself, as the autoencoder keeps it; the
-    decibels are those of docs/decisions.md.
+def test_more_iterations_replay_the_picture_no_worse(embedded, cat, steps, iterations):
+    """Without guidance the fixed point is the picture itself, as the autoencoder keeps it; about
+    its decibels those of the picture rise and fall by what the decoder makes of a rest of noise.
+    The decibels are those of docs/decisions.md.
     """
-    run = {"num_inference_steps": 4, "guidance_scale": 1.0}
-    error = embedded.invert(cat, "a cat", f"ddim:iterations={iterations}", **run).error
-    assert least < error.replay < error.autoencoder + 0.5
+    run = {"num_inference_steps": steps, "guidance_scale": 1.0}
+    best = 0.0
+    for number in iterations:
+        error = embedded.invert(cat, "a cat", f"ddim:iterations={number}", **run).error
+        assert error.replay > best - 0.25, f"{number} iterations are worse than fewer"
+        best = max(best, error.replay)
+    assert abs(best - error.autoencoder) < 0.5
 
 
 @pytest.mark.parametrize("method", ["edit-friendly", "bdia", "turbo:max_last_residual=1e6"])
