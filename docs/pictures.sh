@@ -51,7 +51,7 @@ t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a
 t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert turbo --seed 8 --out photo-turbo.webp
 t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert bdia --seed 8 --out photo-bdia.webp
 t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert null-text --seed 8 --out photo-null-text.webp
-t2i edit --image photo.png "a tree to the left of a cat" "a tree to the left of a dog" --invert direct --seed 8 --out photo-undescribed.webp
+t2i edit --image photo.png "a cat on a blue background" "a dog on a blue background" --invert direct --seed 8 --out photo-undescribed.webp
 t2i inspect --image photo.png "a tree to the left of a cat on a blue background" --words "tree,cat,blue background" --seed 8 --out photo-words.webp
 t2i inspect --image photo.png "a tree to the left of a cat on a blue background" --words cat,dog,house --seed 8 --out photo-concepts.webp
 rm -f where-*.safetensors photo-words.safetensors photo-concepts.safetensors ./*-source.* ./*-target*.*
