@@ -19,6 +19,9 @@ HEADLINES = (
     ("real_seen", "drawn anew"),
     ("real_seen", "direct, P2P, LocalBlend"),
     ("real_seen", "edit-friendly"),
+    ("hints", "no hint"),
+    ("hints", "hint"),
+    ("hints", "Regions, no hint"),
 )
 """(table, label) of each row that is printed."""
 MAX_PRINTED_CELLS = 2

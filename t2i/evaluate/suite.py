@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.evaluate.editing.part import EditingConfig, EditingPart
 from t2i.evaluate.generation.part import GenerationConfig, GenerationPart
+from t2i.evaluate.hints.conditions import HintsConfig
+from t2i.evaluate.hints.part import HintsPart
 from t2i.evaluate.inspection.part import InspectionConfig, InspectionPart
 from t2i.evaluate.pie_bench.config import PieBenchConfig
 from t2i.evaluate.pie_bench.mapping import MAPPING_FILE
@@ -20,8 +22,12 @@ from t2i.evaluate.suite_part import EvaluationContext, SuitePart
 from t2i.safe_reading import CONFIG_KIND, read_toml
 
 SUITES_FOLDER = Path(__file__).parent.parent / "assets" / "evaluate"
-SUITES = {"scenes": SUITES_FOLDER / "scenes.toml", "real": SUITES_FOLDER / "real.toml"}
-QUICK_SUITES = {"scenes": SUITES_FOLDER / "quick.toml", "real": SUITES_FOLDER / "quick-real.toml"}
+SUITES = {name: SUITES_FOLDER / f"{name}.toml" for name in ("scenes", "real", "hints")}
+QUICK_SUITES = {
+    "scenes": SUITES_FOLDER / "quick.toml",
+    "real": SUITES_FOLDER / "quick-real.toml",
+    "hints": SUITES_FOLDER / "quick-hints.toml",
+}
 
 
 class SuiteConfig(BaseModel):
@@ -34,6 +40,7 @@ class SuiteConfig(BaseModel):
     editing: EditingConfig | None = None
     real: RealConfig | None = None
     pie_bench: PieBenchConfig | None = None
+    hints: HintsConfig | None = None
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -153,5 +160,6 @@ PART_CLASSES: dict[str, Any] = {
     "editing": EditingPart,
     "real": RealPart,
     "pie_bench": PieBenchPart,
+    "hints": HintsPart,
 }
 """Name of a part, and of its table in the config -> class, made of that table and the context."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ class EvaluationContext:
     steps, guidance_scale : the model's default sampling settings; its sampler is in the pipe
     save_picture : writes a picture into the result's folder and returns its name for a Gallery
     caption_matcher : scores captions, where the recogniser's folder holds one
+    control_network : the ControlNet or T2I-Adapter that the part "hints" measures
     """
 
     pipe: TextToImagePipeline
@@ -36,6 +37,7 @@ class EvaluationContext:
     guidance_scale: float
     save_picture: Callable[[str, Image.Image], str]
     caption_matcher: CaptionMatcher | None = None
+    control_network: Any = None
 
 
 class SuitePart(Protocol):

@@ -14,7 +14,9 @@ from t2i.optional_dependencies import build_install_command
 from t2i.run_folder import locking_folder
 from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_context import tiny_recogniser
+from tests.tiny import tiny_unet
 from tests.train import apart
+from train.setup.control_networks import build_controlnet
 
 SUITE = """
 [generation]
@@ -205,7 +207,10 @@ def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, word
 @pytest.mark.parametrize(
     ("suite", "words"),
     [
-        ("", "A suite needs one of the tables generation, inspection, editing, real, pie_bench."),
+        (
+            "",
+            "one of the tables generation, inspection, editing, real, pie_bench, hints.",
+        ),
         (REAL.replace("label", "labl"), "Unknown key 'real.methods.0.labl'. Did you mean 'label'?"),
         (REAL.replace("ddim", "dim"), "real.methods.0.invert: Unknown inversion method 'dim'"),
         (REAL.replace("ddim", "ddim:steps=3"), "ddim has no argument 'steps'"),
@@ -276,3 +281,32 @@ def test_a_kill_loses_at_most_the_unit_at_hand(
     assert evaluate().code == 0
     assert len(records()) == len(set(records())) == UNITS
     assert before >= 2
+
+
+HINTS = "[hints]\nscenes = { seed = 1, count = 2 }\nregions = false\n"
+
+
+def test_a_control_is_measured_with_the_suite_hints(
+    cli: Cli, model: Path, recogniser: Path
+) -> None:
+    Path("hints.toml").write_text(HINTS)
+    (model / "t2i.json").write_text(json.dumps({"defaults": {"steps": 1, "guidance_scale": 2.0}}))
+    build_controlnet(tiny_unet(), 4).save_pretrained("control")
+    options = ("evaluate", model, "--recogniser", recogniser, "--suite", "hints.toml")
+    refused = cli(*options)
+    assert refused.code == 2
+    assert "measures a control: name its network, --control" in refused.err
+    assert "no such folder" in cli(*options, "--control", "nowhere").err
+    done = cli(*options, "--control", "control", "--out", "out")
+    assert done.code == 0
+    assert "hints, hint: place IoU" in done.out
+    document = json.loads(Path("out/evaluation.json").read_text())
+    assert document["control"]
+    assert document["command"].endswith("--control control")
+    assert [row["label"] for row in document["chapters"]["hints"]["blocks"]["hints"]["rows"]] == [
+        "composed scenes", "no hint", "hint", "another scene's hint",
+    ]  # fmt: skip
+
+
+def test_a_control_is_refused_where_nothing_measures_it(evaluate: Cli) -> None:
+    assert "do not use: leave it out" in evaluate("--control", "somewhere").err

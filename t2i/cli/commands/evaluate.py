@@ -10,6 +10,7 @@ import typer
 
 from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headline_figures
 from t2i.cli.output import FormatOption, print_json, print_remark
+from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ EPILOG = """Examples:
 `t2i evaluate embedded --quick`
 
 `t2i evaluate my-model --part generation --out mine`
+
+`t2i evaluate embedded --suite hints --control my-control`
 
 `t2i evaluate my-model --out mine --against outputs/evaluate-embedded-scenes/evaluation.json`
 """
@@ -48,6 +51,10 @@ RecogniserOption = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="The judge.", show_default="the one of t2i"),
 ]
+ControlOption = Annotated[
+    Path | None,
+    typer.Option(metavar="NETWORK", help="The ControlNet or T2I-Adapter that hints measures."),
+]
 AgainstOption = Annotated[
     Path | None,
     typer.Option(
@@ -67,6 +74,7 @@ class EvaluationOptions:
     parts : names of the parts of the suite to measure
     out : folder of the result
     recogniser : folder of the judge; None for the one of t2i
+    control : folder or file of the network that the part "hints" measures
     earlier_result : evaluation.json of another result to compare with
     """
 
@@ -78,13 +86,15 @@ class EvaluationOptions:
     parts: Sequence[str]
     out: Path
     recogniser: Path | None
+    control: Path | None
     earlier_result: Path | None
 
     @property
     def reproduction_command(self) -> str:
         """Command line that repeats this evaluation, recorded in its result."""
         suite = [f"--suite {self.suite}"] * (self.suite != "scenes")
-        return " ".join(["t2i evaluate", self.model, *suite, *["--quick"] * self.quick])
+        control = [f"--control {self.control}"] if self.control is not None else []
+        return " ".join(["t2i evaluate", self.model, *suite, *["--quick"] * self.quick, *control])
 
 
 def evaluate(
@@ -94,6 +104,7 @@ def evaluate(
     part: PartOption = None,
     out: OutOption = None,
     recogniser: RecogniserOption = None,
+    control: ControlOption = None,
     against: AgainstOption = None,
     format: FormatOption = "text",
 ) -> None:
@@ -109,6 +120,7 @@ def evaluate(
 
     config = read_suite(suite, quick=quick)
     parts = select_part_names(part or [], config)
+    check_control_option(control, parts)
     check_extra_installed()
     model_path = locate_model(model)
     if out is None:
@@ -127,6 +139,7 @@ def evaluate(
         parts=parts,
         out=out,
         recogniser=recogniser,
+        control=control,
         earlier_result=against,
     )
     from t2i.evaluate.run import PAGE_FILE
@@ -138,6 +151,22 @@ def evaluate(
         print_headline_figures(document)
         _print_tables({name: document["chapters"].get(name) for name in PRINTED_CHAPTERS})
         print_line(out / PAGE_FILE)
+
+
+def check_control_option(control: Path | None, parts: Sequence[str]) -> None:
+    """Raise ArgumentError unless a control is named exactly if the part "hints" is measured."""
+    if control is None and "hints" in parts:
+        raise ArgumentError(
+            "The part hints measures a control: name its network, --control FOLDER, as "
+            "`t2i train configs/train/embedded-controlnet.toml` writes it."
+        )
+    if control is not None and "hints" not in parts:
+        raise ArgumentError(
+            f"Got --control {control}, which the parts {', '.join(parts)} do not use: leave it "
+            "out, or measure it with --suite hints."
+        )
+    if control is not None and not control.exists():
+        raise ArgumentError(f"--control {control}: there is no such folder or file.")
 
 
 def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
@@ -196,6 +225,7 @@ def _prepare_evaluation(
     from t2i.cli.metadata.writing import read_library_versions
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import Request, read_model_defaults
+    from t2i.controls.loading import load_control_network
     from t2i.evaluate.known_objects import find_known_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.suite_part import EvaluationContext
@@ -215,12 +245,17 @@ def _prepare_evaluation(
         "config": options.config.to_json(),
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
+    if options.control is not None:
+        identity["control"] = compute_model_digest(options.control)
     request = Request(prompt="").with_defaults(read_model_defaults(options.model_path))
     pipe = load_pipeline(options.model_path, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     request = request.with_defaults(read_pipeline_defaults(pipe, request))
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
+    network = None
+    if options.control is not None:
+        network = load_control_network(options.control, pipe.unet).to(pipe.device)
     store = ResultFolder(options.out, identity)
     context = EvaluationContext(
         pipe=pipe,
@@ -231,6 +266,7 @@ def _prepare_evaluation(
         steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         save_picture=store.save_picture,
+        control_network=network,
     )
     asked = {
         "objects": [*context.objects],
