@@ -100,7 +100,7 @@ def test_the_conditions_draw_what_they_say(
 ) -> None:
     drawn = {label: pictures_of(folder, part, label) for label in LABELS}
     for number, picture in enumerate(drawn[COMPOSED]):
-        assert np.array_equal(picture, part.scenes.scene(number).pixels)
+        assert np.array_equal(picture, part.scenes.render_scene(number).pixels)
 
     def equal(one: str, other: str) -> bool:
         return all(map(np.array_equal, drawn[one], drawn[other]))
@@ -125,7 +125,7 @@ def test_another_scenes_hint_is_that_of_the_next_one(
     for condition in ("hint", "other"):
         part.measure_unit(f"{condition},1,balanced,0-1/3")
     own, other = ([np.asarray(hint) for hint in control.picture] for control in given)
-    hints = [part._draw_hint(part.scenes.scene(number)) for number in range(5)]
+    hints = [part._draw_hint(part.scenes.render_scene(number)) for number in range(5)]
     assert [np.array_equal(own[i], hints[3 + i]) for i in range(2)] == [True, True]
     assert [np.array_equal(other[i], hints[(4 + i) % 5]) for i in range(2)] == [True, True]
 

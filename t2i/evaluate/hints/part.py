@@ -71,7 +71,7 @@ class HintsPart:
     def measure_unit(self, unit: str) -> Record:
         """Draw the scenes of a unit under its condition, and measure places and words."""
         own = self.units_by_key[unit]
-        scenes = [self.scenes.scene(number) for number in own.scene_numbers]
+        scenes = [self.scenes.render_scene(number) for number in own.scene_numbers]
         pictures = self._draw(own, scenes)
         seen = self.context.recogniser.recognise(pictures)
         records = []
@@ -89,7 +89,7 @@ class HintsPart:
                         for placed in scene.objects
                     },
                     right=judge_by_statement(
-                        build_caption_statement(self.scenes.layout(number)), found
+                        build_caption_statement(self.scenes.compose_layout(number)), found
                     ),
                     file=self.context.save_picture(f"hints/{own.condition.key}/{number}", picture),
                 )
@@ -113,9 +113,9 @@ class HintsPart:
             (
                 self.context.save_picture(
                     f"hints/hint/{number}",
-                    Image.fromarray(self._draw_hint(self.scenes.scene(number))),
+                    Image.fromarray(self._draw_hint(self.scenes.render_scene(number))),
                 ),
-                self.scenes.layout(number).caption.text,
+                self.scenes.compose_layout(number).caption.text,
             )
             for number in range(count)
         ]
@@ -152,7 +152,8 @@ class HintsPart:
             shift = int(condition.kind == "other")
             numbers = [(number + shift) % len(self.scenes) for number in unit.scene_numbers]
             hints = [
-                Image.fromarray(self._draw_hint(self.scenes.scene(number))) for number in numbers
+                Image.fromarray(self._draw_hint(self.scenes.render_scene(number)))
+                for number in numbers
             ]
             controls = [self._build_control(hints, condition)]
         return self._sample(unit.scene_numbers, scenes, controls)
