@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,6 +26,7 @@ from t2i.server.jobs.job_service import JobService
 from t2i.server.jobs.server_state import ServerState
 from t2i.server.page_files import build_page_router
 from t2i.server.security.access import AccessMiddleware
+from t2i.server.security.body_text import check_body_text
 from t2i.server.security.errors import describe_error, find_status
 from t2i.server.security.headers import HeaderMiddleware
 from t2i.server.security.hosts import HostMiddleware
@@ -69,6 +70,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         root_path=settings.root_path,
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
+        dependencies=[Depends(check_body_text)],
     )
     app.state.server, app.state.service = state, JobService(state)
     app.state.pool, app.state.settings = pool, settings

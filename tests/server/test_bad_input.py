@@ -131,6 +131,26 @@ def test_a_body_that_is_no_request_is_refused(idle: Idle, body: bytes, status: i
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/api/v1/export", {"kind": "generate", "request": {"prompt": "\ud800"}}, "request.prompt"),
+        ("/api/v1/jobs", {"kind": "generate", "request": {"\udfff": 1}}, "a name of a field"),
+        ("/api/v1/tokens", {"prompt": "a", "model": "\ud800"}, "model"),
+        ("/sdapi/v1/txt2img", {"prompt": "a", "hr_upscaler": "\ud800"}, "hr_upscaler"),
+        ("/sdapi/v1/options", {"\ud800": 1}, "a name of a field"),
+        ("/v1/images/generations", {"prompt": "a", "user": ["\ud800"]}, "user"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
+    idle: Idle, path: str, body: dict[str, Any], name: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = idle().post(path, content=json.dumps(body), headers=headers)
+    assert answer.status_code in (400, 422)
+    assert f"{name} is not valid UTF-8 at character 0" in answer.text
+
+
 def test_a_deep_document_is_refused(idle: Idle) -> None:
     answer = idle().post(
         "/api/v1/jobs",

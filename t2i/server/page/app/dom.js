@@ -16,11 +16,19 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Replace what an element contains. */
+/** Replace what an element contains; the control of the same name keeps the focus. */
 export function fill(element, ...children) {
+  const focused = document.activeElement;
+  const within = focused !== element && element.contains(focused);
+  const name = within ? nameOf(focused) : null;
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  if (within && !element.contains(focused)) {
+    [...element.querySelectorAll(focused.tagName)].find((one) => nameOf(one) === name)?.focus({ preventScroll: true });
+  }
   return element;
 }
+
+const nameOf = (control) => control.getAttribute("aria-label") ?? control.labels?.[0]?.textContent ?? control.textContent;
 
 export const find = (selector) => document.querySelector(selector);
 

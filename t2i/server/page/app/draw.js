@@ -77,28 +77,45 @@ function describe(label, step, steps, left) {
 /** Return the request of a form; fields that are not set are left to the model. */
 export function requestOf(form, seed = form.locked ? form.seed : null) {
   const request = { prompt: form.prompt, grammar: form.grammar, words_maps: true, map_steps: true };
-  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method", "upscale"];
+  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method", "upscale", "strength"];
   for (const name of names) if (form[name] !== null && form[name] !== "") request[name] = form[name];
   if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
-  for (const name of ["loras", "embeddings"]) if (form[name]?.length) request[name] = form[name];
+  for (const name of ["loras", "embeddings", "regions"]) if (form[name]?.length) request[name] = form[name];
+  for (const name of ["image", "mask"]) if (form[name]?.id) request[name] = form[name].id;
   if (seed !== null) request.seed = seed;
   return request;
 }
 
-/** Draw the form's picture. */
-export async function drawForm() {
-  if (!state.form.prompt.trim()) {
+/** Draw a form's picture. */
+export async function drawForm(form = state.form) {
+  if (!form.prompt.trim()) {
     complain(new Error('Got an empty prompt: write what the picture shows, such as "a rocket above a house".'));
     return null;
   }
-  const view = await drawJob("generate", requestOf(state.form));
+  for (const name of ["image", "mask"]) {
+    if (!form[name] || form[name].id) continue;
+    complain(new Error(`Missing ${form[name].name}, from which the picture is drawn: choose it, or take it out of the form.`));
+    return null;
+  }
+  const view = await drawJob("generate", requestOf(form));
   if (view && !state.form.locked) setForm({ seed: view.seed });
   return view;
 }
 
-/** Return the form that draws a request again: a job's, or what a picture's metadata say. */
-export function formOf(request, seed = request.seed ?? null) {
+/**
+ * Return the form that draws a request again: a job's, or what a picture's metadata say. An edit has
+ * its source's form, an inversion that of a picture of its prompt: their photos and boxes are not
+ * the form's. `pictures`: {field, name, id} of uploads, the id null for one that is still to be brought
+ */
+export function formOf(request, { kind = "generate", seed = request.seed ?? null, pictures = [] } = {}) {
   const pick = (name) => request[name] ?? null;
+  const generates = kind === "generate";
+  const picture = (field) => {
+    if (!generates) return null;
+    const asked = pictures.find((one) => one.field === field);
+    if (asked) return { id: asked.id, name: asked.name };
+    return request[field] ? { id: request[field], name: null } : null;
+  };
   return {
     ...state.form,
     prompt: request.prompt ?? request.source_prompt ?? "",
@@ -113,7 +130,11 @@ export function formOf(request, seed = request.seed ?? null) {
     guidance_method: pick("guidance_method"),
     loras: request.loras ?? [],
     embeddings: request.embeddings ?? [],
-    upscale: request.upscale ?? null,
+    upscale: pick("upscale"),
+    regions: generates ? (request.regions ?? []) : [],
+    image: picture("image"),
+    mask: picture("mask"),
+    strength: generates ? pick("strength") : null,
     seed,
     locked: seed !== null,
   };

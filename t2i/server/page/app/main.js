@@ -69,7 +69,7 @@ async function restore() {
     }
   }
   const opening = await openingView();
-  if (!kept.form) setForm({ ...formOf(opening.request, opening.seed), locked: false });
+  if (!kept.form) setForm({ ...formOf(opening.request, { seed: opening.seed }), locked: false });
   if (!state.view) await show(opening);
 }
 

@@ -18,12 +18,17 @@ export const EMPTY_FORM = Object.freeze({
   loras: [],
   embeddings: [],
   upscale: null,
+  regions: [],
+  image: null,
+  mask: null,
+  strength: null,
 });
 
 export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: [], alignment: {}, blend: null, cross: null, self: null, fullSize: false });
 
 /**
- * form: what the next picture is drawn from
+ * form: what the next picture is drawn from; image, mask: {id, name} of an upload, the id null while
+ *   the picture is still to be brought
  * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn

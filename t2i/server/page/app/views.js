@@ -10,6 +10,7 @@ import { sliceSheet } from "../picture/step_sheet.js";
 const OPENING = new URL("../opening/", import.meta.url);
 const MAX_PAST = 50;
 const OPENING_ID = "opening";
+let asked = 0; // how often something was to be shown: the last one is
 const sources = new Map(); // id of an edit's job -> its source's view
 
 /**
@@ -69,6 +70,9 @@ function rowOf(job, number, steps, files) {
   return Math.min(rows - 1, job.kind === "edit" && job.request.source ? number - 1 : number);
 }
 
+/** Whether the heat maps of a view are on their way. */
+export const awaitsMaps = (view) => Boolean(view && !view.maps && !view.loaded && (view.mapsFrom ?? view).described);
+
 /** Load the heat maps of a view, and the pictures of its steps. */
 async function load(view) {
   const from = view.mapsFrom ?? view;
@@ -80,6 +84,7 @@ async function load(view) {
 
 /** Show a view at once, and its maps and steps as soon as they are there. */
 export async function show(view, { before = null, changes = NO_CHANGES } = {}) {
+  asked += 1;
   if (before && view.id) sources.set(view.id, before);
   const sameWords = state.view?.prompt === view.prompt;
   view.changes = changes;
@@ -90,6 +95,7 @@ export async function show(view, { before = null, changes = NO_CHANGES } = {}) {
   } catch (error) {
     complain(error);
   }
+  view.loaded = true; // or failed to
   if (state.view === view) set({ view: { ...view } });
 }
 
@@ -102,7 +108,7 @@ async function openDropped(id) {
   const bitmap = await createImageBitmap(file);
   const { width, height } = bitmap;
   bitmap.close();
-  const whole = kind === "generate" && !pictures.length && !lost.length && !request.regions;
+  const whole = kind === "generate" && !pictures.length && !lost.length;
   set({ restored: whole ? null : { ...found, id, brought } });
   await show({
     id,
@@ -125,11 +131,16 @@ async function openDropped(id) {
   return state.view;
 }
 
-/** Fetch a job and show its picture; an edit brings its source along. Null if there is none. */
+/**
+ * Fetch a job and show its picture; an edit brings its source along. Null if there is none. What was
+ * asked for meanwhile stays on screen.
+ */
 export async function openJob(id) {
+  const number = (asked += 1);
   if (isDropped(id)) return openDropped(id);
   if (id === OPENING_ID) {
-    await show(await openingView());
+    const opening = await openingView();
+    if (number === asked) await show(opening);
     return state.view;
   }
   const job = await call(`jobs/${id}`);
@@ -143,6 +154,7 @@ export async function openJob(id) {
     before = photoOf(view);
   }
   if (!view.picture) return null;
+  if (number !== asked) return state.view;
   await show(view, { before, changes: job.kind === "edit" ? changesOf(job.request, before) : NO_CHANGES });
   return view;
 }
@@ -169,7 +181,8 @@ async function findInspection(id) {
   return found ? viewOf(found) : null;
 }
 
-function changesOf(request, before) {
+/** Return what an edit's request changes of its source. */
+export function changesOf(request, before) {
   const prompt = request.targets?.at(-1) ?? null;
   return {
     prompt: prompt === before?.prompt ? null : prompt,

@@ -38,7 +38,8 @@ export async function changeEdit(patch) {
   set({ changes: state.view.changes ?? NO_CHANGES });
 }
 
-const isNothing = ({ prompt, weights, regions }) => prompt === null && !Object.keys(weights).length && !regions.length;
+/** Whether an edit changes nothing of its source. */
+export const isNothing = ({ prompt, weights, regions }) => prompt === null && !Object.keys(weights).length && !regions.length;
 
 function requestOf(source, id, changes) {
   const request = { source: id, words_maps: true, map_steps: true };
@@ -67,7 +68,7 @@ function sourceOf(source, busy) {
 
 /** Record a picture as a source: one drawn from noise is drawn again, any other is inverted. */
 async function record(source, busy) {
-  const fromNoise = source.kind === "generate" && !source.request.image && !source.request.upscale;
+  const fromNoise = source.kind === "generate" && !source.request.image && !source.request.upscale && !source.request.regions?.length;
   const job = await (fromNoise ? submitRemember(source) : submitInvert(source));
   const label = fromNoise ? "Remembering the source" : "Inverting the source";
   const done = await follow(job, { progress: ({ step, steps }) => busy({ step, steps, label }) });
@@ -81,8 +82,8 @@ function submitRemember(source) {
 }
 
 async function submitInvert(source) {
-  const { grammar, model } = source.request;
+  const { grammar, model, loras, embeddings } = source.request;
   const picture = await (await fetch(source.picture)).blob();
   const { id } = await upload(picture, source.file);
-  return submit("invert", { image: id, prompt: source.prompt, grammar, model });
+  return submit("invert", { image: id, prompt: source.prompt, grammar, model, loras, embeddings });
 }

@@ -18,6 +18,7 @@ const KINDS = {
 };
 
 let room;
+let open = false; // whether How is unfolded
 
 /** Build the panel and keep it equal to the state. */
 export function buildChange() {
@@ -61,7 +62,7 @@ function build() {
     make("h2", {}, "Changed", chosen?.change && chosen.change.kind in KINDS && rows.length > changes.regions.length ? make("small", {}, KINDS[chosen.change.kind]) : null),
     make("ul", { class: "changes" }, rows),
     alignment && changes.prompt !== null ? buildAlignment(alignment, changes.alignment) : null,
-    make("details", { class: "how" }, make("summary", {}, "How"),
+    make("details", { class: "how", open, ontoggle: (event) => (open = event.target.open) }, make("summary", {}, "How"),
       blend(before, changes, chosen),
       share("cross", "Words look as in the source", changes.cross, chosen?.cross_replace),
       share("self", "Layout kept from the source", changes.self, chosen?.self_replace)),

@@ -18,11 +18,12 @@ const send = debounce((word, factor) => {
   changeEdit({ weights }).catch(complain);
 }, WAIT_MS);
 
-/** Build the slider of a word. */
-export function buildWeight(word) {
+/** Build the slider of a word; that of a little word is hidden until it is pointed at or walked to. */
+export function buildWeight(word, little) {
   const slider = make("input", {
     type: "range",
     class: "weight",
+    tabIndex: little ? -1 : 0,
     min: "-1",
     max: "1",
     step: "0.05",
@@ -33,6 +34,11 @@ export function buildWeight(word) {
       const factor = toFactor(Number(slider.value));
       showWeight(slider.parentElement.parentElement, factor);
       send(word, factor);
+    },
+    onkeydown: (event) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault();
+      slider.closest(".word").querySelector(".word-name").focus();
     },
     ondblclick: () => {
       slider.value = "0";
@@ -53,4 +59,5 @@ export function showWeight(element, factor) {
   slider.style.setProperty("--to", `${50 + 50 * Math.max(0, position)}%`);
   element.querySelector(".factor").textContent = factor === 1 ? "" : `×${factor}`;
   element.classList.toggle("weighed", factor !== 1);
+  slider.tabIndex = element.classList.contains("little") && factor === 1 ? -1 : 0;
 }

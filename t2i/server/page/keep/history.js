@@ -5,9 +5,10 @@ import { call } from "../app/api.js";
 import { find, fill, icon, make } from "../app/dom.js";
 import { formOf } from "../app/draw.js";
 import { on, readKept, setForm, state } from "../app/store.js";
-import { openJob, openingView, rememberPast, show, travel, viewOf } from "../app/views.js";
+import { openJob, rememberPast, travel, viewOf } from "../app/views.js";
 
 const SHOWN = 60;
+const LISTED = 200; // with those that have no picture of their own
 const KINDS = new Set(["generate", "edit", "invert"]);
 
 let strip;
@@ -38,7 +39,7 @@ export function buildHistory() {
 
 /** Ask the server for what it has. */
 export async function refresh() {
-  const listed = await call(`jobs?limit=${SHOWN}`);
+  const listed = await call(`jobs?limit=${LISTED}`);
   jobs = listed.jobs.filter((job) => job.state === "done" && KINDS.has(job.kind));
   build();
 }
@@ -47,7 +48,7 @@ function build() {
   const entries = jobs.slice(0, SHOWN).map((job) => thumbnail(viewOf(job), () => openJob(job.id), job));
   const opening = make("li", {}, make("button", {
     type: "button", class: "thumb", "aria-label": "The picture that the page opens with",
-    onclick: () => pick(null, async () => show(await openingView())),
+    onclick: () => pick(null, () => openJob("opening")),
   }, make("img", { src: new URL("../opening/seed-2.png", import.meta.url).href, alt: "", loading: "lazy" })));
   opening.dataset.id = "opening";
   fill(strip, entries, opening);
@@ -66,12 +67,19 @@ async function pick(job, open) {
   rememberPast();
   try {
     await open();
-    const request = job?.kind === "generate" || !job ? state.view.request : null;
-    if (request) setForm({ ...formOf(request, state.view.seed), locked: false });
+    setForm(formOfView());
   } catch (error) {
     complain(error);
   }
   mark();
+}
+
+/** Return the form that draws the picture on screen again; its seed is kept where it was given. */
+function formOfView() {
+  const { view, before } = state;
+  const request = view.kind === "edit" && before ? { ...before.request, prompt: view.prompt } : view.request;
+  const kind = view.kind === "edit" && before?.kind === "generate" ? "generate" : view.kind;
+  return { ...formOf(request, { kind, seed: view.seed }), locked: (request.seed ?? null) !== null };
 }
 
 async function go(forward) {

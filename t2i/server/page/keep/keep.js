@@ -7,6 +7,7 @@ import { requestOf } from "../app/draw.js";
 import { on, state } from "../app/store.js";
 import { isOpening } from "../app/views.js";
 import { animate } from "./animation.js";
+import { awaitsPicture } from "./restore.js";
 import { save } from "./save.js";
 
 const FORMS = [["command", "Command"], ["python", "Python"], ["request", "Request"]];
@@ -44,7 +45,10 @@ function enable() {
 
 /** Return what is on screen as a job: that of the picture, or that of the form before the first. */
 function jobOnScreen() {
-  const { view, before, form } = state;
+  const { view, before, form, restored } = state;
+  if (view?.kind === "file" && restored?.id === view.id && !awaitsPicture()) {
+    return { kind: restored.kind, request: { ...restored.request, ...restored.brought } };
+  }
   if (!view || view.kind === "file") return { kind: "generate", request: requestOf(form) };
   const { source, ...request } = view.request;
   for (const name of ["words_maps", "map_steps"]) delete request[name];

@@ -66,9 +66,9 @@ async function take(file) {
 
 /** Show a picture of ours or another program's, with everything its metadata say in the form. */
 async function restore(file, found) {
-  const { request, tool, differences } = found;
+  const { request, kind, pictures, tool, differences } = found;
   rememberPast();
-  const form = formOf(request, request.seed ?? null);
+  const form = formOf(request, { kind, pictures: pictures.map((one) => ({ ...one, id: null })) });
   form.model ??= state.form.model;
   setForm(form);
   const id = newDroppedId();
@@ -119,8 +119,9 @@ function build() {
 
 async function invert(prompt) {
   const { photo, form } = state;
-  const request = { image: photo.id, prompt: prompt.trim(), grammar: form.grammar };
-  if (form.model) request.model = form.model;
+  const { grammar, model, loras, embeddings } = form;
+  const request = { image: photo.id, prompt: prompt.trim(), grammar, loras, embeddings };
+  if (model) request.model = model;
   const view = await drawJob("invert", request, {
     label: "Inverting your photo",
     lookInto: (job) => ({ source: job.id, map_steps: true }),

@@ -5,12 +5,11 @@ import { complain, remark } from "../app/alerts.js";
 import { upload } from "../app/api.js";
 import { find, fill, make } from "../app/dom.js";
 import { keepDropped, readDropped } from "../app/dropped_files.js";
-import { drawJob } from "../app/draw.js";
+import { formOf } from "../app/draw.js";
 import { on, set, setForm, state } from "../app/store.js";
-import { changeEdit } from "../change/edit.js";
+import { drawRestored } from "../change/redraw.js";
 
 const SHOWN_DIGITS = 10; // of a SHA-256
-const OF_EDIT = ["source_prompt", "targets", "weights", "blend", "cross_replace", "self_replace", "alignment", "regions", "full_size"];
 const FIELDS = { image: "photo", mask: "mask" };
 
 let room;
@@ -22,7 +21,7 @@ export function buildRestored() {
 }
 
 /** Whether a picture of the restored request is still to be brought. */
-export const awaitsPicture = () => missing(state.restored).length > 0;
+export const awaitsPicture = () => state.view?.kind === "file" && missing(state.restored).length > 0;
 
 const missing = (restored) => (restored?.pictures ?? []).filter(({ field }) => !restored.brought[field]);
 
@@ -37,6 +36,7 @@ export async function bringPicture(file) {
   }
   const brought = { ...restored.brought, [asked.field]: stored.id };
   set({ restored: { ...restored, brought } });
+  if (state.form[asked.field]) setForm({ [asked.field]: { id: stored.id, name: asked.name } });
   await keepDropped(restored.id, { ...(await readDropped(restored.id)), brought });
   room.querySelector(".primary")?.focus();
 }
@@ -76,28 +76,10 @@ function describe({ kind, request }) {
   return lines;
 }
 
-async function drawAgain() {
-  const { request, kind, brought } = state.restored;
-  const { method, fit, ...rest } = request;
-  const sampling = Object.fromEntries(Object.entries(rest).filter(([name]) => !OF_EDIT.includes(name)));
-  const prompt = request.source_prompt ?? request.prompt;
-  if (kind === "generate") {
-    await drawJob("generate", { ...rest, ...brought, words_maps: true, map_steps: true });
-    return;
-  }
-  const drawn = brought.image
-    ? await drawJob("invert", { ...sampling, ...brought, prompt, method, fit }, { label: "Inverting your photo", lookInto: (job) => ({ source: job.id, map_steps: true }) })
-    : await drawJob("generate", { ...sampling, prompt, words_maps: true, map_steps: true });
-  if (!drawn || kind !== "edit") return;
-  setForm({ prompt: drawn.prompt });
-  await changeEdit({
-    prompt: request.targets[0],
-    weights: request.weights ?? {},
-    regions: request.regions ?? [],
-    alignment: request.alignment ?? {},
-    blend: request.blend ?? null,
-    cross: request.cross_replace ?? null,
-    self: request.self_replace ?? null,
-    fullSize: request.full_size ?? false,
-  });
+/** Draw the picture as it was drawn, whatever the form says meanwhile. */
+function drawAgain() {
+  const { restored } = state;
+  const { request, kind, pictures, brought } = restored;
+  const form = formOf(request, { kind, pictures: pictures.map((one) => ({ ...one, id: brought[one.field] ?? null })) });
+  return drawRestored(restored, { ...form, model: form.model ?? state.form.model });
 }

@@ -66,7 +66,7 @@ async function download() {
 async function inpaint(prompt) {
   const { view } = state;
   const blob = await png();
-  const form = { ...state.form, prompt, model: view.request.model ?? state.form.model };
+  const form = { ...state.form, prompt, model: view.request.model ?? state.form.model, regions: [] };
   const prepare = async () => {
     const picture = await (await fetch(view.picture)).blob();
     const [image, mask] = await Promise.all([upload(picture, "picture.png"), upload(blob, "mask.png")]);

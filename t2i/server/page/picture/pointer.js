@@ -5,7 +5,14 @@ import { on, set, state } from "../app/store.js";
 import { hover } from "./hover.js";
 
 const SHOWN = 4;
+const AWAY = 18; // pixels between the pointer and the list
 const KEYBOARD_STEP = 1 / 24;
+
+/** Return where a box of a size begins beside a point: behind it, before it, or wherever it fits. */
+function besides(point, size, room) {
+  if (point + AWAY + size <= room) return point + AWAY;
+  return Math.max(0, Math.min(room - size, point - AWAY - size));
+}
 
 /** Let a frame be pointed into, with the pointer and with the arrow keys. */
 export function buildPointer(frame) {
@@ -36,12 +43,10 @@ export function buildPointer(frame) {
       }),
     );
     list.hidden = false;
-    list.classList.toggle("left", point.x > 0.6);
-    list.classList.toggle("above", point.y > 0.6);
-    for (const element of [list, cross]) {
-      element.style.left = `${point.x * 100}%`;
-      element.style.top = `${point.y * 100}%`;
-    }
+    list.style.left = `${besides(point.x * frame.clientWidth, list.offsetWidth, frame.clientWidth)}px`;
+    list.style.top = `${besides(point.y * frame.clientHeight, list.offsetHeight, frame.clientHeight)}px`;
+    cross.style.left = `${point.x * 100}%`;
+    cross.style.top = `${point.y * 100}%`;
     cross.hidden = !keyboard;
     if (!state.pinned) hover([ranked[0].index], event);
     return undefined;

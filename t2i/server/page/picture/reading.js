@@ -2,6 +2,7 @@
 
 import { find, fill, make } from "../app/dom.js";
 import { on, set, state } from "../app/store.js";
+import { awaitsMaps } from "../app/views.js";
 import { place } from "../change/regions.js";
 import { startSwap, wordElement } from "./sentence.js";
 
@@ -11,21 +12,36 @@ const PLACES = [
   ["lower left", "bottom", "lower right"],
 ];
 
-let room;
+/** What can be done with words: its name, whether it is offered for them, what it does. */
+const ACTIONS = [
+  ["Swap", (words) => words.length === 1 && !words[0].negative, ([index]) => startSwap(wordElement(index))],
+  ["Place", (words) => !words[0].negative, (selection) => place(selection)],
+  ["Mask", () => true, (selection) => set({ mask: { words: selection, threshold: 0.5 } })],
+  ["Unpin", () => true, () => set({ pinned: null, mask: null })],
+];
+
+let facts;
+let actions;
 
 /** Build the line and keep it equal to the state. */
 export function buildReading() {
-  room = find("#reading");
+  facts = make("p");
+  // The buttons stay the same elements: one that Tab goes to while the numbers change keeps the focus.
+  actions = make("p", { class: "actions" }, ACTIONS.map(([text, , act]) => make("button", { type: "button", class: "link", onclick: () => act(selected()) }, text)));
+  fill(find("#reading"), facts, actions);
   on(["view", "hovered", "pinned", "step", "busy"], build);
   build();
 }
 
 function build() {
   const { view, hovered, pinned, step } = state;
-  const selection = hovered ?? pinned;
+  const selection = selected();
   const maps = view?.maps;
-  if (!maps?.has(selection)) {
-    fill(room, make("p", { class: "hint" }, maps ? hint() : waiting(view)));
+  const known = Boolean(maps?.has(selection));
+  facts.className = known ? "facts" : "hint";
+  actions.hidden = !known || Boolean(hovered && !pinned);
+  if (!known) {
+    fill(facts, maps ? hint() : waiting(view));
     return;
   }
   const words = selection.map((index) => maps.words[index]);
@@ -34,16 +50,19 @@ function build() {
   const place = PLACES[Math.min(2, Math.floor(y * 3))][Math.min(2, Math.floor(x * 3))];
   const covered = field.reduce((count, value) => count + (value >= 0.5), 0) / field.length;
   const share = words.reduce((sum, word) => sum + (word.share ?? 0), 0);
-  const facts = [
+  fill(facts, [
     make("b", {}, maps.name(selection)),
     fact("peak", place, "Where the word is strongest"),
     fact("area", percent(covered), "Part of the picture with at least half of the peak"),
     fact("share", percent(share), "Of the attention that all words get"),
     step === null ? absent(words) : fact("at step", String(step + 1)),
-  ];
-  const actions = hovered && !pinned ? [] : actionsFor(selection, words);
-  fill(room, make("p", { class: "facts" }, facts), make("p", { class: "actions" }, actions));
+  ]);
+  ACTIONS.forEach(([, offered], place) => {
+    actions.children[place].hidden = !offered(words);
+  });
 }
+
+const selected = () => state.hovered ?? state.pinned;
 
 /** Return the fact that the prompt had a word at a part of the steps only (a scheduled prompt). */
 function absent(words) {
@@ -61,17 +80,6 @@ function hint() {
 
 function waiting(view) {
   if (!view) return "";
+  if (awaitsMaps(view)) return "Reading its heat maps\u2026";
   return state.busy ? "" : "This picture has no heat maps. Draw it again to look inside.";
-}
-
-function actionsFor(selection, words) {
-  const single = selection.length === 1 && !words[0].negative;
-  return [
-    single
-      ? make("button", { type: "button", class: "link", onclick: () => startSwap(wordElement(selection[0])) }, "Swap")
-      : null,
-    words[0].negative ? null : make("button", { type: "button", class: "link", onclick: () => place(selection) }, "Place"),
-    make("button", { type: "button", class: "link", onclick: () => set({ mask: { words: selection, threshold: 0.5 } }) }, "Mask"),
-    make("button", { type: "button", class: "link", onclick: () => set({ pinned: null, mask: null }) }, "Unpin"),
-  ];
 }

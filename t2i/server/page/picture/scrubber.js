@@ -2,6 +2,7 @@
 
 import { find, fill, icon, make } from "../app/dom.js";
 import { on, set, state } from "../app/store.js";
+import { awaitsMaps } from "../app/views.js";
 import { distancesOf, drawPaths, partingStep } from "./paths.js";
 
 const FRAME_MS = 180;
@@ -24,7 +25,8 @@ export function buildScrubber() {
 }
 
 /** Number of steps of a view that can be shown: of its pictures or of its maps. */
-const stepsOf = (view) => view?.steps?.length ?? view?.maps?.steps ?? 0;
+const stepsOf = (view) => view?.steps?.length ?? view?.maps?.steps ?? (awaitsMaps(view) ? stepsAwaited(view) : 0);
+const stepsAwaited = (view) => view.sheet?.steps ?? (view.mapsFrom ?? view).described.steps ?? 0;
 
 function showSteps() {
   const { view, step, busy } = state;
@@ -33,7 +35,8 @@ function showSteps() {
   room.hidden = !steps;
   if (room.hidden) return;
   slider.max = String(steps + 1);
-  slider.disabled = Boolean(busy && !busy.quiet);
+  slider.disabled = awaitsMaps(view) || Boolean(busy && !busy.quiet);
+  button.disabled = slider.disabled;
   slider.value = String(step === null ? steps + 1 : step + 1);
   slider.style.setProperty("--part", `${(100 * (Number(slider.value) - 1)) / steps}%`);
   const text = busy && !busy.quiet && busy.steps ? `${busy.step} / ${busy.steps}` : step === null ? "finished" : `step ${step + 1} / ${steps}`;

@@ -4,6 +4,7 @@
 import { find, fill, make } from "../app/dom.js";
 import { on, set, state } from "../app/store.js";
 import { isLittle } from "./heat_maps.js";
+import { awaitsMaps } from "../app/views.js";
 import { hover } from "./hover.js";
 import { buildWeight, showWeight } from "../change/weight.js";
 import { buildSwap } from "../change/swap.js";
@@ -32,12 +33,15 @@ function build() {
   const { view } = state;
   if (!view) return fill(room);
   const words = view.maps?.words ?? [];
-  const key = `${view.prompt}\n${view.negative}\n${words.map((word) => word.text).join("|")}`;
+  const text = `${view.prompt}\n${view.negative}\n`;
+  // The words of the same text stay as they are while new maps come: a slider keeps the focus.
+  if (awaitsMaps(view) && shown?.startsWith(text)) return mark();
+  const key = `${text}${awaitsMaps(view)}\n${words.map((word) => word.text).join("|")}`;
   if (shown === key) return mark();
   shown = key;
   const positive = words.map((word, index) => ({ ...word, index })).filter((word) => !word.negative);
   const negative = words.map((word, index) => ({ ...word, index })).filter((word) => word.negative);
-  const lines = [make("p", { class: "line" }, ...spread(view.prompt, positive))];
+  const lines = [make("p", { class: awaitsMaps(view) ? "line awaited" : "line" }, ...spread(view.prompt, positive))];
   if (negative.length) {
     lines.push(make("p", { class: "line negative" }, make("span", { class: "not" }, "not"), ...spread(view.negative, negative)));
   }
@@ -72,7 +76,7 @@ function alive(word, text, start) {
   element.dataset.start = start;
   element.dataset.text = word.text;
   if (!word.negative) {
-    element.append(buildWeight(word.text));
+    element.append(buildWeight(word.text, isLittle(word.text)));
     // A click without a pointer, as screen readers make it.
     name.addEventListener("click", (event) => !event.detail && pin([word.index]));
     name.addEventListener("dblclick", () => startSwap(element));
@@ -142,7 +146,8 @@ function walk(event) {
     } else anchor = null;
   } else if (event.key === "Enter" || event.key === " ") {
     pin([indexOf(element)]);
-  } else if (event.key === "F2") startSwap(element);
+  } else if (event.key === "ArrowDown") element.querySelector(".weight")?.focus();
+  else if (event.key === "F2") startSwap(element);
   else if (event.key === "Escape") set({ pinned: null, hovered: null, mask: null });
   else return;
   event.preventDefault();

@@ -1,9 +1,12 @@
 // The prompt: words and tokens as one types, what falls off struck through, weights by Ctrl+up/down.
 
+import { complain } from "../app/alerts.js";
 import { call } from "../app/api.js";
 import { debounce, find, fill, icon, make } from "../app/dom.js";
-import { drawForm, stop } from "../app/draw.js";
+import { stop } from "../app/draw.js";
 import { on, setForm, state } from "../app/store.js";
+import { drawOnScreen } from "../change/redraw.js";
+import { buildAlso } from "./also.js";
 import { buildMore } from "./more.js";
 import { weighSelection } from "./weights.js";
 
@@ -32,6 +35,7 @@ export function buildPrompt() {
     make("label", { class: "title", for: "prompt" }, "Prompt"),
     make("div", { class: "typed" }, behind, field),
     counter,
+    buildAlso(),
     make("div", { class: "buttons" }, button, seedLine()),
     buildMore(),
   );
@@ -39,7 +43,7 @@ export function buildPrompt() {
     event.preventDefault();
     // The button stops what is drawn; Enter draws something newer in its stead.
     if (state.busy && event.submitter === button) stop();
-    else drawForm();
+    else drawOnScreen().catch(complain);
   });
   on(["form"], showForm);
   on(["busy"], showBusy);

@@ -61,7 +61,7 @@ function smooth(values) {
 function bounds(values) {
   const sorted = [...values].sort((one, other) => one - other);
   const low = sorted[0];
-  const high = sorted[Math.floor((sorted.length - 1) * 0.99)];
+  const high = sorted[Math.ceil((sorted.length - 1) * 0.99)];
   const margin = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - margin, high + margin];
 }

@@ -46,7 +46,7 @@ async function refresh() {
       chosen = run.name;
       refresh().catch(complain);
     },
-  }, run.name, make("small", {}, `${run.steps === null ? "" : `step ${run.steps.toLocaleString("en")}, `}${ago(run.updated)}`))));
+  }, run.name, make("small", {}, `${run.steps === null ? "" : `${run.steps.toLocaleString("en")} steps, `}${ago(run.updated)}`))));
   showRun(await call(`runs/${encodeURI(chosen)}`));
 }
 
