@@ -1,6 +1,7 @@
 """Requests that cannot be drawn are refused in the words of the command line, and nothing stays."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,10 @@ def refused(idle: Idle, kind: str, request: Any, **settings: Any) -> tuple[int, 
         ({"prompt": "a cat AND a dog", "words_maps": True}, "has parts joined by AND"),
         (P | {"loras": [{"name": "ink"}]}, "Unknown LoRA 'ink'. The server has none."),
         (P | {"grammar": "latin"}, "grammar: Input should be 'a1111', 'comfy' or 'plain'"),
+        (P | {"guidance_scale": math.nan}, "guidance_scale: Input should be a finite number"),
+        (P | {"strength": math.inf}, "strength: Input should be a finite number"),
+        (P | {"loras": [{"name": "ink", "scale": math.nan}]}, "should be a finite number"),
+        (P | {"regions": [{"words": "cat", "box": [math.nan, 0, 1, 1]}]}, "a finite number"),
         (P | {"step": 3}, "step: Extra inputs are not permitted"),
         (P | {"steps": "many"}, "steps: Input should be a valid integer"),
         ({}, "prompt: Field required"),
@@ -80,6 +85,8 @@ def test_an_upload_that_is_not_there_is_404(idle: Idle) -> None:
         ("edit", {"source_prompt": "a", "targets": ["b"], "self_replace": [0.9, 0.1]}, "self_"),
         ("edit", {"source_prompt": "a", "targets": ["b"], "full_size": True}, "full_size"),
         ("edit", {"source_prompt": "a", "targets": ["b"], "mask": "A" * 22}, "mask without image"),
+        ("edit", {"source_prompt": "a", "weights": {"a": math.nan}}, "a finite number"),
+        ("edit", {"source_prompt": "a", "targets": ["b"], "cross_replace": math.nan}, "finite"),
         ("inspect", {}, "Missing prompt"),
         ("invert", {"prompt": "a"}, "image: Field required"),
         ("invert", {"prompt": "a", "image": "A" * 22}, "No upload"),
