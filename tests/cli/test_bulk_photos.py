@@ -86,6 +86,7 @@ def test_a_line_without_a_photo_edits_a_generated_picture(bulk: Cli, cli: Cli, m
         ),
         ({"source": SOURCE, "weight": "dog"}, "Got --weight 'dog'"),
         ({"source": "a cat AND a dog"}, "has parts joined by AND"),
+        ({"source": "a\0cat"}, 'Got "source": "a\\u0000cat". Write what the picture shows'),
         ({"source": "a <lora:ink> cat"}, 'in "source": what is drawn together shares'),
     ],
 )

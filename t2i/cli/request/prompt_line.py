@@ -228,13 +228,16 @@ def _check_prompt(keys: PromptLineSchema) -> str:
         if keys.task == "inspect" and keys.source_folder is not None:
             return ""
         raise ArgumentError('There is no "prompt". Write {"prompt": "a cat"}.')
-    check_text_length_and_encoding('"prompt"', keys.prompt)
-    needs_words = keys.task != "invert"  # "" describes a photo without words
-    if (needs_words and not keys.prompt.strip()) or "\0" in keys.prompt:
-        raise ArgumentError(
-            f'Got "prompt": {format_short_json(keys.prompt)}. Write what the picture shows.'
-        )
+    _check_description("prompt", keys.prompt, needs_words=keys.task != "invert")
     return keys.prompt
+
+
+def _check_description(key: str, text: str, *, needs_words: bool) -> None:
+    """Raise ArgumentError for a text that describes no picture; "" may describe a photo."""
+    check_text_length_and_encoding(f'"{key}"', text)
+    if (needs_words and not text.strip()) or "\0" in text:
+        shown = format_short_json(text)
+        raise ArgumentError(f'Got "{key}": {shown}. Write what the picture shows.')
 
 
 def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
@@ -251,9 +254,8 @@ def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
             'looked into ("inspect"). Leave one of them out.'
         )
     given = [name for name in PROMPT_LINE_KEYS if getattr(keys, name) is not None]
-    others = [name for name in given if name not in known]
-    if keys.record is None and "budget" in given:
-        others.append("budget")
+    unread = () if keys.record is not None else ("budget",)
+    others = [name for name in given if name not in known or name in unread]
     if others:
         raise ArgumentError(
             f'Got "{others[0]}" with "source_folder": a recording has its own. Leave it out, or '
@@ -318,7 +320,7 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
             f"{MAX_PROMPTS} for edits one upon the other."
         )
     for source in sources:
-        check_text_length_and_encoding('"source"', source)
+        _check_description("source", source, needs_words=False)
     photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
     if len(sources) > 1:
         photo_keys += ("source",)
