@@ -43,9 +43,9 @@ def test_the_sites_of_a_controlnet_have_names_of_their_own(pipe, net):
     with attend(pipe) as attn:
         draw(pipe, Control(net, hint(1)))
         sites = attn.sites()
-    own = [site for site in sites if site.control == 0]
+    own = [site for site in sites if site.control_number == 0]
     others = sites[: len(sites) - len(own)]
-    assert all(site.control is None for site in others)
+    assert all(site.control_number is None for site in others)
     modules = dict(net.named_modules())
     twins = {site.name: site for site in others}
     assert own
@@ -121,7 +121,7 @@ def test_heat_maps_of_a_controlnet_are_those_of_its_attention(pipe, net, mode, r
 def _sites_of(pipe, *controls):
     with attend(pipe) as attn:
         draw(pipe, *controls, num_inference_steps=1)
-        return [site for site in attn.sites() if site.control is not None]
+        return [site for site in attn.sites() if site.control_number is not None]
 
 
 def test_two_controls_of_one_network_have_sites_of_their_own(pipe, net):
@@ -146,7 +146,7 @@ def test_a_session_sees_the_networks_of_each_of_its_runs(pipe, net):
         counts = []
         for controls in ([net], [other, net], [], [other]):
             draw(pipe, *(Control(one, hint(1)) for one in controls))
-            counts.append({site.control for site in attn.sites()})
+            counts.append({site.control_number for site in attn.sites()})
         maps = attn.probe("cat", sites="control.0", convention="mean")
         draw(pipe, Control(other, hint(1)))
         last = maps["cat"].clone()

@@ -135,7 +135,7 @@ def test_its_attention_is_read_where_it_attends_to_words(parts, nets):
         maps = attn.probe("apple", sites="control.0")
         options = CALL | {"num_inference_steps": 2, "output_type": "latent"}
         probed = pipe(generator=torch.Generator().manual_seed(3), controls=[control], **options)
-        names = {site.name for site in attn.sites() if site.control == 0}
+        names = {site.name for site in attn.sites() if site.control_number == 0}
     assert torch.equal(probed.images, plain)
     assert torch.isfinite(maps["apple"]).all()
     # the blocks' own, and none of the attention over the hints
