@@ -19,7 +19,8 @@ def test_a_composition_is_a_function_of_seed_and_index() -> None:
         assert np.array_equal(here.label_maps, there.label_maps)
     assert one.read_example(3).caption != one.read_example(7).caption
     assert not np.array_equal(
-        one.read_example(3).pixels, Compositions(RecogniserDatasetConfig(seed=5)).read_example(3).pixels
+        one.read_example(3).pixels,
+        Compositions(RecogniserDatasetConfig(seed=5)).read_example(3).pixels,
     )
 
 
@@ -54,5 +55,6 @@ def test_undisturbed_compositions_name_everything() -> None:
 def test_scenes_are_other_pictures_than_compositions() -> None:
     scene = Scenes(SceneDatasetConfig(seed=500, size=32)).render_scene(0)
     assert not np.array_equal(
-        scene.pixels, Compositions(RecogniserDatasetConfig(seed=500, size=32)).read_example(0).pixels
+        scene.pixels,
+        Compositions(RecogniserDatasetConfig(seed=500, size=32)).read_example(0).pixels,
     )
