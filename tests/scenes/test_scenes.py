@@ -85,7 +85,8 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
     script = (
         "from t2i.scenes.scenes import Scenes, SceneDatasetConfig; from hashlib import sha256; "
         "s = Scenes(SceneDatasetConfig(size=64, seed=7, vocabulary='all')); "
-        "seen = b''.join(s.read_example(i).pixels.tobytes() + s.read_example(i).caption.encode() for i in (9, 4)); "
+        "read = [s.read_example(i) for i in (9, 4)]; "
+        "seen = b''.join(one.pixels.tobytes() + one.caption.encode() for one in read); "
         "print(sha256(seen).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
