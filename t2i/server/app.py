@@ -67,11 +67,12 @@ def create_app(settings: ServerSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        root_path=settings.root_path,
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
         dependencies=[Depends(check_body_text)],
     )
+    # Not to FastAPI, which warns of it; uvicorn's would be added to paths that have it already.
+    app.root_path = settings.root_path
     app.state.server, app.state.service = state, JobService(state)
     app.state.pool, app.state.settings = pool, settings
     app.state.catalogue = state.catalogue

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 
 from t2i import __version__
@@ -22,6 +22,7 @@ from t2i.server.ray.inline_job import (
     check_inline_job,
     create_inline_job,
 )
+from t2i.server.security.body_text import check_body_text
 from t2i.server.settings import ServerSettings
 
 Draw = Callable[[InlineJob], Awaitable[InlineResult | JobFailure]]
@@ -59,10 +60,11 @@ def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
         summary="Text-to-image conditioning: pictures, edits and heat maps by Ray's workers.",
         docs_url=None,
         redoc_url=None,
-        root_path=settings.root_path,
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
+        dependencies=[Depends(check_body_text)],
     )
+    app.root_path = settings.root_path
     app.state.catalogue = list_catalogue(settings)
     app.state.pool, app.state.settings, app.state.draw = DeployedWorkersStatus(), settings, draw
     for one in (router, models.router, documentation.router):
