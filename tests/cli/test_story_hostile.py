@@ -24,6 +24,12 @@ TEXT = "a cat\nSteps: 20, Sampler: Euler, Seed: 5"
 MEGABYTE = 1_000_000
 
 
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """40 million zeros, compressed."""
+    return zlib.compress(bytes(40 * MEGABYTE))
+
+
 @pytest.fixture
 def cheap() -> Iterator[None]:
     """The block may take neither long nor much: a bomb would take a hundred times more."""
@@ -98,12 +104,8 @@ def test_a_megabyte_of_exif_is_not_read(tmp_path: Path, suffix: str, cheap: None
     ("kind", "data", "complaint"),
     [
         (b"tEXt", b"x" * MEGABYTE, r"1,000,011 bytes, at most 262,144 are read"),
-        (
-            b"zTXt",
-            b"\0" + zlib.compress(bytes(200 * MEGABYTE)),
-            r"unpacks to more than the 262,144",
-        ),
-        (b"iTXt", b"\1\0\0\0" + zlib.compress(bytes(200 * MEGABYTE)), r"unpacks to more than"),
+        (b"zTXt", b"\0<bomb>", r"unpacks to more than the 262,144"),
+        (b"iTXt", b"\1\0\0\0<bomb>", r"unpacks to more than"),
         (b"zTXt", b"\0" + zlib.compress(b"x" * 1000)[:9], "its compressed text is cut short"),
         (b"zTXt", b"\0" + b"no zlib", "Error -3 while decompressing"),
         (b"iTXt", b"\0", "an iTXt chunk cut short"),
@@ -111,8 +113,9 @@ def test_a_megabyte_of_exif_is_not_read(tmp_path: Path, suffix: str, cheap: None
     ],
 )
 def test_a_text_that_cannot_be_read_is_refused_by_name(
-    tmp_path: Path, kind: bytes, data: bytes, complaint: str, cheap: None
+    tmp_path: Path, kind: bytes, data: bytes, complaint: str, bomb: bytes, cheap: None
 ) -> None:
+    data = data.replace(b"<bomb>", bomb)
     path = png_of(tmp_path / "a.png", chunk(kind, b"parameters\0" + data))
     with pytest.raises(DataError, match=rf"metadata that can be read: parameters: .*{complaint}"):
         read_metadata(path)

@@ -13,7 +13,7 @@ from t2i.errors import ArgumentError, TrainingError
 from t2i.run_folder import StopSignalHandler
 from tests.train.apart import ended, free_port, launched, ready, start_program
 from tests.train.finetunes import finetune_run
-from tests.train.runs import accelerator_for, tiny_run, train_only, write_run
+from tests.train.runs import MODEL, accelerator_for, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, newest
 from train import checkpoint
 from train.batches.micro_batch import MicroBatch
@@ -26,6 +26,17 @@ from train.setup.compiling import compiling_denoiser
 from train.targets.denoising import DenoisingTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
+
+SMALL = (
+    MODEL.replace("block_out_channels = [8, 16]", "block_out_channels = [8]")
+    .replace('["CrossAttnDownBlock2D", "DownBlock2D"]', '["CrossAttnDownBlock2D"]')
+    .replace('["UpBlock2D", "CrossAttnUpBlock2D"]', '["CrossAttnUpBlock2D"]')
+)
+"""One level in place of two: most of the time of these tests is spent tracing."""
+
+
+def tiny_run(folder: Path, *overrides: str) -> RunConfig:
+    return load_run_config(write_run(folder, model=SMALL), overrides)
 
 
 @pytest.fixture
@@ -120,7 +131,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     folder = tmp_path_factory.mktemp("two")
     ready()
     given, log, port = (
-        [str(write_run(folder)), str(folder)],
+        [str(write_run(folder, model=SMALL)), str(folder)],
         folder / "said",
         free_port(),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import t2i
+from tests.sweeps import sweep
 from tests.train.runs import TOKENIZER
 from train.config.load_config import load_run_config
 from train.loop import run_training
@@ -42,7 +43,9 @@ def narrow(model: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("name", "size"), [("embedded", 128), ("embedded-256", 256)])
+@pytest.mark.parametrize(
+    ("name", "size"), sweep([("embedded", 128), ("embedded-256", 256)], quick=[("embedded", 128)])
+)
 def test_a_recipe_runs_from_nothing_to_a_pipeline(name: str, size: int, tmp_path: Path) -> None:
     model = narrow(CONFIGS / "models" / f"{name}.toml", tmp_path / "model.toml")
     tiny = [f"model={model}", "train.steps=1", "train.batch_size=2", "train.workers=0"]

@@ -137,7 +137,10 @@ def test_split_weights_cannot_be_tried_with_fewer_rows_by_one_process(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param({}, id="whole"), pytest.param(SPLIT, id="split")])
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param({}, id="whole"), pytest.param(SPLIT, id="split", marks=pytest.mark.long)],
+)
 def test_two_processes_skip_a_bad_step_together(tmp_path: Path, way: dict[str, str]) -> None:
     toml, out = write_run(tmp_path), tmp_path / "two"
     settings = ("train.bad_steps=1", "train.steps=3")

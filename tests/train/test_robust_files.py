@@ -66,7 +66,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     ("step", "settings", "named"),
     [
         (4, (), "checkpoints/step-00000004"),
-        (3, ("ema.kind=power", "ema.snapshot_every=3"), "ema/step-00000003.safetensors"),
+        pytest.param(
+            *(3, ("ema.kind=power", "ema.snapshot_every=3"), "ema/step-00000003.safetensors"),
+            marks=pytest.mark.long,  # written as a checkpoint is
+        ),
         (5, (), "model"),
     ],
     ids=["a checkpoint", "a snapshot", "the results"],

@@ -43,8 +43,8 @@ BY_METHOD = {
     "lokr": NO_CACHE,
 }
 """Those that the quick tests mix with a method."""
-QUICK = ("full", "lokr", "pivotal", "dreambooth")
-"""The others train a part of what one of these trains."""
+QUICK = ("pivotal", "dreambooth")
+"""Words beside adapters, and prior pictures; whole models are resumed in test_loop.py."""
 
 
 class Interrupted(BaseException):
