@@ -70,7 +70,7 @@ def _somebodys_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         library.utils.logging.set_verbosity_info()
         library.utils.logging.enable_progress_bar()
     warnings.filterwarnings("ignore", "somebody's own")
-    gc.set_threshold(1234, 5, 6)
+    gc.set_threshold(54_321, 5, 6)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, somebodys_handler)
     monkeypatch.setattr(sys, "excepthook", lambda *_: None)

@@ -1,15 +1,18 @@
 """One server for all tests of a process: starting its worker takes seconds."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from tests.server.jobs_alone import ServerJobs
+from tests.server.loras import write_lora
 from tests.server.servers import RunningServer, start_server
 
 HERE = Path(__file__).parent
@@ -17,9 +20,35 @@ Idle = Callable[..., TestClient]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server without tokens, with the embedded model loaded."""
-    with start_server(tmp_path_factory.mktemp("served")) as running:
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the log of one training run."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = folder / "cats"
+    run.mkdir()
+    records: list[dict[str, Any]] = [{"step": k, "loss": 1 / k, "time": 0.0} for k in range(1, 41)]
+    records.append({"step": 40, "validation_loss": 0.05, "validation_by_level": [0.05]})
+    (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    (run / "samples").mkdir()
+    for step, colour in ((20, "navy"), (40, "orange")):
+        Image.new("RGB", (256, 64), colour).save(run / "samples" / f"step-{step}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one LoRA, styles/ink."""
+    folder = tmp_path_factory.mktemp("loras")
+    write_lora(folder / "styles" / "ink.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, runs_folder: Path, lora_folder: Path
+) -> Iterator[RunningServer]:
+    """A server without tokens, with the embedded model loaded; it shows the runs and the LoRA."""
+    options = "--runs", str(runs_folder), "--lora-dir", str(lora_folder)
+    with start_server(tmp_path_factory.mktemp("served"), *options) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from t2i.server.running import open_listener
-from tests.server.servers import RunningServer
+from tests.server.servers import RunningServer, run_async
 
 PROMPT = "a red apple to the left of a cat"
 JOBS, UPLOADS, TXT2IMG = "/api/v1/jobs", "/api/v1/uploads", "/sdapi/v1/txt2img"
@@ -197,7 +197,7 @@ def test_small_answers_are_sent_at_once(host: str) -> None:
             await asyncio.wait_for(answered.wait(), 10)
             writer.close()
 
-    asyncio.run(connect())
+    run_async(connect())
     assert no_delay == [1]
 
 

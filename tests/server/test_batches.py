@@ -17,7 +17,7 @@ from t2i.server.worker import job_worker
 from t2i.server.worker.job_worker import JobWorker
 from tests.server.jobs_alone import ServerJobs
 from tests.server.servers import start_server
-from tests.server.test_ends import wait_until_running
+from tests.server.test_ends import interrupt_twice, wait_until_running
 
 PROMPTS = "a cat", "a (red:1.3) apple", "[a dog:a rocket:0.5] on a blue background"
 STEPS = 4
@@ -200,7 +200,9 @@ def test_where_a_batch_fails_each_job_is_run_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # it starts a server of its own
-def test_a_server_draws_what_waits_together(tmp_path: Path) -> None:
+def test_a_server_draws_what_waits_together_and_told_twice_to_stop_it_ends_at_once(
+    tmp_path: Path,
+) -> None:
     with start_server(tmp_path / "served", "--batch", "3") as server:
         first = server.submit("generate", prompt="a cat", steps=20, seed=0)
         wait_until_running(server, first["id"])
@@ -215,3 +217,4 @@ def test_a_server_draws_what_waits_together(tmp_path: Path) -> None:
             data = server.file(job, f"seed-{seed}.png")
             assert f"Seed: {seed}" in Image.open(io.BytesIO(data)).info["parameters"]
         assert server.wait(first["id"])["state"] == "done"
+        interrupt_twice(server)

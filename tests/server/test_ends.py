@@ -62,7 +62,7 @@ def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path
 
         # SIGTERM: what runs is finished, what waits stays, listeners hear the end
         last = server.submit("generate", prompt=PROMPT, steps=30)
-        left = server.submit("generate", prompt=PROMPT, steps=2)
+        server.submit("generate", prompt=PROMPT, steps=2)
         wait_until_running(server, last["id"])
         with server.client as client:
             with client.stream("GET", f"/api/v1/jobs/{last['id']}/events") as stream:
@@ -72,28 +72,28 @@ def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path
                 heard = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
         assert heard[-1]["state"] == "done"
         assert server.process.wait(60) == 0
+    # What waits is drawn at the next start, as the one that waited above.
     assert states(folder) == ["done"] * 5 + ["queued"]
-
-    with start_server(folder, ready=False) as server:
-        server.wait_until_ready()
-        assert server.wait(left["id"])["state"] == "done"
-        # Ctrl-C twice: it does not wait, and what ran is drawn at the next start
-        long = server.submit("generate", prompt=PROMPT, steps=500)
-        wait_until_running(server, long["id"])
-        server.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        answer = server.post("/api/v1/jobs", json={"kind": "generate", "request": {"prompt": "a"}})
-        assert answer.status_code == 503
-        assert server.process.poll() is None
-        started = time.monotonic()
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 0
-        assert time.monotonic() - started < 20
-        assert "Ctrl-C again stops at once" in "".join(server.log)
-        with pytest.raises(httpx.TransportError):
-            server.get("/api/v1/health")
-    assert states(folder)[-1] in ("queued", "running")
     assert PROMPT not in "".join(server.log)
+
+
+def interrupt_twice(server: RunningServer) -> None:
+    """Press Ctrl-C twice while it draws: it does not wait, and what ran stays in the queue."""
+    long = server.submit("generate", prompt=PROMPT, steps=500)
+    wait_until_running(server, long["id"])
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    answer = server.post("/api/v1/jobs", json={"kind": "generate", "request": {"prompt": "a"}})
+    assert answer.status_code == 503
+    assert server.process.poll() is None
+    started = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    assert time.monotonic() - started < 20
+    assert "Ctrl-C again stops at once" in "".join(server.log)
+    with pytest.raises(httpx.TransportError):
+        server.get("/api/v1/health")
+    assert states(server.folder)[-1] in ("queued", "running")
 
 
 async def post(port: int, body: dict[str, object]) -> tuple[int, dict[str, Any]]:

@@ -1,22 +1,18 @@
 """A real browser at the real server with the embedded model, two steps a picture."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-
-from tests.server.loras import write_lora
-from tests.server.servers import start_server
 
 CHROMIUM = Path("/usr/bin/chromium")
 NO_BROWSER = "no browser is installed: make browser test"
 PATIENCE_MS = 60_000
 """For a job on a busy machine."""
 STEPS = 2
+VIEWPORT = {"width": 1400, "height": 900}
 FIRST_VISIT = """
 if (!localStorage.getItem("t2i.page.1")) {
   localStorage.setItem("t2i.page.1", JSON.stringify({form: {
@@ -30,30 +26,11 @@ if (!localStorage.getItem("t2i.page.1")) {
 
 
 @pytest.fixture(scope="session")
-def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the log of one training run."""
-    folder = tmp_path_factory.mktemp("runs")
-    run = folder / "cats"
-    run.mkdir()
-    records: list[dict[str, Any]] = [{"step": k, "loss": 1 / k, "time": 0.0} for k in range(1, 41)]
-    records.append({"step": 40, "validation_loss": 0.05, "validation_by_level": [0.05]})
-    (run / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    (run / "samples").mkdir()
-    for step, colour in ((20, "navy"), (40, "orange")):
-        Image.new("RGB", (256, 64), colour).save(run / "samples" / f"step-{step}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iterator[str]:
-    """The address of a server with the embedded model loaded, which shows the runs and a LoRA."""
+def address(request: pytest.FixtureRequest) -> str:
+    """The address of the shared server."""
     if not CHROMIUM.exists():
         pytest.skip(NO_BROWSER)
-    folder = tmp_path_factory.mktemp("served")
-    loras = write_lora(tmp_path_factory.mktemp("loras") / "ink.safetensors").parent
-    options = "--runs", str(runs_folder), "--lora-dir", str(loras)
-    with start_server(folder, *options) as server:
-        yield server.url
+    return str(request.getfixturevalue("server").url)
 
 
 @pytest.fixture(scope="session")
@@ -69,29 +46,56 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    """A fresh profile of the browser, with the settings of FIRST_VISIT."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
+@pytest.fixture(scope="session")
+def tab(browser: Any) -> Iterator[Any]:
+    """A tab of the browser, for one test after the other: to open a new one takes a second."""
+    context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(PATIENCE_MS)
     context.add_init_script(FIRST_VISIT % STEPS)
-    yield context
+    yield context.new_page()
     context.close()
 
 
+def hide_earlier_jobs(tab: Any, address: str) -> None:
+    """Let the page see no job of the shared server that is there already: it shows the last 50."""
+    jobs = tab.request.get(f"{address}/api/v1/jobs?limit=200").json()["jobs"]
+    earlier = {job["id"] for job in jobs}
+
+    def answer(route: Any) -> None:
+        found = route.fetch()
+        jobs = [job for job in found.json()["jobs"] if job["id"] not in earlier]
+        route.fulfill(response=found, json={**found.json(), "jobs": jobs})
+
+    tab.route("**/api/v1/jobs?limit=*", answer)
+
+
 @pytest.fixture
-def page(context: Any, address: str) -> Iterator[Any]:
-    """The page, opened. Errors of its scripts fail the test."""
-    page = context.new_page()
+def page(tab: Any, address: str) -> Iterator[Any]:
+    """The page, opened for the first time. Errors of its scripts fail the test."""
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "console",
-        lambda message: errors.append(message.text) if "Security Policy" in message.text else None,
-    )
-    page.goto(address)
-    page.wait_for_selector(".word[data-text='rocket']")
-    yield page
+
+    def note(error: Any) -> None:
+        errors.append(str(error))
+
+    def note_policy(message: Any) -> None:
+        if "Security Policy" in message.text:
+            errors.append(message.text)
+
+    forget = {"origin": address, "storageTypes": "all"}
+    tab.goto(f"{address}/api/v1/health")  # of the same origin, and so in the same process
+    tab.context.new_cdp_session(tab).send("Storage.clearDataForOrigin", forget)
+    tab.set_viewport_size(VIEWPORT)
+    tab.emulate_media(color_scheme="light")
+    tab.mouse.move(0, 0)
+    hide_earlier_jobs(tab, address)
+    tab.on("pageerror", note)
+    tab.on("console", note_policy)
+    tab.goto(address)
+    tab.wait_for_selector(".word[data-text='rocket']")
+    yield tab
+    tab.unroute_all()
+    tab.remove_listener("pageerror", note)
+    tab.remove_listener("console", note_policy)
     assert errors == []
 
 

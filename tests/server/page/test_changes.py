@@ -119,7 +119,7 @@ def test_edits_are_limited_to_the_place_of_a_word(drawn: Any) -> None:
 def test_a_lora_is_drawn_with_and_stays_with_its_picture(drawn: Any) -> None:
     plain = drawn.get_attribute(PICTURE, "src")
     drawn.click("summary:has-text('More')")
-    drawn.get_by_label("ink").fill("0.5")
+    drawn.get_by_role("slider", name="ink").fill("0.5")
     drawn.click(".draw")
     drawn.wait_for_selector(f"{PICTURE}:not([src='{plain}'])")
     drawn.wait_for_selector("#frame:not(.busy)")
@@ -135,4 +135,4 @@ def test_a_lora_is_drawn_with_and_stays_with_its_picture(drawn: Any) -> None:
     drawn.click(".strip li:nth-child(2) button")
     drawn.wait_for_selector(f"{PICTURE}[src='{plain}']")
     drawn.wait_for_selector("#loras output:text-is('off')")
-    assert drawn.get_by_label("ink").input_value() == "0"
+    assert drawn.get_by_role("slider", name="ink").input_value() == "0"
