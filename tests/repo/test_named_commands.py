@@ -205,6 +205,9 @@ def test_completion_is_shown_and_installed_for_a_shell(
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    # Read when the command is built, and other tests keep built commands.
+    build = getattr(typer.main.get_command, "__wrapped__", typer.main.get_command)
+    monkeypatch.setattr(typer.main, "get_command", build)
     for option in ("--show-completion", "--install-completion"):
         with pytest.raises(SystemExit) as ended:
             main([option, "bash"])
