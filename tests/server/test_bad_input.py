@@ -158,6 +158,24 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
     assert f"{name} is not valid UTF-8 at character 0" in answer.text
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/sdapi/v1/txt2img", "cfg_scale"),
+        ("/sdapi/v1/img2img", "denoising_strength"),
+        ("/v1/images/generations", "guidance_scale"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, "NaN", -math.inf])
+def test_other_apis_refuse_numbers_that_are_not_finite(
+    idle: Idle, path: str, field: str, value: object
+) -> None:
+    body = json.dumps({"prompt": "a", field: value})
+    answer = idle().post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert f"{field}: Input should be a finite number" in answer.text
+
+
 def test_a_deep_document_is_refused(idle: Idle) -> None:
     answer = idle().post(
         "/api/v1/jobs",

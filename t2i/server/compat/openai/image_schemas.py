@@ -18,7 +18,7 @@ MAX_PARTIAL_IMAGES = 3
 class ImageBody(BaseModel):
     """Fields that the bodies of generations and edits share."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
 
     prompt: str
     model: str | None = Field(default=None, description="A name that /v1/models lists.")

@@ -16,7 +16,7 @@ Text = str | None
 class GenerationBody(BaseModel):
     """Fields that the bodies of txt2img and img2img share. None leaves a value to the model."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
 
     prompt: Text = Field(default="", description="Prompt in A1111's grammar, with <lora:NAME:0.8>.")
     negative_prompt: Text = ""
