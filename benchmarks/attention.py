@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.attention_memory import child, own_memory
 from benchmarks.attention_runs import GROUPS, SOURCE, TARGET, VARIANTS, WORDS, Runs, draw, runs_of
 from benchmarks.attention_turns import in_turns
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from t2i.attention import attend
 
 PEERS = ("attention_map_diffusers", "daam")
@@ -213,7 +213,11 @@ def main() -> None:
     asked |= {"source": SOURCE, "target": TARGET, "words": WORDS}
     chosen = [group for group in GROUPS if group in (options.group or GROUPS)]
     groups: dict[str, Any] = {}
-    result: dict[str, Any] = {"asked": asked, "groups": groups, "machine": collect_hardware_info()}
+    result: dict[str, Any] = {
+        "asked": asked,
+        "groups": groups,
+        "machine": collect_environment_info(),
+    }
 
     def keep() -> None:  # after each part, as the last ones take long
         if options.out:

@@ -28,7 +28,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.loading.model_location import ASSETS
@@ -210,7 +210,7 @@ def main() -> None:
         "memory_ratio": memory["ours"] / memory["theirs"],
     }
     if options.out:
-        write_result(options.out, result | {"machine": collect_hardware_info()})
+        write_result(options.out, result | {"machine": collect_environment_info()})
 
     print(f"{'':18}{'ours':>9}{'theirs':>9}{'ratio':>8}   rounds' middle half   theirs/itself")
     for clock, row in times.items():

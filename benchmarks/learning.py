@@ -23,15 +23,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters import MODEL_PARTS, add_lora, read_all_learned_words, read_lora
 from t2i.atomic_files import write_atomically
 from t2i.pictures import FORMAT_BY_SUFFIX, build_picture_grid, open_picture, save_picture
-from t2i.scenes.layout import paste_sprite, render_background
+from t2i.scenes.layout import paste_sprite_and_update_masks, render_background
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.sprites import BACKGROUND_COLOURS, list_contrasting_backgrounds, load_sprite
+from t2i.scenes.sprites import (
+    BACKGROUND_COLOURS,
+    list_contrasting_backgrounds,
+    load_premultiplied_sprite,
+)
 from train.starter_config.options import StarterConfigOptions
 from train.starter_config.starter_config import write_starter_config
 
@@ -86,7 +90,9 @@ def compose(seed: int, count: int) -> list[tuple[Image.Image, str]]:
             float(rng.uniform(side / 2, 1 - side / 2)),
             float(rng.uniform(side / 2, 1 - side / 2)),
         )
-        paste_sprite(pixels, [], load_sprite(THING, None), side, centre)
+        paste_sprite_and_update_masks(
+            pixels, [], load_premultiplied_sprite(THING, None), side, centre
+        )
         made.append((Image.fromarray(pixels), background))
     return made
 
@@ -218,7 +224,7 @@ def main() -> None:
             name: json.loads((options.runs / name / "took.json").read_text())
             for name in options.only
         },
-        "machine": collect_hardware_info(),
+        "machine": collect_environment_info(),
     }
     print(json.dumps(result, indent=1))
     if options.out is not None:

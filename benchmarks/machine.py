@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from t2i.atomic_files import write_atomically
-from t2i.hardware import collect_hardware_info
+from t2i.environment_info import collect_environment_info
 
-__all__ = ["collect_hardware_info", "settle", "write_result"]
+__all__ = ["collect_environment_info", "settle", "write_result"]
 
 
 def settle(threads: int) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance_registry import parse_guidance
 
@@ -141,7 +141,7 @@ def main() -> None:
     if options.out:
         asked = {key: value for key, value in vars(options).items() if key not in ("out", "mode")}
         write_result(
-            options.out, {"asked": asked, "modes": table, "machine": collect_hardware_info()}
+            options.out, {"asked": asked, "modes": table, "machine": collect_environment_info()}
         )
 
 

@@ -21,12 +21,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_turns import in_turns
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from pipelines.images.photo import prepare_photo
 from pipelines.inversion.methods import INVERSION_METHODS, parse_method
 from pipelines.inversion.noise_levels import build_noise_levels
 from pipelines.prompt_to_prompt.edit_run import find_image_size
-from pipelines.prompt_to_prompt.inverted_source import PipelineSourceRun, encode_picture
+from pipelines.prompt_to_prompt.inverted_source import (
+    PipelineInversionRun,
+    encode_pixels_to_mean_latents,
+)
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
@@ -59,14 +62,14 @@ def invert_pixels(pipe: PromptEditPipeline, method: str, options: argparse.Names
 def find_path(pipe: PromptEditPipeline, method: str, options: argparse.Namespace) -> Tensor:
     chosen = parse_method(method)
     with torch.no_grad():
-        clean = encode_picture(
+        clean = encode_pixels_to_mean_latents(
             pipe, prepare_photo(PHOTO, *find_image_size(pipe, None, None)).pixels
         )
-        run = PipelineSourceRun(
+        run = PipelineInversionRun(
             pipe,
             SOURCE,
             {"guidance_scale": options.guidance}
-            | chosen.build_target_call_arguments(SOURCE, options.guidance),
+            | chosen.build_guidance_arguments(SOURCE, options.guidance),
             build_noise_levels(pipe.scheduler, options.steps),
             clean,
             torch.Generator().manual_seed(0),
@@ -165,7 +168,7 @@ def main() -> None:
                 "beside": beside,
                 "first_to_itself": times["first_to_itself"],
                 "methods": table,
-                "machine": collect_hardware_info(),
+                "machine": collect_environment_info(),
             },
         )
 

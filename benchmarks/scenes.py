@@ -10,7 +10,7 @@ import statistics
 import time
 from pathlib import Path
 
-from benchmarks.machine import collect_hardware_info, write_result
+from benchmarks.machine import collect_environment_info, write_result
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 
 ROUNDS = 5
@@ -56,7 +56,7 @@ def main() -> None:
             "core": rate(core, options.scenes),
             "all": rate(everything, options.scenes),
         },
-        "machine": collect_hardware_info(),
+        "machine": collect_environment_info(),
     }
     print(json.dumps(result, indent=1))
     if options.out is not None:

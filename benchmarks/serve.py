@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks.serve_load import PROMPT, Load, measure_load
 from benchmarks.serve_page import measure_hover
-from t2i.hardware import collect_hardware_info
+from t2i.environment_info import collect_environment_info
 
 PARTS = ("overhead", "hover", "load")
 REPO = Path(__file__).resolve().parent.parent
@@ -91,12 +91,14 @@ class BarePipeline:
         """Seconds and bytes of one picture."""
         from dataclasses import replace
 
-        from t2i.cli.generation.image_generation import generate_image
+        from t2i.cli.generation.image_generation import generate_image_and_fill_request
         from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 
         start = time.perf_counter()
         request = replace(self.loaded.request, num_inference_steps=steps)
-        request, image = generate_image(self.loaded.pipe, request, seed, show_progress=False)
+        request, image = generate_image_and_fill_request(
+            self.loaded.pipe, request, seed, show_progress=False
+        )
         path = self.folder / f"{seed}.png"
         texts = build_metadata_texts(request, seed, self.loaded.model_digest)
         save_image_with_metadata(image, texts, path)
@@ -186,7 +188,7 @@ def main() -> None:
                 f"  {name:30} {value:.4g}" if isinstance(value, float) else f"  {name:30} {value}"
             )
     if options.out is not None:
-        measured = {**results, "hardware": collect_hardware_info()}
+        measured = {**results, "hardware": collect_environment_info()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(measured, indent=2) + "\n")
 

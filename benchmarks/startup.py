@@ -179,9 +179,9 @@ def main() -> None:
             )
     print(f"pictures {'equal bit for bit' if equal else 'DIFFERENT'}")
     if options.out:
-        from benchmarks.machine import collect_hardware_info, write_result
+        from benchmarks.machine import collect_environment_info, write_result
 
-        write_result(options.out, result | {"machine": collect_hardware_info()})
+        write_result(options.out, result | {"machine": collect_environment_info()})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.machine import collect_hardware_info, write_result
+from benchmarks.machine import collect_environment_info, write_result
 from t2i.attention.compute import tap
 
 PLACES, TOKENS, HEADS, WIDTH = 16, 8, 2, 32
@@ -153,7 +153,9 @@ def main() -> None:
     print(f"the outputs are {'equal bit for bit' if result['equal'] else 'DIFFERENT'}")
     if options.out:
         asked = {"rounds": options.rounds, "calls": options.calls}
-        write_result(options.out, {"asked": asked} | result | {"machine": collect_hardware_info()})
+        write_result(
+            options.out, {"asked": asked} | result | {"machine": collect_environment_info()}
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import collect_hardware_info, write_result
+from benchmarks.machine import collect_environment_info, write_result
 from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.denoiser.text_key_value_cache import caching_text_keys_values
@@ -195,7 +195,7 @@ def main() -> None:
         if options.out:  # after each case, as the last ones take long
             asked = {key: getattr(options, key) for key in ("rounds", "threads", "dtype", "device")}
             result = {"asked": asked, "cases": cases, "counted": counted}
-            write_result(options.out, result | {"machine": collect_hardware_info()})
+            write_result(options.out, result | {"machine": collect_environment_info()})
     for case, row in counted.items():
         print(f"{case:18}{row['share']:14.4f}")
 

@@ -31,7 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import collect_hardware_info, settle, write_result
+from benchmarks.machine import collect_environment_info, settle, write_result
 from benchmarks.train_folder import SHAPES
 from benchmarks.train_resume import compare_resumes
 from benchmarks.train_runs import SCRIPTS, SIDES, Method, Run, Setting, measure
@@ -135,7 +135,7 @@ def measured_with(folder: Path) -> dict[str, Any]:
     missing = missing_torchvision()
     stand_in = "missing, benchmarks/train_transforms.py in its place"
     scripts = {"sha256": digests, "torchvision": stand_in if missing else "installed"}
-    return {"scripts": scripts, "machine": collect_hardware_info()}
+    return {"scripts": scripts, "machine": collect_environment_info()}
 
 
 def show(table: dict[str, Any]) -> None:

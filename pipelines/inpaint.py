@@ -108,10 +108,10 @@ class InpaintPipeline(Pipeline):
                 "Got both denoising_start and latents: with denoising_start the run starts from "
                 "the image. Give the output of another pipeline as image, and no latents."
             )
-        input_images.check_images("image", image)
-        input_images.check_images("mask_image", mask_image)
-        mask_image = input_images.convert_masks_to_gray(mask_image)
-        default_height, default_width = sd.default_size(self.unet, self.vae)
+        input_images.check_image_types("image", image)
+        input_images.check_image_types("mask_image", mask_image)
+        mask_image = input_images.convert_pil_and_bool_masks(mask_image)
+        default_height, default_width = sd.default_height_and_width(self.unet, self.vae)
         height = default_height if height is None else height
         width = default_width if width is None else width
         sd.latent_size(self.vae, height, width)

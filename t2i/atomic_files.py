@@ -100,7 +100,7 @@ def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
     placed: list[Path] = []
     try:
         for file, path in zip(files, names, strict=True):
-            link_to_new_name(file, path)
+            link_or_move_file(file, path)
             placed.append(path)
     except OSError as error:
         for file, path in zip(files, placed, strict=False):
@@ -111,7 +111,7 @@ def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
     return True
 
 
-def link_to_new_name(file: Path, path: Path) -> None:
+def link_or_move_file(file: Path, path: Path) -> None:
     """Hard-link or move a file to a name; FileExistsError if it is in use."""
     try:
         os.link(file, path)

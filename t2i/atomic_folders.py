@@ -17,7 +17,7 @@ from t2i.atomic_files import (
     build_temporary_path,
     build_write_error,
     flush_to_disk,
-    link_to_new_name,
+    link_or_move_file,
 )
 from t2i.errors import OutputError
 
@@ -71,7 +71,7 @@ def atomic_new_path(final: Path) -> Iterator[Path]:
         if new.is_dir():
             os.rename(new, final)
         else:
-            link_to_new_name(new, final)
+            link_or_move_file(new, final)
         flush_to_disk(final.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
@@ -88,7 +88,7 @@ def replace_folder(new: Path, final: Path) -> None:
     if not final.exists():
         new.rename(final)
         return
-    if swap_folders(new, final):
+    if try_swap_folders_atomically(new, final):
         return  # the old one is now under the temporary name
     aside = build_backup_path(final)
     shutil.rmtree(aside, ignore_errors=True)
@@ -101,7 +101,7 @@ def replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def swap_folders(one: Path, other: Path) -> bool:
+def try_swap_folders_atomically(one: Path, other: Path) -> bool:
     """Swap two folders' names in one atomic operation; return False if the system cannot."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:

@@ -44,7 +44,7 @@ def quieting_libraries() -> Iterator[None]:
     """Suppress loading bars and advice of transformers and diffusers while the context is open."""
     import transformers
 
-    with muting_library_warnings(transformers.utils.logging), hiding_loading_bars():
+    with muting_warnings_of_library(transformers.utils.logging), hiding_loading_bars():
         yield
 
 
@@ -56,8 +56,8 @@ def hiding_loading_bars() -> Iterator[None]:
 
     with (
         preserving_hub_bar_setting(),  # transformers switches those of the hub as its own
-        hiding_library_progress_bars(transformers.utils.logging),
-        hiding_library_progress_bars(diffusers.utils.logging),
+        hiding_progress_bars_of_library(transformers.utils.logging),
+        hiding_progress_bars_of_library(diffusers.utils.logging),
     ):
         yield
 
@@ -67,12 +67,12 @@ def muting_diffusers_warnings() -> Iterator[None]:
     """Suppress diffusers' warnings while the context is open; exceptions are still raised."""
     from diffusers.utils import logging
 
-    with muting_library_warnings(logging):
+    with muting_warnings_of_library(logging):
         yield
 
 
 @contextmanager
-def muting_library_warnings(logging: ModuleType) -> Iterator[None]:
+def muting_warnings_of_library(logging: ModuleType) -> Iterator[None]:
     """Set a library's log level to errors while the context is open."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -96,7 +96,7 @@ def preserving_hub_bar_setting() -> Iterator[None]:
 
 
 @contextmanager
-def hiding_library_progress_bars(logging: ModuleType) -> Iterator[None]:
+def hiding_progress_bars_of_library(logging: ModuleType) -> Iterator[None]:
     """Disable a library's progress bars while the context is open."""
     wanted = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

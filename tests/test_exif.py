@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2i.cli.metadata.exif import parse_exif
+from t2i.cli.metadata.exif import parse_raw_exif_tags
 from t2i.exif import (
     EXIF_IFD,
     MAKER_NOTE,
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back_by_piexif_by_pillow_and_by_us(
     fields: dict[int, bytes],
 ) -> None:
     block = build_exif_block(fields)
-    assert parse_exif(block.removeprefix(b"Exif\0\0")) == fields
+    assert parse_raw_exif_tags(block.removeprefix(b"Exif\0\0")) == fields
     assert piexif.load(block)["Exif"] == fields
     pillow = Image.Exif()
     pillow.load(block)
@@ -72,7 +72,7 @@ def test_files_of_an_earlier_t2i_whose_fields_are_bytes_are_still_read() -> None
     data = old.tobytes()
     place = data.index(USER_COMMENT.to_bytes(2, "little" if data[6:8] == b"II" else "big"))
     assert BYTE in data[place + 2 : place + 4]
-    assert parse_exif(data[6:]) == {USER_COMMENT: b"UNICODE\0\0a", MAKER_NOTE: b"t2i\0{}"}
+    assert parse_raw_exif_tags(data[6:]) == {USER_COMMENT: b"UNICODE\0\0a", MAKER_NOTE: b"t2i\0{}"}
 
 
 # the Exif of photos
@@ -129,7 +129,7 @@ def test_texts_are_added_to_the_exif_of_a_photo_and_all_else_is_kept(
         tag: before["0th"][tag] for tag in before["0th"].keys() - pointers
     }
     kept = fields | ({} if MAKER_NOTE in fields else {MAKER_NOTE: bytes(range(200))})
-    assert {tag: parse_exif(added[6:]).get(tag) for tag in kept} == kept
+    assert {tag: parse_raw_exif_tags(added[6:]).get(tag) for tag in kept} == kept
 
 
 def test_texts_are_added_to_an_exif_that_has_no_exif_directory() -> None:

@@ -21,7 +21,7 @@ def filled(folder: Path, text: str) -> None:
 @pytest.fixture(params=["exchange", "no exchange"])
 def _exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "no exchange":
-        monkeypatch.setattr(folders, "swap_folders", lambda *_: False)
+        monkeypatch.setattr(folders, "try_swap_folders_atomically", lambda *_: False)
 
 
 @pytest.mark.usefixtures("_exchange")
@@ -60,7 +60,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
     class Killed(BaseException):
         pass
 
-    monkeypatch.setattr(folders, "swap_folders", lambda *_: False)
+    monkeypatch.setattr(folders, "try_swap_folders_atomically", lambda *_: False)
     filled(tmp_path / "model", "old")
     rename, calls = Path.rename, []
 
@@ -87,12 +87,12 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
 
 def test_readers_put_it_back_too(tmp_path: Path) -> None:
     from t2i.denoiser.loading.model_location import locate_model
-    from train.checkpoint import recover_and_list_checkpoints
+    from train.checkpoint import recover_and_list_checkpoint_folders
 
     (tmp_path / ".model.old").mkdir()
     assert locate_model(tmp_path / "model") == tmp_path / "model"
     (tmp_path / "runs" / ".step-00000004.old").mkdir(parents=True)
-    assert [path.name for path in recover_and_list_checkpoints(tmp_path / "runs")] == [
+    assert [path.name for path in recover_and_list_checkpoint_folders(tmp_path / "runs")] == [
         "step-00000004"
     ]
 
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_named_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         if request.node.callspec.params["_exchange"] == "exchange":
-            patch.setattr(folders, "swap_folders", refuse_too)
+            patch.setattr(folders, "try_swap_folders_atomically", refuse_too)
         with pytest.raises(OutputError, match="Cannot write"):
             filled(tmp_path / "model", "new")
     assert (tmp_path / "model" / "said").read_text() == "old"

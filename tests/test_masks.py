@@ -15,7 +15,7 @@ from PIL import Image
 
 from t2i.masks import INVERT_ALPHA_CODE, find_mask_mistake, remove_mask_transparency
 from t2i.pictures import open_picture
-from train.data.decode import decode_picture
+from train.data.decode import decode_to_rgb_or_rgba
 
 SIZE = (24, 16)
 BOX = (6, 4, 18, 12)
@@ -82,7 +82,7 @@ def test_the_file_of_it_is_read_alike_by_the_command_line_and_by_training(
 ) -> None:
     path = tmp_path / "mask.png"
     mask.save(path, transparency=mask.info.get("transparency"))
-    for read in (open_picture(path), decode_picture(path.read_bytes(), "its mask")):
+    for read in (open_picture(path), decode_to_rgb_or_rgba(path.read_bytes(), "its mask")):
         assert np.array_equal(white_of(remove_mask_transparency(read)), WHITE)
 
 
@@ -193,5 +193,5 @@ def test_saved_as_webp_the_box_stays_a_box(tmp_path: Path) -> None:
     data = BytesIO()
     clear("RGBA").save(data, "WEBP", lossless=True)
     assert np.array_equal(
-        white_of(remove_mask_transparency(decode_picture(data.getvalue(), "a"))), WHITE
+        white_of(remove_mask_transparency(decode_to_rgb_or_rgba(data.getvalue(), "a"))), WHITE
     )

@@ -68,17 +68,17 @@ def save_and_prune_checkpoints(folder: Path, state: CheckpointState, keep: int) 
         (part / CHECKPOINT_MANIFEST_NAME).write_text(json.dumps(digests, indent=1), "utf-8")
     older = [
         path
-        for path in recover_and_list_checkpoints(folder)
+        for path in recover_and_list_checkpoint_folders(folder)
         if parse_checkpoint_step(path) <= state.step
     ]
-    for path in {*recover_and_list_checkpoints(folder), *folder.glob(".step-*.part")} - {
+    for path in {*recover_and_list_checkpoint_folders(folder), *folder.glob(".step-*.part")} - {
         *older[:keep]
     }:
         shutil.rmtree(path, ignore_errors=True)
     return final
 
 
-def recover_and_list_checkpoints(folder: Path) -> list[Path]:
+def recover_and_list_checkpoint_folders(folder: Path) -> list[Path]:
     """Restore interrupted replacements and list the checkpoint folders, newest first.
 
     Incomplete checkpoints are listed, too.
@@ -98,7 +98,7 @@ def read_newest_checkpoint(folder: Path) -> CheckpointState | None:
 
     Raises TrainingError where there are checkpoints and none is complete.
     """
-    found = recover_and_list_checkpoints(folder)
+    found = recover_and_list_checkpoint_folders(folder)
     for path in found:
         fault = find_checkpoint_defect(path)
         if fault is None:
@@ -118,7 +118,7 @@ def read_newest_checkpoint_json(folder: Path) -> dict[str, Any] | None:
 
     For checks before the weights are read, which `read_newest_checkpoint` does.
     """
-    for path in recover_and_list_checkpoints(folder):
+    for path in recover_and_list_checkpoint_folders(folder):
         try:
             facts: dict[str, Any] = parse_json(
                 read_bounded(path / "facts.json", RUN_FILE_KIND.max_bytes), lenient=True

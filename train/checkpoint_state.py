@@ -28,7 +28,8 @@ def collect_checkpoint_state(
     """Collect the state of a run after `step` steps for a checkpoint, sharded tensors gathered;
     complete on the main process alone. All processes must call this together.
 
-    identity : what must be unchanged when the run is resumed, as `build_run_identity` returns it
+    identity : what must be unchanged when the run is resumed, as
+        `build_config_and_model_identity` returns it
     """
     optimizer, numbers = pack_optimizer_state(stepper.optimizer)
     scaler = accelerator.scaler
@@ -41,7 +42,7 @@ def collect_checkpoint_state(
     }
     main = accelerator.is_main_process
     tensors: dict[str, TensorsByName] = {
-        "weights": gather_tensors(target.trained_parameters(), main=main),
+        "weights": gather_tensors(target.collect_trained_parameters_by_name(), main=main),
         "average": gather_tensors(ema.state_dict(), main=main),
         "optimizer": gather_tensors(optimizer, main=main),
     }
@@ -58,7 +59,7 @@ def restore_checkpoint_state(
     """Restore trained weights, averages, optimizer, gradient scaler and stepper from the state of
     a checkpoint, in place.
     """
-    for name, weight in target.trained_parameters().items():
+    for name, weight in target.collect_trained_parameters_by_name().items():
         copy_into_sharded(weight, state.tensors["weights"][name])
     ema.load_state_dict(state.tensors["average"])
     restore_optimizer_state(stepper.optimizer, state.tensors["optimizer"], state.facts["optimizer"])

@@ -19,11 +19,11 @@ from t2i.run_folder import StoppedDuringSetup, StopSignalHandler
 from t2i.terminal import plural
 from train import checkpoint
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import MicroBatch, iterate_micro_batches
+from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
 from train.checkpoint_state import collect_checkpoint_state, restore_checkpoint_state
 from train.config.run_config import RunConfig
 from train.model_notes import build_model_notes
-from train.nonfinite_step_report import TooManyNonFiniteStepsError, load_step_thumbnails
+from train.nonfinite_step_report import NonFiniteStepLimitError, load_step_thumbnails
 from train.optim.ema import EMA
 from train.optim.ema_snapshots import (
     SNAPSHOT_FOLDER,
@@ -40,7 +40,7 @@ from train.parallel.lost_processes import explaining_lost_process
 from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main_process
 from train.reporting.training_logger import TrainingLogger
 from train.setup.assembly import assemble_target, gather_whole_target
-from train.setup.build_cache import CacheSettings, build_cached_dataset
+from train.setup.build_cache import CacheSettings, build_cached_dataset_and_encoders
 from train.setup.class_pictures import (
     build_class_picture_spec,
     generate_class_pictures_on_main,
@@ -53,7 +53,7 @@ from train.setup.compiling import (
 )
 from train.setup.fast_compute import set_memory_format_and_attention
 from train.setup.resume_checks import (
-    build_run_identity,
+    build_config_and_model_identity,
     check_same_run,
     lock_run_folder_and_check_config,
     read_newest_checkpoint_on_all,
@@ -120,11 +120,11 @@ class TrainingRun:
         self.data = load_run_dataset(data, out, accelerator)
         self.order = build_batch_order(self.data, batch_size, config.seed)
         cache = CacheSettings(config.cache, config.target, config.train)
-        self.samples, encoders = build_cached_dataset(
+        self.samples, encoders = build_cached_dataset_and_encoders(
             cache, self.data, self.order, out, accelerator, stop
         )
         target, facts = assemble_target(config, encoders)
-        self._identity = build_run_identity(
+        self._identity = build_config_and_model_identity(
             config, {**facts, **build_data_identity(self.data)}, target
         )
         self.target = move_to_device_unless_fsdp(target, accelerator)
@@ -140,7 +140,7 @@ class TrainingRun:
         settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
         load_pictures = partial(load_step_thumbnails, self.data, self.order)
         self.stepper = TrainingStepper(settings, self.target, accelerator, out, load_pictures)
-        self.ema = EMA(self.target.trained_parameters(), config.ema)
+        self.ema = EMA(self.target.collect_trained_parameters_by_name(), config.ema)
         self.steps_done = self.steps_saved = 0
         self._resume()
 
@@ -150,7 +150,9 @@ class TrainingRun:
         loggers: list[TrainingLogger] = []
         self._on_main(lambda: loggers.append(self._open_logger()))
         steps = range(self.steps_done, train.steps)
-        reader = iterate_micro_batches(self.samples, self.order, self.share, steps, train.workers)
+        reader = load_micro_batches_of_steps(
+            self.samples, self.order, self.share, steps, train.workers
+        )
         self.target.train()
         with (
             explaining_lost_process(self.accelerator, lambda: f"after step {self.steps_done}"),
@@ -171,7 +173,7 @@ class TrainingRun:
             if self.steps_done == 0:
                 self._validate(loggers)
             for _ in steps:
-                result = self.step([next(reader) for _ in range(train.accumulation)])
+                result = self.make_optimizer_step([next(reader) for _ in range(train.accumulation)])
                 last, stopping = (
                     self.steps_done == train.steps,
                     is_true_on_any_process(self.accelerator, stop.wanted),
@@ -190,7 +192,7 @@ class TrainingRun:
                     return False
             if self.config.has_sample_sheets:
                 self._draw_sheet(loggers)
-        except TooManyNonFiniteStepsError:
+        except NonFiniteStepLimitError:
             # The state before that step, from which the run can be resumed.
             if self.steps_done > self.steps_saved:
                 self._save()
@@ -222,7 +224,9 @@ class TrainingRun:
     def _compiled(self) -> Iterator[None]:
         with compiling_denoiser(self.target, len(self.order.groups)):
             next_step = range(self.steps_done, self.steps_done + 1)
-            batch = next(iterate_micro_batches(self.samples, self.order, self.share, next_step))
+            batch = next(
+                load_micro_batches_of_steps(self.samples, self.order, self.share, next_step)
+            )
             check_compiled_gradient(self.target, batch, self.accelerator, self.stepper.rows)
             yield
 
@@ -254,12 +258,12 @@ class TrainingRun:
             logger.print_line(f"resumed after step {self.steps_done}")
         return logger
 
-    def step(self, micro_batches: list[MicroBatch]) -> StepMetrics:
+    def make_optimizer_step(self, micro_batches: list[MicroBatch]) -> StepMetrics:
         """Make one optimizer step over the micro-batches of this process."""
         result = self.stepper.step(self.steps_done, micro_batches)
         self.steps_done += 1
         if result.updated:
-            self.ema.update(self.target.trained_parameters(), self.steps_done)
+            self.ema.update(self.target.collect_trained_parameters_by_name(), self.steps_done)
         return result
 
     @contextmanager
@@ -269,7 +273,7 @@ class TrainingRun:
 
         All processes enter it together, and the main one may then use the target alone.
         """
-        average = self.ema.using_average(self.target.trained_parameters())
+        average = self.ema.using_average(self.target.collect_trained_parameters_by_name())
         with (
             using_schedulefree_average(self.stepper.optimizer),
             average,
@@ -290,7 +294,7 @@ class TrainingRun:
         """Load the first batch of the data, of at most `pictures` rows, onto the device."""
         groups = self.data.group_indices_by_shape()
         order = BatchOrder(groups, min(pictures, len(self.data)), self.order.seed)
-        first = next(iterate_micro_batches(self.data, order, ProcessShare(), range(1)))
+        first = next(load_micro_batches_of_steps(self.data, order, ProcessShare(), range(1)))
         return first.to(self.target.device)
 
     def _validate(self, loggers: list[TrainingLogger]) -> None:

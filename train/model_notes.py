@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from t2i.scenes.caption_vocabulary import list_caption_vocabulary
+from t2i.scenes.caption_vocabulary import list_caption_vocabulary_by_category
 from train.config.run_config import RunConfig
 from train.config_paths import DATA_PATH_KEYS, TARGET_FOLDER_KEYS
 from train.export import ModelNotes
@@ -31,5 +31,5 @@ def build_model_notes(config: RunConfig, steps: int) -> ModelNotes:
         "trained": {"steps": steps, "config": settings},
     }
     if config.data.kind == "scenes":
-        notes["knows"] = list_caption_vocabulary(config.data)
+        notes["knows"] = list_caption_vocabulary_by_category(config.data)
     return notes

@@ -22,7 +22,7 @@ from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import MicroBatch, iterate_micro_batches
+from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
 from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import TrainingTarget
 
@@ -37,7 +37,7 @@ StepPictureLoader = Callable[[int], Sequence[Image.Image]]
 """Loads the pictures of a step, 0 being the first, slot by slot."""
 
 
-class TooManyNonFiniteStepsError(TrainingError):
+class NonFiniteStepLimitError(TrainingError):
     """Error of a run in which more steps had a loss or gradient of NaN or infinity than may be
     skipped.
     """
@@ -105,7 +105,7 @@ class NonFiniteStepReport:
         Raises OutputError.
         """
         path = out / REPORT_FOLDER / f"step-{self.step:08d}.json"
-        text = json.dumps(replace_nonfinite_numbers(asdict(self)), indent=1) + "\n"
+        text = json.dumps(spell_out_nonfinite_numbers(asdict(self)), indent=1) + "\n"
         write_atomically(path, lambda part: part.write_text(text, "utf-8"))
         pictures, rows = (
             load_pictures(self.step - 1),
@@ -138,7 +138,7 @@ def load_step_thumbnails(
     samples: TrainingDataset, order: BatchOrder, step: int
 ) -> list[Image.Image]:
     """Load thumbnails of the pictures of a step's global batch, in its order."""
-    batch = next(iterate_micro_batches(samples, order, ProcessShare(), range(step, step + 1)))
+    batch = next(load_micro_batches_of_steps(samples, order, ProcessShare(), range(step, step + 1)))
     pictures = pixels_to_images(batch.pixels_BCHW)
     for picture in pictures:
         picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
@@ -160,17 +160,17 @@ def list_nonfinite_gradients(target: TrainingTarget) -> list[str]:
     """List the names of the trained weights whose gradient has NaN or infinity."""
     return [
         name
-        for name, weight in target.trained_parameters().items()
+        for name, weight in target.collect_trained_parameters_by_name().items()
         if weight.grad is not None and not weight.grad.isfinite().all()
     ]
 
 
-def replace_nonfinite_numbers(tree: Any) -> Any:
+def spell_out_nonfinite_numbers(tree: Any) -> Any:
     """Replace NaN and infinities, which JSON does not have, by the words "nan" and "inf"."""
     if isinstance(tree, Mapping):
-        return {name: replace_nonfinite_numbers(value) for name, value in tree.items()}
+        return {name: spell_out_nonfinite_numbers(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [replace_nonfinite_numbers(value) for value in tree]
+        return [spell_out_nonfinite_numbers(value) for value in tree]
     if isinstance(tree, float) and not math.isfinite(tree):
         return str(tree)
     return tree

@@ -15,7 +15,7 @@ from train.loop import NUM_LATENT_SCALE_PICTURES, TrainingRun
 from train.model_notes import build_model_notes
 from train.optim.ema import using_weight_values
 from train.optim.ema_snapshots import SNAPSHOT_FOLDER, list_snapshots
-from train.optim.posthoc_ema import AverageProfile, reconstruct_average
+from train.optim.posthoc_ema import AverageProfile, reconstruct_average_and_error
 from train.parallel.processes import open_accelerator
 
 
@@ -47,7 +47,7 @@ def export_posthoc_model(
     folder = out or run / f"model-length-{length:g}-step-{wanted.step}"
     if os.path.lexists(folder):
         raise NameTakenError(folder)
-    average, error = reconstruct_average(found, wanted)
+    average, error = reconstruct_average_and_error(found, wanted)
 
     with open_accelerator(config.train, config.optimizer.name) as accelerator:
         training = TrainingRun(config, run, accelerator)
@@ -55,7 +55,7 @@ def export_posthoc_model(
         notes = {**build_model_notes(config, wanted.step), "average": average_notes}
         batch = training.load_first_batch(NUM_LATENT_SCALE_PICTURES)
         with (
-            using_weight_values(average, training.target.trained_parameters()),
+            using_weight_values(average, training.target.collect_trained_parameters_by_name()),
             atomic_new_path(folder) as place,
         ):
             training.target.export(place, batch, config.export, notes)

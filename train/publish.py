@@ -89,7 +89,7 @@ def write_model_with_card(run: Path, folder: Path, prose: str, vae: Path | None 
             draw_sample_sheet(generate_prompt_images(pipe, asked), asked.columns),
             new / "samples.png",
         )
-        save_picture(plot_losses(read_losses(run / "log.jsonl")), new / "loss.png")
+        save_picture(draw_loss_plot(read_losses(run / "log.jsonl")), new / "loss.png")
         runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*list_inherited_stages(runs), *map(format_stage_line, runs)]
         (new / MODEL_NOTES_FILE).write_text(
@@ -155,7 +155,7 @@ def read_losses(log: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
 
 
-def plot_losses(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
+def draw_loss_plot(losses: list[tuple[int, float]], window: int = 10) -> Image.Image:
     """Plot losses against steps: logged values as dots, the running mean of `window` as a line."""
     width, height, margin = 720, 320, 48
     picture = Image.new("RGB", (width, height), "white")

@@ -23,9 +23,9 @@ from train.batches.micro_batch_splitting import (
 from train.loop_config import LoopConfig
 from train.nonfinite_step_report import (
     REPORT_FOLDER,
+    NonFiniteStepLimitError,
     NonFiniteStepReport,
     StepPictureLoader,
-    TooManyNonFiniteStepsError,
     compute_gradient_norms,
     gather_example_reports,
     list_nonfinite_gradients,
@@ -122,7 +122,7 @@ class TrainingStepper:
         """Make optimizer step `number`, the first being 0, over the micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimizer unchanged.
-        Raises TooManyNonFiniteStepsError for one more of them than may be skipped, TrainingError
+        Raises NonFiniteStepLimitError for one more of them than may be skipped, TrainingError
         where not even single rows fit into memory.
         """
         set_learning_rates(
@@ -268,12 +268,12 @@ class TrainingStepper:
     def _skip(
         self, number: int, result: StepMetrics, loss_B: Tensor, pieces: Sequence[MicroBatch]
     ) -> None:
-        """Skip a bad step, on all processes. Raises TooManyNonFiniteStepsError after too many."""
+        """Skip a bad step, on all processes. Raises NonFiniteStepLimitError after too many."""
         bad, details = self._report(number, result, loss_B, pieces)
         allowed = self.settings.loop.bad_steps
         if self.skipped >= allowed:
             before = f"{self.skipped} were skipped before. " if self.skipped else ""
-            raise TooManyNonFiniteStepsError(
+            raise NonFiniteStepLimitError(
                 f"{bad.format_headline()}: the weights are those after step {number}. "
                 f"{bad.describe_suspect_examples()} {details} {before}Look at these "
                 "samples; the same command would fail at the same step, so go on with a higher "

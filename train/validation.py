@@ -68,7 +68,7 @@ def check_validation_possible(config: ValidationConfig, target: str, data: DataC
 
 
 @dataclass(frozen=True, slots=True)
-class ValidationResult:
+class ValidationLossByLevel:
     """Result of a validation: the mean error at each noise level.
 
     by_level : from little noise to much
@@ -91,14 +91,14 @@ class Validation:
         self, config: ValidationConfig, samples: TrainingDataset, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self._read, self._digests = build_validation_picture_reader(samples, config)
+        self._read, self._digests = build_validation_picture_reader_and_digests(samples, config)
         self._pictures: dict[int, ValidationPicture] = {}
 
     def __len__(self) -> int:
         """Return the number of pictures that are measured."""
         return len(self._digests)
 
-    def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationResult:
+    def measure_loss(self, target: TrainingTarget, *, alone: bool = False) -> ValidationLossByLevel:
         """Measure the validation loss of the target's current weights; all processes must call this
         together.
 
@@ -121,7 +121,7 @@ class Validation:
         if failure:
             raise failure[0]
         pictures = [errors[number] for number in sorted(errors)]
-        return ValidationResult([fmean(level) for level in zip(*pictures, strict=True)])
+        return ValidationLossByLevel([fmean(level) for level in zip(*pictures, strict=True)])
 
     def _assigned(self, alone: bool) -> range:
         """Return the numbers of the pictures that this process measures."""
@@ -166,7 +166,7 @@ def eval_mode(target: nn.Module) -> Iterator[None]:
         target.train(was_training)
 
 
-def build_validation_picture_reader(
+def build_validation_picture_reader_and_digests(
     samples: TrainingDataset, config: ValidationConfig
 ) -> tuple[Callable[[int], TrainingExample], list[str]]:
     """Select the held-out pictures of the validation; return a function that reads one by

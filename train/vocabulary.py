@@ -11,7 +11,7 @@ VOCABULARY_SIZE = 2048
 NUM_SCENES = 40_000
 
 
-def iterate_scene_captions() -> Iterator[str]:
+def iterate_random_scene_captions() -> Iterator[str]:
     """Iterate over the captions of random scenes, to train the vocabulary on."""
     scenes = Scenes(SceneDatasetConfig(vocabulary="all", seed=0))
     return (scenes.compose_layout(index).caption.text for index in range(NUM_SCENES))
@@ -21,7 +21,9 @@ def main() -> None:
     """Train the BPE vocabulary and write it to the folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    save_bpe(*train_bpe(iterate_scene_captions(), VOCABULARY_SIZE), parser.parse_args().folder)
+    save_bpe(
+        *train_bpe(iterate_random_scene_captions(), VOCABULARY_SIZE), parser.parse_args().folder
+    )
 
 
 if __name__ == "__main__":

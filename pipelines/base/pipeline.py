@@ -33,13 +33,16 @@ from pipelines.base.pipeline_components import (
     check_no_safety_checker,
     collect_components,
 )
-from pipelines.base.sampling_defaults import SamplingDefaultsMixin
+from pipelines.base.steps_and_guidance_defaults import StepsAndGuidanceDefaultsMixin
 from pipelines.loop import sample_latents
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.call_state import CallState, CallStateMixin
-from pipelines.run.controlled_run import check_controls_fit_pipeline, wrapping_denoise_with_controls
-from pipelines.run.exclusive_access import wrap_denoise_in_lock
+from pipelines.run.controlled_run import (
+    check_control_networks_fit_pipeline,
+    wrapping_denoise_with_controls,
+)
+from pipelines.run.exclusive_access import lock_denoise_that_changes_model
 from pipelines.run.step_callbacks import (
     ProgressCallback,
     PromptScheduleCallback,
@@ -70,7 +73,7 @@ StartBuilder = Callable[[Tensor, int], RunStart]
 
 class Pipeline(
     CallStateMixin,
-    SamplingDefaultsMixin,
+    StepsAndGuidanceDefaultsMixin,
     CheckedPipeline,
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
@@ -147,7 +150,7 @@ class Pipeline(
     def generate(self, call: CallArguments, start: StartBuilder) -> OutputOrTuple:
         """Run a call: encode the prompts, build the starting latents, sample, decode."""
         call.check(self._callback_tensor_inputs)
-        check_controls_fit_pipeline(self, call.controls)
+        check_control_networks_fit_pipeline(self, call.controls)
         state = CallState(
             guidance_scale=call.guidance_scale,
             guidance_rescale=call.guidance_rescale,
@@ -293,7 +296,7 @@ class Pipeline(
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample_latents(
                 run,
-                wrap_denoise_in_lock(
+                lock_denoise_that_changes_model(
                     wrap_perturbed_denoiser(
                         denoise, self.unet, list_perturbed_site_patterns(run.guidance)
                     ),
@@ -311,7 +314,7 @@ class Pipeline(
         """
         if output_type == "latent":
             return latents_BCHW
-        pixels_B3YX = sd.decode_latents(self.vae, latents_BCHW)
+        pixels_B3YX = sd.decode_latents_to_pixels(self.vae, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def build_current_guidance(self) -> Guidance:

@@ -17,7 +17,7 @@ MIN_COLOUR_CHANGE = 0.05
 """Change of a colour, of 1, from which on it is one; the autoencoder alone makes smaller ones."""
 
 
-def compute_soft_edge_weights(mask_YX: Tensor, width: int | None = None) -> Tensor:
+def compute_inward_feather_weights(mask_YX: Tensor, width: int | None = None) -> Tensor:
     """Return weights from 0 to 1 that are 0 outside a mask of 0 and 1, and rise to 1 inside it.
 
     In a part of the mask that is thinner than twice the edge they reach 1 all the same. The border
@@ -47,10 +47,10 @@ def compute_side_fade_weights(
     edge = compute_default_edge_width(ones_YX)
     left, top, right, bottom = (edge * side for side in sides)
     wide_YX = functional.pad(ones_YX, (left, right, top, bottom))
-    return compute_soft_edge_weights(wide_YX, edge)[top : top + height, left : left + width]
+    return compute_inward_feather_weights(wide_YX, edge)[top : top + height, left : left + width]
 
 
-def compute_change_weights(
+def compute_changed_area_weights(
     image: Image.Image, reference: Image.Image, photo: Image.Image | None = None
 ) -> Tensor:
     """Return weights (Y, X) of where an image differs from another of its size, with a soft edge
@@ -67,7 +67,7 @@ def compute_change_weights(
     for _ in range(MAX_DETAIL_REACH_IN_EDGES * width):
         changed_11YX = torch.maximum(changed_11YX, dilate_mask(changed_11YX, 1) * differs_11YX)
     closed_11YX = -dilate_mask(-dilate_mask(changed_11YX, width), width)
-    return compute_soft_edge_weights(dilate_mask(closed_11YX, width)[0, 0], width)
+    return compute_inward_feather_weights(dilate_mask(closed_11YX, width)[0, 0], width)
 
 
 def build_difference_mask(image: Image.Image, reference: Image.Image) -> Tensor:

@@ -25,7 +25,7 @@ from t2i.errors import ArgumentError
 class InpaintInputs:
     """Arguments of an inpainting call that determine what is repainted, and how much.
 
-    mask_image : with Pillow masks converted, see `convert_masks_to_gray`
+    mask_image : with Pillow masks converted, see `convert_pil_and_bool_masks`
     mask_processor : brings masks to size and to 0 or 1
     crop : left, top, right and bottom of the region that is drawn; None for the whole image
     """
@@ -55,7 +55,7 @@ class InpaintInputs:
 
 
 @dataclass(frozen=True)
-class SourceLatents:
+class InpaintSourceLatents:
     """Latents of the image to inpaint, with the noise and the latents that the run starts from.
 
     clean_BCHW : latents of the image; None where neither start nor callback needs them
@@ -87,7 +87,7 @@ def build_inpaint_start(
         inputs.denoising_end,
     )
     source = encode_and_noise_source(pipe, inputs, text_BTD, timesteps, reads_mask=reads_mask)
-    mask_B1YX, mask_B1HW = prepare_mask(inputs, source.start_BCHW)
+    mask_B1YX, mask_B1HW = prepare_image_and_latent_masks(inputs, source.start_BCHW)
     if not reads_mask:
         assert source.clean_BCHW is not None
         if source.are_pixels:
@@ -123,7 +123,7 @@ def encode_and_noise_source(
     timesteps: TimestepRange,
     *,
     reads_mask: bool,
-) -> SourceLatents:
+) -> InpaintSourceLatents:
     """Encode the image to inpaint, and add the noise of the first timestep for the starting
     latents.
     """
@@ -137,7 +137,7 @@ def encode_and_noise_source(
         clean_BCHW = images.encode_images(
             pipe.vae, pixels_BCYX, num_images, generator, like=text_BTD
         ).contiguous()  # Other strides, other rounding: here as in diffusers.
-    noise_BCHW = images.prepare_noise(
+    noise_BCHW = images.prepare_unit_variance_noise(
         pipe, text_BTD, inputs.height, inputs.width, generator, inputs.latents
     )
     if inputs.denoising_start is not None:
@@ -148,7 +148,7 @@ def encode_and_noise_source(
     else:
         first_B = timesteps.timesteps[:1].repeat(num_images)
         start_BCHW = pipe.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
-    return SourceLatents(
+    return InpaintSourceLatents(
         pixels_BCYX,
         pixels_BCYX.shape[1] != pipe.vae.config["latent_channels"],
         clean_BCHW,
@@ -157,7 +157,9 @@ def encode_and_noise_source(
     )
 
 
-def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def prepare_image_and_latent_masks(
+    inputs: InpaintInputs, latents_BCHW: Tensor
+) -> tuple[Tensor, Tensor]:
     """Preprocess an inpainting mask; return it at image size, (B, 1, Y, X), and at latent size,
     (B, 1, H, W).
     """
@@ -166,7 +168,9 @@ def prepare_mask(inputs: InpaintInputs, latents_BCHW: Tensor) -> tuple[Tensor, T
     mask_B1YX = images.preprocess_images(
         inputs.mask_processor, "mask_image", mask_image, **inputs.resize_options
     )
-    images.check_masks(mask_B1YX, num_images, pillow=images.is_pil_image(mask_image))
+    images.check_mask_channels_and_count(
+        mask_B1YX, num_images, pillow=images.is_pil_image(mask_image)
+    )
     mask_B1HW = inpaint.resize_mask(mask_B1YX, *latents_BCHW.shape[-2:])
     mask_B1HW = mask_B1HW.to(latents_BCHW.device, latents_BCHW.dtype)
     return mask_B1YX, mask_B1HW.repeat(num_images // mask_B1HW.shape[0], 1, 1, 1)

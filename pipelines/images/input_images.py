@@ -31,7 +31,7 @@ Images = Image.Image | np.ndarray[Any, Any] | Tensor | list[Any]
 """One image or several, as in diffusers: Pillow, (H, W, C) array or (C, H, W) tensor."""
 
 
-def check_images(name: str, images: object) -> None:
+def check_image_types(name: str, images: object) -> None:
     """Raise ArgumentError unless the images are Pillow images, arrays or tensors."""
     first = images[0] if isinstance(images, list | tuple) and images else images
     if not isinstance(first, Image.Image | np.ndarray | Tensor):
@@ -47,7 +47,7 @@ def preprocess_images(
     """Preprocess images to pixels (B, 3, Y, X) in -1..1 at a size that the VAE reads; images that
     are given as latents stay latents.
     """
-    check_images(name, images)
+    check_image_types(name, images)
     try:
         pixels_BCYX: Tensor = processor.preprocess(images, **options)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
@@ -80,13 +80,13 @@ def to_opaque_rgb(images: Any) -> Any:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def convert_masks_to_gray(masks: Any) -> Any:
+def convert_pil_and_bool_masks(masks: Any) -> Any:
     """Convert Pillow masks to gray without transparency, and boolean masks to 1.0 and 0.0.
 
     All others are unchanged. Warns of masks that are probably a mistake.
     """
     if isinstance(masks, list | tuple):
-        return [convert_masks_to_gray(one) for one in masks]
+        return [convert_pil_and_bool_masks(one) for one in masks]
     if isinstance(masks, Tensor) and masks.dtype == torch.bool:
         return masks.float()
     if isinstance(masks, np.ndarray) and masks.dtype == np.bool_:
@@ -104,11 +104,11 @@ def is_pil_image(images: Any) -> bool:
     return isinstance(first, Image.Image)
 
 
-def check_masks(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
+def check_mask_channels_and_count(mask_BCYX: Tensor, num_images: int, pillow: bool) -> None:
     """Raise ArgumentError for invalid masks; warn of masks that select all or nothing.
 
     num_images : to be generated
-    pillow : the masks were Pillow images, of which `convert_masks_to_gray` has warned
+    pillow : the masks were Pillow images, of which `convert_pil_and_bool_masks` has warned
     """
     if mask_BCYX.shape[1] != 1:
         raise ArgumentError(
@@ -159,7 +159,7 @@ def encode_images(
     return torch.cat([latents_BCHW] * (num_images // latents_BCHW.shape[0])).to(like.dtype)
 
 
-def prepare_noise(
+def prepare_unit_variance_noise(
     pipe: Any,
     text_BTD: Tensor,
     height: int | None,
@@ -170,7 +170,7 @@ def prepare_noise(
     """Return the starting noise (B, C, H, W) of variance 1, one row per text row: `latents` if
     given, else random numbers.
     """
-    default_height, default_width = sd.default_size(pipe.unet, pipe.vae)
+    default_height, default_width = sd.default_height_and_width(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
         default_height, default_width = (side * factor for side in latents.shape[-2:])
@@ -195,7 +195,7 @@ def sample_latent_noise(
     `generator`.
     """
     if latents is not None:
-        argument_checks.check_latents(latents, shape)
+        argument_checks.check_latents_shape_and_dtype(latents, shape)
         return latents.to(device, dtype)
     drawn: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return drawn

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.images.blend_weights import (
-    compute_change_weights,
+    compute_changed_area_weights,
+    compute_inward_feather_weights,
     compute_side_fade_weights,
-    compute_soft_edge_weights,
 )
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
 from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, get_box_size
 from pipelines.images.photo_mask import read_mask
-from pipelines.images.photo_reading import read_picture
+from pipelines.images.photo_reading import read_upright_picture
 from t2i.errors import ArgumentError
 
 PIXELS_PER_STRIP = 1 << 20
@@ -83,7 +83,7 @@ class Photo:
             differs from the reproduction, with a soft edge
         """
         self.check_size(image)
-        changed = self.compute_change_weights(image) if changed is None else changed
+        changed = self.compute_changed_area_weights(image) if changed is None else changed
         if changed.shape != self.pixels.shape[-2:]:
             raise ArgumentError(
                 f"Got changed of shape {tuple(changed.shape)}, expected the size of the image, "
@@ -96,7 +96,7 @@ class Photo:
         touched = Image.fromarray((weights > 0).astype(np.uint8)).getbbox()
         if touched is None:
             return edited
-        region, covered = self.fitting.locate_in_photo(touched)
+        region, covered = self.fitting.locate_in_photo_with_margin(touched)
         content = image.convert("RGB").resize(
             get_box_size(region), Image.Resampling.LANCZOS, covered
         )
@@ -127,19 +127,19 @@ class Photo:
             )
         return changed_YX * weights_YX
 
-    def compute_change_weights(self, image: Image.Image) -> Tensor:
+    def compute_changed_area_weights(self, image: Image.Image) -> Tensor:
         """Return weights (Y, X) of what an edit changed: 0 for the photo to 1 for its image."""
         if self.reproduction is None:
-            changed_YX = compute_change_weights(image, self.image)
+            changed_YX = compute_changed_area_weights(image, self.image)
         else:
-            changed_YX = compute_change_weights(
+            changed_YX = compute_changed_area_weights(
                 image, pixels_to_image(self.reproduction), self.image
             )
         mask_11YX = self.mask_pixels
         return (
             changed_YX
             if mask_11YX is None
-            else changed_YX * compute_soft_edge_weights(mask_11YX[0, 0])
+            else changed_YX * compute_inward_feather_weights(mask_11YX[0, 0])
         )
 
     def check_size(self, image: Image.Image) -> None:
@@ -157,13 +157,13 @@ def prepare_photo(
 ) -> Photo:
     """Read a photo, a path or an image of any size, and fit it to a model's size.
 
-    picture : path of a PNG, JPEG or WebP, Pillow image, array or tensor, see `read_picture`
+    picture : path of a PNG, JPEG or WebP, Pillow image, array or tensor, see `read_upright_picture`
     fit : "crop", "pad" or "stretch", see `choose_fitting`
     mask : white where an edit may change the photo, see `read_mask`
 
     Warns of a photo that is enlarged.
     """
-    read = read_picture("picture", picture)
+    read = read_upright_picture("picture", picture)
     fitting = choose_fitting(*read.picture.size, width, height, fit)
     if fitting.is_enlarged:
         warnings.warn(

@@ -107,7 +107,9 @@ class Fitting:
         mask_11YX[0, 0, top:bottom, left:right] = covered_YX.float()
         return mask_11YX
 
-    def locate_in_photo(self, part: Box) -> tuple[Box, tuple[float, float, float, float]]:
+    def locate_in_photo_with_margin(
+        self, part: Box
+    ) -> tuple[Box, tuple[float, float, float, float]]:
         """Return the pixels of the photo that cover a part of the model's picture, with a margin
         of one of that picture's pixels; and what they cover of it exactly.
         """

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.images.photo_fitting import Fitting
-from pipelines.images.photo_reading import read_picture
+from pipelines.images.photo_reading import read_upright_picture
 from t2i.errors import ArgumentError
 from t2i.masks import MASK_MISTAKE_WARNINGS, MIN_WHITE, find_mask_mistake, remove_mask_transparency
 
@@ -26,7 +26,7 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
 
     Raises ArgumentError for any other size, and for a mask without white in what is shown.
     """
-    painted = read_picture("mask", mask_to_picture_values(mask)).picture
+    painted = read_upright_picture("mask", mask_to_picture_values(mask)).picture
     gray = remove_mask_transparency(painted).convert("L")
     gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
     whole = scale_mask_to_photo(gray, fitting)

@@ -31,7 +31,7 @@ PROFILED_MODES = ("L", "LA", "CMYK")
 
 
 @dataclass(frozen=True, slots=True)
-class UprightPicture:
+class UprightPictureWithProfile:
     """Picture that was turned upright by its Exif orientation, with its Exif block and colour
     profile.
 
@@ -45,7 +45,7 @@ class UprightPicture:
     icc_profile: bytes = b""
 
 
-def read_picture(name: str, picture: Any) -> UprightPicture:
+def read_upright_picture(name: str, picture: Any) -> UprightPictureWithProfile:
     """Return a picture upright, from the path of a PNG, JPEG or WebP, a Pillow image, an array or
     a tensor.
 
@@ -68,7 +68,7 @@ def read_picture(name: str, picture: Any) -> UprightPicture:
         warn_of_animation(name, picture)
         return turn_upright(name, picture)
     if isinstance(picture, np.ndarray | Tensor):
-        return UprightPicture(array_to_picture(name, picture))
+        return UprightPictureWithProfile(array_to_picture(name, picture))
     raise ArgumentError(
         f"Got {name} of type {type(picture).__name__}, expected the path of a PNG, JPEG or WebP, a "
         f"Pillow image, an array or a tensor: {name}=PIL.Image.open('cat.png')."
@@ -98,7 +98,7 @@ def check_pixel_count(name: str, size: tuple[int, int]) -> None:
         raise ArgumentError(f"Got a {name} of {width}x{height} pixels, expected at least one.")
 
 
-def turn_upright(name: str, picture: Image.Image) -> UprightPicture:
+def turn_upright(name: str, picture: Image.Image) -> UprightPictureWithProfile:
     """Return a decoded picture upright, in RGB or RGBA.
 
     Other colours (CMYK, gray) become sRGB, by their profile if they have one; of 16 bits the upper
@@ -130,7 +130,7 @@ def turn_upright(name: str, picture: Image.Image) -> UprightPicture:
     plain = to_rgb_or_rgba(turned)
     plain = plain.copy() if plain is picture else plain
     plain.info = {}
-    return UprightPicture(plain, exif, profile if describes_rgb else b"")
+    return UprightPictureWithProfile(plain, exif, profile if describes_rgb else b"")
 
 
 def find_exif_block(picture: Image.Image) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.inversion.ddim import InverseScheduler, check_iterations
+from pipelines.inversion.inversion_run import InversionRun
 from pipelines.inversion.noise_levels import (
     NoiseLevels,
     PathStep,
-    build_ddim_path_steps,
     build_path_step,
+    build_path_steps,
 )
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import (
@@ -21,7 +22,6 @@ from pipelines.inversion.path_scheduler import (
     apply_path_step,
     to_at_least_float32,
 )
-from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import check_finite_number
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
@@ -48,7 +48,7 @@ class Bdia:
         if not 0 < self.gamma <= 1:
             raise ArgumentError(f"Got gamma={self.gamma}, expected a number above 0, up to 1.")
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture by BDIA: return the path of its latents from noise to the picture.
 
         Its first step, which has no older latents, has a residual.
@@ -66,7 +66,7 @@ class Bdia:
             latents = inverse.latents
         return SourcePath(steps, latents, has_residuals=True)
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -75,7 +75,7 @@ def build_two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep,
     """Return the steps of BDIA's sampler: the first is DDIM's, each of the others computes the next
     latents from the last two.
     """
-    first, *others = build_ddim_path_steps(levels)
+    first, *others = build_path_steps(levels)
     steps = [first]
     for level, down in enumerate(others, start=1):
         up = build_path_step(levels, level, level - 1)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.inversion.noise_levels import NoiseLevels, PathStep, build_ddim_path_steps
+from pipelines.inversion.inversion_run import InversionRun
+from pipelines.inversion.noise_levels import NoiseLevels, PathStep, build_path_steps
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, to_at_least_float32
-from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.proximal_guidance import Proximal
 from t2i.denoiser.schedulers import Scheduler
@@ -39,15 +39,15 @@ class Ddim:
     def __post_init__(self) -> None:
         check_iterations(self.iterations)
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture.
 
         Source and targets take its first latents alone.
         """
         latents = invert_ddim(run, self.iterations)
-        return SourcePath(build_ddim_path_steps(run.levels), latents, pinned=False)
+        return SourcePath(build_path_steps(run.levels), latents, pinned=False)
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -58,11 +58,11 @@ class Direct(Ddim):
     source's row of each step is the path itself.
     """
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
         which the source is pinned.
         """
-        return SourcePath(build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations))
+        return SourcePath(build_path_steps(run.levels), invert_ddim(run, self.iterations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +84,16 @@ class NegativePrompt(Direct):
             raise ArgumentError(f"Got prox={self.prox!r:.80}, expected none, l0 or l1.")
         Proximal(1.0, quantile=self.quantile, norm="l0" if self.prox == "none" else self.prox)
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
         which the source is pinned.
 
         Guidance between equal texts does not change the source.
         """
-        steps, latents = build_ddim_path_steps(run.levels), invert_ddim(run, self.iterations)
+        steps, latents = build_path_steps(run.levels), invert_ddim(run, self.iterations)
         return SourcePath(steps, latents, source_is_guided=False)
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: the source's
         prompt as negative prompt, and the guidance, proximal if wanted.
         """
@@ -105,7 +105,7 @@ class NegativePrompt(Direct):
         return {"negative_prompt": prompt, "guidance": guidance}
 
 
-def invert_ddim(run: SourceRun, iterations: int) -> list[Tensor]:
+def invert_ddim(run: InversionRun, iterations: int) -> list[Tensor]:
     """Return the latents of each level, the noisiest first, by DDIM inversion without guidance."""
     inverse = InverseScheduler(run.pipeline_scheduler, run.levels, run.clean_1CHW, iterations)
     run.sample_latents(inverse, run.clean_1CHW, guided=False)
@@ -141,7 +141,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         self.numbers = self.step_order = numbers
         self.iterations = iterations
         self.levels = levels
-        self.steps = build_ddim_path_steps(levels)
+        self.steps = build_path_steps(levels)
         self.latents = [clean_1CHW]
         self.last_move_1CHW: Tensor | None = None
         self.relaxation = 1.0
@@ -217,7 +217,7 @@ def check_iterations(iterations: object) -> None:
         raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
 
 
-def sample_source_noise(run: SourceRun) -> Tensor:
+def sample_noise_like_picture(run: InversionRun) -> Tensor:
     """Return random noise (1, C, H, W) of the shape of the picture's latents, from the run's
     generator.
     """

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inversion.ddim import sample_source_noise
-from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps, build_path_step
+from pipelines.inversion.ddim import sample_noise_like_picture
+from pipelines.inversion.inversion_run import InversionRun
+from pipelines.inversion.noise_levels import PathStep, build_path_step, build_path_steps
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import to_at_least_float32
-from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.guidance import ClassifierFree, check_finite_number
 from t2i.errors import ArgumentError
 
@@ -44,18 +44,18 @@ class EditFriendly:
         if not 0 <= self.eta <= 1:
             raise ArgumentError(f"Got eta={self.eta}, expected a number from 0 to 1.")
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level;
         each step of a target adds the source's residual.
         """
         skipped = int(self.skip * run.levels.num_steps)
         return SourcePath(
-            build_ddim_path_steps(run.levels, eta=self.eta, skip=skipped),
+            build_path_steps(run.levels, eta=self.eta, skip=skipped),
             add_independent_noise(run, skipped),
             has_residuals=True,
         )
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
@@ -83,7 +83,7 @@ class Turbo:
                 f"Got max_last_residual={self.max_last_residual}, expected a number above 0."
             )
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level,
         one step less of it than the denoiser is told.
         """
@@ -93,19 +93,19 @@ class Turbo:
         latents = [
             (
                 levels.signal[level + 1] * clean
-                + levels.noise[level + 1] * sample_source_noise(run)
+                + levels.noise[level + 1] * sample_noise_like_picture(run)
             ).to(run.clean_1CHW)
             for level in range(last)
         ]
         return SourcePath(
-            build_ddim_path_steps(levels, eta=1.0),
+            build_path_steps(levels, eta=1.0),
             [*latents, run.clean_1CHW],
             has_residuals=True,
             source_is_guided=False,
             max_last_residual=self.max_last_residual,
         )
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: the source's
         prompt as the unconditional text, and `pull` as guidance scale.
         """
@@ -113,7 +113,7 @@ class Turbo:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FlowEdit:
     """FlowEdit (Kulikov et al. 2024, https://arxiv.org/abs/2412.08629) and its form for diffusion:
     no inversion, the difference of target and source moves the picture.
 
@@ -135,16 +135,18 @@ class Difference:
         if not known or (self.keep != "path" and not 0 <= float(self.keep) <= 1):
             raise ArgumentError(f"Got keep={self.keep}, expected path, or a number from 0 to 1.")
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level,
         and the steps that a target's difference to it takes.
         """
         levels = run.levels
         skipped = int(self.skip * levels.num_steps)
-        steps = [self.build_step(run, level) for level in range(skipped, levels.num_steps)]
+        steps = [
+            self.build_difference_step(run, level) for level in range(skipped, levels.num_steps)
+        ]
         return SourcePath(tuple(steps), add_independent_noise(run, skipped), has_residuals=True)
 
-    def build_step(self, run: SourceRun, level: int) -> PathStep:
+    def build_difference_step(self, run: InversionRun, level: int) -> PathStep:
         """Build the step of the difference d of target and source from a noise level to the next:
         d' = a' (1 - r) (D - D*) + (a' r / a) d.
         """
@@ -157,16 +159,16 @@ class Difference:
         kept = a_to * r / a if a > 0 else 0.0
         return replace(along_path, clean=a_to * (1 - r), latents=kept)
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 
 
-def add_independent_noise(run: SourceRun, skipped: int) -> list[Tensor]:
+def add_independent_noise(run: InversionRun, skipped: int) -> list[Tensor]:
     """Return the picture's latents with noise of their own at each level from `skipped` on."""
     levels, clean = run.levels, to_at_least_float32(run.clean_1CHW)
     noised = [
-        (levels.signal[level] * clean + levels.noise[level] * sample_source_noise(run)).to(
+        (levels.signal[level] * clean + levels.noise[level] * sample_noise_like_picture(run)).to(
             run.clean_1CHW
         )
         for level in range(skipped, levels.num_steps)

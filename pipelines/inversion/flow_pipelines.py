@@ -43,7 +43,7 @@ class FlowPipelineAdapter(ABC):
         """Return latents (1, C, H, W) in the shape in which the flow pipeline steps them."""
 
     @abstractmethod
-    def build_set_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
+    def build_unshifted_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
         """Return the arguments that the flow pipeline gives its scheduler's `set_timesteps` in a
         run of this many steps, without the shift.
         """
@@ -77,7 +77,7 @@ class FlowPipelineAdapter(ABC):
                 "matching, such as the model's own FlowMatchEulerDiscreteScheduler."
             )
         config, (height, width) = scheduler.config, latents_1CHW.shape[-2:]
-        arguments = self.build_set_timesteps_arguments(num_steps)
+        arguments = self.build_unshifted_timesteps_arguments(num_steps)
         if config.get("use_dynamic_shifting"):
             arguments["mu"] = calculate_shift(
                 (height // 2) * (width // 2),  # both models read 2 x 2 latents as one position
@@ -103,7 +103,7 @@ class StableDiffusion3Adapter(FlowPipelineAdapter):
         """Return the latents (1, C, H, W) unchanged: the pipeline does not pack them."""
         return latents_1CHW
 
-    def build_set_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
+    def build_unshifted_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
         """Return the arguments of the scheduler's `set_timesteps`: the number of steps."""
         return {"num_inference_steps": num_steps}
 
@@ -152,7 +152,7 @@ class FluxAdapter(FlowPipelineAdapter):
         packed: Tensor = self.pipe._pack_latents(latents_1CHW, *latents_1CHW.shape)
         return packed
 
-    def build_set_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
+    def build_unshifted_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
         """Return the arguments of the scheduler's `set_timesteps`: the sigmas that the pipeline
         asks for, or the number of steps.
         """

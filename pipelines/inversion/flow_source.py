@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pipelines.images.input_images import preprocess_images, to_opaque_rgb
-from pipelines.inversion.edit_friendly import Difference
+from pipelines.inversion.edit_friendly import FlowEdit
 from pipelines.inversion.flow_pipelines import FlowPipelineAdapter, adapt_flow_pipeline
+from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import BesideSourceScheduler
-from pipelines.inversion.source_run import InversionMethod
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
@@ -86,12 +86,12 @@ def invert_with(
         height=default if height is None else height,
         width=default if width is None else width,
     )
-    clean_1CHW = encode_picture(pipe, pixels_13YX)
+    clean_1CHW = encode_flow_pixels_to_mean_latents(pipe, pixels_13YX)
     steps = adapter.num_inference_steps if num_inference_steps is None else num_inference_steps
     levels = adapter.read_levels(steps, clean_1CHW)
     generator = torch.Generator("cpu")
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
-    path = chosen.find_path(PasslessSourceRun(pipe, levels, adapter.pack(clean_1CHW), generator))
+    path = chosen.find_path(PasslessInversionRun(pipe, levels, adapter.pack(clean_1CHW), generator))
     height, width = pixels_13YX.shape[-2:]
     return FlowSource(adapter, prompt, path, (height, width))
 
@@ -185,15 +185,15 @@ def using_scheduler(pipe: Any, scheduler: object) -> Iterator[None]:
         parts["scheduler"] = own
 
 
-def choose_method(adapter: FlowPipelineAdapter, method: str | InversionMethod) -> Difference:
+def choose_method(adapter: FlowPipelineAdapter, method: str | InversionMethod) -> FlowEdit:
     """Return the method of a name, "auto" for FlowEdit as published for the model; ArgumentError
     for a method other than difference.
     """
     if isinstance(method, str):
         if method.strip().lower() == "auto":
-            return Difference(skip=adapter.skip)
+            return FlowEdit(skip=adapter.skip)
         method = parse_method(method)
-    if not isinstance(method, Difference):
+    if not isinstance(method, FlowEdit):
         raise ArgumentError(
             f"Got the method {format_method(method)!r} for a {type(adapter.pipe).__name__}: flow "
             "models of diffusers take difference alone, FlowEdit."
@@ -201,7 +201,7 @@ def choose_method(adapter: FlowPipelineAdapter, method: str | InversionMethod) -
     return method
 
 
-def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
+def encode_flow_pixels_to_mean_latents(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
     if len(pixels_13YX) != 1 or pixels_13YX.shape[1] != 3:
         raise ArgumentError(
@@ -213,9 +213,9 @@ def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PasslessSourceRun:
+class PasslessInversionRun:
     """Run of an inversion method that only adds noise to the picture's latents, and makes no
-    denoiser pass; see `SourceRun`.
+    denoiser pass; see `InversionRun`.
     """
 
     pipe: Any

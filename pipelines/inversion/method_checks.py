@@ -4,10 +4,10 @@ from typing import Any
 
 from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim
+from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.methods import format_method
 from pipelines.inversion.noise_levels import is_flow_matching
 from pipelines.inversion.null_text import UNCOND_BRANCH, NullText
-from pipelines.inversion.source_run import InversionMethod
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 

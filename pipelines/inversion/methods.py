@@ -5,9 +5,9 @@ from typing import Any, get_type_hints
 
 from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim, Direct, NegativePrompt
-from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
+from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
+from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.null_text import NullText
-from pipelines.inversion.source_run import InversionMethod
 from t2i.errors import ArgumentError, suggest_choice
 
 AUTO_METHOD = "auto"
@@ -85,7 +85,7 @@ INVERSION_METHODS: dict[str, type[InversionMethod]] = {
     "null-text": NullText,
     "edit-friendly": EditFriendly,
     "turbo": Turbo,
-    "difference": Difference,
+    "difference": FlowEdit,
     "bdia": Bdia,
 }
 """Name on the command line and in files -> method."""

@@ -145,7 +145,7 @@ def build_path_step(
     return PathStep(levels.timesteps[asked], levels.denoised[asked], a_to - kept * a, kept)
 
 
-def build_ddim_path_steps(
+def build_path_steps(
     levels: NoiseLevels, *, eta: float = 0.0, skip: int = 0
 ) -> tuple[PathStep, ...]:
     """Return the steps of a run from level `skip` to the last, see `build_path_step`."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipelines.inversion.ddim import check_iterations, invert_ddim
-from pipelines.inversion.noise_levels import PathStep, build_ddim_path_steps
+from pipelines.inversion.inversion_run import InversionRun
+from pipelines.inversion.noise_levels import PathStep, build_path_steps
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import apply_path_step, to_at_least_float32
-from pipelines.inversion.source_run import SourceRun
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import RunState, StepCallback
@@ -51,13 +51,13 @@ class NullText:
                 f"Got inner_steps={self.inner_steps!r:.80}, expected a number from 1 to 1000."
             )
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture.
 
         The source's run under guidance is recorded while an unconditional embedding is optimised
         for each step.
         """
-        latents, steps = invert_ddim(run, self.iterations), build_ddim_path_steps(run.levels)
+        latents, steps = invert_ddim(run, self.iterations), build_path_steps(run.levels)
         optimisation = OptimiseUncondCallback(self, steps, latents)
         return SourcePath(
             steps,
@@ -67,7 +67,7 @@ class NullText:
             step_callbacks=[optimisation],
         )
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
         return {}
 

@@ -47,7 +47,7 @@ class FixedTimestepsScheduler:
         self.index = 0
 
 
-class PathScheduler(FixedTimestepsScheduler):
+class PathStepScheduler(FixedTimestepsScheduler):
     """Scheduler of the targets of an edit: each step is a `PathStep`, plus the path's residual."""
 
     def __init__(
@@ -101,7 +101,7 @@ class AddResidualsCallback(StepCallback):
         run.latents_BCHW = moved_BCHW.to(run.latents_BCHW)
 
 
-class PinnedScheduler(PathScheduler):
+class PinnedScheduler(PathStepScheduler):
     """Scheduler of the source: each step returns the path's latents, and keeps how far the model's
     own step misses them.
 
@@ -146,7 +146,7 @@ class PinnedScheduler(PathScheduler):
         return (end_1CHW.to(sample),)
 
 
-class BesideSourceScheduler(PathScheduler):
+class BesideSourceScheduler(PathStepScheduler):
     """Scheduler of a batch whose first row is the source of the others: that row steps along the
     path, and what its own step misses of the path is added to the steps of all rows.
 

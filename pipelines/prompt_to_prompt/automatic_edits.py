@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange, classify_change
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.base.word_edit import check_alignment
+from t2i.attention.edits.base.word_edit import check_alignment_types
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.regions import Region, Regions
@@ -36,7 +36,7 @@ STEP_WINDOW_OPTION_BY_EDIT: dict[type[Edit], str] = {
 """Kind of edit -> the option that sets its steps."""
 
 
-def is_valid_blend(value: object) -> bool:
+def is_auto_none_or_word_pair(value: object) -> bool:
     """Return True for "auto", None, or a pair of words of the source and of the target."""
     if value is None or (isinstance(value, str) and value == "auto"):
         return True
@@ -78,7 +78,7 @@ class WordEditOptions:
             if not (isinstance(window, str) and window == "auto"):
                 check_step_window(name, window)
         blends = self.blend if isinstance(self.blend, list) else [self.blend]
-        if not all(is_valid_blend(one) for one in blends):
+        if not all(is_auto_none_or_word_pair(one) for one in blends):
             raise ArgumentError(
                 f'Got blend={self.blend!r:.80}, expected "auto", None, or a word of the source '
                 'and one of the target: blend=("cat", "dog").'
@@ -88,7 +88,7 @@ class WordEditOptions:
                 f"Got weights={self.weights!r:.80}, expected words and their factors: "
                 'weights={"red": 2.0}.'
             )
-        check_alignment(self.alignment)
+        check_alignment_types(self.alignment)
 
     def list_blends_per_target(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
@@ -147,7 +147,9 @@ def classify_prompt_change(
     """
     if list_pair_change_steps(source, target, num_steps) != {0}:
         return PromptChange("other")
-    return classify_change(get_cond_text(source), get_cond_text(target), weighted=weighted)
+    return classify_change(
+        get_cond_text_at_step(source), get_cond_text_at_step(target), weighted=weighted
+    )
 
 
 def choose_edits(
@@ -212,8 +214,8 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
     """Return True if source and target have equally many words at every step."""
     turns = list_pair_change_steps(source, target, num_steps)
     return all(
-        len(split_into_lowercase_words(get_cond_text(source, step, num_steps)))
-        == len(split_into_lowercase_words(get_cond_text(target, step, num_steps)))
+        len(split_into_lowercase_words(get_cond_text_at_step(source, step, num_steps)))
+        == len(split_into_lowercase_words(get_cond_text_at_step(target, step, num_steps)))
         for step in turns
     )
 
@@ -225,7 +227,7 @@ def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps
     )
 
 
-def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
+def get_cond_text_at_step(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> EncoderInput:
     """Return the text that a prompt, scheduled or not, has in the branch "cond" at a step."""
     return prompt.texts_at_step(step, num_steps)[0][0] if isinstance(prompt, Prompt) else prompt
 
@@ -233,7 +235,7 @@ def get_cond_text(prompt: str | Prompt, step: int = 0, num_steps: int = 1) -> En
 def has_word(prompt: str | Prompt, word: str) -> bool:
     """Return True if the prompt contains the word at step 0."""
     return (
-        build_word_pattern(word).search(join_text_without_weights(get_cond_text(prompt)))
+        build_word_pattern(word).search(join_text_without_weights(get_cond_text_at_step(prompt)))
         is not None
     )
 
@@ -259,7 +261,9 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
         if not isinstance(word, str):
             raise ArgumentError(f"Got the word {word!r} in weights, expected a string.")
         if not any(has_word(target, word) for target in targets):
-            texts = " ".join(join_text_without_weights(get_cond_text(target)) for target in targets)
+            texts = " ".join(
+                join_text_without_weights(get_cond_text_at_step(target)) for target in targets
+            )
             missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")
 
@@ -277,7 +281,9 @@ def check_aligned_words(
 
     prompts : the source's, then those of the targets
     """
-    source, *targets = (join_text_without_weights(get_cond_text(prompt)) for prompt in prompts)
+    source, *targets = (
+        join_text_without_weights(get_cond_text_at_step(prompt)) for prompt in prompts
+    )
     try:
         for word, origin in alignment.items():
             mention = WordMention.parse(word)

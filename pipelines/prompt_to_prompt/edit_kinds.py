@@ -36,7 +36,7 @@ SIZE_WORDS = {"small", "large", "big", "tiny", "huge", "little", "tall", "short"
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeSettings:
+class ChangeKindDefaults:
     """Settings of the edits for one kind of change, see WordEditOptions.
 
     blended : only the region of the changed words is edited
@@ -49,13 +49,13 @@ class ChangeSettings:
     inversion: str = "direct"
 
 
-SETTINGS_BY_CHANGE_KIND: dict[ChangeKind, ChangeSettings] = {
-    "recolour": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True, inversion="turbo"),
-    "background": ChangeSettings((0.0, 0.8), (0.0, 0.8), blended=True),
-    "swap": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=True, inversion="turbo"),
-    "addition": ChangeSettings((0.0, 0.2), (0.0, 0.0), blended=False),
-    "stronger word": ChangeSettings((0.0, 0.4), (0.0, 0.0), blended=False),
-    "other": ChangeSettings((0.0, 0.8), (0.0, 0.4), blended=False),
+SETTINGS_BY_CHANGE_KIND: dict[ChangeKind, ChangeKindDefaults] = {
+    "recolour": ChangeKindDefaults((0.0, 0.8), (0.0, 0.8), blended=True, inversion="turbo"),
+    "background": ChangeKindDefaults((0.0, 0.8), (0.0, 0.8), blended=True),
+    "swap": ChangeKindDefaults((0.0, 0.8), (0.0, 0.4), blended=True, inversion="turbo"),
+    "addition": ChangeKindDefaults((0.0, 0.2), (0.0, 0.0), blended=False),
+    "stronger word": ChangeKindDefaults((0.0, 0.4), (0.0, 0.0), blended=False),
+    "other": ChangeKindDefaults((0.0, 0.8), (0.0, 0.4), blended=False),
 }
 """Measured on the embedded model, see docs/decisions.md; "other" is as published."""
 
@@ -68,7 +68,7 @@ class PromptChange:
     words: tuple[Words, Words] = ((), ())
 
     @property
-    def settings(self) -> ChangeSettings:
+    def settings(self) -> ChangeKindDefaults:
         """Settings of the attention edits for this kind of change between two prompts."""
         return SETTINGS_BY_CHANGE_KIND[self.kind]
 

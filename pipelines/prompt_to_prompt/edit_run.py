@@ -82,7 +82,7 @@ def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
             "the targets may be several."
         )
-    return [source, *argument_checks.broadcast_prompts("target", target)]
+    return [source, *argument_checks.repeat_prompt_to_count("target", target)]
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:
@@ -103,7 +103,7 @@ def find_image_size(
     pipe: Any, height: int | None, width: int | None, latents: Tensor | None = None
 ) -> tuple[int, int]:
     """Return height and width of the images, in pixels."""
-    default = sd.default_size(pipe.unet, pipe.vae)
+    default = sd.default_height_and_width(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)
         default = (latents.shape[2] * factor, latents.shape[3] * factor)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.images.photo import Photo
 from pipelines.inversion.inversion_psnr import InversionPSNR
+from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.method_checks import (
     check_guidance_suits_method,
     check_method_suits_model,
@@ -23,9 +24,12 @@ from pipelines.inversion.method_checks import (
 from pipelines.inversion.methods import AUTO_METHOD, format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow_matching
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler, to_at_least_float32
+from pipelines.inversion.path_scheduler import (
+    PathStepScheduler,
+    PinnedScheduler,
+    to_at_least_float32,
+)
 from pipelines.inversion.reordered_prompt import reorder_prompt
-from pipelines.inversion.source_run import InversionMethod
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -79,8 +83,8 @@ def resolve_inversion_method(
 
 
 @dataclass(frozen=True)
-class PipelineSourceRun:
-    """SourceRun of a pipeline: a picture to invert, with its prompt and noise levels.
+class PipelineInversionRun:
+    """InversionRun of a pipeline: a picture to invert, with its prompt and noise levels.
 
     label : of the progress bars of its runs
     """
@@ -163,15 +167,15 @@ def record_inverted_picture(
     needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.row_copy_edits)
     check_recording_budget(needed, options.budget)
     scale = settings.guidance_scale or 1.0
-    given = method.build_target_call_arguments(prompt, scale)
+    given = method.build_guidance_arguments(prompt, scale)
     check_settings_left_to_method(method, settings, given)
     settings = replace(settings, **given)
     check_guidance_suits_method(settings.guidance or choose_guidance(scale), method)
-    clean_1CHW = encode_picture(pipe, pixels_13YX)
-    run = PipelineSourceRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
+    clean_1CHW = encode_pixels_to_mean_latents(pipe, pixels_13YX)
+    run = PipelineInversionRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
     path = method.find_path(run)
 
-    scheduler = build_source_scheduler(pipe, path)
+    scheduler = build_source_path_scheduler(pipe, path)
     guided = path.source_is_guided and (not path.pinned or path.has_residuals)
     arguments = run.build_run_arguments(len(path.steps), guided)
 
@@ -243,24 +247,24 @@ def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
     return num_inference_steps - int(getattr(method, "skip", 0) * num_inference_steps)
 
 
-def encode_picture(pipe: Any, pixels_13YX: Tensor) -> Tensor:
+def encode_pixels_to_mean_latents(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     """Return the scaled latents (1, C, H, W) of a picture: the mean of what the VAE encodes."""
     return sd.encode_pixels_to_mean(pipe.vae, pixels_13YX.to(pipe._execution_device)).to(
         pipe.unet.dtype
     )
 
 
-def build_source_scheduler(pipe: Any, path: SourcePath) -> PathScheduler:
+def build_source_path_scheduler(pipe: Any, path: SourcePath) -> PathStepScheduler:
     """Build the scheduler with which the run of an inverted source is recorded."""
     if not path.pinned:
-        return PathScheduler(pipe.scheduler, path.steps)
+        return PathStepScheduler(pipe.scheduler, path.steps)
     return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
 
 
 def measure_inversion_psnr(
-    run: PipelineSourceRun,
+    run: PipelineInversionRun,
     path: SourcePath,
-    scheduler: PathScheduler,
+    scheduler: PathStepScheduler,
     recorded: RecordedSource,
     pixels_13YX: Tensor,
 ) -> InversionPSNR:
@@ -275,7 +279,7 @@ def measure_inversion_psnr(
     if not path.pinned:
         replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
     elif not path.has_residuals:
-        again = PathScheduler(run.pipe.scheduler, path.steps)
+        again = PathStepScheduler(run.pipe.scheduler, path.steps)
         latents = run.sample_latents(again, path.latents[0], guided=path.source_is_guided)
         replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
     elif path.max_last_residual is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.images.blend_weights import compute_soft_edge_weights
+from pipelines.images.blend_weights import compute_inward_feather_weights
 from t2i.conditioning.run_state import RunState, StepCallback
 
 
@@ -43,7 +43,7 @@ def restore_unchanged_pixels(
     """
     weights_B1YX = weights_B1YX.to(pixels_B3YX.device)
     if mask_11YX is not None:
-        weights_B1YX = weights_B1YX * compute_soft_edge_weights(mask_11YX[0, 0]).to(
+        weights_B1YX = weights_B1YX * compute_inward_feather_weights(mask_11YX[0, 0]).to(
             weights_B1YX.device
         )
     own_13YX = own_13YX.to(pixels_B3YX.device, torch.float32)
@@ -64,5 +64,5 @@ def compute_changed_pixel_weights(
     wide_B1YX = functional.interpolate(wide_BHW[:, None], size)
     width = max(1, size[0] // latents_BCHW.shape[2])
     return torch.stack(
-        [compute_soft_edge_weights(wide_YX, width)[None] for (wide_YX,) in wide_B1YX.cpu()]
+        [compute_inward_feather_weights(wide_YX, width)[None] for (wide_YX,) in wide_B1YX.cpu()]
     )

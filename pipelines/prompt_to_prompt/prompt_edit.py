@@ -26,7 +26,10 @@ from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.recording_pipeline import RecordingPipeline
 from pipelines.prompt_to_prompt.replayable_edits import check_replayable_edits
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions
-from pipelines.prompt_to_prompt.target_recording import check_recordable_edit, record_target
+from pipelines.prompt_to_prompt.target_recording import (
+    check_recordable_edit,
+    record_target_from_latents,
+)
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.run_provenance import SourceRunSettings
@@ -215,7 +218,7 @@ class PromptEditPipeline(RecordingPipeline):
             output_type="latent",
             callback_on_step_end=keep,
         )
-        return record_target(self, source, target, latents, options, notes)
+        return record_target_from_latents(self, source, target, latents, options, notes)
 
     def _resolve_edits(
         self,

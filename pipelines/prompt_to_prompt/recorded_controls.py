@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from pipelines.run.controlled_run import check_controls_fit_pipeline
+from pipelines.run.controlled_run import check_control_networks_fit_pipeline
 from t2i.controls.control import Control
 from t2i.controls.control_facts import control_to_json
 from t2i.errors import ArgumentError
@@ -22,7 +22,7 @@ def add_controls_to_source(
 
     Raises ArgumentError unless they are those of the recorded run.
     """
-    check_controls_fit_pipeline(pipe, controls)
+    check_control_networks_fit_pipeline(pipe, controls)
     chosen = tuple(controls) or source.controls
     recorded = source.facts.get("controls", [])
     if len(chosen) != len(recorded):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text, list_pair_change_steps
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step, list_pair_change_steps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
@@ -62,7 +62,7 @@ def read_recorded_heat_maps(
             probe.check_prompts_and_words(tokens)
         one_pass = DenoiserPass(step, source.steps.count, ("cond",), num_prompts=1, num_images=1)
         for site in sites:
-            recorded = source.recorded_attention_inputs(site.name, step)
+            recorded = source.get_recorded_qkv(site.name, step)
             assert recorded is not None
             query, key = recorded.query, recorded.key
             assert query is not None
@@ -79,7 +79,9 @@ def read_recorded_heat_maps(
 def find_absent_words(prompt: str | Prompt, words: Sequence[str], num_steps: int) -> list[str]:
     """Return the words or phrases that a prompt has at no step of a run."""
     steps = list_pair_change_steps(prompt, prompt, num_steps)
-    texts = [join_text_without_weights(get_cond_text(prompt, step, num_steps)) for step in steps]
+    texts = [
+        join_text_without_weights(get_cond_text_at_step(prompt, step, num_steps)) for step in steps
+    ]
     patterns = {word: build_word_pattern(word) for word in words}
     return [
         word
@@ -99,6 +101,6 @@ def check_heat_map_words(
     probe, tokenizers = Probe(tuple(words), concepts=reader), find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     for step in list_pair_change_steps(prompt, prompt, num_steps):
-        text = get_cond_text(prompt, step, num_steps)
+        text = get_cond_text_at_step(prompt, step, num_steps)
         probe.check_prompts_and_words(PromptTokens((text,), tokenizers, requested))
     requested.check_all_found()

@@ -28,8 +28,8 @@ from pipelines.images.photo_tensors import (
 from pipelines.inversion.inversion_psnr import InversionPSNR
 from pipelines.inversion.noise_levels import PathStep
 from pipelines.inversion.null_text import UncondScheduleCallback
-from pipelines.inversion.path_scheduler import AddResidualsCallback, PathScheduler
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+from pipelines.inversion.path_scheduler import AddResidualsCallback, PathStepScheduler
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
     compute_changed_pixel_weights,
@@ -132,7 +132,7 @@ class RecordedSource:
             if residual_at is None:
                 return None
             return CallOverrides(None, [AddResidualsCallback(residual_at)])
-        scheduler = PathScheduler(pipe.scheduler, self.path_steps, residual_at)
+        scheduler = PathStepScheduler(pipe.scheduler, self.path_steps, residual_at)
         uncond = [UncondScheduleCallback(self.uncond_embedding_at)] if "uncond" in first else []
         mask_11YX = self.mask
         kept = (
@@ -186,9 +186,9 @@ class RecordedSource:
     def prompt_at(self, step: int) -> EncoderInput:
         """Return the text that the recorded source's prompt has at a step."""
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
-        return get_cond_text(self.prompt, step * num_steps // num_passes, num_steps)
+        return get_cond_text_at_step(self.prompt, step * num_steps // num_passes, num_steps)
 
-    def recorded_attention_inputs(self, site: str, step: int) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: str, step: int) -> RecordedInputs | None:
         """Return the source's recorded queries, keys and values at a site and step; None if none
         were recorded.
         """
@@ -218,7 +218,7 @@ class RecordedSource:
         return self.steps[step]["latents"]
 
 
-def write_recorded_source(kept: RecordedSource) -> None:
+def finish_recorded_source_folder(kept: RecordedSource) -> None:
     """Write a recorded source into its folder: all but the steps already written, manifest last."""
     folder = kept.steps.folder
     if folder is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines.images.photo import prepare_photo
-from pipelines.inversion.source_run import InversionMethod
+from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.prompt_to_prompt.automatic_edits import classify_prompt_change
 from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
@@ -30,7 +30,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions, record_source
 from pipelines.run.call_arguments import Prompts
-from pipelines.run.controlled_run import check_controls_fit_pipeline
+from pipelines.run.controlled_run import check_control_networks_fit_pipeline
 from pipelines.run.exclusive_access import holding_locks
 from pipelines.run.run_provenance import SourceRunSettings
 from pipelines.text_to_image import TextToImagePipeline
@@ -91,7 +91,7 @@ class RecordingPipeline(TextToImagePipeline):
         """
         if not isinstance(source, str | Prompt):
             list_prompts(source, "")
-        check_controls_fit_pipeline(self, controls)
+        check_control_networks_fit_pipeline(self, controls)
         noise = NoiseArguments(seed, generator, latents)
         height, width = find_image_size(self, height, width, latents)
         settings = SourceRunSettings(
@@ -170,7 +170,7 @@ class RecordingPipeline(TextToImagePipeline):
         controls : of the inversion and of all edits of it
         """
         check_source_prompt(prompt)
-        check_controls_fit_pipeline(self, controls)
+        check_control_networks_fit_pipeline(self, controls)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
         size = find_image_size(self, height, width)
         sd.latent_size(self.vae, *size)
@@ -222,7 +222,7 @@ class RecordingPipeline(TextToImagePipeline):
         """Return latents decoded to pixels, (B, 3, Y, X)."""
         try:
             with translating_out_of_memory():
-                return sd.decode_latents(self.vae, latents_BCHW)
+                return sd.decode_latents_to_pixels(self.vae, latents_BCHW)
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 

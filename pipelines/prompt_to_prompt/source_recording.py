@@ -18,7 +18,7 @@ from pipelines.prompt_to_prompt.edit_run import (
     build_identical_generators,
     repeat_noise,
 )
-from pipelines.prompt_to_prompt.recorded_source import RecordedSource, write_recorded_source
+from pipelines.prompt_to_prompt.recorded_source import RecordedSource, finish_recorded_source_folder
 from pipelines.prompt_to_prompt.recording import (
     RecordingEdit,
     RecordingProbe,
@@ -139,6 +139,6 @@ def record_source(
         )
         if path is not None:
             recorded = path.finish(replace(recorded, path_steps=path.path_steps, photo=path.photo))
-        write_recorded_source(recorded)
+        finish_recorded_source_folder(recorded)
     steps.folder = folder
     return recorded

@@ -34,7 +34,7 @@ INHERITED_PICTURE_PROVENANCE = ("inversion", "inverted_steps", "picture", "notes
 """Facts of an inverted picture that its edits have, too."""
 
 
-class ResidualRecorder(Protocol):
+class ResidualRecordingLatentsPinner(Protocol):
     """Interface of a scheduler or step callback that sets a run's latents to given ones after each
     step, and keeps by how much the model's own step missed them (the residual).
     """
@@ -44,9 +44,9 @@ class ResidualRecorder(Protocol):
         """Latents of the path minus those of the model's own last step; None before the first."""
 
 
-class PinLatentsCallback(StepCallback):
+class ReplayLatentsCallback(StepCallback):
     """Step callback that sets a run's latents after each step to those of an earlier run, with any
-    scheduler; see `ResidualRecorder`.
+    scheduler; see `ResidualRecordingLatentsPinner`.
 
     latents : after each step, (1, C, H, W)
     """
@@ -64,7 +64,7 @@ class PinLatentsCallback(StepCallback):
         run.latents_BCHW = end_1CHW
 
 
-def record_target(
+def record_target_from_latents(
     pipe: Any,
     source: RecordedSource,
     target: str | Prompt,
@@ -141,13 +141,13 @@ def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> S
         return settings
     method = parse_method(source.facts["inversion"])
     return replace(
-        settings, **method.build_target_call_arguments(target, settings.guidance_scale or 1.0)
+        settings, **method.build_guidance_arguments(target, settings.guidance_scale or 1.0)
     )
 
 
 def build_target_replay(
     pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
-) -> tuple[ResidualRecorder, CallOverrides]:
+) -> tuple[ResidualRecordingLatentsPinner, CallOverrides]:
     """Build what makes a run reproduce an edited image: a scheduler or a step callback that sets
     the run's latents after each step to the given ones of the edit's target, and the call overrides
     that install it.
@@ -157,7 +157,7 @@ def build_target_replay(
     overrides = source.call_overrides(pipe)
     label = "recording"
     if not source.path_steps:
-        callback = PinLatentsCallback(latents)
+        callback = ReplayLatentsCallback(latents)
         return callback, CallOverrides(None, [callback], label)
     assert overrides is not None
     assert source.noise is not None

@@ -16,7 +16,9 @@ MAX_COUNT = 1_000_000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-def broadcast_prompts(name: str, prompts: object, count: int | None = None) -> list[str | Prompt]:
+def repeat_prompt_to_count(
+    name: str, prompts: object, count: int | None = None
+) -> list[str | Prompt]:
     """Return a list of one prompt per row; a single prompt is repeated `count` times."""
     if isinstance(prompts, str | Prompt):
         return [prompts] * (count or 1)
@@ -127,7 +129,7 @@ def check_generators(generator: object, num_images: int) -> None:
         )
 
 
-def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+def check_latents_shape_and_dtype(latents: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ArgumentError unless the latents are floating point and of this shape."""
     if not isinstance(latents, Tensor):
         raise ArgumentError(f"Got latents of type {type(latents).__name__}, expected a tensor.")
@@ -150,16 +152,16 @@ def check_guidance_protocol(guidance: object) -> None:
         )
 
 
-def check_size_pair(name: str, value: object) -> None:
+def check_two_whole_numbers(name: str, value: object) -> None:
     """Raise ArgumentError unless the argument is None or two whole numbers."""
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    if value is not None and not (pair and all(is_whole_number_in_range(one) for one in value)):  # type: ignore[attr-defined]
+    pair = value if isinstance(value, list | tuple) and len(value) == 2 else [None]
+    if value is not None and not all(map(is_whole_number_up_to_million, pair)):
         raise ArgumentError(
             f"Got {name}={value!r:.80}, expected two whole numbers, height and width: (512, 512)."
         )
 
 
-def is_whole_number_in_range(value: object) -> bool:
+def is_whole_number_up_to_million(value: object) -> bool:
     """Return True for an int, not a bool, of at most a million in magnitude."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_COUNT
 
@@ -170,7 +172,7 @@ def check_bool(name: str, value: object) -> None:
         raise ArgumentError(f"Got {name}={value!r:.80}, expected True or False.")
 
 
-def check_clip_skip(value: object) -> None:
+def check_clip_skip_not_negative(value: object) -> None:
     """Raise ArgumentError unless clip_skip is None or a whole number from 0 on."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value is not None and not whole:

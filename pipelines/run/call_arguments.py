@@ -94,10 +94,10 @@ class CallArguments:
         check_finite_number("aesthetic_score", self.aesthetic_score)
         check_finite_number("negative_aesthetic_score", self.negative_aesthetic_score)
         check_callback_signature(self.callback_on_step_end)
-        argument_checks.check_clip_skip(self.clip_skip)
+        argument_checks.check_clip_skip_not_negative(self.clip_skip)
         argument_checks.check_bool("return_dict", self.return_dict)
         for name in SIZE_ARGUMENTS:
-            argument_checks.check_size_pair(name, getattr(self, name))
+            argument_checks.check_two_whole_numbers(name, getattr(self, name))
         argument_checks.check_mapping("cross_attention_kwargs", self.cross_attention_kwargs)
         argument_checks.check_count("num_images_per_prompt", self.num_images_per_prompt)
         argument_checks.check_prompt_or_embeddings(
@@ -105,7 +105,7 @@ class CallArguments:
         )
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             if getattr(self, name) is not None:
-                argument_checks.broadcast_prompts(name, getattr(self, name))
+                argument_checks.repeat_prompt_to_count(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.loop import DenoiseFunction
 from pipelines.run.call_arguments import RunStart
-from pipelines.run.exclusive_access import wrap_denoise_in_lock
+from pipelines.run.exclusive_access import lock_denoise_that_changes_model
 from t2i.attention.hooks.control_networks import announcing_controls
 from t2i.conditioning.run_state import RunState
 from t2i.controls.control import Control
@@ -22,7 +22,7 @@ from t2i.controls.network_checks import check_controls
 from t2i.denoiser.families import sd
 
 
-def check_controls_fit_pipeline(pipe: Any, controls: Sequence[Control]) -> None:
+def check_control_networks_fit_pipeline(pipe: Any, controls: Sequence[Control]) -> None:
     """Raise ArgumentError for controls whose networks were not made for the pipeline's model."""
     if not isinstance(controls, list | tuple) or controls:
         channels = pipe.vae.config["latent_channels"]
@@ -69,5 +69,5 @@ def wrapping_denoise_with_controls(
         )
         controlled = wrap_controlled_denoiser(denoise, prepared, find_step, num_steps)
         for control in controls:
-            controlled = wrap_denoise_in_lock(controlled, control.network)
+            controlled = lock_denoise_that_changes_model(controlled, control.network)
         yield controlled

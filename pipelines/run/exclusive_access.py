@@ -57,7 +57,9 @@ _guard = threading.Lock()
 _locks: WeakKeyDictionary[Any, dict[LockPurpose, "threading.RLock"]] = WeakKeyDictionary()
 
 
-def wrap_denoise_in_lock(denoise: Callable[..., Tensor], model: nn.Module) -> Callable[..., Tensor]:
+def lock_denoise_that_changes_model(
+    denoise: Callable[..., Tensor], model: nn.Module
+) -> Callable[..., Tensor]:
     """Return `denoise`, wrapped in the model's lock where a pass changes the model: LoRA scales,
     compiling.
     """

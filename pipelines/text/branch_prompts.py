@@ -130,7 +130,7 @@ class BranchPromptEncoder:
             [text for text, _ in prompt.texts_at_step(step, self.steps)]
             if isinstance(prompt, Prompt)
             else [prompt]
-            for prompt in argument_checks.broadcast_prompts(name, prompts, self.prompts)
+            for prompt in argument_checks.repeat_prompt_to_count(name, prompts, self.prompts)
         ]
         return list(zip(*rows, strict=True))
 
@@ -178,7 +178,7 @@ def count_prompts(call: CallArguments) -> int:
     """Return the number of prompts of a call."""
     if call.prompt_embeds is not None:
         return int(call.prompt_embeds.shape[0])
-    return len(argument_checks.broadcast_prompts("prompt", call.prompt))
+    return len(argument_checks.repeat_prompt_to_count("prompt", call.prompt))
 
 
 def list_prompt_change_steps(call: CallArguments, steps: int) -> list[int]:

@@ -53,7 +53,7 @@ def encode_image_prompts(
     extra = {}
     for number, (one, layer) in enumerate(zip(given, layers, strict=True)):
         if embeds is None:
-            uncond, cond = encode_adapter_image(pipe, one, layer, device)
+            uncond, cond = encode_adapter_image_as_uncond_and_cond(pipe, one, layer, device)
         else:
             uncond, cond = split_image_prompt_embeddings(one.to(device), "uncond" in branches)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
@@ -63,7 +63,7 @@ def encode_image_prompts(
     return extra
 
 
-def encode_adapter_image(
+def encode_adapter_image_as_uncond_and_cond(
     pipe: Any, image: Any, layer: Any, device: torch.device
 ) -> UncondAndCondEmbeddings:
     """Encode the image of one IP-Adapter; return the embeddings (1, I, ...) of an empty image and

@@ -93,15 +93,15 @@ def check_and_list_prior_prompts(
             "Got a prompt, but this pipeline has no prior to predict an image embedding: load one, "
             "UnclipPipeline.from_pretrained(decoder, prior=...), or give image_embeds."
         )
-    prompts = convert_to_plain_strings("prompt", prompt)
+    prompts = require_plain_string_prompts("prompt", prompt)
     if negative_prompt is None:
         return prompts, None
-    return prompts, convert_to_plain_strings("negative_prompt", negative_prompt, len(prompts))
+    return prompts, require_plain_string_prompts("negative_prompt", negative_prompt, len(prompts))
 
 
-def convert_to_plain_strings(name: str, prompt: object, count: int | None = None) -> list[str]:
+def require_plain_string_prompts(name: str, prompt: object, count: int | None = None) -> list[str]:
     """Return prompts as strings; ArgumentError for a Prompt, whose grammar a prior cannot read."""
-    rows = argument_checks.broadcast_prompts(name, prompt, count)
+    rows = argument_checks.repeat_prompt_to_count(name, prompt, count)
     if not all(isinstance(row, str) for row in rows):
         raise ArgumentError(f"Got {name} with a Prompt: a prior reads plain strings.")
     return [str(row) for row in rows]
@@ -114,7 +114,7 @@ def check_no_prompts(prompt: object, negative_prompt: object) -> None:
             raise ArgumentError(f"Got both {name} and image_embeds: give one of them.")
 
 
-def check_guidance_branches(needs: Sequence[Branch]) -> None:
+def check_only_uncond_and_cond(needs: Sequence[Branch]) -> None:
     """Raise ArgumentError for a guidance with branches besides "uncond" and "cond"."""
     if "cond" not in needs or not {*needs} <= {"uncond", "cond"}:
         raise ArgumentError(

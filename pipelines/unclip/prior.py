@@ -53,7 +53,7 @@ def sample_image_embeddings(
     guided away from the negative prompt itself, as KandinskyV22PriorPipeline does.
     """
     scheduler = pipe.prior_scheduler
-    check_prior_steps(num_inference_steps, scheduler.config["num_train_timesteps"])
+    check_prior_steps_in_range(num_inference_steps, scheduler.config["num_train_timesteps"])
     guidance = choose_guidance(guidance_scale)
 
     # encode the prompts
@@ -63,7 +63,7 @@ def sample_image_embeddings(
         uncond_texts = [*negative_prompts, *negative_prompts]
     texts: dict[Branch, Sequence[str]] = {"uncond": uncond_texts, "cond": cond_texts}
     encoded = [
-        encode_prior_prompts(pipe, texts[branch], num_images_per_prompt, device)
+        encode_prior_texts(pipe, texts[branch], num_images_per_prompt, device)
         for branch in guidance.possible_branches
     ]
     text_RWD, sentence_RD, mask_RW = (torch.cat(rows) for rows in zip(*encoded, strict=True))
@@ -88,7 +88,7 @@ def sample_image_embeddings(
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample_latents(
             run,
-            partial(unclip.run_prior_pass, pipe.prior_prior),
+            partial(unclip.predict_image_embedding, pipe.prior_prior),
             prior_scheduler,
             generator=generator,
             step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],
@@ -101,7 +101,7 @@ def sample_image_embeddings(
     return {"cond": embeds_BD, "uncond": black_1D.expand_as(embeds_BD)}
 
 
-def encode_prior_prompts(
+def encode_prior_texts(
     pipe: Any, texts: Sequence[str], num_images_per_prompt: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return token embeddings, pooled embedding and token mask of texts, a row per image.
@@ -128,7 +128,7 @@ def compute_black_image_embedding(image_encoder: Any, device: torch.device) -> T
     return embeds_1D
 
 
-def check_prior_steps(steps: int, most: int) -> None:
+def check_prior_steps_in_range(steps: int, most: int) -> None:
     """Raise ArgumentError unless the prior can take this many steps."""
     if not isinstance(steps, int) or not 2 <= steps <= most:
         raise ArgumentError(

@@ -31,12 +31,12 @@ from pipelines.images.input_images import sample_latent_noise
 from pipelines.loop import GeneratorOrList, sample_latents
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
-from pipelines.run.exclusive_access import wrap_denoise_in_lock
+from pipelines.run.exclusive_access import lock_denoise_that_changes_model
 from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, StepEndCallbackAdapter
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior_components, sample_image_embeddings
 from pipelines.unclip.unclip_arguments import UnclipArguments
-from t2i.conditioning.conditioning import Branch, build_conditioning_from_embeddings
+from t2i.conditioning.conditioning import Branch, stack_branch_embeddings
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
@@ -200,7 +200,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.entering_call(state), translating_out_of_memory():
             needs = self.build_current_guidance().possible_branches
-            picture_embeds.check_guidance_branches(needs)
+            picture_embeds.check_only_uncond_and_cond(needs)
             size = self.latent_size(call.height, call.width, call.latents)
             device, dtype = self._execution_device, self.unet.dtype
             steps = set_timesteps(self.scheduler, call.num_inference_steps, device)
@@ -208,7 +208,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             # embeddings of the images to draw
             embeds = self._image_embeddings(call, needs, device)
             text = {branch: embeds[branch].to(device, dtype)[:, None] for branch in needs}
-            conditioning = build_conditioning_from_embeddings(text)
+            conditioning = stack_branch_embeddings(text)
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
@@ -224,7 +224,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             )
             run.x0_coefficients = compute_x0_coefficients_per_step(self.scheduler)
             callback = self._user_callback(call, text.get("uncond"))
-            latents_BCHW = self.sample_latents(
+            latents_BCHW = self.sample_decoder_latents(
                 run,
                 steps,
                 call.generator,
@@ -294,7 +294,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """Return height and width of the latents: for the given image size, else of `latents`,
         else the model's default.
         """
-        default_height, default_width = unclip.default_size(self.unet, self.movq)
+        default_height, default_width = unclip.default_height_and_width(self.unet, self.movq)
         if isinstance(latents, Tensor) and latents.ndim == 4:
             factor = unclip.pixels_per_latent(self.movq)
             default_height, default_width = (side * factor for side in latents.shape[-2:])
@@ -304,7 +304,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             default_width if width is None else width,
         )
 
-    def sample_latents(
+    def sample_decoder_latents(
         self,
         run: RunState,
         num_inference_steps: int,
@@ -324,7 +324,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             progress = ProgressCallback(bar, num_inference_steps, self.scheduler.order)
             return sample_latents(
                 run,
-                wrap_denoise_in_lock(denoise, self.unet),
+                lock_denoise_that_changes_model(denoise, self.unet),
                 self.scheduler,
                 generator=generator,
                 step_callbacks=[*step_callbacks, progress],
@@ -336,7 +336,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """
         if output_type == "latent":
             return latents_BCHW
-        pixels_B3YX = unclip.decode_latents(self.movq, latents_BCHW)
+        pixels_B3YX = unclip.decode_latents_to_pixels(self.movq, latents_BCHW)
         return self.image_processor.postprocess(pixels_B3YX, output_type)
 
     def build_current_guidance(self) -> Guidance:

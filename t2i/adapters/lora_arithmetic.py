@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
-from t2i.adapters.lora_matching import get_base_layer, match_lora_to_model
-from t2i.adapters.module_names import canonical_module_name, printable_name
+from t2i.adapters.lora_matching import get_base_layer, require_model_and_match_lora
+from t2i.adapters.module_names import printable_name, strip_module_name_prefixes
 from t2i.adapters.peft_reading import ModelByPart
 from t2i.errors import ArgumentError, ModelError
 
@@ -42,7 +42,7 @@ def merge_into_weights(
     Raises ModelError, before any weight changes, where the LoRA does not fit.
     """
     found = {
-        part: match_lora_to_model(part, models.get(part), layers)
+        part: require_model_and_match_lora(part, models.get(part), layers)
         for part, layers in lora.parts.items()
     }
     for part, (model, layers) in found.items():
@@ -107,7 +107,7 @@ def extract_lora(
                 unrepresented.append(f"{part}.{name}")
                 continue
             found = build_truncated_update(*compute_thin_svd(change.flatten(1)), rank, share, sums)
-            parts.setdefault(part, {})[canonical_module_name(module)] = reshape_to_convolution(
+            parts.setdefault(part, {})[strip_module_name_prefixes(module)] = reshape_to_convolution(
                 found, tuple(tensor.shape[2:])
             )
     return LoraApproximation(Lora(parts), sums.kept_fraction, tuple(unrepresented))

@@ -8,12 +8,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from t2i.adapters.lora_layers import LowRankUpdate, WeightUpdate
-from t2i.adapters.module_names import canonical_module_name, printable_name, summarize_names
+from t2i.adapters.module_names import printable_name, strip_module_name_prefixes, summarize_names
 from t2i.errors import ModelError
 from t2i.terminal import plural
 
 
-def match_lora_to_model(
+def require_model_and_match_lora(
     part: str, model: nn.Module | None, layers: Mapping[str, WeightUpdate]
 ) -> tuple[Any, dict[str, WeightUpdate]]:
     """Match a LoRA's layers to the modules of a model; return the model, and its module name ->
@@ -23,7 +23,7 @@ def match_lora_to_model(
     """
     if model is None:
         raise build_misfit_error(f"it changes a {part}, which this model does not have")
-    known = {canonical_module_name(name): name for name, _ in model.named_modules()}
+    known = {strip_module_name_prefixes(name): name for name, _ in model.named_modules()}
     if missing := layers.keys() - known.keys():
         raise build_misfit_error(
             f"{len(missing):,} of its {plural(len(layers), 'layer')} for the {part} have no "

@@ -76,7 +76,7 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
     return summaries
 
 
-def find_most_common(values: Mapping[str, Number]) -> Number:
+def find_most_common_mapped_value(values: Mapping[str, Number]) -> Number:
     """Return the most frequent number; of several equally frequent ones the largest."""
     counts = Counter(values.values())
     return max(counts, key=lambda value: (counts[value], value))

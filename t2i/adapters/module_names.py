@@ -66,7 +66,7 @@ DIFFUSERS_BLOCK = re.compile(
 )
 
 
-def canonical_module_name(name: str) -> str:
+def strip_module_name_prefixes(name: str) -> str:
     """Return a module's name without the prefixes of torch.compile and CLIP, as `Lora` uses it."""
     return name.removeprefix("_orig_mod.").removeprefix(TEXT_MODEL_PREFIX)
 
@@ -85,7 +85,7 @@ def replace_dots(name: str) -> str:
     return name.replace(".", "_")
 
 
-def convert_kohya_to_diffusers_name(name: str, layers_per_block: int) -> str:
+def convert_unprefixed_kohya_name(name: str, layers_per_block: int) -> str:
     """Convert a kohya module name, without its prefix, to diffusers' name.
 
     layers_per_block : of the UNet; the original code numbers its blocks by it; 2 in all published
@@ -103,7 +103,7 @@ def convert_kohya_to_diffusers_name(name: str, layers_per_block: int) -> str:
     if match := ORIGINAL_MIDDLE_BLOCK.fullmatch(name):
         number = int(match[1])
         return f"mid_block.{convert_original_block_name(number % 2, number // 2, match[2])}"
-    return canonical_module_name(restore_dots(name))
+    return strip_module_name_prefixes(restore_dots(name))
 
 
 def convert_original_block_name(inner: int, place: int, rest: str) -> str:

@@ -15,7 +15,7 @@ from t2i.adapters.lora_layers import (
     LowRankUpdate,
     WeightUpdate,
 )
-from t2i.adapters.lora_matching import match_lora_to_model
+from t2i.adapters.lora_matching import require_model_and_match_lora
 from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.errors import ArgumentError
 
@@ -31,7 +31,7 @@ def add_lora(
     if not name or "." in name:
         raise ArgumentError(f"Got the name {name!r} for a LoRA: expected one without a dot.")
     targets = {
-        part: match_lora_to_model(part, models.get(part), layers)
+        part: require_model_and_match_lora(part, models.get(part), layers)
         for part, layers in lora.parts.items()
     }
     for part, (model, _) in targets.items():

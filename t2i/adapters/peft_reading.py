@@ -16,7 +16,7 @@ from t2i.adapters.lora_layers import (
     WeightUpdate,
     convert_peft_kronecker,
 )
-from t2i.adapters.module_names import canonical_module_name, summarize_names
+from t2i.adapters.module_names import strip_module_name_prefixes, summarize_names
 from t2i.adapters.peft_fields import check_peft_fields
 from t2i.errors import ModelError
 
@@ -50,7 +50,7 @@ def read_lora_from_models(
         for name, module in iter_peft_layers(model):
             for adapter in names:
                 layer = read_adapter_layer(f"{part}.{name}", name, module, adapter, state)
-                target = canonical_module_name(name.replace(".base_layer", ""))
+                target = strip_module_name_prefixes(name.replace(".base_layer", ""))
                 if layer is None:
                     continue
                 if target in parts.setdefault(part, {}):

@@ -66,7 +66,7 @@ def attend(
     driver = PipelineDriver(session, x) if is_observable else DenoiserHookDriver(session, x, root)
     with ExitStack() as stack:
         session.shared_hooks = stack.enter_context(installing_session_hooks(root, session))
-        driver.attach_until_closed(stack)
+        driver.attach_within_exit_stack(stack)
         yield session
         session.check_had_effect()
 

@@ -33,7 +33,7 @@ from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
 from t2i.cli.gc_control import delaying_gc, freeze_gc
-from t2i.cli.loading_notice import showing_loading_notice
+from t2i.cli.loading_notice import announcing_slow_imports
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.path_arguments import NonEmptyPathCommandGroup
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             delaying_gc() if owns_process else nullcontext(),
-            showing_loading_notice(quiet=asks_for_json(arguments)),
+            announcing_slow_imports(quiet=asks_for_json(arguments)),
             showing_warnings_on_one_line(),
             escaping_log_records(),
         ):

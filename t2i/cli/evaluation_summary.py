@@ -45,7 +45,7 @@ def print_headline_figures(document: Mapping[str, Any]) -> None:
 def format_headline_figures(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield a printable line for each main figure of an evaluation.json, those of HEADLINES."""
     from t2i.evaluate.report.chapter import Estimate
-    from t2i.evaluate.report.number_format import format_with_unit
+    from t2i.evaluate.report.number_format import format_cell_with_unit
 
     blocks = {
         name: block
@@ -59,7 +59,7 @@ def format_headline_figures(document: Mapping[str, Any]) -> Iterator[str]:
                 continue
             units = blocks[name]["units"]
             figures = [
-                f"{head} {format_with_unit(Estimate(cell['value']), units.get(head, ''))}"
+                f"{head} {format_cell_with_unit(Estimate(cell['value']), units.get(head, ''))}"
                 for head, cell in row["cells"].items()
                 if isinstance(cell, dict)
             ]

@@ -96,9 +96,9 @@ class OutputFileNames:
     def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
         """Yield the possible output paths of a seed, numbered after the first."""
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.list_grouped_files(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+            yield self.build_group_paths(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
 
-    def list_grouped_files(self, path: Path) -> list[Path]:
+    def build_group_paths(self, path: Path) -> list[Path]:
         """Return the paths of all files written together with `path`: here `path` alone."""
         return [path]
 
@@ -110,7 +110,7 @@ def slugify(prompt: str) -> str:
     return words.strip("-") or "picture"
 
 
-def parse_image_file_name(name: str) -> str:
+def parse_name_and_add_image_suffix(name: str) -> str:
     """Check the "name" of a prompts file's line, and return it with the suffix of an image file."""
     parse_file_name(name)
     suffix = Path(name).suffix.lower()

@@ -22,9 +22,9 @@ class GroupedFileNames(OutputFileNames):
         self.slug = f"{self.slug}-{mark}"
         self.endings = endings
         for path in self.given_paths:
-            self.check_paths_unused(self.list_grouped_files(path))
+            self.check_paths_unused(self.build_group_paths(path))
 
-    def list_grouped_files(self, path: Path) -> list[Path]:
+    def build_group_paths(self, path: Path) -> list[Path]:
         """Return the paths of the group of `path`: the file itself, and those beside it."""
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.endings)]
 
@@ -34,7 +34,7 @@ class GroupedFileNames(OutputFileNames):
         write : called with a temporary path for each file, to which it writes them
         """
         candidates = (
-            [self.list_grouped_files(self.given_paths[0])]
+            [self.build_group_paths(self.given_paths[0])]
             if self.given_paths
             else self.iter_candidate_paths(seed)
         )

@@ -16,7 +16,7 @@ READING_TASKS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InspectOrInvertTask:
+class PromptLineTask:
     """Task of a prompts file's line that makes no image: heat maps of its image or photo, as
     `t2i inspect`, or a recording of its photo, as `t2i invert`.
 
@@ -28,7 +28,7 @@ class InspectOrInvertTask:
     words: tuple[str, ...] | None = None
     photo_keys: tuple[str, ...] = ()
 
-    def check_image_and_upscale(self, image: object, upscale: object) -> None:
+    def check_image_given_and_no_upscale(self, image: object, upscale: object) -> None:
         """Raise ArgumentError for a request that the task cannot be done for."""
         if self.task == "invert" and image is None:
             raise ArgumentError(
@@ -61,12 +61,12 @@ def list_content_words(prompt: object) -> list[str]:
 
     Raises ArgumentError where none is left.
     """
-    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
     from t2i.text.alignment import split_into_lowercase_words
     from t2i.text.prompt import Prompt
 
     assert isinstance(prompt, str | Prompt)
-    prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text(prompt)))
+    prompt_words = dict.fromkeys(split_into_lowercase_words(get_cond_text_at_step(prompt)))
     found = [word for word in prompt_words if word not in FUNCTION_WORDS]
     if not found:
         state = "has only function words" if prompt_words else "is empty"

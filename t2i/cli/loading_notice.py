@@ -26,7 +26,7 @@ class ImportNoticeFinder(MetaPathFinder):
 
 
 @contextmanager
-def showing_loading_notice(*, quiet: bool) -> Iterator[None]:
+def announcing_slow_imports(*, quiet: bool) -> Iterator[None]:
     """Print "loading ..." once, before a slow library is imported within the block.
 
     Nothing is printed where `quiet`.

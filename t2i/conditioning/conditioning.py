@@ -102,6 +102,6 @@ class Conditioning:
         )
 
 
-def build_conditioning_from_embeddings(branches: Mapping[Branch, Tensor]) -> Conditioning:
+def stack_branch_embeddings(branches: Mapping[Branch, Tensor]) -> Conditioning:
     """Stack the embeddings of each branch, one row per image, into one batch."""
     return Conditioning(torch.cat(list(branches.values())), tuple(branches))

@@ -13,7 +13,7 @@ ADAPTER_SCALES = (0.25, 0.62, 0.825, 1.0)
 """Strengths of an adapter's features in the modes "prompt" and "control", A1111's."""
 
 
-def list_controlled_blocks(control: Control) -> list[str]:
+def list_block_of_each_residual(control: Control) -> list[str]:
     """Return the UNet block of each residual or feature of a control, in their order."""
     config = control.network.config
     return list_feature_blocks(config) if control.is_adapter else list_residual_blocks(config)
@@ -50,7 +50,7 @@ def compute_residual_scales(control: Control) -> list[float] | None:
     """Return the factor of each residual or feature beyond the control's `scale`; None where all
     are 1.
     """
-    blocks = list_controlled_blocks(control)
+    blocks = list_block_of_each_residual(control)
     decays = control.mode in ("prompt", "control")
     named = control.block_scales
     if not decays and named is None:

@@ -84,7 +84,7 @@ class Control:
     type: int | str | None = None
 
     def __post_init__(self) -> None:
-        check_control_model(self.model)
+        check_control_model_type(self.model)
         check_picture_argument("picture", self.picture)
         check_finite_number("scale", self.scale)
         check_step_window("steps", self.steps)
@@ -154,7 +154,7 @@ class Control:
         return first <= step < end
 
 
-def check_control_model(model: object) -> None:
+def check_control_model_type(model: object) -> None:
     """Raise ArgumentError unless this is a network that a Control can read its picture with."""
     network = getattr(model, "_orig_mod", model)
     if isinstance(network, MultiControlNetModel | MultiControlNetUnionModel | MultiAdapter):

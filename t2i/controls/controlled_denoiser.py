@@ -15,7 +15,11 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.adapter import AdapterFeatures, compute_adapter_features
 from t2i.controls.control import Control, check_acts_in_run
 from t2i.controls.controlnet import PreparedControlNet, check_maskable
-from t2i.controls.hint_pictures import prepare_control_mask, prepare_hint, repeat_per_image
+from t2i.controls.hint_pictures import (
+    convert_hint_pictures_to_tensor,
+    prepare_control_mask,
+    repeat_per_image,
+)
 from t2i.controls.network_checks import HINT_CHANNELS
 from t2i.denoiser.offloading import is_offloaded
 
@@ -49,7 +53,7 @@ def prepare_controls(
         check_acts_in_run(control, number, num_steps)
         check_maskable(control, number)
         channels = control.network.config["in_channels"] if control.is_adapter else HINT_CHANNELS
-        hint_BCYX = prepare_hint(control.picture, size, channels, options)
+        hint_BCYX = convert_hint_pictures_to_tensor(control.picture, size, channels, options)
         hint_BCYX = hint_BCYX.to(device, control.network.dtype)
         mask_B1YX = None
         if control.mask is not None:

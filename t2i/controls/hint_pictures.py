@@ -19,7 +19,7 @@ from t2i.pictures import open_picture
 from t2i.terminal import plural
 
 
-def prepare_hint(
+def convert_hint_pictures_to_tensor(
     picture: Any, size: tuple[int, int], channels: int, options: Mapping[str, Any]
 ) -> Tensor:
     """Return the pictures of a control in 0..1, (pictures, channels, Y, X), resized as diffusers
@@ -44,7 +44,7 @@ def prepare_control_mask(
     """Return the mask of a control in 0..1, (num_images, 1, Y, X); ArgumentError for one that is
     black everywhere.
 
-    size, options : as in `prepare_hint`
+    size, options : as in `convert_hint_pictures_to_tensor`
     """
     mask_B1YX = preprocess_pictures("mask", build_hint_processor(1), mask, size, options).clamp(
         0, 1

@@ -58,7 +58,7 @@ def make_hint(
             )
     if resolution is not None:
         check_setting("resolution", resolution, 16, 8192, whole=True)
-    return Image.fromarray(make(read_scaled_pixels(picture, resolution), **settings))
+    return Image.fromarray(make(read_downscaled_pixels(picture, resolution), **settings))
 
 
 def find_canny_edges(pixels_YXC: Pixels, low: float = 100, high: float = 200) -> Pixels:
@@ -136,7 +136,7 @@ HINT_KINDS: dict[HintKind, tuple[Callable[..., Pixels], tuple[str, ...]]] = {
 """Name of a kind of hint -> its function, and the names of its settings."""
 
 
-def read_scaled_pixels(picture: Picture, resolution: int | None) -> Pixels:
+def read_downscaled_pixels(picture: Picture, resolution: int | None) -> Pixels:
     """Return the pixels of a picture (Y, X, 3), scaled down to a shorter side of `resolution`."""
     if isinstance(picture, str | Path):
         picture = open_picture(Path(picture))

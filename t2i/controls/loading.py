@@ -45,7 +45,7 @@ def load_control_network(path: Path, unet: Any) -> Any:
     """
     if path.is_dir():
         return load_network_folder(path, unet.dtype)
-    return load_network_file(path, unet)
+    return load_controlnet_file(path, unet)
 
 
 def load_network_folder(folder: Path, dtype: torch.dtype) -> Any:
@@ -68,7 +68,7 @@ def load_network_folder(folder: Path, dtype: torch.dtype) -> Any:
     return network.eval()
 
 
-def load_network_file(path: Path, unet: Any) -> Any:
+def load_controlnet_file(path: Path, unet: Any) -> Any:
     """Load a ControlNet from a single file, with the config of the UNet that it is for."""
     try:
         tensors = read_tensors(path)

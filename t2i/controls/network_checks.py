@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2i.controls.block_scales import list_controlled_blocks
+from t2i.controls.block_scales import list_block_of_each_residual
 from t2i.controls.control import Control
 from t2i.errors import ArgumentError, suggest_choice
 
@@ -111,7 +111,7 @@ def check_adapter_fits(
 
 def check_block_names(control: Control, number: int) -> None:
     """Raise ArgumentError for block names that the UNet does not have."""
-    known = list(dict.fromkeys(list_controlled_blocks(control)))
+    known = list(dict.fromkeys(list_block_of_each_residual(control)))
     for name in control.block_scales or ():
         if name not in known:
             raise ArgumentError(

@@ -126,9 +126,9 @@ def estimate_unet_bytes_per_position(unet: Any) -> float:
 
     return (
         BYTES_USED_PER_BYTE_COUNTED
-        * bytes_per_element(unet)
+        * get_model_element_bytes(unet)
         / 4
-        * measure_pass_peak_bytes_cached(unet, run)
+        * measure_pass_peak_bytes_once_per_config(unet, run)
         / side**2
     )
 
@@ -142,19 +142,21 @@ def estimate_decoder_bytes_per_position(vae: Any, **options: Any) -> float:
 
     return (
         BYTES_USED_PER_BYTE_COUNTED
-        * bytes_per_element(vae)
+        * get_model_element_bytes(vae)
         / 4
-        * measure_pass_peak_bytes_cached(vae, decode, str(options))
+        * measure_pass_peak_bytes_once_per_config(vae, decode, str(options))
         / side**2
     )
 
 
-def bytes_per_element(model: Any) -> int:
+def get_model_element_bytes(model: Any) -> int:
     """Return the bytes of one number in the model's dtype."""
     return torch.empty((), dtype=model.dtype).element_size()
 
 
-def measure_pass_peak_bytes_cached(model: Any, run: Callable[[Any], object], way: str = "") -> int:
+def measure_pass_peak_bytes_once_per_config(
+    model: Any, run: Callable[[Any], object], way: str = ""
+) -> int:
     """Return the peak memory in bytes of a forward pass of the model, measured on a copy without
     weights, once per config.
 

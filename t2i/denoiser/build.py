@@ -30,7 +30,7 @@ from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.loading.config_checks import MIN_PROMPT_LENGTH
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.denoiser.loading.meta_models import build_meta_model
-from t2i.denoiser.loading.trial_pass import check_models_run
+from t2i.denoiser.loading.trial_pass import check_unet_and_autoencoder_run
 from t2i.errors import ArgumentError, ModelError, format_library_error, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
 from t2i.text.bpe import build_clip_tokenizer, load_bpe
@@ -148,7 +148,9 @@ def check_components_run(parts: Mapping[str, Any]) -> None:
             for part, made in parts.items()
         }
     try:
-        check_models_run(models, {part: f"The model config's [{part}]" for part in parts})
+        check_unet_and_autoencoder_run(
+            models, {part: f"The model config's [{part}]" for part in parts}
+        )
     except ModelError as error:
         raise ArgumentError(str(error)) from error
 

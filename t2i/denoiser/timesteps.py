@@ -125,7 +125,7 @@ def check_enough_steps_at_image_forming_sigmas(
     while count_steps_at_image_forming_sigmas(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
-    unspaced = find_sampler_name_without_spacing(scheduler)
+    unspaced = find_base_sampler_of_scheduler(scheduler)
     name = (
         f"{unspaced} {spacing}"
         if unspaced in SAMPLERS_WITH_SIGMAS
@@ -154,7 +154,7 @@ def count_steps_at_image_forming_sigmas(scheduler: Scheduler) -> int:
     return int(((sigmas > below) & (sigmas < above)).sum())
 
 
-def find_sampler_name_without_spacing(scheduler: Scheduler) -> str:
+def find_base_sampler_of_scheduler(scheduler: Scheduler) -> str:
     """Return the name of a scheduler's sampler without its noise spacing, "euler" for "euler
     karras"; the class name for an unknown one.
     """

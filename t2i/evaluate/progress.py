@@ -34,9 +34,9 @@ def showing_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], No
         yield ProgressLines(totals).update
         return
 
-    from train.reporting.training_logger import build_progress_bar
+    from train.reporting.training_logger import build_rich_progress_bar
 
-    with build_progress_bar() as progress_bar:
+    with build_rich_progress_bar() as progress_bar:
         tasks = {
             name: progress_bar.add_task(name, total=total, facts="", start=False)
             for name, total in totals.items()

@@ -22,7 +22,7 @@ from t2i.atomic_folders import atomic_folder
 from t2i.errors import OutputError, T2IError
 from t2i.evaluate.generation.judge import (
     build_caption_statement,
-    judge_by_other_caption,
+    judge_by_other_captions,
     judge_by_statement,
 )
 from t2i.evaluate.report.chapter import Estimate, Table
@@ -36,7 +36,7 @@ from t2i.scenes.scenes import Scene, SceneDatasetConfig, Scenes
 from t2i.terminal import print_line, print_note
 from train.loop import MODEL_FOLDER
 from train.targets.caption_matcher import swap_position_words
-from train.targets.recogniser import format_recognised_objects, highlight_objects
+from train.targets.recogniser import draw_beside_highlighted_objects, format_recognised_objects
 
 SEED = 9000
 BATCH_SIZE = 16
@@ -122,13 +122,13 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
         ):
             right = judge_by_statement(statements[number], seen)
             right["each"] = right.get("each", []) + right.get("one", [])
-            other = judge_by_other_caption(statements, number, seen)
+            other = judge_by_other_captions(statements, number, seen)
             other["each"] = other.get("each", []) + other.get("one", [])
             for name in CRITERION_QUESTIONS:
                 found.criterion_results[name] += right.get(name, [])
                 found.other_caption_results[name] += other.get(name, [])
             found.mask_ious += compute_object_ious(scene, seen)
-            found.confusions.update(iter_missed_objects(scene, seen))
+            found.confusions.update(iter_missed_and_recognised_names(scene, seen))
         captions = [scene.caption for scene in batch]
         tally_caption_comparisons(caption_matcher, pictures, captions, found)
     return found
@@ -167,7 +167,7 @@ def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
     return shares
 
 
-def iter_missed_objects(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
+def iter_missed_and_recognised_names(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
     """Yield each missed object of a scene with the one recognised instead, or "nothing"."""
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
@@ -221,7 +221,7 @@ def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> I
         Image.fromarray(scenes.render_scene(number).pixels) for number in range(SHEET_SCENES)
     ]
     looks = caption_matcher.recogniser.recognise(pictures)
-    both = [highlight_objects(*one) for one in zip(pictures, looks, strict=True)]
+    both = [draw_beside_highlighted_objects(*one) for one in zip(pictures, looks, strict=True)]
     return build_picture_grid(both, [format_recognised_objects(seen) for seen in looks], columns=3)
 
 

@@ -36,7 +36,7 @@ def build_scene_splits(
         try:
             splits[split] = Scenes(
                 SceneDatasetConfig(
-                    size=sd.default_size(context.pipe.unet, context.pipe.vae)[0],
+                    size=sd.default_height_and_width(context.pipe.unet, context.pipe.vae)[0],
                     seed=config.seed,
                     length=config.count,
                     vocabulary=context.objects,

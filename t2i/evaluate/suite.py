@@ -92,7 +92,7 @@ def read_suite(name: str, *, quick: bool) -> SuiteConfig:
         raise ArgumentError(f"{path}: {describe_config_error(error)}") from error
 
 
-def list_suite_seeds() -> frozenset[int]:
+def list_seeds_of_all_suites() -> frozenset[int]:
     """Return the seeds of all scenes that the named suites and their quick presets measure on."""
     seeds = set()
     tables: list[object] = [

@@ -19,7 +19,7 @@ from t2i.safe_reading.files import (
 from t2i.safe_reading.parsing import (
     check_no_lone_surrogates,
     decode_utf8,
-    iterate_numbered_lines,
+    iterate_numbered_byte_lines,
     parse_json,
     parse_toml,
     read_json,
@@ -40,7 +40,7 @@ __all__ = [
     "UntrustedFileKind",
     "check_no_lone_surrogates",
     "decode_utf8",
-    "iterate_numbered_lines",
+    "iterate_numbered_byte_lines",
     "open_regular_file",
     "open_untrusted_file",
     "parse_json",

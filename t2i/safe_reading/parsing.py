@@ -137,7 +137,7 @@ def read_toml(path: str | os.PathLike[str], kind: UntrustedFileKind) -> dict[str
         raise build_unparsable_error(path, kind, error, "TOML") from error
 
 
-def iterate_numbered_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
+def iterate_numbered_byte_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, bytes) of each line of a file, line end included.
 
     At most `max_bytes` + 1 bytes of a line are read.

@@ -11,20 +11,20 @@ from t2i.scenes.captions import (
 )
 from t2i.scenes.held_out import list_training_colours
 from t2i.scenes.object_placement import SizeWord
-from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary_names
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_object_names
 from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
 
 INDEFINITE_ARTICLES = ("a", "an")
 WORD_PATTERN = re.compile(r"[a-z]+")
 
 
-def list_caption_vocabulary(config: SceneDatasetConfig) -> dict[str, list[str]]:
+def list_caption_vocabulary_by_category(config: SceneDatasetConfig) -> dict[str, list[str]]:
     """Return the vocabulary of the captions of a configuration's scenes, by category.
 
     Categories: objects, their other names, colours, sizes, relations of an A and a B, backgrounds;
     "words" lists every word of every caption.
     """
-    objects = resolve_vocabulary_names(config.vocabulary)
+    objects = resolve_object_names(config.vocabulary)
     natural = {
         colour for name in objects if (colour := load_vocabulary_objects()[name].natural_colour)
     }

@@ -90,7 +90,7 @@ def draw_outlines(pixels_HWC: Pixels, _names: Sequence[str], masks: Sequence[Mas
     return hint_HWC
 
 
-def draw_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
+def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
     """Draw the filled box around each object in the colour of its name, on black (H, W, 3)."""
     hint_HWC = np.zeros_like(pixels_HWC)
     boxes = [
@@ -117,6 +117,6 @@ HINT_DRAWERS: dict[SceneHintKind, Callable[[Pixels, Sequence[str], Sequence[Mask
     "segments": draw_segments,
     "outlines": draw_outlines,
     "colours": draw_colour_blocks,
-    "boxes": draw_boxes,
+    "boxes": draw_filled_boxes,
 }
 """Kind of a scene's hint -> the function that draws it."""

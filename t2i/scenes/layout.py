@@ -12,7 +12,7 @@ from PIL import Image
 
 from t2i.scenes.captions import Caption
 from t2i.scenes.object_placement import Arrangement, PlacedObject
-from t2i.scenes.sprites import load_sprite
+from t2i.scenes.sprites import load_premultiplied_sprite
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,12 @@ def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[ND
     )
     masks: list[NDArray[np.bool_]] = []
     for placed in layout.objects:
-        paste_sprite(
-            pixels, masks, load_sprite(placed.name, placed.colour), placed.side, placed.centre
+        paste_sprite_and_update_masks(
+            pixels,
+            masks,
+            load_premultiplied_sprite(placed.name, placed.colour),
+            placed.side,
+            placed.centre,
         )
     return pixels, masks
 
@@ -64,7 +68,7 @@ def render_background(
     return pixels
 
 
-def paste_sprite(
+def paste_sprite_and_update_masks(
     pixels: NDArray[np.uint8],
     masks: list[NDArray[np.bool_]],
     picture: Image.Image,

@@ -13,18 +13,18 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.data.training_example import TrainingExample
-from t2i.scenes.layout import paste_sprite, render_background
+from t2i.scenes.layout import paste_sprite_and_update_masks, render_background
 from t2i.scenes.object_placement import random_between, random_choice
 from t2i.scenes.recogniser import RecogniserLabels, build_recogniser_labels
 from t2i.scenes.scenes import (
     choose_random_background_tint,
     list_shared_contrasting_backgrounds,
-    resolve_vocabulary_names,
+    resolve_object_names,
 )
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     PAINT_COLOURS,
-    load_sprite,
+    load_premultiplied_sprite,
     load_vocabulary_objects,
 )
 
@@ -64,7 +64,7 @@ class Compositions:
 
     def __init__(self, config: RecogniserDatasetConfig) -> None:
         self.config = config
-        self.vocabulary = resolve_vocabulary_names(config.vocabulary)
+        self.vocabulary = resolve_object_names(config.vocabulary)
         self.labels: RecogniserLabels = build_recogniser_labels(
             self.vocabulary, tuple(BACKGROUND_COLOURS), tuple(PAINT_COLOURS)
         )
@@ -94,16 +94,18 @@ class Compositions:
         masks: list[NDArray[np.bool_]] = []
         places = choose_random_sides_and_centres(rng, len(names))
         for number, (name, colour) in enumerate(zip(names, painted, strict=True)):
-            picture = load_sprite(name, colour)
+            picture = load_premultiplied_sprite(name, colour)
             if config.disturbed and rng.random() < UNKNOWN_SHARE:
                 picture = make_unknown_object_sprite(
-                    rng, picture, load_sprite(random_choice(rng, self.vocabulary), None)
+                    rng,
+                    picture,
+                    load_premultiplied_sprite(random_choice(rng, self.vocabulary), None),
                 )
                 kinds[number] = labels.unknown_index
             colours.append(
                 labels.colour_index(colour or load_vocabulary_objects()[name].natural_colour)
             )
-            paste_sprite(pixels, masks, picture, *places[number])
+            paste_sprite_and_update_masks(pixels, masks, picture, *places[number])
 
         # what each pixel is
         behind = labels.unknown_index + 1 + labels.backgrounds.index(background)
@@ -155,7 +157,7 @@ def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> Sid
             for s in sides
         ]
         if all(
-            compute_covered_share(below, above) < 1 - MIN_VISIBLE_SHARE
+            compute_covered_share_of_square(below, above) < 1 - MIN_VISIBLE_SHARE
             for number, below in enumerate(placements)
             for above in placements[number + 1 :]
         ):
@@ -164,7 +166,7 @@ def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> Sid
     return [(step, (step * (number + 1), random_between(rng, 0.3, 0.7))) for number in range(count)]
 
 
-def compute_covered_share(
+def compute_covered_share_of_square(
     below: tuple[float, tuple[float, float]], above: tuple[float, tuple[float, float]]
 ) -> float:
     """Return the fraction of the square `below` that the square `above` covers."""

@@ -102,7 +102,7 @@ class Scenes:
 
     def __init__(self, config: SceneDatasetConfig) -> None:
         self.config = config
-        self.vocabulary = resolve_vocabulary_names(config.vocabulary)
+        self.vocabulary = resolve_object_names(config.vocabulary)
         known = set(self.vocabulary)
         self.held_out_pairs = sorted(
             sorted(pair) for pair in load_held_out_combinations().pairs if pair <= known
@@ -136,10 +136,10 @@ class Scenes:
             scene.caption,
             masks,
             spans=spans,
-            hint=self.draw_hint(scene, self.config.hint) if self.config.hint else None,
+            hint=self.draw_hint_of_scene(scene, self.config.hint) if self.config.hint else None,
         )
 
-    def draw_hint(self, scene: Scene, kind: SceneHintKind) -> NDArray[np.uint8]:
+    def draw_hint_of_scene(self, scene: Scene, kind: SceneHintKind) -> NDArray[np.uint8]:
         """Draw a hint of a scene, (H, W, 3): where its objects are."""
         names, masks = zip(*((one.name, one.mask) for one in scene.objects), strict=True)
         return draw_scene_hint(kind, scene.pixels, names, masks)
@@ -242,7 +242,7 @@ class Scenes:
         return names, painted
 
 
-def resolve_vocabulary_names(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
+def resolve_object_names(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the objects that a config asks for, in the order of `objects.jsonl`."""
     if wanted == "core":
         return tuple(name for name, thing in load_vocabulary_objects().items() if thing.core)

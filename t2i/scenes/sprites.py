@@ -115,7 +115,7 @@ def load_vocabulary_objects() -> dict[str, VocabularyObject]:
 
 
 @lru_cache(maxsize=1024)
-def load_sprite(name: str, colour: str | None) -> Image.Image:
+def load_premultiplied_sprite(name: str, colour: str | None) -> Image.Image:
     """Load the object's sprite, alpha premultiplied (mode RGBa), painted in `colour` if given."""
     thing = load_vocabulary_objects()[name]
     picture = Image.open(
@@ -195,7 +195,9 @@ def hsv_to_rgb(
 def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str]:
     """Return the backgrounds on which the object is clearly visible, in `colour` or its own."""
     rgba = np.asarray(
-        load_sprite(name, colour).convert("RGBA").resize((32, 32), Image.Resampling.BOX)
+        load_premultiplied_sprite(name, colour)
+        .convert("RGBA")
+        .resize((32, 32), Image.Resampling.BOX)
     )
     rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
     own = colour or load_vocabulary_objects()[name].natural_colour

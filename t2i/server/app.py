@@ -27,9 +27,9 @@ from t2i.server.jobs.server_state import ServerState
 from t2i.server.page_files import build_page_router
 from t2i.server.security.access import AccessMiddleware
 from t2i.server.security.body_text import check_body_text
-from t2i.server.security.errors import describe_error, find_status
+from t2i.server.security.errors import build_error_data, find_status
 from t2i.server.security.headers import HeaderMiddleware
-from t2i.server.security.hosts import HostMiddleware
+from t2i.server.security.hosts import HostAndOriginMiddleware
 from t2i.server.security.limits import LimitMiddleware
 from t2i.server.settings import ServerSettings
 from t2i.server.worker.worker_pool import WorkerPool
@@ -90,7 +90,7 @@ def build_middleware(settings: ServerSettings) -> list[Middleware]:
     layers = [
         Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
         Middleware(HeaderMiddleware),
-        Middleware(HostMiddleware, settings=settings),
+        Middleware(HostAndOriginMiddleware, settings=settings),
         Middleware(
             LimitMiddleware, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout
         ),
@@ -119,7 +119,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, QueueFullError):
             headers["retry-after"] = str(error.retry_after_s)
         return JSONResponse(
-            describe_error(type(error).__name__, str(error)), find_status(error), headers
+            build_error_data(type(error).__name__, str(error)), find_status(error), headers
         )
 
     @app.exception_handler(RequestValidationError)
@@ -134,20 +134,20 @@ def add_error_handlers(app: FastAPI) -> None:
         message = f"The body is not JSON: {message}" if is_json else message
         text = f"{'.'.join(place)}: {message}" if place else message
         return JSONResponse(
-            describe_error("ArgumentError", f"{text}."[:2_000]), 400 if is_json else 422
+            build_error_data("ArgumentError", f"{text}."[:2_000]), 400 if is_json else 422
         )
 
     @app.exception_handler(HTTPException)
     async def answer_http_error(_request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(
-            describe_error("RequestError", f"{error.detail}."), error.status_code, error.headers
+            build_error_data("RequestError", f"{error.detail}."), error.status_code, error.headers
         )
 
     @app.exception_handler(Exception)
     async def answer_unknown_error(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s", request.method, request.url.path, exc_info=error)
         return JSONResponse(
-            describe_error("ServerError", "The server has failed; its log says why."), 500
+            build_error_data("ServerError", "The server has failed; its log says why."), 500
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.cli.commands.models import read_native_image_size
+from t2i.cli.commands.models import describe_native_image_size
 from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
@@ -52,7 +52,7 @@ class Catalogue:
 
     def read_default_size(self, model: str) -> tuple[int, int]:
         """Return width and height in pixels of a model's images where a request names none."""
-        size = read_native_image_size(self.models[model])
+        size = describe_native_image_size(self.models[model])
         if size is None:
             return FALLBACK_SIDE_PIXELS, FALLBACK_SIDE_PIXELS
         width, height = size.split("x")

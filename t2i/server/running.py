@@ -91,7 +91,7 @@ def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
         lifespan="on",
     )
     server = DrainingServer(config, app)
-    address = build_address(settings, listener)
+    address = build_page_address_with_token(settings, listener)
     print_line(address)
     with opening_page(address, settings) if open_page else nullcontext():
         server.run(sockets=[listener])
@@ -150,7 +150,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def build_address(settings: ServerSettings, listener: socket.socket) -> str:
+def build_page_address_with_token(settings: ServerSettings, listener: socket.socket) -> str:
     """Return the address of the page; with a token in it, that of the first one."""
     port = listener.getsockname()[1]
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host

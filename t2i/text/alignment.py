@@ -48,8 +48,8 @@ def build_replacement_matrix(
     changed = find_differing_word_indices(source, target)
     blocks = list(
         zip(
-            find_token_spans_of_words(text, source, changed),
-            find_token_spans_of_words(text, target, changed),
+            find_token_spans_of_numbered_words(text, source, changed),
+            find_token_spans_of_numbered_words(text, target, changed),
             strict=True,
         )
     )
@@ -102,8 +102,8 @@ def build_refinement_mapping(
     padding maps to the same position.
     """
     window = find_token_window(text)
-    source_ids, source_places = select_tokens_without_padding(window, source)
-    target_ids, target_places = select_tokens_without_padding(window, target)
+    source_ids, source_places = list_unpadded_token_ids_and_positions(window, source)
+    target_ids, target_places = list_unpadded_token_ids_and_positions(window, target)
     source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
     for number, partner in enumerate(align_tokens(source_ids, target_ids)):
         place = target_places[number]
@@ -150,7 +150,7 @@ def align_tokens(source: Sequence[int], target: Sequence[int]) -> list[int | Non
     return partners
 
 
-def select_tokens_without_padding(
+def list_unpadded_token_ids_and_positions(
     window: TokenWindow, prompt: EncoderInput
 ) -> tuple[list[int], list[int]]:
     """Return the token ids of a prompt without padding, and their positions along T."""
@@ -168,7 +168,7 @@ def split_into_lowercase_words(prompt: EncoderInput) -> list[str]:
     return [word.lower() for word in WORD.findall(join_text_without_weights(prompt))]
 
 
-def find_token_spans_of_words(
+def find_token_spans_of_numbered_words(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """Return the token positions of each word, given the words' indices in the prompt."""

@@ -28,8 +28,8 @@ from t2i.text.prompt_nodes import (
     Schedule,
     SubPrompt,
     Text,
-    has_text,
-    join_if_all_plain_text,
+    is_not_blank_text,
+    join_to_string_if_all_plain_text,
 )
 
 MAX_PROMPT_CHARACTERS = 20_000
@@ -191,7 +191,7 @@ class _Parser:
                 level.marks[2][1],
             )
         *sides, last = level.fields
-        written = join_if_all_plain_text(last)
+        written = join_to_string_if_all_plain_text(last)
         if written is None or not STEP_PATTERN.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
@@ -213,7 +213,10 @@ class _Parser:
         factor = None
         count = len(level.fields)
         if count > 1:
-            written, position = join_if_all_plain_text(level.fields[-1]), level.marks[-1][1]
+            written, position = (
+                join_to_string_if_all_plain_text(level.fields[-1]),
+                level.marks[-1][1],
+            )
             if level.mark and written is not None and not written.strip():
                 self._fail(
                     f'a weight is missing after ":". Write {LITERAL_COLON_ADVICE[self.dialect]}.',
@@ -267,7 +270,7 @@ class _Parser:
             head, *rest = level.fields
             return (*head, *(node for field in rest for node in (Text(":"), *field))), 1.0
         nodes, weight = self._weighed(level)
-        if not any(isinstance(node, Break) or has_text(node) for node in nodes):
+        if not any(isinstance(node, Break) or is_not_blank_text(node) for node in nodes):
             self._fail('AND needs a prompt on either side. Write "\\AND" for the word.', end)
         return nodes, 1.0 if weight is None else weight
 

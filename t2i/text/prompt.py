@@ -57,11 +57,12 @@ class WeightedText:
         An insertion takes the weight of the text before it.
         """
         return replace(
-            self, sections=tuple(insert_text(section, find) for section in self.sections)
+            self,
+            sections=tuple(insert_text_into_section(section, find) for section in self.sections),
         )
 
 
-def insert_text(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
+def insert_text_into_section(section: Section, find: Callable[[str], Mapping[int, str]]) -> Section:
     """Return a section with text inserted where `find` says: it maps the section's text to
     {character position: text to insert}. An insertion takes the weight of the text before it.
     """

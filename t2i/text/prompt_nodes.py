@@ -76,12 +76,12 @@ class SubPrompt:
     weight: float
 
 
-def join_if_all_plain_text(nodes: Sequence[Node]) -> str | None:
+def join_to_string_if_all_plain_text(nodes: Sequence[Node]) -> str | None:
     """Join the text of parsed nodes; return None if a node is anything but plain text."""
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None
 
 
-def has_text(node: Node) -> bool:
+def is_not_blank_text(node: Node) -> bool:
     """Return True unless a node of a parsed prompt is blank text."""
     return not isinstance(node, Text) or bool(node.text.strip())

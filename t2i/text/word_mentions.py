@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-from t2i.text.alignment import find_token_spans_of_words, split_into_lowercase_words
+from t2i.text.alignment import find_token_spans_of_numbered_words, split_into_lowercase_words
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.token_windows import EncoderInput
 from t2i.text.word_pattern import build_word_pattern
@@ -56,7 +56,7 @@ def find_mentioned_tokens(
     if places:
         check_mention_number(mention, len(places))
         chosen = places[(number or 1) - 1]
-        return find_token_spans_of_words(text, prompt, [chosen])[0]
+        return find_token_spans_of_numbered_words(text, prompt, [chosen])[0]
     spans = find_token_spans(text, prompt, [word])[word]  # a phrase, or a part of a word
     check_mention_number(mention, len(spans))
     return spans[(number or 1) - 1]

@@ -19,10 +19,10 @@ from t2i.adapters import (
 )
 from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
-    canonical_module_name,
-    convert_kohya_to_diffusers_name,
+    convert_unprefixed_kohya_name,
     module_name_in_lora_file,
     replace_dots,
+    strip_module_name_prefixes,
     to_original_sdxl_name,
 )
 from t2i.errors import ModelError
@@ -44,7 +44,7 @@ TINY = {
 def carriers(model):
     kinds = (nn.Linear, nn.Conv2d, Conv1D)
     return {
-        canonical_module_name(name)
+        strip_module_name_prefixes(name)
         for name, module in model.named_modules()
         if isinstance(module, kinds)
     }
@@ -71,7 +71,7 @@ def test_every_layer_of_every_kind_of_text_encoder_is_known(kind):
     assert len(names) > 5
     assert sorted(name for name in names if not is_known_module("text_encoder", name)) == []
     assert {
-        convert_kohya_to_diffusers_name(
+        convert_unprefixed_kohya_name(
             replace_dots(module_name_in_lora_file("text_encoder", name)), 2
         )
         for name in names

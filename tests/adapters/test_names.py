@@ -19,10 +19,10 @@ from t2i.adapters import (
     write_kohya_lora,
 )
 from t2i.adapters.module_names import (
-    canonical_module_name,
-    convert_kohya_to_diffusers_name,
+    convert_unprefixed_kohya_name,
     module_name_in_lora_file,
     replace_dots,
+    strip_module_name_prefixes,
     to_original_sdxl_name,
 )
 from t2i.denoiser.loading.meta_models import build_meta_model
@@ -45,7 +45,7 @@ def skeletons(family):
 
 def layers(model):
     return [
-        canonical_module_name(name)
+        strip_module_name_prefixes(name)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
@@ -59,7 +59,7 @@ def test_every_layer_of_the_published_models_has_a_name_of_its_own_and_it_is_rea
         written = {replace_dots(module_name_in_lora_file(part, name)) for name in names}
         assert len(written) == len(names)
         assert [
-            convert_kohya_to_diffusers_name(replace_dots(module_name_in_lora_file(part, name)), 2)
+            convert_unprefixed_kohya_name(replace_dots(module_name_in_lora_file(part, name)), 2)
             for name in names
         ] == names
 
@@ -69,7 +69,7 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
     names = layers(unet)
     assert len(names) > 700
     assert [
-        convert_kohya_to_diffusers_name(to_original_sdxl_name(name, 2), 2) for name in names
+        convert_unprefixed_kohya_name(to_original_sdxl_name(name, 2), 2) for name in names
     ] == names
     keys = {f"lora_unet_{to_original_sdxl_name(name, 2)}.lora_down.weight": name for name in names}
     assert len(keys) == len(names)
@@ -85,13 +85,13 @@ def test_every_layer_of_sdxl_has_a_name_in_the_original_code_that_diffusers_read
 @pytest.mark.parametrize("name", ["", "to_", "to_x", "1 2", "down_blocks_0_some_where", "_" * 99])
 def test_a_name_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=r".*"):
-        convert_kohya_to_diffusers_name(name, 2)
+        convert_unprefixed_kohya_name(name, 2)
 
 
 @given(st.text(alphabet="abcdeilnopt_0123456789", max_size=60))
 def test_no_name_breaks_the_reader(name):
     try:
-        found = convert_kohya_to_diffusers_name(name, 2)
+        found = convert_unprefixed_kohya_name(name, 2)
     except ValueError:
         return
     assert "_" not in found.replace("_blocks", "").split(".")[0] or found
@@ -100,7 +100,7 @@ def test_no_name_breaks_the_reader(name):
 KNOWN = {
     family: {
         part: {
-            canonical_module_name(name): tuple(module.weight.shape)
+            strip_module_name_prefixes(name): tuple(module.weight.shape)
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d)
         }

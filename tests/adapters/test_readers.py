@@ -22,7 +22,7 @@ from t2i.adapters import (
     write_kohya_lora,
     write_peft_folders,
 )
-from t2i.adapters.module_names import canonical_module_name
+from t2i.adapters.module_names import strip_module_name_prefixes
 from tests.adapters.made import (
     CONFIGS,
     LYCORIS,
@@ -196,7 +196,7 @@ def test_every_layer_that_kohyas_scripts_train_is_written_under_their_names(fami
         part, name = names[id(module)]
         shape = module.weight.shape
         down = torch.full((1, *[1] * len(shape[1:])), float(number))
-        parts.setdefault(part, {})[canonical_module_name(name)] = LowRankUpdate(
+        parts.setdefault(part, {})[strip_module_name_prefixes(name)] = LowRankUpdate(
             down, torch.ones(1, 1), 1.0
         )
         expected.add(key)

@@ -13,7 +13,7 @@ import pytest
 from PIL.Image import Image
 
 from t2i.cli.bulk.index import parse_index_entries
-from t2i.cli.generation.image_generation import generate_image
+from t2i.cli.generation.image_generation import generate_image_and_fill_request
 from t2i.cli.request.request import Request
 from t2i.run_folder import locking_folder
 from tests.cli.command import PROMPT, Cli, Result, files, pixels, text_of
@@ -154,9 +154,9 @@ def test_what_a_picture_was_warned_of_is_in_the_index(
         for _ in range(2):
             warnings.warn("left out: a cat", stacklevel=1)
         warnings.warn("not for users", FutureWarning, stacklevel=1)
-        return generate_image(*arguments, **settings)
+        return generate_image_and_fill_request(*arguments, **settings)
 
-    monkeypatch.setattr("t2i.cli.bulk.worker.generate_image", warning)
+    monkeypatch.setattr("t2i.cli.bulk.worker.generate_image_and_fill_request", warning)
     assert bulk().code == 0
     said = [[text for text in one["warnings"] if "trained at" not in text] for one in index()]
     assert said == [["left out: a cat"]] * 4

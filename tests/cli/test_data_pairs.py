@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
-from t2i.evaluate.known_objects import find_known_objects
 from t2i.evaluate.preferences.pair_generation import CaptionRecord, PreferencePairGenerator
+from t2i.evaluate.promptable_objects import find_promptable_objects
 from t2i.scenes.recogniser import Recogniser
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.cli.command import Cli, Result
@@ -64,7 +64,7 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
 
     # what the index says is so
     judge = Recogniser.load(recogniser)
-    known = find_known_objects(embedded, judge)
+    known = find_promptable_objects(embedded, judge)
     scenes = Scenes(SceneDatasetConfig(seed=80001, vocabulary=known.objects, max_objects=2))
     rows = [json.loads(line) for line in Path("out/pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 2

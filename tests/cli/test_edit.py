@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from t2i.cli.request.edit_options import (
-    RegionOption,
+    RegionBoxOption,
     format_alignment,
     format_region,
     parse_alignment,
-    parse_local_blend,
+    parse_blend_words,
     parse_region,
     parse_step_window,
     parse_word_weights,
@@ -225,10 +225,10 @@ def test_what_cannot_be_used_is_named(
 
 def test_options_are_read_as_people_type_them() -> None:
     assert parse_word_weights(["red=2", "a=b=-.5"]) == {"red": 2.0, "a=b": -0.5}
-    assert parse_local_blend("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
-    assert parse_local_blend("apple") == (("apple",), ("apple",))
-    assert parse_local_blend("none") is None
-    assert parse_local_blend("auto") == "auto"
+    assert parse_blend_words("cat + bowl, dog") == (("cat", "bowl"), ("dog",))
+    assert parse_blend_words("apple") == (("apple",), ("apple",))
+    assert parse_blend_words("none") is None
+    assert parse_blend_words("auto") == "auto"
     assert parse_alignment(["dog = cat, big=new", "car=new#1"]) == {
         "dog": "cat",
         "big": None,
@@ -238,7 +238,7 @@ def test_options_are_read_as_people_type_them() -> None:
         format_alignment({"dog": "cat", "big": None, "car": "new"}) == "dog=cat,big=new,car=new#1"
     )
     region = parse_region("red car:0,.25, 0.5,1")
-    assert region == RegionOption(words="red car", box=(0.0, 0.25, 0.5, 1.0))
+    assert region == RegionBoxOption(words="red car", box=(0.0, 0.25, 0.5, 1.0))
     assert parse_region(format_region(region)) == region
     assert parse_step_window("--x", "0.8") == (0.0, 0.8)
     assert parse_step_window("--x", "0.2:1") == (0.2, 1.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.cli.request.photo_inversion import PhotoInversion, parse_recording_budget
+from t2i.cli.request.photo_inversion import PhotoInversion, convert_recording_budget_to_bytes
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.cli.command import Cli, Result, files, pixels, text_of
@@ -301,5 +301,5 @@ def test_a_photo_takes_no_strength(edit: Cli, cli: Cli) -> None:
 def test_an_inversion_in_a_record_is_checked() -> None:
     with pytest.raises(ArgumentError, match="Unknown inversion method 'x'"):
         Request(prompt=SOURCE, inversion=PhotoInversion(method="x"))
-    assert parse_recording_budget(None) is None
-    assert parse_recording_budget(0.5) == 1 << 29
+    assert convert_recording_budget_to_bytes(None) is None
+    assert convert_recording_budget_to_bytes(0.5) == 1 << 29

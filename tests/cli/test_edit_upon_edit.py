@@ -135,7 +135,7 @@ def test_sources_of_a_line_that_cannot_be_used_are_named(
 def test_edits_upon_edits_are_of_a_photo() -> None:
     earlier = (EarlierEdit(source=CAT, edits=()),)
     edited = EditedPrompts(prompts=(DOG, BOTH), picture=1, edits=(), earlier=earlier)
-    assert edited.source_prompts == (CAT, DOG)
+    assert edited.chained_source_prompts == (CAT, DOG)
     with pytest.raises(ArgumentError, match="one upon the other, without the inversion"):
         Request(prompt=BOTH, edited=edited)
     with pytest.raises(ArgumentError, match="one upon the other: at most"):

@@ -11,7 +11,7 @@ from t2i.cli import main
 from tests.train.runs import tiny_run
 from train.loop import run_training
 from train.optim.ema_snapshots import list_snapshots
-from train.optim.posthoc_ema import AverageProfile, reconstruct_average
+from train.optim.posthoc_ema import AverageProfile, reconstruct_average_and_error
 
 POWER = ('ema={kind="power", snapshot_every=2}', "train.steps=8", "export.precision=fp32")
 
@@ -32,7 +32,9 @@ def loaded(folder: Path) -> torch.Tensor:
 def test_the_model_has_the_average_that_was_asked_for(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "long"
     assert main(["ema", str(finished), "--length", "0.2", "--out", str(out)]) == 0
-    expected, _ = reconstruct_average(list_snapshots(finished / "ema"), AverageProfile(0.2, 8))
+    expected, _ = reconstruct_average_and_error(
+        list_snapshots(finished / "ema"), AverageProfile(0.2, 8)
+    )
     assert torch.equal(loaded(out), expected["unet.conv_in.weight"])
     assert not torch.equal(loaded(out), loaded(finished / "model"))
     assert json.loads((out / "t2i.json").read_text())["average"]["length"] == 0.2

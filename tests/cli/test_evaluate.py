@@ -16,7 +16,7 @@ from tests.cli.command import Cli, Result
 from tests.evaluate.tiny_context import tiny_recogniser
 from tests.tiny import tiny_unet
 from tests.train import apart
-from train.setup.control_networks import build_controlnet
+from train.setup.control_networks import build_fresh_controlnet
 
 SUITE = """
 [generation]
@@ -291,7 +291,7 @@ def test_a_control_is_measured_with_the_suite_hints(
 ) -> None:
     Path("hints.toml").write_text(HINTS)
     (model / "t2i.json").write_text(json.dumps({"defaults": {"steps": 1, "guidance_scale": 2.0}}))
-    build_controlnet(tiny_unet(), 4).save_pretrained("control")
+    build_fresh_controlnet(tiny_unet(), 4).save_pretrained("control")
     options = ("evaluate", model, "--recogniser", recogniser, "--suite", "hints.toml")
     refused = cli(*options)
     assert refused.code == 2

@@ -37,13 +37,13 @@ def test_a_process_that_searches_as_it_chose_goes_on_so(
     generate: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    settings_of = image_generation.build_sampling_arguments
+    settings_of = image_generation.build_sampling_and_control_arguments
 
     def looking(*arguments: object) -> dict[str, object]:
         seen.append((gc.get_threshold(), gc.get_freeze_count()))
         return settings_of(*arguments)  # type: ignore[arg-type]  # handed on as they are
 
-    monkeypatch.setattr(image_generation, "build_sampling_arguments", looking)
+    monkeypatch.setattr(image_generation, "build_sampling_and_control_arguments", looking)
     usual = gc.get_threshold()
     gc.set_threshold(1234, 5, 6)
     try:

@@ -20,7 +20,7 @@ from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_fil
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, MODEL_NOTES_FILE
 from t2i.errors import ModelError
-from t2i.scenes.caption_vocabulary import list_caption_vocabulary
+from t2i.scenes.caption_vocabulary import list_caption_vocabulary_by_category
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
@@ -47,10 +47,10 @@ def asked(*prompts: str, **options: object) -> list[str]:
     ids=["two", "three", "plain", "one"],
 )
 def test_what_scenes_can_say_is_what_their_captions_say(config: SceneDatasetConfig) -> None:
-    known = CaptionVocabulary(list_caption_vocabulary(config))
+    known = CaptionVocabulary(list_caption_vocabulary_by_category(config))
     scenes = Scenes(config)
     captions = [scenes.compose_layout(index).caption.text for index in range(3000)]
-    assert known.find_unknown_words(captions) == {}
+    assert known.find_unknown_words_with_suggestions(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions
         said = {word for caption in captions for word in WORD_PATTERN.findall(caption)}
         assert {*known.words_by_kind["words"]} == said
@@ -63,7 +63,7 @@ def test_the_embedded_model_knows_what_it_was_shown() -> None:
     asked_in_card = json.loads((EMBEDDED_FOLDER / MODEL_NOTES_FILE).read_text())["trained"][
         "config"
     ]["samples"]
-    assert known.find_unknown_words(asked_in_card["prompts"]) == {}
+    assert known.find_unknown_words_with_suggestions(asked_in_card["prompts"]) == {}
 
 
 def embedded_recipe() -> RunConfig:
@@ -82,7 +82,7 @@ def test_a_model_of_scenes_records_what_it_knows_and_another_one_nothing(tmp_pat
     (tmp_path / MODEL_NOTES_FILE).write_text('{"knows": {"words": ["zun"]}}')
     known = read_caption_vocabulary(tmp_path)
     assert known is not None
-    assert known.find_unknown_words(["a Zun"]) == {"a": None}
+    assert known.find_unknown_words_with_suggestions(["a Zun"]) == {"a": None}
     (tmp_path / MODEL_NOTES_FILE).write_text('{"knows": {"words": "zun"}}')
     with pytest.raises(ModelError, match=r"t2i\.json: knows\.words: .*array.*Expected .*mend the"):
         read_caption_vocabulary(tmp_path)
@@ -264,7 +264,7 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
             if re.search("--(model|lora|embedding|prompts|from)|<lora:|PROMPT", command):
                 continue
             prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
-            if unknown := KNOWN.find_unknown_words(
+            if unknown := KNOWN.find_unknown_words_with_suggestions(
                 text for prompt in prompts for text in Prompt(prompt).plain_texts_of_all_steps
             ):
                 found[command] = unknown

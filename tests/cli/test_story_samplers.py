@@ -6,7 +6,7 @@ from t2i.cli.request.sampler_names import (
     SAMPLER_NAMES,
     SAMPLER_NAMES_BY_CLASS,
     SAMPLERS_WITH_SPACINGS,
-    translate_sampler_name,
+    translate_sampler_name_and_spacing,
 )
 from t2i.denoiser.schedulers import SAMPLERS, SAMPLERS_WITH_SIGMAS, SAMPLERS_WITHOUT_SIGMAS
 
@@ -15,7 +15,7 @@ def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
     assert SAMPLERS_WITHOUT_SIGMAS.keys() | SAMPLERS_WITH_SIGMAS.keys() == SAMPLER_NAMES
     assert SAMPLERS_WITH_SIGMAS.keys() == SAMPLERS_WITH_SPACINGS
     for name in SAMPLERS:
-        assert translate_sampler_name(name) == (name, "")
+        assert translate_sampler_name_and_spacing(name) == (name, "")
     for class_name, name in SAMPLER_NAMES_BY_CLASS.items():
         assert SAMPLERS[name].class_name == class_name
 
@@ -43,4 +43,4 @@ def test_our_names_of_samplers_are_those_of_the_schedulers() -> None:
 def test_samplers_of_other_tools_get_our_names(
     theirs: str, spacing: str, ours: str | None, left: str
 ) -> None:
-    assert translate_sampler_name(theirs, spacing) == (ours, left)
+    assert translate_sampler_name_and_spacing(theirs, spacing) == (ours, left)

@@ -95,7 +95,7 @@ def test_more_pixels_than_in_training_are_warned_of_with_what_to_type(
     generate: Cli, model: Path
 ) -> None:
     pipe = t2i.load(str(model))
-    side, _ = sd.default_size(pipe.unet, pipe.vae)
+    side, _ = sd.default_height_and_width(pipe.unet, pipe.vae)
     large = generate("--size", str(2 * side), "--out", "large.png")
     assert (
         f"Warning: The model was trained at {side}x{side}: at {2 * side}x{2 * side} it repeats "

@@ -21,8 +21,8 @@ from tests.tiny import TEXT_WIDTH, tiny_scheduler, tiny_small_vae, tiny_unet, ti
 def test_four_pixels_make_a_latent(vae):
     assert sd.pixels_per_latent(vae) == 4
     assert sd.latent_size(vae, 32, 64) == (8, 16)
-    assert sd.default_size(tiny_unet(sample_size=8), vae) == (32, 32)
-    assert sd.default_size(tiny_unet(sample_size=(8, 4)), vae) == (32, 16)
+    assert sd.default_height_and_width(tiny_unet(sample_size=8), vae) == (32, 32)
+    assert sd.default_height_and_width(tiny_unet(sample_size=(8, 4)), vae) == (32, 16)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_latents_go_out_as_they_came_in(shift):
 
     drawn = vae.encode(pixels_B3YX).latent_dist.sample(torch.Generator().manual_seed(0))
     torch.testing.assert_close(latents_BCHW, (drawn - (shift or 0.0)) * 0.5)
-    torch.testing.assert_close(sd.decode_latents(vae, latents_BCHW), vae.decode(drawn).sample)
+    torch.testing.assert_close(
+        sd.decode_latents_to_pixels(vae, latents_BCHW), vae.decode(drawn).sample
+    )
 
 
 @torch.no_grad()
@@ -61,7 +63,9 @@ def test_an_autoencoder_tiny_encodes_without_chance():
     latents_BCHW = sd.encode_pixels(vae, pixels_B3YX)
     assert latents_BCHW.shape == (1, 8, 8, 8)
     assert torch.equal(latents_BCHW, vae.encode(pixels_B3YX).latents)
-    assert torch.equal(sd.decode_latents(vae, latents_BCHW), vae.decode(latents_BCHW).sample)
+    assert torch.equal(
+        sd.decode_latents_to_pixels(vae, latents_BCHW), vae.decode(latents_BCHW).sample
+    )
 
 
 @torch.no_grad()
@@ -84,7 +88,10 @@ def test_a_trained_autoencoder_brings_the_picture_back():
     vae = Copy(scaling_factor=0.18215, shift_factor=0.1)
     pixels_B3YX = torch.rand(1, 3, 8, 8) * 2 - 1
     torch.testing.assert_close(
-        sd.decode_latents(vae, sd.encode_pixels(vae, pixels_B3YX)), pixels_B3YX, atol=1e-6, rtol=0
+        sd.decode_latents_to_pixels(vae, sd.encode_pixels(vae, pixels_B3YX)),
+        pixels_B3YX,
+        atol=1e-6,
+        rtol=0,
     )
 
 
@@ -140,7 +147,7 @@ def test_a_vae_that_overflows_in_half_precision_encodes_and_decodes_in_float32()
     before = {name: weight.clone() for name, weight in vae.state_dict().items()}
     pixels, latents = torch.rand(1, 3, 32, 32).half(), torch.rand(1, 4, 8, 8).half()
     assert not vae.decode(latents).sample.isfinite().all()
-    assert sd.decode_latents(vae, latents).isfinite().all()
+    assert sd.decode_latents_to_pixels(vae, latents).isfinite().all()
     assert sd.encode_pixels(vae, pixels).isfinite().all()
     assert sd.encode_pixels_to_mean(vae, pixels).dtype == torch.float32
     precise = overflowing_vae().half().float()
@@ -157,7 +164,7 @@ def test_a_vae_whose_config_does_not_ask_for_float32_stays_in_half_precision():
     """`force_upcast` is the class's default too, and Stable Diffusion 1's VAE does without it."""
     vae = tiny_vae().half()
     assert vae.config["force_upcast"]
-    assert sd.decode_latents(vae, torch.rand(1, 4, 8, 8).half()).dtype == torch.float16
+    assert sd.decode_latents_to_pixels(vae, torch.rand(1, 4, 8, 8).half()).dtype == torch.float16
     assert sd.encode_pixels_to_mean(vae, torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
 
 
@@ -173,7 +180,7 @@ def test_a_vae_is_cast_back_after_an_error():
 def test_threads_that_share_a_vae_in_half_precision_do_not_disturb_each_other():
     vae = overflowing_vae(force_upcast=True).half()
     latents = [torch.rand(1, 4, 8, 8).half() for _ in range(8)]
-    alone = [sd.decode_latents(vae, one) for one in latents]
+    alone = [sd.decode_latents_to_pixels(vae, one) for one in latents]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(partial(decode_without_gradients, vae), latents))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -182,4 +189,4 @@ def test_threads_that_share_a_vae_in_half_precision_do_not_disturb_each_other():
 def decode_without_gradients(vae, latents):
     """Gradients are switched on in a new thread."""
     with torch.no_grad():
-        return sd.decode_latents(vae, latents)
+        return sd.decode_latents_to_pixels(vae, latents)

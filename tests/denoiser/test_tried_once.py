@@ -43,7 +43,9 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
     models = {"unet": build_meta_model(UNET, unet_config()), "vae": vae_of(config)}
     for _ in range(2):
         with pytest.raises(ModelError, match="out_channels = 4, and its vae latents of 3 channels"):
-            trial_pass.check_models_run(models, {"unet": "its unet", "vae": "its vae"})
+            trial_pass.check_unet_and_autoencoder_run(
+                models, {"unet": "its unet", "vae": "its vae"}
+            )
 
 
 def unet_config() -> dict[str, object]:
@@ -61,7 +63,7 @@ def test_of_many_models_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     config = unet_config()
     for size in (8, 16, 24, 32):
         made = build_meta_model(UNET, config | {"sample_size": size})
-        trial_pass.check_models_run({"unet": made}, {"unet": "its unet"})
+        trial_pass.check_unet_and_autoencoder_run({"unet": made}, {"unet": "its unet"})
         assert build_meta_model(UNET, config | {"sample_size": size}) is made
         assert 1 <= len(meta_models.META_MODEL_CACHE) <= 2
         assert 1 <= len(trial_pass.PASSED_MODEL_CONFIGS) <= 2

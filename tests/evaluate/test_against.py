@@ -187,7 +187,7 @@ def test_the_stored_result_of_the_embedded_model_can_be_compared_with() -> None:
     facts = {"recogniser": json.loads(path.read_text())["recogniser"]}
     before = read_earlier_result(path, facts, RESULT_VERSION)
     for chapter in ("recogniser", "generation", "sampling", "inspection", "editing"):
-        assert before.parse_tables(chapter)
+        assert before.parse_tables_of_chapter(chapter)
 
 
 @pytest.mark.parametrize(

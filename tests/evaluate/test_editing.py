@@ -20,7 +20,7 @@ from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
     ChangeKind,
     PromptPair,
-    build_prompt_pair,
+    build_nth_prompt_pair,
     find_mention,
 )
 from t2i.evaluate.editing.part import EditingConfig, EditingPart
@@ -29,7 +29,7 @@ from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
     build_two_object_prompt_edit,
     compute_relation_box,
-    find_two_object_layout,
+    find_nth_layout_relating_two_objects,
 )
 from t2i.evaluate.inspection.part import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -75,18 +75,18 @@ def records(part: EditingPart) -> dict[str, Record]:
 
 @pytest.mark.parametrize("kind", CHANGE_TITLES)
 def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: ChangeKind) -> None:
-    pairs = [build_prompt_pair(SCENES, kind, number) for number in range(12)]
+    pairs = [build_nth_prompt_pair(SCENES, kind, number) for number in range(12)]
     again = Scenes(SCENES.config)
-    assert pairs == [build_prompt_pair(again, kind, number) for number in range(12)]
+    assert pairs == [build_nth_prompt_pair(again, kind, number) for number in range(12)]
     assert len({one.captions for one in pairs}) > 8
     others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
-    assert pairs != [build_prompt_pair(others, kind, number) for number in range(12)]
+    assert pairs != [build_nth_prompt_pair(others, kind, number) for number in range(12)]
 
 
 @pytest.mark.parametrize("kind", CHANGE_TITLES)
 def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
     for number in range(12):
-        one = build_prompt_pair(SCENES, kind, number)
+        one = build_nth_prompt_pair(SCENES, kind, number)
         differ = [
             index
             for index, (a, b) in enumerate(zip_longest(one.source.objects, one.target.objects))
@@ -104,7 +104,7 @@ def test_a_pair_differs_in_the_one_thing(kind: ChangeKind) -> None:
 
 def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
     for number in range(12):
-        one = build_prompt_pair(SCENES, "addition", number)
+        one = build_nth_prompt_pair(SCENES, "addition", number)
         (first,), (_, second) = one.source.caption.mentions, one.target.caption.mentions
         begin, end = one.captions[0][: first.span[1]], one.captions[0][first.span[1] :]
         assert one.captions[1].startswith(f"{begin} ")
@@ -115,9 +115,11 @@ def test_one_more_object_is_put_in_behind_the_first_in_the_same_words() -> None:
 
 def test_no_target_is_a_combination_that_training_never_shows() -> None:
     for number in range(40):
-        names = {placed.name for placed in build_prompt_pair(SCENES, "swap", number).target.objects}
+        names = {
+            placed.name for placed in build_nth_prompt_pair(SCENES, "swap", number).target.objects
+        }
         assert names not in [set(one) for one in load_held_out_combinations().pairs]
-        objects = build_prompt_pair(SCENES, "recolour", number).target.objects
+        objects = build_nth_prompt_pair(SCENES, "recolour", number).target.objects
         assert not load_held_out_combinations().colours & {
             (placed.name, placed.colour) for placed in objects
         }
@@ -126,7 +128,7 @@ def test_no_target_is_a_combination_that_training_never_shows() -> None:
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
     alone = Scenes(SceneDatasetConfig(vocabulary=("apple",), max_objects=1))
     with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
-        build_prompt_pair(alone, "swap", 0)
+        build_nth_prompt_pair(alone, "swap", 0)
 
 
 def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationContext) -> None:
@@ -149,7 +151,7 @@ def test_seeds_are_not_those_of_inspection() -> None:
 
 
 def swap() -> PromptPair:
-    return build_prompt_pair(SCENES, "swap", 0)
+    return build_nth_prompt_pair(SCENES, "swap", 0)
 
 
 def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
@@ -168,7 +170,7 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
     stronger, settings = (
-        build_prompt_pair(SCENES, "strengthen", 0),
+        build_nth_prompt_pair(SCENES, "strengthen", 0),
         EditSettings(weight=4, prompt_weight=1.3),
     )
     edits = METHODS["Replace / Refine"](part.editor, stronger, settings, 10)
@@ -187,7 +189,7 @@ def test_boxes_stand_as_the_caption_says() -> None:
         subject, other = (compute_relation_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
         assert (subject[axis] < other[axis]) == first
         assert subject[1 - axis] == other[1 - axis]
-    layout = find_two_object_layout(SCENES, 0)
+    layout = find_nth_layout_relating_two_objects(SCENES, 0)
     assert layout is not None
     excite, regions = (
         build_two_object_prompt_edit(name, layout, row)

@@ -17,7 +17,7 @@ from t2i.evaluate.editing.caption_fit import (
     score_pictures_and_edited_regions,
 )
 from t2i.evaluate.editing.cost import measure_relative_cost
-from t2i.evaluate.editing.pairs import PromptPair, build_prompt_pair, find_mention
+from t2i.evaluate.editing.pairs import PromptPair, build_nth_prompt_pair, find_mention
 from t2i.evaluate.editing.scores import (
     MAX_PSNR,
     build_unchanged_region_mask,
@@ -25,8 +25,8 @@ from t2i.evaluate.editing.scores import (
     dilate_mask,
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarities,
     measure_similarity,
+    measure_similarity_within_each_mask,
 )
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
@@ -91,7 +91,7 @@ def test_only_the_places_that_were_to_stay_are_counted() -> None:
     assert inside.ssim < outside.ssim < 1  # its window reaches over the edge
     assert measure_similarity(gray(90), picture, ~WHOLE) is None
     masks = [LEFT, ~WHOLE, ~LEFT]
-    assert measure_similarities(gray(90), picture, masks) == [inside, None, outside]
+    assert measure_similarity_within_each_mask(gray(90), picture, masks) == [inside, None, outside]
 
 
 def test_the_structure_asks_for_the_layout_alone() -> None:
@@ -117,7 +117,7 @@ def test_a_mask_grows_to_every_side() -> None:
 
 def of_one(kind: str) -> PromptPair:
     """The first pair of a kind in which one object stands alone."""
-    found = (build_prompt_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
+    found = (build_nth_prompt_pair(SCENES, kind, number) for number in range(100))  # type: ignore[arg-type]
     return next(one for one in found if len(one.source.objects) == 1)
 
 
@@ -208,7 +208,7 @@ def test_the_edited_place_is_that_of_the_sources_object() -> None:
 
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
     for number in range(40):
-        recolour = build_prompt_pair(SCENES, "recolour", number)
+        recolour = build_nth_prompt_pair(SCENES, "recolour", number)
         words = describe_target_object(recolour)
         assert recolour.object_index is not None
         assert (
@@ -257,7 +257,7 @@ def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
     better = []
     for number in range(20):
         told, scene = (
-            build_prompt_pair(scenes, "recolour", number),
+            build_nth_prompt_pair(scenes, "recolour", number),
             scenes.render_scene(number * 1000),
         )
         if len(scene.objects) < 2:

@@ -29,7 +29,7 @@ from t2i.evaluate.scene_splits import SceneSplitConfig
 from t2i.scenes.recognised_objects import RecognisedObject, Recognition
 from tests.evaluate.tiny_context import tiny_context
 from tests.tiny import tiny_unet
-from train.setup.control_networks import build_controlnet
+from train.setup.control_networks import build_fresh_controlnet
 
 CONFIG = HintsConfig(
     scenes=SceneSplitConfig(seed=5, count=5),
@@ -46,7 +46,7 @@ LABELS = [
 
 def random_controlnet() -> ControlNetModel:
     """A ControlNet that adds something, for the tiny model."""
-    network = build_controlnet(tiny_unet(), factor=4).eval()
+    network = build_fresh_controlnet(tiny_unet(), factor=4).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
@@ -206,6 +206,6 @@ def test_an_adapter_has_no_guess_mode(tmp_path: Path) -> None:
 def test_a_control_is_needed_that_fits(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="measures a control, and none is named"):
         HintsPart(CONFIG, tiny_context(tmp_path))
-    other = build_controlnet(tiny_unet(cross_attention_dim=16), factor=4)
+    other = build_fresh_controlnet(tiny_unet(cross_attention_dim=16), factor=4)
     with pytest.raises(ArgumentError, match="Control 0 is a ControlNet for text embeddings"):
         part_of(tmp_path, other)

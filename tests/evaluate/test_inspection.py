@@ -75,7 +75,7 @@ def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Inspectio
 
 def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) -> None:
     shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
-    scene = part.scenes["held_out"].render_scene(0)
+    scene = part.scenes_by_split["held_out"].render_scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
     choice = HeatMapCalibration.model_validate(part.measure_unit(CALIBRATION_KEY))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
@@ -110,7 +110,7 @@ def test_the_run_shows_the_denoiser_the_picture_and_nothing_it_predicts(
     context: EvaluationContext,
 ) -> None:
     part = InspectionPart(FEW, context)
-    scene = part.scenes["seen"].render_scene(0)
+    scene = part.scenes_by_split["seen"].render_scene(0)
     scheduler = build_known_picture_scheduler(
         context.pipe, scene.pixels, (0.8, 0.3), derive_generator(0, "noise")
     )
@@ -169,7 +169,7 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
 
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
     part = InspectionPart(FEW, context)
-    scene = part.scenes["seen"].render_scene(0)
+    scene = part.scenes_by_split["seen"].render_scene(0)
     heat = probe_rendered_scene(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
     maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
@@ -211,7 +211,7 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
-    scene = InspectionPart(FEW, context).scenes["seen"].render_scene(0)
+    scene = InspectionPart(FEW, context).scenes_by_split["seen"].render_scene(0)
     with pytest.raises(DaamError, match=r"not installed: pip install daam|does not run: "):
         compute_daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
 

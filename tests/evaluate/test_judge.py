@@ -4,7 +4,7 @@ from t2i.evaluate.generation.judge import (
     CRITERION_TITLES,
     CaptionStatement,
     build_caption_statement,
-    judge_by_other_caption,
+    judge_by_other_captions,
     judge_by_statement,
 )
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
@@ -111,10 +111,10 @@ def test_the_control_asks_what_the_next_such_caption_says() -> None:
     statements = [cat, APPLE_AND_CAT, dog]
     seen = seen_of("white", cat=at(0.5, 0.5))
     assert judge_by_statement(cat, seen)["one"] == [True]
-    assert judge_by_other_caption(statements, 0, seen)["one"] == [False]
+    assert judge_by_other_captions(statements, 0, seen)["one"] == [False]
     # The next one with one object is found around the end.
-    assert judge_by_other_caption(statements, 2, seen)["one"] == [True]
+    assert judge_by_other_captions(statements, 2, seen)["one"] == [True]
     # No other caption states a relation: there is nothing to be held against.
-    control = judge_by_other_caption(statements, 1, seen)
+    control = judge_by_other_captions(statements, 1, seen)
     assert "relation" not in control
     assert control["everything"] == [False]

@@ -23,8 +23,8 @@ from t2i.evaluate.pie_bench.lpips import (
     load_lpips,
     load_torchmetrics_lpips_weights,
 )
-from t2i.evaluate.pie_bench.mapping import read_mapping_file
-from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_metrics
+from t2i.evaluate.pie_bench.mapping import read_edits_by_key
+from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_chosen_metrics
 from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.pie_bench.records import PieBenchRecord
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -76,7 +76,7 @@ def config(folder: Path, **more: object) -> PieBenchConfig:
 
 
 def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path) -> None:
-    edit = read_mapping_file(folder)["111000000000"]
+    edit = read_edits_by_key(folder)["111000000000"]
     assert edit.prompts == ("a red cat", "a red dog")
     assert edit.blended_words == ("cat", "dog")
     mask = edit.edited_mask()
@@ -88,7 +88,7 @@ def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path)
 
 
 def test_a_run_that_leaves_the_picture_ends_with_it(folder: Path) -> None:
-    edit = read_mapping_file(folder)["111000000000"]
+    edit = read_edits_by_key(folder)["111000000000"]
     longer = edit.model_copy(update={"mask": (512 * 511 - 10, 5000)})
     assert longer.edited_mask()[510, -10:].all()
     assert longer.edited_mask()[-1].all()
@@ -111,16 +111,16 @@ def test_a_mapping_of_another_layout_is_refused(
 ) -> None:
     (tmp_path / "mapping_file.json").write_text(json.dumps({"x": ENTRY | change}))
     with pytest.raises(DataError, match=words):
-        read_mapping_file(tmp_path)
+        read_edits_by_key(tmp_path)
 
 
 def test_a_mapping_without_edits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mapping_file.json").write_text("{}")
     with pytest.raises(DataError, match="holds no edits"):
-        read_mapping_file(tmp_path)
+        read_edits_by_key(tmp_path)
     (tmp_path / "mapping_file.json").write_text("[]")
     with pytest.raises(DataError, match="holds a JSON list, not an object"):
-        read_mapping_file(tmp_path)
+        read_edits_by_key(tmp_path)
 
 
 # configuration
@@ -173,9 +173,9 @@ def compared(change_inside: int, change_outside: int) -> ComparedPictures:
 
 
 def test_background_columns_count_the_edited_region_as_equal() -> None:
-    inside = compute_metrics(compared(50, 0), ("psnr", "mse", "ssim"), Judges())
+    inside = compute_chosen_metrics(compared(50, 0), ("psnr", "mse", "ssim"), Judges())
     assert inside == {"psnr": 100, "mse": 0, "ssim": pytest.approx(100)}
-    outside = compute_metrics(compared(50, 51), ("psnr", "mse", "ssim"), Judges())
+    outside = compute_chosen_metrics(compared(50, 51), ("psnr", "mse", "ssim"), Judges())
     # a fifth brighter in half of the picture
     assert outside["mse"] == pytest.approx(0.2**2 / 2 * 1e4)
     assert outside["psnr"] == pytest.approx(-10 * np.log10(0.2**2 / 2))
@@ -187,7 +187,7 @@ def test_what_is_edited_everywhere_has_no_background() -> None:
     one = compared(50, 50)
     everywhere = np.ones_like(one.edited_region_HW)
     whole = ComparedPictures(one.source, one.edited, everywhere, one.target_prompt)
-    found = compute_metrics(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
+    found = compute_chosen_metrics(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
     assert set(found.values()) == {None}
 
 
@@ -255,12 +255,12 @@ def test_judges_are_loaded_from_folders_of_transformers(tmp_path: Path) -> None:
     ViTModel(vit, add_pooling_layer=False).save_pretrained(tmp_path / "dino")
     judges = load_judges(dino=tmp_path / "dino", clip=tmp_path / "clip", lpips=None)
     one = compared(50, 20)
-    found = compute_metrics(one, ("structure", "clip", "clip_edited"), judges)
+    found = compute_chosen_metrics(one, ("structure", "clip", "clip_edited"), judges)
     assert found["structure"] is not None
     assert found["structure"] > 0
     assert all(0 <= (found[name] or 0) <= 100 for name in ("clip", "clip_edited"))
     same = ComparedPictures(one.source, one.source, one.edited_region_HW, one.target_prompt)
-    assert compute_metrics(same, ("structure",), judges) == {"structure": 0}
+    assert compute_chosen_metrics(same, ("structure",), judges) == {"structure": 0}
 
 
 def test_clip_is_a_hundred_times_the_cosine_and_no_less_than_zero() -> None:

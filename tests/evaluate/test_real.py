@@ -17,14 +17,14 @@ from t2i.evaluate.real.baselines import (
     REGENERATED,
 )
 from t2i.evaluate.real.comparison import (
-    choose_most_preserving_method,
+    choose_most_preserving_and_most_successful_methods,
     compute_difference_on_common_samples,
     compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.edit_methods import EditMethod
 from t2i.evaluate.real.part import RealPart
-from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_picture_pair
+from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_nth_picture_pair
 from t2i.evaluate.real.records import PicturePairScores
 from t2i.evaluate.real.scores import compute_kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
@@ -71,7 +71,7 @@ def test_what_is_to_stay_is_equal_in_both_composed_pictures(
     scenes: Scenes, kind: ChangeKind
 ) -> None:
     for number in range(3):
-        pair = build_picture_pair(scenes, kind, number)
+        pair = build_nth_picture_pair(scenes, kind, number)
         source, target = np.asarray(pair.source), np.asarray(pair.target)
         assert np.array_equal(source[pair.kept_HW], target[pair.kept_HW])
         assert (source != target).any()
@@ -90,7 +90,7 @@ def held_out_combinations(layout: Layout) -> set[object]:
 def test_held_out_targets_show_what_training_never_does(kind: ChangeKind) -> None:
     for number in range(5):
         held_out, seen = (
-            build_picture_pair(scenes, kind, number).prompts for scenes in (HELD_OUT, SEEN)
+            build_nth_picture_pair(scenes, kind, number).prompts for scenes in (HELD_OUT, SEEN)
         )
         new = held_out_combinations(held_out.target)
         assert new
@@ -101,7 +101,7 @@ def test_held_out_targets_show_what_training_never_does(kind: ChangeKind) -> Non
 def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
     words = set()
     for number in range(8):
-        pair = build_picture_pair(SEEN, "strengthen", number).prompts
+        pair = build_nth_picture_pair(SEEN, "strengthen", number).prompts
         shares = [
             render_layout(layout, 128)[1][0].mean()
             for layout in (pair.source, build_expected_target_layout(pair))
@@ -114,7 +114,7 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
 
 
 def test_a_new_background_has_the_shade_of_the_old_one() -> None:
-    pair = build_picture_pair(SEEN, "background", 0).prompts
+    pair = build_nth_picture_pair(SEEN, "background", 0).prompts
     before = np.subtract(pair.source.tint, BACKGROUND_COLOURS[pair.source.background])
     after = np.subtract(
         build_expected_target_layout(pair).tint, BACKGROUND_COLOURS[pair.target.background]
@@ -171,8 +171,8 @@ def test_the_choice_keeps_most_of_nearly_the_most_successful() -> None:
 
     successes = {"best": share(96), "near": share(91), "far": share(90)}
     kept: dict[str, list[float | None]] = {"best": [20.0], "near": [30.0, None], "far": [40.0]}
-    assert choose_most_preserving_method(successes, kept) == ("near", "best")
-    assert choose_most_preserving_method({}, {}) is None
+    assert choose_most_preserving_and_most_successful_methods(successes, kept) == ("near", "best")
+    assert choose_most_preserving_and_most_successful_methods({}, {}) is None
 
 
 # the part

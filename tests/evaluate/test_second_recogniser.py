@@ -11,7 +11,7 @@ from t2i.cli.commands.data_pairs import DEFAULT_SEED
 from t2i.errors import ArgumentError, ModelError
 from t2i.evaluate.preferences.second_recogniser import load_preference_recogniser
 from t2i.evaluate.recogniser_card import SEED as CARD_SEED
-from t2i.evaluate.suite import list_suite_seeds
+from t2i.evaluate.suite import list_seeds_of_all_suites
 from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 from tests.evaluate.second_recogniser import save_second_recogniser
 
@@ -25,7 +25,7 @@ def read(name: str) -> dict[str, dict[str, object]]:
 def test_its_seeds_are_those_of_no_other_run_and_of_no_suite() -> None:
     second = read("second-recogniser")
     seeds = {second["seed"], second["data"]["seed"]}
-    others = {CARD_SEED, DEFAULT_SEED} | list_suite_seeds()
+    others = {CARD_SEED, DEFAULT_SEED} | list_seeds_of_all_suites()
     for path in CONFIGS.glob("*.toml"):
         if path.stem != "second-recogniser":
             tree = read(path.stem)
@@ -43,7 +43,7 @@ def test_it_is_the_first_one_but_for_its_seeds() -> None:
 
 
 def test_the_seed_of_captions_is_no_suites() -> None:
-    assert DEFAULT_SEED not in list_suite_seeds()
+    assert DEFAULT_SEED not in list_seeds_of_all_suites()
 
 
 def test_another_recogniser_is_loaded(tmp_path: Path) -> None:

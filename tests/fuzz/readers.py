@@ -32,11 +32,11 @@ from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_json
 from train.config.load_config import load_run_config
 from train.data.config_from_path import build_data_config_from_path
 from train.data.dataset_manifest import read_manifest
-from train.data.decode import decode_picture
+from train.data.decode import decode_to_rgb_or_rgba
 from train.data.discovery import list_and_check_pictures
 from train.data.sources.folder import list_picture_folder
-from train.data.sources.kohya import load_kohya_subsets
-from train.data.sources.metadata import read_caption_table
+from train.data.sources.kohya import load_kohya_subsets_and_notes
+from train.data.sources.metadata import read_captions_from_csv_or_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """Of the repository."""
@@ -149,7 +149,7 @@ def read_one_prompt(path: Path) -> None:
 
 
 def read_decoded(path: Path) -> None:
-    decode_picture(path.read_bytes(), path.name)
+    decode_to_rgb_or_rgba(path.read_bytes(), path.name)
 
 
 def read_told(path: Path) -> None:
@@ -206,12 +206,12 @@ READERS = {
     ),
     "metadata.jsonl": Reader(
         "metadata.jsonl",
-        lambda path: read_caption_table(path, None),
+        lambda path: read_captions_from_csv_or_jsonl(path, None),
         texts('{"file_name": "a.png", "text": "a"}\n{"file_name": "b.png", "text": ["b", null]}\n'),
     ),
     "metadata.csv": Reader(
         "metadata.csv",
-        lambda path: read_caption_table(path, None),
+        lambda path: read_captions_from_csv_or_jsonl(path, None),
         texts('file_name,text\na.png,"a, b"\n'),
     ),
     "caption": Reader("a.txt", in_folder(list_picture_folder), texts("a cat, sitting\n")),
@@ -222,7 +222,9 @@ READERS = {
         build_data_config_from_path,
         texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n'),
     ),
-    "kohya.toml": Reader("k.toml", lambda path: load_kohya_subsets(path, 64), texts(KOHYA)),
+    "kohya.toml": Reader(
+        "k.toml", lambda path: load_kohya_subsets_and_notes(path, 64), texts(KOHYA)
+    ),
     "suite.toml": Reader(
         "s.toml",
         lambda path: read_suite(str(path), quick=False),

@@ -181,7 +181,9 @@ def test_an_autoencoder_that_overflows_in_half_precision_says_how_to_decode(comp
         check_pixels_finite(pixels)
     half = TextToImagePipeline(**tiny_sd_components() | {"vae": components["vae"]})
     latents = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
-    assert sd.decode_latents(half.vae, latents).dtype == torch.float32  # the remedy is taken
+    assert (
+        sd.decode_latents_to_pixels(half.vae, latents).dtype == torch.float32
+    )  # the remedy is taken
 
 
 def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_over():

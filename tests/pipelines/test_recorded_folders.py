@@ -32,10 +32,10 @@ def test_a_folder_of_an_earlier_commit_is_read(tmp_path):
     assert kept.noise is None
     assert torch.equal(kept.latents_after_step(1), kept.latents)
     site = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-    row = kept.recorded_attention_inputs(site, 0)
+    row = kept.get_recorded_qkv(site, 0)
     assert row is not None
     assert row.query.shape[0] == row.key.shape[0] == 1
-    assert kept.recorded_attention_inputs("no.such.site", 0) is None
+    assert kept.get_recorded_qkv("no.such.site", 0) is None
 
 
 def test_a_source_of_an_earlier_commit_is_edited(tmp_path):

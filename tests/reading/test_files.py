@@ -19,7 +19,7 @@ from t2i.safe_reading import (
     CONFIG_KIND,
     UnsafeFileError,
     UntrustedFileKind,
-    iterate_numbered_lines,
+    iterate_numbered_byte_lines,
     open_regular_file,
     open_untrusted_file,
     read_bounded,
@@ -29,8 +29,8 @@ from t2i.safe_reading import (
 )
 from train.data.config_from_path import build_data_config_from_path
 from train.data.discovery import list_and_check_pictures
-from train.data.sources.kohya import load_kohya_subsets
-from train.data.sources.metadata import read_caption_table
+from train.data.sources.kohya import load_kohya_subsets_and_notes
+from train.data.sources.metadata import read_captions_from_csv_or_jsonl
 from train.data.sources.tars import list_tar_pictures
 
 SMALL = UntrustedFileKind("note", 10)
@@ -44,10 +44,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.png": open_picture,
     "story.png": read_metadata,
     "x.txt": read_prompts_file,
-    "x.jsonl": lambda path: read_caption_table(path, None),
+    "x.jsonl": lambda path: read_captions_from_csv_or_jsonl(path, None),
     "x.tar": lambda path: list_tar_pictures([str(path)]),
     "run.toml": build_data_config_from_path,
-    "kohya.toml": lambda path: load_kohya_subsets(path, 64),
+    "kohya.toml": lambda path: load_kohya_subsets_and_notes(path, 64),
     "config.json": read_model_json,
     "x.safetensors": read_shapes,
 }
@@ -134,7 +134,7 @@ def test_text_is_utf8_and_a_fault_has_its_place() -> None:
 def test_only_a_line_feed_ends_a_line_and_no_line_is_read_whole_that_is_too_long() -> None:
     Path("a").write_bytes("\ufeffone\u2028still\x0bone\n".encode() + bytes(99))
     with open_regular_file("a") as file:
-        first, second, *_ = iterate_numbered_lines(file, 20)
+        first, second, *_ = iterate_numbered_byte_lines(file, 20)
     assert first == (1, "one\u2028still\x0bone\n".encode())
     assert (second[0], len(second[1])) == (2, 21)
 

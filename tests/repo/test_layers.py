@@ -17,7 +17,7 @@ OURS = ("t2i", "pipelines", "train")
 LAYERS = (
     (
         *("t2i.accelerate_state", "t2i.atomic_files", "t2i.atomic_folders", "t2i.errors"),
-        *("t2i.exif", "t2i.hardware", "t2i.library_messages", "t2i.masks"),
+        *("t2i.exif", "t2i.environment_info", "t2i.library_messages", "t2i.masks"),
         "t2i.method_patches",
         *("t2i.optional_dependencies", "t2i.pictures", "t2i.randomness", "t2i.run_folder"),
         *("t2i.safe_reading", "t2i.terminal", "t2i.validation_errors"),

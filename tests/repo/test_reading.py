@@ -44,7 +44,7 @@ ALLOWED = {
     "t2i.scenes.held_out": {"read_text", "loads"},
     "t2i.scenes.sprites": {"read_text", "read_bytes", "loads", "Image.open"},
     "train.starter_config.template_text": {"read_text"},
-    "t2i.hardware": {"read_text"},
+    "t2i.environment_info": {"read_text"},
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written

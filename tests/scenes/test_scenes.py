@@ -25,10 +25,10 @@ from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     find_scene_assets_folder,
     list_contrasting_backgrounds,
-    load_sprite,
+    load_premultiplied_sprite,
     load_vocabulary_objects,
 )
-from train.data.sheets.mask_sheet import MASK_COLOURS, draw_mask_sheet
+from train.data.sheets.mask_sheet import MASK_COLOURS, draw_training_example_sheet
 
 SMALL = SceneDatasetConfig(size=64, seed=7, vocabulary="all")
 # Degrees of hue people call by each name.
@@ -131,7 +131,7 @@ def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
     for number, placed in enumerate(layout.objects, start=1):
         side = round(placed.side * size)
         corner = [min(max(round(c * size - side / 2), 0), size - side) for c in placed.centre]
-        small = load_sprite(placed.name, placed.colour).resize(
+        small = load_premultiplied_sprite(placed.name, placed.colour).resize(
             (side, side), Image.Resampling.HAMMING
         )
         small = small.convert("RGBA")
@@ -283,9 +283,11 @@ def in_range(hue: float, name: str) -> bool:
     "name", [thing.name for thing in load_vocabulary_objects().values() if thing.repaintable]
 )
 def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
-    natural = np.asarray(load_sprite(name, None).convert("RGBA"))[::4, ::4].astype(int)
+    natural = np.asarray(load_premultiplied_sprite(name, None).convert("RGBA"))[::4, ::4].astype(
+        int
+    )
     for colour in load_vocabulary_objects()[name].paint_colours:
-        rgba = np.asarray(load_sprite(name, colour).convert("RGBA"))[::4, ::4]
+        rgba = np.asarray(load_premultiplied_sprite(name, colour).convert("RGBA"))[::4, ::4]
         assert (rgba[..., 3] == natural[..., 3]).all()
         solid = rgba[..., 3] > 250
         changed = solid & (np.abs(rgba[..., :3] - natural[..., :3]).max(axis=-1) > 24)
@@ -297,8 +299,8 @@ def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
 
 
 def test_repainting_leaves_other_hues_and_grays_alone() -> None:
-    before = np.asarray(load_sprite("car", None).convert("RGBA")).astype(int)
-    after = np.asarray(load_sprite("car", "green").convert("RGBA")).astype(int)
+    before = np.asarray(load_premultiplied_sprite("car", None).convert("RGBA")).astype(int)
+    after = np.asarray(load_premultiplied_sprite("car", "green").convert("RGBA")).astype(int)
     red, green, blue, alpha = before[..., 0], before[..., 1], before[..., 2], before[..., 3]
     windows = (alpha > 250) & (blue > 200) & (green > 120) & (red < 130)
     body = (alpha > 250) & (red > 200) & (green < 60) & (blue < 90)
@@ -414,8 +416,10 @@ def test_the_objects_are_complete_small_and_licensed() -> None:
     for thing in load_vocabulary_objects().values():
         data = find_scene_assets_folder().joinpath(thing.file).read_bytes()
         total += len(data)
-        assert load_sprite(thing.name, None).size == (128, 128)
-        left, top, right, bottom = load_sprite(thing.name, None).convert("RGBA").getbbox()
+        assert load_premultiplied_sprite(thing.name, None).size == (128, 128)
+        left, top, right, bottom = (
+            load_premultiplied_sprite(thing.name, None).convert("RGBA").getbbox()
+        )
         assert max(right - left, bottom - top) >= 124, thing.name
     assert total < 2_000_000
     assert "Microsoft" in find_scene_assets_folder().joinpath("LICENSE").read_text(encoding="utf-8")
@@ -481,7 +485,10 @@ def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
     data = Scenes(SMALL)
     index = next(i for i in range(50) if len(data.read_example(i).masks) == 2)
-    bare, full = draw_mask_sheet(data, [index], masks=False), draw_mask_sheet(data, [index])
+    bare, full = (
+        draw_training_example_sheet(data, [index], masks=False),
+        draw_training_example_sheet(data, [index]),
+    )
     assert full.width > 2 * bare.width - 20
     overlay = np.asarray(full)[:, full.width // 2 :].astype(int)
     for mask, colour in zip(data.read_example(index).masks, MASK_COLOURS, strict=False):
@@ -491,7 +498,7 @@ def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
 
 def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="No sample 7: the data set holds 5"):
-        draw_mask_sheet(Scenes(SceneDatasetConfig(length=5)), [1, 7])
+        draw_training_example_sheet(Scenes(SceneDatasetConfig(length=5)), [1, 7])
 
 
 @pytest.mark.parametrize(

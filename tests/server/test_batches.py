@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2i.server.jobs.job import Job, JobCancelledError, JobProgress, JobResult
 from t2i.server.jobs.job_request import EditRequest, GenerateRequest
-from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, PreviewMessage, WorkerJob
+from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, PreviewMessage, WorkerJobInputs
 from t2i.server.settings import WorkerSettings
 from t2i.server.worker import job_worker
 from t2i.server.worker.job_worker import JobWorker
@@ -101,7 +101,7 @@ def test_jobs_whose_worker_ended_are_tried_again_alone(jobs: ServerJobs) -> None
 class Heard:
     """What a worker reports of its jobs; those of `cancelled` are cancelled at their first step."""
 
-    def __init__(self, given: list[WorkerJob], cancelled: tuple[int, ...] = ()) -> None:
+    def __init__(self, given: list[WorkerJobInputs], cancelled: tuple[int, ...] = ()) -> None:
         self.steps: list[list[int]] = [[] for _ in given]
         self.previews: list[set[str]] = [set() for _ in given]
         self.ends: dict[int, JobOutcome] = {}
@@ -123,14 +123,14 @@ class Heard:
         self.ends[number] = outcome
 
 
-def prepare(jobs: ServerJobs, prompts: tuple[str, ...] = PROMPTS) -> list[WorkerJob]:
+def prepare(jobs: ServerJobs, prompts: tuple[str, ...] = PROMPTS) -> list[WorkerJobInputs]:
     for seed, prompt in enumerate(prompts):
         submit(jobs, prompt, negative_prompt=f"a bird {seed}", seed=seed, steps=STEPS)
     prepared = [jobs.dispatcher.build_worker_job(job) for job in jobs.dispatcher.take_batch(0)]
     return [job for job in prepared if job is not None]
 
 
-def read(job: WorkerJob, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def read(job: WorkerJobInputs, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     image = Image.open(io.BytesIO((job.folder / f"seed-{seed}.png").read_bytes()))
     return np.asarray(image).astype(int), image.info
 
@@ -140,7 +140,7 @@ def test_each_job_of_a_batch_has_its_picture_metadata_and_progress(
 ) -> None:
     given = prepare(jobs)
     heard = Heard(given)
-    worker.run_together(given, heard.reports, heard.end)
+    worker.run_together_with_end_callback(given, heard.reports, heard.end)
     together = [read(job, seed) for seed, job in enumerate(given)]
     for seed, job in enumerate(given):
         assert heard.steps[seed] == [1, 2, 3, 4]
@@ -165,7 +165,7 @@ def test_a_cancelled_job_of_a_batch_ends_at_once_and_the_others_are_drawn(
 ) -> None:
     given = prepare(jobs)
     heard = Heard(given, cancelled=(1,))
-    worker.run_together(given, heard.reports, heard.end)
+    worker.run_together_with_end_callback(given, heard.reports, heard.end)
     assert list(heard.ends) == [1, 0, 2]
     assert heard.ends[1] == "cancelled"
     assert isinstance(heard.ends[0], JobResult)
@@ -175,7 +175,7 @@ def test_a_cancelled_job_of_a_batch_ends_at_once_and_the_others_are_drawn(
 def test_a_batch_whose_jobs_are_all_cancelled_stops(jobs: ServerJobs, worker: JobWorker) -> None:
     given = prepare(jobs)
     heard = Heard(given, cancelled=(0, 1, 2))
-    worker.run_together(given, heard.reports, heard.end)
+    worker.run_together_with_end_callback(given, heard.reports, heard.end)
     assert heard.ends == dict.fromkeys(range(3), "cancelled")
     assert worker.models.get_or_load("embedded").pipe.step_callbacks == []
 
@@ -192,7 +192,7 @@ def test_where_a_batch_fails_each_job_is_run_alone(
 
     monkeypatch.setattr(job_worker, "run_batch", fail)
     heard = Heard(given)
-    worker.run_together(given, heard.reports, heard.end)
+    worker.run_together_with_end_callback(given, heard.reports, heard.end)
     assert sorted(heard.ends) == [0, 1, 2]
     assert not any(isinstance(end, FailureMessage) for end in heard.ends.values())
     read(given[2], 2)

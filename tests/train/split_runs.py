@@ -31,7 +31,7 @@ def main(given: list[str]) -> None:
         if start == "-":
             training.export()
 
-        weights = training.target.trained_parameters().values()
+        weights = training.target.collect_trained_parameters_by_name().values()
         here = sum(get_local_shard(weight).numel() for weight in weights)
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
         run_on_main_process(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023

@@ -14,15 +14,15 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import build_dataset
 from train.loop import run_training
 from train.objective.attention_supervision import (
     AttentionSupervisionConfig,
-    compute_outside_mask_loss,
-    compute_pixelwise_loss,
+    compute_mask_cross_entropy,
+    compute_squared_outside_mask_loss,
     compute_word_maps,
     resize_masks_to_site,
     select_supervised_words,
@@ -39,7 +39,7 @@ def target_of(config: RunConfig, rows: int = 4):
     assert isinstance(target, DenoisingTarget)
     data = build_dataset(config.data)
     order = BatchOrder([range(len(data))], rows, 1)
-    return target.train(), next(iterate_micro_batches(data, order, ProcessShare(), range(1)))
+    return target.train(), next(load_micro_batches_of_steps(data, order, ProcessShare(), range(1)))
 
 
 @pytest.fixture
@@ -71,10 +71,14 @@ def on_pictures(tmp_path, base, folder, *settings, parts=("lora",)):
 
 def test_a_map_inside_its_mask_costs_nothing_and_an_even_one_what_lies_outside():
     mask_1Q = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert compute_outside_mask_loss(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
-    assert compute_outside_mask_loss(torch.full((1, 4), 0.1), mask_1Q).item() == pytest.approx(0.25)
-    assert compute_pixelwise_loss(mask_1Q, mask_1Q).item() < 1e-5
-    assert compute_pixelwise_loss(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(
+    assert (
+        compute_squared_outside_mask_loss(torch.tensor([[0.3, 0.2, 0.0, 0.0]]), mask_1Q).item() == 0
+    )
+    assert compute_squared_outside_mask_loss(
+        torch.full((1, 4), 0.1), mask_1Q
+    ).item() == pytest.approx(0.25)
+    assert compute_mask_cross_entropy(mask_1Q, mask_1Q).item() < 1e-5
+    assert compute_mask_cross_entropy(torch.full((1, 4), 0.5), mask_1Q).item() == pytest.approx(
         np.log(2)
     )
 
@@ -197,7 +201,7 @@ def test_what_torch_computes_attention_with_is_back_after_each_step(scenes):
 def test_maps_come_to_lie_inside_their_masks(scenes):
     def after(weight):
         target, batch = scenes(f"target.attention_weight={weight}")
-        optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=1e-2)
+        optimizer = torch.optim.Adam(target.collect_trained_parameters_by_name().values(), lr=1e-2)
         for _ in range(14):
             optimizer.zero_grad()
             target(batch).mean().backward()

@@ -36,7 +36,7 @@ def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         save_and_prune_checkpoints(tmp_path, state(step), keep=2)
-    assert [path.name for path in checkpoint.recover_and_list_checkpoints(tmp_path)] == [
+    assert [path.name for path in checkpoint.recover_and_list_checkpoint_folders(tmp_path)] == [
         "step-00000010",
         "step-00000003",
     ]

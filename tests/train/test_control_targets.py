@@ -44,7 +44,9 @@ def finished(
 
 def test_the_network_alone_is_trained_and_begins_from_the_unet(base: Path, tmp_path: Path) -> None:
     target = target_of(run_of(tmp_path, base, "controlnet"))
-    assert {name.split(".")[0] for name in target.trained_parameters()} == {"network"}
+    assert {name.split(".")[0] for name in target.collect_trained_parameters_by_name()} == {
+        "network"
+    }
     theirs, ours = target.unet.state_dict(), target.network.state_dict()
     shared = [name for name in ours if name in theirs]
     assert len(shared) > 20
@@ -281,7 +283,7 @@ def test_the_loss_on_one_batch_falls_by_the_network_alone(
 ) -> None:
     config = run_of(tmp_path, base, kind, "target.hint_dropout=0", "target.caption_dropout=0")
     target, batch = target_of(config).train(), batch_of(config, tmp_path / "out")
-    steps = torch.optim.Adam(target.trained_parameters().values(), lr=5e-3)
+    steps = torch.optim.Adam(target.collect_trained_parameters_by_name().values(), lr=5e-3)
     losses = []
     for _ in range(30):
         loss = target(batch).mean()

@@ -62,7 +62,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
     expected = told.pop("expected")
     assert RunConfig.model_validate(told) == config
     target, _ = assemble_target(config)
-    weights = sum(p.numel() for p in target.trained_parameters().values())
+    weights = sum(p.numel() for p in target.collect_trained_parameters_by_name().values())
     (trained,) = expected["trained"]
     assert trained["parameters"] == weights
     memory = expected["memory_bytes"]

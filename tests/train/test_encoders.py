@@ -82,7 +82,7 @@ def test_any_text_encoder_is_trained_saved_and_drawn_with(trained):
 
 
 def test_every_part_of_the_text_encoder_learns(trained):
-    weights = trained.target.trained_parameters()
+    weights = trained.target.collect_trained_parameters_by_name()
     told = [name for name in weights if name.startswith("text_encoder")]
     assert told
     same = [name for name in told if torch.equal(trained.before[name], weights[name].detach())]
@@ -92,7 +92,7 @@ def test_every_part_of_the_text_encoder_learns(trained):
 def test_what_is_read_of_the_text_encoders_is_trained_and_nothing_else(trained):
     names = trained.before.keys()
     of_encoders = {name for name in names if name.startswith("text_encoder")}
-    frozen = of_encoders - trained.target.trained_parameters().keys()
+    frozen = of_encoders - trained.target.collect_trained_parameters_by_name().keys()
     if trained.kind != "CLIPTextModel":
         assert not frozen
         return

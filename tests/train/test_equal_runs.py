@@ -13,7 +13,7 @@ from tests.train.runs import train_only, write_run
 from tests.train.states import largest_difference, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.micro_batch import MicroBatch
-from train.checkpoint import read_checkpoint, recover_and_list_checkpoints
+from train.checkpoint import read_checkpoint, recover_and_list_checkpoint_folders
 from train.config.load_config import load_run_config
 from train.targets.denoising import DenoisingTarget
 
@@ -26,7 +26,7 @@ NEAR = 1e-5
 
 def moved(out: Path) -> float:
     """By how much the last two checkpoints of a run differ."""
-    last, before = recover_and_list_checkpoints(out / "checkpoints")[:2]
+    last, before = recover_and_list_checkpoint_folders(out / "checkpoints")[:2]
     return largest_difference(read_checkpoint(last), read_checkpoint(before))
 
 

@@ -17,7 +17,7 @@ from tests.sweeps import sweep
 from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
 from train.batches.batch_order import ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.cache.caption_encoding import expand_learned_words_in_caption
 from train.loop import TrainingRun, run_training
 from train.setup.assembly import assemble_target
@@ -38,7 +38,7 @@ def fine_tune(
 
 
 def names(target: FineTuneTarget) -> set[str]:
-    return {*target.trained_parameters()}
+    return {*target.collect_trained_parameters_by_name()}
 
 
 def latents(pipe: object, prompt: str = PROMPT) -> torch.Tensor:
@@ -106,8 +106,12 @@ def test_only_new_rows_move_and_only_they_are_kept(tmp_path, base):
     training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     target = training.target
     assert isinstance(target, FineTuneTarget)
-    assert [tuple(weight.shape) for weight in target.trained_parameters().values()] == [(3, 32)]
-    started = {name: weight.clone() for name, weight in target.trained_parameters().items()}
+    assert [
+        tuple(weight.shape) for weight in target.collect_trained_parameters_by_name().values()
+    ] == [(3, 32)]
+    started = {
+        name: weight.clone() for name, weight in target.collect_trained_parameters_by_name().items()
+    }
     assert run_training(config, tmp_path / "out2")
     after = load_file(next((tmp_path / "out2" / "checkpoints").glob("*4/weights.safetensors")))
     assert after.keys() == started.keys()
@@ -163,7 +167,9 @@ def test_each_part_has_its_own_rate(tmp_path, base):
     assert [group.learning_rate for group in target.build_parameter_groups()] == [1e-2, None, None]
     assert [group.weight_decay for group in target.build_parameter_groups()] == [0.0, None, None]
     grouped = [weight for group in target.build_parameter_groups() for weight in group.parameters]
-    assert len({*map(id, grouped)}) == len(grouped) == len(target.trained_parameters())
+    assert (
+        len({*map(id, grouped)}) == len(grouped) == len(target.collect_trained_parameters_by_name())
+    )
 
 
 # "pivotal" trains a LoRA too.
@@ -171,9 +177,9 @@ def test_each_part_has_its_own_rate(tmp_path, base):
 def test_what_is_written_draws_in_diffusers_what_was_trained(tmp_path, base, method):
     config = finetune_run(tmp_path, base, (method,), "export.precision=fp32", "ema.decay=0")
     training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
-    for weight in training.target.trained_parameters().values():
+    for weight in training.target.collect_trained_parameters_by_name().values():
         torch.nn.init.normal_(weight, std=0.05) if weight.dim() > 1 else None
-    training.ema.update(training.target.trained_parameters(), 1)
+    training.ema.update(training.target.collect_trained_parameters_by_name(), 1)
     training.export()
     prompt = "a <mug> left of <pot>" if method == "pivotal" else PROMPT
     model = tmp_path / "out" / "model"
@@ -270,7 +276,9 @@ def test_a_part_that_is_written_wrongly_is_named(tmp_path, base, table, complain
 def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
     training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
-    batch = next(iterate_micro_batches(training.samples, training.order, ProcessShare(), range(1)))
+    batch = next(
+        load_micro_batches_of_steps(training.samples, training.order, ProcessShare(), range(1))
+    )
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)
     half[..., : width // 2] = 0

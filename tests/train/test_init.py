@@ -26,7 +26,7 @@ from train.starter_config.picture_folder import (
     is_broken_fraction_allowed,
 )
 from train.starter_config.starter_config import build_starter_config, write_starter_config
-from train.starter_config.subject_words import build_trigger_comment
+from train.starter_config.subject_words import build_default_trigger_comment
 from train.starter_config.template_values import (
     CONTROL_METHODS,
     choose_num_steps,
@@ -353,7 +353,7 @@ def test_sheets_of_a_thing_ask_for_its_word_even_where_captions_do_not_say_it(tm
 def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "blue")
     chosen = [
-        build_trigger_comment(wish)
+        build_default_trigger_comment(wish)
         for wish in (
             StarterConfigOptions("dreambooth", folder, "embedded", None, "mug"),
             StarterConfigOptions("dreambooth", folder, "embedded", "zun", "mug"),

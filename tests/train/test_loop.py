@@ -273,7 +273,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     assert str(raised.value).count("scenes/") == 1
     saved = newest(tmp_path / "out")
     assert saved.step == 2
-    for name, weight in target[0].trained_parameters().items():
+    for name, weight in target[0].collect_trained_parameters_by_name().items():
         assert torch.equal(weight, saved.tensors["weights"][name]), name
 
 

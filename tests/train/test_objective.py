@@ -7,9 +7,9 @@ from diffusers.training_utils import compute_snr
 from pydantic import ValidationError
 
 from train.objective.losses import (
-    compute_pseudo_huber_loss,
+    compute_pseudo_huber_loss_of_error,
     compute_row_means,
-    compute_smooth_l1_loss,
+    compute_smooth_l1_loss_of_error,
     pool_loss_weights,
 )
 from train.objective.objective import (
@@ -192,10 +192,16 @@ def test_huber_losses_are_the_published_ones(loss: str, schedule: str) -> None:
 def test_huber_is_squared_near_zero_and_straight_far_away() -> None:
     c = torch.tensor([0.1])
     near, far = torch.full((1, 1, 1, 1), 1e-4), torch.full((1, 1, 1, 1), 1e4)
-    torch.testing.assert_close(compute_pseudo_huber_loss(near, c), near**2, rtol=1e-5, atol=0)
-    torch.testing.assert_close(compute_pseudo_huber_loss(far, c), 2 * 0.1 * far, rtol=1e-4, atol=0)
-    torch.testing.assert_close(compute_smooth_l1_loss(near, c), near**2 / 0.1, rtol=1e-5, atol=0)
-    torch.testing.assert_close(compute_smooth_l1_loss(far, c), 2 * far, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        compute_pseudo_huber_loss_of_error(near, c), near**2, rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        compute_pseudo_huber_loss_of_error(far, c), 2 * 0.1 * far, rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(
+        compute_smooth_l1_loss_of_error(near, c), near**2 / 0.1, rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(compute_smooth_l1_loss_of_error(far, c), 2 * far, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("loss", ["l2", "huber", "smooth_l1"])

@@ -9,11 +9,11 @@ from torch import nn
 from t2i.scenes.scenes import Scenes
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.loop import run_training
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import DenoiserTarget
-from train.targets.grid_coordinate_loss import GridCoordinateLoss, build_coordinate_grid
+from train.targets.mid_block_position_loss import MidBlockPositionLoss, build_row_column_grid
 
 WEIGHT = "target.place_weight=0.5"
 
@@ -23,27 +23,27 @@ def denoiser(tmp_path, *settings):
     target = assemble_target(config)[0]
     assert isinstance(target, DenoiserTarget)
     return target, next(
-        iterate_micro_batches(
+        load_micro_batches_of_steps(
             Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
         )
     )
 
 
 def test_rows_and_columns_go_from_minus_one_to_one():
-    places_2HW = build_coordinate_grid(3, 2)
+    places_2HW = build_row_column_grid(3, 2)
     assert places_2HW[0].tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert places_2HW[1].tolist() == [[-1, 1]] * 3
 
 
 def test_features_that_are_their_places_cost_nothing(tmp_path):
     target, _ = denoiser(tmp_path)
-    places = GridCoordinateLoss(target.unet)
+    places = MidBlockPositionLoss(target.unet)
     channels = places.reading.in_channels
     with torch.no_grad():
         places.reading.weight.copy_(torch.eye(2, channels)[..., None, None])
         places.reading.bias.zero_()
     features_BCHW = torch.zeros(1, channels, 4, 4)
-    features_BCHW[:, :2] = build_coordinate_grid(4, 4)
+    features_BCHW[:, :2] = build_row_column_grid(4, 4)
     places._keep(nn.Identity(), (), features_BCHW)
     assert places.compute_losses().tolist() == [0.0]
 

@@ -16,7 +16,7 @@ from train.optim.ema_snapshots import list_snapshots, remove_snapshots_after, sa
 from train.optim.posthoc_ema import (
     AverageProfile,
     compute_profile_inner_products,
-    reconstruct_average,
+    reconstruct_average_and_error,
     solve_profile_mixture,
 )
 
@@ -55,14 +55,14 @@ def tracked(length: float, step: int) -> Tensor:
 def test_a_rebuilt_average_is_the_one_tracked_directly(
     folder: Path, length: float, step: int
 ) -> None:
-    found, _ = reconstruct_average(list_snapshots(folder), AverageProfile(length, step))
+    found, _ = reconstruct_average_and_error(list_snapshots(folder), AverageProfile(length, step))
     torch.testing.assert_close(found["a.w"], tracked(length, step), rtol=0, atol=1e-5)
     # lengths differ by more than that, so that the claim is one
     assert (tracked(0.05, step) - tracked(0.2, step)).abs().max() > 1e-3
 
 
 def test_a_length_that_was_tracked_comes_back_from_its_snapshot_alone(folder: Path) -> None:
-    _, error = reconstruct_average(list_snapshots(folder), AverageProfile(0.1, STEPS))
+    _, error = reconstruct_average_and_error(list_snapshots(folder), AverageProfile(0.1, STEPS))
     mixture = solve_profile_mixture(
         [AverageProfile(0.05, 200), AverageProfile(0.1, 200), AverageProfile(0.1, 400)],
         AverageProfile(0.1, 400),
@@ -142,7 +142,9 @@ def test_weights_that_never_moved_are_rebuilt_as_they_were(tmp_path: Path) -> No
         ema.update({"w": still}, number)
         if number % 50 == 0:
             save_snapshot(tmp_path, ema.state_dict(), ema.config.lengths, number)
-    found, error = reconstruct_average(list_snapshots(tmp_path), AverageProfile(0.25, 100))
+    found, error = reconstruct_average_and_error(
+        list_snapshots(tmp_path), AverageProfile(0.25, 100)
+    )
     assert error > 0.05  # two snapshots say little of so long an average, and that is told
     torch.testing.assert_close(found["w"], still, rtol=1e-6, atol=0)
 
@@ -177,12 +179,12 @@ def test_what_the_snapshots_cannot_tell_is_refused(
     folder: Path, length: float, step: int, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
-        reconstruct_average(list_snapshots(folder), AverageProfile(length, step))
+        reconstruct_average_and_error(list_snapshots(folder), AverageProfile(length, step))
 
 
 def test_a_run_without_snapshots_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"no snapshots .*ema.kind = 'power'"):
-        reconstruct_average(list_snapshots(tmp_path), AverageProfile(0.1, 10))
+        reconstruct_average_and_error(list_snapshots(tmp_path), AverageProfile(0.1, 10))
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 20])
@@ -202,7 +204,7 @@ def test_snapshots_of_another_run_are_not_mixed_in(folder: Path, tmp_path: Path)
     other = EMA({"b.w": torch.ones(2)}, EMAConfig(kind="power"))
     save_snapshot(tmp_path, other.state_dict(), other.config.lengths, 20)
     with pytest.raises(TrainingError, match="cannot be read together"):
-        reconstruct_average(
+        reconstruct_average_and_error(
             [*list_snapshots(folder)[:1], *list_snapshots(tmp_path)], AverageProfile(0.1, 20)
         )
 

@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.data.registry import build_dataset
 from train.loop import run_training
@@ -54,7 +54,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 def target_of(config, rows=2):
     data = build_dataset(config.data)
     batch = next(
-        iterate_micro_batches(
+        load_micro_batches_of_steps(
             data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
         )
     )
@@ -65,7 +65,7 @@ def moved(target, seed=2):
     """What is trained, somewhere else."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, weight in sorted(target.trained_parameters().items()):
+        for _, weight in sorted(target.collect_trained_parameters_by_name().items()):
             weight += 0.05 * torch.randn(weight.shape, generator=generator)
     return target
 
@@ -111,12 +111,16 @@ def test_the_reference_is_the_base_model_whatever_is_trained(tmp_path, base, par
         assert not torch.equal(
             target._denoise(noised, target._build_conditioning(batch, batch.captions)), expected
         )
-    before = {name: weight.detach().clone() for name, weight in target.trained_parameters().items()}
+    before = {
+        name: weight.detach().clone()
+        for name, weight in target.collect_trained_parameters_by_name().items()
+    }
     with target._reference.using_base_weights():
         found = target._denoise(noised, target._build_conditioning(batch, batch.captions))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert all(
-        torch.equal(weight, before[name]) for name, weight in target.trained_parameters().items()
+        torch.equal(weight, before[name])
+        for name, weight in target.collect_trained_parameters_by_name().items()
     )
 
 
@@ -136,7 +140,10 @@ def test_the_gradient_is_that_of_two_models_side_by_side(tmp_path, base, parts, 
     moved(target)
     with torch.autocast("cpu", torch.bfloat16, enabled=lower):
         target(batch).mean().backward()
-    mine = {name: weight.grad.clone() for name, weight in target.trained_parameters().items()}
+    mine = {
+        name: weight.grad.clone()
+        for name, weight in target.collect_trained_parameters_by_name().items()
+    }
     target.zero_grad()
 
     worse = replace(batch, pixels_BCHW=batch.losers_BCHW)
@@ -151,7 +158,7 @@ def test_the_gradient_is_that_of_two_models_side_by_side(tmp_path, base, parts, 
                 ]
         better, bad, base_better, base_bad = errors
         compute_preference_loss(better - base_better, bad - base_bad, 50).mean().backward()
-    for name, weight in target.trained_parameters().items():
+    for name, weight in target.collect_trained_parameters_by_name().items():
         torch.testing.assert_close(mine[name], weight.grad, rtol=1e-4, atol=1e-7)
     assert any(gradient.abs().max() > 1e-6 for gradient in mine.values())
 
@@ -163,7 +170,7 @@ def test_the_better_ones_become_likelier_than_the_worse_ones(tmp_path, base):
     config = preferring(tmp_path, base, "target.preference_beta=500", parts=("full",))
     target, batch = target_of(config)
     untouched = deepcopy(target)
-    optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=2e-3)
+    optimizer = torch.optim.Adam(target.collect_trained_parameters_by_name().values(), lr=2e-3)
     for _ in range(10):
         optimizer.zero_grad()
         loss_B = target(batch)

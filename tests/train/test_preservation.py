@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
 from tests.train.runs import train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.data.registry import build_dataset
 from train.loop import run_training
 from train.objective.preservation import OutputPreservationConfig, replace_new_words
@@ -31,12 +31,12 @@ def tuned(tmp_path, base):
         target = assemble_target(config)[0].train()
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
-            for name, weight in sorted(target.trained_parameters().items()):
+            for name, weight in sorted(target.collect_trained_parameters_by_name().items()):
                 if "lora" in name:
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = build_dataset(config.data)
         order = BatchOrder(data.group_indices_by_shape(), 2, 1)
-        return target, next(iterate_micro_batches(data, order, ProcessShare(), range(1)))
+        return target, next(load_micro_batches_of_steps(data, order, ProcessShare(), range(1)))
 
     return make
 
@@ -79,7 +79,7 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
     data = build_dataset(config.data)
     batch = next(
-        iterate_micro_batches(
+        load_micro_batches_of_steps(
             data, BatchOrder(data.group_indices_by_shape(), 2, 1), ProcessShare(), range(1)
         )
     )
@@ -96,13 +96,15 @@ def test_rows_that_do_not_say_the_word_are_left_alone(tuned):
 
 def test_the_gradient_is_that_of_the_adapters_alone_and_they_are_back(tuned):
     target, batch = tuned(WEIGHT, WORDS)
-    wanted = set(target.trained_parameters())
+    wanted = set(target.collect_trained_parameters_by_name())
     target(batch).mean().backward()
-    assert set(target.trained_parameters()) == wanted
-    assert all(weight.grad is not None for weight in target.trained_parameters().values())
+    assert set(target.collect_trained_parameters_by_name()) == wanted
+    assert all(
+        weight.grad is not None for weight in target.collect_trained_parameters_by_name().values()
+    )
     with pytest.raises(RuntimeError), target._reference.using_base_weights():
         raise RuntimeError
-    assert set(target.trained_parameters()) == wanted
+    assert set(target.collect_trained_parameters_by_name()) == wanted
 
 
 def test_an_adapter_of_the_text_encoder_is_held_too(tuned):
@@ -114,7 +116,7 @@ def test_an_adapter_of_the_text_encoder_is_held_too(tuned):
 def test_training_moves_other_captions_less(tuned):
     def moved(*settings):
         target, batch = tuned(*settings)
-        optimizer = torch.optim.Adam(target.trained_parameters().values(), lr=1e-2)
+        optimizer = torch.optim.Adam(target.collect_trained_parameters_by_name().values(), lr=1e-2)
         for _ in range(10):
             optimizer.zero_grad()
             target(batch).mean().backward()
@@ -122,7 +124,7 @@ def test_training_moves_other_captions_less(tuned):
         target.config = target.config.model_copy(
             update={"preserve_weight": 1.0, "preserve_words": {"<mug>": "cat"}}
         )
-        target._reference = ReferenceModel(target.trainable_models(), [])
+        target._reference = ReferenceModel(target.collect_unet_and_text_encoders(), [])
         with torch.no_grad():
             return target._preservation_losses(batch, target._add_noise(batch)).mean().item()
 

@@ -16,7 +16,7 @@ from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, logged, newest
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run_training
@@ -93,7 +93,9 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
         RecogniserDatasetConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False)
     )
     batch = next(
-        iterate_micro_batches(data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1))
+        load_micro_batches_of_steps(
+            data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1)
+        )
     )
     assert batch.marks_B2HW is not None
     maps = recogniser(batch.pixels_BCHW)

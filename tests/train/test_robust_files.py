@@ -91,14 +91,14 @@ def test_a_full_disk_ends_a_run_that_goes_on_where_there_is_room(
                     export(self)
 
             patch.setattr(TrainingRun, "export", full)
-            make_room: Callable[[], None] = lambda: None  # noqa: E731
+            ensure_free_space: Callable[[], None] = lambda: None  # noqa: E731
         else:
-            make_room = full_from_step(patch, step)
+            ensure_free_space = full_from_step(patch, step)
         try:
             with pytest.raises(OutputError, match=rf"Cannot write .*{named}.*[Tt]oo large"):
                 run_training(config, tmp_path / "out")
         finally:
-            make_room()
+            ensure_free_space()
     left = newest(tmp_path / "out").step
     assert left == (5 if named == "model" else 2)
     whole_or_nothing = [p for p in (tmp_path / "out").rglob("*.part") if p.exists()]

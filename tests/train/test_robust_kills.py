@@ -18,7 +18,7 @@ from tests.train.runs import write_run
 from tests.train.states import assert_same_end, logged, newest
 from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.micro_batch import MicroBatch
-from train.checkpoint import recover_and_list_checkpoints
+from train.checkpoint import recover_and_list_checkpoint_folders
 from train.config.load_config import load_run_config
 from train.loop import run_training
 from train.targets.denoising import DenoisingTarget
@@ -136,7 +136,7 @@ def test_a_kill_during_a_save_leaves_the_checkpoint_before(base: Path, tmp_path:
     assert newest(tmp_path / "killed").step == 4
 
     run_training(load_run_config(toml, [steps]), tmp_path / "killed")
-    assert [path.name for path in recover_and_list_checkpoints(saves)] == [
+    assert [path.name for path in recover_and_list_checkpoint_folders(saves)] == [
         "step-00000007",
         "step-00000006",
     ]
@@ -217,7 +217,7 @@ def test_fifty_kills_at_random_moments_change_nothing(
             out = tmp_path / f"killed{kills}"
         else:
             assert process.exitcode == -signal.SIGKILL, said(out)
-        if recover_and_list_checkpoints(out / "checkpoints"):
+        if recover_and_list_checkpoint_folders(out / "checkpoints"):
             saved.add(newest(out).step)
     assert ended(start(toml, out, *settings), 600) == 0, said(out)
     assert_same_end(tmp_path / "whole", out)

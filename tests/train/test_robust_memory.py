@@ -13,7 +13,7 @@ from tests.train.runs import tiny_run, train_only
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
 from train.batches.batch_order import ProcessShare
-from train.batches.micro_batch import MicroBatch, iterate_micro_batches
+from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
 from train.batches.micro_batch_splitting import split_micro_batch
 from train.data.registry import build_dataset
 from train.loop import build_batch_order, run_training
@@ -57,7 +57,7 @@ def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> No
     config = tiny_run(tmp_path, "train.batch_size=6")
     samples = build_dataset(config.data)
     batch = next(
-        iterate_micro_batches(
+        load_micro_batches_of_steps(
             samples,
             build_batch_order(samples, config.train.batch_size, config.seed),
             ProcessShare(),

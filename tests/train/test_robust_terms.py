@@ -38,7 +38,7 @@ def test_a_term_that_is_no_number_stops_the_run_or_is_skipped(
     else:
         monkeypatch.setattr(
             attention_supervision,
-            "compute_outside_mask_loss",
+            "compute_squared_outside_mask_loss",
             lambda maps_IQ, _: nothing(maps_IQ[:, 0]),
         )
         settings = ("target.caption_dropout=0", "target.attention_weight=0.5", *short)

@@ -20,7 +20,7 @@ from train.loop import TrainingRun, run_training
 from train.objective.objective import Objective, ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
 from train.targets.finetune import FineTuneTarget
-from train.validation import ValidationResult
+from train.validation import ValidationLossByLevel
 
 HELD_OUT = ("data.held_out=3", "validation.every=2", "validation.levels=5")
 
@@ -31,7 +31,7 @@ def training_of(config: RunConfig, out: Path) -> Iterator[TrainingRun]:
         yield TrainingRun(config, out, accelerator)
 
 
-def first_measured(config: RunConfig, out: Path) -> ValidationResult:
+def first_measured(config: RunConfig, out: Path) -> ValidationLossByLevel:
     """Of a run that has not begun."""
     with training_of(config, out) as training:
         assert training.validation is not None
@@ -47,21 +47,21 @@ def lines(out: Path) -> list[tuple[int, float, list[float]]]:
     ]
 
 
-def difference(one: ValidationResult, other: ValidationResult) -> float:
+def difference(one: ValidationLossByLevel, other: ValidationLossByLevel) -> float:
     """The largest of any level, as a share."""
     pairs = zip(one.by_level, other.by_level, strict=True)
     return max(abs(a - b) / b for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
-def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationResult:
+def base_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationLossByLevel:
     """Of the base, before the first step of a LoRA."""
     folder = tmp_path_factory.mktemp("reference")
     return first_measured(finetune_run(folder, base, ("lora",), *HELD_OUT), folder / "out")
 
 
 def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
-    tmp_path: Path, base: Path, base_loss: ValidationResult
+    tmp_path: Path, base: Path, base_loss: ValidationLossByLevel
 ) -> None:
     other = (
         "seed=9",
@@ -83,7 +83,7 @@ def test_a_run_made_otherwise_measures_the_same_bit_for_bit(
 
 
 def test_what_was_cached_is_measured_as_what_is_encoded_now(
-    tmp_path: Path, base: Path, base_loss: ValidationResult
+    tmp_path: Path, base: Path, base_loss: ValidationLossByLevel
 ) -> None:
     plain = ("cache.latents=false", "cache.texts=false")
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *plain)
@@ -95,7 +95,7 @@ CAPTION = 'data.caption="a cat"'
 
 
 @pytest.fixture(scope="module")
-def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationResult:
+def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> ValidationLossByLevel:
     """As `base_loss`, under other captions."""
     folder = tmp_path_factory.mktemp("cat")
     config = finetune_run(folder, base, ("lora",), CAPTION, *HELD_OUT)
@@ -104,21 +104,21 @@ def cat_loss(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Validation
 
 @pytest.mark.parametrize("method", sweep(["full", "dora", "pivotal"], quick=["full", "pivotal"]))
 def test_every_method_begins_at_the_loss_of_its_base(
-    tmp_path: Path, base: Path, cat_loss: ValidationResult, method: str
+    tmp_path: Path, base: Path, cat_loss: ValidationLossByLevel, method: str
 ) -> None:
     config = finetune_run(tmp_path, base, (method,), CAPTION, *HELD_OUT)
     assert difference(first_measured(config, tmp_path / "out"), cat_loss) < 1e-6
 
 
 def test_other_captions_are_another_measure(
-    base_loss: ValidationResult, cat_loss: ValidationResult
+    base_loss: ValidationLossByLevel, cat_loss: ValidationLossByLevel
 ) -> None:
     assert difference(cat_loss, base_loss) > 1e-6
 
 
 @pytest.mark.parametrize("other", [("validation.seed=1",), ("validation.most=2",)])
 def test_other_noise_or_pictures_are_another_measure(
-    tmp_path: Path, base: Path, base_loss: ValidationResult, other: tuple[str, ...]
+    tmp_path: Path, base: Path, base_loss: ValidationLossByLevel, other: tuple[str, ...]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, *other)
     assert difference(first_measured(config, tmp_path / "out"), base_loss) > 1e-4
@@ -144,7 +144,7 @@ def test_denoisers_of_other_runs_are_measured_on_the_same_scenes(tmp_path: Path)
 
 
 def test_it_is_logged_before_the_first_step_and_after_the_last(
-    tmp_path: Path, base: Path, base_loss: ValidationResult, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base: Path, base_loss: ValidationLossByLevel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = finetune_run(tmp_path, base, ("lora",), *HELD_OUT, "train.steps=3")
     train_only(config, tmp_path / "out")
@@ -163,8 +163,8 @@ def test_the_weights_in_use_are_measured(tmp_path: Path, base: Path) -> None:
     with training_of(config, tmp_path / "out") as training:  # resumed after the last step
         assert training.validation is not None
         with training.using_ema_weights() as target:
-            assert training.validation.measure_loss(target) == ValidationResult(by_level)
-            assert training.validation.measure_loss(target, alone=True) == ValidationResult(
+            assert training.validation.measure_loss(target) == ValidationLossByLevel(by_level)
+            assert training.validation.measure_loss(target, alone=True) == ValidationLossByLevel(
                 by_level
             )
         assert abs(training.validation.measure_loss(training.target).mean_loss - loss) > 1e-6

@@ -35,7 +35,7 @@ def encode_captions(
     )
 
 
-def count_text_windows(
+def count_windows_of_longest_caption(
     components: Components, encoder: TextEncoder, captions: Sequence[str]
 ) -> int:
     """Count the windows of the text encoder that the longest of the captions needs."""

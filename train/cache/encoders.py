@@ -14,8 +14,8 @@ from t2i.denoiser.build import Components
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_caption_encoder
-from train.cache.freed_weights import free_weights, has_freed_weights, restore_freed_weights
-from train.cache.model_digests import compute_tokenizer_digest, compute_weights_digest
+from train.cache.freed_weights import has_freed_weights, remove_weights, restore_freed_weights
+from train.cache.model_digests import compute_config_and_weights_digest, compute_tokenizer_digest
 from train.data.buckets import Shape
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CacheEncoders:
         self._released: set[str] = set()
 
     @property
-    def models(self) -> dict[str, nn.Module]:
+    def models_by_name(self) -> dict[str, nn.Module]:
         """Loaded autoencoder and text encoders by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
@@ -82,7 +82,7 @@ class CacheEncoders:
         """Return the SHA-256 of the models and tokenizers that make the cached "latents" or
         "texts".
         """
-        parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models]
+        parts = [self._digest(name) for name in MODELS_BY_KIND[kind] if name in self.models_by_name]
         if kind == "texts":
             parts += [
                 compute_tokenizer_digest(self.given[name])
@@ -96,10 +96,10 @@ class CacheEncoders:
         models that were released before.
         """
         for kind in kinds:
-            self._released |= {name for name in MODELS_BY_KIND[kind] if name in self.models}
+            self._released |= {name for name in MODELS_BY_KIND[kind] if name in self.models_by_name}
         for name in self._released:
             self._digest(name)
-            free_weights(self.models[name])
+            remove_weights(self.models_by_name[name])
 
     def reload_weights(self, device: torch.device) -> None:
         """Load the weights of released models from the base model again, for generating and
@@ -107,13 +107,15 @@ class CacheEncoders:
 
         Raises ModelError where the base has changed since.
         """
-        released = {name: model for name, model in self.models.items() if has_freed_weights(model)}
+        released = {
+            name: model for name, model in self.models_by_name.items() if has_freed_weights(model)
+        }
         if not released:
             return
         here = {name: part for name, part in self.given.items() if name not in released}
         found = _load_without_unet(self.base, here)
         for name, model in released.items():
-            if compute_weights_digest(found[name]) != self._digests[name]:
+            if compute_config_and_weights_digest(found[name]) != self._digests[name]:
                 raise ModelError(
                     f"The {name} of {self.base} has changed since the run began: restore the old "
                     "one; the same command goes on from the newest checkpoint."
@@ -127,7 +129,7 @@ class CacheEncoders:
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
-            self._digests[name] = compute_weights_digest(self.models[name])
+            self._digests[name] = compute_config_and_weights_digest(self.models_by_name[name])
         return self._digests[name]
 
 

@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def free_weights(model: nn.Module) -> None:
+def remove_weights(model: nn.Module) -> None:
     """Remove a model's parameters and buffers, in place, to free their memory."""
     for module in model.modules():
         module._parameters = dict.fromkeys(module._parameters)
@@ -11,7 +11,7 @@ def free_weights(model: nn.Module) -> None:
 
 
 def restore_freed_weights(model: nn.Module, source: nn.Module) -> None:
-    """Restore the weights of a model after `free_weights` from another model of the same
+    """Restore the weights of a model after `remove_weights` from another model of the same
     architecture.
     """
     found = dict(source.named_modules())
@@ -21,5 +21,5 @@ def restore_freed_weights(model: nn.Module, source: nn.Module) -> None:
 
 
 def has_freed_weights(model: nn.Module) -> bool:
-    """Return True for a model without parameters, as `free_weights` leaves it."""
+    """Return True for a model without parameters, as `remove_weights` leaves it."""
     return next(model.parameters(), None) is None

@@ -10,7 +10,7 @@ from t2i.errors import DataError
 from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPictureError
 from train.data.hints import decompress_hint
-from train.data.pictures import AugmentedVariant, Pictures
+from train.data.pictures import PictureCropAndFlip, Pictures
 
 MOMENTS, LOSS_MASK, LOSER_MOMENTS, HINT = "moments", "mask", "loser_moments", "hint"
 
@@ -54,7 +54,7 @@ class CachedPictureDataset(Pictures):
         """
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
-    def load_uncaptioned_example(self, variant: AugmentedVariant) -> TrainingExample:
+    def load_uncaptioned_example(self, variant: PictureCropAndFlip) -> TrainingExample:
         """Read the cached latents of one augmented variant of a picture as a training example.
 
         Raises BrokenPictureError or DataError where it is missing.
@@ -75,13 +75,13 @@ class CachedPictureDataset(Pictures):
             masks=np.zeros((0, *bucket), dtype=np.bool_),
             weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            size_and_crop=self.compute_size_conditioning(variant),
+            size_and_crop=self.compute_original_size_and_crop(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
             hint=decompress_hint(kept[HINT]) if HINT in kept else None,
         )
 
-    def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: PictureCropAndFlip) -> NDArray[np.uint8] | None:
         """Read the cached loss mask (H, W) of a variant, or return None if it has none."""
         if self.checked[variant.index].entry.mask is not None:
             return super().load_loss_mask(variant)

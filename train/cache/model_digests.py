@@ -14,7 +14,7 @@ UNHASHED_TOKENIZER_KEYS = ("truncation", "padding")
 """Keys of a tokenizer that the last call left behind."""
 
 
-def compute_weights_digest(model: nn.Module) -> str:
+def compute_config_and_weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 of a model's config and weights."""
     config: Any = model.config
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.cache.latent_cache import CachedPictureDataset
-from train.data.pictures import AugmentedVariant
+from train.data.pictures import PictureCropAndFlip
 
 MIN_MEAN_VISITS_TO_CACHE_ALL = 4
 """Mean visits per variant from which on all variants are taken to be needed; for fewer the whole
@@ -24,13 +24,13 @@ def iterate_visits(
 
 def list_needed_variants(
     pictures: CachedPictureDataset, order: BatchOrder | None, steps: int
-) -> list[AugmentedVariant]:
+) -> list[PictureCropAndFlip]:
     """List the augmented variants of pictures that a run reads; without an order all of them."""
     indices = {pictures.find_replacement(index) for index in range(len(pictures))}
     every = [variant for index in sorted(indices) for variant in pictures.list_variants(index)]
     if order is None or steps * order.batch_size >= MIN_MEAN_VISITS_TO_CACHE_ALL * len(every):
         return every
-    needed: set[AugmentedVariant] = set()
+    needed: set[PictureCropAndFlip] = set()
     for index, visit in iterate_visits(pictures, order, steps):
         needed.add(pictures.variant_at_visit(index, visit))
         if len(needed) == len(every):

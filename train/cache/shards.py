@@ -57,7 +57,7 @@ class ShardFolder:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def list_files(self) -> list[str]:
+    def list_file_names(self) -> list[str]:
         """List the names of the cache files in the folder."""
         return sorted(path.name for path in self.folder.glob("[0-9a-f]*.safetensors"))
 
@@ -90,7 +90,7 @@ class ShardFolder:
         Raises DataError for a file that cannot be read.
         """
         self._entries = {}
-        for name in self.list_files() if files is None else files:
+        for name in self.list_file_names() if files is None else files:
             try:
                 with open_tensors(self.folder / name, "numpy") as file:
                     keys, names = parse_json(file.metadata()["keys"]), sorted(file.keys())

@@ -42,7 +42,7 @@ RESUME_SAFE_KEYS = (
 """Patterns of keys that may change when a run is resumed; a change of any other key is refused.
 
 Paths may change: digests of the files behind them are kept in the checkpoint, see
-`train.setup.resume_checks.build_run_identity`.
+`train.setup.resume_checks.build_config_and_model_identity`.
 """
 
 

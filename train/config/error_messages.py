@@ -48,7 +48,7 @@ def format_toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def explain_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
+def explain_first_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the message of the first error of validating `model`, with the key as typed."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not str(part).startswith("constrained-")]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from t2i.errors import ArgumentError
 from t2i.safe_reading import CONFIG_KIND, parse_toml, read_toml
-from train.config.error_messages import explain_validation_error, iterate_coercion_messages
+from train.config.error_messages import explain_first_validation_error, iterate_coercion_messages
 from train.config.run_config import RunConfig
 from train.config_paths import resolve_paths
 
@@ -33,7 +33,9 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ArgumentError(f"{path}: {explain_validation_error(error, RunConfig)}") from error
+        raise ArgumentError(
+            f"{path}: {explain_first_validation_error(error, RunConfig)}"
+        ) from error
     for complaint in iterate_coercion_messages(tree, config.model_dump()):
         raise ArgumentError(f"{path}: {complaint}")
     return config

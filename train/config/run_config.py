@@ -177,7 +177,7 @@ def check_hints_fit_target(target: TargetConfig, data: DataConfig, samples: Samp
     hinted = [getattr(data, "hint", None) is not None]
     if isinstance(data, PictureDatasetConfig) and data.subsets:
         hinted = [
-            data.hint is not None or subset.hint is not None or subset.lists_hints
+            data.hint is not None or subset.hint is not None or subset.has_hint_folder_or_column
             for subset in data.subsets
         ]
     if wanted and not all(hinted):

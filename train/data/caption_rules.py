@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.caption_words import contains_words
+from train.caption_words import contains_phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ def list_possible_captions(captions: Sequence[str], rules: CaptionRules) -> set[
 def add_trigger_and_affixes(caption: str, rules: CaptionRules) -> str:
     """Add the trigger word, if it is missing, then prefix and suffix to a caption."""
     trigger = rules.trigger
-    if trigger and not contains_words(caption, trigger):
+    if trigger and not contains_phrase(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger
-    return join_with_space(join_with_space(rules.prefix, caption), rules.suffix)
+    return join_with_space_if_needed(join_with_space_if_needed(rules.prefix, caption), rules.suffix)
 
 
-def join_with_space(left: str, right: str) -> str:
+def join_with_space_if_needed(left: str, right: str) -> str:
     """Join two texts by a space, unless one has it already or `right` starts with punctuation."""
     if not left or not right or left[-1].isspace() or right[0].isspace() or right[0] in ",.;:!?":
         return left + right

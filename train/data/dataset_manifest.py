@@ -17,7 +17,7 @@ from t2i.terminal import plural
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.discovery import FoundPictures, list_and_check_pictures
-from train.data.picture_checks import CheckedPicture, ProgressFunction
+from train.data.picture_checks import ProgressFunction, UsablePicture
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.listing import PictureEntry
@@ -94,7 +94,7 @@ def build_manifest(found: FoundPictures) -> DatasetManifest:
     )
 
 
-def build_manifest_entry(one: CheckedPicture) -> ManifestEntry:
+def build_manifest_entry(one: UsablePicture) -> ManifestEntry:
     """Build the manifest entry of a picture: its name, digests, captions, repeats and size."""
     return ManifestEntry(
         name=one.entry.name,
@@ -129,7 +129,7 @@ def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) ->
     Missing ones become broken ones. Raises ArgumentError for changed captions, masks, hints or
     repeats.
     """
-    here: dict[tuple[str, int], list[CheckedPicture]] = defaultdict(list)
+    here: dict[tuple[str, int], list[UsablePicture]] = defaultdict(list)
     for one in reversed(found.pictures):
         here[one.digest, one.subset].append(one)
     pictures, broken, changed = [], list(found.broken), []
@@ -161,13 +161,13 @@ def match_pictures_to_manifest(found: FoundPictures, record: DatasetManifest) ->
     )
 
 
-def matches_manifest_entry(one: CheckedPicture, kept: ManifestEntry) -> bool:
+def matches_manifest_entry(one: UsablePicture, kept: ManifestEntry) -> bool:
     """Return True if a picture equals its manifest entry in everything but its name."""
     now = build_manifest_entry(one)
     return now.model_copy(update={"name": kept.name}) == kept
 
 
-def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
+def build_missing_picture(kept: ManifestEntry) -> UsablePicture:
     """Build a stand-in for a picture of the manifest that is no longer there; reading it fails."""
     entry = PictureEntry(
         kept.name,
@@ -178,7 +178,7 @@ def build_missing_picture(kept: ManifestEntry) -> CheckedPicture:
         hint=MissingPictureBytes() if kept.hint_digest else None,
     )
     shape = Shape(kept.height, kept.width)
-    return CheckedPicture(
+    return UsablePicture(
         entry,
         kept.subset,
         shape,

@@ -39,7 +39,7 @@ class BrokenPictureError(DataError):
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
-    def with_picture_name(self, picture: str) -> "BrokenPictureError":
+    def reattribute_to_picture(self, picture: str) -> "BrokenPictureError":
         """Return the same error for `picture`, which is unusable because of the broken mask or
         archive that this error names.
 
@@ -52,7 +52,7 @@ class BrokenPictureError(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureHeader:
+class UprightSizeAndTransparency:
     """Upright size and transparency of a picture, read without decoding it."""
 
     height: int
@@ -60,16 +60,16 @@ class PictureHeader:
     transparent: bool
 
 
-def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> PictureHeader:
+def read_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> UprightSizeAndTransparency:
     """Read size and transparency from the header of an image file. Raises BrokenPictureError."""
     with _open_picture(data, name, max_pixels) as picture:
         height, width = picture.height, picture.width
         if _exif_orientation(picture) in SIDE_SWAPPING_ORIENTATIONS:
             height, width = width, height
-        return PictureHeader(height, width, picture.has_transparency_data)
+        return UprightSizeAndTransparency(height, width, picture.has_transparency_data)
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_to_rgb_or_rgba(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file into an upright picture, RGBA if it can be transparent, else RGB.
 
     Raises BrokenPictureError.

@@ -8,10 +8,13 @@ from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
 from train.data.hints import HintFunction
-from train.data.picture_checks import CheckedPicture, ProgressFunction, check_pictures
+from train.data.picture_checks import ProgressFunction, UsablePicture, check_pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.listing import Listing, PictureEntry
-from train.data.sources.subset_listing import expand_kohya_subsets, list_subset_pictures
+from train.data.sources.subset_listing import (
+    expand_kohya_subsets_and_list_remarks,
+    list_subset_pictures,
+)
 from train.data.subsets import PLACEHOLDER_PATTERN, CropMode, SubsetConfig
 
 MAX_NAMED_PICTURES = 20
@@ -59,7 +62,7 @@ class FoundPictures:
     notes : remarks on how the sources were read
     """
 
-    pictures: tuple[CheckedPicture, ...]
+    pictures: tuple[UsablePicture, ...]
     broken: tuple[BrokenPictureError, ...]
     total: int
     notes: tuple[str, ...]
@@ -95,7 +98,7 @@ def list_and_check_pictures(
     Raises DataError if a source cannot be read or has no picture at all, or lists hints, but not
     for every picture.
     """
-    subsets, notes = expand_kohya_subsets(config)
+    subsets, notes = expand_kohya_subsets_and_list_remarks(config)
     rules = [resolve_subset_settings(config, subset) for subset in subsets]
     for rule in rules:
         if rule.hint is not None:
@@ -108,10 +111,10 @@ def list_and_check_pictures(
         if not listing.pictures and not listing.broken:
             raise DataError(f"No pictures in {rule.location}. Check the path.")
         todo += [
-            (number, apply_caption_template_and_repeats(picture, rule))
+            (number, apply_caption_template_and_multiply_repeats(picture, rule))
             for picture in listing.pictures
         ]
-        if rule.subset.lists_hints:
+        if rule.subset.has_hint_folder_or_column:
             without_hint += [one.name for one in listing.pictures if one.hint is None]
         broken += listing.broken
         notes += listing.notes
@@ -119,7 +122,7 @@ def list_and_check_pictures(
 
     usable = []
     for one in check_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
-        if isinstance(one, CheckedPicture):
+        if isinstance(one, UsablePicture):
             usable.append(one)
         else:
             broken.append(one)
@@ -170,7 +173,7 @@ def resolve_hint_function(
     them, or nothing asks for hints.
     """
     kind = subset.hint or config.hint
-    if kind is None or subset.lists_hints:
+    if kind is None or subset.has_hint_folder_or_column:
         return None
     inherited = config.hint_settings if kind == config.hint else {}
     return HintFunction(kind, inherited if subset.hint_settings is None else subset.hint_settings)
@@ -192,7 +195,7 @@ def check_no_hint_is_missing(names: Sequence[str]) -> None:
     )
 
 
-def apply_caption_template_and_repeats(
+def apply_caption_template_and_multiply_repeats(
     picture: PictureEntry, rules: ResolvedSubsetSettings
 ) -> PictureEntry:
     """Return a picture with the caption that its subset's template makes, if it has one, and with

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2i.controls.hints import HintKind, make_hint
-from train.data.decode import decode_picture
-from train.data.picture_checks import CheckedPicture
+from train.data.decode import decode_to_rgb_or_rgba
+from train.data.picture_checks import UsablePicture
 from train.data.transforms import BucketTransform, load_transformed_hint_file
 
 TRIAL_SIDE = 64
@@ -44,7 +44,7 @@ class HintFunction:
 
 
 def load_hint(
-    one: CheckedPicture,
+    one: UsablePicture,
     view: BucketTransform,
     function: HintFunction | None,
     pixels_HWC: NDArray[np.uint8],
@@ -63,7 +63,7 @@ def load_hint(
     return None if function is None else function(pixels_HWC)
 
 
-def describe_hint_for_cache(one: CheckedPicture, function: HintFunction | None) -> str:
+def describe_hint_for_cache(one: UsablePicture, function: HintFunction | None) -> str:
     """Return the part of a cache key that says which hint a picture has; "" without one."""
     if one.hint_digest:
         return f"hint {one.hint_digest}"
@@ -79,4 +79,4 @@ def compress_hint(hint_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def decompress_hint(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the hint (H, W, 3) that `compress_hint` compressed."""
-    return np.array(decode_picture(data.tobytes(), "a hint of the cache"))
+    return np.array(decode_to_rgb_or_rgba(data.tobytes(), "a hint of the cache"))

@@ -8,7 +8,12 @@ from os import cpu_count
 
 from t2i.masks import MaskMistake, find_mask_mistake
 from train.data.buckets import Shape
-from train.data.decode import BrokenPictureError, PictureHeader, decode_picture, read_header
+from train.data.decode import (
+    BrokenPictureError,
+    UprightSizeAndTransparency,
+    decode_to_rgb_or_rgba,
+    read_header,
+)
 from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
 
 PICTURES_PER_CHUNK = 256
@@ -27,7 +32,7 @@ ProgressFunction = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedPicture:
+class UsablePicture:
     """A usable picture with what was found by reading it once: shape, transparency, digests.
 
     subset : index of its subset
@@ -54,8 +59,8 @@ def check_pictures(
     decoded: bool,
     sound: Container[str] = (),
     progress: ProgressFunction | None = None,
-) -> Iterator[CheckedPicture | BrokenPictureError]:
-    """Read and check all pictures in several threads and yield each as a CheckedPicture or an
+) -> Iterator[UsablePicture | BrokenPictureError]:
+    """Read and check all pictures in several threads and yield each as a UsablePicture or an
     error, in order.
 
     decoded : decode each picture; otherwise a readable header is enough
@@ -63,12 +68,12 @@ def check_pictures(
     """
     todo = list(entries)
 
-    def read_one(item: tuple[int, PictureEntry]) -> CheckedPicture | BrokenPictureError:
+    def read_one(item: tuple[int, PictureEntry]) -> UsablePicture | BrokenPictureError:
         subset, picture = item
         try:
             return check_picture(subset, picture, max_pixels, decoded, sound)
         except BrokenPictureError as error:
-            return error.with_picture_name(picture.name)
+            return error.reattribute_to_picture(picture.name)
 
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         for start in range(0, len(todo), PICTURES_PER_CHUNK):
@@ -82,7 +87,7 @@ def check_pictures(
 
 def check_picture(
     subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
-) -> CheckedPicture:
+) -> UsablePicture:
     """Read and check one picture, with its mask, the worse picture of its pair and its hint.
     Raises BrokenPictureError.
     """
@@ -92,11 +97,11 @@ def check_picture(
     odd = None
     header = read_header(data, entry.name, max_pixels)
     if decoded and digest not in sound:
-        decode_picture(data, entry.name, max_pixels)
+        decode_to_rgb_or_rgba(data, entry.name, max_pixels)
     if entry.mask is not None:
         mask, mask_digest = _read_companion(entry.mask, MASK_TEXT_IN_ERRORS, header, max_pixels)
         if decoded and mask_digest not in sound:
-            odd = find_mask_mistake(decode_picture(mask, MASK_TEXT_IN_ERRORS, max_pixels))
+            odd = find_mask_mistake(decode_to_rgb_or_rgba(mask, MASK_TEXT_IN_ERRORS, max_pixels))
     if entry.loser is not None:
         loser, loser_digest = _read_companion(entry.loser, LOSER_TEXT_IN_ERRORS, header, max_pixels)
         if loser_digest == digest:
@@ -104,12 +109,12 @@ def check_picture(
                 LOSER_TEXT_IN_ERRORS, "is the same picture, so neither is better"
             )
         if decoded and loser_digest not in sound:
-            decode_picture(loser, LOSER_TEXT_IN_ERRORS, max_pixels)
+            decode_to_rgb_or_rgba(loser, LOSER_TEXT_IN_ERRORS, max_pixels)
     if entry.hint is not None:
         hint, hint_digest = _read_companion(entry.hint, HINT_TEXT_IN_ERRORS, header, max_pixels)
         if decoded and hint_digest not in sound:
-            decode_picture(hint, HINT_TEXT_IN_ERRORS, max_pixels)
-    return CheckedPicture(
+            decode_to_rgb_or_rgba(hint, HINT_TEXT_IN_ERRORS, max_pixels)
+    return UsablePicture(
         entry,
         subset,
         Shape(header.height, header.width),
@@ -123,7 +128,7 @@ def check_picture(
 
 
 def _read_companion(
-    source: ByteSource, what: str, picture: PictureHeader, max_pixels: int
+    source: ByteSource, what: str, picture: UprightSizeAndTransparency, max_pixels: int
 ) -> tuple[bytes, str]:
     """Return bytes and digest of a mask, a hint or a worse picture.
 

@@ -30,7 +30,7 @@ from train.data.discovery import (
     list_and_check_pictures,
 )
 from train.data.hints import describe_hint_for_cache, load_hint
-from train.data.picture_checks import CheckedPicture, ProgressFunction
+from train.data.picture_checks import ProgressFunction, UsablePicture
 from train.data.pictures_config import PictureDatasetConfig, list_allowed_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.transforms import (
@@ -44,7 +44,7 @@ from train.data.transforms import (
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class AugmentedVariant:
+class PictureCropAndFlip:
     """Augmented variant of a picture: which of its crops, and mirrored or not."""
 
     index: int
@@ -155,19 +155,19 @@ class Pictures:
         """Return True if the picture is a class picture of DreamBooth."""
         return self._rules(index).subset.prior
 
-    def variant_at_visit(self, index: int, visit: int) -> AugmentedVariant:
+    def variant_at_visit(self, index: int, visit: int) -> PictureCropAndFlip:
         """Choose the crop and the flip of a picture at a visit, as a function of the seed."""
         rng = self._rng(index, visit, "crop")
         crop = int(rng.integers(len(self._corners(index))))
-        return AugmentedVariant(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
+        return PictureCropAndFlip(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
 
-    def list_variants(self, index: int) -> list[AugmentedVariant]:
+    def list_variants(self, index: int) -> list[PictureCropAndFlip]:
         """List every augmented variant (crop and flip) of a picture."""
         flips = (False, True) if self._rules(index).flip else (False,)
         crops = range(len(self._corners(index)))
-        return [AugmentedVariant(index, crop, flip) for crop in crops for flip in flips]
+        return [PictureCropAndFlip(index, crop, flip) for crop in crops for flip in flips]
 
-    def pixels_cache_key(self, variant: AugmentedVariant) -> str:
+    def pixels_cache_key(self, variant: PictureCropAndFlip) -> str:
         """Return a cache key of a variant: equal keys mean equal pixels and an equal hint."""
         view, index = self._view(variant), variant.index
         parts = [
@@ -196,7 +196,7 @@ class Pictures:
             every |= these
         return every
 
-    def load_uncaptioned_example(self, variant: AugmentedVariant) -> TrainingExample:
+    def load_uncaptioned_example(self, variant: PictureCropAndFlip) -> TrainingExample:
         """Load one augmented variant of a picture as a training example without its caption.
 
         Raises BrokenPictureError if it cannot be read, or has changed since it was first read.
@@ -211,12 +211,12 @@ class Pictures:
             masks=np.zeros((0, *view.bucket), dtype=np.bool_),
             weight=self.loss_weight(index),
             loss_mask=self.load_loss_mask(variant),
-            size_and_crop=self.compute_size_conditioning(variant),
+            size_and_crop=self.compute_original_size_and_crop(variant),
             loser=load_transformed_loser(one, view, self._alpha_mask(index), max_pixels),
             hint=load_hint(one, view, self._rules(index).hint, pixels, max_pixels),
         )
 
-    def load_loss_mask(self, variant: AugmentedVariant) -> NDArray[np.uint8] | None:
+    def load_loss_mask(self, variant: PictureCropAndFlip) -> NDArray[np.uint8] | None:
         """Load the loss mask of a variant, (H, W) uint8, 255 where the loss counts; None without
         one.
         """
@@ -265,7 +265,7 @@ class Pictures:
             return np.zeros((0, *loss_mask.shape), dtype=np.bool_), ()
         return loss_mask[None] > 127, (found.span(),)
 
-    def compute_size_conditioning(self, variant: AugmentedVariant) -> OriginalSizeAndCrop:
+    def compute_original_size_and_crop(self, variant: PictureCropAndFlip) -> OriginalSizeAndCrop:
         """Return the original size and crop corner of a variant, for SDXL's size conditioning."""
         return OriginalSizeAndCrop(self.checked[variant.index].shape, self._view(variant).corner)
 
@@ -298,7 +298,7 @@ class Pictures:
     def _alpha_mask(self, index: int) -> bool:
         return bool(self._rules(index).subset.alpha_mask)
 
-    def _view(self, variant: AugmentedVariant) -> BucketTransform:
+    def _view(self, variant: PictureCropAndFlip) -> BucketTransform:
         corner = self._corners(variant.index)[variant.crop]
         return BucketTransform(self.bucket_shape(variant.index), corner, variant.flip)
 
@@ -325,12 +325,12 @@ class Pictures:
         """Warn of a lost picture once. Raises DataError if there are too many of them."""
         if index in self._lost:
             return
-        self._lost[index] = error.with_picture_name(self.picture_name(index))
+        self._lost[index] = error.reattribute_to_picture(self.picture_name(index))
         warnings.warn(f"{self._lost[index]}; another picture takes its place.", stacklevel=3)
         broken = {one.name: one for one in (*self.found.broken, *self._lost.values())}
         check_broken_fraction([*broken.values()], self.found.total, self.config.bad_share)
 
 
-def copy_with_first_caption(one: CheckedPicture) -> CheckedPicture:
+def copy_with_first_caption(one: UsablePicture) -> UsablePicture:
     """Return the picture with only the first of its captions."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

@@ -113,7 +113,7 @@ class SubsetConfig(BaseModel):
             )
 
     @property
-    def lists_hints(self) -> bool:
+    def has_hint_folder_or_column(self) -> bool:
         """True if the source of the subset names a hint for each picture, or should."""
         return self.hints is not None or self.hint_column is not None
 

@@ -8,7 +8,7 @@ from t2i.masks import MaskMistake
 from t2i.terminal import plural
 from train.data.buckets import Shape, is_smaller_than_bucket
 from train.data.discovery import FoundPictures, ResolvedSubsetSettings
-from train.data.picture_checks import CheckedPicture
+from train.data.picture_checks import UsablePicture
 
 MASK_WARNINGS: dict[MaskMistake, str] = {
     "white": "is white all over: the whole picture counts",
@@ -92,7 +92,7 @@ class DatasetSummary:
         parts += [f"{len(self.broken)} broken"] * bool(self.broken)
         return f"{self.found}: {', '.join(parts)}"
 
-    def list_remarks(self, batch_size: int) -> list[str]:
+    def format_startup_lines(self, batch_size: int) -> list[str]:
         """Return the lines that a training run prints about its pictures when it begins."""
         shapes = ", ".join(f"{b.width}x{b.height}" for b in self.list_small_buckets(batch_size))
         remarks = [f"pictures {self.format_counts()}; {len(self.buckets)} buckets"]
@@ -118,7 +118,7 @@ class DatasetSummary:
 
 def summarize_pictures(
     found: FoundPictures,
-    trained: Sequence[CheckedPicture],
+    trained: Sequence[UsablePicture],
     buckets: Sequence[Shape],
     epoch: Sequence[int],
     captions: set[str] | None,
@@ -178,7 +178,7 @@ def summarize_pictures(
 
 
 def _count_subsets(
-    trained: Sequence[CheckedPicture],
+    trained: Sequence[UsablePicture],
     rules: Sequence[ResolvedSubsetSettings],
     places: Mapping[int, int],
 ) -> list[SubsetCount]:
@@ -211,7 +211,7 @@ def _count_buckets(buckets: Sequence[Shape], places: Mapping[int, int]) -> list[
     ]
 
 
-def _duplicates(seen: Iterable[CheckedPicture]) -> list[list[str]]:
+def _duplicates(seen: Iterable[UsablePicture]) -> list[list[str]]:
     by_digest: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in seen:  # a picture may be the better one of several pairs
         by_digest[one.digest, one.loser_digest].append(one.entry.name)

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 from t2i.masks import remove_mask_transparency
 from t2i.randomness import derive_seed
 from train.data.buckets import Shape, compute_covering_shape
-from train.data.decode import BrokenPictureError, composite_over_white, decode_picture
+from train.data.decode import BrokenPictureError, composite_over_white, decode_to_rgb_or_rgba
 from train.data.picture_checks import (
     HINT_TEXT_IN_ERRORS,
     LOSER_TEXT_IN_ERRORS,
     MASK_TEXT_IN_ERRORS,
-    CheckedPicture,
+    UsablePicture,
 )
 from train.data.sources.listing import ByteSource, read_bytes
 from train.data.subsets import CropMode
@@ -33,7 +33,7 @@ class CropCorner(NamedTuple):
 
 
 def list_crop_corners(
-    one: CheckedPicture, bucket: Shape, crop: CropMode, variants: int, seed: int
+    one: UsablePicture, bucket: Shape, crop: CropMode, variants: int, seed: int
 ) -> list[CropCorner]:
     """Return the corners of all crops of a picture without repetition, the center first.
 
@@ -59,7 +59,7 @@ class BucketTransform:
 
 
 def load_transformed_pixels(
-    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Load a picture and return its pixels scaled, cropped and mirrored for its bucket, (H, W, 3).
 
@@ -69,7 +69,7 @@ def load_transformed_pixels(
 
 
 def load_transformed_loser(
-    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Load the worse picture of a preference pair, transformed as the better one, (H, W, 3);
     None without one.
@@ -80,7 +80,7 @@ def load_transformed_loser(
         return None
     data = _read_unchanged(one.entry.loser, LOSER_TEXT_IN_ERRORS, one.loser_digest)
     return _to_rgb(
-        decode_picture(data, LOSER_TEXT_IN_ERRORS, max_pixels), one.shape, view, alpha_mask
+        decode_to_rgb_or_rgba(data, LOSER_TEXT_IN_ERRORS, max_pixels), one.shape, view, alpha_mask
     )
 
 
@@ -95,7 +95,7 @@ def _to_rgb(
 
 
 def load_transformed_mask(
-    one: CheckedPicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Load the loss mask of a picture, transformed as the picture, (H, W), 255 where the loss
     counts; None without a mask.
@@ -104,7 +104,7 @@ def load_transformed_mask(
     """
     if one.entry.mask is not None:
         data = _read_unchanged(one.entry.mask, MASK_TEXT_IN_ERRORS, one.mask_digest)
-        painted = decode_picture(data, MASK_TEXT_IN_ERRORS, max_pixels)
+        painted = decode_to_rgb_or_rgba(data, MASK_TEXT_IN_ERRORS, max_pixels)
         mask = remove_mask_transparency(painted).convert("L")
     elif alpha_mask and one.transparent:
         mask = _decode_unchanged(one, max_pixels).getchannel("A")
@@ -114,7 +114,7 @@ def load_transformed_mask(
 
 
 def load_transformed_hint_file(
-    one: CheckedPicture, view: BucketTransform, max_pixels: int
+    one: UsablePicture, view: BucketTransform, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Load the hint of a picture that has one of its own, transformed as the picture, (H, W, 3);
     black where it is transparent, as controls read it.
@@ -123,14 +123,16 @@ def load_transformed_hint_file(
     """
     assert one.entry.hint is not None
     data = _read_unchanged(one.entry.hint, HINT_TEXT_IN_ERRORS, one.hint_digest)
-    drawn = decode_picture(data, HINT_TEXT_IN_ERRORS, max_pixels)
+    drawn = decode_to_rgb_or_rgba(data, HINT_TEXT_IN_ERRORS, max_pixels)
     hint = remove_mask_transparency(drawn).convert("RGB")
     return _resize_and_crop(hint, one.shape, view, Image.Resampling.LANCZOS)
 
 
-def _decode_unchanged(one: CheckedPicture, max_pixels: int) -> Image.Image:
+def _decode_unchanged(one: UsablePicture, max_pixels: int) -> Image.Image:
     name = one.entry.name
-    return decode_picture(_read_unchanged(one.entry.source, name, one.digest), name, max_pixels)
+    return decode_to_rgb_or_rgba(
+        _read_unchanged(one.entry.source, name, one.digest), name, max_pixels
+    )
 
 
 def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:

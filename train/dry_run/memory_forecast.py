@@ -134,7 +134,7 @@ def forecast_activation_bytes(target: TrainingTarget, config: RunConfig) -> int 
     """Forecast the bytes of activations of a micro-batch by a pass on the meta device; None
     where that fails.
     """
-    model, run = build_single_row_pass(target, config)
+    model, run = build_model_and_single_row_pass(target, config)
     model.to("meta").train()
     try:
         row = measure_pass_peak_bytes(model, run, gradients=True)
@@ -144,7 +144,7 @@ def forecast_activation_bytes(target: TrainingTarget, config: RunConfig) -> int 
     return row * rows // (1 if config.train.precision == "no" else 2)
 
 
-def build_single_row_pass(
+def build_model_and_single_row_pass(
     target: TrainingTarget, config: RunConfig
 ) -> tuple[Any, Callable[[], object]]:
     """Return the model with the most activations of a target, and a function that runs one row

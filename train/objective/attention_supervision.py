@@ -134,7 +134,7 @@ class AttentionSupervision:
         """
         return site.size is not None and self.sites.matches(site)
 
-    def restricting_pass_to_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
+    def treating_rows_as_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
         """Change nothing: a training pass has one branch."""
         return nullcontext()
 
@@ -142,7 +142,7 @@ class AttentionSupervision:
         """Return False: supervision reads the denoiser alone."""
         return False
 
-    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
+    def check_images_of_prompt_share_keys(self, site: Site, call: AttentionInputs) -> None:
         """Accept every attention call unchecked: supervision knows no prompts to compare its
         keys with.
         """
@@ -150,7 +150,7 @@ class AttentionSupervision:
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add nothing to the edit plan: attention supervision only reads attention."""
 
-    def recorded_attention_inputs(self, site: Site) -> None:
+    def get_recorded_qkv(self, site: Site) -> None:
         """Return None: attention supervision reads no recorded source."""
         return
 
@@ -162,8 +162,8 @@ class AttentionSupervision:
         maps_IQ = compute_word_maps(probabilities.inputs, self.words)
         masks_IQ = resize_masks_to_site(self.words.masks_IHW, probabilities.site.size)
         self._losses.append(
-            compute_outside_mask_loss(maps_IQ, masks_IQ)
-            + self.config.attention_pixel_weight * compute_pixelwise_loss(maps_IQ, masks_IQ)
+            compute_squared_outside_mask_loss(maps_IQ, masks_IQ)
+            + self.config.attention_pixel_weight * compute_mask_cross_entropy(maps_IQ, masks_IQ)
         )
 
 
@@ -191,7 +191,7 @@ def resize_masks_to_site(masks_IHW: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(masks_IHW[:, None], size, mode="area").flatten(1)
 
 
-def compute_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+def compute_squared_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the loss (1 - fraction of each attention map that is inside its mask)^2, (I,);
     Equation 5.
     """
@@ -199,7 +199,7 @@ def compute_outside_mask_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     return (1 - inside_I).pow(2)
 
 
-def compute_pixelwise_loss(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
+def compute_mask_cross_entropy(maps_IQ: Tensor, masks_IQ: Tensor) -> Tensor:
     """Return the mean binary cross-entropy of map and mask over positions, (I,); Equation 6."""
     probs_IQ = maps_IQ.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return binary_cross_entropy(probs_IQ, masks_IQ, reduction="none").mean(-1)

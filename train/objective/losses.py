@@ -12,12 +12,12 @@ from torch.nn.functional import interpolate
 SMALLEST_DIVISOR = torch.finfo(torch.float32).tiny
 
 
-def compute_l2_loss(error_BCHW: Tensor) -> Tensor:
+def compute_l2_loss_of_error(error_BCHW: Tensor) -> Tensor:
     """Return e^2 of a difference e = prediction - target, elementwise, (B, C, H, W)."""
     return error_BCHW.pow(2)
 
 
-def compute_pseudo_huber_loss(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+def compute_pseudo_huber_loss_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     """Return 2 c (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 for |e| << c, 2 c |e|
     for |e| >> c.
 
@@ -25,10 +25,10 @@ def compute_pseudo_huber_loss(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     scripts call "huber". Computed as 2 c e^2 / (sqrt(e^2 + c^2) + c), which is the same number
     without the difference of two nearly equal ones.
     """
-    return _rows(c_B) * compute_smooth_l1_loss(error_BCHW, c_B)
+    return _rows(c_B) * compute_smooth_l1_loss_of_error(error_BCHW, c_B)
 
 
-def compute_smooth_l1_loss(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
+def compute_smooth_l1_loss_of_error(error_BCHW: Tensor, c_B: Tensor) -> Tensor:
     """Return 2 (sqrt(e^2 + c^2) - c) of a difference e, elementwise: e^2 / c for |e| << c, 2 |e|
     for |e| >> c.
 

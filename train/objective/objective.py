@@ -17,10 +17,10 @@ from torch import Tensor
 from t2i.randomness import derive_generator
 from train.objective.losses import (
     HUBER_THRESHOLDS,
-    compute_l2_loss,
-    compute_pseudo_huber_loss,
+    compute_l2_loss_of_error,
+    compute_pseudo_huber_loss_of_error,
     compute_row_means,
-    compute_smooth_l1_loss,
+    compute_smooth_l1_loss_of_error,
 )
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -212,7 +212,9 @@ class Objective:
         level, so that all of them count in a mean. An error of the noise is a times that of v: in
         pure noise, where a model decides on the layout, it vanishes.
         """
-        error_B = compute_row_means(compute_l2_loss(output_BCHW.float() - target_BCHW.float()))
+        error_B = compute_row_means(
+            compute_l2_loss_of_error(output_BCHW.float() - target_BCHW.float())
+        )
         match self.config.prediction:
             case "epsilon":  # |v error| = |noise error| / a, as x_t is given
                 return error_B / level.alpha_B**2
@@ -227,14 +229,15 @@ class Objective:
         """Return the L2, Huber or smooth L1 loss of each element of a difference, (B, C, H, W)."""
         config = self.config
         if config.loss == "l2":
-            return compute_l2_loss(error_BCHW)
+            return compute_l2_loss_of_error(error_BCHW)
         threshold = HUBER_THRESHOLDS[config.huber_schedule]
         c_B = threshold(
             config.huber_c, level.timestep_B / NUM_TRAIN_TIMESTEPS, level.alpha_B, level.sigma_B
         )
-        return {"huber": compute_pseudo_huber_loss, "smooth_l1": compute_smooth_l1_loss}[
-            config.loss
-        ](error_BCHW, c_B)
+        return {
+            "huber": compute_pseudo_huber_loss_of_error,
+            "smooth_l1": compute_smooth_l1_loss_of_error,
+        }[config.loss](error_BCHW, c_B)
 
 
 def add_offset_noise(noise_BCHW: Tensor, offset_BC11: Tensor, strength: float) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.randomness import derive_seed
-from train.caption_words import contains_words, replace_words
+from train.caption_words import contains_phrase, replace_phrase
 
 
 class OutputPreservationConfig(BaseModel):
@@ -46,7 +46,7 @@ class OutputPreservationConfig(BaseModel):
 
 def replace_new_words(caption: str, words: dict[str, str]) -> str | None:
     """Return the caption with its new words replaced; None if it has none of them."""
-    found = [word for word in words if contains_words(caption, word)]
+    found = [word for word in words if contains_phrase(caption, word)]
     for word in sorted(found, key=len, reverse=True):
-        caption = replace_words(caption, word, words[word])
+        caption = replace_phrase(caption, word, words[word])
     return caption if found else None

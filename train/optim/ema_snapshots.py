@@ -21,7 +21,7 @@ SNAPSHOT_NAME_PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class AveragesSnapshotFile:
     """Snapshot file of the power-function averages after `step` steps, one per length."""
 
     path: Path
@@ -53,7 +53,7 @@ def save_snapshot(
     return path
 
 
-def list_snapshots(folder: Path) -> list[Snapshot]:
+def list_snapshots(folder: Path) -> list[AveragesSnapshotFile]:
     """List the snapshots of a folder, oldest first. Raises TrainingError for an unreadable file."""
     return [_read_snapshot(path) for path in sorted(_snapshot_paths(folder), key=_step_of)]
 
@@ -77,11 +77,11 @@ def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def _read_snapshot(path: Path) -> Snapshot:
+def _read_snapshot(path: Path) -> AveragesSnapshotFile:
     try:
         with open_tensors(path) as file:
             facts = parse_json(file.metadata()["facts"])
-        return Snapshot(path, facts["step"], tuple(facts["lengths"]))
+        return AveragesSnapshotFile(path, facts["step"], tuple(facts["lengths"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"Cannot read the snapshot {path}: {error}. Move it away; any length can be rebuilt "

@@ -18,7 +18,7 @@ from torch import Tensor
 from t2i.errors import ArgumentError, TrainingError
 from t2i.safe_reading.tensors import open_tensors
 from train.optim.ema import MAX_EMA_LENGTH, compute_gamma_from_length, format_tensor_name_prefix
-from train.optim.ema_snapshots import Snapshot
+from train.optim.ema_snapshots import AveragesSnapshotFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class ProfileMixture:
     error: float
 
 
-def reconstruct_average(
-    found: Sequence[Snapshot], wanted: AverageProfile
+def reconstruct_average_and_error(
+    found: Sequence[AveragesSnapshotFile], wanted: AverageProfile
 ) -> tuple[dict[str, Tensor], float]:
     """Reconstruct a post-hoc average of every weight, float32, from snapshots; return it with
     the error of its profile.
@@ -81,7 +81,7 @@ def reconstruct_average(
     return average, mixture.error
 
 
-def _check_available(found: Sequence[Snapshot], wanted: AverageProfile) -> None:
+def _check_available(found: Sequence[AveragesSnapshotFile], wanted: AverageProfile) -> None:
     if not 0 < wanted.length < MAX_EMA_LENGTH:
         raise ArgumentError(
             f"length = {wanted.length}: expected more than 0 and less than {MAX_EMA_LENGTH:.4f}, "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from t2i.terminal import print_note
-from train.reporting.training_logger import build_progress_bar
+from train.reporting.training_logger import build_rich_progress_bar
 
 AdvanceFunction = Callable[[int], None]
 """Callback with the number of items finished since the last call."""
@@ -20,7 +20,7 @@ def showing_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Adv
     function that advances it.
     """
     if sys.stderr.isatty():
-        with build_progress_bar() as shown:
+        with build_rich_progress_bar() as shown:
             task = shown.add_task(what, total=total, completed=done, facts="")
             yield lambda count: shown.advance(task, count)
     else:

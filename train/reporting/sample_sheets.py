@@ -14,7 +14,7 @@ from t2i.attention.attend import attend
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.probes.overlays import draw_overlays
 from t2i.controls.control import Control
-from t2i.controls.hint_pictures import prepare_hint
+from t2i.controls.hint_pictures import convert_hint_pictures_to_tensor
 from t2i.controls.network_checks import HINT_CHANNELS
 from t2i.pictures import PAPER, build_picture_grid
 from t2i.text.word_pattern import build_word_pattern
@@ -133,7 +133,7 @@ def generate_prompt_images(
 
 def show_hint(hint: Any, size: tuple[int, int]) -> Image.Image:
     """Return a hint as a picture of this width and height, as the control reads it."""
-    hint_1CYX = prepare_hint(hint, (size[1], size[0]), HINT_CHANNELS, {})
+    hint_1CYX = convert_hint_pictures_to_tensor(hint, (size[1], size[0]), HINT_CHANNELS, {})
     return pixels_to_images(hint_1CYX * 2 - 1)[0]
 
 

@@ -33,7 +33,7 @@ class TrainingLogger:
         self._board = open_tensorboard(out / "tensorboard", start) if tensorboard else None
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = build_progress_bar()
+            self._bar = build_rich_progress_bar()
             self._task = self._bar.add_task("training", total=steps, completed=start, facts="")
             self._bar.start()
 
@@ -101,7 +101,9 @@ class LogFile:
         self.path = path
         if path.exists():
             lines = read_text(path, RUN_FILE_KIND.copy_with_noun("log")).splitlines()
-            kept = "".join(line + "\n" for line in lines if start and parse_log_step(line) <= start)
+            kept = "".join(
+                line + "\n" for line in lines if start and parse_log_step_or_infinity(line) <= start
+            )
             write_atomically(path, lambda part: part.write_text(kept, "utf-8"))
 
     def write(self, facts: Mapping[str, Number | Numbers], remark: str | None = None) -> None:
@@ -130,7 +132,7 @@ def none_if_nonfinite(value: Number) -> Number | None:
     return value if math.isfinite(value) else None
 
 
-def parse_log_step(line: str) -> float:
+def parse_log_step_or_infinity(line: str) -> float:
     """Parse the step of a log line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
@@ -138,7 +140,7 @@ def parse_log_step(line: str) -> float:
         return float("inf")  # a line that a kill cut short
 
 
-def build_progress_bar() -> "Progress":
+def build_rich_progress_bar() -> "Progress":
     """Build rich's progress bar on stderr. rich is imported here, as that takes time."""
     from rich import progress
     from rich.console import Console

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
-from t2i.denoiser.families.sd import VAE, default_size, pixels_per_latent
+from t2i.denoiser.families.sd import VAE, default_height_and_width, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError
@@ -71,7 +71,7 @@ def assemble_target(
     if isinstance(config.target, RecogniserTargetConfig):
         assert isinstance(config.data, RecogniserDatasetConfig)
         labels, size = Compositions(config.data).labels, config.data.size
-        check_recogniser_size(size, config.target.channels)
+        check_recogniser_size_and_channels(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
     if isinstance(config.target, FineTuneTargetConfig):
@@ -94,12 +94,14 @@ def gather_whole_target(
     """
     if not is_module_sharded(target):
         return target
-    weights = gather_tensors(target.trained_parameters(), main=accelerator.is_main_process)
+    weights = gather_tensors(
+        target.collect_trained_parameters_by_name(), main=accelerator.is_main_process
+    )
     found = [target]
 
     def build_whole() -> None:
         found[0], _ = assemble_target(config)
-        for name, weight in found[0].trained_parameters().items():
+        for name, weight in found[0].collect_trained_parameters_by_name().items():
             copy_into_sharded(weight, weights[name])
         found[0].to(accelerator.device)
 
@@ -118,7 +120,7 @@ def build_fine_tune_target(
     check_base_has_no_lora(pipe.components, target.base)
     objective = resolve_objective(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
-    facts = freeze_base_and_describe(built, objective, config, encoders)
+    facts = cast_base_and_build_identity(built, objective, config, encoders)
     return built, facts | {"reference": built.compute_reference_digest()}
 
 
@@ -135,11 +137,11 @@ def build_control_target(
     network = build_control_network(target, pipe, config)
     kind = ControlNetTarget if isinstance(target, ControlNetTargetConfig) else T2IAdapterTarget
     built = kind(pipe, network, target, objective, config.seed, config.train.batch_size)
-    facts = freeze_base_and_describe(built, objective, config, encoders)
+    facts = cast_base_and_build_identity(built, objective, config, encoders)
     return built, facts | {"network": digest_weight_shapes(network)}
 
 
-def freeze_base_and_describe(
+def cast_base_and_build_identity(
     built: DenoisingTarget,
     objective: ObjectiveConfig,
     config: RunConfig,
@@ -191,7 +193,7 @@ def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget
         check_crop_size(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return AutoencoderTarget(parts, target, config.seed, batch_size)
     assert isinstance(target, DenoiserTargetConfig)
-    check_picture_size(config.data.size, parts, default_size(parts.unet, parts.vae)[0])
+    check_picture_size(config.data.size, parts, default_height_and_width(parts.unet, parts.vae)[0])
     return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
@@ -252,7 +254,7 @@ def map_weight_shapes(part: nn.Module) -> Shapes:
     return {name: tuple(weight.shape) for name, weight in part.state_dict().items()}
 
 
-def check_recogniser_size(size: int, channels: Sequence[int]) -> None:
+def check_recogniser_size_and_channels(size: int, channels: Sequence[int]) -> None:
     """Raise ArgumentError where the recogniser cannot halve the picture at each of its levels."""
     step = PATCH_SIDE_PIXELS * 2 ** (len(channels) - 1)
     if size % step or any(channel % 8 for channel in channels):

@@ -39,7 +39,7 @@ from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 from train.setup.cache_decisions import (
     BYTES_PER_GB,
     count_latent_bytes,
-    count_text_bytes,
+    estimate_text_bytes,
     explain_cache_too_large,
     explain_uncached_kinds,
 )
@@ -70,7 +70,7 @@ class CacheSettings:
     loop: LoopConfig
 
 
-def build_cached_dataset(
+def build_cached_dataset_and_encoders(
     settings: CacheSettings,
     samples: TrainingDataset,
     order: BatchOrder,
@@ -91,7 +91,7 @@ def build_cached_dataset(
         assert isinstance(target, TargetWithBaseConfig)
         assert isinstance(samples, Pictures)
         encoders = CacheEncoders(target.base, FROZEN_DTYPE_BY_PRECISION[settings.loop.precision])
-        for kind, count_bytes in (("latents", count_latent_bytes), ("texts", count_text_bytes)):
+        for kind, count_bytes in (("latents", count_latent_bytes), ("texts", estimate_text_bytes)):
             if reasons[kind] is None:
                 reasons[kind] = explain_cache_too_large(
                     count_bytes(samples, encoders), cache.max_gb
@@ -133,7 +133,7 @@ class CacheBuilder:
         data set that reads them.
         """
         shards = self._open_shards("latents")
-        self.encoders.models["vae"].to(self.accelerator.device)
+        self.encoders.models_by_name["vae"].to(self.accelerator.device)
         held_out = self._complete(samples.build_held_out_set(), shards, None)
         cached = self._complete(samples, shards, self.order)
         cached.held_out_cache = held_out
@@ -155,8 +155,8 @@ class CacheBuilder:
         if missing:
             parts = self.encoders.components_without_denoiser()
             for name in MODELS_BY_KIND["texts"]:
-                if name in self.encoders.models:
-                    self.encoders.models[name].to(self.accelerator.device)
+                if name in self.encoders.models_by_name:
+                    self.encoders.models_by_name[name].to(self.accelerator.device)
             encoder = build_caption_encoder(parts)
             batches = self._share(batch_captions_by_length(parts, encoder, missing, size))
             self._check_room(len(missing) * self.encoders.bytes_per_text_window)
@@ -222,9 +222,9 @@ class CacheBuilder:
         Other runs may add files at any moment.
         """
         main = self.accelerator.is_main_process
-        return run_on_all_processes(self.accelerator, lambda: shards.list_files() if main else [])[
-            0
-        ]
+        return run_on_all_processes(
+            self.accelerator, lambda: shards.list_file_names() if main else []
+        )[0]
 
     def _index_files(
         self, shards: ShardFolder, files: Sequence[str], made: Collection[str] = ()

@@ -6,7 +6,7 @@ from t2i.data.training_dataset import TrainingDataset
 from train.cache.config import CacheConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import TargetConfig, TargetWithBaseConfig
-from train.data.pictures import AugmentedVariant, Pictures
+from train.data.pictures import PictureCropAndFlip, Pictures
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.parts.learned_words import NewWordsPartConfig
 
@@ -59,7 +59,9 @@ def explain_cache_too_large(needed: int, most_gb: float) -> str | None:
 
 
 def count_latent_bytes(
-    pictures: Pictures, encoders: CacheEncoders, variants: Iterable[AugmentedVariant] | None = None
+    pictures: Pictures,
+    encoders: CacheEncoders,
+    variants: Iterable[PictureCropAndFlip] | None = None,
 ) -> int:
     """Count the bytes that the cached latents of these augmented variants, or of all, take; with
     their hints, which take less than this as PNG.
@@ -75,6 +77,6 @@ def count_latent_bytes(
     return total
 
 
-def count_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
+def estimate_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
     """Estimate the bytes that the cached embeddings of all captions take, at one window each."""
     return len((pictures.list_all_captions() or set()) | {""}) * encoders.bytes_per_text_window

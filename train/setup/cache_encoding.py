@@ -25,14 +25,14 @@ from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
 from t2i.text.encoders.selection import TextEncoder
 from train.batches.micro_batch import pixels_to_floats
-from train.cache.caption_encoding import count_text_windows, encode_captions
+from train.cache.caption_encoding import count_windows_of_longest_caption, encode_captions
 from train.cache.latent_cache import HINT, LOSER_MOMENTS, LOSS_MASK, MOMENTS
 from train.cache.shards import ArraysByName, ShardWriter
 from train.cache.text_cache import encoded_row_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
 from train.data.hints import compress_hint
-from train.data.pictures import AugmentedVariant, Pictures
+from train.data.pictures import PictureCropAndFlip, Pictures
 from train.reporting.progress import AdvanceFunction
 from train.targets.latents import retrieve_latent_mean
 
@@ -43,11 +43,11 @@ BATCHES_DECODED_AHEAD = 4
 
 
 def batch_variants_by_shape(
-    pictures: Pictures, variants: Sequence[AugmentedVariant], size: int
-) -> list[tuple[AugmentedVariant, ...]]:
+    pictures: Pictures, variants: Sequence[PictureCropAndFlip], size: int
+) -> list[tuple[PictureCropAndFlip, ...]]:
     """Group augmented variants of pictures into batches of one shape."""
 
-    def bucket(variant: AugmentedVariant) -> Shape:
+    def bucket(variant: PictureCropAndFlip) -> Shape:
         return pictures.bucket_shape(variant.index)
 
     ordered = sorted(variants, key=lambda variant: (bucket(variant), variant))
@@ -57,7 +57,7 @@ def batch_variants_by_shape(
 @torch.no_grad()
 def encode_and_cache_latents(
     pictures: Pictures,
-    batches: Iterable[tuple[AugmentedVariant, ...]],
+    batches: Iterable[tuple[PictureCropAndFlip, ...]],
     size: int,
     vae: VAE,
     writer: ShardWriter,
@@ -71,12 +71,12 @@ def encode_and_cache_latents(
     lost: dict[int, BrokenPictureError] = {}
 
     def read_batch(
-        batch: tuple[AugmentedVariant, ...],
-    ) -> list[tuple[AugmentedVariant, TrainingExample | BrokenPictureError]]:
+        batch: tuple[PictureCropAndFlip, ...],
+    ) -> list[tuple[PictureCropAndFlip, TrainingExample | BrokenPictureError]]:
         return [(variant, _read_or_error(pictures, variant)) for variant in batch]
 
     for found in map_with_prefetch(read_batch, batches):
-        samples: list[tuple[AugmentedVariant, TrainingExample]] = []
+        samples: list[tuple[PictureCropAndFlip, TrainingExample]] = []
         for variant, sample in found:
             if isinstance(sample, BrokenPictureError):
                 lost[variant.index] = sample
@@ -123,7 +123,7 @@ def _encode_samples(
 
 
 def _read_or_error(
-    pictures: Pictures, variant: AugmentedVariant
+    pictures: Pictures, variant: PictureCropAndFlip
 ) -> TrainingExample | BrokenPictureError:
     try:
         return pictures.load_uncaptioned_example(variant)
@@ -153,7 +153,7 @@ def batch_captions_by_length(
     """Group captions into batches that need the same number of text encoder windows."""
 
     def count(caption: str) -> int:
-        return count_text_windows(components, encoder, [caption])
+        return count_windows_of_longest_caption(components, encoder, [caption])
 
     ordered = sorted(captions, key=lambda caption: (count(caption), caption))
     return [batch for _, same in groupby(ordered, count) for batch in _cut([*same], size)]

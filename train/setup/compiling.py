@@ -110,7 +110,7 @@ def is_compiled(target: TrainingTarget) -> bool:
 
 def compute_gradient(target: TrainingTarget, batch: MicroBatch, accelerator: Accelerator) -> Tensor:
     """Return the gradient of the batch's mean loss, all weights concatenated, on the CPU."""
-    weights = [*target.trained_parameters().values()]
+    weights = [*target.collect_trained_parameters_by_name().values()]
     torch.manual_seed(target.seed)  # dropout draws from the global generator
     with accelerator.autocast():
         loss_B = target(batch)

@@ -51,7 +51,7 @@ def build_control_network(
         check_weights_finite(str(target.network), network)
     else:
         torch.manual_seed(derive_seed(config.seed, "control"))
-        build = build_controlnet if wanted is ControlNetModel else build_t2i_adapter
+        build = build_fresh_controlnet if wanted is ControlNetModel else build_fresh_t2i_adapter
         network = build(pipe.unet, pixels_per_latent(pipe.vae))
     blank = Control(network, Image.new("RGB", (8, 8)))
     channels, factor = int(pipe.vae.config["latent_channels"]), pixels_per_latent(pipe.vae)
@@ -61,7 +61,7 @@ def build_control_network(
     return network
 
 
-def build_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
+def build_fresh_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
     """Build a ControlNet that begins as a copy of the UNet's downward half and adds nothing yet.
 
     factor : pixels per latent position
@@ -76,7 +76,7 @@ def build_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel
     return network
 
 
-def build_t2i_adapter(unet: UNet2DConditionModel, factor: int) -> T2IAdapter:
+def build_fresh_t2i_adapter(unet: UNet2DConditionModel, factor: int) -> T2IAdapter:
     """Build a T2I-Adapter with fresh weights for a UNet.
 
     factor : pixels per latent position

@@ -22,7 +22,7 @@ from train.checkpoint import (
     read_newest_checkpoint_json,
 )
 from train.config.config_changes import list_forbidden_changes
-from train.config.error_messages import explain_validation_error
+from train.config.error_messages import explain_first_validation_error
 from train.config.run_config import RunConfig
 from train.parallel.processes import run_on_all_processes
 from train.setup.assembly import ModelIdentity
@@ -31,7 +31,7 @@ from train.targets.target import TrainingTarget
 DIGEST_PATTERN = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
-def build_run_identity(
+def build_config_and_model_identity(
     config: RunConfig, model: ModelIdentity, target: TrainingTarget
 ) -> dict[str, Any]:
     """Return what identifies a run and must be unchanged when it is resumed: configuration,
@@ -103,7 +103,7 @@ def _changed_keys(out: Path, facts: Mapping[str, Any], config: dict[str, Any]) -
     except ValidationError as error:
         raise ArgumentError(
             f"The run in {out} was started by another version of t2i, whose configuration this one "
-            f"does not read: {explain_validation_error(error, RunConfig)}. "
+            f"does not read: {explain_first_validation_error(error, RunConfig)}. "
             "Continue with that version, or choose another folder with --out."
         ) from error
     return list_forbidden_changes(before, config)

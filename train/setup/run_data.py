@@ -54,9 +54,9 @@ def load_run_dataset(
     def read() -> None:  # the first time, the main process records what it finds
         found.append(load_run_pictures(data, out / DATASET_MANIFEST_NAME, ReadingProgress()))
         for remark in (
-            *found[0].build_summary().list_remarks(settings.batch_size),
+            *found[0].build_summary().format_startup_lines(settings.batch_size),
             *check_supervision_and_list_remarks(target, data, found[0]),
-            *check_preservation_and_list_remarks(target, found[0]),
+            *check_output_preservation_captions(target, found[0]),
             *check_preferences_and_list_remarks(target, found[0]),
         ):
             print_note(remark)
@@ -126,7 +126,7 @@ def check_supervision_and_list_remarks(
     return remarks
 
 
-def check_preservation_and_list_remarks(target: TargetConfig, pictures: Pictures) -> list[str]:
+def check_output_preservation_captions(target: TargetConfig, pictures: Pictures) -> list[str]:
     """Check that output preservation has captions to preserve, and return a remark on those without
     effect, if there are any.
 

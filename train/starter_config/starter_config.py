@@ -13,8 +13,8 @@ from train.data.pictures_config import SMALL_SIZE_LIMIT
 from train.starter_config.options import (
     METHODS_WITH_NEW_WORDS,
     StarterConfigOptions,
+    check_method_allows_pairs,
     check_options,
-    check_pairs_fit_method,
 )
 from train.starter_config.picture_folder import (
     HINTS_FOLDER,
@@ -24,14 +24,14 @@ from train.starter_config.picture_folder import (
     map_subset_keys_to_folders,
 )
 from train.starter_config.subject_words import (
-    build_trigger_comment,
+    build_default_trigger_comment,
     choose_subject_words,
     explain_omitted_trigger,
     teaches_trigger_word,
 )
 from train.starter_config.template_text import (
-    fill_template_piece,
-    format_relative_path,
+    build_template_piece_lines,
+    format_path_relative_if_below,
     format_toml_literal,
     load_template_pieces,
 )
@@ -72,7 +72,7 @@ def write_starter_config(options: StarterConfigOptions, out: Path) -> PictureFol
     if os.path.lexists(out):
         raise NameTakenError(out)
     facts = inspect_picture_folder(options.folder, with_hints=options.method in CONTROL_METHODS)
-    check_pairs_fit_method(options, facts)
+    check_method_allows_pairs(options, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
     text = build_starter_config(options, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
@@ -111,7 +111,9 @@ def build_starter_config(
         "source": build_picture_folder_lines(options, facts, beside)
     }
     filled = [
-        "\n".join(fill_template_piece(load_template_pieces()[name], values, lines, elsewhere))
+        "\n".join(
+            build_template_piece_lines(load_template_pieces()[name], values, lines, elsewhere)
+        )
         for name in names
     ]
     return "\n\n".join([f"{filled[0]}\n{filled[1]}", *filled[2:]]) + "\n"
@@ -136,7 +138,7 @@ def choose_picture_dependent_values(
         [*facts.captions[:3]] if facts.captions and not teaches_trigger_word(options) else named
     )
     return {
-        "base": format_relative_path(beside, options.base)
+        "base": format_path_relative_if_below(beside, options.base)
         if Path(options.base).exists()
         else options.base,
         "size": size,
@@ -181,10 +183,10 @@ def build_template_blocks(
         "next": head.splitlines(),
         "seen": [
             f"# {plural(facts.pictures, 'picture')}, {sizes}; {captioned} of them with a caption.",
-            *(f"# {line}" for line in build_trigger_comment(options)),
+            *(f"# {line}" for line in build_default_trigger_comment(options)),
         ],
         "captions": captions,
-        "hint": build_hint_lines(options, facts),
+        "hint": build_hint_function_lines(options, facts),
         "masks": build_mask_lines(options, facts, trigger),
         "optional": build_optional_target_lines(options, facts, trigger),
         "held_out": HELD_OUT_LINES if has_enough_pictures_to_hold_out(facts) else [],
@@ -198,7 +200,7 @@ def build_picture_folder_lines(
 ) -> list[str]:
     """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
     places = [
-        f"{key} = {format_toml_literal(format_relative_path(beside, str(path)))}"
+        f"{key} = {format_toml_literal(format_path_relative_if_below(beside, str(path)))}"
         for key, path in map_subset_keys_to_folders(
             options.folder, with_hints=options.method in CONTROL_METHODS
         ).items()
@@ -206,7 +208,9 @@ def build_picture_folder_lines(
     return places if len(places) == 1 else [f"subsets = [{{ {', '.join(places)} }}]"]
 
 
-def build_hint_lines(options: StarterConfigOptions, facts: PictureFolderStats) -> list[str]:
+def build_hint_function_lines(
+    options: StarterConfigOptions, facts: PictureFolderStats
+) -> list[str]:
     """Build the keys of [data] that make hints; none where there are hints, or no control."""
     if options.method not in CONTROL_METHODS or facts.has_hints:
         return []

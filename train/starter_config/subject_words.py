@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from t2i.scenes.captions import choose_indefinite_article
-from train.caption_words import contains_words
+from train.caption_words import contains_phrase
 from train.starter_config.options import (
     METHODS_WITH_CLASS_PICTURES,
     METHODS_WITH_NEW_WORDS,
@@ -54,12 +54,12 @@ def explain_omitted_trigger(options: StarterConfigOptions, facts: PictureFolderS
     word = choose_subject_words(options).trigger
     if not teaches_trigger_word(options):
         return "neither --class nor --word was given"
-    if all(contains_words(caption, word) for caption in facts.captions):
+    if all(contains_phrase(caption, word) for caption in facts.captions):
         return f"each says {word} already"
     return None
 
 
-def build_trigger_comment(options: StarterConfigOptions) -> list[str]:
+def build_default_trigger_comment(options: StarterConfigOptions) -> list[str]:
     """Build comment lines of a starter config on the default trigger word and how to choose
     another.
     """

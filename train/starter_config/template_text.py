@@ -10,7 +10,7 @@ from string import Template
 from train.starter_config.template_values import TemplateValue
 
 
-def fill_template_piece(
+def build_template_piece_lines(
     piece: str,
     values: dict[str, TemplateValue],
     blocks: dict[str, list[str]],
@@ -55,7 +55,7 @@ def format_toml_literal(value: TemplateValue) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def format_relative_path(beside: Path, place: str) -> str:
+def format_path_relative_if_below(beside: Path, place: str) -> str:
     """Format a path relative to the folder `beside` if it lies below it, else as absolute."""
     path, base = Path(expanduser(place)).resolve(), beside.resolve()
     return path.relative_to(base).as_posix() or "." if path.is_relative_to(base) else str(path)

@@ -10,7 +10,7 @@ from t2i.text.encoder_interface import EncodedText
 from train.batches.micro_batch import MicroBatch
 
 
-def build_conditioning(
+def build_conditioning_from_encoded_captions(
     unet: UNet2DConditionModel, encoded: EncodedText, batch: MicroBatch
 ) -> Conditioning:
     """Return the conditioning of a batch whose captions are encoded; for SDXL with image sizes."""

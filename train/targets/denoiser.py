@@ -14,7 +14,7 @@ from train.batches.micro_batch import MicroBatch
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
 from train.targets.denoising import DenoisingTarget
-from train.targets.grid_coordinate_loss import GridCoordinateLoss
+from train.targets.mid_block_position_loss import MidBlockPositionLoss
 
 
 class DenoiserTargetConfig(AttentionSupervisionConfig):
@@ -35,7 +35,7 @@ class DenoiserTargetConfig(AttentionSupervisionConfig):
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of the captions replaced by the empty one, for classifier-free guidance."""
     place_weight: float = Field(0.0, ge=0)
-    """Weight of GridCoordinateLoss, with which "left" and "above" are learned far sooner."""
+    """Weight of MidBlockPositionLoss, with which "left" and "above" are learned far sooner."""
 
 
 class DenoiserTarget(DenoisingTarget):
@@ -55,7 +55,7 @@ class DenoiserTarget(DenoisingTarget):
         for encoder in filter(None, (self.text_encoder, self.text_encoder_2)):
             encoder.requires_grad_(config.train_text_encoder)
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
-        self.places = GridCoordinateLoss(self.unet) if config.place_weight > 0 else None
+        self.places = MidBlockPositionLoss(self.unet) if config.place_weight > 0 else None
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Return the denoising loss of each row, (B,), plus the position loss if enabled."""

@@ -44,7 +44,7 @@ from train.objective.objective import (
     sample_stratified_quantiles,
 )
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
-from train.targets.conditioning import build_conditioning, repeat_conditioning
+from train.targets.conditioning import build_conditioning_from_encoded_captions, repeat_conditioning
 from train.targets.latents import encode_latent_moments
 from train.targets.target import TrainingTarget
 from train.targets.unused_weights import freeze_unused_weights
@@ -323,7 +323,7 @@ class DenoisingTarget(TrainingTarget):
 
         Differentiable where a text encoder is trained.
         """
-        return build_conditioning(self.unet, self._encode(captions), batch)
+        return build_conditioning_from_encoded_captions(self.unet, self._encode(captions), batch)
 
     def _encode(self, captions: Sequence[str]) -> EncodedText:
         if self.cache is not None and self.cache.texts is not None:

@@ -101,7 +101,9 @@ class FineTuneTarget(DenoisingTarget):
             if not isinstance(part, AdapterPartConfig)
         ]
         needs_reference = config.preserve_weight > 0 or config.preference_beta > 0
-        self._reference = ReferenceModel(self.trainable_models(), full) if needs_reference else None
+        self._reference = (
+            ReferenceModel(self.collect_unet_and_text_encoders(), full) if needs_reference else None
+        )
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
 
     def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
@@ -189,7 +191,7 @@ class FineTuneTarget(DenoisingTarget):
         """Return the spellings of the new words that are learned, as "<my-mug>"."""
         return self.config.list_new_word_spellings()
 
-    def trainable_models(self) -> dict[str, nn.Module]:
+    def collect_unet_and_text_encoders(self) -> dict[str, nn.Module]:
         """Return the models that can be trained, by their names in a pipeline."""
         found = {
             "unet": self.unet,
@@ -209,7 +211,7 @@ class FineTuneTarget(DenoisingTarget):
             components=self.components,
             original_tokenizers=self.original_tokenizers,
             scheduler=self._scheduler,
-            models=self.trainable_models(),
+            models=self.collect_unet_and_text_encoders(),
             adapters=self.list_adapter_names(),
             words=self.config.list_new_words(),
             has_full_parts=has_full_parts,
@@ -225,7 +227,7 @@ class FineTuneTarget(DenoisingTarget):
         Adapters come first, as peft freezes all other weights.
         """
         trained: dict[int, list[nn.Parameter]] = {}
-        models = self.trainable_models()
+        models = self.collect_unet_and_text_encoders()
         for kind in (AdapterPartConfig, FullWeightsPartConfig, NewWordsPartConfig):
             for number, part in enumerate(parts):
                 if not isinstance(part, kind):

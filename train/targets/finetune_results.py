@@ -82,7 +82,9 @@ def write_fine_tune_files(
         if trained.has_full_parts:
             convert_and_write_model(copy_without_adapters(trained), trained.scheduler, new, config)
         if trained.adapters:
-            write_lora(new, collect_trained_lora(trained, precision), trained.components.unet)
+            write_lora_in_each_format(
+                new, collect_trained_adapters_as_lora(trained, precision), trained.components.unet
+            )
         for embedding in collect_learned_words(trained, precision):
             name = re.sub(r"[^\w.-]", "", str(embedding.token)) or "word"
             write_learned_word(new / f"{name}.safetensors", embedding)
@@ -97,7 +99,7 @@ def write_fine_tune_files(
         (new / MODEL_NOTES_FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
-def collect_trained_lora(trained: FineTunedModel, precision: torch.dtype) -> Lora:
+def collect_trained_adapters_as_lora(trained: FineTunedModel, precision: torch.dtype) -> Lora:
     """Return the trained adapters as one LoRA, their tensors on the CPU."""
     states = {
         name: {
@@ -110,7 +112,7 @@ def collect_trained_lora(trained: FineTunedModel, precision: torch.dtype) -> Lor
     return read_lora_from_models(trained.models, trained.adapters, states)
 
 
-def write_lora(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
+def write_lora_in_each_format(folder: Path, lora: Lora, unet: UNet2DConditionModel) -> None:
     """Write the LoRA in each format that can hold its kind: diffusers, kohya, peft."""
     per_block = unet.config["layers_per_block"]
     one_text: ModelFamily = "sd2" if unet.config["cross_attention_dim"] == SD2_TEXT_WIDTH else "sd1"

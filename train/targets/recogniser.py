@@ -84,7 +84,7 @@ class RecogniserTarget(TrainingTarget):
             f"{format_recognised_objects(one)} ({caption})"
             for one, caption in zip(seen, batch.captions, strict=True)
         ]
-        both = [highlight_objects(*one) for one in zip(pictures, seen, strict=True)]
+        both = [draw_beside_highlighted_objects(*one) for one in zip(pictures, seen, strict=True)]
         return build_picture_grid(both, labels, config.columns)
 
     def export(
@@ -116,7 +116,7 @@ def format_recognised_objects(seen: Recognition) -> str:
     return ", ".join([*things, f"{seen.background} background"])
 
 
-def highlight_objects(picture: Image.Image, seen: Recognition) -> Image.Image:
+def draw_beside_highlighted_objects(picture: Image.Image, seen: Recognition) -> Image.Image:
     """Return the picture beside a copy in which all but the recognised objects is pale."""
     pixels = np.asarray(picture)
     found = [one.mask for one in seen.objects.values()]

@@ -63,13 +63,13 @@ class TrainingTarget(nn.Module, ABC):
         a subclass has such.
         """
 
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
+    def collect_trained_parameters_by_name(self) -> dict[str, nn.Parameter]:
         """Return the parameters of the target that are trained, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def build_parameter_groups(self) -> list[ParameterGroup]:
         """Return the trained parameters in groups with one learning rate and weight decay each."""
-        return [ParameterGroup("all", [*self.trained_parameters().values()])]
+        return [ParameterGroup("all", [*self.collect_trained_parameters_by_name().values()])]
 
     def sample_example_noise(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
         """Sample standard normal noise of the shape of `like`, each row from a seed of its own

@@ -135,11 +135,11 @@ def build_adapter_config_from_peft(path: object, config: Mapping[str, object]) -
     return AdapterConfig(
         parse_number(path, "alpha", config.get("lora_alpha", config.get("alpha", 8))),
         parse_patterns(path, config, "alpha_pattern"),
-        rank_stabilized=parse_optional_bool(path, "use_rslora", config.get("use_rslora")) is True,
+        rank_stabilized=check_bool_or_none(path, "use_rslora", config.get("use_rslora")) is True,
         rank=None if rank is None else parse_number(path, "r", rank),
         rank_patterns=parse_patterns(path, config, "rank_pattern"),
         kind=None if kind is None else LAYER_KINDS[str(getattr(kind, "value", kind))],
-        dora=parse_optional_bool(path, "use_dora", dora),
+        dora=check_bool_or_none(path, "use_dora", dora),
     )
 
 
@@ -175,7 +175,7 @@ def is_finite(value: int | float) -> bool:
         return False
 
 
-def parse_optional_bool(path: object, name: str, value: object) -> bool | None:
+def check_bool_or_none(path: object, name: str, value: object) -> bool | None:
     """Return a value of an adapter's config if it is a boolean or None. Raises ModelError
     otherwise.
     """

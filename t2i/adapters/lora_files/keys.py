@@ -6,9 +6,9 @@ from typing import NamedTuple
 from t2i.adapters.lora_modules import is_known_module
 from t2i.adapters.module_names import (
     KOHYA_PREFIXES,
-    canonical_module_name,
-    convert_kohya_to_diffusers_name,
+    convert_unprefixed_kohya_name,
     replace_dots,
+    strip_module_name_prefixes,
 )
 
 
@@ -101,30 +101,28 @@ def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tup
     """Return model part and module of a path. Raises ValueError for an unknown path."""
     for prefix, prefix_part in KOHYA_PREFIXES.items():
         if path.startswith(prefix) and "." not in path:
-            return prefix_part, convert_kohya_to_diffusers_name(
+            return prefix_part, convert_unprefixed_kohya_name(
                 path.removeprefix(prefix), layers_per_block
             )
     if path.startswith(LYCORIS_PREFIX) and "." not in path:
-        module = convert_kohya_to_diffusers_name(
-            path.removeprefix(LYCORIS_PREFIX), layers_per_block
-        )
+        module = convert_unprefixed_kohya_name(path.removeprefix(LYCORIS_PREFIX), layers_per_block)
         return part or ("unet" if is_known_module("unet", module) else "text_encoder"), module
     path = path.removeprefix(PEFT_PREFIX)
     for prefix in COMFY_PREFIXES:
         if path.startswith(prefix):
-            return "unet", convert_kohya_to_diffusers_name(
+            return "unet", convert_unprefixed_kohya_name(
                 replace_dots(path.removeprefix(prefix)), layers_per_block
             )
     first, _, rest = path.partition(".")
     if first in ("unet", "text_encoder", "text_encoder_2") and rest:
         rest = rest.removeprefix(PEFT_PREFIX)
         if first == "unet" and rest.startswith(ORIGINAL_UNET_PREFIXES):
-            return first, convert_kohya_to_diffusers_name(replace_dots(rest), layers_per_block)
-        return first, canonical_module_name(rest)
+            return first, convert_unprefixed_kohya_name(replace_dots(rest), layers_per_block)
+        return first, strip_module_name_prefixes(rest)
     if part is not None:
-        return part, canonical_module_name(path)
+        return part, strip_module_name_prefixes(path)
     if path.startswith(UNET_PREFIXES):
         return "unet", path
     if path.startswith(TEXT_ENCODER_PREFIXES):
-        return "text_encoder", canonical_module_name(path)
+        return "text_encoder", strip_module_name_prefixes(path)
     raise ValueError(path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from t2i.adapters.lora_layers import Lora, LowRankUpdate
-from t2i.adapters.lora_summary import find_most_common, int_if_whole
+from t2i.adapters.lora_summary import find_most_common_mapped_value, int_if_whole
 from t2i.adapters.module_names import summarize_names
 from t2i.errors import ArgumentError, ModelError
 
@@ -50,10 +50,12 @@ def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata)
     header = {
         "ss_network_module": module,
         "ss_network_dim": str(
-            find_most_common({name: layer.rank for name, layer in layers.items()})
+            find_most_common_mapped_value({name: layer.rank for name, layer in layers.items()})
         ),
         "ss_network_alpha": str(
-            find_most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
+            find_most_common_mapped_value(
+                {name: int_if_whole(layer.alpha) for name, layer in layers.items()}
+            )
         ),
         "ss_base_model_version": KOHYA_VERSIONS[family],
         "ss_v2": str(family == "sd2"),

@@ -142,7 +142,7 @@ def build_weight_update(
     elif lokr:
         layer = KroneckerUpdate(lokr, 0.0)
     elif "down" in fields and "up" in fields:
-        layer = build_low_rank_update(fields)
+        layer = build_low_rank_update_without_alpha(fields)
     else:
         raise ValueError(
             f"it has {summarize_names([*fields, *(['alpha'] if alpha is not None else [])])} alone"
@@ -162,7 +162,7 @@ def build_weight_update(
     return type(layer)(layer.factors, float(given))
 
 
-def build_low_rank_update(fields: TensorsByField) -> LowRankUpdate:
+def build_low_rank_update_without_alpha(fields: TensorsByField) -> LowRankUpdate:
     """Build a LoRA or DoRA update from its tensors by field, with alpha left at 0; the middle
     convolution of a LoRA with Tucker core is multiplied into `down`.
     """

@@ -20,7 +20,7 @@ from t2i.adapters.lora_files.kohya_header import (
 )
 from t2i.adapters.lora_files.reader import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from t2i.adapters.lora_layers import Lora, LowRankUpdate, WeightUpdate, choose_compute_dtype
-from t2i.adapters.lora_summary import find_most_common, int_if_whole
+from t2i.adapters.lora_summary import find_most_common_mapped_value, int_if_whole
 from t2i.adapters.module_names import (
     ONE_ENCODER_PREFIXES,
     TEXT_MODEL_PREFIX,
@@ -162,7 +162,7 @@ def unify_alpha(lora: Lora) -> Lora:
     parts: dict[str, Mapping[str, WeightUpdate]] = {}
     for part, layers in lora.parts.items():
         lows = {name: layer for name, layer in layers.items() if isinstance(layer, LowRankUpdate)}
-        alpha = find_most_common({name: layer.alpha for name, layer in layers.items()})
+        alpha = find_most_common_mapped_value({name: layer.alpha for name, layer in layers.items()})
         unified = {name: change_alpha(layer, alpha) for name, layer in lows.items()}
         parts[part] = unified if len(lows) == len(layers) and alpha else layers
     return Lora(parts, lora.header)
@@ -184,8 +184,10 @@ def build_peft_config(part: str, layers: Mapping[str, WeightUpdate]) -> dict[str
 
     Module names lack "text_model.", so that they match in every version of transformers.
     """
-    rank = find_most_common({name: layer.rank for name, layer in layers.items()})
-    alpha = find_most_common({name: int_if_whole(layer.alpha) for name, layer in layers.items()})
+    rank = find_most_common_mapped_value({name: layer.rank for name, layer in layers.items()})
+    alpha = find_most_common_mapped_value(
+        {name: int_if_whole(layer.alpha) for name, layer in layers.items()}
+    )
     magnitudes = {isinstance(x, LowRankUpdate) and x.magnitude is not None for x in layers.values()}
     if len(magnitudes) > 1:
         raise ModelError(

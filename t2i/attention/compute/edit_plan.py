@@ -50,7 +50,7 @@ class ProbabilityMix:
         """
         return self.columns is not None and not self.kept.any()
 
-    def compute_values_for_own_map(self, value_NTE: Tensor) -> Tensor:
+    def scale_values_for_own_map(self, value_NTE: Tensor) -> Tensor:
         """Return B V: the values (N, T, E) to be weighted by the row's own attention map P, in
         P' V = P_source (A V) + P (B V).
         """

@@ -23,7 +23,7 @@ from t2i.errors import AttentionError
 TENSOR_NAMES = {"q": "queries", "k": "keys", "v": "values"}
 
 
-def run_edited_attention(
+def compute_edited_output_and_probabilities(
     inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_rows: RecordedInputs | None = None
 ) -> tuple[Tensor, AttentionProbabilities]:
     """Compute an attention call under an edit plan: return its output (B, N, Q, E), and its
@@ -31,11 +31,11 @@ def run_edited_attention(
 
     recorded_rows : rows of a recorded source, appended behind the batch
     """
-    whole = inputs if recorded_rows is None else recorded_rows.append_to(inputs)
+    whole = inputs if recorded_rows is None else recorded_rows.build_extended_inputs(inputs)
     if not plan:
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
     mask = None if whole.mask is None else mask_to_four_axes(whole.mask)
-    whole = apply_row_copies(replace(whole, mask=mask), site, plan)
+    whole = build_inputs_with_row_copies(replace(whole, mask=mask), site, plan)
     inputs = replace(whole, value=whole.value[: len(inputs.value)])
     probabilities = AttentionProbabilities(inputs, site, plan)
     if site.text != (0, site.keys):
@@ -48,7 +48,7 @@ def run_edited_attention(
         value[row] = (
             mix.compute_values_for_source_map(value[row])
             if mix.discards_own_map
-            else mix.compute_values_for_own_map(value[row])
+            else mix.scale_values_for_own_map(value[row])
         )
     scores = [
         mixes[row].source if row in mixes and mixes[row].discards_own_map else row
@@ -87,7 +87,7 @@ def run_joint_attention(
     for row in rows:
         mix = plan.mixes[row]
         own = inputs.value[row].clone()
-        own[:, text] = mix.compute_values_for_own_map(own[:, text])
+        own[:, text] = mix.scale_values_for_own_map(own[:, text])
         mixed = compute_output_rows([row], inputs, own[None], plan, queries)
         if mix.columns is not None:
             source = torch.zeros_like(own)
@@ -176,7 +176,9 @@ def select_mask_rows(rows: list[int] | Tensor, mask: Tensor | None) -> Tensor | 
     return mask if mask is None or len(mask) == 1 else mask[rows]
 
 
-def apply_row_copies(inputs: AttentionInputs, site: Site, plan: EditPlan) -> AttentionInputs:
+def build_inputs_with_row_copies(
+    inputs: AttentionInputs, site: Site, plan: EditPlan
+) -> AttentionInputs:
     """Return the attention inputs with queries, keys and values copied between batch rows as the
     plan says; with the keys of a row its mask is copied, too.
 
@@ -207,7 +209,7 @@ def apply_row_copies(inputs: AttentionInputs, site: Site, plan: EditPlan) -> Att
     return replace(inputs, query=tensors["q"], key=tensors["k"], value=tensors["v"], mask=mask)
 
 
-def build_eager_probabilities(
+def prepare_edited_eager_probabilities(
     inputs: AttentionInputs, mask: Tensor | None, site: Site, plan: EditPlan
 ) -> AttentionProbabilities:
     """Prepare the edited attention probabilities of an eager (not fused) attention processor, which
@@ -222,7 +224,7 @@ def build_eager_probabilities(
             "edited, and an edit shares values between rows: "
             "pipe.unet.set_default_attn_processor() puts the fused one in its place."
         )
-    copied = apply_row_copies(replace(inputs, mask=mask), site, plan)
+    copied = build_inputs_with_row_copies(replace(inputs, mask=mask), site, plan)
     return AttentionProbabilities(copied, site, plan)
 
 

@@ -45,7 +45,7 @@ class AttentionProbabilities:
         if self._needs_softmax_only(row):
             weights_NTQ, total_N1Q = self._relative_weights(row)
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
-        return self.attention_map(row).index_select(-1, positions_S).transpose(-1, -2)
+        return self.compute_image_position_map(row).index_select(-1, positions_S).transpose(-1, -2)
 
     def compute_mean_ratio_to_max_token(
         self, row: int, positions_S: Tensor, heads: list[int] | None
@@ -59,7 +59,7 @@ class AttentionProbabilities:
             weights_NSQ = self._relative_weights(row)[0].index_select(1, positions_S)
             chosen_NSQ = weights_NSQ if heads is None else weights_NSQ[heads]
             return chosen_NSQ.mean(dim=0, keepdim=True)
-        probs_NQT = self.attention_map(row).detach()
+        probs_NQT = self.compute_image_position_map(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
         return compute_mean_ratio_to_max_token(
             probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
@@ -90,7 +90,7 @@ class AttentionProbabilities:
             self._weights[row] = weights_NTQ, weights_NTQ.sum(dim=1, keepdim=True)
         return self._weights[row]
 
-    def attention_map(self, row: int) -> Tensor:
+    def compute_image_position_map(self, row: int) -> Tensor:
         """Return the attention map of a row's image positions after all edits, (N, Q, T).
 
         It is over the text tokens, or over all keys at a self-attention site.

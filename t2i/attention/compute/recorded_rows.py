@@ -28,7 +28,7 @@ class RecordedInputs:
     value: Tensor | None = None
     mask: Tensor | None = None
 
-    def append_to(self, inputs: AttentionInputs) -> AttentionInputs:
+    def build_extended_inputs(self, inputs: AttentionInputs) -> AttentionInputs:
         """Return the attention inputs with the recorded rows appended to the batch.
 
         Edits and probes find them there as the rows of prompt 0, see `DenoiserPass.num_recorded`.
@@ -70,7 +70,7 @@ class RecordedRun(Protocol):
         the first.
         """
 
-    def recorded_attention_inputs(self, site: str, step: int) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: str, step: int) -> RecordedInputs | None:
         """Return the queries, keys and values that were recorded at a site and step; None where the
         site was not recorded.
         """

@@ -136,7 +136,9 @@ class AttendAndExcite(Edit):
         def on_attention(probabilities: AttentionProbabilities, call: AttentionCall) -> None:
             if self.acts_at_site(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
-                maps[call.site] = [probabilities.attention_map(row)[heads] for row in rows]
+                maps[call.site] = [
+                    probabilities.compute_image_position_map(row)[heads] for row in rows
+                ]
                 tokens[:] = [self.find_softmax_slice_and_words(call)]
 
         with torch.enable_grad():
@@ -197,11 +199,11 @@ def compute_map_loss(maps_NQT: Tensor, size: Size, competing: slice, words: list
     words_QS = (SOFTMAX_FACTOR * mean_QT).softmax(dim=-1)[:, words]
     words_S1HW = words_QS.T.unflatten(-1, size).unsqueeze(1)
     padded_S1HW = functional.pad(words_S1HW, (1, 1, 1, 1), mode="reflect")
-    smooth_S1HW = functional.conv2d(padded_S1HW, build_gaussian_kernel().to(padded_S1HW))
+    smooth_S1HW = functional.conv2d(padded_S1HW, build_map_smoothing_kernel().to(padded_S1HW))
     return (1 - smooth_S1HW.amax(dim=(1, 2, 3))).clamp(min=0).max()
 
 
-def build_gaussian_kernel() -> Tensor:
+def build_map_smoothing_kernel() -> Tensor:
     """Return the 3 x 3 kernel that smooths attention maps, as in Attend-and-Excite's published
     code: exp(-(x / (2 * 0.5))^2) along each side, normalized; a Gaussian of sigma 0.71, not 0.5.
     """

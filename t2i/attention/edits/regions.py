@@ -156,12 +156,12 @@ def compute_interval_coverage(first: float, end: float, cells: int, feather: flo
     sharp. The fractions are exact integrals.
     """
     edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
-    passed = integrate_ramp(edges, first if first > 0 else -1.0, feather)
-    passed = passed - integrate_ramp(edges, end if end < 1 else 2.0, feather)
+    passed = integrate_ramp_up_to(edges, first if first > 0 else -1.0, feather)
+    passed = passed - integrate_ramp_up_to(edges, end if end < 1 else 2.0, feather)
     return (passed.diff() * cells).float()
 
 
-def integrate_ramp(x: Tensor, edge: float, feather: float) -> Tensor:
+def integrate_ramp_up_to(x: Tensor, edge: float, feather: float) -> Tensor:
     """Return the integral, from minus infinity to x, of a ramp that rises from 0 to 1 over a width
     of `feather` around an edge.
     """

@@ -22,7 +22,9 @@ class Replace(SourceMapEdit):
         different numbers of words.
         """
         super().check_prompts_and_words(prompt_tokens)
-        find_differing_word_indices(*prompt_tokens.get_prompt_texts(self.source, self.target))
+        find_differing_word_indices(
+            *prompt_tokens.get_source_and_target_texts(self.source, self.target)
+        )
 
     def align_tokens_automatically(
         self, prompt_tokens: PromptTokens, length: int

@@ -121,7 +121,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
     if hint in (int, float, bool, str, type(None)):
         return parse_scalar(value, hint, name)
     if hint is Image.Image:
-        return decode_mask(value, name)
+        return decode_mask_image(value, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise TypeMismatch
@@ -228,7 +228,7 @@ def check_regex_cost(pattern: str | None, name: str) -> None:
         )
 
 
-def decode_mask(value: object, name: str) -> Image.Image:
+def decode_mask_image(value: object, name: str) -> Image.Image:
     """Decode a mask image from JSON data {"png": base64}. Raises ArgumentError for other mappings,
     TypeMismatch for what is no mapping.
     """

@@ -26,7 +26,7 @@ class AttentionListener(Protocol):
         site, so that its module needs a hook.
         """
 
-    def restricting_pass_to_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
+    def treating_rows_as_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
         """Take the rows of the running pass for those of these branches alone within the block, in
         which a control's network is called.
         """
@@ -34,7 +34,7 @@ class AttentionListener(Protocol):
     def acts_in_control(self, number: int) -> bool:
         """Return True if a probe or an edit names the sites of a control's network."""
 
-    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
+    def check_images_of_prompt_share_keys(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError if the attention keys of a call cannot come from the session's
         prompts; called once for each site.
         """
@@ -42,7 +42,7 @@ class AttentionListener(Protocol):
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add the changes that the session's edits make at the site to the edit plan."""
 
-    def recorded_attention_inputs(self, site: Site) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: Site) -> RecordedInputs | None:
         """Return the queries and keys that an earlier run recorded at this site for the current
         step; None if the session uses no recorded source, or it has none at this site.
         """

@@ -40,7 +40,7 @@ def announcing_controls(denoiser: nn.Module, networks: Mapping[int, nn.Module]) 
         _current.reset(token)
 
 
-def announced_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
+def get_announced_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
     """Return the networks that the running run of a denoiser calls beside it, by the numbers of
     their controls.
     """
@@ -48,7 +48,7 @@ def announced_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
     return {} if current is None or current.denoiser is not denoiser else current.networks
 
 
-def denoiser_of_announced_controls() -> nn.Module | None:
+def get_denoiser_of_running_run() -> nn.Module | None:
     """Return the denoiser that the announced networks belong to; None without any."""
     current = _current.get()
     return None if current is None else current.denoiser
@@ -63,7 +63,7 @@ def find_site_module(denoiser: nn.Module, name: str) -> nn.Module:
     number, own_name = split_control_name(name)
     if number is None:
         return denoiser.get_submodule(own_name)
-    networks = announced_controls(denoiser)
+    networks = get_announced_controls(denoiser)
     if number not in networks:
         raise AttentionError(f"Got the site {name!r}, and the run has no control {number}.")
     assert isinstance(number, int)

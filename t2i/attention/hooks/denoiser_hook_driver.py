@@ -41,7 +41,7 @@ class DenoiserHookDriver:
         self._is_compiled_in_place = root._compiled_call_impl is not None
         self._is_own_call = self._is_announced = False
 
-    def attach_until_closed(self, stack: ExitStack) -> None:
+    def attach_within_exit_stack(self, stack: ExitStack) -> None:
         """Put the driver's hooks into the denoiser until the stack is closed."""
         before = self.root.register_forward_pre_hook(self._before, with_kwargs=True)
         after = self.root.register_forward_hook(self._after, always_call=True)

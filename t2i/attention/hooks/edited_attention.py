@@ -36,9 +36,11 @@ class EditedModelAttention:
     def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
         plan, listeners = self._plan_edits(site, len(call.query))
-        every = (session.recorded_attention_inputs(site) for session in listeners)
+        every = (session.get_recorded_qkv(site) for session in listeners)
         recorded_rows = next((one for one in every if one is not None), None)
-        out, probabilities = kernels.run_edited_attention(call, site, plan, recorded_rows)
+        out, probabilities = kernels.compute_edited_output_and_probabilities(
+            call, site, plan, recorded_rows
+        )
         for session in listeners:
             session.on_attention(probabilities)
         return out
@@ -52,7 +54,7 @@ class EditedModelAttention:
         """
         rows, heads = call.query.shape[:2]
         plan, listeners = self._plan_edits(site, rows)
-        if any(session.recorded_attention_inputs(site) is not None for session in listeners):
+        if any(session.get_recorded_qkv(site) is not None for session in listeners):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which cannot read a recorded "
                 "source: pipe.unet.set_default_attn_processor() puts the fused one in "
@@ -60,7 +62,7 @@ class EditedModelAttention:
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        probabilities = kernels.build_eager_probabilities(call, mask, site, plan)
+        probabilities = kernels.prepare_edited_eager_probabilities(call, mask, site, plan)
         call = probabilities.inputs
         scored = scores(
             call.query.flatten(0, 1),
@@ -148,7 +150,7 @@ class DiscoveryHandler:
             return None
         self.sites[site.name] = site
         for session in self.attention.list_sessions_with_running_pass():
-            session.check_keys_match_prompts(site, call)
+            session.check_images_of_prompt_share_keys(site, call)
         return site
 
 

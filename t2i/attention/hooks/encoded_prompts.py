@@ -20,7 +20,9 @@ _is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)
 
 @contextmanager
 def not_recording_tokens() -> Iterator[None]:
-    """Let text encoders read what is none of the run's prompts, within the block."""
+    """Leave out of the recorded tokens what text encoders read within the block: texts that are
+    none of the run's prompts.
+    """
     token = _is_paused.set(True)
     try:
         yield

@@ -20,7 +20,7 @@ class PipelineDriver:
     def __init__(self, session: DrivenSession, pipeline: PipelineWithStepCallbacks) -> None:
         self.session, self.pipeline = session, pipeline
 
-    def attach_until_closed(self, stack: ExitStack) -> None:
+    def attach_within_exit_stack(self, stack: ExitStack) -> None:
         """Register the driver as a step callback of the pipeline until the stack is closed."""
         self.pipeline.step_callbacks.append(self)
         stack.callback(self.pipeline.step_callbacks.remove, self)

@@ -14,7 +14,7 @@ from t2i.attention.compute.tap import (
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.control_networks import announced_controls, denoiser_of_announced_controls
+from t2i.attention.hooks.control_networks import get_announced_controls, get_denoiser_of_running_run
 from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
 from t2i.attention.hooks.edited_attention import (
     DiscoveryHandler,
@@ -92,7 +92,9 @@ class SharedHooks:
         Each session that shares the hooks begins and ends the same pass; the first to begin it
         starts the discovery.
         """
-        networks = tuple((number, id(one)) for number, one in announced_controls(self.root).items())
+        networks = tuple(
+            (number, id(one)) for number, one in get_announced_controls(self.root).items()
+        )
         self._input_shapes[session] = shapes = (input_shapes, networks)
         if self._discovery is None:
             if self._discovered_shapes.get(session) != (shapes, self._num_discoveries):
@@ -126,7 +128,7 @@ class SharedHooks:
         finally:
             self.attention.sessions = every
 
-    def hook_wanted_sites(self, session: AttentionListener) -> None:
+    def hook_sites_of_session(self, session: AttentionListener) -> None:
         """Put hooks on the known sites at which a probe or an edit of this session acts."""
         for name, site in self.sites.items():
             if (
@@ -172,7 +174,7 @@ class SharedHooks:
             self._num_discoveries += 1
             raise AttentionError(discovery.build_bypass_message())
         for session in self.attention.sessions:
-            self.hook_wanted_sites(session)
+            self.hook_sites_of_session(session)
 
     def _forget_sites(self) -> None:
         self._stop_discovery()
@@ -218,7 +220,7 @@ class SharedHooks:
         active = self.attention.list_sessions_with_running_pass()
         with ExitStack() as stack:
             for session in active:
-                stack.enter_context(session.restricting_pass_to_branches(branches))
+                stack.enter_context(session.treating_rows_as_branches(branches))
             if active and number not in self._discovered_controls:
                 stack.enter_context(self._discovering_control(number, network))
             elif active:
@@ -264,10 +266,10 @@ class SharedHooks:
             key=lambda site: -1 if site.control_number is None else site.control_number,
         )
 
-    def list_undiscovered_controls(self) -> list[int]:
+    def list_undiscovered_control_numbers(self) -> list[int]:
         """Return the controls of the running run whose networks have not been called yet."""
         return [
-            one for one in announced_controls(self.root) if one not in self._discovered_controls
+            one for one in get_announced_controls(self.root) if one not in self._discovered_controls
         ]
 
 
@@ -317,12 +319,12 @@ def running_control(number: int, branches: Sequence[str]) -> Iterator[None]:
     rows of these branches, so that open sessions read and edit its attention; see
     `announcing_controls`.
     """
-    denoiser = denoiser_of_announced_controls()
+    denoiser = get_denoiser_of_running_run()
     shared_hooks = None if denoiser is None else _installed.get(denoiser)
     if shared_hooks is None or shared_hooks.thread != threading.get_ident():
         yield
         return
-    network = announced_controls(shared_hooks.root)[number]
+    network = get_announced_controls(shared_hooks.root)[number]
     with shared_hooks.hooking_control_network(number, network, branches):
         yield
 

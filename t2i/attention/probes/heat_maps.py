@@ -114,7 +114,9 @@ class HeatMaps(Mapping[str, Tensor]):
             keys = self.measurements.accumulators
             names = [name for index, name in keys if index == self.image_index]
             raise ArgumentError(f"No map of the site {site!r}. {suggest_choice(site, names)}")
-        mean_Q = accumulator.mean_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
+        mean_Q = (
+            accumulator.mean_over_steps_NSQ[:, self._columns(word)].cpu().float().mean(dim=(0, 1))
+        )
         return mean_Q.view(accumulator.site.size or (1, -1))
 
     def mask(self, word: str, threshold: float | None = None) -> Tensor:
@@ -239,7 +241,9 @@ class HeatMaps(Mapping[str, Tensor]):
             return self._combine(
                 word, [accumulator.total_NSQ for accumulator in self._accumulators()]
             )
-        return self._combine(word, [accumulator.mean_NSQ for accumulator in self._accumulators()])
+        return self._combine(
+            word, [accumulator.mean_over_steps_NSQ for accumulator in self._accumulators()]
+        )
 
     def _combine(self, word: str, values: Sequence[Tensor], grid: Size | None = None) -> Tensor:
         """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""

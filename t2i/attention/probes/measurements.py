@@ -33,7 +33,7 @@ class SiteAccumulator:
     ratio_1SQ: Tensor | None = None
 
     @property
-    def mean_NSQ(self) -> Tensor:
+    def mean_over_steps_NSQ(self) -> Tensor:
         """Mean of the probabilities over the steps at which the prompt contained the token."""
         return self.total_NSQ / self._num_steps_S1()
 

@@ -26,7 +26,7 @@ def enlarge_to_display_width(image: Image.Image) -> Image.Image:
     return image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def draw_step_overlays(
+def draw_animation_frames(
     image: Image.Image, steps: Sequence[HeatMaps], words: Sequence[str]
 ) -> list[Image.Image]:
     """Return for each step the words' heat maps of that step over the image, side by side with
@@ -42,7 +42,7 @@ def draw_step_overlays(
     return frames
 
 
-def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
+def save_animated_png(frames: Sequence[Image.Image], path: Path) -> None:
     """Save frames as an animated PNG that repeats without end and rests on its last frame."""
     first, *others = frames
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]

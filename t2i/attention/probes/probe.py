@@ -195,13 +195,13 @@ class Probe:
         heads, total = None if self.heads is None else list(self.heads), self.measurements.columns
         positions_S = columns.positions_on_device(probabilities.inputs.query.device)
         words_NSQ = probabilities.compute_token_probabilities(row, positions_S)
-        words_NSQ = columns.insert_absent_columns(
+        words_NSQ = columns.insert_zeros_for_absent_tokens(
             words_NSQ if heads is None else words_NSQ[heads], total
         )
         ratio_1SQ = None
         if self.convention in RESCALED:
             ratio_1SQ = probabilities.compute_mean_ratio_to_max_token(row, positions_S, heads)
-            ratio_1SQ = columns.insert_absent_columns(ratio_1SQ, total)
+            ratio_1SQ = columns.insert_zeros_for_absent_tokens(ratio_1SQ, total)
         if self.concepts is None:
             return words_NSQ, ratio_1SQ
         own_NSQ, own_ratio_NSQ = self.concepts.compute_probabilities_and_ratios(probabilities, row)
@@ -232,7 +232,7 @@ class Probe:
         affinities = self.measurements.affinities
         for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
             with torch.no_grad():
-                probs_QQ = probabilities.attention_map(row).mean(dim=0)
+                probs_QQ = probabilities.compute_image_position_map(row).mean(dim=0)
             key = image_index, call.site.name
             if key in affinities:
                 affinities[key].add(probs_QQ)
@@ -304,7 +304,7 @@ class ProbedTokensAtStep:
             self._on_device[device] = torch.tensor(self.positions, dtype=torch.long, device=device)
         return self._on_device[device]
 
-    def insert_absent_columns(self, words_NSQ: Tensor, columns: int) -> Tensor:
+    def insert_zeros_for_absent_tokens(self, words_NSQ: Tensor, columns: int) -> Tensor:
         """Return token probabilities (N, S, Q) with as many as `columns` tokens along S: 0 for the
         tokens that the prompt does not contain at this step.
         """

@@ -71,7 +71,7 @@ class PromptTokenizer:
 
         return self._place(find, prompt, word)
 
-    def find_mention_token_positions(self, prompt: EncoderInput, mention: WordMention) -> Span:
+    def find_occurrence_token_positions(self, prompt: EncoderInput, mention: WordMention) -> Span:
         """Return the positions along T of one occurrence of a word; see find_mentioned_tokens."""
 
         def find(prompt: EncoderInput, text: str) -> Span:
@@ -156,7 +156,7 @@ class PromptTokens:
             ),
         )
 
-    def find_mention_token_positions(self, prompt: int, text: str) -> Span:
+    def find_occurrence_token_positions(self, prompt: int, text: str) -> Span:
         """Return the token positions along T of one occurrence of a word, "dog" or "dog#2".
 
         Raises ArgumentError as `find_word_token_positions` does, and for one of several without a
@@ -166,7 +166,7 @@ class PromptTokens:
         return self.get_or_compute(
             ("mention", prompt, text),
             lambda: self._find(
-                prompt, text, lambda one, own: one.find_mention_token_positions(own, mention)
+                prompt, text, lambda one, own: one.find_occurrence_token_positions(own, mention)
             ),
         )
 
@@ -250,7 +250,9 @@ class PromptTokens:
         value: ResultT = entry[1]
         return value
 
-    def get_prompt_texts(self, source: int, target: int) -> tuple[EncoderInput, EncoderInput]:
+    def get_source_and_target_texts(
+        self, source: int, target: int
+    ) -> tuple[EncoderInput, EncoderInput]:
         """Return the texts of two of the prompts, a source and a target. Raises ArgumentError if
         the prompts are not known.
         """
@@ -272,7 +274,7 @@ class PromptTokens:
                 "attend(x, prompts=[...]), one for each of the call, and of a model alone "
                 "tokenizer=... too."
             )
-        first, second = self.get_prompt_texts(source, target)
+        first, second = self.get_source_and_target_texts(source, target)
         preprocess = prompt_tokenizer.preprocess_prompt
         return preprocess(first), preprocess(second)
 

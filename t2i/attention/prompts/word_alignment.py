@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.text.alignment import find_token_spans_of_words, split_into_lowercase_words
+from t2i.text.alignment import find_token_spans_of_numbered_words, split_into_lowercase_words
 
 
 class TokenAlignment(NamedTuple):
@@ -49,8 +49,10 @@ def correct_alignment(
     """
     columns_TT, found_T = alignment.columns_TT.clone(), alignment.found_T.clone()
     for word, origin in corrections.items():
-        new = prompt_tokens.find_mention_token_positions(target, word)
-        old = () if origin is None else prompt_tokens.find_mention_token_positions(source, origin)
+        new = prompt_tokens.find_occurrence_token_positions(target, word)
+        old = (
+            () if origin is None else prompt_tokens.find_occurrence_token_positions(source, origin)
+        )
         if not new or (origin is not None and not old):
             continue
         for one in prompt_tokens.tokenizers:
@@ -68,7 +70,7 @@ def correct_alignment(
     return TokenAlignment(columns_TT, found_T)
 
 
-def build_word_alignment(
+def convert_token_to_word_alignment(
     alignment: TokenAlignment, prompt_tokens: PromptTokens, source: int, target: int
 ) -> WordAlignment:
     """Return an alignment by words, as the first tokenizer's tokens tell it: a word comes from the
@@ -79,7 +81,9 @@ def build_word_alignment(
     for number in (source, target):
         prompt = tokenizer.preprocess_prompt(prompt_tokens.prompts[number])
         words.append(tuple(split_into_lowercase_words(prompt)))
-        found = find_token_spans_of_words(tokenizer.tokenizer, prompt, range(len(words[-1])))
+        found = find_token_spans_of_numbered_words(
+            tokenizer.tokenizer, prompt, range(len(words[-1]))
+        )
         first, length = tokenizer.first_position, len(alignment.found_T)
         spans.append([[first + p for p in span if first + p < length] for span in found])
     origins: list[int | None] = []

@@ -176,7 +176,7 @@ class SessionBase:
         return any(entry.acts_at_site(site) for entry in self._entries)
 
     @contextmanager
-    def restricting_pass_to_branches(self, branches: Sequence[str]) -> Iterator[None]:
+    def treating_rows_as_branches(self, branches: Sequence[str]) -> Iterator[None]:
         """Take the rows of the running pass for those of these branches alone within the block, in
         which a control's network is called.
         """
@@ -192,7 +192,7 @@ class SessionBase:
         """Return True if a probe or an edit names the sites of a control's network."""
         return any(entry.acts_in_control(number) for entry in self._entries)
 
-    def check_keys_match_prompts(self, site: Site, call: AttentionInputs) -> None:
+    def check_images_of_prompt_share_keys(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
         if self._pass is not None and self.given_prompts is not None:
             check_same_text_for_images(self._pass, site, call)
@@ -203,11 +203,11 @@ class SessionBase:
         for entry in self._entries:
             entry.add_to_plan(plan, call)
 
-    def recorded_attention_inputs(self, site: Site) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: Site) -> RecordedInputs | None:
         """Return the recorded source's queries and keys at this site and step, or None."""
         if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.recorded_attention_inputs(site.name, self._pass.step)
+        return self.recorded_source.get_recorded_qkv(site.name, self._pass.step)
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Pass the attention probabilities of a call to the probes, or, in an extra pass of an
@@ -255,7 +255,7 @@ class SessionBase:
         self._checked = False
         if self._last is not None and self._prompts.tokens is not None:
             entry.begin_run(self._prompts.tokens, self._latent_size)
-            self._installed.hook_wanted_sites(self)
+            self._installed.hook_sites_of_session(self)
 
     def _discover_sites(self) -> None:
         if not self._is_open:
@@ -280,10 +280,10 @@ class SessionBase:
 
     def _on_sites_discovered(self, has_new_sites: bool) -> None:
         if has_new_sites or not self._checked:
-            self._installed.hook_wanted_sites(self)
+            self._installed.hook_sites_of_session(self)
             assert self._last is not None
             sites = self._installed.list_sites()
-            waiting = self._installed.list_undiscovered_controls()
+            waiting = self._installed.list_undiscovered_control_numbers()
             check_sites_and_memory(self._entries, sites, self._last, self.budget, waiting)
             self._checked = True
 

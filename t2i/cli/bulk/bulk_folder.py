@@ -110,7 +110,9 @@ class BulkFolder:
         jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
         _check_names_not_reserved(bulk.prompts, jobs)
         digests = FileDigests()
-        self.jobs = [replace(job, request=digests.add_to_request(job.request)) for job in jobs]
+        self.jobs = [
+            replace(job, request=digests.copy_request_with_digests(job.request)) for job in jobs
+        ]
         self.state["files"] = {
             file.path: file.sha256
             for job in self.jobs

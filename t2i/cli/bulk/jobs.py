@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
-from t2i.cli.inspected_words import InspectOrInvertTask
+from t2i.cli.inspected_words import PromptLineTask
 from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecording
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
@@ -36,7 +36,7 @@ class Job:
     file_name: str
     request: Request
     edit: PromptLineEdit | None = None
-    reading: InspectOrInvertTask | None = None
+    reading: PromptLineTask | None = None
     budget_bytes: int | None = None
     recording: PromptLineRecording | None = None
     record: str | None = None

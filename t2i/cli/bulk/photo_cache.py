@@ -34,7 +34,7 @@ class InvertedPhotoCache:
     recording: PromptLineRecording | None = None
     recorded: RecordedPhoto | None = None
 
-    def read_recording(self, recording: PromptLineRecording, model: str) -> RecordedPhoto:
+    def get_or_read_recording(self, recording: PromptLineRecording, model: str) -> RecordedPhoto:
         """Return a line's recorded photo, read unless it was the last.
 
         model : of the bulk run, instead of the recorded one
@@ -60,12 +60,12 @@ class InvertedPhotoCache:
 
         folder, notes : where given, the photo is inverted and recorded there
         """
-        from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
+        from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
         from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 
         assert request.inversion is not None
         method = resolve_inversion_method(pipe, request.inversion.method)
-        noise = seed if isinstance(method, Difference | EditFriendly | Turbo) else None
+        noise = seed if isinstance(method, FlowEdit | EditFriendly | Turbo) else None
         is_other = (self.request, self.seed) != (request, noise)
         if self.source is None or folder is not None or is_other:
             self.source = None  # freed before the next one is made

@@ -20,11 +20,11 @@ def showing_bulk_progress(
         yield lambda: None
         return
 
-    from train.reporting.training_logger import build_progress_bar
+    from train.reporting.training_logger import build_rich_progress_bar
 
     begun = time.monotonic()
     before = pending.num_images - len(pending.jobs)
-    with build_progress_bar() as shown_bar:
+    with build_rich_progress_bar() as shown_bar:
         task = shown_bar.add_task("pictures", total=pending.num_images, completed=before, facts="")
 
         def update() -> None:

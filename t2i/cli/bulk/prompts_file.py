@@ -24,7 +24,7 @@ from t2i.cli.request.prompt_line import (
 from t2i.cli.request.prompt_loras import (
     DEFAULT_LORA_FOLDER,
     check_no_lora_tags,
-    extract_loras_from_lines,
+    extract_loras_and_list_broken_lines,
 )
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import (
@@ -35,7 +35,7 @@ from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, suggest_choice
 from t2i.safe_reading import (
     PROMPTS_FILE_KIND,
-    iterate_numbered_lines,
+    iterate_numbered_byte_lines,
     open_untrusted_file,
     parse_json,
 )
@@ -54,7 +54,7 @@ NumberedRows = Iterator[tuple[int, Mapping[str, object] | InvalidPromptLineError
 """Number of its first line, and keys and values, of each record of a file; or its error."""
 
 
-class UnreadableRemainderError(Exception):
+class UnreadableRestOfFileError(Exception):
     """Error with line number and reason, where the rest of a prompts file cannot be read."""
 
 
@@ -76,7 +76,7 @@ def read_prompts_file(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
     if options is not None:
-        lines, unspoken = extract_loras_from_lines(lines, options, lora_dir)
+        lines, unspoken = extract_loras_and_list_broken_lines(lines, options, lora_dir)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
     if broken:
         raise DataError(_format_invalid_lines(path, broken))
@@ -95,8 +95,8 @@ def _check_lines(lines: Sequence[PromptLine], options: Request) -> list[tuple[in
             request = line.to_request(options)
             check_file_combinations(request)
             if line.edit is not None:
-                check_no_lora_tags('"source"', line.edit.source_prompts, request)
-                check_no_composed_prompts(request, [*line.edit.source_prompts, line.prompt])
+                check_no_lora_tags('"source"', line.edit.chained_source_prompts, request)
+                check_no_composed_prompts(request, [*line.edit.chained_source_prompts, line.prompt])
             if line.reading is not None:
                 check_no_composed_prompts(request, [line.prompt])
             if line.recording is not None:
@@ -141,10 +141,10 @@ def _parse_records(
             except InvalidPromptLineError as error:
                 broken.append((number, str(error)))
             if len(lines) + len(broken) > MAX_PROMPTS:
-                raise UnreadableRemainderError(
+                raise UnreadableRestOfFileError(
                     number, f"There are more than {MAX_PROMPTS:,} prompts. Divide it."
                 )
-    except UnreadableRemainderError as error:
+    except UnreadableRestOfFileError as error:
         broken.append(error.args)
     return lines, broken
 
@@ -161,11 +161,11 @@ def _format_invalid_lines(path: Path, broken: Sequence[tuple[int, str]]) -> str:
 
 def _decode_lines(file: BinaryIO) -> NumberedLines:
     """Yield number and text of each line; bytes that are not UTF-8 become surrogates."""
-    for number, data in iterate_numbered_lines(file, MAX_LINE_BYTES):
+    for number, data in iterate_numbered_byte_lines(file, MAX_LINE_BYTES):
         if number == 1 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise UnreadableRemainderError(1, "The file is UTF-16: save it as UTF-8.")
+            raise UnreadableRestOfFileError(1, "The file is UTF-16: save it as UTF-8.")
         if len(data) > MAX_LINE_BYTES:
-            raise UnreadableRemainderError(
+            raise UnreadableRestOfFileError(
                 number, f"The line is longer than {MAX_LINE_BYTES // 1024} KiB. Shorten its prompt."
             )
         yield number, data.decode("utf-8", "surrogateescape")
@@ -216,7 +216,7 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def parse_csv_rows(lines: NumberedLines) -> NumberedRows:
     """Parse the rows of a CSV file into column -> cell; empty cells are left out."""
     source = CsvReader(lines)
-    rows = source.iterate_rows()
+    rows = source.iterate_row_cells()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
     columns = [cell.strip() for cell in header]
     _check_header(number, columns)
@@ -235,7 +235,7 @@ def parse_csv_rows(lines: NumberedLines) -> NumberedRows:
 
 
 class CsvReader:
-    """CSV reader that numbers rows by their first line and limits their size."""
+    """CSV reader of a prompts file: numbers rows by their first line and limits their size."""
 
     def __init__(self, lines: NumberedLines) -> None:
         self._lines = lines
@@ -246,24 +246,24 @@ class CsvReader:
             self._first_line = self._first_line or number
             self._record_length += len(text)
             if self._record_length > MAX_LINE_BYTES:
-                raise UnreadableRemainderError(
+                raise UnreadableRestOfFileError(
                     self._first_line,
                     f"The record is longer than {MAX_LINE_BYTES // 1024} KiB. "
                     "Is a quote left open?",
                 )
             yield text
 
-    def iterate_rows(self) -> Iterator[tuple[int, list[str]]]:
+    def iterate_row_cells(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of the first line, and the cells, of each row of a CSV file.
 
-        Raises UnreadableRemainderError.
+        Raises UnreadableRestOfFileError.
         """
         try:
             for row in csv.reader(self, strict=True):
                 yield self._first_line, row
                 self._first_line = self._record_length = 0
         except csv.Error as error:
-            raise UnreadableRemainderError(
+            raise UnreadableRestOfFileError(
                 self._first_line or 1, f"Not CSV: {error}. Check the double quotes of this record."
             ) from None
 
@@ -272,17 +272,17 @@ def _check_header(number: int, columns: Sequence[str]) -> None:
     expected = "Expected a first line such as: prompt,seed,size"
     for column in columns:
         if column not in PROMPT_LINE_KEYS:
-            raise UnreadableRemainderError(
+            raise UnreadableRestOfFileError(
                 number,
                 f"Unknown column {format_short_json(column)}. "
                 f"{suggest_choice(column, PROMPT_LINE_KEYS)} {expected}",
             )
         if columns.count(column) > 1:
-            raise UnreadableRemainderError(
+            raise UnreadableRestOfFileError(
                 number, f"The column {format_short_json(column)} is given twice: keep one."
             )
     if "prompt" not in columns:
-        raise UnreadableRemainderError(number, f"There is no column 'prompt'. {expected}")
+        raise UnreadableRestOfFileError(number, f"There is no column 'prompt'. {expected}")
 
 
 PARSERS: dict[str, Callable[[NumberedLines], NumberedRows]] = {

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from t2i.atomic_files import (
     NameTakenError,
     build_write_error,
-    link_to_new_name,
+    link_or_move_file,
     write_files_under_first_free_names,
 )
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
@@ -25,12 +25,12 @@ from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
 from t2i.cli.generation.edited_images import (
     build_prompt_to_prompt_pipeline,
-    choose_request_edits,
+    choose_edits_and_build_request,
     generate_edited_images,
 )
 from t2i.cli.generation.image_generation import (
     build_named_scheduler,
-    generate_image,
+    generate_image_and_fill_request,
     load_pipeline,
     read_pipeline_defaults,
     upscale_if_requested,
@@ -38,11 +38,11 @@ from t2i.cli.generation.image_generation import (
 )
 from t2i.cli.generation.inspected_image import generate_and_probe, probe_photo
 from t2i.cli.generation.inverted_photo import (
-    add_inversion_to_request,
-    resolve_request_inversion_method,
+    copy_request_with_inversion,
+    replace_auto_inversion_method,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto
-from t2i.cli.generation.recorded_target import read_own_recording, record_target_of_request
+from t2i.cli.generation.recorded_target import read_recording_with_notes, record_target_of_request
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
@@ -152,7 +152,7 @@ class BulkWorker:
     def _do(self, job: Job) -> UnsavedJobOutput:
         recorded = None
         if job.recording is not None:
-            recorded = self.photo_cache.read_recording(job.recording, job.request.model)
+            recorded = self.photo_cache.get_or_read_recording(job.recording, job.request.model)
         request = job.request if recorded is None else recorded.request
         # A fresh sampler each time, so that nothing passes from one picture to the next.
         self.pipe.scheduler = build_named_scheduler(
@@ -167,7 +167,9 @@ class BulkWorker:
             return self._inspect(request, job, job.reading.words or (), recorded)
         if job.edit is not None:
             return self._edit(request, job, job.edit, recorded)
-        request, image = generate_image(self.pipe, request, job.seed, show_progress=False)
+        request, image = generate_image_and_fill_request(
+            self.pipe, request, job.seed, show_progress=False
+        )
         image = upscale_if_requested(self.pipe, request, job.seed, image, show_progress=False)
         return self._image_result(request, job.seed, image)
 
@@ -222,7 +224,7 @@ class BulkWorker:
         """
         folder = self.out / job.file_name
         notes = {REQUEST_NOTE_KEY: build_t2i_metadata(request, job.seed, self.model_digest)}
-        source = read_own_recording(folder, notes)
+        source = read_recording_with_notes(folder, notes)
         if source is None:
             source = self.photo_cache.get_source(
                 *(self.pipe, request, job.seed),
@@ -230,7 +232,7 @@ class BulkWorker:
                 folder=folder,
                 notes=notes,
             )
-        return UnsavedJobOutput(add_inversion_to_request(request, source))
+        return UnsavedJobOutput(copy_request_with_inversion(request, source))
 
     def _edit(
         self, request: Request, job: Job, edit: PromptLineEdit, recorded: RecordedPhoto | None
@@ -242,17 +244,17 @@ class BulkWorker:
         if recorded is not None:
             source, seed = recorded.source, recorded.seed
         elif request.inversion is not None:
-            request = resolve_request_inversion_method(
+            request = replace_auto_inversion_method(
                 self.pipe,
                 request,
-                pairwise([*edit.source_prompts, target]),
+                pairwise([*edit.chained_source_prompts, target]),
                 edit.options.to_word_edit_options().weights,
             )
-            first = replace(request, prompt=edit.source_prompts[0])
+            first = replace(request, prompt=edit.chained_source_prompts[0])
             source = self._get_photo_source(first, job, None)
             request, source = self._edit_earlier(request, edit, source)
         before = request.prompt if edit.source is None else edit.source
-        request, _ = choose_request_edits(
+        request, _ = choose_edits_and_build_request(
             self.pipe, request, [before, target], edit.options.to_word_edit_options(), source
         )
         if job.record is None:
@@ -267,7 +269,7 @@ class BulkWorker:
                 budget_bytes=job.budget_bytes,
                 show_progress=False,
             )
-        made = self._image_result(generated.get_request(1), seed, generated.get_output_image(1))
+        made = self._image_result(generated.get_request(1), seed, generated.build_image_to_save(1))
         recording = {} if job.record is None else {"recorded": job.record}
         return replace(made, facts={"seed": seed, **recording})
 
@@ -281,8 +283,10 @@ class BulkWorker:
         from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 
         editor = build_prompt_to_prompt_pipeline(self.pipe)
-        for pair in pairwise(edit.source_prompts):
-            request, _ = choose_request_edits(self.pipe, request, pair, WordEditOptions(), source)
+        for pair in pairwise(edit.chained_source_prompts):
+            request, _ = choose_edits_and_build_request(
+                self.pipe, request, pair, WordEditOptions(), source
+            )
             source = record_edit(editor, request, source, show_progress=False)
         return request, source
 
@@ -304,7 +308,7 @@ def _save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], obje
         save(again)
         for new, path in zip(again, paths, strict=True):
             if not os.path.lexists(path):
-                link_to_new_name(new, path)
+                link_or_move_file(new, path)
             elif not _have_same_contents(new, path):
                 return path
         return None

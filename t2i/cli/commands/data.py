@@ -61,11 +61,11 @@ def save_contact_sheet(
 
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
-    from train.data.sheets.mask_sheet import draw_mask_sheet
+    from train.data.sheets.mask_sheet import draw_training_example_sheet
 
     names = OutputFileNames(out, f"{name} {split}", num=1)
     names.make_folder()
-    sheet = draw_mask_sheet(DATA_SETS[name](seed, split, hint), range(num), masks)
+    sheet = draw_training_example_sheet(DATA_SETS[name](seed, split, hint), range(num), masks)
     path = names.save_image(0, seed, partial(save_picture, sheet))
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
@@ -118,7 +118,10 @@ def check_data_set(
     from train.data.config_from_path import build_data_config_from_path, read_training_batch_size
     from train.data.discovery import check_broken_fraction
     from train.data.pictures import Pictures
-    from train.data.sheets.contact_sheet import draw_contact_sheet, select_evenly_spaced_indices
+    from train.data.sheets.contact_sheet import (
+        draw_contact_sheet,
+        select_evenly_spaced_picture_indices,
+    )
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
@@ -132,7 +135,7 @@ def check_data_set(
     path = None
     if num:
         names.make_folder()
-        page = draw_contact_sheet(pictures, select_evenly_spaced_indices(pictures, num))
+        page = draw_contact_sheet(pictures, select_evenly_spaced_picture_indices(pictures, num))
         path = names.save_image(0, config.seed, partial(save_picture, page))
     usable = len(found.broken) <= config.bad_share * found.total
     if format == "json":
@@ -166,9 +169,9 @@ def _find_with_progress(config: "PictureDatasetConfig") -> "FoundPictures":
     if not sys.stderr.isatty():
         return list_and_check_pictures(config)
 
-    from train.reporting.training_logger import build_progress_bar
+    from train.reporting.training_logger import build_rich_progress_bar
 
-    with build_progress_bar() as shown:
+    with build_rich_progress_bar() as shown:
         task = shown.add_task("reading pictures", total=None, facts="")
         return list_and_check_pictures(
             config, lambda done, of: shown.update(task, completed=done, total=of)

@@ -54,11 +54,11 @@ def generate_preference_pairs(
     from t2i.accelerate_state import isolated_torch_rng
     from t2i.evaluate.preferences.pair_generation import PAIRS_UNIT_NAME, write_pairs_file
     from t2i.evaluate.progress import showing_progress
-    from t2i.evaluate.suite import list_suite_seeds
+    from t2i.evaluate.suite import list_seeds_of_all_suites
     from t2i.library_messages import quieting_libraries
     from t2i.run_folder import locking_folder
 
-    if seed in list_suite_seeds():
+    if seed in list_seeds_of_all_suites():
         raise ArgumentError(
             f"--seed {seed} is a seed of `t2i evaluate`: a model that was trained on its scenes "
             f"cannot be measured by them any more. Choose another, as {DEFAULT_SEED}."
@@ -109,13 +109,13 @@ def _prepare_generation(
     from t2i.cli.request.request import Request, read_model_defaults
     from t2i.denoiser.families import sd
     from t2i.denoiser.loading.model_location import locate_model
-    from t2i.evaluate.known_objects import find_known_objects
     from t2i.evaluate.preferences.pair_generation import PreferencePairGenerator
     from t2i.evaluate.preferences.second_recogniser import (
         SECOND_RECOGNISER_FOLDER,
         compute_weights_digest,
         load_preference_recogniser,
     )
+    from t2i.evaluate.promptable_objects import find_promptable_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
     from t2i.scenes.scenes import SceneDatasetConfig, Scenes
@@ -123,7 +123,7 @@ def _prepare_generation(
     path = locate_model(model)
     judging = recogniser or SECOND_RECOGNISER_FOLDER
     judge = load_preference_recogniser(judging)
-    known = find_known_objects(path, judge)
+    known = find_promptable_objects(path, judge)
     request = Request(prompt="").with_defaults(read_model_defaults(path))
     pipe = load_pipeline(path, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
@@ -135,7 +135,7 @@ def _prepare_generation(
         recogniser=judge.to(pipe.device),
         scenes=Scenes(
             SceneDatasetConfig(
-                size=sd.default_size(pipe.unet, pipe.vae)[0],
+                size=sd.default_height_and_width(pipe.unet, pipe.vae)[0],
                 seed=seed,
                 vocabulary=known.objects,
                 max_objects=min(known.max_at_once, MAX_OBJECTS_IN_SCENE),

@@ -9,7 +9,7 @@ import typer
 from t2i.cli.output import FormatOption
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import EditOptions
-from t2i.cli.request.photo_inversion import parse_recording_budget
+from t2i.cli.request.photo_inversion import convert_recording_budget_to_bytes
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -162,8 +162,8 @@ def edit(
             "picture of the model as --image to edit it further."
         )
     overrides, budget_bytes = (
-        photo.add_to_overrides(sampling.to_overrides()),
-        parse_recording_budget(budget),
+        photo.copy_overrides_with_photo(sampling.to_overrides()),
+        convert_recording_budget_to_bytes(budget),
     )
     recorded = None
     if folder is not None:

@@ -226,10 +226,10 @@ def _prepare_evaluation(
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import Request, read_model_defaults
     from t2i.controls.loading import load_control_network
-    from t2i.evaluate.known_objects import find_known_objects
+    from t2i.environment_info import collect_environment_info
+    from t2i.evaluate.promptable_objects import find_promptable_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.suite_part import EvaluationContext
-    from t2i.hardware import collect_hardware_info
     from t2i.scenes.caption_matcher import CaptionMatcher
     from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 
@@ -238,7 +238,7 @@ def _prepare_evaluation(
     if CaptionMatcher.is_stored_in(judging):
         caption_matcher = CaptionMatcher.load(judging)
     judge = caption_matcher.recogniser if caption_matcher else Recogniser.load(judging)
-    known = find_known_objects(options.model_path, judge)
+    known = find_promptable_objects(options.model_path, judge)
     identity = {
         "model": {"name": options.model, "digest": compute_model_digest(options.model_path)},
         "recogniser": compute_model_digest(judging),
@@ -275,7 +275,7 @@ def _prepare_evaluation(
         "guidance_scale": context.guidance_scale,
         "sampler": request.sampler,
     }
-    return store, context, identity | {"asked": asked, "machine": collect_hardware_info()}
+    return store, context, identity | {"asked": asked, "machine": collect_environment_info()}
 
 
 def _print_tables(chapters: Mapping[str, Any]) -> None:
@@ -284,7 +284,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     from t2i.evaluate.report.chapter import Estimate
-    from t2i.evaluate.report.number_format import format_with_unit
+    from t2i.evaluate.report.number_format import format_cell_with_unit
 
     for chapter in filter(None, chapters.values()):
         for block in chapter["blocks"].values():
@@ -296,7 +296,7 @@ def _print_tables(chapters: Mapping[str, Any]) -> None:
                 table.add_column(Text(head), justify="right")
             for row in block["rows"]:
                 cells = [
-                    format_with_unit(
+                    format_cell_with_unit(
                         Estimate(cell["value"]) if isinstance(cell, dict) else cell,
                         block["units"].get(head, ""),
                     )

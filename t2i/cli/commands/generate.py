@@ -78,7 +78,7 @@ class InputImageOptions:
     mask: Path | None
     strength: float | None
 
-    def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
+    def copy_overrides_with_images(self, overrides: "RequestOverrides") -> "RequestOverrides":
         """Return the overrides with the input images parsed and added. Raises ArgumentError."""
         from t2i.cli.request.input_files import parse_file_with_scale, parse_input_file
 
@@ -166,7 +166,7 @@ def generate(
     output = OutputOptions(
         out=out, num=num, grid=grid, write_metadata=not no_metadata, format=format
     )
-    overrides = inputs.add_to_overrides(sampling.to_overrides())
+    overrides = inputs.copy_overrides_with_images(sampling.to_overrides())
     if region:
         overrides = replace(overrides, regions=tuple(map(parse_region, region)))
     if prompts is not None:
@@ -205,7 +205,7 @@ def _generate_request(
             request, prompt or "", build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
         )
     else:
-        original, request, recorded_seed = read_request_from_image(
+        original, request, recorded_seed = read_metadata_request_and_seed(
             image, overrides, lora_dir or DEFAULT_LORA_FOLDER
         )
         if seed is None:
@@ -284,7 +284,7 @@ def _generate_bulk(
     run_bulk(bulk, lines, as_json=output.format == "json")
 
 
-def read_request_from_image(
+def read_metadata_request_and_seed(
     picture: Path, overrides: "RequestOverrides", lora_dir: Path
 ) -> tuple["ImageMetadata", "Request", int | None]:
     """Read from an image's metadata the request, with overrides, and the seed that reproduce it.

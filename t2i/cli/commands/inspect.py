@@ -11,7 +11,7 @@ import typer
 from t2i.cli.inspected_words import split_words
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
-from t2i.cli.request.photo_inversion import parse_recording_budget
+from t2i.cli.request.photo_inversion import convert_recording_budget_to_bytes
 from t2i.errors import ArgumentError
 from t2i.terminal import print_line, print_rich, showing_warnings_on_one_line
 
@@ -119,8 +119,8 @@ def inspect_attention(
         )
     photo = options.PhotoOptions(image=image, source=folder, invert=invert, fit=fit)
     overrides, budget_bytes = (
-        photo.add_to_overrides(sampling.to_overrides()),
-        parse_recording_budget(budget),
+        photo.copy_overrides_with_photo(sampling.to_overrides()),
+        convert_recording_budget_to_bytes(budget),
     )
     chosen = split_words(words)
     from t2i.cli.request.request import check_text_length_and_encoding
@@ -302,10 +302,10 @@ def _print_table(maps: "HeatMaps") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from t2i.cli.generation.inspected_image import describe_word
+    from t2i.cli.generation.inspected_image import find_word_peak_place_and_share
 
     table = Table("word", "peak", "where", "share", box=None, pad_edge=False)
     for word in maps:
-        (across, down), place, share = describe_word(maps, word)
+        (across, down), place, share = find_word_peak_place_and_share(maps, word)
         table.add_row(Text(word), f"{across:.2f}, {down:.2f}", place, f"{share:.1%}")
     print_rich(table)

@@ -7,7 +7,7 @@ import typer
 
 from t2i.cli.output import FormatOption
 from t2i.cli.request import options
-from t2i.cli.request.photo_inversion import parse_recording_budget
+from t2i.cli.request.photo_inversion import convert_recording_budget_to_bytes
 from t2i.errors import ArgumentError
 
 EPILOG = """Examples:
@@ -72,10 +72,10 @@ def record_photo(
         control=control,
     )
     options_of_photo = options.PhotoOptions(image=photo, invert=invert, fit=fit, mask=mask)
-    overrides = options_of_photo.add_to_overrides(sampling.to_overrides())
+    overrides = options_of_photo.copy_overrides_with_photo(sampling.to_overrides())
     request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
-    budget_bytes = parse_recording_budget(budget)
+    budget_bytes = convert_recording_budget_to_bytes(budget)
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
 

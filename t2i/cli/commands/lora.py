@@ -94,9 +94,9 @@ def merge_loras_into_model(
     scaled = [parse_file_with_scale(text) for text in loras]
 
     from t2i.adapters import merge_into_weights, read_lora
-    from t2i.cli.request.file_checks import locate_input_file
+    from t2i.cli.request.file_checks import find_usable_file_path
 
-    paths = [locate_input_file("loras", file) for file in scaled]
+    paths = [find_usable_file_path("loras", file) for file in scaled]
     pipe = _load_pipeline(model)
     models = _lora_models(pipe)
     for path, file in zip(paths, scaled, strict=True):

@@ -60,7 +60,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "steps": defaults.num_inference_steps,
         "guidance": defaults.guidance_scale,
         "sampler": defaults.sampler,
-        "pixels": read_native_image_size(folder),
+        "pixels": describe_native_image_size(folder),
     }
     facts = describe_model(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
@@ -91,7 +91,7 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
     raise ModelError(f"No model {name!r:.200} here. {suggest_choice(name, here)} All: t2i models")
 
 
-def read_native_image_size(folder: Path) -> str | None:
+def describe_native_image_size(folder: Path) -> str | None:
     """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
     try:
         unet, vae = (

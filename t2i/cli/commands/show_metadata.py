@@ -69,7 +69,7 @@ def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
 
 def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
     """Return name and value of each recorded setting."""
-    from t2i.cli.request.file_checks import format_files_by_label
+    from t2i.cli.request.file_checks import map_labels_to_file_texts
 
     settings = metadata.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
@@ -90,7 +90,7 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "upscale": metadata.request
         and metadata.request.upscale
         and metadata.request.upscale.option_value,
-        **({} if metadata.request is None else format_files_by_label(metadata.request)),
+        **({} if metadata.request is None else map_labels_to_file_texts(metadata.request)),
         **({} if metadata.request is None else _edit_rows(metadata.request)),
         "tool": metadata.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in metadata.libraries.items()),
@@ -118,5 +118,5 @@ def _edit_rows(request: "Request") -> dict[str, str]:
     others = [text for number, text in enumerate(edited.prompts) if number != edited.picture]
     edits = [json.dumps(dict(edit), ensure_ascii=False) for edit in edited.edits]
     if edited.earlier:
-        rows["edited before"] = "\n".join(edited.source_prompts)
+        rows["edited before"] = "\n".join(edited.chained_source_prompts)
     return rows | {"drawn with": "\n".join(others), "edits": "\n".join(edits)}

@@ -105,7 +105,10 @@ def _write_config(
     from train.starter_config.options import StarterConfigOptions, needs_download
     from train.starter_config.picture_folder import is_broken_fraction_allowed
     from train.starter_config.starter_config import write_starter_config
-    from train.starter_config.subject_words import build_trigger_comment, explain_omitted_trigger
+    from train.starter_config.subject_words import (
+        build_default_trigger_comment,
+        explain_omitted_trigger,
+    )
 
     out = out or Path(f"{folder.resolve().name}-{method}.toml")
     if out.suffix != ".toml":
@@ -113,7 +116,7 @@ def _write_config(
     wish = StarterConfigOptions(method, folder, base, word, class_word)
     seen = write_starter_config(wish, out)
     print_line(out)
-    if remarks := build_trigger_comment(wish):
+    if remarks := build_default_trigger_comment(wish):
         print_remark(" ".join(remarks))
     if reason := explain_omitted_trigger(wish, seen):
         print_remark(f"Captions are learned as they are: {reason}. See [data] in the file.")

@@ -24,7 +24,9 @@ def set_progress_bar(pipe: "Pipeline", label: str, *, shown: bool) -> None:
     pipe.set_progress_bar_config(**settings)  # type: ignore[no-untyped-call]  # diffusers' own
 
 
-def build_sampling_arguments(pipe: "Pipeline", request: Request, seed: int) -> dict[str, Any]:
+def build_sampling_and_control_arguments(
+    pipe: "Pipeline", request: Request, seed: int
+) -> dict[str, Any]:
     """Return the arguments of a pipeline's call for negative prompt, guidance, steps, seed and
     controls.
 
@@ -48,7 +50,9 @@ def build_sampling_arguments(pipe: "Pipeline", request: Request, seed: int) -> d
     }
 
 
-def build_image_arguments(pipe: "TextToImagePipeline", request: Request) -> dict[str, object]:
+def build_size_and_image_arguments(
+    pipe: "TextToImagePipeline", request: Request
+) -> dict[str, object]:
     """Return the arguments of a pipeline's call for the size, the image, the mask and image prompt.
 
     An input image is resized to the requested size; left open, it keeps its own, rounded down to a

@@ -12,10 +12,10 @@ import typer
 from t2i.cli.generation.edited_images import (
     EditedImages,
     build_prompt_to_prompt_pipeline,
-    choose_request_edits,
+    choose_edits_and_build_request,
     generate_edited_images,
 )
-from t2i.cli.generation.inverted_photo import invert_photo, resolve_request_inversion_method
+from t2i.cli.generation.inverted_photo import invert_photo, replace_auto_inversion_method
 from t2i.cli.generation.loaded_request import load_model_for_request
 from t2i.cli.generation.recorded_photo import RecordedPhoto, check_folder_new_or_empty
 from t2i.cli.generation.recorded_target import record_target_of_request
@@ -82,12 +82,12 @@ def generate_and_save_edits(
         try:
             if source is None and request.inversion is not None:
                 pairs = [(prompts[0], target) for target in prompts[1:]]
-                request = resolve_request_inversion_method(
+                request = replace_auto_inversion_method(
                     loaded.pipe, loaded.request, pairs, options.weights
                 )
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)
                 source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
-            request, chosen = choose_request_edits(
+            request, chosen = choose_edits_and_build_request(
                 loaded.pipe, loaded.request, prompts, options, source
             )
             if record is None:
@@ -148,7 +148,9 @@ def _save_images(
     side_by_side = build_picture_grid(images, labels, columns=len(images), cell=cell)
 
     def write(files: Sequence[Path]) -> None:
-        single: list[Image] = [generated.get_output_image(number) for number in range(len(prompts))]
+        single: list[Image] = [
+            generated.build_image_to_save(number) for number in range(len(prompts))
+        ]
         saved = zip([side_by_side, *single], files, [texts[-1], *texts], strict=True)
         for image, file, text in saved:
             save_image_with_metadata(image, text, file)

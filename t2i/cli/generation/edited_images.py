@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from t2i.cli.generation.call_arguments import build_sampling_arguments, set_progress_bar
+from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments, set_progress_bar
 from t2i.cli.generation.control_networks import build_controls
-from t2i.cli.generation.inverted_photo import add_inversion_to_request, invert_photo
+from t2i.cli.generation.inverted_photo import copy_request_with_inversion, invert_photo
 from t2i.cli.generation.sequential_edits import repeat_earlier_edits
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.prompt_edits import EditedPrompts
@@ -34,7 +34,7 @@ class EditedImages:
     images: "list[Image]"
     source: "RecordedSource | None"
 
-    def get_output_image(self, number: int) -> "Image":
+    def build_image_to_save(self, number: int) -> "Image":
         """Return an image as it is saved: put back into its photo if the request says full size.
 
         number : of the image; 0 is the source
@@ -70,7 +70,7 @@ def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditP
     return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
 
 
-def choose_request_edits(
+def choose_edits_and_build_request(
     pipe: "TextToImagePipeline",
     request: Request,
     prompts: Sequence[str],
@@ -138,7 +138,7 @@ def generate_edited_images(
         if source is None:
             source = invert_photo(editor, request, seed, show_progress=show_progress)
             source = repeat_earlier_edits(editor, request, source, show_progress=show_progress)
-        request = add_inversion_to_request(request, source)
+        request = copy_request_with_inversion(request, source)
     edited = request.edited
     if edited is None:
         assert source is not None
@@ -151,7 +151,7 @@ def generate_edited_images(
         {
             "width": request.width,
             "height": request.height,
-            **build_sampling_arguments(editor, request, seed),
+            **build_sampling_and_control_arguments(editor, request, seed),
         }
         if source is None
         else {"controls": build_controls(editor, request)}

@@ -36,7 +36,9 @@ class ImageGrid:
         self.seeds.append(seed)
 
     def render_sheet(self) -> Image.Image:
-        """Render the contact sheet of the images added so far, in a square grid."""
+        """Render the images generated so far as one sheet, in a square grid, each labelled with its
+        seed.
+        """
         labels = [f"seed {seed}" for seed in self.seeds]
         return build_picture_grid(self.cells, labels, math.ceil(math.sqrt(len(self.cells))))
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from t2i.cli.gc_control import freeze_and_restore_gc
 from t2i.cli.generation.call_arguments import (
-    build_image_arguments,
     build_image_prompt_arguments,
-    build_sampling_arguments,
+    build_sampling_and_control_arguments,
+    build_size_and_image_arguments,
     set_progress_bar,
 )
 from t2i.cli.generation.edited_images import generate_edited_images
@@ -90,13 +90,13 @@ def read_pipeline_defaults(pipe: "TextToImagePipeline", request: Request) -> Req
     kind = find_pipeline_class(request)
     strength = inspect.signature(kind.__call__).parameters.get("strength")
     return RequestDefaults(
-        **kind.fallback_defaults(is_sdxl=pipe.text_encoder_2 is not None),
+        **kind.choose_fallback_defaults(is_sdxl=pipe.text_encoder_2 is not None),
         sampler=type(pipe.scheduler).__name__,
         strength=None if strength is None else strength.default,
     )
 
 
-def generate_image(
+def generate_image_and_fill_request(
     pipe: "TextToImagePipeline",
     request: Request,
     seed: int,
@@ -114,7 +114,7 @@ def generate_image(
     if request.edited is not None or request.inversion is not None:
         generated = generate_edited_images(pipe, request, seed, show_progress=show_progress)
         number = 0 if request.edited is None else request.edited.picture
-        return generated.get_request(number), generated.get_output_image(number)
+        return generated.get_request(number), generated.build_image_to_save(number)
     pipeline = convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
     with (
@@ -125,8 +125,8 @@ def generate_image(
             prompt=request.parse_with_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
-            **build_sampling_arguments(pipe, request, seed),
-            **build_image_arguments(pipe, request),
+            **build_sampling_and_control_arguments(pipe, request, seed),
+            **build_size_and_image_arguments(pipe, request),
         )[0]
     (image,) = pictures
     return replace(request, width=image.width, height=image.height), image
@@ -160,7 +160,7 @@ def upscale_if_requested(
             strength=request.upscale.strength,
             return_dict=False,
             callback_on_step_end=first_step,
-            **build_sampling_arguments(pipe, request, seed),
+            **build_sampling_and_control_arguments(pipe, request, seed),
             **build_image_prompt_arguments(request),
         )[0]
     return pictures[0]
@@ -180,7 +180,7 @@ def binding_words_to_regions(
     from t2i.attention.attend import attend
     from t2i.attention.edits.regions import Regions
 
-    edit = Regions([region.to_region() for region in request.regions])
+    edit = Regions([region.to_box_region() for region in request.regions])
     with nullcontext(attention) if attention is not None else attend(pipeline) as session:
         session.edit(edit)
         yield
@@ -203,7 +203,7 @@ def warn_of_large_size(pipe: "TextToImagePipeline", request: Request) -> None:
 
     if request.image is not None:
         return
-    height, width = sd.default_size(pipe.unet, pipe.vae)
+    height, width = sd.default_height_and_width(pipe.unet, pipe.vae)
     asked_width, asked_height = request.width or width, request.height or height
     if asked_width * asked_height <= width * height:
         return

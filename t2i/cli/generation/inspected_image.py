@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
-from t2i.cli.generation.image_generation import generate_image
-from t2i.cli.generation.inverted_photo import add_inversion_to_request
+from t2i.cli.generation.image_generation import generate_image_and_fill_request
+from t2i.cli.generation.inverted_photo import copy_request_with_inversion
 from t2i.cli.inspected_words import list_content_words
 from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.request.prompt_checks import find_prompt_warnings
@@ -122,9 +122,9 @@ class InspectedImage:
 
     def save_step_animation(self, path: Path) -> None:
         """Save the heat maps of each step over the image as an animated PNG."""
-        from t2i.attention.probes.overlays import draw_step_overlays, save_animation
+        from t2i.attention.probes.overlays import draw_animation_frames, save_animated_png
 
-        save_animation(draw_step_overlays(self.image, self.steps, list(self.maps)), path)
+        save_animated_png(draw_animation_frames(self.image, self.steps, list(self.maps)), path)
 
     def describe_words(self) -> dict[str, dict[str, object]]:
         """Return for each word whether the prompt has it, and what `describe_words` says of it."""
@@ -134,7 +134,9 @@ class InspectedImage:
         }
 
 
-def describe_word(maps: "HeatMaps", word: str) -> tuple[tuple[float, float], str, float]:
+def find_word_peak_place_and_share(
+    maps: "HeatMaps", word: str
+) -> tuple[tuple[float, float], str, float]:
     """Return the peak of a word's map (across, down), the name of its place, and its share."""
     place = describe_image_position(*maps.mask_centroid(word))
     return maps.peak(word), place, maps.probability_share(word)
@@ -144,7 +146,7 @@ def describe_words(maps: "HeatMaps") -> dict[str, dict[str, object]]:
     """Return for each word the peak, place and share of its map, as JSON data."""
     words: dict[str, dict[str, object]] = {}
     for word in maps:
-        (across, down), place, share = describe_word(maps, word)
+        (across, down), place, share = find_word_peak_place_and_share(maps, word)
         words[word] = {
             "peak": {"across": round(across, 4), "down": round(down, 4)},
             "place": place,
@@ -186,7 +188,9 @@ def generate_and_probe(
         by_step = StepHeatMaps(maps)
         if keep_steps:
             stack.enter_context(by_step.collecting(pipe))
-        request, image = generate_image(pipe, request, seed, show_progress=show_progress)
+        request, image = generate_image_and_fill_request(
+            pipe, request, seed, show_progress=show_progress
+        )
     return InspectedImage(request, image, maps, absent, by_control, by_step.steps)
 
 
@@ -213,7 +217,7 @@ def probe_photo(
     steps: list[HeatMaps] = []
     maps = read_recorded_heat_maps(editor, source, *read, steps=steps if keep_steps else None)
     image = source.photo.image if request.edited is None else source.image
-    inverted = add_inversion_to_request(request, source)
+    inverted = copy_request_with_inversion(request, source)
     return InspectedImage(inverted, image, maps, absent, steps=steps)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.call_arguments import (
-    build_sampling_arguments,
+    build_sampling_and_control_arguments,
     set_progress_bar,
 )
 from t2i.cli.output import print_remark
@@ -15,7 +15,7 @@ from t2i.cli.request.photo_inversion import PhotoInversion
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
-    from pipelines.inversion.source_run import InversionMethod
+    from pipelines.inversion.inversion_run import InversionMethod
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
@@ -48,7 +48,7 @@ def invert_photo(
     if show_progress:
         _print_forecast(editor, request, method, (height, width))
     set_progress_bar(editor, "inversion", shown=show_progress)
-    prompt = request.prompt if request.edited is None else request.edited.source_prompts[0]
+    prompt = request.prompt if request.edited is None else request.edited.chained_source_prompts[0]
     source = editor.invert(
         expanduser(request.image.path),
         request.parse_with_grammar(prompt),
@@ -60,7 +60,7 @@ def invert_photo(
         notes=notes,
         fit=request.inversion.fit,
         mask=None if request.mask is None else expanduser(request.mask.path),
-        **build_sampling_arguments(editor, request, seed),
+        **build_sampling_and_control_arguments(editor, request, seed),
     )
     if show_progress:
         assert source.photo is not None
@@ -69,7 +69,7 @@ def invert_photo(
     return source
 
 
-def resolve_request_inversion_method(
+def replace_auto_inversion_method(
     pipe: "TextToImagePipeline",
     request: Request,
     pairs: Iterable[tuple[str, str]],
@@ -100,7 +100,7 @@ def resolve_request_inversion_method(
     return replace(request, inversion=replace(request.inversion, method=method))
 
 
-def add_inversion_to_request(request: Request, source: "RecordedSource") -> Request:
+def copy_request_with_inversion(request: Request, source: "RecordedSource") -> Request:
     """Return the request with the size, the method and the error of its photo's inversion."""
     error, facts = source.error, source.facts
     inversion = replace(

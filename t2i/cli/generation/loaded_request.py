@@ -46,7 +46,7 @@ def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> Loa
     """
     digests = FileDigests()
     changed = digests.describe_changed_files(request)
-    request = digests.add_to_request(request)
+    request = digests.copy_request_with_digests(request)
     folder = locate_model(request.model)
     request = request.with_defaults(read_model_defaults(folder))
     texts = prompts or [request.prompt]

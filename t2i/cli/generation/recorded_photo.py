@@ -14,7 +14,7 @@ import typer
 from t2i.atomic_files import NameTakenError, build_write_error
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import (
-    add_inversion_to_request,
+    copy_request_with_inversion,
     format_bytes,
     invert_photo,
 )
@@ -91,7 +91,7 @@ def invert_to_folder(
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")
             raise typer.Exit(130) from None
-    request = add_inversion_to_request(loaded.request, source)
+    request = copy_request_with_inversion(loaded.request, source)
     seconds = round(time.perf_counter() - start, 2)
     if as_json:
         facts = {"folder": str(folder), "bytes": source.bytes, "seed": seed, "seconds": seconds}
@@ -153,7 +153,7 @@ def read_recorded_photo(
             f"{got} is not found here. Give the folder of the recorded model with --model; those "
             "that are here are listed by: t2i models"
         )
-    request = add_inversion_to_request(request, source)
+    request = copy_request_with_inversion(request, source)
     assert request.inversion is not None
     request = replace(request, inversion=replace(request.inversion, full_size=full_size))
     return RecordedPhoto(source, request, parsed.seed)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from t2i.atomic_files import NameTakenError
 from t2i.cli.generation.edited_images import EditedImages, build_prompt_to_prompt_pipeline
-from t2i.cli.generation.inverted_photo import add_inversion_to_request, format_bytes
+from t2i.cli.generation.inverted_photo import copy_request_with_inversion, format_bytes
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import build_t2i_metadata
@@ -39,11 +39,11 @@ def record_target_of_request(
 
     show_progress : whether to show progress bars, and to print the size
     """
-    request = add_inversion_to_request(request, source)
+    request = copy_request_with_inversion(request, source)
     images = EditedImages(request, [], source)
     record = build_t2i_metadata(images.get_request(1), seed, model_digest)
     notes = {REQUEST_NOTE_KEY: record}
-    target = read_own_recording(folder, notes)
+    target = read_recording_with_notes(folder, notes)
     if target is None:
         target = record_edit(
             *(build_prompt_to_prompt_pipeline(pipe), request, source),
@@ -57,7 +57,7 @@ def record_target_of_request(
     return EditedImages(request, [source.image, target.image], source)
 
 
-def read_own_recording(folder: Path, notes: object) -> "RecordedSource | None":
+def read_recording_with_notes(folder: Path, notes: object) -> "RecordedSource | None":
     """Return the recorded source of a folder that has these notes; None where there is no folder,
     or an empty one.
 

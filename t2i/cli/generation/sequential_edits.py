@@ -57,7 +57,7 @@ def repeat_earlier_edits(
     edited = request.edited
     if edited is None:
         return source
-    for edit, target in zip(edited.earlier, edited.source_prompts[1:], strict=True):
+    for edit, target in zip(edited.earlier, edited.chained_source_prompts[1:], strict=True):
         set_progress_bar(editor, "earlier edit", shown=show_progress)
         source = editor.remember_target(
             source,

@@ -10,7 +10,10 @@ import typer
 
 from t2i.cli.file_names import OutputFileNames
 from t2i.cli.generation.grid import ImageGrid
-from t2i.cli.generation.image_generation import generate_image, upscale_if_requested
+from t2i.cli.generation.image_generation import (
+    generate_image_and_fill_request,
+    upscale_if_requested,
+)
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
@@ -95,7 +98,7 @@ def _draw_images(
     try:
         for index, seed in enumerate(seeds):
             start = time.perf_counter()
-            request, image = generate_image(loaded.pipe, request, seed)
+            request, image = generate_image_and_fill_request(loaded.pipe, request, seed)
             image = upscale_if_requested(loaded.pipe, request, seed, image)
             texts = (
                 build_metadata_texts(request, seed, loaded.model_digest)

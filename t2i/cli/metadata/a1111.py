@@ -51,7 +51,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
     size = SIZE_PATTERN.fullmatch(values.get("Size", ""))
     if size is None and values.get("Size"):
         parser.report_not_understood("Size", values["Size"], "width x height")
-    width, height = parser.parse_size(*size.groups()) if size else (None, None)
+    width, height = parser.parse_width_and_height(*size.groups()) if size else (None, None)
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("Steps")),
         sampler=parser.parse_sampler(values.get("Sampler"), values.get("Schedule type")),

@@ -103,7 +103,9 @@ def _find_model(
         for key in CHECKPOINT_INPUTS:
             if model := graph.resolve_value(node, key):
                 return model
-        values = {key: v for key, v in node.inputs.items() if not graph.resolve_link(v)}
+        values = {
+            key: v for key, v in node.inputs.items() if not graph.find_linked_node_and_output(v)
+        }
         parser.report_not_understood(node.class_type, values)
     return None
 
@@ -115,7 +117,7 @@ def _parse_start(
     if start is not None and _is_empty_latent(start):
         seen.add(start.name)
         width, height = (graph.resolve_value(start, side) for side in ("width", "height"))
-        return parser.parse_size(width, height)
+        return parser.parse_width_and_height(width, height)
     if start is not None:
         why = f"{start.class_type}: the picture did not begin from noise"
         parser.report_not_understood(f"node {start.name}", why)
@@ -150,7 +152,9 @@ def _parse_settings(
 
 def _linked_parts(graph: ComfyUIGraph, node: ComfyUINode) -> list[ComfyUINode]:
     links = (
-        graph.resolve_link(node.inputs[key]) for key in CUSTOM_SAMPLER_INPUTS if key in node.inputs
+        graph.find_linked_node_and_output(node.inputs[key])
+        for key in CUSTOM_SAMPLER_INPUTS
+        if key in node.inputs
     )
     return [link[0] for link in links if link is not None]
 
@@ -198,7 +202,7 @@ def _collect_prompt(
     visited: set[str] = set()
     links = [sampler.inputs.get(role)]
     while links:
-        target = graph.resolve_link(links.pop())
+        target = graph.find_linked_node_and_output(links.pop())
         if target is None or target[0].name in visited:
             continue
         node, output = target
@@ -211,7 +215,7 @@ def _collect_prompt(
         # Some nodes take both roles and give both out, the positive one first.
         both = ("positive", "negative")[output : output + 1] if "positive" in node.inputs else ()
         wanted = [key for key in node.inputs if key in both or key.startswith("conditioning")]
-        only = graph.get_only_link(node)
+        only = graph.find_only_linked_node_and_output(node)
         if wanted:
             links += [node.inputs[key] for key in reversed(wanted)]
         elif only is not None:

@@ -43,7 +43,7 @@ class ComfyUIGraph:
 
     nodes: Mapping[str, ComfyUINode]
 
-    def resolve_link(self, value: Json) -> tuple[ComfyUINode, int] | None:
+    def find_linked_node_and_output(self, value: Json) -> tuple[ComfyUINode, int] | None:
         """Return the node and output that an input's value links to; None if it is no link."""
         if not isinstance(value, list) or len(value) != 2:
             return None
@@ -58,7 +58,7 @@ class ComfyUIGraph:
         keys, seen = (key, "value"), {node.name}
         while True:
             value = next((node.inputs[k] for k in keys if k in node.inputs), None)
-            target = self.resolve_link(value)
+            target = self.find_linked_node_and_output(value)
             if target is None:
                 return None if isinstance(value, (list, dict)) else value
             node = target[0]
@@ -70,17 +70,25 @@ class ComfyUIGraph:
         """Yield the nodes upstream of a node, following the first of `keys` that is a link."""
         seen = {node.name}
         while True:
-            links = (self.resolve_link(node.inputs[key]) for key in keys if key in node.inputs)
-            target = next(filter(None, links), None) or self.get_only_link(node)
+            links = (
+                self.find_linked_node_and_output(node.inputs[key])
+                for key in keys
+                if key in node.inputs
+            )
+            target = next(filter(None, links), None) or self.find_only_linked_node_and_output(node)
             if target is None or target[0].name in seen:
                 return
             node = target[0]
             seen.add(node.name)
             yield node
 
-    def get_only_link(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
+    def find_only_linked_node_and_output(self, node: ComfyUINode) -> tuple[ComfyUINode, int] | None:
         """Return the node and output of the only link among a node's inputs; None if not one."""
-        links = [found for value in node.inputs.values() if (found := self.resolve_link(value))]
+        links = [
+            found
+            for value in node.inputs.values()
+            if (found := self.find_linked_node_and_output(value))
+        ]
         return links[0] if len(links) == 1 else None
 
 

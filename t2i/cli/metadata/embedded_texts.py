@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_exif
+from t2i.cli.metadata.exif import MAKE, MODEL, decode_user_comment, parse_raw_exif_tags
 from t2i.errors import DataError
 from t2i.exif import MAKER_NOTE, USER_COMMENT
 from t2i.pictures import MAX_TEXT_BYTES, describe_file_type
@@ -207,7 +207,7 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
     if not data:
         return
     try:
-        fields = parse_exif(data)
+        fields = parse_raw_exif_tags(data)
     except (ValueError, struct.error) as error:
         texts.errors.append(f"Exif: {error}")
         return

@@ -10,7 +10,7 @@ READ_TAGS = {MAKE, MODEL, USER_COMMENT, MAKER_NOTE}
 BYTES, ASCII, UNDEFINED = 1, 2, 7
 
 
-def parse_exif(data: bytes) -> dict[int, bytes]:
+def parse_raw_exif_tags(data: bytes) -> dict[int, bytes]:
     """Parse Exif data into tag -> bytes, of the few tags that hold generation metadata.
 
     The Exif directory takes precedence over the first. Raises ValueError or struct.error for

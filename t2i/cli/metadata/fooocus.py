@@ -48,7 +48,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
         parser.report_not_understood("resolution", resolution, "(width, height)")
-    width, height = parser.parse_size(*size) if len(size) == 2 else (None, None)
+    width, height = parser.parse_width_and_height(*size) if len(size) == 2 else (None, None)
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),
         sampler=parser.parse_sampler(values.get("sampler"), values.get("scheduler")),
@@ -59,8 +59,8 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
         model=parser.parse_string("base_model", values.get("base_model")),
         model_hash=parser.parse_string("base_model_hash", values.get("base_model_hash")),
     )
-    prompt = parser.parse_prompt("prompt", values.get("prompt"))
-    negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
+    prompt = parser.parse_string_or_empty("prompt", values.get("prompt"))
+    negative_prompt = parser.parse_string_or_empty("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("version", values.get("version"))
     parser.report_unused_keys(values, USED_KEYS)
     return parser.build_metadata(version or TOOL_NAME, prompt, negative_prompt, settings, text)

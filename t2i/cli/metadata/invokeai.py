@@ -51,7 +51,7 @@ def _parse_version_3(text: str) -> ImageMetadata:
     model = values.get("model")
     if not isinstance(model, dict):
         model = {"name": model}
-    width, height = parser.parse_size(values.get("width"), values.get("height"))
+    width, height = parser.parse_width_and_height(values.get("width"), values.get("height"))
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),
         sampler=parser.parse_sampler(values.get("scheduler")),
@@ -62,8 +62,8 @@ def _parse_version_3(text: str) -> ImageMetadata:
         model=parser.parse_string("model", model.get("name") or model.get("model_name")),
         model_hash=parser.parse_string("model hash", model.get("hash")),
     )
-    prompt = parser.parse_prompt("positive_prompt", values.get("positive_prompt"))
-    negative_prompt = parser.parse_prompt("negative_prompt", values.get("negative_prompt"))
+    prompt = parser.parse_string_or_empty("positive_prompt", values.get("positive_prompt"))
+    negative_prompt = parser.parse_string_or_empty("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("app_version", values.get("app_version"))
     parser.report_unused_keys(values, USED_KEYS)
     tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
@@ -79,7 +79,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
     prompt, negative_prompt = _split_bracketed_negative(
         _join_prompt_parts(image.get("prompt"), parser)
     )
-    width, height = parser.parse_size(image.get("width"), image.get("height"))
+    width, height = parser.parse_width_and_height(image.get("width"), image.get("height"))
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(image.get("steps")),
         sampler=parser.parse_sampler(image.get("sampler")),
@@ -101,7 +101,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
 def _join_prompt_parts(value: Json, parser: MetadataValueParser) -> str:
     """Return the prompt of version 2: a string, or a list of parts with weights."""
     if not isinstance(value, list):
-        return parser.parse_prompt("prompt", value)
+        return parser.parse_string_or_empty("prompt", value)
     parts = [
         part for part in value if isinstance(part, dict) and isinstance(part.get("prompt"), str)
     ]
@@ -117,7 +117,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
     parser = MetadataValueParser()
     options = _parse_options(match[2])
     prompt, negative_prompt = _split_bracketed_negative(match[1])
-    width, height = parser.parse_size(options.get("W"), options.get("H"))
+    width, height = parser.parse_width_and_height(options.get("W"), options.get("H"))
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(options.get("s")),
         sampler=parser.parse_sampler(options.get("A")),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import translate_sampler_name
+from t2i.cli.request.sampler_names import translate_sampler_name_and_spacing
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS
@@ -120,7 +120,7 @@ class MetadataValueParser:
         self.report_not_understood(name, value, "text")
         return None
 
-    def parse_prompt(self, name: str, value: object) -> str:
+    def parse_string_or_empty(self, name: str, value: object) -> str:
         """Parse a prompt; return "" for a missing one, and record another type."""
         if value is not None and not isinstance(value, str):
             self.report_not_understood(name, value, "text")
@@ -134,7 +134,9 @@ class MetadataValueParser:
         """Parse a seed, also above t2i's maximum; record anything else and return None."""
         return self.parse_int("seed", value, 0, MAX_FOREIGN_SEED)
 
-    def parse_size(self, width: object, height: object) -> tuple[int | None, int | None]:
+    def parse_width_and_height(
+        self, width: object, height: object
+    ) -> tuple[int | None, int | None]:
         """Parse width and height; record an impossible size and return two None."""
         wide = self.parse_int("width", width, 1, MAX_PIXELS)
         high = self.parse_int("height", height, 1, MAX_PIXELS)
@@ -148,7 +150,9 @@ class MetadataValueParser:
         name = self.parse_string("sampler", name)
         if name is None:
             return None
-        ours, rest = translate_sampler_name(name, self.parse_string("schedule", spacing) or "")
+        ours, rest = translate_sampler_name_and_spacing(
+            name, self.parse_string("schedule", spacing) or ""
+        )
         if ours is None:
             self.report_not_understood("sampler", name)
         if rest:

@@ -12,9 +12,9 @@ from t2i.cli.metadata.fooocus import read_fooocus
 from t2i.cli.metadata.invokeai import read_invokeai
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataSettings
 from t2i.cli.metadata.t2i_json import TOOL_NAME, read_t2i
-from t2i.cli.metadata.writing import read_library_version
+from t2i.cli.metadata.writing import describe_library_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
-from t2i.cli.request.sampler_names import translate_sampler_name
+from t2i.cli.request.sampler_names import translate_sampler_name_and_spacing
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import escape_controls
 from t2i.text.dialects import Dialect
@@ -88,7 +88,7 @@ def build_request_from_metadata(metadata: ImageMetadata) -> tuple[Request, int |
         )
         # The name of a class stands for the sampler that the model brings along.
         return (replace(metadata.request, sampler=None) if own else metadata.request), seed
-    sampler = translate_sampler_name(settings.sampler)[0] if settings.sampler else None
+    sampler = translate_sampler_name_and_spacing(settings.sampler)[0] if settings.sampler else None
     request = Request(
         prompt=metadata.prompt,
         negative_prompt=metadata.negative_prompt,
@@ -128,7 +128,7 @@ def list_reproduction_differences(metadata: ImageMetadata, model_digest: str | N
         return [escape_controls(line) for line in _list_foreign_differences(metadata)]
     lines = []
     for name, theirs in metadata.libraries.items():
-        here = __version__ if name == TOOL_NAME else read_library_version(name)
+        here = __version__ if name == TOOL_NAME else describe_library_version(name)
         if here != theirs:
             lines.append(f"made with {name} {theirs}, here is {here}")
     theirs = metadata.settings.model_hash or ""
@@ -150,7 +150,10 @@ def _list_foreign_differences(metadata: ImageMetadata) -> list[str]:
         lines = [f"made by another tool, {metadata.tool}: it will not be identical"]
     if settings.model is not None:
         lines.append(f"the model {settings.model!r} is not taken over: choose one with --model")
-    if settings.sampler is not None and translate_sampler_name(settings.sampler)[0] is None:
+    if (
+        settings.sampler is not None
+        and translate_sampler_name_and_spacing(settings.sampler)[0] is None
+    ):
         lines.append(f"the sampler {settings.sampler!r} is unknown here: the model's own is used")
     if settings.seed is not None and settings.seed > MAX_SEED:
         lines.append(f"the seed {settings.seed} is above {MAX_SEED}: another is drawn")

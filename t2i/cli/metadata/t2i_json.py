@@ -67,7 +67,7 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     parser = MetadataValueParser()
     request = record.request
     steps = parser.parse_steps(request.num_inference_steps)
-    width, height = parser.parse_size(request.width, request.height)
+    width, height = parser.parse_width_and_height(request.width, request.height)
     if parser.not_understood:
         raise DataError(f"t2i: {parser.not_understood[0]}")
     parser.report_unused_keys(values, set(T2IMetadata.model_fields))

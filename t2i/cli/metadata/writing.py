@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from t2i import __version__
 from t2i.cli.request.edit_options import format_region
-from t2i.cli.request.file_checks import format_files_by_label
+from t2i.cli.request.file_checks import map_labels_to_file_texts
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
 
@@ -60,9 +60,9 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **(
             {}
             if request.edited is None
-            else {"Edited from": " -> ".join(request.edited.source_prompts)}
+            else {"Edited from": " -> ".join(request.edited.chained_source_prompts)}
         ),
-        **format_files_by_label(request),
+        **map_labels_to_file_texts(request),
         **_inversion_settings(request),
         **_region_settings(request),
         "Version": f"t2i {__version__}",
@@ -128,11 +128,11 @@ def build_t2i_metadata(request: Request, seed: int, model_digest: str) -> dict[s
 
 def read_library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each library by name, or "not installed"."""
-    return {name: read_library_version(name) for name in names}
+    return {name: describe_library_version(name) for name in names}
 
 
 @cache
-def read_library_version(name: str) -> str:
+def describe_library_version(name: str) -> str:
     """Return the version of an installed package, or "not installed"."""
     try:
         return version(name)

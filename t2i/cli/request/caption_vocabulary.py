@@ -43,7 +43,7 @@ class CaptionVocabulary:
 
     words_by_kind: Mapping[str, list[str]]
 
-    def find_unknown_words(self, texts: Iterable[str]) -> dict[str, str | None]:
+    def find_unknown_words_with_suggestions(self, texts: Iterable[str]) -> dict[str, str | None]:
         """Return each word of the texts that is unknown, with the most similar known one."""
         known = {word.casefold() for word in self.words_by_kind.get(ALL_WORDS_KEY, ())}
         suggestions = tuple(sorted(word for word in known if len(word) >= MIN_SUGGESTED_LENGTH))
@@ -77,10 +77,12 @@ def read_caption_vocabulary(model: Path) -> CaptionVocabulary | None:
 def _words_of_scenes(data: object) -> CaptionVocabulary | None:
     if not isinstance(data, dict) or data.get("kind") != "scenes":
         return None
-    from t2i.scenes.caption_vocabulary import list_caption_vocabulary
+    from t2i.scenes.caption_vocabulary import list_caption_vocabulary_by_category
     from t2i.scenes.scenes import SceneDatasetConfig
 
     try:
-        return CaptionVocabulary(list_caption_vocabulary(SceneDatasetConfig.model_validate(data)))
+        return CaptionVocabulary(
+            list_caption_vocabulary_by_category(SceneDatasetConfig.model_validate(data))
+        )
     except (ValidationError, ValueError):
         return None  # scenes of another version of t2i, whose captions are not known here

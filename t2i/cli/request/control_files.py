@@ -74,7 +74,7 @@ class ControlFiles:
         return f"{self.model.path}:{self.picture.path}:{','.join(settings)}"
 
     @property
-    def files(self) -> Iterator[tuple[str, InputFile]]:
+    def named_files(self) -> Iterator[tuple[str, InputFile]]:
         """Names and files of network, picture and, if there is one, mask."""
         yield "control_model", self.model
         yield "control_picture", self.picture
@@ -83,7 +83,9 @@ class ControlFiles:
 
     def map_files(self, change: Callable[[str, InputFile], InputFile]) -> "ControlFiles":
         """Return the control with each of its files replaced by `change(name, file)`."""
-        changed = {name.removeprefix("control_"): change(name, file) for name, file in self.files}
+        changed = {
+            name.removeprefix("control_"): change(name, file) for name, file in self.named_files
+        }
         return replace(self, **changed)  # type: ignore[arg-type]  # files for files
 
 

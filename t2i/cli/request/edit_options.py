@@ -16,16 +16,16 @@ NEW_WORD = "new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegionOption:
+class RegionBoxOption:
     """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
 
     words: str
     box: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
-        self.to_region()
+        self.to_box_region()
 
-    def to_region(self) -> "Region":
+    def to_box_region(self) -> "Region":
         """Return the region of the edit. Raises ArgumentError for a box that is none."""
         from t2i.attention.edits.regions import Region
 
@@ -46,7 +46,7 @@ class EditOptions:
     blend: "BlendWords | Literal['auto'] | None"
     windows: Mapping[str, tuple[float, float]]
     alignment: Mapping[str, str | None] = field(default_factory=dict)
-    regions: Sequence[RegionOption] = ()
+    regions: Sequence[RegionBoxOption] = ()
 
     @classmethod
     def parse(
@@ -66,7 +66,7 @@ class EditOptions:
             windows["self_replace"] = parse_step_window("--self-replace", self_replace)
         return cls(
             weights=parse_word_weights(weights),
-            blend=parse_local_blend(blend),
+            blend=parse_blend_words(blend),
             windows=windows,
             alignment=parse_alignment(align),
             regions=tuple(map(parse_region, regions)),
@@ -80,7 +80,7 @@ class EditOptions:
             weights=self.weights,
             blend=self.blend,
             alignment=self.alignment,
-            regions=tuple(region.to_region() for region in self.regions),
+            regions=tuple(region.to_box_region() for region in self.regions),
             **self.windows,
         )
 
@@ -103,7 +103,7 @@ class PromptLineEdit:
     earlier: tuple[str, ...] | None = None
 
     @property
-    def source_prompts(self) -> tuple[str, ...]:
+    def chained_source_prompts(self) -> tuple[str, ...]:
         """Prompts of all sources, one upon the other; the first describes the photo."""
         return (*(self.earlier or ()), *([] if self.source is None else [self.source]))
 
@@ -166,7 +166,7 @@ def format_alignment(alignment: Mapping[str, str | None]) -> str:
     return ",".join(f"{word}={origins.get(origin, origin)}" for word, origin in alignment.items())
 
 
-def parse_region(text: str) -> RegionOption:
+def parse_region(text: str) -> RegionBoxOption:
     """Parse --region "cat:0,0,0.5,1": words, and left, top, right and bottom of their box as shares
     of the image's size. Raises ArgumentError.
     """
@@ -180,15 +180,15 @@ def parse_region(text: str) -> RegionOption:
             f"Got --region {text!r:.80}: expected words, and left, top, right and bottom of their "
             'box as shares of the picture, as in --region "cat:0,0,0.5,1" for its left half.'
         )
-    return RegionOption(words=words.strip(), box=(left, top, right, bottom))
+    return RegionBoxOption(words=words.strip(), box=(left, top, right, bottom))
 
 
-def format_region(region: RegionOption) -> str:
+def format_region(region: RegionBoxOption) -> str:
     """Return the value of --region that stands for a region."""
     return f"{region.words}:{','.join(f'{side:g}' for side in region.box)}"
 
 
-def parse_local_blend(text: str) -> "BlendWords | Literal['auto'] | None":
+def parse_blend_words(text: str) -> "BlendWords | Literal['auto'] | None":
     """Parse --blend "cat,dog" into (source words, target words). Raises ArgumentError.
 
     Several words of a side are joined by "+"; one word alone is that of both sides.

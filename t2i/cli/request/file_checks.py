@@ -66,7 +66,7 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
         elif value is not None:
             yield name, value
     for control in request.controls:
-        yield from control.files
+        yield from control.named_files
 
 
 def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
@@ -113,7 +113,7 @@ def check_file_combinations(request: Request) -> None:
         )
 
 
-def locate_input_file(field_name: str, file: InputFile) -> Path:
+def find_usable_file_path(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file; for an IP-Adapter that of its weights.
 
     field_name : field of the request that names the file
@@ -191,7 +191,7 @@ def check_input_file(field_name: str, file: InputFile) -> None:
     Of pictures the header is read, so that what is no picture, or too large a one, is refused
     before the model is loaded.
     """
-    path = locate_input_file(field_name, file)
+    path = find_usable_file_path(field_name, file)
     if REQUEST_FILE_FIELDS[field_name].error_type is DataError:
         read_picture_size(path)
 
@@ -209,7 +209,7 @@ def _find_adapter_weights(folder: Path) -> Path:
 
 def compute_file_digest(field_name: str, file: InputFile) -> str:
     """Return the SHA-256 of a request's file; of an IP-Adapter, with its image encoder."""
-    path = locate_input_file(field_name, file)
+    path = find_usable_file_path(field_name, file)
     try:
         sha = compute_model_digest(path) if path.is_dir() else compute_file_sha256(path)
         if field_name == "ip_adapter" and (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
@@ -228,7 +228,7 @@ class FileDigests:
     def __init__(self) -> None:
         self.digests: dict[tuple[str, str], str] = {}
 
-    def add_to_request(self, request: Request) -> Request:
+    def copy_request_with_digests(self, request: Request) -> Request:
         """Return the request with the digests of its files as they are now.
 
         Raises for a missing file.
@@ -260,9 +260,9 @@ def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
     """Return the path of a request's file, after its SHA-256 is compared with the recorded one.
 
     field_name : field of the request
-    Raises ModelError or DataError for another content, and as `locate_input_file` does.
+    Raises ModelError or DataError for another content, and as `find_usable_file_path` does.
     """
-    path = locate_input_file(field_name, file)
+    path = find_usable_file_path(field_name, file)
     if file.sha256 is not None and compute_file_digest(field_name, file) != file.sha256:
         raise REQUEST_FILE_FIELDS[field_name].error_type(
             f"{file.path} is not the {REQUEST_FILE_FIELDS[field_name].label} of the request, "
@@ -272,7 +272,7 @@ def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
     return path
 
 
-def format_files_by_label(request: Request) -> Mapping[str, str]:
+def map_labels_to_file_texts(request: Request) -> Mapping[str, str]:
     """Return a request's files as text: label -> names, scales, and starts of the SHA-256."""
     found: dict[str, list[str]] = {}
     for name, file in iter_request_files(request):

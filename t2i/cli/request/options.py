@@ -171,7 +171,7 @@ class PhotoOptions:
     mask: Path | None = None
     full_size: bool = False
 
-    def add_to_overrides(self, overrides: "RequestOverrides") -> "RequestOverrides":
+    def copy_overrides_with_photo(self, overrides: "RequestOverrides") -> "RequestOverrides":
         """Return the overrides with the photo, its mask and its inversion added, if it is given.
 
         Raises ArgumentError for options about a photo without one.

@@ -46,7 +46,7 @@ class PhotoInversion:
         return f"{replay}, autoencoder {self.autoencoder:g} dB"
 
 
-def parse_recording_budget(gibibytes: float | None) -> int | None:
+def convert_recording_budget_to_bytes(gibibytes: float | None) -> int | None:
     """Return the value of --budget in bytes; None for the default. Raises ArgumentError."""
     if gibibytes is None:
         return None

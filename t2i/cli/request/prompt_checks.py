@@ -120,7 +120,9 @@ def _suggest_file_option(prompt: str) -> str:
 def _warn_of_unknown_words(
     texts: Sequence[str], vocabulary: CaptionVocabulary, learned: Sequence[str], model: str
 ) -> str | None:
-    unknown = vocabulary.find_unknown_words(_remove_words(learned, text) for text in texts)
+    unknown = vocabulary.find_unknown_words_with_suggestions(
+        _remove_words(learned, text) for text in texts
+    )
     if not unknown:
         return None
     named = [

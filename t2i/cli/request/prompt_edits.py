@@ -66,7 +66,7 @@ class EditedPrompts:
         parse_recorded_edits(self.edits)
 
     @property
-    def source_prompts(self) -> tuple[str, ...]:
+    def chained_source_prompts(self) -> tuple[str, ...]:
         """Prompts of the sources of all edits, one upon the other; the first is the photo's."""
         return (*(edit.source for edit in self.earlier), self.prompts[0])
 

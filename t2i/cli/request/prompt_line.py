@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.file_names import parse_file_name, parse_image_file_name
-from t2i.cli.inspected_words import READING_TASKS, InspectOrInvertTask, split_words
+from t2i.cli.file_names import parse_file_name, parse_name_and_add_image_suffix
+from t2i.cli.inspected_words import READING_TASKS, PromptLineTask, split_words
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import (
     EditOptions,
@@ -21,7 +21,11 @@ from t2i.cli.request.input_files import (
     parse_input_file,
     parse_loras,
 )
-from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion, parse_recording_budget
+from t2i.cli.request.photo_inversion import (
+    AUTO_METHOD,
+    PhotoInversion,
+    convert_recording_budget_to_bytes,
+)
 from t2i.cli.request.prompt_edits import MAX_PROMPTS
 from t2i.cli.request.request import (
     MAX_PICTURES,
@@ -62,7 +66,7 @@ class PromptLine:
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
     edit: PromptLineEdit | None = None
-    reading: InspectOrInvertTask | None = None
+    reading: PromptLineTask | None = None
     budget_bytes: int | None = None
     recording: PromptLineRecording | None = None
     record: str | None = None
@@ -76,7 +80,7 @@ class PromptLine:
         if self.recording is not None:
             return replace(request, upscale=None, image=None, mask=None, inversion=None)
         if self.reading is not None:
-            self.reading.check_image_and_upscale(request.image, request.upscale)
+            self.reading.check_image_given_and_no_upscale(request.image, request.upscale)
         task = self.edit or self.reading
         if task is None or request.image is not None:
             return request
@@ -216,7 +220,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         ),
         edit=_parse_edit(keys),
         reading=_parse_reading(keys),
-        budget_bytes=parse_recording_budget(keys.budget),
+        budget_bytes=convert_recording_budget_to_bytes(keys.budget),
         recording=recording,
         record=None if keys.record is None else parse_file_name(keys.record, "record"),
     )
@@ -268,10 +272,14 @@ def _parse_name(keys: PromptLineSchema) -> str | None:
     if keys.name is None:
         return None
     check_text_length_and_encoding('"name"', keys.name)
-    return parse_file_name(keys.name) if keys.task == "invert" else parse_image_file_name(keys.name)
+    return (
+        parse_file_name(keys.name)
+        if keys.task == "invert"
+        else parse_name_and_add_image_suffix(keys.name)
+    )
 
 
-def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
+def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
     """Return what a line with "task": "inspect" or "invert" asks for; None for other tasks."""
     if keys.words is not None and keys.task != "inspect":
         raise ArgumentError(
@@ -295,7 +303,7 @@ def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
         raise ArgumentError(
             f'Got "{unread[0]}" for "task": "{keys.task}", which does not read it. Leave it out.'
         )
-    return InspectOrInvertTask(
+    return PromptLineTask(
         task="inspect" if keys.task == "inspect" else "invert",
         words=None if keys.words is None else tuple(split_words(_split_files(keys.words))),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),

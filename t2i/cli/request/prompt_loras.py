@@ -47,7 +47,7 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, find: LoraFinder
     return replace(request, prompt=text, loras=(*request.loras, *found))
 
 
-def extract_loras_from_lines(
+def extract_loras_and_list_broken_lines(
     lines: Sequence[PromptLine], options: Request, folder: Path
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
     """Turn the LoRA tags in the prompts of a prompts file's lines into LoRAs of the lines.

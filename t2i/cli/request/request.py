@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.cli.request.control_files import ControlFiles
-from t2i.cli.request.edit_options import RegionOption
+from t2i.cli.request.edit_options import RegionBoxOption
 from t2i.cli.request.input_files import (
     EmbeddingFile,
     InputFile,
@@ -73,7 +73,7 @@ class Request:
     inversion: PhotoInversion | None = None
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
     controls: tuple[ControlFiles, ...] = ()
-    regions: tuple[RegionOption, ...] = ()
+    regions: tuple[RegionBoxOption, ...] = ()
     """Boxes to which words of the prompt are bound."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Request:
         together: tuple[str, ...] = ()
         if self.edited is not None:
             _check_edited(self.edited, self)
-            together = (*self.edited.source_prompts, *self.edited.prompts)
+            together = (*self.edited.chained_source_prompts, *self.edited.prompts)
             for text in together:
                 check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
@@ -167,7 +167,7 @@ class RequestOverrides:
     upscale: Upscale | None = None
     inversion: PhotoInversion | None = None
     controls: tuple[ControlFiles, ...] | None = None
-    regions: tuple[RegionOption, ...] | None = None
+    regions: tuple[RegionBoxOption, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return the request with these values in place of its own, where they are given."""

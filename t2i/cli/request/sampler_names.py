@@ -64,12 +64,12 @@ def is_sampler_or_scheduler_name(name: str) -> bool:
     return base in SAMPLER_NAMES or name.endswith("Scheduler")
 
 
-def translate_sampler_name(name: str, spacing: str = "") -> tuple[str | None, str]:
+def translate_sampler_name_and_spacing(name: str, spacing: str = "") -> tuple[str | None, str]:
     """Translate another tool's sampler name and noise spacing to t2i's name.
 
     Returns the name, or None if it is unknown, and the spacing that the name does not include.
 
-    >>> translate_sampler_name("dpmpp_2m", "karras")
+    >>> translate_sampler_name_and_spacing("dpmpp_2m", "karras")
     ('dpm++ 2m karras', '')
     """
     if name in SAMPLER_NAMES_BY_CLASS:

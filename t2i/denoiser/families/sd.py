@@ -79,7 +79,7 @@ def pixels_per_latent(vae: VAE) -> int:
     return int(2 ** (len(vae.config["block_out_channels"]) - 1))
 
 
-def default_size(unet: UNet2DConditionModel, vae: VAE) -> tuple[int, int]:
+def default_height_and_width(unet: UNet2DConditionModel, vae: VAE) -> tuple[int, int]:
     """Return the (height, width) in pixels that the model was trained at."""
     size = unet.config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -109,7 +109,7 @@ def describe_nearest_multiples(pixels: object, factor: int) -> str:
     return f"the nearest are {below} and {below + factor}"
 
 
-def decode_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
+def decode_latents_to_pixels(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     """Decode scaled latents with the VAE to pixels (B, 3, Y, X) in -1..1.
 
     Raises GenerationError for NaN and infinities.

@@ -126,7 +126,7 @@ def pixels_per_latent(movq: VQModel) -> int:
     return int(2 ** (len(movq.config["block_out_channels"]) - 1))
 
 
-def default_size(unet: UNet2DConditionModel, movq: VQModel) -> tuple[int, int]:
+def default_height_and_width(unet: UNet2DConditionModel, movq: VQModel) -> tuple[int, int]:
     """Return the (height, width) in pixels that Kandinsky's UNet was trained at."""
     size: int = unet.config["sample_size"] * pixels_per_latent(movq)
     return size, size
@@ -148,7 +148,7 @@ def latent_size(movq: VQModel, height: int, width: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
-def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
+def decode_latents_to_pixels(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     """Decode latents, neither scaled nor quantized, with the MoVQ to pixels (B, 3, Y, X) in -1..1.
 
     Raises GenerationError for NaN and infinities.
@@ -158,7 +158,7 @@ def decode_latents(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     return pixels_B3YX
 
 
-def run_prior_pass(
+def predict_image_embedding(
     prior: PriorTransformer, embeds_BD: Tensor, timestep: Tensor, conditioning: Conditioning
 ) -> Tensor:
     """Run Kandinsky's prior once and return the predicted clean image embedding (B, D)."""

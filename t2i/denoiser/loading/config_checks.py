@@ -20,7 +20,7 @@ PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
 
 def check_config_safety(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError for a config that refers to code or outside files, or has huge numbers."""
-    for key, value in iter_config_entries(config):
+    for key, value in iter_config_keys_and_values(config):
         check_no_code(path, key, value)
         if isinstance(value, str) and key not in PROVENANCE_KEYS and is_outside_path(value):
             raise ModelError(
@@ -34,8 +34,8 @@ def check_config_safety(path: Path, config: Mapping[str, object]) -> None:
 
 def check_tokenizer_config_safety(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError for a tokenizer config that refers to code or outside files."""
-    check_model_max_length(path, config)
-    for key, value in iter_config_entries(config):
+    check_model_max_length_if_given(path, config)
+    for key, value in iter_config_keys_and_values(config):
         check_no_code(path, key, value)
         names_a_file = key.endswith(("_file", "_path", "_dir")) and key not in PROVENANCE_KEYS
         if names_a_file and isinstance(value, str) and is_outside_path(value):
@@ -44,7 +44,7 @@ def check_tokenizer_config_safety(path: Path, config: Mapping[str, object]) -> N
             )
 
 
-def check_model_max_length(path: Path, config: Mapping[str, object]) -> None:
+def check_model_max_length_if_given(path: Path, config: Mapping[str, object]) -> None:
     """Raise ModelError if a tokenizer config's model_max_length is no number, or leaves no room for
     a word between the special tokens.
     """
@@ -76,7 +76,7 @@ def check_no_code(path: Path, key: str, value: object) -> None:
         )
 
 
-def iter_config_entries(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def iter_config_keys_and_values(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Iterate over the keys and values of a config at any depth; items of a list get the list's
     key.
     """

@@ -11,7 +11,7 @@ from t2i.denoiser.loading.config_checks import (
     check_config_safety,
     check_no_code,
     check_tokenizer_config_safety,
-    iter_config_entries,
+    iter_config_keys_and_values,
 )
 from t2i.denoiser.loading.model_parts import (
     ALLOWED_CLASSES_BY_PART,
@@ -20,7 +20,7 @@ from t2i.denoiser.loading.model_parts import (
     MODEL_KINDS,
     ModelKind,
 )
-from t2i.denoiser.loading.trial_pass import check_models_run, check_scheduler_runs
+from t2i.denoiser.loading.trial_pass import check_scheduler_runs, check_unet_and_autoencoder_run
 from t2i.denoiser.loading.weight_checks import check_weights_and_build_meta_model, read_json_object
 from t2i.errors import ModelError, suggest_choice
 
@@ -89,7 +89,7 @@ def read_and_check_folder(
         ) is not None:
             models[part] = model
         parts[part] = index[part][1]
-    check_models_run(models, {part: folder / part / "config.json" for part in models})
+    check_unet_and_autoencoder_run(models, {part: folder / part / "config.json" for part in models})
     return FolderContents(kind.name, parts)
 
 
@@ -97,11 +97,11 @@ def read_model_kind(folder: Path, index: Mapping[str, object]) -> ModelKind:
     """Return the kind of model that a folder's model_index.json names. Raises ModelError if the
     index refers to code, or to an unsupported pipeline.
     """
-    for key, value in iter_config_entries(index):
+    for key, value in iter_config_keys_and_values(index):
         check_no_code(folder / "model_index.json", key, value)
     for part, entry in index.items():
         checked_later = part in ALLOWED_CLASSES_BY_PART and (folder / part).is_dir()
-        if not checked_later and isinstance(entry, list) and not is_allowed_class_entry(entry):
+        if not checked_later and isinstance(entry, list) and not has_allowed_library(entry):
             raise ModelError(
                 f"Refused {folder}: its model_index.json has {part} {entry}, which requires code "
                 f"of its own; expected classes of diffusers and transformers."
@@ -127,7 +127,7 @@ def read_model_kind(folder: Path, index: Mapping[str, object]) -> ModelKind:
     return MODEL_KINDS[MODEL_KIND_BY_PIPELINE[pipeline]]
 
 
-def is_allowed_class_entry(entry: list[object]) -> bool:
+def has_allowed_library(entry: list[object]) -> bool:
     """Return True for an entry of a model_index.json that names no class, or one of a library in
     ALLOWED_LIBRARIES.
     """

@@ -28,8 +28,8 @@ from t2i.denoiser.loading.single_file_checkpoint import (
     identify_checkpoint,
 )
 from t2i.denoiser.loading.trial_pass import (
-    check_models_run,
     check_scheduler_runs,
+    check_unet_and_autoencoder_run,
     load_checked_tokenizer,
     translating_load_errors,
 )
@@ -82,10 +82,12 @@ def load_single_file(
 
     # everything is checked
     wanted = [part for part in checkpoint.family.sources if part not in given]
-    checked = {part: check_part_and_build_meta_model(checkpoint, part, folder) for part in wanted}
+    checked = {
+        part: find_config_changes_and_build_meta_model(checkpoint, part, folder) for part in wanted
+    }
     changes = {part: changes for part, (changes, _) in checked.items()}
     models = {part: model for part, (_, model) in checked.items()}
-    check_models_run(models, {part: folder / part / "config.json" for part in models})
+    check_unet_and_autoencoder_run(models, {part: folder / part / "config.json" for part in models})
     check_no_unknown_tensors(path, checkpoint.list_tensors_outside_parts(given))
 
     # then loaded
@@ -102,7 +104,7 @@ def load_single_file(
     return made | given
 
 
-def check_part_and_build_meta_model(
+def find_config_changes_and_build_meta_model(
     checkpoint: SingleFileCheckpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
     """Check one part of a checkpoint; return the changes to its config, and its model on the meta

@@ -21,7 +21,7 @@ from t2i.errors import ModelError, T2IError, format_library_error
 
 TRIAL_STEPS = 8
 PASSED_MODEL_CONFIGS: set[str] = set()
-"""Configs, as JSON, of the models that passed `check_models_run` in this process."""
+"""Configs, as JSON, of the models that passed `check_unet_and_autoencoder_run` in this process."""
 MAX_PASSED_MODELS = 64
 
 
@@ -108,7 +108,9 @@ def check_tokens_have_embeddings(place: Path, tokenizer: Any, text_encoder: Any)
         )
 
 
-def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object]) -> None:
+def check_unet_and_autoencoder_run(
+    models: Mapping[str, nn.Module], names: Mapping[str, object]
+) -> None:
     """Raise ModelError unless UNet and autoencoder run on meta tensors and fit each other.
 
     models : part -> its skeleton; what the caller brings along is not there
@@ -118,7 +120,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     vae: Any = models.get("vae") or models.get("movq")
     described = json.dumps(
         [[type(part).__name__, dict(part.config)] for part in (unet, vae) if part is not None]
-        + [find_pooled_width(models)],
+        + [find_pooled_width_of_second_encoder(models)],
         sort_keys=True,
         default=repr,
     )
@@ -138,7 +140,7 @@ def check_models_run(models: Mapping[str, nn.Module], names: Mapping[str, object
     PASSED_MODEL_CONFIGS.add(described)
 
 
-def find_pooled_width(models: Mapping[str, nn.Module]) -> int | None:
+def find_pooled_width_of_second_encoder(models: Mapping[str, nn.Module]) -> int | None:
     """Return the width of the second text encoder's pooled embedding, or None without one."""
     config: Any = getattr(models.get("text_encoder_2"), "config", None)
     return None if config is None else int(config.projection_dim)
@@ -176,7 +178,7 @@ def run_unet_on_zeros(
     if config.get("addition_embed_type") == "text_time":
         input_width = config["projection_class_embeddings_input_dim"]
         sizes = 6 * config["addition_time_embed_dim"]
-        pooled = find_pooled_width(models)
+        pooled = find_pooled_width_of_second_encoder(models)
         pooled_size = input_width - sizes if pooled is None else pooled
         numbers = (input_width - pooled_size) // config["addition_time_embed_dim"]
         options["added_cond_kwargs"] = {

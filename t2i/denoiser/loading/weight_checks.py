@@ -107,7 +107,7 @@ def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
             if single.is_file():
                 return [single]
             if index.is_file():
-                return list_shards(index)
+                return list_shard_paths(index)
 
     names = sorted(path.name for path in folder.iterdir())
     if pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
@@ -123,7 +123,7 @@ def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise ModelError(f"No weights (*.safetensors) in {folder}: copy or download the model again.")
 
 
-def list_shards(index: Path) -> list[Path]:
+def list_shard_paths(index: Path) -> list[Path]:
     """Return the weight files named by a safetensors index. Raises ModelError for missing ones."""
     weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

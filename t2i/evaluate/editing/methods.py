@@ -62,21 +62,24 @@ def build_cross_attention_edits(
     return build_automatic_edits(editor, pair, settings, steps, self_replace=EMPTY_WINDOW)
 
 
-def build_self_replace_edits(
+def build_cross_attention_and_self_replace_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
     """Build the cross-attention edits of a prompt pair and SelfReplace."""
     return build_automatic_edits(editor, pair, settings, steps, self_replace=settings.self_replace)
 
 
-def build_local_blend_edits(
+def build_cross_attention_self_replace_and_blend_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int
 ) -> list[Edit]:
     """Build the cross-attention edits of a prompt pair, SelfReplace, and LocalBlend."""
     only_there = LocalBlend(
         words=(pair.source_word, pair.target_word), threshold=settings.blend_threshold
     )
-    return [*build_self_replace_edits(editor, pair, settings, steps), only_there]
+    return [
+        *build_cross_attention_and_self_replace_edits(editor, pair, settings, steps),
+        only_there,
+    ]
 
 
 def build_automatic_edits(
@@ -115,8 +118,8 @@ def build_word_weights_edits(
 METHODS: dict[str, EditFactory] = {
     NO_EDIT: build_no_edits,
     "Replace / Refine": build_cross_attention_edits,
-    "+ SelfReplace": build_self_replace_edits,
-    "+ LocalBlend": build_local_blend_edits,
+    "+ SelfReplace": build_cross_attention_and_self_replace_edits,
+    "+ LocalBlend": build_cross_attention_self_replace_and_blend_edits,
     "ShareKeysValues": build_share_keys_values_edits,
     "InjectQueriesKeys": build_inject_queries_keys_edits,
 }

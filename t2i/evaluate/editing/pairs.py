@@ -63,7 +63,7 @@ class PromptPair:
         return self.source.caption.text, self.target.caption.text
 
     @property
-    def target_label(self) -> str:
+    def target_prompt_title(self) -> str:
         """Target prompt for records and galleries, which names a strengthened word."""
         if self.strengthened_word is None:
             return self.captions[1]
@@ -95,7 +95,7 @@ class PromptPair:
         )
 
 
-def build_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
+def build_nth_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
     """Build prompt pair `number` of a kind of change from the first scene that allows it.
 
     Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
@@ -124,7 +124,7 @@ def build_replaced_object_pair(scenes: Scenes, layout: Layout, key: str) -> Prom
     ]
     if not fitting:
         return None
-    return build_changed_object_pair(
+    return build_pair_with_new_object(
         scenes,
         layout,
         key,
@@ -142,7 +142,7 @@ def build_recolour_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return build_changed_object_pair(
+    return build_pair_with_new_object(
         scenes, layout, key, "recolour", index, replace(old, colour=random_choice(rng, colours))
     )
 
@@ -158,8 +158,8 @@ def build_background_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPai
     ]
     if not others:
         return None
-    source = recaption_layout_randomly(scenes, layout, key)
-    target = recaption_layout_randomly(
+    source = copy_layout_with_random_caption(scenes, layout, key)
+    target = copy_layout_with_random_caption(
         scenes, replace(layout, background=random_choice(rng, others)), key
     )
     if not all(f"{one.background} background" in one.caption.text for one in (source, target)):
@@ -173,7 +173,7 @@ def build_added_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
         return None
     first, second = layout.objects
     alone = replace(layout, objects=(first,), arrangement="single")
-    source = recaption_layout_randomly(scenes, alone, key)
+    source = copy_layout_with_random_caption(scenes, alone, key)
     mention = find_mention(source, 0)
     rng = seeded_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
@@ -192,7 +192,7 @@ def build_added_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
 
 def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
     """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
-    source = recaption_layout_randomly(scenes, layout, key)
+    source = copy_layout_with_random_caption(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.objects) > 1 or mention.size_word is None:
         return None
@@ -211,7 +211,7 @@ PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | Non
 }
 
 
-def build_changed_object_pair(
+def build_pair_with_new_object(
     scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, index: int, new: PlacedObject
 ) -> PromptPair | None:
     """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
@@ -219,8 +219,8 @@ def build_changed_object_pair(
     names, colours = zip(*((one.name, one.colour) for one in objects), strict=True)
     if layout.background not in list_shared_contrasting_backgrounds(names, colours):
         return None
-    source = recaption_layout_randomly(scenes, layout, key)
-    target = recaption_layout_randomly(scenes, replace(layout, objects=objects), key)
+    source = copy_layout_with_random_caption(scenes, layout, key)
+    target = copy_layout_with_random_caption(scenes, replace(layout, objects=objects), key)
     order = [mention.object_index for mention in source.caption.mentions]
     if [mention.object_index for mention in target.caption.mentions] != order:
         return None  # one of them had to be shortened
@@ -228,7 +228,7 @@ def build_changed_object_pair(
     return PromptPair(kind, source, target, index, *words)
 
 
-def recaption_layout_randomly(scenes: Scenes, layout: Layout, key: str) -> Layout:
+def copy_layout_with_random_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
     """Return a scene's layout with a new random caption; equal keys give equal wording."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)

@@ -22,7 +22,7 @@ from t2i.evaluate.editing.methods import (
     copy_edits_for_target,
     list_applicable_methods,
 )
-from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_prompt_pair
+from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_nth_prompt_pair
 from t2i.evaluate.editing.records import (
     DECIMALS,
     EditedPictureRecord,
@@ -36,11 +36,11 @@ from t2i.evaluate.editing.scores import (
     compute_structure_distance,
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarities,
+    measure_similarity_within_each_mask,
 )
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
-    find_two_object_layout,
+    find_nth_layout_relating_two_objects,
     generate_with_each_edit,
     measure_two_objects,
 )
@@ -93,7 +93,7 @@ class EditingPart:
         """Return the keys of all prompt pairs, two-object prompts and cost measurements."""
         config = self.config
         pairs = [f"{kind}/{n}" for kind in self.change_kinds for n in range(getattr(config, kind))]
-        two = range(config.two if find_two_object_layout(self.scenes, 0) else 0)
+        two = range(config.two if find_nth_layout_relating_two_objects(self.scenes, 0) else 0)
         costs = [name for name in METHODS if name != NO_EDIT] if self.change_kinds else []
         costs += EDIT_NAMES if two else []
         return [
@@ -120,7 +120,7 @@ class EditingPart:
         """Scenes from which prompt pairs are made; a pair uses the first that allows it."""
         return Scenes(
             SceneDatasetConfig(
-                size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
+                size=sd.default_height_and_width(self.context.pipe.unet, self.context.pipe.vae)[0],
                 seed=self.config.seed,
                 vocabulary=self.context.objects,
                 max_objects=min(self.context.max_objects, 2),
@@ -134,7 +134,7 @@ class EditingPart:
         for kind in CHANGE_TITLES:
             if getattr(self.config, kind):
                 try:
-                    build_prompt_pair(self.scenes, kind, 0)
+                    build_nth_prompt_pair(self.scenes, kind, 0)
                 except ArgumentError:
                     continue
                 able.append(kind)
@@ -142,7 +142,7 @@ class EditingPart:
 
     def _edit_pair(self, kind: ChangeKind, number: int) -> PairRecord:
         """Draw the source with all methods in one batch, and compare each target with it."""
-        pair = build_prompt_pair(self.scenes, kind, number)
+        pair = build_nth_prompt_pair(self.scenes, kind, number)
         methods = list_applicable_methods(pair)
         steps, settings = self.context.steps, self.config.settings
         edits = [
@@ -173,7 +173,7 @@ class EditingPart:
         return PairRecord(
             kind=kind,
             source=pair.captions[0],
-            target=pair.target_label,
+            target=pair.target_prompt_title,
             source_right=all(
                 judge_by_statement(build_caption_statement(pair.source), source)["everything"]
             ),
@@ -189,7 +189,7 @@ class EditingPart:
         )
 
     def _measure_two_objects(self, number: int) -> TwoObjectsRecord:
-        layout = find_two_object_layout(self.scenes, number)
+        layout = find_nth_layout_relating_two_objects(self.scenes, number)
         assert layout is not None  # list_unit_keys() asked for the first
         seed = derive_seed(self.config.seed, TWO_OBJECTS_KEY, number, "noise")
         return measure_two_objects(
@@ -210,7 +210,7 @@ class EditingPart:
     def _draw_pair(self, method: str, steps: int) -> object:
         """Draw a source and its target."""
         pair, settings = (
-            build_prompt_pair(self.scenes, self.change_kinds[0], 0),
+            build_nth_prompt_pair(self.scenes, self.change_kinds[0], 0),
             self.config.settings,
         )
         return self.editor(
@@ -225,7 +225,7 @@ class EditingPart:
 
     def _draw_two_objects(self, method: str, steps: int) -> object:
         """Draw one prompt of two objects."""
-        layout = find_two_object_layout(self.scenes, 0)
+        layout = find_nth_layout_relating_two_objects(self.scenes, 0)
         assert layout is not None  # list_unit_keys() asked for it
         return generate_with_each_edit(
             self.context, layout, [method], self.config.seed, steps, output_type="latent"
@@ -248,7 +248,7 @@ def compare_edit_with_source(
     size = source.height, source.width
     stay = build_unchanged_region_mask(pair, source_seen, target_seen, size)
     everywhere = np.ones(size, dtype=np.bool_)
-    whole, stayed = measure_similarities(source, target, [everywhere, stay])
+    whole, stayed = measure_similarity_within_each_mask(source, target, [everywhere, stay])
     assert whole is not None
     return EditedPictureRecord(
         success=is_edit_successful(pair, source_seen, target_seen),

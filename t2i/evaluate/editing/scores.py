@@ -40,10 +40,10 @@ def measure_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
 ) -> Similarity | None:
     """Measure PSNR, MSE and SSIM of two pictures within a mask (H, W); None if it is empty."""
-    return measure_similarities(one, other, [places_HW])[0]
+    return measure_similarity_within_each_mask(one, other, [places_HW])[0]
 
 
-def measure_similarities(
+def measure_similarity_within_each_mask(
     one: Image.Image, other: Image.Image, masks: Sequence[NDArray[np.bool_]]
 ) -> list[Similarity | None]:
     """Measure PSNR, MSE and SSIM of two pictures within each mask (H, W); None for an empty one.

@@ -29,7 +29,7 @@ FIRST_HALF, SECOND_HALF, MIDDLE_HALF = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 """Begin and end of a box along an axis: of two boxes side by side, and across to them."""
 
 
-def find_two_object_layout(scenes: Scenes, number: int) -> Layout | None:
+def find_nth_layout_relating_two_objects(scenes: Scenes, number: int) -> Layout | None:
     """Return layout `number` with two objects whose caption states their relation, or None.
 
     It is the first of MAX_SCENES_TRIED scenes.

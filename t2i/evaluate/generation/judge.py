@@ -114,7 +114,7 @@ def judge_by_statement(statement: CaptionStatement, seen: Recognition) -> dict[s
     return {kind: flags[kind] for kind in CRITERION_TITLES if kind in statement.criteria}
 
 
-def judge_by_other_caption(
+def judge_by_other_captions(
     statements: Sequence[CaptionStatement], number: int, seen: Recognition
 ) -> dict[str, list[bool]]:
     """Judge a recognised picture by the captions of other pictures, as a control: how often a wrong

@@ -16,7 +16,7 @@ from t2i.evaluate.generation.chapters import GenerationResults, build_chapters
 from t2i.evaluate.generation.judge import (
     CaptionStatement,
     build_caption_statement,
-    judge_by_other_caption,
+    judge_by_other_captions,
     judge_by_statement,
 )
 from t2i.evaluate.generation.records import (
@@ -90,7 +90,7 @@ class SamplingSettings:
         named += [f"method={self.guidance_method}"] * (self.guidance_method is not None)
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
-    def varied_value(self, name: str) -> tuple[str, float]:
+    def varied_value_as_text_and_number(self, name: str) -> tuple[str, float]:
         """Return the setting that the sweep `name` varies, as text and as a number."""
         return {
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
@@ -136,7 +136,7 @@ class GenerationPart:
     def measure_unit(self, unit: str) -> Record:
         """Generate or render a batch of pictures, judge them and return the record."""
         batch = self.units_by_key[unit]
-        statements = self.statements[batch.split]
+        statements = self.statements_by_split[batch.split]
         texts = [statements[number].text for number in batch.scene_numbers]
         begun = time.perf_counter()
         with recording_denoiser_row_counts(self.context.pipe.unet) as passes:
@@ -161,7 +161,7 @@ class GenerationPart:
                     objects=build_object_records(seen),
                     background=seen.background,
                     right=judge_by_statement(statements[number], seen),
-                    right_by_another=judge_by_other_caption(statements, number, seen),
+                    right_by_another=judge_by_other_captions(statements, number, seen),
                     fit=fit,
                     fit_of_another=fit_of_another,
                     features=[round(float(value), DECIMALS) for value in seen.mean_features],
@@ -179,7 +179,7 @@ class GenerationPart:
         """Return the score of each picture's caption, and of the next scene's caption."""
         if self.context.caption_matcher is None:
             return [(None, None)] * len(pictures)
-        texts = [statement.text for statement in self.statements[unit.split]]
+        texts = [statement.text for statement in self.statements_by_split[unit.split]]
         own = [texts[number] for number in unit.scene_numbers]
         following = [texts[(number + 1) % len(texts)] for number in unit.scene_numbers]
         scores = [
@@ -206,17 +206,21 @@ class GenerationPart:
                 label, value, [BatchRecord.model_validate(records[key]) for key in keys]
             )
 
-        splits = [split for split in self.scenes if split != "sweep"]
+        splits = [split for split in self.scenes_by_split if split != "sweep"]
         return build_chapters(
             GenerationResults(
                 real={split: run(split, None) for split in splits},
                 drawn={split: run(split, self.default_settings) for split in splits},
                 sweeps={
-                    name: [run("sweep", way, *way.varied_value(name)) for way in ways]
-                    for name, ways in self.sweeps.items()
+                    name: [
+                        run("sweep", way, *way.varied_value_as_text_and_number(name))
+                        for way in ways
+                    ]
+                    for name, ways in self.settings_by_sweep.items()
                 },
                 default_labels={
-                    name: self.default_settings.varied_value(name)[0] for name in self.sweeps
+                    name: self.default_settings.varied_value_as_text_and_number(name)[0]
+                    for name in self.settings_by_sweep
                 },
                 sampling_text=f"{plural(self.default_settings.steps, 'step')}, guidance scale "
                 f"{self.default_settings.guidance_scale:g}",
@@ -224,25 +228,25 @@ class GenerationPart:
         )
 
     @cached_property
-    def scenes(self) -> dict[Split, Scenes]:
+    def scenes_by_split(self) -> dict[Split, Scenes]:
         """Scenes whose captions the model generates pictures of, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
         )
 
     @cached_property
-    def statements(self) -> dict[Split, list[CaptionStatement]]:
+    def statements_by_split(self) -> dict[Split, list[CaptionStatement]]:
         """Statements of each scene's caption, by which its picture is judged, by split."""
         return {
             split: [
                 build_caption_statement(scenes.compose_layout(number))
                 for number in range(len(scenes))
             ]
-            for split, scenes in self.scenes.items()
+            for split, scenes in self.scenes_by_split.items()
         }
 
     @cached_property
-    def sweeps(self) -> dict[str, list[SamplingSettings]]:
+    def settings_by_sweep(self) -> dict[str, list[SamplingSettings]]:
         """Sampling settings of each sweep, by the name of the setting that it varies."""
         usual, config = self.default_settings, self.config
         scales = sorted({*config.guidance_scales, usual.guidance_scale})
@@ -257,20 +261,22 @@ class GenerationPart:
 
     def _list_units(self) -> Sequence[GenerationUnit]:
         ways: list[tuple[Split, SamplingSettings | None]] = []
-        for split in self.scenes:
+        for split in self.scenes_by_split:
             if split != "sweep":
                 ways += [(split, None), (split, self.default_settings)]
-        ways += [("sweep", way) for several in self.sweeps.values() for way in several]
+        ways += [("sweep", way) for several in self.settings_by_sweep.values() for way in several]
         return [
             GenerationUnit(
-                split, way, range(first, min(first + self.config.batch, len(self.scenes[split])))
+                split,
+                way,
+                range(first, min(first + self.config.batch, len(self.scenes_by_split[split]))),
             )
             for split, way in dict.fromkeys(ways)
-            for first in range(0, len(self.scenes[split]), self.config.batch)
+            for first in range(0, len(self.scenes_by_split[split]), self.config.batch)
         ]
 
     def _render(self, unit: GenerationUnit) -> list[Image.Image]:
-        scenes = self.scenes[unit.split]
+        scenes = self.scenes_by_split[unit.split]
         return [
             Image.fromarray(scenes.render_scene(number).pixels) for number in unit.scene_numbers
         ]
@@ -278,7 +284,7 @@ class GenerationPart:
     def _draw(
         self, unit: GenerationUnit, settings: SamplingSettings, texts: list[str]
     ) -> list[Image.Image]:
-        pipe, seed = self.context.pipe, self.scenes[unit.split].config.seed
+        pipe, seed = self.context.pipe, self.scenes_by_split[unit.split].config.seed
         sampler, method = settings.sampler, settings.guidance_method
         noises = [
             derive_generator(seed, unit.split, number, "noise") for number in unit.scene_numbers

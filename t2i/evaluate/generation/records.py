@@ -91,7 +91,7 @@ class SweepPoint:
         return [picture for batch in self.batches for picture in batch.pictures]
 
     @property
-    def seconds_per_picture(self) -> list[float]:
+    def seconds_per_picture_by_batch(self) -> list[float]:
         """Sampling time per picture, in seconds, of each batch of pictures."""
         return [batch.seconds / len(batch.pictures) for batch in self.batches]
 

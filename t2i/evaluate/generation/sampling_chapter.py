@@ -116,7 +116,7 @@ def build_sweep_table(
                 *(proportion_with_interval(run.list_criterion_results(kind)) for kind in kinds),
                 lost.get(run.label),
                 f"{run.denoiser_rows_per_picture:g}",
-                mean_with_bootstrap_interval(run.seconds_per_picture),
+                mean_with_bootstrap_interval(run.seconds_per_picture_by_batch),
             ],
         )
         for run in runs

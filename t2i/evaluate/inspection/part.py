@@ -23,8 +23,8 @@ from t2i.evaluate.inspection.records import (
     ObjectScores,
     SceneRecord,
     build_map_scores,
-    find_best_threshold,
-    rank_by_iou,
+    find_threshold_of_highest_mean_iou,
+    sort_rounded_ious,
 )
 from t2i.evaluate.inspection.scene_heat_maps import (
     BEST_SITES_METHOD,
@@ -77,10 +77,14 @@ class InspectionPart:
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of the calibration and of all scenes, in the order of measurement."""
-        shown = (split for split in self.scenes if split != "choose")
+        shown = (split for split in self.scenes_by_split if split != "choose")
         return [
             CALIBRATION_KEY,
-            *(f"{split}/{number}" for split in shown for number in range(len(self.scenes[split]))),
+            *(
+                f"{split}/{number}"
+                for split in shown
+                for number in range(len(self.scenes_by_split[split]))
+            ),
         ]
 
     def measure_unit(self, unit: str) -> Record:
@@ -101,7 +105,7 @@ class InspectionPart:
         return build_chapters(choice, shown, [f"{level:g}" for level in self.config.levels])
 
     @cached_property
-    def scenes(self) -> dict[Split, Scenes]:
+    def scenes_by_split(self) -> dict[Split, Scenes]:
         """Scenes on which the heat maps of words are scored, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
@@ -110,7 +114,7 @@ class InspectionPart:
     @cached_property
     def calibration(self) -> HeatMapCalibration:
         """Thresholds of the methods and the best sites, chosen on scenes of their own."""
-        scenes = self.scenes["choose"]
+        scenes = self.scenes_by_split["choose"]
         methods: dict[str, list[MaskOverlapScores]] = {}
         sites: dict[str, list[MaskOverlapScores]] = {}
         sizes: dict[str, str] = {}
@@ -123,12 +127,12 @@ class InspectionPart:
             for method in METHODS:
                 if method != BEST_SITES_METHOD:
                     methods.setdefault(method, []).extend(
-                        measure_overlaps_of_one_method(heat, scene, method, [])
+                        measure_scene_overlaps_by_method(heat, scene, method, [])
                     )
             for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
-                    measure_overlaps_of_one_method(heat, scene, BEST_SITES_METHOD, [site.name])
+                    measure_scene_overlaps_by_method(heat, scene, BEST_SITES_METHOD, [site.name])
                 )
             if not trouble:
                 try:
@@ -140,15 +144,18 @@ class InspectionPart:
                         measure_overlap_of_each_object(theirs, scene)
                     )
 
-        chosen = {name: find_best_threshold(found) for name, found in (methods | sites).items()}
-        ranked = rank_by_iou({name: chosen[name][1] for name in sites})
+        chosen = {
+            name: find_threshold_of_highest_mean_iou(found)
+            for name, found in (methods | sites).items()
+        }
+        ranked = sort_rounded_ious({name: chosen[name][1] for name in sites})
         names = [*ranked]
         together = {
-            count: find_best_threshold(
+            count: find_threshold_of_highest_mean_iou(
                 [
                     one
                     for heat, scene in looked
-                    for one in measure_overlaps_of_one_method(
+                    for one in measure_scene_overlaps_by_method(
                         heat, scene, BEST_SITES_METHOD, names[:count]
                     )
                 ]
@@ -170,7 +177,7 @@ class InspectionPart:
 
     def score_rendered_scene(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a rendered scene against its exact masks."""
-        scene = self.scenes[split].render_scene(number)
+        scene = self.scenes_by_split[split].render_scene(number)
         heat = self._probe_picture(split, number, scene)
         choice = self.calibration
 
@@ -210,7 +217,7 @@ class InspectionPart:
 
     def score_generated_picture(self, split: Split, number: int) -> SceneRecord:
         """Score the heat maps of a generated picture against the recogniser's masks."""
-        layout = self.scenes[split].compose_layout(number)
+        layout = self.scenes_by_split[split].compose_layout(number)
         mentions = layout.caption.mentions
         heat, picture = probe_generated_picture(
             self.context.pipe,
@@ -262,10 +269,10 @@ class InspectionPart:
         return compute_daam_heat_maps(self.context.pipe, scene, self.config.levels, noise)
 
     def _noise(self, split: Split, number: int) -> torch.Generator:
-        return derive_generator(self.scenes[split].config.seed, split, number, "noise")
+        return derive_generator(self.scenes_by_split[split].config.seed, split, number, "noise")
 
 
-def measure_overlaps_of_one_method(
+def measure_scene_overlaps_by_method(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[MaskOverlapScores]:
     """Score each object's heat map by one method, over all noise levels, against its mask."""

@@ -86,7 +86,9 @@ def build_map_scores(overlap: MaskOverlapScores, threshold: float) -> MapScores:
     )
 
 
-def find_best_threshold(overlaps: Sequence[MaskOverlapScores]) -> tuple[float, float]:
+def find_threshold_of_highest_mean_iou(
+    overlaps: Sequence[MaskOverlapScores],
+) -> tuple[float, float]:
     """Return the threshold with the highest mean IoU over these heat maps, and that mean."""
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)
@@ -96,7 +98,7 @@ def find_best_threshold(overlaps: Sequence[MaskOverlapScores]) -> tuple[float, f
     return THRESHOLDS[best], means[best]
 
 
-def rank_by_iou(ious: Mapping[str, float]) -> dict[str, float]:
+def sort_rounded_ious(ious: Mapping[str, float]) -> dict[str, float]:
     """Return the IoUs by name, rounded and sorted, the best first."""
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

@@ -90,7 +90,7 @@ class PieBenchEdit(BaseModel):
         return mask_HW
 
 
-def read_mapping_file(folder: Path) -> dict[str, PieBenchEdit]:
+def read_edits_by_key(folder: Path) -> dict[str, PieBenchEdit]:
     """Read PIE-Bench's `mapping_file.json` from its folder: the edits by key, in the file's order.
 
     Raises DataError for a file of another format, naming the entry.

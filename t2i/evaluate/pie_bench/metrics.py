@@ -65,7 +65,7 @@ class ComparedPictures:
         return source, picture
 
 
-def compute_metrics(
+def compute_chosen_metrics(
     compared: ComparedPictures, columns: tuple[Metric, ...], judges: Judges
 ) -> dict[Metric, float | None]:
     """Measure the named metrics of an edited picture, in the units of METRIC_TITLES.

@@ -17,13 +17,13 @@ from t2i.evaluate.pie_bench.mapping import (
     EDITING_TYPES,
     PICTURES_FOLDER,
     PieBenchEdit,
-    read_mapping_file,
+    read_edits_by_key,
 )
-from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_metrics
+from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_chosen_metrics
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
 from t2i.evaluate.real.baselines import AUTOENCODER, NO_EDIT
-from t2i.evaluate.real.edit_methods import PictureEditTask, edit_by_methods
-from t2i.evaluate.real.editor import build_edit_pipeline, encode_and_decode
+from t2i.evaluate.real.edit_methods import PictureEditArguments, edit_by_methods
+from t2i.evaluate.real.editor import build_independent_edit_pipeline, encode_and_decode
 from t2i.evaluate.real.records import build_cost_record
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
@@ -41,19 +41,19 @@ class PieBenchPart:
 
     def __init__(self, config: PieBenchConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        self.editor = build_edit_pipeline(context)
+        self.editor = build_independent_edit_pipeline(context)
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of the edits of PIE-Bench that are measured, as PIE-Bench names them."""
-        return [*self.edits]
+        return [*self.benchmark_cases]
 
     def measure_unit(self, unit: str) -> Record:
         """Edit a picture of PIE-Bench by every method and return the record of the results."""
-        edit, number = self.edits[unit], self.numbers_within_types[unit]
-        side = sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0]
+        edit, number = self.benchmark_cases[unit], self.numbers_within_types[unit]
+        side = sd.default_height_and_width(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
         mask_HW = resize_mask(edit.edited_mask(), side)
-        task = PictureEditTask(
+        task = PictureEditArguments(
             source=edit.prompts[0],
             target=edit.prompts[1],
             blend_words=edit.blended_words,
@@ -67,7 +67,7 @@ class PieBenchPart:
         controls = {NO_EDIT: source, AUTOENCODER: encode_and_decode(self.editor, source)}
         pictures = controls | {label: one.picture for label, one in edited.items()}
         measured = {
-            label: compute_metrics(
+            label: compute_chosen_metrics(
                 ComparedPictures(source, picture, mask_HW, edit.prompts[1]),
                 self.config.columns,
                 self.judges,
@@ -105,9 +105,9 @@ class PieBenchPart:
         )
 
     @cached_property
-    def edits(self) -> dict[str, PieBenchEdit]:
+    def benchmark_cases(self) -> dict[str, PieBenchEdit]:
         """Edits of PIE-Bench that are measured, by key."""
-        edits = read_mapping_file(Path(self.config.folder))
+        edits = read_edits_by_key(Path(self.config.folder))
         if self.config.count is None:
             return edits
         numbers = number_edits_within_types(edits)
@@ -116,7 +116,7 @@ class PieBenchPart:
     @cached_property
     def numbers_within_types(self) -> dict[str, int]:
         """Number of each edit among those of its editing type, from 0."""
-        return number_edits_within_types(self.edits)
+        return number_edits_within_types(self.benchmark_cases)
 
     @cached_property
     def judges(self) -> Judges:

@@ -6,7 +6,7 @@ from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
 from t2i.evaluate.real.baselines import BASELINES, REGENERATED
 from t2i.evaluate.real.comparison import (
     SUCCESS_MARGIN,
-    choose_most_preserving_method,
+    choose_most_preserving_and_most_successful_methods,
     compute_difference_on_common_samples,
     compute_paired_proportion_ratio,
 )
@@ -203,7 +203,7 @@ def build_choice_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
         complete = [label for label in labels if all(label in one.methods for one in of_kind)]
         successes = {label: collect_successes(of_kind, label) for label in complete}
         kept = {label: collect_kept_psnrs(of_kind, label) for label in complete}
-        chosen = choose_most_preserving_method(successes, kept)
+        chosen = choose_most_preserving_and_most_successful_methods(successes, kept)
         if chosen is None:
             continue
         label, best = chosen

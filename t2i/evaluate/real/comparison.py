@@ -54,7 +54,7 @@ def compute_paired_proportion_ratio(one: Flags, other: Flags) -> Estimate | None
     return Estimate(ratio, *percentile_interval(above / below), len(both))
 
 
-def choose_most_preserving_method(
+def choose_most_preserving_and_most_successful_methods(
     successes: Mapping[str, Flags], kept: Mapping[str, Samples]
 ) -> tuple[str, str] | None:
     """Return the method that keeps most among the most successful ones, and the most successful.

@@ -20,7 +20,7 @@ class PairSplitConfig(BaseModel):
     background: int = Field(0, ge=0)
     strengthen: int = Field(0, ge=0)
 
-    def get_pair_count(self, kind: ChangeKind) -> int:
+    def get_pair_count_of_change(self, kind: ChangeKind) -> int:
         """Return how many picture pairs of a kind of change a split of the evaluation has."""
         return int(getattr(self, kind, 0))
 

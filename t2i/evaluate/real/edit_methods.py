@@ -80,7 +80,7 @@ class EditedPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureEditTask:
+class PictureEditArguments:
     """Task of editing one picture, given to every method alike: its prompts, and the settings that
     all methods share.
 
@@ -113,7 +113,7 @@ class PictureEditTask:
 def edit_by_methods(
     editor: PromptEditPipeline,
     picture: Image.Image,
-    task: PictureEditTask,
+    task: PictureEditArguments,
     methods: Sequence[EditMethod],
 ) -> tuple[dict[str, EditedPicture], dict[str, str]]:
     """Edit a picture by each method; return the results by label, and why others are refused.
@@ -135,7 +135,7 @@ def edit_by_methods(
 
 
 def invert_picture(
-    editor: PromptEditPipeline, picture: Image.Image, task: PictureEditTask, method: EditMethod
+    editor: PromptEditPipeline, picture: Image.Image, task: PictureEditArguments, method: EditMethod
 ) -> InvertedPicture:
     """Invert a picture by a method's inversion, with the task's source prompt."""
     with warnings.catch_warnings(), measuring_cost(editor.unet) as cost:
@@ -155,7 +155,10 @@ def invert_picture(
 
 
 def edit_inverted_picture(
-    editor: PromptEditPipeline, inverted: InvertedPicture, task: PictureEditTask, method: EditMethod
+    editor: PromptEditPipeline,
+    inverted: InvertedPicture,
+    task: PictureEditArguments,
+    method: EditMethod,
 ) -> EditedPicture:
     """Edit an inverted picture by a method; return the edited picture and the cost of the edit."""
     with measuring_cost(editor.unet) as cost:
@@ -164,7 +167,10 @@ def edit_inverted_picture(
 
 
 def edit_recorded_source(
-    editor: PromptEditPipeline, source: RecordedSource, task: PictureEditTask, method: EditMethod
+    editor: PromptEditPipeline,
+    source: RecordedSource,
+    task: PictureEditArguments,
+    method: EditMethod,
 ) -> Image.Image:
     """Edit a recorded source by a method; return the target's picture."""
     if method.maps:
@@ -176,7 +182,7 @@ def edit_recorded_source(
     return pictures[1]
 
 
-def build_auto_edit_arguments(task: PictureEditTask, method: EditMethod) -> Mapping[str, Any]:
+def build_auto_edit_arguments(task: PictureEditArguments, method: EditMethod) -> Mapping[str, Any]:
     """Return the keyword arguments of the editor for a method with edits="auto"."""
     word = task.weighted_word
     always = "auto" if task.blend_words is None else task.blend_words
@@ -187,7 +193,7 @@ def build_auto_edit_arguments(task: PictureEditTask, method: EditMethod) -> Mapp
     }
 
 
-def build_blend_edits(task: PictureEditTask, method: EditMethod) -> list[LocalBlend]:
+def build_blend_edits(task: PictureEditArguments, method: EditMethod) -> list[LocalBlend]:
     """Return the local blend of a method without attention maps; [] if it has none."""
     # edits="auto" lets a strengthened object grow beyond its place
     anywhere = method.blend == "auto" and task.weighted_word is not None

@@ -4,13 +4,13 @@ import torch
 from PIL import Image
 
 from pipelines.images.input_images import preprocess_images
-from pipelines.prompt_to_prompt.inverted_source import encode_picture
+from pipelines.prompt_to_prompt.inverted_source import encode_pixels_to_mean_latents
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.denoiser.schedulers import rebuild_scheduler_with_settings
 from t2i.evaluate.suite_part import EvaluationContext
 
 
-def build_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
+def build_independent_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
     """Build the editing pipeline of a context's model, with a scheduler of its own.
 
     So nothing passes from one part of the suite to another.
@@ -30,6 +30,6 @@ def encode_and_decode(editor: PromptEditPipeline, picture: Image.Image) -> Image
     pixels_13YX = preprocess_images(
         editor.image_processor, "picture", picture, height=picture.height, width=picture.width
     )
-    decoded = editor.decode_latents(encode_picture(editor, pixels_13YX))
+    decoded = editor.decode_latents(encode_pixels_to_mean_latents(editor, pixels_13YX))
     pictures: list[Image.Image] = editor.image_processor.postprocess(decoded, "pil")
     return pictures[0]

@@ -21,11 +21,11 @@ from t2i.evaluate.real.chapters import build_chapters
 from t2i.evaluate.real.config import PairSplitConfig, RealConfig
 from t2i.evaluate.real.edit_methods import (
     EditedPicture,
-    PictureEditTask,
+    PictureEditArguments,
     edit_by_methods,
 )
-from t2i.evaluate.real.editor import build_edit_pipeline, encode_and_decode
-from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_picture_pair
+from t2i.evaluate.real.editor import build_independent_edit_pipeline, encode_and_decode
+from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_nth_picture_pair
 from t2i.evaluate.real.records import (
     EditMethodRecord,
     PicturePairScores,
@@ -51,7 +51,7 @@ class RealPart:
 
     def __init__(self, config: RealConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
-        self.editor = build_edit_pipeline(context)
+        self.editor = build_independent_edit_pipeline(context)
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of all picture pairs, those of equal number one after the other."""
@@ -60,9 +60,9 @@ class RealPart:
     def measure_unit(self, unit: str) -> Record:
         """Edit a picture pair's source by every method and return the record."""
         split, kind, number = self.units_by_key[unit]
-        scenes = self.scenes[split]
-        pair = build_picture_pair(scenes, kind, number)
-        task = PictureEditTask(
+        scenes = self.scenes_by_split[split]
+        pair = build_nth_picture_pair(scenes, kind, number)
+        task = PictureEditArguments(
             source=pair.prompts.captions[0],
             target=pair.prompts.captions[1],
             blend_words=(pair.prompts.source_word, pair.prompts.target_word),
@@ -91,7 +91,7 @@ class RealPart:
             split=split,
             kind=kind,
             source=pair.prompts.captions[0],
-            target=pair.prompts.target_label,
+            target=pair.prompts.target_prompt_title,
             autoencoder=round(reproduced.psnr, 4),
             controls={label: scores[label] for label in controls},
             methods={
@@ -112,7 +112,7 @@ class RealPart:
         """Split, kind of change and number of each picture pair, by the key of its unit."""
         possible = [
             (split, kind, self._count(split, kind))
-            for split in self.scenes
+            for split in self.scenes_by_split
             for kind in CHANGE_TITLES
         ]
         most = max(count for *_, count in possible)
@@ -124,8 +124,9 @@ class RealPart:
         }
 
     @cached_property
-    def scenes(self) -> dict[Split, Scenes]:
-        """Scenes from which picture pairs are made, by split; a pair uses the first that allows it.
+    def scenes_by_split(self) -> dict[Split, Scenes]:
+        """Scenes, by split (seen, held_out), of the pictures before and after an edit that are
+        measured; an edit takes the first scene that allows it.
 
         Held-out scenes are missing where the model's objects make no held-out combination.
         """
@@ -138,7 +139,9 @@ class RealPart:
             try:
                 found[split] = Scenes(
                     SceneDatasetConfig(
-                        size=sd.default_size(self.context.pipe.unet, self.context.pipe.vae)[0],
+                        size=sd.default_height_and_width(
+                            self.context.pipe.unet, self.context.pipe.vae
+                        )[0],
                         seed=getattr(self.config, split).seed,
                         vocabulary=self.context.objects,
                         max_objects=min(self.context.max_objects, MAX_OBJECTS_IN_SCENE - 1),
@@ -152,15 +155,17 @@ class RealPart:
     def _count(self, split: Split, kind: ChangeKind) -> int:
         """Return the number of pairs of a kind; 0 where the model's objects allow none."""
         counts: PairSplitConfig = getattr(self.config, split)
-        if not counts.get_pair_count(kind):
+        if not counts.get_pair_count_of_change(kind):
             return 0
         try:
-            build_picture_pair(self.scenes[split], kind, 0)
+            build_nth_picture_pair(self.scenes_by_split[split], kind, 0)
         except ArgumentError:
             return 0
-        return counts.get_pair_count(kind)
+        return counts.get_pair_count_of_change(kind)
 
-    def _make_baselines(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
+    def _make_baselines(
+        self, pair: PicturePair, task: PictureEditArguments
+    ) -> dict[str, Image.Image]:
         """Return the pictures that the edited ones are compared with, by the names of BASELINES."""
         seed = task.seed
         anew = self.context.pipe(

@@ -18,7 +18,7 @@ from t2i.evaluate.editing.pairs import (
     PAIR_BUILDERS,
     ChangeKind,
     PromptPair,
-    build_prompt_pair,
+    build_nth_prompt_pair,
 )
 from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
 from t2i.scenes.held_out import load_held_out_combinations
@@ -45,7 +45,7 @@ class PicturePair:
     kept_HW: NDArray[np.bool_]
 
 
-def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PicturePair:
+def build_nth_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PicturePair:
     """Build picture pair `number` of a kind of change: a picture to edit, and the one that the edit
     should lead to.
 
@@ -53,11 +53,11 @@ def build_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> Picture
     MAX_SCENES_TRIED scenes can be changed so.
     """
     held_out = scenes.config.split == "held_out"
-    find = build_held_out_prompt_pair if held_out else build_prompt_pair
+    find = build_nth_held_out_prompt_pair if held_out else build_nth_prompt_pair
     return compose_pair(find(scenes, kind, number), scenes.config.size)
 
 
-def build_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
+def build_nth_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
     """Build prompt pair `number` of a kind of change, whose target shows a held-out combination.
 
     An object is swapped or recoloured so that a combination arises that the source has not;

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Table
 from t2i.evaluate.report.earlier_result import EarlierEstimate, EarlierResult, EarlierTable
-from t2i.evaluate.report.number_format import format_interval, format_with_unit
+from t2i.evaluate.report.number_format import format_cell_with_unit, format_interval
 from t2i.evaluate.report.statistics import independent_difference, is_significant, paired_difference
 
 CHAPTER_NAME = "against"
@@ -28,7 +28,7 @@ def build_comparison_chapter(
     lone: list[tuple[str, list[Cell]]] = []
     for chapter in chapters:
         tables = [block for block in chapter.blocks if isinstance(block, Table)]
-        before = earlier.parse_tables(chapter.name)
+        before = earlier.parse_tables_of_chapter(chapter.name)
         if before is None:
             lone += [(f"chapter {chapter.title!r}", [IN_THIS_RESULT])] * bool(tables)
             continue
@@ -37,7 +37,7 @@ def build_comparison_chapter(
             if table.name not in before:
                 lone.append((table.title, [IN_THIS_RESULT]))
                 continue
-            lone += list_unmatched_rows_and_columns(table, before[table.name])
+            lone += describe_unmatched_labels_in_rows(table, before[table.name])
             change = build_difference_table(table, before[table.name], same)
             changed += [] if change is None else [change]
         known = {table.name for table in tables}
@@ -49,7 +49,7 @@ def build_comparison_chapter(
         (f"chapter {name!r}", [IN_THE_OTHER]) for name in earlier.chapters if name not in names
     ]
 
-    rows = [row for table in changed for row in list_significant_differences(table)]
+    rows = [row for table in changed for row in describe_significant_differences_in_rows(table)]
     title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimate_cells, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
     blocks += changed
@@ -87,7 +87,7 @@ def describe_sample_pairing(
     )
 
 
-def list_unmatched_rows_and_columns(
+def describe_unmatched_labels_in_rows(
     table: Table, before: EarlierTable
 ) -> Iterator[tuple[str, list[Cell]]]:
     """Yield a table row about the columns and rows that only one of two tables has."""
@@ -138,7 +138,7 @@ def count_estimate_cells(table: Table) -> int:
     return sum(isinstance(cell, Estimate) for _, cells in table.rows for cell in cells)
 
 
-def list_significant_differences(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+def describe_significant_differences_in_rows(table: Table) -> Iterator[tuple[str, list[Cell]]]:
     """Yield a row for each significant difference: label, difference, "better" or "worse"."""
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
@@ -148,5 +148,5 @@ def list_significant_differences(table: Table) -> Iterator[tuple[str, list[Cell]
             up = cell.value > 0
             verdict = "" if way is None else "better" if up == (way == "higher") else "worse"
             title = table.title.removesuffix(": the differences")
-            words = f"{format_with_unit(cell, unit)} ({format_interval(cell, unit)})"
+            words = f"{format_cell_with_unit(cell, unit)} ({format_interval(cell, unit)})"
             yield f"{title}: {label}, {head}", [words, verdict]

@@ -66,7 +66,7 @@ class EarlierModel(BaseModel):
     name: str
 
 
-class EarlierMachineDate(BaseModel):
+class EarlierResultDate(BaseModel):
     """Date on which an earlier evaluation.json was measured, from its facts on the machine."""
 
     date: str
@@ -76,17 +76,17 @@ class EarlierResult(BaseModel):
     """Part of an earlier evaluation.json that a comparison with it reads.
 
     scenes : chapter -> digest of its captions and prompts
-    chapters : parsed one by one, by `parse_tables`
+    chapters : parsed one by one, by `parse_tables_of_chapter`
     """
 
     version: int
     recogniser: str
     model: EarlierModel
-    machine: EarlierMachineDate
+    machine: EarlierResultDate
     scenes: dict[str, str] = {}
     chapters: dict[str, Any]
 
-    def parse_tables(self, chapter: str) -> dict[str, EarlierTable] | None:
+    def parse_tables_of_chapter(self, chapter: str) -> dict[str, EarlierTable] | None:
         """Return a chapter's tables by name, or None if it is missing or cannot be parsed."""
         try:
             return {

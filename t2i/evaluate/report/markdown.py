@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2i.evaluate.report.chapter import Cell, Chapter, Estimate, Table
-from t2i.evaluate.report.number_format import format_interval, format_with_unit
+from t2i.evaluate.report.number_format import format_cell_with_unit, format_interval
 
 
 def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) -> str:
@@ -54,7 +54,7 @@ def format_row(cells: Sequence[str]) -> str:
 
 def format_cell(cell: Cell, unit: str) -> str:
     """Format a cell of a report for Markdown, with unit and interval."""
-    text = escape_pipe_characters(format_with_unit(cell, unit))
+    text = escape_pipe_characters(format_cell_with_unit(cell, unit))
     ends = format_interval(cell, unit) if isinstance(cell, Estimate) else ""
     return f"{text} ({ends})" if ends else text
 

@@ -11,22 +11,24 @@ PERCENT_UNITS = ("%", "points")
 """Units whose figures are shares of 1 and are shown times 100."""
 
 
-def format_number(value: float, unit: str = "") -> str:
+def format_number_in_unit(value: float, unit: str = "") -> str:
     """Format a number for its unit, without it: 0.975 of "%" as 97.5, decibels as 31.2."""
     if unit in DECIMALS_BY_UNIT:
         return f"{value * 100 if unit in PERCENT_UNITS else value:.{DECIMALS_BY_UNIT[unit]}f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def format_with_unit(cell: Cell, unit: str) -> str:
+def format_cell_with_unit(cell: Cell, unit: str) -> str:
     """Format a cell of a report as text: a number with its unit, "-" for an empty cell."""
     if not isinstance(cell, Estimate):
         return cell or "-"
-    return f"{format_number(cell.value, unit)} {unit}".strip()
+    return f"{format_number_in_unit(cell.value, unit)} {unit}".strip()
 
 
 def format_interval(figure: Estimate, unit: str) -> str:
     """Format the ends of a confidence interval, as "81 to 86"; "" if there is none."""
     if figure.low is None or figure.high is None:
         return ""
-    return f"{format_number(figure.low, unit)} to {format_number(figure.high, unit)}"
+    return (
+        f"{format_number_in_unit(figure.low, unit)} to {format_number_in_unit(figure.high, unit)}"
+    )

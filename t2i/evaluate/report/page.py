@@ -12,7 +12,7 @@ from PIL import Image
 from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import describe_origin
-from t2i.evaluate.report.number_format import format_interval, format_with_unit
+from t2i.evaluate.report.number_format import format_cell_with_unit, format_interval
 from t2i.evaluate.report.plots import LINE_COLOURS, render_plot_as_svg
 from t2i.pictures import open_picture
 from t2i.safe_reading import PICTURE_KIND, read_bytes
@@ -38,7 +38,7 @@ def render_html_page(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"with_unit": format_with_unit, "interval": format_interval}
+    environment.filters |= {"with_unit": format_cell_with_unit, "interval": format_interval}
     environment.tests |= {
         "a_table": lambda block: isinstance(block, Table),
         "a_plot": lambda block: isinstance(block, Plot),

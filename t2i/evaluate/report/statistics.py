@@ -26,10 +26,10 @@ def proportion_with_interval(flags: Sequence[bool | None]) -> Estimate | None:
         return None
     p = sum(known) / len(known)
     samples = [None if flag is None else float(flag) for flag in flags]
-    return Estimate(p, *wilson_interval(p, len(known)), len(known), samples)
+    return Estimate(p, *compute_wilson_interval_of_proportion(p, len(known)), len(known), samples)
 
 
-def wilson_interval(p: float, count: int) -> tuple[float, float]:
+def compute_wilson_interval_of_proportion(p: float, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a proportion p of `count` trials."""
     spread = Z_95**2 / count
     middle = (p + spread / 2) / (1 + spread)
@@ -137,7 +137,10 @@ def paired_proportion_difference(one: NDArray[np.bool_], other: NDArray[np.bool_
     c = int((~one & other).sum())
     d = n - a - b - c
     p1, p2 = (a + b) / n, (a + c) / n
-    (l1, u1), (l2, u2) = wilson_interval(p1, n), wilson_interval(p2, n)
+    (l1, u1), (l2, u2) = (
+        compute_wilson_interval_of_proportion(p1, n),
+        compute_wilson_interval_of_proportion(p2, n),
+    )
     # How alike both are, with his correction for continuity.
     product, more = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
     phi = 0.0

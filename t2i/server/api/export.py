@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from t2i.cli.request.edit_options import RegionOption, format_alignment, format_region
+from t2i.cli.request.edit_options import RegionBoxOption, format_alignment, format_region
 from t2i.cli.request.photo_inversion import AUTO_METHOD
 from t2i.server.api.schemas import ExportAnswer
 from t2i.server.catalogue import Catalogue
@@ -117,7 +117,7 @@ def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
         if getattr(body, name, None) is not None:
             yield f"--{name}", str(getattr(body, name))
     for region in getattr(body, "regions", []):
-        yield "--region", format_region(RegionOption(words=region.words, box=region.box))
+        yield "--region", format_region(RegionBoxOption(words=region.words, box=region.box))
     if isinstance(body, EditRequest):
         yield from _list_edit_options(body)
 

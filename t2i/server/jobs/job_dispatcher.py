@@ -19,7 +19,7 @@ from t2i.server.jobs.job_request import parse_job_request
 from t2i.server.jobs.request_building import build_request
 from t2i.server.jobs.retention import measure_folder
 from t2i.server.jobs.server_state import ServerState
-from t2i.server.jobs.worker_job import WorkerJob
+from t2i.server.jobs.worker_job import WorkerJobInputs
 
 logger = logging.getLogger(__name__)
 WrittenT = TypeVar("WrittenT")
@@ -54,7 +54,7 @@ class JobDispatcher:
             time.sleep(min(timeout, FULL_DISK_PAUSE_SECONDS))
             return None
         try:
-            state.make_room()
+            state.ensure_free_space()
         except StorageFullError:
             time.sleep(min(timeout, FULL_DISK_PAUSE_SECONDS))
             return None
@@ -95,7 +95,7 @@ class JobDispatcher:
             self.state.events.publish_state(taken)
         return taken
 
-    def build_worker_job(self, job: Job) -> WorkerJob | None:
+    def build_worker_job(self, job: Job) -> WorkerJobInputs | None:
         """Return a job in the form that a worker process is given; None for one that cannot run,
         which has failed.
         """
@@ -116,7 +116,7 @@ class JobDispatcher:
         except (T2IError, OSError, ValueError, StopIteration) as error:  # also of an older release
             self.record_failure(job, JobFailure(type(error).__name__, str(error)))
             return None
-        return WorkerJob(
+        return WorkerJobInputs(
             id=job.id,
             kind=job.kind,
             body=body,
@@ -163,13 +163,13 @@ class JobDispatcher:
             time.sleep(FULL_DISK_PAUSE_SECONDS)
             return
         self._finish(job, lambda: self.store.finish(job.id, "failed", time.time(), error=failure))
-        self.state.remove_inputs_if_unsuccessful(job.id)
+        self.state.remove_inputs_if_failed_or_cancelled(job.id)
 
     def record_cancelled(self, job: Job) -> None:
         """Store that a running job was cancelled."""
         shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
-        self.state.remove_inputs_if_unsuccessful(job.id)
+        self.state.remove_inputs_if_failed_or_cancelled(job.id)
 
     def record_interruption(self, job: Job, reason: str) -> None:
         """Keep that the worker of a job has ended by itself: the job is tried again after those
@@ -180,7 +180,7 @@ class JobDispatcher:
         self._interrupted.add(job.id)
         if self.is_cancel_requested(job.id):
             self.record_cancelled(job)
-        elif self._write(lambda: self.state.retry_or_fail(job, reason)):
+        elif self._write(lambda: self.state.fail_after_too_many_interruptions(job, reason)):
             self._write(lambda: self.store.move_to_end(job.id))
             self.queue_again(job)
         else:

@@ -24,7 +24,7 @@ class JobQueue:
 
     def add(self, job: Job) -> None:
         """Store a waiting job and wake the dispatcher. Raises QueueFullError."""
-        if not self.store.add(job, self.max_queued):
+        if not self.store.add_unless_full(job, self.max_queued):
             retry_after = self._forecast_wait()
             raise QueueFullError(
                 f"{plural(self.max_queued, 'job')} wait already: try again in "

@@ -48,7 +48,7 @@ class JobService:
         """
         if self.state.draining:
             raise ServerStoppingError("The server is about to stop and takes no new jobs.")
-        self.state.make_room()
+        self.state.ensure_free_space()
         job_id = create_identifier()
         folder = self.state.folder / job_id
         try:
@@ -96,7 +96,7 @@ class JobService:
             return job
         if self.state.store.cancel_if_queued(job_id, time.time()):
             self.state.publish_state(job_id)
-            self.state.remove_inputs_if_unsuccessful(job_id)
+            self.state.remove_inputs_if_failed_or_cancelled(job_id)
         else:
             self.state.queue.request_cancel(job_id)
         return self.get(job_id, owner)

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from t2i.cli.request.edit_options import (
     EditOptions,
-    RegionOption,
-    parse_local_blend,
+    RegionBoxOption,
+    parse_blend_words,
     parse_step_window,
 )
 from t2i.cli.request.file_checks import check_file_combinations, check_request_files
@@ -218,7 +218,7 @@ def _build_edit(
     }
     edit = EditOptions(
         weights=body.weights,
-        blend=parse_local_blend(body.blend),
+        blend=parse_blend_words(body.blend),
         windows=windows,
         alignment=body.alignment,
         regions=_read_regions(body),
@@ -257,8 +257,8 @@ def _build_edit(
     return BuiltRequest(request, prompts, edit)
 
 
-def _read_regions(body: GenerateRequest | EditRequest) -> tuple[RegionOption, ...]:
-    return tuple(RegionOption(words=one.words, box=one.box) for one in body.regions)
+def _read_regions(body: GenerateRequest | EditRequest) -> tuple[RegionBoxOption, ...]:
+    return tuple(RegionBoxOption(words=one.words, box=one.box) for one in body.regions)
 
 
 def _parse_window(name: str, value: StepWindow) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[Remo
         shutil.rmtree(folder / job_id, ignore_errors=True)
 
     kept = []
-    for job_id, ended, num_bytes in store.list_finished():
+    for job_id, ended, num_bytes in store.list_finished_times_and_bytes():
         until, removable_from = ended + bounds.max_age, ended
         if job_id in bounds.needed:
             until = removable_from = math.inf
@@ -84,7 +84,7 @@ def _list_uploads(uploads: Uploads, bounds: Retention) -> list[RemovalCandidate]
             num_bytes,
             partial(uploads.remove, upload_id, suffix),
         )
-        for upload_id, suffix, since, num_bytes in uploads.store.list_uploads()
+        for upload_id, suffix, since, num_bytes in uploads.store.list_upload_times_and_bytes()
     ]
 
 
@@ -101,7 +101,7 @@ def remove_orphan_uploads(uploads: Uploads, min_age: float) -> None:
 
     min_age : seconds since a file was written, while an upload may be on its way
     """
-    names = {f"{one[0]}{one[1]}": one for one in uploads.store.list_uploads()}
+    names = {f"{one[0]}{one[1]}": one for one in uploads.store.list_upload_times_and_bytes()}
     found = set()
     for path in uploads.folder.iterdir():
         found.add(path.name)

@@ -51,7 +51,9 @@ class ServerState:
         self.store = JobStore(settings.folder / "jobs.sqlite")
         self.queue = JobQueue(self.store, settings.max_queued)
         self.events = JobEvents()
-        self.uploads = Uploads(self.store, settings.folder.resolve() / "uploads", self.make_room)
+        self.uploads = Uploads(
+            self.store, settings.folder.resolve() / "uploads", self.ensure_free_space
+        )
         self.draining = False
         self._cleaning, self._closed = threading.Lock(), threading.Event()
         self._timer = threading.Thread(target=self._clean_at_intervals, name="clean", daemon=True)
@@ -100,7 +102,7 @@ class ServerState:
             remove_old_files(self.store, self.folder, self.uploads, bounds)
             remove_orphan_uploads(self.uploads, GRACE)
 
-    def make_room(self) -> None:
+    def ensure_free_space(self) -> None:
         """Raise StorageFullError if the disk has too little free space, after everything was
         removed that may go: what is too old, and uploads that are not new.
         """
@@ -122,12 +124,12 @@ class ServerState:
         """Tell the listeners of a job its state in the store."""
         self.events.publish_state(self.store.get(job_id))
 
-    def remove_inputs_if_unsuccessful(self, job_id: str) -> None:
+    def remove_inputs_if_failed_or_cancelled(self, job_id: str) -> None:
         """Remove the pictures that a job took, if it has failed or was cancelled."""
         if self.store.get(job_id).state in ("failed", "cancelled"):
             shutil.rmtree(self.locate_inputs(job_id), ignore_errors=True)
 
-    def retry_or_fail(self, job: Job, reason: str) -> bool:
+    def fail_after_too_many_interruptions(self, job: Job, reason: str) -> bool:
         """Count that a job ran when its worker ended, and fail it where that was once too often.
 
         reason : how the worker ended
@@ -144,13 +146,15 @@ class ServerState:
         )
         self.store.finish(job.id, "failed", time.time(), error=failure)
         shutil.rmtree(self.locate_result(job.id), ignore_errors=True)
-        self.remove_inputs_if_unsuccessful(job.id)
+        self.remove_inputs_if_failed_or_cancelled(job.id)
         return False
 
     def _queue_interrupted_jobs(self) -> None:
         """Queue what ran when the last server ended again; a job that ended it too often fails."""
         for job in self.store.list_active():
-            if job.state == "running" and self.retry_or_fail(job, "with the server"):
+            if job.state == "running" and self.fail_after_too_many_interruptions(
+                job, "with the server"
+            ):
                 self.store.queue_again(job.id)
 
     def _clean_at_intervals(self) -> None:

@@ -91,7 +91,7 @@ class JobStore:
             self._reader.close()
             self._database.close()
 
-    def add(self, job: Job, max_queued: int) -> bool:
+    def add_unless_full(self, job: Job, max_queued: int) -> bool:
         """Insert a job, unless `max_queued` are waiting already; return True if it was inserted."""
         with self._transaction() as database:
             (waiting,) = database.execute(
@@ -247,7 +247,7 @@ class JobStore:
         )
         return [float(row[0]) for row in rows]
 
-    def list_finished(self) -> list[tuple[str, float, int]]:
+    def list_finished_times_and_bytes(self) -> list[tuple[str, float, int]]:
         """Return (id, time of its end, bytes of its files) of every job that has ended, the oldest
         first.
         """
@@ -284,7 +284,7 @@ class JobStore:
         """Return the values of an upload, or None."""
         return next(iter(self._read("SELECT * FROM uploads WHERE id = ?", (upload_id,))), None)
 
-    def list_uploads(self) -> list[tuple[str, str, float, int]]:
+    def list_upload_times_and_bytes(self) -> list[tuple[str, str, float, int]]:
         """Return (id, suffix, time when it came, bytes) of every upload, the oldest first."""
         return self._read("SELECT id, suffix, created, bytes FROM uploads ORDER BY created", ())
 

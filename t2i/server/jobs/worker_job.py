@@ -11,7 +11,7 @@ from t2i.server.jobs.request_building import BuiltRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerJob:
+class WorkerJobInputs:
     """Job with everything that a worker needs to run it.
 
     folder : an empty one, for the files of the result

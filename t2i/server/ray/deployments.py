@@ -22,7 +22,7 @@ from t2i.server.jobs.job import (
     QueueFullError,
     create_identifier,
 )
-from t2i.server.jobs.worker_job import FailureMessage, WorkerJob
+from t2i.server.jobs.worker_job import FailureMessage, WorkerJobInputs
 from t2i.server.ray.inline_job import InlineJob, InlineResult, run_inline_job
 from t2i.server.ray.routes import create_replica_app
 from t2i.server.settings import (
@@ -97,7 +97,7 @@ class PictureWorker:
             if gone.is_set():
                 raise JobCancelledError("The client has gone away.")
 
-        def run(worker_job: WorkerJob) -> JobResult:
+        def run(worker_job: WorkerJobInputs) -> JobResult:
             outcome = self.worker.run_job(worker_job, report)
             if isinstance(outcome, FailureMessage):
                 raise FailedRunError(outcome.failure)
@@ -110,7 +110,9 @@ class PictureWorker:
         finally:
             gone.set()
 
-    def _run_alone(self, job: InlineJob, run: Callable[[WorkerJob], JobResult]) -> InlineResult:
+    def _run_alone(
+        self, job: InlineJob, run: Callable[[WorkerJobInputs], JobResult]
+    ) -> InlineResult:
         # A cancelled job may still be at its step: a pipeline must not draw two at once.
         with self.lock:
             return run_inline_job(job, self.catalogue, run)

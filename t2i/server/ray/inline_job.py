@@ -28,7 +28,7 @@ from t2i.server.jobs.request_building import (
     check_size_of_work,
     choose_job_seeds,
 )
-from t2i.server.jobs.worker_job import WorkerJob
+from t2i.server.jobs.worker_job import WorkerJobInputs
 
 DATA_PREFIX = r"^data:image/(png|jpeg|webp);base64,"
 SUFFIX_BY_TYPE = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -60,7 +60,7 @@ class InlineInspectRequest(InspectRequest):
 
 
 class GenerateRun(BaseModel):
-    """Generate images."""
+    """Request body of a run that generates images: kind "generate", and its request."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["generate"]
@@ -68,7 +68,9 @@ class GenerateRun(BaseModel):
 
 
 class EditRun(BaseModel):
-    """Edit a prompt or a photo by its words."""
+    """Request body of a run that edits a prompt or a photo by its words: kind "edit", and its
+    request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["edit"]
@@ -76,7 +78,7 @@ class EditRun(BaseModel):
 
 
 class InspectRun(BaseModel):
-    """Read heat maps of words."""
+    """Request body of a run that reads heat maps of words: kind "inspect", and its request."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["inspect"]
@@ -145,7 +147,7 @@ def _decode_picture(name: str, url: str) -> tuple[str, bytes]:
         raise DataError(f"The base64 of {name} cannot be decoded: {error}.") from error
 
 
-def check_inline_job(
+def check_inline_job_and_choose_seeds(
     job: InlineJob, catalogue: Catalogue, max_pixels_x_steps: int
 ) -> tuple[int, ...]:
     """Check a job as `t2i serve` does when it takes one; return the seeds of its images.
@@ -165,14 +167,14 @@ def check_inline_job(
 
 
 def run_inline_job(
-    job: InlineJob, catalogue: Catalogue, run: Callable[[WorkerJob], JobResult]
+    job: InlineJob, catalogue: Catalogue, run: Callable[[WorkerJobInputs], JobResult]
 ) -> InlineResult:
     """Run a job in a folder that is removed afterwards; return its result with its files."""
     with _building(job, catalogue) as (body, built, folder, names):
         place = folder / "result"
         place.mkdir()
         result = run(
-            WorkerJob(
+            WorkerJobInputs(
                 id=create_identifier(),
                 kind=job.kind,
                 body=body,

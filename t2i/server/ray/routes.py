@@ -19,7 +19,7 @@ from t2i.server.ray.inline_job import (
     InlineJob,
     InlineResult,
     NewRun,
-    check_inline_job,
+    check_inline_job_and_choose_seeds,
     create_inline_job,
 )
 from t2i.server.security.body_text import check_body_text
@@ -45,7 +45,7 @@ class RunResultAnswer(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class DeployedWorkersStatus:
+class WorkersReadiness:
     """State of workers that Ray watches: requests come once they are ready."""
 
     ready: bool = True
@@ -66,7 +66,7 @@ def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
     )
     app.root_path = settings.root_path
     app.state.catalogue = list_catalogue(settings)
-    app.state.pool, app.state.settings, app.state.draw = DeployedWorkersStatus(), settings, draw
+    app.state.pool, app.state.settings, app.state.draw = WorkersReadiness(), settings, draw
     for one in (router, models.router, documentation.router):
         app.include_router(one)
     add_error_handlers(app)
@@ -89,4 +89,4 @@ async def run_job(new: NewRun, request: Request) -> RunResultAnswer:
 def create_checked_inline_job(new: NewRun, catalogue: Any, max_pixels_x_steps: int) -> InlineJob:
     """Return the checked job of a request, with its seeds. Raises T2IError."""
     job = create_inline_job(new)
-    return replace(job, seeds=check_inline_job(job, catalogue, max_pixels_x_steps))
+    return replace(job, seeds=check_inline_job_and_choose_seeds(job, catalogue, max_pixels_x_steps))

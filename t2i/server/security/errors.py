@@ -40,7 +40,7 @@ def find_status(error: T2IError) -> int:
     )
 
 
-def describe_error(kind: str, message: str) -> dict[str, dict[str, str]]:
+def build_error_data(kind: str, message: str) -> dict[str, dict[str, str]]:
     """Return the JSON data of an error: its class and message."""
     return {"error": {"type": kind, "message": message}}
 
@@ -55,7 +55,7 @@ async def send_error(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Answer a request with an error, before it has reached a route."""
-    body = json.dumps(describe_error(kind, message)).encode()
+    body = json.dumps(build_error_data(kind, message)).encode()
     fields = {"content-type": "application/json", "content-length": str(len(body))}
     fields |= headers or {}
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]

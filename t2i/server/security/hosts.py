@@ -13,7 +13,7 @@ WILDCARD_HOSTS = ("0.0.0.0", "::")
 """Hosts that listen at every address of the machine."""
 
 
-class HostMiddleware:
+class HostAndOriginMiddleware:
     """ASGI middleware that refuses requests to other names than the server's, and from pages of
     other sites.
     """

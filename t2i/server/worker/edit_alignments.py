@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.prompts.word_alignment import build_word_alignment
+from t2i.attention.prompts.word_alignment import convert_token_to_word_alignment
 from t2i.text.alignment import find_token_window
 from t2i.text.prompt import Prompt
 from t2i.text.word_mentions import number_repeated_words
 
 
-def describe_alignments(
+def describe_word_alignments(
     pipe: Any, prompts: Sequence[str | Prompt], edits: Sequence[Edit]
 ) -> list[dict[str, Any] | None]:
     """Return the alignment of each target with the source at the first step, as JSON data: `source`
@@ -26,7 +26,7 @@ def describe_alignments(
     prompts : the source's, then those of the targets
     """
     tokenizers = find_prompt_tokenizers(pipe, None)[:1]
-    tokens = PromptTokens(tuple(get_cond_text(prompt) for prompt in prompts), tokenizers)
+    tokens = PromptTokens(tuple(get_cond_text_at_step(prompt) for prompt in prompts), tokenizers)
     found = {edit.target: edit for edit in edits if isinstance(edit, SourceMapEdit)}
     return [_describe(found.get(number), tokens) for number in range(1, len(prompts))]
 
@@ -40,7 +40,9 @@ def _describe(edit: SourceMapEdit | None, tokens: PromptTokens) -> dict[str, Any
     chunks = max(len(window.tokenize_into_chunks(text)) for text in texts)
     length = one.first_position + chunks * window.size
     alignment = edit.align_tokens(tokens, length)
-    source, target, origins = build_word_alignment(alignment, tokens, edit.source, edit.target)
+    source, target, origins = convert_token_to_word_alignment(
+        alignment, tokens, edit.source, edit.target
+    )
     return {
         "source": number_repeated_words(source),
         "target": number_repeated_words(target),

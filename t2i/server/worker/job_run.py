@@ -21,7 +21,7 @@ from t2i.cli.request.request import Request
 from t2i.denoiser.families import sd
 from t2i.pictures import save_picture
 from t2i.server.jobs.job import ResultFile
-from t2i.server.jobs.worker_job import WorkerJob
+from t2i.server.jobs.worker_job import WorkerJobInputs
 from t2i.server.worker.model_cache import LoadedModel
 from t2i.server.worker.step_reporter import StepReporter
 from t2i.server.worker.word_maps import PromptHeatMaps, write_word_maps
@@ -45,7 +45,7 @@ def collecting_warnings() -> Iterator[list[str]]:
 class JobRun:
     """One run of a job: its model, what it reports, and the files written so far."""
 
-    job: WorkerJob
+    job: WorkerJobInputs
     model: LoadedModel
     reporter: StepReporter
     source: RecordedSource | None
@@ -111,7 +111,7 @@ class JobRun:
             ResultFile(described["exact"], "application/octet-stream"),
         ]
 
-    def save_step_images(self) -> None:
+    def save_step_image_sheet(self) -> None:
         """Save the images that each step predicts: steps side by side, pictures under each
         other.
         """
@@ -140,5 +140,5 @@ class JobRun:
         for latents_CHW in latents_KCHW:
             latents = latents_CHW[None].to(parameter.device, parameter.dtype)
             processor = self.model.pipe.image_processor
-            images += processor.postprocess(sd.decode_latents(vae, latents), "pil")
+            images += processor.postprocess(sd.decode_latents_to_pixels(vae, latents), "pil")
         return images

@@ -11,7 +11,7 @@ from typing import Any
 from t2i.errors import T2IError
 from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobCancelledError, JobFailure, JobResult
-from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, Report, WorkerJob
+from t2i.server.jobs.worker_job import FailureMessage, JobOutcome, Report, WorkerJobInputs
 from t2i.server.settings import WorkerSettings
 from t2i.server.worker.job_run import MAX_MESSAGE_LETTERS
 from t2i.server.worker.model_cache import ModelCache
@@ -42,7 +42,7 @@ class JobWorker:
             return f"{type(error).__name__}: {error}"[:MAX_MESSAGE_LETTERS]
         return None
 
-    def run_job(self, job: WorkerJob, report: Report) -> JobResult | FailureMessage:
+    def run_job(self, job: WorkerJobInputs, report: Report) -> JobResult | FailureMessage:
         """Run a job and return its result, or why it failed: other jobs may fare better.
 
         Raises JobCancelledError where `report` does, and what `report` raises for a lost connection
@@ -57,9 +57,9 @@ class JobWorker:
             _free_memory()
             return failure
 
-    def run_together(
+    def run_together_with_end_callback(
         self,
-        jobs: Sequence[WorkerJob],
+        jobs: Sequence[WorkerJobInputs],
         reports: Sequence[Report],
         end: Callable[[int, JobOutcome], None],
     ) -> None:
@@ -88,7 +88,7 @@ class JobWorker:
 
     def _run_batch(
         self,
-        jobs: Sequence[WorkerJob],
+        jobs: Sequence[WorkerJobInputs],
         reports: Sequence[Report],
         note: Callable[[int, JobOutcome], None],
     ) -> bool:
@@ -116,7 +116,7 @@ class JobWorker:
         return True
 
 
-def _describe_failure(job: WorkerJob, error: Exception) -> FailureMessage:
+def _describe_failure(job: WorkerJobInputs, error: Exception) -> FailureMessage:
     """Describe an error for the client; one that no request should cause is printed here."""
     cause = error if isinstance(error, OSError) else error.__cause__
     disk_full = isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS

@@ -55,7 +55,7 @@ class LoadedModel:
         prompts : all that are drawn together
         Warns of prompts that may not be meant as written.
         """
-        request = FileDigests().add_to_request(request)
+        request = FileDigests().copy_request_with_digests(request)
         request = request.with_defaults(self.defaults)
         texts = [text for text in prompts if text or request.inversion is None]
         for warning in find_prompt_warnings(
@@ -95,7 +95,7 @@ class ModelCache:
 
     def _load(self, name: str) -> LoadedModel:
         folder = self.folders[name]
-        budget = self.max_bytes or get_device_memory(self.device) * DEFAULT_MEMORY_SHARE
+        budget = self.max_bytes or get_total_device_memory(self.device) * DEFAULT_MEMORY_SHARE
         needed = sum(file.stat().st_size for file in _list_weights(folder))
         while self.models and needed + sum(m.num_bytes for m in self.models.values()) > budget:
             self.models.pop(next(iter(self.models)))
@@ -122,7 +122,7 @@ def _list_weights(folder: Path) -> list[Path]:
     return [folder] if folder.is_file() else list(folder.rglob("*.safetensors"))
 
 
-def get_device_memory(device: torch.device) -> int:
+def get_total_device_memory(device: torch.device) -> int:
     """Return the memory of a device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

@@ -65,7 +65,7 @@ def fit_latent_projection(vae: Any) -> LatentProjection:
     return LatentProjection(torch.linalg.lstsq(values_NC, targets_3N.T).solution)
 
 
-def compute_clean_latents_from_step(
+def compute_clean_latents_from_latent_pair(
     scheduler: Scheduler, before: Tensor, after: Tensor, timestep: float, following: float | None
 ) -> Tensor:
     """Return the clean latents that a step implies, from the latents before and after it.

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
-from t2i.server.worker.previews import compute_clean_latents_from_step
+from t2i.server.worker.previews import compute_clean_latents_from_latent_pair
 from t2i.server.worker.word_maps import PromptHeatMaps
 
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
 
 
-def read_recorded_word_maps(
+def read_word_maps_of_source(
     pipe: Any, source: RecordedSource, tokens: Mapping[str, tuple[int, ...]], *, steps: bool
 ) -> PromptHeatMaps:
     """Read the heat maps of words of a recorded source, and those of each step if asked for.
@@ -42,7 +42,7 @@ def compute_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Te
         else:
             timestep, following = levels[step], [*levels, None][step + 1]
             assert timestep is not None
-            clean = compute_clean_latents_from_step(
+            clean = compute_clean_latents_from_latent_pair(
                 pipe.scheduler, before, after, timestep, following
             )
         found.append(clean.detach().float().cpu())

@@ -12,17 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.cli.generation.call_arguments import build_image_arguments, build_sampling_arguments
+from t2i.cli.generation.call_arguments import (
+    build_sampling_and_control_arguments,
+    build_size_and_image_arguments,
+)
 from t2i.cli.request.request import Request
 from t2i.conditioning.run_state import RunState
 from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobCancelledError, JobProgress, JobResult
-from t2i.server.jobs.worker_job import PreviewMessage, Report, WorkerJob
+from t2i.server.jobs.worker_job import PreviewMessage, Report, WorkerJobInputs
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import LoadedModel, ModelCache
 from t2i.server.worker.previews import (
     PreviewBudget,
-    compute_clean_latents_from_step,
+    compute_clean_latents_from_latent_pair,
     encode_png_base64,
 )
 from t2i.server.worker.step_reporter import StepReporter
@@ -78,7 +81,7 @@ class BatchReporter:
         assert self._before is not None
         started = time.perf_counter()
         following = None if done == run.num_steps else float(run.timesteps[done])
-        clean_BCHW = compute_clean_latents_from_step(
+        clean_BCHW = compute_clean_latents_from_latent_pair(
             self.pipe.scheduler, self._before, run.latents_BCHW, float(run.timestep), following
         )
         for number, clean_CHW in enumerate(clean_BCHW):
@@ -88,7 +91,7 @@ class BatchReporter:
 
 
 def run_batch(
-    jobs: Sequence[WorkerJob],
+    jobs: Sequence[WorkerJobInputs],
     models: ModelCache,
     reports: Sequence[Report],
     end: Callable[[int], None],
@@ -148,7 +151,7 @@ def generate_images(
 ) -> list[Image.Image]:
     """Generate the images of requests of equal settings in one batch, a seed each."""
     first = requests[0]
-    arguments = build_sampling_arguments(pipe, first, seeds[0])
+    arguments = build_sampling_and_control_arguments(pipe, first, seeds[0])
     arguments |= {
         "negative_prompt": [one.parse_with_grammar(one.negative_prompt) for one in requests],
         "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -157,6 +160,6 @@ def generate_images(
         prompt=[one.parse_with_grammar(one.prompt) for one in requests],
         return_dict=False,
         **arguments,
-        **build_image_arguments(pipe, first),
+        **build_size_and_image_arguments(pipe, first),
     )[0]
     return pictures

@@ -11,29 +11,29 @@ from typing import Any
 
 from PIL import Image
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.attend import attend
 from t2i.attention.probes.step_heat_maps import StepHeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.session import Session
-from t2i.cli.generation.call_arguments import build_sampling_arguments
+from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments
 from t2i.cli.generation.edited_images import (
     build_prompt_to_prompt_pipeline,
-    choose_request_edits,
+    choose_edits_and_build_request,
     generate_edited_images,
 )
 from t2i.cli.generation.image_generation import (
     convert_pipeline,
     find_pipeline_class,
-    generate_image,
+    generate_image_and_fill_request,
     upscale_if_requested,
 )
 from t2i.cli.generation.inverted_photo import (
-    add_inversion_to_request,
+    copy_request_with_inversion,
     invert_photo,
-    resolve_request_inversion_method,
+    replace_auto_inversion_method,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
 from t2i.cli.inspected_words import list_content_words
@@ -42,8 +42,8 @@ from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobKind, JobResult
-from t2i.server.jobs.worker_job import Report, WorkerJob
-from t2i.server.worker.edit_alignments import describe_alignments
+from t2i.server.jobs.worker_job import Report, WorkerJobInputs
+from t2i.server.worker.edit_alignments import describe_word_alignments
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
@@ -51,7 +51,7 @@ from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.recorded_steps import (
     compute_recorded_clean_latents,
     measure_distances,
-    read_recorded_word_maps,
+    read_word_maps_of_source,
 )
 from t2i.server.worker.source_cache import SourceCache
 from t2i.server.worker.step_reporter import StepReporter
@@ -62,7 +62,7 @@ SOURCE_FOLDER_NAME = "source"
 
 
 def run_job(
-    job: WorkerJob,
+    job: WorkerJobInputs,
     models: ModelCache,
     sources: SourceCache,
     report: Report,
@@ -83,7 +83,7 @@ def run_job(
         run = JobRun(job, model, reporter, source)
         reporter.keep_steps = run.wants_step_maps
         request = RUN_FUNCTION_BY_KIND[job.kind](run)
-        run.save_step_images()
+        run.save_step_image_sheet()
     run.data |= {
         "request": asdict(run.restore_upload_names(request)),
         "warnings": messages,
@@ -117,7 +117,9 @@ def _draw(
             probed = _probe_words(run, drawer, request, attention)
         stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
         probed = _take_steps(run, drawer, probed, stack)
-        drawn = generate_image(drawer, request, seed, show_progress=False, attention=attention)
+        drawn = generate_image_and_fill_request(
+            drawer, request, seed, show_progress=False, attention=attention
+        )
     if probed:
         run.save_maps(probed)
     return drawn
@@ -148,7 +150,7 @@ def _probe_words(
         return probed
     words = find_word_tokens(drawer, negative, request.num_inference_steps)
     if words:
-        own = PromptTokens((get_cond_text(negative),), find_prompt_tokenizers(drawer, None))
+        own = PromptTokens((get_cond_text_at_step(negative),), find_prompt_tokenizers(drawer, None))
         probe = NegativePromptProbe(tuple(words), negative_tokens=own)
         probed.append(PromptHeatMaps(attention.add_probe(probe), words, negative=True))
     return probed
@@ -188,14 +190,16 @@ def run_edit(run: JobRun) -> Request:
     inverts = source is None and request.inversion is not None
     if inverts:
         pairs = [(built.prompts[0], target) for target in built.prompts[1:]]
-        request = resolve_request_inversion_method(run.model.pipe, request, pairs, options.weights)
+        request = replace_auto_inversion_method(run.model.pipe, request, pairs, options.weights)
         with run.reporter.watching(editor, run.model, 0, 2):
             source = invert_photo(editor, request, seed, show_progress=False)
         run.reporter.latents.clear()
         run.reporter.clean_latents.clear()
-    request, chosen = choose_request_edits(editor, request, built.prompts, options, source)
+    request, chosen = choose_edits_and_build_request(
+        editor, request, built.prompts, options, source
+    )
     assert request.edited is not None
-    run.data["alignments"] = describe_alignments(
+    run.data["alignments"] = describe_word_alignments(
         editor,
         [request.parse_with_grammar(prompt) for prompt in built.prompts],
         request.edited.parse_edits(),
@@ -211,7 +215,7 @@ def run_edit(run: JobRun) -> Request:
     for number in range(len(built.prompts)):
         name = "source.png" if number == 0 else f"target-{number}.png"
         run.save_image(
-            name, generated.get_output_image(number), generated.get_request(number), seed
+            name, generated.build_image_to_save(number), generated.get_request(number), seed
         )
     for picture, words in enumerate(probed):
         run.save_maps([words], picture)
@@ -234,7 +238,7 @@ def _probe_edit(
     recorded: list[PromptHeatMaps] = []
     if source is not None:
         recorded.append(
-            read_recorded_word_maps(editor, source, words.pop(0), steps=run.wants_step_maps)
+            read_word_maps_of_source(editor, source, words.pop(0), steps=run.wants_step_maps)
         )
     attention = stack.enter_context(attend(editor))
     probed = [
@@ -259,7 +263,7 @@ def run_invert(run: JobRun) -> Request:
             folder=run.job.folder / SOURCE_FOLDER_NAME,
             notes={REQUEST_NOTE_KEY: record},
         )
-    request = add_inversion_to_request(request, source)
+    request = copy_request_with_inversion(request, source)
     assert source.photo is not None
     assert source.error is not None
     run.save_image("reconstruction.png", source.image, request, seed)
@@ -286,7 +290,7 @@ def run_remember(run: JobRun) -> Request:
             folder=run.job.folder / SOURCE_FOLDER_NAME,
             width=request.width,
             height=request.height,
-            **build_sampling_arguments(editor, request, seed),
+            **build_sampling_and_control_arguments(editor, request, seed),
         )
     image = source.image
     request = replace(request, width=image.width, height=image.height)
@@ -294,7 +298,7 @@ def run_remember(run: JobRun) -> Request:
     run.data["bytes"] = source.bytes
     if run.wants_maps:
         tokens = _choose_words(run, editor, request)
-        run.save_maps([read_recorded_word_maps(editor, source, tokens, steps=run.wants_step_maps)])
+        run.save_maps([read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_maps)])
     return request
 
 
@@ -315,9 +319,9 @@ def run_inspect(run: JobRun) -> Request:
         with run.reporter.watching(editor, run.model):
             source = invert_photo(editor, request, seed, show_progress=False)
     assert source.photo is not None
-    request = add_inversion_to_request(request, source)
+    request = copy_request_with_inversion(request, source)
     run.save_plain_image("photo.png", source.photo.image)
-    run.save_maps([read_recorded_word_maps(editor, source, tokens, steps=run.wants_step_maps)])
+    run.save_maps([read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_maps)])
     if run.wants_step_maps:
         run.reporter.clean_latents = compute_recorded_clean_latents(editor, source)
     return request

@@ -17,7 +17,7 @@ from t2i.server.jobs.worker_job import PreviewMessage, Report
 from t2i.server.worker.model_cache import LoadedModel
 from t2i.server.worker.previews import (
     PreviewBudget,
-    compute_clean_latents_from_step,
+    compute_clean_latents_from_latent_pair,
     encode_png_base64,
 )
 
@@ -82,6 +82,6 @@ class StepReporter:
         assert self._before is not None
         is_last = run.step + 1 == run.num_steps
         following = None if is_last else float(run.timesteps[run.step + 1])
-        return compute_clean_latents_from_step(
+        return compute_clean_latents_from_latent_pair(
             self._pipe.scheduler, self._before, run.latents_BCHW, float(run.timestep), following
         )

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text, list_pair_change_steps
+from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step, list_pair_change_steps
 from t2i.atomic_files import write_atomically
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
@@ -32,7 +32,7 @@ def find_word_tokens(pipe: Any, prompt: str | Prompt, num_steps: int) -> dict[st
     found: dict[str, tuple[int, ...]] = {}
     (tokenizer, *_) = find_prompt_tokenizers(pipe, None)
     for step in sorted(list_pair_change_steps(prompt, prompt, num_steps)):
-        text = get_cond_text(prompt, step, num_steps)
+        text = get_cond_text_at_step(prompt, step, num_steps)
         for word in split_into_lowercase_words(text):
             if word in found:
                 continue

@@ -17,7 +17,7 @@ from t2i.server.jobs.worker_job import (
     JobUpdateMessage,
     PreviewMessage,
     ReadyMessage,
-    WorkerJob,
+    WorkerJobInputs,
 )
 from t2i.server.settings import ServerSettings, WorkerSettings
 from t2i.server.worker.backoff import Backoff
@@ -208,7 +208,7 @@ class Worker:
         finally:
             self.running = False
 
-    def _prepare(self, job: Job) -> WorkerJob | None:
+    def _prepare(self, job: Job) -> WorkerJobInputs | None:
         try:
             return self.dispatcher.build_worker_job(job)
         except Exception as error:
@@ -219,7 +219,7 @@ class Worker:
         logger.error("Job %s could not be run.", job.id, exc_info=error)
         self.dispatcher.record_failure(job, JobFailure(type(error).__name__, str(error)))
 
-    def _exchange(self, running: dict[str, Job], given: tuple[WorkerJob, ...]) -> None:
+    def _exchange(self, running: dict[str, Job], given: tuple[WorkerJobInputs, ...]) -> None:
         """Send jobs to the process, and pass on what it reports until all have ended.
 
         running : by their identifiers; a job is removed once it has ended

@@ -14,7 +14,7 @@ from t2i.server.jobs.worker_job import (
     PreviewMessage,
     ReadyMessage,
     Report,
-    WorkerJob,
+    WorkerJobInputs,
 )
 from t2i.server.settings import WorkerSettings
 
@@ -62,11 +62,11 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
         _run(worker, order, connection)
 
 
-def _run(worker: "JobWorker", jobs: Sequence[WorkerJob], connection: Connection) -> None:
+def _run(worker: "JobWorker", jobs: Sequence[WorkerJobInputs], connection: Connection) -> None:
     """Run jobs together, and send their progress and their ends."""
     cancelled: set[str] = set()
 
-    def make_report(job: WorkerJob) -> Report:
+    def make_report(job: WorkerJobInputs) -> Report:
         def report(message: JobProgress | PreviewMessage) -> None:
             while connection.poll():
                 if isinstance(order := connection.recv(), CancelMessage):
@@ -80,4 +80,4 @@ def _run(worker: "JobWorker", jobs: Sequence[WorkerJob], connection: Connection)
     def end(number: int, outcome: JobOutcome) -> None:
         connection.send(JobUpdateMessage(jobs[number].id, outcome))
 
-    worker.run_together(jobs, [make_report(job) for job in jobs], end)
+    worker.run_together_with_end_callback(jobs, [make_report(job) for job in jobs], end)

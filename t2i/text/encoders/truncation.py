@@ -27,7 +27,7 @@ def tokenize_and_truncate(
     for prompt in prompts:
         chunks = window.tokenize_into_chunks(prompt)
         if most is not None and len(chunks) > most:
-            chunks, lost = truncate_chunks(chunks, most, window.capacity)
+            chunks, lost = truncate_and_refill_chunks(chunks, most, window.capacity)
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
         if len(chunks) > MAX_CHUNKS:
@@ -41,7 +41,7 @@ def tokenize_and_truncate(
     return divided
 
 
-def truncate_chunks(
+def truncate_and_refill_chunks(
     chunks: Sequence[Chunk], most: int, room: int
 ) -> tuple[list[Chunk], Chunk | None]:
     """Truncate a prompt's chunks to `most`, the last one filled up with the tokens that follow it;

@@ -6,7 +6,7 @@ import torch
 from t2i.attention import Refine, Replace
 from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer, PromptTokens
-from t2i.attention.prompts.word_alignment import TokenAlignment, build_word_alignment
+from t2i.attention.prompts.word_alignment import TokenAlignment, convert_token_to_word_alignment
 from t2i.errors import ArgumentError
 from t2i.text.word_mentions import WordMention, find_mentioned_tokens, number_repeated_words
 from tests.tiny import WINDOW, tiny_tokenizer
@@ -51,7 +51,7 @@ def test_the_automatic_alignment_by_hand_changes_nothing() -> None:
     prompts = "red cat of the dog", "red apple of the dog"
     for kind in (Replace, Refine):
         automatic = kind()
-        found = build_word_alignment(align(automatic, *prompts), tokens(*prompts), 0, 1)
+        found = convert_token_to_word_alignment(align(automatic, *prompts), tokens(*prompts), 0, 1)
         by_hand = {
             word: None if origin is None else found.source[origin]
             for word, origin in zip(found.target, found.origins, strict=True)

@@ -9,10 +9,10 @@ import torch
 from t2i.attention import Site
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
-from t2i.attention.compute.kernels import run_edited_attention
+from t2i.attention.compute.kernels import compute_edited_output_and_probabilities
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.edits.base.score_bias import expand_bias
+from t2i.attention.edits.base.score_bias import expand_text_bias_to_site
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 
 TEXT_FIRST = Site("joint", "joint", "", (2, 3), 3, 10, (0, 4), (4, 10))
@@ -32,8 +32,10 @@ def test_a_bias_of_the_text_is_for_the_picture(site: Site, heads, places: int) -
     call = AttentionCall(site, DenoiserPass(0, 1, ("cond",), 2, 2), PromptTokens(("a", "b"), ()))
 
     plan = EditPlan()
-    plan.add_bias([1], expand_bias(call, bias_PT, heads))
-    out_BNQE, _ = run_edited_attention(AttentionInputs(query, key, value), site, plan)
+    plan.add_bias([1], expand_text_bias_to_site(call, bias_PT, heads))
+    out_BNQE, _ = compute_edited_output_and_probabilities(
+        AttentionInputs(query, key, value), site, plan
+    )
 
     scores_NQK = query[1] @ key[1].transpose(-1, -2) / 8**0.5
     plain_NQE = scores_NQK.softmax(-1) @ value[1]

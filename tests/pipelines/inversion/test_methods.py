@@ -9,10 +9,10 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipelines.inversion.bdia import Bdia
 from pipelines.inversion.ddim import Ddim, InverseScheduler, invert_ddim
-from pipelines.inversion.edit_friendly import Difference, EditFriendly, Turbo
+from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
 from pipelines.inversion.methods import INVERSION_METHODS, format_method, parse_method
-from pipelines.inversion.noise_levels import build_ddim_path_steps, build_noise_levels
-from pipelines.inversion.path_scheduler import PathScheduler, PinnedScheduler
+from pipelines.inversion.noise_levels import build_noise_levels, build_path_steps
+from pipelines.inversion.path_scheduler import PathStepScheduler, PinnedScheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.inversion.toy import SHAPE, ToyRun, model
 
@@ -58,7 +58,7 @@ def record(run, path):
 
 
 def draw_target(run, path, residuals, target=1):
-    scheduler = PathScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
+    scheduler = PathStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
     return run.sample_latents(scheduler, path.latents[0], guided=True, target=target)
 
 
@@ -72,7 +72,7 @@ def test_a_step_is_that_of_ddim(prediction, eta):
     scheduler = ddim(prediction)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(scheduler, STEPS)
-    own = PathScheduler(scheduler, build_ddim_path_steps(levels, eta=eta))
+    own = PathStepScheduler(scheduler, build_path_steps(levels, eta=eta))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     zeros = torch.zeros(SHAPE, dtype=torch.float64)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -90,7 +90,7 @@ def test_a_flow_step_is_that_of_euler():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(FlowMatchEulerDiscreteScheduler(shift=3.0), STEPS)
-    own = PathScheduler(scheduler, build_ddim_path_steps(levels))
+    own = PathStepScheduler(scheduler, build_path_steps(levels))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     for timestep in scheduler.timesteps:
         prediction = model(latents, 0, float(timestep))
@@ -132,7 +132,7 @@ def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     run = toy_run(of_prediction(prediction))
     latents = invert_ddim(run, 200)
     again = run.sample_latents(
-        PathScheduler(run.pipeline_scheduler, build_ddim_path_steps(run.levels)),
+        PathStepScheduler(run.pipeline_scheduler, build_path_steps(run.levels)),
         latents[0],
         guided=False,
     )
@@ -144,9 +144,9 @@ def test_more_iterations_lead_nearer_to_the_picture():
     for iterations in (1, 2, 4, 8):
         run = toy_run()
         latents = invert_ddim(run, iterations)
-        steps = build_ddim_path_steps(run.levels)
+        steps = build_path_steps(run.levels)
         again = run.sample_latents(
-            PathScheduler(run.pipeline_scheduler, steps), latents[0], guided=False
+            PathStepScheduler(run.pipeline_scheduler, steps), latents[0], guided=False
         )
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
@@ -160,7 +160,7 @@ def test_an_iteration_that_swings_about_its_fixed_point_reaches_it(slopes):
     """
     scheduler = ddim("epsilon", rescale_betas_zero_snr=False)
     levels = build_noise_levels(scheduler, STEPS)
-    step = build_ddim_path_steps(levels)[-1]
+    step = build_path_steps(levels)[-1]
     slope_11HW = torch.tensor(slopes, dtype=torch.float64).reshape(1, 1, 1, -1)
     f, g = step.denoised
     divisor = step.clean * f + step.latents
@@ -228,7 +228,7 @@ def test_edit_friendly_is_the_paper_s():
 
         z = (path.latents[level + 1] - mean(path.latents[level], 0)) / sigma
         target = mean(target, 1) + sigma * z
-    scheduler = PathScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
+    scheduler = PathStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
     ours = path.latents[0]
     for timestep in scheduler.timesteps[:-1]:
         ours = scheduler.step(model(ours, 1, float(timestep)), timestep, ours)[0]
@@ -253,7 +253,7 @@ def test_difference_is_flow_edit_on_a_flow_model():
     """x_target = x* + d, d' = d + (t' - t) (v(x_target, target) - v(x*, source))."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     run = ToyRun(build_noise_levels(scheduler, STEPS), scheduler)
-    path = Difference().find_path(run)
+    path = FlowEdit().find_path(run)
     times = [*run.levels.noise]
     d = torch.zeros_like(run.clean_1CHW)
     for level in range(STEPS):
@@ -267,7 +267,7 @@ def test_difference_is_flow_edit_on_a_flow_model():
 def test_difference_without_keeping_is_inf_edit():
     """y' = x0 + D(a y + s n, target) - D(a x0 + s n, source)."""
     run = toy_run()
-    path = Difference(keep=0.0).find_path(run)
+    path = FlowEdit(keep=0.0).find_path(run)
     levels, clean = run.levels, run.clean_1CHW
     y = clean
     for level, source in enumerate(path.latents[:-1]):
@@ -284,11 +284,11 @@ def test_difference_without_keeping_is_inf_edit():
 
 def test_keeping_along_the_path_is_edit_friendly_without_eta():
     run, other = toy_run(), toy_run()
-    along, deterministic = Difference().find_path(run), EditFriendly(eta=0.0).find_path(other)
+    along, deterministic = FlowEdit().find_path(run), EditFriendly(eta=0.0).find_path(other)
     assert along.steps == deterministic.steps
     a, s = run.levels.signal[3], run.levels.noise[3]
     a_to, s_to = run.levels.signal[4], run.levels.noise[4]
-    fixed = Difference(keep=(s_to / a_to) / (s / a)).find_path(toy_run())
+    fixed = FlowEdit(keep=(s_to / a_to) / (s / a)).find_path(toy_run())
     assert fixed.steps[3].clean == pytest.approx(along.steps[3].clean, abs=1e-12)
     assert fixed.steps[3].latents == pytest.approx(along.steps[3].latents, abs=1e-12)
 
@@ -315,7 +315,7 @@ def test_turbo_limits_the_last_residual():
 
 @pytest.mark.parametrize(
     "method",
-    [EditFriendly(), EditFriendly(skip=0.25, eta=0.5), Difference(), Difference(skip=0.5), Bdia()],
+    [EditFriendly(), EditFriendly(skip=0.25, eta=0.5), FlowEdit(), FlowEdit(skip=0.5), Bdia()],
     ids=format_method,
 )
 @pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow"])

@@ -17,7 +17,7 @@ def model(latents, target, timestep):
 
 @dataclass
 class ToyRun:
-    """A SourceRun around `model`: what a pipeline's loop does, in five lines."""
+    """A InversionRun around `model`: what a pipeline's loop does, in five lines."""
 
     levels: NoiseLevels
     pipeline_scheduler: object

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images.blend_weights import compute_change_weights, compute_soft_edge_weights
+from pipelines.images.blend_weights import (
+    compute_changed_area_weights,
+    compute_inward_feather_weights,
+)
 from pipelines.images.photo import prepare_photo
 from pipelines.images.photo_fitting import FIT_MODES, choose_fitting
 from t2i.errors import ArgumentError
@@ -140,14 +143,14 @@ def test_an_edit_away_from_the_sides_of_a_crop_is_not_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         photo.paste_edit(
-            Image.new("RGB", (32, 32)), compute_soft_edge_weights(weights((3, 0, 29, 32)))
+            Image.new("RGB", (32, 32)), compute_inward_feather_weights(weights((3, 0, 29, 32)))
         )
 
 
 def test_large_photos_are_blended_in_strips(monkeypatch):
     photo = prepare_photo(colourful(96, 80), 32, 32, "stretch")
     image = Image.fromarray(255 - np.asarray(photo.image))
-    changed = compute_soft_edge_weights(weights((4, 4, 30, 28)))
+    changed = compute_inward_feather_weights(weights((4, 4, 30, 28)))
     whole = photo.paste_edit(image, changed)
     monkeypatch.setattr("pipelines.images.photo.PIXELS_PER_STRIP", 200)
     assert photo.paste_edit(image, changed).tobytes() == whole.tobytes()
@@ -224,7 +227,7 @@ def test_an_image_of_another_size_is_refused_in_words():
 def test_a_soft_edge_lies_inside_of_its_mask_and_reaches_all_of_it(data, width):
     mask = torch.tensor([byte > 120 for byte in data]).view(5, 6).float()
     mask = mask.repeat_interleave(3, 0).repeat_interleave(3, 1)
-    soft = compute_soft_edge_weights(mask, width)
+    soft = compute_inward_feather_weights(mask, width)
     assert torch.equal(soft > 0, mask > 0)
     assert float(soft.max()) == float(mask.max())
     assert ((soft >= 0) & (soft <= 1)).all()
@@ -233,7 +236,7 @@ def test_a_soft_edge_lies_inside_of_its_mask_and_reaches_all_of_it(data, width):
 def test_a_soft_edge_rises_evenly_and_not_at_the_border_of_the_picture():
     mask = torch.zeros(16, 16)
     mask[:, 6:] = 1
-    row = compute_soft_edge_weights(mask, 3)[8]
+    row = compute_inward_feather_weights(mask, 3)[8]
     assert row.tolist() == [0.0] * 6 + [0.25, 0.5, 0.75] + [1.0] * 7
 
 
@@ -248,18 +251,18 @@ def test_a_detail_that_only_the_photo_has_changes_with_what_it_touches():
         photo.paste("white", (left, 28, left + 4, 32))
     image = reproduction.copy()
     image.paste("brown", (8, 20, 18, 40))
-    found = compute_change_weights(image, reproduction, photo)
+    found = compute_changed_area_weights(image, reproduction, photo)
     assert (found[22:38, 10:16] == 1).all()
     assert (found[29:31, 18:22] > 0.4).all()
     assert (found[:, 40:] == 0).all()
-    assert (compute_change_weights(image, reproduction)[29:31, 21] == 0).all()
+    assert (compute_changed_area_weights(image, reproduction)[29:31, 21] == 0).all()
 
 
 def test_nothing_changed_is_no_weight():
     noisy = bytes_of(colourful(32, 32)) // 2 + 40
     near = (noisy + np.random.default_rng(1).integers(-8, 9, noisy.shape)).astype(np.uint8)
     reference = Image.fromarray(noisy.astype(np.uint8))
-    assert not compute_change_weights(Image.fromarray(near), reference).any()
+    assert not compute_changed_area_weights(Image.fromarray(near), reference).any()
 
 
 def test_a_thumbnail_of_the_unedited_photo_is_not_kept():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms
 
 from pipelines.images.photo import prepare_photo
-from pipelines.images.photo_reading import read_picture
+from pipelines.images.photo_reading import read_upright_picture
 from t2i.errors import ArgumentError, DataError
 from tests.test_pictures import png_header
 
@@ -77,7 +77,7 @@ def test_a_photo_is_upright_however_the_camera_was_held(tmp_path, orientation, s
     stored = gradient() if turn is None else gradient().transpose(turn)
     exif = camera_exif(orientation, stored.size)
     stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=100, lossless=True)
-    read = read_picture("picture", tmp_path / f"a.{suffix}")
+    read = read_upright_picture("picture", tmp_path / f"a.{suffix}")
     difference = np.asarray(read.picture).astype(int) - np.asarray(gradient())
     assert np.abs(difference).max() <= (30 if suffix == "jpg" else 0)
     kept = piexif.load(read.exif)
@@ -103,7 +103,9 @@ def test_the_same_photo_from_path_image_array_and_tensor(tmp_path):
         tensor[None] / 255,
     ]
     for one in given:
-        np.testing.assert_array_equal(np.asarray(read_picture("picture", one).picture), array)
+        np.testing.assert_array_equal(
+            np.asarray(read_upright_picture("picture", one).picture), array
+        )
 
 
 GRAY16 = np.linspace(0, 65535, 24 * 16).astype(np.uint16).reshape(16, 24)
@@ -119,20 +121,20 @@ def test_gray_of_any_depth_becomes_that_gray_in_rgb(tmp_path, mode):
     stored, expected = MODES[mode]
     stored.save(tmp_path / "a.png")
     for given in (tmp_path / "a.png", stored):
-        read = np.asarray(read_picture("picture", given).picture)
+        read = np.asarray(read_upright_picture("picture", given).picture)
         np.testing.assert_array_equal(read, np.repeat(expected[..., None], 3, axis=2))
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     gradient().convert("CMYK").save(tmp_path / "a.jpg", quality=100, subsampling=0)
-    read = np.asarray(read_picture("picture", tmp_path / "a.jpg").picture).astype(int)
+    read = np.asarray(read_upright_picture("picture", tmp_path / "a.jpg").picture).astype(int)
     assert np.abs(read - np.asarray(gradient())).max() < 8
 
 
 def test_a_palette_with_a_clear_colour_is_transparent(tmp_path):
     stored = colourful().quantize(8)
     stored.save(tmp_path / "a.png", transparency=0)
-    assert read_picture("picture", tmp_path / "a.png").picture.mode == "RGBA"
+    assert read_upright_picture("picture", tmp_path / "a.png").picture.mode == "RGBA"
 
 
 def test_what_is_clear_is_white_for_the_model_and_stays_clear_in_the_photo():
@@ -174,7 +176,7 @@ def test_an_unusable_profile_is_left_out_with_a_warning(tmp_path, mode):
 def test_a_gray_picture_with_a_profile_of_colours_is_read_by_it(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gradient().convert("LA").save(tmp_path / "a.png", icc_profile=profile)
-    read = read_picture("picture", tmp_path / "a.png")
+    read = read_upright_picture("picture", tmp_path / "a.png")
     assert read.picture.mode == "RGBA"
     assert read.icc_profile == b""
     gray = np.asarray(gradient().convert("L")).astype(int)
@@ -186,7 +188,7 @@ def test_a_gray_picture_with_a_profile_of_colours_is_read_by_it(tmp_path):
 def test_damaged_exif_is_left_out_with_a_warning(tmp_path, cut):
     colourful().save(tmp_path / "a.png", exif=camera_exif(6)[:cut])
     with pytest.warns(UserWarning, match="The Exif of the picture is damaged"):
-        read = read_picture("picture", tmp_path / "a.png")
+        read = read_upright_picture("picture", tmp_path / "a.png")
     assert read.exif == b""
     assert sorted(read.picture.size) == [16, 24]
 
@@ -197,7 +199,7 @@ def test_one_frame_of_an_animation_is_read_with_a_warning(tmp_path, suffix):
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     for given in (tmp_path / f"a.{suffix}", Image.open(tmp_path / f"a.{suffix}")):
         with pytest.warns(UserWarning, match="The picture is an animation of 2 frames, of which"):
-            read = read_picture("picture", given)
+            read = read_upright_picture("picture", given)
         np.testing.assert_array_equal(np.asarray(read.picture), np.asarray(colourful()))
 
 
@@ -206,7 +208,7 @@ def test_the_preview_in_a_phone_s_jpeg_is_no_frame(tmp_path):
     pictures[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=pictures[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_picture("picture", tmp_path / "a.jpg").picture.size == (24, 16)
+        assert read_upright_picture("picture", tmp_path / "a.jpg").picture.size == (24, 16)
 
 
 # what is no photo

@@ -14,8 +14,8 @@ from t2i.server.compat.a1111.request.sampler_choice import (
     SAMPLER_LABELS,
     choose_sampler,
     label_sampler,
-    list_samplers,
-    list_schedulers,
+    list_sampler_items,
+    list_scheduler_items,
 )
 
 # As webuiapi 0.9.17 sends txt2img(prompt="a cat"), all of it.
@@ -281,11 +281,11 @@ def test_every_listed_pair_of_sampler_and_scheduler_is_one_of_ours() -> None:
     assert set(SAMPLER_LABELS) == {
         name for name in SAMPLERS if label_sampler(name) == SAMPLER_LABELS.get(name)
     }
-    for sampler in list_samplers():
+    for sampler in list_sampler_items():
         names = [str(sampler["name"]), *sampler["aliases"]]
         chosen = {choose_sampler(name, "automatic") for name in names}
         assert len(chosen) == 1
         assert chosen <= set(SAMPLERS)
-    for scheduler in list_schedulers():
+    for scheduler in list_scheduler_items():
         assert choose_sampler("Euler", str(scheduler["name"])) in SAMPLERS
         assert choose_sampler("Euler", str(scheduler["label"])) in SAMPLERS

@@ -8,7 +8,7 @@ from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.inpainting import (
     Inpainting,
-    crop_for_resize_mode,
+    crop_to_aspect_if_asked,
     find_box,
     plan_inpainting,
 )
@@ -96,7 +96,7 @@ def test_box_has_the_shape_of_the_size_where_there_is_room() -> None:
 
 
 def test_resize_mode_one_crops_the_middle() -> None:
-    cropped = crop_for_resize_mode(gradient(), Img2ImgBody(resize_mode=1, width=20, height=20))
+    cropped = crop_to_aspect_if_asked(gradient(), Img2ImgBody(resize_mode=1, width=20, height=20))
     assert cropped.size == (40, 40)
     assert cropped.getpixel((0, 0)) == gradient().getpixel((10, 0))
 

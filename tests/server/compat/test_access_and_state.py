@@ -98,26 +98,26 @@ def models() -> OwnerModels:
 
 
 def test_each_owner_chooses_a_model(models: OwnerModels) -> None:
-    models.set_model("one", {"sd_model_checkpoint": "owner/name"})
+    models.set_model_from_options("one", {"sd_model_checkpoint": "owner/name"})
     assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
     assert models.read_options("two")["sd_model_checkpoint"] == "embedded"
     assert models.choose_model("one", {}) == "owner/name"
     assert models.choose_model("one", {"sd_model_checkpoint": "embedded"}) == "embedded"
     assert models.choose_model("one", {}) == "owner/name"
-    models.set_model("one", {"samples_format": "png"})
+    models.set_model_from_options("one", {"samples_format": "png"})
     assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
 
 
 def test_options_that_are_fixed_are_refused(models: OwnerModels) -> None:
-    models.set_model("one", {"CLIP_stop_at_last_layers": 1, "sd_vae": "None"})
+    models.set_model_from_options("one", {"CLIP_stop_at_last_layers": 1, "sd_vae": "None"})
     with pytest.raises(ArgumentError, match="samples_format='jpg', which is not done here"):
-        models.set_model("one", {"samples_format": "jpg"})
+        models.set_model_from_options("one", {"samples_format": "jpg"})
     with pytest.raises(ArgumentError, match="option 'enable_pnginfo', which is not known"):
-        models.set_model("one", {"enable_pnginfo": True})
+        models.set_model_from_options("one", {"enable_pnginfo": True})
     with pytest.raises(ArgumentError, match="sd_model_checkpoint=3: expected a model's name"):
-        models.set_model("one", {"sd_model_checkpoint": 3})
+        models.set_model_from_options("one", {"sd_model_checkpoint": 3})
     with pytest.raises(ModelError, match="Unknown model 'v1-5'"):
-        models.set_model("one", {"sd_model_checkpoint": "v1-5"})
+        models.set_model_from_options("one", {"sd_model_checkpoint": "v1-5"})
 
 
 # tasks

@@ -14,7 +14,7 @@ from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.cache.latent_cache import CachedPictureDataset
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import ShardFolder, ShardWriter
@@ -178,10 +178,12 @@ def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_pat
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
     order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=3)
-    expected = [*iterate_micro_batches(pictures, order, ProcessShare(), range(12))]
+    expected = [*load_micro_batches_of_steps(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
         for step, batch in zip(
-            steps, iterate_micro_batches(found, order, ProcessShare(), steps, workers), strict=True
+            steps,
+            load_micro_batches_of_steps(found, order, ProcessShare(), steps, workers),
+            strict=True,
         ):
             with torch.no_grad():
                 moments = encode_mean_and_std(vae, expected[step].pixels_BCHW)

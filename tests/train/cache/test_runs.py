@@ -198,9 +198,9 @@ def test_two_processes_make_each_their_share_and_equal_one(tmp_path, alone):
     assert difference(weights(alone), weights(two)) < 1e-5
     for kind in ("latents", "texts"):
         whole, shared = (shards_of(out, kind) for out in (alone, two))
-        assert (len(whole.list_files()), len(shared.list_files())) == (1, 2)
+        assert (len(whole.list_file_names()), len(shared.list_file_names())) == (1, 2)
         assert whole._entries.keys() == shared._entries.keys()
-        assert len(whole._entries) == sum(count(shared, name) for name in shared.list_files())
+        assert len(whole._entries) == sum(count(shared, name) for name in shared.list_file_names())
         for key in whole._entries:
             here, there = whole.read(key), shared.read(key)
             assert all(np.array_equal(here[name], there[name]) for name in here)
@@ -241,8 +241,8 @@ def hesitant_main() -> None:
 def blind_second() -> None:
     """Let the second process see none of the files, as another run writes them just now."""
     torch.set_num_threads(1)
-    files = ShardFolder.list_files
-    ShardFolder.list_files = lambda self: [] if os.environ["RANK"] == "1" else files(self)
+    files = ShardFolder.list_file_names
+    ShardFolder.list_file_names = lambda self: [] if os.environ["RANK"] == "1" else files(self)
 
 
 @pytest.mark.parametrize(
@@ -302,12 +302,12 @@ def test_a_kill_in_the_middle_of_the_making_loses_no_finished_file(tmp_path, bas
     process.kill()
     assert apart.ended(process) == -signal.SIGKILL
     before = shards_of(tmp_path / "killed", "latents")
-    assert before.list_damaged_files(before.list_files()) == []
+    assert before.list_damaged_files(before.list_file_names()) == []
     ready(load_run_config(toml, settings), tmp_path / "killed")
     after = shards_of(tmp_path / "killed", "latents")
-    assert {*before.list_files()} <= {*after.list_files()}
+    assert {*before.list_file_names()} <= {*after.list_file_names()}
     assert before._entries.keys() < after._entries.keys()
-    assert len(after._entries) == sum(count(after, name) for name in after.list_files())
+    assert len(after._entries) == sum(count(after, name) for name in after.list_file_names())
 
 
 def hang_after_first_file() -> None:

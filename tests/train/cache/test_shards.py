@@ -27,7 +27,7 @@ def written(folder, count=10, most_bytes=200):
 
 def test_entries_come_back_as_they_were_written(tmp_path):
     shards = written(tmp_path)
-    assert len(shards.list_files()) > 2
+    assert len(shards.list_file_names()) > 2
     for reader in (shards, pickle.loads(pickle.dumps(shards))):
         for number in (9, 0, 4):
             found = reader.read(f'key "{number}" \u00e9')
@@ -48,8 +48,8 @@ def test_more_files_are_read_than_are_held_open(tmp_path, monkeypatch):
 @pytest.mark.parametrize("harm", ["changed", "cut short", "renamed", "emptied"])
 def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
     shards = written(tmp_path)
-    assert shards.list_damaged_files(shards.list_files()) == []
-    name = shards.list_files()[0]
+    assert shards.list_damaged_files(shards.list_file_names()) == []
+    name = shards.list_file_names()[0]
     path = tmp_path / name
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_found_and_only_what_it_held_is_gone(tmp_path, harm):
         name = other.name
     else:
         path.write_bytes({"changed": data, "cut short": data[:-20], "emptied": b""}[harm])
-    assert shards.list_damaged_files(shards.list_files()) == [name]
+    assert shards.list_damaged_files(shards.list_file_names()) == [name]
     before = {key for key in (f'key "{n}" \u00e9' for n in range(10)) if key in shards}
     shards.delete_files_and_stale_parts([name])
     shards.index_files()
@@ -77,7 +77,7 @@ def test_what_a_kill_left_unfinished_is_swept_up_once_it_is_old(tmp_path):
     shards.delete_files_and_stale_parts([])
     assert new.exists()
     assert not old.exists()
-    assert len(shards.list_files()) == len(written(tmp_path).list_files())
+    assert len(shards.list_file_names()) == len(written(tmp_path).list_file_names())
 
 
 def test_what_another_run_took_away_meanwhile_is_no_fault(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_folder_that_lets_nothing_be_taken_away_is_said(tmp_path, monkeypatch)
 
     monkeypatch.setattr(type(tmp_path), "unlink", refuse)
     with pytest.raises(OutputError, match="Permission denied: choose a folder you may write to"):
-        shards.delete_files_and_stale_parts(shards.list_files()[:1])
+        shards.delete_files_and_stale_parts(shards.list_file_names()[:1])
 
 
 def test_a_file_that_goes_away_during_a_run_is_named(tmp_path):
@@ -107,8 +107,8 @@ def test_a_file_that_goes_away_during_a_run_is_named(tmp_path):
 
 
 def test_a_disk_that_refuses_leaves_what_was_there(tmp_path):
-    files = written(tmp_path).list_files()
+    files = written(tmp_path).list_file_names()
     blocked = tmp_path / files[0] / "inside a file"
     with pytest.raises(OutputError, match="is a file, not a folder"):
         written(blocked)
-    assert ShardFolder(tmp_path).list_files() == files
+    assert ShardFolder(tmp_path).list_file_names() == files

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from train.data.caption_rules import (
     CaptionRules,
     compose_caption,
-    join_with_space,
+    join_with_space_if_needed,
     list_possible_captions,
 )
 
@@ -90,7 +90,7 @@ def test_the_trigger_goes_before_a_caption_that_lacks_it(caption: str, told: str
     ],
 )
 def test_prefix_and_suffix_are_joined_as_one_would_write(left: str, right: str, told: str) -> None:
-    assert join_with_space(left, right) == told
+    assert join_with_space_if_needed(left, right) == told
 
 
 @given(captions=CAPTIONS, wording=WORDINGS, seed=st.integers(0, 50))

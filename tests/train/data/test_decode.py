@@ -15,9 +15,9 @@ from tests.train.data.making import COLOURS, noise, plain
 from train.data.decode import (
     UPRIGHT_TRANSPOSITIONS,
     BrokenPictureError,
-    PictureHeader,
+    UprightSizeAndTransparency,
     composite_over_white,
-    decode_picture,
+    decode_to_rgb_or_rgba,
     read_header,
 )
 
@@ -44,8 +44,8 @@ def test_exif_turns_a_picture_upright(orientation: int, form: str) -> None:
     exif[0x0112] = orientation
     data = encoded(stored, form, exif=exif)
 
-    assert read_header(data, "a") == PictureHeader(32, 48, transparent=False)
-    shown = decode_picture(data, "a")
+    assert read_header(data, "a") == UprightSizeAndTransparency(32, 48, transparent=False)
+    shown = decode_to_rgb_or_rgba(data, "a")
     assert shown.size == (48, 32)
     assert np.abs(mean(shown.crop((2, 2, 14, 14))) - COLOURS["red"]).max() < 12
     assert np.abs(mean(shown.crop((20, 20, 46, 30))) - COLOURS["blue"]).max() < 12
@@ -54,13 +54,13 @@ def test_exif_turns_a_picture_upright(orientation: int, form: str) -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so, and gives none
 def test_unreadable_exif_counts_as_none() -> None:
     data = encoded(plain("red", 24, 16), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert read_header(data, "a") == PictureHeader(16, 24, transparent=False)
-    assert decode_picture(data, "a").size == (24, 16)
+    assert read_header(data, "a") == UprightSizeAndTransparency(16, 24, transparent=False)
+    assert decode_to_rgb_or_rgba(data, "a").size == (24, 16)
 
 
 @pytest.mark.parametrize("colour", ["red", "green", "gray"])
 def test_cmyk_becomes_rgb(colour: str) -> None:
-    shown = decode_picture(encoded(plain(colour).convert("CMYK"), "JPEG", quality=95), "a")
+    shown = decode_to_rgb_or_rgba(encoded(plain(colour).convert("CMYK"), "JPEG", quality=95), "a")
     assert shown.mode == "RGB"
     assert np.abs(mean(shown) - COLOURS[colour]).max() < 5
 
@@ -68,14 +68,14 @@ def test_cmyk_becomes_rgb(colour: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 def test_gray_one_bit_and_palette_become_rgb(mode: str) -> None:
     picture = plain("gray" if mode == "L" else "black").convert(mode)
-    shown = decode_picture(encoded(picture), "a")
+    shown = decode_to_rgb_or_rgba(encoded(picture), "a")
     assert shown.mode == "RGB"
     assert np.array_equal(np.asarray(shown), np.asarray(picture.convert("RGB")))
 
 
 def test_sixteen_bits_of_gray_keep_the_upper_eight() -> None:
     values = np.array([[0, 255, 256, 40_000, 65_535]], dtype=np.uint16)
-    shown = decode_picture(encoded(Image.fromarray(values)), "a")
+    shown = decode_to_rgb_or_rgba(encoded(Image.fromarray(values)), "a")
     assert np.asarray(shown)[0, :, 0].tolist() == [0, 0, 1, 156, 255]
     assert shown.mode == "RGB"
 
@@ -88,7 +88,7 @@ def test_sixteen_bits_of_colour_keep_the_upper_eight() -> None:
     rows = b"\0" + struct.pack(">3H", 0x1234, 0xFF00, 0x00FF)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0))
     data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert decode_picture(data, "a").getpixel((0, 0)) == (0x12, 0xFF, 0x00)
+    assert decode_to_rgb_or_rgba(data, "a").getpixel((0, 0)) == (0x12, 0xFF, 0x00)
 
 
 def test_what_is_transparent_becomes_white() -> None:
@@ -96,7 +96,7 @@ def test_what_is_transparent_becomes_white() -> None:
     picture.putalpha(Image.linear_gradient("L").resize((40, 40)))
     data = encoded(picture)
     assert read_header(data, "a").transparent
-    shown = np.asarray(composite_over_white(decode_picture(data, "a"))).astype(float)
+    shown = np.asarray(composite_over_white(decode_to_rgb_or_rgba(data, "a"))).astype(float)
     alpha = np.asarray(picture.getchannel("A"))[..., None] / 255
     expected = alpha * np.array(COLOURS["blue"]) + (1 - alpha) * 255
     assert np.abs(shown - expected).max() <= 1
@@ -108,7 +108,7 @@ def test_a_transparent_colour_of_a_palette_or_gray_counts(mode: str) -> None:
     picture = Image.fromarray(gray)
     if mode == "P":
         picture = picture.convert("P")
-    shown = decode_picture(encoded(picture, transparency=200), "a")
+    shown = decode_to_rgb_or_rgba(encoded(picture, transparency=200), "a")
     assert shown.mode == "RGBA"
     assert np.asarray(shown)[0, :, 3].tolist() == [255, 0]
 
@@ -117,12 +117,13 @@ def test_a_transparent_colour_of_a_palette_or_gray_counts(mode: str) -> None:
 def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
     rest = [plain("green"), plain("blue")]
     data = encoded(plain("red"), form, save_all=True, append_images=rest, lossless=True)
-    assert np.abs(mean(decode_picture(data, "a"))[:3] - COLOURS["red"]).max() < 3
+    assert np.abs(mean(decode_to_rgb_or_rgba(data, "a"))[:3] - COLOURS["red"]).max() < 3
 
 
 def test_a_bmp_is_read() -> None:
     assert np.array_equal(
-        np.asarray(decode_picture(encoded(noise(0, 9, 7), "BMP"), "a")), np.asarray(noise(0, 9, 7))
+        np.asarray(decode_to_rgb_or_rgba(encoded(noise(0, 9, 7), "BMP"), "a")),
+        np.asarray(noise(0, 9, 7)),
     )
 
 
@@ -140,7 +141,7 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int, told: str) -> None:
     with pytest.raises(BrokenPictureError, match=f"big.png: holds {told}; at most 64,000,000"):
-        decode_picture(bomb(width, height), "big.png")
+        decode_to_rgb_or_rgba(bomb(width, height), "big.png")
 
 
 def test_the_limit_can_be_lowered() -> None:
@@ -155,7 +156,7 @@ def test_a_picture_cut_short_is_told(form: str, share: float) -> None:
     with pytest.raises(
         BrokenPictureError, match=r"cut\.x: is damaged or cut short .*get a fresh copy"
     ):
-        decode_picture(data[: int(len(data) * share)], "cut.x")
+        decode_to_rgb_or_rgba(data[: int(len(data) * share)], "cut.x")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_damage_anywhere_is_a_picture_or_an_error_of_ours(data: st.DataObject) -
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
-        shown = decode_picture(bytes(whole), "a", max_pixels=1_000_000)
+        shown = decode_to_rgb_or_rgba(bytes(whole), "a", max_pixels=1_000_000)
     except BrokenPictureError:
         return
     header = read_header(bytes(whole), "a", max_pixels=1_000_000)

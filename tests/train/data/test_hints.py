@@ -116,7 +116,7 @@ def test_every_source_gives_each_picture_its_own_hint(
         assert colour_of(sample.hint) == HINT_OF[colour_of(sample.pixels)]
     summary = pictures.build_summary()
     assert summary.hints == len(NAMES)
-    assert f"hints: {len(NAMES)}" in summary.list_remarks(1)
+    assert f"hints: {len(NAMES)}" in summary.format_startup_lines(1)
 
 
 def test_hints_that_no_picture_needs_are_named(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_cached_hints_are_those_of_the_pictures(tmp_path: Path) -> None:
         )
         writer = ShardWriter(shards.folder, 10**6)
         assert not encode_and_cache_latents(one, batches, 3, tiny_vae(), writer, lambda _: None)
-        shards.index_files(shards.list_files())
+        shards.index_files(shards.list_file_names())
     for one in (pictures, made):
         cached = CachedPictureDataset(one, shards)
         for index in range(8):

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches
+from train.batches.micro_batch import load_micro_batches_of_steps
 from train.data.buckets import compute_covering_shape
-from train.data.pictures import AugmentedVariant, Pictures
+from train.data.pictures import PictureCropAndFlip, Pictures
 from train.data.pictures_config import PictureDatasetConfig
 
 
@@ -129,7 +129,7 @@ def test_what_is_read_is_the_variant_with_the_caption_of_the_visit(tmp_path: Pat
         assert (
             sample.size_and_crop
             == alone.size_and_crop
-            == pictures.compute_size_conditioning(pictures.variant_at_visit(index, 9))
+            == pictures.compute_original_size_and_crop(pictures.variant_at_visit(index, 9))
         )
 
 
@@ -183,7 +183,10 @@ def test_a_picture_is_scaled_cut_and_mirrored_as_its_framing_says(tmp_path: Path
         expected = np.asarray(scaled)[top : top + 32, left : left + 32]
         assert np.array_equal(sample.pixels, expected[:, ::-1] if variant.flip else expected)
         assert sample.size_and_crop.original == (60, 100)
-    assert pictures.compute_size_conditioning(AugmentedVariant(0, 0, False)).corner == (0, 10)
+    assert pictures.compute_original_size_and_crop(PictureCropAndFlip(0, 0, False)).corner == (
+        0,
+        10,
+    )
 
 
 def test_a_picture_is_upright_before_its_bucket_is_chosen(tmp_path: Path) -> None:
@@ -279,8 +282,8 @@ def test_alpha_is_a_mask_if_asked_and_white_if_not(tmp_path: Path) -> None:
     assert whitened.loss_mask is None
     assert whitened.pixels[:, 20:].min() > 250
     assert colour_of(whitened.pixels[:, :14]) == "blue"
-    assert asked.pixels_cache_key(AugmentedVariant(0, 0, False)) != not_asked.pixels_cache_key(
-        AugmentedVariant(0, 0, False)
+    assert asked.pixels_cache_key(PictureCropAndFlip(0, 0, False)) != not_asked.pixels_cache_key(
+        PictureCropAndFlip(0, 0, False)
     )
 
 
@@ -544,7 +547,7 @@ def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=1)
     alone, together = (
-        list(iterate_micro_batches(pictures, order, ProcessShare(), range(6), workers))
+        list(load_micro_batches_of_steps(pictures, order, ProcessShare(), range(6), workers))
         for workers in (0, 1)  # cache/test_runs.py has two
     )
     for one, other in zip(alone, together, strict=True):

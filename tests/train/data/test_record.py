@@ -105,7 +105,8 @@ def test_what_was_decoded_once_is_not_decoded_again(
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")
     decoded: list[str] = []
     monkeypatch.setattr(
-        "train.data.picture_checks.decode_picture", lambda data, name, limit: decoded.append(name)
+        "train.data.picture_checks.decode_to_rgb_or_rgba",
+        lambda data, name, limit: decoded.append(name),
     )
     noise(1, 40, 40).save(folder / "new.png")
     load_run_pictures(config_of(folder), tmp_path / "pictures.json")

@@ -12,7 +12,7 @@ from train.data.pictures_config import PictureDatasetConfig
 from train.data.sheets.contact_sheet import (
     CELL_SIDE,
     draw_contact_sheet,
-    select_evenly_spaced_indices,
+    select_evenly_spaced_picture_indices,
 )
 from train.data.summary import BucketCount, SubsetCount
 
@@ -66,7 +66,7 @@ def test_everything_that_was_found_is_told(pictures: Pictures, tmp_path: Path) -
 
 def test_a_run_is_told_what_matters_to_it(pictures: Pictures, tmp_path: Path) -> None:
     told = pictures.build_summary()
-    assert told.list_remarks(batch_size=4) == [
+    assert told.format_startup_lines(batch_size=4) == [
         "pictures 8: 7 to train on, 1 broken; 2 buckets",
         f"left out: {tmp_path}/mine/x.jpg: is empty; expected a PNG, JPEG, WebP or BMP picture: "
         "convert it",
@@ -110,5 +110,5 @@ def test_what_the_loss_does_not_count_is_pale_on_the_sheet(pictures: Pictures) -
 
 
 def test_a_sheet_s_pictures_are_spread_over_all(pictures: Pictures) -> None:
-    assert select_evenly_spaced_indices(pictures, 3) == [0, 2, 4]
-    assert select_evenly_spaced_indices(pictures, 99) == list(range(7))
+    assert select_evenly_spaced_picture_indices(pictures, 3) == [0, 2, 4]
+    assert select_evenly_spaced_picture_indices(pictures, 99) == list(range(7))

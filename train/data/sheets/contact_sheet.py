@@ -34,7 +34,7 @@ def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Imag
     return build_picture_grid(cells, labels, COLUMNS)
 
 
-def select_evenly_spaced_indices(pictures: Pictures, most: int) -> list[int]:
+def select_evenly_spaced_picture_indices(pictures: Pictures, most: int) -> list[int]:
     """Return at most `most` indices, evenly spaced over the data set."""
     number = min(most, len(pictures))
     return [index * len(pictures) // number for index in range(number)]

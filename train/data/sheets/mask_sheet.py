@@ -16,7 +16,7 @@ MASK_COLOURS = ((230, 50, 50), (40, 110, 240), (30, 170, 80), (240, 180, 30), (1
 PICTURE_WIDTH = 192
 
 
-def draw_mask_sheet(
+def draw_training_example_sheet(
     dataset: TrainingDataset, indices: Sequence[int], masks: bool = True
 ) -> Image.Image:
     """Draw a sheet of training examples with their captions; with `masks`, each beside its masks;
@@ -35,7 +35,9 @@ def draw_mask_sheet(
         beside = overlay_masks(sample) if masks and sample.hint is None else sample.hint
         picture = enlarge_pixels(sample.pixels)
         pictures.append(
-            picture if beside is None else join_side_by_side(picture, enlarge_pixels(beside))
+            picture
+            if beside is None
+            else join_equal_heights_side_by_side(picture, enlarge_pixels(beside))
         )
     wide = any(picture.width > picture.height for picture in pictures)
     return build_picture_grid(
@@ -59,7 +61,7 @@ def enlarge_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def join_side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+def join_equal_heights_side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
     """Return both pictures in one, with a gap of two pixels."""
     both = Image.new("RGB", (left.width + right.width + 2, left.height), (255, 255, 255))
     both.paste(left, (0, 0))

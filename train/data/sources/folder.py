@@ -27,7 +27,7 @@ from train.data.sources.metadata import (
     TABLE_FILE_NAMES,
     CaptionsByPicture,
     find_metadata_table,
-    read_caption_table,
+    read_captions_from_csv_or_jsonl,
     read_hint_table,
 )
 
@@ -86,21 +86,25 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
         )
     options = options or PictureFolderOptions()
     scan = _Scan(options)
-    masks = map_pictures_by_name(options.masks, "masks") if options.masks else None
-    losers = map_pictures_by_name(options.losers, "losers") if options.losers else None
-    hints = map_pictures_by_name(options.hints, "hints") if options.hints else None
+    masks = map_pictures_by_relative_path(options.masks, "masks") if options.masks else None
+    losers = map_pictures_by_relative_path(options.losers, "losers") if options.losers else None
+    hints = map_pictures_by_relative_path(options.hints, "hints") if options.hints else None
     paired: set[Path] = set()
     hint_files: set[Path] = set()
     repeated = parse_kohya_folder_names(folder)
-    for place, names in walk_folders(folder, (options.masks, options.losers, options.hints)):
+    for place, names in walk_folders_with_file_names(
+        folder, (options.masks, options.losers, options.hints)
+    ):
         if table := find_metadata_table(place, names):
-            scan.rows |= read_caption_table(table, options.caption_column, options.hint_column)
+            scan.rows |= read_captions_from_csv_or_jsonl(
+                table, options.caption_column, options.hint_column
+            )
             if options.hint_column:
                 scan.hints |= read_hint_table(table, options.hint_column)
                 hint_files = {hint.path for hint in scan.hints.values()} - scan.rows.keys()
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = map_caption_files_by_normalized_name(names, options.caption_suffixes)
+        texts = map_caption_files_by_lowercase_suffix(names, options.caption_suffixes)
         used_texts = set()
         for name in names:
             path = place / name
@@ -111,7 +115,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 if name not in texts.values() and name not in TABLE_FILE_NAMES:
                     scan.ignored[suffix or name] += 1
                 continue
-            captions, text = read_picture_captions(scan, path, texts)
+            captions, text = read_captions_and_file_name(scan, path, texts)
             used_texts |= {text}
             if captions is None:
                 continue
@@ -136,7 +140,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    add_leftover_files_to_listing(scan, repeated)
+    report_leftovers_in_listing(scan, repeated)
     for others, what in (
         (losers, ("worse picture", "a better one")),
         (hints, ("hint", "a picture")),
@@ -153,7 +157,7 @@ def format_os_error_reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def map_caption_files_by_normalized_name(
+def map_caption_files_by_lowercase_suffix(
     names: Iterable[str], suffixes: Sequence[str]
 ) -> dict[str, str]:
     """Map the names of a folder's caption files, their suffix in lower case, to their names on
@@ -167,7 +171,7 @@ def map_caption_files_by_normalized_name(
     }
 
 
-def read_picture_captions(
+def read_captions_and_file_name(
     scan: _Scan, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """Read the captions of a picture, from metadata or a text file, and return them with that
@@ -195,7 +199,7 @@ def read_picture_captions(
     return ((text,) if text else ()), beside
 
 
-def add_leftover_files_to_listing(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
+def report_leftovers_in_listing(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
     """Add to the listing what the scan left over: pictures that metadata names but that are missing
     as broken ones, remarks on repeats, unused captions and ignored files as notes.
     """
@@ -216,7 +220,7 @@ def add_leftover_files_to_listing(scan: _Scan, repeated: dict[str, tuple[int, st
         listing.notes.append(f"ignored: {others} ({kinds})")
 
 
-def walk_folders(
+def walk_folders_with_file_names(
     folder: Path, without: Sequence[Path | None] = ()
 ) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder with the names of its files; links are followed, hidden folders skipped."""
@@ -245,13 +249,13 @@ def parse_kohya_folder_names(folder: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def map_pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
+def map_pictures_by_relative_path(folder: Path, what: str) -> dict[str, Path]:
     """Map the relative paths of a folder's pictures, without suffix, to their files."""
     if not folder.is_dir():
         raise DataError(f"No such folder of {what}: {folder}. Check the path.")
     return {
         (place / name).relative_to(folder).with_suffix("").as_posix(): place / name
-        for place, names in walk_folders(folder)
+        for place, names in walk_folders_with_file_names(folder)
         for name in names
         if Path(name).suffix.lower() in PICTURE_SUFFIXES
     }

@@ -58,10 +58,10 @@ def list_huggingface_dataset(
     Raises ArgumentError for an unknown column, DataError if the data set cannot be opened.
     """
     table = open_huggingface_dataset(name, configuration, split)
-    pictures = select_image_column(table, name, "image_column", image_column)
+    pictures = select_undecoded_image_column(table, name, "image_column", image_column)
     hints = None if hint_column is None else list_hint_cells(table, name, hint_column)
     listing = Listing()
-    captions = read_caption_column(table, name, caption_column)
+    captions = read_caption_column_or_none(table, name, caption_column)
     for row in range(len(table)):
         place = f"{name}[{row}]"
         try:
@@ -77,7 +77,7 @@ def list_huggingface_dataset(
     return listing
 
 
-def select_image_column(table: "Dataset", name: str, key: str, column: str) -> "Dataset":
+def select_undecoded_image_column(table: "Dataset", name: str, key: str, column: str) -> "Dataset":
     """Return one column of pictures of a `datasets` table, whose cells are not decoded.
 
     key : of the config that names the column
@@ -99,7 +99,7 @@ def select_image_column(table: "Dataset", name: str, key: str, column: str) -> "
 
 def list_hint_cells(table: "Dataset", name: str, column: str) -> list[DatasetCellBytes | None]:
     """List the hints of a table's rows, which are not read yet; None for an empty cell."""
-    hints = select_image_column(table, name, "hint_column", column)
+    hints = select_undecoded_image_column(table, name, "hint_column", column)
     has_picture: list[bool] = []
     for batch in hints.with_format("arrow").iter(ROWS_PER_BATCH):
         has_picture += batch[column].is_valid().to_pylist()
@@ -109,7 +109,9 @@ def list_hint_cells(table: "Dataset", name: str, column: str) -> list[DatasetCel
     ]
 
 
-def read_caption_column(table: "Dataset", name: str, wanted: str | None) -> list[object] | None:
+def read_caption_column_or_none(
+    table: "Dataset", name: str, wanted: str | None
+) -> list[object] | None:
     """Read the caption column of a `datasets` table, a cell for each row; None if there is no
     such column.
     """

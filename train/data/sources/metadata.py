@@ -10,7 +10,7 @@ from t2i.safe_reading import (
     CAPTION_TABLE_KIND,
     UntrustedFileKind,
     decode_utf8,
-    iterate_numbered_lines,
+    iterate_numbered_byte_lines,
     open_untrusted_file,
     parse_json,
 )
@@ -26,7 +26,7 @@ CaptionsByPicture = dict[Path, tuple[str, ...]]
 """Captions by picture; a picture in several rows has the captions of all."""
 
 
-def read_caption_table(
+def read_captions_from_csv_or_jsonl(
     table: Path, caption_column: str | None, hint_column: str | None = None
 ) -> CaptionsByPicture:
     """Read the captions in a metadata table, by picture. Raises DataError with file and line.
@@ -34,7 +34,7 @@ def read_caption_table(
     hint_column : column that holds no captions, but paths of hints
     """
     rows: CaptionsByPicture = {}
-    for line, row in iterate_table_rows(table):
+    for line, row in iterate_csv_or_jsonl_rows(table):
         place = f"{table}, line {line}"
         name = row.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
@@ -56,7 +56,7 @@ def read_hint_table(table: Path, hint_column: str) -> dict[Path, FileBytes]:
     """
     hints: dict[Path, FileBytes] = {}
     columns: dict[str, object] = {}
-    for line, row in iterate_table_rows(table):
+    for line, row in iterate_csv_or_jsonl_rows(table):
         columns |= row
         hint = find_hint_of_row(row, hint_column, table, f"{table}, line {line}")
         if hint is not None:
@@ -110,7 +110,7 @@ def find_caption_column(row: dict[str, object], wanted: str | None, place: str) 
     return found[0] if found else CAPTION_COLUMNS[0]
 
 
-def iterate_table_rows(
+def iterate_csv_or_jsonl_rows(
     table: Path, kind: UntrustedFileKind = CAPTION_TABLE_KIND
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """Iterate over the rows of a table, CSV or JSONL, with their line numbers, counted from 1.
@@ -145,7 +145,7 @@ def _csv_rows(table: Path, file: BinaryIO) -> Iterator[tuple[int, dict[str, obje
 
 def _text_lines(table: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield number and text of each line, the line end included."""
-    for number, data in iterate_numbered_lines(file, MAX_ROW_BYTES):
+    for number, data in iterate_numbered_byte_lines(file, MAX_ROW_BYTES):
         if len(data) > MAX_ROW_BYTES:
             raise DataError(f"{table}, line {number}: it is longer than {MAX_ROW_BYTES:,} bytes.")
         try:

@@ -8,7 +8,7 @@ from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_c
 from train.data.sources.metadata import (
     check_path_stays_in_folder,
     find_hint_of_row,
-    iterate_table_rows,
+    iterate_csv_or_jsonl_rows,
 )
 
 CAPTION_KEY, WINNER_KEY, LOSER_KEY = "caption", "win", "lose"
@@ -24,9 +24,9 @@ def list_preference_pairs(table: Path, hint_column: str | None = None) -> Listin
     that cannot be read, a side or caption that is missing, and a pair of one file with itself.
     """
     listing = Listing()
-    for line, row in iterate_table_rows(table, PAIRS_KIND):
+    for line, row in iterate_csv_or_jsonl_rows(table, PAIRS_KIND):
         place = f"{table}, line {line}"
-        names = {key: read_pair_picture_path(row, key, place) for key in (WINNER_KEY, LOSER_KEY)}
+        names = {key: parse_pair_picture_path(row, key, place) for key in (WINNER_KEY, LOSER_KEY)}
         win, lose = (table.parent / name for name in names.values())
         if win == lose:
             raise DataError(
@@ -48,7 +48,7 @@ def list_preference_pairs(table: Path, hint_column: str | None = None) -> Listin
     return listing
 
 
-def read_pair_picture_path(row: dict[str, object], key: str, place: str) -> str:
+def parse_pair_picture_path(row: dict[str, object], key: str, place: str) -> str:
     """Return the path of one picture of a pair as the row has it. Raises DataError without one."""
     name = row.get(key)
     if not isinstance(name, str) or not name:

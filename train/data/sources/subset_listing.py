@@ -3,14 +3,16 @@
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.folder import CAPTION_SUFFIXES, PictureFolderOptions, list_picture_folder
 from train.data.sources.huggingface_dataset import list_huggingface_dataset
-from train.data.sources.kohya import load_kohya_subsets
+from train.data.sources.kohya import load_kohya_subsets_and_notes
 from train.data.sources.listing import Listing
 from train.data.sources.preference_pairs import list_preference_pairs
 from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
 
 
-def expand_kohya_subsets(config: PictureDatasetConfig) -> tuple[list[SubsetConfig], list[str]]:
+def expand_kohya_subsets_and_list_remarks(
+    config: PictureDatasetConfig,
+) -> tuple[list[SubsetConfig], list[str]]:
     """Return the subsets of a configuration, each kohya TOML replaced by the subsets in it, and
     remarks on these.
     """
@@ -22,7 +24,7 @@ def expand_kohya_subsets(config: PictureDatasetConfig) -> tuple[list[SubsetConfi
         if subset.kohya is None:
             subsets.append(subset)
             continue
-        described, remarks = load_kohya_subsets(
+        described, remarks = load_kohya_subsets_and_notes(
             subset.kohya, config.size, with_hints=subset.hint_column is not None
         )
         own_keys = subset.model_fields_set - {"kohya", "hint_column"}

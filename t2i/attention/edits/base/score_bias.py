@@ -35,12 +35,14 @@ class BiasEdit(Edit, ABC):
         site = call.site
         alike = (id(self), site.size, site.heads, site.keys, site.text, site.image)
         bias_NQK = call.prompt_tokens.get_or_compute(
-            alike, lambda: expand_bias(call, self.compute_bias(call), self.heads)
+            alike, lambda: expand_text_bias_to_site(call, self.compute_bias(call), self.heads)
         )
         plan.add_bias(call.denoiser_pass.cond_rows_of_prompt(self.target), bias_NQK)
 
 
-def expand_bias(call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None) -> Tensor:
+def expand_text_bias_to_site(
+    call: AttentionCall, bias_PT: Tensor, heads: tuple[int, ...] | None
+) -> Tensor:
     """Expand a bias over image positions and text tokens (P or 1, T) to a site's heads, queries
     and keys (1 or N, Q or 1, K).
 

@@ -89,15 +89,15 @@ class SourceMapEdit(PerWordWindowEdit, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_alignment(self.alignment)
+        check_alignment_types(self.alignment)
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError if the edit names prompts, or words, that the run does not have."""
         super().check_prompts_and_words(prompt_tokens)
         for word, origin in self.alignment.items():
-            prompt_tokens.find_mention_token_positions(self.target, word)
+            prompt_tokens.find_occurrence_token_positions(self.target, word)
             if origin is not None:
-                prompt_tokens.find_mention_token_positions(self.source, origin)
+                prompt_tokens.find_occurrence_token_positions(self.source, origin)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
         """Add to the edit plan the mix of the source's attention maps into the target's rows."""
@@ -133,7 +133,7 @@ class SourceMapEdit(PerWordWindowEdit, ABC):
         """Return the alignment without the corrections of `alignment`."""
 
 
-def check_alignment(alignment: object) -> None:
+def check_alignment_types(alignment: object) -> None:
     """Raise ArgumentError unless an alignment maps words to words, or to None."""
     if not isinstance(alignment, Mapping) or not all(
         isinstance(word, str) and (origin is None or isinstance(origin, str))

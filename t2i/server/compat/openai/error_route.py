@@ -44,7 +44,7 @@ class OpenAIRoute(ErrorRoute):
     ) -> JSONResponse:
         """Return the answer to an error. A request that cannot be drawn is 400 there, not 422."""
         status = _convert_status(status) if error is None else find_openai_status(error)
-        body = describe_error(kind, message, status)
+        body = build_openai_error_data(kind, message, status)
         if isinstance(error, UnknownModelError):
             body["error"] |= {"param": "model", "code": "model_not_found"}
         return JSONResponse(body, status_code=status)
@@ -61,7 +61,9 @@ def _convert_status(status: int) -> int:
     return 400 if status == 422 else status
 
 
-def describe_error(kind: str, message: str, status: int) -> dict[str, dict[str, str | None]]:
+def build_openai_error_data(
+    kind: str, message: str, status: int
+) -> dict[str, dict[str, str | None]]:
     """Return the JSON data of an error in OpenAI's format.
 
     kind : name of its class, sent as `code`

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from t2i.errors import T2IError
 from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.server.compat.failed_jobs import raise_if_not_done
-from t2i.server.compat.openai.error_route import describe_error, find_openai_status
+from t2i.server.compat.openai.error_route import build_openai_error_data, find_openai_status
 from t2i.server.compat.openai.image_schemas import ImageBody, OutputFormat, Usage
 from t2i.server.compat.openai.job_fields import read_output_format
 from t2i.server.compat.openai.output_images import describe_size, encode_image, list_images
@@ -59,7 +59,9 @@ async def stream_images(
             described |= {"usage": Usage().model_dump(), "seed": file.seed, "job_id": job.id}
             yield format_event(f"{kind}.completed", described)
     except T2IError as error:
-        failure = describe_error(type(error).__name__, str(error), find_openai_status(error))
+        failure = build_openai_error_data(
+            type(error).__name__, str(error), find_openai_status(error)
+        )
         yield format_event("error", dict(failure))
 
 

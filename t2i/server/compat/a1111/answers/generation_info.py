@@ -71,11 +71,11 @@ def _describe_picture(metadata: ImageMetadata) -> dict[str, Any]:
         "steps": settings.num_inference_steps,
         "sd_model_name": None if settings.model is None else Path(settings.model).name,
         "sd_model_hash": None if settings.model_hash is None else settings.model_hash[:10],
-        "denoising_strength": None if request is None else find_strength(request),
+        "denoising_strength": None if request is None else find_denoising_strength(request),
     }
 
 
-def find_strength(request: Request) -> float | None:
+def find_denoising_strength(request: Request) -> float | None:
     """Return the strength of a request's second pass, or of the change of its picture."""
     return request.strength if request.upscale is None else request.upscale.strength
 
@@ -85,7 +85,9 @@ def name_sampler(sampler: str) -> str:
     return label_sampler(sampler_name_from_class(sampler))
 
 
-def build_parameters(body: GenerationBody, task_id: str, *, pictures: bool) -> dict[str, Any]:
+def echo_body_as_parameters(
+    body: GenerationBody, task_id: str, *, pictures: bool
+) -> dict[str, Any]:
     """Return `parameters`: the body as it was read, with the name of its job.
 
     pictures : whether to send the body's pictures back

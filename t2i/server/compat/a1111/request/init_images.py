@@ -18,14 +18,14 @@ from t2i.server.compat.a1111.request.encoded_pictures import decode_base64
 from t2i.server.compat.a1111.request.inpainting import (
     Inpainting,
     choose_size,
-    crop_for_resize_mode,
+    crop_to_aspect_if_asked,
     plan_inpainting,
 )
 from t2i.server.compat.early_checks import check_fields
 from t2i.server.jobs.job_service import JobService
 
 
-def upload_init_images(
+def upload_init_images_as_job_fields(
     body: Img2ImgBody, fields: dict[str, Any], owner: str, service: JobService
 ) -> dict[str, str]:
     """Keep the pictures that a body's jobs are given; return their fields.
@@ -55,7 +55,7 @@ def upload_init_images(
         }
     with uploads.decoding:
         picture = open_picture(original.path)
-        shaped = crop_for_resize_mode(picture, body)
+        shaped = crop_to_aspect_if_asked(picture, body)
         if shaped is picture:
             return {"image": original.id}
         data = encode_png(shaped, {})

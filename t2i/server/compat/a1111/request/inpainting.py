@@ -87,8 +87,11 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
     if body.inpaint_full_res or body.inpaint_full_res is None:
         box = find_box(weights, body.inpaint_full_res_padding or 0, size)
     else:
-        picture = crop_for_resize_mode(picture, body)
-        painted, weights = crop_for_resize_mode(painted, body), crop_for_resize_mode(weights, body)
+        picture = crop_to_aspect_if_asked(picture, body)
+        painted, weights = (
+            crop_to_aspect_if_asked(painted, body),
+            crop_to_aspect_if_asked(weights, body),
+        )
     fills = body.inpainting_fill in (None, FILL_COLOURS)
     return Inpainting(picture, painted, weights, box, size, fills)
 
@@ -107,7 +110,7 @@ def choose_size(own: tuple[int, int], body: Img2ImgBody) -> tuple[int, int]:
     return width, height
 
 
-def crop_for_resize_mode(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
+def crop_to_aspect_if_asked(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
     """Return a picture in the shape that the body asks for: as it is, or cropped in the middle.
 
     Raises ArgumentError for a resize_mode that is not done here.

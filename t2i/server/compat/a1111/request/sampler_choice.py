@@ -4,7 +4,7 @@ from t2i.cli.request.sampler_names import (
     SAMPLER_NAMES,
     SAMPLERS_WITH_SPACINGS,
     SPACINGS,
-    translate_sampler_name,
+    translate_sampler_name_and_spacing,
 )
 from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, suggest_choice
@@ -60,7 +60,7 @@ def choose_sampler(name: str | None, scheduler: str | None) -> str | None:
                 '"sampler_name": "Euler".'
             )
         return None
-    sampler, _ = translate_sampler_name(name)
+    sampler, _ = translate_sampler_name_and_spacing(name)
     if sampler is None:
         raise ArgumentError(
             f"Unknown sampler_name {name!r:.80}. {suggest_choice(name, SAMPLER_LABELS.values())}"
@@ -101,7 +101,7 @@ def label_sampler(sampler: str) -> str:
     return f"{label} {SCHEDULER_LABELS[spacing]}" if spacing else label
 
 
-def list_samplers() -> list[dict[str, object]]:
+def list_sampler_items() -> list[dict[str, object]]:
     """Return the items of /sdapi/v1/samplers."""
     return [
         {
@@ -115,7 +115,7 @@ def list_samplers() -> list[dict[str, object]]:
     ]
 
 
-def list_schedulers() -> list[dict[str, object]]:
+def list_scheduler_items() -> list[dict[str, object]]:
     """Return the items of /sdapi/v1/schedulers."""
     return [
         {

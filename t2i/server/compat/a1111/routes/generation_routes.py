@@ -12,13 +12,13 @@ from t2i.errors import ArgumentError
 from t2i.safe_reading import PICTURE_KIND, read_bytes
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
-from t2i.server.compat.a1111.answers.generation_info import build_info, build_parameters
+from t2i.server.compat.a1111.answers.generation_info import build_info, echo_body_as_parameters
 from t2i.server.compat.a1111.answers.response_schemas import GenerationAnswer
 from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
 from t2i.server.compat.a1111.request.encoded_pictures import encode_base64
 from t2i.server.compat.a1111.request.init_images import (
     paste_into_init_image,
-    upload_init_images,
+    upload_init_images_as_job_fields,
 )
 from t2i.server.compat.a1111.request.job_fields import (
     build_img2img_fields,
@@ -45,7 +45,7 @@ async def draw_text(
     """Draw pictures of a prompt."""
     model = _choose_model(body, owner, state)
     fields = build_txt2img_fields(body, model, service.catalogue.embeddings)
-    return await _draw(GenerationContext(body, fields, owner, service, state))
+    return await _draw(GenerationCall(body, fields, owner, service, state))
 
 
 @router.post("/img2img")
@@ -55,12 +55,14 @@ async def draw_over_picture(
     """Change a picture towards a prompt; with a mask only its white part."""
     model = _choose_model(body, owner, state)
     fields = build_img2img_fields(body, model, service.catalogue.embeddings)
-    pictures = await run_in_threadpool(upload_init_images, body, fields, owner, service)
-    return await _draw(GenerationContext(body, fields | pictures, owner, service, state))
+    pictures = await run_in_threadpool(
+        upload_init_images_as_job_fields, body, fields, owner, service
+    )
+    return await _draw(GenerationCall(body, fields | pictures, owner, service, state))
 
 
 @dataclass(frozen=True)
-class GenerationContext:
+class GenerationCall:
     """Pictures to draw: the body, and the fields of their jobs."""
 
     body: GenerationBody
@@ -75,11 +77,11 @@ def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
     settings = body.override_settings or {}
     model = state.models.choose_model(owner, settings)
     if settings and body.override_settings_restore_afterwards is False:
-        state.models.set_model(owner, settings)
+        state.models.set_model_from_options(owner, settings)
     return model
 
 
-async def _draw(context: GenerationContext) -> GenerationAnswer:
+async def _draw(context: GenerationCall) -> GenerationAnswer:
     """Draw the pictures of a body, each by a job, and return the answer with them."""
     task = await run_in_threadpool(_submit, context)
     try:
@@ -89,7 +91,7 @@ async def _draw(context: GenerationContext) -> GenerationAnswer:
     return await run_in_threadpool(_answer, context, task, jobs)
 
 
-def _submit(context: GenerationContext) -> Task:
+def _submit(context: GenerationCall) -> Task:
     """Queue a job for each picture; all of them or none. Raises T2IError."""
     body, owner, service = context.body, context.owner, context.service
     number = count_pictures(body)
@@ -134,7 +136,7 @@ async def _wait(task: Task, service: JobService) -> list[Job]:
     return done
 
 
-def _answer(context: GenerationContext, task: Task, jobs: list[Job]) -> GenerationAnswer:
+def _answer(context: GenerationCall, task: Task, jobs: list[Job]) -> GenerationAnswer:
     """Return the answer with the pictures of a task's finished jobs."""
     body, service = context.body, context.service
     paths = [
@@ -163,6 +165,6 @@ def _answer(context: GenerationContext, task: Task, jobs: list[Job]) -> Generati
     pictures = isinstance(body, Img2ImgBody) and bool(body.include_init_images)
     return GenerationAnswer(
         images=images,
-        parameters=build_parameters(body, task.id, pictures=pictures),
+        parameters=echo_body_as_parameters(body, task.id, pictures=pictures),
         info=build_info(paths, task.created, details),
     )

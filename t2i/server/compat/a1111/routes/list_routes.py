@@ -13,7 +13,7 @@ from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers import response_schemas as answers
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
 from t2i.server.compat.a1111.request.job_fields import ONLY_UPSCALER
-from t2i.server.compat.a1111.request.sampler_choice import list_samplers, list_schedulers
+from t2i.server.compat.a1111.request.sampler_choice import list_sampler_items, list_scheduler_items
 from t2i.server.compat.a1111.state.client_state import State
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def set_options(
     values: Annotated[dict[str, Any], Body(examples=[{"sd_model_checkpoint": "embedded"}])],
 ) -> None:
     """Change the model of your later requests, until the server ends."""
-    state.models.set_model(owner, values)
+    state.models.set_model_from_options(owner, values)
 
 
 @router.get("/cmd-flags")
@@ -62,14 +62,16 @@ def get_models(service: Service) -> list[answers.Model]:
 
 @router.get("/samplers")
 def get_samplers() -> list[answers.Sampler]:
-    """Return the samplers that sampler_name may be."""
-    return [answers.Sampler.model_validate(item) for item in list_samplers()]
+    """Return A1111's samplers: those that a request's sampler_name may be, with their aliases and
+    options.
+    """
+    return [answers.Sampler.model_validate(item) for item in list_sampler_items()]
 
 
 @router.get("/schedulers")
 def get_schedulers() -> list[answers.Scheduler]:
     """Return the spacings of the noise levels that scheduler may be."""
-    return [answers.Scheduler.model_validate(item) for item in list_schedulers()]
+    return [answers.Scheduler.model_validate(item) for item in list_scheduler_items()]
 
 
 @router.get("/upscalers")

@@ -39,7 +39,7 @@ class OwnerModels:
             model = self._models.get(owner, self.catalogue.default_model)
         return {MODEL_OPTION: model, **FIXED_OPTION_VALUES}
 
-    def set_model(self, owner: str, values: Mapping[str, Any]) -> None:
+    def set_model_from_options(self, owner: str, values: Mapping[str, Any]) -> None:
         """Set an owner's model from options of A1111's API. Raises T2IError for an unknown model,
         or an option that is fixed.
         """
@@ -48,7 +48,10 @@ class OwnerModels:
             self._models[owner] = model
 
     def choose_model(self, owner: str, values: Mapping[str, Any]) -> str:
-        """Return the model of a request with these options. Raises T2IError as `set_model` does."""
+        """Return the model of a request with these options.
+
+        Raises T2IError as `set_model_from_options` does.
+        """
         options = self.read_options(owner)
         for name, value in values.items():
             if name == MODEL_OPTION:

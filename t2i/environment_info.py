@@ -10,7 +10,7 @@ from typing import Any
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
 
 
-def collect_hardware_info() -> dict[str, Any]:
+def collect_environment_info() -> dict[str, Any]:
     """Return a dict that describes hardware, library versions and date, for records of
     measurements.
     """

@@ -8,7 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 
-class GridCoordinateLoss(nn.Module):
+class MidBlockPositionLoss(nn.Module):
     """Auxiliary loss: error of a linear prediction of row and column from the UNet's mid block.
 
     A UNet can infer positions only from the zero padding around the image, and under the strong
@@ -33,12 +33,12 @@ class GridCoordinateLoss(nn.Module):
         assert self._middle_BCHW is not None
         predicted_B2HW = self.reading(self._middle_BCHW).float()
         self._middle_BCHW = None
-        positions_2HW = build_coordinate_grid(*predicted_B2HW.shape[-2:]).to(predicted_B2HW.device)
+        positions_2HW = build_row_column_grid(*predicted_B2HW.shape[-2:]).to(predicted_B2HW.device)
         losses_B: Tensor = (predicted_B2HW - positions_2HW).pow(2).flatten(1).mean(1)
         return losses_B
 
 
-def build_coordinate_grid(height: int, width: int) -> Tensor:
+def build_row_column_grid(height: int, width: int) -> Tensor:
     """Build the coordinates (row, column) of every position, (2, H, W), from -1 to 1."""
     rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))

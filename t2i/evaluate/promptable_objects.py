@@ -9,7 +9,7 @@ from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.loading.t2i_json import build_t2i_json_error, read_t2i_json
 from t2i.errors import ModelError
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import SceneDatasetConfig, resolve_vocabulary_names
+from t2i.scenes.scenes import SceneDatasetConfig, resolve_object_names
 
 MIN_OBJECTS = 4
 """Smallest number of objects that model and recogniser both know; fewer make poor scenes."""
@@ -62,25 +62,23 @@ def read_training_scene_config(model: Path) -> SceneDatasetConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownObjects:
+class PromptableObjects:
     """Objects that a model can be prompted for, and how many of them at once."""
 
     objects: tuple[str, ...]
     max_at_once: int
 
 
-def find_known_objects(model: Path, recogniser: Recogniser) -> KnownObjects:
+def find_promptable_objects(model: Path, recogniser: Recogniser) -> PromptableObjects:
     """Return the objects that both the model and the recogniser know.
 
     Raises ModelError if there are fewer than MIN_OBJECTS.
     """
     scenes, recognised = read_training_scene_config(model), set(recogniser.labels.objects)
-    objects = tuple(
-        name for name in resolve_vocabulary_names(scenes.vocabulary) if name in recognised
-    )
+    objects = tuple(name for name in resolve_object_names(scenes.vocabulary) if name in recognised)
     if len(objects) < MIN_OBJECTS:
         raise ModelError(
             f"The recogniser knows {len(objects)} of the objects that {model} was trained on, at "
             f"least {MIN_OBJECTS} are needed. It knows: {', '.join(sorted(recognised))}."
         )
-    return KnownObjects(objects, scenes.max_objects)
+    return PromptableObjects(objects, scenes.max_objects)

@@ -13,7 +13,7 @@ from pipelines.inversion.path import SourcePath
 from t2i.denoiser.schedulers import Scheduler
 
 
-class SourceRun(Protocol):
+class InversionRun(Protocol):
     """Interface by which an inversion method runs the model with the source's prompt: noise
     levels, the picture's latents, and the sampling loop.
     """
@@ -51,12 +51,12 @@ class SourceRun(Protocol):
 class InversionMethod(Protocol):
     """Interface of an inversion method; its fields are the arguments that a user may give."""
 
-    def find_path(self, run: SourceRun) -> SourcePath:
+    def find_path(self, run: InversionRun) -> SourcePath:
         """Invert the picture: return the path of its latents from noise to the picture, and how an
         edit's targets step beside it.
         """
 
-    def build_target_call_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
+    def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits, such as the
         negative prompt; they hold for the source and all targets.
 

@@ -6,7 +6,7 @@ from pipelines.run.call_arguments import CallArguments
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 
 
-class SamplingDefaultsMixin:
+class StepsAndGuidanceDefaultsMixin:
     """Mixin of a pipeline whose calls use the model's own steps and guidance scale by default."""
 
     text_encoder_2: Any
@@ -15,7 +15,7 @@ class SamplingDefaultsMixin:
     """Default of diffusers' SDXL pipelines; for other models it is that of CallArguments."""
 
     @classmethod
-    def fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
+    def choose_fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
         """Return steps and guidance scale for models without own defaults: diffusers' defaults."""
         scale = cls.sdxl_guidance if is_sdxl else CallArguments.guidance_scale
         return {"num_inference_steps": CallArguments.num_inference_steps, "guidance_scale": scale}
@@ -26,7 +26,7 @@ class SamplingDefaultsMixin:
         fallback.
         """
         return parse_sampling_defaults(self.notes).override_fallback_arguments(
-            self.fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
+            self.choose_fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 
     def steps_or_default(self, num_inference_steps: int | None) -> int:
