@@ -47,6 +47,7 @@ ALLOWED = {
     "t2i.environment_info": {"read_text"},
     "t2i.denoiser.memory_checks": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
+    "t2i.server.security.body_text": {"json.loads"},  # a request's body; its size is limited
     "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written
     "t2i.server.jobs.server_state": {"sqlite3"},  # its errors alone
     "t2i.server.ray.inline_job": {"read_bytes"},  # files that this worker has just written
@@ -57,8 +58,6 @@ ALLOWED = {
     "train.cache.model_digests": {"loads"},
     "pipelines.base.pipeline_components": {"loads"},
     "pipelines.unclip.unclip": {"loads"},
-    # "open" of an object of ours.
-    "t2i.attention.hooks.shared_hooks": {"shared_hooks.open"},
 }
 """Module -> what it may call, as it stands there or by the last name."""
 
