@@ -177,6 +177,8 @@ def test_every_mask_is_read_in_this_way(repo: Path) -> None:
         if re.search(r'convert\("(L|1)"\)', line) and "remove_mask_transparency(" not in line
     ]
     assert bare == [
+        # The gray of an image, on which colours are laid.
+        't2i/attention/probes/segmentation.py: base = image.convert("L").convert("RGB")',
         # A1111's own meaning: a transparent mask is read by its alpha, which is gray here.
         't2i/server/compat/a1111/request/inpainting.py: return mask.convert("L")'
         ".point(lambda value: 255 if value >= MASK_THRESHOLD else 0)",

@@ -119,7 +119,7 @@ def test_a_closed_terminal_leaves_a_last_checkpoint(tmp_path: Path) -> None:
     prepare = partial(use_terminal, os.ttyname(theirs))
     process = start_program(run_train_module, words, tmp_path / "said", prepare)
     with ThreadPoolExecutor(1) as pool:  # a bar fills the terminal, which somebody must read
-        seen = pool.submit(lambda: [os.read_example(ours, 1000) for _ in range(5)])
+        seen = pool.submit(lambda: [os.read(ours, 1000) for _ in range(5)])
         wait_for_step(out, 2, process)
         seen.result(60)
     os.close(theirs)
