@@ -39,7 +39,7 @@ from train.parallel.fsdp import (
 from train.parallel.lost_processes import explaining_lost_process
 from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main_process
 from train.reporting.training_logger import TrainingLogger
-from train.setup.assembly import assemble_target, gather_whole_target
+from train.setup.assembly import assemble_target, gather_unsharded_target
 from train.setup.build_cache import CacheSettings, build_cached_dataset_and_encoders
 from train.setup.class_pictures import (
     build_class_picture_spec,
@@ -280,7 +280,7 @@ class TrainingRun:
             without_compilation(self.target),
         ):
             try:
-                yield gather_whole_target(self.target, self.config, self.accelerator)
+                yield gather_unsharded_target(self.target, self.config, self.accelerator)
             finally:
                 self.target.release_encoder_weights()
 

@@ -144,7 +144,7 @@ class Validation:
             noise_BCHW = self._noise(number, part, picture.latents_1CHW)
             quantile_B = (part + 0.5) / len(levels)
             level = objective.noise_level_at_quantile(quantile_B.to(noise_BCHW.device))
-            errors.append(target.compute_velocity_errors(picture, noise_BCHW, level))
+            errors.append(target.compute_validation_errors(picture, noise_BCHW, level))
         return [float(error) for error in torch.cat(errors)]
 
     def _noise(self, number: int, levels_B: Tensor, latents_1CHW: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class NullText:
         )
 
     def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
-        """Return the call arguments that the inversion method sets for its edits: none."""
+        """Return no arguments: null-text sets none for its edits."""
         return {}
 
 

@@ -71,7 +71,7 @@ def build_edit_run_inputs(
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     arguments["controls"] = add_controls_to_source(pipe, source, settings.controls).controls
     check_no_noise_arguments(noise.generator, noise.latents)
-    generators = build_recorded_generators(source, len(prompts) - 1)
+    generators = restore_recorded_generators(source, len(prompts) - 1)
     return EditRunInputs(prompts, arguments, generators, source.noise)
 
 
@@ -141,7 +141,7 @@ def check_no_noise_arguments(generator: object, latents: object) -> None:
         )
 
 
-def build_recorded_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
+def restore_recorded_generators(kept: RecordedSource, count: int) -> list[torch.Generator]:
     """Return a generator in the recorded source's initial state for each target.
 
     Raises DataError where this machine lacks the device of the generator.

@@ -142,7 +142,7 @@ class PipelineInversionRun:
         return arguments
 
 
-def record_inverted_picture(
+def invert_and_record_photo(
     pipe: Any,
     photo: Photo,
     prompt: str | Prompt,

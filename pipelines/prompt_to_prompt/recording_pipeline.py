@@ -23,7 +23,7 @@ from pipelines.prompt_to_prompt.edit_run import (
 )
 from pipelines.prompt_to_prompt.inverted_source import (
     check_source_prompt,
-    record_inverted_picture,
+    invert_and_record_photo,
     resolve_inversion_method,
 )
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -198,7 +198,7 @@ class RecordingPipeline(TextToImagePipeline):
             cross_attention_kwargs=None,
             controls=controls,
         )
-        return record_inverted_picture(
+        return invert_and_record_photo(
             self,
             prepare_photo(picture, *size, fit, mask),
             prompt,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.inversion.methods import parse_method
 from pipelines.inversion.path_scheduler import PinnedScheduler, to_at_least_float32
-from pipelines.prompt_to_prompt.edit_run import NoiseArguments, build_recorded_generators
+from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_recorded_generators
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
     RecordingAdditions,
@@ -91,7 +91,7 @@ def record_target_from_latents(
         uncond = source.steps[step].get("uncond")
         return {"residual": residual_1CHW} | ({} if uncond is None else {"uncond": uncond})
 
-    (generator,) = build_recorded_generators(source, 1)
+    (generator,) = restore_recorded_generators(source, 1)
     return record_source(
         pipe,
         target,

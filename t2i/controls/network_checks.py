@@ -110,7 +110,9 @@ def check_adapter_fits(
 
 
 def check_block_names(control: Control, number: int) -> None:
-    """Raise ArgumentError for block names that the UNet does not have."""
+    """Raise ArgumentError if the block scales of a control name blocks that the UNet does not
+    have.
+    """
     known = list(dict.fromkeys(list_block_of_each_residual(control)))
     for name in control.block_scales or ():
         if name not in known:

@@ -12,7 +12,7 @@ from t2i.scenes.captions import (
 from t2i.scenes.held_out import list_training_colours
 from t2i.scenes.object_placement import SizeWord
 from t2i.scenes.scenes import SceneDatasetConfig, resolve_object_names
-from t2i.scenes.sprites import BACKGROUND_COLOURS, load_vocabulary_objects
+from t2i.scenes.sprites import BACKGROUND_COLOURS, load_object_entries_by_name
 
 INDEFINITE_ARTICLES = ("a", "an")
 WORD_PATTERN = re.compile(r"[a-z]+")
@@ -26,12 +26,14 @@ def list_caption_vocabulary_by_category(config: SceneDatasetConfig) -> dict[str,
     """
     objects = resolve_object_names(config.vocabulary)
     natural = {
-        colour for name in objects if (colour := load_vocabulary_objects()[name].natural_colour)
+        colour for name in objects if (colour := load_object_entries_by_name()[name].natural_colour)
     }
     painted = {
         colour for name in objects for colour in list_training_colours(name) if config.repainted
     }
-    others = sorted(other for name in objects for other in load_vocabulary_objects()[name].synonyms)
+    others = sorted(
+        other for name in objects for other in load_object_entries_by_name()[name].synonyms
+    )
     sizes, backgrounds = list(get_args(SizeWord)), list(BACKGROUND_COLOURS)
     most = range(1, config.max_objects + 1)
     stated = [

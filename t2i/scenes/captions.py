@@ -7,7 +7,7 @@ import numpy as np
 
 from t2i.scenes.object_placement import Arrangement, PlacedObject, SizeWord, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.sprites import load_vocabulary_objects
+from t2i.scenes.sprites import load_object_entries_by_name
 
 MAX_CAPTION_WORDS = 22
 """Largest number of words of a caption; a longer one loses its frame, then its positions."""
@@ -177,7 +177,7 @@ def generate_caption(
 
 def choose_random_noun_phrase(rng: np.random.Generator, placed: PlacedObject) -> NounPhrase:
     """Choose an object's noun phrase at random: synonym or not, with or without colour and size."""
-    thing = load_vocabulary_objects()[placed.name]
+    thing = load_object_entries_by_name()[placed.name]
     use_synonym, say_natural, say_size = rng.random(), rng.random(), rng.random()
     synonym = random_choice(rng, thing.synonyms or (thing.name,))
     return NounPhrase(

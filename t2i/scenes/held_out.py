@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from t2i.scenes.sprites import find_scene_assets_folder, load_vocabulary_objects
+from t2i.scenes.sprites import find_scene_assets_folder, load_object_entries_by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,6 @@ def list_training_colours(name: str) -> list[str]:
     """Return the colours in which training scenes may paint the object `name`."""
     return [
         c
-        for c in load_vocabulary_objects()[name].paint_colours
+        for c in load_object_entries_by_name()[name].paint_colours
         if (name, c) not in load_held_out_combinations().colours
     ]

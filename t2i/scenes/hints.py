@@ -14,7 +14,7 @@ from PIL import Image
 
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.scenes.layout import bounding_box
-from t2i.scenes.sprites import load_vocabulary_objects
+from t2i.scenes.sprites import load_object_entries_by_name
 
 SceneHintKind = Literal["segments", "outlines", "colours", "boxes"]
 COLOUR_LEVELS = (0, 64, 128, 191, 255)
@@ -51,7 +51,7 @@ def map_segment_colours() -> dict[str, tuple[int, int, int]]:
     grid = np.array(list(product(COLOUR_LEVELS, repeat=3)), dtype=np.int64)
     distances = np.square(grid).sum(axis=1)
     colours = {}
-    for name in load_vocabulary_objects():
+    for name in load_object_entries_by_name():
         chosen = grid[distances.argmax()]
         distances = np.minimum(distances, np.square(grid - chosen).sum(axis=1))
         red, green, blue = chosen.tolist()
@@ -105,7 +105,9 @@ def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[
     return hint_HWC
 
 
-def draw_colour_blocks(pixels_HWC: Pixels, _names: Sequence[str], _masks: Sequence[Mask]) -> Pixels:
+def draw_mean_colour_squares(
+    pixels_HWC: Pixels, _names: Sequence[str], _masks: Sequence[Mask]
+) -> Pixels:
     """Draw the picture as squares of its mean colours (H, W, 3)."""
     height, width = pixels_HWC.shape[:2]
     blocks = min(COLOUR_BLOCKS, height, width)
@@ -116,7 +118,7 @@ def draw_colour_blocks(pixels_HWC: Pixels, _names: Sequence[str], _masks: Sequen
 HINT_DRAWERS: dict[SceneHintKind, Callable[[Pixels, Sequence[str], Sequence[Mask]], Pixels]] = {
     "segments": draw_segments,
     "outlines": draw_outlines,
-    "colours": draw_colour_blocks,
+    "colours": draw_mean_colour_squares,
     "boxes": draw_filled_boxes,
 }
 """Kind of a scene's hint -> the function that draws it."""

@@ -24,8 +24,8 @@ from t2i.scenes.scenes import (
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     PAINT_COLOURS,
+    load_object_entries_by_name,
     load_premultiplied_sprite,
-    load_vocabulary_objects,
 )
 
 COMPOSITIONS_SEED_KEY = 2
@@ -103,7 +103,7 @@ class Compositions:
                 )
                 kinds[number] = labels.unknown_index
             colours.append(
-                labels.colour_index(colour or load_vocabulary_objects()[name].natural_colour)
+                labels.colour_index(colour or load_object_entries_by_name()[name].natural_colour)
             )
             paste_sprite_and_update_masks(pixels, masks, picture, *places[number])
 
@@ -133,7 +133,7 @@ class Compositions:
         names = [self.vocabulary[i] for i in rng.permutation(len(self.vocabulary))[:count]]
         painted = [
             random_choice(rng, colours)
-            if (colours := load_vocabulary_objects()[name].paint_colours) and wanted
+            if (colours := load_object_entries_by_name()[name].paint_colours) and wanted
             else None
             for name, wanted in zip(names, rng.random(count) < RECOLOURED_SHARE, strict=True)
         ]

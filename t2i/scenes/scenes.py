@@ -27,7 +27,7 @@ from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     list_contrasting_backgrounds,
-    load_vocabulary_objects,
+    load_object_entries_by_name,
 )
 
 SPLIT_SEED_KEYS = {"train": 0, "held_out": 1}
@@ -245,20 +245,20 @@ class Scenes:
 def resolve_object_names(wanted: Literal["core", "all"] | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the objects that a config asks for, in the order of `objects.jsonl`."""
     if wanted == "core":
-        return tuple(name for name, thing in load_vocabulary_objects().items() if thing.core)
+        return tuple(name for name, thing in load_object_entries_by_name().items() if thing.core)
     if wanted == "all":
-        return tuple(load_vocabulary_objects())
+        return tuple(load_object_entries_by_name())
     if not wanted:
         raise ArgumentError(
             "vocabulary is empty: name at least one object, or say 'core' or 'all'."
         )
     for name in wanted:
-        if name not in load_vocabulary_objects():
+        if name not in load_object_entries_by_name():
             raise ArgumentError(
                 f"vocabulary: no object is called {name!r}. "
-                f"{suggest_choice(name, load_vocabulary_objects())}"
+                f"{suggest_choice(name, load_object_entries_by_name())}"
             )
-    return tuple(name for name in load_vocabulary_objects() if name in wanted)
+    return tuple(name for name in load_object_entries_by_name() if name in wanted)
 
 
 def maybe_choose_repaint_colour(

@@ -93,7 +93,7 @@ def find_scene_assets_folder() -> Traversable:
 
 
 @cache
-def load_vocabulary_objects() -> dict[str, VocabularyObject]:
+def load_object_entries_by_name() -> dict[str, VocabularyObject]:
     """Load the objects that scenes may show, by name, in the order of `objects.jsonl`."""
     found = {}
     for line in (
@@ -117,7 +117,7 @@ def load_vocabulary_objects() -> dict[str, VocabularyObject]:
 @lru_cache(maxsize=1024)
 def load_premultiplied_sprite(name: str, colour: str | None) -> Image.Image:
     """Load the object's sprite, alpha premultiplied (mode RGBa), painted in `colour` if given."""
-    thing = load_vocabulary_objects()[name]
+    thing = load_object_entries_by_name()[name]
     picture = Image.open(
         io.BytesIO(find_scene_assets_folder().joinpath(thing.file).read_bytes())
     ).convert("RGBA")
@@ -200,7 +200,7 @@ def list_contrasting_backgrounds(name: str, colour: str | None) -> frozenset[str
         .resize((32, 32), Image.Resampling.BOX)
     )
     rgb = rgba[..., :3][rgba[..., 3] > 127].astype(np.float64)
-    own = colour or load_vocabulary_objects()[name].natural_colour
+    own = colour or load_object_entries_by_name()[name].natural_colour
     return frozenset(
         background
         for background, tint in BACKGROUND_COLOURS.items()

@@ -15,7 +15,7 @@ from t2i.attention.compute import probabilities
 from t2i.attention.compute.probabilities import compute_mean_ratio_to_max_token
 from t2i.attention.edits.base.edit import Edit
 from t2i.errors import ArgumentError, AttentionError
-from t2i.evaluate.inspection.map_scores import THRESHOLDS, measure_overlap
+from t2i.evaluate.inspection.map_scores import THRESHOLDS, score_map_against_mask
 from t2i.evaluate.inspection.scene_heat_maps import probe_rendered_scene
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from tests.attention.published import Eager
@@ -249,7 +249,7 @@ def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
         )
         ious = [
             [
-                measure_overlap(
+                score_map_against_mask(
                     heat.resized_word_map(method, "all", one, []), torch.from_numpy(placed.mask)
                 ).ious[THRESHOLDS.index(0.5)]
                 for one, placed in enumerate(scene.objects)

@@ -6,9 +6,9 @@ import torch
 from t2i.evaluate.inspection.map_scores import (
     THRESHOLDS,
     build_centred_blob,
-    measure_overlap,
     rescale_to_0_1,
     resize_map,
+    score_map_against_mask,
 )
 from t2i.evaluate.inspection.records import (
     build_map_scores,
@@ -29,7 +29,7 @@ MASK, ELSEWHERE = boxed(1, 5, 1, 5), boxed(6, 8, 6, 8)
 
 
 def test_a_map_that_is_its_mask_has_every_score_at_its_best() -> None:
-    found = measure_overlap(MASK.float() * 3 - 7, MASK, ELSEWHERE)
+    found = score_map_against_mask(MASK.float() * 3 - 7, MASK, ELSEWHERE)
     assert found.ious == (1.0,) * len(THRESHOLDS)
     assert (found.best_iou, found.pointing, found.average_precision, found.leakage) == (
         1,
@@ -40,7 +40,7 @@ def test_a_map_that_is_its_mask_has_every_score_at_its_best() -> None:
 
 
 def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
-    found = measure_overlap(ELSEWHERE.float(), MASK, ELSEWHERE)
+    found = score_map_against_mask(ELSEWHERE.float(), MASK, ELSEWHERE)
     assert found.ious == (0.0,) * len(THRESHOLDS)
     assert (found.pointing, found.leakage) == (False, 1)
     # At its lowest value a map is the whole picture.
@@ -48,7 +48,7 @@ def test_a_map_of_the_other_object_alone_leaks_all_it_has() -> None:
 
 
 def test_half_of_the_mask_is_half_of_the_union() -> None:
-    found = measure_overlap(boxed(1, 5, 1, 3).float(), MASK)
+    found = score_map_against_mask(boxed(1, 5, 1, 3).float(), MASK)
     assert found.ious[HALF] == pytest.approx(8 / 16)
     assert found.average_precision == pytest.approx(8 / 16 * 1 + 8 / 16 * 16 / 64)
     assert found.leakage is None
@@ -56,14 +56,14 @@ def test_half_of_the_mask_is_half_of_the_union() -> None:
 
 def test_the_threshold_decides_between_two_heights() -> None:
     map_HW = MASK.float() + 0.3 * ELSEWHERE.float()
-    found = measure_overlap(map_HW, MASK, ELSEWHERE)
+    found = score_map_against_mask(map_HW, MASK, ELSEWHERE)
     assert found.ious[THRESHOLDS.index(0.25)] == pytest.approx(16 / 20)
     assert found.ious[THRESHOLDS.index(0.35)] == 1.0
     assert found.leakage == pytest.approx(0.3 * 4 / (16 + 0.3 * 4))
 
 
 def test_a_map_that_is_the_same_everywhere_says_nothing() -> None:
-    found = measure_overlap(torch.full((8, 8), 0.7), MASK, ELSEWHERE)
+    found = score_map_against_mask(torch.full((8, 8), 0.7), MASK, ELSEWHERE)
     assert found.best_iou == pytest.approx(16 / 64)
     assert found.average_precision == pytest.approx(16 / 64)
     assert found.leakage == 0.0
@@ -72,7 +72,7 @@ def test_a_map_that_is_the_same_everywhere_says_nothing() -> None:
 def test_the_best_iou_takes_equal_values_together() -> None:
     # Half of the mask is as hot as as many places beside it: no threshold parts them.
     map_HW = (boxed(1, 5, 1, 3) | boxed(1, 5, 5, 7)).float()
-    assert measure_overlap(map_HW, MASK).best_iou == pytest.approx(8 / 24)
+    assert score_map_against_mask(map_HW, MASK).best_iou == pytest.approx(8 / 24)
 
 
 def test_stretching_changes_no_score() -> None:
@@ -80,16 +80,17 @@ def test_stretching_changes_no_score() -> None:
     assert rescale_to_0_1(map_HW).min() == 0
     assert rescale_to_0_1(map_HW).max() == 1
     assert (
-        measure_overlap(map_HW * 0.01 + 4, MASK).pointing == measure_overlap(map_HW, MASK).pointing
+        score_map_against_mask(map_HW * 0.01 + 4, MASK).pointing
+        == score_map_against_mask(map_HW, MASK).pointing
     )
-    assert measure_overlap(map_HW * 0.01, MASK).average_precision == pytest.approx(
-        measure_overlap(map_HW, MASK).average_precision
+    assert score_map_against_mask(map_HW * 0.01, MASK).average_precision == pytest.approx(
+        score_map_against_mask(map_HW, MASK).average_precision
     )
 
 
 def test_the_chosen_threshold_is_the_best_of_the_mean() -> None:
-    low = measure_overlap(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
-    high = measure_overlap(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
+    low = score_map_against_mask(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
+    high = score_map_against_mask(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
     threshold, iou = find_threshold_of_highest_mean_iou([low, high])
     assert (threshold, iou) == (0.35, 1.0)
     assert build_map_scores(high, 0.35).iou == 1.0

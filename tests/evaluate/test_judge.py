@@ -9,7 +9,7 @@ from t2i.evaluate.generation.judge import (
 )
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
-from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
+from t2i.scenes.sprites import PAINT_COLOURS, load_object_entries_by_name
 from tests.evaluate.recognitions import at, seen_of
 
 APPLE_AND_CAT = CaptionStatement(
@@ -27,7 +27,7 @@ def truth(scenes: Scenes, number: int) -> Recognition:
     places = {}
     for placed in scene.objects:
         (one,) = (one for one in layout.objects if one.name == placed.name)
-        colour = one.colour or load_vocabulary_objects()[placed.name].natural_colour
+        colour = one.colour or load_object_entries_by_name()[placed.name].natural_colour
         places[placed.name] = (colour if colour in PAINT_COLOURS else OWN_COLOUR, one.centre)
     return seen_of(scene.background, **places)
 
@@ -97,7 +97,7 @@ def test_a_relation_asks_for_no_touching_centres() -> None:
 
 
 def test_an_own_colour_is_asked_for_where_the_recogniser_has_a_name_for_it() -> None:
-    assert load_vocabulary_objects()["apple"].natural_colour == "red"
+    assert load_object_entries_by_name()["apple"].natural_colour == "red"
     red = CaptionStatement("a red apple", ("apple",), (("apple", "red", False),), (), None)
     for colour, right in ((OWN_COLOUR, False), ("red", True), ("blue", False)):
         assert judge_by_statement(red, seen_of(apple=at(0.5, 0.5, colour)))["natural"] == [right]

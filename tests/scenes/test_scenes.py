@@ -25,8 +25,8 @@ from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     find_scene_assets_folder,
     list_contrasting_backgrounds,
+    load_object_entries_by_name,
     load_premultiplied_sprite,
-    load_vocabulary_objects,
 )
 from train.data.sheets.mask_sheet import MASK_COLOURS, draw_training_example_sheet
 
@@ -248,7 +248,7 @@ def test_spans_point_at_the_words_in_caption_order(scenes: list[Scene]) -> None:
         starts = [placed.span[0] for placed in scene.objects]
         assert starts == sorted(starts)
         for placed in scene.objects:
-            thing = load_vocabulary_objects()[placed.name]
+            thing = load_object_entries_by_name()[placed.name]
             assert scene.caption[slice(*placed.span)] == placed.word
             assert placed.word in (thing.name, *thing.synonyms)
             synonyms_used += placed.word != thing.name
@@ -266,7 +266,7 @@ def test_a_colour_said_is_painted_or_natural_and_a_painted_one_is_always_said(
                 assert before == placed.colour, scene.caption
                 painted += 1
             elif before in HUE_RANGES:
-                assert before == load_vocabulary_objects()[placed.name].natural_colour, (
+                assert before == load_object_entries_by_name()[placed.name].natural_colour, (
                     scene.caption
                 )
                 natural += 1
@@ -280,13 +280,13 @@ def in_range(hue: float, name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [thing.name for thing in load_vocabulary_objects().values() if thing.repaintable]
+    "name", [thing.name for thing in load_object_entries_by_name().values() if thing.repaintable]
 )
 def test_a_repainted_object_is_mostly_of_its_new_colour(name: str) -> None:
     natural = np.asarray(load_premultiplied_sprite(name, None).convert("RGBA"))[::4, ::4].astype(
         int
     )
-    for colour in load_vocabulary_objects()[name].paint_colours:
+    for colour in load_object_entries_by_name()[name].paint_colours:
         rgba = np.asarray(load_premultiplied_sprite(name, colour).convert("RGBA"))[::4, ::4]
         assert (rgba[..., 3] == natural[..., 3]).all()
         solid = rgba[..., 3] > 250
@@ -332,7 +332,7 @@ def test_the_background_is_of_its_name_and_named_truly_in_six_of_ten_captions(
 def test_any_two_objects_have_a_background_before_which_both_are_seen() -> None:
     clear = {
         (thing.name, colour): list_contrasting_backgrounds(thing.name, colour)
-        for thing in load_vocabulary_objects().values()
+        for thing in load_object_entries_by_name().values()
         for colour in (None, *thing.paint_colours)
     }
     assert "green" not in clear["tree", None]
@@ -396,13 +396,13 @@ def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
 
 
 def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
-    core = {name for name, thing in load_vocabulary_objects().items() if thing.core}
-    paintings = sum(len(load_vocabulary_objects()[name].paint_colours) for name in core)
+    core = {name for name, thing in load_object_entries_by_name().items() if thing.core}
+    paintings = sum(len(load_object_entries_by_name()[name].paint_colours) for name in core)
     assert all(len(pair) == 2 and pair <= core for pair in load_held_out_combinations().pairs)
     assert set().union(*load_held_out_combinations().pairs) == core
     assert 0.05 <= len(load_held_out_combinations().pairs) / (48 * 47 / 2) <= 0.08
     assert all(
-        colour in load_vocabulary_objects()[name].paint_colours
+        colour in load_object_entries_by_name()[name].paint_colours
         for name, colour in load_held_out_combinations().colours
     )
     assert 0.08 <= len(load_held_out_combinations().colours) / paintings <= 0.12
@@ -410,10 +410,10 @@ def test_the_hold_out_file_lists_what_could_otherwise_occur() -> None:
 
 
 def test_the_objects_are_complete_small_and_licensed() -> None:
-    assert len(load_vocabulary_objects()) >= 100
-    assert sum(thing.core for thing in load_vocabulary_objects().values()) == 48
+    assert len(load_object_entries_by_name()) >= 100
+    assert sum(thing.core for thing in load_object_entries_by_name().values()) == 48
     total = 0
-    for thing in load_vocabulary_objects().values():
+    for thing in load_object_entries_by_name().values():
         data = find_scene_assets_folder().joinpath(thing.file).read_bytes()
         total += len(data)
         assert load_premultiplied_sprite(thing.name, None).size == (128, 128)
@@ -425,7 +425,7 @@ def test_the_objects_are_complete_small_and_licensed() -> None:
     assert "Microsoft" in find_scene_assets_folder().joinpath("LICENSE").read_text(encoding="utf-8")
     words = [
         word
-        for thing in load_vocabulary_objects().values()
+        for thing in load_object_entries_by_name().values()
         for word in (thing.name, *thing.synonyms)
     ]
     assert not [word for word, times in Counter(words).items() if times > 1]

@@ -228,7 +228,7 @@ class Pictures:
         """Return True if the picture has a hint, of its own or made on the fly."""
         return bool(describe_hint_for_cache(self.checked[index], self._rules(index).hint))
 
-    def masked_word(self, index: int) -> str:
+    def find_masked_word(self, index: int) -> str:
         """Return the word in captions for the object that a picture's mask shows."""
         return self.config.masked_word or self._rules(index).captions.trigger
 
@@ -243,7 +243,7 @@ class Pictures:
 
     def captions_contain_masked_word(self, index: int) -> bool:
         """Return True if every caption of the picture contains the word that its mask shows."""
-        rules, word = self._rules(index).captions, self.masked_word(index)
+        rules, word = self._rules(index).captions, self.find_masked_word(index)
         captions = self.checked[index].entry.captions or ("",)
         return bool(word) and all(
             build_word_pattern(word).search(add_trigger_and_affixes(caption, rules))
@@ -257,7 +257,7 @@ class Pictures:
 
         Without a mask or without the word in the caption: (0, H, W) and no span.
         """
-        word = self.masked_word(index)
+        word = self.find_masked_word(index)
         if loss_mask is None or not word or self.is_class_picture(index):
             return np.zeros((0, *self.bucket_shape(index)), dtype=np.bool_), ()
         found = build_word_pattern(word).search(caption)

@@ -80,11 +80,11 @@ def assemble_target(
         return build_control_target(config.target, config, encoders)
     assert config.model is not None
     model = NewModelConfig.load_toml(config.model)
-    parts = load_starting_weights(build_fresh_components(model), config)
+    parts = replace_parts_by_trained_ones(build_fresh_components(model), config)
     return build_scratch_target(parts, config), build_new_model_identity(model, parts)
 
 
-def gather_whole_target(
+def gather_unsharded_target(
     target: TrainingTarget, config: RunConfig, accelerator: Accelerator
 ) -> TrainingTarget:
     """Return the target; where FSDP shards it, return on the main process a copy with whole
@@ -172,7 +172,7 @@ def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:
             )
 
 
-def load_starting_weights(parts: Components, config: RunConfig) -> Components:
+def replace_parts_by_trained_ones(parts: Components, config: RunConfig) -> Components:
     """Replace the fresh weights of VAE, UNet or text encoder by trained ones, where the target's
     configuration names their folders.
     """

@@ -219,7 +219,7 @@ class DenoisingTarget(TrainingTarget):
         return ValidationPicture(seen, latents_1CHW, conditioning)
 
     @torch.no_grad()
-    def compute_velocity_errors(
+    def compute_validation_errors(
         self, picture: ValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the denoiser's squared error as velocity, (B,), for one validation picture

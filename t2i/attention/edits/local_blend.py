@@ -67,8 +67,8 @@ class LocalBlend(Edit):
                 prompt_tokens.find_word_token_positions(prompt, word)
 
     def list_probes(self) -> Sequence[Probe]:
-        """Return a probe of the mask's words in each of the prompts, source and target, that has
-        some: the mask is made from their attention maps.
+        """Return probes, one for each prompt, source and target, that has words of the mask: the
+        mask is made from their attention maps.
         """
         sites = self.sites
         if sites is None:

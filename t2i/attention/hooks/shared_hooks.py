@@ -78,7 +78,9 @@ class SharedHooks:
         self._tap.close()
 
     def remove_session(self, session: AttentionListener) -> None:
-        """Remove a session from those that share the hooks of a model."""
+        """Remove a session from those that share the hooks of a model; the hooks themselves
+        stay.
+        """
         self.attention.sessions.remove(session)
         self._input_shapes.pop(session, None)
         self._discovered_shapes.pop(session, None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from t2i.scenes.layout import Layout
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
-from t2i.scenes.sprites import PAINT_COLOURS, load_vocabulary_objects
+from t2i.scenes.sprites import PAINT_COLOURS, load_object_entries_by_name
 
 CRITERION_TITLES: dict[str, str] = {
     "one": "one object",
@@ -66,7 +66,8 @@ def build_caption_statement(layout: Layout) -> CaptionStatement:
         (
             names[mention.object_index],
             mention.colour,
-            mention.colour != load_vocabulary_objects()[names[mention.object_index]].natural_colour,
+            mention.colour
+            != load_object_entries_by_name()[names[mention.object_index]].natural_colour,
         )
         for mention in caption.mentions
         if mention.colour is not None

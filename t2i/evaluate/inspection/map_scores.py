@@ -33,7 +33,7 @@ class MaskOverlapScores:
     leakage: float | None
 
 
-def measure_overlap(
+def score_map_against_mask(
     map_HW: Tensor, mask_HW: Tensor, others_HW: Tensor | None = None
 ) -> MaskOverlapScores:
     """Score a heat map (H, W), of values of any range, against the mask of its object.

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from t2i.evaluate.inspection.chapters import build_chapters
 from t2i.evaluate.inspection.daam_package import DAAM_LABEL, DaamError, compute_daam_heat_maps
-from t2i.evaluate.inspection.map_scores import MaskOverlapScores, measure_overlap, rescale_to_0_1
+from t2i.evaluate.inspection.map_scores import (
+    MaskOverlapScores,
+    rescale_to_0_1,
+    score_map_against_mask,
+)
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
     HeatMapCalibration,
@@ -188,19 +192,19 @@ class InspectionPart:
             for method in METHODS:
                 for level in build_level_step_windows(self.config.levels):
                     if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES_METHOD):
-                        found = measure_overlap(
+                        found = score_map_against_mask(
                             heat.resized_word_map(method, level, one, choice.sites), *masks
                         )
                         scores = build_map_scores(found, choice.thresholds[method])
                         methods.setdefault(method, {})[level] = scores
             if DAAM_LABEL in choice.thresholds:
-                theirs = measure_overlap(self._daam_maps(split, number, scene)[one], *masks)
+                theirs = score_map_against_mask(self._daam_maps(split, number, scene)[one], *masks)
                 methods[DAAM_LABEL] = {
                     ALL_LEVELS: build_map_scores(theirs, choice.thresholds[DAAM_LABEL])
                 }
             sites = {
                 name: build_map_scores(
-                    measure_overlap(
+                    score_map_against_mask(
                         heat.resized_word_map(BEST_SITES_METHOD, ALL_LEVELS, one, [name]), *masks
                     ),
                     threshold,
@@ -242,7 +246,7 @@ class InspectionPart:
             elsewhere = torch.stack(others).any(0) if others else None
             methods = {}
             for method in METHODS:
-                found = measure_overlap(
+                found = score_map_against_mask(
                     heat.resized_word_map(method, ALL_LEVELS, one, self.calibration.sites),
                     masks[name],
                     elsewhere,
@@ -288,7 +292,7 @@ def measure_scene_overlaps_by_method(
 def measure_overlap_of_each_object(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
     """Score the heat map of each object of a scene against the object's mask."""
     return [
-        measure_overlap(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
+        score_map_against_mask(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
         for one, map_HW in enumerate(maps)
     ]
 

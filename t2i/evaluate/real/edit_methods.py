@@ -183,7 +183,9 @@ def edit_recorded_source(
 
 
 def build_auto_edit_arguments(task: PictureEditArguments, method: EditMethod) -> Mapping[str, Any]:
-    """Return the keyword arguments of the editor for a method with edits="auto"."""
+    """Return the editor's arguments `weights` and `blend` for a task of the evaluation, by an edit
+    method that has edits="auto".
+    """
     word = task.weighted_word
     always = "auto" if task.blend_words is None else task.blend_words
     blends = {"none": None, "auto": "auto", "always": always}

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from t2i.server.jobs.job import Job, JobKind, JobState
 
 
-class FileAnswer(BaseModel):
+class ResultFileAnswer(BaseModel):
     """File of a result; it is read at /api/v1/jobs/{id}/files/{name}."""
 
     name: str
@@ -20,7 +20,7 @@ class FileAnswer(BaseModel):
 class ResultAnswer(BaseModel):
     """Result of a job: its files, and data about them."""
 
-    files: list[FileAnswer]
+    files: list[ResultFileAnswer]
     data: dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from t2i import __version__
 from t2i.server.api import documentation, models
-from t2i.server.api.schemas import FileAnswer
+from t2i.server.api.schemas import ResultFileAnswer
 from t2i.server.app import ERROR_RESPONSES, add_error_handlers, build_middleware
 from t2i.server.catalogue import list_catalogue
 from t2i.server.compat.failed_jobs import build_failure_error
@@ -30,7 +30,7 @@ Draw = Callable[[InlineJob], Awaitable[InlineResult | JobFailure]]
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
 
-class InlineFileAnswer(FileAnswer):
+class InlineResultFileAnswer(ResultFileAnswer):
     """File of a result with its content."""
 
     base64: str
@@ -40,7 +40,7 @@ class RunResultAnswer(BaseModel):
     """Result of a run: its seeds, its files, and data about them."""
 
     seeds: list[int]
-    files: list[InlineFileAnswer]
+    files: list[InlineResultFileAnswer]
     data: dict[str, Any]
 
 

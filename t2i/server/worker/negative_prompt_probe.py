@@ -12,7 +12,7 @@ UNCOND_AS_COND = {"cond": "prompt", "uncond": "cond"}
 
 
 @dataclass
-class NegativePromptProbe(Probe):
+class NegativePromptWordsProbe(Probe):
     """Probe of words of the negative prompt; of steps without that branch it reads nothing.
 
     negative_tokens : of the negative prompt, which does not change during the run

@@ -46,7 +46,7 @@ from t2i.server.jobs.worker_job import Report, WorkerJobInputs
 from t2i.server.worker.edit_alignments import describe_word_alignments
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import ModelCache
-from t2i.server.worker.negative_prompt_probe import NegativePromptProbe
+from t2i.server.worker.negative_prompt_probe import NegativePromptWordsProbe
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.recorded_steps import (
     compute_recorded_clean_latents,
@@ -151,7 +151,7 @@ def _probe_words(
     words = find_word_tokens(drawer, negative, request.num_inference_steps)
     if words:
         own = PromptTokens((get_cond_text_at_step(negative),), find_prompt_tokenizers(drawer, None))
-        probe = NegativePromptProbe(tuple(words), negative_tokens=own)
+        probe = NegativePromptWordsProbe(tuple(words), negative_tokens=own)
         probed.append(PromptHeatMaps(attention.add_probe(probe), words, negative=True))
     return probed
 

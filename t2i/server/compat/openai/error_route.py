@@ -20,7 +20,7 @@ class ErrorDetails(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Answer to a request that cannot be done."""
+    """Answer of OpenAI's routes to a request that cannot be done: {"error": {...}}."""
 
     error: ErrorDetails
 

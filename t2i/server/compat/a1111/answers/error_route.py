@@ -10,7 +10,9 @@ from t2i.server.compat.error_route import ErrorRoute
 
 
 class ErrorAnswer(BaseModel):
-    """Answer to a request that cannot be done: the type of the error, and its message twice."""
+    """Answer of A1111's routes to a request that cannot be done: the type of the error, and its
+    message twice.
+    """
 
     error: str
     detail: str
