@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,10 +51,9 @@ def refused(idle: Idle, kind: str, request: Any, **settings: Any) -> tuple[int, 
         ({"prompt": "a cat AND a dog", "words_maps": True}, "has parts joined by AND"),
         (P | {"loras": [{"name": "ink"}]}, "Unknown LoRA 'ink'. The server has none."),
         (P | {"grammar": "latin"}, "grammar: Input should be 'a1111', 'comfy' or 'plain'"),
-        (P | {"guidance_scale": math.nan}, "guidance_scale: Input should be a finite number"),
-        (P | {"strength": math.inf}, "strength: Input should be a finite number"),
-        (P | {"loras": [{"name": "ink", "scale": math.nan}]}, "should be a finite number"),
-        (P | {"regions": [{"words": "cat", "box": [math.nan, 0, 1, 1]}]}, "a finite number"),
+        (P | {"guidance_scale": math.nan}, "Got --guidance nan: expected a finite number, such as"),
+        (P | {"strength": math.inf}, "Got --strength inf: expected a number from 0"),
+        (P | {"regions": [{"words": "cat", "box": [math.nan, 0, 1, 1]}]}, "Got box=(nan, "),
         (P | {"step": 3}, "step: Extra inputs are not permitted"),
         (P | {"steps": "many"}, "steps: Input should be a valid integer"),
         ({}, "prompt: Field required"),
@@ -85,8 +85,13 @@ def test_an_upload_that_is_not_there_is_404(idle: Idle) -> None:
         ("edit", {"source_prompt": "a", "targets": ["b"], "self_replace": [0.9, 0.1]}, "self_"),
         ("edit", {"source_prompt": "a", "targets": ["b"], "full_size": True}, "full_size"),
         ("edit", {"source_prompt": "a", "targets": ["b"], "mask": "A" * 22}, "mask without image"),
-        ("edit", {"source_prompt": "a", "weights": {"a": math.nan}}, "a finite number"),
-        ("edit", {"source_prompt": "a", "targets": ["b"], "cross_replace": math.nan}, "finite"),
+        ("edit", {"source_prompt": "a", "weights": {"a": math.nan}}, "Got weights['a']=nan"),
+        ("edit", {"source_prompt": "a", "weights": {"a": -1e308}}, "up to 1,000,000: 1.0 leaves"),
+        (
+            "edit",
+            {"source_prompt": "a", "targets": ["b"], "cross_replace": math.nan},
+            "from 0 to 1",
+        ),
         ("inspect", {}, "Missing prompt"),
         ("invert", {"prompt": "a"}, "image: Field required"),
         ("invert", {"prompt": "a", "image": "A" * 22}, "No upload"),
@@ -174,6 +179,22 @@ def test_other_apis_refuse_numbers_that_are_not_finite(
     answer = idle().post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
     assert f"{field}: Input should be a finite number" in answer.text
+
+
+def test_a_scale_that_is_not_finite_is_refused(idle: Idle, lora_folder: Path) -> None:
+    loras = [{"name": "styles/ink", "scale": math.nan}]
+    _, message = refused(idle, "generate", P | {"loras": loras}, lora_folder=lora_folder)
+    assert "expected a finite number, such as 0.8" in message
+
+
+@pytest.mark.parametrize("field", ["guidance_scale", "strength", "upscale"])
+def test_a_number_that_is_not_finite_is_not_exported(idle: Idle, field: str) -> None:
+    body = json.dumps({"kind": "generate", "request": P | {field: math.nan}})
+    answer = idle().post(
+        "/api/v1/export", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert "Got a number that is not finite" in answer.text
 
 
 def test_a_deep_document_is_refused(idle: Idle) -> None:

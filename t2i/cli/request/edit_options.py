@@ -40,6 +40,8 @@ class EditOptions:
     weights : word -> factor
     windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
     alignment : word of a target -> the word of the source that it comes from, None for a new word
+
+    Raises ArgumentError for a factor that no edit takes.
     """
 
     weights: Mapping[str, float]
@@ -47,6 +49,12 @@ class EditOptions:
     windows: Mapping[str, tuple[float, float]]
     alignment: Mapping[str, str | None] = field(default_factory=dict)
     regions: Sequence[RegionBoxOption] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights:
+            from t2i.attention.edits.reweight import Reweight
+
+            Reweight(weights=self.weights)  # checks the factors
 
     @classmethod
     def parse(

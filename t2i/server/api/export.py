@@ -7,6 +7,7 @@ from typing import Any
 
 from t2i.cli.request.edit_options import RegionBoxOption, format_alignment, format_region
 from t2i.cli.request.photo_inversion import AUTO_METHOD
+from t2i.errors import ArgumentError
 from t2i.server.api.schemas import ExportAnswer
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_request import (
@@ -29,10 +30,17 @@ def build_export_answer(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
     """Return a request in its three forms; names of files on the client's machine are examples."""
     body = new.request
     document = {"kind": new.kind, "request": body.model_dump(mode="json", exclude_defaults=True)}
+    try:
+        request = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ArgumentError(
+            "Got a number that is not finite in the request: no picture can be drawn with it. Give "
+            "a finite number, or leave the field out."
+        ) from None
     return ExportAnswer(
         command=format_command(body, catalogue),
         python=format_python_code(body, catalogue),
-        request=json.dumps(document, indent=2, ensure_ascii=False),
+        request=request,
     )
 
 

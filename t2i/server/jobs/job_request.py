@@ -19,7 +19,7 @@ Word = Annotated[str, Field(min_length=1, max_length=500)]
 class AdapterChoice(BaseModel):
     """A LoRA by its name in the server's list, with its strength."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(max_length=500)]
     scale: float = 1.0
@@ -40,7 +40,7 @@ class SamplingRequest(BaseModel):
     Left open they come from the model, the seed is drawn at random, and the grammar is A1111's.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     negative_prompt: str = ""
     model: Annotated[str, Field(max_length=500)] | None = None
@@ -59,7 +59,7 @@ class SamplingRequest(BaseModel):
 class RegionChoice(BaseModel):
     """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     words: Annotated[str, Field(max_length=500)]
     box: tuple[float, float, float, float]

@@ -283,6 +283,7 @@ def run_remember(run: JobRun) -> Request:
     request = run.apply_request_to_model()
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
+    editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
     prompt = request.parse_with_grammar(request.prompt)
     with run.reporter.watching(editor, run.model):
         source = editor.remember(

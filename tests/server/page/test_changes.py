@@ -56,6 +56,7 @@ def test_a_word_typed_over_one_swaps_it(drawn: Any) -> None:
     assert drawn.input_value("#prompt") == "a dog and a balloon"
     drawn.click("text=Back to the source")
     drawn.wait_for_selector(".word[data-text='cat']")
+    assert drawn.input_value("#prompt") == "a cat and a balloon"
 
 
 def test_the_keyboard_swaps_too_and_escape_leaves_the_word(drawn: Any) -> None:

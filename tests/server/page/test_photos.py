@@ -26,6 +26,7 @@ def test_a_photo_is_inverted_and_edited_by_its_words(page: Any, photo: Path) -> 
     page.wait_for_selector("#photo:has-text('dB')")
     page.wait_for_selector(".wipe:not([hidden])")
     assert page.get_attribute(".picture.source", "src").endswith("photo.png")
+    assert page.inner_text(".draw") == "Draw without the photo"
     page.wait_for_selector(".word[data-text='house']")
     page.hover(".word[data-text='house'] .word-name")
     page.wait_for_selector(".heat.on")
@@ -40,6 +41,7 @@ def test_a_photo_is_inverted_and_edited_by_its_words(page: Any, photo: Path) -> 
     page.keyboard.press("Enter")
     page.wait_for_selector("#change li:has-text('tree')")
     page.wait_for_selector(".word[data-text='tree']")
+    assert page.inner_text(".draw") == "Draw"
     # Source and target have pictures and maps of each step, and say how far they are apart.
     page.wait_for_selector("#scrubber:not([hidden])")
     page.locator("#scrubber input").fill("2")

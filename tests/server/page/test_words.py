@@ -109,6 +109,10 @@ def test_a_mask_made_by_a_click_is_drawn_anew(page: Any) -> None:
     # The wipe compares it with the picture before.
     page.wait_for_selector(".wipe:not([hidden])")
     assert page.get_attribute(".picture.source", "src").endswith("opening/seed-2.png")
+    # Draw would draw this part of it again, and not the prompt from noise.
+    also = page.locator(".also li").all_inner_texts()
+    assert len(also) == 2
+    assert "from the picture before, changed to 100 %" in also[0]
     # It was not drawn from noise alone: its words are weighed by way of an inversion.
     page.locator(".word[data-text='tree'] .weight").fill("1")
     page.wait_for_selector("#change li:has-text('tree')")
@@ -133,7 +137,7 @@ def test_a_mask_can_be_downloaded(page: Any, tmp_path: Any) -> None:
 
 def test_words_of_the_negative_prompt_are_alive_too(page: Any) -> None:
     page.click("summary:has-text('More')")
-    page.get_by_label("Not this").fill("a dog")
+    page.get_by_label("Negative prompt").fill("a dog")
     page.click(".draw")
     page.hover(".line.negative .word[data-text='dog'] .word-name")
     page.wait_for_selector(".heat.on")

@@ -2,7 +2,7 @@
 
 import { complain } from "../app/alerts.js";
 import { find, fill, freshId, icon, make } from "../app/dom.js";
-import { on, state } from "../app/store.js";
+import { on, setForm, state } from "../app/store.js";
 import { rememberPast, show } from "../app/views.js";
 import { buildAlignment } from "./alignment.js";
 import { differences } from "./differences.js";
@@ -73,8 +73,10 @@ function build() {
 }
 
 function back() {
+  const { view, before, form } = state;
   rememberPast();
-  show(state.before).catch(complain);
+  if (form.prompt === view.prompt) setForm({ prompt: before.prompt });
+  show(before).catch(complain);
 }
 
 /** The list of places that the edit may change. */

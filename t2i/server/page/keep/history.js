@@ -96,6 +96,15 @@ function mark() {
   undo.disabled = !kept.past?.length;
   redo.disabled = !kept.future?.length;
   for (const item of strip.children) {
-    item.firstChild.setAttribute("aria-current", String(item.dataset.id === state.view?.id));
+    const current = item.dataset.id === state.view?.id;
+    item.firstChild.setAttribute("aria-current", String(current));
+    if (current) bringIntoStrip(item);
   }
+}
+
+/** Scroll the strip, and nothing around it, until a picture of it is seen. */
+function bringIntoStrip(item) {
+  const [room, place] = [strip.getBoundingClientRect(), item.getBoundingClientRect()];
+  if (place.left < room.left) strip.scrollLeft += place.left - room.left - 5;
+  else if (place.right > room.right) strip.scrollLeft += place.right - room.right + 5;
 }

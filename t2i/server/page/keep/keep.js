@@ -85,7 +85,7 @@ function openDialog(title, text) {
       copy.textContent = "Copied";
     },
   }, icon("copy"), "Copy");
-  fill(dialog, make("h2", { id: "dialog-title" }, `As ${title.toLowerCase()}`), code,
+  fill(dialog, make("h2", { id: "dialog-title" }, `As ${title === "Python" ? title : title.toLowerCase()}`), code,
     make("div", { class: "buttons" }, copy, make("button", { type: "button", onclick: () => dialog.close() }, "Close")));
   dialog.showModal();
 }

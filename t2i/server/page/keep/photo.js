@@ -9,6 +9,8 @@ import { keepDropped, newDroppedId } from "../app/dropped_files.js";
 import { openJob, rememberPast } from "../app/views.js";
 import { awaitsPicture, bringPicture } from "./restore.js";
 
+const UNDESCRIBED_DB = 6; // so far below its autoencoder, a photo's words name little of it
+
 let room;
 let chooser;
 
@@ -109,11 +111,13 @@ function build() {
   delete room.dataset.id;
   if (!inverted) return;
   const { method, replay, autoencoder } = view.data.inversion ?? {};
+  const undescribed = autoencoder - replay > UNDESCRIBED_DB;
   const decibels = (name, value) => (Number.isFinite(value) ? make("span", { class: "fact" }, make("i", {}, name), `${value.toFixed(1)} dB`) : null);
   fill(room, make("h2", {}, "Your photo"), make("p", { class: "facts" },
     make("span", { class: "fact" }, make("i", {}, "inverted by"), String(method ?? view.request.method)),
-    decibels("reconstruction", replay),
+    decibels("from its noise", replay),
     decibels("autoencoder", autoencoder)),
+    undescribed ? make("p", { class: "hint" }, "Its words say little of it: edits hold better where they name all that it shows.") : null,
     make("p", { class: "hint" }, "Swap or weigh its words now: what they do not name stays."));
 }
 

@@ -3,7 +3,7 @@
 import { complain, say } from "../app/alerts.js";
 import { upload } from "../app/api.js";
 import { find, fill, freshId, make } from "../app/dom.js";
-import { drawJob, requestOf } from "../app/draw.js";
+import { drawJob, formOf, requestOf } from "../app/draw.js";
 import { on, set, setForm, state } from "../app/store.js";
 import { save } from "../keep/save.js";
 import { maskPng } from "./overlay.js";
@@ -74,8 +74,14 @@ async function inpaint(prompt) {
   };
   set({ mask: null });
   const drawn = await drawJob("generate", null, { label: "Redrawing a part", before: view, prepare });
-  if (drawn) setForm({ prompt: drawn.prompt });
+  if (drawn) setForm({ ...formOf(drawn.request, { seed: drawn.seed, pictures: taken(drawn.request) }), locked: form.locked });
 }
+
+/** The pictures that a part was redrawn from, with names for the form. */
+const taken = ({ image, mask }) => [
+  { field: "image", id: image, name: "the picture before" },
+  { field: "mask", id: mask, name: "the mask" },
+];
 
 /** Limit the edits of this picture to the word's place (LocalBlend). */
 function keepTo(text) {

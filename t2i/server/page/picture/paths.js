@@ -26,7 +26,6 @@ export function drawPaths(distances, step) {
   const y = (distance) => HEIGHT - 2 - ((HEIGHT - 5) * distance) / largest;
   const points = distances.map((distance, place) => `${x(place)},${y(distance)}`);
   const parted = partingStep(distances);
-  const shown = step ?? count;
   const svg = makeSvg("svg", {
     viewBox: `0 0 100 ${HEIGHT}`, preserveAspectRatio: "none", class: "paths", role: "img",
     "aria-label": parted === null ? "Source and edit never part" : `Source and edit part at step ${parted + 1} of ${count}`,
@@ -34,7 +33,7 @@ export function drawPaths(distances, step) {
   svg.append(
     makeSvg("polyline", { class: "area", points: `${x(0)},${HEIGHT} ${points.join(" ")} ${x(count - 1)},${HEIGHT}` }),
     makeSvg("polyline", { class: "curve", points: points.join(" ") }),
-    makeSvg("line", { class: "now", x1: x(shown), x2: x(shown), y1: 0, y2: HEIGHT }),
   );
+  if (step !== null) svg.append(makeSvg("line", { class: "now", x1: x(step), x2: x(step), y1: 0, y2: HEIGHT }));
   return svg;
 }

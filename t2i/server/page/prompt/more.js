@@ -13,7 +13,7 @@ const fields = {};
 export function buildMore() {
   const details = make("details", { class: "more" }, make("summary", {}, "More"));
   details.append(
-    labelled("negative_prompt", "Not this", make("input", { type: "text", placeholder: "what the picture must not show" })),
+    labelled("negative_prompt", "Negative prompt", make("input", { type: "text", placeholder: "what the picture must not show" })),
     make("div", { class: "grid" },
       labelled("steps", "Steps", make("input", { type: "number", min: "1", max: "1000", step: "1" })),
       labelled("guidance_scale", "Guidance", make("input", { type: "number", step: "0.5", min: "0", max: "100" })),

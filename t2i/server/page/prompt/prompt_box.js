@@ -46,7 +46,7 @@ export function buildPrompt() {
     else drawOnScreen().catch(complain);
   });
   on(["form"], showForm);
-  on(["busy"], showBusy);
+  on(["busy", "view"], showButton);
   showForm();
 }
 
@@ -80,9 +80,9 @@ function showForm() {
   fill(lock, icon(form.locked ? "lock" : "unlock"));
 }
 
-function showBusy() {
+function showButton() {
   const drawing = Boolean(state.busy);
-  button.textContent = drawing ? "Stop" : "Draw";
+  button.textContent = drawing ? "Stop" : state.view?.kind === "invert" ? "Draw without the photo" : "Draw";
   button.classList.toggle("stop", drawing);
 }
 

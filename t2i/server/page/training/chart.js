@@ -30,6 +30,8 @@ export function drawChart(series, label, width) {
   for (const { kind, values: own } of series) {
     if (kind === "points") {
       for (const [step, value] of own) svg.append(makeSvg("circle", { class: "point", cx: x(step), cy: y(value), r: 3.5 }));
+    } else if (own.length === 1) {
+      svg.append(makeSvg("circle", { class: "single", cx: x(own[0][0]), cy: y(own[0][1]), r: 3.5 }));
     } else {
       svg.append(line("raw", own, x, y), line("smooth", smooth(own), x, y));
     }

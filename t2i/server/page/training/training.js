@@ -46,12 +46,12 @@ async function refresh() {
       chosen = run.name;
       refresh().catch(complain);
     },
-  }, run.name, make("small", {}, `${run.steps === null ? "" : `${run.steps.toLocaleString("en")} steps, `}${ago(run.updated)}`))));
+  }, run.name, make("small", {}, `${run.steps === null ? "" : `${run.steps.toLocaleString("en")} ${run.steps === 1 ? "step" : "steps"}, `}${ago(run.updated)}`))));
   showRun(await call(`runs/${encodeURI(chosen)}`));
 }
 
 function showRun(run) {
-  const key = `${run.name}/${run.records.length}/${run.sheets.length}`;
+  const key = `${run.name}/${run.records.length}/${run.sheets.length}/${room.clientWidth}`;
   if (key === shown) return;
   shown = key;
   const read = (name) => run.records.filter((record) => Number.isFinite(record[name])).map((record) => [record.step, record[name]]);
