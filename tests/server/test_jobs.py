@@ -129,6 +129,7 @@ def test_a_remembered_source_is_edited_by_its_targets_alone(server: RunningServe
     prompts = "a cat on a blue background", "a dog on a blue background"
     plain = server.run("generate", prompt=prompts[0], **FAST)
     source = server.run("remember", prompt=prompts[0], words_maps=True, **FAST)
+    assert "it/s" not in "".join(server.log)  # no progress bar
     same = [server.file(job, "seed-7.png") for job in (plain, source)]
     assert same[0] == same[1]
     whole = server.run("edit", source_prompt=prompts[0], targets=[prompts[1]], **FAST)

@@ -71,3 +71,22 @@ def test_the_maps_are_downloaded_exactly(drawn: Any, tmp_path: Path) -> None:
         drawn.click("#save-maps")
     download.value.save_as(tmp_path / "maps.safetensors")
     assert load_file(tmp_path / "maps.safetensors")["cat"].shape == (16, 16)
+
+
+def test_the_strip_of_history_is_scrolled_to_the_picture_on_screen(page: Any) -> None:
+    files = [{"name": "seed-1.png", "width": 64, "height": 64, "seed": 1}]
+    done = {"kind": "generate", "state": "done", "request": {"prompt": "a cat"}, "seeds": [1]}
+    jobs = [
+        {"id": f"{number:022d}", **done, "result": {"files": files, "data": {}}}
+        for number in range(40)
+    ]
+    page.route("**/api/v1/jobs?limit=*", lambda route: route.fulfill(json={"jobs": jobs}))
+    page.route("**/api/v1/jobs/*/files/*", lambda route: route.fulfill(body=b""))
+    page.set_viewport_size({"width": 400, "height": 500})
+    page.reload()
+    page.wait_for_selector(".strip li:nth-child(41)")
+    room = page.locator(".strip").bounding_box()
+    current = page.locator(".strip [aria-current=true]").bounding_box()
+    assert room["x"] <= current["x"]
+    assert current["x"] + current["width"] <= room["x"] + room["width"]
+    assert page.evaluate("scrollY") == 0  # the page itself stays where it is
