@@ -93,7 +93,7 @@ def page(tab: Any, address: str) -> Iterator[Any]:
     tab.goto(address)
     tab.wait_for_selector(".word[data-text='rocket']")
     yield tab
-    tab.unroute_all()
+    tab.unroute_all(behavior="ignoreErrors")  # of handlers that still wait for the server
     tab.remove_listener("pageerror", note)
     tab.remove_listener("console", note_policy)
     assert errors == []
