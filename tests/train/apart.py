@@ -11,6 +11,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -229,7 +230,15 @@ def by_two(
 
 
 def free_port() -> int:
-    return random.Random().randrange(20000, 60000)
+    """A free port below those that the system gives to others, which would take it before the
+    processes have started.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 def die_in_third_save() -> None:
