@@ -47,6 +47,8 @@ FILE_TYPE_BY_SIGNATURE = {
     b"\0\0\1\0": "an ICO",
 }
 
+MIN_DISPLAY_WIDTH = 256
+"""Pixels to which smaller pictures, heat maps and labels are enlarged for display."""
 GAP_PIXELS = 8
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 

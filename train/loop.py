@@ -25,11 +25,7 @@ from train.config.run_config import RunConfig
 from train.model_notes import build_model_notes
 from train.nonfinite_step_report import NonFiniteStepLimitError, load_step_thumbnails
 from train.optim.ema import EMA
-from train.optim.ema_snapshots import (
-    SNAPSHOT_FOLDER,
-    remove_snapshots_after,
-    save_snapshot,
-)
+from train.optim.ema_snapshots import SNAPSHOT_FOLDER, remove_snapshots_after, save_snapshot
 from train.optim.optimizer import using_schedulefree_average
 from train.parallel.fsdp import (
     gather_tensors,
@@ -174,10 +170,8 @@ class TrainingRun:
                 self._validate(loggers)
             for _ in steps:
                 result = self.make_optimizer_step([next(reader) for _ in range(train.accumulation)])
-                last, stopping = (
-                    self.steps_done == train.steps,
-                    is_true_on_any_process(self.accelerator, stop.wanted),
-                )
+                last = self.steps_done == train.steps
+                stopping = is_true_on_any_process(self.accelerator, stop.wanted)
                 if main:
                     loggers[0].move_progress_bar_to(self.steps_done)
                     if message := compilations.poll():

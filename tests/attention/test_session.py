@@ -16,8 +16,8 @@ from t2i.attention import (
     attend,
     load_map_tensors,
 )
-from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH
 from t2i.errors import ArgumentError, AttentionError
+from t2i.pictures import MIN_DISPLAY_WIDTH
 from tests.attention.runs import CAT, DOG, assert_equal, draw, left_behind, ours, theirs
 from tests.tiny import tiny_sd_components
 

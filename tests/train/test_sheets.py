@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from t2i.attention import attend
-from t2i.attention.probes.overlays import MIN_DISPLAY_WIDTH, draw_overlays
+from t2i.attention.probes.overlays import draw_overlays
 from t2i.errors import ArgumentError
-from t2i.pictures import GAP_PIXELS, PAPER
+from t2i.pictures import GAP_PIXELS, MIN_DISPLAY_WIDTH, PAPER
 from tests.sweeps import sweep
 from tests.train.finetunes import finetune_run
 from tests.train.runs import tiny_run, train_only

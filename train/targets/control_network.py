@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.conditioning import Conditioning
-from t2i.controls.adapter import compute_adapter_features
+from t2i.controls.adapter import AdapterFeatures, compute_adapter_features
 from t2i.controls.control import Control
 from t2i.controls.controlnet import PreparedControlNet
 from t2i.denoiser.families import sd
@@ -106,15 +106,17 @@ class ControlTarget(DenoisingTarget, ABC):
         self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the UNet's output for noisy latents under the control, (B, C, H, W)."""
-        residuals = self.compute_residuals(latents_BCHW, timestep_B, conditioning)
+        hint_BCYX = conditioning.extra[HINT]
+        prepared = self.prepare_control(Control(self.network, hint_BCYX), hint_BCYX)
+        residuals = prepared.compute_residuals(latents_BCHW, timestep_B, conditioning)
         controlled = replace(conditioning, extra={**conditioning.extra, **residuals})
         return sd.run_unet(self.unet, latents_BCHW, timestep_B, controlled)
 
     @abstractmethod
-    def compute_residuals(
-        self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
-    ) -> dict[str, Tensor]:
-        """Return what the control adds to the UNet, as entries of `Conditioning.extra`."""
+    def prepare_control(
+        self, control: Control, hint_BCYX: Tensor
+    ) -> PreparedControlNet | AdapterFeatures:
+        """Return the control with its hint, ready to compute what it adds to the UNet."""
 
     def build_scheduler(self) -> Scheduler:
         """Return the base model's own scheduler, to sample the controlled model with."""
@@ -176,13 +178,9 @@ class ControlNetTarget(ControlTarget):
 
     network: ControlNetModel
 
-    def compute_residuals(
-        self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
-    ) -> dict[str, Tensor]:
-        """Return the residuals of the ControlNet, as entries of `Conditioning.extra`."""
-        hint_BCYX = conditioning.extra[HINT]
-        prepared = PreparedControlNet(Control(self.network, hint_BCYX), 0, hint_BCYX)
-        return prepared.compute_residuals(latents_BCHW, timestep_B, conditioning)
+    def prepare_control(self, control: Control, hint_BCYX: Tensor) -> PreparedControlNet:
+        """Return the ControlNet with its hint, which it reads at each pass."""
+        return PreparedControlNet(control, 0, hint_BCYX)
 
 
 class T2IAdapterTarget(ControlTarget):
@@ -190,11 +188,6 @@ class T2IAdapterTarget(ControlTarget):
 
     network: T2IAdapter
 
-    def compute_residuals(
-        self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
-    ) -> dict[str, Tensor]:
-        """Return the features of the adapter, as entries of `Conditioning.extra`."""
-        hint_BCYX = conditioning.extra[HINT]
-        control = Control(self.network, hint_BCYX)
-        prepared = compute_adapter_features(control, 0, hint_BCYX, None, len(hint_BCYX))
-        return prepared.compute_residuals(latents_BCHW, timestep_B, conditioning)
+    def prepare_control(self, control: Control, hint_BCYX: Tensor) -> AdapterFeatures:
+        """Return the adapter with its features of the hint, which are the same at each pass."""
+        return compute_adapter_features(control, 0, hint_BCYX, None, len(hint_BCYX))

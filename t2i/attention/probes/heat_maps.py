@@ -23,7 +23,7 @@ from t2i.attention.probes.refinement import refine_map
 from t2i.attention.probes.segmentation import Segmentation, label_positions, rank_words_at
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, suggest_choice
-from t2i.pictures import build_picture_grid
+from t2i.pictures import MIN_DISPLAY_WIDTH, build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
 
@@ -33,8 +33,6 @@ THRESHOLDS: dict[Convention, float] = {"default": 0.5, "refined": 0.5, "daam": 0
 """Default threshold of `HeatMaps.mask`: DAAM's is published, ours was chosen by `t2i evaluate`."""
 RESCALED: tuple[Convention, ...] = ("default", "refined")
 """Conventions whose heat maps are rescaled to 0..1."""
-MIN_DISPLAY_WIDTH = 256
-"""Pixels to which smaller maps and images are enlarged for display."""
 
 
 class HeatMaps(Mapping[str, Tensor]):

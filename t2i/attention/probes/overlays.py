@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from t2i.atomic_files import write_atomically
-from t2i.attention.probes.heat_maps import MIN_DISPLAY_WIDTH, HeatMaps
-from t2i.pictures import build_picture_grid
+from t2i.attention.probes.heat_maps import HeatMaps
+from t2i.pictures import MIN_DISPLAY_WIDTH, build_picture_grid
 
 FRAME_MS, LAST_FRAME_MS = 300, 1600
 """How long a frame of an animation is shown, and the last one."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.errors import ArgumentError, suggest_choice
-from t2i.pictures import build_picture_grid, scale_to_width
+from t2i.pictures import MIN_DISPLAY_WIDTH, build_picture_grid, scale_to_width
 
 NO_WORD = -1
 WORD_COLOURS = (
@@ -29,8 +29,6 @@ WORD_COLOURS = (
 """Colours of the words in their order, from the start again after the last."""
 NO_WORD_COLOUR = (235, 235, 235)
 LABEL_OPACITY = 0.55
-MIN_LABEL_WIDTH = 256
-"""Pixels to which smaller label pictures are enlarged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Segmentation:
         colours = np.array([*palette, NO_WORD_COLOUR], dtype=np.uint8)  # NO_WORD is the last
         labels = Image.fromarray(colours[self.labels_HW.numpy()])
         if image is None:
-            return scale_to_width(labels, max(MIN_LABEL_WIDTH, labels.width)).convert("RGB")
+            return scale_to_width(labels, max(MIN_DISPLAY_WIDTH, labels.width)).convert("RGB")
         base = image.convert("L").convert("RGB")
         labelled = self.labels_HW.numpy() != NO_WORD
         opacity = Image.fromarray((labelled * round(255 * LABEL_OPACITY)).astype(np.uint8))

@@ -1,7 +1,5 @@
 """Execution of the jobs of a bulk run with one loaded pipeline."""
 
-import filecmp
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +10,11 @@ from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
-from t2i.atomic_files import (
-    NameTakenError,
-    build_write_error,
-    link_or_move_file,
-    write_files_under_first_free_names,
-)
+from t2i.atomic_files import NameTakenError
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
-from t2i.cli.bulk.jobs import MAPS_SUFFIX, Job
+from t2i.cli.bulk.job_files import save_new_files
+from t2i.cli.bulk.jobs import Job
 from t2i.cli.bulk.photo_cache import InvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
 from t2i.cli.generation.edited_images import (
@@ -53,7 +47,7 @@ from t2i.cli.request.edit_options import PromptLineEdit
 from t2i.cli.request.request import Request
 from t2i.cli.stopping import InterruptingStopHandler
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
-from t2i.errors import DataError, OutputError
+from t2i.errors import OutputError
 from t2i.pictures import save_picture
 
 if TYPE_CHECKING:
@@ -137,7 +131,7 @@ class BulkWorker:
             else:
                 entry["request"] = asdict(result.request)
                 paths = [self.out / name for name in job.file_names]
-                taken = None if result.save is None else _save_new_files(paths, result.save)
+                taken = None if result.save is None else save_new_files(paths, result.save)
                 if taken is None:
                     entry |= {"file": job.file_name, **result.facts}
                     entry["seconds"] = round(time.perf_counter() - start, 3)
@@ -289,49 +283,6 @@ class BulkWorker:
             )
             source = record_edit(editor, request, source, show_progress=False)
         return request, source
-
-
-def _save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], object]) -> Path | None:
-    """Save the files of a job unless they exist; return the first that exists and differs.
-
-    They are there after a kill between files and index, too. Other files of their names are left
-    alone.
-    """
-    try:
-        write_files_under_first_free_names([paths], save)
-    except NameTakenError:
-        pass
-    else:
-        return None
-    again = [path.with_name(f".again-{path.name}") for path in paths]
-    try:
-        save(again)
-        for new, path in zip(again, paths, strict=True):
-            if not os.path.lexists(path):
-                link_or_move_file(new, path)
-            elif not _have_same_contents(new, path):
-                return path
-        return None
-    except OSError as error:
-        raise build_write_error(paths[0], error) from error
-    finally:
-        for path in again:
-            path.unlink(missing_ok=True)
-
-
-def _have_same_contents(one: Path, other: Path) -> bool:
-    """Return True for two equal files; of heat maps the tensors are compared, as safetensors writes
-    its header in any order.
-    """
-    if one.suffix != MAPS_SUFFIX:
-        return filecmp.cmp(one, other, shallow=False)
-    from t2i.attention.probes.heat_maps import load_map_tensors
-
-    try:
-        ours, theirs = load_map_tensors(one), load_map_tensors(other)
-    except DataError:
-        return False
-    return ours.keys() == theirs.keys() and all(ours[word].equal(theirs[word]) for word in ours)
 
 
 def _name_taken_error(path: Path) -> OutputError:

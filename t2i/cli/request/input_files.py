@@ -135,3 +135,10 @@ def check_file_count(name: str, files: Sequence[InputFile]) -> None:
     """Raise ArgumentError if an option is given with too many files."""
     if len(files) > MAX_FILES:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")
+
+
+def split_cell(texts: str | list[str]) -> list[str]:
+    """Return a list as it is; text is divided at semicolons, for a cell of a csv."""
+    if isinstance(texts, list):
+        return texts
+    return [part for part in (part.strip() for part in texts.split(";")) if part]

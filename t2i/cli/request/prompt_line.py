@@ -20,6 +20,7 @@ from t2i.cli.request.input_files import (
     parse_file_with_scale,
     parse_input_file,
     parse_loras,
+    split_cell,
 )
 from t2i.cli.request.photo_inversion import (
     AUTO_METHOD,
@@ -177,7 +178,7 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
 def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     recording = _parse_recording(keys)
     prompt = _check_prompt(keys)
-    words = ",".join(_split_files(keys.words or []))
+    words = ",".join(split_cell(keys.words or []))
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler), ("words", words)):
         check_text_length_and_encoding(f'"{name}"', text or "")
     width, height = parse_size_keys(keys.size, keys.width, keys.height)
@@ -194,14 +195,14 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             sampler=None if keys.sampler is None else sampler_name_from_class(keys.sampler),
             width=width,
             height=height,
-            loras=None if keys.lora is None else parse_loras(_split_files(keys.lora)),
+            loras=None if keys.lora is None else parse_loras(split_cell(keys.lora)),
             embeddings=None
             if keys.embedding is None
-            else parse_embeddings(_split_files(keys.embedding)),
+            else parse_embeddings(split_cell(keys.embedding)),
             regions=None
             if keys.region is None or keys.source is not None or recording is not None
-            else tuple(map(parse_region, _split_files(keys.region))),
-            controls=None if keys.control is None else parse_controls(_split_files(keys.control)),
+            else tuple(map(parse_region, split_cell(keys.region))),
+            controls=None if keys.control is None else parse_controls(split_cell(keys.control)),
             ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
             image_prompt=None
             if keys.image_prompt is None
@@ -272,11 +273,9 @@ def _parse_name(keys: PromptLineSchema) -> str | None:
     if keys.name is None:
         return None
     check_text_length_and_encoding('"name"', keys.name)
-    return (
-        parse_file_name(keys.name)
-        if keys.task == "invert"
-        else parse_name_and_add_image_suffix(keys.name)
-    )
+    if keys.task == "invert":
+        return parse_file_name(keys.name)
+    return parse_name_and_add_image_suffix(keys.name)
 
 
 def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
@@ -305,7 +304,7 @@ def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
         )
     return PromptLineTask(
         task="inspect" if keys.task == "inspect" else "invert",
-        words=None if keys.words is None else tuple(split_words(_split_files(keys.words))),
+        words=None if keys.words is None else tuple(split_words(split_cell(keys.words))),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),
     )
 
@@ -340,19 +339,12 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
         source=sources[-1] if sources else None,
         earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(
-            _split_files(keys.weight or []),
+            split_cell(keys.weight or []),
             keys.blend or "auto",
             cross_replace,
             self_replace,
-            _split_files(keys.align or []),
-            _split_files(keys.region or []),
+            split_cell(keys.align or []),
+            split_cell(keys.region or []),
         ),
         photo_keys=photo_keys,
     )
-
-
-def _split_files(files: str | list[str]) -> list[str]:
-    """Return a list as it is; text is divided at semicolons, for a cell of a csv."""
-    if isinstance(files, list):
-        return files
-    return [part for part in (part.strip() for part in files.split(";")) if part]
