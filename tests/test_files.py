@@ -18,7 +18,7 @@ from t2i.atomic_files import (
     write_new_file,
 )
 from t2i.cli.file_names import OutputFileNames
-from t2i.cli.grouped_file_names import GroupedFileNames
+from t2i.cli.multi_file_output_names import MultiFileOutputNames
 from t2i.errors import OutputError
 
 
@@ -106,7 +106,7 @@ def test_pictures_in_a_folder_get_names_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_links")
 def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
     def saver(mark: str) -> Callable[[int], object]:
-        names = GroupedFileNames(tmp_path, "a cat", "edit", ["-source.png", "-target.png"])
+        names = MultiFileOutputNames(tmp_path, "a cat", "edit", ["-source.png", "-target.png"])
 
         def write(paths: Sequence[Path]) -> None:
             for path in paths:
@@ -155,4 +155,4 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> N
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):
         OutputFileNames(tmp_path / ("x" * 300 + ".png"), "a cat", 1)
     with pytest.raises(OutputError, match="A name has at most 255 bytes"):  # -source.png
-        GroupedFileNames(tmp_path / ("x" * 245 + ".png"), "a cat", "edit", ["-source.png"])
+        MultiFileOutputNames(tmp_path / ("x" * 245 + ".png"), "a cat", "edit", ["-source.png"])

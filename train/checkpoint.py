@@ -36,7 +36,7 @@ TensorsByName = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointState:
+class TrainingState:
     """State of a training run from which it can be resumed: step, tensors and JSON data.
 
     tensors : file name without suffix -> its tensors ("weights", "average", "optimizer")
@@ -48,7 +48,7 @@ class CheckpointState:
     facts: Mapping[str, Any]
 
 
-def save_and_prune_checkpoints(folder: Path, state: CheckpointState, keep: int) -> Path:
+def save_and_prune_checkpoints(folder: Path, state: TrainingState, keep: int) -> Path:
     """Write a checkpoint of `state` below `folder` and remove all but the `keep` newest
     checkpoints.
 
@@ -93,7 +93,7 @@ def parse_checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def read_newest_checkpoint(folder: Path) -> CheckpointState | None:
+def read_newest_checkpoint(folder: Path) -> TrainingState | None:
     """Read the newest complete checkpoint; None where there is none. Warns of damaged ones.
 
     Raises TrainingError where there are checkpoints and none is complete.
@@ -143,7 +143,7 @@ def find_checkpoint_defect(path: Path) -> str | None:
     return None
 
 
-def read_checkpoint(path: Path) -> CheckpointState:
+def read_checkpoint(path: Path) -> TrainingState:
     """Read the state of a run from one checkpoint folder; nothing is restored yet.
 
     Raises TrainingError where it cannot be read.
@@ -153,7 +153,7 @@ def read_checkpoint(path: Path) -> CheckpointState:
         tensors = {file.stem: read_tensors(file) for file in path.glob("*.safetensors")}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"Cannot read the checkpoint {path}: {error}.") from error
-    return CheckpointState(facts.pop("step"), tensors, facts)
+    return TrainingState(facts.pop("step"), tensors, facts)
 
 
 def pack_optimizer_state(

@@ -6,8 +6,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from train.checkpoint import (
-    CheckpointState,
     TensorsByName,
+    TrainingState,
     pack_optimizer_state,
     restore_optimizer_state,
 )
@@ -24,7 +24,7 @@ def collect_checkpoint_state(
     stepper: TrainingStepper,
     ema: EMA,
     accelerator: Accelerator,
-) -> CheckpointState:
+) -> TrainingState:
     """Collect the state of a run after `step` steps for a checkpoint, sharded tensors gathered;
     complete on the main process alone. All processes must call this together.
 
@@ -46,11 +46,11 @@ def collect_checkpoint_state(
         "average": gather_tensors(ema.state_dict(), main=main),
         "optimizer": gather_tensors(optimizer, main=main),
     }
-    return CheckpointState(step, tensors, facts)
+    return TrainingState(step, tensors, facts)
 
 
 def restore_checkpoint_state(
-    state: CheckpointState,
+    state: TrainingState,
     target: TrainingTarget,
     stepper: TrainingStepper,
     ema: EMA,

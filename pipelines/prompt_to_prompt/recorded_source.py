@@ -184,7 +184,9 @@ class RecordedSource:
     # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
     def prompt_at(self, step: int) -> EncoderInput:
-        """Return the text that the recorded source's prompt has at a step."""
+        """Return the prompt text that was encoded at a step; under prompt editing such as
+        "[cat:dog:0.5]" it changes between steps.
+        """
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text_at_step(self.prompt, step * num_steps // num_passes, num_steps)
 

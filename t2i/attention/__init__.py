@@ -12,7 +12,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.share_keys_values import ShareKeysValues
-from t2i.attention.edits.word_weights import WordWeights
+from t2i.attention.edits.weight_words import WeightWords
 from t2i.attention.probes.concepts import Concept
 from t2i.attention.probes.heat_maps import HeatMaps, load_map_tensors
 from t2i.attention.probes.step_heat_maps import StepHeatMaps
@@ -37,7 +37,7 @@ __all__ = [
     "Site",
     "Sites",
     "StepHeatMaps",
-    "WordWeights",
+    "WeightWords",
     "attend",
     "from_dict",
     "load_map_tensors",

@@ -16,7 +16,7 @@ from t2i.scenes.sprites import load_premultiplied_sprite
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SceneLayout:
     """Complete description of a scene before rendering: objects, background and caption.
 
     objects : in the order of `choose_random_arrangement_and_positions`
@@ -33,7 +33,9 @@ class Layout:
     caption: Caption
 
 
-def render_layout(layout: Layout, size: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+def render_layout(
+    layout: SceneLayout, size: int
+) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
     """Render the picture (H, W, 3) and, for each object, the mask (H, W) of its visible pixels."""
     pixels = render_background(
         layout.tint, layout.brightness_gradient, layout.gradient_direction, size

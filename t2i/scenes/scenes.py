@@ -17,7 +17,7 @@ from t2i.scenes.held_out import (
     may_appear_together_in_training,
 )
 from t2i.scenes.hints import SceneHintKind, draw_scene_hint
-from t2i.scenes.layout import Layout, bounding_box, render_layout
+from t2i.scenes.layout import SceneLayout, bounding_box, render_layout
 from t2i.scenes.object_placement import (
     SizeWord,
     choose_random_arrangement_and_positions,
@@ -174,7 +174,7 @@ class Scenes:
         split = "" if self.config.split == "train" else f"{self.config.split}/"
         return f"scenes/{split}{self.config.seed}/{index}"
 
-    def compose_layout(self, index: int) -> Layout:
+    def compose_layout(self, index: int) -> SceneLayout:
         """Compose scene `index` without rendering it, and return its layout."""
         if not 0 <= index < self.config.length:
             raise IndexError(f"No scene {index}: there are {self.config.length}, counted from 0.")
@@ -202,7 +202,7 @@ class Scenes:
         gradient_direction: Literal["across", "down"] = "down" if rng.random() < 0.5 else "across"
         brightness_gradient = 0 if rng.random() < 0.5 else brightness_gradient
         caption = generate_caption(rng, objects, arrangement, background, self.config.stated)
-        return Layout(
+        return SceneLayout(
             objects, arrangement, background, tint, brightness_gradient, gradient_direction, caption
         )
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_heat_maps import read_recorded_heat_maps
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.attention import Concept, Replace, Sites, WordWeights, attend
+from t2i.attention import Concept, Replace, Sites, WeightWords, attend
 from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.prompt import Prompt
@@ -145,7 +145,7 @@ def test_edits_act_beside_concepts_and_their_picture_stays(pipe):
     def run(*words):
         with attend(pipe) as attn:
             attn.edit(Replace())
-            attn.edit(WordWeights(target=0, weights={"cat": 0.2}))
+            attn.edit(WeightWords(target=0, weights={"cat": 0.2}))
             maps = attn.probe(*words, prompt=1) if words else None
             return draw(pipe, prompts), maps
 

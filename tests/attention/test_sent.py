@@ -8,7 +8,7 @@ import torch
 
 from t2i.attention import Refine, Replace, Reweight, attend
 from t2i.attention.compute.device_tensors import DeviceTensorCache
-from t2i.attention.edits.word_weights import WordWeights
+from t2i.attention.edits.weight_words import WeightWords
 from tests.attention.runs import CAT, DOG, assert_equal, draw, ours
 
 PAIR = [CAT, DOG]
@@ -16,9 +16,9 @@ EDITS = [
     Replace(words={"dog": (0.0, 0.5)}),
     Reweight(weights={"red": 3.0}),
     Reweight(source=0, weights={"apple": 0.5}, heads=(0,)),
-    WordWeights(target=1, weights={"apple": 2.0}),
-    WordWeights(target=0, weights={"cat": 2.0}),
-    WordWeights(target=1, weights={"dog": 0.5}),
+    WeightWords(target=1, weights={"apple": 2.0}),
+    WeightWords(target=0, weights={"cat": 2.0}),
+    WeightWords(target=1, weights={"dog": 0.5}),
 ]
 
 

@@ -30,7 +30,7 @@ from t2i.evaluate.real.scores import compute_kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.layout import SceneLayout, render_layout
 from t2i.scenes.scenes import SceneDatasetConfig, Scenes
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
@@ -78,7 +78,7 @@ def test_what_is_to_stay_is_equal_in_both_composed_pictures(
         assert pair.kept_HW.any()
 
 
-def held_out_combinations(layout: Layout) -> set[object]:
+def held_out_combinations(layout: SceneLayout) -> set[object]:
     """The held-out combinations that a scene shows."""
     names = [placed.name for placed in layout.objects]
     pairs = {pair for pair in load_held_out_combinations().pairs if pair <= set(names)}

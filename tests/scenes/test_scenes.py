@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_CAPTION_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.layout import SceneLayout, render_layout
 from t2i.scenes.object_placement import PlacedObject
 from t2i.scenes.scenes import Scene, SceneDatasetConfig, SceneObject, Scenes
 from t2i.scenes.sprites import (
@@ -118,7 +118,7 @@ def test_a_sample_is_the_scene() -> None:
             np.testing.assert_array_equal(mask, placed.mask)
 
 
-def recompose(layout: Layout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def recompose(layout: SceneLayout, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """The picture by Pillow's own compositing and the masks from a map of who is on top."""
     background = np.zeros((size, size, 4), np.uint8)
     for y, x, channel in itertools.product(range(size), range(size), range(3)):
@@ -162,14 +162,14 @@ def test_a_mask_loses_what_a_later_object_covers() -> None:
     )
     mentions = tuple(Mention(i, s.name, (0, 1), None, None) for i, s in enumerate(placed_objects))
     caption = Caption("a house and a moon", mentions, ())
-    layout = Layout(placed_objects, "row", "teal", (24, 168, 170), 0, "down", caption)
+    layout = SceneLayout(placed_objects, "row", "teal", (24, 168, 170), 0, "down", caption)
     pixels, (house, moon) = render_layout(layout, 64)
     expected_pixels, (expected_house, expected_moon) = recompose(layout, 64)
     np.testing.assert_array_equal(moon, expected_moon)
     np.testing.assert_array_equal(house, expected_house)
     assert np.abs(expected_pixels.astype(int) - pixels).max() <= 3
     alone = render_layout(
-        Layout(placed_objects[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
+        SceneLayout(placed_objects[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
     )[1][0]
     assert 0 < house.sum() < alone.sum()
     assert not (house & moon).any()
@@ -364,7 +364,7 @@ def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
         assert counts[count] / 2500 == pytest.approx(share, abs=0.03)
 
 
-def combinations(layout: Layout) -> set[object]:
+def combinations(layout: SceneLayout) -> set[object]:
     """The held-out combinations a layout shows."""
     names = [placed.name for placed in layout.objects]
     pairs = {frozenset(pair) for pair in itertools.combinations(names, 2)}

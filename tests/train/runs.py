@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from t2i.denoiser.build import NewModelConfig
 from t2i.run_folder import StopSignalHandler
 from tests.train.states import assert_equal_bit_for_bit, newest
-from train.checkpoint import CheckpointState
+from train.checkpoint import TrainingState
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun
@@ -91,7 +91,7 @@ def tiny_model(folder: Path) -> NewModelConfig:
     return NewModelConfig.load_toml(folder / "model.toml")
 
 
-def train_only(config: RunConfig, out: Path) -> CheckpointState:
+def train_only(config: RunConfig, out: Path) -> TrainingState:
     """Train to the last step, without the model that a whole run writes; return the checkpoint."""
     with accelerated_for(config) as accelerator:
         assert TrainingRun(config, out, accelerator).run(StopSignalHandler())

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from train.checkpoint import CheckpointState, read_newest_checkpoint
+from train.checkpoint import TrainingState, read_newest_checkpoint
 
 KINDS = ("weights", "average", "optimizer")
 
 
-def newest(out: Path) -> CheckpointState:
+def newest(out: Path) -> TrainingState:
     state = read_newest_checkpoint(out / "checkpoints")
     assert state is not None, f"no checkpoint in {out}"
     return state
@@ -45,9 +45,7 @@ def content(path: Path) -> Any:
         return file.metadata(), tensors
 
 
-def largest_difference(
-    one: CheckpointState, other: CheckpointState, kind: str = "weights"
-) -> float:
+def largest_difference(one: TrainingState, other: TrainingState, kind: str = "weights") -> float:
     assert one.tensors[kind].keys() == other.tensors[kind].keys()
     return max(
         (value.double() - other.tensors[kind][name].double()).abs().max().item()
@@ -55,7 +53,7 @@ def largest_difference(
     )
 
 
-def assert_equal_bit_for_bit(one: CheckpointState, other: CheckpointState) -> None:
+def assert_equal_bit_for_bit(one: TrainingState, other: TrainingState) -> None:
     assert one.step == other.step
     for kind in KINDS:
         assert largest_difference(one, other, kind) == 0, kind

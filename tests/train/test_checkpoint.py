@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 
 from t2i.errors import OutputError, TrainingError
 from train import checkpoint
-from train.checkpoint import CheckpointState, read_newest_checkpoint, save_and_prune_checkpoints
+from train.checkpoint import TrainingState, read_newest_checkpoint, save_and_prune_checkpoints
 
 
-def state(step: int) -> CheckpointState:
+def state(step: int) -> TrainingState:
     torch.manual_seed(step)
-    return CheckpointState(
+    return TrainingState(
         step, {"weights": {"w": torch.randn(4, 4)}, "average": {}}, {"config": {"a": 1}}
     )
 

@@ -12,7 +12,7 @@ from tests.sweeps import sweep
 from tests.train.runs import tiny_run, train_only
 from tests.train.states import newest
 from train import checkpoint
-from train.checkpoint import CheckpointState
+from train.checkpoint import TrainingState
 from train.loop import run_training
 from train.optim.ema_snapshots import list_snapshots
 
@@ -26,14 +26,14 @@ RUNS = {
 }
 
 
-def end_of(folder: Path, out: Path, *overrides: str) -> CheckpointState:
+def end_of(folder: Path, out: Path, *overrides: str) -> TrainingState:
     return train_only(tiny_run(folder, *DRAWING, *overrides), out)
 
 
 def crash_after(steps: int) -> Callable[..., Path]:
     save = checkpoint.save_and_prune_checkpoints
 
-    def save_and_crash(folder: Path, state: CheckpointState, keep: int) -> Path:
+    def save_and_crash(folder: Path, state: TrainingState, keep: int) -> Path:
         path = save(folder, state, keep)
         if state.step == steps:
             raise RuntimeError("crash")

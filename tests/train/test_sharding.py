@@ -35,7 +35,7 @@ from tests.train.finetunes import finetune_toml
 from tests.train.runs import RUN, accelerator_for, tiny_run, train_only, write_run
 from tests.train.states import assert_equal_bit_for_bit, largest_difference, logged, newest
 from train import checkpoint
-from train.checkpoint import CheckpointState
+from train.checkpoint import TrainingState
 from train.config.load_config import load_run_config
 from train.loop import run_training
 from train.parallel import fsdp as sharding
@@ -95,7 +95,7 @@ def on_two_processes(*runs: tuple[Path, Path, Path | str], config: Path = CONFIG
     return dict(said)
 
 
-def assert_close(one: CheckpointState, other: CheckpointState) -> None:
+def assert_close(one: TrainingState, other: TrainingState) -> None:
     assert one.step == other.step
     for kind in ("weights", "average", "optimizer"):
         assert largest_difference(one, other, kind) < 1e-5, kind

@@ -17,7 +17,7 @@ from t2i.run_folder import locking_folder
 from train.cache.model_digests import tensor_to_bytes
 from train.checkpoint import (
     CHECKPOINT_FOLDER,
-    CheckpointState,
+    TrainingState,
     read_newest_checkpoint,
     read_newest_checkpoint_json,
 )
@@ -55,13 +55,13 @@ def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitSt
         check_same_config(out, facts, config)
 
 
-def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> CheckpointState | None:
+def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> TrainingState | None:
     """Read the newest complete checkpoint of a run on every process, the same one on all; None
     where it has none.
 
     Raises TrainingError where the processes find different ones.
     """
-    states: list[CheckpointState | None] = []
+    states: list[TrainingState | None] = []
 
     def read() -> int:
         states.append(read_newest_checkpoint(out / CHECKPOINT_FOLDER))
@@ -84,7 +84,7 @@ def check_same_config(out: Path, facts: Mapping[str, Any], config: RunConfig) ->
     _refuse_changes(out, _changed_keys(out, facts, config.model_dump(mode="json")))
 
 
-def check_same_run(out: Path, state: CheckpointState, ours: dict[str, Any]) -> None:
+def check_same_run(out: Path, state: TrainingState, ours: dict[str, Any]) -> None:
     """Raise ArgumentError, with the differences, where a checkpoint is of another run."""
     changes = _changed_keys(out, state.facts, ours["config"])
     model_before, model = ({**facts["model"]} for facts in (state.facts, ours))

@@ -14,7 +14,7 @@ from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, short_repr
 from t2i.attention.edits.share_keys_values import ShareKeysValues
-from t2i.attention.edits.word_weights import WordWeights
+from t2i.attention.edits.weight_words import WeightWords
 from t2i.errors import ArgumentError, suggest_choice
 
 
@@ -63,7 +63,7 @@ EDITS: dict[str, type[Edit]] = {
     "reweight": Reweight,
     "self-replace": SelfReplace,
     "local-blend": LocalBlend,
-    "word-weights": WordWeights,
+    "word-weights": WeightWords,
     "regions": Regions,
     "attend-and-excite": AttendAndExcite,
     "share-keys-values": ShareKeysValues,

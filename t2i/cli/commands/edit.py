@@ -186,7 +186,7 @@ def edit(
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
-    from t2i.cli.grouped_file_names import GroupedFileNames
+    from t2i.cli.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed
@@ -197,7 +197,7 @@ def edit(
     if recorded is None:
         check_request_files(request)
     endings = _file_endings(len(prompts))
-    names = GroupedFileNames(out or Path("outputs"), request.prompt, "edit", endings)
+    names = MultiFileOutputNames(out or Path("outputs"), request.prompt, "edit", endings)
 
     from t2i.cli.generation.edit_request import EditOutputSettings, generate_and_save_edits
 

@@ -18,7 +18,7 @@ from t2i.terminal import print_line, print_rich, showing_warnings_on_one_line
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
     from t2i.cli.generation.recorded_photo import RecordedPhoto
-    from t2i.cli.grouped_file_names import GroupedFileNames
+    from t2i.cli.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -142,7 +142,7 @@ def inspect_attention(
         request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
     from t2i.cli.generation.inspected_image import list_file_endings
-    from t2i.cli.grouped_file_names import GroupedFileNames
+    from t2i.cli.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
 
@@ -150,7 +150,7 @@ def inspect_attention(
     if recorded is None:
         check_request_files(request)
     endings = list_file_endings(range(len(request.controls)), segment=segment, animate=animate)
-    names = GroupedFileNames(out or Path("outputs"), request.prompt, "words", endings)
+    names = MultiFileOutputNames(out or Path("outputs"), request.prompt, "words", endings)
     output = InspectionOutputSettings(
         names=names,
         write_metadata=not no_metadata,
@@ -178,7 +178,7 @@ class InspectionOutputSettings:
     segment, animate : whether to write the label picture, and the animation of the steps
     """
 
-    names: "GroupedFileNames"
+    names: "MultiFileOutputNames"
     write_metadata: bool
     as_json: bool
     segment: bool

@@ -19,8 +19,8 @@ from t2i.cli.generation.inverted_photo import invert_photo, replace_auto_inversi
 from t2i.cli.generation.loaded_request import load_model_for_request
 from t2i.cli.generation.recorded_photo import RecordedPhoto, check_folder_new_or_empty
 from t2i.cli.generation.recorded_target import record_target_of_request
-from t2i.cli.grouped_file_names import GroupedFileNames
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+from t2i.cli.multi_file_output_names import MultiFileOutputNames
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
@@ -44,7 +44,7 @@ class EditOutputSettings:
     write_metadata : whether to write into an image how it was made
     """
 
-    names: GroupedFileNames
+    names: MultiFileOutputNames
     write_metadata: bool
     as_json: bool
 
@@ -129,7 +129,7 @@ def generate_and_save_edits(
 
 
 def _save_images(
-    names: GroupedFileNames,
+    names: MultiFileOutputNames,
     seed: int,
     prompts: Sequence[str],
     generated: EditedImages,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments, set_progress_bar
 from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion, invert_photo
-from t2i.cli.generation.sequential_edits import repeat_earlier_edits
+from t2i.cli.generation.sequential_edits import record_source_after_earlier_edits
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
@@ -137,7 +137,9 @@ def generate_edited_images(
     if request.inversion is not None:
         if source is None:
             source = invert_photo(editor, request, seed, show_progress=show_progress)
-            source = repeat_earlier_edits(editor, request, source, show_progress=show_progress)
+            source = record_source_after_earlier_edits(
+                editor, request, source, show_progress=show_progress
+            )
         request = copy_request_with_inversion(request, source)
     edited = request.edited
     if edited is None:

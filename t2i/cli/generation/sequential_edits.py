@@ -46,7 +46,7 @@ def record_edit(
     )
 
 
-def repeat_earlier_edits(
+def record_source_after_earlier_edits(
     editor: "PromptEditPipeline",
     request: Request,
     source: "RecordedSource",

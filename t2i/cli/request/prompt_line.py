@@ -149,7 +149,7 @@ PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 def parse_prompt_line(
     number: int, record: Mapping[str, object] | InvalidPromptLineError, *, strict: bool
 ) -> PromptLine:
-    """Parse the keys and values of one line of a prompts file.
+    """Validate the keys of one record of a prompts file and return it as a PromptLine.
 
     Raises InvalidPromptLineError if it cannot be used.
 

@@ -171,7 +171,7 @@ def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
 def build_cost_table(costs: Sequence[RelativeCostRecord]) -> Table:
     """Build the table of each method's time and memory, relative to no edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
-        (cost.method, [median_with_range(cost.time), Estimate(cost.extra_bytes / 2**20)])
+        (cost.method, [median_with_min_max_interval(cost.time), Estimate(cost.extra_bytes / 2**20)])
         for cost in costs
     ]
     heads = ("time, times", "more at the peak")
@@ -185,7 +185,7 @@ def build_cost_table(costs: Sequence[RelativeCostRecord]) -> Table:
     )
 
 
-def median_with_range(values: Sequence[float]) -> Estimate:
+def median_with_min_max_interval(values: Sequence[float]) -> Estimate:
     """Return the median of some values, with their whole range as the interval."""
     return Estimate(median(values), min(values), max(values), len(values))
 

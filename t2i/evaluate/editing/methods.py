@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
-from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WordWeights
+from t2i.attention import InjectQueriesKeys, LocalBlend, ShareKeysValues, WeightWords
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import check_step_window
 from t2i.evaluate.editing.pairs import PromptPair
@@ -110,9 +110,9 @@ def build_inject_queries_keys_edits(
 def build_word_weights_edits(
     _editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Build the edit WordWeights for the strengthened word of a prompt pair."""
+    """Build the edit WeightWords for the strengthened word of a prompt pair."""
     assert pair.strengthened_word is not None
-    return [WordWeights(target=1, weights={pair.strengthened_word: settings.weight})]
+    return [WeightWords(target=1, weights={pair.strengthened_word: settings.weight})]
 
 
 METHODS: dict[str, EditFactory] = {

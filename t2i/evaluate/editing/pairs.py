@@ -17,7 +17,7 @@ from t2i.scenes.captions import (
     generate_caption,
 )
 from t2i.scenes.held_out import list_training_colours, may_appear_together_in_training
-from t2i.scenes.layout import Layout
+from t2i.scenes.layout import SceneLayout
 from t2i.scenes.object_placement import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Scenes, list_shared_contrasting_backgrounds
@@ -50,8 +50,8 @@ class PromptPair:
     """
 
     kind: ChangeKind
-    source: Layout
-    target: Layout
+    source: SceneLayout
+    target: SceneLayout
     object_index: int | None
     source_word: Words
     target_word: Words
@@ -111,7 +111,7 @@ def build_nth_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> Prom
     )
 
 
-def build_replaced_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_replaced_object_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
     """Build the pair that replaces one object of a scene by another; None if none fits."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
@@ -134,7 +134,7 @@ def build_replaced_object_pair(scenes: Scenes, layout: Layout, key: str) -> Prom
     )
 
 
-def build_recolour_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_recolour_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
     """Build the pair that paints an object in another colour; None if it has no other."""
     rng = seeded_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
@@ -147,7 +147,7 @@ def build_recolour_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair 
     )
 
 
-def build_background_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_background_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
     """Build the pair that changes the background; None unless both captions name it."""
     rng = seeded_generator(scenes, key)
     names, colours = zip(*((placed.name, placed.colour) for placed in layout.objects), strict=True)
@@ -167,7 +167,7 @@ def build_background_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPai
     return PromptPair("background", source, target, None, "background", "background")
 
 
-def build_added_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_added_object_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
     """Build the pair that adds a scene's second object to its first; None for other scenes."""
     if len(layout.objects) != 2:
         return None
@@ -190,7 +190,7 @@ def build_added_object_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
     return PromptPair("addition", source, target, 1, (), added.word)
 
 
-def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptPair | None:
+def build_strengthened_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
     """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
     source = copy_layout_with_random_caption(scenes, layout, key)
     mention = find_mention(source, 0)
@@ -202,7 +202,7 @@ def build_strengthened_pair(scenes: Scenes, layout: Layout, key: str) -> PromptP
     )
 
 
-PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | None]] = {
+PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, SceneLayout, str], PromptPair | None]] = {
     "swap": build_replaced_object_pair,
     "recolour": build_recolour_pair,
     "background": build_background_pair,
@@ -212,7 +212,7 @@ PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, Layout, str], PromptPair | Non
 
 
 def build_pair_with_new_object(
-    scenes: Scenes, layout: Layout, key: str, kind: ChangeKind, index: int, new: PlacedObject
+    scenes: Scenes, layout: SceneLayout, key: str, kind: ChangeKind, index: int, new: PlacedObject
 ) -> PromptPair | None:
     """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
     objects = tuple(new if number == index else one for number, one in enumerate(layout.objects))
@@ -228,14 +228,14 @@ def build_pair_with_new_object(
     return PromptPair(kind, source, target, index, *words)
 
 
-def copy_layout_with_random_caption(scenes: Scenes, layout: Layout, key: str) -> Layout:
+def copy_layout_with_random_caption(scenes: Scenes, layout: SceneLayout, key: str) -> SceneLayout:
     """Return a scene's layout with a new random caption; equal keys give equal wording."""
     rng = seeded_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
 
-def find_mention(layout: Layout, index: int) -> Mention:
+def find_mention(layout: SceneLayout, index: int) -> Mention:
     """Return the caption's mention of the object of this index in the layout."""
     return next(mention for mention in layout.caption.mentions if mention.object_index == index)
 

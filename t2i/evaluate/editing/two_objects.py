@@ -15,7 +15,7 @@ from t2i.evaluate.editing.scores import measure_similarity
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.pictures import build_picture_grid
-from t2i.scenes.layout import Layout
+from t2i.scenes.layout import SceneLayout
 from t2i.scenes.recognised_objects import Relation
 from t2i.scenes.scenes import Scenes
 
@@ -29,7 +29,7 @@ FIRST_HALF, SECOND_HALF, MIDDLE_HALF = (0.02, 0.48), (0.52, 0.98), (0.25, 0.75)
 """Begin and end of a box along an axis: of two boxes side by side, and across to them."""
 
 
-def find_nth_layout_relating_two_objects(scenes: Scenes, number: int) -> Layout | None:
+def find_nth_layout_relating_two_objects(scenes: Scenes, number: int) -> SceneLayout | None:
     """Return layout `number` with two objects whose caption states their relation, or None.
 
     It is the first of MAX_SCENES_TRIED scenes.
@@ -42,7 +42,7 @@ def find_nth_layout_relating_two_objects(scenes: Scenes, number: int) -> Layout 
 
 
 def measure_two_objects(
-    context: EvaluationContext, layout: Layout, seed: int, name: str
+    context: EvaluationContext, layout: SceneLayout, seed: int, name: str
 ) -> TwoObjectsRecord:
     """Generate a two-object prompt without an edit and with each edit, and judge the pictures."""
     pictures: list[Image.Image] = generate_with_each_edit(
@@ -70,7 +70,7 @@ def measure_two_objects(
 
 def generate_with_each_edit(
     context: EvaluationContext,
-    layout: Layout,
+    layout: SceneLayout,
     names: Sequence[str],
     seed: int,
     steps: int,
@@ -95,7 +95,7 @@ def generate_with_each_edit(
         )[0]
 
 
-def build_two_object_prompt_edit(name: str, layout: Layout, row: int) -> Edit:
+def build_two_object_prompt_edit(name: str, layout: SceneLayout, row: int) -> Edit:
     """Build AttendAndExcite or Regions, by name, for the picture of this batch row."""
     words = [find_mention(layout, index).word for index in (0, 1)]
     if name == ATTEND_AND_EXCITE:

@@ -7,7 +7,7 @@ mention has one. The words small and large are not judged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t2i.scenes.layout import Layout
+from t2i.scenes.layout import SceneLayout
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition, Relation
 from t2i.scenes.sprites import PAINT_COLOURS, load_object_entries_by_name
 
@@ -55,7 +55,7 @@ class CaptionStatement:
         return frozenset(found)
 
 
-def build_caption_statement(layout: Layout) -> CaptionStatement:
+def build_caption_statement(layout: SceneLayout) -> CaptionStatement:
     """Build the statement of a scene's caption: what a picture of this caption must show."""
     caption = layout.caption
     names = {

@@ -22,7 +22,7 @@ from t2i.evaluate.editing.pairs import (
 )
 from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import Layout, render_layout
+from t2i.scenes.layout import SceneLayout, render_layout
 from t2i.scenes.scenes import Scenes
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 
@@ -116,7 +116,7 @@ def compose_pair(pair: PromptPair, size: int) -> PicturePair:
     return PicturePair(pair, Image.fromarray(source), Image.fromarray(target), kept_HW)
 
 
-def build_expected_target_layout(pair: PromptPair) -> Layout:
+def build_expected_target_layout(pair: PromptPair) -> SceneLayout:
     """Return the layout of the picture that an edit should lead to.
 
     A new background has the old one's shade, in its own colour; a strengthened object another size.

@@ -32,13 +32,15 @@ class NegativePromptWordsProbe(Probe):
         """Accumulate the probabilities of the words in the unconditional rows of this call."""
         own = replace(
             call,
-            denoiser_pass=read_uncond_as_cond(call.denoiser_pass),
+            denoiser_pass=relabel_uncond_rows_as_cond(call.denoiser_pass),
             prompt_tokens=self.negative_tokens,
         )
         super().on_attention(probabilities, own)
 
 
-def read_uncond_as_cond(denoiser_pass: DenoiserPass) -> DenoiserPass:
-    """Return a pass in which the rows of the branch "uncond" are those of "cond"."""
+def relabel_uncond_rows_as_cond(denoiser_pass: DenoiserPass) -> DenoiserPass:
+    """Return a copy of a pass's description in which batch rows of the guidance branch "uncond"
+    (the negative prompt) are labelled "cond", so that a probe reads them.
+    """
     branches = tuple(UNCOND_AS_COND.get(name, name) for name in denoiser_pass.branches)
     return replace(denoiser_pass, branches=branches)

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionAttendAndExcitePipeline
 from torch.nn import functional
 
-from t2i.attention import AttendAndExcite, LocalBlend, Replace, WordWeights, attend
+from t2i.attention import AttendAndExcite, LocalBlend, Replace, WeightWords, attend
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.word_spans import find_word_token_positions
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
@@ -153,7 +153,7 @@ def test_it_goes_with_other_edits_and_sessions(pipe) -> None:
     blend = LocalBlend(words=("cat", "cat"))
     edits = (
         Replace(steps=(2, 4)),
-        WordWeights(1, weights={"dog": 2.0}),
+        WeightWords(1, weights={"dog": 2.0}),
         blend,
         AttendAndExcite("dog", target=1),
     )

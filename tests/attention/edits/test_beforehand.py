@@ -12,7 +12,7 @@ from t2i.attention import (
     Region,
     Regions,
     ShareKeysValues,
-    WordWeights,
+    WeightWords,
     attend,
 )
 from t2i.attention.edits.base.edit import Edit
@@ -24,7 +24,7 @@ EDITS = [
     (ShareKeysValues(), "fused;"),
     (InjectQueriesKeys(), "fused;"),
     (Function(torch.zeros_like), "explicit in 1 row;"),
-    (WordWeights(weights={"cat": 2.0}), "fused, with a mask;"),
+    (WeightWords(weights={"cat": 2.0}), "fused, with a mask;"),
     (Regions([Region(words="cat", box=(0, 0, 0.5, 1))]), "fused, with a mask;"),
     (AttendAndExcite("cat"), "fused;"),
 ]
@@ -85,7 +85,7 @@ def test_a_small_move_lowers_the_loss_on_sdxl(sdxl) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        WordWeights(weights={"dog": 3.0}),
+        WeightWords(weights={"dog": 3.0}),
         Regions([Region(words="dog", box=(0, 0, 0.5, 1))]),
         AttendAndExcite("dog", steps=None),
     ],

@@ -22,7 +22,7 @@ from t2i.attention import (
     SelfReplace,
     ShareKeysValues,
     Sites,
-    WordWeights,
+    WeightWords,
     from_dict,
     to_dict,
 )
@@ -41,7 +41,7 @@ EVERY = [
     LocalBlend(words=("cat", ("dog", "red car")), threshold=0.25),
     ShareKeysValues(sites=Sites(place=("mid", "up"), max_positions=64), steps=(4, 50)),
     InjectQueriesKeys(),
-    WordWeights(target=1, weights={"cat": 1.5, "dog": 0}),
+    WeightWords(target=1, weights={"cat": 1.5, "dog": 0}),
     Regions(
         [
             Region(words="cat", box=(0, 0, 0.5, 1)),
@@ -99,7 +99,7 @@ def test_an_edit_of_ones_own_needs_a_name() -> None:
 
 def test_words_that_are_places_cannot_be_keys_in_json() -> None:
     with pytest.raises(ArgumentError, match="keys in JSON are texts"):
-        to_dict(WordWeights(weights={(3,): 2.0}))  # type: ignore[dict-item]  # what is tested
+        to_dict(WeightWords(weights={(3,): 2.0}))  # type: ignore[dict-item]  # what is tested
 
 
 def png(width: int, height: int, kind: str = "PNG") -> str:

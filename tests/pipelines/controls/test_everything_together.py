@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.attention import Replace, SelfReplace, WordWeights, attend
+from t2i.attention import Replace, SelfReplace, WeightWords, attend
 from t2i.attention.site import Sites
 from t2i.controls.control import Control
 from t2i.controls.control_facts import control_to_json
@@ -120,7 +120,7 @@ def test_probes_leave_everything_together_as_it_is(offloaded, dtype):
     edits = [
         Replace(source=0, target=1),
         SelfReplace(source=0, target=1, steps=(0.0, 0.5)),
-        WordWeights(target=1, weights={"red": 3.0}, sites="control.1"),
+        WeightWords(target=1, weights={"red": 3.0}, sites="control.1"),
     ]
     resident = draw_together(pipe, controls, *edits)[0]
     for model in models:
@@ -140,7 +140,7 @@ def test_probes_leave_everything_together_as_it_is(offloaded, dtype):
             pipe,
             controls[1:],
             *edits[:2],
-            WordWeights(target=1, weights={"red": 3.0}, sites="control"),
+            WeightWords(target=1, weights={"red": 3.0}, sites="control"),
         )[0]
         assert not torch.equal(without_control_1, plain)
         assert not torch.equal(without_control_0, plain)

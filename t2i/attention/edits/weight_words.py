@@ -17,7 +17,7 @@ from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordWeights(BiasEdit):
+class WeightWords(BiasEdit):
     """Edit that weights words of a prompt: each gets the attention that it would have if the prompt
     contained it `weight` times.
 

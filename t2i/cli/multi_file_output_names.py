@@ -7,7 +7,7 @@ from t2i.atomic_files import write_files_under_first_free_names
 from t2i.cli.file_names import OutputFileNames
 
 
-class GroupedFileNames(OutputFileNames):
+class MultiFileOutputNames(OutputFileNames):
     """Output file names of several files that a command writes together, as one group.
 
     In a folder that is `<words of the prompt>-<mark>-<seed>`, numbered when any of its files is in
