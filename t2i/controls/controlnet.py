@@ -20,6 +20,7 @@ from t2i.controls.branch_rows import (
 )
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import resize_mask_to_block
+from t2i.controls.padding_mask import masking_padding_tokens
 from t2i.denoiser.families.sd import ADDED_CONDITIONS, CONTROL_DOWN_PREFIX, CONTROL_MID
 from t2i.errors import ArgumentError
 
@@ -61,7 +62,10 @@ class PreparedControlNet:
         dtype = self.control.network.dtype
         added = {name: own.extra[name] for name in ADDED_CONDITIONS if name in own.extra}
         hint_BCYX = torch.cat([self.hint_BCYX] * len(branches))
-        with running_control(self.number, branches):
+        with (
+            running_control(self.number, branches),
+            masking_padding_tokens(self.control.model, own.mask_BT),
+        ):
             down, mid_BCHW = self.control.model(
                 latents_BCHW.to(dtype),
                 timestep,

@@ -1,5 +1,8 @@
 """Controls in every pipeline: their modes, masks and blocks, and what cannot be used."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -268,3 +271,24 @@ def test_a_missing_picture_is_named(net, draw, tmp_path):
 
     with pytest.raises(DataError, match=r"nowhere\.png"):
         draw(Control(net, tmp_path / "nowhere.png"))
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_controlnet_does_not_see_how_long_other_prompts_are(parts, net, compiled):
+    double = {name: copy.deepcopy(parts[name]).double() for name in ("unet", "text_encoder")}
+    pipe = TextToImagePipeline(**(parts | double))
+    pipe.set_progress_bar_config(disable=True)
+    network: Any = copy.deepcopy(net).double()
+    if compiled:
+        network = torch.compile(network, backend="eager")
+    prompts = ["a red apple", "a cat to the left of " * 6, ""]
+    options = {"controls": [Control(network, hint(1))], "num_inference_steps": 2}
+    options |= {"output_type": "latent"}
+
+    def draw(prompt, *seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return pipe(prompt, generator=generators, **options).images
+
+    alone = [draw(prompt, seed) for seed, prompt in enumerate(prompts)]
+    assert torch.allclose(draw(prompts, 0, 1, 2), torch.cat(alone), rtol=0, atol=1e-11)
+    assert not any(module._forward_pre_hooks for module in network.modules())
