@@ -14,6 +14,7 @@ from t2i.attention.edits.regions import Region, Regions
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
+from t2i.attention.edits.style_aligned import StyleAligned, check_source_weight
 from t2i.attention.prompts.prompt_tokens import Words, as_word_tuple
 from t2i.attention.site import StepWindow, check_step_window, is_empty_window
 from t2i.errors import ArgumentError
@@ -61,6 +62,8 @@ class WordEditOptions:
         where the automatic alignment is wrong; "dog#2" is the second of several
     regions : boxes or masks to which words of the targets are bound; cross_replace and self_replace
         are then 0 where they are "auto", so that nothing keeps the objects in their place
+    style : weight of the source's style in the targets, see StyleAligned; None without. As with
+        regions, nothing else keeps the source then, nor does a blend, where they are "auto"
 
     Any other "auto" is resolved by the kind of change, see pipelines.prompt_to_prompt.edit_kinds.
     """
@@ -71,6 +74,7 @@ class WordEditOptions:
     self_replace: Literal["auto"] | StepWindow = "auto"
     alignment: Mapping[str, str | None] = field(default_factory=dict)
     regions: Sequence[Region] = ()
+    style: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("cross_replace", "self_replace"):
@@ -89,6 +93,12 @@ class WordEditOptions:
                 'weights={"red": 2.0}.'
             )
         check_alignment_types(self.alignment)
+        if self.style is not None:
+            check_source_weight("style", self.style)
+
+    def list_edits_to_record_for(self) -> list[Edit]:
+        """Return the edits for which a source must be recorded, so that these options apply."""
+        return [] if self.style is None else [StyleAligned(source_weight=self.style)]
 
     def list_blends_per_target(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
         """Return the blend of each target; ArgumentError where a list has another length."""
@@ -122,10 +132,11 @@ def choose_target_edit_settings(
         weighted = any(has_word(prompt, word) for word in options.weights)
         change = classify_prompt_change(prompts[0], prompt, num_steps, weighted=weighted)
         settings = change.settings
-        if options.regions:
+        if options.regions or options.style is not None:
             settings = replace(settings, cross_replace=(0.0, 0.0), self_replace=(0.0, 0.0))
         if blend == "auto":
-            blend = change.words if settings.blended else None
+            is_blended = settings.blended and options.style is None
+            blend = change.words if is_blended else None
         cross, own = options.cross_replace, options.self_replace
         found.append(
             TargetEditSettings(
@@ -160,7 +171,7 @@ def choose_edits(
 
     Where two prompts have equal word counts at every step their words are swapped (Replace); else
     the prompts are aligned (Refine); `alignment` corrects either. Then follow weights on the
-    source's map, the layout, the blend, and the regions.
+    source's map, the layout, the blend, the regions, and the style.
     """
     check_weighted_words(prompts[1:], options.weights)
     check_aligned_words(prompts, options.alignment)
@@ -193,6 +204,8 @@ def choose_edits(
         bound = [region for region in options.regions if has_words(prompt, region.words)]
         if bound:
             edits.append(Regions(bound, target=target))
+        if options.style is not None:
+            edits.append(StyleAligned(target=target, source_weight=options.style))
     return edits
 
 

@@ -164,7 +164,9 @@ def invert_and_record_photo(
     height, width = pixels_13YX.shape[-2:]
     most = options.max_positions or pipe.find_max_site_size(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
-    needed = estimate_recording_bytes(pipe, num_steps, height, width, most, options.row_copy_edits)
+    needed = estimate_recording_bytes(
+        pipe, num_steps, height, width, most, options.source_rows_edits
+    )
     check_recording_budget(needed, options.budget)
     scale = settings.guidance_scale or 1.0
     given = method.build_guidance_arguments(prompt, scale)

@@ -21,7 +21,7 @@ from t2i.attention.compute.probabilities import AttentionProbabilities, select_m
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
+from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site
@@ -71,7 +71,7 @@ class RecordingProbe(Probe):
     """Probe that records the source's queries and keys in the branch "cond".
 
     It reads every site that attends to text, and self-attention of at most `max_positions`
-    positions; in all branches it records what `row_copy_edits` read, at their sites and steps.
+    positions; in all branches it records what `source_rows_edits` read, at their sites and steps.
 
     tensors : recorded since `pop_step_tensors`, by "site/query" for the branch "cond", and
         "site/uncond/query" for others
@@ -79,10 +79,12 @@ class RecordingProbe(Probe):
     recorded_sites : name -> site
     """
 
-    def __init__(self, max_positions: int, row_copy_edits: Sequence[RowCopyEdit] = ()) -> None:
+    def __init__(
+        self, max_positions: int, source_rows_edits: Sequence[SourceRowsEdit] = ()
+    ) -> None:
         super().__init__(words=((0,),))
         self.max_positions = max_positions
-        self.row_copy_edits = row_copy_edits
+        self.source_rows_edits = source_rows_edits
         self.tensors: dict[str, Tensor] = {}
         self.recorded_sites: dict[str, Site] = {}
         self.estimated_bytes = 0
@@ -95,7 +97,7 @@ class RecordingProbe(Probe):
     def acts_at_site(self, site: Site) -> bool:
         """Return True for an attention site of which queries, keys or values are recorded."""
         return self.records_cond_row(site) or any(
-            edit.acts_at_site(site) for edit in self.row_copy_edits
+            edit.acts_at_site(site) for edit in self.source_rows_edits
         )
 
     def records_cond_row(self, site: Site) -> bool:
@@ -110,7 +112,7 @@ class RecordingProbe(Probe):
     ) -> list[tuple[Branch, str]]:
         """Return what is recorded at a site and step: branches and names of tensors."""
         parts = [("cond", name) for name in ("query", "key") if self.records_cond_row(site)]
-        for edit in self.row_copy_edits:
+        for edit in self.source_rows_edits:
             if edit.acts_at_site_and_step(site, step, num_steps):
                 parts += [
                     (one, TENSOR_NAME_BY_LETTER[tensor])

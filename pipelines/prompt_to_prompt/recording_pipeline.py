@@ -85,8 +85,8 @@ class RecordingPipeline(TextToImagePipeline):
         budget : most bytes to record, checked after the first step
         max_positions : of the largest site whose self-attention is recorded; None for what
             edits="auto" needs
-        for_edits : edits that are to read the source later: ShareKeysValues and InjectQueriesKeys
-            need more of it than others, which is recorded at their sites and steps
+        for_edits : edits that are to read the source later: ShareKeysValues, InjectQueriesKeys and
+            StyleAligned need more of it than others, which is recorded at their sites and steps
         controls : of the run and of all edits of it
         """
         if not isinstance(source, str | Prompt):

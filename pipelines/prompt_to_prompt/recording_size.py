@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers.models.attention_processor import Attention
 
-from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
+from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.site import Site, find_site_place
 from t2i.denoiser.families import sd
@@ -22,16 +22,16 @@ def estimate_recording_bytes(
     height: int,
     width: int,
     max_positions: int,
-    row_copy_edits: Sequence[RowCopyEdit] = (),
+    source_rows_edits: Sequence[SourceRowsEdit] = (),
 ) -> int:
     """Return the bytes of a recorded source: of each step the queries and keys, and the latents.
 
     It is exact for a prompt that fits into one window of the text encoder, but for the residuals
     and the unconditional embeddings that some inversion methods record beside them, and the other
-    branches of what `row_copy_edits` read.
+    branches of what `source_rows_edits` read.
 
     max_positions : of the largest site whose self-attention is recorded
-    row_copy_edits : edits for which more is recorded
+    source_rows_edits : edits for which more is recorded
     """
     unet, latent = pipe.unet, sd.latent_size(pipe.vae, height, width)
     values, of_copies = unet.config["in_channels"] * math.prod(latent), 0
@@ -49,10 +49,10 @@ def estimate_recording_bytes(
         widths = {"q": module.inner_dim, "k": module.inner_kv_dim, "v": module.inner_kv_dim}
         values += positions * sum(widths[one] for one in recorded)
         site = build_self_attention_site(name, (sides[0], sides[1]), module.heads)
-        for step in range(num_steps if row_copy_edits else 0):
+        for step in range(num_steps if source_rows_edits else 0):
             read = [
                 edit.tensors
-                for edit in row_copy_edits
+                for edit in source_rows_edits
                 if edit.acts_at_site_and_step(site, step, num_steps)
             ]
             more = set("".join(read)) - set(recorded)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
+from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.edits.refine import Refine
 from t2i.attention.edits.registry import from_dict
@@ -26,7 +26,7 @@ def check_edits_to_record_for(edits: object) -> None:
             "source later, such as [ShareKeysValues()]."
         )
     for edit in edits:
-        if isinstance(edit, RowCopyEdit) and edit.source != 0:
+        if isinstance(edit, SourceRowsEdit) and edit.source != 0:
             raise ArgumentError(
                 f"Got {type(edit).__name__} with source={edit.source} in for_edits, expected "
                 "source=0: the recorded source is prompt 0 of its edits."
@@ -45,14 +45,15 @@ def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
         source = getattr(edit, "source", None)
         if source == 0:
             check_reads_no_control(edit)
-        if isinstance(edit, RowCopyEdit) and source == 0:
+        if isinstance(edit, SourceRowsEdit) and source == 0:
             check_rows_recorded(edit, kept)
             continue
         if edit.needs_extra_passes or (source == 0 and not isinstance(edit, REPLAYABLE_EDITS)):
             names = ", ".join(kind.__name__ for kind in REPLAYABLE_EDITS)
             raise ArgumentError(
                 f"{type(edit).__name__} cannot read a recorded source: only {names}, "
-                "ShareKeysValues and InjectQueriesKeys can. Give the source as a prompt."
+                "ShareKeysValues, InjectQueriesKeys and StyleAligned can. Give the source as a "
+                "prompt."
             )
         if isinstance(edit, SelfReplace):
             most, recorded = edit.max_positions, kept.facts["max_positions"]
@@ -73,14 +74,15 @@ def check_reads_no_control(edit: Edit) -> None:
         )
 
 
-def check_rows_recorded(edit: RowCopyEdit, kept: RecordedSource) -> None:
+def check_rows_recorded(edit: SourceRowsEdit, kept: RecordedSource) -> None:
     """Raise ArgumentError unless the source was recorded for this edit, or for one that reads as
     much.
     """
     num_passes = kept.steps.count
     recorded = [from_dict(one) for one in kept.facts.get("for_edits", ())]
     if any(
-        isinstance(one, RowCopyEdit) and one.reads_superset_of(edit, num_passes) for one in recorded
+        isinstance(one, SourceRowsEdit) and one.reads_superset_of(edit, num_passes)
+        for one in recorded
     ):
         return
     name = type(edit).__name__
@@ -92,5 +94,6 @@ def check_rows_recorded(edit: RowCopyEdit, kept: RecordedSource) -> None:
     raise ArgumentError(
         f"What {name} reads of its source in each branch of guidance {of_others}: record it with "
         f"for_edits=[{name}(...)], with the steps and sites of this edit, in remember() or "
-        "invert(), or give the source as a prompt."
+        "invert(), or give the source as a prompt. For `t2i edit --style` record a photo with `t2i "
+        "invert --for-style`."
     )

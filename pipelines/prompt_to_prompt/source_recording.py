@@ -32,7 +32,7 @@ from pipelines.run.run_provenance import RunProvenance, SourceRunSettings, colle
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.edits.base.row_copy_edit import RowCopyEdit
+from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.edits.registry import to_dict
 from t2i.attention.site import site_to_json
 from t2i.errors import ArgumentError
@@ -56,9 +56,9 @@ class RecordingOptions:
         check_edits_to_record_for(self.for_edits)
 
     @property
-    def row_copy_edits(self) -> list[RowCopyEdit]:
+    def source_rows_edits(self) -> list[SourceRowsEdit]:
         """Edits that read more of the source than its queries and keys in the branch "cond"."""
-        return [edit for edit in self.for_edits if isinstance(edit, RowCopyEdit)]
+        return [edit for edit in self.for_edits if isinstance(edit, SourceRowsEdit)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +104,8 @@ def record_source(
         max_positions = pipe.find_max_site_size(settings.height, settings.width)
     facts = collect_run_provenance(pipe, settings.to_arguments() | {"seed": noise.seed})
     facts |= {"max_positions": max_positions, "generator": str(generator.device)}
-    if options.row_copy_edits:
-        facts["for_edits"] = [to_dict(edit) for edit in options.row_copy_edits]
+    if options.source_rows_edits:
+        facts["for_edits"] = [to_dict(edit) for edit in options.source_rows_edits]
     facts |= {} if path is None else path.facts
     state = generator.get_state()
     folder = None if options.folder is None else Path(options.folder)
@@ -117,7 +117,7 @@ def record_source(
             pipe.overriding_calls(None if path is None else path.overrides),
         ):
             extra = no_extra_tensors if path is None else path.extra
-            probe = RecordingProbe(max_positions, options.row_copy_edits)
+            probe = RecordingProbe(max_positions, options.source_rows_edits)
             attn.edit(RecordingEdit(storage=steps, probe=probe, budget=options.budget, extra=extra))
             drawn = TextToImagePipeline.__call__(
                 pipe,

@@ -12,6 +12,7 @@ from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.share_keys_values import ShareKeysValues
+from t2i.attention.edits.style_aligned import StyleAligned
 from t2i.attention.edits.weight_words import WeightWords
 from t2i.attention.probes.concepts import Concept
 from t2i.attention.probes.heat_maps import HeatMaps, load_map_tensors
@@ -37,6 +38,7 @@ __all__ = [
     "Site",
     "Sites",
     "StepHeatMaps",
+    "StyleAligned",
     "WeightWords",
     "attend",
     "from_dict",

@@ -47,6 +47,21 @@ def test_lines_edit_a_photo_as_the_command_does_and_invert_it_once(
     assert np.array_equal(pixels(Path("again.png")), pixels(Path("out/two.png")))
 
 
+def test_lines_draw_in_the_style_of_a_photo_and_of_an_edit_of_it(bulk: Cli, cli: Cli) -> None:
+    line = {"source": SOURCE, "image": "photo.png", "invert": "direct", "style": 2}
+    done = bulk(
+        line | {"prompt": "a blue dog", "name": "one"},
+        line | {"prompt": "a blue dog", "source": [SOURCE, TARGET], "name": "two"},
+    )
+    assert done.code == 0, Path("out/index.jsonl").read_text()
+    for name in ("one", "two"):
+        request = json.loads(text_of(Path(f"out/{name}.png"))["t2i"])["request"]
+        assert [one["edit"] for one in request["edited"]["edits"]] == ["style-aligned"]
+        again = cli("generate", "--from", f"out/{name}.png", "--out", f"{name}-again.png")
+        assert again.code == 0, again.err
+        assert np.array_equal(pixels(Path(f"{name}-again.png")), pixels(Path(f"out/{name}.png")))
+
+
 def test_a_line_inverts_its_photo_by_the_method_of_its_kind_of_change(bulk: Cli) -> None:
     line = {"source": SOURCE, "image": "photo.png"}
     assert bulk(line | {"prompt": TARGET, "name": "swap"}).code == 0

@@ -25,6 +25,7 @@ from tests.cli.command import Cli, Result, files, pixels, text_of
 
 SOURCE, TARGET = "a red cat", "a red dog"
 REPLACE = {"edit": "replace"}
+FREE = ("--cross-replace", "0", "--self-replace", "0", "--blend", "none")
 
 
 @pytest.fixture
@@ -177,6 +178,21 @@ def test_words_are_bound_to_boxes_and_nothing_holds_them_elsewhere(edit: Cli, cl
     assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
 
 
+def test_targets_are_drawn_in_the_style_of_the_source(edit: Cli, cli: Cli) -> None:
+    done = edit("a blue dog", "--target", TARGET, "--style", "2", "--out", "e.png")
+    assert done.code == 0, done.err
+    edits = json.loads(text_of(Path("e-target-1.png"))["t2i"])["request"]["edited"]["edits"]
+    assert [(one["edit"], one["target"]) for one in edits] == [
+        ("style-aligned", 1),
+        ("style-aligned", 2),
+    ]
+    assert all(one["source_weight"] == 2 for one in edits)
+    edit("a blue dog", *FREE, "--out", "free.png")
+    assert not np.array_equal(pixels(Path("e-target-1.png")), pixels(Path("free-target.png")))
+    cli("generate", "--from", "e-target-1.png", "--out", "again.png")
+    assert np.array_equal(pixels(Path("e-target-1.png")), pixels(Path("again.png")))
+
+
 def test_an_alignment_without_maps_of_the_source_is_warned_of(edit: Cli) -> None:
     done = edit(TARGET, "--align", "dog=cat", "--cross-replace", "0", "--out", "e.png")
     assert "The alignment by hand has no effect: cross_replace=0" in done.err
@@ -209,6 +225,9 @@ def test_nothing_is_replaced(edit: Cli) -> None:
         ([TARGET, "--region", "dog"], 2, "Got --region 'dog': expected words, and left, top"),
         ([TARGET, "--region", "dog:0,0,2,1"], 2, "expected left < right and top < bottom"),
         ([TARGET, "--region", "cow:0,0,1,1"], 2, "regions: 'cow' is in no target"),
+        ([TARGET, "--style", "0"], 2, "Got --style 0: expected a positive number"),
+        ([TARGET, "--style", "nan"], 2, "Got --style nan: expected a positive number"),
+        (["--style", "1"], 2, "Missing what to change"),
         ([TARGET, "--self-replace", "2"], 2, "Got --self-replace '2': expected a share"),
         ([TARGET, "--cross-replace", "x"], 2, "Got --cross-replace 'x': expected a share"),
         ([TARGET, "--size", "33"], 2, "needs a multiple of 4"),

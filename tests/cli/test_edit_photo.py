@@ -72,6 +72,28 @@ def test_an_edited_photo_is_made_again_exactly(
         assert request_of(f"{name}-again.png") == request_of(f"{name}.png")
 
 
+def test_a_target_has_the_style_of_a_photo_also_of_one_recorded_for_it(
+    edit: Cli, cli: Cli, model: Path, photo: Path
+) -> None:
+    done = edit(SOURCE, "a blue dog", "--invert", "direct", "--style", "2", "--out", "e.png")
+    assert done.code == 0, done.err
+    assert [one["edit"] for one in request_of("e-target.png")["edited"]["edits"]] == [
+        "style-aligned"
+    ]
+    again = cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert again.code == 0, again.err
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+    options = ("--model", model, "--steps", "3", "--seed", "7", "--invert", "direct")
+    cli("invert", photo, SOURCE, *options, "--for-style", "--out", "kept")
+    styled = cli("edit", "--source", "kept", "a blue dog", "--style", "2", "--out", "k.png")
+    assert styled.code == 0, styled.err
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("k-target.png")))
+    cli("invert", photo, SOURCE, *options, "--out", "plain")
+    refused = cli("edit", "--source", "plain", "a blue dog", "--style", "2")
+    assert refused.code == 2
+    assert "record a photo with `t2i invert --for-style`" in refused.err
+
+
 def test_the_metadata_have_the_photo_s_digest_the_method_and_its_error(edit: Cli, cli: Cli) -> None:
     edit(SOURCE, TARGET, "--invert", "direct", "--out", "e.png")
     request = request_of("e-target.png")

@@ -1,4 +1,4 @@
-"""ShareKeysValues and InjectQueriesKeys of a recorded source, and what is recorded for them."""
+"""Edits that read rows of self-attention of a recorded source, and what is recorded for them."""
 
 import dataclasses
 import shutil
@@ -13,7 +13,7 @@ from pipelines.prompt_to_prompt.recording import RecordedSteps
 from pipelines.prompt_to_prompt.recording_size import estimate_recording_bytes
 from pipelines.prompt_to_prompt.replayable_edits import check_replayable_edits
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.attention import InjectQueriesKeys, Replace, ShareKeysValues, Sites, attend
+from t2i.attention import InjectQueriesKeys, Replace, ShareKeysValues, Sites, StyleAligned, attend
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.projected_guidance import AdaptiveProjected
@@ -29,6 +29,7 @@ EDITS = [
     [InjectQueriesKeys()],
     [ShareKeysValues(steps=(2, 4), sites=None), InjectQueriesKeys(steps=(0, 2), heads=(0,))],
     [Replace(), ShareKeysValues(sites=Sites(place=("up", "mid")))],
+    [StyleAligned(source_weight=2.0, steps=(1, 4))],
 ]
 NEAR = 1e-12
 """Of the largest latent, in float64."""
@@ -93,7 +94,7 @@ def test_sdxl():
 @pytest.mark.parametrize("method", ["ddim", "edit-friendly", "bdia"])
 def test_a_picture_equals_the_run_of_both_rows_along_its_path(pipe, method):
     """Where the recorded run is guided, its rows are those that the source has in the batch."""
-    edits = [ShareKeysValues(), InjectQueriesKeys()]
+    edits = [ShareKeysValues(), InjectQueriesKeys(), StyleAligned()]
     source = pipe.invert(picture(), SOURCE, method, seed=1, for_edits=edits, **RUN)
     alone = pipe(source, TARGET, edits=edits, output_type="latent").images
     with pipe.overriding_calls(source.call_overrides(pipe)), attend(pipe) as attn:
@@ -107,6 +108,26 @@ def test_a_picture_equals_the_run_of_both_rows_along_its_path(pipe, method):
             **RUN | {"num_inference_steps": source.steps.count},
         ).images
     assert_near(alone, both)
+
+
+def test_the_style_of_a_picture_with_noise_of_its_own(pipe):
+    edit = StyleAligned(source_weight=2.0)
+    source = pipe.invert(picture(), SOURCE, "direct", for_edits=[edit], **RUN)
+
+    def drawn(*edits):
+        with attend(pipe, recorded_source=source) as attn:
+            for one in edits:
+                attn.edit(one)
+            noise = torch.Generator().manual_seed(5)
+            call = RUN | {"generator": noise, "output_type": "latent"}
+            return TextToImagePipeline.__call__(pipe, TARGET, **call).images
+
+    styled, plain = drawn(edit), drawn()
+    assert float((styled - plain).abs().max()) > 1e-3
+    free = TextToImagePipeline.__call__(
+        pipe, TARGET, generator=torch.Generator().manual_seed(5), output_type="latent", **RUN
+    ).images
+    assert torch.equal(plain, free)
 
 
 def test_without_a_row_of_the_negative_prompt_the_target_takes_that_of_the_prompt(pipe):
@@ -187,6 +208,9 @@ def test_without_guidance_the_size_is_known_before_it_is_recorded(pipe):
         (ShareKeysValues(sites=Sites(place=("up", "mid"))), ShareKeysValues(), True),
         (ShareKeysValues(steps=None), InjectQueriesKeys(), False),
         (ShareKeysValues(heads=(0,)), ShareKeysValues(), True),
+        (StyleAligned(), InjectQueriesKeys(), True),
+        (ShareKeysValues(sites=None, steps=None), StyleAligned(), False),
+        (StyleAligned(source_weight=2.0), StyleAligned(), True),
     ],
 )
 def test_an_edit_is_covered_by_one_that_reads_as_much(recorded, asked, covered):

@@ -14,7 +14,7 @@ from t2i.attention.compute.device_tensors import DeviceTensorCache
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
-TensorNames = Literal["qk", "kv", "q", "k", "v"]
+TensorNames = Literal["qkv", "qk", "kv", "q", "k", "v"]
 MapFunction = Callable[[Tensor], Tensor]
 """(N, Q, K) probabilities of one row, float32 -> the same shape."""
 
@@ -26,6 +26,21 @@ class RowCopy:
     tensors: TensorNames
     row: int
     source: int
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedKeys:
+    """Keys and values of batch row `source` that another row attends to beside its own.
+
+    score_offset : added to the scores of these keys before the softmax
+    normalise : True if the row's queries and keys get the statistics of the source's (AdaIN)
+    heads : heads that attend to them; None for all
+    """
+
+    source: int
+    score_offset: float = 0.0
+    normalise: bool = True
     heads: tuple[int, ...] | None = None
 
 
@@ -70,10 +85,12 @@ class ProbabilityMix:
 class EditPlan:
     """Changes that edits make to one attention call, by batch row; an empty plan changes nothing.
 
-    Row copies come first, then biases, then mixes, then functions.
+    Row copies come first, then shared keys, then biases, then mixes, then functions.
     """
 
     row_copies: list[RowCopy] = field(default_factory=list)
+    shared_keys: dict[int, SharedKeys] = field(default_factory=dict)
+    """Row -> keys of another row that it attends to beside its own, in self-attention."""
     biases: dict[int, Tensor] = field(default_factory=dict)
     """Row -> bias added to its scores before the softmax, (1 or N, 1 or Q, K) float32."""
     mixes: dict[int, ProbabilityMix] = field(default_factory=dict)
@@ -83,7 +100,9 @@ class EditPlan:
     )
 
     def __bool__(self) -> bool:
-        return bool(self.row_copies or self.biases or self.mixes or self.functions)
+        return bool(
+            self.row_copies or self.shared_keys or self.biases or self.mixes or self.functions
+        )
 
     def add_row_copies(
         self,
@@ -96,6 +115,30 @@ class EditPlan:
         self.row_copies += [
             RowCopy(tensors, row, source, heads) for row, source in zip(rows, sources, strict=True)
         ]
+
+    def add_shared_keys(
+        self,
+        rows: Sequence[int],
+        sources: Sequence[int],
+        *,
+        score_offset: float = 0.0,
+        normalise: bool = True,
+        heads: tuple[int, ...] | None = None,
+    ) -> None:
+        """Let `rows` attend to the keys and values of the rows `sources` too, one for one; see
+        SharedKeys.
+
+        Raises ArgumentError where an earlier edit lets one of the rows share keys.
+        """
+        for row, source in zip(rows, sources, strict=True):
+            if row in self.shared_keys:
+                raise ArgumentError(
+                    f"Two edits let row {row} attend to the keys of other rows, "
+                    f"{self.shared_keys[row].source} and {source}: a target shares the keys of one "
+                    "source at a time. Give them steps or sites that do not overlap, or two "
+                    "targets."
+                )
+            self.shared_keys[row] = SharedKeys(source, score_offset, normalise, heads)
 
     def add_bias(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
         """Add a bias (1 or N, 1 or Q, K) to the scores of these rows, before the softmax."""
@@ -181,6 +224,8 @@ class EditPlan:
         if self.functions:
             return f"explicit in {plural(len(self.functions), 'row')}"
         ways = ["fused"]
+        if self.shared_keys:
+            ways.append(f"with shared keys in {plural(len(self.shared_keys), 'row')}")
         if self.biases:
             ways.append("with a mask")
         twice = sum(

@@ -16,11 +16,10 @@ from torch import Tensor
 from t2i.attention.compute.edit_plan import EditPlan, upcast
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
 from t2i.attention.compute.recorded_rows import RecordedInputs
+from t2i.attention.compute.shared_keys import build_extended_rows, check_row_recorded
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
-
-TENSOR_NAMES = {"q": "queries", "k": "keys", "v": "values"}
 
 
 def compute_edited_output_and_probabilities(
@@ -36,8 +35,9 @@ def compute_edited_output_and_probabilities(
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
     mask = None if whole.mask is None else mask_to_four_axes(whole.mask)
     whole = build_inputs_with_row_copies(replace(whole, mask=mask), site, plan)
+    extended_rows = build_extended_rows(whole, site, plan)
     inputs = replace(whole, value=whole.value[: len(inputs.value)])
-    probabilities = AttentionProbabilities(inputs, site, plan)
+    probabilities = AttentionProbabilities(inputs, site, plan, extended_rows)
     if site.text != (0, site.keys):
         return run_joint_attention(inputs, site, plan, probabilities), probabilities
 
@@ -74,12 +74,12 @@ def compute_edited_output_and_probabilities(
 def run_joint_attention(
     inputs: AttentionInputs, site: Site, plan: EditPlan, probabilities: AttentionProbabilities
 ) -> Tensor:
-    """Compute an attention call under an edit plan at a site whose keys are text and image together
-    (joint attention): return its output (B, N, Q, E).
+    """Compute an attention call under an edit plan at a site whose keys are not the text alone
+    (joint attention, self-attention): return its output (B, N, Q, E).
 
     Mixes change the outputs of the image queries only; the fused kernel runs twice for those rows.
     """
-    out = compute_output_rows(range(len(inputs.value)), inputs, inputs.value, plan)
+    out = compute_output_by_own_maps(probabilities)
     queries, text = slice(*site.image), slice(*site.text)
     rows = [row for row in plan.mixes if row not in plan.functions]
     if rows:
@@ -97,6 +97,29 @@ def run_joint_attention(
     return recompute_output_with_map_functions(out, probabilities)
 
 
+def compute_output_by_own_maps(probabilities: AttentionProbabilities) -> Tensor:
+    """Return the output (B, N, Q, E) of all rows of an attention call, each weighted by its own
+    map, which has further keys in a row that shares those of another.
+    """
+    inputs, plan, extended_rows = (
+        probabilities.inputs,
+        probabilities.plan,
+        probabilities.extended_rows,
+    )
+    rows = range(len(inputs.value))
+    if not extended_rows:
+        return compute_output_rows(rows, inputs, inputs.value, plan)
+    plain = [row for row in rows if row not in extended_rows]
+    out = inputs.query.new_empty(
+        len(inputs.value), *inputs.query.shape[1:3], inputs.value.shape[-1]
+    )
+    if plain:
+        out[plain] = compute_output_rows(plain, inputs, inputs.value[plain], plan)
+    for row, extended in extended_rows.items():
+        out[row] = extended.run_kernel()[0]
+    return out
+
+
 def recompute_output_with_map_functions(
     out: Tensor, probabilities: AttentionProbabilities
 ) -> Tensor:
@@ -107,7 +130,7 @@ def recompute_output_with_map_functions(
     if functions:
         out = out.clone()
     for row in functions:
-        value_NKE = upcast(probabilities.inputs.value[row])
+        value_NKE = upcast(probabilities.select_values(row))
         chunks = [probs_NQK @ value_NKE for probs_NQK in probabilities.iterate_map_chunks(row)]
         out[row] = torch.cat(chunks, dim=1).to(out)
     return out
@@ -197,12 +220,7 @@ def build_inputs_with_row_copies(
     for copy in plan.row_copies:
         heads = slice(None) if copy.heads is None else list(copy.heads)
         for part in copy.tensors:
-            if copy.source >= len(originals[part]):
-                raise AttentionError(
-                    f"An edit copies {TENSOR_NAMES[part]} of the recorded source at {site.name}, "
-                    "which were not recorded there at this step: record the source with "
-                    "for_edits=[...] of that edit."
-                )
+            check_row_recorded(originals[part], copy.source, part, site)
             tensors[part][copy.row, heads] = originals[part][copy.source, heads]
         if mask is not None and before is not None and "k" in copy.tensors and copy.heads is None:
             mask[copy.row] = before[copy.source if len(before) > 1 else 0]
@@ -216,13 +234,14 @@ def prepare_edited_eager_probabilities(
     asks for probabilities and multiplies the values itself.
 
     mask : (B, 1 or N, 1 or Q, K)
-    Raises AttentionError for a plan that copies values.
+    Raises AttentionError for a plan that copies or shares values.
     """
-    if any("v" in copy.tensors for copy in plan.row_copies):
+    if plan.shared_keys or any("v" in copy.tensors for copy in plan.row_copies):
         raise AttentionError(
             f"{site.name} is computed by an older (eager) processor, whose values cannot be "
             "edited, and an edit shares values between rows: "
-            "pipe.unet.set_default_attn_processor() puts the fused one in its place."
+            "pipe.unet.set_attn_processor(AttnProcessor2_0()) of diffusers puts the fused one in "
+            "its place."
         )
     copied = build_inputs_with_row_copies(replace(inputs, mask=mask), site, plan)
     return AttentionProbabilities(copied, site, plan)

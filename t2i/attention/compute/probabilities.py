@@ -4,7 +4,7 @@ N heads, Q query positions, K key positions, T text tokens, S some of them, E wi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -27,11 +27,14 @@ class AttentionProbabilities:
 
     inputs : inputs of the call, after the row copies of the plan
     plan : its other changes, which are applied here
+    extended_rows : row -> inputs of that row alone, (1, N, ...), with the keys and values of
+        another row behind its own; their mask has the row's bias
     """
 
     inputs: AttentionInputs
     site: Site
     plan: EditPlan
+    extended_rows: Mapping[int, AttentionInputs] = field(default_factory=dict)
     _maps: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
     """(row, with gradients) -> map over the text, for the next probe that reads it."""
     _weights: dict[int, tuple[Tensor, Tensor]] = field(
@@ -93,11 +96,12 @@ class AttentionProbabilities:
     def compute_image_position_map(self, row: int) -> Tensor:
         """Return the attention map of a row's image positions after all edits, (N, Q, T).
 
-        It is over the text tokens, or over all keys at a self-attention site.
+        It is over the text tokens, or over the row's own keys at a self-attention site; these sum
+        to less than 1 where it attends to the keys of another row, too.
         """
         key = (row, torch.is_grad_enabled())
         if key not in self._maps:
-            columns = slice(None) if self.site.kind == "self" else slice(*self.site.text)
+            columns = slice(*((0, self.site.keys) if self.site.kind == "self" else self.site.text))
             chunks = [part[..., columns] for part in self.iterate_map_chunks(row, *self.site.image)]
             probs_NQT = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             if self.site.kind == "self":
@@ -109,9 +113,10 @@ class AttentionProbabilities:
         self, row: int, first: int = 0, end: int | None = None
     ) -> Iterator[Tensor]:
         """Yield the attention map (N, Q, K) of a batch row after all edits, in chunks of query
-        positions.
+        positions; keys of another row that it attends to follow its own.
         """
-        heads, queries, keys = (*self.inputs.query.shape[1:3], self.inputs.key.shape[2])
+        inputs, _ = self._inputs_with_row(row)
+        heads, queries, keys = (*inputs.query.shape[1:3], inputs.key.shape[2])
         end = queries if end is None else end
         num_queries = max(1, MAX_CHUNK_ELEMENTS // (heads * keys))
         for start in range(first, end, num_queries):
@@ -141,6 +146,16 @@ class AttentionProbabilities:
         assert row is not None
         return self.compute_scores(row, first, end).softmax(dim=-1)
 
+    def select_values(self, row: int) -> Tensor:
+        """Return the values (N, K, E) that the attention map of a row weights."""
+        inputs, number = self._inputs_with_row(row)
+        return inputs.value[number]
+
+    def _inputs_with_row(self, row: int) -> tuple[AttentionInputs, int]:
+        """Return inputs that contain a row as it attends, and its number among theirs."""
+        extended = self.extended_rows.get(row)
+        return (self.inputs, row) if extended is None else (extended, 0)
+
     @property
     def scale(self) -> float:
         """Factor by which the products of queries and keys are multiplied before the softmax."""
@@ -149,16 +164,18 @@ class AttentionProbabilities:
 
     def compute_scores(self, row: int, first: int, end: int) -> Tensor:
         """Return the scores (N, Q, K) before the softmax, stored as (N, K, Q)."""
-        inputs = self.inputs
-        q_NQE, k_NKE = upcast(inputs.query[row, :, first:end]), upcast(inputs.key[row])
+        inputs, number = self._inputs_with_row(row)
+        q_NQE, k_NKE = upcast(inputs.query[number, :, first:end]), upcast(inputs.key[number])
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
         # beta=0 leaves the first argument unread: this is the scaled product in one call
         unread = q_NQE.new_empty(1, 1, 1)
         scores_NKQ = torch.baddbmm(unread, k_NKE, q_NQE.transpose(-1, -2), beta=0, alpha=self.scale)
         scores_NQK = scores_NKQ.transpose(-1, -2)
-        bias_NQK = self.plan.bias_for_row(row, like=scores_NQK)
-        for bias in (select_mask_row(inputs.mask, row), bias_NQK):
+        bias_NQK = None
+        if row not in self.extended_rows:
+            bias_NQK = self.plan.bias_for_row(row, like=scores_NQK)
+        for bias in (select_mask_row(inputs.mask, number), bias_NQK):
             if bias is not None:
                 part = bias if bias.shape[-2] == 1 else bias[:, first:end]
                 scores_NQK = scores_NQK + part.to(scores_NQK)

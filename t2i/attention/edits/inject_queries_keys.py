@@ -12,9 +12,9 @@ class InjectQueriesKeys(RowCopyEdit):
     prompt's.
 
     The attention part of plug-and-play (Tumanyan et al. 2022, Section 4, arXiv 2211.12572): in the
-    upsampling blocks, in the first half of the steps, in each branch of guidance; see RowCopyEdit
-    for a recorded source, whose row of the branch "cond" is all that the published code has. It
-    omits the first layer of Stable Diffusion 1 there, which is
+    upsampling blocks, in the first half of the steps, in each branch of guidance; see
+    SourceRowsEdit for a recorded source, whose row of the branch "cond" is all that the published
+    code has. It omits the first layer of Stable Diffusion 1 there, which is
     sites="up_blocks.(1.attentions.[12]|[23])".
     """
 

@@ -14,6 +14,7 @@ from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, short_repr
 from t2i.attention.edits.share_keys_values import ShareKeysValues
+from t2i.attention.edits.style_aligned import StyleAligned
 from t2i.attention.edits.weight_words import WeightWords
 from t2i.errors import ArgumentError, suggest_choice
 
@@ -68,5 +69,6 @@ EDITS: dict[str, type[Edit]] = {
     "attend-and-excite": AttendAndExcite,
     "share-keys-values": ShareKeysValues,
     "inject-queries-keys": InjectQueriesKeys,
+    "style-aligned": StyleAligned,
 }
 """Name of an edit in files -> its class."""

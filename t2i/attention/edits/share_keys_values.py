@@ -12,7 +12,7 @@ class ShareKeysValues(RowCopyEdit):
     prompt's.
 
     Mutual self-attention (Cao et al. 2023, MasaCtrl, Section 3.2, arXiv 2304.08465), in each branch
-    of guidance; see RowCopyEdit for a recorded source. The published code begins at step 4 of 50
+    of guidance; see SourceRowsEdit for a recorded source. The published code begins at step 4 of 50
     and at layer 10 of Stable Diffusion 1, which is sites="up_blocks.[23]"; other models number
     their layers otherwise, so the default here is all upsampling blocks.
     """

@@ -57,8 +57,8 @@ class EditedModelAttention:
         if any(session.get_recorded_qkv(site) is not None for session in listeners):
             raise AttentionError(
                 f"{site.name} is computed by an older processor, which cannot read a recorded "
-                "source: pipe.unet.set_default_attn_processor() puts the fused one in "
-                "its place."
+                "source: pipe.unet.set_attn_processor(AttnProcessor2_0()) of diffusers puts the "
+                "fused one in its place."
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]

@@ -194,7 +194,7 @@ Folders written under these names must still be continued: the text may not foll
 
 
 FIELDS_HASHED_IF_SET = {
-    *("inversion", "edit", "earlier", "alignment", "regions", "controls"),
+    *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls"),
     *("reading", "budget_bytes", "recording", "record"),
 }
 """Fields that folders written before do not have: they are hashed only where they are set."""

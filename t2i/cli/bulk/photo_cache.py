@@ -2,7 +2,7 @@
 one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -17,6 +17,7 @@ from t2i.cli.request.request import Request
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.edits.base.edit import Edit
 
 
 @dataclass(slots=True)
@@ -24,12 +25,14 @@ class InvertedPhotoCache:
     """Cache of the recorded source of the photo that was inverted last.
 
     request, seed : those that it was inverted for; the seed is None for a method without noise
+    for_edits : edits that it was recorded for
     source : None before the first inversion
     recording, recorded : the recording that was read last
     """
 
     request: Request | None = None
     seed: int | None = None
+    for_edits: "tuple[Edit, ...]" = ()
     source: "RecordedSource | None" = None
     recording: PromptLineRecording | None = None
     recorded: RecordedPhoto | None = None
@@ -55,10 +58,12 @@ class InvertedPhotoCache:
         budget_bytes: int | None = None,
         folder: Path | None = None,
         notes: Mapping[str, object] | None = None,
+        for_edits: "Sequence[Edit]" = (),
     ) -> "RecordedSource":
         """Return the recorded source of a request's photo, inverted unless it was the last.
 
         folder, notes : where given, the photo is inverted and recorded there
+        for_edits : edits that the photo is recorded for
         """
         from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
         from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
@@ -66,7 +71,7 @@ class InvertedPhotoCache:
         assert request.inversion is not None
         method = resolve_inversion_method(pipe, request.inversion.method)
         noise = seed if isinstance(method, FlowEdit | EditFriendly | Turbo) else None
-        is_other = (self.request, self.seed) != (request, noise)
+        is_other = (self.request, self.seed, self.for_edits) != (request, noise, (*for_edits,))
         if self.source is None or folder is not None or is_other:
             self.source = None  # freed before the next one is made
             editor = build_prompt_to_prompt_pipeline(pipe)
@@ -78,6 +83,7 @@ class InvertedPhotoCache:
                 budget_bytes=budget_bytes,
                 folder=folder,
                 notes=notes,
+                for_edits=for_edits,
             )
-            self.request, self.seed = request, noise
+            self.request, self.seed, self.for_edits = request, noise, (*for_edits,)
         return self.source

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.edits.base.edit import Edit
 
 MAX_ERROR_LENGTH = 2_000
 """Maximum letters of an error in the index."""
@@ -202,13 +203,17 @@ class BulkWorker:
         return UnsavedJobOutput(inspected.request, save, facts)
 
     def _get_photo_source(
-        self, request: Request, job: Job, recorded: RecordedPhoto | None
+        self,
+        request: Request,
+        job: Job,
+        recorded: RecordedPhoto | None,
+        for_edits: "Sequence[Edit]" = (),
     ) -> "RecordedSource":
         """Return the recorded source of a line's photo, inverted unless it is recorded."""
         if recorded is not None:
             return recorded.source
         return self.photo_cache.get_source(
-            self.pipe, request, job.seed, budget_bytes=job.budget_bytes
+            *(self.pipe, request, job.seed), budget_bytes=job.budget_bytes, for_edits=for_edits
         )
 
     def _record(self, request: Request, job: Job) -> UnsavedJobOutput:
@@ -235,6 +240,7 @@ class BulkWorker:
         inverted once for lines in a row.
         """
         source, target, seed = None, job.request.prompt, job.seed
+        options = edit.options.to_word_edit_options()
         if recorded is not None:
             source, seed = recorded.source, recorded.seed
         elif request.inversion is not None:
@@ -242,14 +248,15 @@ class BulkWorker:
                 self.pipe,
                 request,
                 pairwise([*edit.chained_source_prompts, target]),
-                edit.options.to_word_edit_options().weights,
+                options.weights,
             )
             first = replace(request, prompt=edit.chained_source_prompts[0])
-            source = self._get_photo_source(first, job, None)
-            request, source = self._edit_earlier(request, edit, source)
+            for_edits = options.list_edits_to_record_for()
+            source = self._get_photo_source(first, job, None, () if edit.earlier else for_edits)
+            request, source = self._edit_earlier(request, edit, source, for_edits)
         before = request.prompt if edit.source is None else edit.source
         request, _ = choose_edits_and_build_request(
-            self.pipe, request, [before, target], edit.options.to_word_edit_options(), source
+            self.pipe, request, [before, target], options, source
         )
         if job.record is None:
             generated = generate_edited_images(
@@ -268,20 +275,27 @@ class BulkWorker:
         return replace(made, facts={"seed": seed, **recording})
 
     def _edit_earlier(
-        self, request: Request, edit: PromptLineEdit, source: "RecordedSource"
+        self,
+        request: Request,
+        edit: PromptLineEdit,
+        source: "RecordedSource",
+        for_edits: "Sequence[Edit]",
     ) -> "tuple[Request, RecordedSource]":
-        """Make the earlier edits of a line's photo, one upon the other.
+        """Make the earlier edits of a line's photo, one upon the other; the last is recorded for
+        the line's own edits.
 
         Returns the request with the last of them, and its target as the source of the line's edit.
         """
         from pipelines.prompt_to_prompt.automatic_edits import WordEditOptions
 
         editor = build_prompt_to_prompt_pipeline(self.pipe)
-        for pair in pairwise(edit.chained_source_prompts):
+        pairs = [*pairwise(edit.chained_source_prompts)]
+        for pair in pairs:
             request, _ = choose_edits_and_build_request(
                 self.pipe, request, pair, WordEditOptions(), source
             )
-            source = record_edit(editor, request, source, show_progress=False)
+            read = for_edits if pair is pairs[-1] else ()
+            source = record_edit(editor, request, source, show_progress=False, for_edits=read)
         return request, source
 
 

@@ -28,6 +28,8 @@ EPILOG = """Examples:
 `t2i edit --image cat.jpg "a cat on a sofa" "a dog on a sofa" --record dog`
 
 `t2i edit --source dog "a dog on a red sofa"`
+
+`t2i edit "a cat" "a tree" --style 1`
 """
 
 SourceArgument = Annotated[
@@ -80,6 +82,13 @@ SelfReplaceOption = Annotated[
         show_default="by kind of edit",
     ),
 ]
+StyleOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="WEIGHT",
+        help="Draw TARGETs in SOURCE's style: 1 as published, 2 for more of it.",
+    ),
+]
 RecordOption = Annotated[
     Path | None,
     typer.Option(
@@ -104,6 +113,7 @@ def edit(
     blend: BlendOption = None,
     align: AlignOption = None,
     region: options.Region = None,
+    style: StyleOption = None,
     cross_replace: CrossReplaceOption = None,
     self_replace: SelfReplaceOption = None,
     out: options.Out = None,
@@ -150,7 +160,13 @@ def edit(
         image=image, source=folder, invert=invert, fit=fit, mask=mask, full_size=full_size
     )
     edit_options = EditOptions.parse(
-        weight or [], blend or "auto", cross_replace, self_replace, align or [], region or []
+        weight or [],
+        blend or "auto",
+        cross_replace,
+        self_replace,
+        align or [],
+        region or [],
+        style,
     )
     if full_size and image is None and folder is None:
         raise ArgumentError(

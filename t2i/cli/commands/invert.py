@@ -30,6 +30,10 @@ def record_photo(
     fit: options.Fit = None,
     mask: options.PhotoMask = None,
     budget: options.RecordingBudget = None,
+    for_style: Annotated[
+        bool,
+        typer.Option("--for-style", help="Record what edit --style reads of PHOTO, too."),
+    ] = False,
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
@@ -84,4 +88,9 @@ def record_photo(
 
     from t2i.cli.generation.recorded_photo import invert_to_folder
 
-    invert_to_folder(request, seed, out, budget_bytes=budget_bytes, as_json=format == "json")
+    invert_to_folder(
+        *(request, seed, out),
+        budget_bytes=budget_bytes,
+        as_json=format == "json",
+        for_style=for_style,
+    )

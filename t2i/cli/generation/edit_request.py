@@ -86,7 +86,11 @@ def generate_and_save_edits(
                     loaded.pipe, loaded.request, pairs, options.weights
                 )
                 editor = build_prompt_to_prompt_pipeline(loaded.pipe)
-                source = invert_photo(editor, request, seed, budget_bytes=budget_bytes)
+                source = invert_photo(
+                    *(editor, request, seed),
+                    budget_bytes=budget_bytes,
+                    for_edits=options.list_edits_to_record_for(),
+                )
             request, chosen = choose_edits_and_build_request(
                 loaded.pipe, loaded.request, prompts, options, source
             )

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments, set_progress_bar
 from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion, invert_photo
-from t2i.cli.generation.sequential_edits import record_source_after_earlier_edits
+from t2i.cli.generation.sequential_edits import (
+    list_edits_to_record_for,
+    record_source_after_earlier_edits,
+)
 from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
@@ -97,7 +100,8 @@ def choose_edits_and_build_request(
     parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
     for target, text in zip(parsed[1:], prompts[1:], strict=True):
         weighted = any(has_word(target, word) for word in options.weights)
-        if text.strip() == prompts[0].strip() and not weighted and not options.regions:
+        asks_for_change = weighted or options.regions or options.style is not None
+        if text.strip() == prompts[0].strip() and not asks_for_change:
             warnings.warn(
                 f"The target {text!r:.80} is the source's own prompt, and no word of it has a "
                 "weight: nothing asks for a change. Give other words, or --weight WORD=FACTOR.",
@@ -136,7 +140,11 @@ def generate_edited_images(
     editor = build_prompt_to_prompt_pipeline(pipe)
     if request.inversion is not None:
         if source is None:
-            source = invert_photo(editor, request, seed, show_progress=show_progress)
+            source = invert_photo(
+                *(editor, request, seed),
+                show_progress=show_progress,
+                for_edits=list_edits_to_record_for(request),
+            )
             source = record_source_after_earlier_edits(
                 editor, request, source, show_progress=show_progress
             )

@@ -1,6 +1,6 @@
 """Inversion of a request's photo to a recorded source, and the description of its error."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os.path import expanduser
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
     from pipelines.text_to_image import TextToImagePipeline
+    from t2i.attention.edits.base.edit import Edit
 
 
 def invert_photo(
@@ -30,12 +31,13 @@ def invert_photo(
     folder: Path | None = None,
     budget_bytes: int | None = None,
     notes: Mapping[str, object] | None = None,
+    for_edits: "Sequence[Edit]" = (),
 ) -> "RecordedSource":
     """Invert the photo of a request with the prompt that describes it, and print the error.
 
     show_progress : whether to show progress bars, and to print the method, the size and the error
     budget_bytes : most bytes of the recording; None for the default
-    folder, notes : see PromptEditPipeline.invert
+    folder, notes, for_edits : see PromptEditPipeline.invert
     """
     from pipelines.prompt_to_prompt.edit_run import find_image_size
     from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
@@ -46,7 +48,7 @@ def invert_photo(
     height, width = find_image_size(editor, request.height, request.width)
     method = resolve_inversion_method(editor, request.inversion.method)
     if show_progress:
-        _print_forecast(editor, request, method, (height, width))
+        _print_forecast(editor, request, method, (height, width), for_edits)
     set_progress_bar(editor, "inversion", shown=show_progress)
     prompt = request.prompt if request.edited is None else request.edited.chained_source_prompts[0]
     source = editor.invert(
@@ -58,6 +60,7 @@ def invert_photo(
         height=height,
         width=width,
         notes=notes,
+        for_edits=for_edits,
         fit=request.inversion.fit,
         mask=None if request.mask is None else expanduser(request.mask.path),
         **build_sampling_and_control_arguments(editor, request, seed),
@@ -134,16 +137,20 @@ def _print_forecast(
     request: Request,
     method: "InversionMethod",
     size: tuple[int, int],
+    for_edits: "Sequence[Edit]",
 ) -> None:
     """Print the method and the size of the recording, before it is made."""
     from pipelines.inversion.methods import format_method
     from pipelines.prompt_to_prompt.inverted_source import count_path_steps
     from pipelines.prompt_to_prompt.recording_size import estimate_recording_bytes
+    from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 
     assert request.image is not None
     assert request.num_inference_steps is not None
     steps = count_path_steps(method, request.num_inference_steps)
-    needed = estimate_recording_bytes(editor, steps, *size, editor.find_max_site_size(*size))
+    read = [edit for edit in for_edits if isinstance(edit, SourceRowsEdit)]
+    most = editor.find_max_site_size(*size)
+    needed = estimate_recording_bytes(editor, steps, *size, most, read)
     print_remark(
         f"Inverting {Path(request.image.path).name} by {format_method(method)}; its recording "
         f"takes about {format_bytes(needed)}"

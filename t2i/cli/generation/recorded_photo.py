@@ -67,13 +67,22 @@ class RecordedPhoto:
 
 
 def invert_to_folder(
-    request: Request, seed: int, folder: Path, *, budget_bytes: int | None, as_json: bool
+    request: Request,
+    seed: int,
+    folder: Path,
+    *,
+    budget_bytes: int | None,
+    as_json: bool,
+    for_style: bool = False,
 ) -> None:
     """Invert the photo of a request, record it in a new folder, and print the error and the folder.
 
     seed : of the noise that some methods draw
     budget_bytes : most bytes of the recording; None for the default
+    for_style : whether to record what StyleAligned reads of the photo, too
     """
+    from t2i.attention.edits.style_aligned import StyleAligned
+
     check_folder_new_or_empty(folder)
     with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = load_model_for_request(request)
@@ -87,6 +96,7 @@ def invert_to_folder(
                 folder=folder,
                 budget_bytes=budget_bytes,
                 notes={REQUEST_NOTE_KEY: record},
+                for_edits=[StyleAligned()] if for_style else [],
             )
         except KeyboardInterrupt:
             print_remark("Interrupted: nothing is written.")

@@ -23,11 +23,12 @@ def record_edit(
     folder: Path | None = None,
     budget_bytes: int | None = None,
     notes: Mapping[str, object] | None = None,
+    for_edits: "Sequence[Edit]" = (),
 ) -> "RecordedSource":
     """Record the first target of a request's edit of a recorded source as the next source.
 
     show_progress : whether to show progress bars
-    folder, budget_bytes, notes : see PromptEditPipeline.remember_target
+    folder, budget_bytes, notes, for_edits : see PromptEditPipeline.remember_target
     """
     from pipelines.prompt_to_prompt.recorded_controls import add_controls_to_source
     from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
@@ -43,6 +44,7 @@ def record_edit(
         folder=folder,
         budget=DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes,
         notes=notes,
+        for_edits=for_edits,
     )
 
 
@@ -57,14 +59,32 @@ def record_source_after_earlier_edits(
     edited = request.edited
     if edited is None:
         return source
-    for edit, target in zip(edited.earlier, edited.chained_source_prompts[1:], strict=True):
+    targets = edited.chained_source_prompts[1:]
+    for number, (edit, target) in enumerate(zip(edited.earlier, targets, strict=True), start=1):
         set_progress_bar(editor, "earlier edit", shown=show_progress)
         source = editor.remember_target(
             source,
             request.parse_with_grammar(target),
             edits=_select_effective(edit.parse_edits(), source),
+            for_edits=list_edits_to_record_for(request, number),
         )
     return source
+
+
+def list_edits_to_record_for(request: Request, number: int = 0) -> "list[Edit]":
+    """Return the edits of a request that read more of their source than is always recorded: those
+    of its photo, or of the target of one of the earlier edits.
+
+    number : of the source: 0 is the photo, 1 the target of the first edit
+    """
+    from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
+
+    edited = request.edited
+    if edited is None:
+        return []
+    edit = edited.earlier[number] if number < len(edited.earlier) else edited
+    edits = edit.parse_edits()
+    return [edit for edit in edits if isinstance(edit, SourceRowsEdit) and edit.source == 0]
 
 
 def _select_effective(edits: "Sequence[Edit]", source: "RecordedSource") -> "list[Edit]":

@@ -35,11 +35,12 @@ class RegionBoxOption:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditOptions:
     """Parsed options of `t2i edit` about its attention edits: weights, blend, windows, alignment,
-    and regions.
+    regions, and style.
 
     weights : word -> factor
     windows : "cross_replace" and "self_replace" -> the shares of the run between which they act
     alignment : word of a target -> the word of the source that it comes from, None for a new word
+    style : weight of the source's style in the targets; None without
 
     Raises ArgumentError for a factor that no edit takes.
     """
@@ -49,8 +50,14 @@ class EditOptions:
     windows: Mapping[str, tuple[float, float]]
     alignment: Mapping[str, str | None] = field(default_factory=dict)
     regions: Sequence[RegionBoxOption] = ()
+    style: float | None = None
 
     def __post_init__(self) -> None:
+        if self.style is not None and not (0 < self.style < float("inf")):
+            raise ArgumentError(
+                f"Got --style {self.style:g}: expected a positive number, 1 for SOURCE's style as "
+                "published, 2 for more of it, 0.5 for less."
+            )
         if self.weights:
             from t2i.attention.edits.reweight import Reweight
 
@@ -65,6 +72,7 @@ class EditOptions:
         self_replace: str | None,
         align: Sequence[str] = (),
         regions: Sequence[str] = (),
+        style: float | None = None,
     ) -> "EditOptions":
         """Parse the options of the attention edits, as they were typed. Raises ArgumentError."""
         windows = {}
@@ -78,6 +86,7 @@ class EditOptions:
             windows=windows,
             alignment=parse_alignment(align),
             regions=tuple(map(parse_region, regions)),
+            style=style,
         )
 
     def to_word_edit_options(self) -> "WordEditOptions":
@@ -89,6 +98,7 @@ class EditOptions:
             blend=self.blend,
             alignment=self.alignment,
             regions=tuple(region.to_box_region() for region in self.regions),
+            style=self.style,
             **self.windows,
         )
 

@@ -126,6 +126,7 @@ class PromptLineSchema(BaseModel):
     self_replace: str | float | None = None
     align: str | list[str] | None = None
     region: str | list[str] | None = None
+    style: float | None = None
     task: Literal["generate", "edit", "inspect", "invert"] | None = None
     words: str | list[str] | None = None
     budget: float | None = None
@@ -135,7 +136,7 @@ class PromptLineSchema(BaseModel):
 
 PHOTO_KEYS = ("invert", "fit", "full_size", "budget", "record")
 """Keys about a photo."""
-EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align")
+EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align", "style")
 """Keys that need a "source" or a "source_folder", or a "task" that is about a photo."""
 RECORDING_TASK_KEYS = {
     "edit": (*EDIT_KEYS[2:], "region", "source_folder", "prompt", "task", "name"),
@@ -331,10 +332,8 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
     photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
     if len(sources) > 1:
         photo_keys += ("source",)
-    cross_replace, self_replace = (
-        None if window is None else str(window)
-        for window in (keys.cross_replace, keys.self_replace)
-    )
+    windows = (keys.cross_replace, keys.self_replace)
+    cross_replace, self_replace = (None if one is None else str(one) for one in windows)
     return PromptLineEdit(
         source=sources[-1] if sources else None,
         earlier=tuple(sources[:-1]) or None,
@@ -345,6 +344,7 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
             self_replace,
             split_cell(keys.align or []),
             split_cell(keys.region or []),
+            keys.style,
         ),
         photo_keys=photo_keys,
     )

@@ -22,6 +22,7 @@ from t2i.attention import (
     SelfReplace,
     ShareKeysValues,
     Sites,
+    StyleAligned,
     WeightWords,
     from_dict,
     to_dict,
@@ -41,6 +42,7 @@ EVERY = [
     LocalBlend(words=("cat", ("dog", "red car")), threshold=0.25),
     ShareKeysValues(sites=Sites(place=("mid", "up"), max_positions=64), steps=(4, 50)),
     InjectQueriesKeys(),
+    StyleAligned(target=2, source_weight=2.0, normalise=False, sites="up_blocks"),
     WeightWords(target=1, weights={"cat": 1.5, "dog": 0}),
     Regions(
         [
@@ -79,8 +81,8 @@ def test_every_edit_has_a_name_but_the_one_that_is_code() -> None:
 
 
 def test_a_soft_mask_comes_back_bit_for_bit() -> None:
-    (_, region) = from_dict(to_dict(EVERY[10])).regions
-    assert region.mask.tobytes() == EVERY[10].regions[1].mask.tobytes()
+    (_, region) = from_dict(to_dict(EVERY[11])).regions
+    assert region.mask.tobytes() == EVERY[11].regions[1].mask.tobytes()
     assert len(set(region.mask.get_flattened_data())) == 48
 
 
