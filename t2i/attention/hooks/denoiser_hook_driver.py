@@ -7,18 +7,21 @@ B batch rows, C channels, H W latent size.
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2i.attention.denoiser_pass import build_denoiser_pass
+from t2i.attention.denoiser_pass import DenoiserPass, build_denoiser_pass
+from t2i.attention.hooks.control_networks import CalledControlNetworks, announcing_controls
 from t2i.attention.hooks.current_pipeline import is_called_inside_other_pipeline
 from t2i.attention.hooks.discovery import grid_from_image_ids, pushing_running_forward
 from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.attention.hooks.encoded_prompts import EncodedTokenRecorder
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.hooks.module_hooks import hooking_compiled_calls
+from t2i.attention.hooks.module_hooks import hooking_compiled_calls, running_forward_in_context
+from t2i.attention.hooks.shared_hooks import running_control
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
 
@@ -27,7 +30,8 @@ class DenoiserHookDriver:
     """Driver that announces the calls of a denoiser to a session, from hooks on the module.
 
     Only calls by the session's own pipeline, in the session's thread, are announced. Edits of
-    latents are driven by the pipeline's `callback_on_step_end`, see `Session.on_step_end`.
+    latents are driven by the pipeline's `callback_on_step_end`, see `Session.on_step_end`. With
+    ControlNets a pass begins where the first of them is called, before the denoiser.
     """
 
     def __init__(self, session: DrivenSession, pipeline: Any, root: nn.Module) -> None:
@@ -40,6 +44,10 @@ class DenoiserHookDriver:
         self._thread = threading.get_ident()
         self._is_compiled_in_place = root._compiled_call_impl is not None
         self._is_own_call = self._is_announced = False
+        self._controls = CalledControlNetworks(self.pipeline)
+        self._pass_of_controls: DenoiserPass | None = None
+        """The pass that a ControlNet's call has begun, until the denoiser returns."""
+        self._announced_controls = ExitStack()
 
     def attach_within_exit_stack(self, stack: ExitStack) -> None:
         """Put the driver's hooks into the denoiser until the stack is closed."""
@@ -51,6 +59,10 @@ class DenoiserHookDriver:
         if hasattr(self.root, "cache_context"):
             stack.enter_context(self._watched_cache_context())
         stack.enter_context(hooking_compiled_calls(self.root, self._begin, self._end))
+        for network in dict.fromkeys(self._controls.networks.values()):
+            calls = partial(self._running_control_network, network)
+            stack.enter_context(running_forward_in_context(network, calls))
+        stack.callback(self._announced_controls.close)
 
     @contextmanager
     def _watched_cache_context(self) -> Iterator[None]:
@@ -94,15 +106,24 @@ class DenoiserHookDriver:
         if threading.get_ident() != self._thread:
             return
         self._is_own_call = not is_called_inside_other_pipeline(self.pipeline)
-        if not self._is_own_call:
+        if not self._is_own_call or self._pass_of_controls is not None:
             return
         arguments = bind_arguments(module, args, kwargs)
         self._is_announced = self._has_cond_rows(arguments)
         if not self._is_announced:
             return
         _check_whole_sequence(arguments)
+        with pushing_running_forward(module, arguments):
+            self._begin_pass(arguments, None)
+
+    def _begin_pass(self, arguments: Mapping[str, Any], num_rows: int | None) -> DenoiserPass:
+        """Announce a pass to the session, and return it.
+
+        arguments : of the call that begins it
+        num_rows : rows of the denoiser's call; None where they are those of the arguments
+        """
         tensors = [one for one in arguments.values() if isinstance(one, Tensor) and one.ndim > 1]
-        rows = len(tensors[0])
+        rows = len(tensors[0]) if num_rows is None else num_rows
         step, num_steps = self.step_tracker.advance_to_next_call(arguments)
         branches = self._branches(rows, tensors[0], arguments.get("encoder_hidden_states"))
         own_prompts = self.session.given_prompts
@@ -114,13 +135,51 @@ class DenoiserHookDriver:
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)
         input_shapes = (size, *(tuple(one.shape[1:]) for one in tensors))
-        with pushing_running_forward(module, arguments):
-            self.session.begin_pass(denoiser_pass, None, input_shapes, size)
+        self.session.begin_pass(denoiser_pass, None, input_shapes, size)
+        return denoiser_pass
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:
         is_own_call = threading.get_ident() == self._thread and self._is_own_call
-        if is_own_call and output is not None and self._is_announced:
-            self.session.end_pass()
+        if not is_own_call:
+            return
+        try:
+            if output is not None and self._is_announced:
+                self.session.end_pass()
+        finally:
+            self._pass_of_controls = None
+            self._announced_controls.close()
+
+    # ControlNets
+
+    @contextmanager
+    def _running_control_network(
+        self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[None]:
+        """Let the session read and edit the attention of a ControlNet that is called within the
+        block; the first call of a pass begins it.
+        """
+        if threading.get_ident() != self._thread or is_called_inside_other_pipeline(self.pipeline):
+            yield
+            return
+        arguments = bind_arguments(network, args, kwargs)
+        is_cond_alone = bool(arguments.get("guess_mode")) and bool(
+            getattr(self.pipeline, "do_classifier_free_guidance", False)
+        )
+        number = self._controls.note_call(network)
+        if self._pass_of_controls is None or number is None:
+            self._announced_controls.close()  # of a pass that was stopped
+            self._controls.begin_pass()
+            number = self._controls.note_call(network)
+            announced = announcing_controls(self.root, self._controls.unwrapped)
+            self._announced_controls.enter_context(announced)
+            rows = len(arguments["sample"]) * (1 + is_cond_alone)
+            self._is_announced = True
+            self._pass_of_controls = self._begin_pass(arguments, rows)
+        assert number is not None
+        branches = ("cond",) if is_cond_alone else self._pass_of_controls.branches
+        unwrapped = self._controls.unwrapped[number]
+        with pushing_running_forward(unwrapped, arguments), running_control(number, branches):
+            yield
 
     def _has_cond_rows(self, arguments: Mapping[str, Any]) -> bool:
         """Return True for a pass with rows of the branch "cond"."""

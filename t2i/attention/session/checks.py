@@ -18,8 +18,8 @@ GIBIBYTE = 1 << 30
 MIN_RELATIVE_KEY_DIFFERENCE = 0.05
 """Least difference between the keys of two texts, as a share of the largest key."""
 CONTROL_REMEDY = (
-    "Sites that begin with 'control' are those in the ControlNets of a run of our pipelines, "
-    "pipe(..., controls=[...]); a T2I-Adapter has none."
+    "Sites that begin with 'control' are those in the ControlNets of a run: of our pipelines, "
+    "pipe(..., controls=[...]), or of diffusers' own ControlNet pipelines; a T2I-Adapter has none."
 )
 CALLBACK_REMEDY = "pass callback_on_step_end=attn.on_step_end to the pipeline"
 

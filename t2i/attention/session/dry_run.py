@@ -19,6 +19,8 @@ from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.text.token_windows import EncoderInput
 
+HINT_READERS = ("controlnet", "adapter")
+"""Components with which diffusers' pipelines need a hint beside the prompt."""
 RUN_FIRST_REMEDY = "make a picture inside the `with` block first; one step will do."
 
 
@@ -48,7 +50,8 @@ def run_pipeline_to_discover_sites(
         and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         and name not in ("self", "prompt")
     ]
-    if required or "prompt" not in known:
+    hint_reader = next((one for one in HINT_READERS if getattr(run, one, None) is not None), None)
+    if required or hint_reader is not None or "prompt" not in known:
         raise AttentionError(
             f"The sites are found by running, and {type(pipeline).__name__} cannot be tried with a "
             f"prompt alone: {RUN_FIRST_REMEDY}"
