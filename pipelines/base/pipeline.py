@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders.ip_adapter import IPAdapterMixin
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -50,6 +49,8 @@ from pipelines.run.step_callbacks import (
 )
 from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance
 from pipelines.text.build_conditioning import build_conditioning, repeat_embeddings_per_image
+from pipelines.text.image_prompt_masks import prepare_attention_options
+from pipelines.text.image_prompt_scales import ImagePromptsMixin
 from pipelines.text.learned_words import LearnedWordsMixin
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
@@ -78,7 +79,7 @@ class Pipeline(
     StableDiffusionMixin,
     StableDiffusionXLLoraLoaderMixin,
     LearnedWordsMixin,
-    IPAdapterMixin,
+    ImagePromptsMixin,
 ):
     """Base pipeline: the parts under diffusers' names, and the stages that a call consists of.
 
@@ -283,7 +284,8 @@ class Pipeline(
         """Run the sampling loop with a progress bar and return the latents (B, C, H, W)."""
         self._num_timesteps = run.num_steps
         num_inference_steps = run_start.num_inference_steps
-        run_unet = partial(sd.run_unet, self.unet, attention_options=self._cross_attention_kwargs)
+        options = prepare_attention_options(self, run)
+        run_unet = partial(sd.run_unet, self.unet, attention_options=options)
         with (
             self.progress_bar(total=num_inference_steps) as bar,
             caching_text_keys_values(self.unet),

@@ -40,6 +40,7 @@ from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
+from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
 
@@ -81,6 +82,7 @@ class PromptEditPipeline(RecordingPipeline):
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         controls: Sequence[Control] = (),
+        ip_adapter_image: Any = None,
     ) -> OutputOrTuple:
         """Generate the source's image, then one for each target, in their order.
 
@@ -103,6 +105,7 @@ class PromptEditPipeline(RecordingPipeline):
         latents : noise of one image
         controls : steer source and targets alike; for a recorded source those of its recording,
             needed only if it was loaded from a folder
+        ip_adapter_image : image prompts of source and targets alike; a recorded source has none
         """
         argument_checks.check_output_type(output_type)
         argument_checks.check_bool("return_dict", return_dict)
@@ -121,6 +124,11 @@ class PromptEditPipeline(RecordingPipeline):
         )
         noise = NoiseArguments(seed, generator, latents)
         recorded = source if isinstance(source, RecordedSource) else None
+        if recorded is not None and ip_adapter_image is not None:
+            raise ArgumentError(
+                "Got ip_adapter_image with a recorded source, whose run had no image prompt: give "
+                "the source as a prompt, or leave it out."
+            )
         run = build_edit_run_inputs(self, source, target, settings, noise)
         options = WordEditOptions(
             weights={} if weights is None else weights,
@@ -145,6 +153,7 @@ class PromptEditPipeline(RecordingPipeline):
                 prompt=run.prompts if recorded is None else run.prompts[1:],
                 generator=run.generators,
                 latents=run.repeated_latents,
+                ip_adapter_image=ip_adapter_image,
                 output_type=output_type if recorded is None else "latent",
                 return_dict=False,
                 callback_on_step_end=callback_on_step_end,

@@ -107,6 +107,78 @@ def test_each_changes_the_picture_and_is_made_again_byte_for_byte(
     assert drawn(again).read_bytes() == path.read_bytes()
 
 
+TWO_ADAPTERS = ("beside/eyes:beside/teal.png:scale=0.9,mask=beside/half.png",)
+TWO_ADAPTERS += ("beside/eyes:beside/noise.png:scale=0.5",)
+
+
+def test_several_adapters_with_a_mask_each_are_drawn_again_and_drawn_in_bulk(
+    draw: Cli, cli: Cli, model: Path
+) -> None:
+    both = [word for value in TWO_ADAPTERS for word in ("--ip-adapter", value)]
+    path = drawn(draw(*both))
+    for changed in (both[:2], [*both[:2], "--ip-adapter", TWO_ADAPTERS[1].replace("0.5", "0.2")]):
+        assert pixels(drawn(draw(*changed))).tobytes() != pixels(path).tobytes()
+    unmasked = both[1].replace(",mask=beside/half.png", "")
+    assert pixels(drawn(draw("--ip-adapter", unmasked, *both[2:]))).tobytes() != (
+        pixels(path).tobytes()
+    )
+    record = json.loads(text_of(path)["t2i"])["request"]
+    assert [one["scale"] for one in record["image_prompts"]] == [0.9, 0.5]
+    assert re.search(
+        r'"mask": {"path": "beside/half.png", "sha256": "[0-9a-f]{64}"}', text_of(path)["t2i"]
+    )
+    again = cli("generate", "--from", path, "--out", "again")
+    assert drawn(again).read_bytes() == path.read_bytes()
+    Path("p.jsonl").write_text(
+        json.dumps(
+            {"prompt": f"{PROMPT} <sun>", "seed": 7, "name": "two", "ip_adapter": TWO_ADAPTERS}
+        )
+    )
+    done = cli("generate", "--prompts", "p.jsonl", "--out", "out", "--model", model, "--steps", "4")
+    assert done.code == 0, done.err
+    assert pixels(Path("out/two.png")).tobytes() == pixels(path).tobytes()
+
+
+def test_a_prompt_edit_sees_image_prompts_in_source_and_target(cli: Cli, model: Path) -> None:
+    options = ("--model", model, "--steps", "4", "--seed", "7")
+    adapters = ("--ip-adapter", TWO_ADAPTERS[0])
+    done = cli("edit", "a red cat", "a red dog", *options, *adapters, "--out", "e.png")
+    assert done.code == 0, done.err
+    plain = cli("edit", "a red cat", "a red dog", *options, "--out", "plain.png")
+    assert plain.code == 0, plain.err
+    for name in ("source", "target"):
+        assert not np.array_equal(pixels(Path(f"e-{name}.png")), pixels(Path(f"plain-{name}.png")))
+    again = cli("generate", "--from", "e-target.png", "--out", "again.png")
+    assert again.code == 0, again.err
+    assert np.array_equal(pixels(Path("e-target.png")), pixels(Path("again.png")))
+    photo = ("--image", "beside/noise.png", *adapters)
+    refused = cli("edit", "a red cat", "a red dog", *options, *photo)
+    assert "Got --ip-adapter for a photo that is inverted" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["beside/eyes", "beside/blind"], "as a second one without a picture"),
+        (["beside/eyes:beside/teal.png:size=2"], "Got --ip-adapter with 'size=2'"),
+        (["beside/eyes:beside/teal.png:scale=1,scale=2"], "with scale twice"),
+        (["beside/eyes:"], "expected ADAPTER:PICTURE"),
+        (["beside/eyes:beside/teal.png:scale=inf"], "Got --ip-adapter with scale=inf"),
+        (["beside/eyes:beside/teal.png:scale=stile"], "Did you mean 'style'"),
+        (["beside/eyes:beside/teal.png:scale=style"], "UNet is not SDXL's"),
+        (["beside/eyes:beside/none.png"], "No such image prompt: beside/none.png"),
+        (["beside/eyes:beside/teal.png:mask=no.png"], "No such image prompt's mask: no.png"),
+        (["beside/eyes:beside/teal.png"] * 17, "Got 17 IP-Adapters: at most 16"),
+    ],
+)
+def test_adapters_that_cannot_be_used_are_refused(
+    draw: Cli, values: list[str], message: str
+) -> None:
+    done = draw(*(word for value in values for word in ("--ip-adapter", value)))
+    assert done.code != 0
+    assert message in done.err
+
+
 def test_a_picture_tells_of_its_files(draw: Cli, cli: Cli) -> None:
     path = drawn(draw(*ATTACHED["lora"], *ATTACHED["embedding"], *ATTACHED["image"]))
     told = cli("show", path).out

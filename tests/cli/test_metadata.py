@@ -52,6 +52,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "edited": None,
         "inversion": None,
         "controls": [],
+        "image_prompts": [],
         "regions": [],
     }
     assert len(record["model_digest"]) == 64

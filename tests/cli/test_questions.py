@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2i.cli.request.caption_vocabulary import (
+from t2i.cli.prompt_checks.caption_vocabulary import (
     WORD_PATTERN,
     CaptionVocabulary,
     read_caption_vocabulary,
 )
+from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
-from t2i.cli.request.prompt_checks import find_prompt_warnings, find_prompts_file_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, MODEL_NOTES_FILE
 from t2i.errors import ModelError

@@ -80,7 +80,7 @@ def test_a_lora_does_the_same_here_and_in_diffusers(parts, kind, models, tmp_pat
 # IP-Adapter
 
 
-def adapter_for(unet):
+def adapter_for(unet, width=TEXT_WIDTH):
     """Weights of an IP-Adapter in the layout of the published ones."""
     torch.manual_seed(7)
     layers, number = {}, 1
@@ -88,15 +88,15 @@ def adapter_for(unet):
         if name.endswith("attn1.processor"):
             continue
         attention = unet.get_submodule(name.removesuffix(".processor"))
-        processor = IPAdapterAttnProcessor(attention.query_dim, TEXT_WIDTH)
+        processor = IPAdapterAttnProcessor(attention.query_dim, width)
         layers[f"{number}.to_k_ip.weight"] = processor.to_k_ip[0].weight.detach()
         layers[f"{number}.to_v_ip.weight"] = processor.to_v_ip[0].weight.detach()
         number += 2
     projection = {
-        "proj.weight": torch.randn(4 * TEXT_WIDTH, 24) * 0.3,
-        "proj.bias": torch.zeros(4 * TEXT_WIDTH),
-        "norm.weight": torch.ones(TEXT_WIDTH),
-        "norm.bias": torch.zeros(TEXT_WIDTH),
+        "proj.weight": torch.randn(4 * width, 24) * 0.3,
+        "proj.bias": torch.zeros(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
     }
     return {"image_proj": projection, "ip_adapter": layers}
 

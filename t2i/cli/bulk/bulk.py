@@ -21,9 +21,9 @@ from t2i.cli.bulk.jobs import Job
 from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.processes import distributed_process_group, run_in_main_and_broadcast
-from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
+from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
+from t2i.cli.prompt_checks.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.stopping import InterruptingStopHandler, SignalInterrupt
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError

@@ -130,6 +130,7 @@ def edit(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    ip_adapter: options.IPAdapter = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
 ) -> None:
@@ -155,6 +156,7 @@ def edit(
         lora=lora,
         embedding=embedding,
         control=control,
+        ip_adapter=ip_adapter,
     )
     photo = options.PhotoOptions(
         image=image, source=folder, invert=invert, fit=fit, mask=mask, full_size=full_size
@@ -203,7 +205,7 @@ def edit(
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
     from t2i.cli.multi_file_output_names import MultiFileOutputNames
-    from t2i.cli.request.file_checks import check_request_files
+    from t2i.cli.request.file_checks import check_file_combinations, check_request_files
     from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed
 
@@ -211,6 +213,7 @@ def edit(
     check_no_lora_tags("a TARGET", prompts[1:], request)
     options.check_no_composed_prompts(request, prompts)
     if recorded is None:
+        check_file_combinations(request)
         check_request_files(request)
     endings = _file_endings(len(prompts))
     names = MultiFileOutputNames(out or Path("outputs"), request.prompt, "edit", endings)

@@ -58,10 +58,6 @@ MaskOption = Annotated[
     Path | None,
     typer.Option(metavar="PICTURE", help="White where --image is drawn anew, black elsewhere."),
 ]
-IPAdapterOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER_OR_FILE", help="An IP-Adapter, to look at --image-prompt."),
-]
 ImagePromptOption = Annotated[
     str | None,
     typer.Option(metavar="PICTURE[:SCALE]", help="A picture as a part of the prompt."),
@@ -72,7 +68,7 @@ ImagePromptOption = Annotated[
 class InputImageOptions:
     """Options of `t2i generate` about input images, as they were typed; None where not given."""
 
-    ip_adapter: Path | None
+    ip_adapter: list[str] | None
     image_prompt: str | None
     image: Path | None
     mask: Path | None
@@ -80,11 +76,14 @@ class InputImageOptions:
 
     def copy_overrides_with_images(self, overrides: "RequestOverrides") -> "RequestOverrides":
         """Return the overrides with the input images parsed and added. Raises ArgumentError."""
+        from t2i.cli.request.image_prompt_files import parse_ip_adapters
         from t2i.cli.request.input_files import parse_file_with_scale, parse_input_file
 
+        ip_adapter, image_prompts = parse_ip_adapters(self.ip_adapter or [])
         return replace(
             overrides,
-            ip_adapter=None if self.ip_adapter is None else parse_input_file(str(self.ip_adapter)),
+            ip_adapter=ip_adapter,
+            image_prompts=image_prompts,
             image_prompt=None
             if self.image_prompt is None
             else parse_file_with_scale(self.image_prompt),
@@ -134,7 +133,7 @@ def generate(
     embedding: options.Embedding = None,
     control: options.Control = None,
     region: options.Region = None,
-    ip_adapter: IPAdapterOption = None,
+    ip_adapter: options.IPAdapter = None,
     image_prompt: ImagePromptOption = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",

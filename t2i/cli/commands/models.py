@@ -49,7 +49,7 @@ def list_models(
 
 
 def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
-    from t2i.cli.request.caption_vocabulary import ALL_WORDS_KEY, read_caption_vocabulary
+    from t2i.cli.prompt_checks.caption_vocabulary import ALL_WORDS_KEY, read_caption_vocabulary
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import read_model_defaults
 

@@ -1,4 +1,4 @@
-"""LoRAs, learned words and an IP-Adapter attached to a pipeline for one request.
+"""LoRAs, learned words and IP-Adapters attached to a pipeline for one request.
 
 LoRAs and words are read by t2i.adapters, IP-Adapters by diffusers' own loader. What a request does
 not name is detached, so that its image does not depend on the images drawn before it.
@@ -7,7 +7,7 @@ not name is detached, so that its image does not depend on the images drawn befo
 import copy
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -31,24 +31,31 @@ from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
 
-IMAGE_FIELDS = ("image_prompt", "image", "mask", "control_picture", "control_mask")
+IMAGE_FIELDS = (
+    "image_prompt",
+    "image_prompt_mask",
+    "image",
+    "mask",
+    "control_picture",
+    "control_mask",
+)
 
 
 class AttachedAdapters:
-    """LoRAs, learned words and IP-Adapter that are attached to a pipeline, and their manager."""
+    """LoRAs, learned words and IP-Adapters that are attached to a pipeline, and their manager."""
 
     def __init__(self, pipe: "Pipeline") -> None:
         self.pipe: Any = pipe
         self.loras: tuple[InputFileWithScale, ...] = ()
         self._num_attached = 0
         self.embeddings: tuple[EmbeddingFile, ...] = ()
-        self.ip_adapter: InputFile | None = None
+        self.ip_adapters: tuple[InputFile, ...] = ()
         self._replaced_vocabularies: dict[str, Any] = {}
         self._words_by_file: dict[str, list[str]] = {}
         self._replaced_parts: dict[str, Any] = {}
 
     def switch_to_request(self, request: Request) -> None:
-        """Attach the adapters that a request names, LoRAs, learned words and an IP-Adapter, to the
+        """Attach the adapters that a request names, LoRAs, learned words and IP-Adapters, to the
         pipeline, and detach all others.
 
         Raises ModelError for a file that does not fit the model, DataError for an image that is not
@@ -64,12 +71,17 @@ class AttachedAdapters:
         if request.loras != self.loras:
             self.detach_loras()
             self.attach_loras(request.loras)
-        if request.ip_adapter != self.ip_adapter:
-            self.detach_ip_adapter()
-            if request.ip_adapter is not None:
-                self.attach_ip_adapter(request.ip_adapter)
-        if request.image_prompt is not None:
-            self.pipe.set_ip_adapter_scale(request.image_prompt.scale)
+        adapters = [one.adapter for one in request.image_prompts]
+        scales: list[float | str] = [one.scale for one in request.image_prompts]
+        if request.ip_adapter is not None:
+            adapters.insert(0, request.ip_adapter)
+            scales.insert(0, 1.0 if request.image_prompt is None else request.image_prompt.scale)
+        if (*adapters,) != self.ip_adapters:
+            self.detach_ip_adapters()
+            if adapters:
+                self.attach_ip_adapters(adapters)
+        if scales:
+            self.pipe.set_ip_adapter_scale(scales)
 
     def attach_loras(self, loras: tuple[InputFileWithScale, ...]) -> None:
         """Attach LoRAs to the pipeline, or none of them if one fails. Raises ModelError."""
@@ -174,41 +186,49 @@ class AttachedAdapters:
         self._replaced_vocabularies, self._words_by_file = {}, {}
         self.embeddings = ()
 
-    def attach_ip_adapter(self, adapter: InputFile) -> None:
-        """Attach an IP-Adapter and its image encoder. Raises ModelError if they do not fit."""
-        path = locate_and_verify_file("ip_adapter", adapter)
+    def attach_ip_adapters(self, adapters: Sequence[InputFile]) -> None:
+        """Attach IP-Adapters and the image encoder beside the first, which all of them read with.
+
+        Raises ModelError if they do not fit.
+        """
+        paths = [locate_and_verify_file("ip_adapter", adapter) for adapter in adapters]
+        path = paths[0]
         if self.pipe.image_encoder is None:
             if not (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
                 raise ModelError(
-                    f"{adapter.path} has no image encoder beside it, and the model has none: "
+                    f"{adapters[0].path} has no image encoder beside it, and the model has none: "
                     f"expected the folder {path.parent / IMAGE_ENCODER_FOLDER}, as published with "
                     "it."
                 )
             entry = ["transformers", "CLIPVisionModelWithProjection"]
             check_part_and_build_meta_model(path.parent, IMAGE_ENCODER_FOLDER, entry, None)
-        check_ip_adapter_fits_unet(path, self.pipe.unet)
+        for one in paths:
+            check_ip_adapter_fits_unet(one, self.pipe.unet)
         eyes = ("image_encoder", "feature_extractor")
         self._replaced_parts = {name: getattr(self.pipe, name) for name in eyes}
         self._replaced_parts["processors"] = dict(self.pipe.unet.attn_processors)
         try:
-            with _name_file_in_errors("IP-Adapter", adapter):
+            with _name_file_in_errors("IP-Adapter", adapters[0]):
                 self.pipe.load_ip_adapter(
-                    str(path.parent), subfolder="", weight_name=path.name, local_files_only=True
+                    [str(one.parent) for one in paths],
+                    subfolder="",
+                    weight_name=[one.name for one in paths],
+                    local_files_only=True,
                 )
         except BaseException:
-            self.detach_ip_adapter()
+            self.detach_ip_adapters()
             raise
-        self.ip_adapter = adapter
+        self.ip_adapters = (*adapters,)
 
-    def detach_ip_adapter(self) -> None:
-        """Remove the IP-Adapter and restore the attention processors and the image encoder."""
+    def detach_ip_adapters(self) -> None:
+        """Remove all IP-Adapters and restore the attention processors and the image encoder."""
         if not self._replaced_parts:
             return
         self.pipe.unload_ip_adapter()
         self.pipe.unet.set_attn_processor(self._replaced_parts.pop("processors"))
         self.pipe.register_modules(**self._replaced_parts)
         self._replaced_parts = {}
-        self.ip_adapter = None
+        self.ip_adapters = ()
 
 
 @contextmanager

@@ -80,10 +80,25 @@ def build_size_and_image_arguments(
 
 
 def build_image_prompt_arguments(request: Request) -> dict[str, object]:
-    """Return the argument of a pipeline's call for an IP-Adapter's image prompt; {} without one."""
-    if request.image_prompt is None:
+    """Return the arguments of a pipeline's call for the image prompts of IP-Adapters and their
+    masks; {} without any.
+    """
+    from t2i.pictures import open_picture
+
+    pictures: list[InputFile] = [one.picture for one in request.image_prompts]
+    masks = [one.mask for one in request.image_prompts]
+    if request.image_prompt is not None:
+        pictures.insert(0, request.image_prompt)
+        masks.insert(0, None)
+    if not pictures:
         return {}
-    return {"ip_adapter_image": open_rgb(request.image_prompt)}
+    arguments: dict[str, object] = {"ip_adapter_image": list(map(open_rgb, pictures))}
+    if any(mask is not None for mask in masks):
+        opened = [
+            None if mask is None else open_picture(Path(expanduser(mask.path))) for mask in masks
+        ]
+        arguments["cross_attention_kwargs"] = {"ip_adapter_masks": opened}
+    return arguments
 
 
 def open_rgb(file: InputFile) -> "Image":

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments, set_progress_bar
+from t2i.cli.generation.call_arguments import (
+    build_image_prompt_arguments,
+    build_sampling_and_control_arguments,
+    set_progress_bar,
+)
 from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion, invert_photo
 from t2i.cli.generation.sequential_edits import (
@@ -162,6 +166,7 @@ def generate_edited_images(
             "width": request.width,
             "height": request.height,
             **build_sampling_and_control_arguments(editor, request, seed),
+            **build_image_prompt_arguments(request),
         }
         if source is None
         else {"controls": build_controls(editor, request)}

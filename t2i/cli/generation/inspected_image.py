@@ -13,8 +13,8 @@ from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.image_generation import generate_image_and_fill_request
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion
 from t2i.cli.inspected_words import list_content_words
-from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
-from t2i.cli.request.prompt_checks import find_prompt_warnings
+from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
+from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import locate_model
 from t2i.text.word_spans import unknown_word_message

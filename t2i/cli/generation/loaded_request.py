@@ -11,10 +11,10 @@ from t2i.cli.generation.image_generation import (
     read_pipeline_defaults,
     warn_of_large_size,
 )
-from t2i.cli.request.caption_vocabulary import read_caption_vocabulary
+from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
+from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
-from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request, read_model_defaults
 from t2i.denoiser.loading.model_location import locate_model
 

@@ -47,14 +47,20 @@ REQUEST_FILE_FIELDS: dict[str, RequestFileField] = {
     "embeddings": RequestFileField("--embedding", "embedding", ModelError),
     "ip_adapter": RequestFileField("--ip-adapter", "IP-Adapter", ModelError),
     "image_prompt": RequestFileField("--image-prompt", "image prompt", DataError),
+    "image_prompt_mask": RequestFileField("--ip-adapter", "image prompt's mask", DataError),
     "image": RequestFileField("--image", "picture", DataError),
     "mask": RequestFileField("--mask", "mask", DataError),
     "control_model": RequestFileField("--control", "control network", ModelError),
     "control_picture": RequestFileField("--control", "control picture", DataError),
     "control_mask": RequestFileField("--control", "control mask", DataError),
 }
-FILE_FIELD_NAMES = tuple(name for name in REQUEST_FILE_FIELDS if not name.startswith("control_"))
-"""Those of the names that are fields of a Request; the files of its controls are in `controls`."""
+FILE_FIELD_NAMES = tuple(
+    name
+    for name in REQUEST_FILE_FIELDS
+    if not name.startswith("control_") and name != "image_prompt_mask"
+)
+"""Those of the names that are fields of a Request; others are in its `controls` and
+`image_prompts`."""
 
 
 def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
@@ -65,6 +71,8 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
             yield from ((name, file) for file in value)
         elif value is not None:
             yield name, value
+    for prompt in request.image_prompts:
+        yield from prompt.named_files
     for control in request.controls:
         yield from control.named_files
 
@@ -72,6 +80,8 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
 def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
     """Return the request with each of its files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
+    if request.image_prompts:
+        changed["image_prompts"] = tuple(one.map_files(change) for one in request.image_prompts)
     if request.controls:
         changed["controls"] = tuple(control.map_files(change) for control in request.controls)
     for name in FILE_FIELD_NAMES:
@@ -97,7 +107,7 @@ def check_file_combinations(request: Request) -> None:
             f"Got --strength {request.strength} for a photo that was edited by its words: it is of "
             "pictures that are drawn anew from noise. Leave it out."
         )
-    if request.inversion is not None and request.ip_adapter is not None:
+    if request.inversion is not None and (request.ip_adapter or request.image_prompts):
         raise ArgumentError(
             "Got --ip-adapter for a photo that is inverted: image prompts are of pictures that are "
             "drawn. Leave it out."
@@ -109,7 +119,8 @@ def check_file_combinations(request: Request) -> None:
         )
     if request.ip_adapter is not None and request.image_prompt is None:
         raise ArgumentError(
-            "Got --ip-adapter without --image-prompt: give the image prompt for it."
+            "Got --ip-adapter without --image-prompt: give the image prompt for it, or with it: "
+            "--ip-adapter ADAPTER:PICTURE."
         )
 
 

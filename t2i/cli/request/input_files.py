@@ -2,11 +2,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from t2i.errors import ArgumentError
 
+Given = TypeVar("Given")
+Parsed = TypeVar("Parsed")
 MAX_PATH_LENGTH = 4096
 MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
@@ -81,6 +84,11 @@ class EmbeddingFile(InputFile):
         return self.path if self.token is None else f"{self.path}:{self.token}"
 
 
+def parse_if_given(value: Given | None, parse: Callable[[Given], Parsed]) -> Parsed | None:
+    """Return `parse(value)`; None for a value that is not given, which is None."""
+    return None if value is None else parse(value)
+
+
 def parse_input_file(text: str) -> InputFile:
     """Parse the path of an input file. Raises ArgumentError."""
     return InputFile(path=text.strip())
@@ -137,8 +145,8 @@ def check_file_count(name: str, files: Sequence[InputFile]) -> None:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")
 
 
-def split_cell(texts: str | list[str]) -> list[str]:
+def split_cell(texts: str | Sequence[str]) -> list[str]:
     """Return a list as it is; text is divided at semicolons, for a cell of a csv."""
-    if isinstance(texts, list):
-        return texts
+    if not isinstance(texts, str):
+        return [*texts]
     return [part for part in (part.strip() for part in texts.split(";")) if part]

@@ -56,6 +56,13 @@ Control = Annotated[
         "mask=PICTURE, blocks=down.2+mid; may be repeated.",
     ),
 ]
+IPAdapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADAPTER[:PICTURE[:scale=..,mask=..]]",
+        help="An IP-Adapter and its picture; may be repeated. Alone it reads --image-prompt.",
+    ),
+]
 Region = Annotated[
     list[str] | None,
     typer.Option(
@@ -127,6 +134,8 @@ class SamplingOptions:
     control: Sequence[str] | None = None
     upscale: str | None = None
     """Of `t2i generate` alone."""
+    ip_adapter: Sequence[str] | None = None
+    """Of `t2i edit`; `t2i generate` has more options of image prompts."""
 
     def to_overrides(self) -> "RequestOverrides":
         """Parse the sampling options of a command into overrides of a request.
@@ -134,11 +143,13 @@ class SamplingOptions:
         Raises ArgumentError for a value that cannot be used.
         """
         from t2i.cli.request.control_files import parse_controls
+        from t2i.cli.request.image_prompt_files import parse_ip_adapters
         from t2i.cli.request.input_files import parse_embeddings, parse_loras
         from t2i.cli.request.request import RequestOverrides, parse_size
         from t2i.cli.request.sampler_names import sampler_name_from_class
         from t2i.cli.request.upscaling import parse_upscale
 
+        ip_adapter, image_prompts = parse_ip_adapters(self.ip_adapter or [])
         width, height = (None, None) if self.size is None else parse_size(self.size)
         return RequestOverrides(
             negative_prompt=self.negative,
@@ -154,6 +165,8 @@ class SamplingOptions:
             embeddings=parse_embeddings(self.embedding) if self.embedding else None,
             upscale=None if self.upscale is None else parse_upscale(self.upscale),
             controls=parse_controls(self.control) if self.control else None,
+            ip_adapter=ip_adapter,
+            image_prompts=image_prompts,
         )
 
 
@@ -214,7 +227,11 @@ def check_options_allowed_with_source(
     names = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "width": "--size"}
     names |= {"height": "--size", "guidance_method": "--method", "negative_prompt": "--negative"}
     names |= {"loras": "--lora", "embeddings": "--embedding", "inversion": "--image"}
-    names |= {"controls": "--control"}
+    names |= {
+        "controls": "--control",
+        "ip_adapter": "--ip-adapter",
+        "image_prompts": "--ip-adapter",
+    }
     found = {names.get(name, f"--{name}") for name in given}
     found |= {name for name, value in others.items() if value is not None}
     if found:

@@ -15,9 +15,11 @@ from t2i.cli.request.edit_options import (
     PromptLineRecording,
     parse_region,
 )
+from t2i.cli.request.image_prompt_files import parse_ip_adapters
 from t2i.cli.request.input_files import (
     parse_embeddings,
     parse_file_with_scale,
+    parse_if_given,
     parse_input_file,
     parse_loras,
     split_cell,
@@ -110,7 +112,7 @@ class PromptLineSchema(BaseModel):
     lora: str | list[str] | None = None
     embedding: str | list[str] | None = None
     control: str | list[str] | None = None
-    ip_adapter: str | None = None
+    ip_adapter: str | list[str] | None = None
     image_prompt: str | None = None
     image: str | None = None
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -183,6 +185,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler), ("words", words)):
         check_text_length_and_encoding(f'"{name}"', text or "")
     width, height = parse_size_keys(keys.size, keys.width, keys.height)
+    ip_adapter, image_prompts = parse_ip_adapters(split_cell(keys.ip_adapter or []))
     return PromptLine(
         number=number,
         prompt=prompt,
@@ -196,20 +199,17 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             sampler=None if keys.sampler is None else sampler_name_from_class(keys.sampler),
             width=width,
             height=height,
-            loras=None if keys.lora is None else parse_loras(split_cell(keys.lora)),
-            embeddings=None
-            if keys.embedding is None
-            else parse_embeddings(split_cell(keys.embedding)),
+            loras=parse_if_given(keys.lora, lambda x: parse_loras(split_cell(x))),
+            embeddings=parse_if_given(keys.embedding, lambda x: parse_embeddings(split_cell(x))),
             regions=None
             if keys.region is None or keys.source is not None or recording is not None
             else tuple(map(parse_region, split_cell(keys.region))),
             controls=None if keys.control is None else parse_controls(split_cell(keys.control)),
-            ip_adapter=None if keys.ip_adapter is None else parse_input_file(keys.ip_adapter),
-            image_prompt=None
-            if keys.image_prompt is None
-            else parse_file_with_scale(keys.image_prompt),
-            image=None if keys.image is None else parse_input_file(keys.image),
-            mask=None if keys.mask is None else parse_input_file(keys.mask),
+            ip_adapter=ip_adapter,
+            image_prompts=image_prompts,
+            image_prompt=parse_if_given(keys.image_prompt, parse_file_with_scale),
+            image=parse_if_given(keys.image, parse_input_file),
+            mask=parse_if_given(keys.mask, parse_input_file),
             strength=keys.strength,
             upscale=None if keys.upscale is None else parse_upscale(str(keys.upscale)),
             inversion=None

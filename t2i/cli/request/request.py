@@ -9,6 +9,7 @@ from typing import Literal
 
 from t2i.cli.request.control_files import ControlFiles
 from t2i.cli.request.edit_options import RegionBoxOption
+from t2i.cli.request.image_prompt_files import ImagePromptFiles
 from t2i.cli.request.input_files import (
     EmbeddingFile,
     InputFile,
@@ -73,6 +74,8 @@ class Request:
     inversion: PhotoInversion | None = None
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
     controls: tuple[ControlFiles, ...] = ()
+    image_prompts: tuple[ImagePromptFiles, ...] = ()
+    """Further image prompts, each with an IP-Adapter of its own."""
     regions: tuple[RegionBoxOption, ...] = ()
     """Boxes to which words of the prompt are bound."""
 
@@ -167,6 +170,7 @@ class RequestOverrides:
     upscale: Upscale | None = None
     inversion: PhotoInversion | None = None
     controls: tuple[ControlFiles, ...] | None = None
+    image_prompts: tuple[ImagePromptFiles, ...] | None = None
     regions: tuple[RegionBoxOption, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
@@ -253,12 +257,11 @@ def _check_edited(edited: EditedPrompts, request: Request) -> None:
         raise ArgumentError(
             "Got edits of a photo, one upon the other, without the inversion of the photo."
         )
-    for name, option in (("image", "--image"), ("ip_adapter", "--ip-adapter")):
-        if getattr(request, name) is not None and (name != "image" or request.inversion is None):
-            raise ArgumentError(
-                f"Got {option} for a picture that was edited by its words: these cannot be "
-                "drawn together. Leave one of them out."
-            )
+    if request.image is not None and request.inversion is None:
+        raise ArgumentError(
+            "Got --image for a picture that was edited by its words: these cannot be drawn "
+            "together. Leave one of them out."
+        )
 
 
 def _check_regions(request: Request) -> None:

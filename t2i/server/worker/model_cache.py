@@ -17,10 +17,10 @@ from t2i.cli.generation.image_generation import (
     read_pipeline_defaults,
     warn_of_large_size,
 )
-from t2i.cli.request.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
+from t2i.cli.prompt_checks.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
+from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.digests import compute_model_digest
 from t2i.cli.request.file_checks import FileDigests
-from t2i.cli.request.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request, RequestDefaults, read_model_defaults
 from t2i.denoiser.schedulers import Scheduler, rebuild_scheduler_with_settings
 from t2i.server.worker.previews import LatentProjection, fit_latent_projection

@@ -9,7 +9,7 @@ from os.path import expanduser, isfile
 from pathlib import Path
 from shlex import quote
 
-from t2i.cli.request.caption_vocabulary import CaptionVocabulary
+from t2i.cli.prompt_checks.caption_vocabulary import CaptionVocabulary
 from t2i.cli.request.request import Request
 from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.safe_reading import open_regular_file, parse_json
