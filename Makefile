@@ -74,7 +74,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in scenes generate text_keys modes attention tap startup train bulk photos serve; do \
+	@set -e; for name in scenes generate text_keys modes controls attention tap startup train bulk photos serve; do \
 	    echo "== $$name"; $(BIN)/python -m benchmarks.$$name --out benchmarks/results/$$name.json; done
 
 docs: $(VENV)/.installed-docs

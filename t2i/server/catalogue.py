@@ -1,7 +1,9 @@
-"""The models, LoRAs and learned words that requests may name, listed when the server starts."""
+"""The models, LoRAs, learned words and control networks that requests may name, listed when the
+server starts.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import expanduser
 from pathlib import Path
 
@@ -28,6 +30,7 @@ class Catalogue:
     models: Mapping[str, Path]
     loras: Mapping[str, Path]
     embeddings: Mapping[str, Path]
+    controls: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def default_model(self) -> str:
@@ -49,6 +52,10 @@ class Catalogue:
     def find_embedding(self, name: str) -> Path:
         """Return the file of a listed learned word. Raises ArgumentError."""
         return _find("embedding", name, self.embeddings)
+
+    def find_control(self, name: str) -> Path:
+        """Return the folder or file of a listed control network. Raises ArgumentError."""
+        return _find("control", name, self.controls)
 
     def read_default_size(self, model: str) -> tuple[int, int]:
         """Return width and height in pixels of a model's images where a request names none."""
@@ -72,7 +79,7 @@ def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
 
 def list_catalogue(settings: ServerSettings) -> Catalogue:
     """List what requests may name: models of the settings, the embedded one, those in the cache of
-    the hub, and the files in the folders of LoRAs and learned words.
+    the hub, and the files in the folders of LoRAs, learned words and control networks.
 
     Raises ModelError for a model of the settings that is not there.
     """
@@ -86,6 +93,7 @@ def list_catalogue(settings: ServerSettings) -> Catalogue:
         models,
         list_tensor_files(settings.lora_folder),
         list_tensor_files(settings.embedding_folder),
+        list_control_networks(settings.control_folder),
     )
 
 
@@ -94,3 +102,23 @@ def list_tensor_files(folder: Path) -> dict[str, Path]:
     place = Path(expanduser(folder))
     files = sorted(place.rglob(f"*{ADAPTER_SUFFIX}")) if place.is_dir() else []
     return {file.relative_to(place).with_suffix("").as_posix(): file for file in files}
+
+
+def list_control_networks(folder: Path) -> dict[str, Path]:
+    """Return the control networks below a folder by their path in it: folders with a config.json,
+    and .safetensors files outside of them, without the suffix.
+    """
+    place = Path(expanduser(folder))
+    configs = sorted(place.rglob("config.json")) if place.is_dir() else []
+    folders = {
+        config.parent.relative_to(place).as_posix(): config.parent
+        for config in configs
+        if config.parent != place
+    }
+    inside = set(folders.values())
+    files = {
+        name: file
+        for name, file in list_tensor_files(folder).items()
+        if inside.isdisjoint(file.parents)
+    }
+    return {**files, **folders}

@@ -48,6 +48,9 @@ def serve(
     embedding_dir: Annotated[
         Path, typer.Option(help="Learned words that requests may name.")
     ] = Path("embeddings"),
+    control_dir: Annotated[
+        Path, typer.Option(help="Networks of controls (ControlNets) that requests may name.")
+    ] = Path("controls"),
     runs: Annotated[Path, typer.Option(help="Training runs to show, read only.")] = Path("runs"),
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Worker processes, one on each device.")
@@ -114,6 +117,7 @@ def serve(
         folder=folder,
         lora_folder=lora_dir,
         embedding_folder=embedding_dir,
+        control_folder=control_dir,
         runs_folder=runs,
         workers=workers,
         batch=batch,

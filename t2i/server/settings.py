@@ -28,6 +28,7 @@ class ServerSettings:
     tokens : secrets, each of which sees its own jobs; none needs a host of LOOPBACK_HOSTS
     folder : of the database, the pictures and the uploads
     lora_folder, embedding_folder : LoRAs and learned words that requests may name
+    control_folder : networks of controls (ControlNets, T2I-Adapters) that requests may name
     runs_folder : training runs that are shown, read only
     workers : worker processes, one on each device
     batch : jobs of equal settings that a worker draws together, which rounds otherwise
@@ -55,6 +56,7 @@ class ServerSettings:
     folder: Path = Path("served")
     lora_folder: Path = Path("loras")
     embedding_folder: Path = Path("embeddings")
+    control_folder: Path = Path("controls")
     runs_folder: Path = Path("runs")
     workers: int = 1
     batch: int = 1

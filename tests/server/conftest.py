@@ -12,7 +12,7 @@ from PIL import Image
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from tests.server.jobs_alone import ServerJobs
-from tests.server.loras import write_lora
+from tests.server.loras import write_control_network, write_lora
 from tests.server.servers import RunningServer, start_server
 
 HERE = Path(__file__).parent
@@ -43,11 +43,23 @@ def lora_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def control_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one ControlNet of the embedded model, kinds/canny."""
+    folder = tmp_path_factory.mktemp("controls")
+    write_control_network(folder / "kinds" / "canny")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, runs_folder: Path, lora_folder: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    runs_folder: Path,
+    lora_folder: Path,
+    control_folder: Path,
 ) -> Iterator[RunningServer]:
     """A server without tokens, with the embedded model loaded; it shows the runs and the LoRA."""
-    options = "--runs", str(runs_folder), "--lora-dir", str(lora_folder)
+    options = ["--runs", str(runs_folder), "--lora-dir", str(lora_folder)]
+    options += ["--control-dir", str(control_folder)]
     with start_server(tmp_path_factory.mktemp("served"), *options) as running:
         yield running
 

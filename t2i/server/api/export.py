@@ -3,6 +3,8 @@
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from t2i.cli.request.edit_options import RegionBoxOption, format_alignment, format_region
@@ -11,6 +13,7 @@ from t2i.errors import ArgumentError
 from t2i.server.api.schemas import ExportAnswer
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_request import (
+    ControlChoice,
     EditRequest,
     GenerateRequest,
     InspectRequest,
@@ -19,9 +22,11 @@ from t2i.server.jobs.job_request import (
     RememberRequest,
     SamplingRequest,
 )
+from t2i.server.jobs.request_building import read_control_choice
 
 EXAMPLE_PICTURE_NAME, EXAMPLE_MASK_NAME = "picture.png", "mask.png"
 """Names of uploads in a command: the server keeps no path of theirs."""
+EXAMPLE_HINT_NAME = "hint.png"
 EXAMPLE_SOURCE_FOLDER = "source"
 """Name of a recorded source's folder in a command."""
 
@@ -96,7 +101,16 @@ def _list_options(body: SamplingRequest, catalogue: Catalogue) -> Iterator[tuple
     for word in body.embeddings:
         path = catalogue.embeddings.get(word.name, word.name)
         yield "--embedding", str(path) if word.token is None else f"{path}:{word.token}"
+    for control in body.controls:
+        yield "--control", _format_control(control, catalogue)
     yield from _list_own_options(body)
+
+
+def _format_control(choice: ControlChoice, catalogue: Catalogue) -> str:
+    """Return the value of --control for a control of a job, with example names of its pictures."""
+    listed = replace(catalogue, controls={choice.name: Path(choice.name), **catalogue.controls})
+    examples = {choice.mask: EXAMPLE_MASK_NAME, choice.image: EXAMPLE_HINT_NAME}
+    return read_control_choice(choice, listed, lambda name: Path(examples[name])).option_value
 
 
 def _write_size(body: SamplingRequest) -> str | None:

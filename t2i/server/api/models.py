@@ -10,6 +10,7 @@ from t2i.cli.request.request import Grammar, read_model_defaults
 from t2i.cli.request.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
 from t2i.server.api.schemas import (
     AdaptersAnswer,
+    ControlsAnswer,
     HealthAnswer,
     ModelAnswer,
     ModelsAnswer,
@@ -75,6 +76,12 @@ def list_samplers() -> SamplersAnswer:
 def list_loras(catalogue: Names) -> AdaptersAnswer:
     """List the LoRAs and the learned words that requests may name."""
     return AdaptersAnswer(loras=list(catalogue.loras), embeddings=list(catalogue.embeddings))
+
+
+@router.get("/controls")
+def list_controls(catalogue: Names) -> ControlsAnswer:
+    """List the networks of controls (ControlNets, T2I-Adapters) that requests may name."""
+    return ControlsAnswer(controls=list(catalogue.controls))
 
 
 @router.post("/tokens")

@@ -146,6 +146,12 @@ class AdaptersAnswer(BaseModel):
     embeddings: list[str]
 
 
+class ControlsAnswer(BaseModel):
+    """Networks of controls (ControlNets, T2I-Adapters) that requests may name."""
+
+    controls: list[str]
+
+
 class ExportAnswer(BaseModel):
     """A request as a command, as Python, and as the body of POST /api/v1/jobs."""
 

@@ -17,14 +17,16 @@ def find_batch_settings(job: Job, catalogue: Catalogue) -> Request | None:
     None for a job that is drawn alone.
 
     Alone are drawn edits, several images of one job, changed and enlarged pictures, words bound to
-    boxes, prompts of parts joined by AND, and images whose heat maps are asked for.
+    boxes, controls, prompts of parts joined by AND, and images whose heat maps are asked for.
     """
     if job.kind != "generate" or len(job.seeds) != 1:
         return None
     try:
         body = parse_job_request(job.kind, job.request)
         assert isinstance(body, GenerateRequest)
-        if body.image is not None or body.upscale is not None or body.regions or wants_maps(body):
+        if body.image is not None or body.upscale is not None or wants_maps(body):
+            return None
+        if body.regions or body.controls:
             return None
         request = build_request(body, catalogue, _refuse_upload).request
         check_no_composed_prompts(request, [request.prompt, request.negative_prompt])

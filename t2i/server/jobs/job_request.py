@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from t2i.cli.request.control_files import MAX_CONTROLS, ControlMode
 from t2i.cli.request.photo_inversion import AUTO_METHOD, Fit
 from t2i.cli.request.request import MAX_REGIONS, Grammar
 from t2i.server.jobs.job import JobKind
@@ -34,6 +35,29 @@ class EmbeddingChoice(BaseModel):
     token: Annotated[str, Field(max_length=200)] | None = None
 
 
+class ControlChoice(BaseModel):
+    """A control by the name of its network in the server's list, with the uploads that it reads.
+
+    image : the hint; mask : where the control acts, white at full strength
+    steps : shares of the run
+    blocks : of the UNet; none for all
+    type : of the hint, for a network that reads several types (union)
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=500)]
+    image: Identifier
+    scale: float = 1.0
+    steps: tuple[float, float] = (0.0, 1.0)
+    mode: ControlMode = "balanced"
+    mask: Identifier | None = None
+    blocks: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=64)] = []
+    type: Annotated[int, Field(ge=0, lt=100_000)] | Annotated[str, Field(max_length=50)] | None = (
+        None
+    )
+
+
 class SamplingRequest(BaseModel):
     """Fields of every request: the options of the command line under the names of Python.
 
@@ -54,6 +78,7 @@ class SamplingRequest(BaseModel):
     guidance_method: Annotated[str, Field(max_length=500)] | None = None
     loras: list[AdapterChoice] = []
     embeddings: list[EmbeddingChoice] = []
+    controls: Annotated[list[ControlChoice], Field(max_length=MAX_CONTROLS)] = []
 
 
 class RegionChoice(BaseModel):

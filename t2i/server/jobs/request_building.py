@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from t2i.cli.request.control_files import ControlFiles
 from t2i.cli.request.edit_options import (
     EditOptions,
     RegionBoxOption,
@@ -28,6 +29,7 @@ from t2i.errors import ArgumentError
 from t2i.pictures import read_picture_size
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job_request import (
+    ControlChoice,
     EditRequest,
     GenerateRequest,
     InspectRequest,
@@ -77,7 +79,8 @@ def build_request(
     if isinstance(body, InspectRequest) and source is not None:
         _check_only_source(body, "prompt", body.prompt)
         return BuiltRequest(source, (source.prompt,), words=tuple(body.words))
-    overrides = _add_pictures(body, _build_overrides(body, catalogue), find_upload)
+    overrides = _build_overrides(body, catalogue, find_upload)
+    overrides = _add_pictures(body, overrides, find_upload)
     prompt = body.prompt
     if prompt is None:
         raise ArgumentError("Missing prompt: give it, or the source to look into.")
@@ -133,7 +136,9 @@ def check_size_of_work(
         )
 
 
-def _build_overrides(body: SamplingRequest, catalogue: Catalogue) -> RequestOverrides:
+def _build_overrides(
+    body: SamplingRequest, catalogue: Catalogue, find_upload: FindUpload
+) -> RequestOverrides:
     sampler = None if body.sampler is None else sampler_name_from_class(body.sampler)
     if sampler is not None and (
         not is_sampler_or_scheduler_name(sampler) or sampler.endswith("Scheduler")
@@ -159,6 +164,30 @@ def _build_overrides(body: SamplingRequest, catalogue: Catalogue) -> RequestOver
             EmbeddingFile(path=str(catalogue.find_embedding(word.name)), token=word.token)
             for word in body.embeddings
         ),
+        controls=tuple(
+            read_control_choice(choice, catalogue, find_upload) for choice in body.controls
+        )
+        or None,
+    )
+
+
+def read_control_choice(
+    choice: ControlChoice, catalogue: Catalogue, find_upload: FindUpload
+) -> ControlFiles:
+    """Return the files and settings of a control of a job. Raises ArgumentError as `--control`
+    does, and for a network that the server does not list.
+    """
+    network = catalogue.find_control(choice.name)
+    mask = None if choice.mask is None else InputFile(path=str(find_upload(choice.mask)))
+    return ControlFiles(
+        model=InputFile(path=str(network)),
+        picture=InputFile(path=str(find_upload(choice.image))),
+        scale=choice.scale,
+        steps=choice.steps,
+        mode=choice.mode,
+        mask=mask,
+        blocks=tuple(choice.blocks) or None,
+        type=None if choice.type is None else str(choice.type),
     )
 
 
@@ -238,7 +267,8 @@ def _build_edit(
             "Missing source_prompt: give what the source shows, or the source that was recorded."
         )
     else:
-        overrides = _add_pictures(body, _build_overrides(body, catalogue), find_upload)
+        overrides = _build_overrides(body, catalogue, find_upload)
+        overrides = _add_pictures(body, overrides, find_upload)
         request = _set_prompt(overrides, body.source_prompt, catalogue)
         check_request_files(request)
     if body.full_size and request.inversion is None:

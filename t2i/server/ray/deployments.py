@@ -43,7 +43,7 @@ class ServeArguments(BaseModel):
     """Arguments of the application, `args` in a config file of Ray Serve.
 
     models : names or folders on every machine; the first is the default
-    lora_dir, embedding_dir : files that requests may name, the same on every machine
+    lora_dir, embedding_dir, control_dir : files that requests may name, the same on every machine
     allowed_hosts : names by which clients call it, beside those of the machine itself
     model_gib : of models together in one worker's memory
     max_queued : requests that wait for a worker
@@ -54,6 +54,7 @@ class ServeArguments(BaseModel):
     models: list[str] = ["embedded"]
     lora_dir: str = "loras"
     embedding_dir: str = "embeddings"
+    control_dir: str = "controls"
     allowed_hosts: list[str] = []
     model_gib: float | None = Field(default=None, ge=0)
     max_queued: int = Field(default=256, ge=1)
@@ -137,6 +138,7 @@ def build_settings(arguments: ServeArguments) -> ServerSettings:
         tokens=tokens,
         lora_folder=Path(arguments.lora_dir),
         embedding_folder=Path(arguments.embedding_dir),
+        control_folder=Path(arguments.control_dir),
         allowed_hosts=tuple(arguments.allowed_hosts),
         model_bytes=None if arguments.model_gib is None else int(arguments.model_gib * GIBIBYTE),
         max_queued=arguments.max_queued,

@@ -1,0 +1,125 @@
+"""Controls through the API and on the command line: the same pictures; what cannot be used."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
+from t2i.cli import main
+from t2i.server.catalogue import list_control_networks
+from tests.pipelines.controls.networks import hint
+from tests.server.conftest import Idle
+from tests.server.servers import RunningServer
+
+PROMPT = "a cat and a balloon"
+RUN = {"seed": 3, "steps": 2, "guidance_scale": 3, "width": 128, "height": 128}
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hint and a mask."""
+    folder = tmp_path_factory.mktemp("pictures")
+    hint(1, (128, 128)).save(folder / "edges.png")
+    half = Image.new("L", (128, 128))
+    half.paste(255, (64, 0, 128, 128))
+    half.save(folder / "half.png")
+    return folder
+
+
+def test_a_control_is_the_same_by_api_and_command(
+    server: RunningServer, control_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    assert server.get("/api/v1/controls").json() == {"controls": ["kinds/canny"]}
+    upload, mask = (server.upload(pictures / name) for name in ("edges.png", "half.png"))
+    control = {"name": "kinds/canny", "image": upload, "mask": mask}
+    control |= {"scale": 0.8, "steps": [0, 0.6], "mode": "prompt", "blocks": ["down.0", "mid"]}
+    job = server.run("generate", prompt=PROMPT, controls=[control], **RUN)
+    plain = server.run("generate", prompt=PROMPT, **RUN)
+    data = server.file(job, "seed-3.png")
+    assert not np.array_equal(pixels(data), pixels(server.file(plain, "seed-3.png")))
+    settings = f"scale=0.8,steps=0-0.6,mode=prompt,mask={pictures / 'half.png'},blocks=down.0+mid"
+    value = f"{control_folder / 'kinds' / 'canny'}:{pictures / 'edges.png'}:{settings}"
+    words = ["generate", PROMPT, "--control", value, "--steps", "2", "--seed", "3"]
+    assert main([*words, "--guidance", "3", "--out", str(tmp_path / "a.png")]) == 0
+    assert np.array_equal(pixels(data), np.asarray(Image.open(tmp_path / "a.png")))
+
+    # What the picture records names the files as they were called, and says what is not restored.
+    record = json.loads(Image.open(io.BytesIO(data)).info["t2i"])
+    (recorded,) = record["request"]["controls"]
+    assert (recorded["picture"]["path"], recorded["mask"]["path"]) == ("edges.png", "half.png")
+    found = server.post("/api/v1/metadata", files={"file": ("a.png", data)}).json()
+    assert found["not_restored"] == ["controls"]
+
+
+def test_edits_of_a_recorded_source_use_its_controls_again(
+    server: RunningServer, pictures: Path
+) -> None:
+    controls = [{"name": "kinds/canny", "image": server.upload(pictures / "edges.png")}]
+    words = {"targets": ["a dog and a balloon"]}
+    drawn = server.run("edit", source_prompt=PROMPT, controls=controls, **words, **RUN)
+    kept = server.run("remember", prompt=PROMPT, controls=controls, **RUN)
+    edited = server.run("edit", source=kept["id"], **words)
+    assert np.array_equal(
+        pixels(server.file(drawn, "source.png")), pixels(server.file(kept, "seed-3.png"))
+    )
+    targets = [pixels(server.file(job, "target-1.png")).astype(int) for job in (drawn, edited)]
+    assert abs(targets[0] - targets[1]).max() <= 2  # another batch rounds otherwise
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "depth"}, "Unknown control 'depth'."),
+        ({"name": "../secret"}, "Unknown control '../secret'."),
+        ({"scale": 1e9}, "Got --control with scale=1000000000.0: expected a finite number"),
+        ({"steps": [0.6, 0.2]}, "Got --control with steps=0.6-0.2: expected shares of the run"),
+        ({"mode": "strong"}, "mode: Input should be 'balanced', 'prompt', 'control' or 'guess'"),
+        ({"blocks": [""]}, "Got --control with an empty name in blocks"),
+        ({"image": "../../x"}, "image: String should match pattern"),
+        ({"image": "A" * 22}, "No upload 'AAAAAAAAAAAAAAAAAAAAAA': it has expired"),
+        ({"step": 1}, "step: Extra inputs are not permitted"),
+    ],
+)
+def test_controls_that_cannot_be_used_are_refused(
+    idle: Idle, control_folder: Path, pictures: Path, change: dict, words: str
+) -> None:
+    client = idle(control_folder=control_folder)
+    with (pictures / "edges.png").open("rb") as file:
+        upload = client.post("/api/v1/uploads", files={"file": ("edges.png", file)}).json()["id"]
+    control = {"name": "kinds/canny", "image": upload} | change
+    job = {"kind": "generate", "request": {"prompt": PROMPT, "controls": [control]}}
+    answer = client.post("/api/v1/jobs", json=job)
+    assert answer.status_code in (404, 422)
+    assert words in answer.json()["error"]["message"]
+    assert client.get("/api/v1/jobs").json() == {"jobs": []}
+
+
+def test_a_request_with_controls_is_exported_as_a_command(idle: Idle, control_folder: Path) -> None:
+    control = {"name": "kinds/canny", "image": "A" * 22, "mask": "B" * 22, "steps": [0, 0.5]}
+    job = {"kind": "generate", "request": {"prompt": PROMPT, "controls": [control]}}
+    told = idle(control_folder=control_folder).post("/api/v1/export", json=job).json()
+    path = control_folder / "kinds" / "canny"
+    settings = "scale=1,steps=0-0.5,mode=balanced,mask=mask.png"
+    assert f"--control {path}:hint.png:{settings}" in told["command"]
+    assert "main(" in told["python"]
+
+
+def test_networks_are_listed_as_folders_and_files(tmp_path: Path) -> None:
+    (tmp_path / "edges" / "canny").mkdir(parents=True)
+    for name in ("config.json", "edges/canny/config.json", "edges/canny/a.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "edges" / "depth.safetensors").write_bytes(b"")
+    listed = list_control_networks(tmp_path)
+    assert listed == {
+        "edges/canny": tmp_path / "edges" / "canny",
+        "edges/depth": tmp_path / "edges" / "depth.safetensors",
+    }
+    assert list_control_networks(tmp_path / "absent") == {}
