@@ -95,6 +95,7 @@ train-embedded: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/embedded-decoder.toml
 	$(BIN)/python -m train.publish runs/embedded t2i/assets/embedded \
 	    --vae runs/embedded-decoder/model --prose docs/embedded.md
+	$(BIN)/python -m t2i.evaluate.presence.fit embedded
 
 train-recogniser: $(VENV)/.installed-dev
 	$(BIN)/t2i train configs/train/recogniser.toml

@@ -18,9 +18,14 @@ from pipelines.base.saving import (
     save_base_weights,
 )
 from t2i.atomic_files import write_atomically
+from t2i.attention.probes.presence import (
+    parse_presence_fit,
+    read_presence_fit_text,
+    store_presence_fit,
+)
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.model_folder import read_and_check_folder
-from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE, locate_model
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE, PRESENCE_FILE, locate_model
 from t2i.denoiser.loading.model_parts import (
     KANDINSKY,
     KANDINSKY_PRIOR,
@@ -109,11 +114,9 @@ class CheckedPipeline(DiffusionPipeline):
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_tokens_have_embeddings(place / part, kwargs[part], pipe.components[encoder])
         check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
-        if (place / MODEL_NOTES_FILE).is_file():
-            pipe.notes = read_text(place / MODEL_NOTES_FILE, MODEL_CONFIG_KIND)
-            parse_sampling_defaults(pipe.notes, place / MODEL_NOTES_FILE)
-            if "unet" not in kwargs:
-                store_notes_on_unet(pipe.components["unet"], pipe.notes)
+        pipe.notes = read_notes_beside_model(place) or pipe.notes
+        if "unet" not in kwargs:
+            store_notes_and_fit_on_unet(pipe.components.get("unet"), pipe.notes, place)
         return pipe
 
     def save_pretrained(  # type: ignore[override]  # the rest is in kwargs
@@ -137,22 +140,41 @@ class CheckedPipeline(DiffusionPipeline):
             super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
             rename_dora_magnitudes(Path(save_directory) / name)
-        notes = self.notes
-        if notes is not None:
-            write_atomically(
-                Path(save_directory) / MODEL_NOTES_FILE,
-                lambda part: part.write_text(notes, "utf-8"),
-            )
+        fit = read_presence_fit_text(self.components.get("unet"))
+        for name, text in ((MODEL_NOTES_FILE, self.notes), (PRESENCE_FILE, fit)):
+            if text is not None:
+                write_text_atomically(Path(save_directory) / name, text)
 
 
-def store_notes_on_unet(unet: Any, notes: str) -> None:
-    """Store the text of a model's t2i.json on its UNet, so that other pipelines with this UNet find
-    it.
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text as UTF-8, completely or not at all."""
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
+def read_notes_beside_model(folder: Path) -> str | None:
+    """Return the text of a model folder's t2i.json, or None; raise ModelError if it is invalid."""
+    path = folder / MODEL_NOTES_FILE
+    if not path.is_file():
+        return None
+    text = read_text(path, MODEL_CONFIG_KIND)
+    parse_sampling_defaults(text, path)
+    return text
+
+
+def store_notes_and_fit_on_unet(unet: Any, notes: str | None, folder: Path) -> None:
+    """Store the text of a model's t2i.json, and the presence fit of its folder, on its UNet, so
+    that other pipelines with this UNet find them. Raises ModelError for an invalid presence fit.
     """
-    unet.t2i_notes = notes
+    if notes is not None:
+        unet.t2i_notes = notes
+    path = folder / PRESENCE_FILE
+    if path.is_file():
+        fit = read_text(path, MODEL_CONFIG_KIND)
+        parse_presence_fit(fit, path)
+        store_presence_fit(unet, fit)
 
 
 def read_notes_from_unet(unet: Any) -> str | None:
-    """Return the text of t2i.json that `store_notes_on_unet` stored on the UNet, or None."""
+    """Return the text of t2i.json that is stored on a UNet, or None."""
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

@@ -47,6 +47,7 @@ def read_recorded_heat_maps(
     concepts = [word for word in words if isinstance(word, Concept)]
     reader = encode_concepts(pipe, concepts) if concepts else None
     probe = Probe(words, convention=convention, concepts=reader)
+    probe.measurements.presence_pipe = pipe
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from t2i.attention.weights_fingerprint import compute_weights_fingerprint
 from t2i.conditioning.guidance_registry import guidance_from_dict, guidance_to_dict
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
 from t2i.controls.control_facts import control_to_json
-from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 

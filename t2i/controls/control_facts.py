@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from t2i.attention.weights_fingerprint import compute_weights_fingerprint
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import to_processor_input
-from t2i.denoiser.weights_fingerprint import compute_weights_fingerprint
 
 
 def control_to_json(control: Control) -> dict[str, Any]:

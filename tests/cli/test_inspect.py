@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import load_map_tensors
+from t2i.attention.probes.presence import PresenceFit, compute_attention_fingerprint
 from t2i.cli.generation.inspected_image import describe_image_position
 from t2i.cli.inspected_words import split_words
+from t2i.denoiser.loading.model_location import PRESENCE_FILE
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, SLUG, Cli, Result, files, pixels
 
@@ -63,6 +66,49 @@ def test_the_picture_is_the_one_that_generate_draws(inspect: Cli, cli: Cli, mode
     assert np.array_equal(pixels(Path("again.png")), pixels(Path("p.png")))
     enlarged = Image.open("p.png").resize((256, 256), Image.Resampling.BICUBIC)
     assert np.array_equal(pixels(Path(strip))[8:264, 8:264], np.asarray(enlarged))
+
+
+def test_the_table_says_which_things_were_found_where_the_model_has_a_fit(
+    inspect: Cli, model: Path
+) -> None:
+    pipe = TextToImagePipeline.from_pretrained(model)
+    term = {"mean": 0.0, "deviation": 1.0, "weight": 0.0}
+    regression = {"terms": {"top": term}, "intercept": 0.0, "threshold": 0.6}
+    fit = PresenceFit.model_validate(
+        {
+            "weights": compute_attention_fingerprint(pipe),
+            "conventions": {"default": regression},
+        }
+    )
+    plain = inspect("--words", "cat", "--seed", "1", "--format", "json").json()
+    assert plain["words"]["cat"]["found"]["probability"] is None
+    assert "no presence fit" in plain["words"]["cat"]["found"]["remark"]
+    (model / PRESENCE_FILE).write_text(fit.model_dump_json(), "utf-8")
+    try:
+        answer = inspect("--words", "cat", "--seed", "1", "--format", "json").json()
+        printed = inspect("--words", "cat,whisker", "--seed", "1", "--out", "t.png").out
+    finally:
+        (model / PRESENCE_FILE).unlink()
+    found = answer["words"]["cat"]["found"]
+    assert (found["probability"], found["is_missing"], found["remark"]) == (0.5, True, "")
+    heads, cat, whisker = printed.splitlines()[:3]
+    assert heads.split()[-1] == "found"
+    assert cat.endswith("50% (missing)")
+    assert whisker.rstrip().endswith("-")
+
+
+def test_the_words_of_the_negative_prompt_have_a_row_and_a_file(inspect: Cli) -> None:
+    plain = inspect("--words", "cat", "--seed", "1", "--negative", "a blue dog", "--out", "n.png")
+    assert plain.code == 0, plain.err
+    assert "in the negative prompt:" in plain.err
+    assert [line.split()[0] for line in plain.out.splitlines()[2:5]] == ["word", "blue", "dog"]
+    assert load_map_tensors("n-negative.safetensors").keys() == {"blue", "dog"}
+    strip = Image.open("n.png")
+    assert strip.height > 3 * 256  # the picture's row, and one for each of its words
+    answer = inspect(
+        *("--words", "cat", "--seed", "1", "--negative", "the", "--format", "json")
+    ).json()
+    assert "negative" not in answer  # no word but a function word
 
 
 def test_words_left_out_are_all_but_the_little_ones(inspect: Cli) -> None:

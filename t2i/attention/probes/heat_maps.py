@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from t2i.atomic_files import write_atomically
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator, Size
+from t2i.attention.probes.presence import Presence, judge_presence
 from t2i.attention.probes.refinement import refine_map
 from t2i.attention.probes.segmentation import Segmentation, label_positions, rank_words_at
 from t2i.attention.site import Site
@@ -117,6 +118,12 @@ class HeatMaps(Mapping[str, Tensor]):
         )
         return mean_Q.view(accumulator.site.size or (1, -1))
 
+    def unscaled(self, word: str) -> Tensor:
+        """Return a word's heat map (H, W) as it is before it is rescaled to 0..1: of the
+        conventions that rescale, the word's share of the largest probability of a token.
+        """
+        return self._map(word)
+
     def mask(self, word: str, threshold: float | None = None) -> Tensor:
         """Return the mask (H, W) bool of where a word's heat map, rescaled to 0..1, is at or above
         a threshold.
@@ -204,6 +211,17 @@ class HeatMaps(Mapping[str, Tensor]):
         """Return the word's share of the summed probability of all probed words, 0 to 1."""
         total = sum(self._combined_probability(other).sum() for other in self.words)
         return float(self._combined_probability(word).sum() / total)
+
+    def found(self, word: str) -> Presence:
+        """Return whether the thing that a word names is in the image: its probability, where the
+        model has a fit for it, else a score alone with the reason.
+
+        >>> maps.found("cat").probability
+        0.97
+        """
+        measured = self.measurements
+        pipe = None if word in measured.concepts else measured.presence_pipe
+        return judge_presence(word, self._map(word), self.convention, pipe)
 
     def save(self, path: str | Path) -> None:
         """Write the heat maps to a .safetensors file with words, convention and sites as

@@ -5,6 +5,7 @@ N heads, S tokens of the words, Q positions of a site.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,9 @@ class ProbeMeasurements:
         convention "refined"
     raw : site -> for each step (images, N, S, Q), if requested by the probe
     live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
+    presence_pipe : pipeline whose fit of `HeatMaps.found` applies to the maps; None for a probe
+        of a part of the run, as of some sites
+    concepts : words of the maps that are read beside the prompt
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -104,6 +108,8 @@ class ProbeMeasurements:
     latent_size: Size | None = None
     raw: dict[str, list[Tensor]] = field(default_factory=dict)
     live: dict[str, Tensor] = field(default_factory=dict)
+    presence_pipe: Any = None
+    concepts: frozenset[str] = frozenset()
 
     def clear(self) -> None:
         """Discard the attention that a probe has read in a run."""

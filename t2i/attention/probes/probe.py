@@ -78,6 +78,9 @@ class Probe:
                 f"Got the words {', '.join(names)}: a concept and another word have one name, and "
                 "so have their heat maps. Probe them one by one."
             )
+        self.measurements.concepts = frozenset(
+            str(word) for word in self.words if isinstance(word, Concept)
+        )
         self.maps = HeatMaps(self.measurements, names, self.convention, self.grid)
 
     def __str__(self) -> str:

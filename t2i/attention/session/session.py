@@ -1,13 +1,16 @@
 """The session that `attend` opens: its probes and edits, and what it tells of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
+from t2i.attention.probes.negative_prompt_probe import NegativePromptWordsProbe
 from t2i.attention.probes.probe import Probe
-from t2i.attention.prompts.prompt_tokens import Word
+from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.session.checks import (
     check_edit_is_supported,
 )
@@ -15,6 +18,8 @@ from t2i.attention.session.dry_run import forecast_kernels
 from t2i.attention.session.report import explain_sites, report_activity
 from t2i.attention.session.session_base import SessionBase
 from t2i.attention.site import Site, Sites, StepWindow
+from t2i.errors import ArgumentError
+from t2i.text.token_windows import EncoderInput
 
 
 class Session(SessionBase):
@@ -31,6 +36,7 @@ class Session(SessionBase):
         convention: Convention = "default",
         grad: bool = False,
         raw: bool = False,
+        negative_prompt: EncoderInput | None = None,
     ) -> HeatMaps:
         """Register a probe of words and return its heat maps, which fill during runs.
 
@@ -46,14 +52,38 @@ class Session(SessionBase):
         convention : see HeatMaps
         grad : keep the maps of the last pass with their gradients (`maps.measurements.live`)
         raw : keep the maps of every step and head (`maps.measurements.raw`)
+        negative_prompt : the run's negative prompt, to probe words of it: their attention in the
+            unconditional branch of guidance
 
         Raises ArgumentError for a word that the prompt does not have, as soon as the prompts are
         known.
         """
+        if negative_prompt is not None:
+            return self.add_probe(
+                NegativePromptWordsProbe(
+                    words,
+                    *(prompt, sites, steps, heads, grid, convention, grad, raw),
+                    negative_tokens=self._tokenize_negative_prompt(negative_prompt, words, prompt),
+                )
+            )
         concepts = [word for word in words if isinstance(word, Concept)]
         reader = encode_concepts(self._x, concepts) if concepts else None
         probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw, reader)
+        if sites is None and steps is None and heads is None and grid is None:
+            probe.measurements.presence_pipe = self._x
         return self.add_probe(probe)
+
+    def _tokenize_negative_prompt(
+        self, negative_prompt: EncoderInput, words: Sequence[Word | Concept], prompt: int
+    ) -> PromptTokens:
+        concepts = [str(word) for word in words if isinstance(word, Concept)]
+        if concepts:
+            raise ArgumentError(
+                f"Got Concept({concepts[0]!r}) with negative_prompt: a concept is read beside the "
+                "prompt, and words of the negative prompt in its own branch. Probe them one by one."
+            )
+        prompts = (negative_prompt,) * (prompt + 1)
+        return PromptTokens(prompts, find_prompt_tokenizers(self._x, None))
 
     def add_probe(self, probe: Probe) -> HeatMaps:
         """Register a probe, also one of a class of your own, and return its heat maps."""

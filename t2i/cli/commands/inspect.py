@@ -94,7 +94,8 @@ def inspect_attention(
     Printed are a table and the paths of what is written: a strip of the picture and each word's
     heat map over it, and the maps themselves as .safetensors beside it. The picture is the one
     that `t2i generate` draws with the same seed, bit for bit: looking changes nothing. With
-    --control, a further row shows where each ControlNet looks for the words, behind its hint. With
+    --control, a further row shows where each ControlNet looks for the words, behind its hint; with
+    --negative, a row shows where the words of the negative prompt are looked for. With
     --image, PHOTO is looked into instead: it is inverted, with PROMPT as its description; with
     --source, `t2i invert` has done that before, and nothing is computed anew. With --segment and
     --animate the word of each place, and the maps of each step, are drawn too. No file is replaced.
@@ -141,7 +142,7 @@ def inspect_attention(
     else:
         request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
-    from t2i.cli.generation.inspected_image import list_file_endings
+    from t2i.cli.generation.inspected_image import list_file_endings, list_negative_words
     from t2i.cli.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
@@ -149,7 +150,12 @@ def inspect_attention(
     seed = choose_seed(seed)
     if recorded is None:
         check_request_files(request)
-    endings = list_file_endings(range(len(request.controls)), segment=segment, animate=animate)
+    endings = list_file_endings(
+        range(len(request.controls)),
+        segment=segment,
+        animate=animate,
+        negative=request.inversion is None and bool(list_negative_words(request)),
+    )
     names = MultiFileOutputNames(out or Path("outputs"), request.prompt, "words", endings)
     output = InspectionOutputSettings(
         names=names,
@@ -202,6 +208,7 @@ def _inspect_and_save(
         ANIMATION_ENDING,
         CONTROL_MAPS_ENDING,
         MAPS_ENDING,
+        NEGATIVE_MAPS_ENDING,
         SEGMENT_ENDING,
         describe_words,
         generate_and_probe,
@@ -276,6 +283,11 @@ def _inspect_and_save(
                 }
                 for number, one in inspected.maps_by_control.items()
             ]
+        if inspected.negative_maps is not None:
+            made["negative"] = {
+                "maps": str(path_by_ending[NEGATIVE_MAPS_ENDING]),
+                "words": describe_words(inspected.negative_maps),
+            }
         if output.segment:
             labels = inspected.segment()
             shares = {word: round(labels.share(word), 4) for word in labels.words}
@@ -293,6 +305,9 @@ def _inspect_and_save(
     for number, one in inspected.maps_by_control.items():
         print_remark(f"in control {number}:")
         _print_table(one)
+    if inspected.negative_maps is not None:
+        print_remark("in the negative prompt:")
+        _print_table(inspected.negative_maps)
     print_remark(f"seed {seed}, {seconds} s")
     for path in (strip_path, *others):
         print_line(path)
@@ -304,8 +319,17 @@ def _print_table(maps: "HeatMaps") -> None:
 
     from t2i.cli.generation.inspected_image import find_word_peak_place_and_share
 
-    table = Table("word", "peak", "where", "share", box=None, pad_edge=False)
-    for word in maps:
+    presences = {word: maps.found(word) for word in maps}
+    heads = ["word", "peak", "where", "share"]
+    if any(one.probability is not None for one in presences.values()):
+        heads.append("found")  # otherwise the model has no fit for it
+    table = Table(*heads, box=None, pad_edge=False)
+    for word, presence in presences.items():
         (across, down), place, share = find_word_peak_place_and_share(maps, word)
-        table.add_row(Text(word), f"{across:.2f}, {down:.2f}", place, f"{share:.1%}")
+        cells = [f"{across:.2f}, {down:.2f}", place, f"{share:.1%}"]
+        if len(heads) > len(cells) + 1:
+            probability = presence.probability
+            missing = " (missing)" if presence.is_missing else ""
+            cells.append("-" if probability is None else f"{probability:.0%}{missing}")
+        table.add_row(Text(word), *cells)
     print_rich(table)

@@ -17,6 +17,7 @@ from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import locate_model
+from t2i.errors import ArgumentError
 from t2i.text.word_spans import unknown_word_message
 
 if TYPE_CHECKING:
@@ -38,13 +39,21 @@ POSITION_NAMES = (
 
 MAPS_ENDING, CONTROL_MAPS_ENDING = ".safetensors", "-control-{}.safetensors"
 SEGMENT_ENDING, ANIMATION_ENDING = "-segments.png", "-steps.png"
+NEGATIVE_MAPS_ENDING = "-negative.safetensors"
 
 
-def list_file_endings(controls: Iterable[int], *, segment: bool, animate: bool) -> list[str]:
-    """Return the endings of the files beside the strip: of the heat maps, the UNet's and one for
-    each control, of the label picture and of the animation of the steps.
+def list_file_endings(
+    controls: Iterable[int], *, segment: bool, animate: bool, negative: bool
+) -> list[str]:
+    """Return the endings of the files beside the strip: of the heat maps, the UNet's, one for
+    each control and one for the negative prompt, of the label picture and of the animation of the
+    steps.
     """
-    extras = [SEGMENT_ENDING] * segment + [ANIMATION_ENDING] * animate
+    extras = (
+        [NEGATIVE_MAPS_ENDING] * negative
+        + [SEGMENT_ENDING] * segment
+        + [ANIMATION_ENDING] * animate
+    )
     return [*_list_map_endings(controls), *extras]
 
 
@@ -60,6 +69,7 @@ class InspectedImage:
     absent : words that the prompt does not contain
     maps_by_control : number of a control -> heat maps of the words inside of its ControlNet
     steps : heat maps of each step, if they are asked for
+    negative_maps : heat maps of the negative prompt's words, where there are any
     """
 
     request: Request
@@ -68,10 +78,12 @@ class InspectedImage:
     absent: Sequence[str] = ()
     maps_by_control: Mapping[int, "HeatMaps"] = field(default_factory=dict)
     steps: Sequence["HeatMaps"] = ()
+    negative_maps: "HeatMaps | None" = None
 
     def build_strip(self) -> "Image":
         """Return the image and each word's heat map over it, side by side with labels; a further
-        row for each ControlNet begins with its hint.
+        row for each ControlNet begins with its hint, and one of the negative prompt's words with
+        the image.
         """
         from t2i.attention.probes.overlays import draw_overlays
         from t2i.pictures import build_picture_grid, open_picture
@@ -86,6 +98,13 @@ class InspectedImage:
             _, *overlays = draw_overlays(self.image, one)
             tiles += [hint.convert("RGB").resize(tiles[0].size), *overlays]
             labels += [f"control {number}", *(f"{word}, control {number}" for word in one)]
+        if self.negative_maps is not None:
+            base, *overlays = draw_overlays(self.image, self.negative_maps)
+            for first in range(0, len(overlays), len(maps)):
+                row = slice(first, first + len(maps))
+                words = list(self.negative_maps)[row]
+                tiles += [base, *overlays[row]]
+                labels += ["negative prompt", *(f"{word}, negative" for word in words)]
         return build_picture_grid(tiles, labels, columns=1 + len(maps))
 
     def segment(self) -> "Segmentation":
@@ -107,6 +126,8 @@ class InspectedImage:
             ending: one.save
             for ending, one in zip(_list_map_endings(self.maps_by_control), maps, strict=True)
         }
+        if self.negative_maps is not None:
+            writers[NEGATIVE_MAPS_ENDING] = self.negative_maps.save
         if segment:
             writers[SEGMENT_ENDING] = self.save_segmentation
         if animate:
@@ -143,14 +164,24 @@ def find_word_peak_place_and_share(
 
 
 def describe_words(maps: "HeatMaps") -> dict[str, dict[str, object]]:
-    """Return for each word the peak, place and share of its map, as JSON data."""
+    """Return for each word the peak, place and share of its map, and whether the thing was found
+    in the image, as JSON data.
+    """
     words: dict[str, dict[str, object]] = {}
     for word in maps:
         (across, down), place, share = find_word_peak_place_and_share(maps, word)
+        found = maps.found(word)
+        probability = found.probability
         words[word] = {
             "peak": {"across": round(across, 4), "down": round(down, 4)},
             "place": place,
             "share": round(share, 4),
+            "found": {
+                "probability": None if probability is None else round(probability, 4),
+                "is_missing": found.is_missing,
+                "score": round(found.score, 4),
+                "remark": found.remark,
+            },
         }
     return words
 
@@ -175,23 +206,45 @@ def generate_and_probe(
     words : see `_find_words_to_read`
     keep_steps : whether to keep the heat maps of each step, too
     """
+    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
     from t2i.attention.attend import attend
     from t2i.attention.probes.step_heat_maps import StepHeatMaps
 
     read, absent = _find_words_to_read(pipe, request, words)
     controls = build_controls(pipe, request)
     numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
+    negative_words = list_negative_words(request)
     with ExitStack() as stack:
         attn = stack.enter_context(attend(pipe))
         maps = attn.probe(*read)
         by_control = {one: attn.probe(*read, sites=f"control.{one}") for one in numbers}
+        negative = None
+        if negative_words:
+            text = get_cond_text_at_step(request.parse_with_grammar(request.negative_prompt))
+            negative = attn.probe(*negative_words, negative_prompt=text)
         by_step = StepHeatMaps(maps)
         if keep_steps:
             stack.enter_context(by_step.collecting(pipe))
         request, image = generate_image_and_fill_request(
             pipe, request, seed, show_progress=show_progress
         )
-    return InspectedImage(request, image, maps, absent, by_control, by_step.steps)
+    if negative is not None and not negative.measurements.accumulators:
+        negative = None  # guidance had no branch of the negative prompt
+    return InspectedImage(request, image, maps, absent, by_control, by_step.steps, negative)
+
+
+def list_negative_words(request: Request) -> list[str]:
+    """Return the content words of a request's negative prompt; none of a prompt that changes
+    during the run.
+    """
+    negative = request.parse_with_grammar(request.negative_prompt)
+    changes = not isinstance(negative, str) and len(negative.list_change_steps(1000)) > 1
+    if changes or not request.negative_prompt.strip():
+        return []
+    try:
+        return list_content_words(negative)
+    except ArgumentError:  # function words alone
+        return []
 
 
 def probe_photo(

@@ -4,6 +4,7 @@ import hashlib
 from os.path import expanduser
 from pathlib import Path
 
+from t2i.denoiser.loading.model_location import PRESENCE_FILE
 from t2i.errors import DataError
 from t2i.safe_reading import WEIGHTS_KIND, open_untrusted_file
 
@@ -11,11 +12,15 @@ from t2i.safe_reading import WEIGHTS_KIND, open_untrusted_file
 def compute_model_digest(model: Path) -> str:
     """Return the SHA-256 over the names and bytes of a model's weights and configs, in hex.
 
+    Its presence.json does not count: no image depends on it.
+
     model : a folder, or one file
     """
     weights = (path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
+        if path.name == PRESENCE_FILE:
+            continue
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
         with open_untrusted_file(path, WEIGHTS_KIND) as file:
             while chunk := file.read(1 << 20):

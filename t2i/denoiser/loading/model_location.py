@@ -14,6 +14,8 @@ from t2i.errors import ModelError, suggest_choice
 ASSETS = Path(__file__).parents[2] / "assets"
 MODEL_NOTES_FILE = "t2i.json"
 """Beside a model of ours: how it was trained, and how it likes to be sampled."""
+PRESENCE_FILE = "presence.json"
+"""Beside a model: its fit of `HeatMaps.found`, which no image depends on."""
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 

@@ -15,8 +15,6 @@ from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.attend import attend
 from t2i.attention.probes.step_heat_maps import StepHeatMaps
-from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.session.session import Session
 from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments
 from t2i.cli.generation.edited_images import (
@@ -46,7 +44,6 @@ from t2i.server.jobs.worker_job import Report, WorkerJobInputs
 from t2i.server.worker.edit_alignments import describe_word_alignments
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import ModelCache
-from t2i.server.worker.negative_prompt_probe import NegativePromptWordsProbe
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.recorded_steps import (
     compute_recorded_clean_latents,
@@ -150,9 +147,8 @@ def _probe_words(
         return probed
     words = find_word_tokens(drawer, negative, request.num_inference_steps)
     if words:
-        own = PromptTokens((get_cond_text_at_step(negative),), find_prompt_tokenizers(drawer, None))
-        probe = NegativePromptWordsProbe(tuple(words), negative_tokens=own)
-        probed.append(PromptHeatMaps(attention.add_probe(probe), words, negative=True))
+        maps = attention.probe(*words, negative_prompt=get_cond_text_at_step(negative))
+        probed.append(PromptHeatMaps(maps, words, negative=True))
     return probed
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import DenoiserPass
+from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_number
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 
@@ -15,14 +15,19 @@ UNCOND_AS_COND = {"cond": "prompt", "uncond": "cond"}
 class NegativePromptWordsProbe(Probe):
     """Probe of words of the negative prompt; of steps without that branch it reads nothing.
 
-    negative_tokens : of the negative prompt, which does not change during the run
+    negative_tokens : of the negative prompts up to that of `prompt`, which do not change during
+        the run
     """
 
     negative_tokens: PromptTokens = field(default_factory=lambda: PromptTokens((), ()))
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
-        """Raise ArgumentError for words that the negative prompt does not have."""
+        """Raise ArgumentError for a prompt that the run does not have, and for words that the
+        negative prompt does not have.
+        """
+        check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
         super().check_prompts_and_words(self.negative_tokens)
+        self.negative_tokens.requested_words.check_all_found()
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
         """Discard the measurements of the previous run and prepare for a new one."""
