@@ -1,4 +1,6 @@
-"""Words whose heat maps a command or a line of a prompts file asks for, and other such lines."""
+"""Words that a command or a line of a prompts file asks for: whose heat maps are shown, or whose
+things are looked for in its image.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ READING_TASKS: dict[str, tuple[str, ...]] = {
     "invert": ("invert", "fit", "budget", "mask"),
 }
 """Task of a line -> keys about a photo that it reads."""
+MAX_RETRIES = 100
+"""Maximum number of new draws of one image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,23 @@ class PromptLineTask:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Retries of an image: how often it is drawn again at most, and the words to look for.
+
+    num : 1 to MAX_RETRIES
+    words : words of the prompt; empty for those of its words that the model's fit knows
+    """
+
+    num: int
+    words: tuple[str, ...] = ()
+
+    @property
+    def option_value(self) -> str:
+        """Value of --retry that means these retries: NUM or NUM:WORD,..."""
+        return ":".join([str(self.num), *([",".join(self.words)] if self.words else [])])
+
+
 def split_words(words: Sequence[str] | None) -> list[str]:
     """Split the values of --words at commas into distinct words or phrases, in their order.
 
@@ -54,6 +75,22 @@ def split_words(words: Sequence[str] | None) -> list[str]:
             'as in --words cat,"red apple".'
         )
     return list(dict.fromkeys(split))
+
+
+def parse_retry(text: str, name: str = "--retry") -> Retry:
+    """Parse the value of --retry, "3" or "3:cat,apple". Raises ArgumentError.
+
+    name : of the option or key, for messages
+    """
+    number, colon, words = text.strip().partition(":")
+    num = int(number) if number.strip().isascii() and number.strip().isdigit() else 0
+    if not 1 <= num <= MAX_RETRIES or (colon and not words.strip()):
+        raise ArgumentError(
+            f"Got {name} {text!r:.80}: expected how often to draw again at most, 1 to "
+            f"{MAX_RETRIES}, and the words to look for if they are not all objects of the prompt, "
+            "as in 3 or 3:cat,apple."
+        )
+    return Retry(num=num, words=tuple(split_words([words])) if colon else ())
 
 
 def list_content_words(prompt: object) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from t2i.atomic_files import write_atomically
 from t2i.cli.bulk.index import INDEX_FILE, INDEX_PART_PATTERN, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
+from t2i.cli.inspected_words import Retry
 from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest, compute_recording_digest
 from t2i.cli.request.edit_options import format_region
@@ -62,6 +63,7 @@ class BulkRunArguments:
     seed : of the first image; drawn and recorded if it is None
     num : images of each line
     write_metadata : whether to write into an image how it was made
+    retry : of the lines that draw an image, and neither edit nor read one
     """
 
     prompts: Path
@@ -70,6 +72,7 @@ class BulkRunArguments:
     seed: int | None = None
     num: int = 1
     write_metadata: bool = True
+    retry: Retry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,12 @@ class BulkFolder:
             "seed": seed,
             "num": bulk.num,
             "metadata": bulk.write_metadata,
+            "retry": None if bulk.retry is None else bulk.retry.option_value,
             "options": _options_record(options),
             "model_digest": compute_model_digest(model),
             "libraries": read_library_versions(RECORDED_LIBRARIES),
         }
-        jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed)
+        jobs = build_jobs(bulk.prompts, lines, options, bulk.num, seed, bulk.retry)
         _check_names_not_reserved(bulk.prompts, jobs)
         digests = FileDigests()
         self.jobs = [
@@ -245,7 +249,10 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     changed = []
     if before.get("lines") != now["lines"]:
         changed.append(f"the prompts ({before.get('prompts')} -> {now['prompts']})")
-    for name, option in (("seed", "--seed"), ("num", "--num"), ("metadata", "metadata")):
+    for name, option in (
+        *(("seed", "--seed"), ("num", "--num"), ("metadata", "metadata")),
+        ("retry", "--retry"),
+    ):
         changed += list_state_differences({option: before.get(name)}, {option: now[name]})
     options = dict(before.get("options") or {})
     changed += list_state_differences(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
-from t2i.cli.inspected_words import PromptLineTask
+from t2i.cli.inspected_words import PromptLineTask, Retry
 from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecording
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
@@ -28,6 +28,8 @@ class Job:
     budget_bytes : most bytes of the recording of its photo; None for the default
     recording : that is edited or looked into, instead of a photo
     record : name of the folder in which the target is recorded, in the folder of the images
+    retry : draws its image again while a thing that the prompt names is missing
+    retry_stride : distance of the seeds of its retries, so that images do not share them
     """
 
     index: int
@@ -40,6 +42,8 @@ class Job:
     budget_bytes: int | None = None
     recording: PromptLineRecording | None = None
     record: str | None = None
+    retry: Retry | None = None
+    retry_stride: int = 1
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -55,7 +59,12 @@ class Job:
 
 
 def build_jobs(
-    path: Path, lines: Sequence[PromptLine], options: Request, num: int, seed: int
+    path: Path,
+    lines: Sequence[PromptLine],
+    options: Request,
+    num: int,
+    seed: int,
+    retry: Retry | None = None,
 ) -> list[Job]:
     """Build one job per image from the lines of a prompts file, in their order.
 
@@ -64,10 +73,12 @@ def build_jobs(
     num : images of a line that does not give a number
     seed : of the first image; a line without a seed has this one plus the number of images before
         it, so that neither a restart nor the number of processes changes it
+    retry : of lines that draw an image, and neither edit nor read one
     Raises ArgumentError for a seed out of range, DataError for two images of one name.
     """
     jobs: list[Job] = []
     digits = len(str(lines[-1].number))
+    total = sum(line.num or num for line in lines)
     for line in lines:
         request = line.to_request(options)
         first = seed + len(jobs) if line.seed is None else line.seed
@@ -79,7 +90,20 @@ def build_jobs(
             name = _name_result(line, index, count, number, digits)
             record = line.record if count == 1 else line.record and f"{line.record}-{index + 1}"
             what = (line.edit, line.reading, line.budget_bytes, line.recording, record)
-            jobs.append(Job(len(jobs), line.number, number, name, request, *what))
+            draws = line.edit is None and line.reading is None and line.recording is None
+            stride = total if line.seed is None else count
+            jobs.append(
+                Job(
+                    len(jobs),
+                    line.number,
+                    number,
+                    name,
+                    request,
+                    *what,
+                    retry if draws else None,
+                    stride,
+                )
+            )
     _check_unique_names(path, jobs)
     return jobs
 

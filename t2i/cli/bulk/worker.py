@@ -37,6 +37,11 @@ from t2i.cli.generation.inverted_photo import (
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto
 from t2i.cli.generation.recorded_target import read_recording_with_notes, record_target_of_request
+from t2i.cli.generation.retried_image import (
+    RetriedImage,
+    generate_with_retries,
+    list_seeds_to_try,
+)
 from t2i.cli.generation.sequential_edits import record_edit
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
@@ -162,22 +167,41 @@ class BulkWorker:
             return self._inspect(request, job, job.reading.words or (), recorded)
         if job.edit is not None:
             return self._edit(request, job, job.edit, recorded)
-        request, image = generate_image_and_fill_request(
-            self.pipe, request, job.seed, show_progress=False
-        )
-        image = upscale_if_requested(self.pipe, request, job.seed, image, show_progress=False)
-        return self._image_result(request, job.seed, image)
+        drawn = self._draw(request, job)
+        request, seed, draws = drawn.request, drawn.seed, drawn.to_json()
+        image = upscale_if_requested(self.pipe, request, seed, drawn.image, show_progress=False)
+        return self._image_result(request, seed, image, draws)
 
-    def _image_result(self, request: Request, seed: int, image: Image) -> UnsavedJobOutput:
-        text = self._metadata_texts(request, seed)
+    def _draw(self, request: Request, job: Job) -> RetriedImage:
+        """Draw the image of a line, and further ones if its "retry" asks for it."""
+        if job.retry is None:
+            request, image = generate_image_and_fill_request(
+                self.pipe, request, job.seed, show_progress=False
+            )
+            return RetriedImage(request, image, job.seed)
+        seeds = list_seeds_to_try(job.seed, job.retry, job.retry_stride)
+        return generate_with_retries(self.pipe, request, seeds, job.retry, show_progress=False)
+
+    def _image_result(
+        self,
+        request: Request,
+        seed: int,
+        image: Image,
+        draws: Sequence[Mapping[str, object]] | None = None,
+    ) -> UnsavedJobOutput:
+        text = self._metadata_texts(request, seed, draws)
         return UnsavedJobOutput(
-            request, lambda paths: save_image_with_metadata(image, text, paths[0])
+            request,
+            lambda paths: save_image_with_metadata(image, text, paths[0]),
+            {} if draws is None else {"seed": seed, "draws": draws},
         )
 
-    def _metadata_texts(self, request: Request, seed: int) -> dict[str, str] | None:
+    def _metadata_texts(
+        self, request: Request, seed: int, draws: Sequence[Mapping[str, object]] | None = None
+    ) -> dict[str, str] | None:
         if not self.write_metadata:
             return None
-        return build_metadata_texts(request, seed, self.model_digest)
+        return build_metadata_texts(request, seed, self.model_digest, draws=draws)
 
     def _inspect(
         self, request: Request, job: Job, words: Sequence[str], recorded: RecordedPhoto | None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from t2i.cli.inspected_words import Retry, parse_retry
 from t2i.cli.output import Format, FormatOption
 from t2i.cli.processes import read_launcher_process_count, read_launcher_rank
 from t2i.cli.request import options
@@ -40,19 +41,6 @@ GridOption = Annotated[
 ImageOption = Annotated[
     Path | None,
     typer.Option(metavar="PICTURE", help="Change this picture, towards what PROMPT says."),
-]
-UpscaleOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FACTOR[:STRENGTH]",
-        help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
-    ),
-]
-StrengthOption = Annotated[
-    float | None,
-    typer.Option(
-        help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
-    ),
 ]
 MaskOption = Annotated[
     Path | None,
@@ -99,6 +87,7 @@ class OutputOptions:
 
     num : images of each prompt
     write_metadata : whether to write into an image how it was made
+    retry : draws an image again while a thing that its prompt names is missing
     """
 
     out: Path | None
@@ -106,6 +95,7 @@ class OutputOptions:
     grid: bool
     write_metadata: bool
     format: Format
+    retry: Retry | None = None
 
 
 def generate(
@@ -118,6 +108,7 @@ def generate(
     guidance: options.Guidance = None,
     sampler: options.Sampler = None,
     num: NumOption = 1,
+    retry: options.Retries = None,
     grid: GridOption = False,
     method: options.GuidanceMethod = None,
     size: options.Size = None,
@@ -125,8 +116,8 @@ def generate(
     model: options.Model = None,
     grammar: options.Grammar = None,
     image: ImageOption = None,
-    upscale: UpscaleOption = None,
-    strength: StrengthOption = None,
+    upscale: options.UpscaleFactor = None,
+    strength: options.Strength = None,
     mask: MaskOption = None,
     lora: options.Lora = None,
     lora_dir: options.LoraDir = None,
@@ -163,7 +154,12 @@ def generate(
         ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength
     )
     output = OutputOptions(
-        out=out, num=num, grid=grid, write_metadata=not no_metadata, format=format
+        out=out,
+        num=num,
+        grid=grid,
+        write_metadata=not no_metadata,
+        format=format,
+        retry=None if retry is None else parse_retry(retry),
     )
     overrides = inputs.copy_overrides_with_images(sampling.to_overrides())
     if region:
@@ -183,7 +179,7 @@ def _generate_request(
     output: OutputOptions,
 ) -> None:
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
-    from t2i.cli.generation.grid import ImageGrid, check_not_contact_sheet
+    from t2i.cli.image_grid import ImageGrid, check_not_contact_sheet
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
     from t2i.cli.request.prompt_loras import (
         DEFAULT_LORA_FOLDER,
@@ -223,7 +219,11 @@ def _generate_request(
     )
     as_json = output.format == "json"
     images = GenerationOutputSettings(
-        names=names, write_metadata=output.write_metadata, as_json=as_json, grid=grid
+        names=names,
+        write_metadata=output.write_metadata,
+        as_json=as_json,
+        grid=grid,
+        retry=output.retry,
     )
     generate_and_save_images(request, seeds, images, original)
 
@@ -271,6 +271,7 @@ def _generate_bulk(
         seed=seed,
         num=output.num,
         write_metadata=output.write_metadata,
+        retry=output.retry,
     )
     # Before anything slow is imported: a mistake in the file is reported at once.
     check_request_files(bulk.options)

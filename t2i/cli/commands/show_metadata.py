@@ -61,7 +61,7 @@ def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, obje
 def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
     """Return the command that draws the image again."""
     if metadata.num_pictures > 1:
-        from t2i.cli.generation.grid import build_grid_reproduction_command
+        from t2i.cli.image_grid import build_grid_reproduction_command
 
         return build_grid_reproduction_command(image, metadata)
     return f"t2i generate --from {quote(str(image))}"

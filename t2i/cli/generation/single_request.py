@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 import typer
 
 from t2i.cli.file_names import OutputFileNames
-from t2i.cli.generation.grid import ImageGrid
 from t2i.cli.generation.image_generation import (
     generate_image_and_fill_request,
     upscale_if_requested,
 )
 from t2i.cli.generation.loaded_request import LoadedRequest, load_model_for_request
+from t2i.cli.generation.retried_image import (
+    RetriedImage,
+    check_can_retry,
+    generate_with_retries,
+    list_seeds_to_try,
+    require_presence_fit,
+)
+from t2i.cli.image_grid import ImageGrid
+from t2i.cli.inspected_words import Retry
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
@@ -33,12 +41,14 @@ class GenerationOutputSettings:
     write_metadata : whether to write into an image how it was made
     as_json : print one JSON document at the end instead of a line for each image
     grid : collects the images for a sheet beside them
+    retry : draws an image again while a thing that its prompt names is missing
     """
 
     names: OutputFileNames
     write_metadata: bool
     as_json: bool
     grid: ImageGrid | None = None
+    retry: Retry | None = None
 
 
 def generate_and_save_images(
@@ -55,6 +65,9 @@ def generate_and_save_images(
     made: list[dict[str, object]] = []
     with showing_warnings_on_one_line() as warned, quieting_libraries():
         loaded = load_model_for_request(request)
+        if output.retry is not None:
+            check_can_retry(request)
+            require_presence_fit(loaded.pipe)
         differences = _report_differences(original, loaded)
         request, interrupted = _draw_images(loaded, seeds, output, made)
         grid_path = _save_grid(loaded, request, seeds, output)
@@ -98,10 +111,11 @@ def _draw_images(
     try:
         for index, seed in enumerate(seeds):
             start = time.perf_counter()
-            request, image = generate_image_and_fill_request(loaded.pipe, request, seed)
-            image = upscale_if_requested(loaded.pipe, request, seed, image)
+            drawn = _draw_image(loaded, request, seed, len(seeds), output)
+            request, seed, draws = drawn.request, drawn.seed, drawn.to_json()
+            image = upscale_if_requested(loaded.pipe, request, seed, drawn.image)
             texts = (
-                build_metadata_texts(request, seed, loaded.model_digest)
+                build_metadata_texts(request, seed, loaded.model_digest, draws=draws)
                 if output.write_metadata
                 else None
             )
@@ -109,7 +123,8 @@ def _draw_images(
                 index, seed, partial(save_image_with_metadata, image, texts)
             )
             seconds = round(time.perf_counter() - start, 2)
-            made.append({"path": str(path), "seed": seed, "seconds": seconds})
+            record: dict[str, object] = {"path": str(path), "seed": seed, "seconds": seconds}
+            made.append(record if draws is None else record | {"draws": draws})
             if not output.as_json:
                 print_remark(f"seed {seed}, {seconds} s")
                 print_line(path)
@@ -121,6 +136,28 @@ def _draw_images(
         )
         return request, True
     return request, False
+
+
+def _draw_image(
+    loaded: LoadedRequest,
+    request: Request,
+    seed: int,
+    num_images: int,
+    output: GenerationOutputSettings,
+) -> RetriedImage:
+    """Draw the image of a seed, and of further ones if --retry asks for it.
+
+    num_images : number of images of the request, by which the seeds of retries are apart
+    """
+    if output.retry is None:
+        request, image = generate_image_and_fill_request(loaded.pipe, request, seed)
+        return RetriedImage(request, image, seed)
+    drawn = generate_with_retries(
+        loaded.pipe, request, list_seeds_to_try(seed, output.retry, num_images), output.retry
+    )
+    if not output.as_json and (text := drawn.describe()):
+        print_remark(text)
+    return drawn
 
 
 def _save_grid(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from t2i.cli.inspected_words import MAX_RETRIES
 from t2i.cli.metadata.parsed_metadata import (
     ImageMetadata,
     MetadataSettings,
@@ -22,6 +23,18 @@ TOOL_NAME = "t2i"
 ShortText = Annotated[str, Field(max_length=200)]
 
 
+class DrawnSeedRecord(BaseModel):
+    """Record of one draw of an image with --retry: its seed, the probability of each thing, and
+    the words whose things were missing.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    found: Annotated[dict[ShortText, float], Field(max_length=200)]
+    missing: Annotated[list[ShortText], Field(max_length=200)]
+
+
 class T2IMetadata(BaseModel):
     """Generation metadata as t2i writes it into its images, in JSON: version, request, seed, model
     digest, libraries.
@@ -35,6 +48,7 @@ class T2IMetadata(BaseModel):
     model_digest: ShortText
     libraries: Annotated[dict[ShortText, ShortText], Field(max_length=50)] = {}
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
+    draws: Annotated[list[DrawnSeedRecord], Field(max_length=MAX_RETRIES + 1)] = []
 
 
 def parse_t2i_metadata(text: str) -> T2IMetadata:

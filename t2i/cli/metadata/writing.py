@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,13 +24,20 @@ RECORDED_LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def build_metadata_texts(
-    request: Request, seed: int, model_digest: str, num_pictures: int = 1
+    request: Request,
+    seed: int,
+    model_digest: str,
+    num_pictures: int = 1,
+    draws: Sequence[Mapping[str, object]] | None = None,
 ) -> dict[str, str]:
     """Build the metadata texts of an image: `parameters` in A1111's format, `t2i` as JSON.
 
     num_pictures : number of images on a sheet, whose `parameters` are those of the first one
+    draws : of an image with --retry: seeds that were tried, and what was missing
     """
     fields = build_t2i_metadata(request, seed, model_digest)
+    if draws:
+        fields["draws"] = list(draws)
     if num_pictures > 1:
         fields["pictures"] = num_pictures
     return {

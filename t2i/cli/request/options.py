@@ -99,6 +99,29 @@ Fit = Annotated[
     Literal["crop", "pad", "stretch"] | None,
     typer.Option(help="How the photo becomes the model's size.", show_default="crop"),
 ]
+Retries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUM[:WORD,...]",
+        help=(
+            "Draw a picture again with the next seeds, at most so often, while a thing that PROMPT "
+            "names is missing: as in 3, or 3:cat,apple."
+        ),
+    ),
+]
+UpscaleFactor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTOR[:STRENGTH]",
+        help="Draw at the model's size, enlarge, and draw anew a little, as in 2 or 2:0.3.",
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        help="How much of --image is drawn anew: 0 to 1.", show_default="0.8; 1 with --mask"
+    ),
+]
 PhotoMask = Annotated[
     Path | None,
     typer.Option(

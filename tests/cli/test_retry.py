@@ -1,0 +1,180 @@
+"""`t2i generate --retry`: a picture is drawn again while a thing that it names is missing."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention.probes.presence import PresenceFit, compute_attention_fingerprint
+from t2i.cli.generation.retried_image import DrawnSeed, RetriedImage, list_seeds_to_try
+from t2i.cli.inspected_words import Retry, parse_retry
+from t2i.cli.request.request import MAX_SEED, Request
+from t2i.denoiser.loading.model_location import PRESENCE_FILE
+from t2i.errors import ArgumentError
+from tests.cli.command import PROMPT, Cli, pixels, text_of
+
+SetThreshold = Callable[[float], object]
+
+
+@cache
+def fingerprint(model: Path) -> str:
+    return compute_attention_fingerprint(TextToImagePipeline.from_pretrained(model))
+
+
+@pytest.fixture
+def threshold(model: Path) -> Iterator[SetThreshold]:
+    """Gives the tiny model a fit that calls a thing missing below a probability."""
+    path = model / PRESENCE_FILE
+    term = {"mean": 0.0, "deviation": 1.0, "weight": 1.0}
+
+    def write(below: float, weights: str = "") -> None:
+        regression = {"terms": {"top": term}, "intercept": 0.0, "threshold": below}
+        fit = PresenceFit.model_validate(
+            {
+                "weights": weights or fingerprint(model),
+                "conventions": {"default": regression},
+                "words": ["apple", "cat", "dog"],
+            }
+        )
+        path.write_text(fit.model_dump_json(), "utf-8")
+
+    yield write
+    path.unlink(missing_ok=True)
+
+
+def probabilities(draws: list[dict[str, Any]], word: str) -> list[float]:
+    return [draw["found"][word] for draw in draws]
+
+
+def test_a_picture_in_which_everything_is_found_is_drawn_once(
+    generate: Cli, threshold: SetThreshold
+) -> None:
+    threshold(0.0)
+    done = generate("--seed", "7", "--retry", "3", "--format", "json").json()
+    (picture,) = done["pictures"]
+    assert picture["seed"] == 7
+    (draw,) = picture["draws"]
+    assert (draw["seed"], draw["missing"], [*draw["found"]]) == (7, [], ["apple", "cat"])
+
+
+def test_the_best_of_all_draws_is_kept_and_made_again_by_its_own_metadata(
+    generate: Cli, cli: Cli, threshold: SetThreshold
+) -> None:
+    threshold(1.0)  # nothing is ever found
+    done = generate("--seed", "7", "--retry", "2:cat", "--out", "best.png")
+    assert done.code == 0, done.err
+    record = json.loads(text_of(Path("best.png"))["t2i"])
+    draws = record["draws"]
+    assert [draw["seed"] for draw in draws] == [7, 8, 9]
+    assert all(draw["missing"] == ["cat"] for draw in draws)
+    found = probabilities(draws, "cat")
+    best = draws[found.index(max(found))]["seed"]
+    assert record["seed"] == best
+    assert f"kept seed {best}, still without cat" in done.err
+    plain = generate("--seed", str(best), "--out", "plain.png")
+    again = cli("generate", "--from", "best.png", "--out", "again.png")
+    assert plain.code == again.code == 0
+    assert np.array_equal(pixels(Path("best.png")), pixels(Path("plain.png")))
+    assert np.array_equal(pixels(Path("again.png")), pixels(Path("plain.png")))
+    assert "draws" not in json.loads(text_of(Path("again.png"))["t2i"])
+    assert cli("show", "best.png").code == 0
+
+
+def test_drawing_ends_with_the_first_seed_at_which_nothing_is_missing(
+    generate: Cli, threshold: SetThreshold
+) -> None:
+    threshold(1.0)
+    options = ("--retry", "5:cat", "--format", "json")
+    (picture,) = generate("--seed", "7", *options).json()["pictures"]
+    found = probabilities(picture["draws"], "cat")
+    first = next(n for n in range(1, 6) if found[n] > found[n - 1])
+    threshold((found[first] + found[first - 1]) / 2)
+    (picture,) = generate("--seed", str(7 + first - 1), *options).json()["pictures"]
+    assert [draw["seed"] for draw in picture["draws"]] == [7 + first - 1, 7 + first]
+    assert picture["seed"] == 7 + first
+    assert picture["draws"][-1]["missing"] == []
+
+
+def test_pictures_of_one_command_do_not_share_seeds(generate: Cli, threshold: SetThreshold) -> None:
+    threshold(1.0)
+    done = generate("--seed", "7", "--num", "2", "--retry", "1:cat", "--format", "json").json()
+    seeds = [[draw["seed"] for draw in picture["draws"]] for picture in done["pictures"]]
+    assert seeds == [[7, 9], [8, 10]]
+
+
+def test_the_lines_of_a_file_are_drawn_again_and_the_index_says_so(
+    cli: Cli, model: Path, threshold: SetThreshold
+) -> None:
+    threshold(1.0)
+    lines = [{"prompt": PROMPT}, {"prompt": "a dog", "seed": 20}, {"prompt": "blue"}]
+    lines += [{"prompt": "a cat", "task": "inspect"}]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "2", "--seed", "1")
+    done = cli(*command, "--out", "out", "--retry", "1")
+    assert done.code == 0, done.err
+    index = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]
+    tried = [[draw["seed"] for draw in entry.get("draws", [])] for entry in index]
+    assert tried == [[1, 5], [20, 21], [], []]
+    assert index[0]["seed"] in (1, 5)
+    assert json.loads(text_of(Path("out") / index[0]["file"])["t2i"])["seed"] == index[0]["seed"]
+    assert "nothing to look for" in index[2]["warnings"][0]
+    other = cli(*command, "--out", "out", "--retry", "2")
+    assert other.code == 2
+    assert "--retry 1 -> 2" in other.err
+
+
+def test_a_model_without_a_fit_for_its_weights_is_refused(
+    generate: Cli, threshold: Any, model: Path
+) -> None:
+    done = generate("--retry", "1")
+    assert done.code == 3
+    assert "has no presence fit" in done.err
+    threshold(0.5, "0" * 64)
+    done = generate("--retry", "1")
+    assert done.code == 3
+    assert "presence fit is not for" in done.err
+    assert not Path("outputs").exists() or not any(Path("outputs").iterdir())
+
+
+def test_words_and_prompts_that_cannot_be_looked_for_are_refused(
+    generate: Cli, cli: Cli, model: Path, threshold: SetThreshold
+) -> None:
+    threshold(0.5)
+    done = generate("--retry", "1:whisker")
+    assert done.code == 2
+    assert "'whisker' is not in the prompt" in done.err
+    done = cli("generate", "a cat AND a dog", "--model", model, "--retry", "1")
+    assert done.code == 2
+    assert "joined by AND" in done.err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101", "cat", "3:", "1.5", "", "3:cat,,dog"])
+def test_other_values_of_the_option_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"Got --(retry|words)"):
+        parse_retry(text)
+
+
+def test_an_option_reads_back_as_it_was_typed() -> None:
+    assert parse_retry("3") == Retry(num=3)
+    assert parse_retry(" 3:cat, red apple") == Retry(num=3, words=("cat", "red apple"))
+    for text in ("3", "3:cat,red apple"):
+        assert parse_retry(text).option_value == text
+
+
+def test_seeds_end_with_the_largest() -> None:
+    assert list_seeds_to_try(5, Retry(num=2), 10) == [5, 15, 25]
+    assert list_seeds_to_try(MAX_SEED, Retry(num=2), 1) == [MAX_SEED]
+
+
+def test_draws_are_told_in_one_line() -> None:
+    request, image = Request(prompt="a cat"), Any
+    none = DrawnSeed(7, {"cat": 0.123}, ("cat",))
+    there = DrawnSeed(8, {"cat": 0.9}, ())
+    told = RetriedImage(request, image, 8, [none, there]).describe()  # type: ignore[arg-type]
+    assert told == "Drawn 2 times (seed 7: cat 12%; seed 8: all found); kept seed 8, all found."
+    assert RetriedImage(request, image, 8, [there]).describe() == ""  # type: ignore[arg-type]
