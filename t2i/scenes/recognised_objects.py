@@ -3,7 +3,8 @@
 H W size of the picture.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ class RecognisedObject:
     centre : x and y, each from 0 to 1
     colour : its main colour, natural or painted; OWN_COLOUR where it has no name
     mask : (H, W) bool ndarray
+    colour_scores : mean probability of each colour over the mask
     """
 
     name: str
@@ -31,6 +33,7 @@ class RecognisedObject:
     centre: tuple[float, float]
     colour: str
     mask: NDArray[np.bool_]
+    colour_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ class Recognition:
     unknown_share : share of the area that is an object of no known class
     mean_features : (F,) float32 ndarray, for distances between sets of pictures
     features : (F, h, w) float32 ndarray, spatial features, for distances between layouts
+    object_scores : for every object, recognised or not, the mean of its probability over the
+        smallest area that is recognised as an object, where it is highest
+    background_scores : probability of each background
     """
 
     objects: dict[str, RecognisedObject]
@@ -47,6 +53,8 @@ class Recognition:
     unknown_share: float
     mean_features: NDArray[np.float32]
     features: NDArray[np.float32]
+    object_scores: Mapping[str, float] = field(default_factory=dict)
+    background_scores: Mapping[str, float] = field(default_factory=dict)
 
     def has_relation(self, subject: str, relation: Relation, other: str) -> bool:
         """Return True if the recogniser found both objects in the picture, and `subject` is

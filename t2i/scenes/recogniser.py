@@ -1,6 +1,6 @@
 """Recogniser of the objects of scenes: class, position, colour, and the background.
 
-B pictures, K labels, F features, H W size of a picture, h w that of the label maps.
+B pictures, K labels, P positions, F features, H W size of a picture, h w that of the label maps.
 """
 
 import json
@@ -162,18 +162,31 @@ class Recogniser(nn.Module):
                 continue
             mask_HW = kind_HW == number
             rows, columns = mask_HW.nonzero().float().mean(0).tolist()
-            colour = labels.colours[int(colours_KHW[:, mask_HW].mean(1).argmax())]
+            colour_probs_K = colours_KHW[:, mask_HW].mean(1)
+            colour = labels.colours[int(colour_probs_K.argmax())]
             centre = (columns + 0.5) / width, (rows + 0.5) / height
             objects[name] = RecognisedObject(
-                name, float(shares[number]), centre, colour, mask_HW.numpy()
+                name,
+                float(shares[number]),
+                centre,
+                colour,
+                mask_HW.numpy(),
+                dict(zip(labels.colours, colour_probs_K.tolist(), strict=True)),
             )
-        behind = kinds_Khw.softmax(0)[labels.unknown_index + 1 :].sum(dim=(1, 2))
+        probs_Khw = kinds_Khw.softmax(0)
+        smallest_area = max(1, round(MIN_AREA_SHARE * probs_Khw[0].numel()))
+        highest_KP = probs_Khw[: len(labels.objects)].flatten(1).topk(smallest_area).values
+        behind = probs_Khw[labels.unknown_index + 1 :].sum(dim=(1, 2))
         return Recognition(
             objects=objects,
             background=labels.backgrounds[int(behind.argmax())],
             unknown_share=float(shares[labels.unknown_index]),
             mean_features=features_Fhw.mean(dim=(1, 2)).numpy(),
             features=features_Fhw.numpy(),
+            object_scores=dict(zip(labels.objects, highest_KP.mean(1).tolist(), strict=True)),
+            background_scores=dict(
+                zip(labels.backgrounds, (behind / behind.sum()).tolist(), strict=True)
+            ),
         )
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:

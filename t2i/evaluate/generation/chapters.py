@@ -7,12 +7,14 @@ from t2i.evaluate.generation.feature_distance import compute_frechet_distance
 from t2i.evaluate.generation.judge import CRITERION_TITLES
 from t2i.evaluate.generation.records import PictureRecord, SweepPoint
 from t2i.evaluate.generation.sampling_chapter import build_sampling_chapter
+from t2i.evaluate.generation.soft_tifa import compute_arithmetic_mean, compute_geometric_mean
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
 from t2i.evaluate.report.statistics import (
     independent_difference,
     mean_with_bootstrap_interval,
     proportion_with_interval,
 )
+from t2i.terminal import plural
 
 SPLIT_HEADS = {"seen": "seen", "held_out": "held out"}
 """Split -> its column head in the tables."""
@@ -82,6 +84,7 @@ def build_generation_chapter(results: GenerationResults) -> Chapter:
             better=dict.fromkeys([*heads, "held out - seen"], "higher"),
         ),
         build_mismatched_caption_table(results),
+        *build_soft_tifa_table(results),
         build_frechet_distance_table(results),
         *build_caption_score_tables(results),
     ]
@@ -151,6 +154,49 @@ def build_mismatched_caption_table(results: GenerationResults) -> Table:
         units=dict.fromkeys(heads, "%"),
         better={"drawn": "higher"},
     )
+
+
+def build_soft_tifa_table(results: GenerationResults) -> list[Table]:
+    """Build the table of Soft-TIFA's two means, over all captions and by their number of atoms;
+    [] for records without atoms.
+    """
+    runs = {
+        **{f"real, {SPLIT_HEADS[split]}": run for split, run in results.real.items()},
+        **{f"drawn, {SPLIT_HEADS[split]}": run for split, run in results.drawn.items()},
+    }
+    atoms = {
+        name: [picture.atoms for picture in run.pictures if picture.atoms]
+        for name, run in runs.items()
+    }
+    counts = sorted({len(scores) for several in atoms.values() for scores in several})
+    rows: list[tuple[str, list[Cell]]] = []
+    for title, mean in (
+        ("arithmetic mean", compute_arithmetic_mean),
+        ("geometric mean", compute_geometric_mean),
+    ):
+        for count in (None, *counts):
+            label = title if count is None else f"{title}, {plural(count, 'atom')}"
+            rows.append(
+                (
+                    label,
+                    [
+                        mean_with_bootstrap_interval(
+                            [mean(scores) for scores in several if count in (None, len(scores))]
+                        )
+                        for several in atoms.values()
+                    ],
+                )
+            )
+    heads = [*runs]
+    table = Table(
+        name="soft_tifa",
+        title="Soft-TIFA: the mean score of a caption's atoms",
+        heads=heads,
+        rows=rows,
+        units=dict.fromkeys(heads, "%"),
+        better={head: "higher" for head in heads if head.startswith("drawn")},
+    )
+    return [table] if counts else []
 
 
 def build_frechet_distance_table(results: GenerationResults) -> Table:

@@ -26,6 +26,7 @@ from t2i.evaluate.generation.records import (
     SweepPoint,
     build_object_records,
 )
+from t2i.evaluate.generation.soft_tifa import score_atoms
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
@@ -165,6 +166,7 @@ class GenerationPart:
                     fit=fit,
                     fit_of_another=fit_of_another,
                     features=[round(float(value), DECIMALS) for value in seen.mean_features],
+                    atoms=[round(one, DECIMALS) for one in score_atoms(statements[number], seen)],
                     file=None
                     if batch.settings is None
                     else self.context.save_picture(name, picture),

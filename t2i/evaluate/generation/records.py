@@ -46,6 +46,9 @@ class PictureRecord(BaseModel):
     right_by_another: dict[str, list[bool]]
     """As another caption has it."""
     features: list[float]
+    atoms: list[float] | None = None
+    """Score of each atom of the caption, as t2i.evaluate.generation.soft_tifa has them; None in
+    records that were written before there were any."""
     fit: float | None = None
     """How well the caption fits, as t2i.scenes.caption_matcher scores it."""
     fit_of_another: float | None = None
