@@ -27,7 +27,7 @@ from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
-from t2i.scenes.layout import Layout
+from t2i.scenes.layout import SceneLayout
 from t2i.scenes.scenes import Scenes
 
 Split = Literal["fit", "seen", "held_out"]
@@ -121,7 +121,7 @@ class PresencePart:
         """Fit presence to the records of the split "fit", for the model's present weights."""
         return fit_presence(self.context.pipe, collect_samples(records, "fit"), CONVENTIONS)
 
-    def _find_words(self, layout: Layout) -> list[tuple[int, ...]]:
+    def _find_words(self, layout: SceneLayout) -> list[tuple[int, ...]]:
         text = layout.caption.text
         return [
             find_mention_tokens(self.context.pipe, text, mention.word, mention.span)
@@ -130,7 +130,7 @@ class PresencePart:
 
 
 def build_caption_record(
-    layout: Layout, maps: Mapping[Convention, HeatMaps], found: set[str]
+    layout: SceneLayout, maps: Mapping[Convention, HeatMaps], found: set[str]
 ) -> CaptionRecord:
     """Return the record of a drawn caption.
 
