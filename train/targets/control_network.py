@@ -31,6 +31,11 @@ from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, gene
 from train.targets.denoising import DenoisingTarget, NoisyLatentsWithTarget
 from train.targets.finetune import extract_components
 from train.targets.finetune_results import format_base_name
+from train.targets.parts.control_lora import (
+    ControlLoraConfig,
+    merge_lora_into_copy,
+    train_lora_and_new_layers,
+)
 
 HINT = "hint"
 """Name of the hints in `Conditioning.extra` during training."""
@@ -61,6 +66,9 @@ class ControlNetTargetConfig(ControlTargetConfig):
     """
 
     kind: Literal["controlnet"] = "controlnet"
+    lora: ControlLoraConfig | None = None
+    """Train a LoRA on the layers that the UNet has, too, and only the others in full; all of them
+    in full when left out."""
 
 
 class T2IAdapterTargetConfig(ControlTargetConfig):
@@ -91,10 +99,15 @@ class ControlTarget(DenoisingTarget, ABC):
         )
         self.config = config
         self._scheduler: Scheduler = pipe.scheduler
-        self.network = network.requires_grad_(True)
+        self.network = network
+        self.enable_training()
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
         if config.gradient_checkpointing and network._supports_gradient_checkpointing:
             network.enable_gradient_checkpointing()
+
+    def enable_training(self) -> None:
+        """Enable training of the weights of the control that this target trains: all of them."""
+        self.network.requires_grad_(True)
 
     def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the denoising loss of each row, (B,), under its hint, or a black one where the
@@ -150,7 +163,7 @@ class ControlTarget(DenoisingTarget, ABC):
     ) -> None:
         """Write the network of the control as a folder that diffusers reads."""
         facts = notes | {"base": format_base_name(self.config.base)}
-        export_control_network(self.network, folder, config, facts)
+        export_control_network(merge_lora_into_copy(self.network), folder, config, facts)
 
     def _build_conditioning(self, batch: MicroBatch, captions: Any) -> Conditioning:
         conditioning = super()._build_conditioning(batch, captions)
@@ -177,6 +190,16 @@ class ControlNetTarget(ControlTarget):
     """Target that trains a ControlNet (Zhang et al., 2023, arXiv 2302.05543)."""
 
     network: ControlNetModel
+    config: ControlNetTargetConfig
+
+    def enable_training(self) -> None:
+        """Enable training of all weights, or of a LoRA and the layers that the UNet does not
+        have.
+        """
+        if self.config.lora is None:
+            super().enable_training()
+        else:
+            train_lora_and_new_layers(self.network, self.config.lora, self.seed)
 
     def prepare_control(self, control: Control, hint_BCYX: Tensor) -> PreparedControlNet:
         """Return the ControlNet with its hint, which it reads at each pass."""
