@@ -6,7 +6,11 @@ B batch rows (here: images), I images of one prompt, C channels, Y X their size.
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import ImageProjection
+from diffusers.models.embeddings import (
+    ImageProjection,
+    IPAdapterFaceIDImageProjection,
+    IPAdapterFaceIDPlusImageProjection,
+)
 from torch import Tensor
 
 from pipelines.run.call_arguments import CallArguments
@@ -15,6 +19,7 @@ from t2i.denoiser.families.sd import IMAGE_PROMPT_PREFIX
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
+FaceIDProjection = IPAdapterFaceIDImageProjection | IPAdapterFaceIDPlusImageProjection
 UncondAndCondEmbeddings = tuple[Tensor | None, Tensor]
 """Rows of one adapter for "uncond", if it is needed, and for every other branch."""
 
@@ -52,6 +57,12 @@ def encode_image_prompts(
 
     extra = {}
     for number, (one, layer) in enumerate(zip(given, layers, strict=True)):
+        if isinstance(layer, IPAdapterFaceIDPlusImageProjection) and layer.clip_embeds is None:
+            raise ArgumentError(
+                f"IP-Adapter {number} is FaceID Plus, which reads the CLIP embedding of the face, "
+                "too: set pipe.unet.encoder_hid_proj.image_projection_layers"
+                f"[{number}].clip_embeds first, as in diffusers."
+            )
         if embeds is None:
             uncond, cond = encode_adapter_image_as_uncond_and_cond(pipe, one, layer, device)
         else:
@@ -66,9 +77,12 @@ def encode_image_prompts(
 def encode_adapter_image_as_uncond_and_cond(
     pipe: Any, image: Any, layer: Any, device: torch.device
 ) -> UncondAndCondEmbeddings:
-    """Encode the image of one IP-Adapter; return the embeddings (1, I, ...) of an empty image and
-    of it.
+    """Encode the image of one IP-Adapter, for FaceID an embedding of a face; return the embeddings
+    (1, I, ...) of an empty image and of it.
     """
+    if isinstance(layer, FaceIDProjection):
+        cond = check_face_embedding(image, layer).to(device, pipe.unet.dtype)
+        return torch.zeros_like(cond)[None], cond[None]
     encoder = pipe.image_encoder
     if encoder is None:
         raise ArgumentError(
@@ -87,6 +101,31 @@ def encode_adapter_image_as_uncond_and_cond(
         for pixels in (pixels_ICYX, black_ICYX)
     )
     return uncond[None], cond[None]
+
+
+def check_face_embedding(embedding: object, layer: FaceIDProjection) -> Tensor:
+    """Return the embeddings of faces for a FaceID adapter, (I, D).
+
+    Raises ArgumentError for anything but a tensor (D,) or (I, D) of the adapter's width.
+    """
+    is_plus = isinstance(layer, IPAdapterFaceIDPlusImageProjection)
+    first: Any = layer.proj if is_plus else layer.ff
+    width: int = first.net[0].proj.in_features
+    if not isinstance(embedding, Tensor) or embedding.ndim not in (1, 2):
+        got = type(embedding).__name__
+        if isinstance(embedding, Tensor):
+            got = f"a tensor of the shape {tuple(embedding.shape)}"
+        raise ArgumentError(
+            f"Got {got} for a FaceID adapter, which sees no picture: expected the embedding of a "
+            f"face, a tensor ({width},) or (faces, {width}), such as the normed_embedding of "
+            "insightface."
+        )
+    if embedding.shape[-1] != width:
+        raise ArgumentError(
+            f"Got the embedding of a face of width {embedding.shape[-1]}, but this FaceID adapter "
+            f"reads {width}: make it with the recogniser that the adapter was trained with."
+        )
+    return embedding if embedding.ndim == 2 else embedding[None]
 
 
 def split_image_prompt_embeddings(embeds: Tensor, guided: bool) -> UncondAndCondEmbeddings:

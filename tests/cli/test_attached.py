@@ -14,9 +14,12 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import t2i
+from t2i.cli.generation.adapters import AttachedAdapters
+from t2i.cli.request.input_files import InputFile
 from tests.cli.carrying import png
 from tests.cli.command import PROMPT, Cli, pixels, text_of
 from tests.pipelines.test_adapters import adapter_for, lora_of
+from tests.pipelines.test_face_id import FACE, face_id_for
 from tests.tiny import TEXT_WIDTH, tiny_sdxl_components
 
 ATTACHED = {
@@ -60,6 +63,8 @@ def beside(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     CLIPVisionModelWithProjection(config).save_pretrained(folder / "eyes/image_encoder")
     shutil.copy(folder / "eyes/ip-adapter.safetensors", make(folder / "blind"))
 
+    save_file(face_id_for(pipe.unet), make(folder / "faces") / "face-id.safetensors")
+    save_file({"face": FACE}, folder / "faces/face.safetensors")
     Image.new("RGB", (40, 30), "teal").save(folder / "teal.png")
     noise = np.random.default_rng(3).integers(0, 255, (34, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
@@ -137,6 +142,35 @@ def test_several_adapters_with_a_mask_each_are_drawn_again_and_drawn_in_bulk(
     done = cli("generate", "--prompts", "p.jsonl", "--out", "out", "--model", model, "--steps", "4")
     assert done.code == 0, done.err
     assert pixels(Path("out/two.png")).tobytes() == pixels(path).tobytes()
+
+
+def test_a_face_id_adapter_reads_a_file_with_the_embedding_of_a_face(draw: Cli, cli: Cli) -> None:
+    """It needs no image encoder, and leaves a LoRA switched on; another picture has neither."""
+    face = (
+        "--ip-adapter",
+        "beside/faces/face-id.safetensors:beside/faces/face.safetensors:scale=0.8",
+    )
+    lora = ATTACHED["lora"]
+    both, alone, without = (drawn(draw(*given)) for given in ((*face, *lora), face, lora))
+    images = {pixels(path).tobytes() for path in (both, alone, without, drawn(draw()))}
+    assert len(images) == 4
+    again = cli("generate", "--from", both, "--out", "again")
+    assert drawn(again).read_bytes() == both.read_bytes()
+    refused = draw("--ip-adapter", "beside/faces/face-id.safetensors:beside/teal.png")
+    assert "for a FaceID adapter, which sees no picture" in refused.err
+    refused = draw("--ip-adapter", "beside/faces/face-id.safetensors:beside/other.safetensors")
+    assert "embedding of a face of width 1, but this FaceID adapter reads 8" in refused.err
+
+
+def test_a_face_id_adapter_is_detached_with_its_lora_layers(model: Path) -> None:
+    pipe = t2i.load(str(model))
+    before = {name: type(module) for name, module in pipe.unet.named_modules()}
+    attached = AttachedAdapters(pipe)
+    attached.attach_ip_adapters([InputFile(path="beside/faces/face-id.safetensors")])
+    assert list(pipe.unet.peft_config) == ["faceid_0"]
+    attached.detach_ip_adapters()
+    assert {name: type(module) for name, module in pipe.unet.named_modules()} == before
+    assert not hasattr(pipe.unet, "peft_config")
 
 
 def test_a_prompt_edit_sees_image_prompts_in_source_and_target(cli: Cli, model: Path) -> None:

@@ -14,12 +14,14 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from t2i.adapters import MODEL_PARTS, add_lora, read_all_learned_words, read_lora, remove_lora
+from t2i.adapters.face_id import is_face_id_adapter, read_face_id_lora
 from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
 from t2i.cli.request.file_checks import (
     IMAGE_ENCODER_FOLDER,
     iter_request_files,
     locate_and_verify_file,
 )
+from t2i.cli.request.image_prompt_files import MAX_IMAGE_PROMPTS
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
@@ -39,6 +41,10 @@ IMAGE_FIELDS = (
     "control_picture",
     "control_mask",
 )
+
+
+FACE_ID_LORA_PREFIX = "faceid_"
+"""Prefix of diffusers' name of the LoRA layers of a FaceID adapter; its number follows."""
 
 
 class AttachedAdapters:
@@ -193,7 +199,8 @@ class AttachedAdapters:
         """
         paths = [locate_and_verify_file("ip_adapter", adapter) for adapter in adapters]
         path = paths[0]
-        if self.pipe.image_encoder is None:
+        sees_pictures = not all(map(is_face_id_adapter, paths))
+        if self.pipe.image_encoder is None and sees_pictures:
             if not (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
                 raise ModelError(
                     f"{adapters[0].path} has no image encoder beside it, and the model has none: "
@@ -209,11 +216,16 @@ class AttachedAdapters:
         self._replaced_parts["processors"] = dict(self.pipe.unet.attn_processors)
         try:
             with _name_file_in_errors("IP-Adapter", adapters[0]):
+                for number, one in enumerate(paths):
+                    # diffusers would add these layers, and switch off all other LoRAs for them.
+                    if (lora := read_face_id_lora(one, self.pipe.unet)) is not None:
+                        add_lora({"unet": self.pipe.unet}, lora, f"{FACE_ID_LORA_PREFIX}{number}")
                 self.pipe.load_ip_adapter(
                     [str(one.parent) for one in paths],
                     subfolder="",
                     weight_name=[one.name for one in paths],
                     local_files_only=True,
+                    **({} if sees_pictures else {"image_encoder_folder": None}),
                 )
         except BaseException:
             self.detach_ip_adapters()
@@ -224,6 +236,8 @@ class AttachedAdapters:
         """Remove all IP-Adapters and restore the attention processors and the image encoder."""
         if not self._replaced_parts:
             return
+        for number in range(MAX_IMAGE_PROMPTS + 1):
+            remove_lora([self.pipe.unet], f"{FACE_ID_LORA_PREFIX}{number}")
         self.pipe.unload_ip_adapter()
         self.pipe.unet.set_attn_processor(self._replaced_parts.pop("processors"))
         self.pipe.register_modules(**self._replaced_parts)

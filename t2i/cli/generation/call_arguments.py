@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i.cli.generation.control_networks import build_controls
-from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.input_files import EMBEDDING_SUFFIX, InputFile
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from pipelines.base.pipeline import Pipeline
     from pipelines.text_to_image import TextToImagePipeline
@@ -92,13 +93,24 @@ def build_image_prompt_arguments(request: Request) -> dict[str, object]:
         masks.insert(0, None)
     if not pictures:
         return {}
-    arguments: dict[str, object] = {"ip_adapter_image": list(map(open_rgb, pictures))}
+    arguments: dict[str, object] = {"ip_adapter_image": list(map(open_image_prompt, pictures))}
     if any(mask is not None for mask in masks):
         opened = [
             None if mask is None else open_picture(Path(expanduser(mask.path))) for mask in masks
         ]
         arguments["cross_attention_kwargs"] = {"ip_adapter_masks": opened}
     return arguments
+
+
+def open_image_prompt(file: InputFile) -> "Image | Tensor":
+    """Open the picture of an image prompt, or the embedding of a face in a .safetensors file.
+
+    Raises DataError.
+    """
+    from t2i.adapters.face_id import read_face_embedding
+
+    path = Path(expanduser(file.path))
+    return read_face_embedding(path) if path.suffix == EMBEDDING_SUFFIX else open_rgb(file)
 
 
 def open_rgb(file: InputFile) -> "Image":

@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
-from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.input_files import EMBEDDING_SUFFIX, InputFile
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 from t2i.pictures import read_picture_size
@@ -200,9 +200,11 @@ def check_input_file(field_name: str, file: InputFile) -> None:
     """Raise an error for a request's file that is missing or cannot be used.
 
     Of pictures the header is read, so that what is no picture, or too large a one, is refused
-    before the model is loaded.
+    before the model is loaded; not of embeddings of faces, which stand for image prompts.
     """
     path = find_usable_file_path(field_name, file)
+    if field_name == "image_prompt" and path.suffix == EMBEDDING_SUFFIX:
+        return
     if REQUEST_FILE_FIELDS[field_name].error_type is DataError:
         read_picture_size(path)
 

@@ -11,6 +11,8 @@ from t2i.errors import ArgumentError
 Given = TypeVar("Given")
 Parsed = TypeVar("Parsed")
 MAX_PATH_LENGTH = 4096
+EMBEDDING_SUFFIX = ".safetensors"
+"""Suffix of a file with the embedding of a face, an image prompt in place of a picture."""
 MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
 MAX_FILES = 32
