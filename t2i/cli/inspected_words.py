@@ -15,6 +15,8 @@ READING_TASKS: dict[str, tuple[str, ...]] = {
     "invert": ("invert", "fit", "budget", "mask"),
 }
 """Task of a line -> keys about a photo that it reads."""
+SEGMENT_ENDING, ANIMATION_ENDING = "-segments.png", "-steps.png"
+"""Endings of the names of the label picture and of the animation of the steps."""
 MAX_RETRIES = 100
 """Maximum number of new draws of one image."""
 
@@ -25,12 +27,24 @@ class PromptLineTask:
     `t2i inspect`, or a recording of its photo, as `t2i invert`.
 
     words : of the heat maps; None for all but the function words of the prompt
+    segment, animate : whether to make the label picture, and the animation of the steps
     photo_keys : keys of the line that need a photo
     """
 
     task: Literal["inspect", "invert"]
     words: tuple[str, ...] | None = None
+    segment: bool = False
+    animate: bool = False
     photo_keys: tuple[str, ...] = ()
+
+    def check_reads_keys(self, given: Sequence[str]) -> None:
+        """Raise ArgumentError for a key of the line that the task does not read."""
+        unread = [name for name in given if name not in READING_TASKS[self.task]]
+        if unread:
+            raise ArgumentError(
+                f'Got "{unread[0]}" for "task": "{self.task}", which does not read it. Leave it '
+                "out."
+            )
 
     def check_image_given_and_no_upscale(self, image: object, upscale: object) -> None:
         """Raise ArgumentError for a request that the task cannot be done for."""

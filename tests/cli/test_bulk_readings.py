@@ -60,6 +60,35 @@ def test_lines_look_into_pictures_and_photos_as_the_command_does(
     assert request["inversion"]["method"] == "direct:iterations=4"
 
 
+def test_a_line_has_the_label_picture_and_the_animation_of_the_command(
+    bulk: Cli, cli: Cli, model: Path
+) -> None:
+    line = {"task": "inspect", "words": "cat", "segment": True, "animate": True}
+    done = bulk(
+        {**line, "prompt": PROMPT, "name": "drawn", "seed": 7},
+        {**line, **PHOTO_LINE, "seed": 7, "name": "photo", "segment": False},
+    )
+    assert done.code == 0, Path("out/index.jsonl").read_text()
+    settings = ("--model", model, "--steps", "3", "--seed", "7", "--words", "cat")
+    cli("inspect", PROMPT, *settings, "--segment", "--animate", "--out", "d.png")
+    for ending in ("-segments.png", "-steps.png"):
+        assert Path(f"out/drawn{ending}").read_bytes() == Path(f"d{ending}").read_bytes()
+    assert Path("out/photo-steps.png").is_file()
+    assert not Path("out/photo-segments.png").exists()
+    again = bulk(
+        {**line, "prompt": PROMPT, "name": "drawn", "seed": 7},
+        {**line, **PHOTO_LINE, "seed": 7, "name": "photo", "segment": False},
+    )
+    assert "0 made, 2 made before" in again.err
+
+
+@pytest.mark.parametrize("key", ["segment", "animate", "words"])
+def test_keys_of_heat_maps_need_their_task(bulk: Cli, key: str) -> None:
+    done = bulk({"prompt": PROMPT, key: "cat" if key == "words" else True})
+    assert done.code == 4
+    assert f'Got "{key}" without "task": "inspect"' in done.err
+
+
 def test_a_line_records_a_photo_that_the_command_edits(
     bulk: Cli, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,14 +201,14 @@ Folders written under these names must still be continued: the text may not foll
 
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls", "image_prompts"),
-    *("reading", "budget_bytes", "recording", "record"),
+    *("segment", "animate", "reading", "budget_bytes", "recording", "record"),
 }
 """Fields that folders written before do not have: they are hashed only where they are set."""
 
 
 def _stable_repr(value: object) -> str:
     """Return `repr(value)`, with dataclasses and their fields under HASHED_NAMES, without
-    FIELDS_HASHED_IF_SET that are None or empty.
+    FIELDS_HASHED_IF_SET that are None, False or empty.
     """
     if isinstance(value, tuple):
         items = ", ".join(map(_stable_repr, value))
@@ -219,7 +219,7 @@ def _stable_repr(value: object) -> str:
         f"{HASHED_NAMES.get(field.name, field.name)}={_stable_repr(getattr(value, field.name))}"
         for field in fields(value)
         if field.name not in FIELDS_HASHED_IF_SET
-        or getattr(value, field.name) not in (None, {}, ())
+        or getattr(value, field.name) not in (None, False, {}, ())
     )
     name = type(value).__name__
     return f"{HASHED_NAMES.get(name, name)}({', '.join(shown)})"

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i.cli.file_names import slugify
-from t2i.cli.inspected_words import PromptLineTask, Retry
+from t2i.cli.inspected_words import (
+    ANIMATION_ENDING,
+    SEGMENT_ENDING,
+    PromptLineTask,
+    Retry,
+)
 from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecording
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
@@ -47,10 +52,16 @@ class Job:
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """Names of all files that the job saves: of heat maps the strip, then the maps."""
+        """Names of all files that the job saves: of heat maps the strip, then the maps, the label
+        picture and the animation of the steps where the line asks for them.
+        """
         if self.reading is None or self.reading.task != "inspect":
             return (self.file_name,)
-        return (self.file_name, f"{Path(self.file_name).stem}{MAPS_SUFFIX}")
+        endings = [MAPS_SUFFIX]
+        endings += [SEGMENT_ENDING] * self.reading.segment
+        endings += [ANIMATION_ENDING] * self.reading.animate
+        stem = Path(self.file_name).stem
+        return (self.file_name, *(f"{stem}{ending}" for ending in endings))
 
     @property
     def output_names(self) -> tuple[str, ...]:

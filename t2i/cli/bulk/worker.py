@@ -43,6 +43,7 @@ from t2i.cli.generation.retried_image import (
     list_seeds_to_try,
 )
 from t2i.cli.generation.sequential_edits import record_edit
+from t2i.cli.inspected_words import PromptLineTask
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
     build_t2i_metadata,
@@ -164,7 +165,7 @@ class BulkWorker:
         if job.reading is not None and job.reading.task == "invert":
             return self._record(request, job)
         if job.reading is not None:
-            return self._inspect(request, job, job.reading.words or (), recorded)
+            return self._inspect(request, job, job.reading, recorded)
         if job.edit is not None:
             return self._edit(request, job, job.edit, recorded)
         drawn = self._draw(request, job)
@@ -204,24 +205,32 @@ class BulkWorker:
         return build_metadata_texts(request, seed, self.model_digest, draws=draws)
 
     def _inspect(
-        self, request: Request, job: Job, words: Sequence[str], recorded: RecordedPhoto | None
+        self, request: Request, job: Job, task: PromptLineTask, recorded: RecordedPhoto | None
     ) -> UnsavedJobOutput:
         """Read the heat maps of a line's image, photo or recording."""
         seed = job.seed if recorded is None else recorded.seed
+        words, keep_steps = task.words or (), task.animate
         if request.inversion is None:
-            inspected = generate_and_probe(self.pipe, request, words, seed, show_progress=False)
+            inspected = generate_and_probe(
+                self.pipe, request, words, seed, show_progress=False, keep_steps=keep_steps
+            )
         else:
             inspected = probe_photo(
                 self.pipe,
                 request,
                 words,
                 lambda _: self._get_photo_source(request, job, recorded),
+                keep_steps=keep_steps,
             )
         text = self._metadata_texts(inspected.request, seed)
 
         def save(paths: Sequence[Path]) -> None:
             save_picture(inspected.build_strip(), paths[0], text)
             inspected.maps.save(paths[1])
+            extras = [inspected.save_segmentation] * task.segment
+            extras += [inspected.save_step_animation] * task.animate
+            for save_extra, path in zip(extras, paths[2:], strict=True):
+                save_extra(path)
 
         facts = {"maps": job.file_names[1], "words": inspected.describe_words(), "seed": seed}
         return UnsavedJobOutput(inspected.request, save, facts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2i.cli.inspected_words import split_words
+from t2i.cli.inspected_words import ANIMATION_ENDING, SEGMENT_ENDING, split_words
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import convert_recording_budget_to_bytes
@@ -205,11 +205,9 @@ def _inspect_and_save(
     words : all content words of the prompt where it is empty
     """
     from t2i.cli.generation.inspected_image import (
-        ANIMATION_ENDING,
         CONTROL_MAPS_ENDING,
         MAPS_ENDING,
         NEGATIVE_MAPS_ENDING,
-        SEGMENT_ENDING,
         describe_words,
         generate_and_probe,
         probe_photo,

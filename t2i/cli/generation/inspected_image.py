@@ -12,7 +12,7 @@ from t2i.cli.generation.control_networks import build_controls
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.image_generation import generate_image_and_fill_request
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion
-from t2i.cli.inspected_words import list_content_words
+from t2i.cli.inspected_words import ANIMATION_ENDING, SEGMENT_ENDING, list_content_words
 from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
@@ -38,7 +38,6 @@ POSITION_NAMES = (
 """Name of each ninth of an image, in rows from the top."""
 
 MAPS_ENDING, CONTROL_MAPS_ENDING = ".safetensors", "-control-{}.safetensors"
-SEGMENT_ENDING, ANIMATION_ENDING = "-segments.png", "-steps.png"
 NEGATIVE_MAPS_ENDING = "-negative.safetensors"
 
 

@@ -131,6 +131,8 @@ class PromptLineSchema(BaseModel):
     style: float | None = None
     task: Literal["generate", "edit", "inspect", "invert"] | None = None
     words: str | list[str] | None = None
+    segment: bool | None = None
+    animate: bool | None = None
     budget: float | None = None
     source_folder: str | None = None
     record: str | None = None
@@ -140,9 +142,10 @@ PHOTO_KEYS = ("invert", "fit", "full_size", "budget", "record")
 """Keys about a photo."""
 EDIT_KEYS = (*PHOTO_KEYS, "weight", "blend", "cross_replace", "self_replace", "align", "style")
 """Keys that need a "source" or a "source_folder", or a "task" that is about a photo."""
+INSPECTION_KEYS = ("words", "segment", "animate")
 RECORDING_TASK_KEYS = {
     "edit": (*EDIT_KEYS[2:], "region", "source_folder", "prompt", "task", "name"),
-    "inspect": ("source_folder", "words", "task", "name"),
+    "inspect": (*INSPECTION_KEYS, "source_folder", "task", "name"),
 }
 """Task of a line with a "source_folder" -> keys that it may have; a recording has all others."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
@@ -281,9 +284,10 @@ def _parse_name(keys: PromptLineSchema) -> str | None:
 
 def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
     """Return what a line with "task": "inspect" or "invert" asks for; None for other tasks."""
-    if keys.words is not None and keys.task != "inspect":
+    given = [name for name in INSPECTION_KEYS if getattr(keys, name) is not None]
+    if given and keys.task != "inspect":
         raise ArgumentError(
-            'Got "words" without "task": "inspect": heat maps are made of them. Give both.'
+            f'Got "{given[0]}" without "task": "inspect", which makes heat maps. Give both.'
         )
     if keys.task is None or keys.task not in READING_TASKS:
         has_source = keys.source is not None or keys.source_folder is not None
@@ -294,20 +298,16 @@ def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
                 "to edit."
             )
         return None
-    unread = [
-        name
-        for name in ("source", *EDIT_KEYS, "region", "mask", "strength", "upscale")
-        if getattr(keys, name) is not None and name not in READING_TASKS[keys.task]
-    ]
-    if unread:
-        raise ArgumentError(
-            f'Got "{unread[0]}" for "task": "{keys.task}", which does not read it. Leave it out.'
-        )
-    return PromptLineTask(
+    task = PromptLineTask(
         task="inspect" if keys.task == "inspect" else "invert",
         words=None if keys.words is None else tuple(split_words(split_cell(keys.words))),
+        segment=bool(keys.segment),
+        animate=bool(keys.animate),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),
     )
+    others = ("source", *EDIT_KEYS, "region", "mask", "strength", "upscale")
+    task.check_reads_keys([name for name in others if getattr(keys, name) is not None])
+    return task
 
 
 def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
