@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2i.errors import ArgumentError
-from tests.train import split_runs
+from tests.train import control_runs, split_runs
 from tests.train.apart import (
     ended,
     free_port,
@@ -182,6 +182,28 @@ def assert_files_close(one: Path, other: Path) -> None:
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, others[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_controls_over_split_weights_are_those_of_one_process(tmp_path: Path, base: Path) -> None:
+    kinds = {"controlnet": "", "t2i-adapter": "", "lora": "[target.lora]\nrank = 2\n"}
+    tomls: dict[str, Path] = {}
+    for name, table in kinds.items():
+        kind = "controlnet" if name == "lora" else name
+        tomls[name] = control_runs.write_run(tmp_path / name, base, kind)
+        text = tomls[name].read_text().replace("[data]", f"{table}[data]", 1)
+        tomls[name].write_text(text.replace("steps = 6", "steps = 2"))
+    held = on_two_processes(
+        *((toml, tmp_path / f"two {name}", "-") for name, toml in tomls.items())
+    )
+    assert len(held) == len(kinds)
+    for name, toml in tomls.items():
+        one = tmp_path / f"one {name}"
+        assert run_training(load_run_config(toml), one)
+        assert_close(newest(one), newest(tmp_path / f"two {name}"))
+        written = "model/diffusion_pytorch_model.safetensors"
+        assert_files_close(one / written, tmp_path / f"two {name}" / written)
 
 
 @pytest.mark.long
