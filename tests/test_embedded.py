@@ -10,6 +10,7 @@ from PIL import Image
 
 import t2i
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention.probes.presence import compute_attention_fingerprint, find_presence_fit
 
 FOLDER = Path(t2i.__file__).parent / "assets" / "embedded"
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
@@ -52,6 +53,19 @@ def test_the_plain_diffusers_pipeline_loads_it_and_draws_the_same(
     ours_pixels = pipe("a red apple", generator=seeded(5), **asked).images
     their_pixels = theirs("a red apple", generator=seeded(5), **asked).images
     assert torch.equal(ours_pixels, their_pixels)
+
+
+def test_its_presence_fit_is_for_its_weights(pipe: TextToImagePipeline) -> None:
+    """After new weights: python -m t2i.evaluate.presence.fit embedded."""
+    fit = find_presence_fit(pipe)
+    assert fit is not None
+    assert fit.weights == compute_attention_fingerprint(pipe)
+    assert {"default", "refined"} <= fit.conventions.keys()
+    with t2i.attend(pipe) as attn:
+        maps = attn.probe("star", "red")
+        pipe("a red star", generator=seeded(3), num_inference_steps=5)
+    assert maps.found("star").is_missing is False
+    assert maps.found("red").probability is None
 
 
 @pytest.fixture(scope="module")

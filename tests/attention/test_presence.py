@@ -102,6 +102,16 @@ def test_a_fit_is_for_whole_probes_of_its_conventions_and_the_prompts_words():
     assert maps.found("dog").probability is None
 
 
+def test_a_fit_is_for_the_words_that_it_was_made_with():
+    pipe = ours(**tiny_sd_components())
+    store_presence_fit(pipe.unet, fitted_text(pipe, words=["cat", "dog"]))
+    maps = probe(pipe)
+    assert maps.found("cat").probability is not None
+    unknown = maps.found("red apple")
+    assert unknown.probability is None
+    assert "not for 'red apple': cat, dog." in unknown.remark
+
+
 def test_a_fit_is_saved_and_loaded_with_its_model(tmp_path: Path):
     pipe = ours(**tiny_sd_components())
     pipe.save_pretrained(tmp_path / "plain")

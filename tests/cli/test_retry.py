@@ -148,6 +148,9 @@ def test_words_and_prompts_that_cannot_be_looked_for_are_refused(
     done = generate("--retry", "1:whisker")
     assert done.code == 2
     assert "'whisker' is not in the prompt" in done.err
+    done = generate("--retry", "1:red")
+    assert done.code == 2
+    assert "'red', which the model's presence fit is not for: it knows apple, cat, dog" in done.err
     done = cli("generate", "a cat AND a dog", "--model", model, "--retry", "1")
     assert done.code == 2
     assert "joined by AND" in done.err

@@ -202,6 +202,7 @@ def test_maps_come_as_an_atlas_and_exactly_and_for_each_step(server: RunningServ
     assert abs(part / 255 - rows[1] / rows[1].max()).max() <= 0.5 / 255 + 1e-6
     assert not atlas[height : 2 * height, 2 * width :].any()
     peak = maps["words"][3]["peak"]
+    assert {"found", "is_missing"} <= maps["words"][3].keys()
     row, column = np.unravel_index(exact["tree"].argmax(), exact["tree"].shape)
     assert np.allclose(peak, [(column + 0.5) / width, (row + 0.5) / height], atol=1e-4)
     sheet = picture(server.file(job, "steps.png"))

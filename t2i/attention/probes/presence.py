@@ -92,9 +92,13 @@ class PresenceFit(BaseModel):
     """Fingerprint of the weights that it was fitted to: `compute_attention_fingerprint`."""
     conventions: dict[str, PresenceRegression]
     words: tuple[str, ...] = ()
-    """Names of the things in the captions that it was fitted to."""
+    """Names of the things in the captions that it was fitted to; empty for a fit for any word."""
     made: dict[str, Any] = {}
     """How it was fitted, and how well it does on other images."""
+
+    def knows(self, word: str) -> bool:
+        """Return whether the fit is for a word: the name of a thing, no colour or place."""
+        return not self.words or word.casefold() in self.words
 
 
 def measure_top(map_HW: Tensor) -> float:
@@ -154,6 +158,11 @@ def judge_presence(word: str, map_HW: Tensor, convention: str, pipe: Any) -> Pre
     elif convention not in fit.conventions:
         known = ", ".join(fit.conventions)
         remark = f"The presence fit is for the conventions {known}, not for {convention}."
+    elif not fit.knows(word):
+        remark = (
+            f"The presence fit is for words of things that it was made with, not for {word!r:.80}: "
+            f"{', '.join(fit.words):.400}."
+        )
     else:
         regression = fit.conventions[convention]
         probability = regression.compute_probability(map_HW)

@@ -136,10 +136,16 @@ def choose_words(pipe: "TextToImagePipeline", request: Request, retry: Retry) ->
 
     prompt, steps = request.parse_with_grammar(request.prompt), request.num_inference_steps
     assert steps is not None
+    fit, _ = require_presence_fit(pipe)
     if retry.words:
         check_heat_map_words(pipe, prompt, retry.words, steps)
+        unknown = [word for word in retry.words if not fit.knows(word)]
+        if unknown:
+            raise ArgumentError(
+                f"Got --retry with {unknown[0]!r:.80}, which the model's presence fit is not for: "
+                f"it knows {', '.join(fit.words):.400}."
+            )
         return list(retry.words)
-    fit, _ = require_presence_fit(pipe)
     absent = set(find_absent_words(prompt, fit.words, steps))
     there = [word for word in fit.words if word not in absent]
     return [

@@ -67,13 +67,19 @@ class JobsAnswer(BaseModel):
 
 
 class WordMapAnswer(BaseModel):
-    """Word with its heat map: the row of the atlas, its peak (x, y) and its share."""
+    """Word with its heat map: the row of the atlas, its peak (x, y) and its share.
+
+    found : probability that the thing is in the picture; null for a model, or a word, that has none
+    is_missing : whether it counts as missing
+    """
 
     text: str
     tokens: list[int]
     negative: bool
     peak: list[float]
     share: float
+    found: float | None = None
+    is_missing: bool | None = None
     row: int
     absent_steps: list[int]
 

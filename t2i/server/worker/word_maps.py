@@ -70,6 +70,7 @@ class PromptHeatMaps:
         """Return the description of a word whose heat maps are in a row of the atlas, for the API's
         answer.
         """
+        presence = self.maps.found(word)
         absent = [step for step, one in enumerate(self.steps) if not one.has_read(word)]
         return {
             "text": word,
@@ -77,6 +78,8 @@ class PromptHeatMaps:
             "negative": self.negative,
             "peak": [round(part, 4) for part in self.maps.peak(word)],
             "share": round(self.maps.probability_share(word), 4),
+            "found": None if presence.probability is None else round(presence.probability, 4),
+            "is_missing": presence.is_missing,
             "row": row,
             "absent_steps": absent,
         }
