@@ -10,6 +10,7 @@ from diffusers.models.embeddings import (
     ImageProjection,
     IPAdapterFaceIDImageProjection,
     IPAdapterFaceIDPlusImageProjection,
+    IPAdapterPlusImageProjection,
 )
 from torch import Tensor
 
@@ -67,6 +68,7 @@ def encode_image_prompts(
             uncond, cond = encode_adapter_image_as_uncond_and_cond(pipe, one, layer, device)
         else:
             uncond, cond = split_image_prompt_embeddings(one.to(device), "uncond" in branches)
+        check_embedding_width(number, cond, layer)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
         extra[f"{IMAGE_PROMPT_PREFIX}{number}"] = torch.cat(
             [torch.cat([row] * (num_images // row.shape[0])) for row in rows if row is not None]
@@ -103,14 +105,40 @@ def encode_adapter_image_as_uncond_and_cond(
     return uncond[None], cond[None]
 
 
+def find_embedding_width(layer: Any) -> int:
+    """Return the width of the embeddings that the image projection of an IP-Adapter reads."""
+    if isinstance(layer, ImageProjection):
+        first: Any = layer.image_embeds
+    elif isinstance(layer, IPAdapterPlusImageProjection):
+        first = layer.proj_in
+    else:
+        is_plus = isinstance(layer, IPAdapterFaceIDPlusImageProjection)
+        first = (layer.proj if is_plus else layer.ff).net[0].proj
+    width: int = first.in_features
+    return width
+
+
+def check_embedding_width(number: int, embedding: Tensor, layer: Any) -> None:
+    """Raise ArgumentError for embeddings of another width than an adapter reads: those of another
+    image encoder.
+
+    number : of the adapter
+    """
+    width = find_embedding_width(layer)
+    if embedding.shape[-1] != width:
+        raise ArgumentError(
+            f"IP-Adapter {number} reads embeddings of width {width}, but those of its image have "
+            f"{embedding.shape[-1]}: it was trained with another image encoder. Load that one, or "
+            "an adapter for this encoder."
+        )
+
+
 def check_face_embedding(embedding: object, layer: FaceIDProjection) -> Tensor:
     """Return the embeddings of faces for a FaceID adapter, (I, D).
 
     Raises ArgumentError for anything but a tensor (D,) or (I, D) of the adapter's width.
     """
-    is_plus = isinstance(layer, IPAdapterFaceIDPlusImageProjection)
-    first: Any = layer.proj if is_plus else layer.ff
-    width: int = first.net[0].proj.in_features
+    width = find_embedding_width(layer)
     if not isinstance(embedding, Tensor) or embedding.ndim not in (1, 2):
         got = type(embedding).__name__
         if isinstance(embedding, Tensor):

@@ -4,12 +4,16 @@ import pytest
 import torch
 from diffusers import (
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionXLPipeline,
 )
 from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pipelines.image_to_image import ImageToImagePipeline
+from pipelines.inpaint import InpaintPipeline
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, attend
@@ -74,17 +78,25 @@ def test_several_images_of_one_adapter_have_a_mask_each(seeing):
     assert torch.equal(told, drawn)
 
 
-def test_masks_of_images_that_are_changed(seeing):
-    """Image to image in the one loop, as in diffusers."""
+@pytest.mark.parametrize(
+    ("kind", "kind_of_diffusers", "more"),
+    [
+        (ImageToImagePipeline, StableDiffusionImg2ImgPipeline, {}),
+        (InpaintPipeline, StableDiffusionInpaintPipeline, {"mask_image": half("right")}),
+    ],
+    ids=["image to image", "inpaint"],
+)
+def test_masks_of_images_that_are_changed(seeing, kind, kind_of_diffusers, more):
+    """Image to image and inpainting in the one loop, as in diffusers."""
     parts = dict(adapted(seeing, count=2)[0].components)
-    ours = ImageToImagePipeline(**parts)
-    theirs = StableDiffusionImg2ImgPipeline(
+    ours = kind(**parts)
+    theirs = kind_of_diffusers(
         **{name: parts[name] for name in parts if name in seeing},
         safety_checker=None,
         requires_safety_checker=False,
     )
     call = TWO_STEPS | {"image": Image.new("RGB", (32, 32), "navy"), "strength": 1.0}
-    call |= {"ip_adapter_image": PICTURES}
+    call |= {"ip_adapter_image": PICTURES, **more}
     assert_same(ours, theirs, **call, **masked(masks_of_diffusers(half("left"), half("right"))))
 
 
@@ -181,6 +193,27 @@ def test_masks_without_a_subject_or_of_another_number_are_refused(seeing, compon
     for message, masks in wrong.items():
         with pytest.raises(ArgumentError, match=message):
             ours(**call, **masked(masks))
+
+
+def test_an_adapter_for_an_encoder_of_another_width_is_refused(seeing):
+    ours, _ = adapted(seeing)
+    embeds = [torch.randn(2, 1, 23)]
+    with pytest.raises(ArgumentError, match=r"IP-Adapter 0 reads embeddings of width 24.* have 23"):
+        ours(**TWO_STEPS, ip_adapter_image_embeds=embeds)
+    config = CLIPVisionConfig(**ours.image_encoder.config.to_dict() | {"projection_dim": 20})
+    ours.image_encoder = CLIPVisionModelWithProjection(config)
+    with pytest.raises(ArgumentError, match="trained with another image encoder"):
+        ours(**TWO_STEPS, ip_adapter_image=PICTURE)
+
+
+def test_a_plus_adapter_reads_the_hidden_states_as_in_diffusers(seeing):
+    ours, theirs = adapted(seeing)
+    plus = IPAdapterPlusImageProjection(
+        embed_dims=16, output_dims=TEXT_WIDTH, hidden_dims=8, depth=1, heads=2, num_queries=4
+    )
+    for pipe in (ours, theirs):
+        pipe.unet.encoder_hid_proj.image_projection_layers[0] = plus
+    assert_same(ours, theirs, **TWO_STEPS, ip_adapter_image=PICTURE)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def test_against_an_eager_controller_in_float64(options):
             module.set_processor(SharingByHand(**options))
     theirs = drawn(pipe)
     scale = float(theirs.abs().max())
-    assert float((ours - theirs).abs().max()) < 1e-6 * scale, difference(ours, theirs)
+    # 1e-9 were measured: the deviations differ by the number of positions less one, and so EPSILON.
+    assert float((ours - theirs).abs().max()) < 1e-8 * scale, difference(ours, theirs)
     assert float((ours[1] - plain[1]).abs().max()) > 1e-3
     assert torch.equal(ours[0], plain[0]), "the source stays what it is"
 
