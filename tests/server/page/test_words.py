@@ -52,6 +52,13 @@ def test_the_benchmark_of_the_server_measures_every_hover(address: str) -> None:
     assert 0 < measured["overlay_p50_s"] <= measured["overlay_max_s"]
 
 
+def test_a_word_of_the_presence_fit_says_how_probable_its_thing_is(drawn: Any) -> None:
+    hover(drawn, "balloon")
+    assert "found" in drawn.inner_text("#reading")
+    hover(drawn, "and")
+    assert "found" not in drawn.inner_text("#reading")
+
+
 def test_focus_shows_the_overlay_and_the_arrow_keys_walk(page: Any) -> None:
     page.focus(".word[data-text='rocket'] .word-name")
     page.wait_for_selector(".heat.on")

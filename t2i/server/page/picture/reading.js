@@ -55,6 +55,7 @@ function build() {
     fact("peak", place, "Where the word is strongest"),
     fact("area", percent(covered), "Part of the picture with at least half of the peak"),
     fact("share", percent(share), "Of the attention that all words get"),
+    found(words),
     step === null ? absent(words) : fact("at step", String(step + 1)),
   ]);
   ACTIONS.forEach(([, offered], place) => {
@@ -68,6 +69,14 @@ const selected = () => state.hovered ?? state.pinned;
 function absent(words) {
   const count = Math.max(0, ...words.map((word) => word.absent_steps?.length ?? 0));
   return count ? fact("no map at", count === 1 ? "1 step" : `${count} steps`) : null;
+}
+
+/** Return the fact how probable it is that one word's thing is in the picture, where it is known. */
+function found(words) {
+  const [word] = words;
+  if (words.length !== 1 || typeof word.found !== "number") return null;
+  const missing = word.is_missing ? ", missing" : "";
+  return fact("found", percent(word.found) + missing, "Probability that the thing is in the picture");
 }
 
 const fact = (name, value, title) => make("span", { class: "fact", title }, make("i", {}, name), value);
