@@ -74,7 +74,8 @@ def test_one_of_several_targets_is_restored_alone(server: RunningServer) -> None
     found = read(server, data)
     assert found["request"]["targets"] == targets[:1]
     again = server.run(found["kind"], **found["request"])
-    assert (pixels(server.file(again, "target-1.png")) == pixels(data)).all()
+    redrawn, drawn = pixels(server.file(again, "target-1.png")).astype(int), pixels(data)
+    assert abs(redrawn - drawn).max() <= 1  # a batch of two rounds otherwise than one of three
 
 
 def test_a_photo_that_is_needed_is_named_by_its_digest(server: RunningServer, repo: Path) -> None:
