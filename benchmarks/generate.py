@@ -33,7 +33,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.guidance_registry import parse_guidance
 from t2i.denoiser.loading.model_location import ASSETS
 from t2i.denoiser.loading.weight_checks import read_json_object
-from t2i.text.bpe import build_clip_tokenizer, load_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_vocabulary_and_merges
 
 REPO = Path(__file__).resolve().parent.parent
 PROMPT = "a red apple to the left of a cat"
@@ -72,7 +72,7 @@ def shaped(name: str, dtype: torch.dtype) -> dict[str, Any]:
 def parts_of_shape(name: str, dtype: torch.dtype) -> dict[str, Any]:
     torch.manual_seed(0)
     folder = ASSETS / "single_file" / name
-    tokenizer = build_clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
+    tokenizer = build_clip_tokenizer(*load_vocabulary_and_merges(ASSETS / "tokenizer"), 77)
     parts: dict[str, Any] = {}
     for place in sorted(path for path in folder.iterdir() if path.name != "scheduler"):
         config = read_json_object(place / "config.json")

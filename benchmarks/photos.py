@@ -59,7 +59,9 @@ def invert_pixels(pipe: PromptEditPipeline, method: str, options: argparse.Names
     return invert(pipe, method, options).pixels
 
 
-def find_path(pipe: PromptEditPipeline, method: str, options: argparse.Namespace) -> Tensor:
+def compute_source_latents_path(
+    pipe: PromptEditPipeline, method: str, options: argparse.Namespace
+) -> Tensor:
     chosen = parse_method(method)
     with torch.no_grad():
         clean = encode_pixels_to_mean_latents(
@@ -74,7 +76,7 @@ def find_path(pipe: PromptEditPipeline, method: str, options: argparse.Namespace
             clean,
             torch.Generator().manual_seed(0),
         )
-        return chosen.find_path(run).latents[0]
+        return chosen.compute_source_latents_path(run).latents[0]
 
 
 def edit_recording(pipe: PromptEditPipeline, source: RecordedSource) -> Tensor:
@@ -132,7 +134,7 @@ def main() -> None:
         inverting, editing = f"invert {method}", f"edit {method}"
         rows[inverting], source = count_rows(pipe, partial(invert, pipe, method, options))
         runs[inverting] = partial(invert_pixels, pipe, method, options)
-        runs[f"path {method}"] = partial(find_path, pipe, method, options)
+        runs[f"path {method}"] = partial(compute_source_latents_path, pipe, method, options)
         rows[f"path {method}"] = count_rows(pipe, runs[f"path {method}"])[0]
         runs[editing] = partial(edit_recording, pipe, source)
         rows[editing] = count_rows(pipe, runs[editing])[0]

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import collect_environment_info, write_result
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 ROUNDS = 5
 
 
 def rate(config: SceneDatasetConfig, scenes: int) -> dict[str, float]:
     """Scenes a second: median, slowest and fastest of the rounds, sprites decoded beforehand."""
-    data = Scenes(config)
+    data = SceneDataset(config)
     for index in range(scenes):
         data.read(index)
     rates = []
@@ -33,7 +33,7 @@ def rate(config: SceneDatasetConfig, scenes: int) -> dict[str, float]:
 def first_scene(config: SceneDatasetConfig) -> float:
     """Seconds from nothing to the first scene: reading the lists, decoding its sprites."""
     start = time.perf_counter()
-    Scenes(config).read(0)
+    SceneDataset(config).read(0)
     return time.perf_counter() - start
 
 

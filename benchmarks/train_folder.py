@@ -73,12 +73,12 @@ def write_model(shape: Shape, folder: Path) -> dict[str, int]:
 
     from t2i.denoiser.loading.model_location import ASSETS
     from t2i.denoiser.loading.weight_checks import read_json_object
-    from t2i.text.bpe import build_clip_tokenizer, load_bpe
+    from t2i.text.bpe import build_clip_tokenizer, load_vocabulary_and_merges
 
     torch.manual_seed(0)
     sd1 = ASSETS / "single_file" / "sd1"
     configs = {path.parent.name: read_json_object(path) for path in sd1.glob("*/config.json")}
-    tokenizer = build_clip_tokenizer(*load_bpe(ASSETS / "tokenizer"), 77)
+    tokenizer = build_clip_tokenizer(*load_vocabulary_and_merges(ASSETS / "tokenizer"), 77)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

@@ -82,8 +82,8 @@ def predict_guided(run: RunState, denoise: DenoiseFunction, scheduler: Scheduler
 
 
 def select_accepted_step_options(scheduler: Scheduler, **options: Any) -> dict[str, Any]:
-    """Return those of the options, such as `eta` and `generator`, that the scheduler's `step`
-    accepts.
+    """Return those of the keyword options, such as `eta` and `generator`, that the scheduler's
+    `step` method accepts.
     """
     parameters = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in options.items() if name in parameters}

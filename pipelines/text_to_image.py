@@ -15,7 +15,7 @@ from pipelines.images.denoising_range import (
     check_denoising_fractions,
     truncate_at_denoising_end,
 )
-from pipelines.images.input_images import prepare_unit_variance_noise
+from pipelines.images.input_images import prepare_unscaled_starting_noise
 from pipelines.loop import GeneratorOrList
 from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
@@ -83,7 +83,7 @@ class TextToImagePipeline(Pipeline):
         check_denoising_fractions(None, denoising_end)
 
         def start(text_BTD: Tensor, num_inference_steps: int) -> RunStart:
-            noise_BCHW = prepare_unit_variance_noise(
+            noise_BCHW = prepare_unscaled_starting_noise(
                 self, text_BTD, height, width, generator, latents
             )
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)

@@ -81,7 +81,7 @@ def write_files_under_first_free_names(
         for file in files:
             flush_to_disk(file)
         for names in itertools.chain([first_names], name_groups):
-            if link_file_group(files, names):
+            if move_files_to_unused_names(files, names):
                 flush_to_disk(names[0].parent)
                 return names
         raise NameTakenError(
@@ -93,14 +93,14 @@ def write_files_under_first_free_names(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
-    """Move files to new names, all of them or, if a name is in use, none; return True on
-    success.
+def move_files_to_unused_names(files: Sequence[Path], names: Sequence[Path]) -> bool:
+    """Place files under new names, by hard link or move, all of them or, if a name is in use, none;
+    return True on success.
     """
     placed: list[Path] = []
     try:
         for file, path in zip(files, names, strict=True):
-            link_or_move_file(file, path)
+            move_file_to_unused_name(file, path)
             placed.append(path)
     except OSError as error:
         for file, path in zip(files, placed, strict=False):
@@ -111,8 +111,10 @@ def link_file_group(files: Sequence[Path], names: Sequence[Path]) -> bool:
     return True
 
 
-def link_or_move_file(file: Path, path: Path) -> None:
-    """Hard-link or move a file to a name; FileExistsError if it is in use."""
+def move_file_to_unused_name(file: Path, path: Path) -> None:
+    """Place a file under a new name in one step without replacing anything: by a hard link (the old
+    name stays) or, where there are none, by moving it; FileExistsError if the name is in use.
+    """
     try:
         os.link(file, path)
     except FileExistsError:
@@ -159,7 +161,9 @@ def flush_to_disk(path: Path) -> None:
 
 
 def build_write_error(path: Path, error: OSError) -> OutputError:
-    """Return an OutputError with a remedy for an OSError."""
+    """Return an OutputError, with advice, for an OSError that was raised when writing a file at
+    this path.
+    """
     remedy = {
         errno.ENOSPC: "The disk is full: free some space or choose another folder.",
         errno.EDQUOT: "The disk quota is used up: free some space or choose another folder.",

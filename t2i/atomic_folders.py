@@ -17,7 +17,7 @@ from t2i.atomic_files import (
     build_temporary_path,
     build_write_error,
     flush_to_disk,
-    link_or_move_file,
+    move_file_to_unused_name,
 )
 from t2i.errors import OutputError
 
@@ -34,9 +34,9 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        recover_folder(final)
+        restore_folder_from_backup(final)
         remove_abandoned_folders(final)
-        lock = make_locked_folder(temporary)
+        lock = make_folder_and_get_lock(temporary)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             flush_to_disk(path)
@@ -65,13 +65,13 @@ def atomic_new_path(final: Path) -> Iterator[Path]:
     lock = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = make_locked_folder(temporary)
+        lock = make_folder_and_get_lock(temporary)
         new = temporary / final.name
         yield new
         if new.is_dir():
             os.rename(new, final)
         else:
-            link_or_move_file(new, final)
+            move_file_to_unused_name(new, final)
         flush_to_disk(final.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and final.exists():
@@ -115,7 +115,7 @@ def try_swap_folders_atomically(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def recover_folder(final: Path) -> None:
+def restore_folder_from_backup(final: Path) -> None:
     """Restore a folder that a process, killed while it replaced the folder, left under its backup
     name.
     """
@@ -127,12 +127,12 @@ def recover_folder(final: Path) -> None:
             aside.rename(final)
 
 
-def recover_all_folders(folder: Path) -> None:
+def restore_all_folders_from_backup(folder: Path) -> None:
     """Restore every folder inside `folder` that a process, killed while it replaced the folder,
     left under its backup name.
     """
     for aside in folder.glob(".*.old"):
-        recover_folder(aside.with_name(aside.name[1:].removesuffix(".old")))
+        restore_folder_from_backup(aside.with_name(aside.name[1:].removesuffix(".old")))
 
 
 def build_backup_path(final: Path) -> Path:
@@ -140,7 +140,7 @@ def build_backup_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
 
 
-def make_locked_folder(temporary: Path) -> int | None:
+def make_folder_and_get_lock(temporary: Path) -> int | None:
     """Create a temporary folder and hold a lock on it, so that other processes do not take it for
     abandoned; return the lock's file descriptor, None on file systems without locks.
     """

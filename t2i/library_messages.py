@@ -27,15 +27,17 @@ says is shown."""
 def install_log_filters() -> None:
     """Install filters that drop known harmless log messages of transformers and diffusers."""
     for name in HARMLESS_MESSAGES:
-        logging.getLogger(name).addFilter(is_wanted_record)
+        logging.getLogger(name).addFilter(should_keep_log_record)
     with warnings.catch_warnings():
         # A notebook without ipywidgets shows bars as text and warns of it once, at this import.
         warnings.filterwarnings("ignore", message="IProgress not found")
         importlib.import_module("tqdm.auto")
 
 
-def is_wanted_record(record: logging.LogRecord) -> bool:
-    """Log filter: return False for one of the logger's HARMLESS_MESSAGES, which are dropped."""
+def should_keep_log_record(record: logging.LogRecord) -> bool:
+    """Return False for a log record whose message is one of its logger's HARMLESS_MESSAGES, so that
+    the logger drops it; else True.
+    """
     return re.search(HARMLESS_MESSAGES[record.name], record.getMessage()) is None
 
 
@@ -84,7 +86,7 @@ def muting_warnings_of_library(logging: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def preserving_hub_bar_setting() -> Iterator[None]:
-    """Restore the hub's progress-bar setting after the context."""
+    """Context manager that restores huggingface_hub's setting for progress bars at its end."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
     disabled = are_progress_bars_disabled()

@@ -116,7 +116,9 @@ def build_too_large_error(name: object, found: str) -> DataError:
 
 
 def describe_file_type(path: Path) -> str:
-    """Return a description of a file's type, by its first bytes."""
+    """Return a description of a file's type, by its first bytes, for messages about a file that is
+    no readable picture.
+    """
     with open_untrusted_file(path, PICTURE_KIND) as file:
         start = file.read(16)
     if not start:

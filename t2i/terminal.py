@@ -45,18 +45,20 @@ def is_control_character(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDI_CONTROLS
 
 
-def print_note(text: object) -> None:
+def print_note_to_stderr(text: object) -> None:
     """Print a line to stderr, with control characters escaped; ignore a closed or full stream."""
     with suppress(OSError, ValueError):  # hung up, full, closed
         print(escape_controls(str(text), KEPT_WHITESPACE), file=sys.stderr, flush=True)
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a count with its noun in singular or plural: "1 picture", "2 pictures"."""
+    """Return a count and its noun in the right grammatical number, such as "1 picture" or "2
+    pictures".
+    """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def print_line(text: object) -> None:
+def print_result_line(text: object) -> None:
     """Print a line of a command's result to stdout. Raises OutputError where it cannot be
     written.
     """
@@ -114,8 +116,10 @@ def flush_or_discard_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class EscapedText:
-    """Rich renderable that escapes the control characters in its text."""
+class EscapedTextRenderable:
+    """Rich renderable that wraps another one, such as a table, and escapes the control characters
+    in its text.
+    """
 
     def __init__(self, inner: "RenderableType") -> None:
         self.inner = inner
@@ -136,7 +140,7 @@ def print_rich(inner: "RenderableType" = "") -> None:
     """Print a rich table or text on stdout."""
     from rich.console import Console
 
-    Console(highlight=False).print(EscapedText(inner))
+    Console(highlight=False).print(EscapedTextRenderable(inner))
 
 
 @contextmanager
@@ -148,7 +152,7 @@ def showing_warnings_on_one_line() -> Iterator[list[str]]:
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         messages.append(str(message))
-        print_note(f"Warning: {message}")
+        print_note_to_stderr(f"Warning: {message}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

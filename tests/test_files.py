@@ -112,7 +112,7 @@ def test_files_that_belong_together_stay_together(tmp_path: Path) -> None:
             for path in paths:
                 path.write_text(mark)
 
-        return lambda number: names.save_group(number, write)
+        return lambda number: names.save_files_all_or_none(number, write)
 
     for ends in race(30, [saver("a"), saver("b")]):
         for paths, mark in zip(ends, "ab", strict=True):

@@ -8,7 +8,12 @@ import pytest
 
 from t2i import atomic_folders as folders
 from t2i.atomic_files import NameTakenError
-from t2i.atomic_folders import atomic_folder, atomic_new_path, recover_all_folders, recover_folder
+from t2i.atomic_folders import (
+    atomic_folder,
+    atomic_new_path,
+    restore_all_folders_from_backup,
+    restore_folder_from_backup,
+)
 from t2i.errors import OutputError
 from tests.test_files import race
 
@@ -77,7 +82,7 @@ def test_a_folder_that_a_kill_left_aside_is_put_back_by_whoever_needs_it(
         patch.setattr(Path, "rename", or_die)
         with pytest.raises(Killed):
             filled(tmp_path / "model", "new")
-    recover_all_folders(tmp_path)
+    restore_all_folders_from_backup(tmp_path)
     whole = "old" if after == "the first rename" else "new"
     assert (tmp_path / "model" / "said").read_text() == whole
     filled(tmp_path / "model", "newer")
@@ -100,7 +105,7 @@ def test_readers_put_it_back_too(tmp_path: Path) -> None:
 def test_a_folder_that_is_there_is_never_put_back_over(tmp_path: Path) -> None:
     filled(tmp_path / "model", "new")
     (tmp_path / ".model.old").mkdir()
-    recover_folder(tmp_path / "model")
+    restore_folder_from_backup(tmp_path / "model")
     assert (tmp_path / "model" / "said").read_text() == "new"
 
 

@@ -30,7 +30,7 @@ from tests.evaluate.tiny_context import tiny_recogniser
 from tests.tiny import tiny_sd_folder
 from tests.train.runs import tiny_run, write_run
 from train.loop import run_training
-from train.targets.denoiser import DenoiserTarget
+from train.targets.denoiser import ScratchDenoiserTarget
 
 PROMPT = "a red apple to the left of a cat"
 SUITE = """
@@ -109,7 +109,7 @@ def crashed(_model: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.MonkeyPatch.context() as patch, suppress(ZeroDivisionError):
-        patch.setattr(DenoiserTarget, "forward", crash)
+        patch.setattr(ScratchDenoiserTarget, "forward", crash)
         run_training(tiny_run(Path("run")), Path("trained"))
 
 

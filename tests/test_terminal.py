@@ -13,8 +13,8 @@ from t2i.terminal import (
     escape_controls,
     escaping_log_records,
     flush_stdout,
-    print_line,
-    print_note,
+    print_note_to_stderr,
+    print_result_line,
     print_rich,
     showing_warnings_on_one_line,
 )
@@ -46,8 +46,8 @@ def test_each_way_to_print_spells_it_out(capsys: pytest.CaptureFixture[str]) -> 
 
     table = Table("word", box=None)
     table.add_row(Text(HOSTILE))
-    print_line(HOSTILE)
-    print_note(HOSTILE)
+    print_result_line(HOSTILE)
+    print_note_to_stderr(HOSTILE)
     print_rich(table)
     with showing_warnings_on_one_line():
         warnings.warn(HOSTILE, stacklevel=1)
@@ -86,14 +86,14 @@ def test_what_was_given_at_any_length_makes_no_endless_message() -> None:
 
 def test_a_terminal_that_is_gone_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Gone(OSError(5, "Input/output error")))
-    print_note("a cat")
+    print_note_to_stderr("a cat")
 
 
 def test_a_result_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Gone(OSError(28, "No space left on device")))
-    for act in (lambda: print_line("a cat"), flush_stdout):
+    for act in (lambda: print_result_line("a cat"), flush_stdout):
         with pytest.raises(OutputError, match=r"Cannot write the result .*: No space left"):
             act()
     monkeypatch.setattr(sys, "stdout", Gone(BrokenPipeError()))
     with pytest.raises(BrokenPipeError):  # as with `| head -1`
-        print_line("a cat")
+        print_result_line("a cat")

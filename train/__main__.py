@@ -9,8 +9,8 @@ from t2i.errors import ArgumentError, T2IError
 from t2i.terminal import (
     escaping_log_records,
     flush_or_discard_output,
-    print_line,
-    print_note,
+    print_note_to_stderr,
+    print_result_line,
     showing_warnings_on_one_line,
 )
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         out = given.out or Path("runs") / given.config.stem
         if run_training(config, out):
-            print_line(out / "model")
+            print_result_line(out / "model")
 
 
 if __name__ == "__main__":
@@ -67,7 +67,7 @@ if __name__ == "__main__":
         with showing_warnings_on_one_line(), escaping_log_records():
             main()
     except T2IError as error:
-        print_note(f"{type(error).__name__}: {error}")
+        print_note_to_stderr(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     finally:
         flush_or_discard_output()

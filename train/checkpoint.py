@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2i.atomic_folders import atomic_folder, recover_all_folders
+from t2i.atomic_folders import atomic_folder, restore_all_folders_from_backup
 from t2i.errors import TrainingError
 from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
@@ -83,7 +83,7 @@ def recover_and_list_checkpoint_folders(folder: Path) -> list[Path]:
 
     Incomplete checkpoints are listed, too.
     """
-    recover_all_folders(folder)
+    restore_all_folders_from_backup(folder)
     found = [path for path in folder.glob("step-*") if CHECKPOINT_NAME_PATTERN.fullmatch(path.name)]
     return sorted(found, key=parse_checkpoint_step, reverse=True)
 

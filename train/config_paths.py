@@ -12,7 +12,7 @@ DATA_PATH_KEYS = ("folder", "pairs", "kohya", "masks", "losers", "hints")
 
 
 def resolve_paths(tree: dict[str, Any], base: Path) -> None:
-    """Make the relative paths in a run's config relative to the folder `base`, in place."""
+    """Resolve the relative paths in a training config against the folder `base`, in place."""
     _resolve_keys(tree, ("model",), base)
     if isinstance(target := tree.get("target"), dict):
         _resolve_keys(target, TARGET_FOLDER_KEYS, base)

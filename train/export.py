@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import BaseModel, ConfigDict
 
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.families.sd import VAE
 from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
@@ -43,7 +43,7 @@ def build_scheduler(objective: ObjectiveConfig) -> Scheduler:
     return cast("Scheduler", DDIMScheduler(**settings, clip_sample=False, steps_offset=1))
 
 
-def build_pipeline(components: Components, scheduler: Scheduler) -> "TextToImagePipeline":
+def build_pipeline(components: ModelComponents, scheduler: Scheduler) -> "TextToImagePipeline":
     """Build a pipeline of a model's components, which shares their weights."""
     # Imported here, so that a run starts sooner; it draws much later or never.
     from pipelines.text_to_image import TextToImagePipeline
@@ -60,7 +60,7 @@ def build_pipeline(components: Components, scheduler: Scheduler) -> "TextToImage
 
 
 def export_model(
-    components: Components,
+    components: ModelComponents,
     scheduler: Scheduler,
     folder: Path,
     config: ExportConfig,
@@ -76,14 +76,14 @@ def export_model(
 
 
 def convert_and_write_model(
-    parts: Components, scheduler: Scheduler, folder: Path, config: ExportConfig
+    parts: ModelComponents, scheduler: Scheduler, folder: Path, config: ExportConfig
 ) -> None:
     """Convert a pipeline's models to the precision of the files, in place, and write them into a
     folder.
     """
     for part in filter(None, (parts.vae, parts.unet, parts.text_encoder, parts.text_encoder_2)):
         torch.nn.Module.to(part, DTYPE_BY_PRECISION[config.precision])
-        make_weights_contiguous(part)
+        make_weights_contiguous_in_place(part)
     build_pipeline(parts, scheduler).save_pretrained(folder, max_shard_size=config.shard)
     # By default transformers loads in the precision of the file, which a pipeline would mix.
     for encoder in folder.glob("text_encoder*/config.json"):
@@ -96,7 +96,7 @@ def convert_and_write_model(
 def export_vae(vae: VAE, folder: Path) -> None:
     """Export an autoencoder alone as a folder, written completely or not at all."""
     part = deepcopy(vae)
-    make_weights_contiguous(part)
+    make_weights_contiguous_in_place(part)
     with atomic_folder(folder) as new:
         part.save_pretrained(new)
         _rewrite_config(new / "config.json")
@@ -113,7 +113,7 @@ def export_control_network(
     """
     part = deepcopy(network)
     torch.nn.Module.to(part, DTYPE_BY_PRECISION[config.precision])
-    make_weights_contiguous(part)
+    make_weights_contiguous_in_place(part)
     with atomic_folder(folder) as new:
         part.save_pretrained(new, max_shard_size=config.shard)
         _rewrite_config(new / "config.json")
@@ -121,8 +121,10 @@ def export_control_network(
         _let_others_read(new)
 
 
-def make_weights_contiguous(part: torch.nn.Module) -> None:
-    """Give the weights the contiguous layout that files have, in place."""
+def make_weights_contiguous_in_place(part: torch.nn.Module) -> None:
+    """Change the weights of a module in place to torch's contiguous memory format (from channels
+    last), as exported files have them.
+    """
     torch.nn.Module.to(part, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 

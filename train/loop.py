@@ -19,7 +19,7 @@ from t2i.run_folder import StoppedDuringSetup, StopSignalHandler
 from t2i.terminal import plural
 from train import checkpoint
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches_of_steps
 from train.checkpoint_state import collect_checkpoint_state, restore_checkpoint_state
 from train.config.run_config import RunConfig
 from train.model_notes import build_model_notes
@@ -33,10 +33,14 @@ from train.parallel.fsdp import (
     move_to_device_unless_fsdp,
 )
 from train.parallel.lost_processes import explaining_lost_process
-from train.parallel.processes import is_true_on_any_process, open_accelerator, run_on_main_process
+from train.parallel.processes import (
+    is_true_on_any_process,
+    open_accelerator,
+    run_on_main_and_raise_on_all,
+)
 from train.reporting.training_logger import TrainingLogger
 from train.setup.assembly import assemble_target, gather_unsharded_target
-from train.setup.build_cache import CacheSettings, build_cached_dataset_and_encoders
+from train.setup.build_cache import RunConfigForCache, build_cached_dataset_and_encoders
 from train.setup.class_pictures import (
     build_class_picture_spec,
     generate_class_pictures_on_main,
@@ -50,17 +54,17 @@ from train.setup.compiling import (
 from train.setup.fast_compute import set_memory_format_and_attention
 from train.setup.resume_checks import (
     build_config_and_model_identity,
-    check_same_run,
+    check_checkpoint_is_of_same_run,
     lock_run_folder_and_check_config,
     read_newest_checkpoint_on_all,
 )
 from train.setup.run_data import (
-    DataSettings,
+    RunConfigForData,
     build_batch_order,
     build_data_identity,
     load_run_dataset,
 )
-from train.step import StepMetrics, StepSettings, TrainingStepper
+from train.step import RunConfigForStep, StepMetrics, TrainingStepper
 from train.targets.target import TrainingTarget
 from train.validation import Validation
 
@@ -80,7 +84,7 @@ def run_training(config: RunConfig, out: Path) -> bool:
     """
     with StopSignalHandler() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(open_accelerator(config.train, config.optimizer.name))
-        run_on_main_process(
+        run_on_main_and_raise_on_all(
             accelerator, lambda: lock_run_folder_and_check_config(config, out, stack)
         )
         spec = build_class_picture_spec(config, out)
@@ -112,10 +116,10 @@ class TrainingRun:
         self.config, self.out, self.accelerator = config, out, accelerator
         stop = stop or StopSignalHandler()
         batch_size = config.train.batch_size
-        data = DataSettings(config.data, config.prior, config.target, batch_size)
+        data = RunConfigForData(config.data, config.prior, config.target, batch_size)
         self.data = load_run_dataset(data, out, accelerator)
         self.order = build_batch_order(self.data, batch_size, config.seed)
-        cache = CacheSettings(config.cache, config.target, config.train)
+        cache = RunConfigForCache(config.cache, config.target, config.train)
         self.samples, encoders = build_cached_dataset_and_encoders(
             cache, self.data, self.order, out, accelerator, stop
         )
@@ -133,7 +137,7 @@ class TrainingRun:
             if config.validation.every
             else None
         )
-        settings = StepSettings(config.seed, config.train, config.optimizer, config.rate)
+        settings = RunConfigForStep(config.seed, config.train, config.optimizer, config.rate)
         load_pictures = partial(load_step_thumbnails, self.data, self.order)
         self.stepper = TrainingStepper(settings, self.target, accelerator, out, load_pictures)
         self.ema = EMA(self.target.collect_trained_parameters_by_name(), config.ema)
@@ -146,7 +150,7 @@ class TrainingRun:
         loggers: list[TrainingLogger] = []
         self._on_main(lambda: loggers.append(self._open_logger()))
         steps = range(self.steps_done, train.steps)
-        reader = load_micro_batches_of_steps(
+        reader = iterate_micro_batches_of_steps(
             self.samples, self.order, self.share, steps, train.workers
         )
         self.target.train()
@@ -219,7 +223,7 @@ class TrainingRun:
         with compiling_denoiser(self.target, len(self.order.groups)):
             next_step = range(self.steps_done, self.steps_done + 1)
             batch = next(
-                load_micro_batches_of_steps(self.samples, self.order, self.share, next_step)
+                iterate_micro_batches_of_steps(self.samples, self.order, self.share, next_step)
             )
             check_compiled_gradient(self.target, batch, self.accelerator, self.stepper.rows)
             yield
@@ -262,12 +266,11 @@ class TrainingRun:
 
     @contextmanager
     def using_ema_weights(self) -> Iterator[TrainingTarget]:
-        """Give the target its EMA weights within the block, for sample sheets, validation and
-        export.
+        """Give the target its EMA weights within the block, for samples, validation and export.
 
         All processes enter it together, and the main one may then use the target alone.
         """
-        average = self.ema.using_average(self.target.collect_trained_parameters_by_name())
+        average = self.ema.using_averaged_weights(self.target.collect_trained_parameters_by_name())
         with (
             using_schedulefree_average(self.stepper.optimizer),
             average,
@@ -282,13 +285,13 @@ class TrainingRun:
         return every > 0 and self.steps_done % every == 0
 
     def _on_main(self, action: Callable[[], object]) -> None:
-        run_on_main_process(self.accelerator, action)
+        run_on_main_and_raise_on_all(self.accelerator, action)
 
     def load_first_batch(self, pictures: int) -> MicroBatch:
         """Load the first batch of the data, of at most `pictures` rows, onto the device."""
         groups = self.data.group_indices_by_shape()
         order = BatchOrder(groups, min(pictures, len(self.data)), self.order.seed)
-        first = next(load_micro_batches_of_steps(self.data, order, ProcessShare(), range(1)))
+        first = next(iterate_micro_batches_of_steps(self.data, order, ProcessShare(), range(1)))
         return first.to(self.target.device)
 
     def _validate(self, loggers: list[TrainingLogger]) -> None:
@@ -337,7 +340,7 @@ class TrainingRun:
         state = read_newest_checkpoint_on_all(self.accelerator, self.out)
         if state is None:
             return
-        check_same_run(self.out, state, self._identity)
+        check_checkpoint_is_of_same_run(self.out, state, self._identity)
         if state.step > self.config.train.steps:
             raise ArgumentError(
                 f"The run in {self.out} has done {plural(state.step, 'step')} already, more than "

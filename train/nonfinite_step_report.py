@@ -22,7 +22,7 @@ from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import TrainingError
 from t2i.pictures import build_picture_grid, save_picture
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches_of_steps
 from train.reporting.sample_sheets import pixels_to_images
 from train.targets.target import TrainingTarget
 
@@ -74,7 +74,9 @@ class NonFiniteStepReport:
     rows: Sequence[ExampleReport]
 
     def format_headline(self) -> str:
-        """Return the start of an error message: the step with its loss and gradient norm."""
+        """Return the start of an error message about a step that is not finite: its number, loss
+        and gradient norm.
+        """
         return f"Step {self.step} gave loss {self.loss} and gradient norm {self.grad_norm}"
 
     def list_suspect_examples(self) -> list[ExampleReport]:
@@ -138,7 +140,9 @@ def load_step_thumbnails(
     samples: TrainingDataset, order: BatchOrder, step: int
 ) -> list[Image.Image]:
     """Load thumbnails of the pictures of a step's global batch, in its order."""
-    batch = next(load_micro_batches_of_steps(samples, order, ProcessShare(), range(step, step + 1)))
+    batch = next(
+        iterate_micro_batches_of_steps(samples, order, ProcessShare(), range(step, step + 1))
+    )
     pictures = pixels_to_images(batch.pixels_BCHW)
     for picture in pictures:
         picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))

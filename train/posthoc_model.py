@@ -20,8 +20,9 @@ from train.parallel.processes import open_accelerator
 
 
 @dataclass(frozen=True, slots=True)
-class PosthocModel:
-    """Exported model whose weights are a post-hoc EMA: its folder, length, step and error.
+class ExportedPosthocEMAModel:
+    """Result of exporting a model whose weights are a post-hoc EMA: its folder, EMA length, step,
+    number of snapshots and error.
 
     error : distance of its profile from the requested one, relative to that one's norm
     """
@@ -33,9 +34,9 @@ class PosthocModel:
     error: float
 
 
-def export_posthoc_model(
+def export_posthoc_ema_model(
     run: Path, length: float, step: int | None = None, out: Path | None = None
-) -> PosthocModel:
+) -> ExportedPosthocEMAModel:
     """Export a run's model with the post-hoc EMA of a length after a step, the last by default.
 
     Raises ArgumentError for lengths and steps that its snapshots do not cover, NameTakenError for
@@ -59,7 +60,7 @@ def export_posthoc_model(
             atomic_new_path(folder) as place,
         ):
             training.target.export(place, batch, config.export, notes)
-    return PosthocModel(folder, length, wanted.step, len(found), error)
+    return ExportedPosthocEMAModel(folder, length, wanted.step, len(found), error)
 
 
 def read_run_config(run: Path) -> RunConfig:

@@ -28,7 +28,7 @@ from t2i.safe_reading import (
     read_json,
     read_text,
 )
-from t2i.terminal import plural, print_note
+from t2i.terminal import plural, print_note_to_stderr
 from train.export import export_vae
 from train.loop import MODEL_FOLDER
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
@@ -90,7 +90,7 @@ def write_model_with_card(run: Path, folder: Path, prose: str, vae: Path | None 
             new / "samples.png",
         )
         save_picture(draw_loss_plot(read_losses(run / "log.jsonl")), new / "loss.png")
-        runs = [*list_earlier_runs(run), run, *([vae.parent] if vae else [])]
+        runs = [*list_ancestor_runs(run), run, *([vae.parent] if vae else [])]
         stages = [*list_inherited_stages(runs), *map(format_stage_line, runs)]
         (new / MODEL_NOTES_FILE).write_text(
             json.dumps(notes | {"stages": stages}, indent=1) + "\n", "utf-8"
@@ -119,16 +119,18 @@ def read_final_model_notes(run: Path) -> dict[str, Any]:
     return notes
 
 
-def list_earlier_runs(run: Path) -> list[Path]:
+def list_ancestor_runs(run: Path) -> list[Path]:
     """List the earlier runs that trained the weights which this run started from, oldest first."""
     parts = list_starting_weight_folders(run)
     parents = [part.parent if part.name == MODEL_FOLDER else part.parent.parent for part in parts]
     runs = [path.resolve() for path in parents if (path / "log.jsonl").is_file()]
-    return list(dict.fromkeys(one for path in runs for one in (*list_earlier_runs(path), path)))
+    return list(dict.fromkeys(one for path in runs for one in (*list_ancestor_runs(path), path)))
 
 
 def list_inherited_stages(runs: list[Path]) -> list[str]:
-    """List the training stages of published models whose parts these runs started from."""
+    """Return the lines that describe earlier training stages, from the notes of the published
+    models whose parts these runs started from.
+    """
     models = dict.fromkeys(
         part.parent for run in runs for part in list_starting_weight_folders(run)
     )
@@ -224,7 +226,9 @@ def format_stage_line(run: Path) -> str:
 
 
 def main() -> None:
-    """Parse the command line and publish a run."""
+    """Parse the command line of the publishing script and publish a finished training run: model,
+    samples, loss curve and card.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/embedded")
     parser.add_argument("folder", type=Path, help="where the model goes; replaced")
@@ -235,7 +239,7 @@ def main() -> None:
     try:
         write_model_with_card(given.run, given.folder, prose, given.vae)
     except T2IError as error:
-        print_note(f"{type(error).__name__}: {error}")
+        print_note_to_stderr(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 

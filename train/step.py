@@ -37,7 +37,7 @@ from train.parallel.fsdp import (
     prepare_with_accelerate,
     shard_weights_if_requested,
 )
-from train.parallel.processes import is_true_on_any_process, run_on_main_process
+from train.parallel.processes import is_true_on_any_process, run_on_main_and_raise_on_all
 from train.targets.target import TrainingTarget
 
 MIN_GRADIENT_SCALE = 1.0
@@ -45,8 +45,10 @@ MIN_GRADIENT_SCALE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class StepSettings:
-    """Parts of a run's configuration that decide how an optimizer step is made."""
+class RunConfigForStep:
+    """The parts of a training run's configuration (seed, loop, optimizer, learning rate) that
+    decide how an optimizer step is made.
+    """
 
     seed: int
     loop: LoopConfig
@@ -86,7 +88,7 @@ class TrainingStepper:
 
     def __init__(
         self,
-        settings: StepSettings,
+        settings: RunConfigForStep,
         target: TrainingTarget,
         accelerator: Accelerator,
         out: Path,
@@ -306,7 +308,9 @@ class TrainingStepper:
         measured = (result.loss, result.grad_norm, result.learning_rate)
         bad = NonFiniteStepReport(number + 1, *measured, norms, broken, rows)
         try:
-            run_on_main_process(self.accelerator, lambda: bad.write(self.out, self._load_pictures))
+            run_on_main_and_raise_on_all(
+                self.accelerator, lambda: bad.write(self.out, self._load_pictures)
+            )
         except (OutputError, DataError) as error:
             return bad, f"A report could not be written: {error}"
         return bad, f"More is in {self.out / REPORT_FOLDER}."

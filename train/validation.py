@@ -21,14 +21,14 @@ from t2i.data.training_dataset import TrainingDataset
 from t2i.data.training_example import TrainingExample
 from t2i.errors import T2IError
 from t2i.randomness import derive_generator, derive_seed
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 from train.batches.batch_order import SlotAssignment
 from train.batches.micro_batch import collate_examples
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig
 from train.objective.objective import Objective, ObjectiveConfig
-from train.targets.denoising import DenoisingTarget, ValidationPicture
+from train.targets.denoising import BaseDenoisingTarget, EncodedValidationPicture
 from train.targets.target import TrainingTarget
 
 NOISE_LEVELS_PER_PASS = 4
@@ -92,7 +92,7 @@ class Validation:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self._read, self._digests = build_validation_picture_reader_and_digests(samples, config)
-        self._pictures: dict[int, ValidationPicture] = {}
+        self._pictures: dict[int, EncodedValidationPicture] = {}
 
     def __len__(self) -> int:
         """Return the number of pictures that are measured."""
@@ -106,7 +106,7 @@ class Validation:
 
         Raises DataError, on every process, for a picture that cannot be read.
         """
-        assert isinstance(target, DenoisingTarget)
+        assert isinstance(target, BaseDenoisingTarget)
         errors: dict[int, list[float]] = {}
         failure: list[T2IError] = []
         try:
@@ -129,7 +129,7 @@ class Validation:
             return range(len(self) if self.accelerator.is_main_process else 0)
         return range(self.accelerator.process_index, len(self), self.accelerator.num_processes)
 
-    def _errors(self, target: DenoisingTarget, number: int) -> list[float]:
+    def _errors(self, target: BaseDenoisingTarget, number: int) -> list[float]:
         """Return the error of a picture at each level."""
         if number not in self._pictures:
             batch = collate_examples([(SlotAssignment(0, 0, number, 0), self._read(number))])
@@ -157,7 +157,9 @@ class Validation:
 
 @contextmanager
 def eval_mode(target: nn.Module) -> Iterator[None]:
-    """Put the target into eval mode within the block."""
+    """Context manager that puts a module into eval mode within its block and restores its training
+    mode afterwards.
+    """
     was_training = target.training
     target.eval()
     try:
@@ -174,9 +176,9 @@ def build_validation_picture_reader_and_digests(
 
     For scenes these are scenes of another seed, composed like those of the run.
     """
-    if isinstance(samples, Scenes):
+    if isinstance(samples, SceneDataset):
         other = {"seed": derive_seed(config.seed, "validation"), "length": config.most}
-        scenes = Scenes(samples.config.model_copy(update=other))
+        scenes = SceneDataset(samples.config.model_copy(update=other))
         return scenes.read_example, [scenes.scene_name(index) for index in range(len(scenes))]
     assert isinstance(samples, Pictures)
     held_out = samples.build_held_out_set()

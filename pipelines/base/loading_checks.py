@@ -10,11 +10,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from pipelines.base.saving import (
-    activating_own_lora_only,
+    activating_each_encoders_own_lora,
     check_saveable_and_list_lora_encoders,
-    check_saved_lora,
-    check_saved_lora_loaded,
-    rename_dora_magnitudes,
+    check_saved_lora_is_valid,
+    check_saved_loras_fully_loaded,
+    rename_dora_keys_in_lora_file,
     save_base_weights,
 )
 from t2i.atomic_files import write_atomically
@@ -36,7 +36,7 @@ from t2i.denoiser.loading.model_parts import (
 from t2i.denoiser.loading.single_file import load_single_file
 from t2i.denoiser.loading.trial_pass import (
     check_tokens_have_embeddings,
-    load_checked_tokenizer,
+    load_and_check_tokenizer,
     translating_load_errors,
 )
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
@@ -96,13 +96,13 @@ class CheckedPipeline(DiffusionPipeline):
                 f"with {LOADING_CALL_BY_KIND[contents.model_kind]}."
             )
         for part in contents.parts:
-            check_saved_lora(place / part)
+            check_saved_lora_is_valid(place / part)
         optional = {*cls._optional_components, *MODEL_KINDS[contents.model_kind].together}
         absent = optional - {*contents.parts} - kwargs.keys()
         kwargs |= dict.fromkeys(absent)
         for part, class_name in contents.parts.items():
             if "tokenizer" in part:
-                kwargs[part] = load_checked_tokenizer(place / part, class_name)
+                kwargs[part] = load_and_check_tokenizer(place / part, class_name)
         with translating_load_errors(place):
             pipe: Self = super().from_pretrained(
                 str(place), dtype=dtype, use_safetensors=True, **kwargs
@@ -113,7 +113,9 @@ class CheckedPipeline(DiffusionPipeline):
             encoder = part.replace("tokenizer", "text_encoder")
             if "tokenizer" in part and pipe.components.get(encoder) is not None:
                 check_tokens_have_embeddings(place / part, kwargs[part], pipe.components[encoder])
-        check_saved_lora_loaded(place, {part: pipe.components.get(part) for part in contents.parts})
+        check_saved_loras_fully_loaded(
+            place, {part: pipe.components.get(part) for part in contents.parts}
+        )
         pipe.notes = read_notes_beside_model(place) or pipe.notes
         if "unet" not in kwargs:
             store_notes_and_fit_on_unet(pipe.components.get("unet"), pipe.notes, place)
@@ -136,10 +138,10 @@ class CheckedPipeline(DiffusionPipeline):
         for name in with_lora:
             options = {key: kwargs[key] for key in ("variant", "max_shard_size") if key in kwargs}
             save_base_weights(getattr(self, name), Path(save_directory) / name, **options)
-        with activating_own_lora_only(getattr(self, name) for name in with_lora):
+        with activating_each_encoders_own_lora(getattr(self, name) for name in with_lora):
             super().save_pretrained(save_directory, **kwargs)
         for name in with_lora:
-            rename_dora_magnitudes(Path(save_directory) / name)
+            rename_dora_keys_in_lora_file(Path(save_directory) / name)
         fit = read_presence_fit_text(self.components.get("unet"))
         for name, text in ((MODEL_NOTES_FILE, self.notes), (PRESENCE_FILE, fit)):
             if text is not None:
@@ -174,7 +176,9 @@ def store_notes_and_fit_on_unet(unet: Any, notes: str | None, folder: Path) -> N
         store_presence_fit(unet, fit)
 
 
-def read_notes_from_unet(unet: Any) -> str | None:
-    """Return the text of t2i.json that is stored on a UNet, or None."""
+def read_t2i_json_from_unet(unet: Any) -> str | None:
+    """Return the text of the model's t2i.json (sampling defaults) that `store_t2i_json_on_unet`
+    stored on a UNet, or None.
+    """
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

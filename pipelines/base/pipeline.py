@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
+from pipelines.base.loading_checks import CheckedPipeline, read_t2i_json_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline_components import (
     OPTIONAL_COMPONENTS,
@@ -47,7 +47,7 @@ from pipelines.run.step_callbacks import (
     PromptScheduleCallback,
     StepEndCallbackAdapter,
 )
-from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance
+from pipelines.text.branch_prompts import build_branch_prompt_encoder, compose_guidance_of_prompts
 from pipelines.text.build_conditioning import build_conditioning, repeat_embeddings_per_image
 from pipelines.text.image_prompt_masks import prepare_attention_options
 from pipelines.text.image_prompt_scales import ImagePromptsMixin
@@ -112,7 +112,7 @@ class Pipeline(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=None if scheduler is None else sd.correct_scheduler_config(scheduler),
+            scheduler=None if scheduler is None else sd.get_corrected_scheduler(scheduler),
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             image_encoder=image_encoder,
@@ -123,7 +123,7 @@ class Pipeline(
                 self._optional_components = [*OPTIONAL_COMPONENTS, "text_encoder", "tokenizer"]
             zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt}
             self.register_to_config(**zeros)  # type: ignore[no-untyped-call]  # as above
-        self.notes = read_notes_from_unet(unet)
+        self.notes = read_t2i_json_from_unet(unet)
         factor = 8 if vae is None else sd.pixels_per_latent(vae)
         channels = 4 if vae is None else vae.config["latent_channels"]
         self.image_processor = VaeImageProcessor(
@@ -160,7 +160,7 @@ class Pipeline(
             cross_attention_kwargs=call.cross_attention_kwargs,
         )
         with self.entering_call(state), translating_out_of_memory():
-            guidance = compose_guidance(self.build_current_guidance(), call)
+            guidance = compose_guidance_of_prompts(self.build_current_guidance(), call)
             device = self._execution_device
 
             # encode the prompts
@@ -332,7 +332,7 @@ class Pipeline(
 
     @property
     def guidance_rescale(self) -> float:
-        """Guidance rescale of the current call."""
+        """Guidance rescale factor of the pipeline's current call."""
         rescale: float = self._guidance_rescale
         return rescale
 

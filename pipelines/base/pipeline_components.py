@@ -19,7 +19,8 @@ OPTIONAL_COMPONENTS = [
 
 
 def collect_components(pipe: Any) -> dict[str, Any]:
-    """Return a pipeline's components by name, to build another pipeline around the same weights.
+    """Return the components of a pipeline by name, to build another pipeline that shares the
+    weights.
 
     They are those of a StableDiffusionPipeline or of a StableDiffusionXLPipeline.
     """

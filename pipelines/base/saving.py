@@ -20,8 +20,8 @@ from t2i.adapters.module_names import printable_name
 from t2i.adapters.peft_layers import without_peft_layers
 from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.adapters.tensor_files import write_tensor_file
-from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_tied_names
-from t2i.denoiser.loading.weight_checks import describe_misfits
+from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_duplicate_tied_names
+from t2i.denoiser.loading.weight_checks import describe_tensor_mismatches
 from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
 from t2i.terminal import plural
@@ -59,8 +59,8 @@ def check_saveable_and_list_lora_encoders(parts: Mapping[str, Any], folder: Path
 
 
 def find_lora_save_problem(part: nn.Module) -> str | None:
-    """Return why a model with LoRA layers, saved to a folder, would not load as the same; None
-    if it would.
+    """Return as text why a model with LoRA layers, saved to a folder, would load differently; None
+    if it would load the same.
     """
     if not isinstance(part, PreTrainedModel):
         return "diffusers' folders cannot hold it"
@@ -85,7 +85,9 @@ def find_lora_save_problem(part: nn.Module) -> str | None:
 
 
 def check_weights_match_config(name: str, part: nn.Module) -> None:
-    """Raise ModelError unless the part's tensors are those that its config describes."""
+    """Raise ModelError unless the names and shapes of a pipeline component's tensors are those that
+    its config describes.
+    """
     kind, config = type(part).__name__, getattr(part, "config", None)
     if kind not in BUILDERS or config is None:
         return
@@ -97,10 +99,10 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
             "it with pipe.unload_ip_adapter(), then save the pipeline."
         )
     expected = build_meta_model(kind, config)
-    misfits = describe_misfits(
+    misfits = describe_tensor_mismatches(
         {key: tuple(tensor.shape) for key, tensor in expected.state_dict().items()},
         {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()},
-        list_tied_names(expected),
+        list_duplicate_tied_names(expected),
     )
     if misfits:
         raise ModelError(
@@ -118,9 +120,9 @@ def save_base_weights(encoder: PreTrainedModel, folder: Path, **options: Any) ->
 
 
 @contextmanager
-def activating_own_lora_only(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
-    """Make each text encoder's own LoRA its only active adapter within the block, so that it is
-    saved.
+def activating_each_encoders_own_lora(encoders: Iterable[PreTrainedModel]) -> Iterator[None]:
+    """Context manager that makes each text encoder's own LoRA its only active adapter within the
+    block, so that it is saved.
 
     `pipe.set_adapters` activates the names of the other parts too, and transformers saves none of
     two.
@@ -138,9 +140,9 @@ def activating_own_lora_only(encoders: Iterable[PreTrainedModel]) -> Iterator[No
             module._active_adapter = active
 
 
-def rename_dora_magnitudes(folder: Path) -> None:
-    """Rename the magnitudes of a saved DoRA in its file so that both peft and transformers 5
-    load them.
+def rename_dora_keys_in_lora_file(folder: Path) -> None:
+    """Rename the keys of the magnitudes in the weights file of a saved DoRA, so that both peft and
+    transformers 5 load them.
 
     transformers ignores them under the names that it writes itself.
     """
@@ -151,13 +153,15 @@ def rename_dora_magnitudes(folder: Path) -> None:
         write_tensor_file(folder / ADAPTER_WEIGHTS, named, {"format": "pt"})
 
 
-def check_saved_lora(place: Path) -> None:
-    """Raise ModelError where a part's folder holds a LoRA that is invalid or incomplete."""
+def check_saved_lora_is_valid(place: Path) -> None:
+    """Raise ModelError where the folder of a pipeline component holds a LoRA whose files are
+    invalid or incomplete.
+    """
     if (place / ADAPTER_CONFIG).is_file():
         read_lora(place)
 
 
-def check_saved_lora_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
+def check_saved_loras_fully_loaded(folder: Path, parts: Mapping[str, Any]) -> None:
     """Raise ModelError where a text encoder was loaded without some layers of the LoRA saved beside
     it.
     """

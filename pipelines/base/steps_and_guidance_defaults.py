@@ -16,16 +16,18 @@ class StepsAndGuidanceDefaultsMixin:
 
     @classmethod
     def choose_fallback_defaults(cls, *, is_sdxl: bool) -> dict[str, Any]:
-        """Return steps and guidance scale for models without own defaults: diffusers' defaults."""
+        """Return the default number of steps and guidance scale for models that come without their
+        own: those of diffusers.
+        """
         scale = cls.sdxl_guidance if is_sdxl else CallArguments.guidance_scale
         return {"num_inference_steps": CallArguments.num_inference_steps, "guidance_scale": scale}
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Steps and guidance scale of a call that gives none: the model's own (`notes`), else the
-        fallback.
+        """Default number of steps and guidance scale of the pipeline's calls: the model's own (from
+        its t2i.json), else the fallback.
         """
-        return parse_sampling_defaults(self.notes).override_fallback_arguments(
+        return parse_sampling_defaults(self.notes).override_call_arguments(
             self.choose_fallback_defaults(is_sdxl=self.text_encoder_2 is not None)
         )
 

@@ -18,14 +18,14 @@ MIN_COLOUR_CHANGE = 0.05
 
 
 def compute_inward_feather_weights(mask_YX: Tensor, width: int | None = None) -> Tensor:
-    """Return weights from 0 to 1 that are 0 outside a mask of 0 and 1, and rise to 1 inside it.
+    """Return blend weights that are 0 outside a binary mask and rise from its edge to 1 inside it.
 
     In a part of the mask that is thinner than twice the edge they reach 1 all the same. The border
     of the picture is no edge.
 
     width : of the edge in pixels; None for 1 / EDGE of the longer side
     """
-    width = compute_default_edge_width(mask_YX) if width is None else width
+    width = compute_default_feather_width(mask_YX) if width is None else width
     eroded_11YX = mask_YX[None, None].float()
     depth_11YX = eroded_11YX.clone()
     for _ in range(width):
@@ -39,12 +39,13 @@ def compute_inward_feather_weights(mask_YX: Tensor, width: int | None = None) ->
 def compute_side_fade_weights(
     height: int, width: int, sides: tuple[bool, bool, bool, bool]
 ) -> Tensor:
-    """Return weights (Y, X) of 1 that fall with a soft edge towards some sides of a picture.
+    """Return blend weights (Y, X) that are 1 inside a picture and fade towards the given ones of
+    its four sides.
 
     sides : left, top, right, bottom
     """
     ones_YX = torch.ones(height, width)
-    edge = compute_default_edge_width(ones_YX)
+    edge = compute_default_feather_width(ones_YX)
     left, top, right, bottom = (edge * side for side in sides)
     wide_YX = functional.pad(ones_YX, (left, right, top, bottom))
     return compute_inward_feather_weights(wide_YX, edge)[top : top + height, left : left + width]
@@ -53,15 +54,15 @@ def compute_side_fade_weights(
 def compute_changed_area_weights(
     image: Image.Image, reference: Image.Image, photo: Image.Image | None = None
 ) -> Tensor:
-    """Return weights (Y, X) of where an image differs from another of its size, with a soft edge
-    around that.
+    """Return blend weights (Y, X) that are 1 in the area where two images of equal size differ,
+    with a soft edge around it.
 
     photo : that the reference is a model's reproduction of: where the image equals it nothing
         changed, and what it has and the reference lacks, such as whiskers, belongs to the change
         that it touches
     """
     changed_11YX = build_difference_mask(image, reference)
-    width = compute_default_edge_width(changed_11YX[0, 0])
+    width = compute_default_feather_width(changed_11YX[0, 0])
     differs_11YX = build_difference_mask(image, photo or reference)
     changed_11YX = dilate_mask(changed_11YX * differs_11YX, width)
     for _ in range(MAX_DETAIL_REACH_IN_EDGES * width):
@@ -71,14 +72,16 @@ def compute_changed_area_weights(
 
 
 def build_difference_mask(image: Image.Image, reference: Image.Image) -> Tensor:
-    """Return (1, 1, Y, X) 1 where the colours of two images differ, but for single pixels."""
+    """Return a mask (1, 1, Y, X) that is 1 where the colours of two images differ; differences of
+    single pixels are smoothed away.
+    """
     one, other = (np.asarray(one.convert("RGB"), np.float32) for one in (image, reference))
     change_11YX = torch.from_numpy(np.abs(one - other).max(axis=2) / 255)[None, None]
     smooth_11YX = functional.avg_pool2d(change_11YX, 3, 1, padding=1, count_include_pad=False)
     return (smooth_11YX > MIN_COLOUR_CHANGE).float()
 
 
-def compute_default_edge_width(pixels_YX: Tensor) -> int:
+def compute_default_feather_width(pixels_YX: Tensor) -> int:
     """Return the default width in pixels of the soft edge with which an edit is blended into a
     photo of this size.
     """

@@ -45,12 +45,16 @@ class InpaintInputs:
 
     @property
     def resize_options(self) -> dict[str, Any]:
-        """Options of `VaeImageProcessor.preprocess` for image and mask."""
+        """Keyword arguments of `VaeImageProcessor.preprocess` by which the image and mask of an
+        inpainting call are resized and cropped.
+        """
         return {"height": self.height, "width": self.width, **self.crop_options}
 
     @property
     def crop_options(self) -> dict[str, Any]:
-        """Options that cut out the region that is drawn; empty for the whole image."""
+        """Keyword arguments of `VaeImageProcessor.preprocess` that crop to the region to inpaint;
+        empty for the whole image.
+        """
         return {} if self.crop is None else {"crops_coords": self.crop, "resize_mode": "fill"}
 
 
@@ -87,7 +91,7 @@ def build_inpaint_start(
         inputs.denoising_end,
     )
     source = encode_and_noise_source(pipe, inputs, text_BTD, timesteps, reads_mask=reads_mask)
-    mask_B1YX, mask_B1HW = prepare_image_and_latent_masks(inputs, source.start_BCHW)
+    mask_B1YX, mask_B1HW = resize_mask_to_image_and_latents(inputs, source.start_BCHW)
     if not reads_mask:
         assert source.clean_BCHW is not None
         if source.are_pixels:
@@ -137,7 +141,7 @@ def encode_and_noise_source(
         clean_BCHW = images.encode_images(
             pipe.vae, pixels_BCYX, num_images, generator, like=text_BTD
         ).contiguous()  # Other strides, other rounding: here as in diffusers.
-    noise_BCHW = images.prepare_unit_variance_noise(
+    noise_BCHW = images.prepare_unscaled_starting_noise(
         pipe, text_BTD, inputs.height, inputs.width, generator, inputs.latents
     )
     if inputs.denoising_start is not None:
@@ -157,7 +161,7 @@ def encode_and_noise_source(
     )
 
 
-def prepare_image_and_latent_masks(
+def resize_mask_to_image_and_latents(
     inputs: InpaintInputs, latents_BCHW: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Preprocess an inpainting mask; return it at image size, (B, 1, Y, X), and at latent size,
@@ -171,7 +175,7 @@ def prepare_image_and_latent_masks(
     images.check_mask_channels_and_count(
         mask_B1YX, num_images, pillow=images.is_pil_image(mask_image)
     )
-    mask_B1HW = inpaint.resize_mask(mask_B1YX, *latents_BCHW.shape[-2:])
+    mask_B1HW = inpaint.resize_mask_to_latents(mask_B1YX, *latents_BCHW.shape[-2:])
     mask_B1HW = mask_B1HW.to(latents_BCHW.device, latents_BCHW.dtype)
     return mask_B1YX, mask_B1HW.repeat(num_images // mask_B1HW.shape[0], 1, 1, 1)
 

@@ -159,7 +159,7 @@ def encode_images(
     return torch.cat([latents_BCHW] * (num_images // latents_BCHW.shape[0])).to(like.dtype)
 
 
-def prepare_unit_variance_noise(
+def prepare_unscaled_starting_noise(
     pipe: Any,
     text_BTD: Tensor,
     height: int | None,
@@ -181,18 +181,20 @@ def prepare_unit_variance_noise(
         pipe.vae.config["latent_channels"],
         *sd.latent_size(pipe.vae, height, width),
     )
-    return sample_latent_noise(shape, generator, latents, text_BTD.device, text_BTD.dtype)
+    return sample_latent_noise_unless_given(
+        shape, generator, latents, text_BTD.device, text_BTD.dtype
+    )
 
 
-def sample_latent_noise(
+def sample_latent_noise_unless_given(
     shape: tuple[int, ...],
     generator: GeneratorOrList | None,
     latents: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return noise of a shape and variance 1: `latents` if given, else random numbers from
-    `generator`.
+    """Return latent noise of a shape and variance 1: the given `latents`, else random numbers drawn
+    from `generator`.
     """
     if latents is not None:
         argument_checks.check_latents_shape_and_dtype(latents, shape)

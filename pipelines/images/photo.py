@@ -18,8 +18,8 @@ from pipelines.images.blend_weights import (
     compute_side_fade_weights,
 )
 from pipelines.images.colour_profiles import convert_from_srgb, convert_to_srgb
-from pipelines.images.photo_fitting import Box, Fitting, choose_fitting, get_box_size
-from pipelines.images.photo_mask import read_mask
+from pipelines.images.photo_fitting import Box, Fitting, compute_photo_fitting, get_box_size
+from pipelines.images.photo_mask import read_mask_at_photo_size
 from pipelines.images.photo_reading import read_upright_picture
 from t2i.errors import ArgumentError
 
@@ -29,8 +29,8 @@ PIXELS_PER_STRIP = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """The user's own picture, and the part of it, fitted to the model's size, that a model is
-    shown.
+    """User's photo at its own size, with the part of it that the model sees, fitted to the model's
+    size.
 
     picture : upright at its own size, RGB, or RGBA where it may be transparent
     pixels : (1, 3, Y, X) in -1..1, at the model's size, in sRGB over white
@@ -52,13 +52,13 @@ class Photo:
 
     @property
     def shown_box(self) -> Box:
-        """Part of the photo that the model is shown, in the photo's own pixels."""
+        """Box of the part of a photo that the model sees, in the photo's own pixels."""
         return self.fitting.box
 
     @property
     def image(self) -> Image.Image:
-        """Image at the model's size that the model is shown of a photo."""
-        return pixels_to_image(self.pixels)
+        """Pillow image, at the model's size, of the part of a photo that the model sees."""
+        return pixel_tensor_to_pil_image(self.pixels)
 
     @property
     def mask_pixels(self) -> Tensor | None:
@@ -66,12 +66,15 @@ class Photo:
         return None if self.mask is None else self.fitting.fit_mask(self.mask)
 
     def remove_padding(self, image: Image.Image) -> Image.Image:
-        """Return the part of an image of the model's size that is not padding."""
+        """Return an image of the model's size without the padding that was added when the photo was
+        fitted to it.
+        """
         self.check_size(image)
         return image.crop(self.fitting.frame)
 
     def paste_edit(self, image: Image.Image, changed: Tensor | None = None) -> Image.Image:
-        """Return the photo at its own size with what an image of the model's size changes in it.
+        """Return the photo at its own size with an edit pasted in: only what the edited image, of
+        the model's size, changes.
 
         Only what changed is enlarged and blended in; every other pixel, and all outside of the
         mask, is the photo's own. What is blended in is opaque, in the photo's own colours, with a
@@ -96,7 +99,7 @@ class Photo:
         touched = Image.fromarray((weights > 0).astype(np.uint8)).getbbox()
         if touched is None:
             return edited
-        region, covered = self.fitting.locate_in_photo_with_margin(touched)
+        region, covered = self.fitting.map_model_box_to_photo_with_margin(touched)
         content = image.convert("RGB").resize(
             get_box_size(region), Image.Resampling.LANCZOS, covered
         )
@@ -108,12 +111,12 @@ class Photo:
         share_YX = np.asarray(scaled).clip(0, 1)
         if self.mask is not None:
             share_YX = share_YX * (np.asarray(self.mask.crop(region)) > 0)
-        blend_into(edited, content, share_YX, region)
+        blend_into_region_in_place(edited, content, share_YX, region)
         return edited
 
     def compute_cropped_side_weights(self, changed_YX: Tensor) -> Tensor:
-        """Return weights (Y, X) that fall towards the sides at which the photo was cropped; warn of
-        a change there, which ends where the model's view of the photo does.
+        """Return blend weights (Y, X) that fall towards the sides at which the photo was cropped;
+        warn of a change there.
         """
         height, width = changed_YX.shape
         weights_YX = compute_side_fade_weights(height, width, self.fitting.cropped_sides)
@@ -128,12 +131,14 @@ class Photo:
         return changed_YX * weights_YX
 
     def compute_changed_area_weights(self, image: Image.Image) -> Tensor:
-        """Return weights (Y, X) of what an edit changed: 0 for the photo to 1 for its image."""
+        """Return blend weights (Y, X) of the area that an edit changed: 0 keeps the photo, 1 takes
+        the edited image.
+        """
         if self.reproduction is None:
             changed_YX = compute_changed_area_weights(image, self.image)
         else:
             changed_YX = compute_changed_area_weights(
-                image, pixels_to_image(self.reproduction), self.image
+                image, pixel_tensor_to_pil_image(self.reproduction), self.image
             )
         mask_11YX = self.mask_pixels
         return (
@@ -158,13 +163,13 @@ def prepare_photo(
     """Read a photo, a path or an image of any size, and fit it to a model's size.
 
     picture : path of a PNG, JPEG or WebP, Pillow image, array or tensor, see `read_upright_picture`
-    fit : "crop", "pad" or "stretch", see `choose_fitting`
-    mask : white where an edit may change the photo, see `read_mask`
+    fit : "crop", "pad" or "stretch", see `compute_photo_fitting`
+    mask : white where an edit may change the photo, see `read_mask_at_photo_size`
 
     Warns of a photo that is enlarged.
     """
     read = read_upright_picture("picture", picture)
-    fitting = choose_fitting(*read.picture.size, width, height, fit)
+    fitting = compute_photo_fitting(*read.picture.size, width, height, fit)
     if fitting.is_enlarged:
         warnings.warn(
             f"The photo is smaller than the model's {width}x{height} pixels: it is enlarged "
@@ -176,9 +181,9 @@ def prepare_photo(
         shown = convert_to_srgb("photo", shown, read.icc_profile)
     return Photo(
         picture=read.picture,
-        pixels=image_to_pixels(shown),
+        pixels=pil_image_to_pixel_tensor(shown),
         fitting=fitting,
-        mask=None if mask is None else read_mask(mask, fitting),
+        mask=None if mask is None else read_mask_at_photo_size(mask, fitting),
         exif=read.exif,
         icc_profile=read.icc_profile,
     )
@@ -191,14 +196,14 @@ def composite_over_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def image_to_pixels(image: Image.Image) -> Tensor:
-    """Return an image in RGB as pixels (1, 3, Y, X) in -1..1."""
+def pil_image_to_pixel_tensor(image: Image.Image) -> Tensor:
+    """Convert an RGB Pillow image to a pixel tensor (1, 3, Y, X) in -1..1."""
     pixels_YX3 = torch.from_numpy(np.array(image)).float() / 255
     return (2 * pixels_YX3 - 1).permute(2, 0, 1)[None].contiguous()
 
 
-def pixels_to_image(pixels_13YX: Tensor) -> Image.Image:
-    """Return pixels (1, 3, Y, X) in -1..1 as an image of 8 bits."""
+def pixel_tensor_to_pil_image(pixels_13YX: Tensor) -> Image.Image:
+    """Convert a pixel tensor (1, 3, Y, X) in -1..1 to a Pillow image of 8 bits."""
     pixels_YX3 = ((pixels_13YX[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
     return Image.fromarray(pixels_YX3.to(torch.uint8).cpu().numpy())
 
@@ -211,7 +216,9 @@ def zero_outside_box(weights_YX: np.ndarray[Any, np.dtype[np.float32]], box: Box
     return kept_YX
 
 
-def blend_into(picture: Image.Image, content: Image.Image, share_YX: Any, region: Box) -> None:
+def blend_into_region_in_place(
+    picture: Image.Image, content: Image.Image, share_YX: Any, region: Box
+) -> None:
     """Blend an opaque image into a region of a picture by weights, in place.
 
     Pixels of share 0 keep their bytes. Colours are weighted with their opacity, which becomes

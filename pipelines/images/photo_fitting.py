@@ -41,13 +41,15 @@ class Fitting:
     frame: Box
 
     @property
-    def size_in_photo(self) -> tuple[int, int]:
-        """Width and height of the part that is shown, in the photo's pixels."""
+    def shown_size_in_photo(self) -> tuple[int, int]:
+        """Width and height, in the photo's pixels, of the part of a photo that the model sees."""
         return get_box_size(self.box)
 
     @property
-    def size_in_model_picture(self) -> tuple[int, int]:
-        """Width and height of the part that is shown, in the model's pixels."""
+    def shown_size_in_model_picture(self) -> tuple[int, int]:
+        """Width and height, in pixels of the model's picture, of the area that shows the photo and
+        is not padding.
+        """
         return get_box_size(self.frame)
 
     @property
@@ -58,22 +60,23 @@ class Fitting:
 
     @property
     def is_enlarged(self) -> bool:
-        """True if the model is shown more pixels than the photo has."""
+        """True if the photo is enlarged, in width or height, to fit it to the model's size."""
         return any(
-            a > b for a, b in zip(self.size_in_model_picture, self.size_in_photo, strict=True)
+            a > b
+            for a, b in zip(self.shown_size_in_model_picture, self.shown_size_in_photo, strict=True)
         )
 
     @property
     def description(self) -> str:
-        """Words for what was done, as "4000x3000 pixels, cropped to the middle 3000x3000, reduced
-        to 512x512".
+        """Text that describes how a photo was fitted to the model's size, as "4000x3000 pixels,
+        cropped to the middle 3000x3000, reduced to 512x512".
         """
         steps = [f"{self.width}x{self.height} pixels"]
         box, frame = (
             f"{width}x{height}"
-            for width, height in (self.size_in_photo, self.size_in_model_picture)
+            for width, height in (self.shown_size_in_photo, self.shown_size_in_model_picture)
         )
-        if self.fit == "crop" and self.size_in_photo != (self.width, self.height):
+        if self.fit == "crop" and self.shown_size_in_photo != (self.width, self.height):
             steps.append(f"cropped to the middle {box}")
         if box != frame:
             verb = "enlarged" if self.is_enlarged else "reduced"
@@ -81,15 +84,19 @@ class Fitting:
             if self.fit == "stretch" and not same_aspect:
                 verb = "stretched"
             steps.append(f"{verb} to {frame}")
-        if self.size_in_model_picture != (self.model_width, self.model_height):
+        if self.shown_size_in_model_picture != (self.model_width, self.model_height):
             steps.append(f"padded to {self.model_width}x{self.model_height}")
         return ", ".join(steps)
 
     def fit_picture(self, picture: Image.Image) -> Image.Image:
-        """Return the model's picture of a photo; padding repeats the outermost pixels."""
+        """Return a photo cropped, padded or stretched to the model's size; padding repeats the
+        outermost pixels.
+        """
         shown = picture
-        if self.box != (0, 0, *picture.size) or self.size_in_model_picture != picture.size:
-            shown = picture.resize(self.size_in_model_picture, Image.Resampling.LANCZOS, self.box)
+        if self.box != (0, 0, *picture.size) or self.shown_size_in_model_picture != picture.size:
+            shown = picture.resize(
+                self.shown_size_in_model_picture, Image.Resampling.LANCZOS, self.box
+            )
         left, top, right, bottom = self.frame
         around = ((top, self.model_height - bottom), (left, self.model_width - right), (0, 0))
         if not any(map(any, around)):
@@ -97,30 +104,31 @@ class Fitting:
         return Image.fromarray(np.pad(np.asarray(shown), around, mode="edge"))
 
     def fit_mask(self, mask: Image.Image) -> Tensor:
-        """Return the model's mask (1, 1, Y, X) of a photo's, of mode L: 1 for the pixels of which
-        it covers half or more; padding is outside.
+        """Return a photo's mask (mode L) fitted to the model's size, as a tensor (1, 1, Y, X): 1
+        for pixels of which it covers half or more; padding is 0.
         """
-        shown = mask.resize(self.size_in_model_picture, Image.Resampling.BOX, self.box)
+        shown = mask.resize(self.shown_size_in_model_picture, Image.Resampling.BOX, self.box)
         left, top, right, bottom = self.frame
         mask_11YX = torch.zeros(1, 1, self.model_height, self.model_width)
         covered_YX = torch.from_numpy(np.array(shown)) >= 128
         mask_11YX[0, 0, top:bottom, left:right] = covered_YX.float()
         return mask_11YX
 
-    def locate_in_photo_with_margin(
+    def map_model_box_to_photo_with_margin(
         self, part: Box
     ) -> tuple[Box, tuple[float, float, float, float]]:
-        """Return the pixels of the photo that cover a part of the model's picture, with a margin
-        of one of that picture's pixels; and what they cover of it exactly.
+        """Return the box of photo pixels that covers a box of the model's picture, with a margin of
+        one of that picture's pixels; and that photo box in the model's coordinates.
         """
         begin, end = [0, 0], [0, 0]
         for axis in (0, 1):
-            scale = self.size_in_photo[axis] / self.size_in_model_picture[axis]
+            scale = self.shown_size_in_photo[axis] / self.shown_size_in_model_picture[axis]
             first, last = (part[axis + side] - self.frame[axis] for side in (0, 2))
             begin[axis] = max(0, math.floor((first - 1) * scale))
-            end[axis] = min(self.size_in_photo[axis], math.ceil((last + 1) * scale))
+            end[axis] = min(self.shown_size_in_photo[axis], math.ceil((last + 1) * scale))
         across, down = (
-            a / b for a, b in zip(self.size_in_model_picture, self.size_in_photo, strict=True)
+            a / b
+            for a, b in zip(self.shown_size_in_model_picture, self.shown_size_in_photo, strict=True)
         )
         left, top = self.frame[:2]
         covered = (
@@ -133,11 +141,11 @@ class Fitting:
         return (x + begin[0], y + begin[1], x + end[0], y + end[1]), covered
 
 
-def choose_fitting(
+def compute_photo_fitting(
     width: int, height: int, model_width: int, model_height: int, fit: str
 ) -> Fitting:
-    """Choose how a photo is fitted to a model's size: which part of it the model is shown, and at
-    which size.
+    """Compute how a photo is fitted to a model's size by cropping, padding or stretching: which
+    part the model sees, and where it lies in the model's picture.
 
     fit : "crop" shows the largest part in the middle that has the model's aspect ratio, "pad" the
         whole photo with padding beside it, "stretch" the whole photo at another aspect ratio

@@ -17,8 +17,9 @@ MAX_ASPECT_DIFFERENCE = 0.01
 """Largest relative difference of the aspect ratios of a mask and its photo."""
 
 
-def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
-    """Return a mask of a photo at the photo's own size, of mode L: 255 where it may change.
+def read_mask_at_photo_size(mask: Any, fitting: Fitting) -> Image.Image:
+    """Load the edit mask of a photo from a path, image, array or tensor; return it in mode L at the
+    photo's own size, 255 where the photo may change.
 
     mask : path, Pillow image, or array or tensor (Y, X), boolean or as a picture's; white may
         change, and what is clear is black. It has the size of the photo, or that of the model's
@@ -26,7 +27,7 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
 
     Raises ArgumentError for any other size, and for a mask without white in what is shown.
     """
-    painted = read_upright_picture("mask", mask_to_picture_values(mask)).picture
+    painted = read_upright_picture("mask", mask_to_gray_array(mask)).picture
     gray = remove_mask_transparency(painted).convert("L")
     gray = gray.point(lambda value: 255 * (value >= MIN_WHITE))
     whole = scale_mask_to_photo(gray, fitting)
@@ -43,8 +44,10 @@ def read_mask(mask: Any, fitting: Fitting) -> Image.Image:
     return whole
 
 
-def mask_to_picture_values(mask: Any) -> Any:
-    """Return a boolean or two-dimensional mask as an array that is read as a gray picture."""
+def mask_to_gray_array(mask: Any) -> Any:
+    """Convert a mask given as tensor or array to a two-dimensional array of gray values; anything
+    else is returned unchanged. Raises ArgumentError for other shapes.
+    """
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu()
         mask = (mask if mask.dtype == torch.bool else mask.float()).numpy()
@@ -62,13 +65,17 @@ def mask_to_picture_values(mask: Any) -> Any:
 
 
 def scale_mask_to_photo(mask: Image.Image, fitting: Fitting) -> Image.Image:
-    """Return a mask at the size of its photo; ArgumentError if it is none of that photo."""
+    """Return a mask resized to the size of its photo; raise ArgumentError if its aspect ratio does
+    not fit.
+    """
     photo, shown = (fitting.width, fitting.height), (fitting.model_width, fitting.model_height)
     if mask.size == photo:
         return mask
     if mask.size == shown:
         whole = Image.new("L", photo)
-        part = mask.crop(fitting.frame).resize(fitting.size_in_photo, Image.Resampling.NEAREST)
+        part = mask.crop(fitting.frame).resize(
+            fitting.shown_size_in_photo, Image.Resampling.NEAREST
+        )
         whole.paste(part, fitting.box[:2])
         return whole
     size, expected = (f"{one[0]}x{one[1]}" for one in (mask.size, photo))

@@ -57,16 +57,16 @@ def read_upright_picture(name: str, picture: Any) -> UprightPictureWithProfile:
     """
     if isinstance(picture, str | Path):
         with opening_picture_as_stored(Path(picture)) as decoded:
-            warn_of_animation(name, decoded)
-            return turn_upright(name, decoded)
+            warn_if_animation(name, decoded)
+            return turn_upright_and_convert_to_rgb(name, decoded)
     if isinstance(picture, Image.Image):
         check_pixel_count(name, picture.size)
         try:
             picture.load()
         except DECODE_ERRORS as error:
             raise DataError(f"Cannot decode the {name}: {error}. Get a fresh copy.") from error
-        warn_of_animation(name, picture)
-        return turn_upright(name, picture)
+        warn_if_animation(name, picture)
+        return turn_upright_and_convert_to_rgb(name, picture)
     if isinstance(picture, np.ndarray | Tensor):
         return UprightPictureWithProfile(array_to_picture(name, picture))
     raise ArgumentError(
@@ -75,8 +75,8 @@ def read_upright_picture(name: str, picture: Any) -> UprightPictureWithProfile:
     )
 
 
-def warn_of_animation(name: str, picture: Image.Image) -> None:
-    """Warn of a picture that is an animation, of which one frame is read.
+def warn_if_animation(name: str, picture: Image.Image) -> None:
+    """Warn if a picture is an animation, of which only one frame is read.
 
     The further pictures in a phone's JPEG (a preview, a map of brightness) are no frames.
     """
@@ -90,7 +90,9 @@ def warn_of_animation(name: str, picture: Image.Image) -> None:
 
 
 def check_pixel_count(name: str, size: tuple[int, int]) -> None:
-    """Raise DataError for a width and height of too many pixels, ArgumentError for none."""
+    """Raise DataError for an image size of too many pixels, ArgumentError for one without
+    pixels.
+    """
     width, height = size
     if width * height > MAX_PIXELS:
         raise build_too_large_error(f"The {name}", f"{width}x{height} pixels")
@@ -98,8 +100,9 @@ def check_pixel_count(name: str, size: tuple[int, int]) -> None:
         raise ArgumentError(f"Got a {name} of {width}x{height} pixels, expected at least one.")
 
 
-def turn_upright(name: str, picture: Image.Image) -> UprightPictureWithProfile:
-    """Return a decoded picture upright, in RGB or RGBA.
+def turn_upright_and_convert_to_rgb(name: str, picture: Image.Image) -> UprightPictureWithProfile:
+    """Turn a decoded picture upright by its Exif orientation and convert it to RGB or RGBA; return
+    it with Exif block and colour profile.
 
     Other colours (CMYK, gray) become sRGB, by their profile if they have one; of 16 bits the upper
     8 are kept. Damaged Exif and unusable profiles are left out with a warning.

@@ -17,8 +17,8 @@ from pipelines.images.photo_fitting import Fitting
 
 
 def photo_to_tensors(photo: Photo) -> dict[str, Tensor]:
-    """Return everything of a photo but its fitting, as tensors of bytes, and `picture` its pixels
-    (1, 3, Y, X).
+    """Convert a photo to named tensors for a safetensors file: pixels, full-size picture, Exif,
+    colour profile and mask, without its fitting.
     """
     tensors = {
         "picture": photo.pixels,
@@ -34,7 +34,7 @@ def photo_to_tensors(photo: Photo) -> dict[str, Tensor]:
 
 
 def photo_from_tensors(tensors: Mapping[str, Tensor], fitting: Mapping[str, Any]) -> Photo:
-    """Return the photo of tensors from `photo_to_tensors`, and of the JSON data of its fitting.
+    """Build a Photo from the tensors of `photo_to_tensors` and the JSON data of its fitting.
 
     Raises KeyError, TypeError or ValueError for other data.
     """

@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inversion.ddim import InverseScheduler, check_iterations
-from pipelines.inversion.inversion_run import InversionRun
+from pipelines.inversion.ddim import InverseDdimScheduler, check_iterations
+from pipelines.inversion.inversion_run import InversionRunProtocol
 from pipelines.inversion.noise_levels import (
     NoiseLevels,
-    PathStep,
-    build_path_step,
-    build_path_steps,
+    SamplerStepCoefficients,
+    build_run_step_coefficients,
+    build_step_coefficients,
 )
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import (
     FixedTimestepsScheduler,
-    apply_path_step,
+    apply_step_coefficients,
     to_at_least_float32,
 )
 from t2i.conditioning.guidance import check_finite_number
@@ -28,9 +28,9 @@ from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, slots=True)
-class Bdia:
-    """BDIA-DDIM (Zhang et al. 2023, https://arxiv.org/abs/2307.10829): a sampler that reads two
-    latents and can be run backwards exactly, with one pass a step.
+class BdiaInversion:
+    """Inversion method BDIA-DDIM (Zhang et al. 2023, https://arxiv.org/abs/2307.10829): a sampler
+    that reads the last two latents and can be run backwards exactly, with one pass a step.
 
     With z_j at level j, N the picture: z_(j+1) = gamma (z_(j-1) - up(z_j)) + down(z_j), where up
     and down are the DDIM steps from z_j to its neighbours.
@@ -48,17 +48,17 @@ class Bdia:
         if not 0 < self.gamma <= 1:
             raise ArgumentError(f"Got gamma={self.gamma}, expected a number above 0, up to 1.")
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture by BDIA: return the path of its latents from noise to the picture.
 
         Its first step, which has no older latents, has a residual.
         """
         levels = run.levels
-        first = InverseScheduler(
+        first = InverseDdimScheduler(
             run.pipeline_scheduler, levels, run.clean_1CHW, self.iterations, levels_to_invert=1
         )
         run.sample_latents(first, run.clean_1CHW, guided=True)
-        steps = build_two_latent_steps(levels, self.gamma)
+        steps = build_bdia_step_coefficients(levels, self.gamma)
         latents = first.latents
         if len(steps) > 1:
             inverse = InverseBdiaScheduler(run.pipeline_scheduler, steps, latents)
@@ -71,14 +71,16 @@ class Bdia:
         return {}
 
 
-def build_two_latent_steps(levels: NoiseLevels, gamma: float) -> tuple[PathStep, ...]:
-    """Return the steps of BDIA's sampler: the first is DDIM's, each of the others computes the next
-    latents from the last two.
+def build_bdia_step_coefficients(
+    levels: NoiseLevels, gamma: float
+) -> tuple[SamplerStepCoefficients, ...]:
+    """Return the coefficients of the steps of BDIA's sampler: the first is DDIM's, each of the
+    others computes the next latents from the last two.
     """
-    first, *others = build_path_steps(levels)
+    first, *others = build_run_step_coefficients(levels)
     steps = [first]
     for level, down in enumerate(others, start=1):
-        up = build_path_step(levels, level, level - 1)
+        up = build_step_coefficients(levels, level, level - 1)
         steps.append(
             replace(
                 down,
@@ -96,7 +98,9 @@ class InverseBdiaScheduler(FixedTimestepsScheduler):
     latents : those found so far, the noisiest first
     """
 
-    def __init__(self, like: Scheduler, steps: tuple[PathStep, ...], latents: list[Tensor]) -> None:
+    def __init__(
+        self, like: Scheduler, steps: tuple[SamplerStepCoefficients, ...], latents: list[Tensor]
+    ) -> None:
         self.steps = steps[:0:-1]
         super().__init__(like, [step.timestep for step in self.steps])
         self.step_order = range(len(steps) - 1, 0, -1)
@@ -114,7 +118,7 @@ class InverseBdiaScheduler(FixedTimestepsScheduler):
         tuple.
         """
         step = self.steps[self.index]
-        own = apply_path_step(step, model_output, sample)
+        own = apply_step_coefficients(step, model_output, sample)
         older_1CHW = ((to_at_least_float32(self.latents[1]) - own) / step.previous).to(sample.dtype)
         self.latents.insert(0, older_1CHW)
         self.index += 1

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.inversion.inversion_run import InversionRun
-from pipelines.inversion.noise_levels import NoiseLevels, PathStep, build_path_steps
+from pipelines.inversion.inversion_run import InversionRunProtocol
+from pipelines.inversion.noise_levels import (
+    NoiseLevels,
+    SamplerStepCoefficients,
+    build_run_step_coefficients,
+)
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import FixedTimestepsScheduler, to_at_least_float32
 from t2i.conditioning.guidance import ClassifierFree
@@ -23,7 +27,7 @@ OSCILLATION_RATIO = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class Ddim:
+class DdimInversion:
     """DDIM inversion (Song et al. 2020, https://arxiv.org/abs/2010.02502): targets and source are
     drawn from the noise that the picture came from.
 
@@ -39,13 +43,13 @@ class Ddim:
     def __post_init__(self) -> None:
         check_iterations(self.iterations)
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture.
 
         Source and targets take its first latents alone.
         """
         latents = invert_ddim(run, self.iterations)
-        return SourcePath(build_path_steps(run.levels), latents, pinned=False)
+        return SourcePath(build_run_step_coefficients(run.levels), latents, pinned=False)
 
     def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
         """Return the call arguments that the inversion method sets for its edits: none."""
@@ -53,20 +57,22 @@ class Ddim:
 
 
 @dataclass(frozen=True, slots=True)
-class Direct(Ddim):
-    """Direct inversion (Ju et al. 2023, https://arxiv.org/abs/2310.01506): as `Ddim`, and the
-    source's row of each step is the path itself.
+class DirectInversion(DdimInversion):
+    """Direct inversion (Ju et al. 2023, https://arxiv.org/abs/2310.01506): as `DdimInversion`, and
+    the source's row of each step is the path itself.
     """
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
         which the source is pinned.
         """
-        return SourcePath(build_path_steps(run.levels), invert_ddim(run, self.iterations))
+        return SourcePath(
+            build_run_step_coefficients(run.levels), invert_ddim(run, self.iterations)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class NegativePrompt(Direct):
+class NegativePromptInversion(DirectInversion):
     """Negative-prompt inversion (Miyake et al. 2023, https://arxiv.org/abs/2305.16807): the
     source's prompt takes the place of the negative prompt.
 
@@ -84,13 +90,13 @@ class NegativePrompt(Direct):
             raise ArgumentError(f"Got prox={self.prox!r:.80}, expected none, l0 or l1.")
         Proximal(1.0, quantile=self.quantile, norm="l0" if self.prox == "none" else self.prox)
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture, to
         which the source is pinned.
 
         Guidance between equal texts does not change the source.
         """
-        steps, latents = build_path_steps(run.levels), invert_ddim(run, self.iterations)
+        steps, latents = build_run_step_coefficients(run.levels), invert_ddim(run, self.iterations)
         return SourcePath(steps, latents, source_is_guided=False)
 
     def build_guidance_arguments(self, prompt: Any, guidance_scale: float) -> dict[str, Any]:
@@ -105,14 +111,14 @@ class NegativePrompt(Direct):
         return {"negative_prompt": prompt, "guidance": guidance}
 
 
-def invert_ddim(run: InversionRun, iterations: int) -> list[Tensor]:
+def invert_ddim(run: InversionRunProtocol, iterations: int) -> list[Tensor]:
     """Return the latents of each level, the noisiest first, by DDIM inversion without guidance."""
-    inverse = InverseScheduler(run.pipeline_scheduler, run.levels, run.clean_1CHW, iterations)
+    inverse = InverseDdimScheduler(run.pipeline_scheduler, run.levels, run.clean_1CHW, iterations)
     run.sample_latents(inverse, run.clean_1CHW, guided=False)
     return inverse.latents
 
 
-class InverseScheduler(FixedTimestepsScheduler):
+class InverseDdimScheduler(FixedTimestepsScheduler):
     """Scheduler that steps from the picture to noise: the inverse of a DDIM step at each level.
 
     x' = A D(x) + B x is solved for x, the noisier latents, by fixed-point iteration from x'; the
@@ -141,7 +147,7 @@ class InverseScheduler(FixedTimestepsScheduler):
         self.numbers = self.step_order = numbers
         self.iterations = iterations
         self.levels = levels
-        self.steps = build_path_steps(levels)
+        self.steps = build_run_step_coefficients(levels)
         self.latents = [clean_1CHW]
         self.last_move_1CHW: Tensor | None = None
         self.relaxation = 1.0
@@ -176,15 +182,15 @@ class InverseScheduler(FixedTimestepsScheduler):
 
 
 def is_oscillating(move_1CHW: Tensor, last_1CHW: Tensor) -> bool:
-    """Return True for a move of a fixed-point iteration that leads further than the last one, or
-    nearly as far back.
+    """Return True if a fixed-point iteration diverges or oscillates: its update is larger than the
+    last one, or goes back nearly as far.
     """
     share = float(move_1CHW.norm()) / max(float(last_1CHW.norm()), 1e-30)
     return share > 1 or (share > OSCILLATION_RATIO and float((move_1CHW * last_1CHW).sum()) < 0)
 
 
 def compute_fixed_point_iterate(
-    step: PathStep,
+    step: SamplerStepCoefficients,
     levels: NoiseLevels,
     level: int,
     prediction_BCHW: Tensor,
@@ -211,13 +217,15 @@ def compute_fixed_point_iterate(
 
 
 def check_iterations(iterations: object) -> None:
-    """Raise ArgumentError unless this is a number of fixed-point iterations."""
+    """Raise ArgumentError unless the value is a valid number of fixed-point iterations of an
+    inversion step.
+    """
     whole = isinstance(iterations, int) and not isinstance(iterations, bool)
     if not whole or not 1 <= iterations <= 100:  # type: ignore[operator]  # checked before
         raise ArgumentError(f"Got iterations={iterations!r:.80}, expected a number from 1 to 100.")
 
 
-def sample_noise_like_picture(run: InversionRun) -> Tensor:
+def sample_noise_like_picture(run: InversionRunProtocol) -> Tensor:
     """Return random noise (1, C, H, W) of the shape of the picture's latents, from the run's
     generator.
     """

@@ -14,8 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.inversion.ddim import sample_noise_like_picture
-from pipelines.inversion.inversion_run import InversionRun
-from pipelines.inversion.noise_levels import PathStep, build_path_step, build_path_steps
+from pipelines.inversion.inversion_run import InversionRunProtocol
+from pipelines.inversion.noise_levels import (
+    SamplerStepCoefficients,
+    build_run_step_coefficients,
+    build_step_coefficients,
+)
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import to_at_least_float32
 from t2i.conditioning.guidance import ClassifierFree, check_finite_number
@@ -23,9 +27,9 @@ from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, slots=True)
-class EditFriendly:
-    """Edit-friendly inversion (Huberman-Spiegelglas et al. 2023, https://arxiv.org/abs/2304.06140,
-    equations 5 and 6).
+class EditFriendlyInversion:
+    """Edit-friendly inversion (Huberman-Spiegelglas et al. 2023, https://arxiv.org/abs/2304.06140):
+    each noise level gets independent noise, and each step's residual is added to the edits.
 
     The latents of each level are the picture with noise of their own, x_t = a x0 + s n_t. What the
     published code divides by the step's sigma is kept undivided, so that the last step, where
@@ -39,19 +43,19 @@ class EditFriendly:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_share("skip", self.skip)
+        check_fraction_below_one("skip", self.skip)
         check_finite_number("eta", self.eta)
         if not 0 <= self.eta <= 1:
             raise ArgumentError(f"Got eta={self.eta}, expected a number from 0 to 1.")
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level;
         each step of a target adds the source's residual.
         """
         skipped = int(self.skip * run.levels.num_steps)
         return SourcePath(
-            build_path_steps(run.levels, eta=self.eta, skip=skipped),
-            add_independent_noise(run, skipped),
+            build_run_step_coefficients(run.levels, eta=self.eta, skip=skipped),
+            noise_picture_at_each_level(run, skipped),
             has_residuals=True,
         )
 
@@ -61,8 +65,9 @@ class EditFriendly:
 
 
 @dataclass(frozen=True, slots=True)
-class Turbo:
-    """TurboEdit (Deutch et al. 2024, https://arxiv.org/abs/2408.00735) for models of few steps.
+class TurboEdit:
+    """Inversion method TurboEdit (Deutch et al. 2024, https://arxiv.org/abs/2408.00735) for models
+    of few steps.
 
     The path has one step less noise than the timestep that the denoiser is told, and the difference
     of target and source at the target's latents is stressed: as guidance whose unconditional text
@@ -83,7 +88,7 @@ class Turbo:
                 f"Got max_last_residual={self.max_last_residual}, expected a number above 0."
             )
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level,
         one step less of it than the denoiser is told.
         """
@@ -98,7 +103,7 @@ class Turbo:
             for level in range(last)
         ]
         return SourcePath(
-            build_path_steps(levels, eta=1.0),
+            build_run_step_coefficients(levels, eta=1.0),
             [*latents, run.clean_1CHW],
             has_residuals=True,
             source_is_guided=False,
@@ -130,12 +135,12 @@ class FlowEdit:
     keep: str | float = "path"
 
     def __post_init__(self) -> None:
-        check_share("skip", self.skip)
+        check_fraction_below_one("skip", self.skip)
         known = self.keep == "path" or not isinstance(self.keep, str | bool)
         if not known or (self.keep != "path" and not 0 <= float(self.keep) <= 1):
             raise ArgumentError(f"Got keep={self.keep}, expected path, or a number from 0 to 1.")
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Return a path of latents from noise to the picture, with independent noise at each level,
         and the steps that a target's difference to it takes.
         """
@@ -144,14 +149,18 @@ class FlowEdit:
         steps = [
             self.build_difference_step(run, level) for level in range(skipped, levels.num_steps)
         ]
-        return SourcePath(tuple(steps), add_independent_noise(run, skipped), has_residuals=True)
+        return SourcePath(
+            tuple(steps), noise_picture_at_each_level(run, skipped), has_residuals=True
+        )
 
-    def build_difference_step(self, run: InversionRun, level: int) -> PathStep:
+    def build_difference_step(
+        self, run: InversionRunProtocol, level: int
+    ) -> SamplerStepCoefficients:
         """Build the step of the difference d of target and source from a noise level to the next:
         d' = a' (1 - r) (D - D*) + (a' r / a) d.
         """
         levels = run.levels
-        along_path = build_path_step(levels, level, level + 1)
+        along_path = build_step_coefficients(levels, level, level + 1)
         if self.keep == "path":
             return along_path
         r, a, a_to = float(self.keep), levels.signal[level], levels.signal[level + 1]
@@ -164,8 +173,10 @@ class FlowEdit:
         return {}
 
 
-def add_independent_noise(run: InversionRun, skipped: int) -> list[Tensor]:
-    """Return the picture's latents with noise of their own at each level from `skipped` on."""
+def noise_picture_at_each_level(run: InversionRunProtocol, skipped: int) -> list[Tensor]:
+    """Return the picture's latents noised to each noise level from `skipped` on, with independent
+    noise at each; the clean latents last.
+    """
     levels, clean = run.levels, to_at_least_float32(run.clean_1CHW)
     noised = [
         (levels.signal[level] * clean + levels.noise[level] * sample_noise_like_picture(run)).to(
@@ -176,8 +187,10 @@ def add_independent_noise(run: InversionRun, skipped: int) -> list[Tensor]:
     return [*noised, run.clean_1CHW]
 
 
-def check_share(name: str, share: object) -> None:
-    """Raise ArgumentError unless this is a number from 0 to below 1."""
+def check_fraction_below_one(name: str, share: object) -> None:
+    """Raise ArgumentError unless the argument is a number of at least 0 and below 1, a fraction of
+    the run.
+    """
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if not number or not math.isfinite(share) or not 0 <= share < 1:  # type: ignore[arg-type,operator]  # checked
         raise ArgumentError(

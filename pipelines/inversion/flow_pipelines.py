@@ -21,8 +21,9 @@ from t2i.errors import ArgumentError
 
 
 class FlowPipelineAdapter(ABC):
-    """Adapter of one class of diffusers' pipelines; its settings are those that FlowEdit publishes
-    for it (Kulikov et al. 2024, Section 5, https://arxiv.org/abs/2412.08629).
+    """Base class of adapters by which FlowEdit (Kulikov et al. 2024,
+    https://arxiv.org/abs/2412.08629) runs in one of diffusers' flow pipelines, with the settings
+    published for it.
 
     skip : share of the run that is left out at its noisy begin
     guidance_scale, source_guidance_scale : of the targets and of the source
@@ -39,8 +40,10 @@ class FlowPipelineAdapter(ABC):
         self.pipe = pipe
 
     @abstractmethod
-    def pack(self, latents_1CHW: Tensor) -> Tensor:
-        """Return latents (1, C, H, W) in the shape in which the flow pipeline steps them."""
+    def pack_latents(self, latents_1CHW: Tensor) -> Tensor:
+        """Return latents (1, C, H, W) in the shape in which the flow pipeline steps them, such as
+        Flux's packed one.
+        """
 
     @abstractmethod
     def build_unshifted_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
@@ -49,9 +52,9 @@ class FlowPipelineAdapter(ABC):
         """
 
     @abstractmethod
-    def guiding_source(self, scale: float, source_scale: float) -> Any:
-        """Return the context in which the first row of the batch has a guidance scale of its own;
-        `scale` is that of the pipeline's call.
+    def applying_source_guidance_scale(self, scale: float, source_scale: float) -> Any:
+        """Return a context manager within which the first row of the batch, the source, has the
+        guidance scale `source_scale`; the others have `scale`.
         """
 
     def choose_guidance_scales(
@@ -65,7 +68,7 @@ class FlowPipelineAdapter(ABC):
             return chosen, min(self.source_guidance_scale, chosen)
         return chosen, source_scale
 
-    def read_levels(self, num_steps: int, latents_1CHW: Tensor) -> NoiseLevels:
+    def build_pipeline_noise_levels(self, num_steps: int, latents_1CHW: Tensor) -> NoiseLevels:
         """Return the noise levels of the pipeline's own run of this many steps, which are shifted
         for large images if the scheduler's config says so.
         """
@@ -91,7 +94,7 @@ class FlowPipelineAdapter(ABC):
 
 
 class StableDiffusion3Adapter(FlowPipelineAdapter):
-    """Adapter of StableDiffusion3Pipeline."""
+    """Adapter by which FlowEdit runs in diffusers' StableDiffusion3Pipeline."""
 
     num_inference_steps = 50
     skip = 0.34
@@ -99,8 +102,8 @@ class StableDiffusion3Adapter(FlowPipelineAdapter):
     source_guidance_scale = 3.5
     max_shift = 1.16
 
-    def pack(self, latents_1CHW: Tensor) -> Tensor:
-        """Return the latents (1, C, H, W) unchanged: the pipeline does not pack them."""
+    def pack_latents(self, latents_1CHW: Tensor) -> Tensor:
+        """Return the latents (1, C, H, W) unchanged: Stable Diffusion 3 reads them unpacked."""
         return latents_1CHW
 
     def build_unshifted_timesteps_arguments(self, num_steps: int) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class StableDiffusion3Adapter(FlowPipelineAdapter):
         return {"num_inference_steps": num_steps}
 
     @contextmanager
-    def guiding_source(self, scale: float, source_scale: float) -> Iterator[None]:
+    def applying_source_guidance_scale(self, scale: float, source_scale: float) -> Iterator[None]:
         """Guide the first row of the batch by `source_scale` within the block.
 
         The pipeline computes u + scale (c - u) for every row: for that row c is replaced by
@@ -139,7 +142,9 @@ class StableDiffusion3Adapter(FlowPipelineAdapter):
 
 
 class FluxAdapter(FlowPipelineAdapter):
-    """Adapter of FluxPipeline, whose guidance scale is an input of the model."""
+    """Adapter by which FlowEdit runs in diffusers' FluxPipeline, whose guidance scale is an input
+    of the model.
+    """
 
     num_inference_steps = 28
     skip = 0.15
@@ -147,7 +152,7 @@ class FluxAdapter(FlowPipelineAdapter):
     source_guidance_scale = 1.5
     max_shift = 1.15
 
-    def pack(self, latents_1CHW: Tensor) -> Tensor:
+    def pack_latents(self, latents_1CHW: Tensor) -> Tensor:
         """Return the latents packed to one position for 2 x 2 of them, (1, L, 4 C)."""
         packed: Tensor = self.pipe._pack_latents(latents_1CHW, *latents_1CHW.shape)
         return packed
@@ -175,9 +180,9 @@ class FluxAdapter(FlowPipelineAdapter):
         return super().choose_guidance_scales(scale, source_scale)
 
     @contextmanager
-    def guiding_source(self, scale: float, source_scale: float) -> Iterator[None]:
-        """Give the model `source_scale` for the first row of the batch within the block, if it
-        reads guidance scales.
+    def applying_source_guidance_scale(self, scale: float, source_scale: float) -> Iterator[None]:
+        """Context manager that gives the model `source_scale` for the first row of the batch, if
+        the model reads guidance scales.
         """
 
         def guide(_module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -201,8 +206,10 @@ ADAPTER_BY_PIPELINE_CLASS: dict[type, type[FlowPipelineAdapter]] = {
 """Class of diffusers' pipelines -> its adapter."""
 
 
-def adapt_flow_pipeline(pipe: object) -> FlowPipelineAdapter:
-    """Return the adapter of a pipeline; ArgumentError for one that has none."""
+def get_flow_pipeline_adapter(pipe: object) -> FlowPipelineAdapter:
+    """Return the FlowPipelineAdapter for one of diffusers' flow pipelines; ArgumentError for a
+    pipeline that has none.
+    """
     for kind, adapter in ADAPTER_BY_PIPELINE_CLASS.items():
         if isinstance(pipe, kind):
             return adapter(pipe)

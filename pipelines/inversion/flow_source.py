@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pipelines.images.input_images import preprocess_images, to_opaque_rgb
 from pipelines.inversion.edit_friendly import FlowEdit
-from pipelines.inversion.flow_pipelines import FlowPipelineAdapter, adapt_flow_pipeline
+from pipelines.inversion.flow_pipelines import FlowPipelineAdapter, get_flow_pipeline_adapter
 from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.methods import format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import BesideSourceScheduler
+from pipelines.inversion.path_scheduler import SourceAndTargetsScheduler
 from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
@@ -51,8 +51,8 @@ def invert_with(
     width: int | None = None,
     seed: int | None = None,
 ) -> "FlowSource":
-    """Prepare a picture of one's own for edits by a flow model in diffusers' own pipeline: Stable
-    Diffusion 3 or Flux.
+    """Prepare a picture for edits by FlowEdit in diffusers' Stable Diffusion 3 or Flux pipeline:
+    encode it and noise its latents, without a pass of the model.
 
     >>> flux = FluxPipeline.from_pretrained("black-forest-labs/FLUX.1-dev")
     >>> source = invert_with(flux, PIL.Image.open("cat.png"), "a cat on a sofa", seed=0)
@@ -72,12 +72,12 @@ def invert_with(
 
     Raises ArgumentError for other pipelines, methods and schedulers.
     """
-    adapter = adapt_flow_pipeline(pipe)
+    adapter = get_flow_pipeline_adapter(pipe)
     if not isinstance(prompt, str):
         raise ArgumentError(
             f"Got {prompt!r:.80} as the prompt of the picture, expected a text that describes it."
         )
-    chosen = choose_method(adapter, method)
+    chosen = resolve_flow_edit_method(adapter, method)
     default = pipe.default_sample_size * pipe.vae_scale_factor
     pixels_13YX = preprocess_images(
         pipe.image_processor,
@@ -88,17 +88,20 @@ def invert_with(
     )
     clean_1CHW = encode_flow_pixels_to_mean_latents(pipe, pixels_13YX)
     steps = adapter.num_inference_steps if num_inference_steps is None else num_inference_steps
-    levels = adapter.read_levels(steps, clean_1CHW)
+    levels = adapter.build_pipeline_noise_levels(steps, clean_1CHW)
     generator = torch.Generator("cpu")
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
-    path = chosen.find_path(PasslessInversionRun(pipe, levels, adapter.pack(clean_1CHW), generator))
+    path = chosen.compute_source_latents_path(
+        NoiseOnlyInversionRun(pipe, levels, adapter.pack_latents(clean_1CHW), generator)
+    )
     height, width = pixels_13YX.shape[-2:]
     return FlowSource(adapter, prompt, path, (height, width))
 
 
 @dataclass(frozen=True)
 class FlowSource:
-    """A picture and its path, beside which a flow model draws edits of it.
+    """Picture prepared for edits by a flow model: its prompt and its noised latents of each step,
+    beside which the edits are drawn.
 
     prompt : of the picture
     path : its latents with new noise at each step, as the pipeline steps them
@@ -138,13 +141,13 @@ class FlowSource:
                     "invert_with(), or leave it out."
                 )
         adapter, pipe = self.adapter, self.adapter.pipe
-        prompts = [self.prompt, *list_targets(target)]
+        prompts = [self.prompt, *list_target_prompts(target)]
         scale, source_scale = adapter.choose_guidance_scales(guidance_scale, source_guidance_scale)
         start = self.path.latents[0]
-        scheduler = BesideSourceScheduler(pipe.scheduler, self.path.steps, self.path.latents)
+        scheduler = SourceAndTargetsScheduler(pipe.scheduler, self.path.steps, self.path.latents)
         with ExitStack() as stack:
             stack.enter_context(using_scheduler(pipe, scheduler))
-            stack.enter_context(adapter.guiding_source(scale, source_scale))
+            stack.enter_context(adapter.applying_source_guidance_scale(scale, source_scale))
             if edits:
                 attn = stack.enter_context(attend(pipe, prompts=prompts))
                 for edit in edits:
@@ -161,7 +164,7 @@ class FlowSource:
             )
 
 
-def list_targets(target: object) -> list[str]:
+def list_target_prompts(target: object) -> list[str]:
     """Return the target prompts of an edit, one or several, as a list; ArgumentError for other
     types.
     """
@@ -175,7 +178,7 @@ def list_targets(target: object) -> list[str]:
 
 @contextmanager
 def using_scheduler(pipe: Any, scheduler: object) -> Iterator[None]:
-    """Give the pipeline another scheduler within the block."""
+    """Context manager that gives a pipeline another scheduler within the block."""
     parts = vars(pipe)  # setting the attribute would change the pipeline's config
     own = parts["scheduler"]
     parts["scheduler"] = scheduler
@@ -185,9 +188,11 @@ def using_scheduler(pipe: Any, scheduler: object) -> Iterator[None]:
         parts["scheduler"] = own
 
 
-def choose_method(adapter: FlowPipelineAdapter, method: str | InversionMethod) -> FlowEdit:
-    """Return the method of a name, "auto" for FlowEdit as published for the model; ArgumentError
-    for a method other than difference.
+def resolve_flow_edit_method(
+    adapter: FlowPipelineAdapter, method: str | InversionMethod
+) -> FlowEdit:
+    """Return the FlowEdit method that a name or method object stands for, with published settings
+    for "auto"; ArgumentError for any other inversion method.
     """
     if isinstance(method, str):
         if method.strip().lower() == "auto":
@@ -213,9 +218,9 @@ def encode_flow_pixels_to_mean_latents(pipe: Any, pixels_13YX: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
-class PasslessInversionRun:
+class NoiseOnlyInversionRun:
     """Run of an inversion method that only adds noise to the picture's latents, and makes no
-    denoiser pass; see `InversionRun`.
+    denoiser pass; see `InversionRunProtocol`.
     """
 
     pipe: Any

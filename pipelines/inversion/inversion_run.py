@@ -13,7 +13,7 @@ from pipelines.inversion.path import SourcePath
 from t2i.denoiser.schedulers import Scheduler
 
 
-class InversionRun(Protocol):
+class InversionRunProtocol(Protocol):
     """Interface by which an inversion method runs the model with the source's prompt: noise
     levels, the picture's latents, and the sampling loop.
     """
@@ -49,9 +49,11 @@ class InversionRun(Protocol):
 
 
 class InversionMethod(Protocol):
-    """Interface of an inversion method; its fields are the arguments that a user may give."""
+    """Interface of an inversion method, such as DDIM inversion; the fields of its implementations
+    are the arguments that a user may give.
+    """
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture: return the path of its latents from noise to the picture, and how an
         edit's targets step beside it.
         """

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pipelines.inversion.bdia import Bdia
-from pipelines.inversion.ddim import Ddim
+from pipelines.inversion.bdia import BdiaInversion
+from pipelines.inversion.ddim import DdimInversion
 from pipelines.inversion.inversion_run import InversionMethod
 from pipelines.inversion.methods import format_method
 from pipelines.inversion.noise_levels import is_flow_matching
-from pipelines.inversion.null_text import UNCOND_BRANCH, NullText
+from pipelines.inversion.null_text import UNCOND_BRANCH, NullTextInversion
 from t2i.conditioning.run_state import Guidance
 from t2i.errors import ArgumentError
 
@@ -21,17 +21,19 @@ def is_few_step_model(pipe: Any) -> bool:
 
 
 def check_method_suits_model(pipe: Any, method: InversionMethod) -> None:
-    """Raise ArgumentError for a method that cannot be used with a model.
+    """Raise ArgumentError for an inversion method that cannot be used with the pipeline's model.
 
     Those that invert a sampler's steps need many short ones, and null-text a diffusion model.
     """
     name = format_method(method).partition(":")[0]
-    if is_few_step_model(pipe) and isinstance(method, Ddim | NullText | Bdia):
+    if is_few_step_model(pipe) and isinstance(
+        method, DdimInversion | NullTextInversion | BdiaInversion
+    ):
         raise ArgumentError(
             f"The method {name} inverts each step of a sampler, and the few long steps of a "
             "distilled model cannot be inverted: choose turbo, edit-friendly or difference."
         )
-    if is_flow_matching(pipe.scheduler) and isinstance(method, NullText):
+    if is_flow_matching(pipe.scheduler) and isinstance(method, NullTextInversion):
         raise ArgumentError(
             f"The method {name} optimises the unconditional embedding of a diffusion model, and "
             "this is a flow model: choose difference, edit-friendly or direct."
@@ -39,8 +41,10 @@ def check_method_suits_model(pipe: Any, method: InversionMethod) -> None:
 
 
 def check_guidance_suits_method(guidance: Guidance, method: InversionMethod) -> None:
-    """Raise ArgumentError for a method that needs an unconditional branch, and guidance without."""
-    if isinstance(method, NullText) and UNCOND_BRANCH not in guidance.possible_branches:
+    """Raise ArgumentError where an inversion method needs an unconditional branch and the guidance
+    has none.
+    """
+    if isinstance(method, NullTextInversion) and UNCOND_BRANCH not in guidance.possible_branches:
         raise ArgumentError(
             "null-text optimises the unconditional embedding, and this run computes none: give a "
             "guidance scale above 1, or choose the method direct."

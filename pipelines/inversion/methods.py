@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, get_type_hints
 
-from pipelines.inversion.bdia import Bdia
-from pipelines.inversion.ddim import Ddim, Direct, NegativePrompt
-from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
+from pipelines.inversion.bdia import BdiaInversion
+from pipelines.inversion.ddim import DdimInversion, DirectInversion, NegativePromptInversion
+from pipelines.inversion.edit_friendly import EditFriendlyInversion, FlowEdit, TurboEdit
 from pipelines.inversion.inversion_run import InversionMethod
-from pipelines.inversion.null_text import NullText
+from pipelines.inversion.null_text import NullTextInversion
 from t2i.errors import ArgumentError, suggest_choice
 
 AUTO_METHOD = "auto"
@@ -15,7 +15,8 @@ AUTO_METHOD = "auto"
 
 
 def parse_method(text: str) -> InversionMethod:
-    """Return the method of a name and arguments, such as "ddim:iterations=2".
+    """Parse the text of an inversion method, its name and arguments, such as "ddim:iterations=2";
+    return the method.
 
     Raises ArgumentError for an unknown name or argument, and for a value out of range.
     """
@@ -43,13 +44,15 @@ def parse_method(text: str) -> InversionMethod:
             raise ArgumentError(f"{name} has no argument {key!r:.80}. {suggest_choice(key, known)}")
         if key in values:
             raise ArgumentError(f"Got {key!r} twice in {text!r:.80}: give it once.")
-        values[key] = parse_value(name, key, value, types[key])
+        values[key] = parse_method_argument_value(name, key, value, types[key])
     method: InversionMethod = kind(**values)
     return method
 
 
-def parse_value(method: str, key: str, value: str, kind: Any) -> object:
-    """Return the text of an argument as a number or word of its type."""
+def parse_method_argument_value(method: str, key: str, value: str, kind: Any) -> object:
+    """Parse the text of an inversion method's argument to its type, an int, float or str; raise
+    ArgumentError if that fails.
+    """
     try:
         if kind is int:
             return int(value)
@@ -66,7 +69,7 @@ def parse_value(method: str, key: str, value: str, kind: Any) -> object:
 
 
 def format_method(method: InversionMethod) -> str:
-    """Return the text that `parse_method` reads, with every argument."""
+    """Return an inversion method as the text that `parse_method` reads, with every argument."""
     name = next((name for name, kind in INVERSION_METHODS.items() if type(method) is kind), None)
     if name is None:
         raise ArgumentError(
@@ -79,13 +82,13 @@ def format_method(method: InversionMethod) -> str:
 
 
 INVERSION_METHODS: dict[str, type[InversionMethod]] = {
-    "ddim": Ddim,
-    "direct": Direct,
-    "negative-prompt": NegativePrompt,
-    "null-text": NullText,
-    "edit-friendly": EditFriendly,
-    "turbo": Turbo,
+    "ddim": DdimInversion,
+    "direct": DirectInversion,
+    "negative-prompt": NegativePromptInversion,
+    "null-text": NullTextInversion,
+    "edit-friendly": EditFriendlyInversion,
+    "turbo": TurboEdit,
     "difference": FlowEdit,
-    "bdia": Bdia,
+    "bdia": BdiaInversion,
 }
 """Name on the command line and in files -> method."""

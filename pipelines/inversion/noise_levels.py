@@ -22,7 +22,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class NoiseLevels:
-    """Timesteps of a run of N steps, and signal a and noise s of its N + 1 levels.
+    """Noise schedule of a sampling run of N steps: its timesteps, and signal a and noise s of its N
+    + 1 levels.
 
     timesteps : N, decreasing
     signal, noise : N + 1; the last level is that of the finished latents
@@ -41,8 +42,9 @@ class NoiseLevels:
 
 
 @dataclass(frozen=True, slots=True)
-class PathStep:
-    """One step of a sampler as numbers: x' = clean D + latents x + previous x_before.
+class SamplerStepCoefficients:
+    """Coefficients of one sampler step: x' = clean D + latents x + previous x_before, with the
+    denoised picture D.
 
     x_before are the latents before the step before; only a sampler of two steps reads them.
 
@@ -60,9 +62,10 @@ class PathStep:
 def build_noise_levels(scheduler: Scheduler, num_inference_steps: int) -> NoiseLevels:
     """Return the noise levels of a run of this many steps with the scheduler's timesteps.
 
-    The samplers differ in how they step between levels; an inversion steps by `build_path_step`, so
-    that only the timesteps are the scheduler's. Raises ArgumentError for a scheduler whose noise
-    levels are unknown, and for a model that cannot denoise the first of them.
+    The samplers differ in how they step between levels; an inversion steps by
+    `build_step_coefficients`, so that only the timesteps are the scheduler's. Raises ArgumentError
+    for a scheduler whose noise levels are unknown, and for a model that cannot denoise the first of
+    them.
     """
     own: Any = copy.deepcopy(scheduler)
     set_timesteps(own, num_inference_steps, torch.device("cpu"))
@@ -71,7 +74,7 @@ def build_noise_levels(scheduler: Scheduler, num_inference_steps: int) -> NoiseL
 
 def read_noise_levels(own: Any) -> NoiseLevels:
     """Return the noise levels of a scheduler whose timesteps are set, as `build_noise_levels` does;
-    its timesteps are changed.
+    the scheduler's timesteps are changed.
     """
     name, flow = type(own).__name__, is_flow_matching(own)
     if not flow and getattr(own, "alphas_cumprod", None) is None:
@@ -122,10 +125,11 @@ def compute_denoised_factors(
     return tuple((f / a, g) for (f, g), (a, _) in zip(factors, levels, strict=True))
 
 
-def build_path_step(
+def build_step_coefficients(
     levels: NoiseLevels, begin: int, end: int, *, eta: float = 0.0, asked_at: int | None = None
-) -> PathStep:
-    """Return the step from level `begin` to level `end`, without the noise that it adds.
+) -> SamplerStepCoefficients:
+    """Return the coefficients of the DDIM step from noise level `begin` to level `end`, without the
+    noise that it adds.
 
     x' = A D + B x with var = (s'^2 / s^2) (1 - a^2 / a'^2), c = sqrt(s'^2 - eta^2 var), B = c / s
     and A = a' - c a / s: DDIM (Song et al. 2020, equations 12 and 16,
@@ -142,14 +146,18 @@ def build_path_step(
         c = math.sqrt(max(0.0, s_to**2 - eta**2 * variance))
     asked = begin if asked_at is None else asked_at
     kept = c / s
-    return PathStep(levels.timesteps[asked], levels.denoised[asked], a_to - kept * a, kept)
+    return SamplerStepCoefficients(
+        levels.timesteps[asked], levels.denoised[asked], a_to - kept * a, kept
+    )
 
 
-def build_path_steps(
+def build_run_step_coefficients(
     levels: NoiseLevels, *, eta: float = 0.0, skip: int = 0
-) -> tuple[PathStep, ...]:
-    """Return the steps of a run from level `skip` to the last, see `build_path_step`."""
+) -> tuple[SamplerStepCoefficients, ...]:
+    """Return the coefficients of all steps of a run, from noise level `skip` to the last; see
+    `build_step_coefficients`.
+    """
     return tuple(
-        build_path_step(levels, level, level + 1, eta=eta)
+        build_step_coefficients(levels, level, level + 1, eta=eta)
         for level in range(skip, levels.num_steps)
     )

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipelines.inversion.ddim import check_iterations, invert_ddim
-from pipelines.inversion.inversion_run import InversionRun
-from pipelines.inversion.noise_levels import PathStep, build_path_steps
+from pipelines.inversion.inversion_run import InversionRunProtocol
+from pipelines.inversion.noise_levels import SamplerStepCoefficients, build_run_step_coefficients
 from pipelines.inversion.path import SourcePath
-from pipelines.inversion.path_scheduler import apply_path_step, to_at_least_float32
+from pipelines.inversion.path_scheduler import apply_step_coefficients, to_at_least_float32
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import RunState, StepCallback
@@ -24,8 +24,9 @@ UNCOND_BRANCH = "uncond"
 
 
 @dataclass(frozen=True, slots=True)
-class NullText:
-    """Null-text inversion (Mokady et al. 2023, https://arxiv.org/abs/2211.09794, algorithm 1).
+class NullTextInversion:
+    """Null-text inversion (Mokady et al. 2023, https://arxiv.org/abs/2211.09794, algorithm 1): DDIM
+    inversion, then an optimised unconditional embedding for each step.
 
     For each step an unconditional embedding is optimised, with which the guided step from the
     replayed latents leads to the path of DDIM inversion.
@@ -51,13 +52,13 @@ class NullText:
                 f"Got inner_steps={self.inner_steps!r:.80}, expected a number from 1 to 1000."
             )
 
-    def find_path(self, run: InversionRun) -> SourcePath:
+    def compute_source_latents_path(self, run: InversionRunProtocol) -> SourcePath:
         """Invert the picture by DDIM: return the path of its latents from noise to the picture.
 
         The source's run under guidance is recorded while an unconditional embedding is optimised
         for each step.
         """
-        latents, steps = invert_ddim(run, self.iterations), build_path_steps(run.levels)
+        latents, steps = invert_ddim(run, self.iterations), build_run_step_coefficients(run.levels)
         optimisation = OptimiseUncondCallback(self, steps, latents)
         return SourcePath(
             steps,
@@ -78,7 +79,12 @@ class OptimiseUncondCallback(StepCallback):
     embeddings : (1, T, D), one per step so far
     """
 
-    def __init__(self, method: NullText, steps: Sequence[PathStep], path: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        method: NullTextInversion,
+        steps: Sequence[SamplerStepCoefficients],
+        path: Sequence[Tensor],
+    ) -> None:
         self.method = method
         self.steps = steps
         self.path = path
@@ -92,11 +98,13 @@ class OptimiseUncondCallback(StepCallback):
         if UNCOND_BRANCH not in run.pass_conditioning.branches:
             self.embeddings.append(run.conditioning.select_branches((UNCOND_BRANCH,)).text_BTD)
             return
-        uncond_1TD = self.optimise(run)
+        uncond_1TD = self.optimise_uncond_embedding(run)
         self.embeddings.append(uncond_1TD)
-        run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)
+        run.conditioning = replace_branch_text_embedding(
+            run.conditioning, UNCOND_BRANCH, uncond_1TD
+        )
 
-    def optimise(self, run: RunState) -> Tensor:
+    def optimise_uncond_embedding(self, run: RunState) -> Tensor:
         """Return the unconditional embedding (1, T, D) with which this step ends closest to the
         path.
         """
@@ -113,7 +121,7 @@ class OptimiseUncondCallback(StepCallback):
                 given = replace(uncond, text_BTD=text_1TD.to(uncond.text_BTD.dtype))
                 uncond_1CHW = run.denoise(run.latents_BCHW, given)
                 guided = run.guidance.combine({UNCOND_BRANCH: uncond_1CHW, "cond": cond_1CHW}, run)
-                moved = apply_path_step(step, guided, run.latents_BCHW)
+                moved = apply_step_coefficients(step, guided, run.latents_BCHW)
                 loss = (moved - end_1CHW.to(moved)).square().mean()
                 (text_1TD.grad,) = torch.autograd.grad(loss, [text_1TD])
             adam.step()
@@ -137,10 +145,14 @@ class UncondScheduleCallback(StepCallback):
         """
         if UNCOND_BRANCH in run.conditioning.branches:
             uncond_1TD = self.embedding_at(run.step)
-            run.conditioning = replace_branch_text(run.conditioning, UNCOND_BRANCH, uncond_1TD)
+            run.conditioning = replace_branch_text_embedding(
+                run.conditioning, UNCOND_BRANCH, uncond_1TD
+            )
 
 
-def replace_branch_text(conditioning: Conditioning, branch: str, text_1TD: Tensor) -> Conditioning:
+def replace_branch_text_embedding(
+    conditioning: Conditioning, branch: str, text_1TD: Tensor
+) -> Conditioning:
     """Return the conditioning with one text embedding (1, T, D) for every row of a branch."""
     text_BTD = conditioning.text_BTD.clone()
     first = conditioning.branches.index(branch) * conditioning.num_images

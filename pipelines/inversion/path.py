@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipelines.inversion.noise_levels import PathStep
+from pipelines.inversion.noise_levels import SamplerStepCoefficients
 from t2i.conditioning.run_state import StepCallback
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
@@ -31,7 +31,7 @@ class SourcePath:
     step_callbacks : of the source's recorded run
     """
 
-    steps: tuple[PathStep, ...]
+    steps: tuple[SamplerStepCoefficients, ...]
     latents: Sequence[Tensor]
     pinned: bool = True
     has_residuals: bool = False

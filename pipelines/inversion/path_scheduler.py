@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.inversion.noise_levels import PathStep
+from pipelines.inversion.noise_levels import SamplerStepCoefficients
 from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.schedulers import Scheduler
 
@@ -47,11 +47,16 @@ class FixedTimestepsScheduler:
         self.index = 0
 
 
-class PathStepScheduler(FixedTimestepsScheduler):
-    """Scheduler of the targets of an edit: each step is a `PathStep`, plus the path's residual."""
+class PrecomputedStepScheduler(FixedTimestepsScheduler):
+    """Scheduler of the targets of an edit: each step applies precomputed coefficients and then adds
+    the source path's residual, if there is one.
+    """
 
     def __init__(
-        self, like: Scheduler, steps: Sequence[PathStep], residual_at: ResidualReader | None = None
+        self,
+        like: Scheduler,
+        steps: Sequence[SamplerStepCoefficients],
+        residual_at: ResidualReader | None = None,
     ) -> None:
         super().__init__(like, [step.timestep for step in steps])
         self.steps = steps
@@ -75,10 +80,10 @@ class PathStepScheduler(FixedTimestepsScheduler):
         return (moved_BCHW.to(sample.dtype),)
 
     def step_without_residual(
-        self, step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor
+        self, step: SamplerStepCoefficients, prediction_BCHW: Tensor, latents_BCHW: Tensor
     ) -> Tensor:
         """Return the latents (B, C, H, W), at least float32, after a step without its residual."""
-        moved_BCHW = apply_path_step(step, prediction_BCHW, latents_BCHW)
+        moved_BCHW = apply_step_coefficients(step, prediction_BCHW, latents_BCHW)
         if step.previous:
             assert self.previous_BCHW is not None
             moved_BCHW = moved_BCHW + step.previous * to_at_least_float32(self.previous_BCHW)
@@ -101,7 +106,7 @@ class AddResidualsCallback(StepCallback):
         run.latents_BCHW = moved_BCHW.to(run.latents_BCHW)
 
 
-class PinnedScheduler(PathStepScheduler):
+class PinnedScheduler(PrecomputedStepScheduler):
     """Scheduler of the source: each step returns the path's latents, and keeps how far the model's
     own step misses them.
 
@@ -112,7 +117,7 @@ class PinnedScheduler(PathStepScheduler):
     def __init__(
         self,
         like: Scheduler,
-        steps: Sequence[PathStep],
+        steps: Sequence[SamplerStepCoefficients],
         latents: Sequence[Tensor],
         max_last_residual: float | None = None,
     ) -> None:
@@ -146,7 +151,7 @@ class PinnedScheduler(PathStepScheduler):
         return (end_1CHW.to(sample),)
 
 
-class BesideSourceScheduler(PathStepScheduler):
+class SourceAndTargetsScheduler(PrecomputedStepScheduler):
     """Scheduler of a batch whose first row is the source of the others: that row steps along the
     path, and what its own step misses of the path is added to the steps of all rows.
 
@@ -157,7 +162,7 @@ class BesideSourceScheduler(PathStepScheduler):
     """
 
     def __init__(
-        self, like: Scheduler, steps: Sequence[PathStep], latents: Sequence[Tensor]
+        self, like: Scheduler, steps: Sequence[SamplerStepCoefficients], latents: Sequence[Tensor]
     ) -> None:
         super().__init__(like, steps)
         self.latents = latents
@@ -202,8 +207,12 @@ class BesideSourceScheduler(PathStepScheduler):
         return (torch.cat([source, targets]).to(sample.dtype),)
 
 
-def apply_path_step(step: PathStep, prediction_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-    """Apply a path's step to latents x: return clean D + latents x, in at least float32."""
+def apply_step_coefficients(
+    step: SamplerStepCoefficients, prediction_BCHW: Tensor, latents_BCHW: Tensor
+) -> Tensor:
+    """Apply the coefficients of a sampler step to latents x: return clean D + latents x, in at
+    least float32.
+    """
     f, g = step.denoised
     of_latents = step.clean * f + step.latents
     of_prediction = step.clean * g

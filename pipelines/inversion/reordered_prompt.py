@@ -10,9 +10,9 @@ PromptT = TypeVar("PromptT")
 
 
 @dataclass(frozen=True, slots=True)
-class ReorderedPrompt(Prompt):
-    """Prompt of a run whose steps stand for steps of another run, so that its text at a noise
-    level is the other run's there.
+class StepReorderedPrompt(Prompt):
+    """Scheduled prompt of a run whose steps stand for steps of another run, such as an inversion:
+    its text at a noise level is the other run's there.
 
     step_order : for each step of this run, the step of the other one
     num_steps : of the other run
@@ -37,16 +37,16 @@ class ReorderedPrompt(Prompt):
         return (0, *(step for step in range(1, steps) if texts[step] != texts[step - 1]))
 
 
-def reorder_prompt(prompt: PromptT, step_order: Sequence[int], num_steps: int) -> PromptT:
-    """Return a prompt for a run whose steps stand for those of another run; a text is returned as
-    it is.
+def reorder_prompt_steps(prompt: PromptT, step_order: Sequence[int], num_steps: int) -> PromptT:
+    """Return a scheduled prompt for a run whose steps stand for those of another run in other
+    order; a plain text is returned unchanged.
 
     step_order : for each step of this run, the step of the other one
     num_steps : of the other run
     """
     if not isinstance(prompt, Prompt):
         return prompt
-    return ReorderedPrompt(  # type: ignore[return-value]  # a Prompt, as it was
+    return StepReorderedPrompt(  # type: ignore[return-value]  # a Prompt, as it was
         prompt.text,
         prompt.dialect,
         prompt.weights,

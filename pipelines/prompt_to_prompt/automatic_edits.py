@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pipelines.prompt_to_prompt.edit_kinds import PromptChange, classify_change
+from pipelines.prompt_to_prompt.edit_kinds import PromptChange, classify_text_change
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.word_edit import check_alignment_types
 from t2i.attention.edits.local_blend import LocalBlend
@@ -16,15 +16,15 @@ from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
 from t2i.attention.edits.style_aligned import StyleAligned, check_source_weight
 from t2i.attention.prompts.prompt_tokens import Words, as_word_tuple
-from t2i.attention.site import StepWindow, check_step_window, is_empty_window
+from t2i.attention.site import StepWindow, check_step_window, is_empty_step_window
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.alignment import join_text_without_weights, split_into_lowercase_words
 from t2i.text.prompt import Prompt
 from t2i.text.token_windows import EncoderInput
-from t2i.text.word_mentions import WordMention, check_mention
+from t2i.text.word_mentions import WordMention, check_mention_in_text
 from t2i.text.word_pattern import build_word_pattern
-from t2i.text.word_spans import unknown_word_message
+from t2i.text.word_spans import build_unknown_word_message
 
 BlendWords = tuple[Words, Words]
 """Words of the source and of the target, as LocalBlend takes them."""
@@ -101,7 +101,9 @@ class WordEditOptions:
         return [] if self.style is None else [StyleAligned(source_weight=self.style)]
 
     def list_blends_per_target(self, targets: int) -> Sequence[Literal["auto"] | BlendWords | None]:
-        """Return the blend of each target; ArgumentError where a list has another length."""
+        """Return the blend words of each target prompt, "auto" or None included; ArgumentError
+        where a list has another length.
+        """
         if not isinstance(self.blend, list):
             return [self.blend] * targets  # type: ignore[list-item]  # a tuple is one pair
         if len(self.blend) != targets:
@@ -125,7 +127,9 @@ class TargetEditSettings:
 def choose_target_edit_settings(
     prompts: Sequence[str | Prompt], num_steps: int, options: WordEditOptions
 ) -> list[TargetEditSettings]:
-    """Return the settings of each target; `prompts` begins with the source."""
+    """Return the attention-edit settings of each target prompt; `prompts` begins with the
+    source's.
+    """
     found = []
     blends = options.list_blends_per_target(len(prompts) - 1)
     for prompt, blend in zip(prompts[1:], blends, strict=True):
@@ -156,9 +160,9 @@ def classify_prompt_change(
 
     weighted : True if a word of the target is weighted
     """
-    if list_pair_change_steps(source, target, num_steps) != {0}:
+    if list_source_or_target_change_steps(source, target, num_steps) != {0}:
         return PromptChange("other")
-    return classify_change(
+    return classify_text_change(
         get_cond_text_at_step(source), get_cond_text_at_step(target), weighted=weighted
     )
 
@@ -182,9 +186,11 @@ def choose_edits(
         swap = has_equal_word_counts(prompts[0], prompt, num_steps)
         kind = Replace if swap else Refine
         aligned = {
-            word: origin for word, origin in options.alignment.items() if has_mention(prompt, word)
+            word: origin
+            for word, origin in options.alignment.items()
+            if has_possibly_numbered_word(prompt, word)
         }
-        if aligned and is_empty_window(choice.cross_replace):
+        if aligned and is_empty_step_window(choice.cross_replace):
             warnings.warn(
                 "The alignment by hand has no effect: cross_replace=0 keeps no map of the source.",
                 stacklevel=3,
@@ -201,7 +207,7 @@ def choose_edits(
         edits += [edit for edit in chosen if acts_at_any_step(edit, num_steps)]
         if choice.blend is not None:
             edits.append(LocalBlend(target=target, words=choice.blend))
-        bound = [region for region in options.regions if has_words(prompt, region.words)]
+        bound = [region for region in options.regions if has_all_words(prompt, region.words)]
         if bound:
             edits.append(Regions(bound, target=target))
         if options.style is not None:
@@ -213,7 +219,7 @@ def acts_at_any_step(edit: Edit, num_steps: int) -> bool:
     """Return True if any step lies in the edit's window; warn where none does unexpectedly."""
     if any(edit.acts_at_step(step, num_steps) for step in range(num_steps)):
         return True
-    if not is_empty_window(edit.steps):
+    if not is_empty_step_window(edit.steps):
         name = STEP_WINDOW_OPTION_BY_EDIT.get(type(edit), f"steps of {type(edit).__name__}")
         steps = "1 step is" if num_steps == 1 else f"{plural(num_steps, 'step')} are"
         warnings.warn(
@@ -225,7 +231,7 @@ def acts_at_any_step(edit: Edit, num_steps: int) -> bool:
 
 def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps: int) -> bool:
     """Return True if source and target have equally many words at every step."""
-    turns = list_pair_change_steps(source, target, num_steps)
+    turns = list_source_or_target_change_steps(source, target, num_steps)
     return all(
         len(split_into_lowercase_words(get_cond_text_at_step(source, step, num_steps)))
         == len(split_into_lowercase_words(get_cond_text_at_step(target, step, num_steps)))
@@ -233,7 +239,9 @@ def has_equal_word_counts(source: str | Prompt, target: str | Prompt, num_steps:
     )
 
 
-def list_pair_change_steps(source: str | Prompt, target: str | Prompt, num_steps: int) -> set[int]:
+def list_source_or_target_change_steps(
+    source: str | Prompt, target: str | Prompt, num_steps: int
+) -> set[int]:
     """Return step 0 and the steps at which either prompt changes."""
     return {0}.union(
         *(p.list_change_steps(num_steps) for p in (source, target) if isinstance(p, Prompt))
@@ -253,7 +261,7 @@ def has_word(prompt: str | Prompt, word: str) -> bool:
     )
 
 
-def has_words(prompt: str | Prompt, words: Words) -> bool:
+def has_all_words(prompt: str | Prompt, words: Words) -> bool:
     """Return True if the prompt contains all of the words at step 0."""
     return all(has_word(prompt, word) for word in as_word_tuple(words))
 
@@ -261,7 +269,7 @@ def has_words(prompt: str | Prompt, words: Words) -> bool:
 def check_region_words(targets: Sequence[str | Prompt], regions: Sequence[Region]) -> None:
     """Raise ArgumentError for a region whose words no target contains together."""
     for region in regions:
-        if not any(has_words(target, region.words) for target in targets):
+        if not any(has_all_words(target, region.words) for target in targets):
             named = " and ".join(map(repr, as_word_tuple(region.words)))
             raise ArgumentError(
                 f"regions: {named} is in no target: bind words of the picture that is drawn."
@@ -277,12 +285,14 @@ def check_weighted_words(targets: Sequence[str | Prompt], weights: Mapping[str, 
             texts = " ".join(
                 join_text_without_weights(get_cond_text_at_step(target)) for target in targets
             )
-            missing = unknown_word_message(word, texts).replace("the prompt", "any target", 1)
+            missing = build_unknown_word_message(word, texts).replace("the prompt", "any target", 1)
             raise ArgumentError(f"weights: {missing}")
 
 
-def has_mention(prompt: str | Prompt, word: str) -> bool:
-    """Return True if the prompt contains a word of an alignment, "dog" or "dog#2", at step 0."""
+def has_possibly_numbered_word(prompt: str | Prompt, word: str) -> bool:
+    """Return True if the prompt contains, at step 0, a word given with or without its number, "dog"
+    or "dog#2".
+    """
     return has_word(prompt, WordMention.parse(word).word)
 
 
@@ -300,10 +310,10 @@ def check_aligned_words(
     try:
         for word, origin in alignment.items():
             mention = WordMention.parse(word)
-            texts = [text for text in targets if has_mention(text, word)]
+            texts = [text for text in targets if has_possibly_numbered_word(text, word)]
             for text in texts or [" ".join(targets)]:
-                check_mention(mention, text, "any target" if not texts else "the target")
+                check_mention_in_text(mention, text, "any target" if not texts else "the target")
             if origin is not None:
-                check_mention(WordMention.parse(origin), source, "the source")
+                check_mention_in_text(WordMention.parse(origin), source, "the source")
     except ArgumentError as error:
         raise ArgumentError(f"alignment: {error}") from None

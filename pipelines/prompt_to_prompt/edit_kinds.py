@@ -37,7 +37,8 @@ SIZE_WORDS = {"small", "large", "big", "tiny", "huge", "little", "tall", "short"
 
 @dataclass(frozen=True, slots=True)
 class ChangeKindDefaults:
-    """Settings of the edits for one kind of change, see WordEditOptions.
+    """Default settings of the attention edits for one kind of change between two prompts, see
+    WordEditOptions.
 
     blended : only the region of the changed words is edited
     inversion : name of the inversion method for a user's own picture
@@ -69,11 +70,11 @@ class PromptChange:
 
     @property
     def settings(self) -> ChangeKindDefaults:
-        """Settings of the attention edits for this kind of change between two prompts."""
+        """Default settings of the attention edits for this kind of change between two prompts."""
         return SETTINGS_BY_CHANGE_KIND[self.kind]
 
 
-def classify_change(
+def classify_text_change(
     source: EncoderInput, target: EncoderInput, *, weighted: bool = False
 ) -> PromptChange:
     """Classify the change between a source and a target prompt: return its kind and the words that

@@ -31,7 +31,7 @@ class NoiseArguments:
 
 
 @dataclass(frozen=True)
-class EditRunInputs:
+class EditCallArguments:
     """Prompts, starting noise and settings of one call that edits images from a source.
 
     prompts : the source first, then the targets
@@ -57,26 +57,26 @@ def build_edit_run_inputs(
     target: Prompts,
     settings: SourceRunSettings,
     noise: NoiseArguments,
-) -> EditRunInputs:
+) -> EditCallArguments:
     """Return prompts, starting noise and settings of a run of source and targets, or of the targets
     alone if the source is recorded.
 
     Raises ArgumentError where the settings or the pipeline differ from those of the recording.
     """
     if not isinstance(source, RecordedSource):
-        prompts = list_prompts(source, target)
+        prompts = join_source_and_target_prompts(source, target)
         generators = build_identical_generators(noise, len(prompts))
-        return EditRunInputs(prompts, settings.given_arguments, generators, noise.latents)
-    prompts = list_prompts(source.prompt, target)
+        return EditCallArguments(prompts, settings.given_arguments, generators, noise.latents)
+    prompts = join_source_and_target_prompts(source.prompt, target)
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     arguments["controls"] = add_controls_to_source(pipe, source, settings.controls).controls
     check_no_noise_arguments(noise.generator, noise.latents)
     generators = restore_recorded_generators(source, len(prompts) - 1)
-    return EditRunInputs(prompts, arguments, generators, source.noise)
+    return EditCallArguments(prompts, arguments, generators, source.noise)
 
 
-def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
-    """Return the prompts of a call: the source, then the targets."""
+def join_source_and_target_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
+    """Return the prompts of a prompt-to-prompt call as one list: the source, then the targets."""
     if not isinstance(source, str | Prompt):
         raise ArgumentError(
             f"Got source of type {type(source).__name__}: {source!r:.80}. Expected one prompt; "
@@ -86,7 +86,9 @@ def list_prompts(source: str | Prompt, target: Prompts) -> list[str | Prompt]:
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:
-    """Raise ArgumentError unless these are edits, given without options for automatic ones."""
+    """Raise ArgumentError unless `edits` is a list of Edit objects, given without options for
+    automatic edits.
+    """
     if not isinstance(edits, list | tuple) or not all(isinstance(edit, Edit) for edit in edits):
         raise ArgumentError(
             f'Got edits={edits!r:.80}, expected "auto", or a list of edits, such as '
@@ -102,7 +104,9 @@ def check_custom_edits(edits: object, options: WordEditOptions) -> None:
 def find_image_size(
     pipe: Any, height: int | None, width: int | None, latents: Tensor | None = None
 ) -> tuple[int, int]:
-    """Return height and width of the images, in pixels."""
+    """Return height and width in pixels of the images of a call: as given, else from the latents,
+    else the model's default.
+    """
     default = sd.default_height_and_width(pipe.unet, pipe.vae)
     if isinstance(latents, Tensor) and latents.ndim == 4:
         factor = sd.pixels_per_latent(pipe.vae)

@@ -25,11 +25,11 @@ from pipelines.inversion.methods import AUTO_METHOD, format_method, parse_method
 from pipelines.inversion.noise_levels import NoiseLevels, build_noise_levels, is_flow_matching
 from pipelines.inversion.path import SourcePath
 from pipelines.inversion.path_scheduler import (
-    PathStepScheduler,
     PinnedScheduler,
+    PrecomputedStepScheduler,
     to_at_least_float32,
 )
-from pipelines.inversion.reordered_prompt import reorder_prompt
+from pipelines.inversion.reordered_prompt import reorder_prompt_steps
 from pipelines.prompt_to_prompt.edit_kinds import PromptChange
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -38,7 +38,7 @@ from pipelines.prompt_to_prompt.recording_size import (
     estimate_recording_bytes,
 )
 from pipelines.prompt_to_prompt.source_recording import (
-    RecordingAdditions,
+    KnownPathRecordingInputs,
     RecordingOptions,
     record_source,
 )
@@ -59,7 +59,8 @@ POOR_REPLAY_PSNR = 20.0
 def resolve_inversion_method(
     pipe: Any, method: str | InversionMethod, changes: Sequence[PromptChange] = ()
 ) -> InversionMethod:
-    """Return the method of a name; "auto" is the one that suits the model and the edits to come.
+    """Return the inversion method of a name; "auto" is the one that suits the model and the edits
+    to come.
 
     Models of few steps take "turbo", flow models "difference", all others the method of the kinds
     of change (edit_kinds.SETTINGS) if that is one, else "direct".
@@ -84,7 +85,7 @@ def resolve_inversion_method(
 
 @dataclass(frozen=True)
 class PipelineInversionRun:
-    """InversionRun of a pipeline: a picture to invert, with its prompt and noise levels.
+    """InversionRunProtocol of a pipeline: a picture to invert, with its prompt and noise levels.
 
     label : of the progress bars of its runs
     """
@@ -118,9 +119,11 @@ class PipelineInversionRun:
         arguments = self.build_run_arguments(len(scheduler.timesteps), guided)
         prompt = self.prompt
         if (order := scheduler.step_order) is not None:
-            prompt = reorder_prompt(prompt, order, self.levels.num_steps)
+            prompt = reorder_prompt_steps(prompt, order, self.levels.num_steps)
             negative = arguments.get("negative_prompt")
-            arguments["negative_prompt"] = reorder_prompt(negative, order, self.levels.num_steps)
+            arguments["negative_prompt"] = reorder_prompt_steps(
+                negative, order, self.levels.num_steps
+            )
         with self.pipe.overriding_calls(CallOverrides(scheduler, progress_label=self.label)):
             drawn = TextToImagePipeline.__call__(
                 self.pipe,
@@ -162,7 +165,7 @@ def invert_and_record_photo(
     levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps)
     pixels_13YX = photo.pixels
     height, width = pixels_13YX.shape[-2:]
-    most = options.max_positions or pipe.find_max_site_size(height, width)
+    most = options.max_positions or pipe.find_max_kept_layout_positions(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
     needed = estimate_recording_bytes(
         pipe, num_steps, height, width, most, options.source_rows_edits
@@ -175,7 +178,7 @@ def invert_and_record_photo(
     check_guidance_suits_method(settings.guidance or choose_guidance(scale), method)
     clean_1CHW = encode_pixels_to_mean_latents(pipe, pixels_13YX)
     run = PipelineInversionRun(pipe, prompt, settings.to_arguments(), levels, clean_1CHW, generator)
-    path = method.find_path(run)
+    path = method.compute_source_latents_path(run)
 
     scheduler = build_source_path_scheduler(pipe, path)
     guided = path.source_is_guided and (not path.pinned or path.has_residuals)
@@ -207,7 +210,7 @@ def invert_and_record_photo(
         replace(settings, num_inference_steps=len(path.steps)),
         NoiseArguments(None, generator, path.latents[0].cpu()),
         options,
-        RecordingAdditions(
+        KnownPathRecordingInputs(
             overrides=CallOverrides(scheduler, path.step_callbacks, "recording"),
             arguments=arguments,
             extra=extra,
@@ -245,7 +248,9 @@ def check_settings_left_to_method(
 
 
 def count_path_steps(method: InversionMethod, num_inference_steps: int) -> int:
-    """Return the number of steps of a method's path: less than the run's where it skips some."""
+    """Return the number of steps of an inversion method's path: less than the run's where the
+    method skips some.
+    """
     return num_inference_steps - int(getattr(method, "skip", 0) * num_inference_steps)
 
 
@@ -256,21 +261,22 @@ def encode_pixels_to_mean_latents(pipe: Any, pixels_13YX: Tensor) -> Tensor:
     )
 
 
-def build_source_path_scheduler(pipe: Any, path: SourcePath) -> PathStepScheduler:
+def build_source_path_scheduler(pipe: Any, path: SourcePath) -> PrecomputedStepScheduler:
     """Build the scheduler with which the run of an inverted source is recorded."""
     if not path.pinned:
-        return PathStepScheduler(pipe.scheduler, path.steps)
+        return PrecomputedStepScheduler(pipe.scheduler, path.steps)
     return PinnedScheduler(pipe.scheduler, path.steps, path.latents, path.max_last_residual)
 
 
 def measure_inversion_psnr(
     run: PipelineInversionRun,
     path: SourcePath,
-    scheduler: PathStepScheduler,
+    scheduler: PrecomputedStepScheduler,
     recorded: RecordedSource,
     pixels_13YX: Tensor,
 ) -> InversionPSNR:
-    """Return the error of a picture's inversion; warn where the replay is poor.
+    """Measure the peak signal-to-noise ratios of a picture's inversion against the picture; warn
+    where the replay is poor.
 
     scheduler : of the recorded run. Only for a pinned path without residuals the model draws the
     source again: other replays are the recorded run, or the path itself but for what was cut off
@@ -279,19 +285,19 @@ def measure_inversion_psnr(
     decoded = run.pipe.decode_latents(run.clean_1CHW)
     replay: float | None = None
     if not path.pinned:
-        replay = peak_signal_to_noise(recorded.pixels, pixels_13YX)
+        replay = compute_psnr(recorded.pixels, pixels_13YX)
     elif not path.has_residuals:
-        again = PathStepScheduler(run.pipe.scheduler, path.steps)
+        again = PrecomputedStepScheduler(run.pipe.scheduler, path.steps)
         latents = run.sample_latents(again, path.latents[0], guided=path.source_is_guided)
-        replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
+        replay = compute_psnr(run.pipe.decode_latents(latents), pixels_13YX)
     elif path.max_last_residual is not None:
         assert isinstance(scheduler, PinnedScheduler)
         assert scheduler.cut_off_1CHW is not None
         latents = (to_at_least_float32(path.latents[-1]) - scheduler.cut_off_1CHW).to(
             path.latents[-1]
         )
-        replay = peak_signal_to_noise(run.pipe.decode_latents(latents), pixels_13YX)
-    error = InversionPSNR(replay, peak_signal_to_noise(decoded, pixels_13YX))
+        replay = compute_psnr(run.pipe.decode_latents(latents), pixels_13YX)
+    error = InversionPSNR(replay, compute_psnr(decoded, pixels_13YX))
     if replay is not None and replay < min(POOR_REPLAY_PSNR, error.autoencoder - 1):
         warnings.warn(
             f"Drawn again from its noise, the picture is reproduced at {replay:.1f} dB only (the "
@@ -312,7 +318,7 @@ def measure_inversion_psnr(
     return error
 
 
-def peak_signal_to_noise(pixels: Tensor, reference: Tensor) -> float:
+def compute_psnr(pixels: Tensor, reference: Tensor) -> float:
     """Return the peak signal-to-noise ratio in dB of pixels in -1..1, clipped to that range."""
     difference = pixels.float().clamp(-1, 1).cpu() - reference.float().clamp(-1, 1).cpu()
     error = float(difference.square().mean()) / 4
@@ -325,8 +331,10 @@ def compute_pixels_digest(pixels: Tensor) -> str:
     return hashlib.sha256(quantized.contiguous().numpy().tobytes()).hexdigest()
 
 
-def check_source_prompt(prompt: object) -> None:
-    """Raise ArgumentError unless the source prompt of an inversion is one prompt."""
+def check_single_source_prompt(prompt: object) -> None:
+    """Raise ArgumentError unless the source prompt of an inversion is one prompt, and not a
+    list.
+    """
     if isinstance(prompt, str | Prompt):
         return
     raise ArgumentError(

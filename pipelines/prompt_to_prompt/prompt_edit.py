@@ -15,7 +15,7 @@ from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
 from pipelines.prompt_to_prompt.automatic_edits import BlendWords, WordEditOptions, choose_edits
 from pipelines.prompt_to_prompt.edit_run import (
-    EditRunInputs,
+    EditCallArguments,
     NoiseArguments,
     build_edit_run_inputs,
     check_custom_edits,
@@ -162,7 +162,7 @@ class PromptEditPipeline(RecordingPipeline):
             )
         images = extract_images_from_tuple(drawn)
         if recorded is not None:
-            images = self.decode_with_source(recorded, images, output_type)
+            images = self.decode_source_and_targets(recorded, images, output_type)
         if not return_dict:
             return images, None
         return PipelineOutput(images=images, nsfw_content_detected=None)
@@ -233,7 +233,7 @@ class PromptEditPipeline(RecordingPipeline):
         self,
         edits: Literal["auto"] | Sequence[Edit],
         options: WordEditOptions,
-        run: "EditRunInputs",
+        run: "EditCallArguments",
     ) -> Sequence[Edit]:
         """Return the caller's own edits, checked, or those that "auto" chooses for the prompts."""
         arguments = run.arguments
@@ -245,7 +245,7 @@ class PromptEditPipeline(RecordingPipeline):
         check_custom_edits(edits, options)
         return edits
 
-    def decode_with_source(
+    def decode_source_and_targets(
         self, kept: RecordedSource, latents_BCHW: Tensor, output_type: str
     ) -> Any:
         """Return the images of a recorded source and of its targets, decoded together; see
@@ -268,7 +268,7 @@ class PromptEditPipeline(RecordingPipeline):
         """Return the edits that edits="auto" chooses for these prompts, the source first."""
         argument_checks.check_count("num_inference_steps", num_inference_steps)
         size = find_image_size(self, height, width)
-        most, blended = self.find_max_site_size(*size), self.find_blend_sites(*size)
+        most, blended = self.find_max_kept_layout_positions(*size), self.find_blend_sites(*size)
         edits = choose_edits(prompts, num_inference_steps, options, most)
         return [
             replace(edit, sites=blended) if isinstance(edit, LocalBlend) else edit for edit in edits

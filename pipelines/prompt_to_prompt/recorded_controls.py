@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run.controlled_run import check_control_networks_fit_pipeline
 from t2i.controls.control import Control
-from t2i.controls.control_facts import control_to_json
+from t2i.controls.control_facts import control_to_dict
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -31,7 +31,7 @@ def add_controls_to_source(
             f"{len(chosen)}: give those of the recording, controls=[...], or record it again."
         )
     for number, (control, facts) in enumerate(zip(chosen, recorded, strict=True)):
-        own = control_to_json(control)
+        own = control_to_dict(control)
         wrong = [name for name in own if own[name] != facts.get(name)]
         if wrong:
             raise ArgumentError(

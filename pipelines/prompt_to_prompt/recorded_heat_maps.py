@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step, list_pair_change_steps
+from pipelines.prompt_to_prompt.automatic_edits import (
+    get_cond_text_at_step,
+    list_source_or_target_change_steps,
+)
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
@@ -50,14 +53,14 @@ def read_recorded_heat_maps(
     probe.measurements.presence_pipe = pipe
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
-    tokens = PromptTokens((source.prompt_at(0),), tokenizers, requested)
+    tokens = PromptTokens((source.prompt_at_step(0),), tokenizers, requested)
     probe.check_prompts_and_words(tokens)
     height, width = source.latents.shape[-2:]
     probe.begin_run(tokens, (height, width))
     by_step = None if steps is None else StepHeatMaps(probe.maps, steps)
     sites = source.text_sites
     for step in range(source.steps.count):
-        text = source.prompt_at(step)
+        text = source.prompt_at_step(step)
         if text != tokens.prompts[0]:
             tokens = PromptTokens((text,), tokenizers, requested)
             probe.check_prompts_and_words(tokens)
@@ -79,7 +82,7 @@ def read_recorded_heat_maps(
 
 def find_absent_words(prompt: str | Prompt, words: Sequence[str], num_steps: int) -> list[str]:
     """Return the words or phrases that a prompt has at no step of a run."""
-    steps = list_pair_change_steps(prompt, prompt, num_steps)
+    steps = list_source_or_target_change_steps(prompt, prompt, num_steps)
     texts = [
         join_text_without_weights(get_cond_text_at_step(prompt, step, num_steps)) for step in steps
     ]
@@ -101,7 +104,7 @@ def check_heat_map_words(
     reader = encode_concepts(pipe, concepts) if concepts else None
     probe, tokenizers = Probe(tuple(words), concepts=reader), find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
-    for step in list_pair_change_steps(prompt, prompt, num_steps):
+    for step in list_source_or_target_change_steps(prompt, prompt, num_steps):
         text = get_cond_text_at_step(prompt, step, num_steps)
         probe.check_prompts_and_words(PromptTokens((text,), tokenizers, requested))
     requested.check_all_found()

@@ -19,16 +19,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.images.photo import Photo, pixels_to_image
+from pipelines.images.photo import Photo, pixel_tensor_to_pil_image
 from pipelines.images.photo_tensors import (
     fitting_to_dict,
     photo_from_tensors,
     photo_to_tensors,
 )
 from pipelines.inversion.inversion_psnr import InversionPSNR
-from pipelines.inversion.noise_levels import PathStep
+from pipelines.inversion.noise_levels import SamplerStepCoefficients
 from pipelines.inversion.null_text import UncondScheduleCallback
-from pipelines.inversion.path_scheduler import AddResidualsCallback, PathStepScheduler
+from pipelines.inversion.path_scheduler import AddResidualsCallback, PrecomputedStepScheduler
 from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
 from pipelines.prompt_to_prompt.photo_blending import (
     KeepUnmaskedOnPathCallback,
@@ -43,12 +43,12 @@ from pipelines.prompt_to_prompt.recording import (
     read_step_file,
     step_file_name,
 )
-from pipelines.run.argument_checks import check_path
+from pipelines.run.argument_checks import check_path_type
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import RunProvenance, prompt_from_json, prompt_to_json
-from t2i.atomic_folders import recover_folder
-from t2i.attention.compute.recorded_rows import RecordedInputs
-from t2i.attention.site import Site, site_from_json
+from t2i.atomic_folders import restore_folder_from_backup
+from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
+from t2i.attention.site import Site, site_from_dict
 from t2i.controls.control import Control
 from t2i.errors import ArgumentError, DataError
 from t2i.safe_reading import RUN_FILE_KIND, open_regular_file, parse_json, read_bounded
@@ -78,7 +78,7 @@ class RecordedSource:
     noise: Tensor | None
     latents: Tensor
     pixels: Tensor
-    path_steps: tuple[PathStep, ...] = ()
+    path_steps: tuple[SamplerStepCoefficients, ...] = ()
     photo: Photo | None = None
     controls: tuple[Control, ...] = ()
     _branches: tuple[int, tuple[str, ...]] | None = field(
@@ -89,7 +89,7 @@ class RecordedSource:
     @property
     def image(self) -> Image.Image:
         """Image of the recorded source, at the model's size."""
-        return pixels_to_image(self.pixels)
+        return pixel_tensor_to_pil_image(self.pixels)
 
     @property
     def photo_pixels(self) -> Tensor | None:
@@ -114,7 +114,7 @@ class RecordedSource:
                 "This source was recorded without the sizes of its sites, by an earlier t2i: "
                 "record it again to read heat maps from it."
             )
-        return tuple(map(site_from_json, self.facts["text_sites"]))
+        return tuple(map(site_from_dict, self.facts["text_sites"]))
 
     @property
     def error(self) -> InversionPSNR | None:
@@ -123,16 +123,14 @@ class RecordedSource:
         return None if error is None else InversionPSNR(**error)
 
     def call_overrides(self, pipe: Any) -> CallOverrides | None:
-        """Return what the run of targets needs beside an inverted picture, or beside the target of
-        an earlier edit; None for others.
-        """
+        """Return scheduler and callbacks for targets of an inversion or earlier edit, else None."""
         first = self.steps[0]
         residual_at = self.residual_at if "residual" in first else None
         if not self.path_steps:
             if residual_at is None:
                 return None
             return CallOverrides(None, [AddResidualsCallback(residual_at)])
-        scheduler = PathStepScheduler(pipe.scheduler, self.path_steps, residual_at)
+        scheduler = PrecomputedStepScheduler(pipe.scheduler, self.path_steps, residual_at)
         uncond = [UncondScheduleCallback(self.uncond_embedding_at)] if "uncond" in first else []
         mask_11YX = self.mask
         kept = (
@@ -183,19 +181,19 @@ class RecordedSource:
 
     # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
-    def prompt_at(self, step: int) -> EncoderInput:
+    def prompt_at_step(self, step: int) -> EncoderInput:
         """Return the prompt text that was encoded at a step; under prompt editing such as
         "[cat:dog:0.5]" it changes between steps.
         """
         num_passes, num_steps = self.steps.count, self.facts["num_inference_steps"]
         return get_cond_text_at_step(self.prompt, step * num_steps // num_passes, num_steps)
 
-    def get_recorded_qkv(self, site: str, step: int) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: str, step: int) -> RecordedAttentionInputs | None:
         """Return the source's recorded queries, keys and values at a site and step; None if none
         were recorded.
         """
         tensors = self.steps[step]
-        others = [f"{site}/{branch}" for branch in self.branches_at(step)[1:]]
+        others = [f"{site}/{branch}" for branch in self.branches_at_step(step)[1:]]
 
         def stack(part: str) -> Tensor | None:
             names = [f"{row}/{part}" for row in (site, *others)]
@@ -205,9 +203,9 @@ class RecordedSource:
         query, key, value, mask = map(stack, ("query", "key", "value", "mask"))
         if query is None and key is None and value is None:
             return None
-        return RecordedInputs(query, key, value, mask)
+        return RecordedAttentionInputs(query, key, value, mask)
 
-    def branches_at(self, step: int) -> tuple[str, ...]:
+    def branches_at_step(self, step: int) -> tuple[str, ...]:
         """Return the guidance branches of the rows recorded at a step, "cond" first."""
         if self._branches is None or self._branches[0] != step:
             parts = (name.split("/") for name in self.steps[step])
@@ -280,8 +278,8 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
     Raises DataError for any other folder, and for one of which a bit has changed since. The steps
     are read when they are needed, and not checked again then.
     """
-    check_path("folder", folder)
-    recover_folder(folder := Path(folder))
+    check_path_type("folder", folder)
+    restore_folder_from_backup(folder := Path(folder))
     try:
         manifest = parse_json(
             read_bounded(folder / RECORDING_MANIFEST_NAME, RUN_FILE_KIND.max_bytes), lenient=True
@@ -304,7 +302,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
                 "autoencoder": float(error_dB["autoencoder"]),
             }
         path_steps = tuple(
-            PathStep(**{**step, "denoised": tuple(step["denoised"])})
+            SamplerStepCoefficients(**{**step, "denoised": tuple(step["denoised"])})
             for step in manifest.get("path", ())
         )
         photo = manifest.get("photo")
@@ -344,7 +342,7 @@ def load_recorded_source(folder: str | Path) -> RecordedSource:
 
 
 def check_digest(path: Path, digests: Mapping[str, object], found: str) -> None:
-    """Raise DataError for a file that has changed since it was written."""
+    """Raise DataError if a file of a recorded source has changed since it was written."""
     if digests.get(path.name) != found:
         raise DataError(
             f"{path} has changed since it was written, or its disk has failed: "

@@ -130,7 +130,7 @@ class RecordingProbe(Probe):
         """Do nothing: the recording of a run is never discarded."""
         return
 
-    def estimate_bytes_at(self, site: Site, pictures: int, steps: int) -> int:
+    def estimate_bytes_at_site(self, site: Site, pictures: int, steps: int) -> int:
         """Return 0: RecordingEdit checks the budget, since it knows the width of the heads."""
         return 0
 
@@ -165,7 +165,7 @@ class RecordingProbe(Probe):
                 self.estimated_bytes += sum(one.nbytes for one in tensors if one is not None)
 
 
-def no_extra_tensors(step: int) -> Mapping[str, Tensor]:
+def return_no_extra_tensors(step: int) -> Mapping[str, Tensor]:
     """Return no tensors: nothing is recorded beside latents, queries and keys."""
     return {}
 
@@ -184,7 +184,7 @@ class RecordingEdit(Edit):
     storage: RecordedSteps
     probe: RecordingProbe
     budget: int
-    extra: Callable[[int], Mapping[str, Tensor]] = no_extra_tensors
+    extra: Callable[[int], Mapping[str, Tensor]] = return_no_extra_tensors
 
     def acts_at_site(self, site: Site) -> bool:
         """Return False for every attention site: recording changes no attention."""
@@ -226,7 +226,7 @@ def copy_to_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def create_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
+def create_empty_recorded_steps(folder: Path | None, stack: ExitStack) -> RecordedSteps:
     """Return an empty store of steps: in memory, or in a folder that appears when the stack
     closes.
 

@@ -19,10 +19,10 @@ from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
     build_identical_generators,
     find_image_size,
-    list_prompts,
+    join_source_and_target_prompts,
 )
 from pipelines.prompt_to_prompt.inverted_source import (
-    check_source_prompt,
+    check_single_source_prompt,
     invert_and_record_photo,
     resolve_inversion_method,
 )
@@ -90,7 +90,7 @@ class RecordingPipeline(TextToImagePipeline):
         controls : of the run and of all edits of it
         """
         if not isinstance(source, str | Prompt):
-            list_prompts(source, "")
+            join_source_and_target_prompts(source, "")
         check_control_networks_fit_pipeline(self, controls)
         noise = NoiseArguments(seed, generator, latents)
         height, width = find_image_size(self, height, width, latents)
@@ -169,7 +169,7 @@ class RecordingPipeline(TextToImagePipeline):
             the kinds of change, where no guidance or negative prompt is given
         controls : of the inversion and of all edits of it
         """
-        check_source_prompt(prompt)
+        check_single_source_prompt(prompt)
         check_control_networks_fit_pipeline(self, controls)
         (own,) = build_identical_generators(NoiseArguments(seed, generator, None), 1)
         size = find_image_size(self, height, width)
@@ -181,7 +181,9 @@ class RecordingPipeline(TextToImagePipeline):
             if own_guidance
             else [
                 classify_prompt_change(prompt, target, steps)
-                for target in (list_prompts(prompt, targets)[1:] if targets else ())
+                for target in (
+                    join_source_and_target_prompts(prompt, targets)[1:] if targets else ()
+                )
             ]
         )
         method = resolve_inversion_method(self, method, changes)
@@ -213,7 +215,7 @@ class RecordingPipeline(TextToImagePipeline):
     def holding_attention_lock(self) -> Iterator[None]:
         """Hold the lock on attention edits of this UNet within the block, against other threads."""
         with (
-            self.registering_waiter() as waiting,
+            self.registering_interruptible_wait() as waiting,
             holding_locks(self.unet, purpose="attention", waiting=waiting),
         ):
             yield
@@ -226,8 +228,10 @@ class RecordingPipeline(TextToImagePipeline):
         finally:
             self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers lacks types
 
-    def find_max_site_size(self, height: int, width: int) -> int:
-        """Return the largest number of positions of the sites whose layout edits="auto" keeps."""
+    def find_max_kept_layout_positions(self, height: int, width: int) -> int:
+        """Return the largest number of positions of a self-attention site at which edits="auto"
+        keeps the source's layout.
+        """
         H, W = sd.latent_size(self.vae, height, width)
         # The layout is kept where it is coarse: large images have no site so small.
         halved = 2 ** (len(self.unet.config["block_out_channels"]) - 1)
@@ -235,8 +239,8 @@ class RecordingPipeline(TextToImagePipeline):
         return max(MAX_LAYOUT_SITE_POSITIONS, smallest)
 
     def find_blend_sites(self, height: int, width: int) -> Sites | None:
-        """Return the sites that the blend of edits="auto" reads: None for LocalBlend's own choice,
-        or the smallest of an image so large that LocalBlend reads none of its sites.
+        """Return the attention sites from which the blend of edits="auto" takes its mask; None for
+        LocalBlend's own choice.
         """
         H, W = sd.latent_size(self.vae, height, width)
         kinds = self.unet.config["down_block_types"]

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention
 
 from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
-from t2i.attention.site import Site, find_site_place
+from t2i.attention.site import Site, find_place_in_unet
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder
@@ -39,7 +39,7 @@ def estimate_recording_bytes(
     for name, module in unet.named_modules():
         if not isinstance(module, Attention):
             continue
-        halvings = count_downsamplings(unet, name)
+        halvings = count_downsamplings_at_site(unet, name)
         sides = [math.ceil(side / 2**halvings) for side in latent]
         positions = math.prod(sides)
         if module.is_cross_attention:
@@ -64,7 +64,9 @@ def estimate_recording_bytes(
 def build_self_attention_site(name: str, size: tuple[int, int], heads: int) -> Site:
     """Return the site of a UNet's self-attention module, by its name and size."""
     positions = math.prod(size)
-    return Site(name, "self", find_site_place(name), size, heads, positions, (0, 0), (0, positions))
+    return Site(
+        name, "self", find_place_in_unet(name), size, heads, positions, (0, 0), (0, positions)
+    )
 
 
 def find_text_window_size(pipe: Any) -> int:
@@ -74,8 +76,10 @@ def find_text_window_size(pipe: Any) -> int:
     return encoder.window_size
 
 
-def count_downsamplings(unet: Any, site: str) -> int:
-    """Return how often a UNet has halved the latents' sides at a site, by the site's name."""
+def count_downsamplings_at_site(unet: Any, site: str) -> int:
+    """Return how often a UNet has halved the sides of the latents at an attention site, judged by
+    the site's name.
+    """
     down = [block.downsamplers is not None for block in unet.down_blocks]
     up = [getattr(block, "upsamplers", None) is not None for block in unet.up_blocks]
     place, _, rest = site.partition(".")

@@ -67,7 +67,7 @@ def check_replayable_edits(edits: Sequence[Edit], kept: RecordedSource) -> None:
 
 def check_reads_no_control(edit: Edit) -> None:
     """Raise ArgumentError for an edit that reads a recorded source in the network of a control."""
-    if as_sites(edit.sites).names_control:
+    if as_sites(edit.sites).is_limited_to_control_networks:
         raise ArgumentError(
             f"{type(edit).__name__} has sites={edit.sites!r}, in a control's network, of which "
             "nothing is recorded: give the source as a prompt, or choose sites of the UNet."

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.images.photo import Photo
-from pipelines.inversion.noise_levels import PathStep
+from pipelines.inversion.noise_levels import SamplerStepCoefficients
 from pipelines.prompt_to_prompt.edit_run import (
     NoiseArguments,
     build_identical_generators,
@@ -22,11 +22,11 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource, finish_re
 from pipelines.prompt_to_prompt.recording import (
     RecordingEdit,
     RecordingProbe,
-    create_recorded_steps,
-    no_extra_tensors,
+    create_empty_recorded_steps,
+    return_no_extra_tensors,
 )
 from pipelines.prompt_to_prompt.replayable_edits import check_edits_to_record_for
-from pipelines.run.argument_checks import check_path
+from pipelines.run.argument_checks import check_path_type
 from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import RunProvenance, SourceRunSettings, collect_run_provenance
 from pipelines.text_to_image import TextToImagePipeline
@@ -34,7 +34,7 @@ from t2i.attention.attend import attend
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.edits.registry import to_dict
-from t2i.attention.site import site_to_json
+from t2i.attention.site import site_to_dict
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -50,7 +50,7 @@ class RecordingOptions:
 
     def __post_init__(self) -> None:
         if self.folder is not None:
-            check_path("folder", self.folder)
+            check_path_type("folder", self.folder)
         if isinstance(self.budget, bool) or not isinstance(self.budget, int | float):
             raise ArgumentError(f"Got budget={self.budget!r:.80}, expected a number of bytes.")
         check_edits_to_record_for(self.for_edits)
@@ -62,9 +62,9 @@ class RecordingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordingAdditions:
-    """Additions to a recording when the source is an inverted picture, or the target of an edit:
-    its path and the photo.
+class KnownPathRecordingInputs:
+    """What the recording of a source with a known path, an inverted picture or the target of an
+    edit, needs in addition: path, photo, call overrides and provenance.
 
     overrides : of the recorded run
     arguments : of the recorded run, instead of those that the edits take over
@@ -78,7 +78,7 @@ class RecordingAdditions:
     overrides: CallOverrides
     arguments: Mapping[str, Any]
     extra: Callable[[int], Mapping[str, Tensor]]
-    path_steps: tuple[PathStep, ...]
+    path_steps: tuple[SamplerStepCoefficients, ...]
     photo: Photo | None
     facts: RunProvenance
     finish: Callable[[RecordedSource], RecordedSource]
@@ -90,7 +90,7 @@ def record_source(
     settings: SourceRunSettings,
     noise: NoiseArguments,
     options: RecordingOptions,
-    path: RecordingAdditions | None = None,
+    path: KnownPathRecordingInputs | None = None,
 ) -> RecordedSource:
     """Run a source and record it, in memory or in a folder that is complete or absent.
 
@@ -101,7 +101,7 @@ def record_source(
     if max_positions is None:
         assert settings.height is not None
         assert settings.width is not None
-        max_positions = pipe.find_max_site_size(settings.height, settings.width)
+        max_positions = pipe.find_max_kept_layout_positions(settings.height, settings.width)
     facts = collect_run_provenance(pipe, settings.to_arguments() | {"seed": noise.seed})
     facts |= {"max_positions": max_positions, "generator": str(generator.device)}
     if options.source_rows_edits:
@@ -110,13 +110,13 @@ def record_source(
     state = generator.get_state()
     folder = None if options.folder is None else Path(options.folder)
     with ExitStack() as stack:
-        steps = create_recorded_steps(folder, stack)
+        steps = create_empty_recorded_steps(folder, stack)
         stack.enter_context(pipe.holding_attention_lock())
         with (
             attend(pipe) as attn,
             pipe.overriding_calls(None if path is None else path.overrides),
         ):
-            extra = no_extra_tensors if path is None else path.extra
+            extra = return_no_extra_tensors if path is None else path.extra
             probe = RecordingProbe(max_positions, options.source_rows_edits)
             attn.edit(RecordingEdit(storage=steps, probe=probe, budget=options.budget, extra=extra))
             drawn = TextToImagePipeline.__call__(
@@ -132,7 +132,7 @@ def record_source(
         final_1CHW = drawn[0]
         pixels = pipe.decode_latents(final_1CHW)
         sites = probe.recorded_sites.values()
-        facts |= {"text_sites": [site_to_json(site) for site in sites if site.kind != "self"]}
+        facts |= {"text_sites": [site_to_dict(site) for site in sites if site.kind != "self"]}
         recorded = RecordedSource(
             *(source, facts, steps, state, noise.latents, final_1CHW, pixels),
             controls=tuple(settings.controls),

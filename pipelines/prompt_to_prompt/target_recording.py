@@ -15,7 +15,7 @@ from pipelines.inversion.path_scheduler import PinnedScheduler, to_at_least_floa
 from pipelines.prompt_to_prompt.edit_run import NoiseArguments, restore_recorded_generators
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.prompt_to_prompt.source_recording import (
-    RecordingAdditions,
+    KnownPathRecordingInputs,
     RecordingOptions,
     record_source,
 )
@@ -23,8 +23,8 @@ from pipelines.run.call_state import CallOverrides
 from pipelines.run.run_provenance import (
     RunProvenance,
     SourceRunSettings,
+    build_settings_from_provenance,
     prompt_to_json,
-    restore_settings,
 )
 from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.errors import ArgumentError
@@ -34,9 +34,9 @@ INHERITED_PICTURE_PROVENANCE = ("inversion", "inverted_steps", "picture", "notes
 """Facts of an inverted picture that its edits have, too."""
 
 
-class ResidualRecordingLatentsPinner(Protocol):
-    """Interface of a scheduler or step callback that sets a run's latents to given ones after each
-    step, and keeps by how much the model's own step missed them (the residual).
+class LatentsPinnerProtocol(Protocol):
+    """Protocol of a scheduler or step callback that sets a run's latents to given ones after each
+    step, and keeps the residual: by how much the model's own step missed them.
     """
 
     @property
@@ -46,7 +46,7 @@ class ResidualRecordingLatentsPinner(Protocol):
 
 class ReplayLatentsCallback(StepCallback):
     """Step callback that sets a run's latents after each step to those of an earlier run, with any
-    scheduler; see `ResidualRecordingLatentsPinner`.
+    scheduler; see `LatentsPinnerProtocol`.
 
     latents : after each step, (1, C, H, W)
     """
@@ -83,7 +83,7 @@ def record_target_from_latents(
     notes : instead of the source's
     """
     settings = build_target_run_settings(source, target)
-    pinned, overrides = build_target_replay(pipe, source, latents)
+    pinned, overrides = build_target_pinner_and_overrides(pipe, source, latents)
 
     def extra(step: int) -> Mapping[str, Tensor]:
         residual_1CHW = pinned.last_residual_1CHW
@@ -98,7 +98,7 @@ def record_target_from_latents(
         settings,
         NoiseArguments(None, generator, source.noise),
         options,
-        RecordingAdditions(
+        KnownPathRecordingInputs(
             overrides=overrides,
             arguments=settings.to_arguments(),
             extra=extra,
@@ -136,7 +136,7 @@ def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> S
     """Return the settings with which an edit's target is run as the next source: those of the
     source's run; what its inversion method derives from the prompt is derived from the target.
     """
-    settings = replace(restore_settings(source.facts), controls=source.controls)
+    settings = replace(build_settings_from_provenance(source.facts), controls=source.controls)
     if "inversion" not in source.facts:
         return settings
     method = parse_method(source.facts["inversion"])
@@ -145,12 +145,11 @@ def build_target_run_settings(source: RecordedSource, target: str | Prompt) -> S
     )
 
 
-def build_target_replay(
+def build_target_pinner_and_overrides(
     pipe: Any, source: RecordedSource, latents: Sequence[Tensor]
-) -> tuple[ResidualRecordingLatentsPinner, CallOverrides]:
-    """Build what makes a run reproduce an edited image: a scheduler or a step callback that sets
-    the run's latents after each step to the given ones of the edit's target, and the call overrides
-    that install it.
+) -> tuple[LatentsPinnerProtocol, CallOverrides]:
+    """Build a scheduler or step callback that pins each step of a run to the given latents of an
+    edit's target, and the call overrides that install it; return both.
 
     latents : of the target after each step, (1, C, H, W)
     """

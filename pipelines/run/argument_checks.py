@@ -97,8 +97,10 @@ def check_count(name: str, value: int) -> None:
         )
 
 
-def check_path(name: str, value: object) -> None:
-    """Raise ArgumentError unless this is a path."""
+def check_path_type(name: str, value: object) -> None:
+    """Raise ArgumentError unless the argument is a str or PathLike; the file itself need not
+    exist.
+    """
     if not isinstance(value, str | PathLike):
         raise ArgumentError(f"Got {name}={value!r:.80}, expected a path.")
 

@@ -159,7 +159,7 @@ class CallStateMixin:
 
     @property
     def interrupt(self) -> bool:
-        """True once `_interrupt` is set, which ends a call early.
+        """True once `_interrupt` of the pipeline is set, which ends a call early.
 
         Set by a callback it ends that callback's call; set by another thread it ends every call of
         this pipeline that is running or waiting.
@@ -249,8 +249,10 @@ class CallStateMixin:
         self._last = state
 
     @contextmanager
-    def registering_waiter(self) -> Iterator[WaitInterruptFlag]:
-        """Register a waiter within the block, so that `_interrupt` ends a wait before a call."""
+    def registering_interruptible_wait(self) -> Iterator[WaitInterruptFlag]:
+        """Context manager that registers a call that waits for locks, so that setting `_interrupt`
+        ends the wait.
+        """
         waiting = WaitInterruptFlag()
         self._waiting.append(waiting)
         try:

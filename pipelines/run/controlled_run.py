@@ -10,11 +10,11 @@ from typing import Any
 from pipelines.loop import DenoiseFunction
 from pipelines.run.call_arguments import RunStart
 from pipelines.run.exclusive_access import lock_denoise_that_changes_model
-from t2i.attention.hooks.control_networks import announcing_controls
+from t2i.attention.hooks.control_networks import announcing_control_networks
 from t2i.conditioning.run_state import RunState
 from t2i.controls.control import Control
 from t2i.controls.controlled_denoiser import (
-    moving_networks,
+    moving_control_networks,
     prepare_controls,
     wrap_controlled_denoiser,
 )
@@ -58,7 +58,10 @@ def wrapping_denoise_with_controls(
     networks = {
         number: control.network for number, control in enumerate(controls) if not control.is_adapter
     }
-    with moving_networks(controls, device), announcing_controls(pipe.unet, networks):
+    with (
+        moving_control_networks(controls, device),
+        announcing_control_networks(pipe.unet, networks),
+    ):
         prepared = prepare_controls(
             controls,
             num_images,

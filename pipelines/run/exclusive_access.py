@@ -36,7 +36,7 @@ def holding_locks(
     """
     with ExitStack() as stack:
         # The same order everywhere prevents deadlocks.
-        for lock in (get_lock(thing, purpose) for thing in sorted(things, key=id)):
+        for lock in (get_or_create_lock(thing, purpose) for thing in sorted(things, key=id)):
             while not lock.acquire(timeout=POLL_SECONDS):
                 if waiting is not None and waiting.interrupt:
                     raise T2IError(
@@ -47,7 +47,7 @@ def holding_locks(
         yield
 
 
-def get_lock(thing: Any, purpose: LockPurpose) -> "threading.RLock":
+def get_or_create_lock(thing: Any, purpose: LockPurpose) -> "threading.RLock":
     """Return the lock that belongs to an object and a purpose, creating it at the first call."""
     with _guard:
         return _locks.setdefault(thing, {}).setdefault(purpose, threading.RLock())

@@ -10,7 +10,7 @@ from t2i.attention.weights_fingerprint import compute_weights_fingerprint
 from t2i.conditioning.guidance_registry import guidance_from_dict, guidance_to_dict
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
-from t2i.controls.control_facts import control_to_json
+from t2i.controls.control_facts import control_to_dict
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -98,7 +98,7 @@ def collect_run_provenance(pipe: Any, settings: Mapping[str, Any]) -> RunProvena
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
     if controls := values.pop("controls", ()):
-        values["controls"] = [control_to_json(control) for control in controls]
+        values["controls"] = [control_to_dict(control) for control in controls]
     return values | {
         "model": compute_model_fingerprint(pipe),
         "sampler": type(pipe.scheduler).__name__,
@@ -119,12 +119,12 @@ def reuse_recorded_settings(
     if seed is not None:
         given["seed"] = seed
     check_matches_recorded_run(kept, collect_run_provenance(pipe, given))
-    return restore_settings(kept).to_arguments()
+    return build_settings_from_provenance(kept).to_arguments()
 
 
-def restore_settings(kept: RunProvenance) -> SourceRunSettings:
-    """Return the settings of a recorded run from its facts, without its controls: facts have no
-    networks.
+def build_settings_from_provenance(kept: RunProvenance) -> SourceRunSettings:
+    """Build SourceRunSettings from the recorded provenance of a run, without its controls, whose
+    networks are not recorded.
     """
     names = [field.name for field in fields(SourceRunSettings) if field.name != "controls"]
     values: dict[str, Any] = {name: kept.get(name) for name in names}

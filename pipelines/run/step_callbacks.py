@@ -16,7 +16,7 @@ StepEndCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace."""
 
 
-class ProgressBar(Protocol):
+class ProgressBarProtocol(Protocol):
     """Interface of a progress bar: tqdm's, or the command line's own."""
 
     def update(self) -> object:
@@ -28,7 +28,7 @@ class ProgressCallback(StepCallback):
     denoiser passes that takes.
     """
 
-    def __init__(self, bar: ProgressBar, num_inference_steps: int, order: int) -> None:
+    def __init__(self, bar: ProgressBarProtocol, num_inference_steps: int, order: int) -> None:
         self.bar = bar
         self.num_inference_steps = num_inference_steps
         self.order = order

@@ -201,8 +201,9 @@ def select_grammar_prompts(prompts: Prompts | None) -> list[Prompt]:
     return [row for row in rows if isinstance(row, Prompt)]
 
 
-def compose_guidance(guidance: Guidance, call: CallArguments) -> Guidance:
-    """Return a composed guidance if the prompts have AND parts, else the given one.
+def compose_guidance_of_prompts(guidance: Guidance, call: CallArguments) -> Guidance:
+    """Return a guidance composed of all parts that AND joins in the call's prompts; without such
+    parts, the given guidance.
 
     Raises ArgumentError where the prompts of a batch have different parts, or the guidance cannot
     be composed.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.run.call_arguments import CallArguments, RunStart
 from pipelines.text.image_prompts import encode_image_prompts
-from t2i.conditioning.conditioning import Branch, Conditioning, stack_branch_embeddings
+from t2i.conditioning.conditioning import Branch, Conditioning, stack_branches_to_conditioning
 from t2i.denoiser.families import sd, sdxl
 from t2i.text.encoders.selection import EncodedText
 
@@ -42,7 +42,7 @@ def build_conditioning(
 ) -> Conditioning:
     """Build the conditioning of all branches: text embeddings, image prompts, sizes, masks."""
     branches = tuple(encoded)
-    conditioning = stack_branch_embeddings(
+    conditioning = stack_branches_to_conditioning(
         {branch: one.text_BTD for branch, one in encoded.items()}
     )
     extra = {name: torch.cat([tensor_B] * len(branches)) for name, tensor_B in begun.extra.items()}

@@ -8,7 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError, ModelError
-from t2i.text.learned_words import adding_as_whole_words, expand_learned_words, is_single_token
+from t2i.text.learned_words import (
+    adding_tokens_as_whole_words,
+    expand_learned_words,
+    is_single_token,
+)
 
 WRONG_WIDTH_MESSAGE = "Loaded embeddings are of incorrect shape"
 """Start of the message of diffusers' loader."""
@@ -39,7 +43,7 @@ class LearnedWordsMixin(TextualInversionLoaderMixin):
                 "the word is loaded into, as text_encoder=... and tokenizer=..."
             )
         try:
-            with adding_as_whole_words(tokenizer):
+            with adding_tokens_as_whole_words(tokenizer):
                 super().load_textual_inversion(
                     pretrained_model_name_or_path, token, tokenizer, text_encoder, **kwargs
                 )

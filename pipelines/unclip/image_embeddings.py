@@ -33,7 +33,9 @@ def group_embeddings_by_branch(
     width: int,
     num_images_per_prompt: int,
 ) -> dict[Branch, Tensor]:
-    """Return the embeddings by branch, `num_images_per_prompt` rows each; "uncond" if needed."""
+    """Return image embeddings by guidance branch, each repeated to `num_images_per_prompt` rows;
+    "uncond" only if needed.
+    """
     cond_BD = check_and_join_image_embeddings("image_embeds", image_embeds, width)
     given = {"cond": cond_BD}
     if "uncond" in needs:
@@ -58,7 +60,9 @@ def group_embeddings_by_branch(
 
 
 def check_and_join_image_embeddings(name: str, embeds: ImageEmbeds, width: int) -> Tensor:
-    """Join embeddings into one tensor (B, D); ArgumentError for another type, width or dtype."""
+    """Join image embeddings into one tensor (B, D); raise ArgumentError for another type, width or
+    dtype.
+    """
     given = list(embeds) if isinstance(embeds, list | tuple) else [embeds]
     parts = [part for part in given if isinstance(part, Tensor)]
     if not parts or len(parts) < len(given):
@@ -108,7 +112,7 @@ def require_plain_string_prompts(name: str, prompt: object, count: int | None = 
 
 
 def check_no_prompts(prompt: object, negative_prompt: object) -> None:
-    """Raise ArgumentError where prompts are given beside embeddings."""
+    """Raise ArgumentError where prompts are given beside image embeddings."""
     for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if given is not None:
             raise ArgumentError(f"Got both {name} and image_embeds: give one of them.")

@@ -13,7 +13,7 @@ from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import Kandins
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from pipelines.base.saving import check_saved_lora, check_saved_lora_loaded
+from pipelines.base.saving import check_saved_lora_is_valid, check_saved_loras_fully_loaded
 from pipelines.loop import GeneratorOrList, sample_latents
 from pipelines.run.step_callbacks import ProgressCallback
 from t2i.conditioning.conditioning import Branch, Conditioning
@@ -26,7 +26,7 @@ from t2i.denoiser.loading.model_location import locate_model
 from t2i.denoiser.loading.model_parts import KANDINSKY_PRIOR
 from t2i.denoiser.loading.trial_pass import (
     check_tokens_have_embeddings,
-    load_checked_tokenizer,
+    load_and_check_tokenizer,
     translating_load_errors,
 )
 from t2i.denoiser.schedulers import scale_initial_noise
@@ -88,7 +88,7 @@ def sample_image_embeddings(
     with pipe.progress_bar(total=num_inference_steps) as bar:
         embeds_BD = sample_latents(
             run,
-            partial(unclip.predict_image_embedding, pipe.prior_prior),
+            partial(unclip.predict_clean_image_embedding, pipe.prior_prior),
             prior_scheduler,
             generator=generator,
             step_callbacks=[ProgressCallback(bar, num_inference_steps, order=1)],
@@ -153,7 +153,7 @@ def load_prior_components(
             "hub id of a KandinskyV22PriorPipeline."
         )
     for part in contents.parts:
-        check_saved_lora(place / part)
+        check_saved_lora_is_valid(place / part)
     absent = {} if "image_processor" in contents.parts else {"image_processor": None}
     with translating_load_errors(place):
         prior = KandinskyV22PriorPipeline.from_pretrained(
@@ -161,12 +161,12 @@ def load_prior_components(
             variant=variant,
             dtype=options.get("dtype", options.get("torch_dtype")) or torch.float32,
             use_safetensors=True,
-            tokenizer=load_checked_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
+            tokenizer=load_and_check_tokenizer(place / "tokenizer", contents.parts["tokenizer"]),
             **absent,
         )
     check_tokens_have_embeddings(place / "tokenizer", prior.tokenizer, prior.text_encoder)
     for name, part in prior.components.items():
         if isinstance(part, nn.Module):
             check_weights_finite(str(place / name), part)
-    check_saved_lora_loaded(place, prior.components)
+    check_saved_loras_fully_loaded(place, prior.components)
     return {f"prior_{name}": part for name, part in prior.components.items()}

@@ -24,10 +24,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from pipelines.base.loading_checks import CheckedPipeline, read_notes_from_unet
+from pipelines.base.loading_checks import CheckedPipeline, read_t2i_json_from_unet
 from pipelines.base.output import PipelineOutput
 from pipelines.base.pipeline import OutputOrTuple
-from pipelines.images.input_images import sample_latent_noise
+from pipelines.images.input_images import sample_latent_noise_unless_given
 from pipelines.loop import GeneratorOrList, sample_latents
 from pipelines.run import argument_checks
 from pipelines.run.call_state import CallSchedulerAttribute, CallState, CallStateMixin
@@ -36,7 +36,7 @@ from pipelines.run.step_callbacks import ProgressCallback, StepEndCallback, Step
 from pipelines.unclip import image_embeddings as picture_embeds
 from pipelines.unclip.prior import load_prior_components, sample_image_embeddings
 from pipelines.unclip.unclip_arguments import UnclipArguments
-from t2i.conditioning.conditioning import Branch, stack_branch_embeddings
+from t2i.conditioning.conditioning import Branch, stack_branches_to_conditioning
 from t2i.conditioning.guidance import choose_guidance
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
 from t2i.denoiser.families import unclip
@@ -93,7 +93,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         prior_image_processor: CLIPImageProcessor | None = None,
     ) -> None:
         super().__init__()
-        unclip.check_unet(unet, movq)
+        unclip.check_unet_fits_movq(unet, movq)
         if prior_prior is not None:
             unclip.check_prior_fits(prior_prior, prior_scheduler, unet)
         self.register_modules(  # type: ignore[no-untyped-call]  # diffusers has no types for it
@@ -107,7 +107,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             prior_image_encoder=prior_image_encoder,
             prior_image_processor=prior_image_processor,
         )
-        self.notes = read_notes_from_unet(unet)
+        self.notes = read_t2i_json_from_unet(unet)
         self.image_processor = VaeImageProcessor(vae_scale_factor=unclip.pixels_per_latent(movq))
 
     @classmethod
@@ -192,11 +192,9 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         return self.generate(call)
 
     def generate(self, call: UnclipArguments) -> OutputOrTuple:
-        """Run a call: get image embeddings, given or of prompts, sample latents from noise,
-        decode them.
-        """
+        """Run a call: get image embeddings, sample latents from noise, decode them."""
         call.check(self._callback_tensor_inputs)
-        self.scheduler = unclip.correct_scheduler_config(vars(self)["scheduler"])
+        self.scheduler = unclip.get_corrected_scheduler(vars(self)["scheduler"])
         state = CallState(guidance_scale=call.guidance_scale, custom_guidance=call.guidance)
         with self.entering_call(state), translating_out_of_memory():
             needs = self.build_current_guidance().possible_branches
@@ -208,11 +206,13 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
             # embeddings of the images to draw
             embeds = self._image_embeddings(call, needs, device)
             text = {branch: embeds[branch].to(device, dtype)[:, None] for branch in needs}
-            conditioning = stack_branch_embeddings(text)
+            conditioning = stack_branches_to_conditioning(text)
 
             # starting noise
             shape = (conditioning.num_images, self.unet.config["in_channels"], *size)
-            noise_BCHW = sample_latent_noise(shape, call.generator, call.latents, device, dtype)
+            noise_BCHW = sample_latent_noise_unless_given(
+                shape, call.generator, call.latents, device, dtype
+            )
             latents_BCHW = scale_initial_noise(self.scheduler, noise_BCHW)
             check_sampling_memory(
                 self.unet, self.movq, latents_BCHW, len(needs), force_not_quantize=True
@@ -286,7 +286,7 @@ class UnclipPipeline(CallStateMixin, CheckedPipeline):
         """Default steps and guidance scale of the decoder: the model's own, else those of
         diffusers.
         """
-        return parse_sampling_defaults(self.notes).override_fallback_arguments(FALLBACK_DEFAULTS)
+        return parse_sampling_defaults(self.notes).override_call_arguments(FALLBACK_DEFAULTS)
 
     def latent_size(
         self, height: int | None, width: int | None, latents: object

@@ -56,7 +56,9 @@ def merge_into_weights(
 
 
 def compute_updated_weight(weight: Tensor, layer: WeightUpdate, scale: float) -> Tensor:
-    """Return weight + scale * update in float32 or finer, with DoRA's norm as peft computes it."""
+    """Return a layer's weight plus scale times its LoRA update, in float32 or finer, with DoRA's
+    norm as peft computes it.
+    """
     kind = choose_compute_dtype(weight.dtype)
     product = layer.build_matrix().to(device=weight.device, dtype=kind)
     result = weight.to(kind) + scale * product.reshape(weight.shape)
@@ -243,7 +245,9 @@ def find_kernel_size(name: str, layer: WeightUpdate, width: int) -> tuple[int, .
 
 
 def check_rank_and_energy_share(rank: int | None, share: float | None) -> None:
-    """Raise ArgumentError unless a rank from 1 on, a share in (0, 1], or both are given."""
+    """Raise ArgumentError unless a LoRA's target rank from 1 on, a share of energy in (0, 1], or
+    both are given.
+    """
     if rank is None and share is None:
         raise ArgumentError(
             "Missing how much to keep: give a rank, a share of the energy, or both."
@@ -255,7 +259,7 @@ def check_rank_and_energy_share(rank: int | None, share: float | None) -> None:
 
 
 def compute_update_norm(layer: WeightUpdate) -> float:
-    """Return the Frobenius norm of a weight update, without the magnitude of DoRA."""
+    """Return the Frobenius norm of a LoRA layer's weight update, without the magnitude of DoRA."""
     if not isinstance(layer, LowRankUpdate):
         return float(torch.linalg.vector_norm(layer.build_matrix()))
     up, down = layer.up.double().flatten(1), layer.down.double().flatten(1)

@@ -45,12 +45,14 @@ class LowRankUpdate:
         return self.alpha / self.rank
 
     def named_tensors(self) -> Mapping[str, Tensor]:
-        """Return `down`, `up` and, for DoRA, `magnitude` by these names."""
+        """Return the LoRA factors `down`, `up` and, for DoRA, `magnitude` by these names."""
         factors = {"down": self.down, "up": self.up}
         return factors if self.magnitude is None else factors | {"magnitude": self.magnitude}
 
     def describe_inconsistent_shapes(self) -> str | None:
-        """Describe the first fault in the shapes of down, up and magnitude, or return None."""
+        """Describe the first fault in the shapes of a LoRA's down, up and magnitude, for an error
+        message; return None if there is none.
+        """
         down, up = tuple(self.down.shape), tuple(self.up.shape)
         if len(down) not in (2, 4) or len(up) not in (2, 4) or up[1] != down[0] or 0 in down + up:
             return f"down is {list(down)} and up {list(up)}, expected [rank, in] and [out, rank]"
@@ -61,14 +63,16 @@ class LowRankUpdate:
         return None
 
     def build_matrix(self) -> Tensor:
-        """Compute scale * up @ down as a matrix (out, in * height * width), in float32 or finer."""
+        """Compute a LoRA's weight update scale * up @ down as a matrix (out, in * height * width),
+        in float32 or finer.
+        """
         kind = choose_compute_dtype(self.up.dtype)
         return self.scale * (self.up.to(kind).flatten(1) @ self.down.to(kind).flatten(1))
 
 
 @dataclass(frozen=True, slots=True)
 class HadamardUpdate:
-    """The elementwise product of two low-rank matrices (LoHa, Hyeon-Woo et al. 2022).
+    """LoHa weight update: the elementwise product of two low-rank matrices (Hyeon-Woo et al. 2022).
 
     factors : w1_a, w1_b, w2_a, w2_b; for a convolution with a Tucker core also t1, t2
     """
@@ -100,7 +104,9 @@ class HadamardUpdate:
         return describe_invalid_factors(self, ("w1_a", "w1_b", "w2_a", "w2_b"), {"t1", "t2"})
 
     def build_matrix(self) -> Tensor:
-        """Compute the scaled elementwise product (out, in * height * width) in float32 or finer."""
+        """Compute a LoHa's scaled elementwise product as a matrix (out, in * height * width), in
+        float32 or finer.
+        """
         get = {
             name: factor.to(choose_compute_dtype(factor.dtype))
             for name, factor in self.factors.items()
@@ -115,7 +121,7 @@ class HadamardUpdate:
 
 @dataclass(frozen=True, slots=True)
 class KroneckerUpdate:
-    """The Kronecker product of a small and a large matrix (LoKr, Yeh et al. 2023).
+    """LoKr weight update: the Kronecker product of a small and a large matrix (Yeh et al. 2023).
 
     factors : w1 or w1_a and w1_b; w2, or w2_a and w2_b, with t2 for a convolution with a
         Tucker core. Where neither matrix is factored there is no rank, and alpha is ignored.
@@ -157,7 +163,9 @@ class KroneckerUpdate:
         )
 
     def build_matrix(self) -> Tensor:
-        """Compute the scaled Kronecker product (out, in * height * width), in float32 or finer."""
+        """Compute a LoKr's scaled Kronecker product as a matrix (out, in * height * width), in
+        float32 or finer.
+        """
         get = {
             name: factor.to(choose_compute_dtype(factor.dtype))
             for name, factor in self.factors.items()
@@ -217,7 +225,9 @@ class Lora:
 
 
 def choose_compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute with: float32, or the tensor's own if finer."""
+    """Return the dtype in which to compute a weight update: float32, or the tensor's own dtype if
+    finer.
+    """
     return torch.promote_types(dtype, torch.float32) if dtype.itemsize > 1 else torch.float32
 
 

@@ -49,7 +49,9 @@ def build_misfit_error(problem: str) -> ModelError:
 
 
 def get_base_layer(part: str, name: str, module: nn.Module) -> nn.Linear | nn.Conv2d:
-    """Return the linear layer or convolution below peft's layers. Raises ModelError for others."""
+    """Return the linear layer or convolution below peft's layers of a model's module. Raises
+    ModelError for a module of another type.
+    """
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     if not isinstance(base, nn.Linear | nn.Conv2d):
         raise build_misfit_error(

@@ -77,7 +77,9 @@ def summarize_lora(lora: Lora) -> list[PartSummary]:
 
 
 def find_most_common_mapped_value(values: Mapping[str, Number]) -> Number:
-    """Return the most frequent number; of several equally frequent ones the largest."""
+    """Return the most frequent of a mapping's values; of several equally frequent ones the
+    largest.
+    """
     counts = Counter(values.values())
     return max(counts, key=lambda value: (counts[value], value))
 

@@ -86,7 +86,7 @@ def replace_dots(name: str) -> str:
 
 
 def convert_unprefixed_kohya_name(name: str, layers_per_block: int) -> str:
-    """Convert a kohya module name, without its prefix, to diffusers' name.
+    """Convert a kohya LoRA's module name, without its prefix, to diffusers' module name.
 
     layers_per_block : of the UNet; the original code numbers its blocks by it; 2 in all published
         models
@@ -195,5 +195,7 @@ def summarize_names(names: Iterable[str], most: int = 3) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return an untrusted name for messages: shortened, unprintable characters replaced by "?"."""
+    """Return an untrusted name for use in messages: shortened, unprintable characters replaced by
+    "?".
+    """
     return "".join(letter if letter.isprintable() else "?" for letter in name[:200])

@@ -38,7 +38,7 @@ CONVERTIBLE_INITIALIZATIONS = ("pissa", "olora", "corda", "lora_ga")
 UNSET_VALUES: tuple[object, ...] = (None, False, "none", "", [], {}, ())
 
 
-def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
+def check_peft_config_fields(path: object, config: Mapping[str, object]) -> None:
     """Raise ModelError for peft config fields that change the tensors' meaning or are unknown."""
     kind = config.get("peft_type")
     named = getattr(kind, "value", kind)
@@ -51,7 +51,7 @@ def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
         if name in READ_FIELDS or name in HARMLESS_FIELDS:
             continue
         if name in SUPPORTED_INITIALIZATIONS:
-            check_initialization(path, name, value)
+            check_peft_initialization(path, name, value)
         elif value not in UNSET_VALUES:
             why = (
                 "which changes the meaning of its tensors and is not supported. Train it without"
@@ -64,7 +64,7 @@ def check_peft_fields(path: object, config: Mapping[str, object]) -> None:
             )
 
 
-def check_initialization(path: object, name: str, value: object) -> None:
+def check_peft_initialization(path: object, name: str, value: object) -> None:
     """Raise ModelError for a peft initialization that changes the base weights."""
     known = value.lower() if isinstance(value, str) else value
     if any(

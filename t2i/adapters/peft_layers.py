@@ -60,11 +60,15 @@ def remove_lora(models: Iterable[nn.Module | None], name: str | None = None) -> 
         others = [known for known in model.peft_config if known not in removed]
         for path, module in list_outermost_peft_layers(model):
             fields = {
-                field for adapter in removed for field in list_adapter_fields(module, adapter)
+                field
+                for adapter in removed
+                for field in list_adapter_tensor_attributes(module, adapter)
             }
             if not fields:
                 continue
-            if any(True for adapter in others for _ in list_adapter_fields(module, adapter)):
+            if any(
+                True for adapter in others for _ in list_adapter_tensor_attributes(module, adapter)
+            ):
                 for adapter in removed:
                     module.delete_adapter(adapter)
                 module.set_adapter(others, inference_mode=True)
@@ -96,12 +100,12 @@ def without_peft_layers(model: Any) -> Iterator[None]:
 
 
 def list_outermost_peft_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return (path, module) of peft's layers that are not nested in another one."""
+    """Return (path, module) of the peft layers in a model that are not nested in another one."""
     return [(path, module) for path, module in iter_peft_layers(model) if ".base_layer" not in path]
 
 
-def list_adapter_fields(module: Any, adapter: str) -> list[str]:
-    """Return the attributes of a peft layer that hold tensors of an adapter."""
+def list_adapter_tensor_attributes(module: Any, adapter: str) -> list[str]:
+    """Return the names of a peft layer's attributes that hold an adapter's tensors."""
     return [field for field in module.adapter_layer_names if adapter in getattr(module, field)]
 
 
@@ -168,7 +172,9 @@ def inject_layers_of_one_kind(model: Any, layers: Mapping[str, WeightUpdate], ad
 def fill_lora_layer(
     module: Any, adapter: str, layer: LowRankUpdate, weight: Tensor, options: Mapping[str, Any]
 ) -> None:
-    """Set the factors and magnitude of peft's LoRA layer, in the weight's dtype and device."""
+    """Set the factors and magnitude of an adapter in peft's LoRA layer, in the dtype and on the
+    device of the layer's weight.
+    """
     rank = layer.rank
     ones = (1,) * (weight.dim() - 2)
     down = layer.down.to(**options).reshape(rank, *weight.shape[1:])
@@ -189,7 +195,9 @@ def build_frozen_parameter(tensor: Tensor) -> nn.Parameter:
 
 
 def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
-    """Build peft's config with rank and alpha of each module by its full name."""
+    """Build the peft config that injects layers of one kind into a model: rank and alpha of each
+    module by its full name.
+    """
     first = next(iter(layers.values()))
     ranks = {build_exact_pattern(name): layer.rank for name, layer in layers.items()}
     alphas = {build_exact_pattern(name): layer.scale * layer.rank for name, layer in layers.items()}
@@ -212,7 +220,9 @@ def build_injection_config(layers: Mapping[str, WeightUpdate]) -> PeftConfig:
 
 
 def build_exact_pattern(name: str) -> str:
-    """Return the regular expression that matches exactly this module in peft's tables."""
+    """Return the regular expression that matches exactly this module in the rank and alpha tables
+    of peft's config.
+    """
     return f"^{re.escape(name)}"
 
 

@@ -17,7 +17,7 @@ from t2i.adapters.lora_layers import (
     convert_peft_kronecker,
 )
 from t2i.adapters.module_names import strip_module_name_prefixes, summarize_names
-from t2i.adapters.peft_fields import check_peft_fields
+from t2i.adapters.peft_fields import check_peft_config_fields
 from t2i.errors import ModelError
 
 ModelByPart = Mapping[str, nn.Module]
@@ -45,7 +45,7 @@ def read_lora_from_models(
     for part, model in models.items():
         for adapter in names:
             if (config := getattr(model, "peft_config", {}).get(adapter)) is not None:
-                check_peft_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
+                check_peft_config_fields(f"The adapter {adapter!r} of {part}", config.to_dict())
         state = model.state_dict() if states is None or part not in states else states[part]
         for name, module in iter_peft_layers(model):
             for adapter in names:
@@ -66,7 +66,7 @@ def read_lora_from_models(
 def read_adapter_layer(
     label: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
 ) -> WeightUpdate | None:
-    """Read an adapter's weight update on one module, or return None if it has none there.
+    """Read the weight update of a peft adapter on one module, or return None if it has none there.
 
     label : the module's name in error messages
     name : its name in `state`

@@ -12,7 +12,7 @@ from torch import Tensor
 from t2i.adapters.module_names import printable_name
 from t2i.atomic_files import write_atomically
 from t2i.denoiser.loading.model_location import PICKLE_SUFFIXES
-from t2i.denoiser.loading.weight_checks import read_shapes
+from t2i.denoiser.loading.weight_checks import read_tensor_shapes
 from t2i.errors import ArgumentError, ModelError
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
@@ -36,7 +36,7 @@ def read_tensors_and_metadata(path: Path, kind: str) -> tuple[dict[str, Tensor],
     not finite numbers.
     """
     check_adapter_path(path, kind)
-    shapes = read_shapes(path)
+    shapes = read_tensor_shapes(path)
     if not 0 < len(shapes) <= MAX_TENSORS:
         raise ModelError(
             f"Refused {path}: it has {plural(len(shapes), 'tensor')}, expected 1 to "
@@ -73,7 +73,7 @@ def check_tensors_finite_floats(path: Path, tensors: Mapping[str, Tensor]) -> No
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise ModelError(f"{path}: {printable_name(name)} is not a dense tensor of numbers.")
-        if tensor.dtype in INTEGER_DTYPES and is_alpha(name, tensor):
+        if tensor.dtype in INTEGER_DTYPES and is_lora_alpha(name, tensor):
             continue
         if tensor.dtype not in FLOAT_DTYPES:
             dtype = str(tensor.dtype).removeprefix("torch.")
@@ -89,13 +89,15 @@ def check_tensors_finite_floats(path: Path, tensors: Mapping[str, Tensor]) -> No
             )
 
 
-def is_alpha(name: str, tensor: Tensor) -> bool:
+def is_lora_alpha(name: str, tensor: Tensor) -> bool:
     """Return True for a LoRA file's tensor that is a layer's alpha, which may be an integer."""
     return tensor.numel() == 1 and name.rpartition(".")[2] == "alpha"
 
 
-def read_single_number(tensor: Tensor) -> float:
-    """Return the only number in a tensor. Raises ValueError unless there is one, and finite."""
+def extract_single_number(tensor: Tensor) -> float:
+    """Return the only number in a tensor as a float. Raises ValueError unless the tensor has
+    exactly one number, and it is finite.
+    """
     value = float(tensor.item()) if tensor.numel() == 1 else math.nan
     if not math.isfinite(value):
         raise ValueError(f"is {list(tensor.shape)}, expected one finite number")
@@ -103,7 +105,9 @@ def read_single_number(tensor: Tensor) -> float:
 
 
 def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to contiguous memory of their own, as safetensors requires."""
+    """Return contiguous CPU copies of tensors, each in memory of its own, as safetensors
+    requires.
+    """
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 

@@ -28,7 +28,7 @@ PICKLE_KIND = UntrustedFileKind("embedding", 64_000_000, ModelError)
 
 @dataclass(frozen=True, slots=True)
 class LearnedWord:
-    """The embeddings of a learned word (textual inversion).
+    """Embeddings of a learned word (textual inversion), by text encoder, and the word's token.
 
     vectors : "text_encoder" and/or "text_encoder_2" -> (n, width), one vector per token
     token : its spelling in a prompt; None where the file does not contain it
@@ -52,7 +52,7 @@ class LearnedWord:
 
     @property
     def num_vectors(self) -> int:
-        """Number of vectors that the word has for each text encoder."""
+        """Number of vectors, one per token, that the learned word has for each text encoder."""
         return next(iter(self.vectors.values())).shape[0]
 
 
@@ -96,7 +96,9 @@ def read_all_learned_words(path: Path, *, pickles: bool = False) -> list[Learned
 
 
 def as_vector_matrix(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Return a word's vectors as (n, width). Raises ModelError for other shapes and dtypes."""
+    """Return a learned word's vectors as a matrix (n, width). Raises ModelError for other shapes
+    and dtypes.
+    """
     if tensor.dim() == 1:
         tensor = tensor[None]
     if tensor.dim() != 2 or not tensor.is_floating_point():
@@ -139,8 +141,8 @@ def read_pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_learned_word(path: Path, word: LearnedWord) -> None:
-    """Write a learned word in diffusers' format: {token: vectors}; for two encoders {clip_l,
-    clip_g}.
+    """Write a learned word to a file in diffusers' format: {token: vectors}; for two text encoders
+    {clip_l, clip_g}.
 
     The token of a word for two encoders is the name of the file. Raises ArgumentError for a
     missing token, OutputError for a failed write.
@@ -154,7 +156,8 @@ def write_learned_word(path: Path, word: LearnedWord) -> None:
 
 
 def write_learned_word_kohya(path: Path, word: LearnedWord) -> None:
-    """Write a learned word in kohya's format: {emb_params}; for two encoders {clip_l, clip_g}.
+    """Write a learned word to a file in kohya's format: {emb_params}; for two text encoders
+    {clip_l, clip_g}.
 
     The token is the name of the file.
     """

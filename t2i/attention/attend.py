@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.attention.compute.recorded_rows import RecordedRun
-from t2i.attention.hooks.denoiser_hook_driver import DenoiserHookDriver
-from t2i.attention.hooks.pipeline_driver import PipelineDriver
+from t2i.attention.hooks.denoiser_hook_driver import DenoiserHookSessionDriver
+from t2i.attention.hooks.pipeline_driver import PipelineSessionDriver
 from t2i.attention.hooks.shared_hooks import installing_session_hooks
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.session.checks import GIBIBYTE
@@ -63,7 +63,11 @@ def attend(
         recorded_source=recorded_source,
     )
     root = _denoiser_or_model(x)
-    driver = PipelineDriver(session, x) if is_observable else DenoiserHookDriver(session, x, root)
+    driver = (
+        PipelineSessionDriver(session, x)
+        if is_observable
+        else DenoiserHookSessionDriver(session, x, root)
+    )
     with ExitStack() as stack:
         session.shared_hooks = stack.enter_context(installing_session_hooks(root, session))
         driver.attach_within_exit_stack(stack)

@@ -83,7 +83,7 @@ class DenoiserPass:
         return tuple(range(first, first + self.images_per_prompt))
 
 
-def check_prompt_number(name: str, prompt: int, num_prompts: int) -> None:
+def check_prompt_index(name: str, prompt: int, num_prompts: int) -> None:
     """Raise ArgumentError unless `prompt` is the number of one of the prompts.
 
     `name` is the argument that it was given as.

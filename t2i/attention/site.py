@@ -58,7 +58,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """A selection of sites: those that match every field that is given.
+    """Selection of attention sites: those that match every field that is given.
 
     name : a regular expression searched in the site's name, such as "up_blocks.1". It selects sites
         of the denoiser alone, unless it begins with a control: "control.0/mid_block", "control.0"
@@ -120,12 +120,16 @@ class Sites:
         )
 
     @property
-    def names_control(self) -> bool:
-        """True if the selection is one of sites in the networks of controls."""
+    def is_limited_to_control_networks(self) -> bool:
+        """True if the selection's name begins with a control, so that it selects sites in control
+        networks (ControlNets) and none of the denoiser.
+        """
         return split_control_name(self.name or "")[0] is not None
 
-    def selects_control(self, number: int) -> bool:
-        """Return True if the selection names the sites in the network of this control of a run."""
+    def selects_control_network(self, number: int) -> bool:
+        """Return True if the selection's name selects attention sites in the network of the control
+        of this number.
+        """
         return split_control_name(self.name or "")[0] in (number, "any")
 
 
@@ -147,24 +151,24 @@ def split_control_name(name: str) -> tuple[int | Literal["any"] | None, str]:
     return "any" if found[1] is None else int(found[1]), name[found.end() :]
 
 
-def find_site_place(name: str) -> SitePlace:
-    """Return the part of a UNet, or of a ControlNet, that a module of this name is in; ""
-    elsewhere.
+def find_place_in_unet(name: str) -> SitePlace:
+    """Return the part of a UNet or ControlNet that a module of this name lies in: "down", "mid" or
+    "up"; "" elsewhere.
     """
     name = split_control_name(name)[1]
     return next((place for place in SITE_PLACES if name.startswith(f"{place}_block")), "")
 
 
-def site_to_json(site: Site) -> dict[str, Any]:
-    """Convert an attention site to JSON data."""
+def site_to_dict(site: Site) -> dict[str, Any]:
+    """Convert an attention site to a dict of JSON-compatible values."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(site).items()
     }
 
 
-def site_from_json(facts: Mapping[str, Any]) -> Site:
-    """Convert JSON data that `site_to_json` returned back to an attention site."""
+def site_from_dict(facts: Mapping[str, Any]) -> Site:
+    """Build an attention site from the dict that `site_to_dict` returned."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
     }
@@ -172,7 +176,8 @@ def site_from_json(facts: Mapping[str, Any]) -> Site:
 
 
 def as_sites(chosen: "Sites | str | None") -> Sites:
-    """Return a `Sites` selection made from a part of a name, a Sites, or None for all sites.
+    """Return a selection of attention sites (Sites) made from a part of their names, a Sites, or
+    None for all sites.
 
     Raises ArgumentError for anything else.
     """
@@ -186,8 +191,8 @@ def as_sites(chosen: "Sites | str | None") -> Sites:
     )
 
 
-def no_site_message(wanted: object, sites: Iterable[Site]) -> str:
-    """Return the error message for a selection that matches none of the sites."""
+def build_no_site_message(wanted: object, sites: Iterable[Site]) -> str:
+    """Return the error message for a selection that matches none of the attention sites."""
     found = list(sites)
     lines = "; ".join(map(str, found[:6]))
     more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
@@ -231,8 +236,8 @@ def check_step_window(name: str, window: object) -> None:
         )
 
 
-def is_empty_window(window: StepWindow) -> bool:
-    """Return True for a window that was written to cover no step, such as (0, 0)."""
+def is_empty_step_window(window: StepWindow) -> bool:
+    """Return True for a step window that was written to cover no step, such as (0, 0)."""
     return window is not None and window[0] == window[1]
 
 
@@ -242,7 +247,7 @@ def is_number(value: object) -> bool:
 
 
 def check_heads(heads: object) -> None:
-    """Raise ArgumentError unless `heads` is None or a tuple of head numbers."""
+    """Raise ArgumentError unless `heads` is None or a tuple of attention head numbers."""
     if heads is not None and not (
         isinstance(heads, tuple)
         and heads

@@ -45,7 +45,7 @@ from t2i.terminal import (
     escaping_log_records,
     flush_or_discard_output,
     flush_stdout,
-    print_line,
+    print_result_line,
     reopen_closed_streams,
     showing_warnings_on_one_line,
 )
@@ -75,7 +75,7 @@ def print_version_or_help(
 ) -> None:
     """Print the version of t2i, or its help where no command is given."""
     if version:
-        print_line(__version__)
+        print_result_line(__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(message, "ArgumentError", as_json=asks_for_json(arguments))
         return error.exit_code
     except OSError as error:
-        return report_os_error(error, arguments)
+        return report_os_error_as_exit_code(error, arguments)
     finally:
         sys.excepthook = excepthook  # typer sets its own
         if owns_process:
@@ -134,8 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             freeze_gc()
 
 
-def report_os_error(error: OSError, arguments: Sequence[str]) -> int:
-    """Print an error of the file system or of a closed output pipe; return the exit code.
+def report_os_error_as_exit_code(error: OSError, arguments: Sequence[str]) -> int:
+    """Print a command's OSError of the file system as an output error and return the exit code; for
+    a closed output pipe return its exit code alone.
 
     Any other error is raised again: a fault of the program should show where it is.
     """

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from t2i.cli.output import print_rows
-from t2i.terminal import plural, print_line
+from t2i.cli.output import print_two_columns
+from t2i.terminal import plural, print_result_line
 
 if TYPE_CHECKING:
     from train.data.pictures_config import PictureDatasetConfig
@@ -30,21 +30,21 @@ def print_data_summary(
         else f"{summary.captions} different",
         "epoch": plural(summary.epoch, "visit"),
     }
-    print_rows(rows)
+    print_two_columns(rows)
     if len(summary.subsets) > 1:
-        print_line("\nsubsets")
+        print_result_line("\nsubsets")
         for subset in summary.subsets:
             kind = "prior, " if subset.prior else ""
-            print_line(f"  {subset.place}: {kind}{_format_size(subset)}")
-    print_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
+            print_result_line(f"  {subset.place}: {kind}{_format_size(subset)}")
+    print_result_line(f"\nbuckets of at most {config.size}x{config.size} pixels")
     for bucket in summary.buckets:
         shape = f"{bucket.width}x{bucket.height}"
         less = batch_size is not None and bucket.places < batch_size
-        print_line(f"  {shape:>9}  {_format_size(bucket)}{' *' * less}")
+        print_result_line(f"  {shape:>9}  {_format_size(bucket)}{' *' * less}")
     if batch_size is not None and summary.list_small_buckets(batch_size):
-        print_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
+        print_result_line(f"  * fewer visits than a batch of {batch_size}: pictures repeat in it")
     for note in summary.notes:
-        print_line(f"\n{note}")
+        print_result_line(f"\n{note}")
     _print_names("have no caption: give one, or a caption or trigger for all", summary.uncaptioned)
     _print_names("have no mask: the whole picture counts", summary.unmasked)
     odd = [f"{name}: its mask {what}" for name, what in summary.odd_masks]
@@ -53,9 +53,9 @@ def print_data_summary(
     _print_names("are transparent in part: that becomes white", summary.transparent)
     _print_names("are there more than once", [" = ".join(same) for same in summary.duplicates])
     if summary.broken:
-        print_line(f"\n{len(summary.broken)} cannot be used")
+        print_result_line(f"\n{len(summary.broken)} cannot be used")
         for name, reason in summary.broken:
-            print_line(f"  {name}: {reason}")
+            print_result_line(f"  {name}: {reason}")
 
 
 def _format_size(part: "BucketCount | SubsetCount") -> str:
@@ -67,8 +67,8 @@ def _print_names(trait: str, names: Sequence[str]) -> None:
     if not names:
         return
     verb, rest = trait.split(" ", 1)
-    print_line(f"\n{len(names)} {SINGULAR_VERBS[verb] if len(names) == 1 else verb} {rest}")
+    print_result_line(f"\n{len(names)} {SINGULAR_VERBS[verb] if len(names) == 1 else verb} {rest}")
     for name in names[:MAX_NAMED_PICTURES]:
-        print_line(f"  {name}")
+        print_result_line(f"  {name}")
     if len(names) > MAX_NAMED_PICTURES:
-        print_line(f"  and {len(names) - MAX_NAMED_PICTURES} more")
+        print_result_line(f"  and {len(names) - MAX_NAMED_PICTURES} more")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 HEADLINES = (
     ("generation", "one object"),
@@ -39,7 +39,7 @@ PRINTED_CHAPTERS = ("against",)
 def print_headline_figures(document: Mapping[str, Any]) -> None:
     """Print the main figures of an evaluation.json, one per line."""
     for line in format_headline_figures(document):
-        print_line(line)
+        print_result_line(line)
 
 
 def format_headline_figures(document: Mapping[str, Any]) -> Iterator[str]:

@@ -30,7 +30,8 @@ temporary suffix are added."""
 
 
 class OutputFileNames:
-    """Output file names of the images of one command.
+    """Output file names of the images of one command, in a folder or as one named file; also saves
+    the images and their contact sheet under these names.
 
     A folder: `<words of the prompt>-<seed>.png` in it, with `-2`, `-3` ... after a name in use.
     A file: that name, or `name-1.png`, `name-2.png` ... for several; refused when one is in use,
@@ -82,24 +83,34 @@ class OutputFileNames:
         Raises NameTakenError where the name that was given is in use.
         """
         candidates = (
-            [[self.given_paths[index]]] if self.given_paths else self.iter_candidate_paths(seed)
+            [[self.given_paths[index]]]
+            if self.given_paths
+            else self.iter_candidate_path_groups(seed)
         )
         return write_files_under_first_free_names(candidates, lambda paths: write(paths[0]))[0]
 
     def save_grid(self, seed: int, write: Callable[[Path], object]) -> Path:
-        """Write the contact sheet of images from `seed` on to a new file; return its path."""
+        """Save the contact sheet of a command's images to a new file through `write` and return its
+        path. `seed` is that of the first image.
+        """
         candidates = (
-            [[self.grid_path]] if self.grid_path else self.iter_candidate_paths(seed, "-grid")
+            [[self.grid_path]] if self.grid_path else self.iter_candidate_path_groups(seed, "-grid")
         )
         return write_files_under_first_free_names(candidates, lambda paths: write(paths[0]))[0]
 
-    def iter_candidate_paths(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
-        """Yield the possible output paths of a seed, numbered after the first."""
+    def iter_candidate_path_groups(self, seed: int, mark: str = "") -> Iterator[list[Path]]:
+        """Yield lists of candidate output paths for the image of a seed: first the plain name, then
+        with -2, -3, ... added; each list holds the paths of all files saved together.
+        """
         for tail in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            yield self.build_group_paths(self.folder / f"{self.slug}-{seed}{mark}{tail}.png")
+            yield self.list_paths_saved_together(
+                self.folder / f"{self.slug}-{seed}{mark}{tail}.png"
+            )
 
-    def build_group_paths(self, path: Path) -> list[Path]:
-        """Return the paths of all files written together with `path`: here `path` alone."""
+    def list_paths_saved_together(self, path: Path) -> list[Path]:
+        """Return the paths of all output files that are saved together with the image at `path`;
+        for a single image `path` alone.
+        """
         return [path]
 
 
@@ -110,20 +121,23 @@ def slugify(prompt: str) -> str:
     return words.strip("-") or "picture"
 
 
-def parse_name_and_add_image_suffix(name: str) -> str:
-    """Check the "name" of a prompts file's line, and return it with the suffix of an image file."""
-    parse_file_name(name)
+def validate_name_and_add_suffix(name: str) -> str:
+    """Check the file name that a line of a prompts file gives its image, and return it with .png
+    added where it has no image suffix. Raises ArgumentError.
+    """
+    validate_plain_file_name(name)
     suffix = Path(name).suffix.lower()
     if suffix in UNSUPPORTED_FORMATS:
         raise ArgumentError(
             f'Got "name": {format_short_json(name)}. Pictures are written as '
             f"{', '.join(FORMAT_BY_SUFFIX)}."
         )
-    return name if suffix in FORMAT_BY_SUFFIX else parse_file_name(f"{name}.png")
+    return name if suffix in FORMAT_BY_SUFFIX else validate_plain_file_name(f"{name}.png")
 
 
-def parse_file_name(name: str, key: str = "name") -> str:
-    """Return the name of a file or folder; ArgumentError for one that is not plain.
+def validate_plain_file_name(name: str, key: str = "name") -> str:
+    """Return a file or folder name unchanged, or raise ArgumentError for one with a folder in it, a
+    leading dot, a control character or too many bytes.
 
     key : of the prompts file's line, for messages
     """

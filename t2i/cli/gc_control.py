@@ -17,7 +17,7 @@ _usual: tuple[int, int, int] | None = None
 
 @contextmanager
 def delaying_gc() -> Iterator[None]:
-    """Let Python collect garbage rarely within the block, or until `freeze_and_restore_gc`."""
+    """Let Python collect garbage rarely within the block, or until `end_gc_delay_and_freeze`."""
     global _usual
     _usual = gc.get_threshold()
     gc.set_threshold(STARTUP_THRESHOLD, *_usual[1:])
@@ -29,7 +29,7 @@ def delaying_gc() -> Iterator[None]:
         _usual = None
 
 
-def freeze_and_restore_gc() -> None:
+def end_gc_delay_and_freeze() -> None:
     """End `delaying_gc`: collect garbage as usual, but exempt the objects that exist already.
 
     Outside of a `delaying_gc` block, in somebody else's process, nothing is changed.

@@ -22,7 +22,7 @@ MAX_RETRIES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLineTask:
+class InspectOrInvertTask:
     """Task of a prompts file's line that makes no image: heat maps of its image or photo, as
     `t2i inspect`, or a recording of its photo, as `t2i invert`.
 
@@ -47,7 +47,9 @@ class PromptLineTask:
             )
 
     def check_image_given_and_no_upscale(self, image: object, upscale: object) -> None:
-        """Raise ArgumentError for a request that the task cannot be done for."""
+        """Raise ArgumentError for a prompts file's line with the task "invert" but no image, and
+        for one with --upscale, which neither task does.
+        """
         if self.task == "invert" and image is None:
             raise ArgumentError(
                 'Got "task": "invert" without "image": the photo that is inverted. Give both.'
@@ -76,7 +78,8 @@ class Retry:
 
 
 def split_words(words: Sequence[str] | None) -> list[str]:
-    """Split the values of --words at commas into distinct words or phrases, in their order.
+    """Split the values of `t2i inspect --words` at commas into distinct words or phrases of the
+    prompt, in their order.
 
     Raises ArgumentError for an empty one.
     """

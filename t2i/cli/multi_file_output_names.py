@@ -22,20 +22,24 @@ class MultiFileOutputNames(OutputFileNames):
         self.slug = f"{self.slug}-{mark}"
         self.endings = endings
         for path in self.given_paths:
-            self.check_paths_unused(self.build_group_paths(path))
+            self.check_paths_unused(self.list_paths_saved_together(path))
 
-    def build_group_paths(self, path: Path) -> list[Path]:
-        """Return the paths of the group of `path`: the file itself, and those beside it."""
+    def list_paths_saved_together(self, path: Path) -> list[Path]:
+        """Return the paths of all output files that are saved together with the image at `path`:
+        itself, then the files beside it.
+        """
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.endings)]
 
-    def save_group(self, seed: int, write: Callable[[Sequence[Path]], object]) -> Sequence[Path]:
+    def save_files_all_or_none(
+        self, seed: int, write: Callable[[Sequence[Path]], object]
+    ) -> Sequence[Path]:
         """Write a group of new files and return their paths; either all or none appear.
 
         write : called with a temporary path for each file, to which it writes them
         """
         candidates = (
-            [self.build_group_paths(self.given_paths[0])]
+            [self.list_paths_saved_together(self.given_paths[0])]
             if self.given_paths
-            else self.iter_candidate_paths(seed)
+            else self.iter_candidate_path_groups(seed)
         )
         return write_files_under_first_free_names(candidates, write)

@@ -20,7 +20,7 @@ NOT_ONE_OF = " is not one of "
 """Words of click before the choices of an option."""
 
 
-def name_param(param: Any) -> str:
+def format_param_name(param: Any) -> str:
     """Return the name of an option or argument of a command as it is typed or shown in its help."""
     name: str = param.opts[0]
     return name if name.startswith("-") else param.metavar or name.upper()
@@ -41,5 +41,5 @@ def describe_option_error(error: typer.TyperException) -> str:
     expected = EXPECTED_VALUES.get(fault["type"], "").format_map(limits)
     if not expected and NOT_ONE_OF in reason:
         expected = "one of " + reason.split(NOT_ONE_OF, 1)[1].rstrip(".").replace("'", "")
-    got = f"Got {name_param(option)} {fault['input']!r:.200}"
+    got = f"Got {format_param_name(option)} {fault['input']!r:.200}"
     return f"{got}: expected {expected}." if expected else f"{got}: {reason}"

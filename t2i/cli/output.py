@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.terminal import print_line, print_note
+from t2i.terminal import print_note_to_stderr, print_result_line
 
 Format = Literal["text", "json"]
 FormatOption = Annotated[
@@ -20,19 +20,19 @@ FormatOption = Annotated[
 def print_json(document: Mapping[str, object]) -> None:
     """Print the result of a command as indented JSON to standard output."""
     # Escapes of JSON: the document still holds everything, letter for letter.
-    print_line(json.dumps(document, indent=2, ensure_ascii=False))
+    print_result_line(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_rows(rows: Mapping[str, object]) -> None:
+def print_two_columns(rows: Mapping[str, object]) -> None:
     """Print names and values in two columns, never wrapped, so that a path can be copied."""
     width = max(map(len, rows))
     for name, value in rows.items():
-        print_line(f"{name:{width}}  {value}")
+        print_result_line(f"{name:{width}}  {value}")
 
 
 def print_remark(message: str) -> None:
     """Print a remark to standard error, beside the result on standard output."""
-    print_note(message)
+    print_note_to_stderr(message)
 
 
 def print_error(message: str, kind: str, *, as_json: bool) -> None:
@@ -42,7 +42,7 @@ def print_error(message: str, kind: str, *, as_json: bool) -> None:
     else:
         with suppress(OSError):  # nobody reads it any more
             typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        print_note(message)
+        print_note_to_stderr(message)
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:

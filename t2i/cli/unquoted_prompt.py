@@ -9,7 +9,9 @@ PROMPT_POSITIONS = {"generate": 0, "inspect": 0, "invert": 1}
 
 
 def suggest_quotes(arguments: Sequence[str], message: str) -> str:
-    """Return a hint to put the prompt into quotes, or "" if the error has another cause."""
+    """Return a hint to quote the prompt if a command-line error comes from a prompt typed without
+    quotes, else "".
+    """
     command, *rest = arguments or [""]
     if not message.startswith("Got unexpected extra argument") or command not in PROMPT_POSITIONS:
         return ""

@@ -62,7 +62,7 @@ def check_output_writable(out: Path, overwrite: bool, *, folder: bool = False) -
         )
 
 
-def atomic_output(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
+def output_path_context(out: Path, overwrite: bool) -> AbstractContextManager[Path]:
     """Return a context that yields a path to write to, which is moved to `out` at its end.
 
     Another command may have created `out` since check_output_writable: that raises OutputError.

@@ -102,6 +102,8 @@ class Conditioning:
         )
 
 
-def stack_branch_embeddings(branches: Mapping[Branch, Tensor]) -> Conditioning:
-    """Stack the embeddings of each branch, one row per image, into one batch."""
+def stack_branches_to_conditioning(branches: Mapping[Branch, Tensor]) -> Conditioning:
+    """Stack the text embeddings of each guidance branch, one row per image, into the Conditioning
+    of one denoiser batch.
+    """
     return Conditioning(torch.cat(list(branches.values())), tuple(branches))

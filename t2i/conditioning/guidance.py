@@ -141,7 +141,9 @@ def choose_guidance(scale: float, rescale: float = 0.0) -> Guidance:
 
 
 def check_guidance_scales(scale: float, rescale: float) -> None:
-    """Raise ArgumentError unless scale and rescale are finite, and rescale at least 0."""
+    """Raise ArgumentError unless a guidance's scale and rescale factor are finite, and the rescale
+    factor at least 0.
+    """
     check_finite_number("guidance_scale", scale)
     check_finite_number("guidance_rescale", rescale)
     if rescale < 0:

@@ -60,7 +60,7 @@ def guidance_to_dict(guidance: Guidance) -> dict[str, Any]:
 
 
 def guidance_from_dict(data: Mapping[str, Any]) -> Guidance:
-    """Build the guidance that `guidance_to_dict` has written."""
+    """Build a guidance from the JSON data that `guidance_to_dict` returned."""
     kind, values = _read(data)
     if isinstance(values.get("guidance"), Mapping):
         values["guidance"] = _build(*_read(values["guidance"]))

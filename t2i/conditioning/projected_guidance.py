@@ -86,7 +86,7 @@ class AdaptiveProjected:
         )
         diff_BCHW = b * (cond_BCHW - predictions["uncond"])
 
-        diff_BCHW = self.add_momentum(diff_BCHW, run)
+        diff_BCHW = self.update_and_add_momentum(diff_BCHW, run)
         diff_BCHW = clip_norm(diff_BCHW, self.norm_threshold)
         parallel_BCHW, orthogonal_BCHW = split_parallel_and_orthogonal(diff_BCHW, D_cond_BCHW)
         update_BCHW = orthogonal_BCHW + self.eta * parallel_BCHW
@@ -110,7 +110,7 @@ class AdaptiveProjected:
             )
         return run.x0_coefficients[run.step]
 
-    def add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
+    def update_and_add_momentum(self, diff_BCHW: Tensor, run: RunState) -> Tensor:
         """Return the difference of the predictions plus `momentum` times its running average, and
         store the sum as the new average.
         """
@@ -124,7 +124,9 @@ class AdaptiveProjected:
 
 
 def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
-    """Scale each image's tensor down to the norm r where its norm is larger; r = 0 is no bound."""
+    """Return the guidance difference of each image scaled down to the norm r where its norm is
+    larger; r = 0 is no bound.
+    """
     if r == 0:
         return diff_BCHW
     length_B111: Tensor = torch.linalg.vector_norm(diff_BCHW, dim=(1, 2, 3), keepdim=True)
@@ -132,8 +134,8 @@ def clip_norm(diff_BCHW: Tensor, r: float) -> Tensor:
 
 
 def split_parallel_and_orthogonal(diff_BCHW: Tensor, D_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Split each image's tensor into its parts parallel and orthogonal to the reference D, computed
-    in double precision.
+    """Split each image's guidance difference into its parts parallel and orthogonal to a reference
+    D; return both, computed in double precision.
     """
     # Apple's devices have no double.
     dtype = torch.float32 if diff_BCHW.device.type == "mps" else torch.float64

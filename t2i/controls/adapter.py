@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.block_scales import compute_residual_scales
-from t2i.controls.branch_rows import fill_absent_branches, list_controlled_branches
+from t2i.controls.branch_rows import list_controlled_branches, zero_fill_absent_branches
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import repeat_per_image, resize_mask_to_block
 from t2i.denoiser.families.sd import ADAPTER_PREFIX
@@ -20,7 +20,8 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True)
 class AdapterFeatures:
-    """A T2I-Adapter's control of one run, with its features.
+    """T2I-Adapter prepared for one run: its control, and the features that it computed from the
+    pictures.
 
     features : one tensor (B, C, H, W) for each block, with all strengths applied
     """
@@ -28,18 +29,18 @@ class AdapterFeatures:
     control: Control
     features: Sequence[Tensor]
 
-    def compute_residuals(
+    def compute_extra_conditioning(
         self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> dict[str, Tensor]:
-        """Return the features as entries of `Conditioning.extra`, with a row for each row of the
-        pass; empty where none of its rows are controlled.
+        """Return the T2I-Adapter's features as entries of `Conditioning.extra`, one row per row of
+        the denoiser pass; empty where no row is controlled.
         """
         present = list_controlled_branches(conditioning.branches, self.control.mode == "control")
         if not present:
             return {}
         rows = (torch.cat([feature_BCHW] * len(present)) for feature_BCHW in self.features)
         return {
-            f"{ADAPTER_PREFIX}{index}": fill_absent_branches(
+            f"{ADAPTER_PREFIX}{index}": zero_fill_absent_branches(
                 rows_BCHW, conditioning.branches, present
             )
             for index, rows_BCHW in enumerate(rows)
@@ -49,7 +50,8 @@ class AdapterFeatures:
 def compute_adapter_features(
     control: Control, number: int, hint_BCYX: Tensor, mask_B1YX: Tensor | None, num_images: int
 ) -> AdapterFeatures:
-    """Run an adapter on its pictures, and return its features for every image.
+    """Run a T2I-Adapter on the pictures of its control, and return its features for every image of
+    the run.
 
     number : of the control, for messages
     hint_BCYX : one row per picture

@@ -14,13 +14,17 @@ ADAPTER_SCALES = (0.25, 0.62, 0.825, 1.0)
 
 
 def list_block_of_each_residual(control: Control) -> list[str]:
-    """Return the UNet block of each residual or feature of a control, in their order."""
+    """Return the name of the UNet block that each residual (ControlNet) or feature (T2I-Adapter) of
+    a control is added to, in their order.
+    """
     config = control.network.config
     return list_feature_blocks(config) if control.is_adapter else list_residual_blocks(config)
 
 
 def list_feature_blocks(config: Mapping[str, Any]) -> list[str]:
-    """Return the UNet block of each of an adapter's four features; XL's last is the middle one."""
+    """Return the UNet block that each of a T2I-Adapter's four features is added to; the last of
+    SDXL's is the middle block.
+    """
     is_xl = config["adapter_type"] == "full_adapter_xl"
     return ["down.0", "down.1", "down.2", "mid" if is_xl else "down.3"]
 
@@ -41,14 +45,16 @@ def list_residual_blocks(config: Mapping[str, Any]) -> list[str]:
     return [*blocks, "mid"]
 
 
-def compute_decay(num_residuals: int) -> list[float]:
-    """Return .825^(last - i) for each residual: the last, of the deepest block, has 1."""
+def compute_decay_per_residual(num_residuals: int) -> list[float]:
+    """Return the factors .825^(last - i) of a ControlNet's residuals in the modes "prompt" and
+    "control": 1 for the last, of the deepest block.
+    """
     return [DECAY_PER_RESIDUAL ** (num_residuals - 1 - index) for index in range(num_residuals)]
 
 
 def compute_residual_scales(control: Control) -> list[float] | None:
-    """Return the factor of each residual or feature beyond the control's `scale`; None where all
-    are 1.
+    """Return the factor of each ControlNet residual or adapter feature beyond the control's
+    `scale`; None where all are 1.
     """
     blocks = list_block_of_each_residual(control)
     decays = control.mode in ("prompt", "control")
@@ -57,7 +63,9 @@ def compute_residual_scales(control: Control) -> list[float] | None:
         return None
     scales = [1.0] * len(blocks)
     if decays:
-        scales = [*ADAPTER_SCALES] if control.is_adapter else compute_decay(len(blocks))
+        scales = (
+            [*ADAPTER_SCALES] if control.is_adapter else compute_decay_per_residual(len(blocks))
+        )
     if named is not None:
         scales = [
             scale * named.get(block, 0.0) for scale, block in zip(scales, blocks, strict=True)

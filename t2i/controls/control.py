@@ -95,7 +95,7 @@ class Control:
         if self.mask is not None:
             check_picture_argument("mask", self.mask)
         self.block_scales  # noqa: B018 - raises ArgumentError
-        check_type_argument(self.type, self.network)
+        check_hint_type_argument(self.type, self.network)
         if self.mode == "guess" and self.is_adapter:
             raise ArgumentError(
                 'Got mode="guess" for a T2I-Adapter, which has no such mode: choose "control", in '
@@ -104,7 +104,9 @@ class Control:
 
     @property
     def block_scales(self) -> Mapping[str, float] | None:
-        """Factor of each named block; None where all have 1."""
+        """Strength factors of the UNet blocks that the control names, by block; None if it names no
+        blocks.
+        """
         if self.blocks is None:
             return None
         named = self.blocks
@@ -122,24 +124,26 @@ class Control:
 
     @property
     def type_number(self) -> int:
-        """Number of the hint's type in a ControlNetUnionModel."""
+        """Number of the hint's type in the control's ControlNetUnionModel."""
         number = UNION_TYPES.get(self.type, 0) if isinstance(self.type, str) else self.type
         assert number is not None
         return number
 
     @property
     def is_union(self) -> bool:
-        """True for a ControlNet for several types of hints."""
+        """True if the control's network is a ControlNet for several types of hints
+        (ControlNetUnionModel).
+        """
         return isinstance(self.network, ControlNetUnionModel)
 
     @property
     def is_adapter(self) -> bool:
-        """True for a T2I-Adapter, False for a ControlNet."""
+        """True if the control's network is a T2I-Adapter, False if it is a ControlNet."""
         return isinstance(self.network, T2IAdapter)
 
     @property
     def network(self) -> Any:
-        """Network itself, which torch.compile may have wrapped."""
+        """Network of the control, unwrapped if torch.compile has wrapped it."""
         return getattr(self.model, "_orig_mod", self.model)
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
@@ -155,7 +159,9 @@ class Control:
 
 
 def check_control_model_type(model: object) -> None:
-    """Raise ArgumentError unless this is a network that a Control can read its picture with."""
+    """Raise ArgumentError unless the model is a ControlNet, union ControlNet or T2I-Adapter, which
+    a Control can use.
+    """
     network = getattr(model, "_orig_mod", model)
     if isinstance(network, MultiControlNetModel | MultiControlNetUnionModel | MultiAdapter):
         raise ArgumentError(
@@ -170,9 +176,9 @@ def check_control_model_type(model: object) -> None:
         )
 
 
-def check_type_argument(given: object, network: Any) -> None:
-    """Raise ArgumentError unless the type of a hint is one of a union network's, and None for
-    other networks.
+def check_hint_type_argument(given: object, network: Any) -> None:
+    """Raise ArgumentError unless a control's hint type is one that its union network has, or None
+    for another network.
     """
     if not isinstance(network, ControlNetUnionModel):
         if given is not None:
@@ -208,7 +214,7 @@ def check_picture_argument(name: str, picture: object) -> None:
 
 
 def check_acts_in_run(control: Control, number: int, num_steps: int) -> None:
-    """Raise ArgumentError for a control whose steps cover none of a run's."""
+    """Raise ArgumentError for a control whose step window contains no step of the run."""
     if not any(control.acts_at_step(step, num_steps) for step in range(num_steps)):
         raise ArgumentError(
             f"Control {number} has steps={control.steps}, and acts at none of the run's "

@@ -12,8 +12,10 @@ from t2i.controls.control import Control
 from t2i.controls.hint_pictures import to_processor_input
 
 
-def control_to_json(control: Control) -> dict[str, Any]:
-    """Convert a control to JSON data: its settings, and digests of its network and pictures."""
+def control_to_dict(control: Control) -> dict[str, Any]:
+    """Convert a control to a dict of JSON-compatible values: its settings, and digests of its
+    network and pictures.
+    """
     scales = control.block_scales
     of_union = {"type": control.type_number} if control.is_union else {}
     return {

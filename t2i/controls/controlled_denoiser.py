@@ -38,8 +38,8 @@ def prepare_controls(
     device: torch.device,
     options: Mapping[str, Any],
 ) -> list[PreparedControl]:
-    """Return the controls of a run with their pictures as tensors, and on the run's device, where
-    their networks must be; adapters run here, once.
+    """Prepare the controls of a run: return them with their pictures as tensors on the run's
+    device; adapters run here, once.
 
     size : (height, width) of the images in pixels
     num_steps : of the run, of which steps given as shares are shares
@@ -88,7 +88,7 @@ def wrap_controlled_denoiser(
         for prepared in controls:
             if not prepared.control.acts_at_step(step, num_steps):
                 continue
-            own = prepared.compute_residuals(latents_BCHW, timestep, conditioning)
+            own = prepared.compute_extra_conditioning(latents_BCHW, timestep, conditioning)
             for name, residual_BCHW in own.items():
                 residual_BCHW = residual_BCHW.to(latents_BCHW.dtype)
                 total[name] = total[name] + residual_BCHW if name in total else residual_BCHW
@@ -100,19 +100,19 @@ def wrap_controlled_denoiser(
 
 
 @contextmanager
-def moving_networks(controls: Sequence[Control], device: torch.device) -> Iterator[None]:
+def moving_control_networks(controls: Sequence[Control], device: torch.device) -> Iterator[None]:
     """Move the networks of controls (ControlNets) to a device within the block, and back afterwards
     those that were elsewhere. Offloaded ones are moved by their own hooks.
     """
     with ExitStack() as stack:
         for network in {id(control.network): control.network for control in controls}.values():
             if not is_offloaded(network):
-                stack.callback(move_network, network, network.device)
-                move_network(network, device)
+                stack.callback(move_control_network, network, network.device)
+                move_control_network(network, device)
         yield
 
 
-def move_network(network: nn.Module, device: torch.device) -> None:
+def move_control_network(network: nn.Module, device: torch.device) -> None:
     """Move the network of a control (ControlNet) to a device, if it is elsewhere."""
     if next(network.parameters()).device != device:
         network.to(device)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i.attention.hooks.shared_hooks import running_control
+from t2i.attention.hooks.shared_hooks import running_control_network
 from t2i.conditioning.conditioning import Conditioning
 from t2i.controls.block_scales import compute_residual_scales
 from t2i.controls.branch_rows import (
-    fill_absent_branches,
     list_controlled_branches,
     select_branch_rows,
+    zero_fill_absent_branches,
 )
 from t2i.controls.control import Control
 from t2i.controls.hint_pictures import resize_mask_to_block
@@ -27,7 +27,7 @@ from t2i.errors import ArgumentError
 
 @dataclass(frozen=True)
 class PreparedControlNet:
-    """A control of one run, with its pictures as tensors.
+    """ControlNet prepared for one run: its control, with pictures and mask as tensors.
 
     number : of the control among those of the run
     hint_BCYX : one row per image
@@ -48,11 +48,11 @@ class PreparedControlNet:
         pooled = bool(self.control.network.config["global_pool_conditions"])
         return pooled or self.control.mode in ("control", "guess")
 
-    def compute_residuals(
+    def compute_extra_conditioning(
         self, latents_BCHW: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> dict[str, Tensor]:
-        """Return the residuals as entries of `Conditioning.extra`, with a row for each row of the
-        pass; empty where none of its rows are controlled.
+        """Run the ControlNet for a denoiser pass and return its residuals as entries of
+        `Conditioning.extra`, one row per row of the pass; empty where no row is controlled.
         """
         branches = list_controlled_branches(conditioning.branches, self.acts_on_cond_alone)
         if not branches:
@@ -63,7 +63,7 @@ class PreparedControlNet:
         added = {name: own.extra[name] for name in ADDED_CONDITIONS if name in own.extra}
         hint_BCYX = torch.cat([self.hint_BCYX] * len(branches))
         with (
-            running_control(self.number, branches),
+            running_control_network(self.number, branches),
             masking_padding_tokens(self.control.model, own.mask_BT),
         ):
             down, mid_BCHW = self.control.model(
@@ -79,13 +79,13 @@ class PreparedControlNet:
         residuals = self.apply_strengths([*down, mid_BCHW], len(branches))
         names = [f"{CONTROL_DOWN_PREFIX}{index}" for index in range(len(down))] + [CONTROL_MID]
         return {
-            name: fill_absent_branches(residual_BCHW, conditioning.branches, branches)
+            name: zero_fill_absent_branches(residual_BCHW, conditioning.branches, branches)
             for name, residual_BCHW in zip(names, residuals, strict=True)
         }
 
     def build_hint_arguments(self, hint_BCYX: Tensor) -> dict[str, Any]:
-        """Return the arguments of the network's call that hold its hint, and for a union network
-        which type of hint it is.
+        """Return the arguments that pass a hint to the ControlNet's forward call, and for a union
+        network the type of the hint.
         """
         if not self.control.is_union:
             return {"controlnet_cond": hint_BCYX}
@@ -109,10 +109,12 @@ class PreparedControlNet:
             residuals = [one * scale for one, scale in zip(residuals, scales, strict=True)]
         if self.mask_B1YX is None:
             return residuals
-        return [one * self.mask_at(one, num_branches) for one in residuals]
+        return [one * self.resize_mask_to_residual(one, num_branches) for one in residuals]
 
-    def mask_at(self, residual_BCHW: Tensor, num_branches: int) -> Tensor:
-        """Return the control's mask at the size of a residual, with a row for each of its rows."""
+    def resize_mask_to_residual(self, residual_BCHW: Tensor, num_branches: int) -> Tensor:
+        """Return the control's mask resized to a ControlNet residual, with a row for each row of
+        the residual.
+        """
         height, width = residual_BCHW.shape[-2:]
         if (height, width) not in self._masks:
             assert self.mask_B1YX is not None
@@ -122,7 +124,9 @@ class PreparedControlNet:
 
 
 def check_maskable(control: Control, number: int) -> None:
-    """Raise ArgumentError for a mask of a ControlNet whose residuals have no positions."""
+    """Raise ArgumentError for a control with a mask whose ControlNet has residuals without
+    positions, one value per channel.
+    """
     pools = control.network.config.get("global_pool_conditions", False)
     if control.mask is not None and pools:
         raise ArgumentError(

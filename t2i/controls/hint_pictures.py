@@ -22,8 +22,8 @@ from t2i.terminal import plural
 def convert_hint_pictures_to_tensor(
     picture: Any, size: tuple[int, int], channels: int, options: Mapping[str, Any]
 ) -> Tensor:
-    """Return the pictures of a control in 0..1, (pictures, channels, Y, X), resized as diffusers
-    does.
+    """Return the hint pictures of a control as a tensor (pictures, channels, Y, X) in 0..1, resized
+    as diffusers does.
 
     size : (height, width) of the image in pixels
     options : further ones of `VaeImageProcessor.preprocess`, where the image is a crop
@@ -123,8 +123,8 @@ def to_processor_input(picture: Any) -> Any:
 
 
 def repeat_per_image(name: str, pixels_BCYX: Tensor, num_images: int) -> Tensor:
-    """Return tensors with one row per image: a single picture serves all, several those of one
-    prompt each.
+    """Return a control's pictures or masks repeated to one row per image: a single one serves all
+    images, several serve those of one prompt each.
 
     name : "picture" or "mask", for messages
     """
@@ -138,5 +138,7 @@ def repeat_per_image(name: str, pixels_BCYX: Tensor, num_images: int) -> Tensor:
 
 
 def resize_mask_to_block(mask_B1YX: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a mask as mean over the pixels of each position of a block, (B, 1, H, W)."""
+    """Return a control's mask resized to a UNet block's positions, (B, 1, H, W), each the mean over
+    its pixels.
+    """
     return torch.nn.functional.interpolate(mask_B1YX, size=size, mode="area")

@@ -32,7 +32,8 @@ FULL_SHARE = 0.95
 def make_hint(
     kind: str, picture: Picture, *, resolution: int | None = DEFAULT_RESOLUTION, **settings: float
 ) -> Image.Image:
-    """Return the hint of a picture, as large as the picture after it was scaled down.
+    """Return the hint of a picture for a control, such as its Canny edges, as an image of the size
+    of the scaled-down picture.
 
     >>> edges = make_hint("canny", "cat.jpg", low=50)
     >>> pipe("a cat made of glass", controls=[Control(network, edges)])
@@ -57,7 +58,7 @@ def make_hint(
                 f"{' and '.join(names)} to set. {suggest_choice(name, names)}"
             )
     if resolution is not None:
-        check_setting("resolution", resolution, 16, 8192, whole=True)
+        check_hint_setting("resolution", resolution, 16, 8192, whole=True)
     return Image.fromarray(make(read_downscaled_pixels(picture, resolution), **settings))
 
 
@@ -67,8 +68,8 @@ def find_canny_edges(pixels_YXC: Pixels, low: float = 100, high: float = 200) ->
 
     low, high : an edge has a gradient above `high` somewhere, and above `low` all along, in 8 bits
     """
-    check_setting("low", low, 0, 10_000)
-    check_setting("high", high, 0, 10_000)
+    check_hint_setting("low", low, 0, 10_000)
+    check_hint_setting("high", high, 0, 10_000)
     if low > high:
         raise ArgumentError(f"Got low={low} and high={high}, expected low to be at most high.")
     edges_YX: Pixels = import_opencv().Canny(pixels_YXC, low, high)
@@ -84,14 +85,14 @@ def find_soft_edges(pixels_YXC: Pixels, blur: float = 1.5) -> Pixels:
 
     blur : standard deviation of the blur before, in pixels
     """
-    check_setting("blur", blur, 0.1, 100)
+    check_hint_setting("blur", blur, 0.1, 100)
     opencv = import_opencv()
     blurred_YXC = opencv.GaussianBlur(pixels_YXC.astype(np.float32), (0, 0), blur)
     # 16 is the sum of the weights of a side: the unit is levels within two pixels.
     across_YXC, down_YXC = (
         opencv.Scharr(blurred_YXC, opencv.CV_32F, *axis) / 16 for axis in ((1, 0), (0, 1))
     )
-    return stretch_to_white(np.hypot(across_YXC, down_YXC).max(axis=-1))
+    return rescale_response_to_8_bit(np.hypot(across_YXC, down_YXC).max(axis=-1))
 
 
 def find_strokes(pixels_YXC: Pixels, width: float = 7) -> Pixels:
@@ -100,13 +101,13 @@ def find_strokes(pixels_YXC: Pixels, width: float = 7) -> Pixels:
 
     For ControlNets of line art and scribbles.
     """
-    check_setting("width", width, 1, 255, whole=True)
+    check_hint_setting("width", width, 1, 255, whole=True)
     opencv = import_opencv()
     side = 2 * (int(width) // 2 + 1) + 1
     kernel = opencv.getStructuringElement(opencv.MORPH_ELLIPSE, (side, side))
     gray_YX = opencv.cvtColor(pixels_YXC, opencv.COLOR_RGB2GRAY)
     strokes_YX = opencv.morphologyEx(gray_YX, opencv.MORPH_BLACKHAT, kernel)
-    return stretch_to_white(strokes_YX.astype(np.float32))
+    return rescale_response_to_8_bit(strokes_YX.astype(np.float32))
 
 
 def average_colour_blocks(pixels_YXC: Pixels, blocks: float = 8) -> Pixels:
@@ -115,7 +116,7 @@ def average_colour_blocks(pixels_YXC: Pixels, blocks: float = 8) -> Pixels:
 
     blocks : squares along the shorter side
     """
-    check_setting("blocks", blocks, 1, 512, whole=True)
+    check_hint_setting("blocks", blocks, 1, 512, whole=True)
     opencv = import_opencv()
     height, width = pixels_YXC.shape[:2]
     shorter = min(height, width)
@@ -153,9 +154,9 @@ def read_downscaled_pixels(picture: Picture, resolution: int | None) -> Pixels:
     return np.array(plain)
 
 
-def stretch_to_white(response_YX: NDArray[np.float32]) -> Pixels:
-    """Return the response of a detector in 8 bits, with its strongest part white; black where it is
-    no more than noise.
+def rescale_response_to_8_bit(response_YX: NDArray[np.float32]) -> Pixels:
+    """Rescale the response of an edge or stroke detector to 8 bits, its strongest part white; all
+    black where it is no more than noise.
     """
     found = response_YX[response_YX > MIN_RESPONSE]
     if not found.size:
@@ -165,7 +166,7 @@ def stretch_to_white(response_YX: NDArray[np.float32]) -> Pixels:
     return scaled_YX.clip(0, 255).round().astype(np.uint8)
 
 
-def check_setting(
+def check_hint_setting(
     name: str, value: object, least: float, most: float, *, whole: bool = False
 ) -> None:
     """Raise ArgumentError unless a setting of a hint is a number within its limits."""
@@ -179,7 +180,9 @@ def check_setting(
 
 
 def import_opencv() -> Any:
-    """Import OpenCV; ArgumentError with the install command without it."""
+    """Import and return OpenCV. Raises ArgumentError with the install command if it is not
+    installed.
+    """
     before = os.environ.get("LD_LIBRARY_PATH")
     try:
         import cv2

@@ -17,7 +17,7 @@ from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_no_outside_links
 from t2i.denoiser.loading.weight_checks import (
     check_weights_and_build_meta_model,
-    describe_misfits,
+    describe_tensor_mismatches,
     read_json_object,
 )
 from t2i.errors import ModelError, format_library_error, suggest_choice
@@ -84,11 +84,11 @@ def load_controlnet_file(path: Path, unet: Any) -> Any:
             f"{path} is no ControlNet: it has no {HINT_EMBEDDING}, by which a ControlNet reads its "
             "picture. Expected a .safetensors file of one, or a folder as diffusers saves it."
         )
-    config = build_network_config(tensors, unet)
+    config = infer_controlnet_config(tensors, unet)
     network = build_meta_model("ControlNetModel", config)
     expected = {name: tuple(one.shape) for name, one in network.state_dict().items()}
     found = {name: tuple(one.shape) for name, one in tensors.items()}
-    if misfits := describe_misfits(expected, found):
+    if misfits := describe_tensor_mismatches(expected, found):
         raise ModelError(
             f"The ControlNet {path} does not fit this model's UNet: {misfits}. Take one that was "
             "made for models of this kind; other kinds of networks (union, XS) are not read from "
@@ -100,8 +100,10 @@ def load_controlnet_file(path: Path, unet: Any) -> Any:
     return loaded.to(unet.dtype).eval()
 
 
-def build_network_config(tensors: Mapping[str, Tensor], unet: Any) -> dict[str, Any]:
-    """Return the config of a ControlNet: the UNet's, and what the shapes of its weights say."""
+def infer_controlnet_config(tensors: Mapping[str, Tensor], unet: Any) -> dict[str, Any]:
+    """Return the config of a single-file ControlNet: that of its UNet, with what the shapes of the
+    ControlNet's weights determine.
+    """
     known = inspect.signature(ControlNetModel).parameters
     # An IP-Adapter writes its projection into the UNet's config.
     config = {

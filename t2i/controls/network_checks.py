@@ -26,7 +26,7 @@ XL_BLOCKS = 3
 
 
 def check_controls(controls: object, unet: Any, latent_channels: int, factor: int) -> None:
-    """Raise ArgumentError unless these are controls whose networks fit the UNet.
+    """Raise ArgumentError unless the argument is a list of controls whose networks fit the UNet.
 
     latent_channels, factor : channels of the VAE's latents, and pixels per latent position
     """
@@ -42,7 +42,7 @@ def check_controls(controls: object, unet: Any, latent_channels: int, factor: in
             check_adapter_fits(config, unet.config, number)
         else:
             check_controlnet_fits(config, unet.config, number)
-            check_channels(config, latent_channels, factor, number)
+            check_controlnet_channels(config, latent_channels, factor, number)
         check_block_names(control, number)
 
 
@@ -63,10 +63,12 @@ def check_controlnet_fits(
             )
 
 
-def check_channels(
+def check_controlnet_channels(
     config: Mapping[str, Any], latent_channels: int, factor: int, number: int
 ) -> None:
-    """Raise ArgumentError for a ControlNet that reads other latents or hints than ours."""
+    """Raise ArgumentError for a ControlNet whose numbers of latent or hint channels are not those
+    of the model and of one colour picture.
+    """
     if config["in_channels"] != latent_channels:
         raise ArgumentError(
             f"Control {number} is a ControlNet that reads latents of {config['in_channels']} "
@@ -128,7 +130,9 @@ def convert_lists_to_tuples(value: object) -> object:
 
 
 def describe_family(config: Mapping[str, Any]) -> str:
-    """Return the family of a network's text width in parentheses; "" for an unknown one."""
+    """Return the model family that the text width in a UNet's or ControlNet's config indicates, in
+    parentheses for a message; "" for an unknown one.
+    """
     width = config.get("cross_attention_dim")
     family = FAMILY_BY_TEXT_WIDTH.get(width) if isinstance(width, int) else None
     return f" ({family})" if family else ""

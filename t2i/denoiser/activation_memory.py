@@ -34,7 +34,9 @@ class AttentionStub(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Save the inputs and return an empty output (..., queries, value width)."""
+        """Save query, key and value for the gradient and return an empty output (..., queries,
+        value width), in place of computing attention.
+        """
         ctx.save_for_backward(query, key, value)
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
@@ -56,7 +58,9 @@ class AttentionStubMode(TorchFunctionMode):
 
 
 class LiveMemoryCounter(TorchDispatchMode):
-    """A dispatch mode that counts the bytes of all living tensors except the model's weights."""
+    """Torch dispatch mode that counts the bytes of all living tensors except the model's
+    weights.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it

@@ -33,7 +33,7 @@ from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.trial_pass import check_unet_and_autoencoder_run
 from t2i.errors import ArgumentError, ModelError, format_library_error, suggest_choice
 from t2i.safe_reading import CONFIG_KIND, read_toml
-from t2i.text.bpe import build_clip_tokenizer, load_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_vocabulary_and_merges
 
 ComponentSettings = dict[str, Any]
 AUTOENCODERS: dict[str, type[VAE]] = {
@@ -96,7 +96,7 @@ class NewModelConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Components:
+class ModelComponents:
     """The components of a latent diffusion model, under diffusers' names."""
 
     vae: VAE
@@ -107,14 +107,17 @@ class Components:
     tokenizer_2: CLIPTokenizer | None = None
 
 
-def build_fresh_components(config: NewModelConfig) -> Components:
-    """Build all components with fresh weights from torch's global generator.
+def build_fresh_components(config: NewModelConfig) -> ModelComponents:
+    """Build all components of a new model with fresh weights, drawn from torch's global generator,
+    from its config.
 
     Raises ArgumentError for an argument that its class does not have, naming the nearest, or that
     the class cannot use.
     """
     vae = build_fresh_vae(config)
-    tokenizer = build_clip_tokenizer(*load_bpe(config.tokenizer.folder), config.tokenizer.length)
+    tokenizer = build_clip_tokenizer(
+        *load_vocabulary_and_merges(config.tokenizer.folder), config.tokenizer.length
+    )
     text_encoder = build_fresh_text_encoder(config, "text_encoder", "CLIPTextModel", tokenizer)
     width = text_encoder.config.hidden_size
     added_conditions: ComponentSettings = {}
@@ -135,11 +138,13 @@ def build_fresh_components(config: NewModelConfig) -> Components:
     check_components_run(
         {"unet": unet, "vae": vae, **({"text_encoder_2": second} if second else {})}
     )
-    return Components(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
+    return ModelComponents(vae, unet, text_encoder, tokenizer, second, second and tokenizer)
 
 
 def check_components_run(parts: Mapping[str, Any]) -> None:
-    """Raise ArgumentError where components cannot run, or do not fit one another."""
+    """Raise ArgumentError unless a new model's components run, in a trial pass on the meta device,
+    and fit one another.
+    """
     with torch.random.fork_rng(devices=[]):  # The weights of these are drawn from it.
         models = {
             part: build_meta_model(type(made).__name__, dict(made.config))
@@ -158,7 +163,8 @@ def check_components_run(parts: Mapping[str, Any]) -> None:
 def build_fresh_text_encoder(
     config: NewModelConfig, table: str, default: str, tokenizer: CLIPTokenizer
 ) -> Any:
-    """Build a text encoder from one table of the config, with embeddings of unit variance.
+    """Build a text encoder with fresh weights, and embeddings of unit variance, from one table of a
+    new model's config.
 
     default : class where the table names none
     """
@@ -191,7 +197,9 @@ def build_fresh_text_encoder(
 
 
 def build_sdxl_unet_settings(unet: ComponentSettings, second: PreTrainedModel) -> ComponentSettings:
-    """Return the UNet arguments for SDXL's pooled embedding and six sizes."""
+    """Return the UNet arguments by which a new UNet takes SDXL's inputs: the pooled prompt
+    embedding and six image sizes.
+    """
     width = unet.get("addition_time_embed_dim", 32)
     return {
         "addition_embed_type": "text_time",
@@ -201,7 +209,9 @@ def build_sdxl_unet_settings(unet: ComponentSettings, second: PreTrainedModel) -
 
 
 def build_fresh_vae(config: NewModelConfig) -> VAE:
-    """Build the autoencoder. Raises ArgumentError for an unknown kind."""
+    """Build the VAE of a new model with fresh weights from its config. Raises ArgumentError for an
+    unknown class.
+    """
     settings = dict(config.vae)
     kind = settings.pop("kind", "AutoencoderKL")
     if kind not in AUTOENCODERS:
@@ -213,7 +223,9 @@ def build_fresh_vae(config: NewModelConfig) -> VAE:
 
 
 def build_component(kind: type, settings: ComponentSettings, table: str) -> Any:
-    """Build one component from its settings. Raises ArgumentError that names the table."""
+    """Build one component of a new model, such as its UNet, from its table of the config. Raises
+    ArgumentError that names the table if its class rejects the arguments.
+    """
     check_known_names(settings, _arguments(kind), f"key of [{table}]")
     try:
         check_config_values(kind, settings)
@@ -228,8 +240,8 @@ def build_component(kind: type, settings: ComponentSettings, table: str) -> Any:
 
 
 def check_known_names(given: ComponentSettings, known: Collection[str], what: str) -> None:
-    """Raise ArgumentError for the first name of `given` that is not in `known`, with the nearest
-    known one; `what` says what is named.
+    """Raise ArgumentError for the first key or table of a config that is not among the known names;
+    the message suggests the nearest.
     """
     for name in given:
         if name not in known:

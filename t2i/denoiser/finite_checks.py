@@ -36,7 +36,8 @@ def check_weights_finite(what: str, model: nn.Module) -> None:
 
 
 class FiniteLatentsCheck:
-    """A check of a run's latents that reports the first step with NaN or infinite numbers.
+    """Check of a run's latents that raises for the first step with NaN or infinite numbers: at once
+    on the CPU, at the end of the run on a GPU.
 
     On a GPU, reading each result at once would synchronize at every step: flags are collected there
     and read at the end of the run.
@@ -50,13 +51,13 @@ class FiniteLatentsCheck:
         """Record whether a run's initial latents and prompt embeddings are finite, for
         `raise_first_problem`.
         """
-        self.record_finite(
+        self.record_whether_finite(
             latents_BCHW,
             "The latents that the run begins from have numbers that are NaN or infinite. Check "
             "latents= and the picture that was given; a picture's latents overflow where an "
             f"autoencoder encodes in half precision. {HALF_PRECISION_REMEDY}",
         )
-        self.record_finite(
+        self.record_whether_finite(
             text_BTD,
             "The embeddings of the prompt have numbers that are NaN or infinite. Check "
             "prompt_embeds=, learned words and LoRAs of the text encoder, and the weights of the "
@@ -67,7 +68,7 @@ class FiniteLatentsCheck:
         """Record whether a run's latents are finite after a step of the scheduler, for
         `raise_first_problem`.
         """
-        self.record_finite(
+        self.record_whether_finite(
             latents_BCHW,
             f"The latents became NaN or infinite in step {step + 1} of {self.num_steps}, in the "
             "pass of the denoiser or in the sampler. Check the weights and LoRAs that were given; "
@@ -78,13 +79,13 @@ class FiniteLatentsCheck:
         """Record whether a run's latents are finite after the step callbacks, for
         `raise_first_problem`.
         """
-        self.record_finite(
+        self.record_whether_finite(
             latents_BCHW,
             f"The latents became NaN or infinite after step {step + 1} of {self.num_steps}, in a "
             "callback or in an edit: check what callback_on_step_end returns.",
         )
 
-    def record_finite(self, numbers: Tensor, problem: str) -> None:
+    def record_whether_finite(self, numbers: Tensor, problem: str) -> None:
         """Record whether a tensor's numbers are all finite, with the error message `problem` for
         the case that they are not; on the CPU raise at once.
         """
@@ -93,8 +94,8 @@ class FiniteLatentsCheck:
             self.raise_first_problem()
 
     def raise_first_problem(self) -> None:
-        """Raise GenerationError for the first recorded tensor with NaN or infinite numbers; if
-        there is none, forget the records.
+        """Raise GenerationError for the first recorded tensor of a run with NaN or infinite
+        numbers; if there is none, discard the records.
         """
         if self.flags and not torch.stack([flag for flag, _ in self.flags]).all():
             raise GenerationError(next(problem for flag, problem in self.flags if not flag))

@@ -64,7 +64,8 @@ def translating_out_of_memory(what: str = "while drawing") -> Iterator[None]:
 def check_sampling_memory(
     unet: Any, vae: Any, latents_BCHW: Tensor, branches: int, **decoding: Any
 ) -> None:
-    """Raise GenerationError where sampling needs more memory than is free.
+    """Raise GenerationError if sampling with a UNet and decoding with its VAE need more memory than
+    is free.
 
     The need is the larger of a denoiser pass with `branches` rows per image and of decoding, both
     measured on the meta device (t2i.denoiser.activation_memory). Images up to

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from t2i.attention.compute.identity_rows import using_identity_rows
+from t2i.attention.compute.identity_rows import using_identity_attention_rows
 from t2i.attention.compute.tap import tapping_attention, tapping_eager_attention
 from t2i.attention.hooks.compiled import is_compiled
 from t2i.attention.hooks.module_hooks import running_forward_in_context
@@ -79,7 +79,7 @@ def perturbing_self_attention(
 
 @contextmanager
 def _identity_rows_checked(name: str, rows: Sequence[int]) -> Iterator[None]:
-    with using_identity_rows(rows) as identity:
+    with using_identity_attention_rows(rows) as identity:
         yield
     if identity.num_calls == 0:
         raise AttentionError(

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 def compute_run_x0_coefficients(
     scheduler: Scheduler, num_steps: int, remaining: int
 ) -> tuple[tuple[float, float], ...]:
-    """Return the coefficients of `compute_x0_coefficients_per_step` for the `num_steps` steps of a
-    run that `remaining` other timesteps of the scheduler follow.
+    """Return for each of the `num_steps` steps of a run the (a, b) such that x0 = a * latents + b *
+    prediction; `remaining` timesteps of the scheduler follow the run.
     """
     factors = compute_x0_coefficients_per_step(scheduler)
     return factors[: len(factors) - remaining][-num_steps:]
 
 
 def compute_x0_coefficients_per_step(scheduler: Scheduler) -> tuple[tuple[float, float], ...]:
-    """Return (a, b) for each step such that x0 = a * latents + b * prediction.
+    """Return (a, b) for each step of a scheduler such that the predicted clean sample is x0 = a *
+    latents + b * prediction.
 
     The latents are those the scheduler steps; the noise level is that of the timestep; nothing is
     clipped. Empty for a scheduler whose prediction type is unknown.
@@ -58,7 +59,8 @@ def _factors_at(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
 
 
 def compute_signal_and_noise_scales(scheduler: Scheduler, timestep: float) -> tuple[float, float]:
-    """Return alpha and sigma of noised = alpha * clean + sigma * noise.
+    """Return alpha and sigma of a scheduler at a timestep, where noised = alpha * clean + sigma *
+    noise.
 
     Timesteps between two training steps are interpolated as samplers do it.
     """

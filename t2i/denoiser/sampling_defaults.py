@@ -24,9 +24,9 @@ class SamplingDefaults(BaseModel):
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
     sampler: str | None = None
 
-    def override_fallback_arguments(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """Return the call arguments `usual`, with the model's own steps and guidance scale in place
-        of theirs where it has any.
+    def override_call_arguments(self, usual: dict[str, Any]) -> dict[str, Any]:
+        """Return the fallback call arguments `usual`, with the steps and guidance scale that the
+        model recommends in place of theirs.
         """
         own = {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
         return usual | {name: value for name, value in own.items() if value is not None}

@@ -28,8 +28,10 @@ class Scheduler(Protocol):
         """Compute the sample at the next timestep from the denoiser's output."""
 
 
-class Sampler(NamedTuple):
-    """A sampler: a scheduler class of diffusers, and settings for it."""
+class SamplerSpec(NamedTuple):
+    """Specification of a named sampler: the name of a scheduler class of diffusers, and its
+    settings.
+    """
 
     class_name: str
     settings: Mapping[str, object] = {}
@@ -62,8 +64,10 @@ def build_scheduler(name: str, config: Mapping[str, object]) -> Scheduler:
     return built
 
 
-def find_sampler(name: str) -> Sampler:
-    """Return the sampler of a name. Raises ArgumentError if it is not in SAMPLERS."""
+def find_sampler(name: str) -> SamplerSpec:
+    """Return the scheduler class and settings of a sampler name. Raises ArgumentError if the name
+    is not in SAMPLERS.
+    """
     sampler = SAMPLERS.get(normalize_sampler_name(name))
     if sampler is None:
         raise ArgumentError(
@@ -93,7 +97,7 @@ def rebuild_scheduler_with_settings(scheduler: Scheduler, **settings: object) ->
 
 
 def check_sampler_fits_noise_schedule(
-    name: str, sampler: Sampler, config: Mapping[str, object]
+    name: str, sampler: SamplerSpec, config: Mapping[str, object]
 ) -> None:
     """Raise ArgumentError for a sampler that cannot run on a model's noise schedule."""
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
@@ -113,40 +117,42 @@ def check_sampler_fits_noise_schedule(
         )
 
 
-SAMPLERS_WITHOUT_SIGMAS: dict[str, Sampler] = {
-    "ddim": Sampler("DDIMScheduler"),
-    "ddpm": Sampler("DDPMScheduler"),
-    "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
-    "plms": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler a": Sampler("EulerAncestralDiscreteScheduler"),
-    "dpm2 a": Sampler("KDPM2AncestralDiscreteScheduler"),
-    "lcm": Sampler("LCMScheduler"),
-    "tcd": Sampler("TCDScheduler"),
+SAMPLERS_WITHOUT_SIGMAS: dict[str, SamplerSpec] = {
+    "ddim": SamplerSpec("DDIMScheduler"),
+    "ddpm": SamplerSpec("DDPMScheduler"),
+    "pndm": SamplerSpec("PNDMScheduler", {"skip_prk_steps": True}),
+    "plms": SamplerSpec("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler a": SamplerSpec("EulerAncestralDiscreteScheduler"),
+    "dpm2 a": SamplerSpec("KDPM2AncestralDiscreteScheduler"),
+    "lcm": SamplerSpec("LCMScheduler"),
+    "tcd": SamplerSpec("TCDScheduler"),
 }
 
-SAMPLERS_WITH_SIGMAS: dict[str, Sampler] = {
-    "euler": Sampler("EulerDiscreteScheduler"),
-    "heun": Sampler("HeunDiscreteScheduler"),
-    "lms": Sampler("LMSDiscreteScheduler"),
-    "dpm2": Sampler("KDPM2DiscreteScheduler"),
-    "dpm++ 2s": Sampler("DPMSolverSinglestepScheduler"),
-    "dpm++ 2m": Sampler("DPMSolverMultistepScheduler"),
-    "dpm++ 2m sde": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "dpm++ 3m": Sampler("DPMSolverMultistepScheduler", {"solver_order": 3}),
-    "dpm++ 3m sde": Sampler(
+SAMPLERS_WITH_SIGMAS: dict[str, SamplerSpec] = {
+    "euler": SamplerSpec("EulerDiscreteScheduler"),
+    "heun": SamplerSpec("HeunDiscreteScheduler"),
+    "lms": SamplerSpec("LMSDiscreteScheduler"),
+    "dpm2": SamplerSpec("KDPM2DiscreteScheduler"),
+    "dpm++ 2s": SamplerSpec("DPMSolverSinglestepScheduler"),
+    "dpm++ 2m": SamplerSpec("DPMSolverMultistepScheduler"),
+    "dpm++ 2m sde": SamplerSpec(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}
+    ),
+    "dpm++ 3m": SamplerSpec("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpm++ 3m sde": SamplerSpec(
         "DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}
     ),
-    "dpm++ sde": Sampler("DPMSolverSDEScheduler"),
-    "deis": Sampler("DEISMultistepScheduler"),
-    "unipc": Sampler("UniPCMultistepScheduler"),
+    "dpm++ sde": SamplerSpec("DPMSolverSDEScheduler"),
+    "deis": SamplerSpec("DEISMultistepScheduler"),
+    "unipc": SamplerSpec("UniPCMultistepScheduler"),
 }
 """These also come with another spacing of the noise levels: "euler karras"."""
 
-SAMPLERS: dict[str, Sampler] = (
+SAMPLERS: dict[str, SamplerSpec] = (
     SAMPLERS_WITHOUT_SIGMAS
     | SAMPLERS_WITH_SIGMAS
     | {
-        f"{name} {spacing}": Sampler(
+        f"{name} {spacing}": SamplerSpec(
             sampler.class_name, {**sampler.settings, f"use_{spacing}_sigmas": True}
         )
         for name, sampler in SAMPLERS_WITH_SIGMAS.items()

@@ -36,7 +36,7 @@ def caching_text_keys_values(
     cache: dict[nn.Linear, CachedProjection] = {}
     with ExitStack() as undo:
         if not is_compiled(unet):
-            for attention in filter(is_text_attention, unet.modules()):
+            for attention in filter(is_text_cross_attention, unet.modules()):
                 for name in ("to_k", "to_v"):
                     linear = find_base_linear(attention, name)
                     if linear is not None:
@@ -55,15 +55,17 @@ _forward_patches = MethodPatches("forward")
 
 
 def find_base_linear(attention: Attention, name: str) -> nn.Linear | None:
-    """Return an attention projection without LoRA layers, or None unless it is an nn.Linear."""
+    """Return a cross-attention's key or value projection without LoRA layers, or None unless it is
+    an nn.Linear.
+    """
     layer: Any = getattr(attention, name)
     linear = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return linear if type(linear) is nn.Linear else None
 
 
 def build_caching_forward(linear: nn.Linear, project: ProjectionForward) -> ProjectionForward:
-    """Return a replacement for a layer's forward that uses the current thread's cache of text keys
-    and values, if it has one for this layer.
+    """Return a replacement for a key or value projection's forward that uses the current thread's
+    cache, if it has one for this layer.
     """
 
     def forward(text_BTD: Tensor) -> Tensor:
@@ -74,14 +76,16 @@ def build_caching_forward(linear: nn.Linear, project: ProjectionForward) -> Proj
 
 
 class ByteBudget:
-    """Budget of the text key cache: the number of bytes that it may still use."""
+    """Budget of the cache of text keys and values: the number of bytes that it may still use."""
 
     def __init__(self, most_bytes: int) -> None:
         self.left = most_bytes
 
 
 class CachedProjection:
-    """Cached output of a key or value projection, valid while its inputs are unchanged."""
+    """Cache of the output of one cross-attention key or value projection, valid while text and
+    weights are unchanged.
+    """
 
     def __init__(
         self,
@@ -129,7 +133,9 @@ class CachedProjection:
         return output_BTK
 
     def drop_output(self) -> None:
-        """Drop the cached output and return its bytes to the budget."""
+        """Drop the cached output of a key or value projection and return its bytes to the cache's
+        budget.
+        """
         if self.output_BTK is not None:
             self.budget.left += self.output_BTK.nbytes
         self.output_BTK, self.held, self.state = None, (), ()
@@ -163,7 +169,7 @@ class CachedProjection:
         )
 
 
-def is_text_attention(module: nn.Module) -> TypeGuard[Attention]:
+def is_text_cross_attention(module: nn.Module) -> TypeGuard[Attention]:
     """Return True for a cross-attention whose keys and values depend on the text alone."""
     return (
         isinstance(module, Attention)

@@ -81,7 +81,7 @@ def check_num_steps(num_inference_steps: int) -> None:
 
 
 def check_decreasing(name: str, values: object) -> None:
-    """Raise ArgumentError unless the timesteps or sigmas are finite and strictly decreasing."""
+    """Raise ArgumentError unless custom timesteps or sigmas are finite and strictly decreasing."""
     values = values.tolist() if isinstance(values, torch.Tensor) else values
     numbers: list[Any] = list(values) if isinstance(values, Iterable) else [None]
     sound = bool(numbers) and all(isinstance(one, Real) and isfinite(one) for one in numbers)
@@ -125,7 +125,7 @@ def check_enough_steps_at_image_forming_sigmas(
     while count_steps_at_image_forming_sigmas(trial) < needed and enough < MAX_SUGGESTED_STEPS:
         enough += 1
         trial.set_timesteps(enough, device=torch.device("cpu"))
-    unspaced = find_base_sampler_of_scheduler(scheduler)
+    unspaced = find_base_sampler_name(scheduler)
     name = (
         f"{unspaced} {spacing}"
         if unspaced in SAMPLERS_WITH_SIGMAS
@@ -154,7 +154,7 @@ def count_steps_at_image_forming_sigmas(scheduler: Scheduler) -> int:
     return int(((sigmas > below) & (sigmas < above)).sum())
 
 
-def find_base_sampler_of_scheduler(scheduler: Scheduler) -> str:
+def find_base_sampler_name(scheduler: Scheduler) -> str:
     """Return the name of a scheduler's sampler without its noise spacing, "euler" for "euler
     karras"; the class name for an unknown one.
     """

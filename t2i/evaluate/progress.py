@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from t2i.evaluate.suite_part import SuitePart
-from t2i.terminal import print_note
+from t2i.terminal import print_note_to_stderr
 
 LINE_INTERVAL = 15.0
 """Seconds between two printed lines of progress."""
@@ -14,7 +14,8 @@ LINE_INTERVAL = 15.0
 
 @contextmanager
 def showing_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
-    """Show the progress of an evaluation within the block, a bar or lines.
+    """Context manager that shows the progress of an evaluation within the block, as a bar or lines.
+    Yields a function to call with a part's name and the count of its finished units.
 
     Yields a function to call with a part's name and the count of its finished units.
     """
@@ -31,7 +32,7 @@ def showing_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], No
     Yields a function to call with a name and the count of its finished units.
     """
     if not sys.stderr.isatty():
-        yield ProgressLines(totals).update
+        yield ProgressLinePrinter(totals).update
         return
 
     from train.reporting.training_logger import build_rich_progress_bar
@@ -52,7 +53,7 @@ def showing_progress(totals: dict[str, int]) -> Iterator[Callable[[str, int], No
         yield advance
 
 
-class ProgressLines:
+class ProgressLinePrinter:
     """Printer of an evaluation's progress as lines, where there is no terminal for a bar."""
 
     def __init__(self, totals: dict[str, int]) -> None:
@@ -73,7 +74,7 @@ class ProgressLines:
             self._print(f"{name} {finished}/{total}, {left} left", now)
 
     def _print(self, text: str, now: float) -> None:
-        print_note(text)
+        print_note_to_stderr(text)
         self._printed = now
 
 

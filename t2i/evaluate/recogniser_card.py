@@ -32,8 +32,8 @@ from t2i.pictures import build_picture_grid, save_picture
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import Recognition
 from t2i.scenes.recogniser import CONFIG_FILE
-from t2i.scenes.scenes import Scene, SceneDatasetConfig, Scenes
-from t2i.terminal import print_line, print_note
+from t2i.scenes.scenes import Scene, SceneDataset, SceneDatasetConfig
+from t2i.terminal import print_note_to_stderr, print_result_line
 from train.loop import MODEL_FOLDER
 from train.targets.caption_matcher import swap_position_words
 from train.targets.recogniser import draw_beside_highlighted_objects, format_recognised_objects
@@ -109,8 +109,12 @@ class RecognitionTally:
     beats_swapped_positions: list[bool] = field(default_factory=list)
 
 
-def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> RecognitionTally:
-    """Tally how well recogniser and caption matcher judge the first `count` scenes."""
+def tally_recognition_of_split(
+    caption_matcher: CaptionMatcher, scenes: SceneDataset, count: int
+) -> RecognitionTally:
+    """Recognise the first `count` scenes of a data set and return a tally of how well recogniser
+    and caption matcher judge them.
+    """
     found = RecognitionTally()
     statements = [build_caption_statement(scenes.compose_layout(number)) for number in range(count)]
     for start in range(0, count, BATCH_SIZE):
@@ -128,19 +132,20 @@ def tally_split(caption_matcher: CaptionMatcher, scenes: Scenes, count: int) -> 
                 found.criterion_results[name] += right.get(name, [])
                 found.other_caption_results[name] += other.get(name, [])
             found.mask_ious += compute_object_ious(scene, seen)
-            found.confusions.update(iter_missed_and_recognised_names(scene, seen))
+            found.confusions.update(iter_object_confusions(scene, seen))
         captions = [scene.caption for scene in batch]
-        tally_caption_comparisons(caption_matcher, pictures, captions, found)
+        add_caption_comparisons_to_tally(caption_matcher, pictures, captions, found)
     return found
 
 
-def tally_caption_comparisons(
+def add_caption_comparisons_to_tally(
     caption_matcher: CaptionMatcher,
     pictures: list[Image.Image],
     captions: list[str],
     found: RecognitionTally,
 ) -> None:
-    """Add to a tally whether each picture's own caption scores above two wrong captions.
+    """Add to a tally whether each picture's own caption scores above the next picture's caption,
+    and above itself with positions swapped.
 
     The wrong ones are the next picture's caption, and its own with reversed positions.
     """
@@ -167,8 +172,10 @@ def compute_object_ious(scene: Scene, seen: Recognition) -> list[float]:
     return shares
 
 
-def iter_missed_and_recognised_names(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
-    """Yield each missed object of a scene with the one recognised instead, or "nothing"."""
+def iter_object_confusions(scene: Scene, seen: Recognition) -> Iterator[tuple[str, str]]:
+    """Yield the name of each object of a scene that was not recognised, with the name of a wrongly
+    recognised object instead, or "nothing".
+    """
     there = {placed.name for placed in scene.objects}
     for placed in scene.objects:
         if placed.name not in seen.objects:
@@ -215,7 +222,7 @@ def build_recognition_table(tallies: dict[str, RecognitionTally]) -> Table:
     return Table("recogniser", title, heads, rows, units, dict.fromkeys(heads[::2], "higher"))
 
 
-def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> Image.Image:
+def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: SceneDataset) -> Image.Image:
     """Build a sheet of the first SHEET_SCENES scenes with recognised objects highlighted."""
     pictures = [
         Image.fromarray(scenes.render_scene(number).pixels) for number in range(SHEET_SCENES)
@@ -225,8 +232,9 @@ def draw_recognition_sheet(caption_matcher: CaptionMatcher, scenes: Scenes) -> I
     return build_picture_grid(both, [format_recognised_objects(seen) for seen in looks], columns=3)
 
 
-def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
-    """Copy a trained recogniser to `folder`, measure it and write its card there.
+def export_recogniser_with_card(run: Path, folder: Path, count: int) -> None:
+    """Write a folder with a copy of a trained recogniser and its model card, with accuracies
+    measured on `count` scenes of each split; print the counts to stdout.
 
     The folder is replaced as a whole. Raises T2IError.
     """
@@ -235,10 +243,13 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
     caption_matcher = CaptionMatcher.load(run / MODEL_FOLDER)
     labels, size = caption_matcher.recogniser.labels, caption_matcher.recogniser.size
     sets = {
-        "train": Scenes(SceneDatasetConfig(seed=SEED, size=size)),
-        "held_out": Scenes(SceneDatasetConfig(seed=SEED, size=size, split="held_out")),
+        "train": SceneDataset(SceneDatasetConfig(seed=SEED, size=size)),
+        "held_out": SceneDataset(SceneDatasetConfig(seed=SEED, size=size, split="held_out")),
     }
-    tallies = {split: tally_split(caption_matcher, scenes, count) for split, scenes in sets.items()}
+    tallies = {
+        split: tally_recognition_of_split(caption_matcher, scenes, count)
+        for split, scenes in sets.items()
+    }
     confused = sum((found.confusions for found in tallies.values()), Counter[tuple[str, str]]())
     worst = ", ".join(f"{a} for {b} ({n})" for (b, a), n in confused.most_common(5))
     parts = {
@@ -264,7 +275,7 @@ def copy_model_and_write_card(run: Path, folder: Path, count: int) -> None:
         )
         (new / "README.md").write_text(card, "utf-8")
         counts = {split: len(found.mask_ious) for split, found in tallies.items()}
-        print_line(json.dumps({"objects": counts, "folder": str(folder)}))
+        print_result_line(json.dumps({"objects": counts, "folder": str(folder)}))
 
 
 def main() -> None:
@@ -275,9 +286,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="scenes of each split")
     given = parser.parse_args()
     try:
-        copy_model_and_write_card(given.run, given.folder, given.count)
+        export_recogniser_with_card(given.run, given.folder, given.count)
     except T2IError as error:
-        print_note(f"{type(error).__name__}: {error}")
+        print_note_to_stderr(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 

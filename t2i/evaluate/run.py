@@ -59,8 +59,10 @@ def measure_parts(
             on_progress(part.name, finished)
 
 
-def list_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
-    """Return those parts of the evaluation whose units are all finished."""
+def select_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list[SuitePart]:
+    """Return those parts of an evaluation whose units of work are all finished in the result
+    folder.
+    """
     return [
         p
         for p in parts
@@ -68,13 +70,14 @@ def list_finished_parts(parts: Sequence[SuitePart], store: ResultFolder) -> list
     ]
 
 
-def write_result(
+def write_result_files(
     parts: Sequence[SuitePart],
     store: ResultFolder,
     facts: Mapping[str, Any],
     earlier: EarlierResult | None = None,
 ) -> dict[str, Any]:
-    """Write the result files of an evaluation; return the content of evaluation.json.
+    """Write the result files of a finished evaluation (evaluation.json, tables.md and index.html);
+    return the content of evaluation.json.
 
     The others are tables.md and index.html.
 
@@ -125,7 +128,8 @@ def write_result(
 
 
 def digest_captions_and_prompts(records: Mapping[str, Record]) -> str:
-    """Return a digest of all captions and prompts of some records, equal for equal scenes.
+    """Return a digest of all captions and prompts in evaluation records, equal for equal scenes, by
+    which results are found to be comparable.
 
     Each text counts once: models with other sampling defaults use the same ones in other units.
     """

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.evaluate.suite_part import EvaluationContext
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 Split = TypeVar("Split", bound=str)
 MAX_OBJECTS_IN_SCENE = 3
@@ -26,15 +26,15 @@ class SceneSplitConfig(BaseModel):
 
 def build_scene_splits(
     context: EvaluationContext, wanted: Mapping[Split, SceneSplitConfig]
-) -> dict[Split, Scenes]:
+) -> dict[Split, SceneDataset]:
     """Build the configured splits of scenes from the objects that the model knows.
 
     Only "held_out" shows held-out combinations; it is missing where these objects allow none.
     """
-    splits: dict[Split, Scenes] = {}
+    splits: dict[Split, SceneDataset] = {}
     for split, config in wanted.items():
         try:
-            splits[split] = Scenes(
+            splits[split] = SceneDataset(
                 SceneDatasetConfig(
                     size=sd.default_height_and_width(context.pipe.unet, context.pipe.vae)[0],
                     seed=config.seed,

@@ -58,7 +58,7 @@ class SuiteConfig(BaseModel):
         return {name: getattr(self, name).model_dump(mode="json") for name in self.part_names}
 
 
-def read_suite(name: str, *, quick: bool) -> SuiteConfig:
+def read_suite_config(name: str, *, quick: bool) -> SuiteConfig:
     """Read the config of an evaluation suite: a named one, its quick preset, or a TOML file.
 
     Raises ArgumentError for an unknown name and for an invalid config.
@@ -117,7 +117,7 @@ def describe_config_error(error: ValidationError) -> str:
         model: Any = SuiteConfig
         for table in tables:
             # The entries of a list of tables are numbered; their model is that of the list.
-            model = model if table.isdecimal() else find_table_model(model, table)
+            model = model if table.isdecimal() else find_config_model_of_table(model, table)
         return f"Unknown key {key!r}. {suggest_choice(name, model.model_fields)}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
@@ -125,8 +125,10 @@ def describe_config_error(error: ValidationError) -> str:
     return f"{key}: {text} (given: {first['input']!r:.200})" if key else f"{text}."
 
 
-def find_table_model(model: Any, table: str) -> Any:
-    """Return the pydantic model of a table in a config model, even if optional or in a list."""
+def find_config_model_of_table(model: Any, table: str) -> Any:
+    """Return the pydantic model class for a table (by field name) of a config model class, even if
+    it is optional or in a list.
+    """
     kind = model.model_fields[table].annotation
     while not hasattr(kind, "model_fields"):
         kind = get_args(kind)[0]

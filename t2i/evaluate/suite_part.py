@@ -48,10 +48,14 @@ class SuitePart(Protocol):
     name: str
 
     def list_unit_keys(self) -> Sequence[str]:
-        """Return the keys of the units of work, equal in every run, in order."""
+        """Return the keys of the units of work of a part of the evaluation suite, in order; they
+        are equal in every run.
+        """
 
     def measure_unit(self, unit: str) -> Record:
-        """Measure the unit of work with this key and return its record; it takes seconds."""
+        """Measure the unit of work with this key in a part of the evaluation suite and return its
+        record, as JSON data.
+        """
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""

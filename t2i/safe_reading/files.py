@@ -31,12 +31,14 @@ class UntrustedFileKind:
     error_class: type[T2IError] = DataError
 
     def copy_with_noun(self, noun: str) -> "UntrustedFileKind":
-        """Return a kind with the same limit and error class, and another name in messages."""
+        """Return a copy of this kind of file with the same size limit and error class, but another
+        name in messages.
+        """
         return replace(self, noun=noun)
 
     @property
     def noun_with_article(self) -> str:
-        """Name of the kind of file in messages, with its article, as "a picture"."""
+        """Name of this kind of file with its article, as "a picture", for messages."""
         return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
 
 
@@ -112,7 +114,9 @@ SPECIAL_FILE_NAMES = {
 def open_untrusted_file(
     path: str | os.PathLike[str], kind: UntrustedFileKind
 ) -> Iterator[BufferedReader]:
-    """Open a file within the block; the error class of `kind` is raised if it cannot be read."""
+    """Context manager that opens a file from an untrusted source for reading and yields it; the
+    error class of `kind` is raised if it cannot be read.
+    """
     try:
         with open_regular_file(path, kind.max_bytes) as file:
             yield file
@@ -140,7 +144,9 @@ def read_bytes(path: str | os.PathLike[str], kind: UntrustedFileKind) -> bytes:
 
 
 def advise_on_missing_file(path: str) -> str:
-    """Return what to do about the path of a file that is not there."""
+    """Return the advice that an error message about a missing file ends with: to check the path, or
+    to download the file if the path is a web address.
+    """
     if WEB_ADDRESS_PATTERN.match(path):
         return "Web addresses are not read: download the file, and give its path."
     return "Check the path."

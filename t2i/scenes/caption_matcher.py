@@ -20,7 +20,7 @@ from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, parse_json, read_bounded
 from t2i.safe_reading.tensors import read_tensors
 from t2i.scenes.recogniser import DEFAULT_FOLDER, LOAD_ERRORS, Recogniser, RecogniserOutput
-from t2i.text.bpe import Merges, Vocabulary, build_clip_tokenizer, load_bpe
+from t2i.text.bpe import Merges, Vocabulary, build_clip_tokenizer, load_vocabulary_and_merges
 
 TOKENIZER_FOLDER = Path(__file__).parent.parent / "assets" / "tokenizer"
 CONFIG_FILE, WEIGHTS_FILE = "agreement.json", "agreement.safetensors"
@@ -42,7 +42,7 @@ class CaptionMatcher(nn.Module):
         super().__init__()
         self.recogniser = recogniser.requires_grad_(False)
         self.width, self.layers = width, layers
-        vocabulary, merges = load_bpe(TOKENIZER_FOLDER)
+        vocabulary, merges = load_vocabulary_and_merges(TOKENIZER_FOLDER)
         self.vocabulary = digest_bpe_vocabulary(vocabulary, merges)
         self.tokenizer = build_clip_tokenizer(vocabulary, merges, MAX_TOKENS)
         labels = recogniser.labels
@@ -74,13 +74,17 @@ class CaptionMatcher(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
     def embed_pictures(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return unit-length embeddings, (B, D), of pixels at the recogniser's size, in [-1, 1]."""
+        """Return unit-length embeddings (B, D) of pictures, for comparison with those of captions;
+        pixels are at the recogniser's size, in [-1, 1].
+        """
         with torch.no_grad():
             pooled_BFP = pool_recogniser_output_to_grid(self.recogniser(pixels_BCHW))
         return functional.normalize(self.eyes(pooled_BFP).float(), dim=-1)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
-        """Return unit-length embeddings of the captions, (B, D)."""
+        """Return unit-length embeddings (B, D) of captions, for comparison with those of
+        pictures.
+        """
         tokens = self.tokenizer(
             list(captions),
             padding=True,

@@ -62,11 +62,17 @@ def list_caption_vocabulary_by_category(config: SceneDatasetConfig) -> dict[str,
         ],
         "backgrounds": backgrounds,
         "words": sorted(
-            {word for text in texts for word in WORD_PATTERN.findall(unwrap_placeholders(text))}
+            {
+                word
+                for text in texts
+                for word in WORD_PATTERN.findall(strip_template_placeholders(text))
+            }
         ),
     }
 
 
-def unwrap_placeholders(text: str) -> str:
-    """Remove the placeholders of a template, keeping the words inside them."""
+def strip_template_placeholders(text: str) -> str:
+    """Return a caption template without its placeholders for objects, such as {0} or {the 1}, but
+    with the word "the" of those that have it.
+    """
     return re.sub(r"\{(the )?\d?\}", r" \1 ", text)

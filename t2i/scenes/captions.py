@@ -190,7 +190,9 @@ def choose_random_noun_phrase(rng: np.random.Generator, placed: PlacedObject) ->
 def list_position_templates(
     objects: Sequence[PlacedObject], arrangement: Arrangement
 ) -> tuple[Template, ...]:
-    """Return the templates that state the positions of these objects; () if there are none."""
+    """Return the caption templates that state the positions of these objects in this arrangement;
+    () if there are none.
+    """
     if arrangement != "corner":
         return POSITION_TEMPLATES.get((arrangement, len(objects)), ())
     corner, beside, stacked = objects

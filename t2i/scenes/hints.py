@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2i.errors import ArgumentError, suggest_choice
-from t2i.scenes.layout import bounding_box
+from t2i.scenes.layout import compute_mask_bounding_box
 from t2i.scenes.sprites import load_object_entries_by_name
 
 SceneHintKind = Literal["segments", "outlines", "colours", "boxes"]
@@ -35,15 +35,16 @@ def get_segment_colour(name: str) -> tuple[int, int, int]:
 
     Raises ArgumentError for a name that is no object's.
     """
-    colours = map_segment_colours()
+    colours = compute_segment_colours_by_object()
     if name not in colours:
         raise ArgumentError(f"No object is called {name!r:.80}. {suggest_choice(name, colours)}")
     return colours[name]
 
 
 @cache
-def map_segment_colours() -> dict[str, tuple[int, int, int]]:
-    """Map every object of the vocabulary to its colour in hints of segments and boxes.
+def compute_segment_colours_by_object() -> dict[str, tuple[int, int, int]]:
+    """Return for every object of the vocabulary its colour (red, green, blue) in hints of segments
+    and boxes, by name.
 
     Each colour is the farthest one from black and from those of the objects before it, so that the
     first objects differ most, and new ones at the end change none.
@@ -62,7 +63,8 @@ def map_segment_colours() -> dict[str, tuple[int, int, int]]:
 def draw_scene_hint(
     kind: SceneHintKind, pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]
 ) -> Pixels:
-    """Draw the hint of a scene, (H, W, 3): where its objects are, on black.
+    """Return a control hint picture (H, W, 3) of a scene, of the given kind, which shows where its
+    objects are.
 
     kind : "segments", every object's visible pixels in the colour of its name; "outlines", their
         white borders; "boxes", the boxes around them in those colours, smaller ones in front;
@@ -73,7 +75,9 @@ def draw_scene_hint(
 
 
 def draw_segments(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
-    """Draw each object's visible pixels in the colour of its name, on black (H, W, 3)."""
+    """Return a hint picture (H, W, 3) with each object's visible pixels in the colour of its name,
+    on black.
+    """
     hint_HWC = np.zeros_like(pixels_HWC)
     for name, mask_HW in zip(names, masks, strict=True):
         hint_HWC[mask_HW] = get_segment_colour(name)
@@ -81,7 +85,9 @@ def draw_segments(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask
 
 
 def draw_outlines(pixels_HWC: Pixels, _names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
-    """Draw the outermost pixels of every object, white on black (H, W, 3)."""
+    """Return a hint picture (H, W, 3) with the outermost pixels of every object in white, on
+    black.
+    """
     hint_HWC = np.zeros_like(pixels_HWC)
     for mask_HW in masks:
         around = np.pad(mask_HW, 1)
@@ -91,10 +97,12 @@ def draw_outlines(pixels_HWC: Pixels, _names: Sequence[str], masks: Sequence[Mas
 
 
 def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
-    """Draw the filled box around each object in the colour of its name, on black (H, W, 3)."""
+    """Return a hint picture (H, W, 3) with the filled bounding box of each object in the colour of
+    its name, on black.
+    """
     hint_HWC = np.zeros_like(pixels_HWC)
     boxes = [
-        (*bounding_box(mask_HW), name)
+        (*compute_mask_bounding_box(mask_HW), name)
         for name, mask_HW in zip(names, masks, strict=True)
         if mask_HW.any()
     ]
@@ -108,7 +116,9 @@ def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[
 def draw_mean_colour_squares(
     pixels_HWC: Pixels, _names: Sequence[str], _masks: Sequence[Mask]
 ) -> Pixels:
-    """Draw the picture as squares of its mean colours (H, W, 3)."""
+    """Return a hint picture (H, W, 3) of a scene that consists of squares of the picture's mean
+    colours.
+    """
     height, width = pixels_HWC.shape[:2]
     blocks = min(COLOUR_BLOCKS, height, width)
     small = Image.fromarray(pixels_HWC).resize((blocks, blocks), Image.Resampling.BOX)

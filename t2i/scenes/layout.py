@@ -19,7 +19,7 @@ from t2i.scenes.sprites import load_premultiplied_sprite
 class SceneLayout:
     """Complete description of a scene before rendering: objects, background and caption.
 
-    objects : in the order of `choose_random_arrangement_and_positions`
+    objects : in the order of `choose_random_arrangement_sizes_and_positions`
     tint : RGB colour of the background, from 0 to 255
     """
 
@@ -33,10 +33,12 @@ class SceneLayout:
     caption: Caption
 
 
-def render_layout(
+def render_picture_and_masks(
     layout: SceneLayout, size: int
 ) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """Render the picture (H, W, 3) and, for each object, the mask (H, W) of its visible pixels."""
+    """Render a scene's layout: return its picture (H, W, 3) and, for each object, the mask (H, W)
+    of its visible pixels.
+    """
     pixels = render_background(
         layout.tint, layout.brightness_gradient, layout.gradient_direction, size
     )
@@ -99,7 +101,9 @@ def paste_sprite_and_update_masks(
     masks.append(mask)
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom (right and bottom exclusive) of the True pixels."""
+def compute_mask_bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return the bounding box of a mask's True pixels: left, top, right, bottom (right and bottom
+    exclusive).
+    """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

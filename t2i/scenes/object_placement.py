@@ -57,26 +57,27 @@ class SizeAndPosition:
         return PlacedObject(name, colour, self.size_word, self.side, self.centre)
 
 
-def choose_random_arrangement_and_positions(
+def choose_random_arrangement_sizes_and_positions(
     rng: np.random.Generator, count: int
 ) -> tuple[Arrangement, list[SizeAndPosition]]:
-    """Choose at random an arrangement, and non-overlapping sizes and positions for `count` objects.
+    """Return a random arrangement of a scene (such as a row), and non-overlapping random sizes and
+    positions for its `count` objects.
 
     A row is listed from left to right, a column from top to bottom; of a corner first the position
     with two neighbours, then the one beside it, then the one above or below it.
     """
     if count == 1:
-        return "single", [choose_random_single_position(rng)]
+        return "single", [choose_random_single_size_and_position(rng)]
     if count == 3 and rng.random() < 0.5:
-        return "corner", choose_random_quadrant_positions(rng)
+        return "corner", choose_random_quadrant_sizes_and_positions(rng)
     sides = choose_random_line_sizes(rng, count)
     gaps = [random_between(rng, 0.2, 1.0) for _ in range(count + 1)]
     lying = rng.random() < 0.5
     return "row" if lying else "column", choose_random_line_positions(rng, sides, gaps, lying)
 
 
-def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
-    """Choose size and position of a scene's only object at random, near the middle."""
+def choose_random_single_size_and_position(rng: np.random.Generator) -> SizeAndPosition:
+    """Return a random size and position near the middle, for a scene's only object."""
     u = rng.random()
     word: SizeWord | None = "small" if u < 0.15 else "large" if u < 0.3 else None
     side = random_between(rng, *SINGLE_SIDE_RANGES[word])
@@ -86,8 +87,8 @@ def choose_random_single_position(rng: np.random.Generator) -> SizeAndPosition:
     )
 
 
-def choose_random_quadrant_positions(rng: np.random.Generator) -> list[SizeAndPosition]:
-    """Choose sizes and positions of three objects at random, each in another quadrant."""
+def choose_random_quadrant_sizes_and_positions(rng: np.random.Generator) -> list[SizeAndPosition]:
+    """Return random sizes and positions for three objects of a scene, each in another quadrant."""
     sides = [random_between(rng, *CORNER_SIDE_RANGE) for _ in range(3)]
     x, y = (0.25 if rng.random() < 0.5 else 0.75), (0.25 if rng.random() < 0.5 else 0.75)
     places = []

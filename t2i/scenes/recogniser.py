@@ -61,7 +61,9 @@ class RecogniserLabels:
         return len(self.objects)
 
     def colour_index(self, name: str | None) -> int:
-        """Return the index of a colour; that of OWN_COLOUR for a colour that is not listed."""
+        """Return the index of a colour among the recogniser's colour labels; that of OWN_COLOUR for
+        a colour that is not listed.
+        """
         return self.colours.index(name) if name in self.colours else 0
 
 
@@ -190,7 +192,7 @@ class Recogniser(nn.Module):
         )
 
     def save(self, folder: Path, notes: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-        """Write weights and configuration into `folder`, which must exist.
+        """Write the recogniser's weights and configuration into `folder`, which must exist.
 
         notes : JSON data, such as its training configuration and its scores
         """

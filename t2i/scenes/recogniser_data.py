@@ -59,7 +59,7 @@ class RecogniserDatasetConfig(BaseModel):
     """Warp, blur and recolour the pictures, and lay some unnameable things among the objects."""
 
 
-class Compositions:
+class RecogniserDataset:
     """Training data set of the recogniser; example `index` depends on config and `index` alone."""
 
     def __init__(self, config: RecogniserDatasetConfig) -> None:
@@ -146,7 +146,8 @@ SidesAndCentres = list[tuple[float, tuple[float, float]]]
 
 
 def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> SidesAndCentres:
-    """Choose side and centre of each object at random, so that none hides too much of another.
+    """Return random sizes and centres, as shares of the picture's side, of the objects of a
+    training picture; none hides too much of another.
 
     Both are shares of the picture's side.
     """

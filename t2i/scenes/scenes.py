@@ -17,10 +17,10 @@ from t2i.scenes.held_out import (
     may_appear_together_in_training,
 )
 from t2i.scenes.hints import SceneHintKind, draw_scene_hint
-from t2i.scenes.layout import SceneLayout, bounding_box, render_layout
+from t2i.scenes.layout import SceneLayout, compute_mask_bounding_box, render_picture_and_masks
 from t2i.scenes.object_placement import (
     SizeWord,
-    choose_random_arrangement_and_positions,
+    choose_random_arrangement_sizes_and_positions,
     random_choice,
 )
 from t2i.scenes.recognised_objects import Relation
@@ -97,7 +97,7 @@ class Scene:
     relations: tuple[tuple[int, Relation, int], ...]
 
 
-class Scenes:
+class SceneDataset:
     """Data set of scenes; scene `index` depends on the config and `index` alone."""
 
     def __init__(self, config: SceneDatasetConfig) -> None:
@@ -145,9 +145,11 @@ class Scenes:
         return draw_scene_hint(kind, scene.pixels, names, masks)
 
     def render_scene(self, index: int) -> Scene:
-        """Compose and render scene `index`."""
+        """Return scene `index` of the data set, composed and rendered: pixels, caption, and masks
+        of the objects.
+        """
         layout = self.compose_layout(index)
-        pixels, masks = render_layout(layout, self.config.size)
+        pixels, masks = render_picture_and_masks(layout, self.config.size)
         caption = layout.caption
         order = [mention.object_index for mention in caption.mentions]
         objects = tuple(
@@ -157,7 +159,7 @@ class Scenes:
                 span=mention.span,
                 colour=layout.objects[mention.object_index].colour,
                 size_word=layout.objects[mention.object_index].size_word,
-                box=bounding_box(masks[mention.object_index]),
+                box=compute_mask_bounding_box(masks[mention.object_index]),
                 mask=masks[mention.object_index],
             )
             for mention in caption.mentions
@@ -189,7 +191,7 @@ class Scenes:
             backgrounds = list_shared_contrasting_backgrounds(names, painted)
 
         # where it is
-        arrangement, places = choose_random_arrangement_and_positions(rng, len(names))
+        arrangement, places = choose_random_arrangement_sizes_and_positions(rng, len(names))
         objects = tuple(
             place.place_object(name, colour)
             for place, name, colour in zip(places, names, painted, strict=True)
@@ -264,7 +266,9 @@ def resolve_object_names(wanted: Literal["core", "all"] | tuple[str, ...]) -> tu
 def maybe_choose_repaint_colour(
     rng: np.random.Generator, object_name: str, probability: float
 ) -> str | None:
-    """Return a random colour other than the natural one with this probability, else None."""
+    """Return, with this probability, a random colour for an object other than its natural one; else
+    None.
+    """
     wanted = rng.random() < probability
     choices = list_training_colours(object_name)
     return random_choice(rng, choices) if wanted and choices else None
@@ -273,7 +277,7 @@ def maybe_choose_repaint_colour(
 def choose_random_background_tint(
     rng: np.random.Generator, background: str
 ) -> tuple[int, int, int]:
-    """Choose a random shade of the background's colour."""
+    """Return a random shade (RGB) of the colour of a scene's background."""
     shade = int(rng.random() * 17) - 8
     red, green, blue = (
         channel + shade + int(rng.random() * 5) - 2 for channel in BACKGROUND_COLOURS[background]
@@ -284,7 +288,9 @@ def choose_random_background_tint(
 def list_shared_contrasting_backgrounds(
     names: Sequence[str], painted: Sequence[str | None]
 ) -> list[str]:
-    """Return the backgrounds on which all of these objects are visible."""
+    """Return the scene backgrounds on which all of these objects, in these colours, are clearly
+    visible.
+    """
     clear = [
         list_contrasting_backgrounds(name, colour)
         for name, colour in zip(names, painted, strict=True)

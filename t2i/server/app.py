@@ -26,11 +26,11 @@ from t2i.server.jobs.job_service import JobService
 from t2i.server.jobs.server_state import ServerState
 from t2i.server.page_files import build_page_router
 from t2i.server.security.access import AccessMiddleware
-from t2i.server.security.body_text import check_body_text
-from t2i.server.security.errors import build_error_data, find_status
-from t2i.server.security.headers import HeaderMiddleware
+from t2i.server.security.body_text import check_body_encodable_as_utf8
+from t2i.server.security.errors import build_error_data, find_error_http_status
+from t2i.server.security.headers import SecurityHeaderMiddleware
 from t2i.server.security.hosts import HostAndOriginMiddleware
-from t2i.server.security.limits import LimitMiddleware
+from t2i.server.security.limits import BodyLimitMiddleware
 from t2i.server.settings import ServerSettings
 from t2i.server.worker.worker_pool import WorkerPool
 
@@ -69,7 +69,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
-        dependencies=[Depends(check_body_text)],
+        dependencies=[Depends(check_body_encodable_as_utf8)],
     )
     # Not to FastAPI, which warns of it; uvicorn's would be added to paths that have it already.
     app.root_path = settings.root_path
@@ -89,10 +89,10 @@ def build_middleware(settings: ServerSettings) -> list[Middleware]:
     """Return the middleware of an application, the outermost first."""
     layers = [
         Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
-        Middleware(HeaderMiddleware),
+        Middleware(SecurityHeaderMiddleware),
         Middleware(HostAndOriginMiddleware, settings=settings),
         Middleware(
-            LimitMiddleware, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout
+            BodyLimitMiddleware, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout
         ),
     ]
     if settings.allowed_origins:
@@ -111,7 +111,9 @@ def build_middleware(settings: ServerSettings) -> list[Middleware]:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Let every error of a route be answered as JSON with its words and the right status."""
+    """Register handlers on a FastAPI application that answer every error of a route as JSON, with
+    its message and the right HTTP status.
+    """
 
     @app.exception_handler(T2IError)
     async def answer_known_error(_request: Request, error: T2IError) -> JSONResponse:
@@ -119,7 +121,9 @@ def add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, QueueFullError):
             headers["retry-after"] = str(error.retry_after_s)
         return JSONResponse(
-            build_error_data(type(error).__name__, str(error)), find_status(error), headers
+            build_error_data(type(error).__name__, str(error)),
+            find_error_http_status(error),
+            headers,
         )
 
     @app.exception_handler(RequestValidationError)

@@ -22,7 +22,8 @@ ADAPTER_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Names that requests may use, each with its folder or file.
+    """Models, LoRAs and learned words that requests to the server may name, each with its folder or
+    file.
 
     models : the first is the default
     """
@@ -34,7 +35,7 @@ class Catalogue:
 
     @property
     def default_model(self) -> str:
-        """Name of the model of requests that name none."""
+        """Name of the server's default model, for requests that name none."""
         return next(iter(self.models))
 
     def resolve_model_name(self, name: str | None) -> str:
@@ -58,7 +59,9 @@ class Catalogue:
         return _find("control", name, self.controls)
 
     def read_default_size(self, model: str) -> tuple[int, int]:
-        """Return width and height in pixels of a model's images where a request names none."""
+        """Return the default width and height in pixels of a model's images, for requests that name
+        no size.
+        """
         size = describe_native_image_size(self.models[model])
         if size is None:
             return FALLBACK_SIDE_PIXELS, FALLBACK_SIDE_PIXELS
@@ -66,7 +69,7 @@ class Catalogue:
         return int(width), int(height)
 
     def read_default_steps(self, model: str) -> int:
-        """Return the number of steps where a request names none."""
+        """Return the default number of sampling steps of a model, for requests that name none."""
         return read_model_defaults(self.models[model]).num_inference_steps or FALLBACK_STEPS
 
 
@@ -77,9 +80,10 @@ def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:
     return known[name]
 
 
-def list_catalogue(settings: ServerSettings) -> Catalogue:
-    """List what requests may name: models of the settings, the embedded one, those in the cache of
-    the hub, and the files in the folders of LoRAs, learned words and control networks.
+def build_catalogue(settings: ServerSettings) -> Catalogue:
+    """Build the catalogue of what requests to the server may name: models of the settings, the
+    embedded one, those in the Hugging Face cache, and the files in the folders of LoRAs and
+    learned words.
 
     Raises ModelError for a model of the settings that is not there.
     """

@@ -106,7 +106,7 @@ def serve(
         GIBIBYTE,
         LOOPBACK_PROXIES,
         ServerSettings,
-        check_tokens,
+        check_access_tokens,
     )
 
     settings = ServerSettings(
@@ -144,7 +144,7 @@ def serve(
                 f"Got --trusted-proxy {proxy!r}: expected an IP address or a network, as in "
                 "10.0.0.5 or 10.0.0.0/24."
             ) from None
-    check_tokens(settings.tokens, "--token")
+    check_access_tokens(settings.tokens, "--token")
     if set(settings.tokens) - set(os.environ.get(TOKEN_VARIABLE, "").split()):
         print_remark(
             "The secret of --token is in the list of processes, which other users of this machine "

@@ -20,7 +20,9 @@ INDEX_FILE_NAME = "index.html"
 
 
 def build_page_router(folder: Path) -> APIRouter:
-    """Return a router with a route for each file of the page; index.html is that of "/"."""
+    """Return a FastAPI router with a route for each file of the server's web page; index.html is
+    that of "/".
+    """
     router = APIRouter(include_in_schema=False)
     for file in sorted(folder.rglob("*")):
         if file.suffix in MEDIA_TYPE_BY_SUFFIX and file.is_file():

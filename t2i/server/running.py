@@ -20,7 +20,7 @@ from t2i.cli.output import print_remark
 from t2i.errors import OutputError
 from t2i.server.app import create_app
 from t2i.server.settings import SWITCH_SECONDS, ServerSettings
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 MAX_PENDING_CONNECTIONS = 4096
 """Connections that wait to be accepted."""
@@ -40,7 +40,9 @@ REDIRECT = """<!doctype html>
 
 
 class DrainingServer(uvicorn.Server):
-    """Server that finishes the running jobs at the first signal, and ends at the second."""
+    """Uvicorn server that finishes the running jobs at the first stop signal, and ends at the
+    second.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -48,7 +50,7 @@ class DrainingServer(uvicorn.Server):
         self._draining = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal; end at once at the second.
+        """Begin to drain the server at the first stop signal; end it at once at the second.
 
         In threads of their own: a signal may come while this thread holds a lock that they take.
         """
@@ -75,10 +77,10 @@ class DrainingServer(uvicorn.Server):
 
 
 def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
-    """Serve until a signal. Raises OutputError for an address that is in use."""
+    """Run the web server until a stop signal. Raises OutputError for an address that is in use."""
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    listener = open_listener(settings.host, settings.port)
+    listener = open_listening_socket(settings.host, settings.port)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -92,14 +94,14 @@ def run_server(settings: ServerSettings, *, open_page: bool = False) -> None:
     )
     server = DrainingServer(config, app)
     address = build_page_address_with_token(settings, listener)
-    print_line(address)
+    print_result_line(address)
     with opening_page(address, settings) if open_page else nullcontext():
         server.run(sockets=[listener])
 
 
 @contextmanager
 def opening_page(address: str, settings: ServerSettings) -> Iterator[None]:
-    """Open the page in a browser soon after the block has begun.
+    """Open the server's page in a browser soon after the block has begun.
 
     Every user of the machine may read the command of a browser. If the address has a token, it is
     therefore written into a file that only this user may read, and the browser is given the file,
@@ -129,7 +131,7 @@ def opening_page(address: str, settings: ServerSettings) -> Iterator[None]:
         thread.join(timeout=SHUTDOWN_GRACE_SECONDS)
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def open_listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address; port 0 takes a free one. Raises OutputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named, as asyncio switches Nagle's algorithm off only where it is.
@@ -151,7 +153,9 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 
 def build_page_address_with_token(settings: ServerSettings, listener: socket.socket) -> str:
-    """Return the address of the page; with a token in it, that of the first one."""
+    """Return the address of the server's page; if the server has access tokens, with the first one
+    in it.
+    """
     port = listener.getsockname()[1]
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     host = f"[{host}]" if ":" in host else host

@@ -98,8 +98,9 @@ class WorkerSettings:
     loads_default: bool = True
 
 
-def check_tokens(tokens: Iterable[str], option: str) -> None:
-    """Raise ArgumentError for a secret that can be guessed or cannot be sent.
+def check_access_tokens(tokens: Iterable[str], option: str) -> None:
+    """Raise ArgumentError for a server's access token that is too short to be secret or cannot be
+    sent in a header.
 
     option : by which they were given
     """

@@ -16,7 +16,7 @@ from t2i.terminal import plural
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.prompt import WeightedText
 from t2i.text.token_windows import EncoderInput, TokenWindow, build_token_window
-from t2i.text.word_spans import find_token_spans_of_ranges
+from t2i.text.word_spans import find_token_spans_of_character_ranges
 
 WORD = re.compile(r"[\w'-]+")
 MATCH, MISMATCH, GAP = 1, -1, 0
@@ -48,8 +48,8 @@ def build_replacement_matrix(
     changed = find_differing_word_indices(source, target)
     blocks = list(
         zip(
-            find_token_spans_of_numbered_words(text, source, changed),
-            find_token_spans_of_numbered_words(text, target, changed),
+            find_token_spans_of_word_indices(text, source, changed),
+            find_token_spans_of_word_indices(text, target, changed),
             strict=True,
         )
     )
@@ -101,7 +101,7 @@ def build_refinement_mapping(
     Prompt-to-prompt's refinement (Hertz et al. 2022): a token without a partner is unmatched;
     padding maps to the same position.
     """
-    window = find_token_window(text)
+    window = get_or_build_token_window(text)
     source_ids, source_places = list_unpadded_token_ids_and_positions(window, source)
     target_ids, target_places = list_unpadded_token_ids_and_positions(window, target)
     source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
@@ -168,15 +168,15 @@ def split_into_lowercase_words(prompt: EncoderInput) -> list[str]:
     return [word.lower() for word in WORD.findall(join_text_without_weights(prompt))]
 
 
-def find_token_spans_of_numbered_words(
+def find_token_spans_of_word_indices(
     text: TextEncoder | PreTrainedTokenizerBase, prompt: EncoderInput, numbers: Sequence[int]
 ) -> list[tuple[int, ...]]:
-    """Return the token positions of each word, given the words' indices in the prompt."""
+    """Return the token positions of some words of a prompt, given the words' indices in it."""
     texts = prompt.section_texts if isinstance(prompt, WeightedText) else (prompt,)
     spans = [
         span
         for section, own in enumerate(texts)
-        for span in find_token_spans_of_ranges(
+        for span in find_token_spans_of_character_ranges(
             text, prompt, [match.span() for match in WORD.finditer(own)], section=section
         )
     ]
@@ -188,6 +188,8 @@ def join_text_without_weights(prompt: EncoderInput) -> str:
     return " ".join(prompt.section_texts) if isinstance(prompt, WeightedText) else prompt
 
 
-def find_token_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
-    """Return the `TokenWindow` of a text encoder, or the one built from a tokenizer alone."""
+def get_or_build_token_window(text: TextEncoder | PreTrainedTokenizerBase) -> TokenWindow:
+    """Return the token window (size, special tokens, padding) of a text encoder, or build that of a
+    tokenizer alone.
+    """
     return text.token_window if isinstance(text, TextEncoder) else build_token_window(text)

@@ -90,7 +90,7 @@ def save_bpe(vocabulary: Vocabulary, merges: Merges, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def load_bpe(folder: Path) -> tuple[Vocabulary, Merges]:
+def load_vocabulary_and_merges(folder: Path) -> tuple[Vocabulary, Merges]:
     """Return vocabulary and merges, read from `vocab.json` and `merges.txt` of a folder. Raises
     ModelError where they are missing or garbled.
     """

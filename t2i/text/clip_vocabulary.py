@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import CLIPTokenizer
 
 from t2i.errors import ModelError
-from t2i.text.bpe import END, build_clip_tokenizer, load_bpe
+from t2i.text.bpe import END, build_clip_tokenizer, load_vocabulary_and_merges
 
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 """Hub repository with the vocabulary of every Stable Diffusion."""
@@ -32,6 +32,6 @@ def download_clip_tokenizer(pad: str = END) -> CLIPTokenizer:
             "hub: give config=, the folder of a Stable Diffusion of the same kind, or bring the "
             "tokenizers along, tokenizer=CLIPTokenizer.from_pretrained(...)."
         ) from error
-    tokenizer = build_clip_tokenizer(*load_bpe(files[0].parent), CLIP_WINDOW_SIZE)
+    tokenizer = build_clip_tokenizer(*load_vocabulary_and_merges(files[0].parent), CLIP_WINDOW_SIZE)
     tokenizer.pad_token = pad
     return tokenizer

@@ -36,7 +36,7 @@ class TextEncoder(ABC):
     @property
     @abstractmethod
     def token_window(self) -> TokenWindow:
-        """Token window of the encoder: its size and its special tokens."""
+        """Token window of the text encoder: its size and its special tokens."""
 
     @property
     def window_size(self) -> int:

@@ -195,7 +195,8 @@ class _Parser:
         if written is None or not STEP_PATTERN.fullmatch(written):
             self._fail(
                 f"the last of [from:to:when] must be a step, as 12, or a share of the steps, as "
-                f'0.5; got {describe_step_field(written)}. Write "\\:" for a literal colon.',
+                f'0.5; got {describe_invalid_schedule_step(written)}. Write "\\:" for a '
+                "literal colon.",
                 position + 1,
             )
         when = float(written.strip())  # of more kinds of space than float takes
@@ -297,8 +298,8 @@ class _Parser:
         raise PromptError(complaint, self.prompt, position)
 
 
-def describe_step_field(written: str | None) -> str:
-    """Describe what stands in place of the step in `[from:to:when]`, for an error message: the
-    text, quoted, or "brackets" for None.
+def describe_invalid_schedule_step(written: str | None) -> str:
+    """Return a description, for an error message, of an invalid step in prompt editing
+    `[from:to:when]`: the text in quotes, or "brackets" for None.
     """
     return "brackets" if written is None else repr(written.strip()[:30])

@@ -19,8 +19,8 @@ def add_words_to_tokenizer(tokenizer: PreTrainedTokenizerBase, words: Sequence[s
 
 
 @contextmanager
-def adding_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Patch a tokenizer's `add_tokens` within the block, so that words it adds match as whole words
+def adding_tokens_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Patch a tokenizer's `add_tokens` within the block, so that added tokens match as whole words
     only: "zun" not in "zunflower".
     """
     known: Any = tokenizer
@@ -40,7 +40,8 @@ def adding_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return True if a word is one token of the tokenizer, as "cat</w>" for "cat".
+    """Return True if a word is already one token of the tokenizer's vocabulary, as "cat</w>" for
+    "cat".
 
     Such a word must not be learned anew: every prompt with it would change its meaning.
     """
@@ -48,8 +49,10 @@ def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     return word in tokenizer.get_vocab() or (len(tokens) == 1 and tokens != [tokenizer.unk_token])
 
 
-def is_found_by_tokenizer(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return True if the tokenizer reads a learned word in a text as its own token."""
+def is_tokenized_as_learned_word(word: str, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return True if the tokenizer reads a learned word (textual inversion) in a text as the word's
+    own token.
+    """
     number = tokenizer.get_added_vocab().get(word)
     return number is not None and number in tokenizer(text, verbose=False)["input_ids"]
 

@@ -156,7 +156,9 @@ class Prompt:
         return self._weighted_texts((step, steps))
 
     def list_change_steps(self, steps: int) -> tuple[int, ...]:
-        """Return the steps at which the text changes, in order; the first is 0."""
+        """Return the steps of a run at which the prompt's text changes, in order; the first is
+        0.
+        """
         check_num_steps(steps)
         changes, current = [0], self.texts_at_step(0, steps)
         for step in sorted(self._candidates(steps)):
@@ -180,13 +182,15 @@ class Prompt:
             if isinstance(node, Alternation):
                 return set(range(1, steps))
             # The first step after `when`; counted from 0 it has the number of the last before.
-            if isinstance(node, Schedule) and 1 <= node.compute_last_step(steps) < steps:
-                steps_found.add(int(node.compute_last_step(steps)))
+            if isinstance(node, Schedule) and 1 <= node.compute_last_step_of_before(steps) < steps:
+                steps_found.add(int(node.compute_last_step_of_before(steps)))
         return steps_found
 
 
 def check_num_steps(steps: int) -> None:
-    """Raise ArgumentError unless the number of steps is at least one."""
+    """Raise ArgumentError unless the number of sampling steps, at which a prompt's text is asked
+    for, is at least one.
+    """
     if steps < 1:
         raise ArgumentError(f"Got steps={steps}: a run has at least one step.")
 
@@ -260,7 +264,9 @@ def _append_segments(
             case Emphasis():
                 _append_segments(node.nodes, moment, node.compute_weight(weight), sections)
             case Schedule():
-                nodes_now = node.select_nodes_at(*moment) if moment else node.before or node.after
+                nodes_now = (
+                    node.select_nodes_at_step(*moment) if moment else node.before or node.after
+                )
                 _append_segments(nodes_now, moment, weight, sections)
             case Alternation(choices):
                 if moment:

@@ -30,7 +30,9 @@ class Emphasis:
     position: int
 
     def compute_weight(self, around: float) -> float:
-        """Return the weight inside these brackets, given the weight around them."""
+        """Return the word weight of text inside these emphasis brackets of a prompt, given the
+        weight around them.
+        """
         return self.factor if self.absolute else around * self.factor
 
 
@@ -46,13 +48,15 @@ class Schedule:
     fraction: bool
     """True if `when` is a fraction of all steps."""
 
-    def select_nodes_at(self, step: int, steps: int) -> "Nodes":
-        """Return the nodes, `before` or `after`, in effect at `step`, counted from 0."""
-        return self.before if step + 1 <= self.compute_last_step(steps) else self.after
+    def select_nodes_at_step(self, step: int, steps: int) -> "Nodes":
+        """Return the prompt nodes that prompt editing `[before:after:when]` has in effect at
+        `step`, counted from 0: `before` or `after`.
+        """
+        return self.before if step + 1 <= self.compute_last_step_of_before(steps) else self.after
 
-    def compute_last_step(self, steps: int) -> float:
-        """Return the last step, counted from 1, at which `before` is in effect; not always an
-        integer where `when` is a fraction of the run.
+    def compute_last_step_of_before(self, steps: int) -> float:
+        """Return the last step, counted from 1, at which prompt editing `[before:after:when]` has
+        `before` in effect; not always an integer if `when` is a fraction of the run.
         """
         return self.when * steps if self.fraction else self.when
 
@@ -70,14 +74,16 @@ Nodes: TypeAlias = tuple[Node, ...]
 
 @dataclass(frozen=True, slots=True)
 class SubPrompt:
-    """One of the prompts that AND combines, and its weight."""
+    """One of the sub-prompts that AND combines in a prompt: its parsed nodes and its weight."""
 
     nodes: Nodes
     weight: float
 
 
 def join_to_string_if_all_plain_text(nodes: Sequence[Node]) -> str | None:
-    """Join the text of parsed nodes; return None if a node is anything but plain text."""
+    """Join the text of parsed prompt nodes to one string; return None if a node is anything but
+    plain text.
+    """
     texts = [node.text for node in nodes if isinstance(node, Text)]
     return "".join(texts) if len(texts) == len(nodes) else None
 

@@ -36,9 +36,9 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens of a prompt that go into one window of the text encoder, with the number of the
-    prompt's section (divided by BREAK) that they are from.
+class TokenChunk:
+    """Tokens of a prompt that fill one window of the text encoder, with the number of the prompt's
+    section (divided by BREAK) that they are from.
     """
 
     section: int
@@ -60,7 +60,7 @@ class TokenWindow:
         """Number of tokens of a text that fit into a window beside the special tokens."""
         return self.size - len(self.prefix) - len(self.suffix)
 
-    def tokenize_into_chunks(self, prompt: EncoderInput) -> list[Chunk]:
+    def tokenize_into_chunks(self, prompt: EncoderInput) -> list[TokenChunk]:
         """Tokenize a prompt and return its chunks, one window each, at least one per section."""
         sections = (
             prompt.sections if isinstance(prompt, WeightedText) else ((Segment(prompt, 1.0),),)
@@ -79,7 +79,8 @@ class TokenWindow:
             ]
             cuts = self.find_chunk_boundaries(texts[number], tokens)
             chunks += [
-                Chunk(number, tuple(tokens[start:end])) for start, end in itertools.pairwise(cuts)
+                TokenChunk(number, tuple(tokens[start:end]))
+                for start, end in itertools.pairwise(cuts)
             ]
         return chunks
 
@@ -97,17 +98,17 @@ class TokenWindow:
             cuts.append(cut if cut > start else end)
         return [*cuts, len(tokens)]
 
-    def build_token_ids(self, chunk: Chunk) -> list[int]:
+    def build_token_ids(self, chunk: TokenChunk) -> list[int]:
         """Return the token ids of a chunk's window, special tokens and padding included."""
         ids = [*self.prefix, *(token.id for token in chunk.tokens), *self.suffix]
         return ids + [self.pad] * (self.size - len(ids))
 
-    def build_token_weights(self, chunk: Chunk) -> list[float]:
+    def build_token_weights(self, chunk: TokenChunk) -> list[float]:
         """Return a weight for each token of a chunk's window; 1 for special tokens and padding."""
         weights = [1.0] * len(self.prefix) + [token.weight for token in chunk.tokens]
         return weights + [1.0] * (self.size - len(weights))
 
-    def count_unpadded_tokens(self, chunk: Chunk) -> int:
+    def count_unpadded_tokens(self, chunk: TokenChunk) -> int:
         """Return the number of tokens in a chunk's window without padding, special tokens
         included.
         """
@@ -171,7 +172,9 @@ def find_prefix_and_suffix_ids(
 def compute_token_weights(
     section: Sequence[Segment], text: str, offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """Return one weight per token of a section; a token across two segments gets the mean."""
+    """Return one word weight per token of a prompt's section; a token that lies in two segments
+    gets the mean of their weights.
+    """
     if len({segment.weight for segment in section}) < 2:
         return [section[0].weight if section else 1.0] * len(offsets)
     letters = [segment.weight for segment in section for _ in segment.text]
@@ -194,7 +197,7 @@ def find_first_token_of_word(text: str, tokens: Sequence[Token], index: int) -> 
 
 
 def continues_word(text: str, before: Token, token: Token) -> bool:
-    """Return True if a token continues the word of the token before it."""
+    """Return True if a token continues the word of the token before it in the text."""
     if token.start > before.end or token.start == 0:
         return False
     # One letter of several bytes may be several tokens.

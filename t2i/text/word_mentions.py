@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-from t2i.text.alignment import find_token_spans_of_numbered_words, split_into_lowercase_words
+from t2i.text.alignment import find_token_spans_of_word_indices, split_into_lowercase_words
 from t2i.text.encoder_interface import TextEncoder
 from t2i.text.token_windows import EncoderInput
 from t2i.text.word_pattern import build_word_pattern
-from t2i.text.word_spans import Span, find_token_spans, unknown_word_message
+from t2i.text.word_spans import Span, build_unknown_word_message, find_token_spans
 
 
 class WordMention(NamedTuple):
@@ -54,16 +54,19 @@ def find_mentioned_tokens(
     words = split_into_lowercase_words(prompt)
     places = [place for place, one in enumerate(words) if one == word.lower()]
     if places:
-        check_mention_number(mention, len(places))
+        check_occurrence_number(mention, len(places))
         chosen = places[(number or 1) - 1]
-        return find_token_spans_of_numbered_words(text, prompt, [chosen])[0]
+        return find_token_spans_of_word_indices(text, prompt, [chosen])[0]
     spans = find_token_spans(text, prompt, [word])[word]  # a phrase, or a part of a word
-    check_mention_number(mention, len(spans))
+    check_occurrence_number(mention, len(spans))
     return spans[(number or 1) - 1]
 
 
-def check_mention_number(mention: WordMention, occurrences: int, where: str = "the prompt") -> None:
-    """Raise ArgumentError unless a mention names one of a number of occurrences of its word.
+def check_occurrence_number(
+    mention: WordMention, occurrences: int, where: str = "the prompt"
+) -> None:
+    """Raise ArgumentError if a word mention has a number beyond the word's occurrences, or none
+    although the word occurs several times.
 
     where : what is searched, for messages
     """
@@ -80,8 +83,9 @@ def check_mention_number(mention: WordMention, occurrences: int, where: str = "t
         )
 
 
-def check_mention(mention: WordMention, text: str, where: str) -> None:
-    """Raise ArgumentError for a mention of what a text does not contain, or not exactly.
+def check_mention_in_text(mention: WordMention, text: str, where: str) -> None:
+    """Raise ArgumentError if a word mention such as "dog#2" names a word that a text does not
+    contain, or does not say which of several occurrences is meant.
 
     where : what the text is of, for messages
     """
@@ -90,6 +94,6 @@ def check_mention(mention: WordMention, text: str, where: str) -> None:
         build_word_pattern(mention.word).findall(text)
     )
     if not occurrences:
-        message = unknown_word_message(mention.word, text)
+        message = build_unknown_word_message(mention.word, text)
         raise ArgumentError(message.replace("the prompt", where, 1))
-    check_mention_number(mention, occurrences, where)
+    check_occurrence_number(mention, occurrences, where)

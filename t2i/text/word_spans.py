@@ -79,28 +79,30 @@ def find_token_spans(
             if (span := _covering(tokens[section], *match.span()))
         ]
         if not occurrences:
-            raise ArgumentError(unknown_word_message(word, " ".join(texts)))
+            raise ArgumentError(build_unknown_word_message(word, " ".join(texts)))
         found[word] = tuple(occurrences)
     return found
 
 
-def find_token_spans_of_ranges(
+def find_token_spans_of_character_ranges(
     text: TextEncoder | PreTrainedTokenizerBase,
     prompt: EncoderInput,
     stretches: Sequence[tuple[int, int]],
     *,
     section: int = 0,
 ) -> tuple[Span, ...]:
-    """Return the token positions of ranges of characters, (first, end), of a prompt, or of one of
-    the sections of a weighted text; empty for a range without tokens.
+    """Return the token positions of ranges of characters, (first, end), of a prompt, or of one
+    section of a weighted text; empty for a range without tokens.
     """
     window = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
     tokens = _tokens(window, prompt)
     return tuple(_covering(tokens[section], start, end) for start, end in stretches)
 
 
-def unknown_word_message(word: str, text: str) -> str:
-    """Return an error message for a word that is not in the prompt; it names similar words."""
+def build_unknown_word_message(word: str, text: str) -> str:
+    """Return the error message for a word that is not in the prompt; it names similar words of the
+    prompt.
+    """
     prompt_words = list(dict.fromkeys(re.findall(r"\w+", text)))
     lower = {known.lower(): known for known in prompt_words}
     alike = difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)

@@ -23,7 +23,7 @@ from t2i.adapters.peft_fields import (
     READ_FIELDS,
     SUPPORTED_INITIALIZATIONS,
     UNSUPPORTED_FIELDS,
-    check_peft_fields,
+    check_peft_config_fields,
 )
 from t2i.errors import ModelError
 from tests.adapters.made import components
@@ -140,7 +140,7 @@ def test_every_field_of_peft_stands_in_one_table_and_is_tried_here(kind):
     for name, field in fields(kind).items():
         assert sum(name in table for table in tables) == 1, f"decide what {name} does"
         assert default(field) not in ODD[name]
-    check_peft_fields("x", {name: default(field) for name, field in fields(kind).items()})
+    check_peft_config_fields("x", {name: default(field) for name, field in fields(kind).items()})
 
 
 def test_every_beginning_that_peft_names_is_tried_here():

@@ -16,8 +16,8 @@ from t2i.attention.compute.probabilities import compute_mean_ratio_to_max_token
 from t2i.attention.edits.base.edit import Edit
 from t2i.errors import ArgumentError, AttentionError
 from t2i.evaluate.inspection.map_scores import THRESHOLDS, score_map_against_mask
-from t2i.evaluate.inspection.scene_heat_maps import probe_rendered_scene
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.evaluate.inspection.scene_heat_maps import compute_rendered_scene_heat_maps
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.attention.published import Eager
 from tests.attention.runs import CAT, DOG, draw, ours, theirs
 from tests.sweeps import sweep
@@ -238,13 +238,13 @@ def test_a_refined_probe_of_sites_without_text_is_refused_as_any_other():
 
 def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
     pipe = t2i.load("embedded")
-    scenes = Scenes(
+    scenes = SceneDataset(
         SceneDatasetConfig(size=128, seed=5, length=6, max_objects=2, vocabulary=OBJECTS)
     )
     gained = []
     for number in range(6):
         scene = scenes.render_scene(number)
-        heat = probe_rendered_scene(
+        heat = compute_rendered_scene_heat_maps(
             pipe, scene, (0.7, 0.4, 0.2), torch.Generator().manual_seed(number)
         )
         ious = [

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import t2i
 from t2i.attention.probes.heat_maps import load_map_tensors
-from t2i.cli.request.control_files import ControlFiles, parse_control, parse_controls
+from t2i.cli.request.control_files import ControlFilesAndSettings, parse_control, parse_controls
 from t2i.cli.request.input_files import InputFile
 from t2i.errors import ArgumentError
 from tests.cli.command import PROMPT, Cli, Result, text_of
@@ -220,7 +220,7 @@ def test_a_single_file_for_another_unet_is_refused(draw: Cli, networks: Path) ->
 )
 def test_the_value_of_control_is_parsed(text: str, expected: dict[str, Any]) -> None:
     parsed = parse_control(text)
-    assert isinstance(parsed, ControlFiles)
+    assert isinstance(parsed, ControlFilesAndSettings)
     for name, value in expected.items():
         assert getattr(parsed, name) == value
     assert parse_control(parsed.option_value) == parsed

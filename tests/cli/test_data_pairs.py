@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
-from t2i.evaluate.preferences.pair_generation import CaptionRecord, PreferencePairGenerator
+from t2i.evaluate.preferences.pair_generation import (
+    CaptionPreferenceRecord,
+    PreferencePairGenerator,
+)
 from t2i.evaluate.promptable_objects import find_promptable_objects
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.cli.command import Cli, Result
 from tests.evaluate.second_recogniser import save_second_recogniser
 from tests.evaluate.tiny_context import tiny_recogniser
@@ -38,9 +41,9 @@ def draw(cli: Cli, recogniser: Path, embedded: Path) -> Cli:
     return run
 
 
-def records(folder: str = "out") -> list[CaptionRecord]:
+def records(folder: str = "out") -> list[CaptionPreferenceRecord]:
     lines = Path(folder, "records.jsonl").read_text().splitlines()
-    return [CaptionRecord.model_validate(json.loads(line)["record"]) for line in lines]
+    return [CaptionPreferenceRecord.model_validate(json.loads(line)["record"]) for line in lines]
 
 
 def contents(folder: str = "out") -> dict[str, bytes]:
@@ -65,7 +68,7 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
     # what the index says is so
     judge = Recogniser.load(recogniser)
     known = find_promptable_objects(embedded, judge)
-    scenes = Scenes(SceneDatasetConfig(seed=80001, vocabulary=known.objects, max_objects=2))
+    scenes = SceneDataset(SceneDatasetConfig(seed=80001, vocabulary=known.objects, max_objects=2))
     rows = [json.loads(line) for line in Path("out/pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert [one.scene for one in told] == [*range(len(told))]
@@ -87,16 +90,18 @@ def test_a_stopped_command_goes_on_to_the_same_pairs(
 
     # stopped after the first caption, and begun again
     Path("out").rename("whole")
-    generate_pair, drawn = PreferencePairGenerator.generate_pair, []
+    generate_and_save_pair, drawn = PreferencePairGenerator.generate_and_save_pair, []
 
-    def interrupted(drawer: PreferencePairGenerator, number: int, folder: Path) -> CaptionRecord:
+    def interrupted(
+        drawer: PreferencePairGenerator, number: int, folder: Path
+    ) -> CaptionPreferenceRecord:
         if drawn:
             raise KeyboardInterrupt
         drawn.append(number)
-        return generate_pair(drawer, number, folder)
+        return generate_and_save_pair(drawer, number, folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PreferencePairGenerator, "generate_pair", interrupted)
+        patched.setattr(PreferencePairGenerator, "generate_and_save_pair", interrupted)
         stopped = draw("--num", "2")
     assert stopped.code == 130
     assert "Interrupted: finished pairs are kept. The same command continues." in stopped.err

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from t2i.cli import app
-from t2i.cli.path_arguments import list_path_params
+from t2i.cli.path_arguments import iter_path_params
 from tests.cli.command import Cli
 
 
@@ -23,7 +23,7 @@ def commands(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 PATHS = [
     (names, command, param)
     for names, command in commands(typer.main.get_command(app))
-    for param in list_path_params(command)
+    for param in iter_path_params(command)
 ]
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from t2i.cli.generation import time_estimate as first_step
-from t2i.cli.generation.time_estimate import RunTimeEstimateNotice, format_run_time
+from t2i.cli.generation.time_estimate import RunTimeEstimateCallback, format_run_time
 from tests.cli.command import Cli
 
 PIPE = SimpleNamespace(num_timesteps=10)
@@ -14,7 +14,7 @@ PIPE = SimpleNamespace(num_timesteps=10)
 
 def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch):
     monkeypatch.setattr(first_step, "SLOW_FIRST_STEP_SECONDS", 0.02)
-    waiting = RunTimeEstimateNotice(shown=True)
+    waiting = RunTimeEstimateCallback(shown=True)
     waiting.timer.interval = 0.02
     with waiting:
         waiting.timer.join()
@@ -22,7 +22,7 @@ def test_a_first_step_that_takes_long_is_said_before_it_ends(capsys, monkeypatch
 
 
 def test_the_time_of_the_first_step_and_of_all_is_said_once(capsys, monkeypatch):
-    with RunTimeEstimateNotice(shown=True) as told:
+    with RunTimeEstimateCallback(shown=True) as told:
         monkeypatch.setattr(time, "monotonic", lambda: told.started + 30)
         assert told(PIPE, 0, None, {}) == {}
         told(PIPE, 1, None, {})
@@ -33,9 +33,9 @@ def test_the_time_of_the_first_step_and_of_all_is_said_once(capsys, monkeypatch)
 
 
 def test_quick_steps_and_unwatched_ones_are_silent(capsys):
-    with RunTimeEstimateNotice(shown=True) as told:
+    with RunTimeEstimateCallback(shown=True) as told:
         told(PIPE, 0, None, {})
-    with RunTimeEstimateNotice(shown=False) as told:
+    with RunTimeEstimateCallback(shown=False) as told:
         told.started -= 100
         told(PIPE, 0, None, {})
     assert not told.timer.is_alive()

@@ -26,7 +26,7 @@ def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
     usual = gc.get_threshold()
     with garbage.delaying_gc():
         assert gc.get_threshold()[0] == garbage.STARTUP_THRESHOLD
-        garbage.freeze_and_restore_gc()
+        garbage.end_gc_delay_and_freeze()
         assert gc.get_threshold() == usual
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == usual

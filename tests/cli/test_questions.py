@@ -21,7 +21,7 @@ from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, MODEL_NOTES_FILE
 from t2i.errors import ModelError
 from t2i.scenes.caption_vocabulary import list_caption_vocabulary_by_category
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from t2i.text.prompt import Prompt
 from tests.cli.command import Cli
 from train.config.run_config import RunConfig
@@ -48,7 +48,7 @@ def asked(*prompts: str, **options: object) -> list[str]:
 )
 def test_what_scenes_can_say_is_what_their_captions_say(config: SceneDatasetConfig) -> None:
     known = CaptionVocabulary(list_caption_vocabulary_by_category(config))
-    scenes = Scenes(config)
+    scenes = SceneDataset(config)
     captions = [scenes.compose_layout(index).caption.text for index in range(3000)]
     assert known.find_unknown_words_with_suggestions(captions) == {}
     if config.vocabulary != "all":  # its rarest words need more captions

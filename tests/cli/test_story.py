@@ -16,7 +16,7 @@ from t2i.cli.metadata.reading import (
     list_reproduction_differences,
     read_metadata,
 )
-from t2i.cli.metadata.t2i_json import read_t2i
+from t2i.cli.metadata.t2i_json import find_t2i_metadata
 from t2i.cli.metadata.writing import build_metadata_texts, format_a1111
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import MAX_SEED, Request
@@ -85,7 +85,7 @@ requests = st.builds(
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read_back(request: Request, seed: int) -> None:
     text = build_metadata_texts(request, seed, DIGEST)
-    story = read_t2i(text)
+    story = find_t2i_metadata(text)
     assert story is not None
     assert build_request_from_metadata(story) == (request, seed)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i.cli.metadata.comfyui import read_comfyui
+from t2i.cli.metadata.comfyui import find_comfyui_metadata
 from t2i.cli.metadata.reading import (
     build_request_from_metadata,
     list_reproduction_differences,
@@ -208,7 +208,7 @@ def test_anything_may_stand_anywhere_in_a_graph(changes: dict[tuple[str, str], A
     graph = plain_graph()
     for (name, key), value in changes.items():
         graph[name]["inputs"][key] = value
-    story = read_comfyui({"prompt": json.dumps(graph)})
+    story = find_comfyui_metadata({"prompt": json.dumps(graph)})
     assert story is not None
     for (name, key), value in changes.items():
         if (name, key) == ("3", "steps") and type(value) is int:

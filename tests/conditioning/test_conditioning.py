@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2i.conditioning.conditioning import Conditioning, stack_branch_embeddings
+from t2i.conditioning.conditioning import Conditioning, stack_branches_to_conditioning
 from t2i.errors import ArgumentError
 
 UNCOND_BTD = torch.randn(2, 3, 4)
@@ -12,7 +12,7 @@ COND_BTD = torch.randn(2, 3, 4)
 
 def test_rows_lie_branch_after_branch():
     """The rows of the first branch come first, one per image."""
-    conditioning = stack_branch_embeddings({"uncond": UNCOND_BTD, "cond": COND_BTD})
+    conditioning = stack_branches_to_conditioning({"uncond": UNCOND_BTD, "cond": COND_BTD})
     assert conditioning.row_branches == ("uncond", "uncond", "cond", "cond")
     assert conditioning.num_images == 2
     assert torch.equal(conditioning.text_BTD[2:], COND_BTD)
@@ -37,14 +37,14 @@ def test_select_returns_the_rows_of_the_named_branches():
 
 def test_selecting_every_branch_copies_nothing():
     """Selecting all branches in their order returns the object itself."""
-    conditioning = stack_branch_embeddings({"uncond": UNCOND_BTD, "cond": COND_BTD})
+    conditioning = stack_branches_to_conditioning({"uncond": UNCOND_BTD, "cond": COND_BTD})
     assert conditioning.select_branches(("uncond", "cond")) is conditioning
 
 
 def test_a_branch_that_was_not_encoded_is_named():
     """Selecting an absent branch is an error that lists the present ones."""
     with pytest.raises(ArgumentError, match="branch 'uncond', but only cond were encoded"):
-        stack_branch_embeddings({"cond": COND_BTD}).select_branches(("uncond", "cond"))
+        stack_branches_to_conditioning({"cond": COND_BTD}).select_branches(("uncond", "cond"))
 
 
 def test_rows_must_fill_the_branches():

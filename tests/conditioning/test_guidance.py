@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.run_state import RunState
 from t2i.errors import ArgumentError
@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError
 @pytest.fixture
 def run():
     text_BTD = torch.zeros(2, 3, 4)
-    told = stack_branch_embeddings({"uncond": text_BTD, "cond": text_BTD})
+    told = stack_branches_to_conditioning({"uncond": text_BTD, "cond": text_BTD})
     return RunState(torch.zeros(2, 4, 8, 8), told, Conditional(), torch.arange(5))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.conditioning.composed_guidance import Composed
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_site_patterns
@@ -21,7 +21,7 @@ A, B = 1.7, -0.9
 
 @pytest.fixture
 def run():
-    told = stack_branch_embeddings({"cond": torch.zeros(2, 3, 4)})
+    told = stack_branches_to_conditioning({"cond": torch.zeros(2, 3, 4)})
     latents = torch.randn(SHAPE, dtype=torch.float64)
     return RunState(latents, told, Conditional(), torch.arange(10), x0_coefficients=[(A, B)] * 10)
 

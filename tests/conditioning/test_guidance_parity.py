@@ -10,7 +10,7 @@ from diffusers.guiders import (
 )
 from diffusers.hooks import LayerSkipConfig
 
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 def start():
-    told = stack_branch_embeddings({"cond": torch.zeros(2, 3, 4)})
+    told = stack_branches_to_conditioning({"cond": torch.zeros(2, 3, 4)})
     return RunState(torch.zeros(2, 4, 8, 8), told, Conditional(), torch.arange(STEPS))
 
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample_latents
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.predicted_original import compute_x0_coefficients_per_step
@@ -64,7 +64,7 @@ def guided(predicted, space):
     set_timesteps(stepper, 5, torch.device("cpu"))
     guidance = AdaptiveProjected(6.0, space=space)
     text_BTD = torch.zeros(1, 3, 5)
-    told = stack_branch_embeddings(
+    told = stack_branches_to_conditioning(
         {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
     )
     latents_BCHW = torch.randn(SHAPE, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.denoiser.build import NewModelConfig, build_fresh_components
 from t2i.denoiser.loading.model_folder import read_and_check_folder
-from t2i.denoiser.loading.trial_pass import load_checked_tokenizer
+from t2i.denoiser.loading.trial_pass import load_and_check_tokenizer
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError, ModelError
 from tests.denoiser.conftest import rewrite_json
@@ -149,7 +149,7 @@ def test_a_tokenizer_that_reads_nothing_is_refused_by_its_folder(model):
     tree = json.loads((model / "tokenizer/tokenizer.json").read_text())
     (model / "tokenizer/tokenizer.json").write_text(json.dumps(tree | {"model": {"type": "x"}}))
     with pytest.raises(ModelError, match="tokenizer has no CLIPTokenizer that reads a text"):
-        load_checked_tokenizer(model / "tokenizer", "CLIPTokenizer")
+        load_and_check_tokenizer(model / "tokenizer", "CLIPTokenizer")
 
 
 def test_words_without_embeddings_are_refused(model):

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPAGPipeline
 from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
 
 from pipelines.loop import sample_latents
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.conditioning.perturbed_guidance import PerturbedAttention, list_perturbed_site_patterns
@@ -252,7 +252,7 @@ def test_an_interval_perturbs_within_it_only():
 def ours(unet, guidance, cond, uncond, latents, steps):
     stepper = tiny_scheduler()
     set_timesteps(stepper, steps, torch.device("cpu"))
-    told = stack_branch_embeddings(
+    told = stack_branches_to_conditioning(
         {name: uncond if name == "uncond" else cond for name in guidance.possible_branches}
     )
     run = RunState(latents, told, guidance, stepper.timesteps)

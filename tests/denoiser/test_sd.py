@@ -119,11 +119,11 @@ def test_the_unet_hears_its_guidance_embedding():
 
 def test_stable_diffusions_own_scheduler_settings_are_kept_or_put_right():
     right = tiny_scheduler()
-    assert sd.correct_scheduler_config(right) is right
+    assert sd.get_corrected_scheduler(right) is right
 
     wrong = tiny_scheduler(steps_offset=0, clip_sample=True)
     with pytest.warns(UserWarning, match="steps_offset=1 instead of 0, clip_sample=False instead"):
-        settled = sd.correct_scheduler_config(wrong)
+        settled = sd.get_corrected_scheduler(wrong)
     assert (settled.config.steps_offset, settled.config.clip_sample) == (1, False)
     assert settled.config.beta_end == wrong.config.beta_end
     assert wrong.config.steps_offset == 0

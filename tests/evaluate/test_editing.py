@@ -14,7 +14,7 @@ from t2i.evaluate.editing.methods import (
     NO_EDIT,
     EditSettings,
     build_target_prompt,
-    copy_edits_for_target,
+    copy_edits_with_target_index,
 )
 from t2i.evaluate.editing.pairs import (
     CHANGE_TITLES,
@@ -24,18 +24,18 @@ from t2i.evaluate.editing.pairs import (
     find_mention,
 )
 from t2i.evaluate.editing.part import EditingConfig, EditingPart
-from t2i.evaluate.editing.records import PairRecord, RelativeCostRecord, TwoObjectsRecord
+from t2i.evaluate.editing.records import PromptPairRecord, RelativeCostRecord, TwoObjectPromptRecord
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
-    build_two_object_prompt_edit,
-    compute_relation_box,
+    build_attend_and_excite_or_regions,
+    compute_related_object_box,
     find_nth_layout_relating_two_objects,
 )
 from t2i.evaluate.inspection.part import InspectionConfig
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from t2i.text.prompt import Prompt
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
@@ -45,7 +45,7 @@ FEW = EditingConfig(
 PAIRS = [f"{kind}/0" for kind in CHANGE_TITLES]
 COSTS = ("cost/+ LocalBlend", "cost/Regions")
 """Of an edited pair, and of a prompt of two objects."""
-SCENES = Scenes(SceneDatasetConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
+SCENES = SceneDataset(SceneDatasetConfig(size=32, seed=51, vocabulary=OBJECTS, max_objects=2))
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def records(part: EditingPart) -> dict[str, Record]:
 @pytest.mark.parametrize("kind", CHANGE_TITLES)
 def test_pairs_are_a_function_of_seeds_and_differ_from_one_another(kind: ChangeKind) -> None:
     pairs = [build_nth_prompt_pair(SCENES, kind, number) for number in range(12)]
-    again = Scenes(SCENES.config)
+    again = SceneDataset(SCENES.config)
     assert pairs == [build_nth_prompt_pair(again, kind, number) for number in range(12)]
     assert len({one.captions for one in pairs}) > 8
-    others = Scenes(SCENES.config.model_copy(update={"seed": 52}))
+    others = SceneDataset(SCENES.config.model_copy(update={"seed": 52}))
     assert pairs != [build_nth_prompt_pair(others, kind, number) for number in range(12)]
 
 
@@ -126,7 +126,7 @@ def test_no_target_is_a_combination_that_training_never_shows() -> None:
 
 
 def test_what_cannot_be_made_is_an_error_that_names_it() -> None:
-    alone = Scenes(SceneDatasetConfig(vocabulary=("apple",), max_objects=1))
+    alone = SceneDataset(SceneDatasetConfig(vocabulary=("apple",), max_objects=1))
     with pytest.raises(ArgumentError, match="None of 1000 scenes can be changed in 'another obj"):
         build_nth_prompt_pair(alone, "swap", 0)
 
@@ -165,7 +165,11 @@ def test_methods_add_one_thing_after_the_other(part: EditingPart) -> None:
     blend = made["+ LocalBlend"][-1]
     assert isinstance(blend, LocalBlend)
     assert (blend.words, blend.threshold) == ((swap().source_word, swap().target_word), 0.2)
-    assert [edit.target for edit in copy_edits_for_target(made["+ LocalBlend"], 4)] == [4, 4, 4]
+    assert [edit.target for edit in copy_edits_with_target_index(made["+ LocalBlend"], 4)] == [
+        4,
+        4,
+        4,
+    ]
 
 
 def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: EditingPart) -> None:
@@ -186,13 +190,13 @@ def test_a_stronger_word_is_a_weight_in_the_maps_or_else_in_the_prompt(part: Edi
 
 def test_boxes_stand_as_the_caption_says() -> None:
     for relation, axis, first in (("left", 0, True), ("right", 0, False), ("below", 1, False)):
-        subject, other = (compute_relation_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
+        subject, other = (compute_related_object_box(relation, first=one) for one in (True, False))  # type: ignore[arg-type]
         assert (subject[axis] < other[axis]) == first
         assert subject[1 - axis] == other[1 - axis]
     layout = find_nth_layout_relating_two_objects(SCENES, 0)
     assert layout is not None
     excite, regions = (
-        build_two_object_prompt_edit(name, layout, row)
+        build_attend_and_excite_or_regions(name, layout, row)
         for row, name in enumerate(EDIT_NAMES, start=1)
     )
     words = {find_mention(layout, index).word for index in (0, 1)}
@@ -227,9 +231,11 @@ def test_a_method_draws_beside_the_others_what_it_draws_alone(part: EditingPart)
         told.captions[0],
         [told.captions[1]] * 3,
         edits=[
-            *copy_edits_for_target(METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1)
+            *copy_edits_with_target_index(
+                METHODS["ShareKeysValues"](part.editor, told, settings, 4), 1
+            )
         ]
-        + copy_edits_for_target(edits, 3),
+        + copy_edits_with_target_index(edits, 3),
         **steps,
     ).images
     torch.testing.assert_close(several[3], alone[1], rtol=0, atol=1e-4)
@@ -248,9 +254,9 @@ def test_the_cost_of_every_method_can_be_measured(part: EditingPart) -> None:
 def test_chapters_tell_every_method_of_every_kind(
     part: EditingPart, records: dict[str, Record], folder: Path
 ) -> None:
-    edited = PairRecord.model_validate(records["strengthen/0"])
+    edited = PromptPairRecord.model_validate(records["strengthen/0"])
     assert set(edited.methods) == {*METHODS, "WordWeights"}
-    TwoObjectsRecord.model_validate(records["two/0"])
+    TwoObjectPromptRecord.model_validate(records["two/0"])
     for unit in COSTS:
         assert len(RelativeCostRecord.model_validate(records[unit]).time) == 1
 

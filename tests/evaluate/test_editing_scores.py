@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from t2i.evaluate.editing.caption_fit import (
+    build_target_object_phrase,
     compute_square_around_changed_object,
     crop_and_resize,
-    describe_target_object,
     score_pictures_and_edited_regions,
 )
 from t2i.evaluate.editing.cost import measure_relative_cost
@@ -25,17 +25,17 @@ from t2i.evaluate.editing.scores import (
     dilate_mask,
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarity,
-    measure_similarity_within_each_mask,
+    measure_pixel_similarity,
+    measure_pixel_similarity_within_each_mask,
 )
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recognised_objects import OWN_COLOUR, RecognisedObject, Recognition
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.evaluate.tiny_context import OBJECTS, tiny_recogniser
 
 SIDE = 32
 WHOLE = np.ones((SIDE, SIDE), dtype=np.bool_)
-SCENES = Scenes(SceneDatasetConfig(size=SIDE, seed=5, vocabulary=OBJECTS, max_objects=2))
+SCENES = SceneDataset(SceneDatasetConfig(size=SIDE, seed=5, vocabulary=OBJECTS, max_objects=2))
 
 
 def gray(value: int) -> Image.Image:
@@ -64,13 +64,13 @@ LEFT, RIGHT = box(2, 10, 12, 20), box(20, 10, 30, 20)
 
 
 def test_equal_pictures_are_equal_in_every_number() -> None:
-    same = measure_similarity(gray(90), gray(90), WHOLE)
+    same = measure_pixel_similarity(gray(90), gray(90), WHOLE)
     assert same is not None
     assert (same.psnr, same.mse, same.ssim) == (MAX_PSNR, 0, pytest.approx(1))
 
 
 def test_a_picture_brighter_by_a_tenth_is_twenty_decibels_away() -> None:
-    found = measure_similarity(gray(0), Image.new("RGB", (SIDE, SIDE), (51, 51, 51)), WHOLE)
+    found = measure_pixel_similarity(gray(0), Image.new("RGB", (SIDE, SIDE), (51, 51, 51)), WHOLE)
     assert found is not None
     assert found.mse == pytest.approx(0.04)
     assert found.psnr == pytest.approx(-10 * math.log10(0.04))
@@ -81,17 +81,21 @@ def test_only_the_places_that_were_to_stay_are_counted() -> None:
     changed[LEFT] = 200
     picture = Image.fromarray(changed)
     inside, outside = (
-        measure_similarity(gray(90), picture, LEFT),
-        measure_similarity(gray(90), picture, ~LEFT),
+        measure_pixel_similarity(gray(90), picture, LEFT),
+        measure_pixel_similarity(gray(90), picture, ~LEFT),
     )
     assert inside is not None
     assert outside is not None
     assert inside.mse == pytest.approx((110 / 255) ** 2)
     assert outside.psnr == MAX_PSNR
     assert inside.ssim < outside.ssim < 1  # its window reaches over the edge
-    assert measure_similarity(gray(90), picture, ~WHOLE) is None
+    assert measure_pixel_similarity(gray(90), picture, ~WHOLE) is None
     masks = [LEFT, ~WHOLE, ~LEFT]
-    assert measure_similarity_within_each_mask(gray(90), picture, masks) == [inside, None, outside]
+    assert measure_pixel_similarity_within_each_mask(gray(90), picture, masks) == [
+        inside,
+        None,
+        outside,
+    ]
 
 
 def test_the_structure_asks_for_the_layout_alone() -> None:
@@ -209,7 +213,7 @@ def test_the_edited_place_is_that_of_the_sources_object() -> None:
 def test_the_words_of_the_edited_place_are_the_targets_without_its_size() -> None:
     for number in range(40):
         recolour = build_nth_prompt_pair(SCENES, "recolour", number)
-        words = describe_target_object(recolour)
+        words = build_target_object_phrase(recolour)
         assert recolour.object_index is not None
         assert (
             f"{recolour.target.objects[recolour.object_index].colour} {recolour.target_word}"
@@ -243,7 +247,8 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
         [0.0, 0.25],
     )
     assert (
-        asked == [((64, 64), swap.captions[1])] * 2 + [((32, 32), describe_target_object(swap))] * 2
+        asked
+        == [((64, 64), swap.captions[1])] * 2 + [((32, 32), build_target_object_phrase(swap))] * 2
     )
     assert score_pictures_and_edited_regions(listed, swap, seen({}), pictures) == (
         [0.0, 0.25],
@@ -253,7 +258,7 @@ def test_pictures_are_scored_by_the_prompt_and_places_by_their_words() -> None:
 
 def test_the_shipped_judge_tells_an_objects_place_from_its_neighbours() -> None:
     caption_matcher = CaptionMatcher.load()
-    scenes = Scenes(SceneDatasetConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
+    scenes = SceneDataset(SceneDatasetConfig(size=128, seed=5, vocabulary=OBJECTS, max_objects=2))
     better = []
     for number in range(20):
         told, scene = (

@@ -15,13 +15,13 @@ from t2i.evaluate.inspection.known_picture_scheduler import (
     copy_pipeline_with_scheduler,
 )
 from t2i.evaluate.inspection.part import CALIBRATION_KEY, InspectionConfig, InspectionPart
-from t2i.evaluate.inspection.records import ALL_LEVELS, HeatMapCalibration, SceneRecord
+from t2i.evaluate.inspection.records import ALL_LEVELS, HeatMapCalibration, SceneHeatMapRecord
 from t2i.evaluate.inspection.scene_heat_maps import (
     METHODS,
-    build_level_step_windows,
-    choose_other_word,
-    find_mention_and_wrong_word_tokens,
-    probe_rendered_scene,
+    build_noise_level_step_windows,
+    choose_wrong_word_for_mention,
+    compute_rendered_scene_heat_maps,
+    find_mention_and_wrong_word_spans,
     restrict_to_sites,
 )
 from t2i.evaluate.report.chapter import Table
@@ -74,7 +74,7 @@ def test_a_unit_gives_the_same_record_again_and_in_another_order(part: Inspectio
 
 
 def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) -> None:
-    shown = SceneRecord.model_validate(part.measure_unit("held_out/0"))
+    shown = SceneHeatMapRecord.model_validate(part.measure_unit("held_out/0"))
     scene = part.scenes_by_split["held_out"].render_scene(0)
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
     choice = HeatMapCalibration.model_validate(part.measure_unit(CALIBRATION_KEY))
@@ -170,7 +170,9 @@ def test_a_scheduler_without_a_schedule_is_refused() -> None:
 def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: EvaluationContext) -> None:
     part = InspectionPart(FEW, context)
     scene = part.scenes_by_split["seen"].render_scene(0)
-    heat = probe_rendered_scene(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+    heat = compute_rendered_scene_heat_maps(
+        context.pipe, scene, FEW.levels, derive_generator(0, "noise")
+    )
     maps = heat.maps["default", ALL_LEVELS]
     site = maps.sites[-1].name
 
@@ -178,7 +180,7 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
         context.pipe, scene.pixels, FEW.levels, derive_generator(0, "noise")
     )
     along = copy_pipeline_with_scheduler(context.pipe, scheduler)
-    words, _ = find_mention_and_wrong_word_tokens(
+    words, _ = find_mention_and_wrong_word_spans(
         context.pipe, scene.caption, [(p.word, p.span) for p in scene.objects]
     )
     with attend(along) as attn:
@@ -195,19 +197,28 @@ def test_maps_of_some_sites_are_those_of_a_probe_of_these_sites(context: Evaluat
 
 
 def test_every_level_is_a_step_of_its_own() -> None:
-    assert build_level_step_windows((0.8, 0.3)) == {ALL_LEVELS: None, "0.8": (0, 1), "0.3": (1, 2)}
+    assert build_noise_level_step_windows((0.8, 0.3)) == {
+        ALL_LEVELS: None,
+        "0.8": (0, 1),
+        "0.3": (1, 2),
+    }
 
 
 def test_a_word_that_stands_twice_is_read_where_it_is_meant(context: EvaluationContext) -> None:
     caption = "an orange cat and an orange"
-    first, _ = find_mention_and_wrong_word_tokens(context.pipe, caption, [("orange", (3, 9))])
-    second, _ = find_mention_and_wrong_word_tokens(context.pipe, caption, [("orange", (21, 27))])
+    first, _ = find_mention_and_wrong_word_spans(context.pipe, caption, [("orange", (3, 9))])
+    second, _ = find_mention_and_wrong_word_spans(context.pipe, caption, [("orange", (21, 27))])
     assert max(first[0]) < min(second[0])
 
 
 def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
-    assert choose_other_word("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0] == "cat"
-    assert choose_other_word("on a blue background, a cat", [("cat", (24, 27))], 0)[1] == (22, 23)
+    assert (
+        choose_wrong_word_for_mention("a cat and a dog", [("cat", (2, 5)), ("dog", (12, 15))], 1)[0]
+        == "cat"
+    )
+    assert choose_wrong_word_for_mention("on a blue background, a cat", [("cat", (24, 27))], 0)[
+        1
+    ] == (22, 23)
 
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
@@ -217,5 +228,5 @@ def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: Evaluatio
 
 
 def test_pictures_are_kept_beside_the_records(part: InspectionPart, folder: Path) -> None:
-    shown = SceneRecord.model_validate(part.measure_unit("seen/0"))
+    shown = SceneHeatMapRecord.model_validate(part.measure_unit("seen/0"))
     assert (folder / "inspection" / "seen" / shown.file).is_file()

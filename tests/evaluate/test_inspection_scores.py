@@ -11,9 +11,9 @@ from t2i.evaluate.inspection.map_scores import (
     score_map_against_mask,
 )
 from t2i.evaluate.inspection.records import (
-    build_map_scores,
-    find_threshold_of_highest_mean_iou,
-    sort_rounded_ious,
+    build_heat_map_scores_record,
+    find_best_threshold_and_mean_iou,
+    round_and_sort_ious,
 )
 
 HALF = THRESHOLDS.index(0.5)
@@ -91,14 +91,14 @@ def test_stretching_changes_no_score() -> None:
 def test_the_chosen_threshold_is_the_best_of_the_mean() -> None:
     low = score_map_against_mask(MASK.float() + 0.3 * ELSEWHERE.float(), MASK)
     high = score_map_against_mask(MASK.float() * 0.6 + boxed(1, 2, 1, 2).float() * 0.4, MASK)
-    threshold, iou = find_threshold_of_highest_mean_iou([low, high])
+    threshold, iou = find_best_threshold_and_mean_iou([low, high])
     assert (threshold, iou) == (0.35, 1.0)
-    assert build_map_scores(high, 0.35).iou == 1.0
-    assert build_map_scores(high, 0.65).iou == pytest.approx(1 / 16)
+    assert build_heat_map_scores_record(high, 0.35).iou == 1.0
+    assert build_heat_map_scores_record(high, 0.65).iou == pytest.approx(1 / 16)
 
 
 def test_sites_are_ranked_by_iou_and_then_by_name() -> None:
-    assert [*sort_rounded_ious({"b": 0.5, "c": 0.7, "a": 0.5})] == ["c", "a", "b"]
+    assert [*round_and_sort_ious({"b": 0.5, "c": 0.7, "a": 0.5})] == ["c", "a", "b"]
 
 
 def test_the_blob_is_in_the_middle_and_maps_become_as_large_as_the_picture() -> None:

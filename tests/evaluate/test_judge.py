@@ -8,7 +8,7 @@ from t2i.evaluate.generation.judge import (
     judge_by_statement,
 )
 from t2i.scenes.recognised_objects import OWN_COLOUR, Recognition
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from t2i.scenes.sprites import PAINT_COLOURS, load_object_entries_by_name
 from tests.evaluate.recognitions import at, seen_of
 
@@ -21,7 +21,7 @@ APPLE_AND_CAT = CaptionStatement(
 )
 
 
-def truth(scenes: Scenes, number: int) -> Recognition:
+def truth(scenes: SceneDataset, number: int) -> Recognition:
     """A real scene, as a recogniser without errors would tell of it."""
     scene, layout = scenes.render_scene(number), scenes.compose_layout(number)
     places = {}
@@ -34,7 +34,7 @@ def truth(scenes: Scenes, number: int) -> Recognition:
 
 def test_what_captions_say_is_true_of_their_scenes() -> None:
     for split in ("train", "held_out"):
-        scenes = Scenes(SceneDatasetConfig(size=32, seed=9, split=split, length=300))
+        scenes = SceneDataset(SceneDatasetConfig(size=32, seed=9, split=split, length=300))
         met: set[str] = set()
         for number in range(300):
             judged = judge_by_statement(

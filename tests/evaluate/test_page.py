@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.errors import DataError
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.markdown import render_markdown
-from t2i.evaluate.report.number_format import format_number_in_unit
+from t2i.evaluate.report.number_format import format_number_omitting_unit
 from t2i.evaluate.report.page import MAX_LONG_SIDE, render_html_page
 from t2i.evaluate.report.plots import LINE_COLOURS, render_plot_as_svg
 
@@ -167,4 +167,4 @@ def test_tables_as_markdown_keep_their_columns() -> None:
     ],
 )
 def test_figures_are_rounded_by_their_unit(value: float, unit: str, shown: str) -> None:
-    assert format_number_in_unit(value, unit) == shown
+    assert format_number_omitting_unit(value, unit) == shown

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from t2i.errors import ArgumentError, DataError, ModelError
 from t2i.evaluate.pie_bench.config import PieBenchConfig
-from t2i.evaluate.pie_bench.judges import ClipJudge, DinoJudge, Judges, load_judges
+from t2i.evaluate.pie_bench.judges import ClipJudge, DinoJudge, JudgeModels, load_judge_models
 from t2i.evaluate.pie_bench.lpips import (
     Lpips,
     build_squeezenet_features,
@@ -28,7 +28,7 @@ from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_chosen_metr
 from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.pie_bench.records import PieBenchRecord
 from t2i.evaluate.report.chapter import Gallery, Table
-from t2i.evaluate.suite import read_suite
+from t2i.evaluate.suite import read_suite_config
 from tests.evaluate.tiny_context import tiny_context
 from tests.tiny import tiny_tokenizer
 
@@ -79,7 +79,7 @@ def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path)
     edit = read_edits_by_key(folder)["111000000000"]
     assert edit.prompts == ("a red cat", "a red dog")
     assert edit.blended_words == ("cat", "dog")
-    mask = edit.edited_mask()
+    mask = edit.decode_edited_region_mask()
     assert mask[100:102, 50:250].all()
     border = 4 * 512 - 4
     assert mask.sum() == 400 + border
@@ -90,8 +90,8 @@ def test_an_edit_has_prompts_without_brackets_a_mask_and_two_words(folder: Path)
 def test_a_run_that_leaves_the_picture_ends_with_it(folder: Path) -> None:
     edit = read_edits_by_key(folder)["111000000000"]
     longer = edit.model_copy(update={"mask": (512 * 511 - 10, 5000)})
-    assert longer.edited_mask()[510, -10:].all()
-    assert longer.edited_mask()[-1].all()
+    assert longer.decode_edited_region_mask()[510, -10:].all()
+    assert longer.decode_edited_region_mask()[-1].all()
     assert edit.model_copy(update={"blended_word": "a b c"}).blended_words is None
 
 
@@ -149,13 +149,13 @@ def test_methods_of_one_label_are_refused(folder: Path) -> None:
 
 def test_pie_bench_as_a_suite_is_told_how_to_be_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is PIE-Bench: name it in a TOML"):
-        read_suite(str(folder), quick=False)
+        read_suite_config(str(folder), quick=False)
     suite = tmp_path / "suite.toml"
     suite.write_text(f'[pie_bench]\nfolder = "{folder}"\nmethods = [{{label = "a"}}]\n')
     with pytest.raises(ArgumentError, match="The weights of dino and lpips and clip are needed"):
-        read_suite(str(suite), quick=False)
+        read_suite_config(str(suite), quick=False)
     suite.write_text(suite.read_text() + 'columns = ["psnr"]\n')
-    assert read_suite(str(suite), quick=False).part_names == ("pie_bench",)
+    assert read_suite_config(str(suite), quick=False).part_names == ("pie_bench",)
 
 
 # columns
@@ -173,9 +173,9 @@ def compared(change_inside: int, change_outside: int) -> ComparedPictures:
 
 
 def test_background_columns_count_the_edited_region_as_equal() -> None:
-    inside = compute_chosen_metrics(compared(50, 0), ("psnr", "mse", "ssim"), Judges())
+    inside = compute_chosen_metrics(compared(50, 0), ("psnr", "mse", "ssim"), JudgeModels())
     assert inside == {"psnr": 100, "mse": 0, "ssim": pytest.approx(100)}
-    outside = compute_chosen_metrics(compared(50, 51), ("psnr", "mse", "ssim"), Judges())
+    outside = compute_chosen_metrics(compared(50, 51), ("psnr", "mse", "ssim"), JudgeModels())
     # a fifth brighter in half of the picture
     assert outside["mse"] == pytest.approx(0.2**2 / 2 * 1e4)
     assert outside["psnr"] == pytest.approx(-10 * np.log10(0.2**2 / 2))
@@ -187,7 +187,7 @@ def test_what_is_edited_everywhere_has_no_background() -> None:
     one = compared(50, 50)
     everywhere = np.ones_like(one.edited_region_HW)
     whole = ComparedPictures(one.source, one.edited, everywhere, one.target_prompt)
-    found = compute_chosen_metrics(whole, ("psnr", "mse", "ssim", "lpips"), Judges())
+    found = compute_chosen_metrics(whole, ("psnr", "mse", "ssim", "lpips"), JudgeModels())
     assert set(found.values()) == {None}
 
 
@@ -253,7 +253,7 @@ def test_judges_are_loaded_from_folders_of_transformers(tmp_path: Path) -> None:
         patch_size=16,
     )
     ViTModel(vit, add_pooling_layer=False).save_pretrained(tmp_path / "dino")
-    judges = load_judges(dino=tmp_path / "dino", clip=tmp_path / "clip", lpips=None)
+    judges = load_judge_models(dino=tmp_path / "dino", clip=tmp_path / "clip", lpips=None)
     one = compared(50, 20)
     found = compute_chosen_metrics(one, ("structure", "clip", "clip_edited"), judges)
     assert found["structure"] is not None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from t2i.cli import main
-from t2i.evaluate.suite import QUICK_SUITES, SUITES, read_suite
+from t2i.evaluate.suite import QUICK_SUITES, SUITES, read_suite_config
 
 # The presets take about one minute each on two cores that do nothing else.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -86,7 +86,7 @@ def figures(result: dict[str, Any], chapter: str, table: str, head: str) -> dict
 def test_the_suites_that_come_along_can_be_read() -> None:
     assert SUITES.keys() == QUICK_SUITES.keys()
     for name in SUITES:
-        full, quick = read_suite(name, quick=False), read_suite(name, quick=True)
+        full, quick = read_suite_config(name, quick=False), read_suite_config(name, quick=True)
         assert quick.part_names == full.part_names
         if full.generation is not None and quick.generation is not None:
             assert quick.generation.seen.count < full.generation.seen.count

@@ -22,22 +22,22 @@ from t2i.evaluate.real.comparison import (
     compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.config import RealConfig
-from t2i.evaluate.real.edit_methods import EditMethod
+from t2i.evaluate.real.edit_methods import EditMethodConfig
 from t2i.evaluate.real.part import RealPart
 from t2i.evaluate.real.picture_pairs import build_expected_target_layout, build_nth_picture_pair
-from t2i.evaluate.real.records import PicturePairScores
+from t2i.evaluate.real.records import PicturePairRecord
 from t2i.evaluate.real.scores import compute_kept_structure_distance
 from t2i.evaluate.report.chapter import Gallery, Table
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import SceneLayout, render_layout
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.layout import SceneLayout, render_picture_and_masks
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 from tests.evaluate.tiny_context import OBJECTS, tiny_context
 
 KINDS: tuple[ChangeKind, ...] = ("swap", "recolour", "background", "strengthen")
-SEEN = Scenes(SceneDatasetConfig(size=64, seed=61, max_objects=2))
-HELD_OUT = Scenes(SceneDatasetConfig(size=64, seed=62, max_objects=2, split="held_out"))
+SEEN = SceneDataset(SceneDatasetConfig(size=64, seed=61, max_objects=2))
+HELD_OUT = SceneDataset(SceneDatasetConfig(size=64, seed=62, max_objects=2, split="held_out"))
 MASKED = "direct, mask"
 DIRECT, BLENDED, FRIENDLY, NULL_TEXT = "direct", "direct, LocalBlend", "edit-friendly", "null-text"
 CONFIG = RealConfig.model_validate(
@@ -68,7 +68,7 @@ UNITS = ["seen/swap/0", "seen/strengthen/0", "held_out/recolour/0", "seen/swap/1
 @pytest.mark.parametrize("scenes", [SEEN, HELD_OUT], ids=["seen", "held out"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_to_stay_is_equal_in_both_composed_pictures(
-    scenes: Scenes, kind: ChangeKind
+    scenes: SceneDataset, kind: ChangeKind
 ) -> None:
     for number in range(3):
         pair = build_nth_picture_pair(scenes, kind, number)
@@ -103,7 +103,7 @@ def test_a_strengthened_object_is_composed_larger_or_smaller() -> None:
     for number in range(8):
         pair = build_nth_picture_pair(SEEN, "strengthen", number).prompts
         shares = [
-            render_layout(layout, 128)[1][0].mean()
+            render_picture_and_masks(layout, 128)[1][0].mean()
             for layout in (pair.source, build_expected_target_layout(pair))
         ]
         assert pair.captions[0] == pair.captions[1]
@@ -217,7 +217,7 @@ def test_kinds_that_the_objects_do_not_allow_are_left_out(context: EvaluationCon
 def test_controls_are_the_source_the_target_and_what_the_model_makes_without_an_edit(
     records: dict[str, Record],
 ) -> None:
-    one = PicturePairScores.model_validate(records["seen/swap/0"])
+    one = PicturePairRecord.model_validate(records["seen/swap/0"])
     assert set(one.controls) == {*BASELINES}
     assert all(control.kept is not None for control in one.controls.values())
     kept = {name: control.kept.psnr for name, control in one.controls.items() if control.kept}
@@ -232,7 +232,7 @@ def test_controls_are_the_source_the_target_and_what_the_model_makes_without_an_
 def test_costs_are_the_rows_that_the_denoiser_computes(
     part: RealPart, records: dict[str, Record]
 ) -> None:
-    one = PicturePairScores.model_validate(records["seen/swap/0"])
+    one = PicturePairRecord.model_validate(records["seen/swap/0"])
     assert set(one.methods) == {BLENDED, DIRECT, FRIENDLY, MASKED}
     guided = 2 * part.context.steps
     friendly = one.methods[FRIENDLY]
@@ -251,7 +251,7 @@ def test_outside_of_a_given_mask_an_edit_has_the_sources_own_pixels(
     records: dict[str, Record],
 ) -> None:
     for record in records.values():
-        methods = PicturePairScores.model_validate(record).methods
+        methods = PicturePairRecord.model_validate(record).methods
         masked, free = methods[MASKED].scores, methods[DIRECT].scores
         assert masked.kept is not None
         assert free.kept is not None
@@ -263,7 +263,7 @@ def test_a_method_that_the_model_cannot_do_is_told_and_the_others_go_on(
     part: RealPart, records: dict[str, Record]
 ) -> None:
     for record in records.values():
-        refused = PicturePairScores.model_validate(record).refused
+        refused = PicturePairRecord.model_validate(record).refused
         assert set(refused) == {NULL_TEXT}
         assert "give a guidance scale above 1" in refused[NULL_TEXT]
     (chapter,) = part.build_chapters(records)
@@ -271,10 +271,10 @@ def test_a_method_that_the_model_cannot_do_is_told_and_the_others_go_on(
 
 
 def test_a_unit_gives_the_same_record_again(part: RealPart, records: dict[str, Record]) -> None:
-    again = PicturePairScores.model_validate(
+    again = PicturePairRecord.model_validate(
         RealPart(CONFIG, part.context).measure_unit("held_out/recolour/0")
     )
-    before = PicturePairScores.model_validate(records["held_out/recolour/0"])
+    before = PicturePairRecord.model_validate(records["held_out/recolour/0"])
     assert again.controls == before.controls
     for label, edited in before.methods.items():
         assert again.methods[label].scores == edited.scores
@@ -329,5 +329,5 @@ def test_two_rows_of_one_name_are_refused() -> None:
 
 def test_an_unknown_inversion_is_refused() -> None:
     with pytest.raises(ValidationError, match="Unknown inversion method 'dirct'"):
-        EditMethod(label="a", invert="dirct")
-    assert EditMethod(label="a").invert == "auto"
+        EditMethodConfig(label="a", invert="dirct")
+    assert EditMethodConfig(label="a").invert == "auto"

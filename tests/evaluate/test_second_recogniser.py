@@ -9,7 +9,7 @@ import torch
 
 from t2i.cli.commands.data_pairs import DEFAULT_SEED
 from t2i.errors import ArgumentError, ModelError
-from t2i.evaluate.preferences.second_recogniser import load_preference_recogniser
+from t2i.evaluate.preferences.second_recogniser import load_pair_judge
 from t2i.evaluate.recogniser_card import SEED as CARD_SEED
 from t2i.evaluate.suite import list_seeds_of_all_suites
 from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
@@ -47,7 +47,7 @@ def test_the_seed_of_captions_is_no_suites() -> None:
 
 
 def test_another_recogniser_is_loaded(tmp_path: Path) -> None:
-    found = load_preference_recogniser(save_second_recogniser(tmp_path / "second"))
+    found = load_pair_judge(save_second_recogniser(tmp_path / "second"))
     assert found.labels == Recogniser.load().labels
 
 
@@ -55,7 +55,7 @@ def test_the_judge_of_evaluations_is_refused_under_any_name(tmp_path: Path) -> N
     copy = shutil.copytree(DEFAULT_FOLDER, tmp_path / "copy")
     for folder in (DEFAULT_FOLDER, copy):
         with pytest.raises(ArgumentError, match=r"is the recogniser that `t2i evaluate` judges wi"):
-            load_preference_recogniser(folder)
+            load_pair_judge(folder)
 
 
 def test_one_of_the_same_pictures_is_refused(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_one_of_the_same_pictures_is_refused(tmp_path: Path) -> None:
     notes = {"trained": {"config": {"data": {"seed": 500}}}}
     Recogniser.load().save(tmp_path / "again", notes, torch.float32)
     with pytest.raises(ArgumentError, match=r"judges with \(data.seed = 500\), so it makes the sa"):
-        load_preference_recogniser(tmp_path / "again")
+        load_pair_judge(tmp_path / "again")
 
 
 def test_a_missing_one_is_trained_by_a_command(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"No recogniser in .*train configs/train/second-recogn"):
-        load_preference_recogniser(tmp_path)
+        load_pair_judge(tmp_path)

@@ -22,20 +22,20 @@ from t2i.cli.request.request import Request, read_model_defaults
 from t2i.denoiser.build import NewModelConfig
 from t2i.denoiser.loading.model_folder import read_and_check_folder
 from t2i.denoiser.loading.single_file_checkpoint import identify_checkpoint
-from t2i.denoiser.loading.weight_checks import read_json_object, read_shapes
+from t2i.denoiser.loading.weight_checks import read_json_object, read_tensor_shapes
 from t2i.evaluate.report.earlier_result import read_earlier_result
 from t2i.evaluate.result_folder import parse_record_lines
-from t2i.evaluate.suite import SUITES_FOLDER, read_suite
+from t2i.evaluate.suite import SUITES_FOLDER, read_suite_config
 from t2i.pictures import open_picture, save_picture
 from tests.train.runs import write_run
 from train.checkpoint import find_checkpoint_defect, read_newest_checkpoint_json
 from train.config.load_config import load_run_config
-from train.data.config_from_path import build_data_config_from_path
+from train.data.config_from_path import infer_data_config_from_path
 from train.data.dataset_manifest import read_manifest
 from train.data.decode import decode_to_rgb_or_rgba
 from train.data.discovery import list_and_check_pictures
 from train.data.sources.folder import list_picture_folder
-from train.data.sources.kohya import load_kohya_subsets_and_notes
+from train.data.sources.kohya import load_kohya_subsets_and_unused_key_notes
 from train.data.sources.metadata import read_captions_from_csv_or_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -159,7 +159,7 @@ def read_told(path: Path) -> None:
 
 def read_pictures(path: Path) -> None:
     """A folder or archive, every picture in it looked at."""
-    list_and_check_pictures(build_data_config_from_path(path))
+    list_and_check_pictures(infer_data_config_from_path(path))
 
 
 def in_folder(read_folder: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -219,15 +219,15 @@ READERS = {
     "--set": Reader("set", read_override, texts("train.steps=3", "target.parts.0.rank=4", "a=[1]")),
     "data.toml": Reader(
         "run.toml",
-        build_data_config_from_path,
+        infer_data_config_from_path,
         texts('[data]\nkind = "pictures"\nfolder = "."\nsize = 64\n'),
     ),
     "kohya.toml": Reader(
-        "k.toml", lambda path: load_kohya_subsets_and_notes(path, 64), texts(KOHYA)
+        "k.toml", lambda path: load_kohya_subsets_and_unused_key_notes(path, 64), texts(KOHYA)
     ),
     "suite.toml": Reader(
         "s.toml",
-        lambda path: read_suite(str(path), quick=False),
+        lambda path: read_suite_config(str(path), quick=False),
         files(
             SUITES_FOLDER / "scenes.toml", SUITES_FOLDER / "quick.toml", SUITES_FOLDER / "real.toml"
         ),
@@ -242,7 +242,7 @@ READERS = {
     "story": Reader("x.png", read_told, pictures),
     "folder of pictures": Reader("f/x.png", in_folder(read_pictures), pictures),
     "tar": Reader("x.tar", read_pictures, archives),
-    "header": Reader("x.safetensors", read_shapes, weights),
+    "header": Reader("x.safetensors", read_tensor_shapes, weights),
     "lora": Reader("x.safetensors", read_lora, weights),
     "embedding": Reader("x.safetensors", read_learned_word, weights),
     "pickle": Reader(

@@ -7,7 +7,7 @@ from pipelines.prompt_to_prompt.automatic_edits import (
     choose_edits,
     choose_target_edit_settings,
 )
-from pipelines.prompt_to_prompt.edit_kinds import SETTINGS_BY_CHANGE_KIND, classify_change
+from pipelines.prompt_to_prompt.edit_kinds import SETTINGS_BY_CHANGE_KIND, classify_text_change
 from t2i.attention import LocalBlend, Refine, Reweight
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -33,7 +33,7 @@ from t2i.text.prompt import Prompt
     ],
 )  # fmt: skip
 def test_the_kind_and_the_blend_come_from_what_the_words_change(source, target, kind, words):
-    change = classify_change(source, target)
+    change = classify_text_change(source, target)
     assert change.kind == kind
     (choice,) = choose_target_edit_settings([source, target], 10, WordEditOptions())
     sides = None if words is None else tuple((w,) if isinstance(w, str) else w for w in words)

@@ -188,7 +188,7 @@ def test_an_autoencoder_that_overflows_in_half_precision_says_how_to_decode(comp
 
 def test_on_another_device_the_first_of_several_steps_is_named_when_the_run_is_over():
     watch = FiniteLatentsCheck(4)
-    watch.record_finite = lambda numbers, problem: watch.flags.append(
+    watch.record_whether_finite = lambda numbers, problem: watch.flags.append(
         (numbers.isfinite().all(), problem)
     )
     sound, broken = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), NAN)

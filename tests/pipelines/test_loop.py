@@ -8,7 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.loop import sample_latents
-from t2i.conditioning.conditioning import stack_branch_embeddings
+from t2i.conditioning.conditioning import stack_branches_to_conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional
 from t2i.conditioning.run_state import RunState
 from t2i.denoiser.schedulers import build_scheduler, scale_initial_noise
@@ -24,7 +24,7 @@ def start(name, guidance, steps=6, dtype=torch.float32):
     set_timesteps(stepper, steps, torch.device("cpu"))
     latents_BCHW = torch.randn(SHAPE, dtype=dtype) * stepper.init_noise_sigma
     text_BTD = torch.zeros(2, 3, 5)
-    told = stack_branch_embeddings(
+    told = stack_branches_to_conditioning(
         {branch: text_BTD + i for i, branch in enumerate(guidance.possible_branches)}
     )
     return RunState(latents_BCHW, told, guidance, stepper.timesteps), stepper
@@ -56,7 +56,7 @@ def test_a_flow_that_knows_the_picture_reaches_it():
     set_timesteps(stepper, 5, torch.device("cpu"))
     goal_BCHW = torch.randn(SHAPE)
     noise_BCHW = scale_initial_noise(stepper, torch.randn(SHAPE))
-    told = stack_branch_embeddings({"cond": torch.zeros(2, 3, 5)})
+    told = stack_branches_to_conditioning({"cond": torch.zeros(2, 3, 5)})
 
     def denoise(latents_BCHW, timestep, told):
         return (latents_BCHW - goal_BCHW) / (timestep / 1000)

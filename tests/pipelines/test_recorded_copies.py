@@ -134,7 +134,7 @@ def test_without_a_row_of_the_negative_prompt_the_target_takes_that_of_the_promp
     """A path of guidance 1 has the branch "cond" alone; both branches of the target copy it."""
     edits = [ShareKeysValues(steps=None, sites=None)]
     source = pipe.invert(picture(), SOURCE, "direct", for_edits=edits, **RUN)
-    assert source.branches_at(0) == ("cond",)
+    assert source.branches_at_step(0) == ("cond",)
     expected = pipe(source, TARGET, edits=edits, output_type="latent").images
 
     def with_uncond(tensors):
@@ -147,7 +147,7 @@ def test_without_a_row_of_the_negative_prompt_the_target_takes_that_of_the_promp
 
     steps = [with_uncond(dict(source.steps[step])) for step in range(source.steps.count)]
     explicit = dataclasses.replace(source, steps=RecordedSteps(kept=steps, count=len(steps)))
-    assert explicit.branches_at(0) == ("cond", "uncond")
+    assert explicit.branches_at_step(0) == ("cond", "uncond")
     assert torch.equal(pipe(explicit, TARGET, edits=edits, output_type="latent").images, expected)
 
 

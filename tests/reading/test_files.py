@@ -11,7 +11,7 @@ import pytest
 from t2i.cli.bulk.prompts_file import read_prompts_file
 from t2i.cli.metadata.reading import read_metadata
 from t2i.denoiser.loading.weight_checks import read_json_object as read_model_json
-from t2i.denoiser.loading.weight_checks import read_shapes
+from t2i.denoiser.loading.weight_checks import read_tensor_shapes
 from t2i.errors import DataError, T2IError
 from t2i.pictures import open_picture
 from t2i.safe_reading import (
@@ -27,9 +27,9 @@ from t2i.safe_reading import (
     read_text,
     read_toml,
 )
-from train.data.config_from_path import build_data_config_from_path
+from train.data.config_from_path import infer_data_config_from_path
 from train.data.discovery import list_and_check_pictures
-from train.data.sources.kohya import load_kohya_subsets_and_notes
+from train.data.sources.kohya import load_kohya_subsets_and_unused_key_notes
 from train.data.sources.metadata import read_captions_from_csv_or_jsonl
 from train.data.sources.tars import list_tar_pictures
 
@@ -46,10 +46,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "x.txt": read_prompts_file,
     "x.jsonl": lambda path: read_captions_from_csv_or_jsonl(path, None),
     "x.tar": lambda path: list_tar_pictures([str(path)]),
-    "run.toml": build_data_config_from_path,
-    "kohya.toml": lambda path: load_kohya_subsets_and_notes(path, 64),
+    "run.toml": infer_data_config_from_path,
+    "kohya.toml": lambda path: load_kohya_subsets_and_unused_key_notes(path, 64),
     "config.json": read_model_json,
-    "x.safetensors": read_shapes,
+    "x.safetensors": read_tensor_shapes,
 }
 
 
@@ -78,7 +78,7 @@ def test_a_picture_or_caption_that_is_no_file_breaks_that_picture_alone(what: st
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
     NO_FILES[what](folder / "bad caption.txt")
     NO_FILES[what](folder / "bad picture.png")
-    found = list_and_check_pictures(build_data_config_from_path(folder))
+    found = list_and_check_pictures(infer_data_config_from_path(folder))
     assert [Path(one.entry.name).name for one in found.pictures] == ["good.png"]
     assert len(found.broken) == 2
     assert all(f"it is a {what}, not a file" in str(one) for one in found.broken)

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
+from t2i.denoiser.build import ModelComponents, NewModelConfig, build_fresh_components
 from t2i.denoiser.families import sd, sdxl
 from train.config.load_config import load_run_config
 from train.config.run_config import MODEL_PART_KINDS
@@ -22,12 +22,12 @@ SHAPE_KEYS = ("latent_channels", "encoder_block_out_channels", "decoder_block_ou
 RUNS = sorted((CONFIGS / "train").rglob("*.toml"))
 
 
-def built(path: Path) -> Components:
+def built(path: Path) -> ModelComponents:
     with torch.device("meta"):
         return build_fresh_components(NewModelConfig.load_toml(path))
 
 
-def shapes(parts: Components, size: int) -> tuple[torch.Size, torch.Size]:
+def shapes(parts: ModelComponents, size: int) -> tuple[torch.Size, torch.Size]:
     """Shapes of a picture's latents and of what the denoiser makes of them."""
     vae: Any = parts.vae
     unet: Any = parts.unet

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from train.config.error_messages import list_models_in_annotation
+from train.config.error_messages import find_pydantic_models_in_annotation
 from train.config.run_config import RunConfig
 
 
@@ -20,7 +20,7 @@ def told(repo: Path) -> set[str]:
 
 def keys_of(model: type[BaseModel], table: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        tables = list_models_in_annotation(field.annotation)
+        tables = find_pydantic_models_in_annotation(field.annotation)
         if not tables or table:
             yield table + name
         for inner in tables:

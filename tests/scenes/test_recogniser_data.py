@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.recogniser_data import RecogniserDataset, RecogniserDatasetConfig
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 OBJECTS = ("apple", "cat", "car")
 
 
 def test_a_composition_is_a_function_of_seed_and_index() -> None:
-    one, again = (Compositions(RecogniserDatasetConfig(seed=4)) for _ in range(2))
+    one, again = (RecogniserDataset(RecogniserDatasetConfig(seed=4)) for _ in range(2))
     for index in (7, 3):
         here, there = one.read_example(index), again.read_example(index)
         assert here.caption == there.caption
@@ -20,12 +20,12 @@ def test_a_composition_is_a_function_of_seed_and_index() -> None:
     assert one.read_example(3).caption != one.read_example(7).caption
     assert not np.array_equal(
         one.read_example(3).pixels,
-        Compositions(RecogniserDatasetConfig(seed=5)).read_example(3).pixels,
+        RecogniserDataset(RecogniserDatasetConfig(seed=5)).read_example(3).pixels,
     )
 
 
 def test_label_maps_name_the_objects_of_the_masks() -> None:
-    data = Compositions(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS))
+    data = RecogniserDataset(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS))
     labels = data.labels
     spoiled = 0
     for index in range(40):
@@ -45,7 +45,7 @@ def test_label_maps_name_the_objects_of_the_masks() -> None:
 
 
 def test_undisturbed_compositions_name_everything() -> None:
-    data = Compositions(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
+    data = RecogniserDataset(RecogniserDatasetConfig(seed=2, vocabulary=OBJECTS, disturbed=False))
     for index in range(20):
         label_maps = data.read_example(index).label_maps
         assert label_maps is not None
@@ -53,8 +53,8 @@ def test_undisturbed_compositions_name_everything() -> None:
 
 
 def test_scenes_are_other_pictures_than_compositions() -> None:
-    scene = Scenes(SceneDatasetConfig(seed=500, size=32)).render_scene(0)
+    scene = SceneDataset(SceneDatasetConfig(seed=500, size=32)).render_scene(0)
     assert not np.array_equal(
         scene.pixels,
-        Compositions(RecogniserDatasetConfig(seed=500, size=32)).read_example(0).pixels,
+        RecogniserDataset(RecogniserDatasetConfig(seed=500, size=32)).read_example(0).pixels,
     )

@@ -9,17 +9,17 @@ from t2i.errors import ArgumentError
 from t2i.scenes.hints import (
     HINT_DRAWERS,
     SceneHintKind,
+    compute_segment_colours_by_object,
     draw_scene_hint,
     get_segment_colour,
-    map_segment_colours,
 )
-from t2i.scenes.layout import bounding_box
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.layout import compute_mask_bounding_box
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 
-def scenes(kind: SceneHintKind | None, **settings: object) -> Scenes:
+def scenes(kind: SceneHintKind | None, **settings: object) -> SceneDataset:
     config = {"size": 64, "alone": 0.0, "hint": kind, **settings}
-    return Scenes(SceneDatasetConfig.model_validate(config))
+    return SceneDataset(SceneDatasetConfig.model_validate(config))
 
 
 def test_segments_are_the_masks_in_the_colours_of_the_names() -> None:
@@ -60,8 +60,8 @@ def test_boxes_hold_the_objects_and_the_smaller_is_in_front() -> None:
         boxes = [
             (hint == np.array(get_segment_colour(name))).all(axis=-1) for name in ("cat", "tree")
         ]
-        assert bounding_box(boxes[0]) == (3, 2, 15, 18)
-        assert bounding_box(boxes[1]) == (10, 8, 19, 12)
+        assert compute_mask_bounding_box(boxes[0]) == (3, 2, 15, 18)
+        assert compute_mask_bounding_box(boxes[1]) == (10, 8, 19, 12)
         assert boxes[1].sum() == 4 * 9
 
 
@@ -81,7 +81,7 @@ def test_the_hint_changes_nothing_else_of_a_scene() -> None:
 
 
 def test_every_object_has_a_colour_of_its_own_far_from_the_others_and_from_black() -> None:
-    colours = np.array([(0, 0, 0), *map_segment_colours().values()], dtype=float)
+    colours = np.array([(0, 0, 0), *compute_segment_colours_by_object().values()], dtype=float)
     distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
     assert distance[~np.eye(len(colours), dtype=bool)].min() > 60
     with pytest.raises(ArgumentError, match=r"No object is called 'catt'.*cat"):

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError
 from t2i.scenes.captions import MAX_CAPTION_WORDS, Caption, Mention
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import SceneLayout, render_layout
+from t2i.scenes.layout import SceneLayout, render_picture_and_masks
 from t2i.scenes.object_placement import PlacedObject
-from t2i.scenes.scenes import Scene, SceneDatasetConfig, SceneObject, Scenes
+from t2i.scenes.scenes import Scene, SceneDataset, SceneDatasetConfig, SceneObject
 from t2i.scenes.sprites import (
     BACKGROUND_COLOURS,
     find_scene_assets_folder,
@@ -45,7 +45,7 @@ HUE_RANGES = {
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    data = Scenes(SMALL)
+    data = SceneDataset(SMALL)
     return [data.render_scene(index) for index in range(600)]
 
 
@@ -74,7 +74,7 @@ def is_true(subject: SceneObject, relation: str, other: SceneObject) -> bool:
 def test_a_scene_is_the_same_in_another_instance_order_length_and_thread(
     scenes: list[Scene],
 ) -> None:
-    other = Scenes(SMALL.model_copy(update={"length": 100}))
+    other = SceneDataset(SMALL.model_copy(update={"length": 100}))
     indices = list(range(99, -1, -1))
     with ThreadPoolExecutor(4) as pool:
         again = list(pool.map(lambda index: digest(other.render_scene(index)), indices))
@@ -97,15 +97,15 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
 def test_seed_index_and_split_each_change_the_scene() -> None:
     base = SceneDatasetConfig(seed=1)
     others = (base.model_copy(update={"seed": 2}), base.model_copy(update={"split": "held_out"}))
-    first = [Scenes(base).compose_layout(index) for index in range(30)]
+    first = [SceneDataset(base).compose_layout(index) for index in range(30)]
     assert len({layout.caption.text for layout in first}) > 25
     for other in others:
-        second = [Scenes(other).compose_layout(index) for index in range(30)]
+        second = [SceneDataset(other).compose_layout(index) for index in range(30)]
         assert sum(a == b for a, b in zip(first, second, strict=True)) == 0
 
 
 def test_a_sample_is_the_scene() -> None:
-    data = Scenes(SMALL)
+    data = SceneDataset(SMALL)
     for index in range(5):
         sample, scene = data.read_example(index), data.render_scene(index)
         assert sample.name == f"scenes/7/{index}"
@@ -144,7 +144,7 @@ def recompose(layout: SceneLayout, size: int) -> tuple[np.ndarray, list[np.ndarr
 
 
 def test_pixels_and_masks_are_those_of_an_independent_recomposition() -> None:
-    data = Scenes(SMALL)
+    data = SceneDataset(SMALL)
     for index in range(12):
         layout = data.compose_layout(index)
         pixels, masks = recompose(layout, 64)
@@ -163,12 +163,12 @@ def test_a_mask_loses_what_a_later_object_covers() -> None:
     mentions = tuple(Mention(i, s.name, (0, 1), None, None) for i, s in enumerate(placed_objects))
     caption = Caption("a house and a moon", mentions, ())
     layout = SceneLayout(placed_objects, "row", "teal", (24, 168, 170), 0, "down", caption)
-    pixels, (house, moon) = render_layout(layout, 64)
+    pixels, (house, moon) = render_picture_and_masks(layout, 64)
     expected_pixels, (expected_house, expected_moon) = recompose(layout, 64)
     np.testing.assert_array_equal(moon, expected_moon)
     np.testing.assert_array_equal(house, expected_house)
     assert np.abs(expected_pixels.astype(int) - pixels).max() <= 3
-    alone = render_layout(
+    alone = render_picture_and_masks(
         SceneLayout(placed_objects[:1], "single", "teal", (24, 168, 170), 0, "down", caption), 64
     )[1][0]
     assert 0 < house.sum() < alone.sum()
@@ -345,7 +345,7 @@ def test_any_two_objects_have_a_background_before_which_both_are_seen() -> None:
 
 
 def test_captions_are_short_lower_case_and_name_every_object_once() -> None:
-    data = Scenes(SceneDatasetConfig(vocabulary="all"))
+    data = SceneDataset(SceneDatasetConfig(vocabulary="all"))
     counts: Counter[int] = Counter()
     for index in range(2500):
         layout = data.compose_layout(index)
@@ -376,13 +376,13 @@ def combinations(layout: SceneLayout) -> set[object]:
 
 @pytest.mark.parametrize("vocabulary", ["core", "all"])
 def test_training_never_shows_a_held_out_combination(vocabulary: str) -> None:
-    data = Scenes(SceneDatasetConfig(seed=3, vocabulary=vocabulary))
+    data = SceneDataset(SceneDatasetConfig(seed=3, vocabulary=vocabulary))
     for index in range(3000):
         assert not combinations(data.compose_layout(index))
 
 
 def test_every_held_out_scene_shows_one_and_together_they_show_all() -> None:
-    data = Scenes(SceneDatasetConfig(seed=3, split="held_out"))
+    data = SceneDataset(SceneDatasetConfig(seed=3, split="held_out"))
     shown: set[object] = set()
     for index in range(1500):
         layout = data.compose_layout(index)
@@ -433,7 +433,7 @@ def test_the_objects_are_complete_small_and_licensed() -> None:
 
 @pytest.mark.parametrize("size", [32, 100, 256])
 def test_any_size_shows_the_same_scene(size: int) -> None:
-    small, other = Scenes(SMALL), Scenes(SMALL.model_copy(update={"size": size}))
+    small, other = SceneDataset(SMALL), SceneDataset(SMALL.model_copy(update={"size": size}))
     for index in range(20):
         a, b = small.render_scene(index), other.render_scene(index)
         assert b.pixels.shape == (size, size, 3)
@@ -443,31 +443,31 @@ def test_any_size_shows_the_same_scene(size: int) -> None:
 
 
 def test_a_vocabulary_and_a_number_of_objects_are_kept_to() -> None:
-    data = Scenes(SceneDatasetConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
+    data = SceneDataset(SceneDatasetConfig(vocabulary=("cat", "dog", "car"), max_objects=2))
     layouts = [data.compose_layout(index) for index in range(200)]
     assert {placed.name for layout in layouts for placed in layout.objects} == {"cat", "dog", "car"}
     assert {len(layout.objects) for layout in layouts} == {1, 2}
-    alone = Scenes(SceneDatasetConfig(vocabulary=("cat",)))
+    alone = SceneDataset(SceneDatasetConfig(vocabulary=("cat",)))
     assert all(len(alone.compose_layout(index).objects) == 1 for index in range(20))
 
 
 def test_an_unknown_object_is_refused_with_the_nearest() -> None:
     with pytest.raises(ArgumentError, match=r"no object is called 'aple'. Did you mean 'apple'\?"):
-        Scenes(SceneDatasetConfig(vocabulary=("cat", "aple")))
+        SceneDataset(SceneDatasetConfig(vocabulary=("cat", "aple")))
 
 
 def test_an_empty_vocabulary_is_refused() -> None:
     with pytest.raises(ArgumentError, match="vocabulary is empty: name at least one object"):
-        Scenes(SceneDatasetConfig(vocabulary=()))
+        SceneDataset(SceneDatasetConfig(vocabulary=()))
 
 
 def test_a_held_out_split_without_combinations_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"nothing to show.*can be made of cat, dog"):
-        Scenes(SceneDatasetConfig(vocabulary=("cat", "dog"), split="held_out"))
+        SceneDataset(SceneDatasetConfig(vocabulary=("cat", "dog"), split="held_out"))
 
 
 def test_an_index_outside_is_refused() -> None:
-    data = Scenes(SceneDatasetConfig(length=5))
+    data = SceneDataset(SceneDatasetConfig(length=5))
     assert len(data) == 5
     for index in (5, -1):
         with pytest.raises(IndexError, match=f"No scene {index}: there are 5, counted from 0"):
@@ -483,7 +483,7 @@ def test_a_config_out_of_range_or_with_an_unknown_key_is_refused(key: str, value
 
 
 def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
-    data = Scenes(SMALL)
+    data = SceneDataset(SMALL)
     index = next(i for i in range(50) if len(data.read_example(i).masks) == 2)
     bare, full = (
         draw_training_example_sheet(data, [index], masks=False),
@@ -498,7 +498,7 @@ def test_the_sheet_shows_each_scene_beside_its_masks() -> None:
 
 def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match="No sample 7: the data set holds 5"):
-        draw_training_example_sheet(Scenes(SceneDatasetConfig(length=5)), [1, 7])
+        draw_training_example_sheet(SceneDataset(SceneDatasetConfig(length=5)), [1, 7])
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_the_sheet_refuses_a_sample_that_is_not_there() -> None:
 def test_a_share_of_the_scenes_says_how_often(share: str, counted: Callable[[Scene], bool]) -> None:
     def found(value: float) -> float:
         of_one = {} if share == "alone" else {"alone": 0.0}
-        data = Scenes(
+        data = SceneDataset(
             SceneDatasetConfig(size=32, seed=3, max_objects=2, **of_one, **{share: value})
         )
         return sum(counted(data.render_scene(index)) for index in range(200)) / 200

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from t2i.server.running import open_listener
+from t2i.server.running import open_listening_socket
 from tests.server.servers import RunningServer, run_async
 
 PROMPT = "a red apple to the left of a cat"
@@ -183,7 +183,7 @@ def test_small_answers_are_sent_at_once(host: str) -> None:
     no_delay = []
 
     async def connect() -> None:
-        listener = open_listener(host, 0)
+        listener = open_listening_socket(host, 0)
         answered = asyncio.Event()
 
         async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

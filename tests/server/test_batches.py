@@ -94,7 +94,7 @@ def test_without_the_choice_every_job_is_drawn_alone(tmp_path: Path) -> None:
 def test_jobs_whose_worker_ended_are_tried_again_alone(jobs: ServerJobs) -> None:
     every = [submit(jobs) for _ in range(2)]
     for job in jobs.dispatcher.take_batch(0):
-        jobs.dispatcher.record_interruption(job, "by signal 9")
+        jobs.dispatcher.requeue_or_fail_interrupted_job(job, "by signal 9")
     assert [take(jobs), take(jobs)] == [[job.id] for job in every]
 
 
@@ -140,7 +140,7 @@ def test_each_job_of_a_batch_has_its_picture_metadata_and_progress(
 ) -> None:
     given = prepare(jobs)
     heard = Heard(given)
-    worker.run_together_with_end_callback(given, heard.reports, heard.end)
+    worker.run_jobs_as_batch(given, heard.reports, heard.end)
     together = [read(job, seed) for seed, job in enumerate(given)]
     for seed, job in enumerate(given):
         assert heard.steps[seed] == [1, 2, 3, 4]
@@ -165,7 +165,7 @@ def test_a_cancelled_job_of_a_batch_ends_at_once_and_the_others_are_drawn(
 ) -> None:
     given = prepare(jobs)
     heard = Heard(given, cancelled=(1,))
-    worker.run_together_with_end_callback(given, heard.reports, heard.end)
+    worker.run_jobs_as_batch(given, heard.reports, heard.end)
     assert list(heard.ends) == [1, 0, 2]
     assert heard.ends[1] == "cancelled"
     assert isinstance(heard.ends[0], JobResult)
@@ -175,7 +175,7 @@ def test_a_cancelled_job_of_a_batch_ends_at_once_and_the_others_are_drawn(
 def test_a_batch_whose_jobs_are_all_cancelled_stops(jobs: ServerJobs, worker: JobWorker) -> None:
     given = prepare(jobs)
     heard = Heard(given, cancelled=(0, 1, 2))
-    worker.run_together_with_end_callback(given, heard.reports, heard.end)
+    worker.run_jobs_as_batch(given, heard.reports, heard.end)
     assert heard.ends == dict.fromkeys(range(3), "cancelled")
     assert worker.models.get_or_load("embedded").pipe.step_callbacks == []
 
@@ -192,7 +192,7 @@ def test_where_a_batch_fails_each_job_is_run_alone(
 
     monkeypatch.setattr(job_worker, "run_batch", fail)
     heard = Heard(given)
-    worker.run_together_with_end_callback(given, heard.reports, heard.end)
+    worker.run_jobs_as_batch(given, heard.reports, heard.end)
     assert sorted(heard.ends) == [0, 1, 2]
     assert not any(isinstance(end, FailureMessage) for end in heard.ends.values())
     read(given[2], 2)

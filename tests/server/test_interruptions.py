@@ -24,7 +24,7 @@ def test_a_job_that_ends_its_worker_waits_behind_the_others_and_fails_at_last(
     while (taken := jobs.dispatcher.take_next(0)) is not None:
         order.append(taken.id)
         if taken.id == bad.id:
-            jobs.dispatcher.record_interruption(taken, "by signal 9")
+            jobs.dispatcher.requeue_or_fail_interrupted_job(taken, "by signal 9")
         else:
             jobs.dispatcher.record_cancelled(taken)
     assert order == [bad.id, good.id, *[bad.id] * (MAX_INTERRUPTIONS - 1)]
@@ -69,7 +69,7 @@ def test_a_cancelled_job_whose_worker_ends_is_not_tried_again(jobs: ServerJobs) 
     taken = jobs.dispatcher.take_next(0)
     assert taken is not None
     jobs.service.cancel(job.id, "")
-    jobs.dispatcher.record_interruption(taken, "by signal 9")
+    jobs.dispatcher.requeue_or_fail_interrupted_job(taken, "by signal 9")
     assert jobs.service.get(job.id, "").state == "cancelled"
 
 

@@ -40,7 +40,7 @@ def test_a_job_keeps_its_seed_its_place_and_its_result_over_an_end(jobs: ServerJ
         done, again = jobs.service.get(first.id, "me"), jobs.service.get(second.id, "me")
         assert done.result is not None
         assert done.result.data == {"a": 1}
-        assert jobs.service.result_file(first.id, "me", "seed-1.png").stat().st_size == 1000
+        assert jobs.service.find_result_file(first.id, "me", "seed-1.png").stat().st_size == 1000
         assert again.state == "queued"
         assert again.seeds == second.seeds
         assert [job.id for job in jobs.service.list("me")] == [second.id, first.id]
@@ -115,7 +115,7 @@ def test_a_full_disk_of_the_database_is_told(
 ) -> None:
     jobs.state.store._database.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StorageFullError, match="The disk is full"):
-        jobs.state.store.add_upload(("a", "", "n" * 1_000_000, ".png", 1, 1, 0.0, 1))
+        jobs.state.store.insert_upload_row(("a", "", "n" * 1_000_000, ".png", 1, 1, 0.0, 1))
     jobs.state.store._database.execute("PRAGMA max_page_count = 1000000")
     assert jobs.service.list("") == []
 
@@ -172,8 +172,8 @@ def test_listeners_hear_the_past_then_what_comes_and_nothing_piles_up(jobs: Serv
     taken = jobs.dispatcher.take_next(1)
     assert taken is not None
     for step in range(1000):
-        jobs.dispatcher.record_progress(job.id, JobProgress(step, 1000))
-        jobs.dispatcher.record_preview(job.id, step, "png")
+        jobs.dispatcher.send_progress_to_listeners(job.id, JobProgress(step, 1000))
+        jobs.dispatcher.send_preview_to_listeners(job.id, step, "png")
 
     async def listen() -> list[Any]:
         heard = []
@@ -197,7 +197,7 @@ def test_news_of_a_running_job_reach_its_listeners_without_the_database(
     job = jobs.service.submit("generate", CAT, "")
     taken = jobs.dispatcher.take_next(1)
     assert taken is not None
-    jobs.dispatcher.record_progress(job.id, JobProgress(0, 50))
+    jobs.dispatcher.send_progress_to_listeners(job.id, JobProgress(0, 50))
     reads = []
     get = jobs.state.store.get
 
@@ -215,7 +215,7 @@ def test_news_of_a_running_job_reach_its_listeners_without_the_database(
             steps += 1
             if steps == 50:
                 return len(reads)
-            jobs.dispatcher.record_progress(job.id, JobProgress(steps, 50))
+            jobs.dispatcher.send_progress_to_listeners(job.id, JobProgress(steps, 50))
         return -1
 
     assert run_async(listen()) == 1  # whose job it is

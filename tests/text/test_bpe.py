@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2i.errors import ModelError
-from t2i.text.bpe import build_clip_tokenizer, load_bpe, save_bpe, train_bpe
+from t2i.text.bpe import build_clip_tokenizer, load_vocabulary_and_merges, save_bpe, train_bpe
 
 TEXTS = ["a red apple", "a red cat left of a red apple", "the cat's apple"] * 5
 
@@ -30,9 +30,9 @@ def test_a_vocabulary_is_no_larger_than_asked() -> None:
 def test_a_vocabulary_is_read_as_it_was_written(tmp_path: Path) -> None:
     vocabulary, merges = train_bpe(TEXTS, 600)
     save_bpe(vocabulary, merges, tmp_path)
-    assert load_bpe(tmp_path) == (vocabulary, merges)
+    assert load_vocabulary_and_merges(tmp_path) == (vocabulary, merges)
 
 
 def test_a_folder_without_a_vocabulary_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"python -m train.vocabulary"):
-        load_bpe(tmp_path)
+        load_vocabulary_and_merges(tmp_path)

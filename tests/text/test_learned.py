@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.text.learned_words import (
     add_words_to_tokenizer,
-    adding_as_whole_words,
+    adding_tokens_as_whole_words,
     expand_learned_words,
     find_continuation_insertions,
     is_single_token,
@@ -27,7 +27,7 @@ def tokenizer() -> CLIPTokenizer:
 
 PLAIN, LEARNED, BORROWED = tokenizer(), tokenizer(), tokenizer()
 add_words_to_tokenizer(LEARNED, WORDS)
-with adding_as_whole_words(BORROWED):  # as others do, one by one
+with adding_tokens_as_whole_words(BORROWED):  # as others do, one by one
     for word in WORDS:
         BORROWED.add_tokens(word)
 BOTH = pytest.mark.parametrize("learned", [LEARNED, BORROWED], ids=["ours", "others"])

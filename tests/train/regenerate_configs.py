@@ -4,7 +4,7 @@ from pathlib import Path
 
 from train.starter_config.options import TRAINING_METHODS, StarterConfigOptions
 from train.starter_config.picture_folder import PictureFolderStats
-from train.starter_config.starter_config import build_starter_config
+from train.starter_config.starter_config import build_starter_config_text
 from train.starter_config.template_values import CONTROL_METHODS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
@@ -32,7 +32,7 @@ def shipped(method: str) -> str:
     of_many = method in ("full", "cross-attention", *CONTROL_METHODS)
     wish = StarterConfigOptions(method, CONFIGS / FOLDER, kind=None if of_many else "cup")
     seen = MANY if of_many else A_FEW
-    return build_starter_config(wish, seen, CONFIGS, head, hints=True)
+    return build_starter_config_text(wish, seen, CONFIGS, head, hints=True)
 
 
 if __name__ == "__main__":

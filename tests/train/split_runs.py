@@ -15,7 +15,7 @@ from tests.train.runs import accelerator_for
 from train.config.load_config import load_run_config
 from train.loop import TrainingRun
 from train.parallel.fsdp import get_local_shard
-from train.parallel.processes import leave_process_group, run_on_main_process
+from train.parallel.processes import leave_process_group, run_on_main_and_raise_on_all
 
 
 def main(given: list[str]) -> None:
@@ -24,7 +24,7 @@ def main(given: list[str]) -> None:
         accelerator = accelerator_for(config)
         if start != "-":
             folder = Path(out) / "checkpoints" / Path(start).name
-            run_on_main_process(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
+            run_on_main_and_raise_on_all(accelerator, lambda: shutil.copytree(start, folder))  # noqa: B023
         training = TrainingRun(config, Path(out), accelerator)
         assert all(isinstance(weight, DTensor) for weight in training.target.parameters())
         assert training.run(StopSignalHandler())
@@ -34,5 +34,5 @@ def main(given: list[str]) -> None:
         weights = training.target.collect_trained_parameters_by_name().values()
         here = sum(get_local_shard(weight).numel() for weight in weights)
         shares = gather_object([here / sum(weight.numel() for weight in weights)])
-        run_on_main_process(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
+        run_on_main_and_raise_on_all(accelerator, lambda: print(f"{out} {shares}", flush=True))  # noqa: B023
     leave_process_group(accelerator)

@@ -14,7 +14,7 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import build_dataset
@@ -28,7 +28,7 @@ from train.objective.attention_supervision import (
     select_supervised_words,
 )
 from train.setup.assembly import assemble_target
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 WEIGHT = "target.attention_weight=0.5"
 SDPA = functional.scaled_dot_product_attention
@@ -36,10 +36,12 @@ SDPA = functional.scaled_dot_product_attention
 
 def target_of(config: RunConfig, rows: int = 4):
     target = assemble_target(config)[0]
-    assert isinstance(target, DenoisingTarget)
+    assert isinstance(target, BaseDenoisingTarget)
     data = build_dataset(config.data)
     order = BatchOrder([range(len(data))], rows, 1)
-    return target.train(), next(load_micro_batches_of_steps(data, order, ProcessShare(), range(1)))
+    return target.train(), next(
+        iterate_micro_batches_of_steps(data, order, ProcessShare(), range(1))
+    )
 
 
 @pytest.fixture

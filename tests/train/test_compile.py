@@ -23,7 +23,7 @@ from train.loop import TrainingRun, run_training
 from train.parallel.processes import print_on_main_process
 from train.setup import compiling
 from train.setup.compiling import compiling_denoiser
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -98,15 +98,15 @@ def test_a_compiler_that_gets_the_gradient_wrong_is_found_out_before_the_first_s
 def test_the_comparison_takes_no_more_rows_than_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, asked = DenoisingTarget.forward, []
+    forward, asked = BaseDenoisingTarget.forward, []
 
-    def limited(target: DenoisingTarget, batch: MicroBatch) -> Tensor:
+    def limited(target: BaseDenoisingTarget, batch: MicroBatch) -> Tensor:
         asked.append(len(batch.slots))
         if len(batch.slots) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(target, batch)
 
-    monkeypatch.setattr(DenoisingTarget, "forward", limited)
+    monkeypatch.setattr(BaseDenoisingTarget, "forward", limited)
     config = tiny_run(tmp_path, "train.compile=true", "train.steps=2", "train.checkpoint_every=1")
     assert run_training(config, tmp_path / "out")
     # What did not fit is not tried again once it is known, not in a resumed run either.

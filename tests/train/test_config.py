@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError
 from tests.train.runs import MODEL, RUN, tiny_model, tiny_run, write_run
 from train.config.config_changes import list_forbidden_changes
 from train.config.load_config import load_run_config
-from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.denoiser import ScratchDenoiserTargetConfig
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.parts.adapters import AdapterPartConfig
 
@@ -18,7 +18,7 @@ from train.targets.parts.adapters import AdapterPartConfig
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = tiny_run(tmp_path, "target.vae=../vae")
     assert config.model == tmp_path / "model.toml"
-    assert isinstance(config.target, DenoiserTargetConfig)
+    assert isinstance(config.target, ScratchDenoiserTargetConfig)
     assert config.target.vae == tmp_path / "../vae"
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from t2i.errors import ArgumentError
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run, train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.loop import run_training
 from train.setup.assembly import assemble_target
 from train.targets.autoencoder import AutoencoderTarget
@@ -22,8 +22,8 @@ def test_crops_are_pieces_of_the_pictures_and_differ_by_slot(tmp_path):
     target = assemble_target(config)[0]
     assert isinstance(target, AutoencoderTarget)
     batch = next(
-        load_micro_batches_of_steps(
-            Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
+        iterate_micro_batches_of_steps(
+            SceneDataset(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
         )
     )
     crops_BCHW = target._cropped(batch)

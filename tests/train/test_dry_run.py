@@ -12,7 +12,7 @@ from train.config.run_config import RunConfig
 from train.dry_run.dry_run import print_dry_run
 from train.dry_run.memory_forecast import (
     LIBRARY_BYTES_RANGE,
-    forecast_activation_bytes,
+    forecast_activation_bytes_and_drop_weights,
     forecast_parameters_and_memory,
 )
 from train.setup.assembly import assemble_target
@@ -81,7 +81,7 @@ def test_programs_get_the_same_numbers_beside_the_resolved_config(
 def test_what_a_step_keeps_grows_with_its_rows_and_falls_with_checkpoints(tmp_path: Path) -> None:
     def kept(*overrides: str) -> int:
         config = tiny_run(tmp_path, *overrides)
-        found = forecast_activation_bytes(assemble_target(config)[0], config)
+        found = forecast_activation_bytes_and_drop_weights(assemble_target(config)[0], config)
         assert found
         return found
 
@@ -105,7 +105,7 @@ def test_what_a_step_keeps_is_what_torch_keeps(tmp_path: Path) -> None:
         out = unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 3, 16)).sample
     saved = sum(size for place, size in kept.items() if place not in own)
     assert out.requires_grad
-    counted = forecast_activation_bytes(target, config)
+    counted = forecast_activation_bytes_and_drop_weights(target, config)
     assert 0.9 * saved < counted < 2 * saved
 
 

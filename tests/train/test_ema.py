@@ -56,13 +56,13 @@ def test_a_power_average_weighs_each_step_by_the_integral_of_its_profile(length:
 
 def test_the_first_power_average_is_the_first_weights_and_not_what_was_before() -> None:
     path = walk(1)
-    assert torch.equal(followed(POWER, path).average["w"], path[0])
+    assert torch.equal(followed(POWER, path).averaged_weights["w"], path[0])
 
 
 def test_the_first_length_is_the_one_in_use() -> None:
     ema = followed(POWER, walk(50))
     parameter = nn.Parameter(torch.zeros(6))
-    with ema.using_average({"w": parameter}):
+    with ema.using_averaged_weights({"w": parameter}):
         assert torch.equal(parameter, ema.averages["0.05/"]["w"])
     assert torch.equal(parameter, torch.zeros(6))
 
@@ -90,9 +90,9 @@ def test_the_state_of_a_plain_average_is_named_as_the_weights() -> None:
 def test_without_an_average_the_weights_are_used_as_they_are() -> None:
     ema = followed(EMAConfig(kind="none"), walk(3))
     parameter = nn.Parameter(torch.ones(6))
-    with ema.using_average({"w": parameter}):
+    with ema.using_averaged_weights({"w": parameter}):
         assert torch.equal(parameter, torch.ones(6))
-    assert ema.average == {}
+    assert ema.averaged_weights == {}
 
 
 def test_weights_lent_come_back_after_an_exception() -> None:
@@ -100,7 +100,7 @@ def test_weights_lent_come_back_after_an_exception() -> None:
     ema = followed(EMAConfig(), walk(3))
 
     def fail() -> None:
-        with ema.using_average({"w": parameter}):
+        with ema.using_averaged_weights({"w": parameter}):
             raise RuntimeError("while drawing")
 
     with pytest.raises(RuntimeError, match="while drawing"):

@@ -17,7 +17,7 @@ from tests.train.runs import MODEL, RUN, accelerated_for, accelerator_for, train
 from tests.train.states import newest
 from train.config.load_config import load_run_config
 from train.loop import TrainingRun
-from train.targets.denoiser import DenoiserTarget
+from train.targets.denoiser import ScratchDenoiserTarget
 
 pytestmark = pytest.mark.usefixtures("_own_accelerator")
 
@@ -46,7 +46,7 @@ class Trained:
 
     kind: str
     out: Path
-    target: DenoiserTarget
+    target: ScratchDenoiserTarget
     before: dict[str, Tensor]
 
 

@@ -15,7 +15,7 @@ from tests.train.tuning import METHODS, OF_TWO_ENCODERS, tuning, write_tuning
 from train.batches.micro_batch import MicroBatch
 from train.checkpoint import read_checkpoint, recover_and_list_checkpoint_folders
 from train.config.load_config import load_run_config
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
@@ -117,15 +117,15 @@ def short_of_memory_late() -> None:
 def run_out_of_memory(at_step: int) -> None:
     """Let the second process have no memory for two rows at a step, 0 being the first."""
     torch.set_num_threads(1)
-    forward = DenoisingTarget.forward
+    forward = BaseDenoisingTarget.forward
 
-    def limited(target: DenoisingTarget, batch: MicroBatch) -> torch.Tensor:
+    def limited(target: BaseDenoisingTarget, batch: MicroBatch) -> torch.Tensor:
         loss_B = forward(target, batch)
         if os.environ["RANK"] == "1" and len(batch.slots) > 1 and batch.step == at_step:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss_B
 
-    DenoisingTarget.forward = limited  # type: ignore[method-assign]
+    BaseDenoisingTarget.forward = limited  # type: ignore[method-assign]
 
 
 @pytest.mark.long
@@ -165,10 +165,10 @@ def test_two_processes_stop_together_at_a_bad_step_and_keep_the_one_before(tmp_p
 def bad_third_step() -> None:
     """Let the losses of the second process be no numbers at the third step."""
     torch.set_num_threads(1)
-    forward = DenoisingTarget.forward
+    forward = BaseDenoisingTarget.forward
 
-    def poisoned(target: DenoisingTarget, batch: MicroBatch) -> torch.Tensor:
+    def poisoned(target: BaseDenoisingTarget, batch: MicroBatch) -> torch.Tensor:
         bad = os.environ["RANK"] == "1" and batch.step == 2
         return forward(target, batch) * (float("nan") if bad else 1.0)
 
-    DenoisingTarget.forward = poisoned  # type: ignore[method-assign]
+    BaseDenoisingTarget.forward = poisoned  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from tests.sweeps import sweep
 from tests.train.finetunes import PARTS, finetune_run
 from tests.train.runs import accelerator_for
 from train.batches.batch_order import ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.cache.caption_encoding import expand_learned_words_in_caption
 from train.loop import TrainingRun, run_training
 from train.setup.assembly import assemble_target
@@ -277,7 +277,7 @@ def test_a_masked_place_counts_for_nothing(tmp_path, base):
     config = finetune_run(tmp_path, base, ("lora",))
     training = TrainingRun(config, tmp_path / "out", accelerator_for(config))
     batch = next(
-        load_micro_batches_of_steps(training.samples, training.order, ProcessShare(), range(1))
+        iterate_micro_batches_of_steps(training.samples, training.order, ProcessShare(), range(1))
     )
     height, width = batch.pixels_BCHW.shape[2:]
     half = torch.ones(2, 1, height, width)

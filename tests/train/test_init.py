@@ -25,7 +25,7 @@ from train.starter_config.picture_folder import (
     inspect_picture_folder,
     is_broken_fraction_allowed,
 )
-from train.starter_config.starter_config import build_starter_config, write_starter_config
+from train.starter_config.starter_config import build_starter_config_text, write_starter_config
 from train.starter_config.subject_words import build_default_trigger_comment
 from train.starter_config.template_values import (
     CONTROL_METHODS,
@@ -220,7 +220,7 @@ def test_small_pictures_are_learned_smaller_than_a_large_model_draws(tmp_path):
 
 def test_many_pictures_are_measured_on_and_seen_once_at_least(tmp_path):
     seen = PictureFolderStats(10_000, 0, 600, ("600x600",), 10_000, ("a cup",))
-    text = build_starter_config(
+    text = build_starter_config_text(
         StarterConfigOptions("full", tmp_path, base="my/sd"),
         seen,
         tmp_path,
@@ -284,7 +284,7 @@ def test_a_fine_tune_of_the_embedded_model_is_taken_for_one(tmp_path):
     mine = tmp_path / "mine"
     copytree(EMBEDDED_MODELS["embedded"], mine, ignore=ignore_patterns("*.safetensors"))
     own, theirs = (
-        build_starter_config(
+        build_starter_config_text(
             StarterConfigOptions("lora", folder, base),
             inspect_picture_folder(folder),
             tmp_path,
@@ -373,7 +373,7 @@ def test_a_word_that_nobody_chose_is_explained_where_it_is_chosen(tmp_path: Path
 
 def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red", "green")
-    plain = build_starter_config(
+    plain = build_starter_config_text(
         StarterConfigOptions("lora", folder, kind="mug"),
         inspect_picture_folder(folder),
         tmp_path,
@@ -384,7 +384,7 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
     folder_of(folder / "masks", "red", "green", captions=False)
     facts = inspect_picture_folder(folder)
     assert (facts.pictures, facts.has_masks) == (2, True)
-    text = build_starter_config(
+    text = build_starter_config_text(
         StarterConfigOptions("lora", folder, kind="mug"), facts, tmp_path, ""
     )
     assert "# attention_pixel_weight = 1.0" in text
@@ -403,7 +403,7 @@ def test_keys_of_supervision_are_offered_for_pictures_with_masks(tmp_path: Path)
 def test_transparent_pictures_are_offered_as_masks(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mugs", "red")
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "cut.png")
-    text = build_starter_config(
+    text = build_starter_config_text(
         StarterConfigOptions("full", folder, kind="mug"),
         inspect_picture_folder(folder),
         tmp_path,
@@ -454,7 +454,7 @@ def test_preservation_is_offered_where_nothing_else_keeps_the_class(tmp_path: Pa
         method
         for method in FINE_TUNES
         if "preserve_words"
-        in build_starter_config(
+        in build_starter_config_text(
             StarterConfigOptions(method, folder, kind="mug"), facts, tmp_path, ""
         )
     }

@@ -39,7 +39,7 @@ from train.batches.micro_batch import MicroBatch
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run_training
-from train.targets.denoiser import DenoiserTarget
+from train.targets.denoiser import ScratchDenoiserTarget
 
 
 def wait_for_step(out: Path, step: int, process: BaseProcess) -> None:
@@ -60,15 +60,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     config = tiny_run(tmp_path, "train.checkpoint_every=3", "train.steps=5")
     whole = train_only(config, tmp_path / "whole")
 
-    forward = DenoiserTarget.forward
+    forward = ScratchDenoiserTarget.forward
 
-    def crash(self: DenoiserTarget, batch: MicroBatch) -> Tensor:
+    def crash(self: ScratchDenoiserTarget, batch: MicroBatch) -> Tensor:
         if batch.step == 4:
             raise RuntimeError("crash")
         return forward(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DenoiserTarget, "forward", crash)
+        patch.setattr(ScratchDenoiserTarget, "forward", crash)
         with pytest.raises(RuntimeError, match="crash"):
             run_training(config, tmp_path / "parts")
     assert newest(tmp_path / "parts").step == 3
@@ -256,15 +256,15 @@ def test_the_average_is_that_of_the_weights_of_every_step(tmp_path: Path) -> Non
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = DenoiserTarget.forward
-    target: list[DenoiserTarget] = []
+    forward = ScratchDenoiserTarget.forward
+    target: list[ScratchDenoiserTarget] = []
 
-    def poisoned(self: DenoiserTarget, batch: MicroBatch) -> Tensor:
+    def poisoned(self: ScratchDenoiserTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         target[:] = [self]
         return loss_B * torch.tensor([1, float("nan"), 1, 1]) if batch.step == 2 else loss_B
 
-    monkeypatch.setattr(DenoiserTarget, "forward", poisoned)
+    monkeypatch.setattr(ScratchDenoiserTarget, "forward", poisoned)
     config = tiny_run(tmp_path)
     with pytest.raises(
         TrainingError, match=r"Step 3 gave loss nan.*those after step 2.*scenes/"

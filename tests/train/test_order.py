@@ -104,7 +104,7 @@ def test_average_follows_its_closed_form_from_the_first_step() -> None:
         weights["w"] = torch.full((3,), float(step))
         ema.update(weights, step)
         expected = 0.9 * expected + 0.1 * step
-    torch.testing.assert_close(ema.average["w"], expected)
+    torch.testing.assert_close(ema.averaged_weights["w"], expected)
 
 
 def test_warmup_of_the_average_is_asked_for_and_explicit() -> None:
@@ -117,6 +117,6 @@ def test_warmup_of_the_average_is_asked_for_and_explicit() -> None:
 def test_average_in_place_of_the_weights_gives_the_same_weights_back() -> None:
     parameter = torch.nn.Parameter(torch.randn(5))
     before, ema = parameter.detach().clone(), EMA({"w": torch.ones(5)}, EMAConfig())
-    with ema.using_average({"w": parameter}):
+    with ema.using_averaged_weights({"w": parameter}):
         assert torch.equal(parameter, torch.ones(5))
     assert torch.equal(parameter, before)

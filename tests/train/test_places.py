@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.loop import run_training
 from train.setup.assembly import assemble_target
-from train.targets.denoiser import DenoiserTarget
+from train.targets.denoiser import ScratchDenoiserTarget
 from train.targets.mid_block_position_loss import MidBlockPositionLoss, build_row_column_grid
 
 WEIGHT = "target.place_weight=0.5"
@@ -21,10 +21,10 @@ WEIGHT = "target.place_weight=0.5"
 def denoiser(tmp_path, *settings):
     config = tiny_run(tmp_path, *settings)
     target = assemble_target(config)[0]
-    assert isinstance(target, DenoiserTarget)
+    assert isinstance(target, ScratchDenoiserTarget)
     return target, next(
-        load_micro_batches_of_steps(
-            Scenes(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
+        iterate_micro_batches_of_steps(
+            SceneDataset(config.data), BatchOrder([range(10)], 4, 1), ProcessShare(), range(1)
         )
     )
 

@@ -47,7 +47,7 @@ def tracked(length: float, step: int) -> Tensor:
     ema = EMA({"a.w": path[0]}, EMAConfig(kind="power", lengths=(length,)))
     for number, weights in enumerate(path[:step], 1):
         ema.update({"a.w": weights}, number)
-    return ema.average["a.w"]
+    return ema.averaged_weights["a.w"]
 
 
 @pytest.mark.parametrize("step", [STEPS, 200])

@@ -15,7 +15,7 @@ from t2i.errors import ArgumentError, DataError, TrainingError
 from tests.train.finetunes import finetune_toml
 from tests.train.runs import train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.data.registry import build_dataset
 from train.loop import run_training
@@ -54,7 +54,7 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
 def target_of(config, rows=2):
     data = build_dataset(config.data)
     batch = next(
-        load_micro_batches_of_steps(
+        iterate_micro_batches_of_steps(
             data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
         )
     )

@@ -10,7 +10,7 @@ from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_run
 from tests.train.runs import train_only
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.data.registry import build_dataset
 from train.loop import run_training
 from train.objective.preservation import OutputPreservationConfig, replace_new_words
@@ -36,7 +36,7 @@ def tuned(tmp_path, base):
                     weight += 0.3 * torch.randn(weight.shape, generator=generator)
         data = build_dataset(config.data)
         order = BatchOrder(data.group_indices_by_shape(), 2, 1)
-        return target, next(load_micro_batches_of_steps(data, order, ProcessShare(), range(1)))
+        return target, next(iterate_micro_batches_of_steps(data, order, ProcessShare(), range(1)))
 
     return make
 
@@ -79,7 +79,7 @@ def test_an_adapter_that_does_nothing_yet_costs_nothing(tmp_path, base):
     plain = finetune_run(tmp_path, base, ("lora",), *STILL)
     data = build_dataset(config.data)
     batch = next(
-        load_micro_batches_of_steps(
+        iterate_micro_batches_of_steps(
             data, BatchOrder(data.group_indices_by_shape(), 2, 1), ProcessShare(), range(1)
         )
     )

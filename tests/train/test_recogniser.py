@@ -11,12 +11,12 @@ from PIL import Image
 from t2i.errors import ArgumentError, ModelError
 from t2i.scenes.caption_matcher import CaptionMatcher
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.recogniser_data import RecogniserDataset, RecogniserDatasetConfig
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.train.runs import train_only
 from tests.train.states import assert_equal_bit_for_bit, logged, newest
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.loop import run_training
@@ -89,11 +89,11 @@ def test_a_recogniser_learns_what_and_where(tmp_path: Path) -> None:
 
     recogniser = Recogniser.load(tmp_path / "out" / "model")
     assert recogniser.labels.objects == OBJECTS
-    data = Compositions(
+    data = RecogniserDataset(
         RecogniserDatasetConfig(seed=9, size=32, vocabulary=OBJECTS, disturbed=False)
     )
     batch = next(
-        load_micro_batches_of_steps(
+        iterate_micro_batches_of_steps(
             data, BatchOrder([range(1000)], 32, 0), ProcessShare(), range(1)
         )
     )
@@ -129,7 +129,7 @@ def test_an_agreement_is_trained_over_a_recogniser_that_stays(tmp_path: Path, se
     caption_matcher = CaptionMatcher.load(tmp_path / "whole" / "model")
     for name, weight in caption_matcher.recogniser.state_dict().items():
         assert torch.equal(weight, before[name]), name
-    scene = Scenes(SceneDatasetConfig(seed=9, size=64, vocabulary=OBJECTS)).render_scene(0)
+    scene = SceneDataset(SceneDatasetConfig(seed=9, size=64, vocabulary=OBJECTS)).render_scene(0)
     picture = Image.fromarray(scene.pixels)
     both = caption_matcher.compute_paired_similarities([picture, picture], [scene.caption, "a car"])
     assert both.shape == (2,)

@@ -21,7 +21,7 @@ from train.batches.micro_batch import MicroBatch
 from train.checkpoint import recover_and_list_checkpoint_folders
 from train.config.load_config import load_run_config
 from train.loop import run_training
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 pytestmark = pytest.mark.timeout(400)  # the first process of its own imports everything
 
@@ -53,14 +53,14 @@ class Interrupted(BaseException):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
     """End the next run in the middle of the last part of a step."""
-    forward = DenoisingTarget.forward
+    forward = BaseDenoisingTarget.forward
 
-    def or_not(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
+    def or_not(self: BaseDenoisingTarget, batch: MicroBatch) -> Tensor:
         if batch.step == at_step and max(batch.slots) == self.batch_size - 1:
             raise Interrupted
         return forward(self, batch)
 
-    monkeypatch.setattr(DenoisingTarget, "forward", or_not)
+    monkeypatch.setattr(BaseDenoisingTarget, "forward", or_not)
 
 
 @pytest.fixture(autouse=True)

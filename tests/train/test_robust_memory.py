@@ -13,13 +13,13 @@ from tests.train.runs import tiny_run, train_only
 from tests.train.states import assert_same_end, largest_difference, logged, newest
 from tests.train.tuning import tuning
 from train.batches.batch_order import ProcessShare
-from train.batches.micro_batch import MicroBatch, load_micro_batches_of_steps
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches_of_steps
 from train.batches.micro_batch_splitting import split_micro_batch
 from train.data.registry import build_dataset
 from train.loop import build_batch_order, run_training
 from train.step import TrainingStepper
-from train.targets.denoiser import DenoiserTarget
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoiser import ScratchDenoiserTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ...")
@@ -34,10 +34,10 @@ class Memory:
         self.asked: list[tuple[int, int]] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        forward = DenoisingTarget.forward
+        forward = BaseDenoisingTarget.forward
         check = self.check
 
-        def limited(target: DenoisingTarget, batch: MicroBatch) -> Tensor:
+        def limited(target: BaseDenoisingTarget, batch: MicroBatch) -> Tensor:
             if not self.backward:
                 check(batch)
             loss_B = forward(target, batch)
@@ -45,7 +45,7 @@ class Memory:
                 loss_B.register_hook(lambda _grad: check(batch))
             return loss_B
 
-        monkeypatch.setattr(DenoisingTarget, "forward", limited)
+        monkeypatch.setattr(BaseDenoisingTarget, "forward", limited)
 
     def check(self, batch: MicroBatch) -> None:
         self.asked.append((batch.step, len(batch.slots)))
@@ -57,7 +57,7 @@ def test_the_pieces_of_a_batch_are_its_rows_in_their_order(tmp_path: Path) -> No
     config = tiny_run(tmp_path, "train.batch_size=6")
     samples = build_dataset(config.data)
     batch = next(
-        load_micro_batches_of_steps(
+        iterate_micro_batches_of_steps(
             samples,
             build_batch_order(samples, config.train.batch_size, config.seed),
             ProcessShare(),
@@ -164,7 +164,7 @@ def test_losses_that_depend_on_the_other_rows_are_not_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Memory(rows=2).install(monkeypatch)
-    monkeypatch.setattr(DenoiserTarget, "rows_apart", False)
+    monkeypatch.setattr(ScratchDenoiserTarget, "rows_apart", False)
     with pytest.raises(TrainingError, match=r"depends on the others.*train.batch_size"):
         run_training(tiny_run(tmp_path), tmp_path / "out")
 

@@ -17,19 +17,19 @@ from train.batches.micro_batch import MicroBatch
 from train.checkpoint import read_checkpoint
 from train.loop import run_training
 from train.publish import read_losses
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, *steps: int, slot: int = 1) -> None:
     """Make the loss of one row no number at these steps, 0 being the first."""
-    forward = DenoisingTarget.forward
+    forward = BaseDenoisingTarget.forward
 
-    def poisoned(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
+    def poisoned(self: BaseDenoisingTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         here = [batch.step in steps and one == slot for one in batch.slots]
         return loss_B * torch.tensor([float("nan") if bad else 1.0 for bad in here])
 
-    monkeypatch.setattr(DenoisingTarget, "forward", poisoned)
+    monkeypatch.setattr(BaseDenoisingTarget, "forward", poisoned)
 
 
 def evidence(out: Path, step: int) -> dict[str, object]:
@@ -114,9 +114,9 @@ def test_one_bad_step_too_many_stops_and_the_count_outlives_a_resume(
 def test_gradients_that_overflow_from_sound_losses_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = DenoisingTarget.forward
+    forward = BaseDenoisingTarget.forward
 
-    def steep(self: DenoisingTarget, batch: MicroBatch) -> Tensor:
+    def steep(self: BaseDenoisingTarget, batch: MicroBatch) -> Tensor:
         loss_B = forward(self, batch)
         if batch.step != 1:
             return loss_B
@@ -124,7 +124,7 @@ def test_gradients_that_overflow_from_sound_losses_are_told_apart(
         bias = self.unet.conv_out.bias
         return loss_B + (bias - bias.detach()).abs().sqrt().sum()
 
-    monkeypatch.setattr(DenoisingTarget, "forward", steep)
+    monkeypatch.setattr(BaseDenoisingTarget, "forward", steep)
     with pytest.raises(TrainingError, match=r"gradient norm nan.*\(any of the batch\)"):
         run_training(tiny_run(tmp_path), tmp_path / "out")
     told = evidence(tmp_path / "out", 2)

@@ -18,7 +18,7 @@ from tests.train.states import KINDS, largest_difference, logged, losses
 from train.config.run_config import RunConfig
 from train.loop import TrainingRun, run_training
 from train.objective.objective import Objective, ObjectiveConfig
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 from train.targets.finetune import FineTuneTarget
 from train.validation import ValidationLossByLevel
 
@@ -222,7 +222,7 @@ def test_a_model_that_learns_the_pictures_has_a_smaller_loss_and_a_spoiled_one_a
     with training_of(config, tmp_path / "out") as training:
         assert training.validation is not None
         with training.using_ema_weights() as target, torch.no_grad():
-            assert isinstance(target, DenoisingTarget)
+            assert isinstance(target, BaseDenoisingTarget)
             target.unet.conv_out.weight += 0.2 * torch.randn_like(target.unet.conv_out.weight)
             assert training.validation.measure_loss(target).mean_loss > last
 

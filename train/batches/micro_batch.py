@@ -82,7 +82,7 @@ TENSOR_FIELDS = (
 )
 
 
-def load_micro_batches_of_steps(
+def iterate_micro_batches_of_steps(
     dataset: TrainingDataset, order: BatchOrder, share: ProcessShare, steps: range, workers: int = 0
 ) -> Iterator[MicroBatch]:
     """Iterate over this process's micro-batches of `steps`, which `workers` processes read

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.encoders.selection import TextEncoder, TwoClip, select_text_encoder
 from t2i.text.learned_words import expand_learned_words
 
 
-def build_caption_encoder(components: Components) -> TextEncoder:
+def build_caption_encoder(components: ModelComponents) -> TextEncoder:
     """Build the encoder of captions from a model's text encoders; SDXL's two as one."""
     first = select_text_encoder(components.tokenizer, components.text_encoder)
     if components.text_encoder_2 is None:
@@ -20,7 +20,7 @@ def build_caption_encoder(components: Components) -> TextEncoder:
 
 
 def encode_captions(
-    components: Components, encoder: TextEncoder, captions: Sequence[str]
+    components: ModelComponents, encoder: TextEncoder, captions: Sequence[str]
 ) -> EncodedText:
     """Encode captions with a model's text encoders, each learned word of several vectors
     expanded.
@@ -36,7 +36,7 @@ def encode_captions(
 
 
 def count_windows_of_longest_caption(
-    components: Components, encoder: TextEncoder, captions: Sequence[str]
+    components: ModelComponents, encoder: TextEncoder, captions: Sequence[str]
 ) -> int:
     """Count the windows of the text encoder that the longest of the captions needs."""
     lines = [expand_learned_words_in_caption(caption, components.tokenizer) for caption in captions]

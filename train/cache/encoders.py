@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.errors import ModelError
 from train.cache.caption_encoding import build_caption_encoder
@@ -54,10 +54,10 @@ class CacheEncoders:
         """Loaded autoencoder and text encoders by their names in the pipeline."""
         return {name: part for name, part in self.given.items() if isinstance(part, nn.Module)}
 
-    def components_without_denoiser(self) -> Components:
+    def build_components_without_denoiser(self) -> ModelComponents:
         """Return the loaded models and tokenizers as `Components` without a denoiser."""
-        parts: Any = {field.name: self.given.get(field.name) for field in fields(Components)}
-        return Components(**parts)
+        parts: Any = {field.name: self.given.get(field.name) for field in fields(ModelComponents)}
+        return ModelComponents(**parts)
 
     @property
     def bytes_per_text_window(self) -> int:
@@ -65,7 +65,7 @@ class CacheEncoders:
         encoders = [self.given[name] for name in MODELS_BY_KIND["texts"] if name in self.given]
         width = sum(int(encoder.config.hidden_size) for encoder in encoders)
         return (
-            build_caption_encoder(self.components_without_denoiser()).window_size
+            build_caption_encoder(self.build_components_without_denoiser()).window_size
             * width
             * BYTES_PER_FLOAT
         )

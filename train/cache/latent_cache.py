@@ -9,7 +9,7 @@ from t2i.data.training_example import TrainingExample
 from t2i.errors import DataError
 from train.cache.shards import ShardFolder
 from train.data.decode import BrokenPictureError
-from train.data.hints import decompress_hint
+from train.data.hints import decode_hint_from_png_array
 from train.data.pictures import PictureCropAndFlip, Pictures
 
 MOMENTS, LOSS_MASK, LOSER_MOMENTS, HINT = "moments", "mask", "loser_moments", "hint"
@@ -48,9 +48,9 @@ class CachedPictureDataset(Pictures):
             else CachedPictureDataset(super().build_held_out_set(), self.shards)
         )
 
-    def find_replacement(self, index: int) -> int:
-        """Return the index of the picture that replaces one that could not be encoded, or
-        `index` itself.
+    def find_replacement_index(self, index: int) -> int:
+        """Return the index of the picture that stands in for one that could not be encoded to
+        latents, or `index` itself.
         """
         return next((one for one in self._candidates(index) if one not in self._lost), index)
 
@@ -78,7 +78,7 @@ class CachedPictureDataset(Pictures):
             size_and_crop=self.compute_original_size_and_crop(variant),
             moments=kept[MOMENTS],
             loser_moments=kept.get(LOSER_MOMENTS),
-            hint=decompress_hint(kept[HINT]) if HINT in kept else None,
+            hint=decode_hint_from_png_array(kept[HINT]) if HINT in kept else None,
         )
 
     def load_loss_mask(self, variant: PictureCropAndFlip) -> NDArray[np.uint8] | None:

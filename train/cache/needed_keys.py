@@ -11,27 +11,27 @@ MIN_MEAN_VISITS_TO_CACHE_ALL = 4
 run is simulated."""
 
 
-def iterate_visits(
+def iterate_picture_visits(
     pictures: CachedPictureDataset, order: BatchOrder, steps: int
 ) -> Iterator[tuple[int, int]]:
-    """Iterate over the pictures in the order in which a run reads them: index of the picture,
-    number of the visit.
+    """Iterate over a run's pictures in the order in which it reads them: yield the index of each
+    picture and the number of the visit.
     """
     for step in range(steps):
         for entry in ProcessShare().list_micro_batches(order, step)[0]:
-            yield pictures.find_replacement(entry.example_index), entry.visit
+            yield pictures.find_replacement_index(entry.example_index), entry.visit
 
 
 def list_needed_variants(
     pictures: CachedPictureDataset, order: BatchOrder | None, steps: int
 ) -> list[PictureCropAndFlip]:
     """List the augmented variants of pictures that a run reads; without an order all of them."""
-    indices = {pictures.find_replacement(index) for index in range(len(pictures))}
+    indices = {pictures.find_replacement_index(index) for index in range(len(pictures))}
     every = [variant for index in sorted(indices) for variant in pictures.list_variants(index)]
     if order is None or steps * order.batch_size >= MIN_MEAN_VISITS_TO_CACHE_ALL * len(every):
         return every
     needed: set[PictureCropAndFlip] = set()
-    for index, visit in iterate_visits(pictures, order, steps):
+    for index, visit in iterate_picture_visits(pictures, order, steps):
         needed.add(pictures.variant_at_visit(index, visit))
         if len(needed) == len(every):
             break
@@ -48,5 +48,6 @@ def list_needed_captions(
     if pictures is None or steps * order.batch_size >= MIN_MEAN_VISITS_TO_CACHE_ALL * len(every):
         return every | {""}
     return {
-        pictures.caption_at_visit(*visit) for visit in iterate_visits(pictures, order, steps)
+        pictures.caption_at_visit(*visit)
+        for visit in iterate_picture_visits(pictures, order, steps)
     } | {""}

@@ -31,7 +31,7 @@ ABANDONED_FILE_SECONDS = 3600
 """Age in seconds from which on an unfinished file is removed: a killed run left it."""
 
 
-class ShardEntry(NamedTuple):
+class CachedArraysLocation(NamedTuple):
     """Location of the arrays of one cache key: a safetensors file, and the names of its tensors
     there.
     """
@@ -48,7 +48,7 @@ class ShardFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._entries: dict[str, ShardEntry] = {}
+        self._entries: dict[str, CachedArraysLocation] = {}
         self._open: OrderedDict[str, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class ShardFolder:
                 number, _, own = full.partition(".")
                 held.setdefault(int(number), []).append(own)
             for number, key in enumerate(keys):
-                self._entries[key] = ShardEntry(name, number, tuple(held[number]))
+                self._entries[key] = CachedArraysLocation(name, number, tuple(held[number]))
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
         """Read the arrays of a cache key. Raises DataError where its file cannot be read."""

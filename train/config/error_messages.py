@@ -41,7 +41,7 @@ def iterate_coercion_messages(given: Any, parsed: Any, key: str = "") -> Iterato
 
 
 def format_toml_value(value: Any) -> str:
-    """Format a value as in the TOML, on one line; "" for a table, which needs several."""
+    """Format a config value as TOML on one line; "" for a table, which needs several."""
     many = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(one, Mapping | list | tuple | BaseModel) for one in many):
         return ""
@@ -49,7 +49,9 @@ def format_toml_value(value: Any) -> str:
 
 
 def explain_first_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the message of the first error of validating `model`, with the key as typed."""
+    """Return a message for the first pydantic validation error of a training config, naming the key
+    as the user typed it.
+    """
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not str(part).startswith("constrained-")]
     # Kinds and methods, which pydantic adds to the location and the TOML does not have.
@@ -82,14 +84,20 @@ def _known_keys(place: Sequence[str], model: type[BaseModel]) -> list[str]:
         if not part.isdigit():
             fields = [table.model_fields.get(part) for table in models]
             known = [field.annotation for field in fields if field is not None]
-            models = {one for annotation in known for one in list_models_in_annotation(annotation)}
+            models = {
+                one
+                for annotation in known
+                for one in find_pydantic_models_in_annotation(annotation)
+            }
     return sorted({key for table in models for key in table.model_fields})
 
 
-def list_models_in_annotation(annotation: Any) -> set[type[BaseModel]]:
+def find_pydantic_models_in_annotation(annotation: Any) -> set[type[BaseModel]]:
     """Return the pydantic models in a type annotation, such as the members of a union or a
     tuple.
     """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return {model for part in get_args(annotation) for model in list_models_in_annotation(part)}
+    return {
+        model for part in get_args(annotation) for model in find_pydantic_models_in_annotation(part)
+    }

@@ -23,14 +23,14 @@ from train.targets.control_network import (
     ControlTargetConfig,
     T2IAdapterTargetConfig,
 )
-from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.denoiser import ScratchDenoiserTargetConfig
 from train.targets.finetune import FineTuneTargetConfig
 from train.targets.recogniser import RecogniserTargetConfig
 from train.validation import ValidationConfig, check_validation_possible
 
 TargetConfig = (
     AutoencoderTargetConfig
-    | DenoiserTargetConfig
+    | ScratchDenoiserTargetConfig
     | FineTuneTargetConfig
     | ControlNetTargetConfig
     | T2IAdapterTargetConfig
@@ -118,7 +118,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit_hints_to_target(self) -> "RunConfig":
-        check_hints_fit_target(self.target, self.data, self.samples)
+        check_control_hints_fit_target(self.target, self.data, self.samples)
         return self
 
     @model_validator(mode="after")
@@ -169,9 +169,11 @@ class RunConfig(BaseModel):
         return self
 
 
-def check_hints_fit_target(target: TargetConfig, data: DataConfig, samples: SamplesConfig) -> None:
-    """Raise ValueError where a control is trained on pictures without hints, another target on
-    pictures with hints, or prompts of a sample sheet have no hints.
+def check_control_hints_fit_target(
+    target: TargetConfig, data: DataConfig, samples: SamplesConfig
+) -> None:
+    """Raise ValueError where a control is trained on pictures without control hints, another target
+    on pictures with hints, or sample prompts lack hints.
     """
     wanted = isinstance(target, ControlTargetConfig)
     hinted = [getattr(data, "hint", None) is not None]

@@ -56,7 +56,9 @@ def list_possible_captions(captions: Sequence[str], rules: CaptionRules) -> set[
 
 
 def add_trigger_and_affixes(caption: str, rules: CaptionRules) -> str:
-    """Add the trigger word, if it is missing, then prefix and suffix to a caption."""
+    """Return a picture's caption with the trigger word added, if it is missing from it, and then
+    the prefix before and the suffix behind it.
+    """
     trigger = rules.trigger
     if trigger and not contains_phrase(caption, trigger):
         caption = f"{trigger}, {caption}" if caption else trigger

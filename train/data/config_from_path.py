@@ -13,11 +13,11 @@ from train.data.pictures_config import PictureDatasetConfig
 from train.data.subsets import SubsetConfig
 
 
-def build_data_config_from_path(
+def infer_data_config_from_path(
     place: Path, size: int | None = None, step: int | None = None
 ) -> PictureDatasetConfig:
-    """Build the data configuration for a path: a folder, a .jsonl of pairs, a .tar, the TOML of a
-    training run or one of kohya's.
+    """Build the data configuration for whatever a path holds: a folder of pictures, a .jsonl of
+    preference pairs, a .tar, or the TOML of a training run or of kohya's scripts.
 
     size, step : override the size and the bucket step
 
@@ -48,8 +48,10 @@ def build_data_config_from_path(
         raise ArgumentError(f"{place}: {_first_error(error)}") from error
 
 
-def read_training_batch_size(place: Path) -> int | None:
-    """Return `train.batch_size` of a training run's TOML; None for any other path."""
+def read_batch_size_from_run_toml(place: Path) -> int | None:
+    """Read the batch size (`train.batch_size`) from the TOML configuration of a training run;
+    return None if the path is anything else, such as a folder of pictures.
+    """
     if place.suffix != ".toml":
         return None
     train = _read_tree(place).get("train")

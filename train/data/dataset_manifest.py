@@ -64,11 +64,11 @@ class MissingPictureBytes:
         raise FileNotFoundError
 
 
-def load_run_pictures(
+def load_pictures_creating_manifest_if_new(
     config: PictureDatasetConfig, path: Path, progress: ProgressFunction | None = None
 ) -> Pictures:
-    """Load the pictures of a run in the order of its manifest at `path`; the first time, write
-    the manifest.
+    """Load the training pictures of a run in the order of its manifest file at `path`; a new run,
+    which has no such file yet, gets one written.
 
     Raises ArgumentError if captions, masks, hints, pairs or repeats have changed since then.
     """

@@ -39,9 +39,10 @@ class BrokenPictureError(DataError):
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
-    def reattribute_to_picture(self, picture: str) -> "BrokenPictureError":
-        """Return the same error for `picture`, which is unusable because of the broken mask or
-        archive that this error names.
+    def attributed_to_picture(self, picture: str) -> "BrokenPictureError":
+        """Return an error of another picture, named `picture`, with this error's text as its
+        reason: its mask or its archive, which this error names, is broken. The error itself if
+        it names that picture already.
 
         The fault itself may be in its mask or in an archive.
         """

@@ -7,10 +7,14 @@ from t2i.errors import ArgumentError, DataError
 from t2i.terminal import plural
 from train.data.caption_rules import CaptionRules
 from train.data.decode import BrokenPictureError
-from train.data.hints import HintFunction
-from train.data.picture_checks import ProgressFunction, UsablePicture, check_pictures
+from train.data.hints import ConfiguredHintFunction
+from train.data.picture_checks import (
+    ProgressFunction,
+    UsablePicture,
+    iterate_usable_and_broken_pictures,
+)
 from train.data.pictures_config import PictureDatasetConfig
-from train.data.sources.listing import Listing, PictureEntry
+from train.data.sources.listing import PictureEntry, PictureListing
 from train.data.sources.subset_listing import (
     expand_kohya_subsets_and_list_remarks,
     list_subset_pictures,
@@ -33,12 +37,14 @@ class ResolvedSubsetSettings:
     captions: CaptionRules
     crop: CropMode
     flip: bool
-    hint: HintFunction | None = None
+    hint: ConfiguredHintFunction | None = None
     """Makes the hints, unless the source of the subset lists them."""
 
     @property
     def location(self) -> str:
-        """Source of the subset, a folder, pairs, data set or archives, as the config names it."""
+        """Name of the source that a subset of training pictures is read from, as the configuration
+        has it: a folder, a file of pairs, a data set or archives.
+        """
         subset = self.subset
         return str(subset.folder or subset.pairs or subset.dataset or subset.tars)
 
@@ -48,7 +54,9 @@ class ResolvedSubsetSettings:
         return self.subset.prior_weight if self.subset.prior else 1.0
 
     def without_randomness(self) -> "ResolvedSubsetSettings":
-        """Return rules without random crops, flips and captions, so that all visits are alike."""
+        """Return a copy of the subset's settings without random crops, flips and caption changes,
+        so that a picture is the same at each visit.
+        """
         captions = replace(self.captions, shuffle=False, tag_dropout=0.0)
         return replace(self, captions=captions, crop="center", flip=False)
 
@@ -107,7 +115,7 @@ def list_and_check_pictures(
     broken: list[BrokenPictureError] = []
     todo: list[tuple[int, PictureEntry]] = []
     for number, rule in enumerate(rules):
-        listing: Listing = list_subset_pictures(rule.subset)
+        listing: PictureListing = list_subset_pictures(rule.subset)
         if not listing.pictures and not listing.broken:
             raise DataError(f"No pictures in {rule.location}. Check the path.")
         todo += [
@@ -121,7 +129,9 @@ def list_and_check_pictures(
     check_no_hint_is_missing(without_hint)
 
     usable = []
-    for one in check_pictures(todo, config.max_pixels, config.check == "full", sound, progress):
+    for one in iterate_usable_and_broken_pictures(
+        todo, config.max_pixels, config.check == "full", sound, progress
+    ):
         if isinstance(one, UsablePicture):
             usable.append(one)
         else:
@@ -168,7 +178,7 @@ def resolve_subset_settings(
 
 def resolve_hint_function(
     config: PictureDatasetConfig, subset: SubsetConfig
-) -> HintFunction | None:
+) -> ConfiguredHintFunction | None:
     """Return the function that makes the hints of a subset's pictures; None where its source lists
     them, or nothing asks for hints.
     """
@@ -176,12 +186,14 @@ def resolve_hint_function(
     if kind is None or subset.has_hint_folder_or_column:
         return None
     inherited = config.hint_settings if kind == config.hint else {}
-    return HintFunction(kind, inherited if subset.hint_settings is None else subset.hint_settings)
+    return ConfiguredHintFunction(
+        kind, inherited if subset.hint_settings is None else subset.hint_settings
+    )
 
 
 def check_no_hint_is_missing(names: Sequence[str]) -> None:
-    """Raise DataError, with their names, if there are pictures without a hint where their source
-    should list one for each.
+    """Raise DataError if any picture is named in `names`: the pictures without a hint in a source
+    that should list a hint for each.
     """
     if not names:
         return

@@ -21,8 +21,10 @@ TRIAL_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class HintFunction:
-    """Function that makes the hint of a picture, one of `t2i hint`, with its settings."""
+class ConfiguredHintFunction:
+    """Configured hint function: a callable that computes the hint of a picture (such as its edges)
+    for training a control, of one of the kinds of `t2i hint`, with its settings.
+    """
 
     kind: HintKind
     settings: Mapping[str, int | float]
@@ -34,24 +36,28 @@ class HintFunction:
         return np.asarray(hint.convert("RGB"))
 
     def check_settings(self) -> None:
-        """Raise ArgumentError for wrong settings, and without OpenCV."""
+        """Try the hint function on a small black picture, so that it raises ArgumentError for wrong
+        settings or if OpenCV is not installed.
+        """
         self(np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), dtype=np.uint8))
 
     @property
     def cache_key(self) -> str:
-        """Text that is equal for equal hints of one picture."""
+        """Kind and settings of the hint function as text, for cache keys: where it is equal, equal
+        pictures get equal hints.
+        """
         return " ".join([self.kind, *(f"{k}={v:g}" for k, v in sorted(self.settings.items()))])
 
 
-def load_hint(
+def load_or_compute_transformed_hint(
     one: UsablePicture,
     view: BucketTransform,
-    function: HintFunction | None,
+    function: ConfiguredHintFunction | None,
     pixels_HWC: NDArray[np.uint8],
     max_pixels: int,
 ) -> NDArray[np.uint8] | None:
-    """Return the hint of a picture, cropped and mirrored as the picture, (H, W, 3); None without
-    one.
+    """Load the hint file of a picture, cropped and mirrored as the picture, or compute the hint
+    from its pixels if it has no file; (H, W, 3), or None if there is no hint function either.
 
     function : makes the hint where it has no file
     pixels_HWC : of the picture, cropped and mirrored
@@ -63,20 +69,26 @@ def load_hint(
     return None if function is None else function(pixels_HWC)
 
 
-def describe_hint_for_cache(one: UsablePicture, function: HintFunction | None) -> str:
-    """Return the part of a cache key that says which hint a picture has; "" without one."""
+def build_hint_cache_key_part(one: UsablePicture, function: ConfiguredHintFunction | None) -> str:
+    """Return the part of a picture's cache key that identifies its hint, from the digest of the
+    hint's file or the hint function's settings; "" if it has no hint.
+    """
     if one.hint_digest:
         return f"hint {one.hint_digest}"
     return "" if function is None else f"hint {function.cache_key}"
 
 
-def compress_hint(hint_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a hint as the bytes of a PNG, in an array for the cache."""
+def encode_hint_as_png_array(hint_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Encode the hint of a picture (H, W, 3) as a PNG and return its bytes as a uint8 array, to be
+    stored in the cache.
+    """
     file = io.BytesIO()
     Image.fromarray(hint_HWC).save(file, "PNG")
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
-def decompress_hint(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the hint (H, W, 3) that `compress_hint` compressed."""
+def decode_hint_from_png_array(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Decode the hint of a picture, (H, W, 3) uint8, from the array of PNG bytes that the cache
+    stores.
+    """
     return np.array(decode_to_rgb_or_rgba(data.tobytes(), "a hint of the cache"))

@@ -14,7 +14,7 @@ from train.data.decode import (
     decode_to_rgb_or_rgba,
     read_header,
 )
-from train.data.sources.listing import ByteSource, PictureEntry, read_bytes
+from train.data.sources.listing import ByteSource, PictureEntry, read_byte_source
 
 PICTURES_PER_CHUNK = 256
 """Pictures read at a time, so that a data set of any size fits into memory."""
@@ -53,15 +53,15 @@ class UsablePicture:
     hint_digest: str = ""
 
 
-def check_pictures(
+def iterate_usable_and_broken_pictures(
     entries: Iterable[tuple[int, PictureEntry]],
     max_pixels: int,
     decoded: bool,
     sound: Container[str] = (),
     progress: ProgressFunction | None = None,
 ) -> Iterator[UsablePicture | BrokenPictureError]:
-    """Read and check all pictures in several threads and yield each as a UsablePicture or an
-    error, in order.
+    """Read and check all listed pictures in several threads and yield, in their order, a
+    UsablePicture for each good one and a BrokenPictureError for each bad one.
 
     decoded : decode each picture; otherwise a readable header is enough
     sound : digests of files that were decoded before
@@ -71,9 +71,9 @@ def check_pictures(
     def read_one(item: tuple[int, PictureEntry]) -> UsablePicture | BrokenPictureError:
         subset, picture = item
         try:
-            return check_picture(subset, picture, max_pixels, decoded, sound)
+            return read_usable_picture(subset, picture, max_pixels, decoded, sound)
         except BrokenPictureError as error:
-            return error.reattribute_to_picture(picture.name)
+            return error.attributed_to_picture(picture.name)
 
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         for start in range(0, len(todo), PICTURES_PER_CHUNK):
@@ -85,13 +85,13 @@ def check_pictures(
                 yield found
 
 
-def check_picture(
+def read_usable_picture(
     subset: int, entry: PictureEntry, max_pixels: int, decoded: bool, sound: Container[str]
 ) -> UsablePicture:
-    """Read and check one picture, with its mask, the worse picture of its pair and its hint.
-    Raises BrokenPictureError.
+    """Read and check one listed picture, with its mask, hint and the worse picture of its pair, and
+    return it as a UsablePicture. Raises BrokenPictureError.
     """
-    data = read_bytes(entry.source, entry.name)
+    data = read_byte_source(entry.source, entry.name)
     digest, mask_digest, loser_digest = hashlib.sha256(data).hexdigest(), "", ""
     hint_digest = ""
     odd = None
@@ -134,7 +134,7 @@ def _read_companion(
 
     Raises BrokenPictureError if its aspect ratio is not the picture's.
     """
-    data = read_bytes(source, what)
+    data = read_byte_source(source, what)
     its = read_header(data, what, max_pixels)
     here, there = picture.width * its.height, its.width * picture.height
     if abs(here - there) > MAX_ASPECT_DIFFERENCE * here:

@@ -29,9 +29,9 @@ from train.data.discovery import (
     check_broken_fraction,
     list_and_check_pictures,
 )
-from train.data.hints import describe_hint_for_cache, load_hint
+from train.data.hints import build_hint_cache_key_part, load_or_compute_transformed_hint
 from train.data.picture_checks import ProgressFunction, UsablePicture
-from train.data.pictures_config import PictureDatasetConfig, list_allowed_shapes
+from train.data.pictures_config import PictureDatasetConfig, list_configured_bucket_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.transforms import (
     BucketTransform,
@@ -77,7 +77,7 @@ class Pictures:
         self.checked = [one for one in self.found.pictures if (one.digest in held_out) == apart]
         if apart:
             own = [one for one in self.checked if not self.rules[one.subset].subset.prior]
-            self.checked = [copy_with_first_caption(one) for one in own]
+            self.checked = [copy_picture_with_first_caption(one) for one in own]
             self.rules = tuple(rules.without_randomness() for rules in self.rules)
         if not self.checked and not apart:
             raise DataError(
@@ -85,7 +85,7 @@ class Pictures:
                 f"out and {len(self.found.broken)} are broken."
             )
         nearest = {
-            shape: find_nearest_bucket(shape, list_allowed_shapes(config))
+            shape: find_nearest_bucket(shape, list_configured_bucket_shapes(config))
             for shape in {one.shape for one in self.checked}
         }
         self._buckets = [nearest[one.shape] for one in self.checked]
@@ -114,7 +114,7 @@ class Pictures:
                 self._note_lost(one, error)
             else:
                 caption = self.caption_at_visit(one, visit)
-                masks, spans = self.build_word_mask_and_span(one, caption, sample.loss_mask)
+                masks, spans = self.build_object_mask_and_word_span(one, caption, sample.loss_mask)
                 return replace(sample, caption=caption, masks=masks, spans=spans)
         raise DataError(
             f"No picture of the shape of {self.picture_name(index)} can be read any more."
@@ -156,7 +156,9 @@ class Pictures:
         return self._rules(index).subset.prior
 
     def variant_at_visit(self, index: int, visit: int) -> PictureCropAndFlip:
-        """Choose the crop and the flip of a picture at a visit, as a function of the seed."""
+        """Return the crop and the flip with which training shows a picture at this visit, drawn
+        from the data set's seed, the picture's index and the visit's number.
+        """
         rng = self._rng(index, visit, "crop")
         crop = int(rng.integers(len(self._corners(index))))
         return PictureCropAndFlip(index, crop, self._rules(index).flip and bool(rng.random() < 0.5))
@@ -178,15 +180,17 @@ class Pictures:
         if loser := self.checked[index].loser_digest:
             parts.append(f"before {loser}")
         parts += ["mirrored"] * view.flip + ["alpha"] * self._alpha_mask(index)
-        hint = describe_hint_for_cache(self.checked[index], self._rules(index).hint)
+        hint = build_hint_cache_key_part(self.checked[index], self._rules(index).hint)
         return " ".join([*parts, hint] if hint else parts)
 
     def caption_at_visit(self, index: int, visit: int) -> str:
-        """Return the caption with which a picture is shown at a visit of the run."""
+        """Return the caption with which training shows a picture at this visit, composed by its
+        subset's caption rules from the seed, the index and the visit's number.
+        """
         captions, rules = self.checked[index].entry.captions, self._rules(index).captions
         return compose_caption(captions, rules, self._rng(index, visit, "caption"))
 
-    def list_all_captions(self) -> set[str] | None:
+    def list_captions_of_all_pictures(self) -> set[str] | None:
         """List every caption that a picture of the data set can have; None if they are too many."""
         every: set[str] = set()
         for index, one in enumerate(self.checked):
@@ -213,7 +217,9 @@ class Pictures:
             loss_mask=self.load_loss_mask(variant),
             size_and_crop=self.compute_original_size_and_crop(variant),
             loser=load_transformed_loser(one, view, self._alpha_mask(index), max_pixels),
-            hint=load_hint(one, view, self._rules(index).hint, pixels, max_pixels),
+            hint=load_or_compute_transformed_hint(
+                one, view, self._rules(index).hint, pixels, max_pixels
+            ),
         )
 
     def load_loss_mask(self, variant: PictureCropAndFlip) -> NDArray[np.uint8] | None:
@@ -224,40 +230,47 @@ class Pictures:
         view, alpha_mask = self._view(variant), self._alpha_mask(index)
         return load_transformed_mask(self.checked[index], view, alpha_mask, self.config.max_pixels)
 
-    def has_hint(self, index: int) -> bool:
-        """Return True if the picture has a hint, of its own or made on the fly."""
-        return bool(describe_hint_for_cache(self.checked[index], self._rules(index).hint))
+    def picture_has_hint(self, index: int) -> bool:
+        """Return True if a training picture has a hint: a file of its own, or one made by a hint
+        function.
+        """
+        return bool(build_hint_cache_key_part(self.checked[index], self._rules(index).hint))
 
-    def find_masked_word(self, index: int) -> str:
-        """Return the word in captions for the object that a picture's mask shows."""
+    def get_masked_object_word(self, index: int) -> str:
+        """Return the word by which captions name the object that a picture's mask shows: the
+        configured `masked_word`, else the trigger word.
+        """
         return self.config.masked_word or self._rules(index).captions.trigger
 
     def count_preference_pairs(self) -> int:
         """Count the preference pairs: pictures that have a worse one."""
         return sum(one.entry.loser is not None for one in self.checked)
 
-    def has_mask(self, index: int) -> bool:
+    def picture_has_mask(self, index: int) -> bool:
         """Return True if the picture has a mask file or an alpha channel used as a mask."""
         one = self.checked[index]
         return one.entry.mask is not None or (self._alpha_mask(index) and one.transparent)
 
-    def captions_contain_masked_word(self, index: int) -> bool:
-        """Return True if every caption of the picture contains the word that its mask shows."""
-        rules, word = self._rules(index).captions, self.find_masked_word(index)
+    def captions_contain_masked_object_word(self, index: int) -> bool:
+        """Return True if every caption of a picture contains the word for the object that the
+        picture's mask shows.
+        """
+        rules, word = self._rules(index).captions, self.get_masked_object_word(index)
         captions = self.checked[index].entry.captions or ("",)
         return bool(word) and all(
             build_word_pattern(word).search(add_trigger_and_affixes(caption, rules))
             for caption in captions
         )
 
-    def build_word_mask_and_span(
+    def build_object_mask_and_word_span(
         self, index: int, caption: str, loss_mask: NDArray[np.uint8] | None
     ) -> tuple[NDArray[np.bool_], tuple[tuple[int, int], ...]]:
-        """Return the mask of the masked word, (1, H, W), and the word's first span in the caption.
+        """Return the mask of the object that the masked word names, (1, H, W), and the (start, end)
+        characters of the word's first occurrence in the caption.
 
         Without a mask or without the word in the caption: (0, H, W) and no span.
         """
-        word = self.find_masked_word(index)
+        word = self.get_masked_object_word(index)
         if loss_mask is None or not word or self.is_class_picture(index):
             return np.zeros((0, *self.bucket_shape(index)), dtype=np.bool_), ()
         found = build_word_pattern(word).search(caption)
@@ -270,19 +283,19 @@ class Pictures:
         return OriginalSizeAndCrop(self.checked[variant.index].shape, self._view(variant).corner)
 
     def loss_weight(self, index: int) -> float:
-        """Return the weight of the training loss on a picture."""
+        """Return the factor by which the training loss on a picture is weighted."""
         return self._rules(index).loss_weight
 
     def build_summary(self) -> DatasetSummary:
         """Build a summary of the data set: counts, sizes and remarks."""
         epoch = [index for group in self.group_indices_by_shape() for index in group]
         return summarize_pictures(
-            self.found, self.checked, self._buckets, epoch, self.list_all_captions()
+            self.found, self.checked, self._buckets, epoch, self.list_captions_of_all_pictures()
         )
 
     def compute_fingerprint(self) -> str:
-        """Return a digest of everything that the order and captions of a run depend on, except
-        paths.
+        """Return a digest of a picture data set, of everything that the order and the captions of a
+        training run depend on, except paths.
         """
         digest = hashlib.sha256()
         for index, one in enumerate(self.checked):
@@ -325,12 +338,12 @@ class Pictures:
         """Warn of a lost picture once. Raises DataError if there are too many of them."""
         if index in self._lost:
             return
-        self._lost[index] = error.reattribute_to_picture(self.picture_name(index))
+        self._lost[index] = error.attributed_to_picture(self.picture_name(index))
         warnings.warn(f"{self._lost[index]}; another picture takes its place.", stacklevel=3)
         broken = {one.name: one for one in (*self.found.broken, *self._lost.values())}
         check_broken_fraction([*broken.values()], self.found.total, self.config.bad_share)
 
 
-def copy_with_first_caption(one: UsablePicture) -> UsablePicture:
-    """Return the picture with only the first of its captions."""
+def copy_picture_with_first_caption(one: UsablePicture) -> UsablePicture:
+    """Return a copy of a checked training picture that has only the first of its captions."""
     return replace(one, entry=replace(one.entry, captions=one.entry.captions[:1]))

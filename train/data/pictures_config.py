@@ -99,8 +99,10 @@ class PictureDatasetConfig(BaseModel):
         return self
 
 
-def list_allowed_shapes(config: PictureDatasetConfig) -> tuple[Shape, ...]:
-    """Return the shapes of all buckets of the configuration."""
+def list_configured_bucket_shapes(config: PictureDatasetConfig) -> tuple[Shape, ...]:
+    """Return the heights and widths of all buckets that a picture data set's configuration
+    allows.
+    """
     if not config.buckets:
         return (Shape(config.size, config.size),)
     return list_bucket_shapes(config.size, config.bucket_step, config.max_aspect)

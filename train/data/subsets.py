@@ -114,7 +114,9 @@ class SubsetConfig(BaseModel):
 
     @property
     def has_hint_folder_or_column(self) -> bool:
-        """True if the source of the subset names a hint for each picture, or should."""
+        """True if the configuration of a subset of pictures names a folder or a column of hints,
+        from which each picture must get one.
+        """
         return self.hints is not None or self.hint_column is not None
 
 

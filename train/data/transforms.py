@@ -18,7 +18,7 @@ from train.data.picture_checks import (
     MASK_TEXT_IN_ERRORS,
     UsablePicture,
 )
-from train.data.sources.listing import ByteSource, read_bytes
+from train.data.sources.listing import ByteSource, read_byte_source
 from train.data.subsets import CropMode
 
 REDUCING_GAP = 3.0
@@ -137,7 +137,7 @@ def _decode_unchanged(one: UsablePicture, max_pixels: int) -> Image.Image:
 
 def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:
     """Return the bytes of a source. Raises BrokenPictureError if they changed since the checks."""
-    data = read_bytes(source, name)
+    data = read_byte_source(source, name)
     if hashlib.sha256(data).hexdigest() != digest:
         raise BrokenPictureError(name, "is another picture than when the run began")
     return data

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from t2i.errors import T2IError
-from t2i.terminal import plural, print_line
+from t2i.terminal import plural, print_result_line
 from train.config.run_config import RunConfig
 from train.data.pictures import Pictures
 from train.data.registry import build_dataset
 from train.dry_run.memory_forecast import ParameterAndMemoryForecast, forecast_parameters_and_memory
 from train.targets.control_network import ControlTargetConfig
-from train.targets.denoiser import DenoiserTargetConfig
+from train.targets.denoiser import ScratchDenoiserTargetConfig
 from train.targets.finetune import FineTuneTargetConfig, PartConfig
 from train.targets.parts.adapters import AdapterPartConfig
 from train.targets.parts.full_weights import FullWeightsPartConfig
@@ -28,12 +28,12 @@ def print_dry_run(config: RunConfig, *, as_json: bool) -> None:
     expected = build_plan_numbers(config, forecast_parameters_and_memory(config))
     if as_json:
         document = config.model_dump(mode="json") | {"expected": expected}
-        print_line(json.dumps(document, indent=2, ensure_ascii=False))
+        print_result_line(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    lines = [*build_plan_rows(config, expected)]
+    lines = [*format_plan_table_rows(config, expected)]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        print_line(f"{name:{width}}  {value}")
+        print_result_line(f"{name:{width}}  {value}")
 
 
 def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) -> PlanNumbers:
@@ -60,14 +60,14 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
 def summarize_parameter_groups(
     config: RunConfig, expected: ParameterAndMemoryForecast
 ) -> list[PlanNumbers]:
-    """List a dict for each parameter group: what it trains, its number of parameters and its
-    learning rate.
+    """Return a dict for each parameter group of a planned training run: what it trains, its number
+    of parameters and its learning rate.
     """
     target, usual = config.target, config.optimizer.learning_rate
     named: list[tuple[str, float | None]]
     if isinstance(target, FineTuneTargetConfig):
         named = [(describe_trained_part(part), part.learning_rate) for part in target.parts]
-    elif isinstance(target, DenoiserTargetConfig):
+    elif isinstance(target, ScratchDenoiserTargetConfig):
         both = "UNet and text encoder" if target.train_text_encoder else "UNet"
         named = [(f"{both}, from {'weights' if target.unet else 'nothing'}", None)]
     elif isinstance(target, ControlTargetConfig):
@@ -97,8 +97,8 @@ def describe_trained_part(part: PartConfig) -> str:
 
 
 def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
-    """Count the training examples of a run and its epochs; a dict with the problem if data
-    cannot be read.
+    """Load the data of a planned run and return its number of training examples and of epochs as a
+    dict; a dict with the problem if the data cannot be read.
     """
     try:
         samples = build_dataset(config.data)
@@ -111,7 +111,7 @@ def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
     return {"examples": len(samples), "epochs": round(epochs, 2), "problem": None}
 
 
-def build_plan_rows(config: RunConfig, facts: PlanNumbers) -> Iterator[tuple[str, str]]:
+def format_plan_table_rows(config: RunConfig, facts: PlanNumbers) -> Iterator[tuple[str, str]]:
     """Format the table of a dry run's plan as rows of name and text."""
     train, rate, data = config.train, config.rate, facts["data"]
     for number, part in enumerate(facts["trained"]):

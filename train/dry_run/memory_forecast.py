@@ -21,7 +21,7 @@ from train.starter_config.options import needs_download
 from train.targets.autoencoder import AutoencoderTarget
 from train.targets.caption_matcher import CaptionMatcherTarget
 from train.targets.control_network import ControlTarget
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 from train.targets.latents import retrieve_latent_mean
 from train.targets.recogniser import RecogniserTarget
 from train.targets.target import TrainingTarget
@@ -57,7 +57,8 @@ class MemoryForecast:
     """Tensors that a step keeps for its gradient; None where they could not be counted."""
 
     def estimate_range(self) -> tuple[int, int]:
-        """Estimate the lowest and the highest number of bytes that the process needs.
+        """Return the lowest and the highest number of bytes that a training process is expected to
+        need, from the forecast by purpose and the memory of the libraries.
 
         Measured on a CPU in float32, in MB, with the range forecast: the embedded model from
         scratch in batches of 16 1,227 (1,037 to 1,587), its LoRA in batches of 4 765 (576 to 868),
@@ -111,13 +112,15 @@ def forecast_parameters_and_memory(config: RunConfig) -> ParameterAndMemoryForec
     )
     parameters = sum(p.numel() for p in target.parameters())
     return ParameterAndMemoryForecast(
-        trained, parameters, forecast_memory(target, config, sum(trained))
+        trained, parameters, forecast_memory_and_drop_weights(target, config, sum(trained))
     )
 
 
-def forecast_memory(target: TrainingTarget, config: RunConfig, trained: int) -> MemoryForecast:
-    """Forecast the memory of one process by purpose; afterwards the target's weights are gone
-    (meta device).
+def forecast_memory_and_drop_weights(
+    target: TrainingTarget, config: RunConfig, trained: int
+) -> MemoryForecast:
+    """Forecast the memory of one training process by purpose. The target's model with the most
+    activations is moved to the meta device, so that its weights are gone afterwards.
     """
     tensors = [*target.parameters(), *target.buffers()]
     averages = {"decay": 1, "power": len(config.ema.lengths), "none": 0}[config.ema.kind]
@@ -126,15 +129,17 @@ def forecast_memory(target: TrainingTarget, config: RunConfig, trained: int) -> 
         gradients=BYTES_PER_WEIGHT * trained,
         moments=OPTIMIZER_BYTES_PER_WEIGHT[config.optimizer.name] * trained,
         averages=BYTES_PER_WEIGHT * averages * trained,
-        activations=forecast_activation_bytes(target, config),
+        activations=forecast_activation_bytes_and_drop_weights(target, config),
     )
 
 
-def forecast_activation_bytes(target: TrainingTarget, config: RunConfig) -> int | None:
-    """Forecast the bytes of activations of a micro-batch by a pass on the meta device; None
-    where that fails.
+def forecast_activation_bytes_and_drop_weights(
+    target: TrainingTarget, config: RunConfig
+) -> int | None:
+    """Forecast the bytes of activations of a micro-batch by a pass of one row on the meta device,
+    to which the model is moved, so that its weights are gone; None where the pass fails.
     """
-    model, run = build_model_and_single_row_pass(target, config)
+    model, run = select_model_and_build_single_row_pass(target, config)
     model.to("meta").train()
     try:
         row = measure_pass_peak_bytes(model, run, gradients=True)
@@ -144,14 +149,14 @@ def forecast_activation_bytes(target: TrainingTarget, config: RunConfig) -> int 
     return row * rows // (1 if config.train.precision == "no" else 2)
 
 
-def build_model_and_single_row_pass(
+def select_model_and_build_single_row_pass(
     target: TrainingTarget, config: RunConfig
 ) -> tuple[Any, Callable[[], object]]:
-    """Return the model with the most activations of a target, and a function that runs one row
-    through it.
+    """Return the model of a training target that has the most activations, and a function that runs
+    a batch of one row through it, to forecast memory.
     """
     size = config.data.size
-    if isinstance(target, DenoisingTarget):
+    if isinstance(target, BaseDenoisingTarget):
         unet: Any = target.unet
         side = size // pixels_per_latent(target.vae)
         trains_text = any(

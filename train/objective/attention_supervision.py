@@ -112,7 +112,9 @@ class AttentionSupervision:
             )
 
     def compute_losses(self) -> Tensor:
-        """Return the mean loss over sites and words of each row, (B,) float32; 0 without words."""
+        """Return the attention supervision loss of each batch row, (B,) float32: its mean over
+        attention sites and words; 0 for a row without supervised words.
+        """
         loss_I = torch.stack(self._losses).mean(0)
         count_B = torch.bincount(self.words.row_I, minlength=self._rows).clamp(min=1)
         return loss_I.new_zeros(self._rows).index_add(0, self.words.row_I, loss_I) / count_B
@@ -124,7 +126,7 @@ class AttentionSupervision:
         """Return the number of batch rows of the running denoiser pass; None between passes."""
         return self._rows if self._passing else None
 
-    def note_model_forward_end(self) -> None:
+    def on_model_forward_end(self) -> None:
         """Note that the denoiser pass ended: the model returned or raised."""
         self._passing = False
 
@@ -135,11 +137,15 @@ class AttentionSupervision:
         return site.size is not None and self.sites.matches(site)
 
     def treating_rows_as_branches(self, branches: Sequence[str]) -> AbstractContextManager[None]:
-        """Change nothing: a training pass has one branch."""
+        """Return a context that changes nothing, as attention supervision has no guidance branches:
+        a training pass has one branch.
+        """
         return nullcontext()
 
-    def acts_in_control(self, number: int) -> bool:
-        """Return False: supervision reads the denoiser alone."""
+    def acts_in_control_network(self, number: int) -> bool:
+        """Return False: attention supervision reads the attention of the denoiser alone, not of
+        controls such as ControlNets.
+        """
         return False
 
     def check_images_of_prompt_share_keys(self, site: Site, call: AttentionInputs) -> None:

@@ -45,7 +45,9 @@ class OutputPreservationConfig(BaseModel):
 
 
 def replace_new_words(caption: str, words: dict[str, str]) -> str | None:
-    """Return the caption with its new words replaced; None if it has none of them."""
+    """Return the caption with each new word of a fine-tune replaced by its given replacement; None
+    if it contains no new word.
+    """
     found = [word for word in words if contains_phrase(caption, word)]
     for word in sorted(found, key=len, reverse=True):
         caption = replace_phrase(caption, word, words[word])

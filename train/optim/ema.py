@@ -51,7 +51,7 @@ class EMA:
         self.config = config
         labels = {
             "decay": [""],
-            "power": [*map(format_tensor_name_prefix, config.lengths)],
+            "power": [*map(format_ema_tensor_name_prefix, config.lengths)],
             "none": [],
         }[config.kind]
         self.averages = {
@@ -61,8 +61,10 @@ class EMA:
         self._gammas = [compute_gamma_from_length(length) for length in config.lengths]
 
     @property
-    def average(self) -> Mapping[str, Tensor]:
-        """Averaged weights by name that sample sheets and export use; empty for kind "none"."""
+    def averaged_weights(self) -> Mapping[str, Tensor]:
+        """Averaged weights by name, those of the first moving average, which sample sheets and
+        export use; empty for kind "none".
+        """
         return next(iter(self.averages.values()), {})
 
     def compute_exponential_decay(self, step: int) -> float:
@@ -74,8 +76,8 @@ class EMA:
         return min(self.config.decay, (1 + step) / (10 + step))
 
     def compute_decays(self, step: int) -> list[float]:
-        """Return the decay of each average at step n: (1 - 1/n)^(gamma + 1) for kind "power",
-        section 3.1.
+        """Return the decay factor of each tracked moving average at step n; (1 - 1/n)^(gamma + 1)
+        for kind "power" (section 3.1).
         """
         if self.config.kind == "power":
             return [(1 - 1 / step) ** (gamma + 1) for gamma in self._gammas]
@@ -104,11 +106,11 @@ class EMA:
             copy_into_sharded(value, state[key])
 
     @contextmanager
-    def using_average(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    def using_averaged_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Give the model's weights the values of their moving average within the block; restore
         their own afterwards.
         """
-        with using_weight_values(self.average, weights):
+        with using_weight_values(self.averaged_weights, weights):
             yield
 
 
@@ -116,7 +118,9 @@ class EMA:
 def using_weight_values(
     values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """Give the named weights other values within the block; restore their own afterwards."""
+    """Context manager that gives the named weights other values within its block and restores their
+    own afterwards.
+    """
     kept = {name: weights[name].detach().clone() for name in values}
     try:
         with torch.no_grad():
@@ -129,7 +133,7 @@ def using_weight_values(
                 weights[name].copy_(value)
 
 
-def format_tensor_name_prefix(length: float) -> str:
+def format_ema_tensor_name_prefix(length: float) -> str:
     """Return the prefix of the tensor names of a power-function average in checkpoints and
     snapshots.
     """

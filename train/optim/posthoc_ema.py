@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2i.errors import ArgumentError, TrainingError
 from t2i.safe_reading.tensors import open_tensors
-from train.optim.ema import MAX_EMA_LENGTH, compute_gamma_from_length, format_tensor_name_prefix
+from train.optim.ema import MAX_EMA_LENGTH, compute_gamma_from_length, format_ema_tensor_name_prefix
 from train.optim.ema_snapshots import AveragesSnapshotFile
 
 
@@ -57,14 +57,14 @@ def reconstruct_average_and_error(
     mixture = solve_profile_mixture(tracked, wanted)
     share = iter(mixture.weights_P.tolist())
     shares = [
-        [(format_tensor_name_prefix(length), next(share)) for length in shot.lengths]
+        [(format_ema_tensor_name_prefix(length), next(share)) for length in shot.lengths]
         for shot in found
     ]
     average: dict[str, Tensor] = {}
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(open_tensors(shot.path)) for shot in found]
-            first = format_tensor_name_prefix(found[0].lengths[0])
+            first = format_ema_tensor_name_prefix(found[0].lengths[0])
             names = [key.removeprefix(first) for key in files[0].keys() if key.startswith(first)]
             for name in names:
                 parts = (

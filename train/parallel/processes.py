@@ -23,7 +23,7 @@ from t2i.accelerate_state import (
     isolated_torch_rng,
 )
 from t2i.errors import ArgumentError, T2IError
-from t2i.terminal import print_note
+from t2i.terminal import print_note_to_stderr
 from train.loop_config import LoopConfig
 from train.parallel import fsdp as sharding
 from train.parallel.lost_processes import explaining_lost_process
@@ -37,9 +37,11 @@ UNSUPPORTED_PLUGINS = {"MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a pa
 """Plugins of an accelerate config that this loop does not support: variable -> name."""
 
 
-def run_on_all_processes(accelerator: Accelerator, action: Callable[[], Result]) -> list[Result]:
-    """Run an action on every process of a run and return all results; a T2IError of one is
-    raised on all.
+def run_on_all_processes_and_gather(
+    accelerator: Accelerator, action: Callable[[], Result]
+) -> list[Result]:
+    """Run an action on every process of a distributed run and return the results of all on each of
+    them; a T2IError of one is raised on all.
     """
     results: list[tuple[Any, T2IError | None]]
     try:
@@ -54,16 +56,16 @@ def run_on_all_processes(accelerator: Accelerator, action: Callable[[], Result])
     return [result for result, _ in results]
 
 
-def run_on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Run an action on the main process while the others wait; its result is dropped, a T2IError of
-    it is raised on all.
+def run_on_main_and_raise_on_all(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Run an action on the main process of a distributed run while the others wait; its result is
+    dropped, and a T2IError of it is raised on all processes.
     """
 
     def act() -> None:
         if accelerator.is_main_process:
             action()
 
-    run_on_all_processes(accelerator, act)
+    run_on_all_processes_and_gather(accelerator, act)
 
 
 def is_true_on_any_process(accelerator: Accelerator, value: bool) -> bool:
@@ -79,7 +81,7 @@ def is_true_on_any_process(accelerator: Accelerator, value: bool) -> bool:
 def print_on_main_process(accelerator: Accelerator, text: str) -> None:
     """Print a line on stderr, on the main process alone."""
     if accelerator.is_main_process:
-        print_note(text)
+        print_note_to_stderr(text)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from t2i.terminal import print_note
+from t2i.terminal import print_note_to_stderr
 from train.reporting.training_logger import build_rich_progress_bar
 
 AdvanceFunction = Callable[[int], None]
@@ -24,11 +24,11 @@ def showing_setup_progress(what: str, total: int, done: int = 0) -> Iterator[Adv
             task = shown.add_task(what, total=total, completed=done, facts="")
             yield lambda count: shown.advance(task, count)
     else:
-        print_note(f"{what}: {total - done} to do")
-        yield ProgressLines(what, total, done).advance
+        print_note_to_stderr(f"{what}: {total - done} to do")
+        yield ProgressLinePrinter(what, total, done).advance
 
 
-class ProgressLines:
+class ProgressLinePrinter:
     """Progress display that prints lines on stderr: one per 30 seconds, and one at the end."""
 
     def __init__(self, what: str, total: int, done: int) -> None:
@@ -36,11 +36,11 @@ class ProgressLines:
         self._last_line = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """Count finished items of the work before the first step, and print a line if one
-        is due.
+        """Add a number of finished items to the setup progress of a training run, and print a
+        progress line if one is due.
         """
         before, self.done = self.done, min(self.done + count, self.total)
         finished = before < self.done == self.total
         if finished or time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
-            print_note(f"{self.what} {self.done}/{self.total}")
+            print_note_to_stderr(f"{self.what} {self.done}/{self.total}")

@@ -126,13 +126,15 @@ def generate_prompt_images(
             )[0]
         hints: list[Image.Image | None] = [None] * len(prompts)
         if controls:
-            hints = [show_hint(hint, pictures[0].size) for hint in controls[0].picture]
+            hints = [convert_hint_to_image(hint, pictures[0].size) for hint in controls[0].picture]
         drawn += map(SampleImage, prompts, pictures, maps, hints)
     return drawn
 
 
-def show_hint(hint: Any, size: tuple[int, int]) -> Image.Image:
-    """Return a hint as a picture of this width and height, as the control reads it."""
+def convert_hint_to_image(hint: Any, size: tuple[int, int]) -> Image.Image:
+    """Convert the hint of a control, as the control reads it, to a PIL image of this width and
+    height.
+    """
     hint_1CYX = convert_hint_pictures_to_tensor(hint, (size[1], size[0]), HINT_CHANNELS, {})
     return pixels_to_images(hint_1CYX * 2 - 1)[0]
 

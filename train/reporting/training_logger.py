@@ -13,7 +13,7 @@ from t2i.atomic_files import build_write_error, write_atomically
 from t2i.errors import ArgumentError
 from t2i.optional_dependencies import build_install_command
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_text
-from t2i.terminal import KEPT_WHITESPACE, escape_controls, print_note
+from t2i.terminal import KEPT_WHITESPACE, escape_controls, print_note_to_stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,7 +83,7 @@ class TrainingLogger:
                     escape_controls(text, KEPT_WHITESPACE), markup=False, highlight=False
                 )
         else:
-            print_note(text)
+            print_note_to_stderr(text)
 
     def close(self) -> None:
         """Close the training run's progress bar and TensorBoard."""
@@ -95,7 +95,9 @@ class TrainingLogger:
 
 
 class LogFile:
-    """Log file `log.jsonl`, a line per logged step; resuming cuts it off behind the checkpoint."""
+    """Writer of a training run's `log.jsonl`, a line per logged step; opened by a resumed run, it
+    cuts off the lines after the checkpoint's step.
+    """
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
@@ -133,7 +135,9 @@ def none_if_nonfinite(value: Number) -> Number | None:
 
 
 def parse_log_step_or_infinity(line: str) -> float:
-    """Parse the step of a log line; infinity for an incomplete line."""
+    """Return the step number in a line of a training log (`log.jsonl`); infinity for an incomplete
+    line.
+    """
     try:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):

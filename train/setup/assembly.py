@@ -15,19 +15,19 @@ from transformers import PreTrainedModel
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.adapters.peft_reading import iter_peft_layers
-from t2i.denoiser.build import Components, NewModelConfig, build_fresh_components
+from t2i.denoiser.build import ModelComponents, NewModelConfig, build_fresh_components
 from t2i.denoiser.families.sd import VAE, default_height_and_width, pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.denoiser.loading.weight_checks import Shapes, check_weights_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError
 from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import PATCH_SIDE_PIXELS
-from t2i.scenes.recogniser_data import Compositions, RecogniserDatasetConfig
+from t2i.scenes.recogniser_data import RecogniserDataset, RecogniserDatasetConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
 from train.objective.objective import ObjectiveConfig
 from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_module_sharded
-from train.parallel.processes import run_on_main_process
+from train.parallel.processes import run_on_main_and_raise_on_all
 from train.setup.control_networks import build_control_network
 from train.targets.autoencoder import AutoencoderTarget, AutoencoderTargetConfig
 from train.targets.caption_matcher import CaptionMatcherTarget, CaptionMatcherTargetConfig
@@ -38,13 +38,13 @@ from train.targets.control_network import (
     ControlTargetConfig,
     T2IAdapterTarget,
 )
-from train.targets.denoiser import DenoiserTarget, DenoiserTargetConfig
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoiser import ScratchDenoiserTarget, ScratchDenoiserTargetConfig
+from train.targets.denoising import BaseDenoisingTarget
 from train.targets.finetune import (
     FineTuneTarget,
     FineTuneTargetConfig,
     cast_frozen_weights,
-    resolve_objective,
+    resolve_objective_config,
 )
 from train.targets.recogniser import RecogniserTarget, RecogniserTargetConfig
 from train.targets.target import TrainingTarget
@@ -70,7 +70,7 @@ def assemble_target(
         return CaptionMatcherTarget(config.target, config.seed, config.train.batch_size), {}
     if isinstance(config.target, RecogniserTargetConfig):
         assert isinstance(config.data, RecogniserDatasetConfig)
-        labels, size = Compositions(config.data).labels, config.data.size
+        labels, size = RecogniserDataset(config.data).labels, config.data.size
         check_recogniser_size_and_channels(size, config.target.channels)
         target = RecogniserTarget(labels, size, config.target, config.seed, config.train.batch_size)
         return target, {}
@@ -81,7 +81,7 @@ def assemble_target(
     assert config.model is not None
     model = NewModelConfig.load_toml(config.model)
     parts = replace_parts_by_trained_ones(build_fresh_components(model), config)
-    return build_scratch_target(parts, config), build_new_model_identity(model, parts)
+    return build_scratch_target(parts, config), build_scratch_model_identity(model, parts)
 
 
 def gather_unsharded_target(
@@ -105,7 +105,7 @@ def gather_unsharded_target(
             copy_into_sharded(weight, weights[name])
         found[0].to(accelerator.device)
 
-    run_on_main_process(accelerator, build_whole)
+    run_on_main_and_raise_on_all(accelerator, build_whole)
     return found[0]
 
 
@@ -118,7 +118,7 @@ def build_fine_tune_target(
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
     check_base_has_no_lora(pipe.components, target.base)
-    objective = resolve_objective(config.objective, pipe.scheduler)
+    objective = resolve_objective_config(config.objective, pipe.scheduler)
     built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
     facts = cast_base_and_build_identity(built, objective, config, encoders)
     return built, facts | {"reference": built.compute_reference_digest()}
@@ -133,7 +133,7 @@ def build_control_target(
     given = {} if encoders is None else encoders.given
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
     check_base_has_no_lora(pipe.components, target.base)
-    objective = resolve_objective(config.objective, pipe.scheduler)
+    objective = resolve_objective_config(config.objective, pipe.scheduler)
     network = build_control_network(target, pipe, config)
     kind = ControlNetTarget if isinstance(target, ControlNetTargetConfig) else T2IAdapterTarget
     built = kind(pipe, network, target, objective, config.seed, config.train.batch_size)
@@ -142,7 +142,7 @@ def build_control_target(
 
 
 def cast_base_and_build_identity(
-    built: DenoisingTarget,
+    built: BaseDenoisingTarget,
     objective: ObjectiveConfig,
     config: RunConfig,
     encoders: CacheEncoders | None,
@@ -172,7 +172,7 @@ def check_base_has_no_lora(parts: Mapping[str, Any], base: str) -> None:
             )
 
 
-def replace_parts_by_trained_ones(parts: Components, config: RunConfig) -> Components:
+def replace_parts_by_trained_ones(parts: ModelComponents, config: RunConfig) -> ModelComponents:
     """Replace the fresh weights of VAE, UNet or text encoder by trained ones, where the target's
     configuration names their folders.
     """
@@ -185,21 +185,21 @@ def replace_parts_by_trained_ones(parts: Components, config: RunConfig) -> Compo
     return parts
 
 
-def build_scratch_target(parts: Components, config: RunConfig) -> TrainingTarget:
+def build_scratch_target(parts: ModelComponents, config: RunConfig) -> TrainingTarget:
     """Build the target that trains parts of a model from scratch."""
     target, batch_size = config.target, config.train.batch_size
     if isinstance(target, AutoencoderTargetConfig):
         check_picture_size(config.data.size, parts)
         check_crop_size(config.data.size, target.crop, pixels_per_latent(parts.vae))
         return AutoencoderTarget(parts, target, config.seed, batch_size)
-    assert isinstance(target, DenoiserTargetConfig)
+    assert isinstance(target, ScratchDenoiserTargetConfig)
     check_picture_size(config.data.size, parts, default_height_and_width(parts.unet, parts.vae)[0])
-    return DenoiserTarget(parts, target, config.objective, config.seed, batch_size)
+    return ScratchDenoiserTarget(parts, target, config.objective, config.seed, batch_size)
 
 
-def build_new_model_identity(model: NewModelConfig, parts: Components) -> ModelIdentity:
-    """Return what identifies a model trained from scratch, to be found unchanged when its run is
-    resumed.
+def build_scratch_model_identity(model: NewModelConfig, parts: ModelComponents) -> ModelIdentity:
+    """Return the data that identifies a model trained from scratch; it must be the same when the
+    run is resumed.
     """
     return {
         **model.model_dump(mode="json", exclude={"tokenizer": {"folder"}}),
@@ -208,7 +208,7 @@ def build_new_model_identity(model: NewModelConfig, parts: Components) -> ModelI
     }
 
 
-def digest_vocabulary(parts: Components) -> str:
+def digest_vocabulary(parts: ModelComponents) -> str:
     """Return the SHA-256 of a tokenizer's vocabulary."""
     words = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True).encode()
     return hashlib.sha256(words).hexdigest()
@@ -273,7 +273,7 @@ def check_crop_size(size: int, crop: int | None, factor: int) -> None:
         )
 
 
-def check_picture_size(size: int, parts: Components, expected: int | None = None) -> None:
+def check_picture_size(size: int, parts: ModelComponents, expected: int | None = None) -> None:
     """Raise ArgumentError where a model cannot read pictures of this size.
 
     expected : the only size that is allowed, if any

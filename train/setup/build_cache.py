@@ -31,8 +31,8 @@ from train.data.pictures import Pictures
 from train.loop_config import LoopConfig
 from train.parallel.processes import (
     print_on_main_process,
-    run_on_all_processes,
-    run_on_main_process,
+    run_on_all_processes_and_gather,
+    run_on_main_and_raise_on_all,
 )
 from train.reporting.progress import AdvanceFunction, showing_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
@@ -41,7 +41,7 @@ from train.setup.cache_decisions import (
     count_latent_bytes,
     estimate_text_bytes,
     explain_cache_too_large,
-    explain_uncached_kinds,
+    explain_uncached_latents_and_texts,
 )
 from train.setup.cache_encoding import (
     batch_captions_by_length,
@@ -62,8 +62,10 @@ BYTES_PER_MB = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """Parts of a run's configuration that decide what is cached."""
+class RunConfigForCache:
+    """The parts of a training run's configuration (cache, target, loop) that decide which latents
+    and text embeddings are cached.
+    """
 
     cache: CacheConfig
     target: TargetConfig
@@ -71,7 +73,7 @@ class CacheSettings:
 
 
 def build_cached_dataset_and_encoders(
-    settings: CacheSettings,
+    settings: RunConfigForCache,
     samples: TrainingDataset,
     order: BatchOrder,
     out: Path,
@@ -85,7 +87,7 @@ def build_cached_dataset_and_encoders(
     with None. Raises T2IError, and StoppedDuringSetup when a stop is requested, on every process.
     """
     cache, target = settings.cache, settings.target
-    reasons = explain_uncached_kinds(cache, target, samples)
+    reasons = explain_uncached_latents_and_texts(cache, target, samples)
     encoders: CacheEncoders | None = None
     if None in reasons.values():
         assert isinstance(target, TargetWithBaseConfig)
@@ -114,7 +116,7 @@ class CacheBuilder:
 
     def __init__(
         self,
-        settings: CacheSettings,
+        settings: RunConfigForCache,
         order: BatchOrder,
         out: Path,
         encoders: CacheEncoders,
@@ -146,14 +148,14 @@ class CacheBuilder:
         shards = self._open_shards("texts")
         as_planned = samples if isinstance(samples, CachedPictureDataset) else None
         size = self.config.captions_at_once
-        every = samples.list_all_captions() or set()
+        every = samples.list_captions_of_all_pictures() or set()
         needed = list_needed_captions(every, as_planned, self.order, self.steps)
-        needed |= samples.build_held_out_set().list_all_captions() or set()
+        needed |= samples.build_held_out_set().list_captions_of_all_pictures() or set()
         if isinstance(self.target, FineTuneTargetConfig):
             needed |= self.target.list_preserved_captions(needed)
         missing = sorted(caption for caption in needed if caption not in shards)
         if missing:
-            parts = self.encoders.components_without_denoiser()
+            parts = self.encoders.build_components_without_denoiser()
             for name in MODELS_BY_KIND["texts"]:
                 if name in self.encoders.models_by_name:
                     self.encoders.models_by_name[name].to(self.accelerator.device)
@@ -210,9 +212,11 @@ class CacheBuilder:
         shards = ShardFolder(self.folder / f"{kind}-{digest[:DIGEST_DIGITS]}")
         files = self._files(shards)
         mine = files[self.rank :: self.ranks]
-        found = run_on_all_processes(self.accelerator, lambda: shards.list_damaged_files(mine))
+        found = run_on_all_processes_and_gather(
+            self.accelerator, lambda: shards.list_damaged_files(mine)
+        )
         damaged = {name for each in found for name in each}
-        run_on_main_process(self.accelerator, lambda: _discard_damaged(shards, damaged))
+        run_on_main_and_raise_on_all(self.accelerator, lambda: _discard_damaged(shards, damaged))
         self._index_files(shards, [name for name in files if name not in damaged])
         return shards
 
@@ -222,7 +226,7 @@ class CacheBuilder:
         Other runs may add files at any moment.
         """
         main = self.accelerator.is_main_process
-        return run_on_all_processes(
+        return run_on_all_processes_and_gather(
             self.accelerator, lambda: shards.list_file_names() if main else []
         )[0]
 
@@ -237,7 +241,7 @@ class CacheBuilder:
             shards.index_files(files)
             return all(key in shards for key in made)
 
-        if not all(run_on_all_processes(self.accelerator, index)):
+        if not all(run_on_all_processes_and_gather(self.accelerator, index)):
             raise TrainingError(
                 f"Not every process finds the files that the others wrote to {shards.folder}: set "
                 "cache.folder to a folder that all of them share."
@@ -250,7 +254,7 @@ class CacheBuilder:
             with explaining_out_of_memory(what, remedy):
                 return action()
 
-        return run_on_all_processes(self.accelerator, act)
+        return run_on_all_processes_and_gather(self.accelerator, act)
 
     @contextmanager
     def _progress(self, what: str, total: int) -> Iterator[AdvanceFunction]:
@@ -266,7 +270,7 @@ class CacheBuilder:
         return takewhile(lambda _: not self.stop.wanted, batches[self.rank :: self.ranks])
 
     def _stop_if_asked(self) -> None:
-        if any(run_on_all_processes(self.accelerator, lambda: self.stop.wanted)):
+        if any(run_on_all_processes_and_gather(self.accelerator, lambda: self.stop.wanted)):
             print_on_main_process(
                 self.accelerator, "stopped while encoding; the same command goes on from here"
             )
@@ -290,7 +294,7 @@ class CacheBuilder:
                     "switch cache.latents or cache.texts off."
                 )
 
-        run_on_all_processes(self.accelerator, check)
+        run_on_all_processes_and_gather(self.accelerator, check)
 
 
 def _discard_damaged(shards: ShardFolder, damaged: Collection[str]) -> None:

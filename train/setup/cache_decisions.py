@@ -16,7 +16,7 @@ ReasonsByKind = dict[str, str | None]
 """Each of KINDS -> None where it is cached, else the reason; "" where it is not requested."""
 
 
-def explain_uncached_kinds(
+def explain_uncached_latents_and_texts(
     cache: CacheConfig, target: TargetConfig, samples: TrainingDataset
 ) -> ReasonsByKind:
     """Return for latents and for texts the reason why they are not cached, or None where they are,
@@ -37,14 +37,16 @@ def explain_uncached_kinds(
 
 
 def explain_uncached_texts(target: TargetWithBaseConfig, pictures: Pictures) -> str | None:
-    """Return the reason why embeddings of captions cannot be cached; None where they can."""
+    """Return the reason why a training run cannot cache the text embeddings of its captions; None
+    if it can.
+    """
     parts = target.parts if isinstance(target, FineTuneTargetConfig) else ()
     for number, part in enumerate(parts):
         if isinstance(part, NewWordsPartConfig):
             return f"target.parts[{number}] trains new words"
         if part.of != "unet":
             return f"target.parts[{number}] trains the {part.of}"
-    if pictures.list_all_captions() is None:
+    if pictures.list_captions_of_all_pictures() is None:
         return "shuffled captions, or ones with tags left out, are too many to list"
     return None
 
@@ -72,11 +74,14 @@ def count_latent_bytes(
     for one in variants:
         shape = pictures.bucket_shape(one.index)
         total += encoders.count_latents_bytes(shape)
-        if pictures.has_hint(one.index):
+        if pictures.picture_has_hint(one.index):
             total += 3 * shape.height * shape.width
     return total
 
 
 def estimate_text_bytes(pictures: Pictures, encoders: CacheEncoders) -> int:
     """Estimate the bytes that the cached embeddings of all captions take, at one window each."""
-    return len((pictures.list_all_captions() or set()) | {""}) * encoders.bytes_per_text_window
+    return (
+        len((pictures.list_captions_of_all_pictures() or set()) | {""})
+        * encoders.bytes_per_text_window
+    )

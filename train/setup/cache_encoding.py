@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i.data.training_example import TrainingExample
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.families.sd import VAE
 from t2i.errors import TrainingError
 from t2i.text.encoders.selection import TextEncoder
@@ -31,7 +31,7 @@ from train.cache.shards import ArraysByName, ShardWriter
 from train.cache.text_cache import encoded_row_to_arrays
 from train.data.buckets import Shape
 from train.data.decode import BrokenPictureError
-from train.data.hints import compress_hint
+from train.data.hints import encode_hint_as_png_array
 from train.data.pictures import PictureCropAndFlip, Pictures
 from train.reporting.progress import AdvanceFunction
 from train.targets.latents import retrieve_latent_mean
@@ -117,7 +117,7 @@ def _encode_samples(
         if len(worse_CHW):
             arrays[LOSER_MOMENTS] = worse_CHW.numpy()
         if sample.hint is not None:
-            arrays[HINT] = compress_hint(sample.hint)
+            arrays[HINT] = encode_hint_as_png_array(sample.hint)
         encoded.append(arrays)
     return encoded
 
@@ -148,7 +148,7 @@ def encode_mean_and_std(vae: VAE, pixels_BCHW: Tensor) -> Tensor:
 
 
 def batch_captions_by_length(
-    components: Components, encoder: TextEncoder, captions: Sequence[str], size: int
+    components: ModelComponents, encoder: TextEncoder, captions: Sequence[str], size: int
 ) -> list[tuple[str, ...]]:
     """Group captions into batches that need the same number of text encoder windows."""
 
@@ -161,7 +161,7 @@ def batch_captions_by_length(
 
 @torch.no_grad()
 def encode_and_cache_texts(
-    components: Components,
+    components: ModelComponents,
     encoder: TextEncoder,
     batches: Iterable[tuple[str, ...]],
     size: int,

@@ -16,12 +16,12 @@ from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
 from t2i.run_folder import StopSignalHandler
 from t2i.safe_reading import RUN_FILE_KIND, read_json
-from t2i.terminal import print_note
+from t2i.terminal import print_note_to_stderr
 from train.config.run_config import RunConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
 from train.data.sources.folder import list_picture_folder
-from train.data.sources.listing import Listing
-from train.parallel.processes import run_on_main_process
+from train.data.sources.listing import PictureListing
+from train.parallel.processes import run_on_main_and_raise_on_all
 from train.reporting.progress import showing_setup_progress
 from train.setup.assembly import FROZEN_DTYPE_BY_PRECISION
 
@@ -57,8 +57,8 @@ class ClassPictureSpec:
 
 
 def build_class_picture_spec(config: RunConfig, out: Path) -> ClassPictureSpec | None:
-    """Return which DreamBooth class pictures a run needs, and the settings to generate them;
-    None if it needs none.
+    """Build the specification of the DreamBooth class pictures that a run needs: their folder and
+    generation settings; None if it needs none.
     """
     if config.prior is None:
         return None
@@ -80,7 +80,7 @@ def generate_class_pictures_on_main(
     Each is written as it is finished, so that the next run continues after it. Raises
     ArgumentError for a folder whose pictures were drawn with other settings.
     """
-    run_on_main_process(
+    run_on_main_and_raise_on_all(
         accelerator, lambda: generate_missing_class_pictures(wanted, accelerator.device, stop)
     )
     stopped = gather_object([stop.wanted]) if accelerator.num_processes > 1 else [stop.wanted]
@@ -113,7 +113,7 @@ def generate_missing_class_pictures(
     ) as advance:
         for batch in batch_missing_class_pictures(numbers, prior):
             if stop.wanted:
-                print_note("stopped; the same command goes on from here")
+                print_note_to_stderr("stopped; the same command goes on from here")
                 return
             pictures = generate_class_picture_batch(pipe, prior, wanted.size, batch)
             for number in sorted({*batch} & {*numbers}):
@@ -155,7 +155,7 @@ def list_missing_class_pictures(folder: Path, count: int) -> list[int]:
     """List the numbers of the class pictures to generate; pictures under other names count as
     present.
     """
-    listing = list_picture_folder(folder) if folder.is_dir() else Listing()
+    listing = list_picture_folder(folder) if folder.is_dir() else PictureListing()
     present = {Path(picture.name).name for picture in listing.pictures}
     ours = {format_class_picture_name(number) for number in range(count)} & present
     wanted = count - len(present - ours)

@@ -18,7 +18,7 @@ from t2i.denoiser.memory_checks import is_out_of_memory
 from t2i.errors import ArgumentError, TrainingError
 from train.batches.micro_batch import MicroBatch
 from train.batches.micro_batch_splitting import SAVE_MEMORY_HINT, split_micro_batch
-from train.parallel.processes import run_on_all_processes
+from train.parallel.processes import run_on_all_processes_and_gather
 from train.targets.target import TrainingTarget
 
 COMPILE_BACKEND: str | Callable[..., Any] = "inductor"
@@ -67,7 +67,9 @@ def check_compiled_gradient(
     while True:
         piece = split_micro_batch(batch, rows)[0].to(accelerator.device)
         if all(
-            run_on_all_processes(accelerator, partial(_compare_if_fits, target, piece, accelerator))
+            run_on_all_processes_and_gather(
+                accelerator, partial(_compare_if_fits, target, piece, accelerator)
+            )
         ):
             return
         count = len(piece.slots)

@@ -16,7 +16,9 @@ MAX_LATENT_SIDE = 32
 def set_memory_format_and_attention(
     target: nn.Module, device: torch.device, config: LoopConfig
 ) -> None:
-    """Lay weights out channels last, if configured, and choose the attention of the UNet."""
+    """Set the target's memory format to channels last, if configured, and choose its UNet's
+    attention processors, in place.
+    """
     if config.channels_last:
         target.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     use_eager_attention_in_bf16_on_cpu(target, device, config.precision)

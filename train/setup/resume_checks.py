@@ -24,7 +24,7 @@ from train.checkpoint import (
 from train.config.config_changes import list_forbidden_changes
 from train.config.error_messages import explain_first_validation_error
 from train.config.run_config import RunConfig
-from train.parallel.processes import run_on_all_processes
+from train.parallel.processes import run_on_all_processes_and_gather
 from train.setup.assembly import ModelIdentity
 from train.targets.target import TrainingTarget
 
@@ -52,7 +52,7 @@ def lock_run_folder_and_check_config(config: RunConfig, out: Path, stack: ExitSt
     stack.enter_context(locking_folder(out))
     facts = read_newest_checkpoint_json(out / CHECKPOINT_FOLDER)
     if facts is not None:
-        check_same_config(out, facts, config)
+        check_checkpoint_has_same_config(out, facts, config)
 
 
 def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> TrainingState | None:
@@ -67,7 +67,7 @@ def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> Traini
         states.append(read_newest_checkpoint(out / CHECKPOINT_FOLDER))
         return states[0].step if states[0] else 0
 
-    found, (state,) = {*run_on_all_processes(accelerator, read)}, states
+    found, (state,) = {*run_on_all_processes_and_gather(accelerator, read)}, states
     if len(found) > 1:
         raise TrainingError(
             f"The processes found different checkpoints in {out}: after the steps "
@@ -76,16 +76,21 @@ def read_newest_checkpoint_on_all(accelerator: Accelerator, out: Path) -> Traini
     return state
 
 
-def check_same_config(out: Path, facts: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise ArgumentError, with the differences, where a checkpoint has another configuration.
+def check_checkpoint_has_same_config(
+    out: Path, facts: Mapping[str, Any], config: RunConfig
+) -> None:
+    """Raise ArgumentError, with the differences, if the configuration in a checkpoint differs from
+    that of the run that resumes from it.
 
     This needs no data and no weights, so it is checked first.
     """
     _refuse_changes(out, _changed_keys(out, facts, config.model_dump(mode="json")))
 
 
-def check_same_run(out: Path, state: TrainingState, ours: dict[str, Any]) -> None:
-    """Raise ArgumentError, with the differences, where a checkpoint is of another run."""
+def check_checkpoint_is_of_same_run(out: Path, state: TrainingState, ours: dict[str, Any]) -> None:
+    """Raise ArgumentError, with the differences, if a checkpoint has another configuration, model,
+    data or frozen weights than the run that resumes from it.
+    """
     changes = _changed_keys(out, state.facts, ours["config"])
     model_before, model = ({**facts["model"]} for facts in (state.facts, ours))
     if model_before.pop("pictures", None) != model.pop("pictures", None):

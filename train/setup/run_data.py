@@ -8,16 +8,16 @@ from accelerate import Accelerator
 from t2i.data.training_dataset import TrainingDataset
 from t2i.errors import ArgumentError
 from t2i.randomness import derive_seed
-from t2i.terminal import plural, print_note
+from t2i.terminal import plural, print_note_to_stderr
 from train.batches.batch_order import BatchOrder
 from train.config.run_config import TargetConfig
 from train.data.class_picture_config import PriorPreservationConfig, resolve_class_picture_folder
-from train.data.dataset_manifest import load_run_pictures
+from train.data.dataset_manifest import load_pictures_creating_manifest_if_new
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.registry import DataConfig, build_dataset
 from train.data.subsets import SubsetConfig
-from train.parallel.processes import run_on_main_process
+from train.parallel.processes import run_on_main_and_raise_on_all
 from train.targets.control_network import ControlTargetConfig
 from train.targets.finetune import FineTuneTargetConfig
 
@@ -28,8 +28,10 @@ MIN_PICTURES_FOR_PROGRESS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class DataSettings:
-    """Parts of a run's configuration that decide what it learns from."""
+class RunConfigForData:
+    """The parts of a training run's configuration (data, class pictures, target, batch size) that
+    decide what it learns from.
+    """
 
     data: DataConfig
     prior: PriorPreservationConfig | None
@@ -38,7 +40,7 @@ class DataSettings:
 
 
 def load_run_dataset(
-    settings: DataSettings, out: Path, accelerator: Accelerator
+    settings: RunConfigForData, out: Path, accelerator: Accelerator
 ) -> TrainingDataset:
     """Load the training data set of a run, its class pictures included, and print remarks on it.
 
@@ -52,17 +54,25 @@ def load_run_dataset(
     found: list[Pictures] = []
 
     def read() -> None:  # the first time, the main process records what it finds
-        found.append(load_run_pictures(data, out / DATASET_MANIFEST_NAME, ReadingProgress()))
+        found.append(
+            load_pictures_creating_manifest_if_new(
+                data, out / DATASET_MANIFEST_NAME, PictureReadingProgressPrinter()
+            )
+        )
         for remark in (
             *found[0].build_summary().format_startup_lines(settings.batch_size),
             *check_supervision_and_list_remarks(target, data, found[0]),
-            *check_output_preservation_captions(target, found[0]),
+            *check_output_preservation_and_list_remarks(target, found[0]),
             *check_preferences_and_list_remarks(target, found[0]),
         ):
-            print_note(remark)
+            print_note_to_stderr(remark)
 
-    run_on_main_process(accelerator, read)
-    return found[0] if found else load_run_pictures(data, out / DATASET_MANIFEST_NAME)
+    run_on_main_and_raise_on_all(accelerator, read)
+    return (
+        found[0]
+        if found
+        else load_pictures_creating_manifest_if_new(data, out / DATASET_MANIFEST_NAME)
+    )
 
 
 def add_class_picture_subset(
@@ -98,8 +108,8 @@ def check_supervision_and_list_remarks(
     if not getattr(target, "attention_weight", 0.0):
         return []
     own = [index for index in range(len(pictures)) if not pictures.is_class_picture(index)]
-    masked = [index for index in own if pictures.has_mask(index)]
-    naming = [index for index in masked if pictures.captions_contain_masked_word(index)]
+    masked = [index for index in own if pictures.picture_has_mask(index)]
+    naming = [index for index in masked if pictures.captions_contain_masked_object_word(index)]
     if not masked:
         raise ArgumentError(
             "target.attention_weight is set, but no picture has a mask: name a folder of them, "
@@ -126,7 +136,9 @@ def check_supervision_and_list_remarks(
     return remarks
 
 
-def check_output_preservation_captions(target: TargetConfig, pictures: Pictures) -> list[str]:
+def check_output_preservation_and_list_remarks(
+    target: TargetConfig, pictures: Pictures
+) -> list[str]:
     """Check that output preservation has captions to preserve, and return a remark on those without
     effect, if there are any.
 
@@ -185,8 +197,10 @@ def build_data_identity(samples: TrainingDataset) -> dict[str, str]:
     return {"pictures": samples.compute_fingerprint()} if isinstance(samples, Pictures) else {}
 
 
-class ReadingProgress:
-    """Progress display that prints a line after every tenth of the pictures read."""
+class PictureReadingProgressPrinter:
+    """Callable that prints a progress line on the reading of training pictures after each tenth of
+    them.
+    """
 
     def __init__(self) -> None:
         self._tenths = 0
@@ -194,4 +208,4 @@ class ReadingProgress:
     def __call__(self, done: int, of: int) -> None:
         if of >= MIN_PICTURES_FOR_PROGRESS and done * 10 // of > self._tenths:
             self._tenths = done * 10 // of
-            print_note(f"read {done} of {plural(of, 'picture')}")
+            print_note_to_stderr(f"read {done} of {plural(of, 'picture')}")

@@ -57,7 +57,9 @@ def check_options(options: StarterConfigOptions) -> None:
     check_base_model(options.base)
 
 
-def check_method_allows_pairs(options: StarterConfigOptions, facts: PictureFolderStats) -> None:
+def check_method_allows_preference_pairs(
+    options: StarterConfigOptions, facts: PictureFolderStats
+) -> None:
     """Raise ArgumentError for preference pairs with a DreamBooth method, as class pictures have
     no worse ones, and with a control.
     """

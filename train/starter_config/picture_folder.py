@@ -43,8 +43,8 @@ class PictureFolderStats:
 
 
 def map_subset_keys_to_folders(folder: Path, *, with_hints: bool = False) -> dict[str, Path]:
-    """Return the keys of the subset that a folder of pictures makes, and their folders: `folder`,
-    and `masks` or `losers` where there are any; with `with_hints` also `hints`.
+    """Return the configuration keys of the subset in a folder of pictures, with the folder that
+    each names: `folder`, `masks` and `losers` as far as present, and `hints` if asked.
 
     A folder with `win` and `lose` in it holds pairs, as `t2i data pairs` writes them.
     """

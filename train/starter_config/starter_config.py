@@ -13,7 +13,7 @@ from train.data.pictures_config import SMALL_SIZE_LIMIT
 from train.starter_config.options import (
     METHODS_WITH_NEW_WORDS,
     StarterConfigOptions,
-    check_method_allows_pairs,
+    check_method_allows_preference_pairs,
     check_options,
 )
 from train.starter_config.picture_folder import (
@@ -42,10 +42,10 @@ from train.starter_config.template_values import (
     TEMPLATE_PIECES_BY_METHOD,
     ModelFamily,
     TemplateValue,
+    choose_method_dependent_values,
     choose_num_steps,
     detect_image_size,
     detect_model_family,
-    list_method_values,
 )
 
 METHODS_OFFERED_PRESERVATION = ("full", "cross-attention", "lora", "dora", "pivotal")
@@ -64,7 +64,8 @@ SAMPLE_PROMPT_PLACES: dict[ModelFamily, tuple[str, ...]] = {
 
 
 def write_starter_config(options: StarterConfigOptions, out: Path) -> PictureFolderStats:
-    """Write a starter config and return counts and sizes of the pictures in the folder.
+    """Write the starter config of a training run to a TOML file, made for a folder of pictures;
+    return the statistics of these pictures.
 
     Raises NameTakenError if `out` exists, ArgumentError for options that do not fit.
     """
@@ -72,14 +73,14 @@ def write_starter_config(options: StarterConfigOptions, out: Path) -> PictureFol
     if os.path.lexists(out):
         raise NameTakenError(out)
     facts = inspect_picture_folder(options.folder, with_hints=options.method in CONTROL_METHODS)
-    check_method_allows_pairs(options, facts)
+    check_method_allows_preference_pairs(options, facts)
     head = f"# Start and resume with: t2i train {quote(str(out))}"
-    text = build_starter_config(options, facts, out.parent, head)
+    text = build_starter_config_text(options, facts, out.parent, head)
     write_new_file(out, lambda part: part.write_text(text, "utf-8"))
     return facts
 
 
-def build_starter_config(
+def build_starter_config_text(
     options: StarterConfigOptions,
     facts: PictureFolderStats,
     beside: Path,
@@ -87,16 +88,20 @@ def build_starter_config(
     *,
     hints: bool = False,
 ) -> str:
-    """Build the text of a starter config, for a file in the folder `beside`.
+    """Return the TOML text of a starter config for training on a folder of pictures; paths in it
+    are relative to the folder `beside`.
 
     hints : add comments with the values for other base models
     """
     family = detect_model_family(options.base)
-    values = list_method_values(options.method, family) | choose_picture_dependent_values(
-        options, facts, family, beside
-    )
+    values = choose_method_dependent_values(
+        options.method, family
+    ) | choose_picture_dependent_values(options, facts, family, beside)
     others = [other for other in MODEL_FAMILIES if hints and other != family]
-    elsewhere = {FAMILY_NAMES[other]: list_method_values(options.method, other) for other in others}
+    elsewhere = {
+        FAMILY_NAMES[other]: choose_method_dependent_values(options.method, other)
+        for other in others
+    }
     for other in others:
         batch_size = int(str(elsewhere[FAMILY_NAMES[other]]["batch_size"]))
         steps = choose_num_steps(other, facts.pictures, batch_size, options.method)
@@ -129,7 +134,7 @@ def choose_picture_dependent_values(
     size = detect_image_size(options.base, family)
     if size >= SMALL_SIZE_LIMIT and facts.side < MIN_SIZE_SHARE * size:
         size = int(size * MIN_SIZE_SHARE) // 64 * 64
-    batch_size = int(str(list_method_values(options.method, family)["batch_size"]))
+    batch_size = int(str(choose_method_dependent_values(options.method, family)["batch_size"]))
     named = [
         f"a photo of {thing}",
         *(place.format(thing) for place in SAMPLE_PROMPT_PLACES[family]),
@@ -154,7 +159,7 @@ def choose_picture_dependent_values(
 def build_template_blocks(
     options: StarterConfigOptions, facts: PictureFolderStats, head: str
 ) -> dict[str, list[str]]:
-    """Build the lines of each block, by the block's name in the starter config's template."""
+    """Return the lines of each block of the starter config's template, by the block's name."""
     word, thing, _ = choose_subject_words(options)
     trigger = (
         word
@@ -198,7 +203,9 @@ def build_template_blocks(
 def build_picture_folder_lines(
     options: StarterConfigOptions, facts: PictureFolderStats, beside: Path
 ) -> list[str]:
-    """Build the lines of [data] that name the pictures, with their masks or worse pictures."""
+    """Return the lines of a starter config's [data] table that name the folders of pictures, and of
+    masks or worse pictures of pairs.
+    """
     places = [
         f"{key} = {format_toml_literal(format_path_relative_if_below(beside, str(path)))}"
         for key, path in map_subset_keys_to_folders(
@@ -211,7 +218,9 @@ def build_picture_folder_lines(
 def build_hint_function_lines(
     options: StarterConfigOptions, facts: PictureFolderStats
 ) -> list[str]:
-    """Build the keys of [data] that make hints; none where there are hints, or no control."""
+    """Return the lines of a starter config's [data] table that choose a hint function; none if
+    there are hint files or no control is trained.
+    """
     if options.method not in CONTROL_METHODS or facts.has_hints:
         return []
     return [
@@ -223,7 +232,9 @@ def build_hint_function_lines(
 
 
 def build_control_caption_lines(facts: PictureFolderStats) -> list[str]:
-    """Build the comments of [data] on captions for a control."""
+    """Return the comment lines of a starter config's [data] table about captions when a control is
+    trained.
+    """
     if facts.captioned == facts.pictures:
         return ["# Captions are those beside the pictures."]
     return [
@@ -235,7 +246,9 @@ def build_control_caption_lines(facts: PictureFolderStats) -> list[str]:
 def build_optional_target_lines(
     options: StarterConfigOptions, facts: PictureFolderStats, trigger: str
 ) -> list[str]:
-    """Build the keys of [target] that pictures and method allow, mostly as comments."""
+    """Return the lines of a starter config's [target] table for keys that pictures and method
+    allow, mostly commented out.
+    """
     lines = []
     if facts.has_losers:
         lines += [
@@ -263,7 +276,9 @@ def build_optional_target_lines(
 def build_mask_lines(
     options: StarterConfigOptions, facts: PictureFolderStats, trigger: str
 ) -> list[str]:
-    """Build the keys of [data] about masks as comments; none without masks."""
+    """Return the commented lines about masks in a starter config's [data] table; none for pictures
+    without masks or transparency, for preference pairs and for controls.
+    """
     if facts.has_losers or not (facts.has_masks or facts.has_alpha):
         return []
     if options.method in CONTROL_METHODS:

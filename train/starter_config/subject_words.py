@@ -46,8 +46,8 @@ def teaches_trigger_word(options: StarterConfigOptions) -> bool:
 
 
 def explain_omitted_trigger(options: StarterConfigOptions, facts: PictureFolderStats) -> str | None:
-    """Return the reason why the config sets no trigger word; None if it does, or if pictures
-    lack captions.
+    """Return the reason why a starter config sets no trigger word; None if it sets one, or if
+    pictures lack captions.
     """
     if facts.captioned < facts.pictures or options.method in CONTROL_METHODS:
         return None

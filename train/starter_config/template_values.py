@@ -92,7 +92,7 @@ CONTROL_STEPS: dict[ModelFamily, int] = {"embedded": 2000, "sd": 15_000, "sdxl":
 """Optimizer steps of a control, which learns to read any hint, however few pictures there are."""
 
 
-def list_method_values(method: str, family: ModelFamily) -> dict[str, TemplateValue]:
+def choose_method_dependent_values(method: str, family: ModelFamily) -> dict[str, TemplateValue]:
     """Return the values of a starter config that depend on training method and model family
     alone.
     """

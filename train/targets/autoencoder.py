@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
 from train.batches.micro_batch import MicroBatch
@@ -52,7 +52,11 @@ class AutoencoderTarget(TrainingTarget):
     """
 
     def __init__(
-        self, components: Components, config: AutoencoderTargetConfig, seed: int, batch_size: int
+        self,
+        components: ModelComponents,
+        config: AutoencoderTargetConfig,
+        seed: int,
+        batch_size: int,
     ) -> None:
         super().__init__(seed, batch_size)
         self.config, self.components = config, components
@@ -97,11 +101,11 @@ class AutoencoderTarget(TrainingTarget):
             encoded = self.vae.encode(pixels_BCHW)
         if isinstance(self.vae, AutoencoderKL):
             posterior = encoded.latent_dist
-            noise_BCHW = self.sample_example_noise(posterior.mean, batch, "posterior")
+            noise_BCHW = self.sample_seeded_noise_per_row(posterior.mean, batch, "posterior")
             kl_B = posterior.kl() / posterior.mean[0].numel()
             return posterior.mean + posterior.std * noise_BCHW, kl_B
         latents_BCHW = encoded.latents
-        noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "posterior")
+        noise_BCHW = self.sample_seeded_noise_per_row(latents_BCHW, batch, "posterior")
         penalty_B = _row_mean(latents_BCHW.float().pow(2))
         return latents_BCHW + self.config.latent_noise * noise_BCHW, penalty_B
 

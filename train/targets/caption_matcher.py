@@ -56,7 +56,9 @@ class CaptionMatcherTarget(TrainingTarget):
         self.agreement = CaptionMatcher(recogniser, config.width, config.layers)
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Return the mean of both cross-entropies, picture to text and text to picture, (B,)."""
+        """Compute the contrastive loss of the caption matcher and return it for each row, (B,): the
+        mean of the cross-entropies from picture to text and from text to picture.
+        """
         pictures_BD = self.agreement.embed_pictures(batch.pixels_BCHW)
         wrong = [swap_position_words(caption) for caption in batch.captions]
         text_BD, wrong_BD = self.agreement.embed_captions([*batch.captions, *wrong]).chunk(2)

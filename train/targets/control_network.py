@@ -28,7 +28,7 @@ from train.export import ExportConfig, ModelNotes, export_control_network
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
-from train.targets.denoising import DenoisingTarget, NoisyLatentsWithTarget
+from train.targets.denoising import BaseDenoisingTarget, NoisyLatentsWithTarget
 from train.targets.finetune import extract_components
 from train.targets.finetune_results import format_base_name
 from train.targets.parts.control_lora import (
@@ -77,7 +77,7 @@ class T2IAdapterTargetConfig(ControlTargetConfig):
     kind: Literal["t2i-adapter"] = "t2i-adapter"
 
 
-class ControlTarget(DenoisingTarget, ABC):
+class ControlTarget(BaseDenoisingTarget, ABC):
     """Target that trains the network of a control, beside a model that stays as it is."""
 
     def __init__(
@@ -118,18 +118,22 @@ class ControlTarget(DenoisingTarget, ABC):
     def predict(
         self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """Return the UNet's output for noisy latents under the control, (B, C, H, W)."""
+        """Return the output of the base UNet for noisy latents, (B, C, H, W), with what the trained
+        control adds.
+        """
         hint_BCYX = conditioning.extra[HINT]
-        prepared = self.prepare_control(Control(self.network, hint_BCYX), hint_BCYX)
-        residuals = prepared.compute_residuals(latents_BCHW, timestep_B, conditioning)
+        prepared = self.prepare_control_with_hint(Control(self.network, hint_BCYX), hint_BCYX)
+        residuals = prepared.compute_extra_conditioning(latents_BCHW, timestep_B, conditioning)
         controlled = replace(conditioning, extra={**conditioning.extra, **residuals})
         return sd.run_unet(self.unet, latents_BCHW, timestep_B, controlled)
 
     @abstractmethod
-    def prepare_control(
+    def prepare_control_with_hint(
         self, control: Control, hint_BCYX: Tensor
     ) -> PreparedControlNet | AdapterFeatures:
-        """Return the control with its hint, ready to compute what it adds to the UNet."""
+        """Return the control prepared with a hint, so that it can compute what it adds to the UNet;
+        abstract, as ControlNet and T2I-Adapter differ.
+        """
 
     def build_scheduler(self) -> Scheduler:
         """Return the base model's own scheduler, to sample the controlled model with."""
@@ -201,7 +205,7 @@ class ControlNetTarget(ControlTarget):
         else:
             train_lora_and_new_layers(self.network, self.config.lora, self.seed)
 
-    def prepare_control(self, control: Control, hint_BCYX: Tensor) -> PreparedControlNet:
+    def prepare_control_with_hint(self, control: Control, hint_BCYX: Tensor) -> PreparedControlNet:
         """Return the ControlNet with its hint, which it reads at each pass."""
         return PreparedControlNet(control, 0, hint_BCYX)
 
@@ -211,6 +215,6 @@ class T2IAdapterTarget(ControlTarget):
 
     network: T2IAdapter
 
-    def prepare_control(self, control: Control, hint_BCYX: Tensor) -> AdapterFeatures:
+    def prepare_control_with_hint(self, control: Control, hint_BCYX: Tensor) -> AdapterFeatures:
         """Return the adapter with its features of the hint, which are the same at each pass."""
         return compute_adapter_features(control, 0, hint_BCYX, None, len(hint_BCYX))

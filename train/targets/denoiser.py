@@ -9,15 +9,15 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from train.batches.micro_batch import MicroBatch
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
-from train.targets.denoising import DenoisingTarget
+from train.targets.denoising import BaseDenoisingTarget
 from train.targets.mid_block_position_loss import MidBlockPositionLoss
 
 
-class DenoiserTargetConfig(AttentionSupervisionConfig):
+class ScratchDenoiserTargetConfig(AttentionSupervisionConfig):
     """Configuration of the target that trains a denoiser from scratch, with its text encoder if
     wanted.
     """
@@ -38,13 +38,13 @@ class DenoiserTargetConfig(AttentionSupervisionConfig):
     """Weight of MidBlockPositionLoss, with which "left" and "above" are learned far sooner."""
 
 
-class DenoiserTarget(DenoisingTarget):
+class ScratchDenoiserTarget(BaseDenoisingTarget):
     """Target that trains the whole UNet and, unless configured otherwise, the text encoders."""
 
     def __init__(
         self,
-        components: Components,
-        config: DenoiserTargetConfig,
+        components: ModelComponents,
+        config: ScratchDenoiserTargetConfig,
         objective: ObjectiveConfig,
         seed: int,
         batch_size: int,

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.families import sd, sdxl
 from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
-from t2i.text.word_spans import Span, find_token_spans_of_ranges
+from t2i.text.word_spans import Span, find_token_spans_of_character_ranges
 from train.batches.micro_batch import MicroBatch
 from train.cache.caption_encoding import (
     build_caption_encoder,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ValidationPicture:
+class EncodedValidationPicture:
     """Latents and conditioning of one validation picture, encoded without any random choice.
 
     conditioning : None if a text encoder is trained, so that it changes with every step
@@ -77,12 +77,12 @@ class NoisyLatentsWithTarget:
     level: NoiseLevel
 
 
-class DenoisingTarget(TrainingTarget):
+class BaseDenoisingTarget(TrainingTarget):
     """Base of the targets that train a denoiser on latents; subclasses choose what is trained."""
 
     def __init__(
         self,
-        components: Components,
+        components: ModelComponents,
         objective: ObjectiveConfig,
         seed: int,
         batch_size: int,
@@ -112,7 +112,7 @@ class DenoisingTarget(TrainingTarget):
             for encoder in self._trained_encoders():
                 encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def train(self, mode: bool = True) -> "DenoisingTarget":
+    def train(self, mode: bool = True) -> "BaseDenoisingTarget":
         """Set the training mode of trained components only: a frozen T5 must not use dropout."""
         super().train(mode)
         for part in self.children():
@@ -199,12 +199,12 @@ class DenoisingTarget(TrainingTarget):
             )
             for start, end in spans
         ]
-        return find_token_spans_of_ranges(
+        return find_token_spans_of_character_ranges(
             self.encoder, expand_learned_words_in_caption(caption, tokenizer), expanded
         )
 
     @torch.no_grad()
-    def encode_validation_picture(self, batch: MicroBatch) -> ValidationPicture:
+    def encode_validation_picture(self, batch: MicroBatch) -> EncodedValidationPicture:
         """Encode latents and conditioning of the one picture of a batch, to measure its
         validation loss.
         """
@@ -216,11 +216,11 @@ class DenoisingTarget(TrainingTarget):
             conditioning = self._build_conditioning(batch, batch.captions)
         height, width = batch.pixels_BCHW.shape[2:]
         seen = replace(batch, pixels_BCHW=batch.pixels_BCHW.new_zeros(1, 0, height, width))
-        return ValidationPicture(seen, latents_1CHW, conditioning)
+        return EncodedValidationPicture(seen, latents_1CHW, conditioning)
 
     @torch.no_grad()
     def compute_validation_errors(
-        self, picture: ValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
+        self, picture: EncodedValidationPicture, noise_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the denoiser's squared error as velocity, (B,), for one validation picture
         under B noises.
@@ -242,13 +242,15 @@ class DenoisingTarget(TrainingTarget):
     def _noises(self, latents_BCHW: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return the noise that the target is made of, and the noise on the input."""
         config = self.objective.config
-        noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "noise")
+        noise_BCHW = self.sample_seeded_noise_per_row(latents_BCHW, batch, "noise")
         if config.noise_offset:
-            offset_BC11 = self.sample_example_noise(latents_BCHW[:, :, :1, :1], batch, "offset")
+            offset_BC11 = self.sample_seeded_noise_per_row(
+                latents_BCHW[:, :, :1, :1], batch, "offset"
+            )
             noise_BCHW = add_offset_noise(noise_BCHW, offset_BC11, config.noise_offset)
         if not config.input_perturbation:
             return noise_BCHW, noise_BCHW
-        extra_BCHW = self.sample_example_noise(latents_BCHW, batch, "perturbation")
+        extra_BCHW = self.sample_seeded_noise_per_row(latents_BCHW, batch, "perturbation")
         return noise_BCHW, perturb_input_noise(noise_BCHW, extra_BCHW, config.input_perturbation)
 
     def list_random_values_for_report(self, batch: MicroBatch) -> dict[str, list[float]]:
@@ -309,7 +311,7 @@ class DenoisingTarget(TrainingTarget):
     def _latents(self, batch: MicroBatch) -> Tensor:
         latents_BCHW, std_BCHW = encode_latent_moments(self.vae, batch, self.device)
         if std_BCHW is not None:
-            noise_BCHW = self.sample_example_noise(latents_BCHW, batch, "posterior")
+            noise_BCHW = self.sample_seeded_noise_per_row(latents_BCHW, batch, "posterior")
             latents_BCHW = latents_BCHW + std_BCHW * noise_BCHW
         return scale_latents(self.components.vae, latents_BCHW.float())
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from train.batches.micro_batch import MicroBatch
@@ -23,7 +23,7 @@ from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, compute_preference_loss
 from train.objective.preservation import OutputPreservationConfig
 from train.optim.optimizer import ParameterGroup
-from train.targets.denoising import DenoisingTarget, NoisyLatentsWithTarget
+from train.targets.denoising import BaseDenoisingTarget, NoisyLatentsWithTarget
 from train.targets.finetune_results import FineTunedModel, write_fine_tune_files
 from train.targets.parts.adapters import AdapterPartConfig, inject_adapter
 from train.targets.parts.full_weights import FullWeightsPartConfig, enable_full_training
@@ -76,7 +76,7 @@ class FineTuneTargetConfig(AttentionSupervisionConfig, OutputPreservationConfig,
         return [word.word for word in self.list_new_words()]
 
 
-class FineTuneTarget(DenoisingTarget):
+class FineTuneTarget(BaseDenoisingTarget):
     """Target that trains some parts of a finished model: weights, adapters or new words."""
 
     def __init__(
@@ -172,7 +172,9 @@ class FineTuneTarget(DenoisingTarget):
         return None if self._reference is None else self._reference.compute_digest()
 
     def build_parameter_groups(self) -> list[ParameterGroup]:
-        """Return one parameter group per part, with its learning rate and weight decay."""
+        """Return one optimizer parameter group for each trained part of a fine-tune, with the
+        part's learning rate and weight decay.
+        """
         return [
             ParameterGroup(name, [w for w in weights if w.requires_grad], part.learning_rate, decay)
             for name, part, weights in self._groups
@@ -192,7 +194,9 @@ class FineTuneTarget(DenoisingTarget):
         return self.config.list_new_word_spellings()
 
     def collect_unet_and_text_encoders(self) -> dict[str, nn.Module]:
-        """Return the models that can be trained, by their names in a pipeline."""
+        """Return the UNet and the text encoders of the base model, those that can be trained, by
+        their names in a pipeline.
+        """
         found = {
             "unet": self.unet,
             "text_encoder": self.text_encoder,
@@ -266,11 +270,11 @@ def check_parts_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
                 )
 
 
-def extract_components(pipe: TextToImagePipeline) -> Components:
+def extract_components(pipe: TextToImagePipeline) -> ModelComponents:
     """Extract the components of a pipeline, with copies of its tokenizers, which can get new
     words.
     """
-    return Components(
+    return ModelComponents(
         vae=pipe.vae,
         unet=pipe.unet,
         text_encoder=pipe.text_encoder,
@@ -280,8 +284,9 @@ def extract_components(pipe: TextToImagePipeline) -> Components:
     )
 
 
-def resolve_objective(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
-    """Return the objective with unset keys taken from the base model's schedule.
+def resolve_objective_config(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
+    """Return the configuration of the training objective with unset keys filled in from the
+    scheduler of the base model.
 
     Raises ArgumentError for a schedule that no objective describes.
     """
@@ -311,7 +316,7 @@ def resolve_objective(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfi
         ) from error
 
 
-def cast_frozen_weights(target: DenoisingTarget, kind: torch.dtype) -> None:
+def cast_frozen_weights(target: BaseDenoisingTarget, kind: torch.dtype) -> None:
     """Cast the frozen weights to the dtype of the computation, to save memory."""
     precise = target.vae.config.get("force_upcast", False)
     kept = {id(weight) for weight in target.vae.parameters() if precise}

@@ -33,7 +33,7 @@ from t2i.adapters import (
     write_peft_folders,
 )
 from t2i.atomic_folders import atomic_folder
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.denoiser.families.sdxl import takes_size_conditioning
 from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE
 from t2i.denoiser.schedulers import Scheduler
@@ -59,7 +59,7 @@ class FineTunedModel:
     base : the model that it was trained from, as the config names it
     """
 
-    components: Components
+    components: ModelComponents
     original_tokenizers: tuple[CLIPTokenizer, CLIPTokenizer | None]
     scheduler: Scheduler
     models: Mapping[str, nn.Module]
@@ -148,7 +148,7 @@ def collect_learned_words(trained: FineTunedModel, precision: torch.dtype) -> li
     return found
 
 
-def copy_without_adapters(trained: FineTunedModel) -> Components:
+def copy_without_adapters(trained: FineTunedModel) -> ModelComponents:
     """Return copies of the model's components without the adapters and new words, which have
     files of their own.
     """

@@ -43,7 +43,7 @@ class TrainingTarget(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Device that the target's parameters are on."""
+        """Device that the parameters of the training target are on."""
         return next(self.parameters()).device
 
     @abstractmethod
@@ -71,9 +71,9 @@ class TrainingTarget(nn.Module, ABC):
         """Return the trained parameters in groups with one learning rate and weight decay each."""
         return [ParameterGroup("all", [*self.collect_trained_parameters_by_name().values()])]
 
-    def sample_example_noise(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
-        """Sample standard normal noise of the shape of `like`, each row from a seed of its own
-        slot.
+    def sample_seeded_noise_per_row(self, like: Tensor, batch: MicroBatch, purpose: str) -> Tensor:
+        """Sample standard normal noise of the shape of `like`; each row has a generator seeded by
+        the run's seed, the step, its slot in the global batch and the purpose.
         """
         rows = [
             torch.randn(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from t2i.adapters.lora_layers import MODEL_PARTS, LowRankUpdate, WeightUpdate
 from t2i.adapters.module_names import TEXT_MODEL_PREFIX
-from t2i.adapters.peft_fields import LAYER_KINDS, check_peft_fields
+from t2i.adapters.peft_fields import LAYER_KINDS, check_peft_config_fields
 from t2i.errors import ModelError
 from t2i.safe_reading import parse_json
 
@@ -73,7 +73,9 @@ class AdapterConfig:
 
 
 def find_pattern_value(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """Return the value of the first pattern that matches a module, or `default`."""
+    """Return the rank or alpha of the first module name pattern that matches a module, or `default`
+    if none does.
+    """
     found = (
         value for pattern, value in patterns.items() if pattern_matches_module(pattern, module)
     )
@@ -81,7 +83,8 @@ def find_pattern_value(patterns: Mapping[str, float], module: str, default: floa
 
 
 def pattern_matches_module(pattern: str, module: str) -> bool:
-    """Return True if a pattern matches a module by peft's rule: whole name, or after any dot.
+    """Return True if a pattern of an adapter config matches a module's name by peft's rule: the
+    whole name, or what follows any dot.
 
     Modules of text encoders match with and without "text_model.".
     """
@@ -129,22 +132,24 @@ def build_adapter_config_from_peft(path: object, config: Mapping[str, object]) -
 
     Raises ModelError for unsupported values.
     """
-    check_peft_fields(path, config)
+    check_peft_config_fields(path, config)
     kind = config.get("peft_type")
     dora, rank = config.get("use_dora"), config.get("r")
     return AdapterConfig(
         parse_number(path, "alpha", config.get("lora_alpha", config.get("alpha", 8))),
         parse_patterns(path, config, "alpha_pattern"),
-        rank_stabilized=check_bool_or_none(path, "use_rslora", config.get("use_rslora")) is True,
+        rank_stabilized=require_bool_or_none(path, "use_rslora", config.get("use_rslora")) is True,
         rank=None if rank is None else parse_number(path, "r", rank),
         rank_patterns=parse_patterns(path, config, "rank_pattern"),
         kind=None if kind is None else LAYER_KINDS[str(getattr(kind, "value", kind))],
-        dora=check_bool_or_none(path, "use_dora", dora),
+        dora=require_bool_or_none(path, "use_dora", dora),
     )
 
 
 def parse_patterns(path: object, config: Mapping[str, object], name: str) -> dict[str, float]:
-    """Parse a table of module patterns in a config. Raises ModelError for unsafe patterns."""
+    """Parse a table of an adapter's config that maps module name patterns to ranks or alphas.
+    Raises ModelError for unsafe patterns.
+    """
     patterns = config.get(name) or {}
     if not isinstance(patterns, dict):
         raise ModelError(f"{path}: its {name} is no JSON object.")
@@ -168,14 +173,16 @@ def parse_number(path: object, name: str, value: object) -> float:
 
 
 def is_finite(value: int | float) -> bool:
-    """Return True if a value of an adapter's config is finite as a float."""
+    """Return True if a number of an adapter's config is finite as a float, False also for an
+    integer too large for one.
+    """
     try:
         return math.isfinite(float(value))
     except OverflowError:  # a whole number of many digits
         return False
 
 
-def check_bool_or_none(path: object, name: str, value: object) -> bool | None:
+def require_bool_or_none(path: object, name: str, value: object) -> bool | None:
     """Return a value of an adapter's config if it is a boolean or None. Raises ModelError
     otherwise.
     """

@@ -98,7 +98,9 @@ def parse_key(key: str, layers_per_block: int, part: str | None = None) -> Parse
 
 
 def parse_module_path(path: str, layers_per_block: int, part: str | None) -> tuple[str, str]:
-    """Return model part and module of a path. Raises ValueError for an unknown path."""
+    """Return the model part and module name that the module path in a LoRA tensor's key names.
+    Raises ValueError for an unknown path.
+    """
     for prefix, prefix_part in KOHYA_PREFIXES.items():
         if path.startswith(prefix) and "." not in path:
             return prefix_part, convert_unprefixed_kohya_name(

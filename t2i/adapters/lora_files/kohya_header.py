@@ -71,7 +71,9 @@ def build_kohya_header(lora: Lora, family: ModelFamily, metadata: KohyaMetadata)
 
 
 def select_training_metadata(lora: Lora) -> dict[str, str]:
-    """Return the header entries that describe the training, without hashes of the file."""
+    """Return the entries of a LoRA's header that describe its training, without hashes of the
+    file.
+    """
     return {
         name: text
         for name, text in lora.header.items()
@@ -80,7 +82,8 @@ def select_training_metadata(lora: Lora) -> dict[str, str]:
 
 
 def infer_base_family(lora: Lora) -> ModelFamily:
-    """Infer the family of the base model from the second text encoder, header or text width.
+    """Infer the model family of a LoRA's base model from the second text encoder, the header or the
+    text width.
 
     Raises ModelError where none of them shows it.
     """

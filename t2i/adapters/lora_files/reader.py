@@ -25,7 +25,7 @@ from t2i.adapters.lora_layers import (
     convert_peft_kronecker,
 )
 from t2i.adapters.module_names import printable_name, summarize_names
-from t2i.adapters.tensor_files import read_single_number, read_tensors_and_metadata
+from t2i.adapters.tensor_files import extract_single_number, read_tensors_and_metadata
 from t2i.denoiser.loading.weight_checks import read_json_object
 from t2i.errors import ModelError
 from t2i.terminal import plural
@@ -128,7 +128,7 @@ def build_weight_update(
     """
     fields = dict(fields)
     alpha = fields.pop("alpha", None)
-    given = None if alpha is None else read_single_number(alpha)
+    given = None if alpha is None else extract_single_number(alpha)
     loha = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("hada_")}
     lokr = {name[5:]: fields.pop(name) for name in list(fields) if name.startswith("lokr_")}
     if (loha or lokr) and fields:

@@ -125,7 +125,7 @@ def write_peft_folders(folder: Path, lora: Lora) -> None:
 
 
 def module_name_in_installed_library(part: str, name: str) -> str:
-    """Return a module's name as the installed version of transformers or diffusers has it."""
+    """Return a LoRA module's name as the installed version of transformers or diffusers has it."""
     return (
         module_name_in_lora_file(part, name)
         if part != "unet" and installed_clip_has_text_model_prefix(part)
@@ -143,7 +143,7 @@ def installed_clip_has_text_model_prefix(part: str) -> bool:
 
 
 def reshape_layer_for_peft(layer: WeightUpdate) -> dict[str, Tensor]:
-    """Return a layer's tensors by name in the shapes that peft expects: DoRA's magnitude of a
+    """Return a LoRA layer's tensors by name in the shapes that peft expects: DoRA's magnitude of a
     convolution is (1, out, 1, 1).
     """
     tensors = dict(layer.named_tensors())
@@ -163,12 +163,12 @@ def unify_alpha(lora: Lora) -> Lora:
     for part, layers in lora.parts.items():
         lows = {name: layer for name, layer in layers.items() if isinstance(layer, LowRankUpdate)}
         alpha = find_most_common_mapped_value({name: layer.alpha for name, layer in layers.items()})
-        unified = {name: change_alpha(layer, alpha) for name, layer in lows.items()}
+        unified = {name: rescale_to_alpha(layer, alpha) for name, layer in lows.items()}
         parts[part] = unified if len(lows) == len(layers) and alpha else layers
     return Lora(parts, lora.header)
 
 
-def change_alpha(layer: LowRankUpdate, alpha: float) -> LowRankUpdate:
+def rescale_to_alpha(layer: LowRankUpdate, alpha: float) -> LowRankUpdate:
     """Return an equal low-rank update with another alpha; the ratio of the alphas is multiplied
     into `up`.
     """
@@ -219,8 +219,8 @@ def build_peft_config(part: str, layers: Mapping[str, WeightUpdate]) -> dict[str
 
 
 def to_kohya_name(part: str, module: str, family: ModelFamily, layers_per_block: int) -> str:
-    """Convert a module's name to kohya's underscored one. Raises ModelError if SDXL's code lacks
-    it.
+    """Convert a LoRA module's name to kohya's, with underscores. Raises ModelError if SDXL's
+    original code has no such module.
     """
     if part == "unet" and family == "sdxl":
         try:
@@ -240,7 +240,9 @@ def check_lora_not_empty(lora: Lora) -> None:
 
 
 def find_weight_ndim(layer: WeightUpdate) -> int:
-    """Return the number of axes of a layer's weight: 4 for a convolution's LoRA, otherwise 2."""
+    """Return the number of axes of the weight that a LoRA layer updates: 4 for the LoRA of a
+    convolution, otherwise 2.
+    """
     return layer.down.dim() if isinstance(layer, LowRankUpdate) else 2
 
 

@@ -21,7 +21,9 @@ MapFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class RowCopy:
-    """Copy of the query, key or value heads of batch row `source` to batch row `row`."""
+    """Copy of some heads' queries, keys or values from batch row `source` to batch row `row`, as
+    one entry of an attention edit plan.
+    """
 
     tensors: TensorNames
     row: int
@@ -69,7 +71,7 @@ class ProbabilityMix:
         """Return B V: the values (N, T, E) to be weighted by the row's own attention map P, in
         P' V = P_source (A V) + P (B V).
         """
-        wide_NTE = upcast(value_NTE)
+        wide_NTE = upcast_to_float32(value_NTE)
         return (wide_NTE * self.device_tensors.to(self.kept, wide_NTE).unsqueeze(-1)).to(value_NTE)
 
     def compute_values_for_source_map(self, value_NTE: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ class ProbabilityMix:
         in P' V = P_source (A V) + P (B V).
         """
         assert self.columns is not None
-        wide_NTE = upcast(value_NTE)
+        wide_NTE = upcast_to_float32(value_NTE)
         return (self.device_tensors.to(self.columns, wide_NTE) @ wide_NTE).to(value_NTE)
 
 
@@ -111,7 +113,9 @@ class EditPlan:
         sources: Sequence[int],
         heads: tuple[int, ...] | None = None,
     ) -> None:
-        """Add a copy of queries, keys or values from the rows `sources` to `rows`, one for one."""
+        """Add to the edit plan copies of queries, keys or values from the batch rows `sources` to
+        the batch rows `rows`, one for one.
+        """
         self.row_copies += [
             RowCopy(tensors, row, source, heads) for row, source in zip(rows, sources, strict=True)
         ]
@@ -141,7 +145,9 @@ class EditPlan:
             self.shared_keys[row] = SharedKeys(source, score_offset, normalise, heads)
 
     def add_bias(self, rows: Sequence[int], bias_NQK: Tensor) -> None:
-        """Add a bias (1 or N, 1 or Q, K) to the scores of these rows, before the softmax."""
+        """Add to the edit plan a bias (1 or N, 1 or Q, K) on the attention scores of some batch
+        rows, before the softmax.
+        """
         for row in rows:
             before = self.biases.get(row)
             self.biases[row] = bias_NQK if before is None else self._sum(before, bias_NQK)
@@ -150,7 +156,9 @@ class EditPlan:
         return self.device_tensors.get_or_compute("sum", before, more, make=lambda: before + more)
 
     def bias_for_row(self, row: int | None, like: Tensor) -> Tensor | None:
-        """Return the bias of a row's scores on the device and in the dtype of `like`, or None."""
+        """Return the bias that the edit plan adds to the attention scores of a batch row, on the
+        device and in the dtype of `like`; None if there is none.
+        """
         bias_NQK = None if row is None else self.biases.get(row)
         return None if bias_NQK is None else self.device_tensors.to(bias_NQK, like)
 
@@ -161,8 +169,8 @@ class EditPlan:
         columns_NTT: Tensor | None,
         kept_NT: Tensor,
     ) -> None:
-        """Add a linear change of the attention maps of these rows: each row's map P, as earlier
-        edits left it, becomes P_source A + P B.
+        """Add to the edit plan a linear change of some batch rows' attention maps: each map P, as
+        left by earlier edits, becomes P_source A + P B.
 
         columns_NTT, kept_NT : A and the diagonal of B, see ProbabilityMix
         Raises ArgumentError where an earlier edit mixed in the map of another source.
@@ -212,13 +220,17 @@ class EditPlan:
         return row in self.mixes and self.mixes[row].source == source
 
     def add_map_function(self, rows: Sequence[int], function: MapFunction) -> None:
-        """Add a function that replaces the attention maps of these rows by its result."""
+        """Add to the edit plan a function whose result replaces the attention maps of some batch
+        rows.
+        """
         for row in rows:
             self.functions.setdefault(row, []).append(function)
 
     @property
     def kernel_description(self) -> str:
-        """Description of the kernels that compute the output, such as "fused, with a mask"."""
+        """Description of the attention kernels that compute a call's output under this edit plan,
+        such as "fused, with a mask".
+        """
         if not self:
             return "fused"
         if self.functions:
@@ -236,6 +248,6 @@ class EditPlan:
         return ", ".join(ways)
 
 
-def upcast(tensor: Tensor) -> Tensor:
+def upcast_to_float32(tensor: Tensor) -> Tensor:
     """Return the tensor in float32, or unchanged if it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

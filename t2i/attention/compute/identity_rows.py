@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class IdentityRows:
+class IdentityAttentionRows:
     """Batch rows whose self-attention output is replaced by that of an identity attention map.
 
     Each position of these rows attends to itself alone. Serves one forward call of one module,
@@ -47,18 +47,18 @@ class IdentityRows:
         return probs
 
 
-_identity_rows: ContextVar[IdentityRows | None] = ContextVar("identity_rows", default=None)
+_identity_rows: ContextVar[IdentityAttentionRows | None] = ContextVar("identity_rows", default=None)
 
 
-def current_identity_rows() -> IdentityRows | None:
+def get_identity_attention_rows() -> IdentityAttentionRows | None:
     """Return the identity rows that are active in this thread, or None."""
     return _identity_rows.get()
 
 
 @contextmanager
-def using_identity_rows(rows: Sequence[int]) -> Iterator[IdentityRows]:
+def using_identity_attention_rows(rows: Sequence[int]) -> Iterator[IdentityAttentionRows]:
     """Replace these rows' attention maps by the identity within the block, in this thread."""
-    current = IdentityRows(rows)
+    current = IdentityAttentionRows(rows)
     token = _identity_rows.set(current)
     try:
         yield current

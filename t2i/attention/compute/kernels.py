@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.edit_plan import EditPlan, upcast
+from t2i.attention.compute.edit_plan import EditPlan, upcast_to_float32
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
-from t2i.attention.compute.recorded_rows import RecordedInputs
+from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
 from t2i.attention.compute.shared_keys import build_extended_rows, check_row_recorded
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
@@ -23,7 +23,10 @@ from t2i.errors import AttentionError
 
 
 def compute_edited_output_and_probabilities(
-    inputs: AttentionInputs, site: Site, plan: EditPlan, recorded_rows: RecordedInputs | None = None
+    inputs: AttentionInputs,
+    site: Site,
+    plan: EditPlan,
+    recorded_rows: RecordedAttentionInputs | None = None,
 ) -> tuple[Tensor, AttentionProbabilities]:
     """Compute an attention call under an edit plan: return its output (B, N, Q, E), and its
     probabilities for probes to read.
@@ -39,7 +42,7 @@ def compute_edited_output_and_probabilities(
     inputs = replace(whole, value=whole.value[: len(inputs.value)])
     probabilities = AttentionProbabilities(inputs, site, plan, extended_rows)
     if site.text != (0, site.keys):
-        return run_joint_attention(inputs, site, plan, probabilities), probabilities
+        return compute_edited_joint_output(inputs, site, plan, probabilities), probabilities
 
     # all rows, with mixed values
     mixes = plan.mixes
@@ -71,7 +74,7 @@ def compute_edited_output_and_probabilities(
     return recompute_output_with_map_functions(out, probabilities), probabilities
 
 
-def run_joint_attention(
+def compute_edited_joint_output(
     inputs: AttentionInputs, site: Site, plan: EditPlan, probabilities: AttentionProbabilities
 ) -> Tensor:
     """Compute an attention call under an edit plan at a site whose keys are not the text alone
@@ -130,7 +133,7 @@ def recompute_output_with_map_functions(
     if functions:
         out = out.clone()
     for row in functions:
-        value_NKE = upcast(probabilities.select_values(row))
+        value_NKE = upcast_to_float32(probabilities.select_values(row))
         chunks = [probs_NQK @ value_NKE for probs_NQK in probabilities.iterate_map_chunks(row)]
         out[row] = torch.cat(chunks, dim=1).to(out)
     return out
@@ -143,8 +146,8 @@ def compute_output_rows(
     plan: EditPlan,
     queries: slice = slice(None),
 ) -> Tensor:
-    """Return attention outputs (R, N, Q, E): values (R, N, K, E), weighted by the attention maps of
-    the batch rows `rows`.
+    """Return the attention outputs (R, N, Q, E) of some batch rows under an edit plan: given values
+    (R, N, K, E), weighted by the attention maps of `rows`.
 
     queries : the query positions to compute
     """
@@ -227,7 +230,7 @@ def build_inputs_with_row_copies(
     return replace(inputs, query=tensors["q"], key=tensors["k"], value=tensors["v"], mask=mask)
 
 
-def prepare_edited_eager_probabilities(
+def build_edited_eager_probabilities(
     inputs: AttentionInputs, mask: Tensor | None, site: Site, plan: EditPlan
 ) -> AttentionProbabilities:
     """Prepare the edited attention probabilities of an eager (not fused) attention processor, which

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.edit_plan import EditPlan, upcast
+from t2i.attention.compute.edit_plan import EditPlan, upcast_to_float32
 from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
@@ -48,7 +48,9 @@ class AttentionProbabilities:
         if self._needs_softmax_only(row):
             weights_NTQ, total_N1Q = self._relative_weights(row)
             return weights_NTQ.index_select(1, positions_S) / total_N1Q
-        return self.compute_image_position_map(row).index_select(-1, positions_S).transpose(-1, -2)
+        return (
+            self.compute_map_of_image_queries(row).index_select(-1, positions_S).transpose(-1, -2)
+        )
 
     def compute_mean_ratio_to_max_token(
         self, row: int, positions_S: Tensor, heads: list[int] | None
@@ -62,7 +64,7 @@ class AttentionProbabilities:
             weights_NSQ = self._relative_weights(row)[0].index_select(1, positions_S)
             chosen_NSQ = weights_NSQ if heads is None else weights_NSQ[heads]
             return chosen_NSQ.mean(dim=0, keepdim=True)
-        probs_NQT = self.compute_image_position_map(row).detach()
+        probs_NQT = self.compute_map_of_image_queries(row).detach()
         probs_NQT = probs_NQT if heads is None else probs_NQT[heads]
         return compute_mean_ratio_to_max_token(
             probs_NQT.index_select(-1, positions_S).transpose(-1, -2), probs_NQT
@@ -93,8 +95,9 @@ class AttentionProbabilities:
             self._weights[row] = weights_NTQ, weights_NTQ.sum(dim=1, keepdim=True)
         return self._weights[row]
 
-    def compute_image_position_map(self, row: int) -> Tensor:
-        """Return the attention map of a row's image positions after all edits, (N, Q, T).
+    def compute_map_of_image_queries(self, row: int) -> Tensor:
+        """Return the attention map of a batch row's image positions after all edits: (N, Q, T) over
+        the text tokens, or (N, Q, K) over all keys at a self-attention site.
 
         It is over the text tokens, or over the row's own keys at a self-attention site; these sum
         to less than 1 where it attends to the keys of another row, too.
@@ -139,7 +142,7 @@ class AttentionProbabilities:
                 [probs_NQK[..., :begin], mixed_NQT, probs_NQK[..., stop:]], dim=-1
             )
         for function in self.plan.functions.get(row, ()):
-            probs_NQK = check_and_cast_map(function(probs_NQK), probs_NQK)
+            probs_NQK = check_and_cast_user_map(function(probs_NQK), probs_NQK)
         return probs_NQK
 
     def _softmax(self, row: int | None, first: int, end: int) -> Tensor:
@@ -163,9 +166,14 @@ class AttentionProbabilities:
         return 1 / math.sqrt(inputs.query.shape[-1]) if inputs.scale is None else inputs.scale
 
     def compute_scores(self, row: int, first: int, end: int) -> Tensor:
-        """Return the scores (N, Q, K) before the softmax, stored as (N, K, Q)."""
+        """Return the attention scores (N, Q, K) of a batch row before the softmax, for the query
+        positions from `first` to `end`.
+        """
         inputs, number = self._inputs_with_row(row)
-        q_NQE, k_NKE = upcast(inputs.query[number, :, first:end]), upcast(inputs.key[number])
+        q_NQE, k_NKE = (
+            upcast_to_float32(inputs.query[number, :, first:end]),
+            upcast_to_float32(inputs.key[number]),
+        )
         if len(k_NKE) != len(q_NQE):  # several heads of queries share one of keys
             k_NKE = k_NKE.repeat_interleave(len(q_NQE) // len(k_NKE), dim=0)
         # beta=0 leaves the first argument unread: this is the scaled product in one call
@@ -198,8 +206,8 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
 
 
 def compute_mean_ratio_to_max_token(words_NSQ: Tensor, probs_NQT: Tensor) -> Tensor:
-    """Return token probabilities, each divided by the largest probability of any token at the same
-    image position, as a mean over heads.
+    """Return the attention probabilities of some tokens, each divided by the largest probability of
+    any token at the same image position, as a mean over heads.
 
     It is 1 where the token itself has the largest probability, however strongly the position or
     the head attends to the text as a whole.
@@ -210,7 +218,7 @@ def compute_mean_ratio_to_max_token(words_NSQ: Tensor, probs_NQT: Tensor) -> Ten
     return (words_NSQ / most_N1Q).mean(dim=0, keepdim=True)
 
 
-def check_and_cast_map(result: object, probs_NQK: Tensor) -> Tensor:
+def check_and_cast_user_map(result: object, probs_NQK: Tensor) -> Tensor:
     """Return the result of a user's function of an attention map, in the dtype of the map. Raises
     ArgumentError unless it is finite and has the map's shape.
     """

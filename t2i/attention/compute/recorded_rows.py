@@ -15,7 +15,7 @@ from t2i.text.token_windows import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedInputs:
+class RecordedAttentionInputs:
     """Attention inputs of a recorded source at one site and step: query (R, N, Q, E), key and value
     (R, N, K, E), mask (R, 1 or N, 1 or Q, K); None for those that were not recorded.
 
@@ -51,7 +51,9 @@ class RecordedInputs:
 
 
 def append_recorded_rows(batch_BNKE: Tensor, recorded_RNKE: Tensor | None) -> Tensor:
-    """Return a batch of heads with recorded rows behind it, if there are any."""
+    """Return queries, keys or values (B, N, K, E) of a batch with the recorded rows, if there are
+    any, appended along the batch axis.
+    """
     if recorded_RNKE is None:
         return batch_BNKE
     return torch.cat([batch_BNKE, recorded_RNKE.to(batch_BNKE)])
@@ -62,15 +64,15 @@ class RecordedRun(Protocol):
     source.
     """
 
-    def prompt_at(self, step: int) -> EncoderInput:
+    def prompt_at_step(self, step: int) -> EncoderInput:
         """Return the recorded prompt of the branch "cond" at a step."""
 
-    def branches_at(self, step: int) -> tuple[str, ...]:
+    def branches_at_step(self, step: int) -> tuple[str, ...]:
         """Return the guidance branches of the rows recorded at a step, in their order; "cond" is
         the first.
         """
 
-    def get_recorded_qkv(self, site: str, step: int) -> RecordedInputs | None:
+    def get_recorded_qkv(self, site: str, step: int) -> RecordedAttentionInputs | None:
         """Return the queries, keys and values that were recorded at a site and step; None where the
         site was not recorded.
         """

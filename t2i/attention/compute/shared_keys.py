@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.edit_plan import EditPlan, SharedKeys, upcast
+from t2i.attention.compute.edit_plan import EditPlan, SharedKeys, upcast_to_float32
 from t2i.attention.compute.probabilities import select_mask_row
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.site import Site
@@ -70,7 +70,7 @@ def match_statistics(content_NQE: Tensor, style_NQE: Tensor) -> Tensor:
     Adaptive instance normalisation (Huang and Belongie 2017, Eq. 8, arXiv 1703.06868), computed in
     float32 or wider. The variance is that of the population, so that one position has one, too.
     """
-    content, style = upcast(content_NQE), upcast(style_NQE)
+    content, style = upcast_to_float32(content_NQE), upcast_to_float32(style_NQE)
     mean, style_mean = (one.mean(dim=-2, keepdim=True) for one in (content, style))
     deviation, style_deviation = (
         (one.var(dim=-2, keepdim=True, correction=0) + EPSILON).sqrt() for one in (content, style)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2i.attention.compute.identity_rows import current_identity_rows
+from t2i.attention.compute.identity_rows import get_identity_attention_rows
 from t2i.method_patches import MethodPatches
 
 
@@ -42,7 +42,9 @@ class AttentionInputs:
     """True if several query heads share one key head (grouped-query attention)."""
 
     def run_kernel(self, **changed: Tensor | None) -> Tensor:
-        """Return the output (B, N, Q, E) of torch's own kernel, with some arguments replaced."""
+        """Run torch's own scaled_dot_product_attention on these inputs, with some of them replaced,
+        and return its output (B, N, Q, E).
+        """
         inputs = replace(self, **changed) if changed else self  # type: ignore[arg-type]
         return _kernel(
             inputs.query,
@@ -57,7 +59,7 @@ class AttentionInputs:
 
 
 def mask_to_four_axes(mask: Tensor) -> Tensor:
-    """Return a mask with leading axes added: (1 or B, 1 or N, 1 or Q, K)."""
+    """Return an attention mask with leading axes added: (1 or B, 1 or N, 1 or Q, K)."""
     return mask[(None,) * (4 - mask.ndim)]
 
 
@@ -137,7 +139,7 @@ def tapped_attention(
     # Sites with a handler are never compiled.
     compiling = torch.compiler.is_compiling()
     handler = None if compiling else _handler.get()
-    identity = None if compiling else current_identity_rows()
+    identity = None if compiling else get_identity_attention_rows()
     if handler is None:
         out = _kernel(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -171,7 +173,7 @@ def _tap_of_scores(module: Any, scores: ProbabilitiesFunction) -> ProbabilitiesF
     def get_attention_scores(
         query: Tensor, key: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
-        handler, identity = _handler.get(), current_identity_rows()
+        handler, identity = _handler.get(), get_identity_attention_rows()
         if handler is None:
             probs = scores(query, key, attention_mask)
         else:

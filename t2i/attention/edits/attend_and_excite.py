@@ -75,7 +75,9 @@ class AttendAndExcite(Edit):
                 )
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for a small site with a known grid, whose maps the loss may read."""
+        """Return True for a small attention site with a known grid, whose maps Attend-and-Excite's
+        loss may read.
+        """
         known = site.size is not None and min(site.size) > 1
         small = self.sites is not None or site.num_positions <= MAX_SITE_POSITIONS
         return known and small and super().acts_at_site(site)
@@ -91,8 +93,8 @@ class AttendAndExcite(Edit):
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
     ) -> Tensor:
-        """Return the latents (B, C, H, W), moved along the gradient until each word is attended
-        to.
+        """Return the latents (B, C, H, W), moved along the gradient of Attend-and-Excite's loss
+        until each of the edit's words is attended to.
         """
         progress = denoiser_pass.step / max(1, denoiser_pass.num_steps - 1)
         step_size = self.scale * math.sqrt(1 - 0.5 * progress)
@@ -114,7 +116,9 @@ class AttendAndExcite(Edit):
         return latents_BCHW - step_size * gradient_BCHW
 
     def compute_threshold(self, step: int, num_steps: int) -> float:
-        """Return the attention that each word must reach at this step, or 0 for no threshold."""
+        """Return Attend-and-Excite's threshold at a step: the attention that each word must reach,
+        or 0 if the step has no threshold.
+        """
         due = [least for progress, least in self.thresholds if int(progress * num_steps) == step]
         return max(due, default=0.0)
 
@@ -137,7 +141,7 @@ class AttendAndExcite(Edit):
             if self.acts_at_site(call.site):
                 heads = list(range(call.site.heads)) if self.heads is None else list(self.heads)
                 maps[call.site] = [
-                    probabilities.compute_image_position_map(row)[heads] for row in rows
+                    probabilities.compute_map_of_image_queries(row)[heads] for row in rows
                 ]
                 tokens[:] = [self.find_softmax_slice_and_words(call)]
 
@@ -146,7 +150,7 @@ class AttendAndExcite(Edit):
             run_pass(latents_BCHW, on_attention)
             if not any(words for _, words in tokens):  # the prompt of this step has none of them
                 return torch.zeros(len(latents_BCHW)), torch.zeros_like(latents_BCHW)
-            size, chosen = select_loss_size_and_sites(maps, latents_BCHW.shape)
+            size, chosen = select_loss_map_size_and_sites(maps, latents_BCHW.shape)
             losses = [
                 compute_map_loss(torch.cat([maps[site][row] for site in chosen]), size, *tokens[0])
                 for row in range(len(rows))
@@ -160,8 +164,8 @@ class AttendAndExcite(Edit):
         return loss_B, own_BCHW
 
     def find_softmax_slice_and_words(self, call: AttentionCall) -> tuple[slice, list[int]]:
-        """Return the tokens over which the loss takes a softmax, as a slice of the text without its
-        first and last token, and the indices of the edit's words in that slice.
+        """Return the text tokens over which Attend-and-Excite takes its softmax, as a slice without
+        the first and last token, and the indices of the edit's words in that slice.
         """
         text = call.prompt_tokens.tokenizers[0].tokenizer
         layout = text.token_window if isinstance(text, TextEncoder) else build_token_window(text)
@@ -174,11 +178,11 @@ class AttendAndExcite(Edit):
         return slice(first, call.text_length - 1), [place - first for place in sorted(places)]
 
 
-def select_loss_size_and_sites(
+def select_loss_map_size_and_sites(
     maps: Mapping[Site, object], latents: torch.Size
 ) -> tuple[Size, list[Site]]:
-    """Return the attention sites whose maps the loss reads, and their size (H, W): a quarter of
-    the latents' size, or else the size nearest to 16 x 16 positions.
+    """Return the map size (H, W) that Attend-and-Excite's loss reads, and the attention sites of
+    that size: a quarter of the latents' size, else the size nearest to 16 x 16 positions.
     """
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan, MapFunction
-from t2i.attention.compute.probabilities import check_and_cast_map
+from t2i.attention.compute.probabilities import check_and_cast_user_map
 from t2i.attention.edits.base.edit import Edit
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
@@ -43,12 +43,14 @@ class Function(Edit):
             )
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for a site whose attention maps `fn` may replace."""
+        """Return True for an attention site whose maps the user's function may replace."""
         selects_kind = isinstance(self.sites, Sites) and self.sites.kind is not None
         return super().acts_at_site(site) and (selects_kind or site.kind in KINDS_WITH_TEXT)
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the map function of the target rows to the edit plan."""
+        """Add to the edit plan the user's function that replaces the attention maps of the target
+        prompt's rows.
+        """
         plan.add_map_function(
             call.denoiser_pass.cond_rows_of_prompt(self.target), self._apply_to_heads
         )
@@ -60,5 +62,5 @@ class Function(Edit):
         heads = list(self.heads)
         chosen_NQK = probs_NQK[heads]
         changed_NQK = probs_NQK.clone()
-        changed_NQK[heads] = check_and_cast_map(self.fn(chosen_NQK), chosen_NQK)
+        changed_NQK[heads] = check_and_cast_user_map(self.fn(chosen_NQK), chosen_NQK)
         return changed_NQK

@@ -17,10 +17,12 @@ class Refine(SourceMapEdit):
     Prompt-to-prompt's prompt refinement (Hertz et al. 2022, Section 3.2, arXiv 2208.01626).
     """
 
-    def align_tokens_automatically(
+    def compute_automatic_token_alignment(
         self, prompt_tokens: PromptTokens, length: int
     ) -> TokenAlignment:
-        """Return the global alignment of both prompts: tokens that they have in common."""
+        """Return the global alignment of the source and target prompts' tokens: each token that
+        both have in common comes from its partner in the source.
+        """
         source_T, found_T = prompt_tokens.build_refinement_mapping(self.source, self.target, length)
         columns_TT = torch.zeros(length, length, dtype=torch.float64)
         columns_TT[source_T, torch.arange(length)] = found_T.double()

@@ -162,8 +162,8 @@ def compute_interval_coverage(first: float, end: float, cells: int, feather: flo
 
 
 def integrate_ramp_up_to(x: Tensor, edge: float, feather: float) -> Tensor:
-    """Return the integral, from minus infinity to x, of a ramp that rises from 0 to 1 over a width
-    of `feather` around an edge.
+    """Return the integral, from minus infinity to x, of a ramp that rises linearly from 0 to 1 over
+    a width of `feather`, centred on `edge`.
     """
     if feather == 0:
         return (x - edge).relu()
@@ -172,7 +172,9 @@ def integrate_ramp_up_to(x: Tensor, edge: float, feather: float) -> Tensor:
 
 
 def check_box(box: object) -> None:
-    """Raise ArgumentError unless a box is left, top, right, bottom, in order and within 0..1."""
+    """Raise ArgumentError unless a region's box is (left, top, right, bottom), in order and within
+    0..1.
+    """
     sides = box if isinstance(box, tuple | list) else ()
     if len(sides) != 4 or not all(map(is_number, sides)):
         raise ArgumentError(f"Got box={box!r}, expected four numbers: left, top, right, bottom.")

@@ -12,7 +12,7 @@ from t2i.attention.edits.regions import Regions
 from t2i.attention.edits.replace import Replace
 from t2i.attention.edits.reweight import Reweight
 from t2i.attention.edits.self_replace import SelfReplace
-from t2i.attention.edits.serialisation import build_dataclass, fields_to_json, short_repr
+from t2i.attention.edits.serialisation import build_dataclass, fields_to_dict, short_repr
 from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.style_aligned import StyleAligned
 from t2i.attention.edits.weight_words import WeightWords
@@ -38,7 +38,7 @@ def to_dict(edit: Edit) -> dict[str, object]:
             f"Cannot serialise {type(edit).__name__}: register it under a name in "
             "t2i.attention.edits.registry.EDITS."
         )
-    return {"edit": names[type(edit)]} | fields_to_json(edit)
+    return {"edit": names[type(edit)]} | fields_to_dict(edit)
 
 
 def from_dict(data: Mapping[str, object]) -> Edit:

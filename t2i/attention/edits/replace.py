@@ -26,9 +26,11 @@ class Replace(SourceMapEdit):
             *prompt_tokens.get_source_and_target_texts(self.source, self.target)
         )
 
-    def align_tokens_automatically(
+    def compute_automatic_token_alignment(
         self, prompt_tokens: PromptTokens, length: int
     ) -> TokenAlignment:
-        """Return the word swap: words at the same positions, one for one."""
+        """Return the token alignment of prompt-to-prompt's word swap: each word of the target
+        prompt comes from the source prompt's word at the same position.
+        """
         columns_TT = prompt_tokens.build_replacement_matrix(self.source, self.target, length)
         return TokenAlignment(columns_TT, columns_TT.new_ones(length))

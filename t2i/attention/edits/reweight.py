@@ -9,14 +9,14 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import MAX_ABSOLUTE_VALUE
-from t2i.attention.edits.base.word_edit import PerWordWindowEdit
+from t2i.attention.edits.base.word_edit import PerWordStepWindowEdit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import is_number
 from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reweight(PerWordWindowEdit):
+class Reweight(PerWordStepWindowEdit):
     """Edit that multiplies the attention maps of words of the target prompt, which then need not
     sum to 1.
 

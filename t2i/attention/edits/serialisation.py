@@ -38,7 +38,7 @@ def to_json_value(value: Any, name: str) -> Any:
         value.save(file, format="PNG", optimize=True)
         return {"png": base64.b64encode(file.getvalue()).decode()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return fields_to_json(value, name)
+        return fields_to_dict(value, name)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -54,8 +54,10 @@ def to_json_value(value: Any, name: str) -> Any:
     raise ArgumentError(f"Cannot serialise {name}={value!r}: JSON has no {type(value).__name__}.")
 
 
-def fields_to_json(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the fields of a dataclass as a dict of JSON data, by field name."""
+def fields_to_dict(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the fields of an edit's dataclass as a dict of JSON-compatible values, by field
+    name.
+    """
     start = f"{name}." if name else ""
     return {
         field.name: to_json_value(getattr(value, field.name), f"{start}{field.name}")
@@ -101,7 +103,7 @@ def parse_value(value: object, hint: Any, name: str) -> Any:
     for alternative in alternatives:
         try:
             return _read_as_type(value, alternative, name)
-        except TypeMismatch:
+        except TypeMismatchError:
             continue
         except ArgumentError as error:  # of the right form, with something wrong inside
             errors.append(error)
@@ -111,12 +113,14 @@ def parse_value(value: object, hint: Any, name: str) -> Any:
     raise ArgumentError(f"Got {name}={short_repr(value)}, expected {expected}.")
 
 
-class TypeMismatch(Exception):
+class TypeMismatchError(Exception):
     """Raised while an edit is built from JSON, for a value that is not of the expected type."""
 
 
 def _read_as_type(value: object, hint: Any, name: str) -> Any:
-    """Return a JSON value as an argument of a type without alternatives; raise TypeMismatch."""
+    """Return a JSON value as an argument of a type without alternatives; raise
+    TypeMismatchError.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if hint in (int, float, bool, str, type(None)):
         return parse_scalar(value, hint, name)
@@ -124,7 +128,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
         return decode_mask_image(value, name)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise TypeMismatch
+            raise TypeMismatchError
         built = build_dataclass(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
         if isinstance(built, Sites):
             check_regex_cost(built.name, name)
@@ -132,7 +136,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
     if origin is tuple or origin is Sequence:
         one_type = origin is Sequence or inner[-1] is Ellipsis
         if not isinstance(value, list | tuple) or not (one_type or len(value) == len(inner)):
-            raise TypeMismatch
+            raise TypeMismatchError
         check_value_count(value, name)
         each = [inner[0]] * len(value) if one_type else inner
         return tuple(
@@ -141,7 +145,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
         )
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise TypeMismatch
+            raise TypeMismatchError
         check_value_count(value, name)
         return {
             parse_scalar(key, str, name): parse_value(one, inner[1], f"{name}[{key!r}]")
@@ -149,7 +153,7 @@ def _read_as_type(value: object, hint: Any, name: str) -> Any:
         }
     if get_origin(hint) is not None and set(inner) and all(isinstance(a, str) for a in inner):
         return parse_choice(value, inner)
-    raise TypeMismatch
+    raise TypeMismatchError
 
 
 def parse_step_window(value: object, name: str) -> Any:
@@ -170,11 +174,11 @@ def parse_step_window(value: object, name: str) -> Any:
 
 def parse_scalar(value: object, hint: Any, name: str) -> Any:
     """Return a JSON number, boolean, string or null if it is of the expected type. Raises
-    TypeMismatch for another type, ArgumentError for a value that is too large or too long.
+    TypeMismatchError for another type, ArgumentError for a value that is too large or too long.
     """
     numbers = (int, float) if hint is float else (hint,)
     if type(value) not in numbers:  # a bool is no number
-        raise TypeMismatch
+        raise TypeMismatchError
     if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
         raise ArgumentError(
             f"Got {name} of {plural(len(value), 'letter')}, expected at most {MAX_TEXT_LENGTH:,}."
@@ -187,14 +191,18 @@ def parse_scalar(value: object, hint: Any, name: str) -> Any:
 
 
 def parse_choice(value: object, known: tuple[str, ...]) -> str:
-    """Return the value if it is one of the allowed strings. Raises TypeMismatch otherwise."""
+    """Return a JSON value of an edit's field if it is one of the allowed strings. Raises
+    TypeMismatchError otherwise.
+    """
     if not isinstance(value, str) or value not in known:
-        raise TypeMismatch
+        raise TypeMismatchError
     return value
 
 
 def check_value_count(values: Sequence[object] | Mapping[Any, object], name: str) -> None:
-    """Raise ArgumentError for a list or mapping of more than MAX_VALUES values."""
+    """Raise ArgumentError for a list or mapping in an edit's JSON data that has more than
+    MAX_VALUES values.
+    """
     if len(values) > MAX_VALUES:
         raise ArgumentError(
             f"Got {name} of {plural(len(values), 'value')}, expected at most {MAX_VALUES}."
@@ -202,7 +210,9 @@ def check_value_count(values: Sequence[object] | Mapping[Any, object], name: str
 
 
 def check_nesting_depth(value: object, name: str, left: int = MAX_DEPTH) -> None:
-    """Raise ArgumentError for lists and mappings nested beyond MAX_DEPTH levels."""
+    """Raise ArgumentError for lists and mappings in an edit's JSON data that are nested beyond
+    MAX_DEPTH levels.
+    """
     if not isinstance(value, Mapping | list | tuple):
         return
     if not left:
@@ -230,10 +240,10 @@ def check_regex_cost(pattern: str | None, name: str) -> None:
 
 def decode_mask_image(value: object, name: str) -> Image.Image:
     """Decode a mask image from JSON data {"png": base64}. Raises ArgumentError for other mappings,
-    TypeMismatch for what is no mapping.
+    TypeMismatchError for what is no mapping.
     """
     if not isinstance(value, Mapping):
-        raise TypeMismatch
+        raise TypeMismatchError
     text = value.get("png")
     if set(value) != {"png"} or not isinstance(text, str) or len(text) > MAX_PNG_LENGTH:
         raise ArgumentError(
@@ -254,7 +264,9 @@ def decode_mask_image(value: object, name: str) -> Image.Image:
 
 
 def describe_type(hint: Any) -> str:
-    """Return a description of a type for messages; "" for types that JSON data cannot hold."""
+    """Return a description of a dataclass field's type for error messages; "" for a type that JSON
+    data cannot hold.
+    """
     if hint in TYPE_DESCRIPTIONS:
         return TYPE_DESCRIPTIONS[hint]
     origin, inner = get_origin(hint), get_args(hint)

@@ -17,8 +17,9 @@ from t2i.errors import AttentionError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AnnouncedControls:
-    """Networks that a run of a denoiser calls in each pass, before the denoiser itself.
+class AnnouncedControlNetworks:
+    """Control networks (ControlNets) that a run calls in each pass, before its denoiser, and that
+    denoiser.
 
     networks : number of a control -> its network; one network may serve several controls
     """
@@ -27,46 +28,50 @@ class AnnouncedControls:
     networks: Mapping[int, nn.Module]
 
 
-_current: ContextVar[AnnouncedControls | None] = ContextVar("control_networks", default=None)
+_current: ContextVar[AnnouncedControlNetworks | None] = ContextVar("control_networks", default=None)
 
 
 @contextmanager
-def announcing_controls(denoiser: nn.Module, networks: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Declare within the block that this thread's runs of a denoiser call these networks, so that
-    sessions find the sites in them.
+def announcing_control_networks(
+    denoiser: nn.Module, networks: Mapping[int, nn.Module]
+) -> Iterator[None]:
+    """Declare within the block that this thread's runs of a denoiser call these control networks
+    (ControlNets), so that attention sessions find the sites in them.
     """
     denoiser = getattr(denoiser, "_orig_mod", denoiser)
-    token = _current.set(AnnouncedControls(denoiser, networks))
+    token = _current.set(AnnouncedControlNetworks(denoiser, networks))
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def get_announced_controls(denoiser: nn.Module) -> Mapping[int, nn.Module]:
-    """Return the networks that the running run of a denoiser calls beside it, by the numbers of
-    their controls.
+def get_announced_control_networks(denoiser: nn.Module) -> Mapping[int, nn.Module]:
+    """Return the control networks (ControlNets) that the current run of a denoiser calls, by
+    control number; empty if none were announced for this denoiser.
     """
     current = _current.get()
     return {} if current is None or current.denoiser is not denoiser else current.networks
 
 
-def get_denoiser_of_running_run() -> nn.Module | None:
-    """Return the denoiser that the announced networks belong to; None without any."""
+def get_denoiser_of_announced_networks() -> nn.Module | None:
+    """Return the denoiser for which control networks (ControlNets) are announced; None if none are
+    announced.
+    """
     current = _current.get()
     return None if current is None else current.denoiser
 
 
 def find_site_module(denoiser: nn.Module, name: str) -> nn.Module:
-    """Return the module of the site of this name: of the denoiser, or of a control's network in the
-    running run.
+    """Return the module of the attention site of this name, in the denoiser or in a control network
+    of the current run.
 
     Raises AttentionError for a control that the run does not have.
     """
     number, own_name = split_control_name(name)
     if number is None:
         return denoiser.get_submodule(own_name)
-    networks = get_announced_controls(denoiser)
+    networks = get_announced_control_networks(denoiser)
     if number not in networks:
         raise AttentionError(f"Got the site {name!r}, and the run has no control {number}.")
     assert isinstance(number, int)

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from t2i.attention.denoiser_pass import DenoiserPass, build_denoiser_pass
-from t2i.attention.hooks.control_networks import CalledControlNetworks, announcing_controls
+from t2i.attention.hooks.control_networks import CalledControlNetworks, announcing_control_networks
 from t2i.attention.hooks.current_pipeline import is_called_inside_other_pipeline
-from t2i.attention.hooks.discovery import grid_from_image_ids, pushing_running_forward
+from t2i.attention.hooks.discovery import announcing_running_forward, grid_from_image_ids
 from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.attention.hooks.encoded_prompts import EncodedTokenRecorder
 from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.attention.hooks.module_hooks import hooking_compiled_calls, running_forward_in_context
-from t2i.attention.hooks.shared_hooks import running_control
+from t2i.attention.hooks.shared_hooks import running_control_network
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
 
 
-class DenoiserHookDriver:
-    """Driver that announces the calls of a denoiser to a session, from hooks on the module.
+class DenoiserHookSessionDriver:
+    """Driver of an attention session for diffusers' pipelines and for a model alone: hooks on the
+    denoiser tell the session when a pass begins and ends.
 
     Only calls by the session's own pipeline, in the session's thread, are announced. Edits of
     latents are driven by the pipeline's `callback_on_step_end`, see `Session.on_step_end`. With
@@ -113,7 +114,7 @@ class DenoiserHookDriver:
         if not self._is_announced:
             return
         _check_whole_sequence(arguments)
-        with pushing_running_forward(module, arguments):
+        with announcing_running_forward(module, arguments):
             self._begin_pass(arguments, None)
 
     def _begin_pass(self, arguments: Mapping[str, Any], num_rows: int | None) -> DenoiserPass:
@@ -126,11 +127,11 @@ class DenoiserHookDriver:
         rows = len(tensors[0]) if num_rows is None else num_rows
         step, num_steps = self.step_tracker.advance_to_next_call(arguments)
         branches = self._branches(rows, tensors[0], arguments.get("encoder_hidden_states"))
-        own_prompts = self.session.given_prompts
+        own_prompts = self.session.prompts_given_to_attend
         prompts = len(own_prompts) if own_prompts else rows // len(branches)
         denoiser_pass = build_denoiser_pass(rows, branches, prompts, step, num_steps)
         if step == 0:
-            self.encoded_prompts.check_prompts(own_prompts)
+            self.encoded_prompts.check_prompts_were_encoded(own_prompts)
         is_spatial = tensors[0].ndim == 4
         height, width = tensors[0].shape[-2:]
         size = (height, width) if is_spatial else grid_from_image_ids(arguments)
@@ -170,7 +171,7 @@ class DenoiserHookDriver:
             self._announced_controls.close()  # of a pass that was stopped
             self._controls.begin_pass()
             number = self._controls.note_call(network)
-            announced = announcing_controls(self.root, self._controls.unwrapped)
+            announced = announcing_control_networks(self.root, self._controls.unwrapped)
             self._announced_controls.enter_context(announced)
             rows = len(arguments["sample"]) * (1 + is_cond_alone)
             self._is_announced = True
@@ -178,7 +179,10 @@ class DenoiserHookDriver:
         assert number is not None
         branches = ("cond",) if is_cond_alone else self._pass_of_controls.branches
         unwrapped = self._controls.unwrapped[number]
-        with pushing_running_forward(unwrapped, arguments), running_control(number, branches):
+        with (
+            announcing_running_forward(unwrapped, arguments),
+            running_control_network(number, branches),
+        ):
             yield
 
     def _has_cond_rows(self, arguments: Mapping[str, Any]) -> bool:
@@ -193,7 +197,11 @@ class DenoiserHookDriver:
             return ("cond",)
         guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
         if guided is None:
-            prompts = len(self.session.given_prompts) if self.session.given_prompts else 1
+            prompts = (
+                len(self.session.prompts_given_to_attend)
+                if self.session.prompts_given_to_attend
+                else 1
+            )
             guided = rows % (2 * prompts) == 0 and _looks_guided(latents, text)
         if guided and hasattr(self.pipeline, "image_guidance_scale"):  # InstructPix2Pix
             return ("cond", "picture", "uncond")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.hooks.forward_arguments import bind_arguments
-from t2i.attention.site import Site, SiteKind, find_site_place
+from t2i.attention.site import Site, SiteKind, find_place_in_unet
 from t2i.errors import AttentionError
 
 Size = tuple[int, int]
@@ -47,12 +47,16 @@ class RunningModule:
 
     @property
     def image_input(self) -> Tensor | None:
-        """First tensor among the arguments, (B, L, D) or (B, C, H, W); None if there is none."""
+        """First tensor among the arguments of the running module, taken as its image input: (B, L,
+        D) or (B, C, H, W); None if there is none.
+        """
         return next((one for one in self.arguments.values() if isinstance(one, Tensor)), None)
 
     @property
     def text_input(self) -> Tensor | None:
-        """Argument that holds the text embeddings, (B, T, D); None if there is none."""
+        """Argument of the running module that holds the text embeddings (B, T, D); None if there is
+        none.
+        """
         for name in TEXT_ARGUMENT_NAMES:
             text = self.arguments.get(name)
             if isinstance(text, tuple | list) and text:  # with the tokens of image prompts
@@ -110,7 +114,9 @@ class SiteDiscovery:
         if kind == "joint" and size is None and grid is not None:
             end = image[0] + grid[0] * grid[1]
             size, image = (grid, (image[0], end)) if end < image[1] else (None, image)
-        return Site(name, kind, find_site_place(name), size, call.query.shape[1], keys, text, image)
+        return Site(
+            name, kind, find_place_in_unet(name), size, call.query.shape[1], keys, text, image
+        )
 
     def _lengths(
         self, inner: RunningModule, queries: int, keys: int
@@ -174,8 +180,8 @@ class SiteDiscovery:
         return next((grid for grid in grids if grid is not None), None)
 
     def build_bypass_message(self) -> str:
-        """Return the error message that names the modules that computed attention without the
-        tap.
+        """Return the error message that names the modules that computed attention without passing
+        through the attention tap.
         """
         names = f"{len(self.bypassed)} attention modules never came to the tap, "
         names += f"{self.bypassed[0]!r} the first: "
@@ -220,7 +226,7 @@ class SiteDiscovery:
         ):
             self.bypassed.append(self.names[module])
 
-    def note_value_input(self, owner: nn.Module, value_input: Tensor) -> None:
+    def store_value_input(self, owner: nn.Module, value_input: Tensor) -> None:
         """Store the input of the layer that computes the attention values of the module `owner`."""
         if self._is_elsewhere:
             return
@@ -229,7 +235,7 @@ class SiteDiscovery:
                 running.value_input_BKD = value_input
                 return
 
-    def note_text_values(self, owner: nn.Module, output: Tensor, parts: int) -> None:
+    def store_text_values(self, owner: nn.Module, output: Tensor, parts: int) -> None:
         """Store the attention values of the text in the module `owner`: the last of `parts` equal
         chunks of the output of one of its layers.
         """
@@ -242,9 +248,9 @@ class SiteDiscovery:
 
 
 @contextmanager
-def pushing_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Declare within the block that the forward of `module` is running, for a site discovery that
-    starts in the middle of it.
+def announcing_running_forward(module: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Declare within the block that the forward of `module` is already running, so that a discovery
+    of attention sites can start in the middle of it.
     """
     token = _open_forward.set(RunningModule(module, arguments))
     try:
@@ -260,7 +266,7 @@ _open_forward: ContextVar[RunningModule | None] = ContextVar("open_forward", def
 def discovering_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[SiteDiscovery]:
     """Discover the attention sites of `root` while it runs inside the block.
 
-    If its forward is already running, see `pushing_running_forward`, the rest of it is observed.
+    If its forward is already running, see `announcing_running_forward`, the rest of it is observed.
     """
     discovery = SiteDiscovery(names)
     under_way = _open_forward.get()
@@ -290,14 +296,14 @@ def discovering_sites(root: nn.Module, names: Mapping[nn.Module, str]) -> Iterat
 def _input_hook(discovery: SiteDiscovery, owner: nn.Module) -> Callable[..., None]:
     def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if args:
-            discovery.note_value_input(owner, args[0])
+            discovery.store_value_input(owner, args[0])
 
     return note
 
 
 def _values_hook(discovery: SiteDiscovery, owner: nn.Module, parts: int) -> Callable[..., None]:
     def note(_module: nn.Module, _args: object, output: Tensor) -> None:
-        discovery.note_text_values(owner, output, parts)
+        discovery.store_text_values(owner, output, parts)
 
     return note
 

@@ -19,8 +19,8 @@ class DrivenSession(Protocol):
     """Interface of a session to which a driver announces each denoiser pass and step."""
 
     @property
-    def given_prompts(self) -> tuple[EncoderInput, ...] | None:
-        """Return the prompts that attend() was given."""
+    def prompts_given_to_attend(self) -> tuple[EncoderInput, ...] | None:
+        """Prompts that were given to attend(); None if there were none."""
 
     def begin_pass(
         self,
@@ -32,7 +32,7 @@ class DrivenSession(Protocol):
         """Begin a denoiser pass of a run; new `input_shapes` let the sites be discovered again.
 
         denoiser_pass : step, branches and batch rows of the pass
-        prompts : given_prompts of the call; None if the driver does not know them
+        prompts : prompts_given_to_attend of the call; None if the driver does not know them
         input_shapes : any hashable value that differs where the inputs of the denoiser do
         latent_size : height and width of the latents; None if they are no picture
         """

@@ -62,7 +62,7 @@ class EditedModelAttention:
             )
         if mask is not None:
             mask = mask.unflatten(0, (rows, -1)) if len(mask) == rows * heads else mask[:, None]
-        probabilities = kernels.prepare_edited_eager_probabilities(call, mask, site, plan)
+        probabilities = kernels.build_edited_eager_probabilities(call, mask, site, plan)
         call = probabilities.inputs
         scored = scores(
             call.query.flatten(0, 1),

@@ -19,9 +19,9 @@ _is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)
 
 
 @contextmanager
-def not_recording_tokens() -> Iterator[None]:
-    """Leave out of the recorded tokens what text encoders read within the block: texts that are
-    none of the run's prompts.
+def pausing_token_recording() -> Iterator[None]:
+    """Pause the recording of token ids within the block, for texts that a text encoder reads but
+    that are none of the run's prompts.
     """
     token = _is_paused.set(True)
     try:
@@ -31,7 +31,9 @@ def not_recording_tokens() -> Iterator[None]:
 
 
 class EncodedTokenRecorder:
-    """Token ids that reached each text encoder since the last run began."""
+    """Recorder of the token ids that each text encoder of a pipeline has read since the last run
+    began.
+    """
 
     def __init__(self, pipeline: Any) -> None:
         self._encoders: list[tuple[PromptTokenizer, nn.Module, list[list[list[int]]]]] = []
@@ -44,14 +46,18 @@ class EncodedTokenRecorder:
                     break
 
     def install_hooks(self, stack: ExitStack) -> None:
-        """Register hooks on the text encoders until the stack is closed."""
+        """Register hooks on the text encoders that record the token ids they read, until the stack
+        is closed.
+        """
         for _, encoder, calls in self._encoders:
             stack.callback(
                 encoder.register_forward_pre_hook(_recording_hook(calls), with_kwargs=True).remove
             )
 
-    def check_prompts(self, prompts: Sequence[EncoderInput] | None) -> None:
-        """Raise ArgumentError if an encoder ran before this run, but not on these prompts."""
+    def check_prompts_were_encoded(self, prompts: Sequence[EncoderInput] | None) -> None:
+        """Raise ArgumentError if a text encoder has read texts since the last run began, but not
+        the prompts given to attend(); discard the recorded token ids.
+        """
         for prompt_tokenizer, _, calls in self._encoders:
             if calls and prompts and all(isinstance(prompt, str) for prompt in prompts):
                 beginnings = [_first_tokens(prompt_tokenizer, prompt) for prompt in prompts]

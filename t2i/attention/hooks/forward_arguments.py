@@ -11,7 +11,8 @@ from torch import nn
 def bind_arguments(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Return the arguments of a call by name, those of `**kwargs` among the others.
+    """Return the arguments of a module's forward call by parameter name, those of `**kwargs` among
+    them.
 
     Positional arguments that the forward's signature cannot take are named _0, _1 and so on.
     """

@@ -12,9 +12,9 @@ from t2i.attention.hooks.driven_session import DrivenSession
 from t2i.conditioning.run_state import PipelineWithStepCallbacks, RunState
 
 
-class PipelineDriver:
-    """Driver that announces the passes of a pipeline's runs to a session, and gives it the
-    latents.
+class PipelineSessionDriver:
+    """Driver of an attention session for this library's pipelines: a step callback that tells the
+    session of each pass, and lets it replace the latents.
     """
 
     def __init__(self, session: DrivenSession, pipeline: PipelineWithStepCallbacks) -> None:

@@ -14,7 +14,10 @@ from t2i.attention.compute.tap import (
 )
 from t2i.attention.hooks.attention_listener import AttentionListener
 from t2i.attention.hooks.compiled import is_compiled
-from t2i.attention.hooks.control_networks import get_announced_controls, get_denoiser_of_running_run
+from t2i.attention.hooks.control_networks import (
+    get_announced_control_networks,
+    get_denoiser_of_announced_networks,
+)
 from t2i.attention.hooks.discovery import SiteDiscovery, discovering_sites
 from t2i.attention.hooks.edited_attention import (
     DiscoveryHandler,
@@ -40,7 +43,7 @@ class SharedHooks:
     def __init__(self, root: nn.Module) -> None:
         self.called_module, self.root = root, getattr(root, "_orig_mod", root)
         self.thread = threading.get_ident()
-        self.names = name_modules(self.root)
+        self.names = map_modules_to_names(self.root)
         self.attention = EditedModelAttention()
         self.sites: dict[str, Site] = {}
         self.is_dry_run = False
@@ -95,7 +98,7 @@ class SharedHooks:
         starts the discovery.
         """
         networks = tuple(
-            (number, id(one)) for number, one in get_announced_controls(self.root).items()
+            (number, id(one)) for number, one in get_announced_control_networks(self.root).items()
         )
         self._input_shapes[session] = shapes = (input_shapes, networks)
         if self._discovery is None:
@@ -148,7 +151,7 @@ class SharedHooks:
             if self._discovery is not None and output is None:
                 self._discovery.is_over = True
             for session in self.attention.sessions:
-                session.note_model_forward_end()
+                session.on_model_forward_end()
 
     def _start_discovery(self) -> None:
         self._forget_sites()
@@ -231,7 +234,9 @@ class SharedHooks:
 
     @contextmanager
     def _discovering_control(self, number: int, network: nn.Module) -> Iterator[None]:
-        names = {one: f"control.{number}/{name}" for one, name in name_modules(network).items()}
+        names = {
+            one: f"control.{number}/{name}" for one, name in map_modules_to_names(network).items()
+        }
         found: dict[str, Site] = {}
         with ExitStack() as stack:
             if is_compiled(network):
@@ -244,7 +249,7 @@ class SharedHooks:
             stack.enter_context(using_attention_handler(handler))
             yield
         if discovery.bypassed and any(
-            session.acts_in_control(number) for session in self.attention.sessions
+            session.acts_in_control_network(number) for session in self.attention.sessions
         ):
             raise AttentionError(discovery.build_bypass_message())
         self.sites.update(found)
@@ -262,16 +267,22 @@ class SharedHooks:
             stack.enter_context(self._site_hook(module, site))
 
     def list_sites(self) -> list[Site]:
-        """Return the known sites: the denoiser's, then those of each control in turn."""
+        """Return the attention sites discovered so far: the denoiser's, then those of each control
+        network in turn.
+        """
         return sorted(
             self.sites.values(),
             key=lambda site: -1 if site.control_number is None else site.control_number,
         )
 
     def list_undiscovered_control_numbers(self) -> list[int]:
-        """Return the controls of the running run whose networks have not been called yet."""
+        """Return the numbers of the current run's controls whose networks have not been called yet,
+        so that their attention sites are unknown.
+        """
         return [
-            one for one in get_announced_controls(self.root) if one not in self._discovered_controls
+            one
+            for one in get_announced_control_networks(self.root)
+            if one not in self._discovered_controls
         ]
 
 
@@ -316,21 +327,20 @@ def installing_session_hooks(root: nn.Module, session: AttentionListener) -> Ite
 
 
 @contextmanager
-def running_control(number: int, branches: Sequence[str]) -> Iterator[None]:
-    """Declare within the block that the network of a control of the running run is called, on the
-    rows of these branches, so that open sessions read and edit its attention; see
-    `announcing_controls`.
+def running_control_network(number: int, branches: Sequence[str]) -> Iterator[None]:
+    """Declare within the block that a control network (ControlNet) of the current run is called on
+    the rows of these guidance branches, so that open sessions read and edit its attention.
     """
-    denoiser = get_denoiser_of_running_run()
+    denoiser = get_denoiser_of_announced_networks()
     shared_hooks = None if denoiser is None else _installed.get(denoiser)
     if shared_hooks is None or shared_hooks.thread != threading.get_ident():
         yield
         return
-    network = get_announced_controls(shared_hooks.root)[number]
+    network = get_announced_control_networks(shared_hooks.root)[number]
     with shared_hooks.hooking_control_network(number, network, branches):
         yield
 
 
-def name_modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the name of each module of a model, "" of the model itself."""
+def map_modules_to_names(model: nn.Module) -> dict[nn.Module, str]:
+    """Return a dict of each module of a model to its name; the model itself has the name ""."""
     return {module: name for name, module in model.named_modules()}

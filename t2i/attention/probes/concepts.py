@@ -11,14 +11,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from t2i.attention.compute.edit_plan import upcast
+from t2i.attention.compute.edit_plan import upcast_to_float32
 from t2i.attention.compute.probabilities import (
     MAX_CHUNK_ELEMENTS,
     MIN_PROBABILITY_DIVISOR,
     AttentionProbabilities,
 )
 from t2i.attention.hooks.control_networks import find_site_module
-from t2i.attention.hooks.encoded_prompts import not_recording_tokens
+from t2i.attention.hooks.encoded_prompts import pausing_token_recording
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.errors import ArgumentError, AttentionError
@@ -80,16 +80,16 @@ class EncodedConcepts:
         return [tuple(range(*span)) for span in zip(starts, self.ends, strict=True)]
 
     def begin_run(self) -> None:
-        """Drop the concepts' cached keys of the last run, in which the weights may have been
-        others.
+        """Drop the attention keys of the concepts that the last run cached; the weights may have
+        changed since.
         """
         self._keys.clear()
 
-    def compute_probabilities_and_ratios(
+    def compute_probabilities_and_ratios_to_max(
         self, probabilities: AttentionProbabilities, row: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the concepts' probabilities (N, S, Q) in a batch row, and each divided by the
-        largest probability of a token there.
+        """Return the attention probabilities (N, S, Q) of the concepts' tokens in a batch row, and
+        their ratios to the largest probability of any token at each image position.
 
         Biases of edits apply to the tokens of the prompt; other changes of its map do not.
         """
@@ -97,7 +97,7 @@ class EncodedConcepts:
         if site.name not in self._keys:
             module = find_site_module(self.root, site.name)
             self._keys[site.name] = compute_keys(module, self.tokens_SD, inputs.key)
-        key_NSE = upcast(self._keys[site.name])
+        key_NSE = upcast_to_float32(self._keys[site.name])
         first, end = site.image
         queries = max(1, MAX_CHUNK_ELEMENTS // (site.heads * (site.keys + self.num_tokens)))
         parts = [
@@ -111,7 +111,7 @@ class EncodedConcepts:
         self, probabilities: AttentionProbabilities, row: int, key_NSE: Tensor, first: int, end: int
     ) -> tuple[Tensor, Tensor]:
         scores_NQK = probabilities.compute_scores(row, first, end)
-        query_NQE = upcast(probabilities.inputs.query[row, :, first:end])
+        query_NQE = upcast_to_float32(probabilities.inputs.query[row, :, first:end])
         own_NQS = query_NQE @ key_NSE.transpose(-1, -2) * probabilities.scale
         most_NQ1 = torch.maximum(
             scores_NQK.amax(dim=-1, keepdim=True), own_NQS.amax(dim=-1, keepdim=True)
@@ -175,7 +175,7 @@ def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts:
     for concept in concepts:
         text = concept.text or concept.word
         positions = PromptTokens((text,), tokenizers).find_word_token_positions(0, concept.word)
-        with torch.no_grad(), not_recording_tokens():
+        with torch.no_grad(), pausing_token_recording():
             text_1TD = encode(
                 prompt=text,
                 device=x._execution_device,

@@ -83,7 +83,9 @@ class HeatMaps(Mapping[str, Tensor]):
         )
 
     def has_read(self, word: str) -> bool:
-        """Return whether the prompt contained the word at a step that was read."""
+        """Return True if the prompt contained the word at any step whose attention was read, so
+        that the word has a heat map.
+        """
         columns = self.measurements.tokens.get(word, ())
         return any(
             column < len(one.steps) and one.steps[column]
@@ -107,7 +109,9 @@ class HeatMaps(Mapping[str, Tensor]):
         return max(sizes) if sizes else (1, self.sites[0].num_positions)
 
     def site_map(self, word: str, site: str) -> Tensor:
-        """Return the word's map (H, W) of one site: the mean over heads, steps and tokens."""
+        """Return the word's heat map (H, W) at one attention site: the mean over heads, steps and
+        tokens.
+        """
         accumulator = self.measurements.accumulators.get((self.image_index, site))
         if accumulator is None:
             keys = self.measurements.accumulators
@@ -246,7 +250,7 @@ class HeatMaps(Mapping[str, Tensor]):
         ratios = [accumulator.mean_ratio_to_max_token_1SQ for accumulator in self._accumulators()]
         if self.convention == "default":
             return self._combine(word, ratios)
-        affinity = self.measurements.reference_affinity(self.image_index)
+        affinity = self.measurements.select_refinement_affinity(self.image_index)
         on_site_HW = self._combine(word, ratios, affinity.site.size)
         refined_HW = refine_map(on_site_HW, affinity.mean_QQ)
         return resize_bilinear(refined_HW[None, None], self.grid_size)[0, 0]

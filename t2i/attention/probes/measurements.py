@@ -35,7 +35,9 @@ class SiteAccumulator:
 
     @property
     def mean_over_steps_NSQ(self) -> Tensor:
-        """Mean of the probabilities over the steps at which the prompt contained the token."""
+        """Mean of a site's token probabilities, each over the steps at which the prompt contained
+        the token.
+        """
         return self.total_NSQ / self._num_steps_S1()
 
     @property
@@ -49,8 +51,8 @@ class SiteAccumulator:
     def add(
         self, words_NSQ: Tensor, columns: Sequence[int], ratio_1SQ: Tensor | None = None
     ) -> None:
-        """Add the token probabilities of one step; `columns` are the numbers of the tokens that the
-        prompt contains at this step.
+        """Add the token probabilities of one step to the site's sums; `columns` are the numbers of
+        the tokens that the prompt contains at this step.
 
         Tokens that are new at this step are the last columns of `words_NSQ`.
         """
@@ -68,8 +70,10 @@ class SiteAccumulator:
         for column in columns:
             self.steps[column] += 1
 
-    def subtract(self, before: "SiteAccumulator | None") -> "SiteAccumulator":
-        """Return a copy of what was added since an earlier copy; None for the beginning."""
+    def difference_since(self, before: "SiteAccumulator | None") -> "SiteAccumulator":
+        """Return what the site's sums have gained since an earlier copy of them, as a new
+        accumulator; with None, a copy of all of them.
+        """
         total_NSQ = self.total_NSQ.clone()
         ratio_1SQ = None if self.ratio_1SQ is None else self.ratio_1SQ.clone()
         steps = list(self.steps)
@@ -117,8 +121,9 @@ class ProbeMeasurements:
             entries.clear()
         self.columns = 0
 
-    def reference_affinity(self, image_index: int) -> AffinityAccumulator:
-        """Return the self-attention of the image that refines heat maps: that of the largest site.
+    def select_refinement_affinity(self, image_index: int) -> AffinityAccumulator:
+        """Return the self-attention of an image that refines its heat maps: that of the largest
+        site. Raises ArgumentError where no self-attention was read.
 
         Raises ArgumentError where no self-attention was read.
         """

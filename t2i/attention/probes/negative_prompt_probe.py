@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_number
+from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_index
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 
@@ -25,7 +25,7 @@ class NegativePromptWordsProbe(Probe):
         """Raise ArgumentError for a prompt that the run does not have, and for words that the
         negative prompt does not have.
         """
-        check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
+        check_prompt_index("prompt", self.prompt, prompt_tokens.num_prompts)
         super().check_prompts_and_words(self.negative_tokens)
         self.negative_tokens.requested_words.check_all_found()
 

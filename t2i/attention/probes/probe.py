@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import check_prompt_number
+from t2i.attention.denoiser_pass import check_prompt_index
 from t2i.attention.probes.concepts import Concept, EncodedConcepts
 from t2i.attention.probes.heat_maps import RESCALED, Convention, HeatMaps
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
@@ -41,7 +41,8 @@ CONVENTION_SITES = {
 
 @dataclass(slots=True)
 class Probe:
-    """Probe of some words of one prompt; its `maps` fill while the run proceeds.
+    """Probe that reads the attention of some words of one prompt in a session's runs; its heat maps
+    `maps` fill while a run proceeds.
 
     The arguments are those of Session.probe.
 
@@ -136,7 +137,7 @@ class Probe:
 
     def check_prompts_and_words(self, prompt_tokens: PromptTokens) -> None:
         """Raise ArgumentError for a prompt, or words to probe, that the run does not have."""
-        check_prompt_number("prompt", self.prompt, prompt_tokens.num_prompts)
+        check_prompt_index("prompt", self.prompt, prompt_tokens.num_prompts)
         for word in self.words:
             if not isinstance(word, Concept):
                 prompt_tokens.find_word_token_positions(self.prompt, word)
@@ -153,7 +154,7 @@ class Probe:
             self.measurements.columns = self.concepts.num_tokens
         self._columns_of(prompt_tokens)
 
-    def estimate_bytes_at(self, site: Site, images: int, steps: int) -> int:
+    def estimate_bytes_at_site(self, site: Site, images: int, steps: int) -> int:
         """Return the memory in bytes that the probe's measurements of a site take in a run."""
         heads = len(self.heads) if self.heads is not None else site.heads
         if site.kind == "self":
@@ -207,7 +208,9 @@ class Probe:
             ratio_1SQ = columns.insert_zeros_for_absent_tokens(ratio_1SQ, total)
         if self.concepts is None:
             return words_NSQ, ratio_1SQ
-        own_NSQ, own_ratio_NSQ = self.concepts.compute_probabilities_and_ratios(probabilities, row)
+        own_NSQ, own_ratio_NSQ = self.concepts.compute_probabilities_and_ratios_to_max(
+            probabilities, row
+        )
         if heads is not None:
             own_NSQ, own_ratio_NSQ = own_NSQ[heads], own_ratio_NSQ[heads]
         first = self.concepts.num_tokens
@@ -235,7 +238,7 @@ class Probe:
         affinities = self.measurements.affinities
         for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
             with torch.no_grad():
-                probs_QQ = probabilities.compute_image_position_map(row).mean(dim=0)
+                probs_QQ = probabilities.compute_map_of_image_queries(row).mean(dim=0)
             key = image_index, call.site.name
             if key in affinities:
                 affinities[key].add(probs_QQ)

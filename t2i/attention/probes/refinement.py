@@ -39,11 +39,11 @@ class AffinityAccumulator:
 
     @property
     def mean_QQ(self) -> Tensor:
-        """Mean of the probabilities over the steps."""
+        """Mean over the steps of one site's self-attention probabilities (Q, Q) for one image."""
         return self.total_QQ / self.steps
 
     def add(self, probs_QQ: Tensor) -> None:
-        """Add the probabilities of one step."""
+        """Add one step's self-attention probabilities (Q, Q) to the sum of a site and image."""
         self.total_QQ += probs_QQ
         self.steps += 1
 

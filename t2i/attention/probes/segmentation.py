@@ -33,7 +33,7 @@ LABEL_OPACITY = 0.55
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Label of each position of an image.
+    """Segmentation of an image by words: the number of the word at each position.
 
     labels_HW : number of the word at each position, int64; NO_WORD where there is none
     words : the words by number
@@ -43,12 +43,12 @@ class Segmentation:
     words: tuple[str, ...]
 
     def mask(self, word: str) -> Tensor:
-        """Return the mask (H, W) bool of a word's positions."""
+        """Return the mask (H, W) bool of the positions that the segmentation labels with a word."""
         return self.labels_HW == self._number_of(word)
 
     def share(self, word: str | None) -> float:
-        """Return the share of the image's positions that are a word's, 0 to 1; of None, of no
-        word's.
+        """Return the fraction of the image's positions, 0 to 1, that the segmentation labels with a
+        word; for None, the fraction without any word.
         """
         number = NO_WORD if word is None else self._number_of(word)
         return float((self.labels_HW == number).double().mean())

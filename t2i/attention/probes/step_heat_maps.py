@@ -23,10 +23,14 @@ class StepHeatMaps:
     _totals: dict[tuple[int, str], SiteAccumulator] = field(default_factory=dict)
 
     def before_pass(self, run: object) -> None:
-        """Do nothing before a pass."""
+        """Do nothing before a denoiser pass: this step callback, which collects heat maps, acts
+        after steps only.
+        """
 
     def after_step(self, run: object) -> None:
-        """Keep what this step has added to the heat maps of the run."""
+        """Store the heat maps of what a probe has read in this step, apart from those of the whole
+        run.
+        """
         self.keep_new_measurements()
 
     def keep_new_measurements(self) -> None:
@@ -36,7 +40,7 @@ class StepHeatMaps:
             tokens=dict(measured.tokens),
             columns=measured.columns,
             accumulators={
-                key: total.subtract(self._totals.get(key))
+                key: total.difference_since(self._totals.get(key))
                 for key, total in measured.accumulators.items()
             },
             affinities=measured.affinities,
@@ -46,7 +50,9 @@ class StepHeatMaps:
         self.steps.append(
             HeatMaps(own, maps.words, maps.convention, maps.requested_grid, maps.image_index)
         )
-        self._totals = {key: total.subtract(None) for key, total in measured.accumulators.items()}
+        self._totals = {
+            key: total.difference_since(None) for key, total in measured.accumulators.items()
+        }
 
     @contextmanager
     def collecting(self, pipe: Any) -> Iterator[None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from t2i.attention.denoiser_pass import check_prompt_number
+from t2i.attention.denoiser_pass import check_prompt_index
 from t2i.errors import ArgumentError
 from t2i.text.alignment import (
     TargetToSourceMapping,
@@ -93,8 +93,10 @@ class PromptTokenizer:
         most = self.max_tokens
         return tuple(self.first_position + p for p in positions if most is None or p < most)
 
-    def find_key_range(self, length: int) -> slice:
-        """Return the slice of a text of `length` tokens that this tokenizer's tokens fill."""
+    def find_text_slice(self, length: int) -> slice:
+        """Return the slice of the denoiser's `length` text tokens that the tokens of this tokenizer
+        fill.
+        """
         end = length if self.max_tokens is None else self.first_position + self.max_tokens
         return slice(self.first_position, min(end, length))
 
@@ -184,7 +186,7 @@ class PromptTokens:
                 f"Cannot look for {word!r}: the prompts are not known. Give them, "
                 "attend(pipe, prompts=[...]), one for each of the call."
             )
-        check_prompt_number("prompt", prompt, len(self.prompts))
+        check_prompt_index("prompt", prompt, len(self.prompts))
         text = self.prompts[prompt]
         try:
             positions = tuple(p for one in self.tokenizers for p in find(one, text))
@@ -211,7 +213,7 @@ class PromptTokens:
         def make() -> Tensor:
             matrix_TT = torch.eye(length, dtype=torch.float64)
             for one in self.tokenizers:
-                part = one.find_key_range(length)
+                part = one.find_text_slice(length)
                 texts = self._preprocessed_pair(source, target, one)
                 matrix_TT[part, part] = build_replacement_matrix(
                     one.tokenizer, *texts, part.stop - part.start
@@ -230,7 +232,7 @@ class PromptTokens:
         def make() -> TargetToSourceMapping:
             source_T, found_T = torch.arange(length), torch.ones(length, dtype=torch.bool)
             for one in self.tokenizers:
-                part = one.find_key_range(length)
+                part = one.find_text_slice(length)
                 texts = self._preprocessed_pair(source, target, one)
                 aligned = build_refinement_mapping(one.tokenizer, *texts, part.stop - part.start)
                 source_T[part], found_T[part] = aligned.source_T + part.start, aligned.found_T
@@ -261,8 +263,8 @@ class PromptTokens:
                 "Cannot compare prompts that are not known: give them, "
                 "attend(x, prompts=[...]), one for each of the call."
             )
-        check_prompt_number("source", source, len(self.prompts))
-        check_prompt_number("target", target, len(self.prompts))
+        check_prompt_index("source", source, len(self.prompts))
+        check_prompt_index("target", target, len(self.prompts))
         return self.prompts[source], self.prompts[target]
 
     def _preprocessed_pair(

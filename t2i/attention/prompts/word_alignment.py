@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.text.alignment import find_token_spans_of_numbered_words, split_into_lowercase_words
+from t2i.text.alignment import find_token_spans_of_word_indices, split_into_lowercase_words
 
 
 class TokenAlignment(NamedTuple):
@@ -24,7 +24,7 @@ class TokenAlignment(NamedTuple):
     found_T: Tensor
 
 
-class WordAlignment(NamedTuple):
+class WordOrigins(NamedTuple):
     """Words of two prompts, and for each word of the target the index of the source's word that it
     comes from; None for a new word.
     """
@@ -34,15 +34,15 @@ class WordAlignment(NamedTuple):
     origins: tuple[int | None, ...]
 
 
-def correct_alignment(
+def apply_alignment_corrections(
     alignment: TokenAlignment,
     prompt_tokens: PromptTokens,
     source: int,
     target: int,
     corrections: Mapping[str, str | None],
 ) -> TokenAlignment:
-    """Return an alignment with words of the target prompt mapped by hand: to words of the source
-    prompt, or to none.
+    """Return an alignment of two prompts' tokens with the user's corrections applied: words of the
+    target prompt mapped to words of the source prompt, or to none.
 
     Words of different numbers of tokens share their maps, as in the word swap. A correction is left
     out where one of its words is not in its prompt at this step.
@@ -56,7 +56,7 @@ def correct_alignment(
         if not new or (origin is not None and not old):
             continue
         for one in prompt_tokens.tokenizers:
-            part = one.find_key_range(len(found_T))
+            part = one.find_text_slice(len(found_T))
             own_new, own_old = (
                 torch.tensor([p for p in span if part.start <= p < part.stop], dtype=torch.long)
                 for span in (new, old)
@@ -72,18 +72,16 @@ def correct_alignment(
 
 def convert_token_to_word_alignment(
     alignment: TokenAlignment, prompt_tokens: PromptTokens, source: int, target: int
-) -> WordAlignment:
-    """Return an alignment by words, as the first tokenizer's tokens tell it: a word comes from the
-    word of the source with the largest part of its map.
+) -> WordOrigins:
+    """Convert a token alignment of two prompts to a word alignment: each target word comes from the
+    source word with the largest part of its attention map.
     """
     tokenizer = prompt_tokens.tokenizers[0]
     words, spans = [], []
     for number in (source, target):
         prompt = tokenizer.preprocess_prompt(prompt_tokens.prompts[number])
         words.append(tuple(split_into_lowercase_words(prompt)))
-        found = find_token_spans_of_numbered_words(
-            tokenizer.tokenizer, prompt, range(len(words[-1]))
-        )
+        found = find_token_spans_of_word_indices(tokenizer.tokenizer, prompt, range(len(words[-1])))
         first, length = tokenizer.first_position, len(alignment.found_T)
         spans.append([[first + p for p in span if first + p < length] for span in found])
     origins: list[int | None] = []
@@ -91,4 +89,4 @@ def convert_token_to_word_alignment(
         shares = [float(alignment.columns_TT[old][:, new].sum()) for old in spans[0]]
         known = bool(alignment.found_T[new].any()) and max(shares, default=0.0) > 0
         origins.append(shares.index(max(shares)) if known else None)
-    return WordAlignment(words[0], words[1], tuple(origins))
+    return WordOrigins(words[0], words[1], tuple(origins))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
-from t2i.attention.session.participant import ParticipantEntry
-from t2i.attention.site import Site, as_sites, no_site_message
+from t2i.attention.session.participant import RegisteredParticipant
+from t2i.attention.site import Site, as_sites, build_no_site_message
 from t2i.errors import ArgumentError, AttentionError
 from t2i.terminal import plural
 from t2i.text.token_windows import EncoderInput
@@ -42,10 +42,12 @@ def check_edit_is_supported(edit: object, driven_by_callback: bool) -> None:
         )
 
 
-def check_same_prompts(
+def check_attend_prompts_match_pipeline(
     own: tuple[EncoderInput, ...] | None, of_pipeline: tuple[EncoderInput, ...]
 ) -> None:
-    """Raise ArgumentError where attend() and the pipeline were given different prompts."""
+    """Raise ArgumentError unless the prompts given to attend() are those that the pipeline was
+    called with.
+    """
     if own is not None and of_pipeline and of_pipeline != own:
         raise ArgumentError(
             f"attend() got the prompts {list(own)}, but the pipeline was called with "
@@ -54,7 +56,7 @@ def check_same_prompts(
 
 
 def check_sites_and_memory(
-    entries: Sequence[ParticipantEntry],
+    entries: Sequence[RegisteredParticipant],
     sites: Sequence[Site],
     denoiser_pass: DenoiserPass,
     budget: int,
@@ -71,10 +73,10 @@ def check_sites_and_memory(
         kinds = ("cross", "joint") if entry.participant.reads_only else ("self", "cross", "joint")
         if any(entry.acts_at_site(site) for site in sites if site.kind in kinds):
             continue
-        if any(map(entry.acts_in_control, undiscovered_controls)):
+        if any(map(entry.acts_in_control_network, undiscovered_controls)):
             continue
-        message = no_site_message(entry.participant, sites)
-        if as_sites(entry.participant.sites).names_control:
+        message = build_no_site_message(entry.participant, sites)
+        if as_sites(entry.participant.sites).is_limited_to_control_networks:
             message += f" {CONTROL_REMEDY}"
         raise AttentionError(message)
     kept = sum(entry.estimate_probe_bytes(sites, denoiser_pass) for entry in entries)
@@ -86,10 +88,11 @@ def check_sites_and_memory(
         )
 
 
-def check_same_text_for_images(
+def check_images_of_prompt_share_text(
     denoiser_pass: DenoiserPass, site: Site, call: AttentionInputs
 ) -> None:
-    """Raise ArgumentError where the images of one prompt attend to different texts.
+    """Raise ArgumentError where the images of one prompt attend to different text keys, so that the
+    session's prompts cannot be those of the call.
 
     Then the prompts of the session are not those of the call.
     """
@@ -110,21 +113,21 @@ def check_same_text_for_images(
             )
 
 
-def check_step_callback_ran(entries: Sequence[ParticipantEntry]) -> None:
+def check_step_callback_ran(entries: Sequence[RegisteredParticipant]) -> None:
     """Raise AttentionError if an edit of latents waits for a callback that has not come.
 
     Called when the second step begins and the pipeline has not called back.
     """
     for entry in entries:
-        if entry.participant.edits_latents and not entry.has_acted:
+        if entry.participant.edits_latents and not entry.has_acted_or_does_nothing:
             raise AttentionError(f"{entry.participant} never fired: {CALLBACK_REMEDY}.")
 
 
-def check_all_acted(
-    entries: Sequence[ParticipantEntry], last: DenoiserPass | None, called_back: bool
+def check_all_participants_acted(
+    entries: Sequence[RegisteredParticipant], last: DenoiserPass | None, called_back: bool
 ) -> None:
     """Raise AttentionError for a probe or an edit that never acted; `last` is the last pass."""
-    idle = [entry for entry in entries if not entry.has_acted]
+    idle = [entry for entry in entries if not entry.has_acted_or_does_nothing]
     if not idle:
         return
     if last is None:

@@ -14,7 +14,7 @@ from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.hooks.shared_hooks import SharedHooks
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.session.participant import ParticipantEntry
+from t2i.attention.session.participant import RegisteredParticipant
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.text.token_windows import EncoderInput
@@ -80,7 +80,7 @@ def _hidden_progress_bar(pipeline: Any) -> Iterator[None]:
 
 def forecast_kernels(
     sites: Sequence[Site],
-    entries: Sequence[ParticipantEntry],
+    entries: Sequence[RegisteredParticipant],
     prompt_tokens: PromptTokens | None,
     denoiser_pass: DenoiserPass,
 ) -> dict[str, set[str]]:

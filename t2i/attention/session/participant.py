@@ -85,7 +85,7 @@ class Participant(Protocol):
 
 
 @dataclass(slots=True)
-class ParticipantEntry:
+class RegisteredParticipant:
     """A probe or an edit registered in a session, with a record of the sites and steps at which it
     acted.
 
@@ -102,7 +102,7 @@ class ParticipantEntry:
         self.probes = self.participant.list_probes()
 
     @property
-    def has_acted(self) -> bool:
+    def has_acted_or_does_nothing(self) -> bool:
         """True if the probe or edit has acted in the session at least once, or asks for
         no change.
         """
@@ -110,7 +110,7 @@ class ParticipantEntry:
         return bool(steps) or self.participant.does_nothing
 
     def begin_run(self, prompt_tokens: PromptTokens, latent_size: tuple[int, int] | None) -> None:
-        """Reset the measurements of the participant's probes for a new run."""
+        """Reset the measurements of the probes of a registered probe or edit for a new run."""
         for probe in self.probes:
             probe.begin_run(prompt_tokens, latent_size)
 
@@ -122,12 +122,12 @@ class ParticipantEntry:
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
 
-    def acts_in_control(self, number: int) -> bool:
-        """Return True if the participant, or a probe that it uses, names the sites in the network
-        of this control.
+    def acts_in_control_network(self, number: int) -> bool:
+        """Return True if the probe or edit, or a probe that the edit uses, selects attention sites
+        in the network of this control (ControlNet).
         """
         every = (self.participant, *self.probes)
-        return any(as_sites(one.sites).selects_control(number) for one in every)
+        return any(as_sites(one.sites).selects_control_network(number) for one in every)
 
     def acts_at_step(self, denoiser_pass: DenoiserPass) -> bool:
         """Return True if the probe or edit acts at the step of this denoiser pass."""
@@ -184,7 +184,7 @@ class ParticipantEntry:
             steps = sum(probe.acts_at_step(step, num_steps) for step in range(num_steps))
             images = denoiser_pass.images_per_prompt
             total += sum(
-                probe.estimate_bytes_at(site, images, steps)
+                probe.estimate_bytes_at_site(site, images, steps)
                 for site in sites
                 if probe.acts_at_site(site)
             )

@@ -3,17 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from t2i.attention.denoiser_pass import DenoiserPass
-from t2i.attention.session.participant import ParticipantEntry
+from t2i.attention.session.participant import RegisteredParticipant
 from t2i.attention.site import Site
 from t2i.terminal import plural
 
 KIBIBYTE = 1 << 10
 
 
-def explain_sites(
+def describe_sites(
     sites: Sequence[Site],
     kernels: Mapping[str, Iterable[str]],
-    entries: Sequence[ParticipantEntry],
+    entries: Sequence[RegisteredParticipant],
     denoiser_pass: DenoiserPass | None,
 ) -> str:
     """Return one line per site: the kernels that compute it, the probes and edits that act there,
@@ -31,7 +31,7 @@ def explain_sites(
     return "\n".join(lines)
 
 
-def report_activity(entries: Sequence[ParticipantEntry]) -> str:
+def describe_activity(entries: Sequence[RegisteredParticipant]) -> str:
     """Return one line per probe and edit: the numbers of sites, steps and calls it acted at."""
     lines = []
     for entry in entries:

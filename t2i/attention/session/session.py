@@ -15,7 +15,7 @@ from t2i.attention.session.checks import (
     check_edit_is_supported,
 )
 from t2i.attention.session.dry_run import forecast_kernels
-from t2i.attention.session.report import explain_sites, report_activity
+from t2i.attention.session.report import describe_activity, describe_sites
 from t2i.attention.session.session_base import SessionBase
 from t2i.attention.site import Site, Sites, StepWindow
 from t2i.errors import ArgumentError
@@ -113,17 +113,17 @@ class Session(SessionBase):
         """
         if self._last is not None:
             kernels = self._installed.attention.kernel_descriptions
-            return explain_sites(self.sites(), kernels, self._entries, self._last)
+            return describe_sites(self.sites(), kernels, self._entries, self._last)
         if self._trial_pass is None:
             self._discover_sites()
         assert self._trial_pass is not None
         one_pass = replace(self._trial_pass, num_steps=num_inference_steps)
         plans = forecast_kernels(self.sites(), self._entries, self._prompts.tokens, one_pass)
-        return explain_sites(self.sites(), plans, self._entries, one_pass)
+        return describe_sites(self.sites(), plans, self._entries, one_pass)
 
     def report(self) -> str:
         """Return a line per probe and edit: the numbers of sites and steps at which it acted."""
-        return report_activity(self._entries)
+        return describe_activity(self._entries)
 
     def on_step_end(
         self, pipeline: object, step: int, timestep: object, tensors: dict[str, Any]

@@ -15,20 +15,20 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.compute.recorded_rows import RecordedInputs, RecordedRun
+from t2i.attention.compute.recorded_rows import RecordedAttentionInputs, RecordedRun
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback
 from t2i.attention.hooks.driven_session import RunCondPass
 from t2i.attention.hooks.shared_hooks import SharedHooks
 from t2i.attention.session.checks import (
-    check_all_acted,
-    check_same_text_for_images,
+    check_all_participants_acted,
+    check_images_of_prompt_share_text,
     check_sites_and_memory,
     check_step_callback_ran,
 )
 from t2i.attention.session.dry_run import RUN_FIRST_REMEDY, run_pipeline_to_discover_sites
-from t2i.attention.session.participant import Participant, ParticipantEntry
+from t2i.attention.session.participant import Participant, RegisteredParticipant
 from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
@@ -54,7 +54,7 @@ class SessionBase:
         self.recorded_source = recorded_source
         self.shared_hooks: SharedHooks | None = None
         self._x, self._prompts = x, prompts
-        self._entries: list[ParticipantEntry] = []
+        self._entries: list[RegisteredParticipant] = []
         self._pass: DenoiserPass | None = None
         """The pass that is running."""
         self._last: DenoiserPass | None = None
@@ -67,7 +67,7 @@ class SessionBase:
         self._thread = threading.get_ident()
 
     @property
-    def given_prompts(self) -> tuple[EncoderInput, ...] | None:
+    def prompts_given_to_attend(self) -> tuple[EncoderInput, ...] | None:
         """Prompts that attend() was given; None without any."""
         return self._prompts.given
 
@@ -90,9 +90,9 @@ class SessionBase:
             return
         if self.recorded_source is not None:
             step = denoiser_pass.step
-            branches = self.recorded_source.branches_at(step)
+            branches = self.recorded_source.branches_at_step(step)
             denoiser_pass = replace(denoiser_pass, num_recorded=1, recorded_branches=branches)
-            prompts = (self.recorded_source.prompt_at(step), *(prompts or ()))
+            prompts = (self.recorded_source.prompt_at_step(step), *(prompts or ()))
         if self._installed.is_dry_run:
             self._trial_pass = denoiser_pass
         else:
@@ -132,8 +132,8 @@ class SessionBase:
         return latents_BCHW
 
     def end_pass(self) -> None:
-        """End the denoiser pass that `begin_pass` began, and check the participants against newly
-        discovered sites.
+        """End the denoiser pass that `begin_pass` began, and check the session's probes and edits
+        against newly discovered sites.
         """
         if not self._is_own_thread:
             return
@@ -165,8 +165,8 @@ class SessionBase:
         """Number of batch rows of the running denoiser pass; None between passes."""
         return None if self._pass is None else self._pass.num_rows
 
-    def note_model_forward_end(self) -> None:
-        """Note that the denoiser's forward call has ended: it returned or raised."""
+    def on_model_forward_end(self) -> None:
+        """Mark the denoiser's forward call as ended in the session: it returned or raised."""
         self._pass = None
 
     def acts_at_site(self, site: Site) -> bool:
@@ -177,8 +177,8 @@ class SessionBase:
 
     @contextmanager
     def treating_rows_as_branches(self, branches: Sequence[str]) -> Iterator[None]:
-        """Take the rows of the running pass for those of these branches alone within the block, in
-        which a control's network is called.
+        """Context manager for the call of a control network (ControlNet): within the block, the
+        batch rows of the running pass count as the rows of these guidance branches alone.
         """
         whole = self._pass
         if whole is not None:
@@ -188,14 +188,16 @@ class SessionBase:
         finally:
             self._pass = whole
 
-    def acts_in_control(self, number: int) -> bool:
-        """Return True if a probe or an edit names the sites of a control's network."""
-        return any(entry.acts_in_control(number) for entry in self._entries)
+    def acts_in_control_network(self, number: int) -> bool:
+        """Return True if a probe or an edit of the session selects attention sites in the network
+        of this control (ControlNet).
+        """
+        return any(entry.acts_in_control_network(number) for entry in self._entries)
 
     def check_images_of_prompt_share_keys(self, site: Site, call: AttentionInputs) -> None:
         """Raise ArgumentError for attention keys that cannot come from the session's prompts."""
-        if self._pass is not None and self.given_prompts is not None:
-            check_same_text_for_images(self._pass, site, call)
+        if self._pass is not None and self.prompts_given_to_attend is not None:
+            check_images_of_prompt_share_text(self._pass, site, call)
 
     def add_edits_to_plan(self, site: Site, plan: EditPlan) -> None:
         """Add the changes of the session's edits at the site to the edit plan."""
@@ -203,8 +205,10 @@ class SessionBase:
         for entry in self._entries:
             entry.add_to_plan(plan, call)
 
-    def get_recorded_qkv(self, site: Site) -> RecordedInputs | None:
-        """Return the recorded source's queries and keys at this site and step, or None."""
+    def get_recorded_qkv(self, site: Site) -> RecordedAttentionInputs | None:
+        """Return the queries, keys and values that the recorded source has at this attention site
+        and the current step, or None.
+        """
         if self.recorded_source is None or self._pass is None:
             return None
         return self.recorded_source.get_recorded_qkv(site.name, self._pass.step)
@@ -225,7 +229,7 @@ class SessionBase:
         that never acted.
         """
         self._prompts.check_requested_words()
-        check_all_acted(self._entries, self._last, self._called_back)
+        check_all_participants_acted(self._entries, self._last, self._called_back)
 
     # its parts
 
@@ -250,7 +254,7 @@ class SessionBase:
             )
         if self._prompts.tokens is not None:
             participant.check_prompts_and_words(self._prompts.tokens)
-        entry = ParticipantEntry(participant)
+        entry = RegisteredParticipant(participant)
         self._entries.append(entry)
         self._checked = False
         if self._last is not None and self._prompts.tokens is not None:
@@ -260,7 +264,7 @@ class SessionBase:
     def _discover_sites(self) -> None:
         if not self._is_open:
             raise AttentionError(f"Nothing ran while the session was open: {RUN_FIRST_REMEDY}")
-        run_pipeline_to_discover_sites(self._x, self.given_prompts, self._installed)
+        run_pipeline_to_discover_sites(self._x, self.prompts_given_to_attend, self._installed)
 
     def _run_extra_pass(
         self,

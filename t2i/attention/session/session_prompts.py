@@ -8,12 +8,13 @@ from t2i.attention.prompts.prompt_tokens import (
     RequestedWords,
     as_prompt_tuple,
 )
-from t2i.attention.session.checks import check_same_prompts
+from t2i.attention.session.checks import check_attend_prompts_match_pipeline
 from t2i.text.token_windows import EncoderInput
 
 
 class SessionPrompts:
-    """Prompts given to attend() or by the pipeline; their tokens change where the prompts do.
+    """Prompts of an attention session, given to attend() or by the pipeline; they are tokenized
+    again whenever they change.
 
     Raises ArgumentError for prompts that are no list of prompts.
     """
@@ -38,7 +39,7 @@ class SessionPrompts:
         a word that no prompt of the run had.
         """
         prompts = tuple(of_pipeline or ())
-        check_same_prompts(self.given, prompts)
+        check_attend_prompts_match_pipeline(self.given, prompts)
         prompts = prompts or self.given or ()
         before = self.tokens
         if before is not None and not begins_run and prompts == before.prompts:

@@ -29,7 +29,7 @@ from t2i.cli.stopping import InterruptingStopHandler, SignalInterrupt
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.library_messages import quieting_libraries
 from t2i.run_folder import locking_folder
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -44,7 +44,7 @@ write to the same folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessJobs:
+class ProcessJobAssignment:
     """Jobs that one process of a bulk run does, and the worker with the pipeline for them.
 
     distributed_state : rank, number of processes and device of this process
@@ -103,7 +103,7 @@ def run_bulk(bulk: BulkRunArguments, lines: Sequence[PromptLine], *, as_json: bo
                 print_remark(_format_summary(pending, counter, interrupted is not None))
                 for entry in failed[:3]:
                     print_remark(f"{bulk.prompts}:{entry['line']}: {entry['error']['message']}")
-                print_line(document["index"])
+                print_result_line(document["index"])
         if interrupted is not None:
             raise typer.Exit(interrupted.exit_code)
         if state.is_main_process and counter.num_failed:
@@ -139,14 +139,14 @@ def _format_summary(pending: PendingJobs, counter: FinishedJobCounter, interrupt
 
 def _load_process_work(
     bulk: BulkRunArguments, lines: Sequence[PromptLine], held: ExitStack
-) -> ProcessJobs:
+) -> ProcessJobAssignment:
     """Agree with the other processes on the missing images, and load the pipeline."""
     held.enter_context(quieting_libraries())
     state = held.enter_context(distributed_process_group())
     pending = run_in_main_and_broadcast(state, lambda: _lock_and_plan(bulk, lines, held))
     jobs = pending.jobs[state.process_index :: state.num_processes]
     if not jobs:
-        return ProcessJobs(state, pending, jobs, None)
+        return ProcessJobAssignment(state, pending, jobs, None)
 
     from t2i.cli.bulk.worker import BulkWorker
     from t2i.denoiser.loading.model_location import locate_model
@@ -156,7 +156,7 @@ def _load_process_work(
     model = locate_model(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
         _check_same_model(model, pending.model_digest)
-    return ProcessJobs(
+    return ProcessJobAssignment(
         state, pending, jobs, BulkWorker.load(model, pending.model_digest, bulk, state.device)
     )
 
@@ -218,7 +218,7 @@ def _check_same_model(model: Path, model_digest: str) -> None:
 
 def _run_jobs(
     bulk: BulkRunArguments,
-    work: ProcessJobs,
+    work: ProcessJobAssignment,
     counter: FinishedJobCounter,
     stop: InterruptingStopHandler,
 ) -> None:

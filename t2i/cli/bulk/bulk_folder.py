@@ -77,7 +77,7 @@ class BulkRunArguments:
 
 @dataclass(frozen=True, slots=True)
 class PendingJobs:
-    """Jobs of a bulk run whose images are still missing, divided among its processes.
+    """Jobs of a bulk run whose images are still missing, those of all its processes together.
 
     jobs : in the order of the prompts file
     num_images : of the whole file, missing or not
@@ -143,12 +143,14 @@ class BulkFolder:
             write_atomically(self.out / STATE_FILE, lambda part: part.write_text(text, "utf-8"))
         known = merge_index_parts(self.out)
         there = {entry.name for entry in os.scandir(self.out)}
-        _remove_leftovers(self.out, there, {name for job in self.jobs for name in job.output_names})
+        _remove_leftovers(
+            self.out, there, {name for job in self.jobs for name in job.file_and_folder_names}
+        )
         done = {index for index, entry in known.items() if "file" in entry}
         todo = [
             job
             for job in self.jobs
-            if job.index not in done or not there.issuperset(job.output_names)
+            if job.index not in done or not there.issuperset(job.file_and_folder_names)
         ]
         return PendingJobs(todo, len(self.jobs), self.state["model_digest"])
 
@@ -275,7 +277,9 @@ def _check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def list_state_differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """List the values that differ between two recorded states, as lines "name before -> now"."""
+    """Return a line "name before -> now" for each value in which the state recorded in bulk.json
+    when a bulk run was begun differs from that of now.
+    """
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()
@@ -286,7 +290,7 @@ def list_state_differences(before: Mapping[str, object], now: Mapping[str, objec
 def _check_names_not_reserved(prompts: Path, jobs: Iterable[Job]) -> None:
     """Raise DataError for a recording with the name of a file that the bulk run itself writes."""
     for job in jobs:
-        for name in job.output_names:
+        for name in job.file_and_folder_names:
             own = (STATE_FILE, INDEX_FILE, LOCK_FILE)
             if name.lower() in own or INDEX_PART_PATTERN.fullmatch(name.lower()):
                 raise DataError(
@@ -300,7 +304,7 @@ def _check_names_free(out: Path, jobs: Iterable[Job]) -> None:
     if not out.is_dir():
         return
     there = {entry.name for entry in os.scandir(out)}
-    for name in (INDEX_FILE, *(name for job in jobs for name in job.output_names)):
+    for name in (INDEX_FILE, *(name for job in jobs for name in job.file_and_folder_names)):
         if name in there:
             raise OutputError(
                 f"{out / name} exists and is not replaced: remove it, or choose another --out."

@@ -23,12 +23,14 @@ IndexEntry = dict[str, Any]
 
 
 def index_part_path(folder: Path, rank: int) -> Path:
-    """Return the path of the part of index.jsonl that the process `rank` writes."""
+    """Return the path of the part of a bulk run's index.jsonl that the process of a rank writes."""
     return folder / f"index.{rank}.jsonl"
 
 
 class IndexPartWriter:
-    """Writer of one process's part of index.jsonl, which records finished and failed jobs."""
+    """Writer of one process's part of a bulk run's index.jsonl, which records the finished and the
+    failed jobs.
+    """
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = index_part_path(folder, rank)
@@ -56,7 +58,8 @@ class IndexPartWriter:
 
 
 class FinishedJobCounter:
-    """Counter of the jobs of all processes, read from the parts of the index that they write.
+    """Counter of the finished and failed jobs of all processes of a bulk run, read from the parts
+    of index.jsonl that they write.
 
     num_generated, num_failed : jobs with an image, jobs with an error, as of the last update
     """
@@ -67,11 +70,15 @@ class FinishedJobCounter:
 
     @property
     def num_finished(self) -> int:
-        """Number of jobs that have generated their image or have failed."""
+        """Number of jobs of a bulk run, over all processes, that have generated their image or have
+        failed, as of the last update.
+        """
         return self.num_generated + self.num_failed
 
     def update(self) -> None:
-        """Count the lines added to the index parts since the last update."""
+        """Count the finished and failed jobs that the processes of a bulk run have added to their
+        parts of index.jsonl since the last update.
+        """
         for path, start in self._read.items():
             if not path.exists():
                 continue
@@ -85,7 +92,8 @@ class FinishedJobCounter:
 
 
 def merge_index_parts(folder: Path) -> dict[int, IndexEntry]:
-    """Merge the parts of index.jsonl into one file and return the entry of each job, by number.
+    """Merge the parts of a bulk run's index.jsonl, one of each process, into one file and return
+    the entry of each job, by the job's number.
 
     A later entry replaces an earlier one, but a failure never replaces an image. Raises OutputError
     for an index that cannot be read or written.

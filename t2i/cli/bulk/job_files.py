@@ -8,15 +8,18 @@ from pathlib import Path
 from t2i.atomic_files import (
     NameTakenError,
     build_write_error,
-    link_or_move_file,
+    move_file_to_unused_name,
     write_files_under_first_free_names,
 )
 from t2i.cli.bulk.jobs import MAPS_SUFFIX
 from t2i.errors import DataError
 
 
-def save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], object]) -> Path | None:
-    """Save the files of a job unless they exist; return the first that exists and differs.
+def save_or_find_conflict(
+    paths: Sequence[Path], save: Callable[[Sequence[Path]], object]
+) -> Path | None:
+    """Save the files of a job of a bulk run, but none that exists already. Return the path of the
+    first existing file whose content differs from the new one; None if there is none.
 
     They are there after a kill between files and index, too. Other files of their names are left
     alone.
@@ -32,7 +35,7 @@ def save_new_files(paths: Sequence[Path], save: Callable[[Sequence[Path]], objec
         save(again)
         for new, path in zip(again, paths, strict=True):
             if not os.path.lexists(path):
-                link_or_move_file(new, path)
+                move_file_to_unused_name(new, path)
             elif not _have_same_contents(new, path):
                 return path
         return None

@@ -9,10 +9,10 @@ from t2i.cli.file_names import slugify
 from t2i.cli.inspected_words import (
     ANIMATION_ENDING,
     SEGMENT_ENDING,
-    PromptLineTask,
+    InspectOrInvertTask,
     Retry,
 )
-from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecording
+from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecordedPhoto
 from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
@@ -43,17 +43,17 @@ class Job:
     file_name: str
     request: Request
     edit: PromptLineEdit | None = None
-    reading: PromptLineTask | None = None
+    reading: InspectOrInvertTask | None = None
     budget_bytes: int | None = None
-    recording: PromptLineRecording | None = None
+    recording: PromptLineRecordedPhoto | None = None
     record: str | None = None
     retry: Retry | None = None
     retry_stride: int = 1
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """Names of all files that the job saves: of heat maps the strip, then the maps, the label
-        picture and the animation of the steps where the line asks for them.
+        """Names of the files that a job of a bulk run saves: its image; for heat maps, the strip
+        image and the .safetensors file of the maps.
         """
         if self.reading is None or self.reading.task != "inspect":
             return (self.file_name,)
@@ -64,8 +64,10 @@ class Job:
         return (self.file_name, *(f"{stem}{ending}" for ending in endings))
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of all files and folders that the job makes."""
+    def file_and_folder_names(self) -> tuple[str, ...]:
+        """Names of everything that a job of a bulk run writes into the output folder: its files
+        and, if its edit is recorded, the folder of the recording.
+        """
         return self.file_names if self.record is None else (*self.file_names, self.record)
 
 
@@ -136,8 +138,10 @@ def _check_unique_names(path: Path, jobs: Iterable[Job]) -> None:
     """Raise DataError for two images of one name, also on a file system that ignores case."""
     lines: dict[str, int] = {}
     for job in jobs:
-        folded = [unicodedata.normalize("NFC", name).casefold() for name in job.output_names]
-        for name, key in zip(job.output_names, folded, strict=True):
+        folded = [
+            unicodedata.normalize("NFC", name).casefold() for name in job.file_and_folder_names
+        ]
+        for name, key in zip(job.file_and_folder_names, folded, strict=True):
             other = lines.setdefault(key, job.line_number)
             if other != job.line_number or folded.count(key) > 1:
                 raise DataError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from t2i.cli.generation.edited_images import build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import invert_photo
 from t2i.cli.generation.recorded_photo import RecordedPhoto, read_recorded_photo
-from t2i.cli.request.edit_options import PromptLineRecording
+from t2i.cli.request.edit_options import PromptLineRecordedPhoto
 from t2i.cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class InvertedPhotoCache:
-    """Cache of the recorded source of the photo that was inverted last.
+class LastInvertedPhotoCache:
+    """Cache of one photo: the recorded source of the photo that a bulk run inverted last, and the
+    recording that it read last.
 
     request, seed : those that it was inverted for; the seed is None for a method without noise
     for_edits : edits that it was recorded for
@@ -34,11 +35,14 @@ class InvertedPhotoCache:
     seed: int | None = None
     for_edits: "tuple[Edit, ...]" = ()
     source: "RecordedSource | None" = None
-    recording: PromptLineRecording | None = None
+    recording: PromptLineRecordedPhoto | None = None
     recorded: RecordedPhoto | None = None
 
-    def get_or_read_recording(self, recording: PromptLineRecording, model: str) -> RecordedPhoto:
-        """Return a line's recorded photo, read unless it was the last.
+    def get_or_read_recording(
+        self, recording: PromptLineRecordedPhoto, model: str
+    ) -> RecordedPhoto:
+        """Return the recorded photo that a line of a prompts file names; it is read from its folder
+        unless it was the last one read.
 
         model : of the bulk run, instead of the recorded one
         """
@@ -49,7 +53,7 @@ class InvertedPhotoCache:
             self.recording = recording
         return self.recorded
 
-    def get_source(
+    def get_or_invert_source(
         self,
         pipe: "TextToImagePipeline",
         request: Request,
@@ -60,17 +64,18 @@ class InvertedPhotoCache:
         notes: Mapping[str, object] | None = None,
         for_edits: "Sequence[Edit]" = (),
     ) -> "RecordedSource":
-        """Return the recorded source of a request's photo, inverted unless it was the last.
+        """Return the recorded source of a request's photo: the cached one if the same photo was
+        inverted last and no folder is given, else invert the photo now.
 
         folder, notes : where given, the photo is inverted and recorded there
         for_edits : edits that the photo is recorded for
         """
-        from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
+        from pipelines.inversion.edit_friendly import EditFriendlyInversion, FlowEdit, TurboEdit
         from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 
         assert request.inversion is not None
         method = resolve_inversion_method(pipe, request.inversion.method)
-        noise = seed if isinstance(method, FlowEdit | EditFriendly | Turbo) else None
+        noise = seed if isinstance(method, FlowEdit | EditFriendlyInversion | TurboEdit) else None
         is_other = (self.request, self.seed, self.for_edits) != (request, noise, (*for_edits,))
         if self.source is None or folder is not None or is_other:
             self.source = None  # freed before the next one is made

@@ -172,7 +172,9 @@ def _decode_lines(file: BinaryIO) -> NumberedLines:
 
 
 def parse_text_lines(lines: NumberedLines) -> NumberedRows:
-    """Parse the lines of a text file, one prompt each; blank lines and # lines are skipped."""
+    """Yield the line number and {"prompt": text} of each line of a prompts file in plain text;
+    blank lines and # lines are skipped.
+    """
     for number, text in lines:
         prompt = text.strip()
         if prompt and not prompt.startswith("#"):
@@ -180,7 +182,9 @@ def parse_text_lines(lines: NumberedLines) -> NumberedRows:
 
 
 def parse_json_lines(lines: NumberedLines) -> NumberedRows:
-    """Parse the lines of a JSON Lines file, one object each; blank lines are skipped."""
+    """Yield the line number and the object, or the error, of each line of a prompts file in JSON
+    Lines; blank lines are skipped.
+    """
     for number, text in lines:
         if text.strip():
             yield number, _parse_json_record(text)
@@ -214,9 +218,11 @@ def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def parse_csv_rows(lines: NumberedLines) -> NumberedRows:
-    """Parse the rows of a CSV file into column -> cell; empty cells are left out."""
+    """Yield the line number and {column: cell}, or the error, of each row of a prompts file in CSV;
+    empty cells are left out.
+    """
     source = CsvReader(lines)
-    rows = source.iterate_row_cells()
+    rows = source.iter_numbered_rows()
     number, header = next(((n, row) for n, row in rows if row), (1, []))
     columns = [cell.strip() for cell in header]
     _check_header(number, columns)
@@ -253,7 +259,7 @@ class CsvReader:
                 )
             yield text
 
-    def iterate_row_cells(self) -> Iterator[tuple[int, list[str]]]:
+    def iter_numbered_rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number of the first line, and the cells, of each row of a CSV file.
 
         Raises UnreadableRestOfFileError.

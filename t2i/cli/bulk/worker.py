@@ -13,13 +13,13 @@ from PIL.Image import Image
 from t2i.atomic_files import NameTakenError
 from t2i.cli.bulk.bulk_folder import BulkRunArguments
 from t2i.cli.bulk.index import IndexEntry
-from t2i.cli.bulk.job_files import save_new_files
+from t2i.cli.bulk.job_files import save_or_find_conflict
 from t2i.cli.bulk.jobs import Job
-from t2i.cli.bulk.photo_cache import InvertedPhotoCache
+from t2i.cli.bulk.photo_cache import LastInvertedPhotoCache
 from t2i.cli.generation.adapters import AttachedAdapters
 from t2i.cli.generation.edited_images import (
     build_prompt_to_prompt_pipeline,
-    choose_edits_and_build_request,
+    choose_edits_and_add_to_request,
     generate_edited_images,
 )
 from t2i.cli.generation.image_generation import (
@@ -36,14 +36,13 @@ from t2i.cli.generation.inverted_photo import (
     replace_auto_inversion_method,
 )
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY, RecordedPhoto
-from t2i.cli.generation.recorded_target import read_recording_with_notes, record_target_of_request
-from t2i.cli.generation.retried_image import (
-    RetriedImage,
-    generate_with_retries,
-    list_seeds_to_try,
+from t2i.cli.generation.recorded_target import (
+    read_recording_if_notes_match,
+    record_or_read_edit_target,
 )
-from t2i.cli.generation.sequential_edits import record_edit
-from t2i.cli.inspected_words import PromptLineTask
+from t2i.cli.generation.retried_image import RetriedImage, generate_with_retries, list_seeds_to_try
+from t2i.cli.generation.sequential_edits import record_first_target
+from t2i.cli.inspected_words import InspectOrInvertTask
 from t2i.cli.metadata.writing import (
     build_metadata_texts,
     build_t2i_metadata,
@@ -96,7 +95,7 @@ class BulkWorker:
     model_digest: str
     out: Path
     write_metadata: bool
-    photo_cache: InvertedPhotoCache = field(default_factory=InvertedPhotoCache)
+    photo_cache: LastInvertedPhotoCache = field(default_factory=LastInvertedPhotoCache)
 
     @classmethod
     def load(
@@ -138,7 +137,7 @@ class BulkWorker:
             else:
                 entry["request"] = asdict(result.request)
                 paths = [self.out / name for name in job.file_names]
-                taken = None if result.save is None else save_new_files(paths, result.save)
+                taken = None if result.save is None else save_or_find_conflict(paths, result.save)
                 if taken is None:
                     entry |= {"file": job.file_name, **result.facts}
                     entry["seconds"] = round(time.perf_counter() - start, 3)
@@ -205,7 +204,7 @@ class BulkWorker:
         return build_metadata_texts(request, seed, self.model_digest, draws=draws)
 
     def _inspect(
-        self, request: Request, job: Job, task: PromptLineTask, recorded: RecordedPhoto | None
+        self, request: Request, job: Job, task: InspectOrInvertTask, recorded: RecordedPhoto | None
     ) -> UnsavedJobOutput:
         """Read the heat maps of a line's image, photo or recording."""
         seed = job.seed if recorded is None else recorded.seed
@@ -232,7 +231,7 @@ class BulkWorker:
             for save_extra, path in zip(extras, paths[2:], strict=True):
                 save_extra(path)
 
-        facts = {"maps": job.file_names[1], "words": inspected.describe_words(), "seed": seed}
+        facts = {"maps": job.file_names[1], "words": inspected.compute_word_stats(), "seed": seed}
         return UnsavedJobOutput(inspected.request, save, facts)
 
     def _get_photo_source(
@@ -245,7 +244,7 @@ class BulkWorker:
         """Return the recorded source of a line's photo, inverted unless it is recorded."""
         if recorded is not None:
             return recorded.source
-        return self.photo_cache.get_source(
+        return self.photo_cache.get_or_invert_source(
             *(self.pipe, request, job.seed), budget_bytes=job.budget_bytes, for_edits=for_edits
         )
 
@@ -256,9 +255,9 @@ class BulkWorker:
         """
         folder = self.out / job.file_name
         notes = {REQUEST_NOTE_KEY: build_t2i_metadata(request, job.seed, self.model_digest)}
-        source = read_recording_with_notes(folder, notes)
+        source = read_recording_if_notes_match(folder, notes)
         if source is None:
-            source = self.photo_cache.get_source(
+            source = self.photo_cache.get_or_invert_source(
                 *(self.pipe, request, job.seed),
                 budget_bytes=job.budget_bytes,
                 folder=folder,
@@ -288,7 +287,7 @@ class BulkWorker:
             source = self._get_photo_source(first, job, None, () if edit.earlier else for_edits)
             request, source = self._edit_earlier(request, edit, source, for_edits)
         before = request.prompt if edit.source is None else edit.source
-        request, _ = choose_edits_and_build_request(
+        request, _ = choose_edits_and_add_to_request(
             self.pipe, request, [before, target], options, source
         )
         if job.record is None:
@@ -297,7 +296,7 @@ class BulkWorker:
             )
         else:
             assert source is not None
-            generated = record_target_of_request(
+            generated = record_or_read_edit_target(
                 *(self.pipe, request, seed, source, self.out / job.record),
                 model_digest=self.model_digest,
                 budget_bytes=job.budget_bytes,
@@ -324,11 +323,13 @@ class BulkWorker:
         editor = build_prompt_to_prompt_pipeline(self.pipe)
         pairs = [*pairwise(edit.chained_source_prompts)]
         for pair in pairs:
-            request, _ = choose_edits_and_build_request(
+            request, _ = choose_edits_and_add_to_request(
                 self.pipe, request, pair, WordEditOptions(), source
             )
             read = for_edits if pair is pairs[-1] else ()
-            source = record_edit(editor, request, source, show_progress=False, for_edits=read)
+            source = record_first_target(
+                editor, request, source, show_progress=False, for_edits=read
+            )
         return request, source
 
 

@@ -12,13 +12,13 @@ from t2i.cli.weights_output import (
     PrecisionOption,
     WeightsFormat,
     WeightsFormatOption,
-    atomic_output,
     check_output_writable,
+    output_path_context,
     write_lora_in_format,
     write_model_folder,
 )
 from t2i.errors import ArgumentError, ModelError
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 WeightsKind = Literal["LoRA", "embedding", "model"]
 PICKLE_SUFFIXES = (".pt", ".bin")
@@ -74,18 +74,18 @@ def convert(
 
         check_output_writable(out, overwrite, folder=to == "peft")
         lora = read_lora(source, layers_per_block=layers_per_block)
-        with atomic_output(out, overwrite) as new:
+        with output_path_context(out, overwrite) as new:
             write_lora_in_format(new, lora, to, family, layers_per_block)
     if format == "json":
         print_json({"path": str(out), "kind": kind, "layout": to})
     else:
         print_remark(f"{kind}, as {to} has it")
-        print_line(out)
+        print_result_line(out)
 
 
 def _detect_kind(source: Path) -> WeightsKind:
     """Return the kind of weights in a file or folder, by its name and its header."""
-    from t2i.denoiser.loading.weight_checks import read_shapes
+    from t2i.denoiser.loading.weight_checks import read_tensor_shapes
 
     if source.is_dir():
         return "model" if (source / "model_index.json").is_file() else "LoRA"
@@ -95,7 +95,7 @@ def _detect_kind(source: Path) -> WeightsKind:
         raise ModelError(f"No such file or folder: {source}. Check the path.")
     if source.suffix != ".safetensors":
         raise ModelError(f"{source} is of no known kind: expected .safetensors.")
-    shapes = read_shapes(source)
+    shapes = read_tensor_shapes(source)
     if any(name.startswith(MODEL_KEY_PREFIXES) and not _is_lora_tensor(name) for name in shapes):
         return "model"
     small = 0 < len(shapes) <= MAX_EMBEDDING_TENSORS and all(
@@ -136,7 +136,7 @@ def _convert_embedding(
     check_output_writable(out, overwrite)
     found = read_learned_word(source, pickles=allow_pickle)
     named = LearnedWord(found.vectors, token or found.token or source.stem)
-    with atomic_output(out, overwrite) as new:
+    with output_path_context(out, overwrite) as new:
         (write_learned_word if to == "diffusers" else write_learned_word_kohya)(new, named)
 
 
@@ -161,5 +161,5 @@ def _convert_model(
     from t2i.library_messages import quieting_libraries
 
     given = {} if config is None else {"config": config}
-    with quieting_libraries(), atomic_output(out, overwrite) as new:
+    with quieting_libraries(), output_path_context(out, overwrite) as new:
         write_model_folder(new, TextToImagePipeline.from_pretrained(source, **given), precision)

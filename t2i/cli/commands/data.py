@@ -13,7 +13,7 @@ from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
 from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.errors import ArgumentError, DataError, suggest_choice
-from t2i.terminal import plural, print_line
+from t2i.terminal import plural, print_result_line
 
 if TYPE_CHECKING:
     from t2i.data.training_dataset import TrainingDataset
@@ -70,7 +70,7 @@ def save_contact_sheet(
     if format == "json":
         print_json({"path": str(path), "num": num, "seed": seed, "split": split})
     else:
-        print_line(path)
+        print_result_line(path)
 
 
 DataPathArgument = Annotated[
@@ -115,7 +115,10 @@ def check_data_set(
     """
     from t2i.cli.file_names import OutputFileNames
     from t2i.pictures import save_picture
-    from train.data.config_from_path import build_data_config_from_path, read_training_batch_size
+    from train.data.config_from_path import (
+        infer_data_config_from_path,
+        read_batch_size_from_run_toml,
+    )
     from train.data.discovery import check_broken_fraction
     from train.data.pictures import Pictures
     from train.data.sheets.contact_sheet import (
@@ -125,7 +128,7 @@ def check_data_set(
 
     if size is None and (model is not None or place.suffix != ".toml"):
         size = _image_size_of_model(model or "embedded")
-    config = build_data_config_from_path(place, size, bucket_step)
+    config = infer_data_config_from_path(place, size, bucket_step)
     names = OutputFileNames(out, f"{place.resolve().name} pictures", num=1)
     found = _find_with_progress(config)
     if not found.pictures:
@@ -142,9 +145,9 @@ def check_data_set(
         sheet = None if path is None else str(path)
         print_json({"usable": usable, "sheet": sheet, **summary.to_json_dict()})
     else:
-        print_data_summary(summary, config, read_training_batch_size(place))
+        print_data_summary(summary, config, read_batch_size_from_run_toml(place))
         if path is not None:
-            print_line(f"\n{path}")
+            print_result_line(f"\n{path}")
     if not usable and format == "json":
         raise typer.Exit(DataError.exit_code)
     if not usable:
@@ -179,9 +182,9 @@ def _find_with_progress(config: "PictureDatasetConfig") -> "FoundPictures":
 
 
 def _build_scenes(seed: int, split: Split, hint: SceneHint | None) -> "TrainingDataset":
-    from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+    from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
-    return Scenes(SceneDatasetConfig(seed=seed, split=split, hint=hint))
+    return SceneDataset(SceneDatasetConfig(seed=seed, split=split, hint=hint))
 
 
 DATA_SETS = {"scenes": _build_scenes}

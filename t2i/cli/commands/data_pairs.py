@@ -8,7 +8,7 @@ import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.errors import ArgumentError, DataError
-from t2i.terminal import plural, print_line
+from t2i.terminal import plural, print_result_line
 
 if TYPE_CHECKING:
     from t2i.evaluate.preferences.pair_generation import PreferencePairGenerator
@@ -72,7 +72,7 @@ def generate_preference_pairs(
             print_remark(f"Warning: since the first pairs {change}: others may differ slightly.")
         try:
             with showing_progress({PAIRS_UNIT_NAME: num}) as report:
-                found = generator.generate_pairs(num, store, report)
+                found = generator.generate_and_save_pairs(num, store, report)
         except KeyboardInterrupt:
             write_pairs_file(store)
             print_remark("Interrupted: finished pairs are kept. The same command continues.")
@@ -93,7 +93,7 @@ def generate_preference_pairs(
     if format == "json":
         print_json({"path": str(path), "pairs": found, "captions": captions, "seed": seed})
     else:
-        print_line(path)
+        print_result_line(path)
 
 
 def _prepare_generation(
@@ -113,16 +113,16 @@ def _prepare_generation(
     from t2i.evaluate.preferences.second_recogniser import (
         SECOND_RECOGNISER_FOLDER,
         compute_weights_digest,
-        load_preference_recogniser,
+        load_pair_judge,
     )
     from t2i.evaluate.promptable_objects import find_promptable_objects
     from t2i.evaluate.result_folder import ResultFolder
     from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
-    from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+    from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
     path = locate_model(model)
     judging = recogniser or SECOND_RECOGNISER_FOLDER
-    judge = load_preference_recogniser(judging)
+    judge = load_pair_judge(judging)
     known = find_promptable_objects(path, judge)
     request = Request(prompt="").with_defaults(read_model_defaults(path))
     pipe = load_pipeline(path, request.sampler)
@@ -133,7 +133,7 @@ def _prepare_generation(
     generator = PreferencePairGenerator(
         pipe=pipe,
         recogniser=judge.to(pipe.device),
-        scenes=Scenes(
+        scenes=SceneDataset(
             SceneDatasetConfig(
                 size=sd.default_height_and_width(pipe.unet, pipe.vae)[0],
                 seed=seed,

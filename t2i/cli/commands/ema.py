@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.gc_control import freeze_and_restore_gc
+from t2i.cli.gc_control import end_gc_delay_and_freeze
 from t2i.cli.output import FormatOption, print_json, print_remark
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 MAX_PROFILE_ERROR = 0.05
 """Relative error of the averaging profile above which a note is printed."""
@@ -33,10 +33,10 @@ def write_post_hoc_ema(
     be rebuilt after training (arXiv 2312.02696). Short ones follow the last steps, long ones smooth
     more; which is best shows only in the pictures.
     """
-    from train.posthoc_model import export_posthoc_model
+    from train.posthoc_model import export_posthoc_ema_model
 
-    freeze_and_restore_gc()
-    rebuilt = export_posthoc_model(run, length, step, out)
+    end_gc_delay_and_freeze()
+    rebuilt = export_posthoc_ema_model(run, length, step, out)
     if rebuilt.error > MAX_PROFILE_ERROR:
         print_remark(
             f"The snapshots reproduce the average of length {length:g} with an error of "
@@ -46,4 +46,4 @@ def write_post_hoc_ema(
     if format == "json":
         print_json({**asdict(rebuilt), "folder": str(rebuilt.folder)})
     else:
-        print_line(rebuilt.folder)
+        print_result_line(rebuilt.folder)

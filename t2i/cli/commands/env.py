@@ -4,7 +4,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from t2i import __version__
-from t2i.cli.output import FormatOption, print_json, print_rows
+from t2i.cli.output import FormatOption, print_json, print_two_columns
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def env(format: FormatOption = "text") -> None:
     if format == "json":
         print_json(facts)
     else:
-        print_rows(facts)
+        print_two_columns(facts)
 
 
 def collect_versions_and_hardware() -> dict[str, str | int]:

@@ -11,7 +11,7 @@ import typer
 from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headline_figures
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich
+from t2i.terminal import print_result_line, print_rich
 
 if TYPE_CHECKING:
     from t2i.evaluate.result_folder import ResultFolder
@@ -116,9 +116,9 @@ def evaluate(
     """
     from t2i.denoiser.loading.model_location import locate_model
     from t2i.evaluate.optional_imports import check_extra_installed
-    from t2i.evaluate.suite import read_suite, select_part_names
+    from t2i.evaluate.suite import read_suite_config, select_part_names
 
-    config = read_suite(suite, quick=quick)
+    config = read_suite_config(suite, quick=quick)
     parts = select_part_names(part or [], config)
     check_control_option(control, parts)
     check_extra_installed()
@@ -150,11 +150,13 @@ def evaluate(
     else:
         print_headline_figures(document)
         _print_tables({name: document["chapters"].get(name) for name in PRINTED_CHAPTERS})
-        print_line(out / PAGE_FILE)
+        print_result_line(out / PAGE_FILE)
 
 
 def check_control_option(control: Path | None, parts: Sequence[str]) -> None:
-    """Raise ArgumentError unless a control is named exactly if the part "hints" is measured."""
+    """Raise ArgumentError if `t2i evaluate` measures the part "hints" without a --control network,
+    or is given --control without measuring that part.
+    """
     if control is None and "hints" in parts:
         raise ArgumentError(
             "The part hints measures a control: name its network, --control FOLDER, as "
@@ -174,7 +176,12 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
     from t2i.accelerate_state import isolated_torch_rng
     from t2i.evaluate.progress import showing_suite_progress
     from t2i.evaluate.report.earlier_result import read_earlier_result
-    from t2i.evaluate.run import RESULT_VERSION, list_finished_parts, measure_parts, write_result
+    from t2i.evaluate.run import (
+        RESULT_VERSION,
+        measure_parts,
+        select_finished_parts,
+        write_result_files,
+    )
     from t2i.evaluate.suite import PART_CLASSES, build_part
     from t2i.library_messages import quieting_libraries
     from t2i.run_folder import locking_folder
@@ -211,9 +218,9 @@ def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
         ]
         order = list(PART_CLASSES)
         finished = sorted(
-            list_finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
+            select_finished_parts([*parts, *others], store), key=lambda p: order.index(p.name)
         )
-        return write_result(finished, store, facts, earlier)
+        return write_result_files(finished, store, facts, earlier)
 
 
 def _prepare_evaluation(

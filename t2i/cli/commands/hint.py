@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
-from t2i.cli.weights_output import OverwriteOption, atomic_output
+from t2i.cli.weights_output import OverwriteOption, output_path_context
 from t2i.errors import ArgumentError, OutputError
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 EPILOG = """Examples:
 
@@ -74,7 +74,7 @@ def hint(
     settings = {name: value for name, value in given.items() if value is not None}
     made = make_hint(kind, picture, resolution=resolution, **settings)
     is_empty = made.getbbox() is None
-    with atomic_output(out, overwrite) as new:
+    with output_path_context(out, overwrite) as new:
         save_picture(made, new)
     size = {"width": made.width, "height": made.height}
     if format == "json":
@@ -83,11 +83,13 @@ def hint(
     print_remark(f"{made.width}x{made.height} pixels")
     if is_empty:
         print_remark("Nothing was found in the picture: the hint is black all over.")
-    print_line(out)
+    print_result_line(out)
 
 
 def check_hint_path(out: Path, overwrite: bool) -> None:
-    """Raise ArgumentError or OutputError unless a hint may be written to a path."""
+    """Raise ArgumentError or OutputError unless `t2i hint` may write its control hint image to a
+    path.
+    """
     from t2i.atomic_files import check_name_lengths
     from t2i.pictures import FORMAT_BY_SUFFIX
 

@@ -13,7 +13,7 @@ from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.request import options
 from t2i.cli.request.photo_inversion import convert_recording_budget_to_bytes
 from t2i.errors import ArgumentError
-from t2i.terminal import print_line, print_rich, showing_warnings_on_one_line
+from t2i.terminal import print_result_line, print_rich, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
@@ -208,7 +208,7 @@ def _inspect_and_save(
         CONTROL_MAPS_ENDING,
         MAPS_ENDING,
         NEGATIVE_MAPS_ENDING,
-        describe_words,
+        compute_word_stats,
         generate_and_probe,
         probe_photo,
     )
@@ -253,7 +253,9 @@ def _inspect_and_save(
             else None
         )
 
-        writers = inspected.build_writers(segment=output.segment, animate=output.animate)
+        writers = inspected.build_writers_by_file_ending(
+            segment=output.segment, animate=output.animate
+        )
 
         def write(paths: Sequence[Path]) -> None:
             save_picture(inspected.build_strip(), paths[0], texts)
@@ -261,7 +263,7 @@ def _inspect_and_save(
                 save(path)
 
         output.names.endings = list(writers)
-        strip_path, *others = output.names.save_group(seed, write)
+        strip_path, *others = output.names.save_files_all_or_none(seed, write)
         path_by_ending = dict(zip(writers, others, strict=True))
     seconds = round(time.perf_counter() - start, 2)
 
@@ -277,14 +279,14 @@ def _inspect_and_save(
                 {
                     "control": number,
                     "maps": str(path_by_ending[CONTROL_MAPS_ENDING.format(number)]),
-                    "words": describe_words(one),
+                    "words": compute_word_stats(one),
                 }
                 for number, one in inspected.maps_by_control.items()
             ]
         if inspected.negative_maps is not None:
             made["negative"] = {
                 "maps": str(path_by_ending[NEGATIVE_MAPS_ENDING]),
-                "words": describe_words(inspected.negative_maps),
+                "words": compute_word_stats(inspected.negative_maps),
             }
         if output.segment:
             labels = inspected.segment()
@@ -296,7 +298,7 @@ def _inspect_and_save(
             }
         if output.animate:
             made["animation"] = str(path_by_ending[ANIMATION_ENDING])
-        found = {"request": asdict(request), "words": inspected.describe_words()}
+        found = {"request": asdict(request), "words": inspected.compute_word_stats()}
         print_json(found | {"warnings": warned} | made)
         return
     _print_table(maps)
@@ -308,7 +310,7 @@ def _inspect_and_save(
         _print_table(inspected.negative_maps)
     print_remark(f"seed {seed}, {seconds} s")
     for path in (strip_path, *others):
-        print_line(path)
+        print_result_line(path)
 
 
 def _print_table(maps: "HeatMaps") -> None:

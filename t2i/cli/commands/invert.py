@@ -86,9 +86,9 @@ def record_photo(
     seed = choose_seed(seed)
     check_request_files(request)
 
-    from t2i.cli.generation.recorded_photo import invert_to_folder
+    from t2i.cli.generation.recorded_photo import invert_photo_to_folder
 
-    invert_to_folder(
+    invert_photo_to_folder(
         *(request, seed, out),
         budget_bytes=budget_bytes,
         as_json=format == "json",

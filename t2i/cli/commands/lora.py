@@ -12,13 +12,13 @@ from t2i.cli.weights_output import (
     OverwriteOption,
     PrecisionOption,
     WeightsFormatOption,
-    atomic_output,
     check_output_writable,
+    output_path_context,
     write_lora_in_format,
     write_model_folder,
 )
 from t2i.errors import ArgumentError
-from t2i.terminal import escape_controls, plural, print_line, print_rich
+from t2i.terminal import escape_controls, plural, print_result_line, print_rich
 
 if TYPE_CHECKING:
     from t2i.adapters import LoraApproximation, PartSummary
@@ -70,7 +70,7 @@ def print_lora_info(
     _print_parts(parts)
     for name, text in sorted(found.header.items()):
         shown = text if len(text) <= 100 else f"{text[:97]}..."
-        print_line(f"{escape_controls(name)[:60]}  {escape_controls(shown)}")
+        print_result_line(f"{escape_controls(name)[:60]}  {escape_controls(shown)}")
 
 
 @lora.command("merge")
@@ -103,7 +103,7 @@ def merge_loras_into_model(
         merge_into_weights(
             models, read_lora(path, layers_per_block=_layers_per_block(pipe)), file.scale
         )
-    with atomic_output(out, overwrite) as new:
+    with output_path_context(out, overwrite) as new:
         write_model_folder(new, pipe, precision)
     _print_result(out, format, {"loras": [file.option_value for file in scaled]})
 
@@ -133,7 +133,7 @@ def extract_lora_file(
     fit = extract_lora(_lora_models(first), _lora_models(second), rank=rank, share=share)
     if not fit.lora.parts:
         raise ArgumentError(f"{before} and {after} differ in no layer that a LoRA changes.")
-    with atomic_output(out, overwrite) as new:
+    with output_path_context(out, overwrite) as new:
         write_lora_in_format(new, fit.lora, to, family, _layers_per_block(second))
     if fit.unrepresented:
         more = f" and {len(fit.unrepresented) - 3:,} more" if len(fit.unrepresented) > 3 else ""
@@ -166,7 +166,7 @@ def resize_lora_file(
     from t2i.adapters import read_lora, resize_lora
 
     fit = resize_lora(read_lora(file, layers_per_block=layers_per_block), rank=rank, share=share)
-    with atomic_output(out, overwrite) as new:
+    with output_path_context(out, overwrite) as new:
         write_lora_in_format(new, fit.lora, to, family, layers_per_block)
     _print_result(out, format, _report_fit(fit, format))
 
@@ -216,7 +216,7 @@ def _print_result(out: Path, format: str, facts: dict[str, object]) -> None:
     if format == "json":
         print_json({"path": str(out)} | facts)
     else:
-        print_line(out)
+        print_result_line(out)
 
 
 def _print_parts(parts: "list[PartSummary]") -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.output import FormatOption, print_json, print_rows
+from t2i.cli.output import FormatOption, print_json, print_two_columns
 from t2i.safe_reading import MODEL_CONFIG_KIND, open_regular_file, parse_json, read_bounded
-from t2i.terminal import print_line
+from t2i.terminal import print_result_line
 
 MAX_CARD_BYTES = 64_000
 """Bytes of a model card that are read; its first paragraph is printed."""
@@ -39,13 +39,13 @@ def list_models(
     if name is not None:
         _print_model(name, here, as_json=format == "json")
         return
-    found = [describe_model(one, folder) for one, folder in here.items()]
+    found = [build_model_description(one, folder) for one, folder in here.items()]
     if format == "json":
         print_json({"models": found})
         return
     for model in found:
-        print_line(model["name"])
-        print_rows({f"  {key}": model[key] for key in ("summary", "size", "path")})
+        print_result_line(model["name"])
+        print_two_columns({f"  {key}": model[key] for key in ("summary", "size", "path")})
 
 
 def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "sampler": defaults.sampler,
         "pixels": describe_native_image_size(folder),
     }
-    facts = describe_model(name, folder) | {"digest": compute_model_digest(folder)}
+    facts = build_model_description(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
         print_json(facts | settings | {"knows": knows or None})
         return
@@ -73,7 +73,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
     rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS_KEY}
     if knows:
         rows["all words"] = f"{len(knows[ALL_WORDS_KEY])}: {' '.join(knows[ALL_WORDS_KEY])}"
-    print_rows({key: value for key, value in rows.items() if value != ""})
+    print_two_columns({key: value for key, value in rows.items() if value != ""})
 
 
 def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
@@ -92,7 +92,9 @@ def _find_local_model(name: str, here: Mapping[str, Path]) -> Path:
 
 
 def describe_native_image_size(folder: Path) -> str | None:
-    """Return "WIDTHxHEIGHT" in pixels that a model folder was made for, from its configs."""
+    """Return "WIDTHxHEIGHT", the image size in pixels that a diffusers model was made for, from the
+    configs in its folder; None if they do not say.
+    """
     try:
         unet, vae = (
             parse_json(
@@ -108,8 +110,10 @@ def describe_native_image_size(folder: Path) -> str | None:
     return f"{side}x{side}"
 
 
-def describe_model(name: str, folder: Path) -> dict[str, object]:
-    """Return the name, summary, size and path of a model."""
+def build_model_description(name: str, folder: Path) -> dict[str, object]:
+    """Return the name, model card summary, file size and path of a model on this machine as JSON
+    data.
+    """
     size = sum(map(_file_size, [folder] if folder.is_file() else folder.rglob("*")))
     return {
         "name": name,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from t2i.cli.output import FormatOption, print_json
-from t2i.terminal import plural, print_line
+from t2i.terminal import plural, print_result_line
 
 if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
@@ -37,9 +37,9 @@ def show_metadata(
     width = max(map(len, found))
     for name, value in found.items():
         lines = value.split("\n")
-        print_line(f"{name:{width}}  {escape_controls(lines[0])}")
+        print_result_line(f"{name:{width}}  {escape_controls(lines[0])}")
         for line in lines[1:]:
-            print_line(f"{'':{width}}  {escape_controls(line)}")
+            print_result_line(f"{'':{width}}  {escape_controls(line)}")
 
 
 def _metadata_document(image: Path, metadata: "ImageMetadata") -> dict[str, object]:
@@ -69,7 +69,7 @@ def _reproduce_command(image: Path, metadata: "ImageMetadata") -> str:
 
 def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
     """Return name and value of each recorded setting."""
-    from t2i.cli.request.file_checks import map_labels_to_file_texts
+    from t2i.cli.request.file_checks import format_request_files_by_label
 
     settings = metadata.settings
     size = None if settings.width is None else f"{settings.width}x{settings.height}"
@@ -90,7 +90,7 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "upscale": metadata.request
         and metadata.request.upscale
         and metadata.request.upscale.option_value,
-        **({} if metadata.request is None else map_labels_to_file_texts(metadata.request)),
+        **({} if metadata.request is None else format_request_files_by_label(metadata.request)),
         **({} if metadata.request is None else _edit_rows(metadata.request)),
         "tool": metadata.tool,
         "libraries": ", ".join(f"{name} {version}" for name, version in metadata.libraries.items()),

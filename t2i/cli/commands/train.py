@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.gc_control import freeze_and_restore_gc
+from t2i.cli.gc_control import end_gc_delay_and_freeze
 from t2i.errors import ArgumentError
-from t2i.terminal import plural, print_line
+from t2i.terminal import plural, print_result_line
 
 METHODS_HELP = (
     "full, cross-attention, lora, dora, dreambooth, dreambooth-lora, textual-inversion, pivotal, "
@@ -93,7 +93,7 @@ def train(
     if dry_run:
         arguments.append("--dry-run")
     arguments.append(f"--format={format}")
-    freeze_and_restore_gc()
+    end_gc_delay_and_freeze()
     main(arguments)
 
 
@@ -115,7 +115,7 @@ def _write_config(
         raise ArgumentError(f"Got --out {out}; with --init expected the name of a .toml file.")
     wish = StarterConfigOptions(method, folder, base, word, class_word)
     seen = write_starter_config(wish, out)
-    print_line(out)
+    print_result_line(out)
     if remarks := build_default_trigger_comment(wish):
         print_remark(" ".join(remarks))
     if reason := explain_omitted_trigger(wish, seen):

@@ -28,7 +28,7 @@ from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import muting_diffusers_warnings
 from t2i.terminal import plural
-from t2i.text.learned_words import is_found_by_tokenizer, is_single_token
+from t2i.text.learned_words import is_single_token, is_tokenized_as_learned_word
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
@@ -166,7 +166,7 @@ class AttachedAdapters:
         """Warn of learned words that occur in no prompt of the request: they change nothing."""
         together = () if request.edited is None else request.edited.prompts
         prompts = map(
-            request.parse_with_grammar, (request.prompt, request.negative_prompt, *together)
+            request.parse_prompt_in_grammar, (request.prompt, request.negative_prompt, *together)
         )
         texts = [
             t for p in prompts for t in ([p] if isinstance(p, str) else p.plain_texts_of_all_steps)
@@ -174,7 +174,7 @@ class AttachedAdapters:
         tokenizers = [getattr(self.pipe, f"tokenizer{end}") for end in self._replaced_vocabularies]
         for path, words in self._words_by_file.items():
             tried = itertools.product(words, texts, tokenizers)
-            if not any(is_found_by_tokenizer(*one) for one in tried):
+            if not any(is_tokenized_as_learned_word(*one) for one in tried):
                 named = " or ".join(words[:3])
                 warnings.warn(
                     f"No prompt contains {named}, the learned word of {path}: it has no effect. "

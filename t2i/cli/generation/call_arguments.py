@@ -41,7 +41,7 @@ def build_sampling_and_control_arguments(
     assert request.guidance_scale is not None
     method = request.guidance_method
     return {
-        "negative_prompt": request.parse_with_grammar(request.negative_prompt),
+        "negative_prompt": request.parse_prompt_in_grammar(request.negative_prompt),
         "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
@@ -114,7 +114,9 @@ def open_image_prompt(file: InputFile) -> "Image | Tensor":
 
 
 def open_rgb(file: InputFile) -> "Image":
-    """Open an image file as RGB, on white where it is transparent. Raises DataError."""
+    """Open an image file of a request as an RGB PIL image, on white where it is transparent. Raises
+    DataError.
+    """
     from pipelines.images.input_images import to_opaque_rgb
     from t2i.pictures import open_picture
 

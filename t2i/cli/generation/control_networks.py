@@ -17,7 +17,8 @@ _networks: WeakKeyDictionary[Any, Mapping[tuple[str, str | None], Any]] = WeakKe
 
 
 def build_controls(pipe: "Pipeline", request: Request) -> "list[Control]":
-    """Return the controls of a request for a pipeline's call.
+    """Load the ControlNets of a request and return them, with their hints, as the controls of a
+    pipeline's call. Networks of the last call are used again.
 
     Raises ModelError for a network that cannot be loaded or has changed since it was recorded.
     """
@@ -46,12 +47,14 @@ def build_controls(pipe: "Pipeline", request: Request) -> "list[Control]":
             control.mode,
             None if control.mask is None else expanduser(control.mask.path),
             control.blocks,
-            parse_type_name_or_number(control.type),
+            parse_control_type(control.type),
         )
         for control in request.controls
     ]
 
 
-def parse_type_name_or_number(text: str | None) -> int | str | None:
-    """Return the type of a control's hint as a number where it is written as one."""
+def parse_control_type(text: str | None) -> int | str | None:
+    """Parse the type of a hint for a union ControlNet: return an int if the text is a number, else
+    the text, which names the type; None stays None.
+    """
     return int(text) if text is not None and text.isdecimal() and len(text) < 6 else text

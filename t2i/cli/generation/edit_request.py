@@ -12,13 +12,13 @@ import typer
 from t2i.cli.generation.edited_images import (
     EditedImages,
     build_prompt_to_prompt_pipeline,
-    choose_edits_and_build_request,
+    choose_edits_and_add_to_request,
     generate_edited_images,
 )
 from t2i.cli.generation.inverted_photo import invert_photo, replace_auto_inversion_method
 from t2i.cli.generation.loaded_request import load_model_for_request
 from t2i.cli.generation.recorded_photo import RecordedPhoto, check_folder_new_or_empty
-from t2i.cli.generation.recorded_target import record_target_of_request
+from t2i.cli.generation.recorded_target import record_or_read_edit_target
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
 from t2i.cli.multi_file_output_names import MultiFileOutputNames
 from t2i.cli.output import print_json, print_remark
@@ -26,7 +26,7 @@ from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
 from t2i.library_messages import quieting_libraries
 from t2i.pictures import build_picture_grid
-from t2i.terminal import print_line, showing_warnings_on_one_line
+from t2i.terminal import print_result_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,14 +91,14 @@ def generate_and_save_edits(
                     budget_bytes=budget_bytes,
                     for_edits=options.list_edits_to_record_for(),
                 )
-            request, chosen = choose_edits_and_build_request(
+            request, chosen = choose_edits_and_add_to_request(
                 loaded.pipe, loaded.request, prompts, options, source
             )
             if record is None:
                 generated = generate_edited_images(loaded.pipe, request, seed, source=source)
             else:
                 assert source is not None
-                generated = record_target_of_request(
+                generated = record_or_read_edit_target(
                     *(loaded.pipe, request, seed, source, record),
                     model_digest=loaded.model_digest,
                     budget_bytes=budget_bytes,
@@ -125,11 +125,11 @@ def generate_and_save_edits(
         )
         return
     for prompt, choice in zip(prompts[1:], chosen, strict=True):
-        line = describe_target_settings(choice)
+        line = format_target_edit_settings(choice)
         print_remark(line if len(chosen) == 1 else f"{prompt!r}: {line}")
     print_remark(f"seed {seed}, {seconds} s")
     for path in (sheet_path, *paths, *([] if record is None else [record])):
-        print_line(path)
+        print_result_line(path)
 
 
 def _save_images(
@@ -159,11 +159,13 @@ def _save_images(
         for image, file, text in saved:
             save_image_with_metadata(image, text, file)
 
-    return names.save_group(seed, write)
+    return names.save_files_all_or_none(seed, write)
 
 
-def describe_target_settings(choice: "TargetEditSettings") -> str:
-    """Return the kind of edit that was detected, and the options that reproduce it."""
+def format_target_edit_settings(choice: "TargetEditSettings") -> str:
+    """Return as printable text the kind of edit that was chosen for one target prompt, and the
+    command-line options that reproduce it.
+    """
     windows = {"cross-replace": choice.cross_replace, "self-replace": choice.self_replace}
     shares = {name: (0.0, 1.0) if one is None else one for name, one in windows.items()}
     settings = [

@@ -16,7 +16,7 @@ from t2i.cli.generation.sequential_edits import (
     list_edits_to_record_for,
     record_source_after_earlier_edits,
 )
-from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
+from t2i.cli.generation.time_estimate import RunTimeEstimateCallback
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
 
@@ -42,7 +42,8 @@ class EditedImages:
     source: "RecordedSource | None"
 
     def build_image_to_save(self, number: int) -> "Image":
-        """Return an image as it is saved: put back into its photo if the request says full size.
+        """Return one of the source and edited images as it is saved: put back into its full-size
+        photo if the request asks for that.
 
         number : of the image; 0 is the source
         """
@@ -77,14 +78,14 @@ def build_prompt_to_prompt_pipeline(pipe: "TextToImagePipeline") -> "PromptEditP
     return PromptEditPipeline(**pipe.components, force_zeros_for_empty_prompt=zeros)
 
 
-def choose_edits_and_build_request(
+def choose_edits_and_add_to_request(
     pipe: "TextToImagePipeline",
     request: Request,
     prompts: Sequence[str],
     options: "WordEditOptions",
     source: "RecordedSource | None" = None,
 ) -> "tuple[Request, list[TargetEditSettings]]":
-    """Choose the attention edits that lead from a source prompt to its targets.
+    """Choose the attention edits that lead from a source prompt to its target prompts.
 
     Returns the request of the source with the prompts and edits, and the chosen settings of each
     target. They depend on the model and on the size. Warns of a target that asks for no change.
@@ -101,7 +102,7 @@ def choose_edits_and_build_request(
     if source is not None:
         facts = source.facts
         steps, height, width = (facts[name] for name in ("num_inference_steps", "height", "width"))
-    parsed = [request.parse_with_grammar(prompt) for prompt in prompts]
+    parsed = [request.parse_prompt_in_grammar(prompt) for prompt in prompts]
     for target, text in zip(parsed[1:], prompts[1:], strict=True):
         weighted = any(has_word(target, word) for word in options.weights)
         asks_for_change = weighted or options.regions or options.style is not None
@@ -157,7 +158,7 @@ def generate_edited_images(
     if edited is None:
         assert source is not None
         return EditedImages(request, [source.image], source)
-    first, *targets = (request.parse_with_grammar(prompt) for prompt in edited.prompts)
+    first, *targets = (request.parse_prompt_in_grammar(prompt) for prompt in edited.prompts)
     set_progress_bar(editor, f"seed {seed}", shown=show_progress)
     steps = request.num_inference_steps if source is None else source.steps.count
     assert steps is not None
@@ -171,7 +172,7 @@ def generate_edited_images(
         if source is None
         else {"controls": build_controls(editor, request)}
     )
-    with RunTimeEstimateNotice(shown=show_progress) as first_step:
+    with RunTimeEstimateCallback(shown=show_progress) as first_step:
         images: list[Image] = editor(
             first if source is None else source,
             targets,

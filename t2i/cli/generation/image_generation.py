@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.gc_control import freeze_and_restore_gc
+from t2i.cli.gc_control import end_gc_delay_and_freeze
 from t2i.cli.generation.call_arguments import (
     build_image_prompt_arguments,
     build_sampling_and_control_arguments,
@@ -16,7 +16,7 @@ from t2i.cli.generation.call_arguments import (
     set_progress_bar,
 )
 from t2i.cli.generation.edited_images import generate_edited_images
-from t2i.cli.generation.time_estimate import RunTimeEstimateNotice
+from t2i.cli.generation.time_estimate import RunTimeEstimateCallback
 from t2i.cli.request.request import Request, RequestDefaults
 from t2i.library_messages import muting_diffusers_warnings
 
@@ -51,7 +51,7 @@ def load_pipeline(
     if folder.is_file():
         pipe.scheduler = build_named_scheduler(sampler, pipe.scheduler.config) or pipe.scheduler
     pipe.to(device or process_state.default_device())
-    freeze_and_restore_gc()
+    end_gc_delay_and_freeze()
     return pipe
 
 
@@ -118,11 +118,11 @@ def generate_image_and_fill_request(
     pipeline = convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
     with (
-        RunTimeEstimateNotice(shown=show_progress) as first_step,
+        RunTimeEstimateCallback(shown=show_progress) as first_step,
         binding_words_to_regions(pipeline, request, attention),
     ):
         pictures: list[Image] = pipeline(
-            prompt=request.parse_with_grammar(request.prompt),
+            prompt=request.parse_prompt_in_grammar(request.prompt),
             return_dict=False,
             callback_on_step_end=first_step,
             **build_sampling_and_control_arguments(pipe, request, seed),
@@ -149,13 +149,13 @@ def upscale_if_requested(
     pipeline = convert_pipeline(pipe, ImageToImagePipeline)
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
     with (
-        RunTimeEstimateNotice(shown=show_progress) as first_step,
+        RunTimeEstimateCallback(shown=show_progress) as first_step,
         binding_words_to_regions(pipeline, request),
     ):
         pictures: list[Image] = upscale(
             pipeline,
             picture,
-            request.parse_with_grammar(request.prompt),
+            request.parse_prompt_in_grammar(request.prompt),
             factor=request.upscale.factor,
             strength=request.upscale.strength,
             return_dict=False,

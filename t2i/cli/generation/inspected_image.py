@@ -18,7 +18,7 @@ from t2i.cli.prompt_checks.prompt_checks import find_prompt_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import locate_model
 from t2i.errors import ArgumentError
-from t2i.text.word_spans import unknown_word_message
+from t2i.text.word_spans import build_unknown_word_message
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,9 +44,8 @@ NEGATIVE_MAPS_ENDING = "-negative.safetensors"
 def list_file_endings(
     controls: Iterable[int], *, segment: bool, animate: bool, negative: bool
 ) -> list[str]:
-    """Return the endings of the files beside the strip: of the heat maps, the UNet's, one for
-    each control and one for the negative prompt, of the label picture and of the animation of the
-    steps.
+    """Return the file-name endings of what `t2i inspect` writes beside the strip image: heat maps
+    of the UNet and of each ControlNet, label picture, animation of the steps.
     """
     extras = (
         [NEGATIVE_MAPS_ENDING] * negative
@@ -107,17 +106,19 @@ class InspectedImage:
         return build_picture_grid(tiles, labels, columns=1 + len(maps))
 
     def segment(self) -> "Segmentation":
-        """Return the word of each pixel of the image, at the size at which it is displayed."""
+        """Return the segmentation of an image by the heat maps of its words: the word of each
+        pixel, at the size at which the image is displayed.
+        """
         from t2i.attention.probes.overlays import enlarge_to_display_width
 
         picture = enlarge_to_display_width(self.image)
         return self.maps.segment(size=(picture.height, picture.width))
 
-    def build_writers(
+    def build_writers_by_file_ending(
         self, *, segment: bool, animate: bool
     ) -> "dict[str, Callable[[Path], object]]":
-        """Return the functions that write the files beside the strip, by the endings of their
-        names: see `list_file_endings`.
+        """Return the functions that write the files beside the strip image of `t2i inspect`, by the
+        endings of the files' names.
         """
         # A T2I-Adapter, known once it is loaded, has no maps.
         maps = (self.maps, *self.maps_by_control.values())
@@ -134,7 +135,9 @@ class InspectedImage:
         return writers
 
     def save_segmentation(self, path: Path) -> None:
-        """Save the picture with the word of each place, and their legend, as a PNG."""
+        """Save an inspected image with the word of each place drawn over it, and their legend, as a
+        PNG.
+        """
         from t2i.attention.probes.overlays import enlarge_to_display_width
         from t2i.pictures import save_picture
 
@@ -146,9 +149,11 @@ class InspectedImage:
 
         save_animated_png(draw_animation_frames(self.image, self.steps, list(self.maps)), path)
 
-    def describe_words(self) -> dict[str, dict[str, object]]:
-        """Return for each word whether the prompt has it, and what `describe_words` says of it."""
-        described = describe_words(self.maps)
+    def compute_word_stats(self) -> dict[str, dict[str, object]]:
+        """Return JSON data for each inspected word: whether the prompt contains it, and the peak,
+        place and attention share of its heat map.
+        """
+        described = compute_word_stats(self.maps)
         return {
             word: {"in_prompt": word not in self.absent, **one} for word, one in described.items()
         }
@@ -157,14 +162,16 @@ class InspectedImage:
 def find_word_peak_place_and_share(
     maps: "HeatMaps", word: str
 ) -> tuple[tuple[float, float], str, float]:
-    """Return the peak of a word's map (across, down), the name of its place, and its share."""
+    """Return of a word's heat map the position of its peak (across, down), the place of its centre
+    in words such as "upper left", and its share of the attention probability.
+    """
     place = describe_image_position(*maps.mask_centroid(word))
     return maps.peak(word), place, maps.probability_share(word)
 
 
-def describe_words(maps: "HeatMaps") -> dict[str, dict[str, object]]:
-    """Return for each word the peak, place and share of its map, and whether the thing was found
-    in the image, as JSON data.
+def compute_word_stats(maps: "HeatMaps") -> dict[str, dict[str, object]]:
+    """Return JSON data for each word of heat maps: the position of the map's peak, its place in
+    words, and its attention share.
     """
     words: dict[str, dict[str, object]] = {}
     for word in maps:
@@ -219,7 +226,7 @@ def generate_and_probe(
         by_control = {one: attn.probe(*read, sites=f"control.{one}") for one in numbers}
         negative = None
         if negative_words:
-            text = get_cond_text_at_step(request.parse_with_grammar(request.negative_prompt))
+            text = get_cond_text_at_step(request.parse_prompt_in_grammar(request.negative_prompt))
             negative = attn.probe(*negative_words, negative_prompt=text)
         by_step = StepHeatMaps(maps)
         if keep_steps:
@@ -236,7 +243,7 @@ def list_negative_words(request: Request) -> list[str]:
     """Return the content words of a request's negative prompt; none of a prompt that changes
     during the run.
     """
-    negative = request.parse_with_grammar(request.negative_prompt)
+    negative = request.parse_prompt_in_grammar(request.negative_prompt)
     changes = not isinstance(negative, str) and len(negative.list_change_steps(1000)) > 1
     if changes or not request.negative_prompt.strip():
         return []
@@ -287,7 +294,7 @@ def _find_words_to_read(
     )
     from t2i.attention.probes.concepts import Concept
 
-    prompt, steps = request.parse_with_grammar(request.prompt), request.num_inference_steps
+    prompt, steps = request.parse_prompt_in_grammar(request.prompt), request.num_inference_steps
     assert steps is not None
     words = words or list_content_words(prompt)
     absent = find_absent_words(prompt, words, steps)
@@ -302,7 +309,7 @@ def _warn_of_absent_words(request: Request, absent: Sequence[str]) -> None:
     if not absent:
         return
     for word in absent:
-        message = unknown_word_message(word, request.prompt)
+        message = build_unknown_word_message(word, request.prompt)
         warnings.warn(f"{message} It is read beside the prompt.", stacklevel=2)
     vocabulary = read_caption_vocabulary(locate_model(request.model))
     words = replace(request, grammar="plain")  # a word has no grammar

@@ -53,7 +53,7 @@ def invert_photo(
     prompt = request.prompt if request.edited is None else request.edited.chained_source_prompts[0]
     source = editor.invert(
         expanduser(request.image.path),
-        request.parse_with_grammar(prompt),
+        request.parse_prompt_in_grammar(prompt),
         method,
         folder=folder,
         budget=DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes,
@@ -95,7 +95,7 @@ def replace_auto_inversion_method(
     changes = []
     own_guidance = bool(request.negative_prompt or request.guidance_method)
     for pair in () if own_guidance else pairs:
-        source, target = (request.parse_with_grammar(text) for text in pair)
+        source, target = (request.parse_prompt_in_grammar(text) for text in pair)
         weighted = any(has_word(target, word) for word in weights)
         steps = request.num_inference_steps
         changes.append(classify_prompt_change(source, target, steps, weighted=weighted))
@@ -149,7 +149,7 @@ def _print_forecast(
     assert request.num_inference_steps is not None
     steps = count_path_steps(method, request.num_inference_steps)
     read = [edit for edit in for_edits if isinstance(edit, SourceRowsEdit)]
-    most = editor.find_max_site_size(*size)
+    most = editor.find_max_kept_layout_positions(*size)
     needed = estimate_recording_bytes(editor, steps, *size, most, read)
     print_remark(
         f"Inverting {Path(request.image.path).name} by {format_method(method)}; its recording "

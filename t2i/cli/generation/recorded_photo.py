@@ -26,7 +26,7 @@ from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.errors import DataError, ModelError
 from t2i.library_messages import quieting_libraries
-from t2i.terminal import print_line, showing_warnings_on_one_line
+from t2i.terminal import print_result_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from pipelines.prompt_to_prompt.recorded_source import RecordedSource
@@ -66,7 +66,7 @@ class RecordedPhoto:
         )
 
 
-def invert_to_folder(
+def invert_photo_to_folder(
     request: Request,
     seed: int,
     folder: Path,
@@ -108,7 +108,7 @@ def invert_to_folder(
         print_json({"request": asdict(request), "warnings": warned} | facts)
         return
     print_remark(f"{format_bytes(source.bytes)} recorded, seed {seed}, {seconds} s")
-    print_line(folder)
+    print_result_line(folder)
 
 
 def check_folder_new_or_empty(folder: Path) -> None:

@@ -8,7 +8,7 @@ from t2i.atomic_files import NameTakenError
 from t2i.cli.generation.edited_images import EditedImages, build_prompt_to_prompt_pipeline
 from t2i.cli.generation.inverted_photo import copy_request_with_inversion, format_bytes
 from t2i.cli.generation.recorded_photo import REQUEST_NOTE_KEY
-from t2i.cli.generation.sequential_edits import record_edit
+from t2i.cli.generation.sequential_edits import record_first_target
 from t2i.cli.metadata.writing import build_t2i_metadata
 from t2i.cli.output import print_remark
 from t2i.cli.request.request import Request
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.text_to_image import TextToImagePipeline
 
 
-def record_target_of_request(
+def record_or_read_edit_target(
     pipe: "TextToImagePipeline",
     request: Request,
     seed: int,
@@ -31,8 +31,8 @@ def record_target_of_request(
     budget_bytes: int | None,
     show_progress: bool = True,
 ) -> EditedImages:
-    """Record the only target of a request's edit of a photo in a folder; return its image beside
-    the source's.
+    """Record the only target of a photo's edit in a folder, as a source for later edits, or read it
+    where it is recorded already; return the image of the source and that of the target.
 
     A folder that has this recording already, as after a kill, is read. Raises NameTakenError for
     one that has anything else.
@@ -43,9 +43,9 @@ def record_target_of_request(
     images = EditedImages(request, [], source)
     record = build_t2i_metadata(images.get_request(1), seed, model_digest)
     notes = {REQUEST_NOTE_KEY: record}
-    target = read_recording_with_notes(folder, notes)
+    target = read_recording_if_notes_match(folder, notes)
     if target is None:
-        target = record_edit(
+        target = record_first_target(
             *(build_prompt_to_prompt_pipeline(pipe), request, source),
             show_progress=show_progress,
             folder=folder,
@@ -57,9 +57,9 @@ def record_target_of_request(
     return EditedImages(request, [source.image, target.image], source)
 
 
-def read_recording_with_notes(folder: Path, notes: object) -> "RecordedSource | None":
-    """Return the recorded source of a folder that has these notes; None where there is no folder,
-    or an empty one.
+def read_recording_if_notes_match(folder: Path, notes: object) -> "RecordedSource | None":
+    """Load the recorded source in a folder if it was recorded with the same notes; return None
+    where there is no folder, or an empty one.
 
     Raises NameTakenError for a folder that has anything else.
     """

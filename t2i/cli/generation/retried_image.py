@@ -134,7 +134,7 @@ def choose_words(pipe: "TextToImagePipeline", request: Request, retry: Retry) ->
         find_absent_words,
     )
 
-    prompt, steps = request.parse_with_grammar(request.prompt), request.num_inference_steps
+    prompt, steps = request.parse_prompt_in_grammar(request.prompt), request.num_inference_steps
     assert steps is not None
     fit, _ = require_presence_fit(pipe)
     if retry.words:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from t2i.attention.edits.base.edit import Edit
 
 
-def record_edit(
+def record_first_target(
     editor: "PromptEditPipeline",
     request: Request,
     source: "RecordedSource",
@@ -25,7 +25,8 @@ def record_edit(
     notes: Mapping[str, object] | None = None,
     for_edits: "Sequence[Edit]" = (),
 ) -> "RecordedSource":
-    """Record the first target of a request's edit of a recorded source as the next source.
+    """Generate the first target of a request's prompt edit and return its recording, from which a
+    next edit can start. `source` is the recording that is edited.
 
     show_progress : whether to show progress bars
     folder, budget_bytes, notes, for_edits : see PromptEditPipeline.remember_target
@@ -39,7 +40,7 @@ def record_edit(
     set_progress_bar(editor, "edit", shown=show_progress)
     return editor.remember_target(
         source,
-        request.parse_with_grammar(edited.prompts[1]),
+        request.parse_prompt_in_grammar(edited.prompts[1]),
         edits=_select_effective(edited.parse_edits(), source),
         folder=folder,
         budget=DEFAULT_BUDGET_BYTES if budget_bytes is None else budget_bytes,
@@ -55,7 +56,9 @@ def record_source_after_earlier_edits(
     *,
     show_progress: bool = True,
 ) -> "RecordedSource":
-    """Return the source of a request's edit: its inverted photo, after the edits before it."""
+    """Apply a request's earlier edits one after the other to the recording of its photo, and return
+    the recording from which its own edit starts; unchanged without earlier edits.
+    """
     edited = request.edited
     if edited is None:
         return source
@@ -64,7 +67,7 @@ def record_source_after_earlier_edits(
         set_progress_bar(editor, "earlier edit", shown=show_progress)
         source = editor.remember_target(
             source,
-            request.parse_with_grammar(target),
+            request.parse_prompt_in_grammar(target),
             edits=_select_effective(edit.parse_edits(), source),
             for_edits=list_edits_to_record_for(request, number),
         )

@@ -28,7 +28,7 @@ from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quieting_libraries
 from t2i.pictures import save_picture
-from t2i.terminal import plural, print_line, showing_warnings_on_one_line
+from t2i.terminal import plural, print_result_line, showing_warnings_on_one_line
 
 if TYPE_CHECKING:
     from t2i.cli.metadata.reading import ImageMetadata
@@ -127,7 +127,7 @@ def _draw_images(
             made.append(record if draws is None else record | {"draws": draws})
             if not output.as_json:
                 print_remark(f"seed {seed}, {seconds} s")
-                print_line(path)
+                print_result_line(path)
             if output.grid is not None:
                 output.grid.add_image(image, seed)
     except KeyboardInterrupt:
@@ -172,5 +172,5 @@ def _save_grid(
         texts = build_metadata_texts(request, seeds[0], loaded.model_digest, len(grid.cells))
     path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))
     if not output.as_json:
-        print_line(path)
+        print_result_line(path)
     return path

@@ -13,7 +13,7 @@ SLOW_RUN_SECONDS = 20.0
 """Seconds of the whole run above which an estimate is printed."""
 
 
-class RunTimeEstimateNotice:
+class RunTimeEstimateCallback:
     """Step callback that prints how long a pipeline call will take; also its context manager."""
 
     def __init__(self, shown: bool) -> None:
@@ -22,7 +22,7 @@ class RunTimeEstimateNotice:
         self.timer = threading.Timer(SLOW_FIRST_STEP_SECONDS, self._print_notice)
         self.timer.daemon = True
 
-    def __enter__(self) -> "RunTimeEstimateNotice":
+    def __enter__(self) -> "RunTimeEstimateCallback":
         self.started = time.monotonic()
         if self.shown:
             self.timer.start()

@@ -20,7 +20,7 @@ USED_KEYS = {
 """Keys of A1111 whose values have a place in ImageMetadata."""
 
 
-def read_a1111(texts: Mapping[str, str]) -> ImageMetadata | None:
+def find_a1111_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return the generation metadata among an image's texts in A1111's format, or None.
 
     texts : key -> text, as in EmbeddedTexts
@@ -46,11 +46,11 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
     values = _parse_settings(line, parser)
     for extra in after:
         if extra.strip():
-            parser.report_not_understood("after the settings", extra)
+            parser.record_not_understood("after the settings", extra)
 
     size = SIZE_PATTERN.fullmatch(values.get("Size", ""))
     if size is None and values.get("Size"):
-        parser.report_not_understood("Size", values["Size"], "width x height")
+        parser.record_not_understood("Size", values["Size"], "width x height")
     width, height = parser.parse_width_and_height(*size.groups()) if size else (None, None)
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("Steps")),
@@ -62,7 +62,7 @@ def parse_a1111(text: str, tool: str | None = None) -> ImageMetadata:
         model=values.get("Model") or None,
         model_hash=values.get("Model hash") or None,
     )
-    parser.report_unused_keys(values, USED_KEYS)
+    parser.record_unused_keys(values, USED_KEYS)
     return parser.build_metadata(
         tool or _tool_name(values), prompt, negative_prompt, settings, text
     )
@@ -103,17 +103,17 @@ def _parse_settings(line: str, parser: MetadataValueParser) -> dict[str, str]:
         end = _find_comma(line, place)
         if colon < 0 or end < colon:
             if line[place:end].strip():
-                parser.report_not_understood("setting", line[place:end].strip())
+                parser.record_not_understood("setting", line[place:end].strip())
         else:
             name = line[place:colon].strip()
             value, end = _parse_value(line, colon + 1)
             if name in values:
-                parser.report_not_understood(name, value)
+                parser.record_not_understood(name, value)
             else:
                 values[name] = value
         place = end + 1
     if line[place:].strip():
-        parser.report_not_understood(f"after {MAX_SETTINGS} settings", line[place:].strip())
+        parser.record_not_understood(f"after {MAX_SETTINGS} settings", line[place:].strip())
     return values
 
 

@@ -37,7 +37,7 @@ IGNORED_NODES = {
 """Nodes without influence on the image's settings."""
 
 
-def read_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
+def find_comfyui_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return the generation metadata of the ComfyUI graph among an image's texts, or None.
 
     Raises DataError for a graph that cannot be parsed. `prompt` is the graph as it ran; `workflow`
@@ -65,7 +65,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
     sampler = next((node for node in samplers if _is_empty_latent(starts[node.name])), samplers[0])
     for other in samplers:
         if other is not sampler:
-            parser.report_not_understood(
+            parser.record_not_understood(
                 f"node {other.name}", f"{other.class_type} samples once more"
             )
 
@@ -81,7 +81,7 @@ def parse_comfyui_graph(graph: ComfyUIGraph, raw: str) -> ImageMetadata:
             and node.class_type not in IGNORED_NODES
             and node.name not in starts
         ):
-            parser.report_not_understood(f"node {node.name}", node.class_type)
+            parser.record_not_understood(f"node {node.name}", node.class_type)
     return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, raw)
 
 
@@ -106,7 +106,7 @@ def _find_model(
         values = {
             key: v for key, v in node.inputs.items() if not graph.find_linked_node_and_output(v)
         }
-        parser.report_not_understood(node.class_type, values)
+        parser.record_not_understood(node.class_type, values)
     return None
 
 
@@ -120,7 +120,7 @@ def _parse_start(
         return parser.parse_width_and_height(width, height)
     if start is not None:
         why = f"{start.class_type}: the picture did not begin from noise"
-        parser.report_not_understood(f"node {start.name}", why)
+        parser.record_not_understood(f"node {start.name}", why)
     return None, None
 
 
@@ -144,9 +144,9 @@ def _parse_settings(
         model=parser.parse_string("model", model),
     )
     if value("denoise") not in (None, 1, "1"):
-        parser.report_not_understood("denoise", value("denoise"))
+        parser.record_not_understood("denoise", value("denoise"))
     if value("start_at_step") not in (None, 0, "0"):
-        parser.report_not_understood("start_at_step", value("start_at_step"))
+        parser.record_not_understood("start_at_step", value("start_at_step"))
     return settings
 
 
@@ -221,7 +221,7 @@ def _collect_prompt(
         elif only is not None:
             links.append([only[0].name, only[1]])
         if node.class_type not in IGNORED_NODES:
-            parser.report_not_understood(
+            parser.record_not_understood(
                 f"node {node.name}", f"{node.class_type} changes what the {role} prompt does"
             )
     seen |= visited
@@ -234,12 +234,12 @@ def _encoder_texts(
     values = [graph.resolve_value(encoder, key) for key in TEXT_INPUTS if key in encoder.inputs]
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
-        parser.report_not_understood(
+        parser.record_not_understood(
             f"node {encoder.name}", f"{encoder.class_type} gets its text from another node"
         )
     for other in texts[1:]:
         if other not in ("", texts[0]):
-            parser.report_not_understood(
+            parser.record_not_understood(
                 f"node {encoder.name}", f"{encoder.class_type} reads a second text: {other}"
             )
     return texts[:1]

@@ -46,8 +46,9 @@ class EmbeddedTexts:
     errors: list[str] = field(default_factory=list)
     seen_keys: set[str] = field(default_factory=set)
 
-    def read_and_add_text(self, key: str, read: Callable[[], str]) -> None:
-        """Read a metadata text and add it under its key, or add an error line if it fails.
+    def add_text_or_error(self, key: str, read: Callable[[], str]) -> None:
+        """Read one metadata text of an image file by calling `read`, and add it under its key;
+        where reading fails, add a line to the errors instead.
 
         read : returns the text; may raise ValueError or zlib.error
         Only the first text of a key counts.
@@ -110,7 +111,7 @@ def _add_png_text(file: BinaryIO, kind: bytes, size: int, texts: EmbeddedTexts) 
             raise ValueError("its checksum is wrong: the file is damaged")
         return _decode_png_text(kind, data)
 
-    texts.read_and_add_text(key, read)
+    texts.add_text_or_error(key, read)
 
 
 def _decode_png_text(kind: bytes, data: bytes) -> str:
@@ -213,14 +214,14 @@ def _add_exif(data: bytes, texts: EmbeddedTexts) -> None:
         return
     comment, maker = fields.get(USER_COMMENT), fields.get(MAKER_NOTE, b"")
     if comment:
-        texts.read_and_add_text("parameters", partial(decode_user_comment, comment))
+        texts.add_text_or_error("parameters", partial(decode_user_comment, comment))
     if maker.startswith(b"t2i\0"):
-        texts.read_and_add_text("t2i", partial(maker[4:].decode, "utf-8"))
+        texts.add_text_or_error("t2i", partial(maker[4:].decode, "utf-8"))
     elif maker.rstrip(b"\0") in (b"fooocus", b"a1111"):
-        texts.read_and_add_text("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
+        texts.add_text_or_error("fooocus_scheme", partial(maker.rstrip(b"\0").decode, "ascii"))
     for tag in (MAKE, MODEL):  # ComfyUI writes "prompt:{...}" and "workflow:{...}" here
         key, _, value = fields.get(tag, b"").partition(b":")
         if key in (b"prompt", b"workflow"):
-            texts.read_and_add_text(
+            texts.add_text_or_error(
                 key.decode("ascii"), partial(value.rstrip(b"\0").decode, "utf-8")
             )

@@ -20,7 +20,7 @@ USED_KEYS = {
 """Keys of Fooocus whose values have a place in ImageMetadata."""
 
 
-def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
+def find_fooocus_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return Fooocus' generation metadata among an image's texts, or None.
 
     Raises DataError for a text of another format.
@@ -47,7 +47,7 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     resolution = parser.parse_string("resolution", values.get("resolution")) or ""
     size = resolution.strip("() ").replace("x", ",").split(",")
     if len(size) != 2 and resolution:
-        parser.report_not_understood("resolution", resolution, "(width, height)")
+        parser.record_not_understood("resolution", resolution, "(width, height)")
     width, height = parser.parse_width_and_height(*size) if len(size) == 2 else (None, None)
     settings = MetadataSettings(
         num_inference_steps=parser.parse_steps(values.get("steps")),
@@ -62,5 +62,5 @@ def read_fooocus(texts: Mapping[str, str]) -> ImageMetadata | None:
     prompt = parser.parse_string_or_empty("prompt", values.get("prompt"))
     negative_prompt = parser.parse_string_or_empty("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("version", values.get("version"))
-    parser.report_unused_keys(values, USED_KEYS)
+    parser.record_unused_keys(values, USED_KEYS)
     return parser.build_metadata(version or TOOL_NAME, prompt, negative_prompt, settings, text)

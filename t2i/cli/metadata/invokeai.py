@@ -31,7 +31,7 @@ OPTION_PATTERN = re.compile(
 BRACKETED_PATTERN = re.compile(r"\[([^\[\]]*)\]")
 
 
-def read_invokeai(texts: Mapping[str, str]) -> ImageMetadata | None:
+def find_invokeai_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return InvokeAI's generation metadata among an image's texts, or None.
 
     Of several formats the newest is read.
@@ -65,7 +65,7 @@ def _parse_version_3(text: str) -> ImageMetadata:
     prompt = parser.parse_string_or_empty("positive_prompt", values.get("positive_prompt"))
     negative_prompt = parser.parse_string_or_empty("negative_prompt", values.get("negative_prompt"))
     version = parser.parse_string("app_version", values.get("app_version"))
-    parser.report_unused_keys(values, USED_KEYS)
+    parser.record_unused_keys(values, USED_KEYS)
     tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
@@ -93,7 +93,7 @@ def _parse_version_2(text: str) -> ImageMetadata:
         model_hash=parser.parse_string("model_hash", values.get("model_hash")),
     )
     version = parser.parse_string("app_version", values.get("app_version"))
-    parser.report_unused_keys(image, USED_KEYS_VERSION_2)
+    parser.record_unused_keys(image, USED_KEYS_VERSION_2)
     tool = f"{TOOL_NAME} {version}" if version else TOOL_NAME
     return parser.build_metadata(tool, prompt, negative_prompt, settings, text)
 
@@ -106,7 +106,7 @@ def _join_prompt_parts(value: Json, parser: MetadataValueParser) -> str:
         part for part in value if isinstance(part, dict) and isinstance(part.get("prompt"), str)
     ]
     if len(parts) != len(value) or any(part.get("weight", 1) != 1 for part in parts):
-        parser.report_not_understood("prompt", value, "parts of weight 1")
+        parser.record_not_understood("prompt", value, "parts of weight 1")
     return " ".join(str(part["prompt"]) for part in parts)
 
 
@@ -127,7 +127,7 @@ def _parse_version_1(text: str) -> ImageMetadata:
         height=height,
     )
     others = {f"-{name}": value or "given" for name, value in options.items()}
-    parser.report_unused_keys(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
+    parser.record_unused_keys(others, {"-s", "-S", "-W", "-H", "-C", "-A"})
     return parser.build_metadata(TOOL_NAME, prompt, negative_prompt, settings, text)
 
 

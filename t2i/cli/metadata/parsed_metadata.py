@@ -61,13 +61,17 @@ class ImageMetadata:
 
 @dataclass
 class MetadataValueParser:
-    """Parser of single metadata values, which collects invalid ones in `not_understood`."""
+    """Parser of single values in the generation metadata of an image, which collects the invalid
+    ones as lines in `not_understood`.
+    """
 
     not_understood: list[str] = field(default_factory=list)
     num_left_out: int = 0
 
-    def report_not_understood(self, name: str, value: object, expected: str = "") -> None:
-        """Record a value that cannot be used in `not_understood`, with what was expected."""
+    def record_not_understood(self, name: str, value: object, expected: str = "") -> None:
+        """Append to `not_understood` a line for a value of an image's metadata that cannot be used,
+        with what was expected.
+        """
         if len(self.not_understood) >= MAX_NAMED_VALUES:
             self.num_left_out += 1
             return
@@ -76,14 +80,18 @@ class MetadataValueParser:
         text = f"{text}..." if len(shown) > MAX_SHOWN_LENGTH else text
         self.not_understood.append(f"{text} (expected {expected})" if expected else text)
 
-    def report_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
-        """Record the values whose keys are not in `used` in `not_understood`, unless empty."""
+    def record_unused_keys(self, values: Mapping[str, object], used: set[str]) -> None:
+        """Append to `not_understood` a line for each non-empty value of an image's metadata whose
+        key is not in `used`.
+        """
         for name, value in values.items():
             if name not in used and value not in (None, "", [], {}, "None", "[]", False):
-                self.report_not_understood(name, value)
+                self.record_not_understood(name, value)
 
     def parse_int(self, name: str, value: object, low: int, high: int) -> int | None:
-        """Parse a whole number from `low` to `high`; record anything else and return None."""
+        """Parse a whole number from `low` to `high` in an image's metadata; return None for a
+        missing value and for any other, which is noted as not understood.
+        """
         if value in (None, ""):
             return None
         number = value
@@ -94,11 +102,13 @@ class MetadataValueParser:
             number = int(value)
         if isinstance(number, int) and not isinstance(number, bool) and low <= number <= high:
             return number
-        self.report_not_understood(name, value, f"a whole number from {low} to {high}")
+        self.record_not_understood(name, value, f"a whole number from {low} to {high}")
         return None
 
     def parse_float(self, name: str, value: object) -> float | None:
-        """Parse a finite number; record anything else and return None."""
+        """Parse a finite number in an image's metadata; return None for anything else, which is
+        noted as not understood.
+        """
         if value in (None, ""):
             return None
         try:
@@ -108,45 +118,57 @@ class MetadataValueParser:
                     return number
         except (ValueError, OverflowError):
             pass
-        self.report_not_understood(name, value, "a finite number")
+        self.record_not_understood(name, value, "a finite number")
         return None
 
     def parse_string(self, name: str, value: object) -> str | None:
-        """Parse a string; return None for an empty one, and record another type."""
+        """Parse a string in an image's metadata; return None for an empty one and for another type,
+        which is noted as not understood.
+        """
         if value in (None, "", "None"):
             return None
         if isinstance(value, str):
             return value
-        self.report_not_understood(name, value, "text")
+        self.record_not_understood(name, value, "text")
         return None
 
     def parse_string_or_empty(self, name: str, value: object) -> str:
-        """Parse a prompt; return "" for a missing one, and record another type."""
+        """Parse a prompt in an image's metadata; return "" for a missing one and for another type,
+        which is noted as not understood.
+        """
         if value is not None and not isinstance(value, str):
-            self.report_not_understood(name, value, "text")
+            self.record_not_understood(name, value, "text")
         return value if isinstance(value, str) else ""
 
     def parse_steps(self, value: object) -> int | None:
-        """Parse a number of sampling steps; record anything else and return None."""
+        """Parse the number of sampling steps in an image's metadata; return None for anything else,
+        which is noted as not understood.
+        """
         return self.parse_int("steps", value, 1, MAX_STEPS)
 
     def parse_seed(self, value: object) -> int | None:
-        """Parse a seed, also above t2i's maximum; record anything else and return None."""
+        """Parse the seed in an image's metadata, also one above t2i's maximum; return None for
+        anything else, which is noted as not understood.
+        """
         return self.parse_int("seed", value, 0, MAX_FOREIGN_SEED)
 
     def parse_width_and_height(
         self, width: object, height: object
     ) -> tuple[int | None, int | None]:
-        """Parse width and height; record an impossible size and return two None."""
+        """Parse the width and height in an image's metadata; return two None for an impossible
+        size, which is noted as not understood.
+        """
         wide = self.parse_int("width", width, 1, MAX_PIXELS)
         high = self.parse_int("height", height, 1, MAX_PIXELS)
         if wide and high and wide * high > MAX_PIXELS:
-            self.report_not_understood("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
+            self.record_not_understood("size", f"{wide}x{high}", f"at most {MAX_PIXELS:,} pixels")
             return None, None
         return (wide, high) if wide and high else (None, None)
 
     def parse_sampler(self, name: object, spacing: object = None) -> str | None:
-        """Parse a sampler's name into t2i's spelling; an unknown name is kept and recorded."""
+        """Parse the name of a sampler in an image's metadata into t2i's spelling; an unknown name
+        is returned as it is and noted as not understood.
+        """
         name = self.parse_string("sampler", name)
         if name is None:
             return None
@@ -154,9 +176,9 @@ class MetadataValueParser:
             name, self.parse_string("schedule", spacing) or ""
         )
         if ours is None:
-            self.report_not_understood("sampler", name)
+            self.record_not_understood("sampler", name)
         if rest:
-            self.report_not_understood("schedule", rest)
+            self.record_not_understood("schedule", rest)
         return ours or name
 
     def build_metadata(

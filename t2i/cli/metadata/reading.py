@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from t2i import __version__
-from t2i.cli.metadata.a1111 import read_a1111
-from t2i.cli.metadata.comfyui import read_comfyui
+from t2i.cli.metadata.a1111 import find_a1111_metadata
+from t2i.cli.metadata.comfyui import find_comfyui_metadata
 from t2i.cli.metadata.embedded_texts import read_embedded_texts
-from t2i.cli.metadata.fooocus import read_fooocus
-from t2i.cli.metadata.invokeai import read_invokeai
+from t2i.cli.metadata.fooocus import find_fooocus_metadata
+from t2i.cli.metadata.invokeai import find_invokeai_metadata
 from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataSettings
-from t2i.cli.metadata.t2i_json import TOOL_NAME, read_t2i
+from t2i.cli.metadata.t2i_json import TOOL_NAME, find_t2i_metadata
 from t2i.cli.metadata.writing import describe_library_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
 from t2i.cli.request.sampler_names import translate_sampler_name_and_spacing
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 READERS: tuple[Callable[[Mapping[str, str]], ImageMetadata | None], ...] = (
-    read_t2i,
-    read_fooocus,
-    read_invokeai,
-    read_comfyui,
-    read_a1111,
+    find_t2i_metadata,
+    find_fooocus_metadata,
+    find_invokeai_metadata,
+    find_comfyui_metadata,
+    find_a1111_metadata,
 )
 """Readers, the most exact first: a file may carry several texts."""
 
@@ -59,7 +59,8 @@ def read_metadata(path: Path) -> ImageMetadata:
         except DataError as error:
             complaints.append(escape_controls(str(error)))
         except RecursionError:
-            complaints.append(f"{read.__name__.removeprefix('read_')}: nested too deep to be read")
+            name = read.__name__.removeprefix("find_").removesuffix("_metadata")
+            complaints.append(f"{name}: nested too deep to be read")
         else:
             if metadata is not None:
                 return replace(metadata, not_understood=(*complaints, *metadata.not_understood))

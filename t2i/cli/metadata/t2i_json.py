@@ -68,7 +68,7 @@ def parse_t2i_metadata(text: str) -> T2IMetadata:
         raise DataError(escape_controls(f"t2i: {reason}")) from None
 
 
-def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
+def find_t2i_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
     """Return t2i's own generation metadata among an image's texts, or None.
 
     Raises DataError for a record of another format.
@@ -84,11 +84,11 @@ def read_t2i(texts: Mapping[str, str]) -> ImageMetadata | None:
     width, height = parser.parse_width_and_height(request.width, request.height)
     if parser.not_understood:
         raise DataError(f"t2i: {parser.not_understood[0]}")
-    parser.report_unused_keys(values, set(T2IMetadata.model_fields))
+    parser.record_unused_keys(values, set(T2IMetadata.model_fields))
     request_values = values["request"]
     assert isinstance(request_values, dict)  # else it had been no Request
     unused = request_values.keys() - asdict(request)
-    parser.report_unused_keys({f"request.{key}": request_values[key] for key in unused}, set())
+    parser.record_unused_keys({f"request.{key}": request_values[key] for key in unused}, set())
     settings = MetadataSettings(
         num_inference_steps=steps,
         sampler=request.sampler,

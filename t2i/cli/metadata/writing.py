@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from t2i import __version__
 from t2i.cli.request.edit_options import format_region
-from t2i.cli.request.file_checks import map_labels_to_file_texts
+from t2i.cli.request.file_checks import format_request_files_by_label
 from t2i.cli.request.request import Request
 from t2i.pictures import save_picture
 
@@ -69,7 +69,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
             if request.edited is None
             else {"Edited from": " -> ".join(request.edited.chained_source_prompts)}
         ),
-        **map_labels_to_file_texts(request),
+        **format_request_files_by_label(request),
         **_inversion_settings(request),
         **_region_settings(request),
         "Version": f"t2i {__version__}",
@@ -122,7 +122,7 @@ def _quote_value(value: object) -> str:
 
 def build_t2i_metadata(request: Request, seed: int, model_digest: str) -> dict[str, object]:
     """Build the JSON data of an image's generation metadata: its request, seed, model digest and
-    library versions. `read_t2i` reads it.
+    library versions. `find_t2i_metadata` reads it.
     """
     return {
         "version": T2I_METADATA_VERSION,

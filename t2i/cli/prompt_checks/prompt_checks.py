@@ -73,7 +73,7 @@ def _find_prompt_warning(
             "The prompt is empty: was that meant? A prompt is given as in: "
             't2i generate "a red apple"'
         )
-    parsed = request.parse_with_grammar(prompt)
+    parsed = request.parse_prompt_in_grammar(prompt)
     if isinstance(parsed, Prompt) and _has_weighted_break(parsed):
         return (
             "BREAK within weighted brackets is an ordinary word, as in A1111: to begin a chunk "

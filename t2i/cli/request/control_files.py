@@ -21,7 +21,7 @@ CONTROL_OPTION_EXAMPLE = "--control canny:edges.png:scale=0.8,steps=0-0.6"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlFiles:
+class ControlFilesAndSettings:
     """Control (ControlNet) of a request: the files of its network, picture and mask, with its
     scale, steps, mode and blocks; see t2i.controls.control.Control.
 
@@ -75,22 +75,30 @@ class ControlFiles:
 
     @property
     def named_files(self) -> Iterator[tuple[str, InputFile]]:
-        """Names and files of network, picture and, if there is one, mask."""
+        """Field names and files of a request's control (ControlNet): its network, its picture and,
+        if there is one, its mask.
+        """
         yield "control_model", self.model
         yield "control_picture", self.picture
         if self.mask is not None:
             yield "control_mask", self.mask
 
-    def map_files(self, change: Callable[[str, InputFile], InputFile]) -> "ControlFiles":
-        """Return the control with each of its files replaced by `change(name, file)`."""
+    def copy_with_mapped_files(
+        self, change: Callable[[str, InputFile], InputFile]
+    ) -> "ControlFilesAndSettings":
+        """Return a copy of a request's control (ControlNet) with each of its files replaced by
+        `change(name, file)`.
+        """
         changed = {
             name.removeprefix("control_"): change(name, file) for name, file in self.named_files
         }
         return replace(self, **changed)  # type: ignore[arg-type]  # files for files
 
 
-def parse_controls(texts: Sequence[str]) -> tuple[ControlFiles, ...]:
-    """Parse the values of --control; "none" alone gives none. Raises ArgumentError."""
+def parse_controls(texts: Sequence[str]) -> tuple[ControlFilesAndSettings, ...]:
+    """Parse the values of --control into the controls (ControlNets) of a request; "none" alone
+    gives none. Raises ArgumentError.
+    """
     if list(texts) == [NO_FILES_VALUE]:
         return ()
     if len(texts) > MAX_CONTROLS:
@@ -100,7 +108,7 @@ def parse_controls(texts: Sequence[str]) -> tuple[ControlFiles, ...]:
     return tuple(map(parse_control, texts))
 
 
-def parse_control(text: str) -> ControlFiles:
+def parse_control(text: str) -> ControlFilesAndSettings:
     """Parse MODEL:PICTURE[:NAME=VALUE,...], the value of --control. Raises ArgumentError."""
     files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
     model, colon, picture = files.rpartition(":")
@@ -109,14 +117,14 @@ def parse_control(text: str) -> ControlFiles:
             f"Got --control {text!r:.80}: expected MODEL:PICTURE, the network and the picture that "
             f"it reads, with settings after them: {CONTROL_OPTION_EXAMPLE}"
         )
-    settings = parse_settings(rest[0]) if rest else {}
+    settings = parse_control_settings(rest[0]) if rest else {}
     mask, blocks = settings.get("mask"), settings.get("blocks")
     mode = settings.get("mode", "balanced")
-    return ControlFiles(
+    return ControlFilesAndSettings(
         model=InputFile(path=model.strip()),
         picture=InputFile(path=picture.strip()),
-        scale=parse_scale(settings.get("scale", "1")),
-        steps=parse_steps(settings.get("steps", "0-1")),
+        scale=parse_control_scale(settings.get("scale", "1")),
+        steps=parse_control_step_window(settings.get("steps", "0-1")),
         mode=mode,  # type: ignore[arg-type]  # checked there
         mask=None if mask is None else InputFile(path=mask),
         blocks=None if blocks is None else tuple(blocks.split("+")),
@@ -124,9 +132,9 @@ def parse_control(text: str) -> ControlFiles:
     )
 
 
-def parse_settings(text: str) -> dict[str, str]:
-    """Parse NAME=VALUE,... into names and values. Raises ArgumentError for others than
-    CONTROL_SETTING_NAMES, and for one that is given twice.
+def parse_control_settings(text: str) -> dict[str, str]:
+    """Parse the settings NAME=VALUE,... at the end of a --control option into a dict of texts.
+    Raises ArgumentError for an unknown name, and for one that is given twice.
     """
     found: dict[str, str] = {}
     for part in text.split(","):
@@ -143,7 +151,7 @@ def parse_settings(text: str) -> dict[str, str]:
     return found
 
 
-def parse_scale(text: str) -> float:
+def parse_control_scale(text: str) -> float:
     """Parse the strength of a control (ControlNet). Raises ArgumentError."""
     try:
         return float(text)
@@ -153,7 +161,7 @@ def parse_scale(text: str) -> float:
         ) from None
 
 
-def parse_steps(text: str) -> tuple[float, float]:
+def parse_control_step_window(text: str) -> tuple[float, float]:
     """Parse the steps at which a control acts, "FROM-TO" or "TO", fractions of the run, into both.
     Raises ArgumentError.
     """

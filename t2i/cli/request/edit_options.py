@@ -17,7 +17,9 @@ NEW_WORD = "new"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionBoxOption:
-    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
+    """Value of `t2i edit --region`: words and the box they are bound to, left, top, right and
+    bottom as shares of the image's size.
+    """
 
     words: str
     box: tuple[float, float, float, float]
@@ -105,8 +107,8 @@ class EditOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLineEdit:
-    """Edit by changed words that a line of a prompts file asks for; the line's prompt is the edit's
-    target.
+    """Prompt edit that a line of a prompts file asks for, with its source prompt and options; the
+    line's own prompt is the target.
 
     source : prompt of the source, which describes the photo where the line has one; None where a
         recording has its own
@@ -122,12 +124,14 @@ class PromptLineEdit:
 
     @property
     def chained_source_prompts(self) -> tuple[str, ...]:
-        """Prompts of all sources, one upon the other; the first describes the photo."""
+        """Prompts of the sources of a chain of edits of a photo, each edit made upon the one
+        before: first the photo's, last the source of this edit.
+        """
         return (*(self.earlier or ()), *([] if self.source is None else [self.source]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLineRecording:
+class PromptLineRecordedPhoto:
     """Recorded photo that a line of a prompts file edits or looks into, with its settings.
 
     folder : as it was typed

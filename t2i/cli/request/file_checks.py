@@ -77,13 +77,19 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
         yield from control.named_files
 
 
-def map_request_files(request: Request, change: Callable[[str, InputFile], InputFile]) -> Request:
-    """Return the request with each of its files replaced by `change(field, file)`."""
+def copy_request_with_mapped_files(
+    request: Request, change: Callable[[str, InputFile], InputFile]
+) -> Request:
+    """Return a copy of a request with each of its input files replaced by `change(field, file)`."""
     changed: dict[str, Any] = {}
     if request.image_prompts:
-        changed["image_prompts"] = tuple(one.map_files(change) for one in request.image_prompts)
+        changed["image_prompts"] = tuple(
+            one.copy_with_mapped_files(change) for one in request.image_prompts
+        )
     if request.controls:
-        changed["controls"] = tuple(control.map_files(change) for control in request.controls)
+        changed["controls"] = tuple(
+            control.copy_with_mapped_files(change) for control in request.controls
+        )
     for name in FILE_FIELD_NAMES:
         value = getattr(request, name)
         if isinstance(value, tuple) and value:
@@ -94,7 +100,9 @@ def map_request_files(request: Request, change: Callable[[str, InputFile], Input
 
 
 def check_file_combinations(request: Request) -> None:
-    """Raise ArgumentError if a request has a file or option without one that it needs."""
+    """Raise ArgumentError if a request has a file or option without another that it needs, such as
+    a mask without an image, or two that exclude each other.
+    """
     for name, needed in (("mask", "image"), ("strength", "image"), ("image_prompt", "ip_adapter")):
         if getattr(request, name) is not None and getattr(request, needed) is None:
             given = REQUEST_FILE_FIELDS[name].option if name in REQUEST_FILE_FIELDS else f"--{name}"
@@ -125,7 +133,8 @@ def check_file_combinations(request: Request) -> None:
 
 
 def find_usable_file_path(field_name: str, file: InputFile) -> Path:
-    """Return the path of a request's file; for an IP-Adapter that of its weights.
+    """Check that an input file of a request exists and has a usable type, and return its path; for
+    an IP-Adapter that of its weights.
 
     field_name : field of the request that names the file
 
@@ -246,12 +255,14 @@ class FileDigests:
 
         Raises for a missing file.
         """
-        return map_request_files(
+        return copy_request_with_mapped_files(
             request, lambda name, file: replace(file, sha256=self.get_digest(name, file))
         )
 
     def get_digest(self, field_name: str, file: InputFile) -> str:
-        """Return the digest of a file, computed on its first use."""
+        """Return the SHA-256 of an input file of a request, computed on its first use and then
+        cached.
+        """
         key = (field_name, file.path)
         if key not in self.digests:
             self.digests[key] = compute_file_digest(field_name, file)
@@ -285,7 +296,7 @@ def locate_and_verify_file(field_name: str, file: InputFile) -> Path:
     return path
 
 
-def map_labels_to_file_texts(request: Request) -> Mapping[str, str]:
+def format_request_files_by_label(request: Request) -> Mapping[str, str]:
     """Return a request's files as text: label -> names, scales, and starts of the SHA-256."""
     found: dict[str, list[str]] = {}
     for name, file in iter_request_files(request):

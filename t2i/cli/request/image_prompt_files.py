@@ -57,7 +57,9 @@ class ImagePromptFiles:
         if self.mask is not None:
             yield "image_prompt_mask", self.mask
 
-    def map_files(self, change: Callable[[str, InputFile], InputFile]) -> "ImagePromptFiles":
+    def copy_with_mapped_files(
+        self, change: Callable[[str, InputFile], InputFile]
+    ) -> "ImagePromptFiles":
         """Return the image prompt with each of its files replaced by `change(name, file)`."""
         mask = None if self.mask is None else change("image_prompt_mask", self.mask)
         return replace(

@@ -147,8 +147,10 @@ def check_file_count(name: str, files: Sequence[InputFile]) -> None:
         raise ArgumentError(f"Got {len(files)} times {name}: at most {MAX_FILES} are taken.")
 
 
-def split_cell(texts: str | Sequence[str]) -> list[str]:
-    """Return a list as it is; text is divided at semicolons, for a cell of a csv."""
+def split_values(texts: str | Sequence[str]) -> list[str]:
+    """Return the values of a prompts file's key that takes several: a JSON list as it is, the text
+    of a CSV cell split at semicolons.
+    """
     if not isinstance(texts, str):
         return [*texts]
     return [part for part in (part.strip() for part in texts.split(";")) if part]

@@ -240,7 +240,8 @@ class PhotoOptions:
 def check_options_allowed_with_source(
     overrides: "RequestOverrides", others: Mapping[str, object]
 ) -> None:
-    """Raise ArgumentError for options given with --source, which a recording has already.
+    """Raise ArgumentError for command-line options given together with --source, the folder of a
+    recorded photo, which fixes their values already.
 
     others : further options and their values, None for those not given
     """
@@ -262,7 +263,8 @@ def check_options_allowed_with_source(
 
 
 def build_option_with_source_error(names: Collection[str]) -> ArgumentError:
-    """Return an ArgumentError for options that a recording has already.
+    """Return the ArgumentError for command-line options that must not be given with --source, as
+    the recorded photo fixes them already.
 
     names : of the options, such as "--steps"
     """
@@ -298,7 +300,7 @@ def build_prompt_request(
 def check_no_composed_prompts(request: "Request", prompts: Sequence[str]) -> None:
     """Raise ArgumentError if a prompt is composed of several prompts joined by AND."""
     for prompt in prompts:
-        parsed = request.parse_with_grammar(prompt)
+        parsed = request.parse_prompt_in_grammar(prompt)
         if not isinstance(parsed, str) and len(parsed.texts_at_step(0, 1)) > 1:
             raise ArgumentError(
                 f"{prompt!r} has parts joined by AND, each of which is encoded alone: words are "

@@ -18,7 +18,7 @@ class PhotoInversion:
     """Inversion of a request's photo: how it is fitted and inverted, and how well that succeeds.
 
     method : name and arguments, see pipelines.inversion.methods, or "auto"
-    fit : of the photo to the model's size, see pipelines.images.photo_fitting.choose_fitting
+    fit : of the photo to the model's size, see pipelines.images.photo_fitting.compute_photo_fitting
     full_size : edits are put back into the photo at its own size
     replay, autoencoder : see pipelines.inversion.inversion_psnr.InversionPSNR, in dB; None
         until the photo is inverted
@@ -39,7 +39,9 @@ class PhotoInversion:
         parse_method(self.method)
 
     def describe_reconstruction_error(self) -> str:
-        """Describe in dB how well the photo is reproduced; "" before the inversion."""
+        """Return as text how well an inverted photo is reproduced, in dB; "" before the photo is
+        inverted.
+        """
         if self.autoencoder is None:
             return ""
         replay = "exact replay" if self.replay is None else f"replay {self.replay:g} dB"

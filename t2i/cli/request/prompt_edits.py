@@ -35,7 +35,8 @@ class EarlierEdit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditedPrompts:
-    """Prompts generated together under attention edits, and which of their images is meant.
+    """Source and target prompts whose images are generated together under attention edits, and
+    which of these images a request stands for.
 
     prompts : of all of them, the source first
     picture : index of the image of this request
@@ -67,11 +68,15 @@ class EditedPrompts:
 
     @property
     def chained_source_prompts(self) -> tuple[str, ...]:
-        """Prompts of the sources of all edits, one upon the other; the first is the photo's."""
+        """Prompts of the sources of a chain of edits of a photo, each edit made upon the one
+        before: first the photo's, last the source of this edit.
+        """
         return (*(edit.source for edit in self.earlier), self.prompts[0])
 
     def build_earlier_edits(self) -> tuple[EarlierEdit, ...]:
-        """Return all edits up to the first target of these, for an edit of that target."""
+        """Return the chain of a photo's edits that ends with the first target of this one, as the
+        earlier edits of a request that edits that target again.
+        """
         return (*self.earlier, EarlierEdit(source=self.prompts[0], edits=self.edits))
 
     def parse_edits(self) -> "list[Edit]":

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.file_names import parse_file_name, parse_name_and_add_image_suffix
-from t2i.cli.inspected_words import READING_TASKS, PromptLineTask, split_words
+from t2i.cli.file_names import validate_name_and_add_suffix, validate_plain_file_name
+from t2i.cli.inspected_words import READING_TASKS, InspectOrInvertTask, split_words
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import (
     EditOptions,
     PromptLineEdit,
-    PromptLineRecording,
+    PromptLineRecordedPhoto,
     parse_region,
 )
 from t2i.cli.request.image_prompt_files import parse_ip_adapters
@@ -22,7 +22,7 @@ from t2i.cli.request.input_files import (
     parse_if_given,
     parse_input_file,
     parse_loras,
-    split_cell,
+    split_values,
 )
 from t2i.cli.request.photo_inversion import (
     AUTO_METHOD,
@@ -36,7 +36,7 @@ from t2i.cli.request.request import (
     Request,
     RequestOverrides,
     check_text_length_and_encoding,
-    parse_size_keys,
+    parse_size_or_width_and_height,
 )
 from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
@@ -69,9 +69,9 @@ class PromptLine:
     name: str | None = None
     overrides: RequestOverrides = RequestOverrides()
     edit: PromptLineEdit | None = None
-    reading: PromptLineTask | None = None
+    reading: InspectOrInvertTask | None = None
     budget_bytes: int | None = None
-    recording: PromptLineRecording | None = None
+    recording: PromptLineRecordedPhoto | None = None
     record: str | None = None
 
     def to_request(self, options: Request) -> Request:
@@ -184,11 +184,11 @@ def _describe_invalid_key(record: Mapping[str, object], error: ValidationError) 
 def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
     recording = _parse_recording(keys)
     prompt = _check_prompt(keys)
-    words = ",".join(split_cell(keys.words or []))
+    words = ",".join(split_values(keys.words or []))
     for name, text in (("negative", keys.negative), ("sampler", keys.sampler), ("words", words)):
         check_text_length_and_encoding(f'"{name}"', text or "")
-    width, height = parse_size_keys(keys.size, keys.width, keys.height)
-    ip_adapter, image_prompts = parse_ip_adapters(split_cell(keys.ip_adapter or []))
+    width, height = parse_size_or_width_and_height(keys.size, keys.width, keys.height)
+    ip_adapter, image_prompts = parse_ip_adapters(split_values(keys.ip_adapter or []))
     return PromptLine(
         number=number,
         prompt=prompt,
@@ -202,12 +202,12 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             sampler=None if keys.sampler is None else sampler_name_from_class(keys.sampler),
             width=width,
             height=height,
-            loras=parse_if_given(keys.lora, lambda x: parse_loras(split_cell(x))),
-            embeddings=parse_if_given(keys.embedding, lambda x: parse_embeddings(split_cell(x))),
+            loras=parse_if_given(keys.lora, lambda x: parse_loras(split_values(x))),
+            embeddings=parse_if_given(keys.embedding, lambda x: parse_embeddings(split_values(x))),
             regions=None
             if keys.region is None or keys.source is not None or recording is not None
-            else tuple(map(parse_region, split_cell(keys.region))),
-            controls=None if keys.control is None else parse_controls(split_cell(keys.control)),
+            else tuple(map(parse_region, split_values(keys.region))),
+            controls=parse_if_given(keys.control, lambda x: parse_controls(split_values(x))),
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
             image_prompt=parse_if_given(keys.image_prompt, parse_file_with_scale),
@@ -227,7 +227,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         reading=_parse_reading(keys),
         budget_bytes=convert_recording_budget_to_bytes(keys.budget),
         recording=recording,
-        record=None if keys.record is None else parse_file_name(keys.record, "record"),
+        record=None if keys.record is None else validate_plain_file_name(keys.record, "record"),
     )
 
 
@@ -249,7 +249,7 @@ def _check_description(key: str, text: str, *, needs_words: bool) -> None:
         raise ArgumentError(f'Got "{key}": {shown}. Write what the picture shows.')
 
 
-def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
+def _parse_recording(keys: PromptLineSchema) -> PromptLineRecordedPhoto | None:
     """Return the recording that a line edits or looks into; None for a line without one.
 
     Raises ArgumentError for keys that a recording has already.
@@ -270,7 +270,7 @@ def _parse_recording(keys: PromptLineSchema) -> PromptLineRecording | None:
             f'Got "{others[0]}" with "source_folder": a recording has its own. Leave it out, or '
             'record the photo anew with "task": "invert".'
         )
-    return PromptLineRecording(folder=keys.source_folder, full_size=bool(keys.full_size))
+    return PromptLineRecordedPhoto(folder=keys.source_folder, full_size=bool(keys.full_size))
 
 
 def _parse_name(keys: PromptLineSchema) -> str | None:
@@ -278,11 +278,11 @@ def _parse_name(keys: PromptLineSchema) -> str | None:
         return None
     check_text_length_and_encoding('"name"', keys.name)
     if keys.task == "invert":
-        return parse_file_name(keys.name)
-    return parse_name_and_add_image_suffix(keys.name)
+        return validate_plain_file_name(keys.name)
+    return validate_name_and_add_suffix(keys.name)
 
 
-def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
+def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
     """Return what a line with "task": "inspect" or "invert" asks for; None for other tasks."""
     given = [name for name in INSPECTION_KEYS if getattr(keys, name) is not None]
     if given and keys.task != "inspect":
@@ -298,9 +298,9 @@ def _parse_reading(keys: PromptLineSchema) -> PromptLineTask | None:
                 "to edit."
             )
         return None
-    task = PromptLineTask(
+    task = InspectOrInvertTask(
         task="inspect" if keys.task == "inspect" else "invert",
-        words=None if keys.words is None else tuple(split_words(split_cell(keys.words))),
+        words=None if keys.words is None else tuple(split_words(split_values(keys.words))),
         segment=bool(keys.segment),
         animate=bool(keys.animate),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),
@@ -338,12 +338,12 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
         source=sources[-1] if sources else None,
         earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(
-            split_cell(keys.weight or []),
+            split_values(keys.weight or []),
             keys.blend or "auto",
             cross_replace,
             self_replace,
-            split_cell(keys.align or []),
-            split_cell(keys.region or []),
+            split_values(keys.align or []),
+            split_values(keys.region or []),
             keys.style,
         ),
         photo_keys=photo_keys,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from t2i.cli.request.control_files import ControlFiles
+from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.edit_options import RegionBoxOption
 from t2i.cli.request.image_prompt_files import ImagePromptFiles
 from t2i.cli.request.input_files import (
@@ -45,7 +45,9 @@ SIZE_PATTERN = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Settings that determine one image except its seed; None for values left to the model."""
+    """Request for one image: prompt, model, sampling settings and input files, all that determines
+    it except its seed; None for values left to the model.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -73,7 +75,7 @@ class Request:
     """Prompts drawn together with it, and the edits of attention between them."""
     inversion: PhotoInversion | None = None
     """Inversion of `image`, which is then edited by its words instead of drawn anew from noise."""
-    controls: tuple[ControlFiles, ...] = ()
+    controls: tuple[ControlFilesAndSettings, ...] = ()
     image_prompts: tuple[ImagePromptFiles, ...] = ()
     """Further image prompts, each with an IP-Adapter of its own."""
     regions: tuple[RegionBoxOption, ...] = ()
@@ -111,7 +113,7 @@ class Request:
             for text in together:
                 check_text_length_and_encoding("A prompt drawn together with it", text)
         for text in (self.prompt, self.negative_prompt, *together):
-            self.parse_with_grammar(text)
+            self.parse_prompt_in_grammar(text)
         if self.regions:
             _check_regions(self)
         if self.guidance_method is not None:
@@ -125,7 +127,7 @@ class Request:
                 )
             parse_guidance(self.guidance_method, self.guidance_scale or 1.0)
 
-    def parse_with_grammar(self, text: str) -> str | Prompt:
+    def parse_prompt_in_grammar(self, text: str) -> str | Prompt:
         """Parse a prompt in the request's grammar into the form that a pipeline takes.
 
         Raises ArgumentError for a mistake in its grammar.
@@ -139,7 +141,9 @@ class Request:
             raise ArgumentError(f"{error}\n{hint}") from error
 
     def with_defaults(self, defaults: "RequestDefaults") -> "Request":
-        """Return the request with the values that are None filled in from `defaults`."""
+        """Return a copy of a generation request in which the values that are None are filled in
+        from a model's defaults.
+        """
         names = [field.name for field in fields(defaults)]
         missing = {name: getattr(defaults, name) for name in names if getattr(self, name) is None}
         return replace(self, **missing)
@@ -169,12 +173,14 @@ class RequestOverrides:
     strength: float | None = None
     upscale: Upscale | None = None
     inversion: PhotoInversion | None = None
-    controls: tuple[ControlFiles, ...] | None = None
+    controls: tuple[ControlFilesAndSettings, ...] | None = None
     image_prompts: tuple[ImagePromptFiles, ...] | None = None
     regions: tuple[RegionBoxOption, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
-        """Return the request with these values in place of its own, where they are given."""
+        """Return a copy of a generation request with the overriding values in place of its own,
+        where they are given.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             request, **{name: value for name, value in values.items() if value is not None}
@@ -183,7 +189,9 @@ class RequestOverrides:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDefaults:
-    """Default values of a request's optional fields, for one model."""
+    """Default sampling values of one model for the fields that a generation request leaves open;
+    None where the model has none.
+    """
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -275,7 +283,7 @@ def _check_regions(request: Request) -> None:
             "Got --region for a picture that was edited by its words: its boxes are among its "
             "edits. Bind words with t2i edit --region."
         )
-    parsed = request.parse_with_grammar(request.prompt)
+    parsed = request.parse_prompt_in_grammar(request.prompt)
     if not isinstance(parsed, str) and len(parsed.texts_at_step(0, 1)) > 1:
         raise ArgumentError(
             f"Got --region with {request.prompt!r:.200}: its parts joined by AND are encoded "
@@ -292,7 +300,7 @@ def check_pixel_count(width: int, height: int) -> None:
         )
 
 
-def parse_size_keys(
+def parse_size_or_width_and_height(
     size: str | int | None, width: int | None, height: int | None
 ) -> tuple[int | None, int | None]:
     """Return the width and height of a prompts file's line from its keys "size", or "width" and

@@ -25,8 +25,10 @@ def is_inpainting_unet(unet: UNet2DConditionModel, latent_channels: int) -> bool
     return bool(channels == with_mask)
 
 
-def resize_mask(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
-    """Resize a mask to the latents' size (B, 1, H, W); 1 marks the region to inpaint."""
+def resize_mask_to_latents(mask_B1YX: Tensor, height: int, width: int) -> Tensor:
+    """Resize an inpainting mask to the latents' size, (B, 1, H, W); 1 marks the region to
+    inpaint.
+    """
     return torch.nn.functional.interpolate(mask_B1YX, size=(height, width))
 
 

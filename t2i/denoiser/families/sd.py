@@ -202,9 +202,9 @@ def embed_guidance_scale(scale: float, width: int, text_BTD: Tensor) -> Tensor:
     return sines.to(text_BTD)
 
 
-def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
-    """Return the scheduler with `steps_offset=1` and `clip_sample=False`, with which every Stable
-    Diffusion was trained.
+def get_corrected_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Return the scheduler if its config has `steps_offset=1` and `clip_sample=False`, as Stable
+    Diffusion was trained; otherwise warn and return a rebuilt one with these.
 
     Published folders have wrong values of both. StableDiffusionPipeline corrects them too, so that
     a folder gives the same image here and there.

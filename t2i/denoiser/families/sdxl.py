@@ -68,7 +68,8 @@ def require_pooled_embedding(pooled_BD: Tensor | None) -> Tensor:
 def build_time_ids(
     unet: UNet2DConditionModel, sizes: SizeConditioning, pooled_BD: Tensor
 ) -> Tensor:
-    """Build the time ids, (B, 6) or (B, 5) with a score, one row per row of the pooled embedding.
+    """Build SDXL's time ids (sizes and crop), (B, 6), or (B, 5) with an aesthetic score, one row
+    per row of the pooled embedding.
 
     Raises ArgumentError where the UNet takes pooled embeddings of another width.
     """

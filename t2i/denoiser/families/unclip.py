@@ -88,9 +88,9 @@ def uses_learned_variance(scheduler: Scheduler) -> bool:
     return learned and type(scheduler).__name__ in SCHEDULERS_WITH_LEARNED_VARIANCE
 
 
-def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
-    """Return the scheduler, with `variance_type=None` if it declares a learned variance that it
-    cannot use.
+def get_corrected_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Return the scheduler, rebuilt with `variance_type=None` if its config declares a learned
+    variance that this class of scheduler cannot use.
 
     NOTE a footgun: some of diffusers' schedulers take the first three channels for the noise where
     their config, left over from a DDPMScheduler, declares a learned variance.
@@ -102,7 +102,7 @@ def correct_scheduler_config(scheduler: Scheduler) -> Scheduler:
     return scheduler
 
 
-def check_unet(unet: UNet2DConditionModel, movq: VQModel) -> None:
+def check_unet_fits_movq(unet: UNet2DConditionModel, movq: VQModel) -> None:
     """Raise ModelError unless Kandinsky's UNet takes image embeddings only and fits the MoVQ."""
     declared = (unet.config["encoder_hid_dim_type"], unet.config["addition_embed_type"])
     if declared != ("image_proj", "image"):
@@ -158,7 +158,7 @@ def decode_latents_to_pixels(movq: VQModel, latents_BCHW: Tensor) -> Tensor:
     return pixels_B3YX
 
 
-def predict_image_embedding(
+def predict_clean_image_embedding(
     prior: PriorTransformer, embeds_BD: Tensor, timestep: Tensor, conditioning: Conditioning
 ) -> Tensor:
     """Run Kandinsky's prior once and return the predicted clean image embedding (B, D)."""

@@ -19,7 +19,9 @@ PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "special_tokens_map_file"}
 
 
 def check_config_safety(path: Path, config: Mapping[str, object]) -> None:
-    """Raise ModelError for a config that refers to code or outside files, or has huge numbers."""
+    """Raise ModelError for a model config that refers to code or outside files, or has huge
+    numbers.
+    """
     for key, value in iter_config_keys_and_values(config):
         check_no_code(path, key, value)
         if isinstance(value, str) and key not in PROVENANCE_KEYS and is_outside_path(value):
@@ -61,7 +63,9 @@ def check_model_max_length_if_given(path: Path, config: Mapping[str, object]) ->
 
 
 def check_no_code(path: Path, key: str, value: object) -> None:
-    """Raise ModelError for an entry that would make a library run code of the model."""
+    """Raise ModelError for a config entry that would make a library run code from the model's
+    folder.
+    """
     # transformers downloads a kernel, which is code, where an implementation is a hub id.
     kernel = key.endswith("implementation") and isinstance(value, str) and "/" in value
     if kernel or (key in CODE_KEYS and value not in (None, False)):
@@ -77,8 +81,8 @@ def check_no_code(path: Path, key: str, value: object) -> None:
 
 
 def iter_config_keys_and_values(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Iterate over the keys and values of a config at any depth; items of a list get the list's
-    key.
+    """Iterate over the (key, value) pairs of a model config at any depth; items of a list get the
+    list's key.
     """
     remaining: list[tuple[str, object]] = list(config.items())
     while remaining:

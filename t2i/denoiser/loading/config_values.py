@@ -143,8 +143,9 @@ def describe_expected_type_if_wrong(key: str, value: object, annotation: object)
 
 
 @dataclass(frozen=True, slots=True)
-class ParameterType:
-    """JSON types that the type annotation of a config's parameter accepts.
+class AcceptedJsonTypes:
+    """JSON types that the type annotation of a config's parameter accepts: types of scalars,
+    allowed strings, and whether scalars and lists are allowed.
 
     kinds : types of its scalars
     literals : the only allowed strings, if there is a choice
@@ -157,18 +158,18 @@ class ParameterType:
     lists: bool
 
 
-def parse_annotation(annotation: object) -> ParameterType | None:
+def parse_annotation(annotation: object) -> AcceptedJsonTypes | None:
     """Parse a parameter's type annotation to the JSON types that it accepts; return None for one
     that does not restrict JSON values.
     """
     nothing: frozenset[Any] = frozenset()
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in SCALAR_NAMES:
-        return ParameterType(frozenset({annotation}), nothing, True, False)
+        return AcceptedJsonTypes(frozenset({annotation}), nothing, True, False)
     if origin is typing.Literal:
-        return ParameterType(frozenset({str}), frozenset(arguments), True, False)
+        return AcceptedJsonTypes(frozenset({str}), frozenset(arguments), True, False)
     if annotation in (tuple, list):
-        return ParameterType(frozenset(SCALAR_NAMES), nothing, False, True)
+        return AcceptedJsonTypes(frozenset(SCALAR_NAMES), nothing, False, True)
     if origin not in (tuple, list, typing.Union, types.UnionType):
         return None
     several = origin in (tuple, list)
@@ -176,7 +177,7 @@ def parse_annotation(annotation: object) -> ParameterType | None:
     if None in items or not items:
         return None
     inner = [one for one in items if one is not None]
-    return ParameterType(
+    return AcceptedJsonTypes(
         nothing.union(*(one.kinds for one in inner)),
         nothing.union(*(one.literals for one in inner)),
         not several and any(one.alone for one in inner),
@@ -184,8 +185,10 @@ def parse_annotation(annotation: object) -> ParameterType | None:
     )
 
 
-def is_accepted_scalar(value: object, allowed: ParameterType) -> bool:
-    """Return True if a scalar has an accepted type; an int counts as a float, a bool does not."""
+def is_accepted_scalar(value: object, allowed: AcceptedJsonTypes) -> bool:
+    """Return True if a scalar of a config has a type that its parameter accepts; an int counts as a
+    float, a bool does not.
+    """
     if allowed.literals:
         return value in allowed.literals
     kind = type(value)

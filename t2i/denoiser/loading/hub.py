@@ -55,7 +55,9 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
 
 
 def list_download_patterns(variant: str | None) -> list[str]:
-    """Return file patterns for the download: JSON, vocabularies and safetensors of known parts."""
+    """Return the file patterns to download of a hub model: JSON, vocabularies and safetensors
+    weights of known parts.
+    """
     from t2i.denoiser.loading.model_parts import (
         ALLOWED_CLASSES_BY_PART,  # it imports diffusers; who looks names up does not
     )
@@ -96,7 +98,9 @@ def build_repository_cache_path(repository: str) -> Path:
 
 
 def find_cached_snapshot(place: Path, revision: str) -> Path | None:
-    """Return the cached folder of a branch, tag or commit, or None if missing or broken."""
+    """Return the cached folder of a hub repository at a branch, tag or commit; None if it is
+    missing or broken.
+    """
     ref = place / "refs" / revision
     try:
         commit = (

@@ -78,7 +78,9 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
 
 
 def check_model_type(kind: Any, config: Config) -> None:
-    """Raise ModelError for a transformers config of another model type."""
+    """Raise ModelError for a transformers config whose model_type is not that of the config class
+    which is to read it.
+    """
     own = getattr(kind, "model_type", None)
     named = config.get("model_type", own)
     if named != own and not (own == "t5" and named in ("mt5", "umt5")):
@@ -100,7 +102,8 @@ def check_end_token_is_integer(kind: Any, config: Config) -> None:
 
 @contextlib.contextmanager
 def limiting_module_count() -> Iterator[None]:
-    """Allow this thread at most MAX_MODULES new modules within the block.
+    """Allow this thread at most MAX_MODULES new torch modules within the block, as a config with
+    huge numbers could ask for any number.
 
     They are counted while they are made: no list of keys names every number that a
     constructor loops over.
@@ -121,8 +124,10 @@ def limiting_module_count() -> Iterator[None]:
         handle.remove()
 
 
-def list_tied_names(model: nn.Module) -> set[str]:
-    """Return all but the first name of each parameter that several modules share."""
+def list_duplicate_tied_names(model: nn.Module) -> set[str]:
+    """Return the duplicate names of tied weights: all but the first name of each parameter that
+    several modules share.
+    """
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return names - {name for name, _ in model.named_parameters()}
 

@@ -192,7 +192,7 @@ def check_no_outside_links(folder: Path, paths: Collection[Path]) -> None:
 
 
 def check_vocabulary_files(place: Path) -> None:
-    """Raise ModelError unless a tokenizer folder has its vocabulary in a supported format."""
+    """Raise ModelError unless a tokenizer folder contains its vocabulary in a supported format."""
     config = place / "tokenizer_config.json"
     if config.is_file():
         check_tokenizer_config_safety(config, read_json_object(config))

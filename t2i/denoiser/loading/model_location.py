@@ -7,7 +7,7 @@ import os
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.atomic_folders import recover_folder
+from t2i.atomic_folders import restore_folder_from_backup
 from t2i.denoiser.loading import hub
 from t2i.errors import ModelError, suggest_choice
 
@@ -33,7 +33,7 @@ def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = Non
         )
     name = os.fspath(name_or_path)
     path = EMBEDDED_MODELS.get(name, Path(expanduser(name)))
-    recover_folder(path)
+    restore_folder_from_backup(path)
     try:
         if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
             return path

@@ -30,13 +30,13 @@ from t2i.denoiser.loading.single_file_checkpoint import (
 from t2i.denoiser.loading.trial_pass import (
     check_scheduler_runs,
     check_unet_and_autoencoder_run,
-    load_checked_tokenizer,
+    load_and_check_tokenizer,
     translating_load_errors,
 )
 from t2i.denoiser.loading.unused_tensors import is_unused_tensor, is_unused_text_tensor
 from t2i.denoiser.loading.weight_checks import (
     check_tensors_floating_point,
-    describe_misfits,
+    describe_tensor_mismatches,
     read_json_object,
     summarize_tensor_names,
 )
@@ -107,8 +107,8 @@ def load_single_file(
 def find_config_changes_and_build_meta_model(
     checkpoint: SingleFileCheckpoint, part: str, folder: Path
 ) -> tuple[dict[str, object], nn.Module]:
-    """Check one part of a checkpoint; return the changes to its config, and its model on the meta
-    device.
+    """Check one part of a single-file checkpoint; return the changes to its default config, and its
+    model on the meta device.
 
     Raises ModelError unless the part is complete.
     """
@@ -138,7 +138,7 @@ def find_config_changes_and_build_meta_model(
     try:
         made = trace_conversion(part, source.prefix, model, config | changes, found)
         extras = set(filter(is_unused_text_tensor, made.shapes)) if part.startswith("text") else ()
-        misfits = describe_misfits(expected, made.shapes, extras=extras)
+        misfits = describe_tensor_mismatches(expected, made.shapes, extras=extras)
     except Exception as error:  # The conversion takes for granted what a file may lack.
         raise ModelError(
             f"The {part} in {checkpoint.path} is none of {checkpoint.family.name}: {error!r}. "
@@ -185,8 +185,8 @@ def require_supported_unet_in_channels(
 
 
 def build_meta_part(config_path: Path, class_name: str, config: Mapping[str, object]) -> nn.Module:
-    """Build the model of a checkpoint part on the meta device, without weights; errors name the
-    config file.
+    """Build the model of a single-file checkpoint's part on the meta device, without weights;
+    errors name the config file.
     """
     try:
         return build_meta_model(class_name, config)
@@ -201,7 +201,9 @@ def load_checkpoint_part(
     changes: Mapping[str, object],
     dtype: torch.dtype,
 ) -> nn.Module:
-    """Load the weights of one part of a checkpoint, with diffusers' conversion."""
+    """Load the model of one part of a single-file checkpoint, its weights converted by diffusers'
+    code.
+    """
     source = checkpoint.family.sources[part]
     with open_tensors(checkpoint.path) as file:
         names = checkpoint.select_part_shapes(part).keys() - set(
@@ -244,13 +246,15 @@ def load_clip_tokenizer(place: Path, pad: str) -> CLIPTokenizer:
     if place.is_dir():
         check_no_outside_links(place.parent, [place, *place.rglob("*")])
         check_vocabulary_files(place)
-        read: CLIPTokenizer = load_checked_tokenizer(place, "CLIPTokenizer")
+        read: CLIPTokenizer = load_and_check_tokenizer(place, "CLIPTokenizer")
         return read
     return download_clip_tokenizer(pad)
 
 
 def build_checkpoint_scheduler(checkpoint: SingleFileCheckpoint, folder: Path) -> Scheduler:
-    """Build the scheduler of a checkpoint, with its prediction type, from a folder's config."""
+    """Build the scheduler of a single-file checkpoint from a folder's scheduler config and the
+    checkpoint's prediction type.
+    """
     path = folder / "scheduler" / "scheduler_config.json"
     check_no_outside_links(folder, [path])
     config = read_json_object(path) | {"prediction_type": checkpoint.prediction_type}

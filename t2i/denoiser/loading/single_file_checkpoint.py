@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
-from t2i.denoiser.loading.weight_checks import Shapes, read_shapes
+from t2i.denoiser.loading.weight_checks import Shapes, read_tensor_shapes
 from t2i.errors import ModelError
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
@@ -128,8 +128,10 @@ class SingleFileCheckpoint:
 
 
 def identify_checkpoint(path: Path) -> SingleFileCheckpoint:
-    """Identify a checkpoint by its header alone. Raises ModelError for an unsupported model."""
-    shapes = read_shapes(path)
+    """Identify a single-file checkpoint by its header alone: return its family, tensor shapes and
+    prediction type. Raises ModelError for an unsupported model.
+    """
+    shapes = read_tensor_shapes(path)
     if len(shapes) > MAX_TENSORS:
         raise ModelError(
             f"Refused {path}: it has {plural(len(shapes), 'tensor')}, expected at most "
@@ -149,7 +151,9 @@ def identify_checkpoint(path: Path) -> SingleFileCheckpoint:
 
 
 def infer_checkpoint_family(path: Path, shapes: Shapes) -> CheckpointFamily:
-    """Infer a checkpoint's family from its text encoders, or from the UNet's text width."""
+    """Infer the architecture family of a single-file checkpoint from its text encoders, or from the
+    UNet's text width.
+    """
     for known in (XL, REFINER, SD2, SD1):
         prefixes = tuple(known.sources[part].prefix for part in known.sources if "text" in part)
         if all(any(name.startswith(prefix) for name in shapes) for prefix in prefixes):
@@ -186,8 +190,8 @@ def read_declared_prediction_type(path: Path, shapes: Shapes) -> str | None:
 
 
 def describe_unsupported_file(shapes: Shapes) -> str:
-    """Return an error message that says what a file without a known UNet probably is, such as a
-    LoRA, and how to use it.
+    """Return the error message for a safetensors file without a known UNet: what the file probably
+    is, such as a LoRA, and how to use it.
     """
     for marks, answer in OTHER_FILE_MESSAGES:
         if any(mark in name for name in shapes for mark in marks):

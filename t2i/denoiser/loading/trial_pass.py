@@ -72,7 +72,9 @@ def check_scheduler_runs(path: Path, class_name: str) -> None:
 
 
 def run_scheduler_on_zeros(stepping: Any) -> None:
-    """Run a few scheduler steps on latents of zeros. Raises ValueError for NaN or infinity."""
+    """Run a few steps of a scheduler on latents of zeros as a trial. Raises ValueError if they give
+    NaN or infinity.
+    """
     stepping.set_timesteps(TRIAL_STEPS)
     if hasattr(stepping, "set_begin_index"):
         stepping.set_begin_index(0)
@@ -85,8 +87,10 @@ def run_scheduler_on_zeros(stepping: Any) -> None:
         raise ValueError("zeros became NaN or infinite")
 
 
-def load_checked_tokenizer(place: Path, class_name: str) -> Any:
-    """Load a folder's tokenizer and try it on a text. Raises ModelError if that fails."""
+def load_and_check_tokenizer(place: Path, class_name: str) -> Any:
+    """Load a folder's tokenizer, try it on a text, and return it. Raises ModelError if either
+    fails.
+    """
     with translating_library_errors(
         f"{place} has no {class_name} that reads a text",
         "copy the folder from the model again.",
@@ -147,7 +151,9 @@ def find_pooled_width_of_second_encoder(models: Mapping[str, nn.Module]) -> int 
 
 
 def translating_trial_pass_errors(name: object) -> AbstractContextManager[None]:
-    """Turn an exception in a trial pass of the named part into a ModelError."""
+    """Turn any exception within the block, a trial pass of the named model part, into a
+    ModelError.
+    """
     return translating_library_errors(
         f"{name} describes a part that cannot run",
         "its sizes do not fit one another, or the parts beside it.",

@@ -54,7 +54,7 @@ MARKER_TENSORS = {
 
 
 def is_unused_text_tensor(name: str) -> bool:
-    """Return True for a tensor that text encoders' files contain and no model reads, given its name
+    """Return True for a tensor in text encoders' weight files that no model reads, given its name
     without the part's prefix.
     """
     bare = name.removeprefix("text_model.")
@@ -62,8 +62,8 @@ def is_unused_text_tensor(name: str) -> bool:
 
 
 def is_unused_tensor(name: str) -> bool:
-    """Return True for a tensor that checkpoints contain and no model reads, such as an optimizer's
-    state, given its full name.
+    """Return True for a tensor in checkpoints that no model reads, such as an optimizer's state,
+    given its full name.
     """
     return (
         name in SCHEDULE_BUFFERS

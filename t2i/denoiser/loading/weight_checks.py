@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from t2i.denoiser.loading.config_checks import check_config_safety
-from t2i.denoiser.loading.meta_models import build_meta_model, list_tied_names
+from t2i.denoiser.loading.meta_models import build_meta_model, list_duplicate_tied_names
 from t2i.denoiser.loading.model_location import PICKLE_SUFFIXES
 from t2i.denoiser.loading.model_parts import TEXT_ENCODERS
 from t2i.denoiser.loading.unused_tensors import is_unused_text_tensor
@@ -55,13 +55,15 @@ def check_weights_and_build_meta_model(
     }
     found: Shapes = {}
     for path in list_weight_files(folder, variant):
-        shapes = read_shapes(path)
+        shapes = read_tensor_shapes(path)
         check_tensors_floating_point(
             path, [name for name in shapes if canonical_tensor_name(name) in floats]
         )
         found |= shapes
     extras = set(filter(is_unused_text_tensor, found)) if class_name in TEXT_ENCODERS else ()
-    if misfits := describe_misfits(expected, found, list_tied_names(model), extras):
+    if misfits := describe_tensor_mismatches(
+        expected, found, list_duplicate_tied_names(model), extras
+    ):
         raise ModelError(
             f"The weights in {folder} do not fit its config.json: {misfits}. "
             "Copy config.json and weights from the same model."
@@ -69,7 +71,7 @@ def check_weights_and_build_meta_model(
     return model
 
 
-def describe_misfits(
+def describe_tensor_mismatches(
     expected: Shapes, found: Shapes, second: Collection[str] = (), extras: Collection[str] = ()
 ) -> str:
     """Compare expected and found tensor shapes; describe missing, unexpected and misshapen tensors
@@ -99,7 +101,9 @@ def describe_misfits(
 
 
 def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """Return the safetensors files that the loader will read: one, or the shards of an index."""
+    """Return the safetensors files that the loader will read from a model part's folder: one file,
+    or the shards of an index.
+    """
     for infix in [f".{variant}", ""] if variant else [""]:
         for stem in ("diffusion_pytorch_model", "model"):
             single = folder / f"{stem}{infix}.safetensors"
@@ -124,7 +128,9 @@ def list_weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 
 def list_shard_paths(index: Path) -> list[Path]:
-    """Return the weight files named by a safetensors index. Raises ModelError for missing ones."""
+    """Return the paths of the weight files (shards) that a safetensors index names. Raises
+    ModelError for missing ones.
+    """
     weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: copy or download the model again.")
@@ -139,7 +145,7 @@ def list_shard_paths(index: Path) -> list[Path]:
     return paths
 
 
-def read_shapes(path: Path) -> Shapes:
+def read_tensor_shapes(path: Path) -> Shapes:
     """Return the tensor shapes in a safetensors header. Raises ModelError for a broken file."""
     try:
         with open_tensors(path) as file:

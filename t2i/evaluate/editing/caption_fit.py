@@ -47,7 +47,7 @@ def score_pictures_and_edited_regions(
         return whole, [None] * len(pictures)
     cut = [crop_and_resize(picture, place, caption_matcher.recogniser.size) for picture in pictures]
     return whole, caption_matcher.compute_paired_similarities(
-        cut, [describe_target_object(pair)] * len(cut)
+        cut, [build_target_object_phrase(pair)] * len(cut)
     ).tolist()
 
 
@@ -79,7 +79,7 @@ def compute_square_around_changed_object(
     return begins[0], begins[1], begins[0] + side, begins[1] + side
 
 
-def describe_target_object(pair: PromptPair) -> str:
+def build_target_object_phrase(pair: PromptPair) -> str:
     """Return the edited object's noun phrase in the target caption, without its size word."""
     assert pair.object_index is not None
     mention = find_mention(pair.target, pair.object_index)

@@ -7,9 +7,9 @@ from t2i.evaluate.editing.methods import METHODS, NO_EDIT, STRENGTHENING_METHODS
 from t2i.evaluate.editing.pairs import CHANGE_TITLES
 from t2i.evaluate.editing.records import (
     EditedPictureRecord,
-    PairRecord,
+    PromptPairRecord,
     RelativeCostRecord,
-    TwoObjectsRecord,
+    TwoObjectPromptRecord,
 )
 from t2i.evaluate.editing.two_objects import EDIT_NAMES, VARIANTS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Table
@@ -42,15 +42,15 @@ def build_chapters(
     records: Mapping[str, Record], settings: EditSettings, steps: int
 ) -> list[Chapter]:
     """Build the report chapter of the editing part from the records of its units, by key."""
-    pairs: dict[str, list[PairRecord]] = {}
-    two: list[TwoObjectsRecord] = []
+    pairs: dict[str, list[PromptPairRecord]] = {}
+    two: list[TwoObjectPromptRecord] = []
     costs: list[RelativeCostRecord] = []
     for unit, record in records.items():
         kind = unit.split("/")[0]
         if kind in CHANGE_TITLES:
-            pairs.setdefault(kind, []).append(PairRecord.model_validate(record))
+            pairs.setdefault(kind, []).append(PromptPairRecord.model_validate(record))
         elif kind == "two":
-            two.append(TwoObjectsRecord.model_validate(record))
+            two.append(TwoObjectPromptRecord.model_validate(record))
         else:
             costs.append(RelativeCostRecord.model_validate(record))
     apart = ("addition", "strengthen")
@@ -66,7 +66,7 @@ def build_chapters(
         if kind in pairs
     ]
     if two:
-        blocks.append(build_two_objects_table(two))
+        blocks.append(build_two_object_prompt_table(two))
     if costs:
         blocks.append(build_cost_table(costs))
     blocks += build_galleries([one for several in pairs.values() for one in several], two)
@@ -76,7 +76,7 @@ def build_chapters(
 
 
 def describe_tables_and_settings(
-    every: Sequence[PairRecord], settings: EditSettings, steps: int
+    every: Sequence[PromptPairRecord], settings: EditSettings, steps: int
 ) -> str:
     """Return the text that explains the editing tables and the settings of the edits."""
     right = proportion_with_interval([one.source_right for one in every])
@@ -112,7 +112,7 @@ def format_step_window(window: tuple[float, float]) -> str:
     return f"{window[0]:g} to {window[1]:g}"
 
 
-def build_edit_method_table(name: str, title: str, pairs: Sequence[PairRecord]) -> Table:
+def build_edit_method_table(name: str, title: str, pairs: Sequence[PromptPairRecord]) -> Table:
     """Build the table that compares the editing methods on some prompt pairs, a row each."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for method in (*METHODS, *STRENGTHENING_METHODS):
@@ -142,7 +142,7 @@ def build_edit_method_cells(edited: Sequence[EditedPictureRecord]) -> list[Cell]
     ]
 
 
-def build_two_objects_table(two: Sequence[TwoObjectsRecord]) -> Table:
+def build_two_object_prompt_table(two: Sequence[TwoObjectPromptRecord]) -> Table:
     """Build the table of two-object prompts: success without an edit and with each edit."""
     rows: list[tuple[str, Sequence[Cell]]] = [
         (
@@ -190,7 +190,9 @@ def median_with_min_max_interval(values: Sequence[float]) -> Estimate:
     return Estimate(median(values), min(values), max(values), len(values))
 
 
-def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]) -> list[Gallery]:
+def build_galleries(
+    pairs: Sequence[PromptPairRecord], two: Sequence[TwoObjectPromptRecord]
+) -> list[Gallery]:
     """Build the galleries of edited pictures: the worst, the best, and the first of each kind."""
     ranked = sorted(pairs, key=success_and_psnr_sort_key)
     count = min(GALLERY_SIZE, len(ranked) // 2)
@@ -204,18 +206,18 @@ def build_galleries(pairs: Sequence[PairRecord], two: Sequence[TwoObjectsRecord]
         ),
     ]
     if two:
-        pictures = [(one.file, label_two_objects_picture(one)) for one in two[:GALLERY_SIZE]]
+        pictures = [(one.file, build_two_object_picture_label(one)) for one in two[:GALLERY_SIZE]]
         shown.append(Gallery("editing_first_two", "The first, two objects", pictures, columns=2))
     return shown
 
 
-def success_and_psnr_sort_key(one: PairRecord) -> tuple[bool, float]:
+def success_and_psnr_sort_key(one: PromptPairRecord) -> tuple[bool, float]:
     """Return the key that sorts pairs by success, then background PSNR, of RANKING_METHOD."""
     edited = one.methods[RANKING_METHOD]
     return edited.success, 0.0 if edited.stayed is None else edited.stayed.psnr
 
 
-def build_pairs_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> Gallery:
+def build_pairs_gallery(name: str, title: str, pairs: Sequence[PromptPairRecord]) -> Gallery:
     """Build a gallery of prompt pairs, labelled with the editing methods that succeeded."""
     pictures = []
     for one in pairs:
@@ -225,7 +227,7 @@ def build_pairs_gallery(name: str, title: str, pairs: Sequence[PairRecord]) -> G
     return Gallery(f"editing_{name}", title, pictures, columns=1)
 
 
-def label_two_objects_picture(one: TwoObjectsRecord) -> str:
+def build_two_object_picture_label(one: TwoObjectPromptRecord) -> str:
     """Return the gallery label of a two-object prompt: its caption, and the edits that met it."""
     right = [name for name in VARIANTS if one.relation[name]]
     return f"{one.caption} [right: {', '.join(right) or 'none'}]"

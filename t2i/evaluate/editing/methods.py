@@ -85,7 +85,9 @@ def build_cross_attention_self_replace_and_blend_edits(
 def build_automatic_edits(
     editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, steps: int, **windows: Any
 ) -> list[Edit]:
-    """Build the edits that edits="auto" chooses: Replace for equally many words, else Refine."""
+    """Return the attention edits that the prompt editor itself chooses with edits="auto" for a
+    prompt pair, such as Replace for prompts of equally many words, else Refine.
+    """
     weights = {} if pair.strengthened_word is None else {pair.strengthened_word: settings.weight}
     options = WordEditOptions(
         cross_replace=settings.cross_replace, weights=weights, blend=None, **windows
@@ -96,21 +98,27 @@ def build_automatic_edits(
 def build_share_keys_values_edits(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Build the edit ShareKeysValues, with its window from the settings."""
+    """Return a list with the attention edit ShareKeysValues, whose window of denoising steps is
+    taken from the edit settings.
+    """
     return [ShareKeysValues(steps=settings.share_keys_values)]
 
 
 def build_inject_queries_keys_edits(
     _editor: PromptEditPipeline, _pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Build the edit InjectQueriesKeys, with its window from the settings."""
+    """Return a list with the attention edit InjectQueriesKeys, whose window of denoising steps is
+    taken from the edit settings.
+    """
     return [InjectQueriesKeys(steps=settings.inject_queries_keys)]
 
 
 def build_word_weights_edits(
     _editor: PromptEditPipeline, pair: PromptPair, settings: EditSettings, _steps: int
 ) -> list[Edit]:
-    """Build the edit WeightWords for the strengthened word of a prompt pair."""
+    """Return a list with the attention edit WeightWords, which strengthens the strengthened word of
+    a prompt pair's target.
+    """
     assert pair.strengthened_word is not None
     return [WeightWords(target=1, weights={pair.strengthened_word: settings.weight})]
 
@@ -135,7 +143,10 @@ def list_applicable_methods(pair: PromptPair) -> dict[str, EditFactory]:
 
 
 def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -> str | Prompt:
-    """Return a pair's target prompt; a method without map weights gets a weighted word in it."""
+    """Return the target prompt of a prompt pair for an editing method: its text, or, if the method
+    cannot weight the strengthened word in attention maps, a Prompt in which that word has a
+    weight.
+    """
     text = pair.captions[1]
     if pair.strengthened_word is None or method in METHODS_WITH_MAP_WEIGHTS:
         return text
@@ -146,6 +157,8 @@ def build_target_prompt(pair: PromptPair, method: str, settings: EditSettings) -
     )
 
 
-def copy_edits_for_target(edits: Sequence[Edit], target: int) -> list[Any]:
-    """Return copies of edits whose target is prompt number `target` of a batch, 0 the source."""
+def copy_edits_with_target_index(edits: Sequence[Edit], target: int) -> list[Any]:
+    """Return copies of attention edits that act on the prompt with this index in the batch (0 is
+    the source prompt): each copy's field `target` is set to it.
+    """
     return [replace(edit, target=target) for edit in edits]  # type: ignore[call-arg]  # all have it

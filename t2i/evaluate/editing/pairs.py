@@ -20,7 +20,7 @@ from t2i.scenes.held_out import list_training_colours, may_appear_together_in_tr
 from t2i.scenes.layout import SceneLayout
 from t2i.scenes.object_placement import PlacedObject, random_choice
 from t2i.scenes.recognised_objects import Relation
-from t2i.scenes.scenes import Scenes, list_shared_contrasting_backgrounds
+from t2i.scenes.scenes import SceneDataset, list_shared_contrasting_backgrounds
 
 ChangeKind = Literal["swap", "recolour", "background", "addition", "strengthen"]
 CHANGE_TITLES: dict[ChangeKind, str] = {
@@ -63,8 +63,10 @@ class PromptPair:
         return self.source.caption.text, self.target.caption.text
 
     @property
-    def target_prompt_title(self) -> str:
-        """Target prompt for records and galleries, which names a strengthened word."""
+    def target_prompt_display_text(self) -> str:
+        """Target prompt as records and galleries show it: the target's caption, followed by ", more
+        WORD" if a word is strengthened.
+        """
         if self.strengthened_word is None:
             return self.captions[1]
         return f"{self.captions[1]}, more {self.strengthened_word}"
@@ -95,8 +97,9 @@ class PromptPair:
         )
 
 
-def build_nth_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
-    """Build prompt pair `number` of a kind of change from the first scene that allows it.
+def build_nth_prompt_pair(scenes: SceneDataset, kind: ChangeKind, number: int) -> PromptPair:
+    """Return the prompt pair with this number for a kind of change, built from the first scene that
+    allows such a change. Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
 
     Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
     """
@@ -111,9 +114,13 @@ def build_nth_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> Prom
     )
 
 
-def build_replaced_object_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
-    """Build the pair that replaces one object of a scene by another; None if none fits."""
-    rng = seeded_generator(scenes, key)
+def build_replaced_object_pair(
+    scenes: SceneDataset, layout: SceneLayout, key: str
+) -> PromptPair | None:
+    """Return a prompt pair whose target replaces one object of a scene by another; None if the
+    scene allows no such change.
+    """
+    rng = build_seeded_numpy_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
     others = [one.name for number, one in enumerate(layout.objects) if number != index]
     old = layout.objects[index]
@@ -124,7 +131,7 @@ def build_replaced_object_pair(scenes: Scenes, layout: SceneLayout, key: str) ->
     ]
     if not fitting:
         return None
-    return build_pair_with_new_object(
+    return build_pair_from_replacement_object(
         scenes,
         layout,
         key,
@@ -134,22 +141,26 @@ def build_replaced_object_pair(scenes: Scenes, layout: SceneLayout, key: str) ->
     )
 
 
-def build_recolour_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
-    """Build the pair that paints an object in another colour; None if it has no other."""
-    rng = seeded_generator(scenes, key)
+def build_recolour_pair(scenes: SceneDataset, layout: SceneLayout, key: str) -> PromptPair | None:
+    """Return a prompt pair whose target paints an object of a scene in another colour; None if the
+    scene allows no such change.
+    """
+    rng = build_seeded_numpy_generator(scenes, key)
     index = int(rng.random() * len(layout.objects))
     old = layout.objects[index]
     colours = [colour for colour in list_training_colours(old.name) if colour != old.colour]
     if not colours:
         return None
-    return build_pair_with_new_object(
+    return build_pair_from_replacement_object(
         scenes, layout, key, "recolour", index, replace(old, colour=random_choice(rng, colours))
     )
 
 
-def build_background_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
-    """Build the pair that changes the background; None unless both captions name it."""
-    rng = seeded_generator(scenes, key)
+def build_background_pair(scenes: SceneDataset, layout: SceneLayout, key: str) -> PromptPair | None:
+    """Return a prompt pair whose target changes the background of a scene; None unless both
+    captions mention the background.
+    """
+    rng = build_seeded_numpy_generator(scenes, key)
     names, colours = zip(*((placed.name, placed.colour) for placed in layout.objects), strict=True)
     others = [
         name
@@ -167,15 +178,19 @@ def build_background_pair(scenes: Scenes, layout: SceneLayout, key: str) -> Prom
     return PromptPair("background", source, target, None, "background", "background")
 
 
-def build_added_object_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
-    """Build the pair that adds a scene's second object to its first; None for other scenes."""
+def build_added_object_pair(
+    scenes: SceneDataset, layout: SceneLayout, key: str
+) -> PromptPair | None:
+    """Return a prompt pair whose target adds a scene's second object to its first; None for scenes
+    that do not allow it.
+    """
     if len(layout.objects) != 2:
         return None
     first, second = layout.objects
     alone = replace(layout, objects=(first,), arrangement="single")
     source = copy_layout_with_random_caption(scenes, alone, key)
     mention = find_mention(source, 0)
-    rng = seeded_generator(scenes, f"{key}/added")
+    rng = build_seeded_numpy_generator(scenes, f"{key}/added")
     relation: Relation = "left" if layout.arrangement == "row" else "above"
     joint = random_choice(rng, JOINING_PHRASES[relation])
     added = choose_random_noun_phrase(rng, second)
@@ -190,8 +205,12 @@ def build_added_object_pair(scenes: Scenes, layout: SceneLayout, key: str) -> Pr
     return PromptPair("addition", source, target, 1, (), added.word)
 
 
-def build_strengthened_pair(scenes: Scenes, layout: SceneLayout, key: str) -> PromptPair | None:
-    """Build the pair that strengthens "small" or "large"; None unless a single object has it."""
+def build_strengthened_size_word_pair(
+    scenes: SceneDataset, layout: SceneLayout, key: str
+) -> PromptPair | None:
+    """Return a prompt pair of equal captions whose target gives the size word ("small" or "large")
+    more weight; None unless the scene has a single object and the caption states its size.
+    """
     source = copy_layout_with_random_caption(scenes, layout, key)
     mention = find_mention(source, 0)
     if len(layout.objects) > 1 or mention.size_word is None:
@@ -202,19 +221,27 @@ def build_strengthened_pair(scenes: Scenes, layout: SceneLayout, key: str) -> Pr
     )
 
 
-PAIR_BUILDERS: dict[ChangeKind, Callable[[Scenes, SceneLayout, str], PromptPair | None]] = {
+PAIR_BUILDERS: dict[ChangeKind, Callable[[SceneDataset, SceneLayout, str], PromptPair | None]] = {
     "swap": build_replaced_object_pair,
     "recolour": build_recolour_pair,
     "background": build_background_pair,
     "addition": build_added_object_pair,
-    "strengthen": build_strengthened_pair,
+    "strengthen": build_strengthened_size_word_pair,
 }
 
 
-def build_pair_with_new_object(
-    scenes: Scenes, layout: SceneLayout, key: str, kind: ChangeKind, index: int, new: PlacedObject
+def build_pair_from_replacement_object(
+    scenes: SceneDataset,
+    layout: SceneLayout,
+    key: str,
+    kind: ChangeKind,
+    index: int,
+    new: PlacedObject,
 ) -> PromptPair | None:
-    """Build the pair in which `new` replaces an object; None if it is not visible or mentioned."""
+    """Return a prompt pair whose target has `new` in place of the scene's object of this index;
+    None if an object would not stand out from the background, or the captions mention objects
+    differently.
+    """
     objects = tuple(new if number == index else one for number, one in enumerate(layout.objects))
     names, colours = zip(*((one.name, one.colour) for one in objects), strict=True)
     if layout.background not in list_shared_contrasting_backgrounds(names, colours):
@@ -228,9 +255,11 @@ def build_pair_with_new_object(
     return PromptPair(kind, source, target, index, *words)
 
 
-def copy_layout_with_random_caption(scenes: Scenes, layout: SceneLayout, key: str) -> SceneLayout:
+def copy_layout_with_random_caption(
+    scenes: SceneDataset, layout: SceneLayout, key: str
+) -> SceneLayout:
     """Return a scene's layout with a new random caption; equal keys give equal wording."""
-    rng = seeded_generator(scenes, f"{key}/caption")
+    rng = build_seeded_numpy_generator(scenes, f"{key}/caption")
     caption = generate_caption(rng, layout.objects, layout.arrangement, layout.background)
     return replace(layout, caption=caption)
 
@@ -240,7 +269,7 @@ def find_mention(layout: SceneLayout, index: int) -> Mention:
     return next(mention for mention in layout.caption.mentions if mention.object_index == index)
 
 
-def seeded_generator(scenes: Scenes, key: str) -> np.random.Generator:
-    """Return a random generator that is seeded with the scenes' seed and this key."""
+def build_seeded_numpy_generator(scenes: SceneDataset, key: str) -> np.random.Generator:
+    """Return a NumPy random generator that is seeded with the seed of the scenes and a text key."""
     words: Sequence[int] = [scenes.config.seed, *key.encode()]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))

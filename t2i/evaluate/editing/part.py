@@ -19,30 +19,30 @@ from t2i.evaluate.editing.methods import (
     NO_EDIT,
     EditSettings,
     build_target_prompt,
-    copy_edits_for_target,
+    copy_edits_with_target_index,
     list_applicable_methods,
 )
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind, PromptPair, build_nth_prompt_pair
 from t2i.evaluate.editing.records import (
     DECIMALS,
     EditedPictureRecord,
-    PairRecord,
+    PromptPairRecord,
     RelativeCostRecord,
-    TwoObjectsRecord,
-    build_similarity_record,
+    TwoObjectPromptRecord,
+    build_pixel_similarity_record,
 )
 from t2i.evaluate.editing.scores import (
     build_unchanged_region_mask,
     compute_structure_distance,
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarity_within_each_mask,
+    measure_pixel_similarity_within_each_mask,
 )
 from t2i.evaluate.editing.two_objects import (
     EDIT_NAMES,
     find_nth_layout_relating_two_objects,
     generate_with_each_edit,
-    measure_two_objects,
+    measure_two_object_prompt,
 )
 from t2i.evaluate.generation.judge import build_caption_statement, judge_by_statement
 from t2i.evaluate.report.chapter import Chapter
@@ -50,7 +50,7 @@ from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_seed
 from t2i.scenes.recognised_objects import Recognition
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 TWO_OBJECTS_KEY, COST_KEY = "two", "cost"
 
@@ -103,7 +103,9 @@ class EditingPart:
         ]
 
     def measure_unit(self, unit: str) -> Record:
-        """Edit the prompt pair, generate the two-object prompt or measure the cost of a key."""
+        """Measure one unit of the editing evaluation, by its key: a prompt pair, a two-object
+        prompt, or the cost of an editing method; return its record as JSON data.
+        """
         kind, _, name = unit.partition("/")
         if kind == TWO_OBJECTS_KEY:
             return self._measure_two_objects(int(name)).model_dump(mode="json")
@@ -116,9 +118,11 @@ class EditingPart:
         return build_chapters(records, self.config.settings, self.context.steps)
 
     @cached_property
-    def scenes(self) -> Scenes:
-        """Scenes from which prompt pairs are made; a pair uses the first that allows it."""
-        return Scenes(
+    def scenes(self) -> SceneDataset:
+        """Data set of the scenes from which prompt pairs are made; a pair uses the first scene that
+        allows its kind of change.
+        """
+        return SceneDataset(
             SceneDatasetConfig(
                 size=sd.default_height_and_width(self.context.pipe.unet, self.context.pipe.vae)[0],
                 seed=self.config.seed,
@@ -140,7 +144,7 @@ class EditingPart:
                 able.append(kind)
         return able
 
-    def _edit_pair(self, kind: ChangeKind, number: int) -> PairRecord:
+    def _edit_pair(self, kind: ChangeKind, number: int) -> PromptPairRecord:
         """Draw the source with all methods in one batch, and compare each target with it."""
         pair = build_nth_prompt_pair(self.scenes, kind, number)
         methods = list_applicable_methods(pair)
@@ -148,7 +152,9 @@ class EditingPart:
         edits = [
             edit
             for target, make in enumerate(methods.values(), start=1)
-            for edit in copy_edits_for_target(make(self.editor, pair, settings, steps), target)
+            for edit in copy_edits_with_target_index(
+                make(self.editor, pair, settings, steps), target
+            )
         ]
         output = self.editor(
             pair.captions[0],
@@ -170,15 +176,15 @@ class EditingPart:
         strip = build_picture_grid(pictures, ["source", *methods], columns=len(pictures)).convert(
             "RGB"
         )
-        return PairRecord(
+        return PromptPairRecord(
             kind=kind,
             source=pair.captions[0],
-            target=pair.target_prompt_title,
+            target=pair.target_prompt_display_text,
             source_right=all(
                 judge_by_statement(build_caption_statement(pair.source), source)["everything"]
             ),
             methods={
-                method: compare_edit_with_source(
+                method: build_edited_picture_record(
                     pair, (pictures[0], source), (picture, target), scores
                 )
                 for method, picture, target, *scores in zip(
@@ -188,11 +194,11 @@ class EditingPart:
             file=self.context.save_picture(f"editing/{kind}/{number:04d}", strip),
         )
 
-    def _measure_two_objects(self, number: int) -> TwoObjectsRecord:
+    def _measure_two_objects(self, number: int) -> TwoObjectPromptRecord:
         layout = find_nth_layout_relating_two_objects(self.scenes, number)
         assert layout is not None  # list_unit_keys() asked for the first
         seed = derive_seed(self.config.seed, TWO_OBJECTS_KEY, number, "noise")
-        return measure_two_objects(
+        return measure_two_object_prompt(
             self.context, layout, seed, f"editing/{TWO_OBJECTS_KEY}/{number:04d}"
         )
 
@@ -232,13 +238,14 @@ class EditingPart:
         )
 
 
-def compare_edit_with_source(
+def build_edited_picture_record(
     pair: PromptPair,
     before: tuple[Image.Image, Recognition],
     after: tuple[Image.Image, Recognition],
     fits: Sequence[float | None],
 ) -> EditedPictureRecord:
-    """Compare an edited picture with its source, by pixels and by recognised objects.
+    """Return the record of an edited picture's scores: whether the edit succeeded, as recognised,
+    and its similarity and structure distance to the source picture.
 
     before, after : picture and recognition of the source, and of the edited picture
     fits : caption scores of the edited picture and of its edited region; None if not computed
@@ -248,13 +255,13 @@ def compare_edit_with_source(
     size = source.height, source.width
     stay = build_unchanged_region_mask(pair, source_seen, target_seen, size)
     everywhere = np.ones(size, dtype=np.bool_)
-    whole, stayed = measure_similarity_within_each_mask(source, target, [everywhere, stay])
+    whole, stayed = measure_pixel_similarity_within_each_mask(source, target, [everywhere, stay])
     assert whole is not None
     return EditedPictureRecord(
         success=is_edit_successful(pair, source_seen, target_seen),
         everything=fulfils_target_prompt(pair, target_seen),
-        stayed=None if stayed is None else build_similarity_record(stayed),
-        whole=build_similarity_record(whole),
+        stayed=None if stayed is None else build_pixel_similarity_record(stayed),
+        whole=build_pixel_similarity_record(whole),
         structure=round(
             compute_structure_distance(source_seen.features, target_seen.features), DECIMALS
         ),

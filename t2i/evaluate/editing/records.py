@@ -5,26 +5,26 @@ from dataclasses import asdict
 from pydantic import BaseModel, ConfigDict
 
 from t2i.evaluate.editing.pairs import ChangeKind
-from t2i.evaluate.editing.scores import Similarity
+from t2i.evaluate.editing.scores import PixelSimilarity
 
 DECIMALS = 6
 
 
-class FrozenModel(BaseModel):
+class FrozenPydanticModel(BaseModel):
     """Base class of pydantic models that are frozen and refuse unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SimilarityRecord(FrozenModel):
-    """Similarity of two pictures as records.jsonl stores it: PSNR, MSE and SSIM."""
+class PixelSimilarityRecord(FrozenPydanticModel):
+    """Record for records.jsonl of how similar two pictures' pixels are: PSNR, MSE and SSIM."""
 
     psnr: float
     mse: float
     ssim: float
 
 
-class EditedPictureRecord(FrozenModel):
+class EditedPictureRecord(FrozenPydanticModel):
     """Scores of the picture that one editing method made of a prompt pair.
 
     success : True if the requested change has happened
@@ -38,14 +38,14 @@ class EditedPictureRecord(FrozenModel):
 
     success: bool
     everything: bool
-    stayed: SimilarityRecord | None
-    whole: SimilarityRecord
+    stayed: PixelSimilarityRecord | None
+    whole: PixelSimilarityRecord
     structure: float
     fit: float | None
     fit_there: float | None
 
 
-class PairRecord(FrozenModel):
+class PromptPairRecord(FrozenPydanticModel):
     """Record of a prompt pair that was edited by every method.
 
     source_right : True if the source's picture fulfils its prompt
@@ -59,7 +59,7 @@ class PairRecord(FrozenModel):
     file: str
 
 
-class TwoObjectsRecord(FrozenModel):
+class TwoObjectPromptRecord(FrozenPydanticModel):
     """Record of a two-object prompt, without an edit and with each edit, by name.
 
     both, relation : by edit, True if both objects are present, and in the stated relation
@@ -69,11 +69,11 @@ class TwoObjectsRecord(FrozenModel):
     caption: str
     both: dict[str, bool]
     relation: dict[str, bool]
-    whole: dict[str, SimilarityRecord]
+    whole: dict[str, PixelSimilarityRecord]
     file: str
 
 
-class RelativeCostRecord(FrozenModel):
+class RelativeCostRecord(FrozenPydanticModel):
     """Time and memory of an editing method relative to the same images without an edit.
 
     time : ratio of processor times, one for each round
@@ -85,9 +85,9 @@ class RelativeCostRecord(FrozenModel):
     extra_bytes: int
 
 
-def build_similarity_record(kept: Similarity) -> SimilarityRecord:
-    """Return the similarity of two pictures (PSNR, MSE, SSIM) as its record for records.jsonl,
-    rounded.
+def build_pixel_similarity_record(kept: PixelSimilarity) -> PixelSimilarityRecord:
+    """Return the similarity of two pictures' pixels (PSNR, MSE, SSIM), rounded, as a record for
+    records.jsonl.
     """
     rounded = {name: round(value, DECIMALS) for name, value in asdict(kept).items()}
-    return SimilarityRecord(**rounded)
+    return PixelSimilarityRecord(**rounded)

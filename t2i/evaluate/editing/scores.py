@@ -28,7 +28,7 @@ MIN_GROWTH = 1.05
 
 
 @dataclass(frozen=True, slots=True)
-class Similarity:
+class PixelSimilarity:
     """PSNR (dB), MSE (of colours from 0 to 1) and SSIM of two pictures within a region."""
 
     psnr: float
@@ -36,16 +36,16 @@ class Similarity:
     ssim: float
 
 
-def measure_similarity(
+def measure_pixel_similarity(
     one: Image.Image, other: Image.Image, places_HW: NDArray[np.bool_]
-) -> Similarity | None:
+) -> PixelSimilarity | None:
     """Measure PSNR, MSE and SSIM of two pictures within a mask (H, W); None if it is empty."""
-    return measure_similarity_within_each_mask(one, other, [places_HW])[0]
+    return measure_pixel_similarity_within_each_mask(one, other, [places_HW])[0]
 
 
-def measure_similarity_within_each_mask(
+def measure_pixel_similarity_within_each_mask(
     one: Image.Image, other: Image.Image, masks: Sequence[NDArray[np.bool_]]
-) -> list[Similarity | None]:
+) -> list[PixelSimilarity | None]:
     """Measure PSNR, MSE and SSIM of two pictures within each mask (H, W); None for an empty one.
 
     Once for all masks: the map of SSIM takes a tenth of a second at 128 x 128.
@@ -55,7 +55,7 @@ def measure_similarity_within_each_mask(
     one_3HW, other_3HW = to_float64_tensor(one), to_float64_tensor(other)
     error_HW = (one_3HW - other_3HW).square().mean(0)
     ssim_HW = compute_ssim_map(one_3HW, other_3HW)
-    found: list[Similarity | None] = []
+    found: list[PixelSimilarity | None] = []
     for mask_HW in masks:
         if not mask_HW.any():
             found.append(None)
@@ -63,7 +63,7 @@ def measure_similarity_within_each_mask(
         places = torch.from_numpy(mask_HW)
         mse = float(error_HW[places].mean())
         psnr = MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse))
-        found.append(Similarity(psnr, mse, float(ssim_HW[places].mean())))
+        found.append(PixelSimilarity(psnr, mse, float(ssim_HW[places].mean())))
     return found
 
 

@@ -24,14 +24,14 @@ from t2i.evaluate.generation.records import (
     BatchRecord,
     PictureRecord,
     SweepPoint,
-    build_object_records,
+    build_recognised_object_records,
 )
 from t2i.evaluate.generation.soft_tifa import score_atoms
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 from t2i.terminal import plural
 
 Split = Literal["seen", "held_out", "sweep"]
@@ -91,8 +91,10 @@ class SamplingSettings:
         named += [f"method={self.guidance_method}"] * (self.guidance_method is not None)
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
-    def varied_value_as_text_and_number(self, name: str) -> tuple[str, float]:
-        """Return the setting that the sweep `name` varies, as text and as a number."""
+    def get_sweep_label_and_value(self, name: str) -> tuple[str, float]:
+        """Return the value of the sampling setting that the sweep `name` varies, as (text, number),
+        for labels and plots.
+        """
         return {
             "guidance": (f"{self.guidance_scale:g}", self.guidance_scale),
             "steps": (str(self.steps), float(self.steps)),
@@ -159,7 +161,7 @@ class GenerationPart:
                 PictureRecord(
                     number=number,
                     caption=statements[number].text,
-                    objects=build_object_records(seen),
+                    objects=build_recognised_object_records(seen),
                     background=seen.background,
                     right=judge_by_statement(statements[number], seen),
                     right_by_another=judge_by_other_captions(statements, number, seen),
@@ -214,14 +216,11 @@ class GenerationPart:
                 real={split: run(split, None) for split in splits},
                 drawn={split: run(split, self.default_settings) for split in splits},
                 sweeps={
-                    name: [
-                        run("sweep", way, *way.varied_value_as_text_and_number(name))
-                        for way in ways
-                    ]
+                    name: [run("sweep", way, *way.get_sweep_label_and_value(name)) for way in ways]
                     for name, ways in self.settings_by_sweep.items()
                 },
                 default_labels={
-                    name: self.default_settings.varied_value_as_text_and_number(name)[0]
+                    name: self.default_settings.get_sweep_label_and_value(name)[0]
                     for name in self.settings_by_sweep
                 },
                 sampling_text=f"{plural(self.default_settings.steps, 'step')}, guidance scale "
@@ -230,8 +229,8 @@ class GenerationPart:
         )
 
     @cached_property
-    def scenes_by_split(self) -> dict[Split, Scenes]:
-        """Scenes whose captions the model generates pictures of, by split."""
+    def scenes_by_split(self) -> dict[Split, SceneDataset]:
+        """Data sets of the scenes whose captions the model generates pictures of, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
         )

@@ -22,7 +22,7 @@ MISTAKE_TEXTS: dict[str, str] = {
 """Criterion -> label under a picture that fails it; no criterion here follows from another."""
 
 
-class ObjectRecord(BaseModel):
+class RecognisedObjectRecord(BaseModel):
     """Record of a recognised object: colour, centre (x, y, from 0 to 1) and share of the area."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class PictureRecord(BaseModel):
     number: int
     """Of the scene in its split."""
     caption: str
-    objects: dict[str, ObjectRecord]
+    objects: dict[str, RecognisedObjectRecord]
     background: str
     right: dict[str, list[bool]]
     right_by_another: dict[str, list[bool]]
@@ -104,25 +104,27 @@ class SweepPoint:
         return sum(batch.passes for batch in self.batches) / len(self.pictures)
 
     def list_criterion_results(self, kind: str) -> list[bool | None]:
-        """Return whether each picture to which a criterion applies meets it.
+        """Return the results of one criterion over all pictures to which it applies, True if met;
+        None stands for a result that could not be measured.
 
         None stands for a result that could not be measured.
         """
-        return collect_criterion_results([picture.right for picture in self.pictures], kind)
+        return flatten_results_of_one_criterion([picture.right for picture in self.pictures], kind)
 
     def list_other_caption_results(self, kind: str) -> list[bool | None]:
         """Return the results of one criterion over all pictures, each judged by the caption of
         another picture: the share of True is what chance gives.
         """
-        return collect_criterion_results(
+        return flatten_results_of_one_criterion(
             [picture.right_by_another for picture in self.pictures], kind
         )
 
 
-def collect_criterion_results(
+def flatten_results_of_one_criterion(
     judged: Sequence[Mapping[str, Sequence[bool]]], kind: str
 ) -> list[bool | None]:
-    """Collect the results of one criterion over all pictures that were judged by it.
+    """Return the results of one criterion, from the criterion results of many pictures, as one flat
+    list; a picture whose list of results is empty counts as one None.
 
     An empty list of results counts as one None: so the number of results depends on the captions
     alone, and runs can be paired.
@@ -132,10 +134,10 @@ def collect_criterion_results(
     return [flag for flags in known for flag in (flags or nothing)]
 
 
-def build_object_records(seen: Recognition) -> dict[str, ObjectRecord]:
+def build_recognised_object_records(seen: Recognition) -> dict[str, RecognisedObjectRecord]:
     """Return the record for records.jsonl of each recognised object of a picture, by name."""
     return {
-        name: ObjectRecord(
+        name: RecognisedObjectRecord(
             colour=found.colour,
             centre=(round(found.centre[0], 3), round(found.centre[1], 3)),
             share=round(found.share, 4),

@@ -28,7 +28,8 @@ PicturesByCondition = Mapping[str, Sequence[HintedPictureRecord]]
 def build_hint_chapter(
     pictures: PicturesByCondition, hint_files: Sequence[tuple[str, str]], sampling: str, hint: str
 ) -> Chapter:
-    """Build the chapter of the part.
+    """Return the report chapter of the evaluation of control hints: a table of all conditions and a
+    gallery of their pictures.
 
     pictures : label of a condition -> its pictures, in the order of the scenes
     hint_files : file and caption of the first scenes' hints
@@ -39,7 +40,7 @@ def build_hint_chapter(
         name="hints",
         title=f"Places and words ({hint}, {sampling})",
         heads=heads,
-        rows=[(label, build_row(label, pictures)) for label in pictures],
+        rows=[(label, build_condition_cells(label, pictures)) for label in pictures],
         units=dict.fromkeys(heads, "%") | {LESS_HEAD: "points"},
         better=dict.fromkeys(heads, "higher"),
     )
@@ -58,9 +59,9 @@ def build_hint_chapter(
     )
 
 
-def build_row(label: str, pictures: PicturesByCondition) -> list[Cell]:
-    """Build the cells of a condition: the mean IoU, the share of each criterion, and how much of
-    everything said is lost or won against no hint.
+def build_condition_cells(label: str, pictures: PicturesByCondition) -> list[Cell]:
+    """Return the table cells of one condition of the hint evaluation: the mean IoU of objects'
+    places, the share met of each criterion, and the difference to no hint.
     """
     own = pictures[label]
     ious = [iou for picture in own for iou in picture.ious.values()]
@@ -73,15 +74,17 @@ def build_row(label: str, pictures: PicturesByCondition) -> list[Cell]:
 
 
 def estimate_criterion(pictures: Sequence[HintedPictureRecord], criterion: str) -> Estimate | None:
-    """Return the share of the results of a criterion that are right; None without any."""
+    """Return the share of results of one caption criterion that are True over the pictures of a
+    condition, with its interval; None if there are no results.
+    """
     return proportion_with_interval(
-        [flag for picture in pictures for flag in picture.list_results(criterion)]
+        [flag for picture in pictures for flag in picture.list_criterion_results(criterion)]
     )
 
 
 def build_gallery(pictures: PicturesByCondition, hint_files: Sequence[tuple[str, str]]) -> Gallery:
-    """Build a gallery with a row for each of the first scenes: its hint, and its picture under
-    every condition.
+    """Return the gallery of the hint evaluation: for each of the first scenes its control hint and
+    its picture under every condition.
     """
     shown: list[tuple[str, str]] = []
     for number, hint in enumerate(hint_files):

@@ -23,8 +23,8 @@ COMPOSED, NO_HINT, HINT, OTHER_HINT, REGIONS = (
 
 
 class HintsConfig(BaseModel):
-    """Configuration of the part "hints": the scenes, their hint, and the settings of the control
-    to compare.
+    """Configuration of the evaluation of control hints: the scenes, the kind of hint, and the
+    settings of the control to compare.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,9 @@ class HintsConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class HintCondition:
-    """Condition under which captions are drawn, with the settings of its control, if it has one."""
+    """Condition that the evaluation of control hints compares: without a hint, with one, or with
+    another scene's, and the strength, mode and step window of the control.
+    """
 
     label: str
     kind: ConditionKind
@@ -56,13 +58,17 @@ class HintCondition:
 
     @property
     def key(self) -> str:
-        """Text that stands for the condition in the keys of units."""
+        """Text of the condition's settings (kind, scale, mode, steps), which is part of the keys of
+        its units of work.
+        """
         first, end = self.steps
         return f"{self.kind},{self.scale:g},{self.mode},{first:g}-{end:g}"
 
 
 def list_conditions(config: HintsConfig, *, is_adapter: bool) -> list[HintCondition]:
-    """List the conditions to compare, in the order of the report."""
+    """Return the conditions that the evaluation of control hints compares, in the order of the
+    report.
+    """
     conditions = [
         HintCondition(COMPOSED, "composed"),
         HintCondition(NO_HINT, "none"),

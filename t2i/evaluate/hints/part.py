@@ -23,7 +23,7 @@ from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.hints import draw_scene_hint
 from t2i.scenes.recognised_objects import Recognition
-from t2i.scenes.scenes import Scene, Scenes
+from t2i.scenes.scenes import Scene, SceneDataset
 from t2i.terminal import plural
 
 DECIMALS = 4
@@ -32,20 +32,24 @@ DECIMALS = 4
 
 @dataclass(frozen=True, slots=True)
 class HintUnit:
-    """Unit of the part: scenes that are drawn together under one condition."""
+    """Unit of work of the hint evaluation: the numbers of scenes whose pictures are generated
+    together under one condition.
+    """
 
     condition: HintCondition
     scene_numbers: range
 
     @property
     def key(self) -> str:
-        """Key of the unit, equal in every run."""
+        """Key of the unit in records.jsonl, made of its condition and scene numbers; equal in every
+        run.
+        """
         return f"{self.condition.key}/{self.scene_numbers.start}"
 
 
 class HintsPart:
-    """Part of the benchmark: measures how well pictures obey the hint of a control and their
-    captions, by strength, mode and step window.
+    """Part of the evaluation suite that measures how well generated pictures follow a control's
+    hint and their captions, by the control's strength, mode and step window.
     """
 
     name = "hints"
@@ -65,11 +69,15 @@ class HintsPart:
         self.conditions = list_conditions(config, is_adapter=control.is_adapter)
 
     def list_unit_keys(self) -> Sequence[str]:
-        """Return the keys of the units of work, equal in every run, in order."""
+        """Return the keys of the units of work of the hint evaluation, in order; they are equal in
+        every run.
+        """
         return [*self.units_by_key]
 
     def measure_unit(self, unit: str) -> Record:
-        """Draw the scenes of a unit under its condition, and measure places and words."""
+        """Generate the pictures of a unit's scenes under its hint condition; return a record of how
+        far objects are in their places and captions are met.
+        """
         own = self.units_by_key[unit]
         scenes = [self.scenes.render_scene(number) for number in own.scene_numbers]
         pictures = self._draw(own, scenes)
@@ -124,13 +132,17 @@ class HintsPart:
         return [build_hint_chapter(pictures, hints, sampling, self.config.hint)]
 
     @cached_property
-    def scenes(self) -> Scenes:
-        """Scenes whose captions are drawn under their hints."""
+    def scenes(self) -> SceneDataset:
+        """Data set of the scenes from whose hints and captions the hint evaluation generates
+        pictures.
+        """
         return build_scene_splits(self.context, {"seen": self.config.scenes})["seen"]
 
     @cached_property
     def units_by_key(self) -> dict[str, HintUnit]:
-        """Units of the part by their keys."""
+        """All units of work of the hint evaluation, by the keys by which records.jsonl stores their
+        records.
+        """
         units = [
             HintUnit(condition, range(first, min(first + self.config.batch, len(self.scenes))))
             for condition in self.conditions
@@ -206,8 +218,8 @@ class HintsPart:
 
 
 def measure_place_iou(name: str, mask_HW: NDArray[np.bool_], seen: Recognition) -> float:
-    """Return the intersection over union of an object's place, (H, W) bool, and the place where it
-    was recognised; 0 if it was not.
+    """Return the intersection over union of the mask (H, W) of an object in a scene and the mask
+    where it was recognised in a picture; 0 if it was not recognised.
     """
     if name not in seen.objects:
         return 0.0

@@ -7,8 +7,8 @@ COLOUR_CRITERIA = ("recolour", "natural")
 
 
 class HintedPictureRecord(BaseModel):
-    """Record of one picture: how far its objects cover their places in the scene, and what of its
-    caption it shows.
+    """Record of one picture of the hint evaluation: the IoU of each object with its place in the
+    scene, and the results of each criterion of the caption.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,16 +24,18 @@ class HintedPictureRecord(BaseModel):
     file: str
     """Name under which the picture was kept."""
 
-    def list_results(self, criterion: str) -> list[bool]:
-        """List the results of a criterion; of "colour" those of all objects whose colour is
-        said.
+    def list_criterion_results(self, criterion: str) -> list[bool]:
+        """Return the results (True if met) of one criterion of the caption for this picture; for
+        "colour", those of all objects whose colour the caption states.
         """
         names = COLOUR_CRITERIA if criterion == "colour" else (criterion,)
         return [flag for name in names for flag in self.right.get(name, ())]
 
 
 class HintUnitRecord(BaseModel):
-    """Record of a unit: pictures that were drawn together under one condition."""
+    """Record of a unit of the hint evaluation: the records of pictures generated together under one
+    condition.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,16 +7,16 @@ from t2i.evaluate.inspection.daam_package import DAAM_LABEL
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
     HeatMapCalibration,
-    MapScores,
-    ObjectScores,
-    SceneRecord,
+    HeatMapScoresRecord,
+    ObjectHeatMapScores,
+    SceneHeatMapRecord,
 )
 from t2i.evaluate.inspection.scene_heat_maps import BEST_SITES_METHOD, METHODS, PLOTTED_METHODS
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Gallery, Plot, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval
 from t2i.terminal import plural
 
-MEASURE_GETTERS: dict[str, Callable[[MapScores], float | None]] = {
+MEASURE_GETTERS: dict[str, Callable[[HeatMapScoresRecord], float | None]] = {
     "mIoU": lambda scores: scores.iou,
     "mIoU, best threshold": lambda scores: scores.best_iou,
     "pointing game": lambda scores: float(scores.pointing),
@@ -36,12 +36,14 @@ METHOD_TITLES = {
 }
 SPLIT_TITLES = {"seen": "seen combinations", "held_out": "held-out combinations"}
 GALLERY_SIZE = 6
-ScoreSelector = Callable[[ObjectScores], MapScores | None]
+ScoreSelector = Callable[[ObjectHeatMapScores], HeatMapScoresRecord | None]
 """Function that picks the scores of one heat map from those of an object, or None."""
 
 
 def build_chapters(
-    choice: HeatMapCalibration, shown: Mapping[str, Sequence[SceneRecord]], levels: Sequence[str]
+    choice: HeatMapCalibration,
+    shown: Mapping[str, Sequence[SceneHeatMapRecord]],
+    levels: Sequence[str],
 ) -> list[Chapter]:
     """Build the report chapter on heat maps from the calibration and the scenes' records.
 
@@ -84,7 +86,7 @@ def build_chapters(
 
 
 def build_heat_map_method_table(
-    choice: HeatMapCalibration, scenes: Sequence[SceneRecord], name: str, title: str
+    choice: HeatMapCalibration, scenes: Sequence[SceneHeatMapRecord], name: str, title: str
 ) -> Table:
     """Build the table that compares the heat-map methods on the scenes of a split."""
     rows: list[tuple[str, Sequence[Cell]]] = []
@@ -93,7 +95,7 @@ def build_heat_map_method_table(
             build_heat_map_score_row(
                 METHOD_TITLES[method],
                 scenes,
-                build_method_selector(method),
+                build_method_score_selector(method),
                 choice.thresholds[method],
             )
         )
@@ -102,8 +104,11 @@ def build_heat_map_method_table(
     for other in ("refined", "daam", "mean"):
         differences = [
             mean_with_bootstrap_interval(
-                compute_scene_differences(
-                    scenes, reading, build_method_selector("default"), build_method_selector(other)
+                compute_score_difference_per_scene(
+                    scenes,
+                    reading,
+                    build_method_score_selector("default"),
+                    build_method_score_selector(other),
                 )
             )
             for reading in MEASURE_GETTERS.values()
@@ -120,43 +125,44 @@ def build_heat_map_method_table(
 
 
 def build_heat_map_score_row(
-    title: str, scenes: Sequence[SceneRecord], select: ScoreSelector, threshold: float
+    title: str, scenes: Sequence[SceneHeatMapRecord], select: ScoreSelector, threshold: float
 ) -> tuple[str, Sequence[Cell]]:
     """Build a table row from the scores that `select` picks: title, mean scores, threshold."""
     figures = [
-        mean_with_bootstrap_interval(compute_scene_means(scenes, reading, select))
+        mean_with_bootstrap_interval(compute_mean_score_per_scene(scenes, reading, select))
         for reading in MEASURE_GETTERS.values()
     ]
     return title, [*figures, f"{threshold:g}"]
 
 
 def build_daam_row(
-    choice: HeatMapCalibration, scenes: Sequence[SceneRecord]
+    choice: HeatMapCalibration, scenes: Sequence[SceneHeatMapRecord]
 ) -> tuple[str, Sequence[Cell]]:
     """Build the table row of the package `daam`, or of the reason why it was not measured."""
     if choice.daam:
         return DAAM_LABEL, [choice.daam, *[None] * len(MEASURE_GETTERS)]
     return build_heat_map_score_row(
-        DAAM_LABEL, scenes, build_method_selector(DAAM_LABEL), choice.thresholds[DAAM_LABEL]
+        DAAM_LABEL, scenes, build_method_score_selector(DAAM_LABEL), choice.thresholds[DAAM_LABEL]
     )
 
 
-def build_method_selector(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
+def build_method_score_selector(method: str, level: str = ALL_LEVELS) -> ScoreSelector:
     """Return a function that picks a heat-map method's scores at a noise level."""
     return lambda looked: looked.methods.get(method, {}).get(level)
 
 
-def build_site_selector(name: str) -> ScoreSelector:
+def build_site_score_selector(name: str) -> ScoreSelector:
     """Return a function that picks the heat-map scores of one attention site."""
     return lambda looked: looked.sites.get(name)
 
 
-def compute_scene_means(
-    scenes: Sequence[SceneRecord],
-    reading: Callable[[MapScores], float | None],
+def compute_mean_score_per_scene(
+    scenes: Sequence[SceneHeatMapRecord],
+    reading: Callable[[HeatMapScoresRecord], float | None],
     select: ScoreSelector,
 ) -> list[float | None]:
-    """Return each scene's mean of one score over its words, which are correlated.
+    """Return each scene's mean, over its words, of one score of their heat maps; None for a scene
+    without a value.
 
     None for a scene without a value.
     """
@@ -168,31 +174,32 @@ def compute_scene_means(
     return values
 
 
-def compute_scene_differences(
-    scenes: Sequence[SceneRecord],
-    reading: Callable[[MapScores], float | None],
+def compute_score_difference_per_scene(
+    scenes: Sequence[SceneHeatMapRecord],
+    reading: Callable[[HeatMapScoresRecord], float | None],
     one: ScoreSelector,
     other: ScoreSelector,
 ) -> list[float | None]:
-    """Return the difference of two methods' mean scores within each scene.
+    """Return for each scene the difference of two methods' mean heat-map scores, None where one is
+    missing.
 
     The interval of paired differences is narrower than that of two independent means.
     """
     ours, theirs = (
-        compute_scene_means(scenes, reading, one),
-        compute_scene_means(scenes, reading, other),
+        compute_mean_score_per_scene(scenes, reading, one),
+        compute_mean_score_per_scene(scenes, reading, other),
     )
     return [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str]) -> Plot:
+def build_noise_level_plot(scenes: Sequence[SceneHeatMapRecord], levels: Sequence[str]) -> Plot:
     """Build the plot of the heat maps' mIoU at each single noise level."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for method in (*PLOTTED_METHODS, BEST_SITES_METHOD):
         for level in levels:
             figure = mean_with_bootstrap_interval(
-                compute_scene_means(
-                    scenes, MEASURE_GETTERS["mIoU"], build_method_selector(method, level)
+                compute_mean_score_per_scene(
+                    scenes, MEASURE_GETTERS["mIoU"], build_method_score_selector(method, level)
                 )
             )
             if figure is not None:
@@ -206,12 +213,12 @@ def build_noise_level_plot(scenes: Sequence[SceneRecord], levels: Sequence[str])
     )
 
 
-def build_site_table(choice: HeatMapCalibration, scenes: Sequence[SceneRecord]) -> Table:
+def build_site_table(choice: HeatMapCalibration, scenes: Sequence[SceneHeatMapRecord]) -> Table:
     """Build the table of heat-map scores of each attention site alone."""
     rows: list[tuple[str, Sequence[Cell]]] = []
     for name in choice.site_ious:
         title, cells = build_heat_map_score_row(
-            name, scenes, build_site_selector(name), choice.thresholds[name]
+            name, scenes, build_site_score_selector(name), choice.thresholds[name]
         )
         rows.append((title, [choice.site_sizes[name], *cells]))
     return Table(
@@ -224,7 +231,7 @@ def build_site_table(choice: HeatMapCalibration, scenes: Sequence[SceneRecord]) 
     )
 
 
-def build_galleries(split: str, scenes: Sequence[SceneRecord]) -> list[Gallery]:
+def build_galleries(split: str, scenes: Sequence[SceneHeatMapRecord]) -> list[Gallery]:
     """Build the galleries of the scenes with the worst and the best heat maps."""
     ious = [
         fmean(one.methods["default"][ALL_LEVELS].iou for one in scene.objects) for scene in scenes

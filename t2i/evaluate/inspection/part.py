@@ -23,28 +23,28 @@ from t2i.evaluate.inspection.map_scores import (
 from t2i.evaluate.inspection.records import (
     ALL_LEVELS,
     HeatMapCalibration,
-    MapScores,
-    ObjectScores,
-    SceneRecord,
-    build_map_scores,
-    find_threshold_of_highest_mean_iou,
-    sort_rounded_ious,
+    HeatMapScoresRecord,
+    ObjectHeatMapScores,
+    SceneHeatMapRecord,
+    build_heat_map_scores_record,
+    find_best_threshold_and_mean_iou,
+    round_and_sort_ious,
 )
 from t2i.evaluate.inspection.scene_heat_maps import (
     BEST_SITES_METHOD,
     METHODS,
     PLOTTED_METHODS,
     SceneHeatMaps,
-    build_level_step_windows,
-    probe_generated_picture,
-    probe_rendered_scene,
+    build_noise_level_step_windows,
+    compute_rendered_scene_heat_maps,
+    generate_picture_with_heat_maps,
 )
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator
-from t2i.scenes.scenes import Scene, Scenes
+from t2i.scenes.scenes import Scene, SceneDataset
 
 Split = Literal["choose", "seen", "held_out", "drawn"]
 SPLITS: tuple[Split, ...] = ("choose", "seen", "held_out", "drawn")
@@ -92,7 +92,9 @@ class InspectionPart:
         ]
 
     def measure_unit(self, unit: str) -> Record:
-        """Measure the calibration for CALIBRATION_KEY, else the heat-map scores of a scene."""
+        """Return the record of a unit of the heat-map evaluation: the calibration of thresholds for
+        CALIBRATION_KEY, else the heat-map scores of a scene.
+        """
         if unit == CALIBRATION_KEY:
             return self.calibration.model_dump(mode="json")
         split, number = unit.split("/")
@@ -102,15 +104,17 @@ class InspectionPart:
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""
         choice = HeatMapCalibration.model_validate(records[CALIBRATION_KEY])
-        shown: dict[str, list[SceneRecord]] = {}
+        shown: dict[str, list[SceneHeatMapRecord]] = {}
         for unit, record in records.items():
             if unit != CALIBRATION_KEY:
-                shown.setdefault(unit.split("/")[0], []).append(SceneRecord.model_validate(record))
+                shown.setdefault(unit.split("/")[0], []).append(
+                    SceneHeatMapRecord.model_validate(record)
+                )
         return build_chapters(choice, shown, [f"{level:g}" for level in self.config.levels])
 
     @cached_property
-    def scenes_by_split(self) -> dict[Split, Scenes]:
-        """Scenes on which the heat maps of words are scored, by split."""
+    def scenes_by_split(self) -> dict[Split, SceneDataset]:
+        """Data sets of the scenes on which the heat maps of caption words are scored, by split."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
         )
@@ -131,12 +135,12 @@ class InspectionPart:
             for method in METHODS:
                 if method != BEST_SITES_METHOD:
                     methods.setdefault(method, []).extend(
-                        measure_scene_overlaps_by_method(heat, scene, method, [])
+                        score_object_maps_of_one_method(heat, scene, method, [])
                     )
             for site in heat.maps["default", ALL_LEVELS].sites:
                 sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
-                    measure_scene_overlaps_by_method(heat, scene, BEST_SITES_METHOD, [site.name])
+                    score_object_maps_of_one_method(heat, scene, BEST_SITES_METHOD, [site.name])
                 )
             if not trouble:
                 try:
@@ -145,21 +149,21 @@ class InspectionPart:
                     trouble = str(error)
                 else:
                     methods.setdefault(DAAM_LABEL, []).extend(
-                        measure_overlap_of_each_object(theirs, scene)
+                        score_map_of_each_object(theirs, scene)
                     )
 
         chosen = {
-            name: find_threshold_of_highest_mean_iou(found)
+            name: find_best_threshold_and_mean_iou(found)
             for name, found in (methods | sites).items()
         }
-        ranked = sort_rounded_ious({name: chosen[name][1] for name in sites})
+        ranked = round_and_sort_ious({name: chosen[name][1] for name in sites})
         names = [*ranked]
         together = {
-            count: find_threshold_of_highest_mean_iou(
+            count: find_best_threshold_and_mean_iou(
                 [
                     one
                     for heat, scene in looked
-                    for one in measure_scene_overlaps_by_method(
+                    for one in score_object_maps_of_one_method(
                         heat, scene, BEST_SITES_METHOD, names[:count]
                     )
                 ]
@@ -179,7 +183,7 @@ class InspectionPart:
             daam=trouble,
         )
 
-    def score_rendered_scene(self, split: Split, number: int) -> SceneRecord:
+    def score_rendered_scene(self, split: Split, number: int) -> SceneHeatMapRecord:
         """Score the heat maps of a rendered scene against its exact masks."""
         scene = self.scenes_by_split[split].render_scene(number)
         heat = self._probe_picture(split, number, scene)
@@ -188,22 +192,22 @@ class InspectionPart:
         objects = []
         for one, placed in enumerate(scene.objects):
             masks = object_mask(scene, one), other_objects_mask(scene, one)
-            methods: dict[str, dict[str, MapScores]] = {}
+            methods: dict[str, dict[str, HeatMapScoresRecord]] = {}
             for method in METHODS:
-                for level in build_level_step_windows(self.config.levels):
+                for level in build_noise_level_step_windows(self.config.levels):
                     if level == ALL_LEVELS or method in (*PLOTTED_METHODS, BEST_SITES_METHOD):
                         found = score_map_against_mask(
                             heat.resized_word_map(method, level, one, choice.sites), *masks
                         )
-                        scores = build_map_scores(found, choice.thresholds[method])
+                        scores = build_heat_map_scores_record(found, choice.thresholds[method])
                         methods.setdefault(method, {})[level] = scores
             if DAAM_LABEL in choice.thresholds:
                 theirs = score_map_against_mask(self._daam_maps(split, number, scene)[one], *masks)
                 methods[DAAM_LABEL] = {
-                    ALL_LEVELS: build_map_scores(theirs, choice.thresholds[DAAM_LABEL])
+                    ALL_LEVELS: build_heat_map_scores_record(theirs, choice.thresholds[DAAM_LABEL])
                 }
             sites = {
-                name: build_map_scores(
+                name: build_heat_map_scores_record(
                     score_map_against_mask(
                         heat.resized_word_map(BEST_SITES_METHOD, ALL_LEVELS, one, [name]), *masks
                     ),
@@ -213,17 +217,21 @@ class InspectionPart:
                 if name in choice.site_ious
             }
             objects.append(
-                ObjectScores(name=placed.name, word=placed.word, methods=methods, sites=sites)
+                ObjectHeatMapScores(
+                    name=placed.name, word=placed.word, methods=methods, sites=sites
+                )
             )
         strip = build_heat_map_strip(Image.fromarray(scene.pixels), heat, choice.sites)
         file = self.context.save_picture(f"inspection/{split}/{number:04d}", strip)
-        return SceneRecord(caption=scene.caption, objects=objects, sites=choice.sites, file=file)
+        return SceneHeatMapRecord(
+            caption=scene.caption, objects=objects, sites=choice.sites, file=file
+        )
 
-    def score_generated_picture(self, split: Split, number: int) -> SceneRecord:
+    def score_generated_picture(self, split: Split, number: int) -> SceneHeatMapRecord:
         """Score the heat maps of a generated picture against the recogniser's masks."""
         layout = self.scenes_by_split[split].compose_layout(number)
         mentions = layout.caption.mentions
-        heat, picture = probe_generated_picture(
+        heat, picture = generate_picture_with_heat_maps(
             self.context.pipe,
             layout.caption.text,
             mentions,
@@ -252,11 +260,13 @@ class InspectionPart:
                     elsewhere,
                 )
                 methods[method] = {
-                    ALL_LEVELS: build_map_scores(found, self.calibration.thresholds[method])
+                    ALL_LEVELS: build_heat_map_scores_record(
+                        found, self.calibration.thresholds[method]
+                    )
                 }
-            objects.append(ObjectScores(name=name, word=mention.word, methods=methods))
+            objects.append(ObjectHeatMapScores(name=name, word=mention.word, methods=methods))
         strip = build_heat_map_strip(picture, heat, self.calibration.sites)
-        return SceneRecord(
+        return SceneHeatMapRecord(
             caption=layout.caption.text,
             objects=objects,
             missing=[name for name in names if name not in masks],
@@ -266,7 +276,7 @@ class InspectionPart:
 
     def _probe_picture(self, split: Split, number: int, scene: Scene) -> SceneHeatMaps:
         noise = self._noise(split, number)
-        return probe_rendered_scene(self.context.pipe, scene, self.config.levels, noise)
+        return compute_rendered_scene_heat_maps(self.context.pipe, scene, self.config.levels, noise)
 
     def _daam_maps(self, split: Split, number: int, scene: Scene) -> list[Tensor]:
         noise = self._noise(split, number)
@@ -276,11 +286,13 @@ class InspectionPart:
         return derive_generator(self.scenes_by_split[split].config.seed, split, number, "noise")
 
 
-def measure_scene_overlaps_by_method(
+def score_object_maps_of_one_method(
     heat: SceneHeatMaps, scene: Scene, method: str, sites: Sequence[str]
 ) -> list[MaskOverlapScores]:
-    """Score each object's heat map by one method, over all noise levels, against its mask."""
-    return measure_overlap_of_each_object(
+    """Return the scores of each object's heat map against the object's mask, for one heat-map
+    method over all noise levels.
+    """
+    return score_map_of_each_object(
         [
             heat.resized_word_map(method, ALL_LEVELS, one, sites)
             for one in range(len(scene.objects))
@@ -289,8 +301,10 @@ def measure_scene_overlaps_by_method(
     )
 
 
-def measure_overlap_of_each_object(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
-    """Score the heat map of each object of a scene against the object's mask."""
+def score_map_of_each_object(maps: Sequence[Tensor], scene: Scene) -> list[MaskOverlapScores]:
+    """Return the scores of the given heat map of each object of a scene against the object's
+    mask.
+    """
     return [
         score_map_against_mask(map_HW, object_mask(scene, one), other_objects_mask(scene, one))
         for one, map_HW in enumerate(maps)
@@ -311,7 +325,9 @@ def other_objects_mask(scene: Scene, number: int) -> Tensor | None:
 def build_heat_map_strip(
     picture: Image.Image, heat: SceneHeatMaps, sites: Sequence[str]
 ) -> Image.Image:
-    """Build a strip of images: the picture, and each word's heat maps by two conventions."""
+    """Return a picture and, beside it, each word's heat maps by two conventions, joined to one
+    image.
+    """
     pictures, labels = [picture], ["the picture"]
     for number in range(len(heat.words)):
         for method in ("default", "daam"):

@@ -11,7 +11,7 @@ ALL_LEVELS = "all"
 DECIMALS = 4
 
 
-class MapScores(BaseModel):
+class HeatMapScoresRecord(BaseModel):
     """Record of the scores of one heat map of one word, at the threshold of its method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,7 +24,7 @@ class MapScores(BaseModel):
     leakage: float | None = None
 
 
-class ObjectScores(BaseModel):
+class ObjectHeatMapScores(BaseModel):
     """Record of the scores of one object's heat maps, by method, noise level and site.
 
     methods : name -> level of noise, or ALL_LEVELS -> scores
@@ -35,11 +35,11 @@ class ObjectScores(BaseModel):
 
     name: str
     word: str
-    methods: dict[str, dict[str, MapScores]]
-    sites: dict[str, MapScores] = {}
+    methods: dict[str, dict[str, HeatMapScoresRecord]]
+    sites: dict[str, HeatMapScoresRecord] = {}
 
 
-class SceneRecord(BaseModel):
+class SceneHeatMapRecord(BaseModel):
     """Record of the heat-map scores of a scene.
 
     objects : those of its caption that have a mask
@@ -50,7 +50,7 @@ class SceneRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     caption: str
-    objects: list[ObjectScores]
+    objects: list[ObjectHeatMapScores]
     missing: list[str] = []
     sites: list[str]
     file: str
@@ -75,9 +75,11 @@ class HeatMapCalibration(BaseModel):
     daam: str
 
 
-def build_map_scores(overlap: MaskOverlapScores, threshold: float) -> MapScores:
+def build_heat_map_scores_record(
+    overlap: MaskOverlapScores, threshold: float
+) -> HeatMapScoresRecord:
     """Return the scores of a heat map at a threshold as their record for records.jsonl, rounded."""
-    return MapScores(
+    return HeatMapScoresRecord(
         iou=round(overlap.ious[THRESHOLDS.index(threshold)], DECIMALS),
         best_iou=round(overlap.best_iou, DECIMALS),
         pointing=overlap.pointing,
@@ -86,10 +88,12 @@ def build_map_scores(overlap: MaskOverlapScores, threshold: float) -> MapScores:
     )
 
 
-def find_threshold_of_highest_mean_iou(
+def find_best_threshold_and_mean_iou(
     overlaps: Sequence[MaskOverlapScores],
 ) -> tuple[float, float]:
-    """Return the threshold with the highest mean IoU over these heat maps, and that mean."""
+    """Return the binarisation threshold at which the mean IoU over these heat maps is highest, and
+    that mean IoU.
+    """
     means = [
         sum(one.ious[number] for one in overlaps) / len(overlaps)
         for number in range(len(THRESHOLDS))
@@ -98,7 +102,9 @@ def find_threshold_of_highest_mean_iou(
     return THRESHOLDS[best], means[best]
 
 
-def sort_rounded_ious(ious: Mapping[str, float]) -> dict[str, float]:
-    """Return the IoUs by name, rounded and sorted, the best first."""
+def round_and_sort_ious(ious: Mapping[str, float]) -> dict[str, float]:
+    """Return a dict of IoUs by name (such as those of attention sites), rounded and sorted, the
+    highest first.
+    """
     ranked = sorted(ious, key=lambda name: (-ious[name], name))
     return {name: round(ious[name], DECIMALS) for name in ranked}

@@ -76,26 +76,27 @@ def restrict_to_sites(maps: HeatMaps, names: Sequence[str]) -> HeatMaps:
     return HeatMaps(chosen, maps.words, maps.convention, maps.requested_grid, maps.image_index)
 
 
-def probe_rendered_scene(
+def compute_rendered_scene_heat_maps(
     pipe: TextToImagePipeline,
     scene: Scene,
     levels: Sequence[float],
     generator: torch.Generator,
 ) -> SceneHeatMaps:
-    """Probe a rendered scene's words, in one denoiser pass at each noise level.
+    """Return the attention heat maps of a rendered scene's words, computed with one denoiser pass
+    at each noise level.
 
     The passes have the scene's caption and no guidance.
     """
     scheduler = build_known_picture_scheduler(pipe, scene.pixels, levels, generator)
     along = copy_pipeline_with_scheduler(pipe, scheduler)
     mentions = [(placed.word, placed.span) for placed in scene.objects]
-    words, wrong_words = find_mention_and_wrong_word_tokens(pipe, scene.caption, mentions)
+    words, wrong_words = find_mention_and_wrong_word_spans(pipe, scene.caption, mentions)
     asked = [*words, *wrong_words]
     with attend(along) as attn:
         maps = {
             (convention, level): attn.probe(*asked, convention=convention, steps=steps)
             for convention in PLOTTED_METHODS
-            for level, steps in build_level_step_windows(levels).items()
+            for level, steps in build_noise_level_step_windows(levels).items()
         }
         along(
             scene.caption,
@@ -108,7 +109,7 @@ def probe_rendered_scene(
     return SceneHeatMaps(maps, *names, scene.pixels.shape[:2])
 
 
-def probe_generated_picture(
+def generate_picture_with_heat_maps(
     pipe: TextToImagePipeline,
     caption: str,
     mentions: Sequence[Mention],
@@ -119,7 +120,7 @@ def probe_generated_picture(
     """Generate a picture of a caption; return the heat maps of its mentions and of wrong words, and
     the picture.
     """
-    words, wrong_words = find_mention_and_wrong_word_tokens(
+    words, wrong_words = find_mention_and_wrong_word_spans(
         pipe, caption, [(mention.word, mention.span) for mention in mentions]
     )
     with attend(pipe) as attn:
@@ -139,8 +140,9 @@ def probe_generated_picture(
     return SceneHeatMaps(maps, *names, (picture.height, picture.width)), picture
 
 
-def build_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
-    """Return the window of steps, first and last exclusive, of each noise level, by its name.
+def build_noise_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, int] | None]:
+    """Return for each noise level, by name, the window (first, end) of denoising steps that are run
+    at it; None, which is all steps, for ALL_LEVELS.
 
     A step is run at each level, in order; ALL_LEVELS has None, which is all steps.
     """
@@ -150,25 +152,26 @@ def build_level_step_windows(levels: Sequence[float]) -> dict[str, tuple[int, in
     return {ALL_LEVELS: None} | each
 
 
-def find_mention_and_wrong_word_tokens(
+def find_mention_and_wrong_word_spans(
     pipe: TextToImagePipeline, caption: str, mentions: Sequence[tuple[str, tuple[int, int]]]
 ) -> tuple[list[Span], list[Span]]:
     """Return the token span of each object's word, and that of a wrong word as a baseline.
 
     mentions : word and character span of each object in the caption
     """
-    own = [find_mention_tokens(pipe, caption, *mention) for mention in mentions]
+    own = [find_mention_token_span(pipe, caption, *mention) for mention in mentions]
     wrong_words = [
-        find_mention_tokens(pipe, caption, *choose_other_word(caption, mentions, n))
+        find_mention_token_span(pipe, caption, *choose_wrong_word_for_mention(caption, mentions, n))
         for n in range(len(mentions))
     ]
     return own, wrong_words
 
 
-def choose_other_word(
+def choose_wrong_word_for_mention(
     caption: str, mentions: Sequence[tuple[str, tuple[int, int]]], number: int
 ) -> tuple[str, tuple[int, int]]:
-    """Return a wrong word for mention `number`, with its span: the next mention, else another word.
+    """Return a wrong word and its character span for mention `number` of a caption, for a baseline:
+    the next mention, else another word.
 
     mentions : word and character span of each object in the caption
     """
@@ -183,7 +186,7 @@ def choose_other_word(
     return words[-1]
 
 
-def find_mention_tokens(
+def find_mention_token_span(
     pipe: TextToImagePipeline, caption: str, word: str, span: tuple[int, int]
 ) -> Span:
     """Return the token span of the word at this character span, even if the caption repeats it."""

@@ -67,7 +67,9 @@ def build_chapters(
 def build_method_table(
     name: str, title: str, edits: EditRecords, labels: Sequence[str], columns: Sequence[Metric]
 ) -> Table:
-    """Build the table that compares baselines and methods on some edits, a row each."""
+    """Return the table that compares editing methods and baselines on edits of PIE-Bench, a row
+    each.
+    """
     rows: list[tuple[str, Sequence[Cell]]] = []
     for label in (NO_EDIT, AUTOENCODER, *labels):
         edited = [one.methods.get(label) for one in edits]
@@ -94,7 +96,8 @@ def build_method_table(
 def build_metric_cells(
     values: Sequence[Mapping[Metric, float | None] | None], columns: Sequence[Metric]
 ) -> list[Cell]:
-    """Build the cells of a row: the mean of each metric over the edits, with interval.
+    """Return the cells of a table row of PIE-Bench: the mean of each metric over the edits, with
+    its interval.
 
     values : columns of each edit; None for an edit that the row's method did not make
     """

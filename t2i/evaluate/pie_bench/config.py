@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from t2i.evaluate.pie_bench.mapping import MAPPING_FILE, PICTURES_FOLDER
 from t2i.evaluate.pie_bench.metrics import METRICS, NEEDED_JUDGES, Metric
-from t2i.evaluate.real.edit_methods import EditMethod
+from t2i.evaluate.real.edit_methods import EditMethodConfig
 
 WEIGHTS_HINTS = {
     "dino": 'dino = "FOLDER": DINO ViT-B/8, facebook/dino-vitb8 as transformers saves it',
@@ -34,7 +34,7 @@ class PieBenchConfig(BaseModel):
     seed: int = Field(0, ge=0)
     count: int | None = Field(None, ge=1)
     """Edits of each editing type, the first ones; by default all."""
-    methods: tuple[EditMethod, ...] = Field(min_length=1)
+    methods: tuple[EditMethodConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check_files(self) -> Self:
@@ -49,7 +49,7 @@ class PieBenchConfig(BaseModel):
         if len({*labels}) < len(labels):
             raise ValueError(f"Two methods have one label: {', '.join(labels)}")
         wanted = dict.fromkeys(NEEDED_JUDGES[c] for c in self.columns if c in NEEDED_JUDGES)
-        missing = [judge for judge in wanted if not self.has_weights(judge)]
+        missing = [judge for judge in wanted if not self.has_existing_judge_weights(judge)]
         if missing:
             without = [c for c in self.columns if NEEDED_JUDGES.get(c) not in missing]
             remedy = f"columns = {without}".replace("'", '"') if without else "other columns"
@@ -59,7 +59,9 @@ class PieBenchConfig(BaseModel):
             )
         return self
 
-    def has_weights(self, judge: str) -> bool:
-        """Return True if the path of a judge's weights is given and exists."""
+    def has_existing_judge_weights(self, judge: str) -> bool:
+        """Return True if the path to a judge model's weights (DINO, CLIP or LPIPS) is configured
+        and exists.
+        """
         path: str | None = getattr(self, judge)
         return path is not None and Path(path).exists()

@@ -114,7 +114,7 @@ class ClipJudge:
 
 
 @dataclass(frozen=True, slots=True)
-class Judges:
+class JudgeModels:
     """Models by which the metrics of PIE-Bench are measured; None for those that are not loaded."""
 
     dino: DinoJudge | None = None
@@ -122,12 +122,12 @@ class Judges:
     lpips: Lpips | None = None
 
 
-def load_judges(dino: Path | None, clip: Path | None, lpips: Path | None) -> Judges:
+def load_judge_models(dino: Path | None, clip: Path | None, lpips: Path | None) -> JudgeModels:
     """Load the judges whose weights are given: folders of DINO and CLIP, the file of LPIPS.
 
     Raises ModelError for weights of another model.
     """
-    return Judges(
+    return JudgeModels(
         dino=None if dino is None else DinoJudge.load(dino),
         clip=None if clip is None else ClipJudge.load(clip),
         lpips=None if lpips is None else load_lpips(lpips),

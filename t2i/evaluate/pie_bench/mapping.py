@@ -79,8 +79,10 @@ class PieBenchEdit(BaseModel):
         words = self.blended_word.split()
         return (words[0], words[1]) if len(words) == 2 else None
 
-    def edited_mask(self) -> NDArray[np.bool_]:
-        """Return the mask (H, W) of the edited region; the picture's border belongs to it."""
+    def decode_edited_region_mask(self) -> NDArray[np.bool_]:
+        """Return the mask (H, W) of the region that an edit of PIE-Bench may change, decoded from
+        run lengths; the picture's border belongs to it.
+        """
         flat = np.zeros(PICTURE_SIDE**2, dtype=np.bool_)
         for first, length in zip(self.mask[::2], self.mask[1::2], strict=True):
             flat[first : first + length] = True

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.evaluate.editing.scores import MAX_PSNR, compute_ssim_map
-from t2i.evaluate.pie_bench.judges import Judges, to_rgb_array
+from t2i.evaluate.pie_bench.judges import JudgeModels, to_rgb_array
 
 Metric = Literal["structure", "psnr", "lpips", "mse", "ssim", "clip", "clip_edited"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -54,8 +54,10 @@ class ComparedPictures:
     edited_region_HW: NDArray[np.bool_]
     target_prompt: str
 
-    def background_tensors(self) -> tuple[Tensor, Tensor]:
-        """Return both pictures without the edited region, (3, H, W) float64 from 0 to 1."""
+    def build_background_tensors(self) -> tuple[Tensor, Tensor]:
+        """Return the source and the edited picture as tensors (3, H, W), float64 from 0 to 1, in
+        which the edited region is black.
+        """
         source, picture = (
             torch.from_numpy(blacken_masked_pixels(one, self.edited_region_HW) / 255.0).permute(
                 2, 0, 1
@@ -66,9 +68,10 @@ class ComparedPictures:
 
 
 def compute_chosen_metrics(
-    compared: ComparedPictures, columns: tuple[Metric, ...], judges: Judges
+    compared: ComparedPictures, columns: tuple[Metric, ...], judges: JudgeModels
 ) -> dict[Metric, float | None]:
-    """Measure the named metrics of an edited picture, in the units of METRIC_TITLES.
+    """Return the named metrics of an edited picture of PIE-Bench, in the units of METRIC_TITLES;
+    None where no pixel stays, or none is edited.
 
     A column is None where no pixel stays, or none is edited, that it could compare.
     """
@@ -82,23 +85,23 @@ def blacken_masked_pixels(picture: Image.Image, mask_HW: NDArray[np.bool_]) -> N
     return pixels
 
 
-def measure_structure(compared: ComparedPictures, judges: Judges) -> float | None:
+def measure_structure_distance(compared: ComparedPictures, judges: JudgeModels) -> float | None:
     """Return the structure distance of the whole source and edited pictures, times 1e3."""
     assert judges.dino is not None
     return judges.dino.compute_structure_distance(compared.source, compared.edited) * 1e3
 
 
-def measure_mse(compared: ComparedPictures, _judges: Judges) -> float | None:
+def measure_mse(compared: ComparedPictures, _judges: JudgeModels) -> float | None:
     """Return the mean squared error of source and edited picture outside of the edited region,
     times 1e4.
     """
     if compared.edited_region_HW.all():
         return None
-    source_3HW, picture_3HW = compared.background_tensors()
+    source_3HW, picture_3HW = compared.build_background_tensors()
     return float((source_3HW - picture_3HW).square().mean()) * 1e4
 
 
-def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
+def measure_psnr(compared: ComparedPictures, judges: JudgeModels) -> float | None:
     """Return the PSNR of source and edited picture outside of the edited region, in dB."""
     mse = measure_mse(compared, judges)
     if mse is None:
@@ -106,32 +109,38 @@ def measure_psnr(compared: ComparedPictures, judges: Judges) -> float | None:
     return MAX_PSNR if mse == 0 else min(MAX_PSNR, -10 * math.log10(mse / 1e4))
 
 
-def measure_ssim(compared: ComparedPictures, _judges: Judges) -> float | None:
+def measure_ssim(compared: ComparedPictures, _judges: JudgeModels) -> float | None:
     """Return the SSIM of source and edited picture outside of the edited region, times 1e2."""
     if compared.edited_region_HW.all():
         return None
-    return float(compute_ssim_map(*compared.background_tensors()).mean()) * 1e2
+    return float(compute_ssim_map(*compared.build_background_tensors()).mean()) * 1e2
 
 
-def measure_lpips(compared: ComparedPictures, judges: Judges) -> float | None:
+def measure_lpips(compared: ComparedPictures, judges: JudgeModels) -> float | None:
     """Return LPIPS, the perceptual distance, of source and edited picture outside of the edited
     region, times 1e3.
     """
     if compared.edited_region_HW.all():
         return None
     assert judges.lpips is not None
-    source_13HW, picture_13HW = (one[None].float() * 2 - 1 for one in compared.background_tensors())
+    source_13HW, picture_13HW = (
+        one[None].float() * 2 - 1 for one in compared.build_background_tensors()
+    )
     return float(judges.lpips(source_13HW, picture_13HW)) * 1e3
 
 
-def measure_clip(compared: ComparedPictures, judges: Judges) -> float | None:
+def measure_clip_similarity(compared: ComparedPictures, judges: JudgeModels) -> float | None:
     """Return the CLIP similarity of the edited picture and the target's prompt."""
     assert judges.clip is not None
     return judges.clip.compute_similarity(compared.edited, compared.target_prompt)
 
 
-def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> float | None:
-    """Return the CLIP similarity of the edited region alone and the target's prompt."""
+def measure_edited_region_clip_similarity(
+    compared: ComparedPictures, judges: JudgeModels
+) -> float | None:
+    """Return the CLIP similarity of the edited region alone (all else black) and the target prompt;
+    None if no pixel was edited.
+    """
     if not compared.edited_region_HW.any():
         return None
     assert judges.clip is not None
@@ -139,12 +148,12 @@ def measure_edited_region_clip(compared: ComparedPictures, judges: Judges) -> fl
     return judges.clip.compute_similarity(region, compared.target_prompt)
 
 
-METRIC_FUNCTIONS: dict[Metric, Callable[[ComparedPictures, Judges], float | None]] = {
-    "structure": measure_structure,
+METRIC_FUNCTIONS: dict[Metric, Callable[[ComparedPictures, JudgeModels], float | None]] = {
+    "structure": measure_structure_distance,
     "psnr": measure_psnr,
     "lpips": measure_lpips,
     "mse": measure_mse,
     "ssim": measure_ssim,
-    "clip": measure_clip,
-    "clip_edited": measure_edited_region_clip,
+    "clip": measure_clip_similarity,
+    "clip_edited": measure_edited_region_clip_similarity,
 }

@@ -12,7 +12,7 @@ from PIL import Image
 from t2i.denoiser.families import sd
 from t2i.evaluate.pie_bench.chapters import build_chapters
 from t2i.evaluate.pie_bench.config import PieBenchConfig
-from t2i.evaluate.pie_bench.judges import Judges, load_judges
+from t2i.evaluate.pie_bench.judges import JudgeModels, load_judge_models
 from t2i.evaluate.pie_bench.mapping import (
     EDITING_TYPES,
     PICTURES_FOLDER,
@@ -22,9 +22,9 @@ from t2i.evaluate.pie_bench.mapping import (
 from t2i.evaluate.pie_bench.metrics import ComparedPictures, compute_chosen_metrics
 from t2i.evaluate.pie_bench.records import PieBenchMethodRecord, PieBenchRecord
 from t2i.evaluate.real.baselines import AUTOENCODER, NO_EDIT
-from t2i.evaluate.real.edit_methods import PictureEditArguments, edit_by_methods
-from t2i.evaluate.real.editor import build_independent_edit_pipeline, encode_and_decode
-from t2i.evaluate.real.records import build_cost_record
+from t2i.evaluate.real.edit_methods import PictureEditTask, edit_by_methods
+from t2i.evaluate.real.editor import build_independent_edit_pipeline, reconstruct_with_autoencoder
+from t2i.evaluate.real.records import build_denoising_cost_record
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid, open_picture
@@ -45,15 +45,15 @@ class PieBenchPart:
 
     def list_unit_keys(self) -> Sequence[str]:
         """Return the keys of the edits of PIE-Bench that are measured, as PIE-Bench names them."""
-        return [*self.benchmark_cases]
+        return [*self.edits_by_key]
 
     def measure_unit(self, unit: str) -> Record:
         """Edit a picture of PIE-Bench by every method and return the record of the results."""
-        edit, number = self.benchmark_cases[unit], self.numbers_within_types[unit]
+        edit, number = self.edits_by_key[unit], self.edit_numbers_within_types[unit]
         side = sd.default_height_and_width(self.context.pipe.unet, self.context.pipe.vae)[0]
         source = self._read_picture(edit, side)
-        mask_HW = resize_mask(edit.edited_mask(), side)
-        task = PictureEditArguments(
+        mask_HW = resize_mask(edit.decode_edited_region_mask(), side)
+        task = PictureEditTask(
             source=edit.prompts[0],
             target=edit.prompts[1],
             blend_words=edit.blended_words,
@@ -64,7 +64,7 @@ class PieBenchPart:
         )
         methods = [m for m in self.config.methods if m.pairs is None or number < m.pairs]
         edited, refused = edit_by_methods(self.editor, source, task, methods)
-        controls = {NO_EDIT: source, AUTOENCODER: encode_and_decode(self.editor, source)}
+        controls = {NO_EDIT: source, AUTOENCODER: reconstruct_with_autoencoder(self.editor, source)}
         pictures = controls | {label: one.picture for label, one in edited.items()}
         measured = {
             label: compute_chosen_metrics(
@@ -83,8 +83,8 @@ class PieBenchPart:
             methods={
                 label: PieBenchMethodRecord(
                     columns=measured[label],
-                    inversion=build_cost_record(one.inverted.cost),
-                    edit=build_cost_record(one.cost),
+                    inversion=build_denoising_cost_record(one.inverted.cost),
+                    edit=build_denoising_cost_record(one.cost),
                 )
                 for label, one in edited.items()
             },
@@ -93,7 +93,7 @@ class PieBenchPart:
         ).model_dump(mode="json")
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
-        """Build the report chapters of this part from the records of all edits, by key."""
+        """Return the report chapters of PIE-Bench from the records of all its edits, by key."""
         labels = [method.label for method in self.config.methods]
         edits = [PieBenchRecord.model_validate(record) for record in records.values()]
         return build_chapters(
@@ -105,7 +105,7 @@ class PieBenchPart:
         )
 
     @cached_property
-    def benchmark_cases(self) -> dict[str, PieBenchEdit]:
+    def edits_by_key(self) -> dict[str, PieBenchEdit]:
         """Edits of PIE-Bench that are measured, by key."""
         edits = read_edits_by_key(Path(self.config.folder))
         if self.config.count is None:
@@ -114,16 +114,18 @@ class PieBenchPart:
         return {key: edit for key, edit in edits.items() if numbers[key] < self.config.count}
 
     @cached_property
-    def numbers_within_types(self) -> dict[str, int]:
-        """Number of each edit among those of its editing type, from 0."""
-        return number_edits_within_types(self.benchmark_cases)
+    def edit_numbers_within_types(self) -> dict[str, int]:
+        """Number of each edit of PIE-Bench, by key, counted from 0 within its editing type."""
+        return number_edits_within_types(self.edits_by_key)
 
     @cached_property
-    def judges(self) -> Judges:
-        """Judges whose metrics are measured, loaded when they are needed first."""
+    def judges(self) -> JudgeModels:
+        """Judge models (DINO, CLIP, LPIPS) by which the metrics of PIE-Bench are measured, loaded
+        at first use.
+        """
         given = (self.config.dino, self.config.clip, self.config.lpips)
         dino, clip, lpips = (None if path is None else Path(path) for path in given)
-        return load_judges(dino=dino, clip=clip, lpips=lpips)
+        return load_judge_models(dino=dino, clip=clip, lpips=lpips)
 
     def _read_picture(self, edit: PieBenchEdit, side: int) -> Image.Image:
         """Return the source of an edit, at the model's size."""
@@ -135,7 +137,9 @@ class PieBenchPart:
 
 
 def number_edits_within_types(edits: Mapping[str, PieBenchEdit]) -> dict[str, int]:
-    """Return the number of each edit among those of its editing type, from 0."""
+    """Return a dict from the key of each edit of PIE-Bench to its number, counted from 0, within
+    its editing type.
+    """
     seen: Counter[str] = Counter()
     numbers = {}
     for key, edit in edits.items():

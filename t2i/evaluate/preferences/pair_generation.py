@@ -20,7 +20,7 @@ from t2i.evaluate.result_folder import RECORDS_FILE, ResultFolder
 from t2i.pictures import save_picture
 from t2i.randomness import derive_seed
 from t2i.scenes.recogniser import Recogniser
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 
 PAIRS_UNIT_NAME = "pairs"
 """Name in records.jsonl of what is done for each caption."""
@@ -33,7 +33,8 @@ ProgressCallback = Callable[[str, int], None]
 
 
 class PictureVerdict(BaseModel):
-    """Verdict on one picture of a caption: the criteria that it does not meet; none if right.
+    """Verdict on one picture generated for a caption: the noise seed, and the criteria that it does
+    not meet; none if it is right.
 
     seed : of its noise
     """
@@ -44,8 +45,9 @@ class PictureVerdict(BaseModel):
     wrong: tuple[str, ...]
 
 
-class CaptionRecord(BaseModel):
-    """Record of the pictures generated for a caption, and of the pair that they made.
+class CaptionPreferenceRecord(BaseModel):
+    """Record of the pictures generated for a caption: a verdict on each, and the preference pair (a
+    right and a wrong picture) that they made.
 
     win, lose : paths in the folder, or None where all pictures were right, or all wrong
     """
@@ -69,13 +71,16 @@ class PreferencePairGenerator:
 
     pipe: TextToImagePipeline
     recogniser: Recogniser
-    scenes: Scenes
+    scenes: SceneDataset
     steps: int
     guidance_scale: float
     per_caption: int
 
-    def generate_pairs(self, num: int, store: ResultFolder, report: ProgressCallback) -> int:
-        """Generate pairs until the folder has `num` of them, and return the number of its pairs.
+    def generate_and_save_pairs(
+        self, num: int, store: ResultFolder, report: ProgressCallback
+    ) -> int:
+        """Generate preference pairs and save them in a folder until it has `num` of them; return
+        how many it has, which may be fewer.
 
         It may have fewer, as the captions are limited to MAX_CAPTIONS_PER_PAIR for each wanted
         pair. What the folder has already is not generated again.
@@ -83,12 +88,12 @@ class PreferencePairGenerator:
         found = 0
         report(PAIRS_UNIT_NAME, found)
         for number in range(min(num * MAX_CAPTIONS_PER_PAIR, len(self.scenes))):
-            record = read_finished_caption(store, number)
+            record = read_finished_caption_record(store, number)
             if record is None:
                 begun = time.perf_counter()
                 with isolated_torch_rng():
                     torch.manual_seed(derive_seed(self.scenes.config.seed, PAIRS_UNIT_NAME, number))
-                    record = self.generate_pair(number, store.folder)
+                    record = self.generate_and_save_pair(number, store.folder)
                 seconds = time.perf_counter() - begun
                 store.append_record(
                     PAIRS_UNIT_NAME, str(number), record.model_dump(mode="json"), seconds
@@ -100,9 +105,9 @@ class PreferencePairGenerator:
                 break
         return found
 
-    def generate_pair(self, number: int, folder: Path) -> CaptionRecord:
-        """Generate and judge the pictures of a scene's caption, and save the first right and the
-        first wrong one as a pair in the folder, if there are both.
+    def generate_and_save_pair(self, number: int, folder: Path) -> CaptionPreferenceRecord:
+        """Generate pictures of a scene's caption, judge them, and save the first right and the
+        first wrong one as a preference pair if both exist; return the record.
         """
         statement = build_caption_statement(self.scenes.compose_layout(number))
         seeds = [
@@ -118,7 +123,9 @@ class PreferencePairGenerator:
 
         right = next((i for i, one in enumerate(verdicts) if not one.wrong), None)
         wrong_one = next((i for i, one in enumerate(verdicts) if one.wrong), None)
-        record = CaptionRecord(scene=number, caption=statement.text, pictures=tuple(verdicts))
+        record = CaptionPreferenceRecord(
+            scene=number, caption=statement.text, pictures=tuple(verdicts)
+        )
         if right is None or wrong_one is None:
             return record
         name = f"{number:06d}"
@@ -145,7 +152,9 @@ class PreferencePairGenerator:
         return pictures
 
 
-def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | None:
+def read_finished_caption_record(
+    store: ResultFolder, number: int
+) -> CaptionPreferenceRecord | None:
     """Return the record of a caption whose pictures were generated and judged, or None if they are
     yet to be generated, as for a pair of which a file has been removed.
 
@@ -155,7 +164,7 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
     if unit is None:
         return None
     try:
-        record = CaptionRecord.model_validate(unit.record)
+        record = CaptionPreferenceRecord.model_validate(unit.record)
     except ValidationError as error:
         raise DataError(
             f"{store.folder / RECORDS_FILE}: the record of caption {number} has an unexpected "
@@ -168,9 +177,11 @@ def read_finished_caption(store: ResultFolder, number: int) -> CaptionRecord | N
 
 
 def write_pairs_file(store: ResultFolder) -> Path:
-    """Write the pairs of a folder as JSONL, as `data.subsets.pairs` reads them; return its path."""
+    """Write the preference pairs of a folder (caption, right and wrong picture) as a JSONL file
+    that training data can name in `data.subsets.pairs`; return its path.
+    """
     records = (
-        read_finished_caption(store, number) for number in list_finished_scene_numbers(store)
+        read_finished_caption_record(store, number) for number in list_finished_scene_numbers(store)
     )
     rows = [
         {"caption": one.caption, "win": one.win, "lose": one.lose}
@@ -184,5 +195,7 @@ def write_pairs_file(store: ResultFolder) -> Path:
 
 
 def list_finished_scene_numbers(store: ResultFolder) -> list[int]:
-    """Return the numbers of the scenes whose captions have their pictures, in order."""
+    """Return the sorted numbers of the scenes whose pictures for preference pairs have been
+    generated and recorded.
+    """
     return sorted(int(unit) for part, unit in store.finished_units if part == PAIRS_UNIT_NAME)

@@ -20,7 +20,7 @@ SECOND_RECOGNISER_REMEDY = (
 )
 
 
-def load_preference_recogniser(folder: Path) -> Recogniser:
+def load_pair_judge(folder: Path) -> Recogniser:
     """Load a recogniser that is not the one of `t2i evaluate`, nor was trained on its pictures.
 
     Raises ModelError if there is none in the folder, ArgumentError if it is that one.
@@ -33,8 +33,8 @@ def load_preference_recogniser(folder: Path) -> Recogniser:
             f"{folder} is the recogniser that `t2i evaluate` judges with: a model that learns from "
             f"its verdicts cannot be measured by it any more. {SECOND_RECOGNISER_REMEDY}"
         )
-    seed = read_training_seed(folder)
-    if seed is not None and seed == read_training_seed(DEFAULT_FOLDER):
+    seed = read_training_data_seed(folder)
+    if seed is not None and seed == read_training_data_seed(DEFAULT_FOLDER):
         raise ArgumentError(
             f"{folder} was trained on the pictures of the recogniser that `t2i evaluate` judges "
             f"with (data.seed = {seed}), so it makes the same errors. {SECOND_RECOGNISER_REMEDY}"
@@ -48,7 +48,7 @@ def compute_weights_digest(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_training_seed(folder: Path) -> int | None:
+def read_training_data_seed(folder: Path) -> int | None:
     """Read `data.seed` of the run that trained a recogniser; None where its notes lack it."""
     value: Any = read_json(folder / CONFIG_FILE, MODEL_CONFIG_KIND)
     for key in ("trained", "config", "data", "seed"):

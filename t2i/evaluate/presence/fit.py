@@ -28,14 +28,14 @@ from t2i.evaluate.presence.part import PresenceConfig, PresencePart
 from t2i.evaluate.progress import showing_suite_progress
 from t2i.evaluate.promptable_objects import find_promptable_objects
 from t2i.evaluate.result_folder import ResultFolder
-from t2i.evaluate.run import measure_parts, write_result
+from t2i.evaluate.run import measure_parts, write_result_files
 from t2i.evaluate.scene_splits import SceneSplitConfig
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.library_messages import quieting_libraries
 from t2i.run_folder import locking_folder
 from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 from t2i.scenes.sprites import load_object_entries_by_name
-from t2i.terminal import print_line, print_note
+from t2i.terminal import print_note_to_stderr, print_result_line
 
 DEFAULT_COUNT = 200
 LIBRARIES = ("torch", "diffusers")
@@ -85,7 +85,7 @@ def fit_presence_of_model(model: str, count: int, out: Path, recogniser: Path) -
             "command": f"python -m t2i.evaluate.presence.fit {model} --count {count}",
             "machine": collect_environment_info(),
         }
-        document = write_result([part], store, facts)
+        document = write_result_files([part], store, facts)
         fit = part.fit_presence(store.get_part_records(part.name))
     made = {
         "recogniser": facts["recogniser"],
@@ -171,12 +171,12 @@ def main() -> None:
     try:
         if given.count < 1:
             raise ArgumentError(f"Got --count {given.count}, expected at least 1.")
-        print_line(fit_presence_of_model(given.model, given.count, out, given.recogniser))
+        print_result_line(fit_presence_of_model(given.model, given.count, out, given.recogniser))
     except T2IError as error:
-        print_note(f"{type(error).__name__}: {error}")
+        print_note_to_stderr(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print_note("Interrupted: the same command continues.")
+        print_note_to_stderr("Interrupted: the same command continues.")
         sys.exit(130)
 
 

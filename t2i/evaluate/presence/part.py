@@ -13,12 +13,12 @@ from t2i.attention import HeatMaps, attend
 from t2i.attention.probes.heat_maps import Convention
 from t2i.attention.probes.presence import PresenceFit, measure_presence_features
 from t2i.denoiser.schedulers import rebuild_scheduler_with_settings
-from t2i.evaluate.inspection.scene_heat_maps import find_mention_tokens
+from t2i.evaluate.inspection.scene_heat_maps import find_mention_token_span
 from t2i.evaluate.presence.chapters import build_chapters
 from t2i.evaluate.presence.fitting import fit_presence
 from t2i.evaluate.presence.records import (
     CaptionBatchRecord,
-    CaptionRecord,
+    CaptionPreferenceRecord,
     PresenceSamples,
     WordRecord,
     collect_samples,
@@ -28,7 +28,7 @@ from t2i.evaluate.scene_splits import SceneSplitConfig, build_scene_splits
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.randomness import derive_generator
 from t2i.scenes.layout import SceneLayout
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.scenes import SceneDataset
 
 Split = Literal["fit", "seen", "held_out"]
 SPLITS: tuple[Split, ...] = ("fit", "seen", "held_out")
@@ -60,7 +60,7 @@ class PresencePart:
         self.config, self.context = config, context
 
     @cached_property
-    def scenes_by_split(self) -> dict[Split, Scenes]:
+    def scenes_by_split(self) -> dict[Split, SceneDataset]:
         """Scenes whose captions are drawn, by split; all but "fit" are for testing."""
         return build_scene_splits(
             self.context, {name: getattr(self.config, name) for name in SPLITS}
@@ -124,14 +124,14 @@ class PresencePart:
     def _find_words(self, layout: SceneLayout) -> list[tuple[int, ...]]:
         text = layout.caption.text
         return [
-            find_mention_tokens(self.context.pipe, text, mention.word, mention.span)
+            find_mention_token_span(self.context.pipe, text, mention.word, mention.span)
             for mention in layout.caption.mentions
         ]
 
 
 def build_caption_record(
     layout: SceneLayout, maps: Mapping[Convention, HeatMaps], found: set[str]
-) -> CaptionRecord:
+) -> CaptionPreferenceRecord:
     """Return the record of a drawn caption.
 
     maps : of the words of its mentions in their order, by convention
@@ -150,4 +150,4 @@ def build_caption_record(
             for convention, one in maps.items()
         }
         words.append(WordRecord(name=name, features=features, is_there=name in found))
-    return CaptionRecord(caption=layout.caption.text, words=words)
+    return CaptionPreferenceRecord(caption=layout.caption.text, words=words)

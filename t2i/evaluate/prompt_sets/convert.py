@@ -17,7 +17,7 @@ from t2i.errors import ArgumentError, DataError, OutputError, T2IError
 from t2i.evaluate.prompt_sets.judge_folders import FOLDER_WRITERS, ImagePaths
 from t2i.evaluate.prompt_sets.prompt_sets import IMAGES_PER_PROMPT, READERS, SetPrompt
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_text
-from t2i.terminal import plural, print_line, print_note
+from t2i.terminal import plural, print_note_to_stderr, print_result_line
 
 INDEX_FILE = "index.jsonl"
 
@@ -126,13 +126,13 @@ def main() -> None:
             if given.num is not None and given.num < 1:
                 raise ArgumentError(f"Got --num {given.num}, expected at least 1.")
             count = write_prompts_file(given.kind, given.path, given.out, given.num)
-            print_note(plural(count, "prompt"))
+            print_note_to_stderr(plural(count, "prompt"))
         else:
             count = lay_out_images(given.kind, given.path, given.bulk, given.out)
-            print_note(plural(count, "image"))
-        print_line(given.out)
+            print_note_to_stderr(plural(count, "image"))
+        print_result_line(given.out)
     except T2IError as error:
-        print_note(f"{type(error).__name__}: {error}")
+        print_note_to_stderr(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 

@@ -11,7 +11,7 @@ from t2i.evaluate.real.comparison import (
     compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.picture_pairs import Split
-from t2i.evaluate.real.records import EditCostRecord, PicturePairScores, PictureScores
+from t2i.evaluate.real.records import InversionAndEditCostRecord, PicturePairRecord, PictureScores
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.terminal import plural
@@ -31,7 +31,7 @@ MEASURE_GETTERS: dict[str, Callable[[PictureScores], float | None]] = {
     "text-picture score": lambda one: one.fit,
 }
 """Column head -> function that reads its value from the scores of a picture."""
-COST_GETTERS: dict[str, Callable[[EditCostRecord], float]] = {
+COST_GETTERS: dict[str, Callable[[InversionAndEditCostRecord], float]] = {
     "rows, inversion": lambda one: one.inversion.rows,
     "rows, each edit": lambda one: one.edit.rows,
     "time, inversion": lambda one: one.inversion.seconds,
@@ -55,7 +55,7 @@ UNITS_BY_HEAD = {
 LOWER_IS_BETTER = ("kept structure x1e3", *COST_GETTERS)
 GALLERY_SIZE = 4
 
-PairRecords = Sequence[PicturePairScores]
+PairRecords = Sequence[PicturePairRecord]
 
 
 def build_chapters(
@@ -76,18 +76,20 @@ def build_chapters(
             blocks.append(
                 build_difference_table(f"real_{split}_less", title, several_kinds, labels)
             )
-        for kind, of_kind in group_pairs_by_kind(of_split):
+        for kind, of_kind in iter_pairs_by_change_kind(of_split):
             title = f"Only {CHANGE_TITLES[kind]}, {split_title}"
             blocks.append(build_method_table(f"real_{split}_{kind}", title, of_kind, labels))
-    blocks.append(build_choice_table(pairs, labels))
-    blocks.append(build_replay_table(pairs, labels))
+    blocks.append(build_recommended_methods_table(pairs, labels))
+    blocks.append(build_source_reconstruction_table(pairs, labels))
     blocks += build_galleries(pairs, labels[0])
     text = describe_tables(pairs, steps, guidance_scale)
     return [Chapter("real", "Editing pictures that the model did not draw", text, blocks)]
 
 
 def describe_tables(pairs: PairRecords, steps: int, guidance_scale: float) -> str:
-    """Return the text that explains the tables and the settings."""
+    """Return the text that explains the report tables and the settings of the evaluation of edits
+    of scenes' pictures.
+    """
     refused = dict.fromkeys(
         f"{label} cannot be used here: {reason}"
         for one in pairs
@@ -112,8 +114,10 @@ def describe_tables(pairs: PairRecords, steps: int, guidance_scale: float) -> st
     )
 
 
-def group_pairs_by_kind(pairs: PairRecords) -> Iterator[tuple[ChangeKind, PairRecords]]:
-    """Yield each kind of change that some pairs are of, and these pairs."""
+def iter_pairs_by_change_kind(pairs: PairRecords) -> Iterator[tuple[ChangeKind, PairRecords]]:
+    """Yield each kind of change with the records of those picture pairs whose edit is of this kind,
+    except for kinds without any.
+    """
     for kind in CHANGE_TITLES:
         of_kind = [one for one in pairs if one.kind == kind]
         if of_kind:
@@ -121,7 +125,9 @@ def group_pairs_by_kind(pairs: PairRecords) -> Iterator[tuple[ChangeKind, PairRe
 
 
 def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequence[str]) -> Table:
-    """Build the table that compares the baselines and methods on some pairs, a row each."""
+    """Return the table that compares baselines and editing methods on some picture pairs, a row
+    each.
+    """
     anew = collect_successes(pairs, REGENERATED)
     rows = [
         (
@@ -132,7 +138,7 @@ def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequen
             ],
         )
         for label in (*BASELINES, *labels)
-        if any(find_scores(one, label) for one in pairs)
+        if any(get_picture_scores(one, label) for one in pairs)
     ]
     return Table(
         name=name,
@@ -145,11 +151,12 @@ def build_method_table(name: str, title: str, pairs: PairRecords, labels: Sequen
 
 
 def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None]) -> list[Cell]:
-    """Build the cells of a row that score its pictures, in the order of COLUMN_HEADS.
+    """Return the cells of a method's or baseline's table row that score its edited pictures, in the
+    order of COLUMN_HEADS.
 
     anew : successes of the pictures drawn anew
     """
-    scores = [find_scores(one, label) for one in pairs]
+    scores = [get_picture_scores(one, label) for one in pairs]
     successes = collect_successes(pairs, label)
     return [
         proportion_with_interval(successes),
@@ -163,7 +170,7 @@ def build_score_cells(pairs: PairRecords, label: str, anew: Sequence[bool | None
     ]
 
 
-def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
+def build_cost_cells(edited: Sequence[InversionAndEditCostRecord | None]) -> list[Cell]:
     """Build the cells of a row with its method's mean costs; empty for a baseline."""
     return [
         mean_with_bootstrap_interval([None if one is None else read(one) for one in edited])
@@ -174,7 +181,9 @@ def build_cost_cells(edited: Sequence[EditCostRecord | None]) -> list[Cell]:
 def build_difference_table(
     name: str, title: str, pairs: PairRecords, labels: Sequence[str]
 ) -> Table:
-    """Build the table of each method minus the first one, on the pairs that both have."""
+    """Return the table of the differences of each editing method to the first one, on the picture
+    pairs that both have edited.
+    """
 
     def subtract(label: str, samples: Callable[[PairRecords, str], Sequence[float | None]]) -> Cell:
         return compute_difference_on_common_samples(
@@ -196,10 +205,12 @@ def build_difference_table(
     )
 
 
-def build_choice_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
-    """Build the table of the method that is recommended for each kind of change."""
+def build_recommended_methods_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
+    """Return the table of the recommended editing method for each kind of change: the one that
+    keeps most of the picture among the most successful ones.
+    """
     rows: list[tuple[str, Sequence[Cell]]] = []
-    for kind, of_kind in group_pairs_by_kind([one for one in pairs if one.split == "seen"]):
+    for kind, of_kind in iter_pairs_by_change_kind([one for one in pairs if one.split == "seen"]):
         complete = [label for label in labels if all(label in one.methods for one in of_kind)]
         successes = {label: collect_successes(of_kind, label) for label in complete}
         kept = {label: collect_kept_psnrs(of_kind, label) for label in complete}
@@ -232,8 +243,10 @@ def build_choice_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
     )
 
 
-def build_replay_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
-    """Build the table of how well each method reproduces the source without an edit."""
+def build_source_reconstruction_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
+    """Return the table of how exactly each editing method reproduces the inverted source picture
+    without an edit, as PSNR.
+    """
     rows: list[tuple[str, Sequence[Cell]]] = [
         ("autoencoder alone", [mean_with_bootstrap_interval([one.autoencoder for one in pairs])])
     ]
@@ -254,10 +267,12 @@ def build_replay_table(pairs: PairRecords, labels: Sequence[str]) -> Table:
 
 
 def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
-    """Build the galleries: the worst and the best by one method, and the first of each kind."""
+    """Return galleries of edited pictures: the worst and best by one editing method, and the first
+    of each kind of change.
+    """
     ranked = sorted(
         (one for one in pairs if label in one.methods),
-        key=lambda one: success_and_kept_sort_key(one.methods[label].scores),
+        key=lambda one: success_and_kept_psnr_sort_key(one.methods[label].scores),
     )
     count = min(GALLERY_SIZE, len(ranked) // 2)
     return [
@@ -270,18 +285,22 @@ def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
                 of_kind[:GALLERY_SIZE],
             )
             for split, title in SPLIT_TITLES.items()
-            for kind, of_kind in group_pairs_by_kind([one for one in pairs if one.split == split])
+            for kind, of_kind in iter_pairs_by_change_kind(
+                [one for one in pairs if one.split == split]
+            )
         ),
     ]
 
 
-def success_and_kept_sort_key(scores: PictureScores) -> tuple[bool, float]:
-    """Return the key that sorts pictures by success, then by what was kept."""
+def success_and_kept_psnr_sort_key(scores: PictureScores) -> tuple[bool, float]:
+    """Return a sort key (success, PSNR of the kept pixels) for the scores of an edited picture."""
     return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
 
 
 def build_pairs_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
-    """Build a gallery of picture pairs, labelled with the methods that succeeded."""
+    """Return a gallery of edited picture pairs, each labelled with its prompts and the editing
+    methods that succeeded.
+    """
     pictures = []
     for one in pairs:
         worked = [label for label, edited in one.methods.items() if edited.scores.success]
@@ -290,7 +309,7 @@ def build_pairs_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
     return Gallery(f"real_{name}", title, pictures, columns=1)
 
 
-def find_scores(pair: PicturePairScores, label: str) -> PictureScores | None:
+def get_picture_scores(pair: PicturePairRecord, label: str) -> PictureScores | None:
     """Return the scores of the picture that a baseline or an editing method made of a pair; None
     where it made none.
     """
@@ -300,12 +319,16 @@ def find_scores(pair: PicturePairScores, label: str) -> PictureScores | None:
 
 
 def collect_successes(pairs: PairRecords, label: str) -> list[bool | None]:
-    """Return whether each pair's picture of a row shows the change; None where there is none."""
-    scores = [find_scores(one, label) for one in pairs]
+    """Return for each picture pair whether the picture that a method or baseline made shows the
+    change; None where it made none.
+    """
+    scores = [get_picture_scores(one, label) for one in pairs]
     return [None if one is None else one.success for one in scores]
 
 
 def collect_kept_psnrs(pairs: PairRecords, label: str) -> list[float | None]:
-    """Return the PSNR (dB) over the kept pixels of each pair's picture of a row, or None."""
-    scores = [find_scores(one, label) for one in pairs]
+    """Return for each picture pair the PSNR (dB) over the kept pixels of the picture that a method
+    or baseline made; None where it has none.
+    """
+    scores = [get_picture_scores(one, label) for one in pairs]
     return [None if one is None or one.kept is None else one.kept.psnr for one in scores]

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from t2i.evaluate.editing.pairs import ChangeKind
 from t2i.evaluate.real.baselines import BASELINES
-from t2i.evaluate.real.edit_methods import EditMethod
+from t2i.evaluate.real.edit_methods import EditMethodConfig
 
 
 class PairSplitConfig(BaseModel):
@@ -40,11 +40,11 @@ class RealConfig(BaseModel):
     """Weight of a strengthened word in the attention maps."""
     prompt_weight: float = Field(1.5, gt=0)
     """The same in the prompt, for the methods without attention maps."""
-    methods: tuple[EditMethod, ...] = Field(min_length=1)
+    methods: tuple[EditMethodConfig, ...] = Field(min_length=1)
 
     @field_validator("methods")
     @classmethod
-    def _check_labels(cls, methods: tuple[EditMethod, ...]) -> tuple[EditMethod, ...]:
+    def _check_labels(cls, methods: tuple[EditMethodConfig, ...]) -> tuple[EditMethodConfig, ...]:
         labels = [*BASELINES]
         for method in methods:
             if method.label in labels:

@@ -28,7 +28,7 @@ def _check_method(text: str) -> str:
     return text
 
 
-class EditMethod(BaseModel):
+class EditMethodConfig(BaseModel):
     """Configuration of an editing method, a row of the tables: an inversion, and its edits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class EditMethod(BaseModel):
 
 
 @dataclass(slots=True)
-class EditCost:
+class DenoisingCost:
     """Cost of an inversion or an edit: batch rows of denoiser calls, and seconds."""
 
     rows: int = 0
@@ -67,7 +67,7 @@ class InvertedPicture:
     """Inverted picture: its recorded source, and what inverting and recording it cost."""
 
     source: RecordedSource
-    cost: EditCost
+    cost: DenoisingCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,13 @@ class EditedPicture:
 
     picture: Image.Image
     inverted: InvertedPicture
-    cost: EditCost
+    cost: DenoisingCost
 
 
 @dataclass(frozen=True, slots=True)
-class PictureEditArguments:
-    """Task of editing one picture, given to every method alike: its prompts, and the settings that
-    all methods share.
+class PictureEditTask:
+    """Task of editing one picture: the source and target prompts, the mask, and the settings that
+    all compared editing methods share.
 
     blend_words : of source and target, whose region a local blend may change; None for none
     mask : white where the picture may change, for the methods that are given it
@@ -113,10 +113,11 @@ class PictureEditArguments:
 def edit_by_methods(
     editor: PromptEditPipeline,
     picture: Image.Image,
-    task: PictureEditArguments,
-    methods: Sequence[EditMethod],
+    task: PictureEditTask,
+    methods: Sequence[EditMethodConfig],
 ) -> tuple[dict[str, EditedPicture], dict[str, str]]:
-    """Edit a picture by each method; return the results by label, and why others are refused.
+    """Edit a picture by each editing method; return the edited pictures by the methods' labels, and
+    for the methods that the model refuses the reasons.
 
     Methods with the same inversion share it.
     """
@@ -135,10 +136,15 @@ def edit_by_methods(
 
 
 def invert_picture(
-    editor: PromptEditPipeline, picture: Image.Image, task: PictureEditArguments, method: EditMethod
+    editor: PromptEditPipeline,
+    picture: Image.Image,
+    task: PictureEditTask,
+    method: EditMethodConfig,
 ) -> InvertedPicture:
-    """Invert a picture by a method's inversion, with the task's source prompt."""
-    with warnings.catch_warnings(), measuring_cost(editor.unet) as cost:
+    """Invert a picture by the inversion that an editing method configures, with the task's source
+    prompt; return its recorded source and the cost.
+    """
+    with warnings.catch_warnings(), measuring_denoising_cost(editor.unet) as cost:
         # a picture that the model cannot reproduce: the report tells by how much
         warnings.simplefilter("ignore", UserWarning)
         source = editor.invert(
@@ -157,11 +163,11 @@ def invert_picture(
 def edit_inverted_picture(
     editor: PromptEditPipeline,
     inverted: InvertedPicture,
-    task: PictureEditArguments,
-    method: EditMethod,
+    task: PictureEditTask,
+    method: EditMethodConfig,
 ) -> EditedPicture:
     """Edit an inverted picture by a method; return the edited picture and the cost of the edit."""
-    with measuring_cost(editor.unet) as cost:
+    with measuring_denoising_cost(editor.unet) as cost:
         picture = edit_recorded_source(editor, inverted.source, task, method)
     return EditedPicture(picture, inverted, cost)
 
@@ -169,8 +175,8 @@ def edit_inverted_picture(
 def edit_recorded_source(
     editor: PromptEditPipeline,
     source: RecordedSource,
-    task: PictureEditArguments,
-    method: EditMethod,
+    task: PictureEditTask,
+    method: EditMethodConfig,
 ) -> Image.Image:
     """Edit a recorded source by a method; return the target's picture."""
     if method.maps:
@@ -182,7 +188,7 @@ def edit_recorded_source(
     return pictures[1]
 
 
-def build_auto_edit_arguments(task: PictureEditArguments, method: EditMethod) -> Mapping[str, Any]:
+def build_auto_edit_arguments(task: PictureEditTask, method: EditMethodConfig) -> Mapping[str, Any]:
     """Return the editor's arguments `weights` and `blend` for a task of the evaluation, by an edit
     method that has edits="auto".
     """
@@ -195,8 +201,10 @@ def build_auto_edit_arguments(task: PictureEditArguments, method: EditMethod) ->
     }
 
 
-def build_blend_edits(task: PictureEditArguments, method: EditMethod) -> list[LocalBlend]:
-    """Return the local blend of a method without attention maps; [] if it has none."""
+def build_blend_edits(task: PictureEditTask, method: EditMethodConfig) -> list[LocalBlend]:
+    """Return a list with the edit LocalBlend for an editing method without attention maps; an empty
+    list if it does not blend.
+    """
     # edits="auto" lets a strengthened object grow beyond its place
     anywhere = method.blend == "auto" and task.weighted_word is not None
     if method.blend == "none" or anywhere or task.blend_words is None:
@@ -205,15 +213,15 @@ def build_blend_edits(task: PictureEditArguments, method: EditMethod) -> list[Lo
 
 
 @contextmanager
-def measuring_cost(denoiser: nn.Module) -> Iterator[EditCost]:
-    """Measure the cost of the block: yield an EditCost, whose denoiser rows and seconds are filled
-    in after it.
+def measuring_denoising_cost(denoiser: nn.Module) -> Iterator[DenoisingCost]:
+    """Measure the cost of the block: yield an DenoisingCost, whose denoiser rows and seconds are
+    filled in after it.
 
     On a CPU these are seconds of processor time.
     """
     device = next(denoiser.parameters()).device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    cost = EditCost()
+    cost = DenoisingCost()
     with recording_denoiser_row_counts(denoiser) as rows:
         begun = clock()
         yield cost

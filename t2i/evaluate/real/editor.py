@@ -11,7 +11,8 @@ from t2i.evaluate.suite_part import EvaluationContext
 
 
 def build_independent_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
-    """Build the editing pipeline of a context's model, with a scheduler of its own.
+    """Return a new prompt-editing pipeline for the evaluated model, with a scheduler of its own, so
+    that nothing passes from one part of the evaluation to another.
 
     So nothing passes from one part of the suite to another.
     """
@@ -25,8 +26,10 @@ def build_independent_edit_pipeline(context: EvaluationContext) -> PromptEditPip
 
 
 @torch.no_grad()
-def encode_and_decode(editor: PromptEditPipeline, picture: Image.Image) -> Image.Image:
-    """Encode and decode a picture, at its own size; return it as the autoencoder reproduces it."""
+def reconstruct_with_autoencoder(editor: PromptEditPipeline, picture: Image.Image) -> Image.Image:
+    """Return a picture as the model's autoencoder reproduces it: encoded to latents and decoded
+    again, at its own size.
+    """
     pixels_13YX = preprocess_images(
         editor.image_processor, "picture", picture, height=picture.height, width=picture.width
     )

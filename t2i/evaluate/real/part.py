@@ -10,7 +10,7 @@ from PIL import Image
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.evaluate.editing.pairs import CHANGE_TITLES, ChangeKind
-from t2i.evaluate.editing.scores import measure_similarity
+from t2i.evaluate.editing.scores import measure_pixel_similarity
 from t2i.evaluate.real.baselines import (
     AUTOENCODER,
     COMPOSED_TARGET,
@@ -21,16 +21,16 @@ from t2i.evaluate.real.chapters import build_chapters
 from t2i.evaluate.real.config import PairSplitConfig, RealConfig
 from t2i.evaluate.real.edit_methods import (
     EditedPicture,
-    PictureEditArguments,
+    PictureEditTask,
     edit_by_methods,
 )
-from t2i.evaluate.real.editor import build_independent_edit_pipeline, encode_and_decode
+from t2i.evaluate.real.editor import build_independent_edit_pipeline, reconstruct_with_autoencoder
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_nth_picture_pair
 from t2i.evaluate.real.records import (
     EditMethodRecord,
-    PicturePairScores,
+    PicturePairRecord,
     PictureScores,
-    build_cost_record,
+    build_denoising_cost_record,
 )
 from t2i.evaluate.real.scores import JudgedPicture, score_picture
 from t2i.evaluate.report.chapter import Chapter
@@ -38,14 +38,16 @@ from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid
 from t2i.randomness import derive_generator, derive_seed
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 
 STRIP_COLUMNS = 8
 """Pictures in a row of the strip that is saved of each pair."""
 
 
 class RealPart:
-    """Part of the suite that inverts and edits composed pictures, and knows the right result."""
+    """Part of the evaluation suite that inverts and edits rendered pictures, for which the right
+    result of the edit is known.
+    """
 
     name = "real"
 
@@ -54,15 +56,19 @@ class RealPart:
         self.editor = build_independent_edit_pipeline(context)
 
     def list_unit_keys(self) -> Sequence[str]:
-        """Return the keys of all picture pairs, those of equal number one after the other."""
+        """Return the keys of the picture pairs whose edits the evaluation measures; those of equal
+        number stand one after the other.
+        """
         return [*self.units_by_key]
 
     def measure_unit(self, unit: str) -> Record:
-        """Edit a picture pair's source by every method and return the record."""
+        """Invert and edit the source of a picture pair by every editing method and return the
+        record of the scores and costs.
+        """
         split, kind, number = self.units_by_key[unit]
         scenes = self.scenes_by_split[split]
         pair = build_nth_picture_pair(scenes, kind, number)
-        task = PictureEditArguments(
+        task = PictureEditTask(
             source=pair.prompts.captions[0],
             target=pair.prompts.captions[1],
             blend_words=(pair.prompts.source_word, pair.prompts.target_word),
@@ -84,14 +90,14 @@ class RealPart:
             for label, one in judged.items()
         }
         whole_HW = np.ones_like(pair.kept_HW)
-        reproduced = measure_similarity(pair.source, controls[AUTOENCODER], whole_HW)
+        reproduced = measure_pixel_similarity(pair.source, controls[AUTOENCODER], whole_HW)
         assert reproduced is not None
         strip = build_picture_grid([*pictures.values()], [*pictures], columns=STRIP_COLUMNS)
-        return PicturePairScores(
+        return PicturePairRecord(
             split=split,
             kind=kind,
             source=pair.prompts.captions[0],
-            target=pair.prompts.target_prompt_title,
+            target=pair.prompts.target_prompt_display_text,
             autoencoder=round(reproduced.psnr, 4),
             controls={label: scores[label] for label in controls},
             methods={
@@ -103,13 +109,15 @@ class RealPart:
 
     def build_chapters(self, records: Mapping[str, Record]) -> Sequence[Chapter]:
         """Build the report chapters of this part from the records of all units, by key."""
-        pairs = [PicturePairScores.model_validate(record) for record in records.values()]
+        pairs = [PicturePairRecord.model_validate(record) for record in records.values()]
         labels = [method.label for method in self.config.methods]
         return build_chapters(pairs, labels, self.context.steps, self.context.guidance_scale)
 
     @cached_property
     def units_by_key(self) -> dict[str, tuple[Split, ChangeKind, int]]:
-        """Split, kind of change and number of each picture pair, by the key of its unit."""
+        """Split, kind of change and number of each picture pair that is edited, by the key of its
+        unit of work.
+        """
         possible = [
             (split, kind, self._count(split, kind))
             for split in self.scenes_by_split
@@ -124,20 +132,20 @@ class RealPart:
         }
 
     @cached_property
-    def scenes_by_split(self) -> dict[Split, Scenes]:
-        """Scenes, by split (seen, held_out), of the pictures before and after an edit that are
-        measured; an edit takes the first scene that allows it.
+    def scenes_by_split(self) -> dict[Split, SceneDataset]:
+        """Data sets of the scenes that picture pairs are made of, by split (seen, held_out);
+        held_out is missing where the model's objects make no held-out combination.
 
         Held-out scenes are missing where the model's objects make no held-out combination.
         """
-        found: dict[Split, Scenes] = {}
+        found: dict[Split, SceneDataset] = {}
         wanted: dict[Split, Literal["train", "held_out"]] = {
             "seen": "train",
             "held_out": "held_out",
         }
         for split, of_scenes in wanted.items():
             try:
-                found[split] = Scenes(
+                found[split] = SceneDataset(
                     SceneDatasetConfig(
                         size=sd.default_height_and_width(
                             self.context.pipe.unet, self.context.pipe.vae
@@ -163,9 +171,7 @@ class RealPart:
             return 0
         return counts.get_pair_count_of_change(kind)
 
-    def _make_baselines(
-        self, pair: PicturePair, task: PictureEditArguments
-    ) -> dict[str, Image.Image]:
+    def _make_baselines(self, pair: PicturePair, task: PictureEditTask) -> dict[str, Image.Image]:
         """Return the pictures that the edited ones are compared with, by the names of BASELINES."""
         seed = task.seed
         anew = self.context.pipe(
@@ -178,7 +184,7 @@ class RealPart:
         return {
             NO_EDIT: pair.source,
             COMPOSED_TARGET: pair.target,
-            AUTOENCODER: encode_and_decode(self.editor, pair.source),
+            AUTOENCODER: reconstruct_with_autoencoder(self.editor, pair.source),
             REGENERATED: anew[0],
         }
 
@@ -208,7 +214,7 @@ def build_edit_method_record(edited: EditedPicture, scores: PictureScores) -> Ed
     replay = None if error is None or error.replay is None else round(error.replay, 4)
     return EditMethodRecord(
         scores=scores,
-        inversion=build_cost_record(edited.inverted.cost),
-        edit=build_cost_record(edited.cost),
+        inversion=build_denoising_cost_record(edited.inverted.cost),
+        edit=build_denoising_cost_record(edited.cost),
         replay=replay,
     )

@@ -22,8 +22,8 @@ from t2i.evaluate.editing.pairs import (
 )
 from t2i.evaluate.editing.scores import DILATION_SHARE, dilate_mask
 from t2i.scenes.held_out import load_held_out_combinations
-from t2i.scenes.layout import SceneLayout, render_layout
-from t2i.scenes.scenes import Scenes
+from t2i.scenes.layout import SceneLayout, render_picture_and_masks
+from t2i.scenes.scenes import SceneDataset
 from t2i.scenes.sprites import BACKGROUND_COLOURS
 
 Split = Literal["seen", "held_out"]
@@ -45,20 +45,23 @@ class PicturePair:
     kept_HW: NDArray[np.bool_]
 
 
-def build_nth_picture_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PicturePair:
-    """Build picture pair `number` of a kind of change: a picture to edit, and the one that the edit
-    should lead to.
+def build_nth_picture_pair(scenes: SceneDataset, kind: ChangeKind, number: int) -> PicturePair:
+    """Return the picture pair with this number for a kind of change: a rendered picture to edit,
+    and the one that the edit should lead to.
 
     Of scenes of held-out combinations the target shows one. Raises ArgumentError if none of
     MAX_SCENES_TRIED scenes can be changed so.
     """
     held_out = scenes.config.split == "held_out"
     find = build_nth_held_out_prompt_pair if held_out else build_nth_prompt_pair
-    return compose_pair(find(scenes, kind, number), scenes.config.size)
+    return render_picture_pair(find(scenes, kind, number), scenes.config.size)
 
 
-def build_nth_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int) -> PromptPair:
-    """Build prompt pair `number` of a kind of change, whose target shows a held-out combination.
+def build_nth_held_out_prompt_pair(
+    scenes: SceneDataset, kind: ChangeKind, number: int
+) -> PromptPair:
+    """Return the prompt pair with this number for a kind of change, whose target shows a
+    combination of objects or colours that training never shows.
 
     An object is swapped or recoloured so that a combination arises that the source has not;
     another background stands behind one that both have.
@@ -80,7 +83,9 @@ def build_nth_held_out_prompt_pair(scenes: Scenes, kind: ChangeKind, number: int
 
 
 def reverse_prompt_pair(pair: PromptPair) -> PromptPair:
-    """Return the pair whose edit leads from the target to the source."""
+    """Return a prompt pair with source and target exchanged, so that its edit leads from the target
+    to the source.
+    """
     return replace(
         pair,
         source=pair.target,
@@ -91,8 +96,8 @@ def reverse_prompt_pair(pair: PromptPair) -> PromptPair:
 
 
 def makes_held_out_combination(pair: PromptPair) -> bool:
-    """Return True if the changed object makes a held-out combination: a pair with another object
-    for a swap, its new colour for a recolour.
+    """Return True if the changed object of a prompt pair makes a combination that is held out from
+    training: with another object for a swap, with its new colour for a recolour.
     """
     assert pair.object_index is not None
     placed = pair.target.objects[pair.object_index]
@@ -102,10 +107,12 @@ def makes_held_out_combination(pair: PromptPair) -> bool:
     return placed.colour is None and bool(pairs & load_held_out_combinations().pairs)
 
 
-def compose_pair(pair: PromptPair, size: int) -> PicturePair:
-    """Compose source and target of a prompt pair, `size` pixels wide and high."""
-    source, source_masks = render_layout(pair.source, size)
-    target, target_masks = render_layout(build_expected_target_layout(pair), size)
+def render_picture_pair(pair: PromptPair, size: int) -> PicturePair:
+    """Render the source scene of a prompt pair and the scene that the edit should lead to, `size`
+    pixels wide and high; return both pictures as a PicturePair.
+    """
+    source, source_masks = render_picture_and_masks(pair.source, size)
+    target, target_masks = render_picture_and_masks(build_expected_target_layout(pair), size)
     by = math.ceil(DILATION_SHARE * size)
     if pair.object_index is None:
         objects_HW = np.any(source_masks, axis=0)
@@ -117,7 +124,7 @@ def compose_pair(pair: PromptPair, size: int) -> PicturePair:
 
 
 def build_expected_target_layout(pair: PromptPair) -> SceneLayout:
-    """Return the layout of the picture that an edit should lead to.
+    """Return the scene layout of the picture that the edit of a prompt pair should lead to.
 
     A new background has the old one's shade, in its own colour; a strengthened object another size.
     """

@@ -1,26 +1,28 @@
 """Records of the part "real", as records.jsonl stores them."""
 
 from t2i.evaluate.editing.pairs import ChangeKind
-from t2i.evaluate.editing.records import FrozenModel, SimilarityRecord
-from t2i.evaluate.real.edit_methods import EditCost
+from t2i.evaluate.editing.records import FrozenPydanticModel, PixelSimilarityRecord
+from t2i.evaluate.real.edit_methods import DenoisingCost
 from t2i.evaluate.real.picture_pairs import Split
 
 
-class CostRecord(FrozenModel):
+class DenoisingCostRecord(FrozenPydanticModel):
     """Record of the cost of an inversion or an edit: denoiser rows and seconds."""
 
     rows: int
     seconds: float
 
 
-class EditCostRecord(FrozenModel):
-    """Record of an edited picture's cost: of inverting and recording the source, and of editing."""
+class InversionAndEditCostRecord(FrozenPydanticModel):
+    """Record of the cost of an edited picture, in two parts: of inverting and recording its source,
+    and of editing it.
+    """
 
-    inversion: CostRecord
-    edit: CostRecord
+    inversion: DenoisingCostRecord
+    edit: DenoisingCostRecord
 
 
-class PictureScores(FrozenModel):
+class PictureScores(FrozenPydanticModel):
     """Record of the scores of an edited or baseline picture: does it show the change, what has it
     kept of the source, and how near is it to the pair's target.
 
@@ -34,14 +36,15 @@ class PictureScores(FrozenModel):
 
     success: bool
     everything: bool
-    kept: SimilarityRecord | None
+    kept: PixelSimilarityRecord | None
     kept_structure: float | None
-    target: SimilarityRecord
+    target: PixelSimilarityRecord
     fit: float | None
 
 
-class EditMethodRecord(EditCostRecord):
-    """Record of the picture that one method made of a pair: its scores and cost.
+class EditMethodRecord(InversionAndEditCostRecord):
+    """Record of the picture that one editing method made of a picture pair's source: its scores and
+    its costs.
 
     replay : PSNR of the source drawn again; None where the method reproduces it by construction
     """
@@ -50,8 +53,9 @@ class EditMethodRecord(EditCostRecord):
     replay: float | None
 
 
-class PicturePairScores(FrozenModel):
-    """Record of a picture pair that was edited by every method.
+class PicturePairRecord(FrozenPydanticModel):
+    """Record of a picture pair whose source was edited by every editing method: the scores of each
+    picture, and why a method was refused.
 
     autoencoder : PSNR of the source encoded and decoded, over the whole picture
     controls : name of a picture that no edit made -> its scores
@@ -70,8 +74,8 @@ class PicturePairScores(FrozenModel):
     file: str
 
 
-def build_cost_record(cost: EditCost) -> CostRecord:
+def build_denoising_cost_record(cost: DenoisingCost) -> DenoisingCostRecord:
     """Return the cost of an inversion or an edit as its record for records.jsonl, with rounded
     seconds.
     """
-    return CostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))
+    return DenoisingCostRecord(rows=cost.rows, seconds=round(cost.seconds, 4))

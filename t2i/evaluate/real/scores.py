@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from t2i.evaluate.editing.records import DECIMALS, build_similarity_record
+from t2i.evaluate.editing.records import DECIMALS, build_pixel_similarity_record
 from t2i.evaluate.editing.scores import (
     compute_self_similarity,
     fulfils_target_prompt,
     is_edit_successful,
-    measure_similarity,
+    measure_pixel_similarity,
 )
 from t2i.evaluate.real.picture_pairs import PicturePair
 from t2i.evaluate.real.records import PictureScores
@@ -40,17 +40,17 @@ def score_picture(
     source_seen : recognised objects of the pair's source
     """
     seen = judged.recognition
-    kept = measure_similarity(pair.source, judged.picture, pair.kept_HW)
+    kept = measure_pixel_similarity(pair.source, judged.picture, pair.kept_HW)
     whole_HW = np.ones_like(pair.kept_HW)
-    whole = measure_similarity(pair.target, judged.picture, whole_HW)
+    whole = measure_pixel_similarity(pair.target, judged.picture, whole_HW)
     assert whole is not None
     structure = compute_kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
     return PictureScores(
         success=is_edit_successful(pair.prompts, source_seen, seen),
         everything=fulfils_target_prompt(pair.prompts, seen),
-        kept=None if kept is None else build_similarity_record(kept),
+        kept=None if kept is None else build_pixel_similarity_record(kept),
         kept_structure=None if structure is None else round(structure, DECIMALS),
-        target=build_similarity_record(whole),
+        target=build_pixel_similarity_record(whole),
         fit=None if judged.caption_score is None else round(judged.caption_score, DECIMALS),
     )
 

@@ -37,7 +37,7 @@ def build_comparison_chapter(
             if table.name not in before:
                 lone.append((table.title, [IN_THIS_RESULT]))
                 continue
-            lone += describe_unmatched_labels_in_rows(table, before[table.name])
+            lone += iter_unmatched_label_rows(table, before[table.name])
             change = build_difference_table(table, before[table.name], same)
             changed += [] if change is None else [change]
         known = {table.name for table in tables}
@@ -49,7 +49,7 @@ def build_comparison_chapter(
         (f"chapter {name!r}", [IN_THE_OTHER]) for name in earlier.chapters if name not in names
     ]
 
-    rows = [row for table in changed for row in describe_significant_differences_in_rows(table)]
+    rows = [row for table in changed for row in iter_significant_difference_rows(table)]
     title = f"Beyond their intervals: {len(rows)} of {sum(map(count_estimate_cells, changed))}"
     blocks: list[Block] = [Table("sure_changes", title, ["change", "that is"], rows, {}, {})]
     blocks += changed
@@ -87,10 +87,12 @@ def describe_sample_pairing(
     )
 
 
-def describe_unmatched_labels_in_rows(
+def iter_unmatched_label_rows(
     table: Table, before: EarlierTable
 ) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield a table row about the columns and rows that only one of two tables has."""
+    """Yield, as rows for a comparison table, which columns and rows are in only one of two tables:
+    a text with the labels, and the result that has them.
+    """
     labels = [label for label, _ in table.rows], [row.label for row in before.rows]
     for what, ours, theirs in (("columns", table.heads, before.heads), ("rows", *labels)):
         for place, some, others in ((IN_THIS_RESULT, ours, theirs), (IN_THE_OTHER, theirs, ours)):
@@ -100,7 +102,9 @@ def describe_unmatched_labels_in_rows(
 
 
 def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool) -> Table | None:
-    """Build the table of `table` minus the earlier `before`; None without common figures."""
+    """Return a report table with the cells of an earlier one subtracted, with intervals; None if
+    they have no figures in common.
+    """
     old = {row.label: row.cells for row in before.rows}
     rows: list[tuple[str, list[Cell]]] = []
     for label, cells in table.rows:
@@ -138,8 +142,10 @@ def count_estimate_cells(table: Table) -> int:
     return sum(isinstance(cell, Estimate) for _, cells in table.rows for cell in cells)
 
 
-def describe_significant_differences_in_rows(table: Table) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield a row for each significant difference: label, difference, "better" or "worse"."""
+def iter_significant_difference_rows(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+    """Yield a table row for each significant difference in a table of differences: its label, the
+    difference as text, and "better" or "worse".
+    """
     for label, cells in table.rows:
         for head, cell in zip(table.heads, cells, strict=True):
             if not isinstance(cell, Estimate) or not is_significant(cell):

@@ -52,7 +52,9 @@ class EarlierTable(BaseModel):
     rows: list[EarlierRow]
 
     def with_current_column_heads(self) -> "EarlierTable":
-        """Return the table with column heads that have since been renamed replaced."""
+        """Return a copy of the table of an earlier evaluation in which column heads that have since
+        been renamed have their current names.
+        """
         rows = [
             EarlierRow(label=row.label, cells=_with_current_keys(row.cells)) for row in self.rows
         ]
@@ -60,7 +62,7 @@ class EarlierTable(BaseModel):
         return EarlierTable(title=self.title, heads=heads, rows=rows)
 
 
-class EarlierModel(BaseModel):
+class EarlierModelName(BaseModel):
     """Name of the evaluated model in an earlier evaluation.json."""
 
     name: str
@@ -81,7 +83,7 @@ class EarlierResult(BaseModel):
 
     version: int
     recogniser: str
-    model: EarlierModel
+    model: EarlierModelName
     machine: EarlierResultDate
     scenes: dict[str, str] = {}
     chapters: dict[str, Any]

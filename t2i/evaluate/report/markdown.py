@@ -9,7 +9,7 @@ from t2i.evaluate.report.number_format import format_cell_with_unit, format_inte
 
 def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) -> str:
     """Render the tables of a report as Markdown, after a line on model and hardware."""
-    parts = [f"Made by {describe_origin(document)}."]
+    parts = [f"Made by {describe_result_origin(document)}."]
     for chapter in chapters:
         tables = [block for block in chapter.blocks if isinstance(block, Table)]
         if tables:
@@ -17,7 +17,7 @@ def render_markdown(chapters: Sequence[Chapter], document: Mapping[str, Any]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def describe_origin(document: Mapping[str, Any]) -> str:
+def describe_result_origin(document: Mapping[str, Any]) -> str:
     """Describe how a result was made, in one line: command, date, versions and hardware."""
     machine, model = document["machine"], document["model"]
     hardware = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
@@ -48,7 +48,7 @@ def render_table(table: Table) -> str:
 
 
 def format_row(cells: Sequence[str]) -> str:
-    """Format cells as a row of a Markdown table."""
+    """Return the texts of table cells as one row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

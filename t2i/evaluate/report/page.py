@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2i.evaluate.optional_imports import explaining_missing_extra
 from t2i.evaluate.report.chapter import Chapter, Estimate, Gallery, Plot, Table
-from t2i.evaluate.report.markdown import describe_origin
+from t2i.evaluate.report.markdown import describe_result_origin
 from t2i.evaluate.report.number_format import format_cell_with_unit, format_interval
 from t2i.evaluate.report.plots import LINE_COLOURS, render_plot_as_svg
 from t2i.pictures import open_picture
@@ -50,7 +50,7 @@ def render_html_page(
         chapters=chapters,
         document=document,
         details=json.dumps(head, indent=1, ensure_ascii=False),
-        origin=describe_origin(document).replace("`", ""),
+        origin=describe_result_origin(document).replace("`", ""),
         colours=LINE_COLOURS,
         svg=render_plot_as_svg,
         embedded=lambda name: encode_picture_as_data_uri(pictures / name),

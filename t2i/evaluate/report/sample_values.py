@@ -23,6 +23,8 @@ def format_sample_values(samples: SampleValues | None) -> str | None:
 
 
 def parse_sample_values(text: str) -> list[float | None]:
-    """Parse the text that `format_sample_values` made. Raises ValueError for anything else."""
+    """Return the list of sample values that `format_sample_values` wrote as text; ValueError for
+    any other text.
+    """
     words = text.split(" ") if " " in text else text
     return [None if word == MISSING_VALUE else float(word) for word in words]

@@ -32,7 +32,9 @@ EXAMPLE_SOURCE_FOLDER = "source"
 
 
 def build_export_answer(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
-    """Return a request in its three forms; names of files on the client's machine are examples."""
+    """Return a server job's request as a command line, as Python code, and as the JSON body of POST
+    /api/v1/jobs; names of files on the client's machine are examples.
+    """
     body = new.request
     document = {"kind": new.kind, "request": body.model_dump(mode="json", exclude_defaults=True)}
     try:
@@ -50,7 +52,7 @@ def build_export_answer(new: NewJob, catalogue: Catalogue) -> ExportAnswer:
 
 
 def format_command(body: SamplingRequest, catalogue: Catalogue) -> str:
-    """Format a job's request as a command line."""
+    """Return the `t2i` command line that does what a server job's request asks for."""
     words = ["t2i", *_list_subject(body)]
     for option, value in _list_options(body, catalogue):
         words += [option] if value is None else [option, value]

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.cli.commands.models import describe_model
+from t2i.cli.commands.models import build_model_description
 from t2i.cli.request.request import Grammar, read_model_defaults
 from t2i.cli.request.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
 from t2i.server.api.schemas import (
@@ -18,13 +18,13 @@ from t2i.server.api.schemas import (
     TokensAnswer,
 )
 from t2i.server.api.service_access import Names
-from t2i.server.api.tokens import describe_tokens
+from t2i.server.api.tokens import build_tokens_answer
 
 router = APIRouter(prefix="/api/v1", tags=["models"])
 
 
 class TokensRequest(BaseModel):
-    """Prompt whose tokens are asked for."""
+    """Body of the request for a prompt's tokens: the prompt, the model and the prompt grammar."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"prompt": "a (red:1.2) apple"}]}
@@ -47,7 +47,7 @@ def list_models(catalogue: Names) -> ModelsAnswer:
     """List the models that requests may name, the default first."""
     models = []
     for name, folder in catalogue.models.items():
-        facts, defaults = describe_model(name, folder), read_model_defaults(folder)
+        facts, defaults = build_model_description(name, folder), read_model_defaults(folder)
         width, height = catalogue.read_default_size(name)
         models.append(
             ModelAnswer(
@@ -88,4 +88,4 @@ def list_controls(catalogue: Names) -> ControlsAnswer:
 def read_tokens(asked: TokensRequest, catalogue: Names) -> TokensAnswer:
     """Answer with the tokens and words of a prompt as a model's text encoder sees them."""
     model = catalogue.resolve_model_name(asked.model)
-    return describe_tokens(asked.prompt, asked.grammar, catalogue.models[model])
+    return build_tokens_answer(asked.prompt, asked.grammar, catalogue.models[model])

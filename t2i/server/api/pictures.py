@@ -13,7 +13,7 @@ from t2i.cli.metadata.reading import (
     read_metadata,
 )
 from t2i.errors import DataError
-from t2i.server.api.recorded_requests import build_recorded_job, find_model_digest
+from t2i.server.api.recorded_requests import build_reproduction_job, find_model_digest
 from t2i.server.api.schemas import MetadataAnswer, RequiredPictureAnswer, UploadAnswer
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.jobs.uploads import sanitise_name
@@ -51,7 +51,7 @@ def read_picture_metadata(file: Picture, service: Service) -> MetadataAnswer:
         except DataError as error:
             raise DataError(str(error).replace(str(path), name)) from None
     request, seed = build_request_from_metadata(metadata)
-    job = build_recorded_job(metadata, request, service.catalogue)
+    job = build_reproduction_job(metadata, request, service.catalogue)
     if seed is not None:
         job.values["seed"] = seed
     digest = None

@@ -24,8 +24,9 @@ RESTORED_FIELDS = {
 
 
 @dataclass(slots=True)
-class RecordedJob:
-    """Job that draws a picture again.
+class ReproductionJob:
+    """Server job rebuilt from the metadata of a picture, which draws the picture again; with the
+    pictures to upload for it and what could not be restored.
 
     pictures : that have to be uploaded for it, (field of the request, file)
     not_restored : what the picture was made with beside that, by name
@@ -39,27 +40,32 @@ class RecordedJob:
 
 @lru_cache(maxsize=64)
 def get_cached_model_digest(folder: Path) -> str:
-    """Return the digest of a listed model, computed once: the list is made when a server starts."""
+    """Return the SHA-256 digest of a model that the server lists, computed once and then cached:
+    the list is made when the server starts.
+    """
     return compute_model_digest(folder)
 
 
 def find_model_digest(request: Request, catalogue: Catalogue) -> str | None:
-    """Return the digest of the listed model that a request names; None for one not listed."""
+    """Return the SHA-256 digest of the model that a request names; None if the server does not list
+    the model.
+    """
     folder = catalogue.models.get(request.model)
     return None if folder is None else get_cached_model_digest(folder)
 
 
-def build_recorded_job(
+def build_reproduction_job(
     metadata: ImageMetadata, request: Request, catalogue: Catalogue
-) -> RecordedJob:
-    """Return the job that draws a picture again, without its seed.
+) -> ReproductionJob:
+    """Build from a picture's metadata the server job that draws the picture again, without its
+    seed.
 
     Files that it was made with are taken where the server lists one of the same name.
     """
     prompt = request.prompt
     if metadata.request is None and request.grammar != "plain":
         prompt = remove_network_tags(prompt)
-    job = RecordedJob("generate")
+    job = ReproductionJob("generate")
     for one in fields(request):
         given = getattr(request, one.name)
         default = one.default_factory() if one.default_factory is not MISSING else one.default
@@ -111,7 +117,7 @@ def build_recorded_job(
 
 
 def _find_listed(
-    file: InputFile, known: Mapping[str, Path], noun: str, job: RecordedJob
+    file: InputFile, known: Mapping[str, Path], noun: str, job: ReproductionJob
 ) -> str | None:
     """Return the listed name of a recorded file; None for one that is not listed, which is named.
 
@@ -126,7 +132,7 @@ def _find_listed(
     return same[0] if same else None
 
 
-def _describe_edit(edited: EditedPrompts, job: RecordedJob) -> dict[str, Any]:
+def _describe_edit(edited: EditedPrompts, job: ReproductionJob) -> dict[str, Any]:
     """Return the fields of a job that edits as a picture was edited, of its own target alone."""
     # Here, for they import torch, which most requests need much later.
     from t2i.attention.edits.base.word_edit import SourceMapEdit

@@ -18,8 +18,10 @@ MEDIA_TYPE_BY_SUFFIX = {".png": "image/png", ".webp": "image/webp", ".jpg": "ima
 Name = Annotated[str, Path(max_length=300)]
 
 
-def list_run_folders(request: Request) -> dict[str, FilePath]:
-    """Return the training runs of the server's folder by name."""
+def list_training_run_folders(request: Request) -> dict[str, FilePath]:
+    """Return the folders of the training runs in the server's folder of runs, by the runs'
+    names.
+    """
     folder: FilePath = request.app.state.settings.runs_folder
     if not folder.is_dir():
         return {}
@@ -30,9 +32,9 @@ def list_run_folders(request: Request) -> dict[str, FilePath]:
     }
 
 
-def find_run(request: Request, name: str) -> FilePath:
+def find_training_run_folder(request: Request, name: str) -> FilePath:
     """Return the folder of a training run. Raises JobNotFoundError."""
-    runs = list_run_folders(request)
+    runs = list_training_run_folders(request)
     if name not in runs:
         raise JobNotFoundError(f"No training run {name!r:.80} in the server's folder of runs.")
     return runs[name]
@@ -43,7 +45,7 @@ def list_runs(request: Request) -> RunsAnswer:
     """List the training runs, the one that was written last first."""
     found = [
         RunAnswer(name=name, updated=(folder / LOG).stat().st_mtime, steps=_read_steps(folder))
-        for name, folder in list_run_folders(request).items()
+        for name, folder in list_training_run_folders(request).items()
     ]
     return RunsAnswer(runs=sorted(found, key=lambda run: run.updated, reverse=True))
 
@@ -51,7 +53,7 @@ def list_runs(request: Request) -> RunsAnswer:
 @router.get("/{name}")
 def read_run(name: Name, request: Request) -> RunLogAnswer:
     """Answer with the log of a training run, and the names of its sheets."""
-    folder = find_run(request, name)
+    folder = find_training_run_folder(request, name)
     records = _read_records(folder / LOG)
     stride = -(-len(records) // MAX_LOG_RECORDS) or 1
     kept = [one for n, one in enumerate(records) if n % stride == 0 or "validation_loss" in one]
@@ -71,8 +73,8 @@ def read_run(name: Name, request: Request) -> RunLogAnswer:
     responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 def read_sheet(name: Name, sheet: Name, request: Request) -> FileResponse:
-    """Answer with a sheet of a training run."""
-    folder = find_run(request, name) / SHEETS
+    """Answer with the image file of a sheet of a training run."""
+    folder = find_training_run_folder(request, name) / SHEETS
     known = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     path = known.get(sheet)
     if path is None or path.suffix not in MEDIA_TYPE_BY_SUFFIX or not path.is_file():

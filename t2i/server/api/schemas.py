@@ -8,7 +8,9 @@ from t2i.server.jobs.job import Job, JobKind, JobState
 
 
 class ResultFileAnswer(BaseModel):
-    """File of a result; it is read at /api/v1/jobs/{id}/files/{name}."""
+    """JSON description of one file of a job's result; the file itself is read at
+    /api/v1/jobs/{id}/files/{name}.
+    """
 
     name: str
     media_type: str
@@ -18,7 +20,7 @@ class ResultFileAnswer(BaseModel):
 
 
 class ResultAnswer(BaseModel):
-    """Result of a job: its files, and data about them."""
+    """Result of a finished server job, as JSON: its files, and data about them."""
 
     files: list[ResultFileAnswer]
     data: dict[str, Any]
@@ -61,13 +63,14 @@ class JobAnswer(BaseModel):
 
 
 class JobsAnswer(BaseModel):
-    """Jobs of this token, the newest first."""
+    """Answer with the jobs of the token that asks, the newest first."""
 
     jobs: list[JobAnswer]
 
 
 class WordMapAnswer(BaseModel):
-    """Word with its heat map: the row of the atlas, its peak (x, y) and its share.
+    """JSON description of the heat map of one word of a picture: the row of the atlas image that
+    holds it, its peak (x, y) and its share.
 
     found : probability that the thing is in the picture; null for a model, or a word, that has none
     is_missing : whether it counts as missing
@@ -85,7 +88,9 @@ class WordMapAnswer(BaseModel):
 
 
 class MapsAnswer(BaseModel):
-    """Heat maps of a picture: the atlas has a row for each word, and a column for each step."""
+    """JSON description of the heat maps of a picture: its words, and the atlas image, which has a
+    row for each word and a column for each step.
+    """
 
     words: list[WordMapAnswer]
     height: int
@@ -114,7 +119,9 @@ class HealthAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """Model that requests may name, with the values of requests that leave them open."""
+    """Model that requests to the server may name, with the values of requests that leave them
+    open.
+    """
 
     name: str
     summary: str
@@ -134,7 +141,7 @@ class ModelsAnswer(BaseModel):
 
 
 class NamesAnswer(BaseModel):
-    """Names that requests may use."""
+    """Answer with a list of names that requests to the server may use."""
 
     names: list[str]
 
@@ -167,7 +174,9 @@ class ExportAnswer(BaseModel):
 
 
 class RequiredPictureAnswer(BaseModel):
-    """Picture that a recorded request needs: the field that names its upload, and its SHA-256."""
+    """Picture to upload before a job that is rebuilt from metadata can be sent: the field that
+    names the upload, the file's name and its SHA-256.
+    """
 
     field: str
     name: str
@@ -175,8 +184,8 @@ class RequiredPictureAnswer(BaseModel):
 
 
 class MetadataAnswer(BaseModel):
-    """Request that the metadata of a picture say: the tool, the request, the pictures to upload for
-    it, what is not in the request, and what differs here.
+    """Job request that is rebuilt from a picture's metadata: the tool, the request, the pictures to
+    upload for it, what is not in the request, and what differs here.
     """
 
     tool: str
@@ -228,7 +237,7 @@ class RunAnswer(BaseModel):
 
 
 class RunsAnswer(BaseModel):
-    """Training runs of the server's folder."""
+    """Answer with the training runs in the server's folder of runs."""
 
     runs: list[RunAnswer]
 

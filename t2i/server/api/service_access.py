@@ -16,7 +16,9 @@ def get_service(request: Request) -> JobService:
 
 
 def get_catalogue(request: Request) -> Catalogue:
-    """Return the names that requests may use."""
+    """Return the running server's catalogue of the models, LoRAs and learned words that requests
+    may name.
+    """
     catalogue: Catalogue = request.app.state.catalogue
     return catalogue
 

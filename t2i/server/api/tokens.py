@@ -14,9 +14,9 @@ MAX_CACHED_TOKENIZERS = 8
 """Models whose tokenizers stay in memory."""
 
 
-def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
-    """Return the tokens and words of a prompt, at its first step; of parts joined by AND, those of
-    the first.
+def build_tokens_answer(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
+    """Return the tokens and words of a prompt as a model's text encoder sees them at the first
+    step; of a prompt of parts joined by AND, those of the first part.
 
     Raises ArgumentError for a mistake in its grammar.
     """
@@ -24,7 +24,7 @@ def describe_tokens(prompt: str, grammar: Grammar, model: Path) -> TokensAnswer:
 
     window = load_token_window(model)
     request = Request(prompt=prompt, grammar=grammar)
-    parsed = request.parse_with_grammar(prompt)
+    parsed = request.parse_prompt_in_grammar(prompt)
     text = parsed if isinstance(parsed, str) else parsed.texts_at_step(0, 1)[0][0]
     sections = (text,) if isinstance(text, str) else text.section_texts
     tokens: list[TokenAnswer] = []

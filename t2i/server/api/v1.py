@@ -81,7 +81,9 @@ async def _stream(
 ) -> AsyncIterator[str]:
     ended = False
     try:
-        async for event in service.events_or_pings(job_id, owner, after, PING_INTERVAL_SECONDS):
+        async for event in service.iter_events_or_pings(
+            job_id, owner, after, PING_INTERVAL_SECONDS
+        ):
             yield ": still there\n\n" if event is None else format_event(event)
             ended = event is not None and event.is_final
     finally:
@@ -110,7 +112,7 @@ def read_file(
     job_id: JobId, name: Annotated[str, Path(max_length=300)], service: Service, owner: Owner
 ) -> FileResponse:
     """Answer with a file of a job's result."""
-    path = service.result_file(job_id, owner, name)
+    path = service.find_result_file(job_id, owner, name)
     job = service.get(job_id, owner)
     assert job.result is not None
     (file,) = (one for one in job.result.files if one.name == name)

@@ -6,14 +6,15 @@ from typing import Any
 
 from t2i.server.jobs.job_request import GenerateRequest
 from t2i.server.jobs.job_service import JobService
-from t2i.server.jobs.request_building import build_request, check_size_of_work
+from t2i.server.jobs.request_building import check_pixel_steps_limit, resolve_job_request
 
 
-def check_fields(fields: Mapping[str, Any], service: JobService) -> None:
-    """Check the fields of a job without pictures: prompt, sampler, size, and how much work it is.
+def check_job_fields_without_pictures(fields: Mapping[str, Any], service: JobService) -> None:
+    """Check the fields of a generation job before its pictures are read: prompt, sampler, size, and
+    the amount of work.
 
     Raises T2IError as `JobService.submit` does.
     """
     body = GenerateRequest(**{**fields, "image": None, "mask": None, "strength": None})
-    built = build_request(body, service.catalogue, Path)  # names no uploads
-    check_size_of_work(built, body.num, service.catalogue, service.settings.max_pixels_x_steps)
+    built = resolve_job_request(body, service.catalogue, Path)  # names no uploads
+    check_pixel_steps_limit(built, body.num, service.catalogue, service.settings.max_pixels_x_steps)

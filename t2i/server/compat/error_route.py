@@ -11,13 +11,18 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from t2i.errors import T2IError
-from t2i.server.compat.validation_faults import describe_first_fault, find_fault_status
+from t2i.server.compat.validation_faults import (
+    find_validation_error_status,
+    format_first_validation_error,
+)
 from t2i.server.jobs.job import QueueFullError
-from t2i.server.security.errors import find_status
+from t2i.server.security.errors import find_error_http_status
 
 
-class ErrorRoute(APIRoute):
-    """Route whose errors have the format that a subclass gives them."""
+class ErrorFormattingRoute(APIRoute):
+    """FastAPI route class that answers errors in the JSON format that a subclass gives them, such
+    as A1111's or OpenAI's.
+    """
 
     @staticmethod
     @abstractmethod
@@ -29,7 +34,9 @@ class ErrorRoute(APIRoute):
         """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of the route, which answers errors itself."""
+        """Return the request handler of a FastAPI route, which answers errors in the format of the
+        route's class.
+        """
         handle = super().get_route_handler()
         answer = self.build_error_answer
 
@@ -38,12 +45,16 @@ class ErrorRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 return answer(
-                    "ArgumentError", describe_first_fault(error), find_fault_status(error, 422)
+                    "ArgumentError",
+                    format_first_validation_error(error),
+                    find_validation_error_status(error, 422),
                 )
             except HTTPException as error:
                 return answer("RequestError", f"{error.detail}.", error.status_code)
             except T2IError as error:
-                built = answer(type(error).__name__, str(error), find_status(error), error)
+                built = answer(
+                    type(error).__name__, str(error), find_error_http_status(error), error
+                )
                 if isinstance(error, QueueFullError):
                     built.headers["retry-after"] = str(error.retry_after_s)
                 return built

@@ -7,8 +7,10 @@ from fastapi.exceptions import RequestValidationError
 MAX_MESSAGE_LETTERS = 2_000
 
 
-def describe_first_fault(error: RequestValidationError) -> str:
-    """Return the first fault of a request: "steps: Input should be a valid integer."."""
+def format_first_validation_error(error: RequestValidationError) -> str:
+    """Return the first validation error of an invalid request as text: "steps: Input should be a
+    valid integer.".
+    """
     first: Any = error.errors()[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
@@ -18,7 +20,9 @@ def describe_first_fault(error: RequestValidationError) -> str:
     return f"{place}: {reason}."[:MAX_MESSAGE_LETTERS]
 
 
-def find_fault_status(error: RequestValidationError, usual: int) -> int:
-    """Return the status of the answer: 400 for a body that is no JSON, else the usual one."""
+def find_validation_error_status(error: RequestValidationError, usual: int) -> int:
+    """Return the HTTP status of the answer to an invalid request: 400 for a body that is no JSON,
+    else the API's usual status.
+    """
     first: Any = error.errors()[0]
     return 400 if first["type"] == "json_invalid" else usual

@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError, T2IError
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_request import GenerateRequest, parse_job_request
-from t2i.server.jobs.request_building import build_request, wants_maps
+from t2i.server.jobs.request_building import resolve_job_request, wants_heat_maps
 
 
 def find_batch_settings(job: Job, catalogue: Catalogue) -> Request | None:
@@ -24,11 +24,11 @@ def find_batch_settings(job: Job, catalogue: Catalogue) -> Request | None:
     try:
         body = parse_job_request(job.kind, job.request)
         assert isinstance(body, GenerateRequest)
-        if body.image is not None or body.upscale is not None or wants_maps(body):
+        if body.image is not None or body.upscale is not None or wants_heat_maps(body):
             return None
         if body.regions or body.controls:
             return None
-        request = build_request(body, catalogue, _refuse_upload).request
+        request = resolve_job_request(body, catalogue, _refuse_upload).request
         check_no_composed_prompts(request, [request.prompt, request.negative_prompt])
     except (T2IError, ValueError):  # it fails for itself, and for no other job
         return None

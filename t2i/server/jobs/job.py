@@ -60,12 +60,12 @@ class JobResult:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON data."""
+        """Return the result of a server job as JSON data."""
         return {"files": [asdict(file) for file in self.files], "data": dict(self.data)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "JobResult":
-        """Build a result from JSON data."""
+        """Build the result of a server job from its JSON data."""
         return cls(tuple(ResultFile(**file) for file in values["files"]), values["data"])
 
 

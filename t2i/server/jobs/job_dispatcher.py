@@ -16,8 +16,8 @@ from t2i.server.jobs.job_inputs import (
     make_linked_upload_finder,
 )
 from t2i.server.jobs.job_request import parse_job_request
-from t2i.server.jobs.request_building import build_request
-from t2i.server.jobs.retention import measure_folder
+from t2i.server.jobs.request_building import resolve_job_request
+from t2i.server.jobs.retention import compute_folder_bytes
 from t2i.server.jobs.server_state import ServerState
 from t2i.server.jobs.worker_job import WorkerJobInputs
 
@@ -96,21 +96,21 @@ class JobDispatcher:
         return taken
 
     def build_worker_job(self, job: Job) -> WorkerJobInputs | None:
-        """Return a job in the form that a worker process is given; None for one that cannot run,
-        which has failed.
+        """Return a server job as inputs for a worker process; None for one that cannot run, which
+        is then stored as failed.
         """
         state = self.state
-        folder = state.locate_result(job.id)
+        folder = state.get_result_folder(job.id)
         try:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
             folder.mkdir(parents=True)
             body = parse_job_request(job.kind, job.request)
             source = find_source_job(state.store, body, job.owner)
             names: dict[str, str] = {}
-            built = build_request(
+            built = resolve_job_request(
                 body,
                 state.catalogue,
-                make_linked_upload_finder(state.locate_inputs(job.id), names),
+                make_linked_upload_finder(state.get_input_folder(job.id), names),
                 None if source is None else build_source_request(state, source, names),
             )
         except (T2IError, OSError, ValueError, StopIteration) as error:  # also of an older release
@@ -127,24 +127,24 @@ class JobDispatcher:
             source_id=None if source is None else source.id,
             source_folder=None
             if source is None
-            else state.locate_result(source.id) / SOURCE_FOLDER_NAME,
+            else state.get_result_folder(source.id) / SOURCE_FOLDER_NAME,
         )
 
     def is_cancel_requested(self, job_id: str) -> bool:
         """Return True if the cancellation of a running job was requested."""
         return self.state.queue.is_cancel_requested(job_id)
 
-    def record_progress(self, job_id: str, progress: JobProgress) -> None:
+    def send_progress_to_listeners(self, job_id: str, progress: JobProgress) -> None:
         """Publish the progress of a running job to the clients that listen."""
         self.state.events.publish_progress(job_id, progress)
 
-    def record_preview(self, job_id: str, step: int, png: str) -> None:
+    def send_preview_to_listeners(self, job_id: str, step: int, png: str) -> None:
         """Publish a preview of a running job's image to the clients that listen."""
         self.state.events.publish_preview(job_id, step, png)
 
     def record_result(self, job: Job, result: JobResult) -> None:
         """Store the result of a job, whose state becomes "done"."""
-        size = measure_folder(self.state.folder / job.id)
+        size = compute_folder_bytes(self.state.folder / job.id)
         self._finish(
             job,
             lambda: self.store.finish(job.id, "done", time.time(), result=result, num_bytes=size),
@@ -156,7 +156,7 @@ class JobDispatcher:
         """
         tries = self._tries.get(job.id, 0)
         if self.store.get(job.id).state == "running":  # what is done stays
-            shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
+            shutil.rmtree(self.state.get_result_folder(job.id), ignore_errors=True)
         if disk_full and tries < MAX_TRIES:
             self._tries[job.id] = tries + 1
             self.queue_again(job)
@@ -166,21 +166,21 @@ class JobDispatcher:
         self.state.remove_inputs_if_failed_or_cancelled(job.id)
 
     def record_cancelled(self, job: Job) -> None:
-        """Store that a running job was cancelled."""
-        shutil.rmtree(self.state.locate_result(job.id), ignore_errors=True)
+        """Store that a running job was cancelled: its state becomes "cancelled"."""
+        shutil.rmtree(self.state.get_result_folder(job.id), ignore_errors=True)
         self._finish(job, lambda: self.store.finish(job.id, "cancelled", time.time()))
         self.state.remove_inputs_if_failed_or_cancelled(job.id)
 
-    def record_interruption(self, job: Job, reason: str) -> None:
-        """Keep that the worker of a job has ended by itself: the job is tried again after those
-        that wait, or fails where that was too often.
+    def requeue_or_fail_interrupted_job(self, job: Job, reason: str) -> None:
+        """Queue a job whose worker process has ended by itself again, behind those that wait; fail
+        it where that was too often, or cancel it if that was requested.
 
         reason : how it ended
         """
         self._interrupted.add(job.id)
         if self.is_cancel_requested(job.id):
             self.record_cancelled(job)
-        elif self._write(lambda: self.state.fail_after_too_many_interruptions(job, reason)):
+        elif self._write(lambda: self.state.count_interruption_or_fail_job(job, reason)):
             self._write(lambda: self.store.move_to_end(job.id))
             self.queue_again(job)
         else:

@@ -32,8 +32,10 @@ class JobEvent:
 
 
 @dataclass(slots=True)
-class EventLog:
-    """Events of one job so far: all its states, the newest progress and the newest preview."""
+class JobEventLog:
+    """Events of one server job so far: all its states, its newest progress and its newest
+    preview.
+    """
 
     states: list[JobEvent] = field(default_factory=list)
     newest: dict[EventKind, JobEvent] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class JobEvents:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._logs: dict[str, EventLog] = {}
+        self._logs: dict[str, JobEventLog] = {}
         self._listeners: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self.closing = False
 
@@ -82,7 +84,7 @@ class JobEvents:
             return None if log is None else log.newest.get("preview")
 
     def list_after(self, job_id: str, number: int) -> list[JobEvent]:
-        """Return the events of a job that follow a number, in their order."""
+        """Return the events of a server job that follow the event of a number, in their order."""
         with self._lock:
             log = self._logs.get(job_id)
             if log is None:
@@ -97,7 +99,7 @@ class JobEvents:
 
     @contextmanager
     def listening(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Yield an event of this event loop that is set whenever the job has news."""
+        """Yield an asyncio.Event that is set whenever a server job has new events."""
         listener = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._listeners.setdefault(job_id, set()).add(listener)
@@ -111,7 +113,7 @@ class JobEvents:
                     self._listeners.pop(job_id, None)
 
     def close(self) -> None:
-        """Wake every client that listens, because the server ends."""
+        """Wake every client that listens to events of jobs, because the server ends."""
         with self._lock:
             self.closing = True
             for job_id in self._listeners:
@@ -125,7 +127,7 @@ class JobEvents:
         progress: JobProgress | None = None,
     ) -> None:
         with self._lock:
-            log = self._logs.setdefault(job_id, EventLog())
+            log = self._logs.setdefault(job_id, JobEventLog())
             event = JobEvent(kind, data, next(log.numbers))
             if kind == "state":
                 log.states.append(event)

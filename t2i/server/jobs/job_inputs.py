@@ -11,15 +11,15 @@ from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from t2i.server.jobs.job import Job, JobKind
 from t2i.server.jobs.job_request import JobRequest, parse_job_request
-from t2i.server.jobs.request_building import build_request
+from t2i.server.jobs.request_building import resolve_job_request
 from t2i.server.jobs.server_state import ServerState
 from t2i.server.jobs.store import JobStore
-from t2i.server.jobs.uploads import Uploads
+from t2i.server.jobs.uploads import UploadStore
 
 SOURCE_KINDS: tuple[JobKind, ...] = ("remember", "invert")
 
 
-def make_upload_linker(uploads: Uploads, folder: Path, owner: str) -> Callable[[str], Path]:
+def make_upload_linker(uploads: UploadStore, folder: Path, owner: str) -> Callable[[str], Path]:
     """Return a function that links an owner's upload into a job's folder and returns its path."""
 
     def find(upload_id: str) -> Path:
@@ -37,7 +37,8 @@ def make_upload_linker(uploads: Uploads, folder: Path, owner: str) -> Callable[[
 
 
 def make_linked_upload_finder(folder: Path, names: dict[str, str]) -> Callable[[str], Path]:
-    """Return a function that returns the path of an upload which a job has taken.
+    """Return a function that returns, for the identifier of an upload, the path at which a job has
+    linked the upload into its folder.
 
     names : is given its path -> its own name
     """
@@ -75,10 +76,12 @@ def find_source_job(store: JobStore, request: JobRequest, owner: str) -> Job | N
 def build_source_request(
     state: ServerState, source: Job, names: dict[str, str] | None = None
 ) -> Request:
-    """Return the request of the command line that a source was recorded by.
+    """Return the command-line request with which a job recorded a source that later edits read.
 
     names : is given the paths of its pictures -> their own names
     """
     body = parse_job_request(source.kind, source.request)
-    find = make_linked_upload_finder(state.locate_inputs(source.id), {} if names is None else names)
-    return build_request(body, state.catalogue, find).request
+    find = make_linked_upload_finder(
+        state.get_input_folder(source.id), {} if names is None else names
+    )
+    return resolve_job_request(body, state.catalogue, find).request

@@ -54,12 +54,12 @@ class JobQueue:
             self._news.notify_all()
 
     def stop(self) -> None:
-        """Give no more jobs to workers; those that wait stay in the store."""
+        """Give no more jobs of the queue to workers; those that wait stay in the store."""
         with self._news:
             self.stopped = True
             self._news.notify_all()
 
-    def request_cancel(self, job_id: str) -> None:
+    def request_cancel_of_running_job(self, job_id: str) -> None:
         """Request that the worker which runs a job stops it."""
         self._cancelled.add(job_id)
 

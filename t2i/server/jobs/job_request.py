@@ -18,7 +18,7 @@ Word = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class AdapterChoice(BaseModel):
-    """A LoRA by its name in the server's list, with its strength."""
+    """LoRA that a job's request chooses by its name in the server's list, with its strength."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,7 +27,9 @@ class AdapterChoice(BaseModel):
 
 
 class EmbeddingChoice(BaseModel):
-    """A learned word by its name in the server's list, with the word that stands for it."""
+    """Learned word (textual inversion) that a job's request chooses by its name in the server's
+    list, with the word that stands for it in the prompt.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +61,8 @@ class ControlChoice(BaseModel):
 
 
 class SamplingRequest(BaseModel):
-    """Fields of every request: the options of the command line under the names of Python.
+    """Base of the requests of all kinds of server jobs: the sampling options of the command line,
+    under the names of Python.
 
     Left open they come from the model, the seed is drawn at random, and the grammar is A1111's.
     """
@@ -82,7 +85,9 @@ class SamplingRequest(BaseModel):
 
 
 class RegionChoice(BaseModel):
-    """Words that are bound to a box: left, top, right, bottom as shares of the image's size."""
+    """Words of a job's prompt that are bound to a box: left, top, right, bottom as shares of the
+    image's size.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -228,7 +233,9 @@ REQUEST_CLASS_BY_KIND: dict[JobKind, type[JobRequest]] = {
 
 
 class GenerateJob(BaseModel):
-    """A new job that generates images."""
+    """Body that creates a server job which generates images: the kind "generate" and its
+    request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["generate"]
@@ -236,7 +243,9 @@ class GenerateJob(BaseModel):
 
 
 class EditJob(BaseModel):
-    """A new job that edits a prompt or a photo by its words."""
+    """Body that creates a server job which edits a prompt or a photo by its words: the kind "edit"
+    and its request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["edit"]
@@ -244,7 +253,9 @@ class EditJob(BaseModel):
 
 
 class InvertJob(BaseModel):
-    """A new job that records a photo as a source."""
+    """Body that creates a server job which inverts a photo and records it as a source of edits: the
+    kind "invert" and its request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["invert"]
@@ -252,7 +263,9 @@ class InvertJob(BaseModel):
 
 
 class RememberJob(BaseModel):
-    """A new job that records a drawn image as a source."""
+    """Body that creates a server job which draws an image and records its run as a source of edits:
+    the kind "remember" and its request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["remember"]
@@ -260,7 +273,9 @@ class RememberJob(BaseModel):
 
 
 class InspectJob(BaseModel):
-    """A new job that reads heat maps of words."""
+    """Body that creates a server job which reads heat maps of words: the kind "inspect" and its
+    request.
+    """
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["inspect"]

@@ -19,9 +19,9 @@ from t2i.server.jobs.job_events import JobEvent
 from t2i.server.jobs.job_inputs import build_source_request, find_source_job, make_upload_linker
 from t2i.server.jobs.job_request import JobRequest
 from t2i.server.jobs.request_building import (
-    build_request,
-    check_size_of_work,
+    check_pixel_steps_limit,
     choose_job_seeds,
+    resolve_job_request,
 )
 from t2i.server.jobs.server_state import ServerState
 
@@ -29,7 +29,9 @@ Jobs: TypeAlias = list[Job]
 
 
 class JobService:
-    """Jobs of all owners, as routes ask for them."""
+    """Service through which the HTTP routes submit, list, read, cancel and wait for the jobs of all
+    owners.
+    """
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
@@ -37,7 +39,7 @@ class JobService:
 
     @property
     def is_closing(self) -> bool:
-        """True once the server ends and wakes its listeners."""
+        """True once the server ends and the clients that listen to job events are woken."""
         return self.state.events.closing
 
     def submit(self, kind: JobKind, request: JobRequest, owner: str) -> Job:
@@ -53,15 +55,17 @@ class JobService:
         folder = self.state.folder / job_id
         try:
             source = find_source_job(self.state.store, request, owner)
-            find = make_upload_linker(self.uploads, self.state.locate_inputs(job_id), owner)
-            built = build_request(
+            find = make_upload_linker(self.uploads, self.state.get_input_folder(job_id), owner)
+            built = resolve_job_request(
                 request,
                 self.catalogue,
                 find,
                 None if source is None else build_source_request(self.state, source),
             )
             seeds = choose_job_seeds(request, built) if source is None else source.seeds[:1]
-            check_size_of_work(built, len(seeds), self.catalogue, self.settings.max_pixels_x_steps)
+            check_pixel_steps_limit(
+                built, len(seeds), self.catalogue, self.settings.max_pixels_x_steps
+            )
             job = Job(
                 id=job_id,
                 kind=kind,
@@ -98,7 +102,7 @@ class JobService:
             self.state.publish_state(job_id)
             self.state.remove_inputs_if_failed_or_cancelled(job_id)
         else:
-            self.state.queue.request_cancel(job_id)
+            self.state.queue.request_cancel_of_running_job(job_id)
         return self.get(job_id, owner)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float | None = None) -> Job:
@@ -127,14 +131,16 @@ class JobService:
 
         after : number of the last event that the client has seen
         """
-        async for event in self.events_or_pings(job_id, owner, after, None):
+        async for event in self.iter_events_or_pings(job_id, owner, after, None):
             if event is not None:
                 yield event
 
-    async def events_or_pings(
+    async def iter_events_or_pings(
         self, job_id: str, owner: str, after: int, ping_s: float | None
     ) -> AsyncIterator[JobEvent | None]:
-        """Yield the events of a job as `events` does, and None after `ping_s` without any."""
+        """Yield the events of a server job, past ones first, and None whenever `ping_s` seconds
+        pass without any.
+        """
         self.get(job_id, owner)
         with self.state.events.listening(job_id) as news:
             while True:
@@ -157,11 +163,11 @@ class JobService:
                 except TimeoutError:
                     yield None
 
-    def result_file(self, job_id: str, owner: str, name: str) -> Path:
-        """Return the path of a file of a job's result. Raises JobNotFoundError."""
+    def find_result_file(self, job_id: str, owner: str, name: str) -> Path:
+        """Return the path of a file of a server job's result. Raises JobNotFoundError."""
         job = self.get(job_id, owner)
         names = {file.name for file in job.result.files} if job.result else set()
-        path = self.state.locate_result(job_id) / name
+        path = self.state.get_result_folder(job_id) / name
         if name not in names or not path.is_file():
             listed = ", ".join(sorted(names)) or "none"
             raise JobNotFoundError(f"The job has no file {name!r:.80}. Its files: {listed}.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from t2i.cli.request.control_files import ControlFiles
+from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.edit_options import (
     EditOptions,
     RegionBoxOption,
@@ -46,8 +46,9 @@ FindUpload: TypeAlias = Callable[[str], Path]
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltRequest:
-    """Request of the command line that a job's request stands for.
+class ResolvedJobRequest:
+    """Command-line request that a server job's request was resolved to, with the prompts, edit
+    options and words of the job.
 
     request : of the source, for edits
     prompts : of an edit, the source's first; of others the request's alone
@@ -61,13 +62,14 @@ class BuiltRequest:
     words: tuple[str, ...] = ()
 
 
-def build_request(
+def resolve_job_request(
     body: JobRequest,
     catalogue: Catalogue,
     find_upload: FindUpload,
     source: Request | None = None,
-) -> BuiltRequest:
-    """Build the request of the command line that a job's request stands for, and check it.
+) -> ResolvedJobRequest:
+    """Check a server job's request and resolve it to the command-line request that it stands for,
+    with the files that its names mean.
 
     find_upload : gives the files of the uploads that it names
     source : request of the recorded source that it names
@@ -78,7 +80,7 @@ def build_request(
         return _build_edit(body, catalogue, find_upload, source)
     if isinstance(body, InspectRequest) and source is not None:
         _check_only_source(body, "prompt", body.prompt)
-        return BuiltRequest(source, (source.prompt,), words=tuple(body.words))
+        return ResolvedJobRequest(source, (source.prompt,), words=tuple(body.words))
     overrides = _build_overrides(body, catalogue, find_upload)
     overrides = _add_pictures(body, overrides, find_upload)
     prompt = body.prompt
@@ -87,32 +89,32 @@ def build_request(
     request = _set_prompt(overrides, prompt, catalogue)
     if isinstance(body, GenerateRequest):
         check_file_combinations(request)
-    if not isinstance(body, GenerateRequest) or wants_maps(body):
+    if not isinstance(body, GenerateRequest) or wants_heat_maps(body):
         check_no_composed_prompts(request, [request.prompt])
     check_request_files(request)
     words = tuple(body.words) if isinstance(body, InspectRequest) else ()
-    return BuiltRequest(request, (request.prompt,), words=words)
+    return ResolvedJobRequest(request, (request.prompt,), words=words)
 
 
-def choose_job_seeds(body: JobRequest, built: BuiltRequest) -> tuple[int, ...]:
+def choose_job_seeds(body: JobRequest, built: ResolvedJobRequest) -> tuple[int, ...]:
     """Return the seeds of a job's images, drawn at random where none is given."""
     num = body.num if isinstance(body, GenerateRequest) else 1
-    if num > 1 and wants_maps(body):
+    if num > 1 and wants_heat_maps(body):
         raise ArgumentError(f"Got num {num} with words_maps: heat maps are of one picture.")
     return tuple(choose_seeds(body.seed, num))
 
 
-def wants_maps(body: JobRequest) -> bool:
+def wants_heat_maps(body: JobRequest) -> bool:
     """Return True if a job's request asks for heat maps."""
     if isinstance(body, InspectRequest):
         return True
     return not isinstance(body, InvertRequest) and (body.words_maps or body.map_steps)
 
 
-def check_size_of_work(
-    built: BuiltRequest, num: int, catalogue: Catalogue, max_pixels_x_steps: int
+def check_pixel_steps_limit(
+    built: ResolvedJobRequest, num: int, catalogue: Catalogue, max_pixels_x_steps: int
 ) -> None:
-    """Raise ArgumentError for a request of more pixels x steps x images than a server takes.
+    """Raise ArgumentError for a request whose pixels x steps x images exceed what the server takes.
 
     An image that is changed is drawn at its own size where none is asked for.
     """
@@ -173,13 +175,13 @@ def _build_overrides(
 
 def read_control_choice(
     choice: ControlChoice, catalogue: Catalogue, find_upload: FindUpload
-) -> ControlFiles:
+) -> ControlFilesAndSettings:
     """Return the files and settings of a control of a job. Raises ArgumentError as `--control`
     does, and for a network that the server does not list.
     """
     network = catalogue.find_control(choice.name)
     mask = None if choice.mask is None else InputFile(path=str(find_upload(choice.mask)))
-    return ControlFiles(
+    return ControlFilesAndSettings(
         model=InputFile(path=str(network)),
         picture=InputFile(path=str(find_upload(choice.image))),
         scale=choice.scale,
@@ -236,7 +238,7 @@ def _set_prompt(overrides: RequestOverrides, prompt: str, catalogue: Catalogue) 
 
 def _build_edit(
     body: EditRequest, catalogue: Catalogue, find_upload: FindUpload, source: Request | None
-) -> BuiltRequest:
+) -> ResolvedJobRequest:
     windows = {
         name: _parse_window(name, value)
         for name, value in (
@@ -284,7 +286,7 @@ def _build_edit(
     check_no_composed_prompts(request, prompts)
     for prompt in targets:
         replace(request, prompt=prompt)  # checks its length, letters and grammar
-    return BuiltRequest(request, prompts, edit)
+    return ResolvedJobRequest(request, prompts, edit)
 
 
 def _read_regions(body: GenerateRequest | EditRequest) -> tuple[RegionBoxOption, ...]:

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from t2i.server.jobs.store import JobStore
-from t2i.server.jobs.uploads import Uploads
+from t2i.server.jobs.uploads import UploadStore
 
 GRACE = 600.0
 """Seconds in which an upload waits for its job, and a file for its entry in the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
-    """Bounds of what is kept: bytes of results and uploads together, and ages in seconds.
+class RetentionLimits:
+    """Limits on the results and uploads that a server keeps: their bytes together, and their ages
+    in seconds.
 
     needed : jobs whose results others will read, which stay
     """
@@ -30,8 +31,8 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class RemovalCandidate:
-    """Files of a finished job, or of an upload: since when they are there, until when they may
-    stay, when they may go for lack of room, and how to remove them.
+    """Files of a finished job or of an upload that may be removed: since when they exist, until
+    when they may stay, from when they may go for lack of room, and a function that removes them.
     """
 
     since: float
@@ -41,7 +42,9 @@ class RemovalCandidate:
     remove: Callable[[], None]
 
 
-def remove_old_files(store: JobStore, folder: Path, uploads: Uploads, bounds: Retention) -> None:
+def remove_old_files(
+    store: JobStore, folder: Path, uploads: UploadStore, bounds: RetentionLimits
+) -> None:
     """Remove results and uploads beyond their ages, and beyond a sum of bytes the oldest first.
 
     An upload that a job has taken counts twice, for either may be removed without the other.
@@ -59,7 +62,7 @@ def remove_old_files(store: JobStore, folder: Path, uploads: Uploads, bounds: Re
             total -= one.num_bytes
 
 
-def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[RemovalCandidate]:
+def _list_results(store: JobStore, folder: Path, bounds: RetentionLimits) -> list[RemovalCandidate]:
     def remove(job_id: str) -> None:
         store.remove(job_id)
         shutil.rmtree(folder / job_id, ignore_errors=True)
@@ -75,7 +78,7 @@ def _list_results(store: JobStore, folder: Path, bounds: Retention) -> list[Remo
     return kept
 
 
-def _list_uploads(uploads: Uploads, bounds: Retention) -> list[RemovalCandidate]:
+def _list_uploads(uploads: UploadStore, bounds: RetentionLimits) -> list[RemovalCandidate]:
     return [
         RemovalCandidate(
             since,
@@ -96,7 +99,7 @@ def remove_orphan_job_folders(store: JobStore, folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_orphan_uploads(uploads: Uploads, min_age: float) -> None:
+def remove_orphan_uploads(uploads: UploadStore, min_age: float) -> None:
     """Remove the files of uploads that the store does not know, and the entries without a file.
 
     min_age : seconds since a file was written, while an upload may be on its way
@@ -111,6 +114,6 @@ def remove_orphan_uploads(uploads: Uploads, min_age: float) -> None:
         uploads.remove(names[name][0], names[name][1])
 
 
-def measure_folder(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
+def compute_folder_bytes(folder: Path) -> int:
+    """Return the total size in bytes of the files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

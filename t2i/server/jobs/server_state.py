@@ -11,19 +11,19 @@ from pathlib import Path
 
 from t2i.errors import T2IError
 from t2i.run_folder import locking_folder
-from t2i.server.catalogue import Catalogue, list_catalogue
+from t2i.server.catalogue import Catalogue, build_catalogue
 from t2i.server.jobs.job import Job, JobFailure, StorageFullError
 from t2i.server.jobs.job_events import JobEvents
 from t2i.server.jobs.job_queue import JobQueue
 from t2i.server.jobs.retention import (
     GRACE,
-    Retention,
+    RetentionLimits,
     remove_old_files,
     remove_orphan_job_folders,
     remove_orphan_uploads,
 )
 from t2i.server.jobs.store import JobStore
-from t2i.server.jobs.uploads import Uploads, check_free_space
+from t2i.server.jobs.uploads import UploadStore, check_free_space
 from t2i.server.settings import ServerSettings
 from t2i.terminal import plural
 
@@ -35,7 +35,9 @@ INPUTS, RESULT = "inputs", "result"
 
 
 class ServerState:
-    """State of a server, which `JobService` and `JobDispatcher` share."""
+    """State of a server that `JobService` and `JobDispatcher` share: settings, catalogue, job
+    store, queue, events and uploads.
+    """
 
     def __init__(self, settings: ServerSettings) -> None:
         """Open the folder of the settings; jobs that ran when the last server ended wait again.
@@ -43,7 +45,7 @@ class ServerState:
         Raises OutputError where another server uses the folder.
         """
         self.settings = settings
-        self.catalogue: Catalogue = list_catalogue(settings)
+        self.catalogue: Catalogue = build_catalogue(settings)
         self._lock = locking_folder(settings.folder)
         self._lock.__enter__()
         self.folder = settings.folder.resolve() / "jobs"
@@ -51,7 +53,7 @@ class ServerState:
         self.store = JobStore(settings.folder / "jobs.sqlite")
         self.queue = JobQueue(self.store, settings.max_queued)
         self.events = JobEvents()
-        self.uploads = Uploads(
+        self.uploads = UploadStore(
             self.store, settings.folder.resolve() / "uploads", self.ensure_free_space
         )
         self.draining = False
@@ -63,16 +65,22 @@ class ServerState:
         self.remove_expired_files()
 
     def start_periodic_cleanup(self) -> None:
-        """Remove what is too old at intervals, until the state is closed."""
+        """Start the thread that removes expired results and uploads of a server at intervals, until
+        the state is closed.
+        """
         self._timer.start()
 
     def begin_draining(self) -> None:
-        """Take no new jobs and start none; those that run are finished."""
+        """Take no new jobs and start none, because the server is about to end; running jobs are
+        finished.
+        """
         self.draining = True
         self.queue.stop()
 
     def close(self) -> None:
-        """Close the store and free the folder; listeners are woken."""
+        """Close a server's job store, free its folder for another server, and wake the clients that
+        listen to events.
+        """
         self._closed.set()
         if self._timer.is_alive():
             self._timer.join()
@@ -93,7 +101,7 @@ class ServerState:
                 for job in self.store.list_active()
                 if isinstance(source := job.request.get("source"), str)
             )
-            bounds = Retention(
+            bounds = RetentionLimits(
                 max_bytes=settings.max_bytes,
                 max_age=settings.max_age,
                 upload_age=settings.upload_age if upload_age is None else upload_age,
@@ -112,11 +120,11 @@ class ServerState:
             self.remove_expired_files(upload_age=min(self.settings.upload_age, GRACE))
             check_free_space(self.folder, self.settings.min_free_bytes)
 
-    def locate_inputs(self, job_id: str) -> Path:
+    def get_input_folder(self, job_id: str) -> Path:
         """Return the folder of the pictures that a job took."""
         return self.folder / job_id / INPUTS
 
-    def locate_result(self, job_id: str) -> Path:
+    def get_result_folder(self, job_id: str) -> Path:
         """Return the folder of the files of a job's result."""
         return self.folder / job_id / RESULT
 
@@ -127,15 +135,16 @@ class ServerState:
     def remove_inputs_if_failed_or_cancelled(self, job_id: str) -> None:
         """Remove the pictures that a job took, if it has failed or was cancelled."""
         if self.store.get(job_id).state in ("failed", "cancelled"):
-            shutil.rmtree(self.locate_inputs(job_id), ignore_errors=True)
+            shutil.rmtree(self.get_input_folder(job_id), ignore_errors=True)
 
-    def fail_after_too_many_interruptions(self, job: Job, reason: str) -> bool:
-        """Count that a job ran when its worker ended, and fail it where that was once too often.
+    def count_interruption_or_fail_job(self, job: Job, reason: str) -> bool:
+        """Count that a job's worker process ended while it ran, and fail the job if that was too
+        often.
 
         reason : how the worker ended
         Returns True if the job is to be tried again.
         """
-        count = self.store.count_interruption(job.id)
+        count = self.store.increment_interruption_count(job.id)
         if count < MAX_INTERRUPTIONS:
             return True
         failure = JobFailure(
@@ -145,14 +154,14 @@ class ServerState:
             "smaller size or fewer pictures at once.",
         )
         self.store.finish(job.id, "failed", time.time(), error=failure)
-        shutil.rmtree(self.locate_result(job.id), ignore_errors=True)
+        shutil.rmtree(self.get_result_folder(job.id), ignore_errors=True)
         self.remove_inputs_if_failed_or_cancelled(job.id)
         return False
 
     def _queue_interrupted_jobs(self) -> None:
         """Queue what ran when the last server ended again; a job that ended it too often fails."""
         for job in self.store.list_active():
-            if job.state == "running" and self.fail_after_too_many_interruptions(
+            if job.state == "running" and self.count_interruption_or_fail_job(
                 job, "with the server"
             ):
                 self.store.queue_again(job.id)

@@ -86,7 +86,7 @@ class JobStore:
             ) from error
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the SQLite database of jobs and uploads."""
         with self._lock, self._reading:
             self._reader.close()
             self._database.close()
@@ -216,7 +216,7 @@ class JobStore:
             ).fetchall()
         return [row[0] for row in rows]
 
-    def count_interruption(self, job_id: str) -> int:
+    def increment_interruption_count(self, job_id: str) -> int:
         """Count that a job ran when its worker or the server ended; return how often it did."""
         with self._transaction() as database:
             (count,) = database.execute(
@@ -227,7 +227,7 @@ class JobStore:
         return int(count)
 
     def move_to_end(self, job_id: str) -> None:
-        """Let a job wait behind all that are there now."""
+        """Move a waiting job of the store behind all others that wait now."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE jobs SET place = (SELECT max(number) FROM jobs) + 0.5 WHERE id = ?",
@@ -275,13 +275,13 @@ class JobStore:
 
     # uploads
 
-    def add_upload(self, values: Sequence[object]) -> None:
+    def insert_upload_row(self, values: Sequence[object]) -> None:
         """Insert an upload: id, owner, name, suffix, width, height, created."""
         with self._transaction() as database:
             database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def get_upload(self, upload_id: str) -> tuple[Any, ...] | None:
-        """Return the values of an upload, or None."""
+        """Return the stored values of an uploaded picture, or None for an unknown one."""
         return next(iter(self._read("SELECT * FROM uploads WHERE id = ?", (upload_id,))), None)
 
     def list_upload_times_and_bytes(self) -> list[tuple[str, str, float, int]]:

@@ -32,8 +32,9 @@ class Upload:
     height: int
 
 
-class Uploads:
-    """Uploaded pictures of all owners, in a folder and in the store.
+class UploadStore:
+    """Store of the uploaded pictures of all owners: their files in a folder, their entries in the
+    job store.
 
     check_room : raises StorageFullError where the disk has no room for another one
     decoding : held by whoever decodes a picture; not while another one is added
@@ -65,7 +66,7 @@ class Uploads:
             waiting.unlink(missing_ok=True)
         name = name or f"picture{suffix}"
         values = (upload_id, owner, name, suffix, width, height, time.time(), len(data))
-        self.store.add_upload(values)
+        self.store.insert_upload_row(values)
         return Upload(upload_id, name, self.folder / f"{upload_id}{suffix}", width, height)
 
     def get(self, upload_id: str, owner: str) -> Upload:
@@ -79,7 +80,7 @@ class Uploads:
         return Upload(values[0], values[2], path, values[4], values[5])
 
     def remove(self, upload_id: str, suffix: str) -> None:
-        """Remove an upload; jobs keep what they took."""
+        """Remove an uploaded picture; jobs keep their own links to it."""
         self.store.remove_upload(upload_id)
         (self.folder / f"{upload_id}{suffix}").unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from t2i.server.jobs.job import JobFailure, JobKind, JobProgress, JobResult
 from t2i.server.jobs.job_request import JobRequest
-from t2i.server.jobs.request_building import BuiltRequest
+from t2i.server.jobs.request_building import ResolvedJobRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class WorkerJobInputs:
     id: str
     kind: JobKind
     body: JobRequest
-    built: BuiltRequest
+    built: ResolvedJobRequest
     seeds: tuple[int, ...]
     folder: Path
     picture_names: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class WorkerJobInputs:
 
 @dataclass(frozen=True, slots=True)
 class PreviewMessage:
-    """Preview of a job's image after a step: a PNG in base64."""
+    """Message of a worker process with a preview of a job's image after a step: a PNG in base64."""
 
     step: int
     png: str
@@ -40,7 +40,7 @@ class PreviewMessage:
 
 @dataclass(frozen=True, slots=True)
 class ReadyMessage:
-    """Message of a worker that takes jobs.
+    """Message of a worker process that it takes jobs, and whether it has loaded the default model.
 
     model_loaded : whether the default model is in its memory
     failure : why the default model does not load
@@ -52,7 +52,7 @@ class ReadyMessage:
 
 @dataclass(frozen=True, slots=True)
 class FailureMessage:
-    """Message that a job has failed; `disk_full` if another try may succeed."""
+    """Message of a worker process that a job has failed; `disk_full` if another try may succeed."""
 
     failure: JobFailure
     disk_full: bool = False
@@ -60,7 +60,7 @@ class FailureMessage:
 
 @dataclass(frozen=True, slots=True)
 class CancelMessage:
-    """Message to a worker: stop a job."""
+    """Message to a worker process: stop a running job."""
 
     job_id: str
 
@@ -71,7 +71,7 @@ JobOutcome = JobResult | FailureMessage | Literal["cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class JobUpdateMessage:
-    """Message of a worker about one of the jobs that it was given."""
+    """Message of a worker process about one of its jobs: progress, a preview, or the outcome."""
 
     job_id: str
     message: JobProgress | PreviewMessage | JobOutcome

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.errors import ArgumentError, ModelError
 from t2i.optional_dependencies import build_install_command
-from t2i.server.catalogue import list_catalogue
+from t2i.server.catalogue import build_catalogue
 from t2i.server.command import TOKEN_VARIABLE
 from t2i.server.jobs.job import (
     JobCancelledError,
@@ -30,7 +30,7 @@ from t2i.server.settings import (
     SWITCH_SECONDS,
     ServerSettings,
     WorkerSettings,
-    check_tokens,
+    check_access_tokens,
 )
 from t2i.terminal import plural
 
@@ -40,7 +40,7 @@ DRAIN_SECONDS = 600.0
 
 
 class ServeArguments(BaseModel):
-    """Arguments of the application, `args` in a config file of Ray Serve.
+    """Arguments of the Ray Serve application, `args` in a config file of Ray Serve.
 
     models : names or folders on every machine; the first is the default
     lora_dir, embedding_dir, control_dir : files that requests may name, the same on every machine
@@ -62,7 +62,7 @@ class ServeArguments(BaseModel):
 
 
 class FailedRunError(Exception):
-    """Carries the failure of a job out of the running of it."""
+    """Error that carries the failure of a job out of the function that runs it."""
 
     def __init__(self, failure: JobFailure) -> None:
         super().__init__(failure.message)
@@ -70,15 +70,15 @@ class FailedRunError(Exception):
 
 
 class PictureWorker:
-    """Worker as a deployment: each replica owns the models of its device, and draws one job after
-    the other.
+    """Ray Serve deployment of a worker: each replica owns the models of its device, and runs one
+    job after the other.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         from t2i.server.worker.job_worker import JobWorker
 
         sys.setswitchinterval(SWITCH_SECONDS)  # Ray asks for the length of its queue meanwhile
-        self.catalogue = list_catalogue(settings)
+        self.catalogue = build_catalogue(settings)
         self.worker = JobWorker(
             WorkerSettings(models=self.catalogue.models, model_bytes=settings.model_bytes)
         )
@@ -88,7 +88,8 @@ class PictureWorker:
             raise ModelError(problem)
 
     async def draw(self, job: InlineJob) -> InlineResult | JobFailure:
-        """Run a job, in a thread, so that Ray can ask for the health of the replica meanwhile.
+        """Run a job of any kind on this Ray replica, in a thread, so that Ray can ask for the
+        replica's health meanwhile.
 
         If the caller goes away, the job stops after its step.
         """
@@ -120,7 +121,7 @@ class PictureWorker:
 
 
 def build_settings(arguments: ServeArguments) -> ServerSettings:
-    """Return the settings of the web application and of its workers.
+    """Return the server settings of the Ray Serve application and of its workers.
 
     Raises ArgumentError without a token in the environment: Ray's proxies may listen at every
     address of a machine, and this application cannot know.
@@ -132,7 +133,7 @@ def build_settings(arguments: ServeArguments) -> ServerSettings:
             f'reaches the cluster could use it. Set it, as in export {TOKEN_VARIABLE}="$(openssl '
             'rand -hex 16)".'
         )
-    check_tokens(tokens, TOKEN_VARIABLE)
+    check_access_tokens(tokens, TOKEN_VARIABLE)
     return ServerSettings(
         models=tuple(arguments.models),
         tokens=tokens,
@@ -170,7 +171,9 @@ def app(args: ServeArguments) -> Any:
 
 
 class Gate:
-    """Web application before the workers."""
+    """Ray Serve ingress deployment: the web application that checks requests and passes them to the
+    `PictureWorker` replicas.
+    """
 
     def __init__(self, settings: ServerSettings, workers: Any) -> None:
         self.settings, self.workers = settings, workers
@@ -180,7 +183,9 @@ class Gate:
         return create_replica_app(self.settings, self.draw)
 
     async def draw(self, job: InlineJob) -> InlineResult | JobFailure:
-        """Run a job on a free worker. Raises QueueFullError."""
+        """Run a job of any kind on a free Ray worker and return its result or failure. Raises
+        QueueFullError.
+        """
         from ray.serve.exceptions import BackPressureError
 
         try:

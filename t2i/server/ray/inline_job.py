@@ -23,10 +23,10 @@ from t2i.server.jobs.job_request import (
     parse_job_request,
 )
 from t2i.server.jobs.request_building import (
-    BuiltRequest,
-    build_request,
-    check_size_of_work,
+    ResolvedJobRequest,
+    check_pixel_steps_limit,
     choose_job_seeds,
+    resolve_job_request,
 )
 from t2i.server.jobs.worker_job import WorkerJobInputs
 
@@ -40,21 +40,27 @@ InlinePicture = Annotated[
 
 
 class InlineGenerateRequest(GenerateRequest):
-    """Request of `generate`, with its pictures in it."""
+    """Request of a `generate` run with its pictures in it as base64, instead of identifiers of
+    uploads.
+    """
 
     image: InlinePicture | None = None
     mask: InlinePicture | None = None
 
 
 class InlineEditRequest(EditRequest):
-    """Request of `edit`, with its pictures in it."""
+    """Request of an `edit` run with its pictures in it as base64, instead of identifiers of
+    uploads.
+    """
 
     image: InlinePicture | None = None
     mask: InlinePicture | None = None
 
 
 class InlineInspectRequest(InspectRequest):
-    """Request of `inspect`, with its photo in it."""
+    """Request of an `inspect` run with its photo in it as base64, instead of the identifier of an
+    upload.
+    """
 
     image: InlinePicture | None = None
 
@@ -90,7 +96,8 @@ NewRun = Annotated[GenerateRun | EditRun | InspectRun, Field(discriminator="kind
 
 @dataclass(frozen=True, slots=True)
 class InlineJob:
-    """Job with everything that a worker on another machine needs.
+    """Job with everything that a worker on another machine needs: its request, and the bytes of its
+    pictures.
 
     request : JSON data that t2i.server.jobs.job_request reads; pictures by an identifier
     pictures : identifier -> name and bytes of a picture
@@ -118,7 +125,8 @@ class InlineResult:
 
 
 def create_inline_job(new: NewRun) -> InlineJob:
-    """Take the pictures out of a request.
+    """Build the job for a worker on another machine from a request body: its base64 pictures are
+    decoded and replaced by identifiers.
 
     Raises ArgumentError for a recorded source, DataError for base64 that is none.
     """
@@ -150,7 +158,8 @@ def _decode_picture(name: str, url: str) -> tuple[str, bytes]:
 def check_inline_job_and_choose_seeds(
     job: InlineJob, catalogue: Catalogue, max_pixels_x_steps: int
 ) -> tuple[int, ...]:
-    """Check a job as `t2i serve` does when it takes one; return the seeds of its images.
+    """Check a job for a worker on another machine as `t2i serve` checks a new job; return the seeds
+    of its images.
 
     Raises T2IError as the command line does for a request that cannot be drawn.
     """
@@ -162,7 +171,7 @@ def check_inline_job_and_choose_seeds(
             except DataError as error:
                 raise DataError(str(error).replace(path, name)) from None
         seeds = choose_job_seeds(body, built)
-        check_size_of_work(built, len(seeds), catalogue, max_pixels_x_steps)
+        check_pixel_steps_limit(built, len(seeds), catalogue, max_pixels_x_steps)
         return seeds
 
 
@@ -190,7 +199,7 @@ def run_inline_job(
 @contextmanager
 def _building(
     job: InlineJob, catalogue: Catalogue
-) -> Iterator[tuple[JobRequest, BuiltRequest, Path, dict[str, str]]]:
+) -> Iterator[tuple[JobRequest, ResolvedJobRequest, Path, dict[str, str]]]:
     """Yield the request of a job, the command line's, a folder with its pictures, and their paths
     with their names.
     """
@@ -203,7 +212,7 @@ def _building(
             names[str(paths[identifier])] = name
             paths[identifier].write_bytes(content)
         body = parse_job_request(job.kind, job.request)
-        yield body, build_request(body, catalogue, paths.__getitem__), folder, names
+        yield body, resolve_job_request(body, catalogue, paths.__getitem__), folder, names
 
 
 def _read(folder: Path, file: ResultFile) -> bytes:

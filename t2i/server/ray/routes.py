@@ -12,7 +12,7 @@ from t2i import __version__
 from t2i.server.api import documentation, models
 from t2i.server.api.schemas import ResultFileAnswer
 from t2i.server.app import ERROR_RESPONSES, add_error_handlers, build_middleware
-from t2i.server.catalogue import list_catalogue
+from t2i.server.catalogue import build_catalogue
 from t2i.server.compat.failed_jobs import build_failure_error
 from t2i.server.jobs.job import JobFailure
 from t2i.server.ray.inline_job import (
@@ -22,7 +22,7 @@ from t2i.server.ray.inline_job import (
     check_inline_job_and_choose_seeds,
     create_inline_job,
 )
-from t2i.server.security.body_text import check_body_text
+from t2i.server.security.body_text import check_body_encodable_as_utf8
 from t2i.server.settings import ServerSettings
 
 Draw = Callable[[InlineJob], Awaitable[InlineResult | JobFailure]]
@@ -31,13 +31,15 @@ router = APIRouter(prefix="/api/v1", tags=["runs"])
 
 
 class InlineResultFileAnswer(ResultFileAnswer):
-    """File of a result with its content."""
+    """File of a run's result with its content as base64."""
 
     base64: str
 
 
 class RunResultAnswer(BaseModel):
-    """Result of a run: its seeds, its files, and data about them."""
+    """Answer with the result of a run on a Ray worker: the seeds, the files, and data about
+    them.
+    """
 
     seeds: list[int]
     files: list[InlineResultFileAnswer]
@@ -46,14 +48,18 @@ class RunResultAnswer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class WorkersReadiness:
-    """State of workers that Ray watches: requests come once they are ready."""
+    """Readiness of the workers as the API's health route shows it; always ready here, as Ray itself
+    waits until workers are.
+    """
 
     ready: bool = True
     problem: str | None = None
 
 
 def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
-    """Create the web application whose jobs `draw` runs; it keeps none of them."""
+    """Create the web application of a Ray Serve replica, whose jobs the function `draw` runs; it
+    stores none of them.
+    """
     app = FastAPI(
         title="t2i",
         version=__version__,
@@ -62,10 +68,10 @@ def create_replica_app(settings: ServerSettings, draw: Draw) -> FastAPI:
         redoc_url=None,
         middleware=build_middleware(settings),
         responses=ERROR_RESPONSES,
-        dependencies=[Depends(check_body_text)],
+        dependencies=[Depends(check_body_encodable_as_utf8)],
     )
     app.root_path = settings.root_path
-    app.state.catalogue = list_catalogue(settings)
+    app.state.catalogue = build_catalogue(settings)
     app.state.pool, app.state.settings, app.state.draw = WorkersReadiness(), settings, draw
     for one in (router, models.router, documentation.router):
         app.include_router(one)
@@ -87,6 +93,8 @@ async def run_job(new: NewRun, request: Request) -> RunResultAnswer:
 
 
 def create_checked_inline_job(new: NewRun, catalogue: Any, max_pixels_x_steps: int) -> InlineJob:
-    """Return the checked job of a request, with its seeds. Raises T2IError."""
+    """Build the job of a request body for a worker on another machine, check it and choose its
+    seeds. Raises T2IError.
+    """
     job = create_inline_job(new)
     return replace(job, seeds=check_inline_job_and_choose_seeds(job, catalogue, max_pixels_x_steps))

@@ -36,13 +36,15 @@ def get_owner(request: Request) -> str:
 
 
 class AccessMiddleware:
-    """ASGI middleware that answers 401 to every request without a token, where there are any."""
+    """ASGI middleware that answers 401 to requests without a valid access token, if the server has
+    any tokens; a few paths need none.
+    """
 
     def __init__(self, app: ASGIApp, tokens: Sequence[str], root_path: str = "") -> None:
         self.app = app
         self.root_path = root_path
-        self.owners = {token: compute_owner(token) for token in tokens}
-        self.cookies = {compute_cookie(token): owner for token, owner in self.owners.items()}
+        self.owners = {token: compute_owner_id(token) for token in tokens}
+        self.cookies = {compute_cookie_value(token): owner for token, owner in self.owners.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the owner of a request and pass it on; or refuse it, or set the cookie."""
@@ -74,24 +76,24 @@ class AccessMiddleware:
     def _find_owner(self, headers: Headers) -> str | None:
         kind, _, value = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return look_up_secret(value.strip(), self.owners)
+            return look_up_by_secret(value.strip(), self.owners)
         if kind.lower() == "basic":
-            return look_up_secret(_password(value), self.owners)
+            return look_up_by_secret(_password(value), self.owners)
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE_NAME)
-        return None if cookie is None else look_up_secret(cookie, self.cookies)
+        return None if cookie is None else look_up_by_secret(cookie, self.cookies)
 
     def _token_of_link(self, scope: Scope, path: str) -> str | None:
         """Return the valid token in the address of the page, or None."""
         if scope["method"] != "GET" or path not in ("", "/"):
             return None
         values = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        known = [value for value in values if look_up_secret(value, self.owners) is not None]
+        known = [value for value in values if look_up_by_secret(value, self.owners) is not None]
         return known[0] if known else None
 
     async def _set_cookie(self, scope: Scope, send: Send, token: str) -> None:
         place = f"{self.root_path}/"
         cookie = (
-            f"{COOKIE_NAME}={compute_cookie(token)}; Path={place}; "
+            f"{COOKIE_NAME}={compute_cookie_value(token)}; Path={place}; "
             f"Max-Age={COOKIE_AGE_SECONDS}; HttpOnly; SameSite=Strict"
         )
         if scope.get("scheme") == "https":
@@ -108,18 +110,22 @@ class AccessMiddleware:
         await send({"type": "http.response.body", "body": body})
 
 
-def compute_owner(token: str) -> str:
-    """Return the name of a token's owner, under which its jobs are stored."""
+def compute_owner_id(token: str) -> str:
+    """Return the identifier of the owner of an access token, a digest of the token, under which its
+    jobs are stored.
+    """
     return hashlib.sha256(b"t2i owner " + token.encode()).hexdigest()[:32]
 
 
-def compute_cookie(token: str) -> str:
-    """Return the value of the cookie that stands for a token."""
+def compute_cookie_value(token: str) -> str:
+    """Return the value of the cookie that stands for an access token, a digest of the token."""
     return hashlib.sha256(b"t2i cookie " + token.encode()).hexdigest()
 
 
-def look_up_secret(given: str, known: dict[str, str]) -> str | None:
-    """Return the value stored for a secret; every one is compared, in constant time."""
+def look_up_by_secret(given: str, known: dict[str, str]) -> str | None:
+    """Return the value that a dict stores for a secret such as an access token, or None; every key
+    is compared, in constant time.
+    """
     found = None
     for secret, value in known.items():
         if hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode()):

@@ -11,8 +11,8 @@ from t2i.errors import ArgumentError
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-async def check_body_text(request: Request) -> None:
-    """Raise ArgumentError for a JSON body with a text that cannot be encoded in UTF-8.
+async def check_body_encodable_as_utf8(request: Request) -> None:
+    """Raise ArgumentError for a JSON request body with a string that cannot be encoded in UTF-8.
 
     JSON may escape half of a surrogate pair; an answer that repeats it could not be sent.
     """

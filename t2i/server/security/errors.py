@@ -28,7 +28,7 @@ STATUS_BY_ERROR_CLASS: dict[type[T2IError], int] = {
 """Class of an error -> status of its answer; of others 422, for the request is at fault."""
 
 
-def find_status(error: T2IError) -> int:
+def find_error_http_status(error: T2IError) -> int:
     """Return the HTTP status of the answer to an error."""
     return next(
         (
@@ -54,7 +54,9 @@ async def send_error(
     message: str,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer a request with an error, before it has reached a route."""
+    """Send the JSON answer to an error from an ASGI middleware, before the request has reached a
+    route.
+    """
     body = json.dumps(build_error_data(kind, message)).encode()
     fields = {"content-type": "application/json", "content-length": str(len(body))}
     fields |= headers or {}

@@ -26,7 +26,7 @@ SECURITY_HEADERS = {
 NO_STORE_HEADER = (b"cache-control", b"no-store")
 
 
-class HeaderMiddleware:
+class SecurityHeaderMiddleware:
     """ASGI middleware that adds SECURITY_HEADERS to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:

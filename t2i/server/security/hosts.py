@@ -14,13 +14,13 @@ WILDCARD_HOSTS = ("0.0.0.0", "::")
 
 
 class HostAndOriginMiddleware:
-    """ASGI middleware that refuses requests to other names than the server's, and from pages of
-    other sites.
+    """ASGI middleware that refuses requests for other host names than the server's, and requests
+    from pages of other sites.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
-        self.names = list_host_names(settings)
+        self.names = list_allowed_host_names(settings)
         # Which address of this machine is meant, it cannot know; DNS rebinding needs a name.
         self.any_address = settings.host in WILDCARD_HOSTS
         self.origins = set(settings.allowed_origins)
@@ -66,8 +66,8 @@ def is_ip_address(name: str) -> bool:
     return True
 
 
-def list_host_names(settings: ServerSettings) -> set[str]:
-    """Return the names by which a server may be called."""
+def list_allowed_host_names(settings: ServerSettings) -> set[str]:
+    """Return the host names that requests to a server may have in their Host header."""
     names = (*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts)
     return {name.strip("[]").lower() for name in names}
 

@@ -10,15 +10,16 @@ from t2i.server.security.errors import send_error
 
 
 class BodyTooLargeError(Exception):
-    """A body that has more bytes than are read."""
+    """Error for a request body of more bytes than the server reads."""
 
 
 class BodyTimeoutError(Exception):
-    """A body whose next part did not come in time."""
+    """Error for a request body whose next part did not come in time."""
 
 
-class LimitMiddleware:
-    """ASGI middleware that refuses bodies above a number of bytes, and those that come too slowly.
+class BodyLimitMiddleware:
+    """ASGI middleware that refuses request bodies above a number of bytes, and those that come too
+    slowly.
 
     max_bytes : of a body
     timeout : seconds in which its next part has to come

@@ -9,17 +9,16 @@ from t2i.attention.edits.base.word_edit import SourceMapEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.prompts.word_alignment import convert_token_to_word_alignment
-from t2i.text.alignment import find_token_window
+from t2i.text.alignment import get_or_build_token_window
 from t2i.text.prompt import Prompt
 from t2i.text.word_mentions import number_repeated_words
 
 
-def describe_word_alignments(
+def build_word_alignment_data(
     pipe: Any, prompts: Sequence[str | Prompt], edits: Sequence[Edit]
 ) -> list[dict[str, Any] | None]:
-    """Return the alignment of each target with the source at the first step, as JSON data: `source`
-    and `target`, their words, and `origins`, for each word of the target the index of the source's
-    that it comes from, null for a new word; None for a target that takes no map of the source.
+    """Return the word alignment of each edit target with the source at the first step, as JSON
+    data; None for a target that takes no attention map of the source.
 
     Words are named as alignments name them, "dog#2" for the second of several.
 
@@ -35,7 +34,7 @@ def _describe(edit: SourceMapEdit | None, tokens: PromptTokens) -> dict[str, Any
     if edit is None:
         return None
     (one,) = tokens.tokenizers
-    window = find_token_window(one.tokenizer)
+    window = get_or_build_token_window(one.tokenizer)
     texts = [one.preprocess_prompt(text) for text in tokens.prompts]
     chunks = max(len(window.tokenize_into_chunks(text)) for text in texts)
     length = one.first_position + chunks * window.size

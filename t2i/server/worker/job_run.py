@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
-from t2i.cli.request.file_checks import map_request_files
+from t2i.cli.request.file_checks import copy_request_with_mapped_files
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
 from t2i.denoiser.families import sd
@@ -43,7 +43,9 @@ def collecting_warnings() -> Iterator[list[str]]:
 
 @dataclass(slots=True)
 class JobRun:
-    """One run of a job: its model, what it reports, and the files written so far."""
+    """One run of a job in a worker: the job, its loaded model, the reporter of its steps, and the
+    files and data that it has written so far.
+    """
 
     job: WorkerJobInputs
     model: LoadedModel
@@ -53,7 +55,7 @@ class JobRun:
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def wants_maps(self) -> bool:
+    def wants_heat_maps(self) -> bool:
         """True if heat maps of the job's words are asked for."""
         body: Any = self.job.body
         return self.job.kind == "inspect" or bool(
@@ -61,12 +63,14 @@ class JobRun:
         )
 
     @property
-    def wants_step_maps(self) -> bool:
+    def wants_step_heat_maps(self) -> bool:
         """True if heat maps and predicted images of each step are asked for."""
         return bool(getattr(self.job.body, "map_steps", False))
 
     def apply_request_to_model(self) -> Request:
-        """Return the request with the model's defaults, its adapters attached."""
+        """Attach the adapters and the sampler of a job's request to its loaded model, and return
+        the request with the model's defaults filled in.
+        """
         built = self.job.built
         request = built.request
         if self.source is not None:  # the photo's file is not needed any more
@@ -79,27 +83,35 @@ class JobRun:
         return self.model.apply_request(request, built.prompts)
 
     def save_image(self, name: str, image: Image.Image, request: Request, seed: int) -> None:
-        """Save an image with its metadata, in which uploads have their own names."""
-        texts = build_metadata_texts(self.restore_upload_names(request), seed, self.model.digest)
+        """Save an image of a job with its metadata, in which uploaded pictures have their original
+        names.
+        """
+        texts = build_metadata_texts(
+            self.copy_request_with_upload_names(request), seed, self.model.digest
+        )
         save_image_with_metadata(image, texts, self.job.folder / name)
         self.files.append(ResultFile(name, "image/png", image.width, image.height, seed))
 
-    def save_plain_image(self, name: str, image: Image.Image) -> None:
+    def save_image_without_metadata(self, name: str, image: Image.Image) -> None:
         """Save an image of the job without metadata."""
         save_picture(image, self.job.folder / name)
         self.files.append(ResultFile(name, "image/png", image.width, image.height))
 
-    def restore_upload_names(self, request: Request) -> Request:
-        """Return the request with the names that its uploads had where they came from."""
+    def copy_request_with_upload_names(self, request: Request) -> Request:
+        """Return a copy of a job's request in which the paths of uploaded pictures are replaced by
+        the pictures' original names.
+        """
         names = self.job.picture_names
 
         def rename(_field: str, file: InputFile) -> InputFile:
             return replace(file, path=names[file.path]) if file.path in names else file
 
-        return map_request_files(request, rename)
+        return copy_request_with_mapped_files(request, rename)
 
-    def save_maps(self, probed: Sequence[PromptHeatMaps], picture: int = 0) -> None:
-        """Save the heat maps of one of the images."""
+    def save_heat_maps(self, probed: Sequence[PromptHeatMaps], picture: int = 0) -> None:
+        """Save the heat maps of one image of a job, as an atlas image and as exact values, and keep
+        their description in the job's data.
+        """
         described = write_word_maps(probed, self.job.folder, picture)
         self.data.setdefault("maps", {})[str(picture)] = described
         size = (
@@ -112,8 +124,8 @@ class JobRun:
         ]
 
     def save_step_image_sheet(self) -> None:
-        """Save the images that each step predicts: steps side by side, pictures under each
-        other.
+        """Save a sheet of the images that each sampling step of a job predicts: steps side by side,
+        pictures under each other.
         """
         if not self.reporter.clean_latents:
             return
@@ -124,7 +136,7 @@ class JobRun:
         for r, row in enumerate(rows):
             for k, image in enumerate(row):
                 sheet.paste(image, (k * width, r * height))
-        self.save_plain_image("steps.png", sheet)
+        self.save_image_without_metadata("steps.png", sheet)
         self.data["steps"] = {
             "file": "steps.png",
             "steps": len(rows[0]),

@@ -17,7 +17,7 @@ from t2i.server.worker.job_run import MAX_MESSAGE_LETTERS
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.run_batch import run_batch
 from t2i.server.worker.run_job import run_job
-from t2i.server.worker.source_cache import SourceCache
+from t2i.server.worker.source_cache import RecordedSourceCache
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,10 +30,10 @@ class JobWorker:
         self.models = ModelCache(
             settings.models, choose_device(settings.device_number), settings.model_bytes
         )
-        self.sources = SourceCache()
+        self.sources = RecordedSourceCache()
 
     def load_default_model(self) -> str | None:
-        """Load the default model; return why it does not load, None if it did."""
+        """Load the worker's default model; return None, or as text why it does not load."""
         try:
             with quieting_libraries():  # held by the cache alone, which may evict it
                 self.models.get_or_load(next(iter(self.settings.models)))
@@ -57,13 +57,14 @@ class JobWorker:
             _free_memory()
             return failure
 
-    def run_together_with_end_callback(
+    def run_jobs_as_batch(
         self,
         jobs: Sequence[WorkerJobInputs],
         reports: Sequence[Report],
         end: Callable[[int, JobOutcome], None],
     ) -> None:
-        """Run jobs of equal settings in one batch, one job alone as it is.
+        """Run jobs of equal settings in one batch, or one after the other if the batch fails, and
+        call `end` with the number and outcome of each.
 
         Where the batch fails, each of its jobs is run alone: the fault may be that of one of them,
         or of too little memory for all.

@@ -34,7 +34,7 @@ DEFAULT_MEMORY_SHARE = 0.5
 
 @dataclass(slots=True)
 class LoadedModel:
-    """Model in memory, with the adapters that are attached to it.
+    """Diffusion model in a worker's memory, with the adapters that are attached to it.
 
     own_scheduler : the model's, for requests that name no sampler
     digest : of its files
@@ -74,7 +74,8 @@ class LoadedModel:
 
 @dataclass(slots=True)
 class ModelCache:
-    """Loaded models by name, the one used last at the end; together within a budget of bytes.
+    """Cache of a worker's loaded models by name, the one used last at the end; together within a
+    budget of bytes.
 
     folders : name -> folder or file, of all models that requests may name
     max_bytes : None for a part of the device's memory
@@ -123,7 +124,7 @@ def _list_weights(folder: Path) -> list[Path]:
 
 
 def get_total_device_memory(device: torch.device) -> int:
-    """Return the memory of a device in bytes."""
+    """Return the total memory of a torch device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)

@@ -117,6 +117,6 @@ class PreviewBudget:
         return self.share > 0 and self.spent + self.dearest <= self.share * whole
 
     def add(self, seconds: float) -> None:
-        """Add the time that a preview took."""
+        """Add the seconds that a preview of a run took to its time budget's account."""
         self.spent += seconds
         self.dearest = max(self.dearest, seconds)

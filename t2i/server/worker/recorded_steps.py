@@ -32,7 +32,9 @@ def read_word_maps_of_source(
 
 
 def compute_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Tensor]:
-    """Return the clean latents (1, C, H, W) that each step of an inverted photo implies."""
+    """Return the clean latents (1, C, H, W) that each step of a recorded source, such as an
+    inverted photo, implies.
+    """
     before, found = source.noise, []
     levels: list[float | None] = [step.timestep for step in source.path_steps]
     for step in range(source.steps.count):
@@ -50,11 +52,11 @@ def compute_recorded_clean_latents(pipe: Any, source: RecordedSource) -> list[Te
     return found
 
 
-def measure_distances(
+def compute_step_rmse_to_source(
     latents: Sequence[Tensor], source: RecordedSource | None
 ) -> list[list[float]]:
-    """Return how far the latents of each target are from the source's after each step: the root of
-    the mean squared difference, for each step a number for each target.
+    """Return the root-mean-square difference of each edit target's latents from the source's after
+    each step, as one list of numbers per step.
     """
     distances = []
     for step, latents_BCHW in enumerate(latents):

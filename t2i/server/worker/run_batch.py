@@ -115,7 +115,7 @@ def run_batch(
         reporter = BatchReporter(model.pipe, model, reports, end, budget)
         model.pipe.step_callbacks.append(reporter)
         try:
-            images = generate_images(
+            images = generate_image_batch(
                 model.pipe, [request for request, _ in prepared], [job.seeds[0] for job in jobs]
             )
         finally:
@@ -130,7 +130,7 @@ def run_batch(
         (seed,) = run.job.seeds
         run.save_image(f"seed-{seed}.png", image, request, seed)
         run.data |= {
-            "request": asdict(run.restore_upload_names(request)),
+            "request": asdict(run.copy_request_with_upload_names(request)),
             "warnings": list(dict.fromkeys([*own, *messages])),
             "seconds": round(time.perf_counter() - started, 3),
             "drawn_together": len(jobs),
@@ -146,18 +146,20 @@ def _prepare(run: JobRun) -> tuple[Request, list[str]]:
     return request, messages
 
 
-def generate_images(
+def generate_image_batch(
     pipe: Any, requests: Sequence[Request], seeds: Sequence[int]
 ) -> list[Image.Image]:
-    """Generate the images of requests of equal settings in one batch, a seed each."""
+    """Generate the images of several requests of equal settings in one batch, with a seed for
+    each.
+    """
     first = requests[0]
     arguments = build_sampling_and_control_arguments(pipe, first, seeds[0])
     arguments |= {
-        "negative_prompt": [one.parse_with_grammar(one.negative_prompt) for one in requests],
+        "negative_prompt": [one.parse_prompt_in_grammar(one.negative_prompt) for one in requests],
         "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
     }
     pictures: list[Image.Image] = pipe(
-        prompt=[one.parse_with_grammar(one.prompt) for one in requests],
+        prompt=[one.parse_prompt_in_grammar(one.prompt) for one in requests],
         return_dict=False,
         **arguments,
         **build_size_and_image_arguments(pipe, first),

@@ -19,7 +19,7 @@ from t2i.attention.session.session import Session
 from t2i.cli.generation.call_arguments import build_sampling_and_control_arguments
 from t2i.cli.generation.edited_images import (
     build_prompt_to_prompt_pipeline,
-    choose_edits_and_build_request,
+    choose_edits_and_add_to_request,
     generate_edited_images,
 )
 from t2i.cli.generation.image_generation import (
@@ -41,18 +41,18 @@ from t2i.errors import ArgumentError
 from t2i.library_messages import quieting_libraries
 from t2i.server.jobs.job import JobKind, JobResult
 from t2i.server.jobs.worker_job import Report, WorkerJobInputs
-from t2i.server.worker.edit_alignments import describe_word_alignments
+from t2i.server.worker.edit_alignments import build_word_alignment_data
 from t2i.server.worker.job_run import JobRun, collecting_warnings
 from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.previews import PreviewBudget
 from t2i.server.worker.recorded_steps import (
     compute_recorded_clean_latents,
-    measure_distances,
+    compute_step_rmse_to_source,
     read_word_maps_of_source,
 )
-from t2i.server.worker.source_cache import SourceCache
+from t2i.server.worker.source_cache import RecordedSourceCache
 from t2i.server.worker.step_reporter import StepReporter
-from t2i.server.worker.word_maps import PromptHeatMaps, find_word_tokens
+from t2i.server.worker.word_maps import PromptHeatMaps, map_words_to_token_positions
 
 SOURCE_FOLDER_NAME = "source"
 """Folder of a recorded source below that of its job."""
@@ -61,7 +61,7 @@ SOURCE_FOLDER_NAME = "source"
 def run_job(
     job: WorkerJobInputs,
     models: ModelCache,
-    sources: SourceCache,
+    sources: RecordedSourceCache,
     report: Report,
     preview_share: float,
 ) -> JobResult:
@@ -78,11 +78,11 @@ def run_job(
             source = sources.get_or_load(job.source_id, job.source_folder)
         reporter = StepReporter(report, PreviewBudget(preview_share))
         run = JobRun(job, model, reporter, source)
-        reporter.keep_steps = run.wants_step_maps
+        reporter.keep_steps = run.wants_step_heat_maps
         request = RUN_FUNCTION_BY_KIND[job.kind](run)
         run.save_step_image_sheet()
     run.data |= {
-        "request": asdict(run.restore_upload_names(request)),
+        "request": asdict(run.copy_request_with_upload_names(request)),
         "warnings": messages,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -90,7 +90,9 @@ def run_job(
 
 
 def run_generate(run: JobRun) -> Request:
-    """Generate an image for each seed; return the request as it was drawn."""
+    """Generate and save an image for each seed of a server job; return the request as it was drawn,
+    with all defaults.
+    """
     request = run.apply_request_to_model()
     drawer = convert_pipeline(run.model.pipe, find_pipeline_class(request))
     phases = 1 if request.upscale is None else 2
@@ -109,16 +111,16 @@ def _draw(
     """Draw one image, with the heat maps of its words where they are asked for."""
     with ExitStack() as stack:
         probed: list[PromptHeatMaps] = []
-        attention = stack.enter_context(attend(drawer)) if run.wants_maps else None
+        attention = stack.enter_context(attend(drawer)) if run.wants_heat_maps else None
         if attention is not None:
             probed = _probe_words(run, drawer, request, attention)
-        stack.enter_context(run.reporter.watching(drawer, run.model, number, runs))
+        stack.enter_context(run.reporter.reporting_steps(drawer, run.model, number, runs))
         probed = _take_steps(run, drawer, probed, stack)
         drawn = generate_image_and_fill_request(
             drawer, request, seed, show_progress=False, attention=attention
         )
     if probed:
-        run.save_maps(probed)
+        run.save_heat_maps(probed)
     return drawn
 
 
@@ -126,7 +128,7 @@ def _take_steps(
     run: JobRun, pipe: Any, probed: Sequence[PromptHeatMaps], stack: ExitStack
 ) -> list[PromptHeatMaps]:
     """Return the words with the maps of each step, which fill in the block, if asked for."""
-    if not run.wants_step_maps:
+    if not run.wants_step_heat_maps:
         return list(probed)
     step_maps = [StepHeatMaps(one.maps) for one in probed]
     for one in step_maps:
@@ -141,11 +143,11 @@ def _probe_words(
     tokens = _choose_words(run, drawer, request)
     probed = [PromptHeatMaps(attention.probe(*tokens), tokens)]
     assert request.num_inference_steps is not None
-    negative = request.parse_with_grammar(request.negative_prompt)
+    negative = request.parse_prompt_in_grammar(request.negative_prompt)
     is_still = isinstance(negative, str) or len(negative.list_change_steps(1000)) == 1
     if run.job.kind == "inspect" or not request.negative_prompt.strip() or not is_still:
         return probed
-    words = find_word_tokens(drawer, negative, request.num_inference_steps)
+    words = map_words_to_token_positions(drawer, negative, request.num_inference_steps)
     if words:
         maps = attention.probe(*words, negative_prompt=get_cond_text_at_step(negative))
         probed.append(PromptHeatMaps(maps, words, negative=True))
@@ -155,8 +157,8 @@ def _probe_words(
 def _choose_words(run: JobRun, pipe: Any, request: Request) -> dict[str, tuple[int, ...]]:
     """Return the words whose heat maps are asked for, with the positions of their tokens."""
     assert request.num_inference_steps is not None
-    prompt = request.parse_with_grammar(request.prompt)
-    every = find_word_tokens(pipe, prompt, request.num_inference_steps)
+    prompt = request.parse_prompt_in_grammar(request.prompt)
+    every = map_words_to_token_positions(pipe, prompt, request.num_inference_steps)
     if run.job.kind != "inspect":
         if not every:
             raise ArgumentError("The prompt has no word to look up: leave words_maps out.")
@@ -171,7 +173,7 @@ def _upscale(
     from pipelines.image_to_image import ImageToImagePipeline
 
     drawer = convert_pipeline(run.model.pipe, ImageToImagePipeline)
-    with run.reporter.watching(drawer, run.model, number, runs):
+    with run.reporter.reporting_steps(drawer, run.model, number, runs):
         return upscale_if_requested(drawer, request, seed, image, show_progress=False)
 
 
@@ -187,23 +189,23 @@ def run_edit(run: JobRun) -> Request:
     if inverts:
         pairs = [(built.prompts[0], target) for target in built.prompts[1:]]
         request = replace_auto_inversion_method(run.model.pipe, request, pairs, options.weights)
-        with run.reporter.watching(editor, run.model, 0, 2):
+        with run.reporter.reporting_steps(editor, run.model, 0, 2):
             source = invert_photo(editor, request, seed, show_progress=False)
         run.reporter.latents.clear()
         run.reporter.clean_latents.clear()
-    request, chosen = choose_edits_and_build_request(
+    request, chosen = choose_edits_and_add_to_request(
         editor, request, built.prompts, options, source
     )
     assert request.edited is not None
-    run.data["alignments"] = describe_word_alignments(
+    run.data["alignments"] = build_word_alignment_data(
         editor,
-        [request.parse_with_grammar(prompt) for prompt in built.prompts],
+        [request.parse_prompt_in_grammar(prompt) for prompt in built.prompts],
         request.edited.parse_edits(),
     )
     with ExitStack() as stack:
         probed = _probe_edit(run, editor, request, source, stack)
         stack.enter_context(
-            run.reporter.watching(editor, run.model, int(inverts), 1 + int(inverts))
+            run.reporter.reporting_steps(editor, run.model, int(inverts), 1 + int(inverts))
         )
         generated = generate_edited_images(
             editor, request, seed, show_progress=False, source=source
@@ -214,10 +216,10 @@ def run_edit(run: JobRun) -> Request:
             name, generated.build_image_to_save(number), generated.get_request(number), seed
         )
     for picture, words in enumerate(probed):
-        run.save_maps([words], picture)
+        run.save_heat_maps([words], picture)
     run.data["chosen"] = [asdict(choice) for choice in chosen]
-    run.data["distances"] = measure_distances(run.reporter.latents, source)
-    if not run.wants_step_maps:
+    run.data["distances"] = compute_step_rmse_to_source(run.reporter.latents, source)
+    if not run.wants_step_heat_maps:
         run.reporter.clean_latents.clear()
     return generated.request
 
@@ -226,15 +228,15 @@ def _probe_edit(
     run: JobRun, editor: Any, request: Request, source: RecordedSource | None, stack: ExitStack
 ) -> list[PromptHeatMaps]:
     """Probe the words of a source and its targets; return their maps, which fill in the block."""
-    if not run.wants_maps:
+    if not run.wants_heat_maps:
         return []
     assert request.num_inference_steps is not None
-    prompts = [request.parse_with_grammar(prompt) for prompt in run.job.built.prompts]
-    words = [find_word_tokens(editor, p, request.num_inference_steps) for p in prompts]
+    prompts = [request.parse_prompt_in_grammar(prompt) for prompt in run.job.built.prompts]
+    words = [map_words_to_token_positions(editor, p, request.num_inference_steps) for p in prompts]
     recorded: list[PromptHeatMaps] = []
     if source is not None:
         recorded.append(
-            read_word_maps_of_source(editor, source, words.pop(0), steps=run.wants_step_maps)
+            read_word_maps_of_source(editor, source, words.pop(0), steps=run.wants_step_heat_maps)
         )
     attention = stack.enter_context(attend(editor))
     probed = [
@@ -249,8 +251,8 @@ def run_invert(run: JobRun) -> Request:
     request = run.apply_request_to_model()
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
-    record = build_t2i_metadata(run.restore_upload_names(request), seed, run.model.digest)
-    with run.reporter.watching(editor, run.model):
+    record = build_t2i_metadata(run.copy_request_with_upload_names(request), seed, run.model.digest)
+    with run.reporter.reporting_steps(editor, run.model):
         source = invert_photo(
             editor,
             request,
@@ -263,7 +265,7 @@ def run_invert(run: JobRun) -> Request:
     assert source.photo is not None
     assert source.error is not None
     run.save_image("reconstruction.png", source.image, request, seed)
-    run.save_plain_image("photo.png", source.photo.image)
+    run.save_image_without_metadata("photo.png", source.photo.image)
     run.data["inversion"] = {
         "method": source.facts["inversion"],
         "replay": source.error.replay,
@@ -280,8 +282,8 @@ def run_remember(run: JobRun) -> Request:
     (seed,) = run.job.seeds
     editor = build_prompt_to_prompt_pipeline(run.model.pipe)
     editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
-    prompt = request.parse_with_grammar(request.prompt)
-    with run.reporter.watching(editor, run.model):
+    prompt = request.parse_prompt_in_grammar(request.prompt)
+    with run.reporter.reporting_steps(editor, run.model):
         source = editor.remember(
             prompt,
             folder=run.job.folder / SOURCE_FOLDER_NAME,
@@ -293,9 +295,11 @@ def run_remember(run: JobRun) -> Request:
     request = replace(request, width=image.width, height=image.height)
     run.save_image(f"seed-{seed}.png", image, request, seed)
     run.data["bytes"] = source.bytes
-    if run.wants_maps:
+    if run.wants_heat_maps:
         tokens = _choose_words(run, editor, request)
-        run.save_maps([read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_maps)])
+        run.save_heat_maps(
+            [read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_heat_maps)]
+        )
     return request
 
 
@@ -313,13 +317,15 @@ def run_inspect(run: JobRun) -> Request:
     tokens = _choose_words(run, editor, request)
     source = run.source
     if source is None:
-        with run.reporter.watching(editor, run.model):
+        with run.reporter.reporting_steps(editor, run.model):
             source = invert_photo(editor, request, seed, show_progress=False)
     assert source.photo is not None
     request = copy_request_with_inversion(request, source)
-    run.save_plain_image("photo.png", source.photo.image)
-    run.save_maps([read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_maps)])
-    if run.wants_step_maps:
+    run.save_image_without_metadata("photo.png", source.photo.image)
+    run.save_heat_maps(
+        [read_word_maps_of_source(editor, source, tokens, steps=run.wants_step_heat_maps)]
+    )
+    if run.wants_step_heat_maps:
         run.reporter.clean_latents = compute_recorded_clean_latents(editor, source)
     return request
 

@@ -9,13 +9,15 @@ MAX_CACHED_SOURCES = 2
 
 
 @dataclass(slots=True)
-class SourceCache:
-    """Recorded sources that the last edits have read, by the job that recorded them."""
+class RecordedSourceCache:
+    """Cache of the recorded sources that a worker's last edits have read, by the identifier of the
+    job that recorded each.
+    """
 
     sources: dict[str, RecordedSource] = field(default_factory=dict)
 
     def get_or_load(self, job_id: str, folder: Path) -> RecordedSource:
-        """Return a recorded source, loaded from its folder if it was not used lately."""
+        """Return the recorded source of a job, loaded from its folder if it is not in the cache."""
         source = self.sources.pop(job_id, None) or load_recorded_source(folder)
         while len(self.sources) >= MAX_CACHED_SOURCES:
             self.sources.pop(next(iter(self.sources)))

@@ -42,7 +42,7 @@ class StepReporter:
     _before: Tensor | None = None
 
     @contextmanager
-    def watching(
+    def reporting_steps(
         self, pipe: Any, model: LoadedModel, run: int = 0, runs: int = 1
     ) -> Iterator[None]:
         """Report the steps of a pipeline's calls within the block, as run number `run` of `runs` of

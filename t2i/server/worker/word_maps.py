@@ -14,7 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step, list_pair_change_steps
+from pipelines.prompt_to_prompt.automatic_edits import (
+    get_cond_text_at_step,
+    list_source_or_target_change_steps,
+)
 from t2i.atomic_files import write_atomically
 from t2i.attention.probes.heat_maps import HeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
@@ -24,14 +27,16 @@ from t2i.text.alignment import split_into_lowercase_words
 from t2i.text.prompt import Prompt
 
 
-def find_word_tokens(pipe: Any, prompt: str | Prompt, num_steps: int) -> dict[str, tuple[int, ...]]:
-    """Return the distinct words of a prompt with the positions of their tokens, in their order.
+def map_words_to_token_positions(
+    pipe: Any, prompt: str | Prompt, num_steps: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the distinct words of a prompt, in their order, each with the positions of its tokens.
 
     Words that come after the tokens which the model reads are left out.
     """
     found: dict[str, tuple[int, ...]] = {}
     (tokenizer, *_) = find_prompt_tokenizers(pipe, None)
-    for step in sorted(list_pair_change_steps(prompt, prompt, num_steps)):
+    for step in sorted(list_source_or_target_change_steps(prompt, prompt, num_steps)):
         text = get_cond_text_at_step(prompt, step, num_steps)
         for word in split_into_lowercase_words(text):
             if word in found:
@@ -61,14 +66,14 @@ class PromptHeatMaps:
 
     @property
     def words(self) -> list[str]:
-        """Words that some step of the run contained."""
+        """Words of a prompt that some step of the run contained, for which there are heat maps."""
         if not self.maps.measurements.accumulators:
             return []
         return [word for word in self.maps.words if word in self.maps.measurements.tokens]
 
-    def describe_word(self, word: str, row: int) -> dict[str, Any]:
-        """Return the description of a word whose heat maps are in a row of the atlas, for the API's
-        answer.
+    def build_word_map_data(self, word: str, row: int) -> dict[str, Any]:
+        """Return JSON data about one word's heat maps, whose row in the atlas image is given: its
+        tokens, peak and share.
         """
         presence = self.maps.found(word)
         absent = [step for step, one in enumerate(self.steps) if not one.has_read(word)]
@@ -86,7 +91,8 @@ class PromptHeatMaps:
 
 
 def write_word_maps(probed: Sequence[PromptHeatMaps], folder: Path, picture: int) -> dict[str, Any]:
-    """Write the maps of one image: an atlas as PNG and the exact values; return their description.
+    """Write the heat maps of one image, an atlas as PNG and the exact values, and return their
+    description as JSON data.
 
     In the atlas the words lie under each other, with the maps of the steps side by side, each
     scaled to its own peak. A word without a map at a step is black there.
@@ -103,7 +109,7 @@ def write_word_maps(probed: Sequence[PromptHeatMaps], folder: Path, picture: int
         for word in own.words:
             whole = own.maps[word].contiguous()
             by_step = [_map_at_step(one, word) for one in own.steps]
-            described.append(own.describe_word(word, len(rows)))
+            described.append(own.build_word_map_data(word, len(rows)))
             rows.append(np.concatenate([_to_gray(one) for one in by_step or [whole]], axis=1))
             name = f"negative/{word}" if own.negative else word
             tensors[name] = whole

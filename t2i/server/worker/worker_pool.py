@@ -57,18 +57,20 @@ class WorkerPool:
         ]
 
     def start(self) -> None:
-        """Start the processes; they load the default model."""
+        """Start the worker processes of a server, which load the default model."""
         for worker in self.workers:
             worker.thread.start()
 
     @property
     def ready(self) -> bool:
-        """True once a worker has loaded the default model."""
+        """True once a worker process of the server has loaded the default model."""
         return any(worker.ready for worker in self.workers)
 
     @property
     def problem(self) -> str | None:
-        """Why no worker is ready, without the details that are in the log; None before it fails."""
+        """Reason why no worker process of the server is ready, without the details that are in the
+        log; None before one has failed.
+        """
         if self.ready:
             return None
         if any(worker.available for worker in self.workers):
@@ -85,7 +87,9 @@ class WorkerPool:
         return True
 
     def stop(self) -> None:
-        """End the threads and the processes; jobs that still run are queued again."""
+        """End the worker processes of a server and their threads; jobs that still run are queued
+        again.
+        """
         for worker in self.workers:
             worker.stopping.set()
         for worker in self.workers:
@@ -242,9 +246,9 @@ class Worker:
     def _pass_on(self, job: Job, message: JobProgress | PreviewMessage | JobOutcome) -> bool:
         """Pass on a message of the process about a job; return True for the last one."""
         if isinstance(message, JobProgress):
-            self.dispatcher.record_progress(job.id, message)
+            self.dispatcher.send_progress_to_listeners(job.id, message)
         elif isinstance(message, PreviewMessage):
-            self.dispatcher.record_preview(job.id, message.step, message.png)
+            self.dispatcher.send_preview_to_listeners(job.id, message.step, message.png)
         elif isinstance(message, JobResult):
             if message.data.get("request", {}).get("model") == next(iter(self.settings.models)):
                 self._note_load(None, loaded=True)
@@ -270,4 +274,4 @@ class Worker:
         logger.error("A worker has ended with code %s.", code)
         reason = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
         for job in jobs:
-            self.dispatcher.record_interruption(job, reason)
+            self.dispatcher.requeue_or_fail_interrupted_job(job, reason)

@@ -26,8 +26,8 @@ LOAD_MESSAGE = "load"
 
 
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
-    """Load the default model, then run the jobs that the connection brings until it is closed; also
-    if the model does not load, for others may.
+    """Main function of a worker process: load the default model, then run the jobs that the
+    connection brings until it is closed; also if the model does not load.
 
     Signals of the terminal are for the server, which closes the connection.
     """
@@ -80,4 +80,4 @@ def _run(worker: "JobWorker", jobs: Sequence[WorkerJobInputs], connection: Conne
     def end(number: int, outcome: JobOutcome) -> None:
         connection.send(JobUpdateMessage(jobs[number].id, outcome))
 
-    worker.run_together_with_end_callback(jobs, [make_report(job) for job in jobs], end)
+    worker.run_jobs_as_batch(jobs, [make_report(job) for job in jobs], end)

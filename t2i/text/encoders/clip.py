@@ -50,7 +50,7 @@ class Clip(WindowedEncoder):
 
 
 def uses_attention_mask(model: PreTrainedModel) -> bool:
-    """Return True if the model's config asks for an attention mask."""
+    """Return True if a text model's config asks for an attention mask over the prompt's tokens."""
     return bool(getattr(model.config, "use_attention_mask", False))
 
 

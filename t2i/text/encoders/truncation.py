@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 from t2i.text.prompt import WeightedText
-from t2i.text.token_windows import MAX_WORD_LETTERS, Chunk, EncoderInput, TokenWindow
+from t2i.text.token_windows import MAX_WORD_LETTERS, EncoderInput, TokenChunk, TokenWindow
 
 MAX_CHUNKS = 32
 """Windows that one prompt may fill."""
@@ -17,7 +17,7 @@ MAX_QUOTED_WORDS = 12
 
 def tokenize_and_truncate(
     window: TokenWindow, prompts: Sequence[EncoderInput], most: int | None
-) -> list[list[Chunk]]:
+) -> list[list[TokenChunk]]:
     """Tokenize prompts and return the chunks of each, at most `most`; tokens beyond that are
     dropped with a warning.
 
@@ -27,7 +27,7 @@ def tokenize_and_truncate(
     for prompt in prompts:
         chunks = window.tokenize_into_chunks(prompt)
         if most is not None and len(chunks) > most:
-            chunks, lost = truncate_and_refill_chunks(chunks, most, window.capacity)
+            chunks, lost = truncate_chunks_and_fill_last(chunks, most, window.capacity)
             if lost:
                 warn_of_lost_words(prompt, lost, most * window.size)
         if len(chunks) > MAX_CHUNKS:
@@ -41,23 +41,23 @@ def tokenize_and_truncate(
     return divided
 
 
-def truncate_and_refill_chunks(
-    chunks: Sequence[Chunk], most: int, room: int
-) -> tuple[list[Chunk], Chunk | None]:
-    """Truncate a prompt's chunks to `most`, the last one filled up with the tokens that follow it;
-    return them, and the first chunk that is dropped or None.
+def truncate_chunks_and_fill_last(
+    chunks: Sequence[TokenChunk], most: int, room: int
+) -> tuple[list[TokenChunk], TokenChunk | None]:
+    """Truncate a prompt's token chunks to `most` and fill the last one up with following tokens;
+    return the kept chunks, and the first dropped chunk or None.
     """
     kept, rest = list(chunks[:most]), chunks[most:]
     last = kept[-1]
     same = [token for chunk in rest if chunk.section == last.section for token in chunk.tokens]
     free = room - len(last.tokens)
-    kept[-1] = Chunk(last.section, (*last.tokens, *same[:free]))
+    kept[-1] = TokenChunk(last.section, (*last.tokens, *same[:free]))
     if same[free:]:
-        return kept, Chunk(last.section, tuple(same[free:]))
+        return kept, TokenChunk(last.section, tuple(same[free:]))
     return kept, next((chunk for chunk in rest if chunk.section != last.section), None)
 
 
-def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
+def warn_of_lost_words(prompt: EncoderInput, lost: TokenChunk, tokens: int) -> None:
     """Warn that a prompt is too long, and which of its words are left out."""
     kept, dropped = split_text_at_chunk(prompt, lost)
     warnings.warn(
@@ -68,9 +68,9 @@ def warn_of_lost_words(prompt: EncoderInput, lost: Chunk, tokens: int) -> None:
     )
 
 
-def split_text_at_chunk(prompt: EncoderInput, lost: Chunk) -> tuple[str, str]:
-    """Split the text of a prompt where a chunk begins: return the text before its first token, and
-    the text from there on.
+def split_text_at_chunk(prompt: EncoderInput, lost: TokenChunk) -> tuple[str, str]:
+    """Split a prompt's text where a chunk of its tokens begins: return the text before the chunk's
+    first token, and the text from there on.
     """
     texts = prompt.section_texts if isinstance(prompt, WeightedText) else (prompt,)
     position = lost.tokens[0].start if lost.tokens else 0

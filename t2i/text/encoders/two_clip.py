@@ -113,7 +113,9 @@ class TwoClip(TextEncoder):
     def count_chunks_of_longest(
         self, prompts: Sequence[EncoderInput], prompts_2: Sequence[EncoderInput] | None = None
     ) -> int:
-        """Return the number of windows that the longest prompt of either list needs."""
+        """Return the number of token windows that the longest prompt of either list, one for each
+        CLIP model, needs.
+        """
         second = prompts if prompts_2 is None else prompts_2
         return max(
             self.first.count_chunks_of_longest(prompts), self.second.count_chunks_of_longest(second)

@@ -17,7 +17,7 @@ from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_p
 from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
 from t2i.text.encoders.truncation import MAX_CHUNKS, tokenize_and_truncate
 from t2i.text.prompt import WeightedText
-from t2i.text.token_windows import Chunk, EncoderInput, TokenWindow, build_token_window
+from t2i.text.token_windows import EncoderInput, TokenChunk, TokenWindow, build_token_window
 
 
 class TokenBatch(NamedTuple):
@@ -36,7 +36,9 @@ class TokenBatch(NamedTuple):
 
 
 class WindowedEncoder(TextEncoder):
-    """Base class of encoders with one tokenizer and one model; families override `run_model`."""
+    """Base class of text encoders with one tokenizer and one model, which read a prompt in windows
+    of tokens; families override `run_model`.
+    """
 
     masked: ClassVar[bool] = True
     """Whether the denoiser must not look at padding."""
@@ -92,7 +94,7 @@ class WindowedEncoder(TextEncoder):
         return EncodedText(text_BTD, mask_BT, pooled_BD)
 
     def count_chunks_of_longest(self, prompts: Sequence[EncoderInput]) -> int:
-        """Return the number of windows that the longest prompt needs."""
+        """Return the number of token windows that the longest prompt needs."""
         check_encoder_prompts(prompts)
         return max(
             len(chunks) for chunks in tokenize_and_truncate(self.token_window, prompts, None)
@@ -118,7 +120,7 @@ class WindowedEncoder(TextEncoder):
         rows = [
             chunk
             for chunks in divided
-            for chunk in [*chunks, *[Chunk(-1, ())] * (count - len(chunks))]
+            for chunk in [*chunks, *[TokenChunk(-1, ())] * (count - len(chunks))]
         ]
         places_W = torch.arange(window.size)
         mask_RW = places_W < torch.tensor([[window.count_unpadded_tokens(chunk)] for chunk in rows])
@@ -132,7 +134,9 @@ class WindowedEncoder(TextEncoder):
         )
 
     def check_clip_skip(self, clip_skip: int) -> None:
-        """Raise ArgumentError for any clip_skip but None: only CLIP has layers to skip."""
+        """Raise ArgumentError for any clip_skip but None: of the text encoders, only CLIP has
+        layers to skip.
+        """
         raise ArgumentError(
             f"Got clip_skip={clip_skip}, but this text encoder is a "
             f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
@@ -198,7 +202,9 @@ class WindowedEncoder(TextEncoder):
 
 
 def check_no_output_head(model: PreTrainedModel) -> None:
-    """Raise ArgumentError for a model with an output head, such as a language model's."""
+    """Raise ArgumentError for a text model with an output head, such as a language model's: text
+    encoders need the model without it.
+    """
     if model.base_model is not model:
         raise ArgumentError(
             f"Got a {type(model).__name__}, which ends in scores; expected the layers below: give "

@@ -13,7 +13,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, SelfReplace, WeightWords, attend
 from t2i.attention.site import Sites
 from t2i.controls.control import Control
-from t2i.controls.control_facts import control_to_json
+from t2i.controls.control_facts import control_to_dict
 from tests.pipelines.controls.networks import hint, tiny_controlnet
 from tests.pipelines.test_adapters import adapter_for, lora_of
 from tests.tiny import tiny_sd_components
@@ -174,5 +174,5 @@ def test_a_lora_on_a_controlnet_is_a_change_of_its_weights():
     free = tiny_controlnet(pipe.unet)
     assert torch.allclose(draw(network), draw(merged), atol=1e-5)
     assert not torch.allclose(draw(network), draw(free), atol=1e-3)
-    facts = [control_to_json(Control(one, hint(1)))["network"] for one in (network, free)]
+    facts = [control_to_dict(Control(one, hint(1)))["network"] for one in (network, free)]
     assert facts[0] != facts[1]

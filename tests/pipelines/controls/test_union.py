@@ -16,7 +16,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import attend
 from t2i.cli.request.control_files import parse_control
 from t2i.controls.control import Control
-from t2i.controls.control_facts import control_to_json
+from t2i.controls.control_facts import control_to_dict
 from t2i.controls.loading import load_control_network
 from t2i.errors import ArgumentError, ModelError
 from tests.pipelines.against import assert_same
@@ -122,7 +122,7 @@ def test_the_type_of_a_hint_matters_and_names_are_numbers(parts, nets):
     drawn = {one: draw(parts, Control(nets[0], hint(1), type=one)) for one in ("canny", 3, 4)}
     assert torch.equal(drawn["canny"], drawn[3])
     assert not torch.equal(drawn[4], drawn[3])
-    facts = [control_to_json(Control(nets[0], hint(1), type=one)) for one in ("canny", 3, 4)]
+    facts = [control_to_dict(Control(nets[0], hint(1), type=one)) for one in ("canny", 3, 4)]
     assert facts[0] == facts[1] != facts[2]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.prompt_to_prompt.inverted_source import peak_signal_to_noise
+from pipelines.prompt_to_prompt.inverted_source import compute_psnr
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import ShareKeysValues
 from t2i.conditioning.guidance import ClassifierFree
@@ -53,7 +53,7 @@ def test_the_replay_of_turbo_is_that_of_its_own_prompt_drawn_again(pipe):
     source = pipe.invert(picture(), SOURCE, "turbo:max_last_residual=0.01", **RUN)
     drawn = pipe(source, SOURCE, edits=[], output_type="latent").images[1:]
     with torch.no_grad():
-        replay = peak_signal_to_noise(pipe.decode_latents(drawn), source.photo_pixels)
+        replay = compute_psnr(pipe.decode_latents(drawn), source.photo_pixels)
     assert source.error.replay == pytest.approx(replay, abs=1e-6)
     assert abs(source.error.replay - source.error.autoencoder) > 1e-3
 

@@ -6,9 +6,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.schedulers import DDIMScheduler
 from PIL import Image
 
-from pipelines.inversion.flow_pipelines import adapt_flow_pipeline
+from pipelines.inversion.flow_pipelines import get_flow_pipeline_adapter
 from pipelines.inversion.flow_source import invert_with
-from pipelines.inversion.null_text import NullText
+from pipelines.inversion.null_text import NullTextInversion
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import Reweight
 from t2i.errors import ArgumentError
@@ -172,12 +172,14 @@ def test_the_timesteps_are_those_of_the_pipeline_s_own_run(kind, dynamic):
     pipe(SOURCE, num_inference_steps=4, **SIZE, **DRAWN)
     theirs = tuple(float(one) for one in pipe.scheduler.timesteps)
     latents = torch.zeros(1, 4, 8, 16)
-    assert adapt_flow_pipeline(pipe).read_levels(4, latents).timesteps == theirs
+    assert (
+        get_flow_pipeline_adapter(pipe).build_pipeline_noise_levels(4, latents).timesteps == theirs
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_published_settings_are_the_defaults(pipes, kind):
-    adapter = adapt_flow_pipeline(pipes[kind])
+    adapter = get_flow_pipeline_adapter(pipes[kind])
     source = invert_with(pipes[kind], picture(), SOURCE, seed=2, **SIZE)
     assert len(source.path.steps) == {"sd3": 33, "flux": 24}[kind]
     scales = adapter.guidance_scale, adapter.source_guidance_scale
@@ -207,7 +209,7 @@ def test_other_pipelines_and_schedulers_are_refused_in_words():
     ("given", "message"),
     [
         ({"method": "null-text"}, "method 'null-text.*' for a StableDiffusion3Pipeline: flow"),
-        ({"method": NullText()}, "flow models of diffusers take difference alone"),
+        ({"method": NullTextInversion()}, "flow models of diffusers take difference alone"),
         ({"method": "diffrence"}, "Unknown inversion method 'diffrence'"),
         ({"prompt": None}, "Got None as the prompt of the picture"),
         ({"picture": "cat.png"}, "Got picture of type str, expected a Pillow image"),

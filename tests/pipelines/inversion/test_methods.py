@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from pipelines.inversion.bdia import Bdia
-from pipelines.inversion.ddim import Ddim, InverseScheduler, invert_ddim
-from pipelines.inversion.edit_friendly import EditFriendly, FlowEdit, Turbo
+from pipelines.inversion.bdia import BdiaInversion
+from pipelines.inversion.ddim import DdimInversion, InverseDdimScheduler, invert_ddim
+from pipelines.inversion.edit_friendly import EditFriendlyInversion, FlowEdit, TurboEdit
 from pipelines.inversion.methods import INVERSION_METHODS, format_method, parse_method
-from pipelines.inversion.noise_levels import build_noise_levels, build_path_steps
-from pipelines.inversion.path_scheduler import PathStepScheduler, PinnedScheduler
+from pipelines.inversion.noise_levels import build_noise_levels, build_run_step_coefficients
+from pipelines.inversion.path_scheduler import PinnedScheduler, PrecomputedStepScheduler
 from t2i.errors import ArgumentError
 from tests.pipelines.inversion.toy import SHAPE, ToyRun, model
 
@@ -58,7 +58,7 @@ def record(run, path):
 
 
 def draw_target(run, path, residuals, target=1):
-    scheduler = PathStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
+    scheduler = PrecomputedStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
     return run.sample_latents(scheduler, path.latents[0], guided=True, target=target)
 
 
@@ -68,11 +68,13 @@ def draw_target(run, path, residuals, target=1):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_step_is_that_of_ddim(prediction, eta):
-    """`build_path_step` is diffusers' DDIM step without its noise, whatever the model predicts."""
+    """`build_step_coefficients` is diffusers' DDIM step without its noise, whatever the model
+    predicts.
+    """
     scheduler = ddim(prediction)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(scheduler, STEPS)
-    own = PathStepScheduler(scheduler, build_path_steps(levels, eta=eta))
+    own = PrecomputedStepScheduler(scheduler, build_run_step_coefficients(levels, eta=eta))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     zeros = torch.zeros(SHAPE, dtype=torch.float64)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -90,7 +92,7 @@ def test_a_flow_step_is_that_of_euler():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(STEPS)
     levels = build_noise_levels(FlowMatchEulerDiscreteScheduler(shift=3.0), STEPS)
-    own = PathStepScheduler(scheduler, build_path_steps(levels))
+    own = PrecomputedStepScheduler(scheduler, build_run_step_coefficients(levels))
     latents = torch.randn(SHAPE, dtype=torch.float64)
     for timestep in scheduler.timesteps:
         prediction = model(latents, 0, float(timestep))
@@ -132,7 +134,7 @@ def test_the_fixed_point_is_the_inverse_of_ddim(prediction):
     run = toy_run(of_prediction(prediction))
     latents = invert_ddim(run, 200)
     again = run.sample_latents(
-        PathStepScheduler(run.pipeline_scheduler, build_path_steps(run.levels)),
+        PrecomputedStepScheduler(run.pipeline_scheduler, build_run_step_coefficients(run.levels)),
         latents[0],
         guided=False,
     )
@@ -144,9 +146,9 @@ def test_more_iterations_lead_nearer_to_the_picture():
     for iterations in (1, 2, 4, 8):
         run = toy_run()
         latents = invert_ddim(run, iterations)
-        steps = build_path_steps(run.levels)
+        steps = build_run_step_coefficients(run.levels)
         again = run.sample_latents(
-            PathStepScheduler(run.pipeline_scheduler, steps), latents[0], guided=False
+            PrecomputedStepScheduler(run.pipeline_scheduler, steps), latents[0], guided=False
         )
         errors.append(largest(again - run.clean_1CHW))
     assert errors == sorted(errors, reverse=True)
@@ -160,7 +162,7 @@ def test_an_iteration_that_swings_about_its_fixed_point_reaches_it(slopes):
     """
     scheduler = ddim("epsilon", rescale_betas_zero_snr=False)
     levels = build_noise_levels(scheduler, STEPS)
-    step = build_path_steps(levels)[-1]
+    step = build_run_step_coefficients(levels)[-1]
     slope_11HW = torch.tensor(slopes, dtype=torch.float64).reshape(1, 1, 1, -1)
     f, g = step.denoised
     divisor = step.clean * f + step.latents
@@ -168,7 +170,7 @@ def test_an_iteration_that_swings_about_its_fixed_point_reaches_it(slopes):
     fixed = clean / divisor / (1 - slope_11HW)
 
     def error_after(iterations):
-        inverse = InverseScheduler(scheduler, levels, clean, iterations, levels_to_invert=1)
+        inverse = InverseDdimScheduler(scheduler, levels, clean, iterations, levels_to_invert=1)
         latents = clean
         for timestep in inverse.timesteps:
             prediction = -slope_11HW * divisor / (step.clean * g) * latents
@@ -212,7 +214,7 @@ def test_edit_friendly_is_the_paper_s():
     mu and sigma of DDPM, equations 3 and 4 of the paper.
     """
     run = toy_run()
-    path = EditFriendly().find_path(run)
+    path = EditFriendlyInversion().compute_source_latents_path(run)
     residuals = record(run, path)
     levels = run.levels
     target = path.latents[0]
@@ -228,7 +230,7 @@ def test_edit_friendly_is_the_paper_s():
 
         z = (path.latents[level + 1] - mean(path.latents[level], 0)) / sigma
         target = mean(target, 1) + sigma * z
-    scheduler = PathStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
+    scheduler = PrecomputedStepScheduler(run.pipeline_scheduler, path.steps, residuals.__getitem__)
     ours = path.latents[0]
     for timestep in scheduler.timesteps[:-1]:
         ours = scheduler.step(model(ours, 1, float(timestep)), timestep, ours)[0]
@@ -237,7 +239,7 @@ def test_edit_friendly_is_the_paper_s():
 
 def test_the_noise_of_each_level_is_independent():
     run = toy_run()
-    path = EditFriendly().find_path(run)
+    path = EditFriendlyInversion().compute_source_latents_path(run)
     levels = run.levels
     noises = [
         (latents - levels.signal[i] * run.clean_1CHW) / levels.noise[i]
@@ -253,7 +255,7 @@ def test_difference_is_flow_edit_on_a_flow_model():
     """x_target = x* + d, d' = d + (t' - t) (v(x_target, target) - v(x*, source))."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     run = ToyRun(build_noise_levels(scheduler, STEPS), scheduler)
-    path = FlowEdit().find_path(run)
+    path = FlowEdit().compute_source_latents_path(run)
     times = [*run.levels.noise]
     d = torch.zeros_like(run.clean_1CHW)
     for level in range(STEPS):
@@ -267,7 +269,7 @@ def test_difference_is_flow_edit_on_a_flow_model():
 def test_difference_without_keeping_is_inf_edit():
     """y' = x0 + D(a y + s n, target) - D(a x0 + s n, source)."""
     run = toy_run()
-    path = FlowEdit(keep=0.0).find_path(run)
+    path = FlowEdit(keep=0.0).compute_source_latents_path(run)
     levels, clean = run.levels, run.clean_1CHW
     y = clean
     for level, source in enumerate(path.latents[:-1]):
@@ -284,18 +286,21 @@ def test_difference_without_keeping_is_inf_edit():
 
 def test_keeping_along_the_path_is_edit_friendly_without_eta():
     run, other = toy_run(), toy_run()
-    along, deterministic = FlowEdit().find_path(run), EditFriendly(eta=0.0).find_path(other)
+    along, deterministic = (
+        FlowEdit().compute_source_latents_path(run),
+        EditFriendlyInversion(eta=0.0).compute_source_latents_path(other),
+    )
     assert along.steps == deterministic.steps
     a, s = run.levels.signal[3], run.levels.noise[3]
     a_to, s_to = run.levels.signal[4], run.levels.noise[4]
-    fixed = FlowEdit(keep=(s_to / a_to) / (s / a)).find_path(toy_run())
+    fixed = FlowEdit(keep=(s_to / a_to) / (s / a)).compute_source_latents_path(toy_run())
     assert fixed.steps[3].clean == pytest.approx(along.steps[3].clean, abs=1e-12)
     assert fixed.steps[3].latents == pytest.approx(along.steps[3].latents, abs=1e-12)
 
 
 def test_turbo_has_one_step_less_noise_than_it_tells():
     run = toy_run(steps=4)
-    path = Turbo().find_path(run)
+    path = TurboEdit().compute_source_latents_path(run)
     assert len(path.steps) == 4
     assert torch.equal(path.latents[-1], path.latents[-2])
     left = path.latents[0] - run.levels.signal[1] * run.clean_1CHW
@@ -304,7 +309,7 @@ def test_turbo_has_one_step_less_noise_than_it_tells():
 
 def test_turbo_limits_the_last_residual():
     run = toy_run(steps=4)
-    path = Turbo(max_last_residual=0.5).find_path(run)
+    path = TurboEdit(max_last_residual=0.5).compute_source_latents_path(run)
     residuals = record(run, path)
     assert float(residuals[-1].norm()) == pytest.approx(0.5)
     assert float(residuals[0].norm()) > 0.5
@@ -315,13 +320,19 @@ def test_turbo_limits_the_last_residual():
 
 @pytest.mark.parametrize(
     "method",
-    [EditFriendly(), EditFriendly(skip=0.25, eta=0.5), FlowEdit(), FlowEdit(skip=0.5), Bdia()],
+    [
+        EditFriendlyInversion(),
+        EditFriendlyInversion(skip=0.25, eta=0.5),
+        FlowEdit(),
+        FlowEdit(skip=0.5),
+        BdiaInversion(),
+    ],
     ids=format_method,
 )
 @pytest.mark.parametrize("prediction", [*PREDICTIONS, "flow"])
 def test_a_target_equal_to_the_source_is_the_picture(method, prediction):
     run = toy_run(of_prediction(prediction))
-    path = method.find_path(run)
+    path = method.compute_source_latents_path(run)
     drawn = draw_target(run, path, record(run, path), target=0)
     assert largest(drawn - run.clean_1CHW) < 1e-10 * max(map(largest, path.latents))
 
@@ -330,7 +341,7 @@ def test_a_target_equal_to_the_source_is_the_picture(method, prediction):
 def test_bdia_is_undone_step_by_step(gamma):
     """Only its first step has a residual: the others lead back by themselves."""
     run = toy_run()
-    path = Bdia(gamma=gamma).find_path(run)
+    path = BdiaInversion(gamma=gamma).compute_source_latents_path(run)
     residuals = record(run, path)
     assert largest(torch.cat(residuals[1:])) < 1e-8 * max(map(largest, path.latents))
     assert run.passes == 4 + STEPS - 1
@@ -339,7 +350,7 @@ def test_bdia_is_undone_step_by_step(gamma):
 def test_bdia_is_the_paper_s():
     """z_(i-1) = gamma (z_(i+1) - up(z_i)) + down(z_i), with DDIM's increments in v."""
     run = toy_run()
-    path = Bdia(gamma=0.8).find_path(run)
+    path = BdiaInversion(gamma=0.8).compute_source_latents_path(run)
     levels = run.levels
 
     def moved(latents, level, to):
@@ -355,13 +366,13 @@ def test_bdia_is_the_paper_s():
 
 
 def test_ddim_is_not_pinned_and_direct_is():
-    assert not Ddim().find_path(toy_run()).pinned
-    assert parse_method("direct").find_path(toy_run()).pinned
+    assert not DdimInversion().compute_source_latents_path(toy_run()).pinned
+    assert parse_method("direct").compute_source_latents_path(toy_run()).pinned
 
 
 def test_one_step_from_pure_noise_is_refused_in_words():
     with pytest.raises(ArgumentError, match="give at least 2 steps"):
-        Ddim().find_path(toy_run(steps=1))
+        DdimInversion().compute_source_latents_path(toy_run(steps=1))
 
 
 # names

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from pipelines.inversion.methods import INVERSION_METHODS, parse_method
-from pipelines.inversion.null_text import NullText
+from pipelines.inversion.null_text import NullTextInversion
 from pipelines.prompt_to_prompt.inverted_source import resolve_inversion_method
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import build_scheduler
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
@@ -117,7 +117,7 @@ def test_negative_prompt_replays_the_path_where_source_and_negative_are_one(prec
 
 def test_null_text_is_that_of_an_independent_optimisation(precise):
     """Algorithm 1 of the paper, written out with diffusers' scheduler and torch's Adam."""
-    method = NullText(iterations=3, inner_steps=3)
+    method = NullTextInversion(iterations=3, inner_steps=3)
     source = precise.invert(picture(), SOURCE, method, **RUN)
     path = precise.invert(picture(), SOURCE, "direct:iterations=3", **RUN)
     scheduler = copy.deepcopy(precise.scheduler)
@@ -226,7 +226,7 @@ def embedded():
 def cat():
     """A composed scene, which the embedded model never drew."""
     config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
-    return Image.fromarray(Scenes(config).render_scene(0).pixels)
+    return Image.fromarray(SceneDataset(config).render_scene(0).pixels)
 
 
 def test_a_poor_replay_is_said(embedded, cat):

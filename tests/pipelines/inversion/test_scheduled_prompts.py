@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.inversion.reordered_prompt import ReorderedPrompt, reorder_prompt
+from pipelines.inversion.reordered_prompt import StepReorderedPrompt, reorder_prompt_steps
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.text.prompt import Prompt
@@ -61,13 +61,13 @@ def test_a_noise_level_has_the_same_text_on_the_way_up_and_down(pipe, text, meth
 def test_each_step_has_the_text_of_the_step_that_it_stands_for():
     prompt = Prompt("[a cat:a dog:0.25]")
     order = (3, 3, 2, 2, 1, 1, 0, 0)
-    up = reorder_prompt(prompt, order, STEPS)
+    up = reorder_prompt_steps(prompt, order, STEPS)
     assert [up.texts_at_step(step, 8) for step in range(8)] == [
         prompt.texts_at_step(level, STEPS) for level in order
     ]
     assert up.list_change_steps(8) == (0, 6)
     assert up.texts_at_step(0, 1) == prompt.texts_at_step(0, 1)
     assert up.list_change_steps(STEPS) == prompt.list_change_steps(STEPS)
-    assert isinstance(up, ReorderedPrompt)
-    assert reorder_prompt("a cat", [1, 0], 2) == "a cat"
-    assert reorder_prompt(None, [1, 0], 2) is None
+    assert isinstance(up, StepReorderedPrompt)
+    assert reorder_prompt_steps("a cat", [1, 0], 2) == "a cat"
+    assert reorder_prompt_steps(None, [1, 0], 2) is None

@@ -17,7 +17,7 @@ def model(latents, target, timestep):
 
 @dataclass
 class ToyRun:
-    """A InversionRun around `model`: what a pipeline's loop does, in five lines."""
+    """A InversionRunProtocol around `model`: what a pipeline's loop does, in five lines."""
 
     levels: NoiseLevels
     pipeline_scheduler: object

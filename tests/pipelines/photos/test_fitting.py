@@ -16,7 +16,7 @@ from pipelines.images.blend_weights import (
     compute_inward_feather_weights,
 )
 from pipelines.images.photo import prepare_photo
-from pipelines.images.photo_fitting import FIT_MODES, choose_fitting
+from pipelines.images.photo_fitting import FIT_MODES, compute_photo_fitting
 from t2i.errors import ArgumentError
 from t2i.pictures import save_picture
 from tests.pipelines.photos.test_reading import DATE, camera_exif, colourful, wide_gamut_profile
@@ -65,7 +65,7 @@ def test_every_size_is_fitted_and_put_back_unchanged(width, height, size, fit):
     ],
 )  # fmt: skip
 def test_what_was_done_is_said(size, fit, description, box, frame):
-    fitting = choose_fitting(*size, 32, 32, fit)
+    fitting = compute_photo_fitting(*size, 32, 32, fit)
     assert (fitting.description, fitting.box, fitting.frame) == (description, box, frame)
 
 

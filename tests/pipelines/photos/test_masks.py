@@ -17,7 +17,7 @@ from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.prompt_to_prompt.recorded_source import load_recorded_source
 from t2i.attention import Replace
 from t2i.errors import ArgumentError, DataError
-from t2i.scenes.scenes import SceneDatasetConfig, Scenes
+from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.denoiser.test_sd import overflowing_vae
 from tests.pipelines.photos.test_reading import camera_exif, colourful
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
@@ -175,7 +175,7 @@ def test_a_blend_by_words_leaves_the_rest_of_the_photo_as_it_is():
     editor = PromptEditPipeline.from_pretrained("embedded")
     editor.set_progress_bar_config(disable=True)
     config = SceneDatasetConfig(seed=991, max_objects=1, alone=1.0, vocabulary=["cat"])
-    scene = Scenes(config).render_scene(0)
+    scene = SceneDataset(config).render_scene(0)
     caption = scene.caption
     source = editor.invert(scene.pixels, caption, num_inference_steps=4, guidance_scale=3.0)
     edit = {"target": caption.replace("cat", "dog"), "blend": ("cat", "dog")}

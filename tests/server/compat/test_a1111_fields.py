@@ -8,12 +8,12 @@ from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, 
 from t2i.server.compat.a1111.request.job_fields import build_img2img_fields, build_txt2img_fields
 from t2i.server.compat.a1111.request.neutral_values import (
     NEUTRAL_VALUES_BY_FIELD,
-    check_neutral_fields,
+    check_no_unsupported_fields,
 )
 from t2i.server.compat.a1111.request.sampler_choice import (
     SAMPLER_LABELS,
     choose_sampler,
-    label_sampler,
+    format_sampler_as_a1111,
     list_sampler_items,
     list_scheduler_items,
 )
@@ -146,15 +146,17 @@ def test_each_field_that_is_not_done_is_refused_by_name(name: str) -> None:
     for neutral in NEUTRAL_VALUES_BY_FIELD[name]:
         if isinstance(neutral, list | dict | str) and neutral != "None":
             continue  # of another type than the field
-        check_neutral_fields(kind.model_construct(**{name: neutral}))
+        check_no_unsupported_fields(kind.model_construct(**{name: neutral}))
     with pytest.raises(ArgumentError, match=f"Got {name}=.*, which is not done here: "):
-        check_neutral_fields(kind(**{name: ACTING[name]}))
+        check_no_unsupported_fields(kind(**{name: ACTING[name]}))
 
 
 def test_unknown_fields_are_refused_unless_empty() -> None:
-    check_neutral_fields(GenerationBody(distilled=None, hr_additional_modules=[], boost=False))
+    check_no_unsupported_fields(
+        GenerationBody(distilled=None, hr_additional_modules=[], boost=False)
+    )
     with pytest.raises(ArgumentError, match=r"Got distilled_cfg_scale=3\.5, .*no such field"):
-        check_neutral_fields(GenerationBody(distilled_cfg_scale=3.5))
+        check_no_unsupported_fields(GenerationBody(distilled_cfg_scale=3.5))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_unknown_fields_are_refused_unless_empty() -> None:
     ],
 )
 def test_scripts_that_are_switched_off_are_accepted(scripts: dict[str, object]) -> None:
-    check_neutral_fields(GenerationBody(alwayson_scripts=scripts))
+    check_no_unsupported_fields(GenerationBody(alwayson_scripts=scripts))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_scripts_that_are_switched_off_are_accepted(scripts: dict[str, object]) 
 def test_scripts_that_would_act_are_refused_by_name(scripts: dict[str, object]) -> None:
     (name,) = scripts
     with pytest.raises(ArgumentError, match=f"alwayson_scripts with '{name}', which is not done"):
-        check_neutral_fields(GenerationBody(alwayson_scripts=scripts))
+        check_no_unsupported_fields(GenerationBody(alwayson_scripts=scripts))
 
 
 # hires fix
@@ -279,7 +281,7 @@ def test_samplers_that_are_not_done_are_refused(
 
 def test_every_listed_pair_of_sampler_and_scheduler_is_one_of_ours() -> None:
     assert set(SAMPLER_LABELS) == {
-        name for name in SAMPLERS if label_sampler(name) == SAMPLER_LABELS.get(name)
+        name for name in SAMPLERS if format_sampler_as_a1111(name) == SAMPLER_LABELS.get(name)
     }
     for sampler in list_sampler_items():
         names = [str(sampler["name"]), *sampler["aliases"]]

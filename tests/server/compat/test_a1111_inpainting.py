@@ -7,9 +7,9 @@ from PIL import Image
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.inpainting import (
-    Inpainting,
+    InpaintingPlan,
     crop_to_aspect_if_asked,
-    find_box,
+    find_mask_box,
     plan_inpainting,
 )
 from t2i.server.compat.a1111.request.mask_filling import fill_mask_from_surroundings
@@ -36,7 +36,7 @@ def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
     return (np.asarray(before) != np.asarray(after)).any(axis=2)
 
 
-def paste_black(plan: Inpainting) -> Image.Image:
+def paste_black(plan: InpaintingPlan) -> Image.Image:
     return plan.paste(Image.new("RGB", plan.size))
 
 
@@ -88,11 +88,11 @@ def test_transparent_mask_is_read_by_its_alpha() -> None:
 
 
 def test_box_has_the_shape_of_the_size_where_there_is_room() -> None:
-    assert find_box(square(), 0, (64, 64)) == (10, 10, 20, 20)
-    assert find_box(square(), 0, (128, 64)) == (5, 10, 25, 20)
-    assert find_box(square(box=(0, 0, 10, 10)), 0, (128, 64)) == (0, 0, 20, 10)
-    assert find_box(square(), 0, (64, 640)) == (10, 0, 20, 40)
-    assert find_box(square(), 99, (64, 64)) == (0, 0, 60, 40)
+    assert find_mask_box(square(), 0, (64, 64)) == (10, 10, 20, 20)
+    assert find_mask_box(square(), 0, (128, 64)) == (5, 10, 25, 20)
+    assert find_mask_box(square(box=(0, 0, 10, 10)), 0, (128, 64)) == (0, 0, 20, 10)
+    assert find_mask_box(square(), 0, (64, 640)) == (10, 0, 20, 40)
+    assert find_mask_box(square(), 99, (64, 64)) == (0, 0, 60, 40)
 
 
 def test_resize_mode_one_crops_the_middle() -> None:

@@ -10,7 +10,7 @@ from t2i.adapters.textual_inversion import LearnedWord, write_learned_word
 from t2i.errors import ArgumentError, ModelError
 from t2i.server.catalogue import Catalogue
 from t2i.server.compat.a1111.state.options import OwnerModels
-from t2i.server.compat.a1111.state.tasks import MAX_TASKS, Task, TaskRegistry, measure_progress
+from t2i.server.compat.a1111.state.tasks import MAX_TASKS, Task, TaskRegistry, compute_task_progress
 from t2i.server.jobs.job import Job, JobProgress, JobState
 from tests.server.conftest import Idle
 
@@ -101,9 +101,12 @@ def test_each_owner_chooses_a_model(models: OwnerModels) -> None:
     models.set_model_from_options("one", {"sd_model_checkpoint": "owner/name"})
     assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
     assert models.read_options("two")["sd_model_checkpoint"] == "embedded"
-    assert models.choose_model("one", {}) == "owner/name"
-    assert models.choose_model("one", {"sd_model_checkpoint": "embedded"}) == "embedded"
-    assert models.choose_model("one", {}) == "owner/name"
+    assert models.check_options_and_find_model("one", {}) == "owner/name"
+    assert (
+        models.check_options_and_find_model("one", {"sd_model_checkpoint": "embedded"})
+        == "embedded"
+    )
+    assert models.check_options_and_find_model("one", {}) == "owner/name"
     models.set_model_from_options("one", {"samples_format": "png"})
     assert models.read_options("one")["sd_model_checkpoint"] == "owner/name"
 
@@ -139,19 +142,19 @@ def job(name: str, state: JobState, **values: Any) -> Job:
 def test_progress_counts_pictures_and_steps() -> None:
     running = job("b", "running", started=1.0, progress=JobProgress(5, 10, 2.0))
     jobs = {"a": job("a", "done", started=0.5), "b": running, "c": job("c", "queued")}
-    found = measure_progress(Task("t", "", list(jobs)), jobs.__getitem__)
+    found = compute_task_progress(Task("t", "", list(jobs)), jobs.__getitem__)
     assert found.current is running
     assert found.is_running
-    assert found.num_over == 1
+    assert found.num_ended_jobs == 1
     assert found.fraction == pytest.approx(1.5 / 3)
     assert found.seconds_left == pytest.approx(2.0 + 4.0)  # half a picture, and one more
 
 
 def test_progress_of_a_task_that_waits_and_of_one_that_is_over() -> None:
-    waiting = measure_progress(Task("t", "", ["a"]), lambda name: job(name, "queued"))
+    waiting = compute_task_progress(Task("t", "", ["a"]), lambda name: job(name, "queued"))
     assert (waiting.fraction, waiting.seconds_left, waiting.is_running) == (0.0, 0.0, False)
     assert waiting.current is not None
-    over = measure_progress(Task("t", "", ["a"]), lambda name: job(name, "cancelled"))
+    over = compute_task_progress(Task("t", "", ["a"]), lambda name: job(name, "cancelled"))
     assert (over.fraction, over.current, over.is_running) == (1.0, None, False)
 
 

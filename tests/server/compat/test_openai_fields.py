@@ -9,9 +9,9 @@ from t2i.server.compat.openai.image_schemas import EditForm, GenerationBody, Ima
 from t2i.server.compat.openai.job_fields import (
     NEUTRAL_VALUES_BY_FIELD,
     build_image_fields,
-    read_output_format,
+    parse_output_format,
 )
-from t2i.server.compat.openai.transparent_masks import read_edit_mask
+from t2i.server.compat.openai.transparent_masks import build_edit_mask
 
 
 def test_a_prompt_alone_leaves_everything_to_the_model() -> None:
@@ -76,7 +76,7 @@ def test_values_that_are_not_done_are_refused(values: dict[str, object], message
 
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp"])
 def test_output_formats(name: str) -> None:
-    assert read_output_format(ImageBody(prompt="a", output_format=name)) == name
+    assert parse_output_format(ImageBody(prompt="a", output_format=name)) == name
 
 
 # masks
@@ -89,7 +89,7 @@ def transparent(size: tuple[int, int] = (8, 6)) -> Image.Image:
 
 
 def test_transparent_part_of_the_mask_is_white_in_ours() -> None:
-    mask = read_edit_mask(Image.new("RGB", (8, 6)), transparent())
+    mask = build_edit_mask(Image.new("RGB", (8, 6)), transparent())
     assert mask is not None
     assert mask.mode == "L"
     assert mask.getbbox() == (2, 2, 5, 4)
@@ -97,11 +97,11 @@ def test_transparent_part_of_the_mask_is_white_in_ours() -> None:
 
 
 def test_transparency_of_the_picture_counts_without_a_mask() -> None:
-    mask = read_edit_mask(transparent(), None)
+    mask = build_edit_mask(transparent(), None)
     assert mask is not None
     assert mask.getbbox() == (2, 2, 5, 4)
-    assert read_edit_mask(Image.new("RGB", (8, 6)), None) is None
-    assert read_edit_mask(Image.new("RGBA", (8, 6), (1, 2, 3, 255)), None) is None
+    assert build_edit_mask(Image.new("RGB", (8, 6)), None) is None
+    assert build_edit_mask(Image.new("RGBA", (8, 6), (1, 2, 3, 255)), None) is None
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_transparency_of_the_picture_counts_without_a_mask() -> None:
 )
 def test_masks_that_mark_nothing_are_refused(mask: Image.Image, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_edit_mask(Image.new("RGB", (8, 6)), mask)
+        build_edit_mask(Image.new("RGB", (8, 6)), mask)

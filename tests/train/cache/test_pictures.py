@@ -14,7 +14,7 @@ from t2i.errors import DataError
 from tests.tiny import tiny_small_vae, tiny_vae
 from tests.train.data.making import COLOURS, NAMES, folder_of, noise, plain
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.cache.latent_cache import CachedPictureDataset
 from train.cache.needed_keys import list_needed_captions, list_needed_variants
 from train.cache.shards import ShardFolder, ShardWriter
@@ -178,11 +178,11 @@ def test_shuffled_and_gone_on_with_the_batches_are_those_without_a_cache(tmp_pat
     pictures = pictures_of(several(tmp_path / "p"), **LIVELY)
     found = cached(pictures, tmp_path / "c", vae)
     order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=3)
-    expected = [*load_micro_batches_of_steps(pictures, order, ProcessShare(), range(12))]
+    expected = [*iterate_micro_batches_of_steps(pictures, order, ProcessShare(), range(12))]
     for steps, workers in ((range(12), 0), (range(7, 12), 1)):
         for step, batch in zip(
             steps,
-            load_micro_batches_of_steps(found, order, ProcessShare(), steps, workers),
+            iterate_micro_batches_of_steps(found, order, ProcessShare(), steps, workers),
             strict=True,
         ):
             with torch.no_grad():
@@ -256,7 +256,7 @@ def test_a_picture_without_finite_latents_is_named_and_another_stands_in(tmp_pat
     assert [*lost] == [3]
     with pytest.warns(UserWarning, match="03-yellow.png: becomes latents that are not finite"):
         found = CachedPictureDataset(pictures, shards, lost)
-    assert found.find_replacement(3) == 4
+    assert found.find_replacement_index(3) == 4
     sample = found.read_example(3, 0)
     assert sample.caption == "a cyan sheet"
     assert np.array_equal(sample.moments, found.read_example(4, 0).moments)
@@ -294,10 +294,10 @@ def test_a_short_run_needs_no_more_than_it_shows(tmp_path):
         for place in ProcessShare().list_micro_batches(order, step)[0]:
             index = place.example_index
             if index == 1:
-                index = found.find_replacement(1)
+                index = found.find_replacement_index(1)
             shown.add(found.variant_at_visit(index, place.visit))
     assert {*few} == shown
-    captions = pictures.list_all_captions()
+    captions = pictures.list_captions_of_all_pictures()
     assert list_needed_captions(captions, found, order, 1000) == captions | {""}
     assert list_needed_captions(captions, None, order, 1) == captions | {""}
     some = list_needed_captions(captions, found, order, 1)

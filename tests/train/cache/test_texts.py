@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from t2i.denoiser.build import Components
+from t2i.denoiser.build import ModelComponents
 from t2i.errors import DataError, TrainingError
 from tests.text import tiny_models
 from tests.tiny import tiny_vae
@@ -16,12 +16,12 @@ CAPTIONS = ["", "a red apple", "cat", "a cat left of the dog " * 4, "the blue pi
 CPU = torch.device("cpu")
 
 
-def components(kind: str) -> Components:
+def components(kind: str) -> ModelComponents:
     tokenizer, model = tiny_models.clip() if kind == "two clips" else getattr(tiny_models, kind)()
     second, second_words = None, None
     if kind == "two clips":
         second_words, second = tiny_models.second_clip()
-    return Components(
+    return ModelComponents(
         vae=tiny_vae(),
         unet=None,
         text_encoder=model.eval(),
@@ -31,7 +31,7 @@ def components(kind: str) -> Components:
     )
 
 
-def made(folder, parts: Components, captions=CAPTIONS, size=4) -> CachedTextEmbeddings:
+def made(folder, parts: ModelComponents, captions=CAPTIONS, size=4) -> CachedTextEmbeddings:
     encoder = build_caption_encoder(parts)
     batches = batch_captions_by_length(parts, encoder, captions, size)
     assert sorted(caption for batch in batches for caption in batch) == sorted(captions)

@@ -8,10 +8,10 @@ import pytest
 from t2i.errors import DataError
 from tests.train.data.making import folder_of, plain
 from train.data.sources.folder import PictureFolderOptions, list_picture_folder
-from train.data.sources.listing import Listing
+from train.data.sources.listing import PictureListing
 
 
-def told(listing: Listing, folder: Path) -> dict[str, tuple[str, ...]]:
+def told(listing: PictureListing, folder: Path) -> dict[str, tuple[str, ...]]:
     return {
         str(Path(picture.name).relative_to(folder)): picture.captions
         for picture in listing.pictures

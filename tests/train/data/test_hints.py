@@ -24,7 +24,7 @@ from train.batches.micro_batch import collate_examples
 from train.batches.micro_batch_splitting import split_micro_batch
 from train.cache.latent_cache import CachedPictureDataset
 from train.cache.shards import ShardFolder, ShardWriter
-from train.data.dataset_manifest import load_run_pictures
+from train.data.dataset_manifest import load_pictures_creating_manifest_if_new
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sheets.contact_sheet import draw_contact_sheet
@@ -243,7 +243,7 @@ def test_a_table_of_hints_alone_leaves_the_captions_to_text_files(tmp_path: Path
     for row in rows:
         (tmp_path / f"mine/{row.pop('text')}.txt").write_text("a caption")
     table.write_text("\n".join(map(json.dumps, rows)))
-    assert pictures_of(subset).list_all_captions() == {"a caption"}
+    assert pictures_of(subset).list_captions_of_all_pictures() == {"a caption"}
 
 
 def test_cached_hints_are_those_of_the_pictures(tmp_path: Path) -> None:
@@ -301,14 +301,14 @@ def test_a_subset_has_its_own_kind_and_settings(tmp_path: Path) -> None:
 
 def test_a_run_notices_hints_that_changed(tmp_path: Path) -> None:
     config = PictureDatasetConfig.model_validate({"size": 32, "subsets": [of_folder(tmp_path)]})
-    first = load_run_pictures(config, tmp_path / "record.json")
-    assert load_run_pictures(config, tmp_path / "record.json").compute_fingerprint() == (
-        first.compute_fingerprint()
-    )
+    first = load_pictures_creating_manifest_if_new(config, tmp_path / "record.json")
+    assert load_pictures_creating_manifest_if_new(
+        config, tmp_path / "record.json"
+    ).compute_fingerprint() == (first.compute_fingerprint())
     plain("gray").save(tmp_path / "hints/red.png")
     assert Pictures(config).compute_fingerprint() != first.compute_fingerprint()
     with pytest.raises(ArgumentError, match=r"hints, pairs or repeats have changed.*red\.png"):
-        load_run_pictures(config, tmp_path / "record.json")
+        load_pictures_creating_manifest_if_new(config, tmp_path / "record.json")
 
 
 def test_a_batch_has_hints_from_0_to_1_and_can_be_split(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import folder_of
 from train.data.pictures import Pictures
 from train.data.pictures_config import PictureDatasetConfig
-from train.data.sources.kohya import load_kohya_subsets_and_notes
+from train.data.sources.kohya import load_kohya_subsets_and_unused_key_notes
 from train.data.subsets import SubsetConfig
 
 WHOLE = """
@@ -47,7 +47,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
     path = written(tmp_path, WHOLE)
-    subsets, notes = load_kohya_subsets_and_notes(path, 512)
+    subsets, notes = load_kohya_subsets_and_unused_key_notes(path, 512)
     shared = {"caption_extension": ".txt"}
     assert subsets == [
         SubsetConfig(
@@ -109,12 +109,12 @@ def test_its_keys_become_ours_and_inherit_as_there(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_taken_over_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        load_kohya_subsets_and_notes(written(tmp_path, text), 512)
+        load_kohya_subsets_and_unused_key_notes(written(tmp_path, text), 512)
 
 
 def test_a_file_without_subsets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \[\[datasets.subsets\]\] in it"):
-        load_kohya_subsets_and_notes(written(tmp_path, "[[datasets]]"), 512)
+        load_kohya_subsets_and_unused_key_notes(written(tmp_path, "[[datasets]]"), 512)
 
 
 def test_its_pictures_are_shown(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_each_line_is_a_pair_with_its_caption(tmp_path: Path) -> None:
     assert found[1][0] in PAIRS[1]["caption"]
     assert found[1][1:] == ("red", "green")
     assert found[2] == ("a blue sheet", "blue", "red")
-    assert pictures.list_all_captions() == {"a red sheet", "red", "a blue sheet"}
+    assert pictures.list_captions_of_all_pictures() == {"a red sheet", "red", "a blue sheet"}
 
 
 def test_a_picture_in_several_pairs_is_no_duplicate_and_a_repeated_pair_is(tmp_path: Path) -> None:

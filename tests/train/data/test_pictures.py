@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from t2i.errors import ArgumentError, DataError
 from tests.train.data.making import COLOURS, NAMES, colour_of, folder_of, noise, plain
 from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import load_micro_batches_of_steps
+from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.data.buckets import compute_covering_shape
 from train.data.pictures import PictureCropAndFlip, Pictures
 from train.data.pictures_config import PictureDatasetConfig
@@ -345,7 +345,7 @@ def test_captions_are_completed(tmp_path: Path, keys: dict[str, str], told: list
     pictures = Pictures(config_of(folder, **keys))
     expected = told or ["a photo of sks, 00-red", "a photo of sks, b"]
     assert [pictures.caption_at_visit(index, 3) for index in range(2)] == expected
-    assert pictures.list_all_captions() == {*expected}
+    assert pictures.list_captions_of_all_pictures() == {*expected}
 
 
 def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
@@ -360,7 +360,12 @@ def test_a_default_caption_is_for_pictures_without_one(tmp_path: Path) -> None:
 
 
 def test_captions_that_are_shuffled_are_not_listed(tmp_path: Path) -> None:
-    assert Pictures(config_of(several(tmp_path), shuffle_captions=True)).list_all_captions() is None
+    assert (
+        Pictures(
+            config_of(several(tmp_path), shuffle_captions=True)
+        ).list_captions_of_all_pictures()
+        is None
+    )
 
 
 def test_held_out_pictures_are_the_same_ones_when_others_are_added(tmp_path: Path) -> None:
@@ -406,7 +411,7 @@ def test_a_held_out_picture_looks_the_same_at_every_visit(tmp_path: Path) -> Non
         )
         assert {
             held_out.caption_at_visit(index, visit) for visit in range(9)
-        } == held_out.list_all_captions() & {first.caption}
+        } == held_out.list_captions_of_all_pictures() & {first.caption}
 
 
 def test_nothing_is_held_out_unless_asked(tmp_path: Path) -> None:
@@ -547,7 +552,7 @@ def test_worker_processes_read_what_one_process_reads(tmp_path: Path) -> None:
     pictures = Pictures(config_of(several(tmp_path), **LIVELY))
     order = BatchOrder(pictures.group_indices_by_shape(), 2, seed=1)
     alone, together = (
-        list(load_micro_batches_of_steps(pictures, order, ProcessShare(), range(6), workers))
+        list(iterate_micro_batches_of_steps(pictures, order, ProcessShare(), range(6), workers))
         for workers in (0, 1)  # cache/test_runs.py has two
     )
     for one, other in zip(alone, together, strict=True):

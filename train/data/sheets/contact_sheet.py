@@ -35,7 +35,9 @@ def draw_contact_sheet(pictures: Pictures, indices: Sequence[int]) -> Image.Imag
 
 
 def select_evenly_spaced_picture_indices(pictures: Pictures, most: int) -> list[int]:
-    """Return at most `most` indices, evenly spaced over the data set."""
+    """Return at most `most` picture indices, evenly spaced over the data set, for a contact
+    sheet.
+    """
     number = min(most, len(pictures))
     return [index * len(pictures) // number for index in range(number)]
 
@@ -56,7 +58,9 @@ def fade_masked_out_pixels(sample: TrainingExample) -> Image.Image:
 
 
 def fit_into_cell(picture: Image.Image) -> Image.Image:
-    """Return the picture scaled to a square cell and aligned to its bottom, above the caption."""
+    """Return the picture scaled to fit a square cell of a contact sheet and aligned to the bottom
+    of the cell, above its caption.
+    """
     scale = CELL_SIDE / max(picture.size)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

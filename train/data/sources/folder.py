@@ -19,8 +19,8 @@ from train.data.decode import BrokenPictureError
 from train.data.sources.listing import (
     MAX_CAPTION_BYTES,
     FileBytes,
-    Listing,
     PictureEntry,
+    PictureListing,
     decode_caption_file,
 )
 from train.data.sources.metadata import (
@@ -28,7 +28,7 @@ from train.data.sources.metadata import (
     CaptionsByPicture,
     find_metadata_table,
     read_captions_from_csv_or_jsonl,
-    read_hint_table,
+    read_hint_files_by_picture,
 )
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -52,7 +52,9 @@ REPEATS_FOLDER_PATTERN = re.compile(r"(\d+)_(.*)")
 
 @dataclass(frozen=True, slots=True)
 class PictureFolderOptions:
-    """Options for reading a folder: caption files, folders of masks, worse pictures and hints."""
+    """Options for listing a folder of training pictures: suffixes of caption files, caption and
+    hint columns, folders of masks, worse pictures of pairs and hints.
+    """
 
     caption_suffixes: tuple[str, ...] = CAPTION_SUFFIXES
     caption_column: str | None = None
@@ -65,7 +67,7 @@ class PictureFolderOptions:
 @dataclass(slots=True)
 class _Scan:
     options: PictureFolderOptions
-    listing: Listing = field(default_factory=Listing)
+    listing: PictureListing = field(default_factory=PictureListing)
     rows: CaptionsByPicture = field(default_factory=dict)
     hints: dict[Path, FileBytes] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
@@ -73,7 +75,9 @@ class _Scan:
     orphans: list[Path] = field(default_factory=list)
 
 
-def list_picture_folder(folder: Path, options: PictureFolderOptions | None = None) -> Listing:
+def list_picture_folder(
+    folder: Path, options: PictureFolderOptions | None = None
+) -> PictureListing:
     """List the pictures in a folder and the folders below it, with captions, masks and repeats.
 
     Raises DataError if there is no such folder, or if a table in it cannot be read.
@@ -100,11 +104,11 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 table, options.caption_column, options.hint_column
             )
             if options.hint_column:
-                scan.hints |= read_hint_table(table, options.hint_column)
+                scan.hints |= read_hint_files_by_picture(table, options.hint_column)
                 hint_files = {hint.path for hint in scan.hints.values()} - scan.rows.keys()
         first = place.relative_to(folder).parts[:1]
         repeats, words = repeated.get(first[0], (1, "")) if first else (1, "")
-        texts = map_caption_files_by_lowercase_suffix(names, options.caption_suffixes)
+        texts = map_normalized_to_actual_caption_filenames(names, options.caption_suffixes)
         used_texts = set()
         for name in names:
             path = place / name
@@ -115,7 +119,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 if name not in texts.values() and name not in TABLE_FILE_NAMES:
                     scan.ignored[suffix or name] += 1
                 continue
-            captions, text = read_captions_and_file_name(scan, path, texts)
+            captions, text = read_captions_and_caption_file_name(scan, path, texts)
             used_texts |= {text}
             if captions is None:
                 continue
@@ -140,7 +144,7 @@ def list_picture_folder(folder: Path, options: PictureFolderOptions | None = Non
                 )
             )
         scan.orphans += [place / text for text in sorted({*texts.values()} - used_texts)]
-    report_leftovers_in_listing(scan, repeated)
+    add_missing_and_ignored_files_to_listing(scan, repeated)
     for others, what in (
         (losers, ("worse picture", "a better one")),
         (hints, ("hint", "a picture")),
@@ -157,11 +161,11 @@ def format_os_error_reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def map_caption_files_by_lowercase_suffix(
+def map_normalized_to_actual_caption_filenames(
     names: Iterable[str], suffixes: Sequence[str]
 ) -> dict[str, str]:
-    """Map the names of a folder's caption files, their suffix in lower case, to their names on
-    disk.
+    """Return the caption files among a folder's file names, as a map from each name with its suffix
+    in lower case to the name on disk.
     """
     found = ((Path(name), name) for name in names)
     return {
@@ -171,11 +175,11 @@ def map_caption_files_by_lowercase_suffix(
     }
 
 
-def read_captions_and_file_name(
+def read_captions_and_caption_file_name(
     scan: _Scan, path: Path, texts: Mapping[str, str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """Read the captions of a picture, from metadata or a text file, and return them with that
-    file's name.
+    """Read the captions of a picture from metadata or from a caption file; return them with the
+    caption file's name.
 
     The captions are None if the file cannot be read; the name is None without a file.
     """
@@ -199,9 +203,12 @@ def read_captions_and_file_name(
     return ((text,) if text else ()), beside
 
 
-def report_leftovers_in_listing(scan: _Scan, repeated: dict[str, tuple[int, str]]) -> None:
-    """Add to the listing what the scan left over: pictures that metadata names but that are missing
-    as broken ones, remarks on repeats, unused captions and ignored files as notes.
+def add_missing_and_ignored_files_to_listing(
+    scan: _Scan, repeated: dict[str, tuple[int, str]]
+) -> None:
+    """Add to the listing of a folder what its scan found aside from pictures: pictures named in
+    metadata but missing (as broken), and notes on repeats, captions without a picture and
+    ignored files.
     """
     listing = scan.listing
     for path in sorted(scan.rows.keys() - scan.seen):
@@ -237,7 +244,9 @@ def walk_folders_with_file_names(
 
 
 def parse_kohya_folder_names(folder: Path) -> dict[str, tuple[int, str]]:
-    """Parse folder names such as `10_sks dog` into repeats and words; empty unless all match."""
+    """Parse the names of a folder's subfolders, such as `10_sks dog`, into repeats and words, by
+    name; return an empty dict unless all of them have this form.
+    """
     found = {}
     for below in sorted(folder.iterdir()):
         if below.name.startswith(".") or not below.is_dir():

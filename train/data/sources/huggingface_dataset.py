@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.optional_dependencies import build_install_command
 from train.data.decode import BrokenPictureError
-from train.data.sources.listing import FileBytes, Listing, PictureEntry, parse_caption_cell
+from train.data.sources.listing import FileBytes, PictureEntry, PictureListing, parse_caption_cell
 from train.data.sources.metadata import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def list_huggingface_dataset(
     image_column: str = "image",
     caption_column: str | None = None,
     hint_column: str | None = None,
-) -> Listing:
+) -> PictureListing:
     """List the rows of a Hugging Face data set as pictures, which are neither read nor decoded yet.
 
     hint_column : column of the hints, which a control reads
@@ -60,7 +60,7 @@ def list_huggingface_dataset(
     table = open_huggingface_dataset(name, configuration, split)
     pictures = select_undecoded_image_column(table, name, "image_column", image_column)
     hints = None if hint_column is None else list_hint_cells(table, name, hint_column)
-    listing = Listing()
+    listing = PictureListing()
     captions = read_caption_column_or_none(table, name, caption_column)
     for row in range(len(table)):
         place = f"{name}[{row}]"

@@ -60,7 +60,7 @@ UNSUPPORTED_KEYS: dict[str, object] = {
 KOHYA_KEYS = (*CONVERTED_KEYS, *SPECIAL_KEYS, *RUN_CONFIG_KEY_BY_KOHYA_KEY, *UNSUPPORTED_KEYS)
 
 
-def load_kohya_subsets_and_notes(
+def load_kohya_subsets_and_unused_key_notes(
     path: Path, size: int, *, with_hints: bool = False
 ) -> tuple[list[SubsetConfig], list[str]]:
     """Return the subsets of a kohya TOML, and notes on keys that are not used.

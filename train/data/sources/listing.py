@@ -24,7 +24,9 @@ class ByteSource(Protocol):
     """
 
     def read(self) -> bytes:
-        """Return the bytes of the file. Raises OSError, or BrokenPictureError with a reason."""
+        """Return all bytes of the file that this source stands for. Raises OSError, or
+        BrokenPictureError with a reason.
+        """
         ...
 
 
@@ -35,7 +37,7 @@ class FileBytes:
     path: Path
 
     def read(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return all bytes of the file on disk at the source's path."""
         return read_bounded(self.path, MAX_PICTURE_BYTES)
 
 
@@ -63,7 +65,7 @@ class PictureEntry:
 
 
 @dataclass(slots=True)
-class Listing:
+class PictureListing:
     """Result of listing the pictures of one source (a folder, archives, a table).
 
     broken : pictures that are named there but cannot be used
@@ -75,8 +77,10 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
 
-def read_bytes(source: ByteSource, name: str) -> bytes:
-    """Read the bytes of a source. Raises BrokenPictureError for every failure to read it."""
+def read_byte_source(source: ByteSource, name: str) -> bytes:
+    """Read all bytes of a source (a file, a member of a .tar, a cell of a table) and raise
+    BrokenPictureError, with the given name, for every failure.
+    """
     try:
         return source.read()
     except FileNotFoundError:

@@ -29,7 +29,8 @@ CaptionsByPicture = dict[Path, tuple[str, ...]]
 def read_captions_from_csv_or_jsonl(
     table: Path, caption_column: str | None, hint_column: str | None = None
 ) -> CaptionsByPicture:
-    """Read the captions in a metadata table, by picture. Raises DataError with file and line.
+    """Read the captions in a metadata table, a CSV or JSONL file, and return them by picture.
+    Raises DataError with file and line.
 
     hint_column : column that holds no captions, but paths of hints
     """
@@ -50,9 +51,9 @@ def read_captions_from_csv_or_jsonl(
     return rows
 
 
-def read_hint_table(table: Path, hint_column: str) -> dict[Path, FileBytes]:
-    """Read the paths of hints in a metadata table, by picture. Raises DataError with file and
-    line, also for a table that has no such column.
+def read_hint_files_by_picture(table: Path, hint_column: str) -> dict[Path, FileBytes]:
+    """Read the hint column of a metadata table (CSV or JSONL) and return each picture's hint file,
+    by the picture's path. Raises DataError with file and line, also if there is no such column.
     """
     hints: dict[Path, FileBytes] = {}
     columns: dict[str, object] = {}
@@ -92,7 +93,9 @@ def check_path_stays_in_folder(name: str, place: str) -> None:
 
 
 def find_caption_column(row: dict[str, object], wanted: str | None, place: str) -> str:
-    """Return the name of the caption column. Raises DataError if it is missing or ambiguous."""
+    """Return the name of the column of a metadata table that holds the captions. Raises DataError
+    if it is missing or ambiguous.
+    """
     if wanted is not None:
         if wanted not in row:
             raise DataError(f"{place}: no column {wanted!r}. {suggest_choice(wanted, row)}")

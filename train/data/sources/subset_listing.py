@@ -3,8 +3,8 @@
 from train.data.pictures_config import PictureDatasetConfig
 from train.data.sources.folder import CAPTION_SUFFIXES, PictureFolderOptions, list_picture_folder
 from train.data.sources.huggingface_dataset import list_huggingface_dataset
-from train.data.sources.kohya import load_kohya_subsets_and_notes
-from train.data.sources.listing import Listing
+from train.data.sources.kohya import load_kohya_subsets_and_unused_key_notes
+from train.data.sources.listing import PictureListing
 from train.data.sources.preference_pairs import list_preference_pairs
 from train.data.sources.tars import list_tar_pictures
 from train.data.subsets import SubsetConfig
@@ -24,7 +24,7 @@ def expand_kohya_subsets_and_list_remarks(
         if subset.kohya is None:
             subsets.append(subset)
             continue
-        described, remarks = load_kohya_subsets_and_notes(
+        described, remarks = load_kohya_subsets_and_unused_key_notes(
             subset.kohya, config.size, with_hints=subset.hint_column is not None
         )
         own_keys = subset.model_fields_set - {"kohya", "hint_column"}
@@ -34,7 +34,7 @@ def expand_kohya_subsets_and_list_remarks(
     return subsets, notes
 
 
-def list_subset_pictures(subset: SubsetConfig) -> Listing:
+def list_subset_pictures(subset: SubsetConfig) -> PictureListing:
     """List the pictures of a subset, whether its source is a folder, a file of pairs, archives or
     a `datasets` table.
 

@@ -24,8 +24,8 @@ from train.data.sources.listing import (
     MAX_CAPTION_BYTES,
     MAX_PICTURE_BYTES,
     ByteSource,
-    Listing,
     PictureEntry,
+    PictureListing,
     decode_caption_file,
     parse_caption_cell,
 )
@@ -54,7 +54,9 @@ class TarMemberBytes:
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes of the file. Raises BrokenPictureError if it is too large or cut."""
+        """Return the bytes of one file within a .tar on disk. Raises BrokenPictureError if it is
+        too large or cut off.
+        """
         if self.size > MAX_PICTURE_BYTES:
             raise BrokenPictureError(str(self.archive), f"holds {self.size:,} bytes of one file")
         with open_regular_file(self.archive) as file:
@@ -83,14 +85,14 @@ class TarMember:
 
 def list_tar_pictures(
     patterns: Sequence[str], caption_column: str | None = None, hint_column: str | None = None
-) -> Listing:
+) -> PictureListing:
     """List the pictures of webdataset shards with their captions, in the order of the archives.
 
     hint_column : name of the members with hints, as "hint" of `key.hint.png`; None reads none
 
     Raises DataError for an archive that cannot be read in place.
     """
-    listing = Listing()
+    listing = PictureListing()
     for archive in expand_tar_patterns(patterns):
         for parts in group_members_by_sample(iterate_tar_members(archive, listing)):
             _add_sample(parts, archive, caption_column, hint_column, listing)
@@ -116,7 +118,7 @@ def _add_sample(
     archive: str,
     caption_column: str | None,
     hint_column: str | None,
-    listing: Listing,
+    listing: PictureListing,
 ) -> None:
     pictures = [
         part
@@ -178,7 +180,7 @@ def _sample_captions(parts: dict[str, TarMember], caption_column: str | None) ->
     return parse_caption_cell(found[0]) if found else ()
 
 
-def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
+def iterate_tar_members(archive: str, listing: PictureListing) -> Iterator[TarMember]:
     """Yield the files of a .tar in order; an incomplete .tar is added to the listing's broken
     ones.
     """
@@ -199,7 +201,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             )
         file.seek(0)
         try:
-            with tarfile.open(fileobj=BoundedHeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=BoundedTarHeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for info in tar:
                     folder, slash, name = info.name.rpartition("/")
                     if not info.isreg() or name.startswith("."):
@@ -216,7 +218,7 @@ def iterate_tar_members(archive: str, listing: Listing) -> Iterator[TarMember]:
             listing.broken.append(BrokenPictureError(archive, f"is no whole tar archive ({error})"))
 
 
-class BoundedHeaderReader:
+class BoundedTarHeaderReader:
     """File wrapper for tarfile that refuses to read headers of more than 64 KiB."""
 
     def __init__(self, file: io.BufferedReader) -> None:
@@ -224,7 +226,9 @@ class BoundedHeaderReader:
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes. Raises tarfile.ReadError for more than a header needs."""
+        """Return the next bytes of a .tar, for tarfile to read its headers; raises
+        tarfile.ReadError where it asks for more bytes than a header may have.
+        """
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of it claims {size:,} bytes")
         return self.file.read(size)

@@ -9,7 +9,7 @@ from torch import Tensor
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_number
+from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_index
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import (
@@ -19,7 +19,7 @@ from t2i.attention.site import (
     as_sites,
     check_heads,
     check_step_window,
-    is_empty_window,
+    is_empty_step_window,
     list_steps_in_window,
 )
 from t2i.errors import ArgumentError
@@ -82,11 +82,11 @@ class Edit:
         """Return True if the edit's arguments ask for no change, so that having no effect is no
         error.
         """
-        return is_empty_window(self.steps)
+        return is_empty_step_window(self.steps)
 
-    def list_source_and_target_prompts(self) -> Sequence[tuple[str, int]]:
-        """Return the prompts that the edit's arguments `source` and `target` give, as (name of the
-        argument, number of the prompt); one that is absent or None is left out.
+    def list_source_and_target_arguments(self) -> Sequence[tuple[str, int]]:
+        """Return the prompts that the edit's arguments `source` and `target` name, as pairs of
+        argument name and prompt index; an argument that is absent or None is left out.
         """
         return [
             (name, getattr(self, name))
@@ -98,14 +98,14 @@ class Edit:
         """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
         its own source; edits with words check these too.
         """
-        named = [prompt for _, prompt in self.list_source_and_target_prompts()]
+        named = [prompt for _, prompt in self.list_source_and_target_arguments()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
                 "prompt cannot be its own source; name two of them."
             )
-        for name, prompt in self.list_source_and_target_prompts():
-            check_prompt_number(name, prompt, prompt_tokens.num_prompts)
+        for name, prompt in self.list_source_and_target_arguments():
+            check_prompt_index(name, prompt, prompt_tokens.num_prompts)
 
     def list_probes(self) -> Sequence[Probe]:
         """Return new probes whose measurements `edit_latents_after_step` reads; none by default."""

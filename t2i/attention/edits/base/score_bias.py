@@ -29,7 +29,9 @@ class BiasEdit(Edit, ABC):
         """
 
     def add_to_plan(self, plan: EditPlan, call: AttentionCall) -> None:
-        """Add the bias of the target rows' scores to the edit plan."""
+        """Add to the edit plan the edit's bias on the attention scores of the target prompt's
+        rows.
+        """
         if self.does_nothing:
             return
         site = call.site

@@ -13,13 +13,18 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.edits.base.edit import OMITTED_IF_EMPTY, Edit
 from t2i.attention.prompts.prompt_tokens import PromptTokens
-from t2i.attention.prompts.word_alignment import TokenAlignment, correct_alignment
-from t2i.attention.site import StepWindow, check_step_window, is_empty_window, list_steps_in_window
+from t2i.attention.prompts.word_alignment import TokenAlignment, apply_alignment_corrections
+from t2i.attention.site import (
+    StepWindow,
+    check_step_window,
+    is_empty_step_window,
+    list_steps_in_window,
+)
 from t2i.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerWordWindowEdit(Edit):
+class PerWordStepWindowEdit(Edit):
     """Base class of attention edits in which each word of the target prompt may have its own
     window of steps.
 
@@ -56,7 +61,7 @@ class PerWordWindowEdit(Edit):
         """Return True if the step windows of all of the edit's words are empty, so that having no
         effect is no error.
         """
-        return all(is_empty_window(window) for window in (self.steps, *self.words.values()))
+        return all(is_empty_step_window(window) for window in (self.steps, *self.words.values()))
 
     def compute_active_tokens_T(self, call: AttentionCall) -> Tensor:
         """Return 1 for each token of the target prompt whose step window contains this step, else
@@ -74,7 +79,7 @@ class PerWordWindowEdit(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceMapEdit(PerWordWindowEdit, ABC):
+class SourceMapEdit(PerWordStepWindowEdit, ABC):
     """Base class of prompt-to-prompt's edits that give words of the target prompt the attention
     maps of the source prompt.
 
@@ -118,23 +123,29 @@ class SourceMapEdit(PerWordWindowEdit, ABC):
         return self.restrict_mix_to_heads(call, columns_TT * taken_T, 1 - taken_T)
 
     def align_tokens(self, prompt_tokens: PromptTokens, length: int) -> TokenAlignment:
-        """Return which tokens of the source prompt those of the target prompt come from, as the
-        edit finds them, with the corrections of `alignment`.
+        """Return which token of the source prompt each token of the target prompt comes from: the
+        edit's automatic alignment with the user's corrections (`alignment`) applied.
         """
-        found = self.align_tokens_automatically(prompt_tokens, length)
+        found = self.compute_automatic_token_alignment(prompt_tokens, length)
         if not self.alignment:
             return found
-        return correct_alignment(found, prompt_tokens, self.source, self.target, self.alignment)
+        return apply_alignment_corrections(
+            found, prompt_tokens, self.source, self.target, self.alignment
+        )
 
     @abstractmethod
-    def align_tokens_automatically(
+    def compute_automatic_token_alignment(
         self, prompt_tokens: PromptTokens, length: int
     ) -> TokenAlignment:
-        """Return the alignment without the corrections of `alignment`."""
+        """Return the edit's automatic alignment of the target prompt's tokens with the source
+        prompt's, without the user's corrections (`alignment`).
+        """
 
 
 def check_alignment_types(alignment: object) -> None:
-    """Raise ArgumentError unless an alignment maps words to words, or to None."""
+    """Raise ArgumentError unless an edit's argument `alignment` maps words of the target prompt to
+    words of the source prompt, or to None.
+    """
     if not isinstance(alignment, Mapping) or not all(
         isinstance(word, str) and (origin is None or isinstance(origin, str))
         for word, origin in alignment.items()

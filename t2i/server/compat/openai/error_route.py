@@ -6,12 +6,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from t2i.errors import ModelError, T2IError
-from t2i.server.compat.error_route import ErrorRoute
-from t2i.server.security.errors import find_status
+from t2i.server.compat.error_route import ErrorFormattingRoute
+from t2i.server.security.errors import find_error_http_status
 
 
 class ErrorDetails(BaseModel):
-    """Error: its message, OpenAI's type for it, the field at fault, and the name of its class."""
+    """Error in the JSON answer of OpenAI's API: its message, OpenAI's type for it, the field at
+    fault, and the name of its class.
+    """
 
     message: str
     type: str
@@ -32,29 +34,31 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class UnknownModelError(ModelError):
-    """Error for a model that the server does not list."""
+    """Error of OpenAI's API for a model that the server does not list."""
 
 
-class OpenAIRoute(ErrorRoute):
-    """Route whose errors have OpenAI's format."""
+class OpenAIRoute(ErrorFormattingRoute):
+    """FastAPI route class that answers errors in the JSON format of OpenAI's API."""
 
     @staticmethod
     def build_error_answer(
         kind: str, message: str, status: int, error: T2IError | None = None
     ) -> JSONResponse:
-        """Return the answer to an error. A request that cannot be drawn is 400 there, not 422."""
-        status = _convert_status(status) if error is None else find_openai_status(error)
+        """Return the answer to an error in the JSON format of OpenAI's API. A request that cannot
+        be drawn is 400 there, not 422.
+        """
+        status = _convert_status(status) if error is None else find_openai_http_status(error)
         body = build_openai_error_data(kind, message, status)
         if isinstance(error, UnknownModelError):
             body["error"] |= {"param": "model", "code": "model_not_found"}
         return JSONResponse(body, status_code=status)
 
 
-def find_openai_status(error: T2IError) -> int:
+def find_openai_http_status(error: T2IError) -> int:
     """Return the HTTP status of OpenAI's answer to an error."""
     if isinstance(error, UnknownModelError):
         return 404
-    return _convert_status(find_status(error))
+    return _convert_status(find_error_http_status(error))
 
 
 def _convert_status(status: int) -> int:

@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 from t2i.pictures import open_picture
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.catalogue import Catalogue
-from t2i.server.compat.early_checks import check_fields
+from t2i.server.compat.early_checks import check_job_fields_without_pictures
 from t2i.server.compat.failed_jobs import raise_if_not_done
 from t2i.server.compat.openai.error_route import (
     ERROR_RESPONSES,
@@ -20,10 +20,10 @@ from t2i.server.compat.openai.error_route import (
     UnknownModelError,
 )
 from t2i.server.compat.openai.image_schemas import EditForm, GenerationBody, ImageBody, ImagesAnswer
-from t2i.server.compat.openai.job_fields import build_image_fields, read_output_format
+from t2i.server.compat.openai.job_fields import build_image_fields, parse_output_format
 from t2i.server.compat.openai.output_images import build_images_answer
 from t2i.server.compat.openai.streaming import stream_images
-from t2i.server.compat.openai.transparent_masks import read_edit_mask
+from t2i.server.compat.openai.transparent_masks import build_edit_mask
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_request import GenerateRequest
 from t2i.server.jobs.job_service import JobService
@@ -68,7 +68,7 @@ def _submit_edit(form: EditForm, owner: str, service: JobService) -> Job:
     Raises T2IError.
     """
     fields = build_image_fields(form, choose_model(form.model, service.catalogue))
-    check_fields(fields, service)
+    check_job_fields_without_pictures(fields, service)
     fields |= _upload_pictures(form, fields, owner, service)
     return service.submit("generate", GenerateRequest(**fields), owner)
 
@@ -95,7 +95,7 @@ async def _answer(
     raise_if_not_done(job)
     address = str(request.base_url) if body.response_format == "url" else None
     return await run_in_threadpool(
-        build_images_answer, service, job, body, read_output_format(body), address
+        build_images_answer, service, job, body, parse_output_format(body), address
     )
 
 
@@ -107,10 +107,12 @@ def _upload_pictures(
     if len(files) != 1:
         raise ArgumentError(f"Got {plural(len(files), 'image')} to edit: expected one.")
     original = _upload(files[0], "image", owner, service)
-    check_fields({"width": original.width, "height": original.height} | fields, service)
+    check_job_fields_without_pictures(
+        {"width": original.width, "height": original.height} | fields, service
+    )
     mask = None if form.mask is None else _upload(form.mask, "mask", owner, service)
     with service.uploads.decoding:
-        white = read_edit_mask(
+        white = build_edit_mask(
             open_picture(original.path), None if mask is None else open_picture(mask.path)
         )
         if white is None:

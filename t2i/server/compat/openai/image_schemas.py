@@ -16,7 +16,7 @@ MAX_PARTIAL_IMAGES = 3
 
 
 class ImageBody(BaseModel):
-    """Fields that the bodies of generations and edits share."""
+    """Fields that the request bodies of OpenAI's image generations and edits share."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
 
@@ -73,14 +73,14 @@ class EditForm(ImageBody):
 
 
 class GeneratedImage(BaseModel):
-    """Image of an answer: its bytes as base64, or its address."""
+    """Image in an answer of OpenAI's API: its bytes as base64, or its URL."""
 
     b64_json: str | None = None
     url: str | None = None
 
 
 class Usage(BaseModel):
-    """Counts of tokens that are billed: none, for nothing is."""
+    """Token counts in an answer of OpenAI's API: all zero, for nothing is billed."""
 
     input_tokens: int = 0
     input_tokens_details: dict[str, int] = {"image_tokens": 0, "text_tokens": 0}
@@ -89,7 +89,7 @@ class Usage(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """Answer of both routes.
+    """Answer of OpenAI's image generations and edits: the images, with their format and size.
 
     job_id, seeds : of t2i: the job, for /api/v1/jobs, and a seed for each image
     """
@@ -106,7 +106,7 @@ class ImagesAnswer(BaseModel):
 
 
 class ModelItem(BaseModel):
-    """Model of /v1/models."""
+    """Item of OpenAI's GET /v1/models: a model that requests may name."""
 
     id: str
     object: Literal["model"] = "model"
@@ -115,7 +115,7 @@ class ModelItem(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Answer of /v1/models."""
+    """Answer of OpenAI's GET /v1/models: the models that requests may name."""
 
     object: Literal["list"] = "list"
     data: list[ModelItem]

@@ -33,12 +33,13 @@ AUTO_SIZE = "auto"
 
 
 def build_image_fields(body: ImageBody, model: str) -> dict[str, Any]:
-    """Return the fields of a job for a body without its pictures. Raises ArgumentError.
+    """Return the fields of the server job that an OpenAI image body asks for, except those of its
+    pictures. Raises ArgumentError.
 
     model : name of the model that draws it
     """
     _check_neutral_fields(body)
-    read_output_format(body)
+    parse_output_format(body)
     if body.partial_images and not body.stream:
         raise ArgumentError(
             f"Got partial_images={body.partial_images} without stream: send stream=true too."
@@ -57,8 +58,10 @@ def build_image_fields(body: ImageBody, model: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def read_output_format(body: ImageBody) -> OutputFormat:
-    """Return the format of a body's images, PNG without one. Raises ArgumentError for others."""
+def parse_output_format(body: ImageBody) -> OutputFormat:
+    """Return the image format that an OpenAI request body asks for, PNG if it names none. Raises
+    ArgumentError for an unknown one.
+    """
     name = body.output_format or "png"
     for known in get_args(OutputFormat):
         if name == known:

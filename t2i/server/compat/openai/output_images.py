@@ -25,8 +25,8 @@ from t2i.server.jobs.job_service import JobService
 BEST_QUALITY = 100
 
 
-def list_images(job: Job) -> list[ResultFile]:
-    """Return the drawn images among the files of a job's result."""
+def list_result_images(job: Job) -> list[ResultFile]:
+    """Return the generated images among the files of a job's result."""
     files = () if job.result is None else job.result.files
     return [file for file in files if file.seed is not None]
 
@@ -34,14 +34,16 @@ def list_images(job: Job) -> list[ResultFile]:
 def build_images_answer(
     service: JobService, job: Job, body: ImageBody, output_format: OutputFormat, address: str | None
 ) -> ImagesAnswer:
-    """Return the answer with the images of a finished job.
+    """Return the answer of OpenAI's API with the images of a finished job.
 
     address : of the server, for answers with addresses in place of base64
     """
-    files = list_images(job)
+    files = list_result_images(job)
     if address is None:
         data = [
-            GeneratedImage(b64_json=encode_image(service, job, file, body, output_format))
+            GeneratedImage(
+                b64_json=encode_result_image_base64(service, job, file, body, output_format)
+            )
             for file in files
         ]
     else:
@@ -59,11 +61,11 @@ def build_images_answer(
     )
 
 
-def encode_image(
+def encode_result_image_base64(
     service: JobService, job: Job, file: ResultFile, body: ImageBody, output_format: OutputFormat
 ) -> str:
-    """Return an image as base64, in a format, with its metadata."""
-    path = service.result_file(job.id, job.owner, file.name)
+    """Return a generated image of a job as base64 in an output format, with its metadata."""
+    path = service.find_result_file(job.id, job.owner, file.name)
     data = (
         read_bytes(path, PICTURE_KIND)
         if output_format == "png"

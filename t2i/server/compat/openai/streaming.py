@@ -13,10 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from t2i.errors import T2IError
 from t2i.pictures import FORMAT_BY_SUFFIX
 from t2i.server.compat.failed_jobs import raise_if_not_done
-from t2i.server.compat.openai.error_route import build_openai_error_data, find_openai_status
+from t2i.server.compat.openai.error_route import build_openai_error_data, find_openai_http_status
 from t2i.server.compat.openai.image_schemas import ImageBody, OutputFormat, Usage
-from t2i.server.compat.openai.job_fields import read_output_format
-from t2i.server.compat.openai.output_images import describe_size, encode_image, list_images
+from t2i.server.compat.openai.job_fields import parse_output_format
+from t2i.server.compat.openai.output_images import (
+    describe_size,
+    encode_result_image_base64,
+    list_result_images,
+)
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_service import JobService
 
@@ -36,9 +40,9 @@ async def stream_images(
 
     kind : "image_generation" or "image_edit", with which the names of the events begin
     """
-    output_format = read_output_format(body)
+    output_format = parse_output_format(body)
     wanted, sent, newest = body.partial_images or 0, 0, ""
-    async for event in service.events_or_pings(job.id, job.owner, 0, PING_INTERVAL_SECONDS):
+    async for event in service.iter_events_or_pings(job.id, job.owner, 0, PING_INTERVAL_SECONDS):
         if event is None:
             yield ": still there\n\n"
             continue
@@ -52,15 +56,17 @@ async def stream_images(
     job = service.get(job.id, job.owner)
     try:
         raise_if_not_done(job)
-        for file in list_images(job):
-            data = await run_in_threadpool(encode_image, service, job, file, body, output_format)
+        for file in list_result_images(job):
+            data = await run_in_threadpool(
+                encode_result_image_base64, service, job, file, body, output_format
+            )
             size = describe_size(file)
             described = _describe_image(data, size, body, output_format)
             described |= {"usage": Usage().model_dump(), "seed": file.seed, "job_id": job.id}
             yield format_event(f"{kind}.completed", described)
     except T2IError as error:
         failure = build_openai_error_data(
-            type(error).__name__, str(error), find_openai_status(error)
+            type(error).__name__, str(error), find_openai_http_status(error)
         )
         yield format_event("error", dict(failure))
 

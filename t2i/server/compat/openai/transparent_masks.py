@@ -5,8 +5,9 @@ from PIL import Image, ImageChops
 from t2i.errors import DataError
 
 
-def read_edit_mask(picture: Image.Image, mask: Image.Image | None) -> Image.Image | None:
-    """Return the mask of an edit, white where the picture is drawn anew; None for all of it.
+def build_edit_mask(picture: Image.Image, mask: Image.Image | None) -> Image.Image | None:
+    """Return the mask of an OpenAI image edit, made from the transparency of the mask or of the
+    picture: white where the picture is drawn anew; None for all of it.
 
     picture : whose own transparency counts where there is no mask
     mask : of the picture's size, transparent where it is drawn anew

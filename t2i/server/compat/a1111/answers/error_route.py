@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from t2i.errors import T2IError
-from t2i.server.compat.error_route import ErrorRoute
+from t2i.server.compat.error_route import ErrorFormattingRoute
 
 
 class ErrorAnswer(BaseModel):
@@ -26,13 +26,15 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 """Statuses of A1111's routes; 401, 403 and 413 are answered before them."""
 
 
-class A1111Route(ErrorRoute):
-    """Route whose errors have A1111's format."""
+class A1111Route(ErrorFormattingRoute):
+    """FastAPI route class that answers errors in the JSON format of A1111's API."""
 
     @staticmethod
     def build_error_answer(
         kind: str, message: str, status: int, error: T2IError | None = None
     ) -> JSONResponse:
-        """Return the answer to an error: `detail` and `errors` are its message."""
+        """Return the answer to an error in the JSON format of A1111's API, where `detail` and
+        `errors` are the error's message.
+        """
         answer = ErrorAnswer(error=kind, detail=message, errors=message)
         return JSONResponse(answer.model_dump(), status_code=status)

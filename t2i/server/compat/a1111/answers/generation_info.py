@@ -13,14 +13,15 @@ from t2i.cli.metadata.reading import read_metadata
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.server.compat.a1111.request.bodies import GenerationBody
-from t2i.server.compat.a1111.request.sampler_choice import label_sampler
+from t2i.server.compat.a1111.request.sampler_choice import format_sampler_as_a1111
 
 PICTURE_FIELDS = ("init_images", "mask", "latent_mask")
 """Fields of a body that hold pictures, left out of `parameters` unless they were asked for."""
 
 
-def build_info(paths: Sequence[Path], created: float, task: Mapping[str, object]) -> str:
-    """Return the JSON text `info` about the pictures of a job, in A1111's names.
+def build_info_json(paths: Sequence[Path], created: float, task: Mapping[str, object]) -> str:
+    """Return the JSON text `info` of A1111's answer about the pictures of a job: their prompts,
+    seeds and settings under A1111's names.
 
     paths : of the pictures, with their metadata; may be none for a job that was interrupted
     created : when the job was taken, in seconds of Unix time
@@ -66,7 +67,9 @@ def _describe_picture(metadata: ImageMetadata) -> dict[str, Any]:
         "seed": settings.seed,
         "width": settings.width,
         "height": settings.height,
-        "sampler_name": None if settings.sampler is None else name_sampler(settings.sampler),
+        "sampler_name": None
+        if settings.sampler is None
+        else format_recorded_sampler_as_a1111(settings.sampler),
         "cfg_scale": settings.guidance_scale,
         "steps": settings.num_inference_steps,
         "sd_model_name": None if settings.model is None else Path(settings.model).name,
@@ -76,19 +79,24 @@ def _describe_picture(metadata: ImageMetadata) -> dict[str, Any]:
 
 
 def find_denoising_strength(request: Request) -> float | None:
-    """Return the strength of a request's second pass, or of the change of its picture."""
+    """Return what A1111 calls the denoising strength of a request: that of its upscaling pass, else
+    that of image-to-image; None for a request without either.
+    """
     return request.strength if request.upscale is None else request.upscale.strength
 
 
-def name_sampler(sampler: str) -> str:
-    """Return a recorded sampler, which may be a scheduler's class, in A1111's spelling."""
-    return label_sampler(sampler_name_from_class(sampler))
+def format_recorded_sampler_as_a1111(sampler: str) -> str:
+    """Return the name of a sampler in A1111's spelling; the sampler is a name of t2i or a scheduler
+    class, as a picture's metadata record it.
+    """
+    return format_sampler_as_a1111(sampler_name_from_class(sampler))
 
 
 def echo_body_as_parameters(
     body: GenerationBody, task_id: str, *, pictures: bool
 ) -> dict[str, Any]:
-    """Return `parameters`: the body as it was read, with the name of its job.
+    """Return `parameters` of A1111's answer: the request body as it was read, with the name of its
+    task.
 
     pictures : whether to send the body's pictures back
     """
@@ -96,15 +104,19 @@ def echo_body_as_parameters(
     return body.model_dump(exclude=hidden) | {"force_task_id": task_id}
 
 
-def list_settings(metadata: ImageMetadata) -> dict[str, str]:
-    """Return the settings of a picture's metadata in the names of A1111's `parameters`."""
+def build_a1111_settings(metadata: ImageMetadata) -> dict[str, str]:
+    """Return the generation settings in a picture's metadata as texts, under the names that A1111
+    gives them in `parameters`.
+    """
     settings = metadata.settings
     sizes = {"Size-1": settings.width, "Size-2": settings.height}
     values: dict[str, object] = {
         "Prompt": metadata.prompt,
         "Negative prompt": metadata.negative_prompt,
         "Steps": settings.num_inference_steps,
-        "Sampler": None if settings.sampler is None else name_sampler(settings.sampler),
+        "Sampler": None
+        if settings.sampler is None
+        else format_recorded_sampler_as_a1111(settings.sampler),
         "CFG scale": settings.guidance_scale,
         "Seed": settings.seed,
         **sizes,

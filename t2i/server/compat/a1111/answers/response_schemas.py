@@ -14,7 +14,9 @@ class GenerationAnswer(BaseModel):
 
 
 class PictureInfo(BaseModel):
-    """Answer of png-info: the text `parameters`, all texts, and the settings that were read."""
+    """Answer of A1111's png-info: the text `parameters` in a picture's metadata, all texts, and the
+    settings that were read from them.
+    """
 
     info: str
     items: dict[str, str]
@@ -22,7 +24,7 @@ class PictureInfo(BaseModel):
 
 
 class Progress(BaseModel):
-    """Answer of progress, about the task that runs or is next."""
+    """Answer of A1111's GET /sdapi/v1/progress, about the client's task that runs or is next."""
 
     progress: float
     eta_relative: float
@@ -32,7 +34,9 @@ class Progress(BaseModel):
 
 
 class TaskQuestion(BaseModel):
-    """Body of /internal/progress: the name of a task, as force_task_id."""
+    """Body of A1111's POST /internal/progress: the name of the task whose progress is asked for, as
+    force_task_id.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -42,7 +46,7 @@ class TaskQuestion(BaseModel):
 
 
 class TaskState(BaseModel):
-    """Answer of /internal/progress about one task."""
+    """Answer of A1111's POST /internal/progress: the progress of one task."""
 
     active: bool
     queued: bool
@@ -55,7 +59,7 @@ class TaskState(BaseModel):
 
 
 class Sampler(BaseModel):
-    """Item of samplers."""
+    """Item of A1111's GET /sdapi/v1/samplers: a sampler's name, aliases and options."""
 
     name: str
     aliases: list[str]
@@ -63,7 +67,7 @@ class Sampler(BaseModel):
 
 
 class Scheduler(BaseModel):
-    """Item of schedulers: a spacing of the noise levels."""
+    """Item of A1111's GET /sdapi/v1/schedulers: a spacing of the noise levels."""
 
     name: str
     label: str
@@ -73,7 +77,7 @@ class Scheduler(BaseModel):
 
 
 class Model(BaseModel):
-    """Item of sd-models."""
+    """Item of A1111's GET /sdapi/v1/sd-models: a model that requests may name."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -86,7 +90,7 @@ class Model(BaseModel):
 
 
 class Upscaler(BaseModel):
-    """Item of upscalers."""
+    """Item of A1111's GET /sdapi/v1/upscalers: an upscaler that requests may name."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -98,7 +102,7 @@ class Upscaler(BaseModel):
 
 
 class Lora(BaseModel):
-    """Item of loras."""
+    """Item of A1111's GET /sdapi/v1/loras: a LoRA that prompts may name."""
 
     name: str
     alias: str
@@ -107,7 +111,7 @@ class Lora(BaseModel):
 
 
 class Embedding(BaseModel):
-    """Item of embeddings."""
+    """Item of A1111's GET /sdapi/v1/embeddings: a learned word (textual inversion)."""
 
     step: int | None = None
     sd_checkpoint: str | None = None
@@ -117,21 +121,25 @@ class Embedding(BaseModel):
 
 
 class Embeddings(BaseModel):
-    """Answer of embeddings."""
+    """Answer of A1111's GET /sdapi/v1/embeddings: the learned words (textual inversions)."""
 
     loaded: dict[str, Embedding]
     skipped: dict[str, Embedding]
 
 
 class Memory(BaseModel):
-    """Answer of memory, in bytes."""
+    """Answer of A1111's GET /sdapi/v1/memory: memory of the machine and of the process, in
+    bytes.
+    """
 
     ram: dict[str, Any]
     cuda: dict[str, Any]
 
 
 class Scripts(BaseModel):
-    """Answer of scripts: none of either kind."""
+    """Answer of A1111's GET /sdapi/v1/scripts: the lists of txt2img and img2img scripts, both
+    empty.
+    """
 
     txt2img: list[str] = []
     img2img: list[str] = []

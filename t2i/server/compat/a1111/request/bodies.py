@@ -14,7 +14,9 @@ Text = str | None
 
 
 class GenerationBody(BaseModel):
-    """Fields that the bodies of txt2img and img2img share. None leaves a value to the model."""
+    """Fields that the request bodies of A1111's txt2img and img2img share. None leaves a value to
+    the model.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
 

@@ -16,19 +16,20 @@ from t2i.pictures import build_png_text_chunks, open_picture
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.encoded_pictures import decode_base64
 from t2i.server.compat.a1111.request.inpainting import (
-    Inpainting,
+    InpaintingPlan,
     choose_size,
     crop_to_aspect_if_asked,
     plan_inpainting,
 )
-from t2i.server.compat.early_checks import check_fields
+from t2i.server.compat.early_checks import check_job_fields_without_pictures
 from t2i.server.jobs.job_service import JobService
 
 
 def upload_init_images_as_job_fields(
     body: Img2ImgBody, fields: dict[str, Any], owner: str, service: JobService
 ) -> dict[str, str]:
-    """Keep the pictures that a body's jobs are given; return their fields.
+    """Store the init image, and the mask, of an A1111 img2img body as uploads, and return the
+    fields of its jobs that name them.
 
     fields : the others of its jobs, which are checked before a picture is decoded
 
@@ -39,11 +40,11 @@ def upload_init_images_as_job_fields(
         raise ArgumentError(
             f"Got {count} init_images: expected one, as base64. Send a request for each picture."
         )
-    check_fields(fields, service)
+    check_job_fields_without_pictures(fields, service)
     uploads = service.uploads
     original = uploads.add(_decode_init_image(body), "init_images.png", owner)
     width, height = choose_size((original.width, original.height), body)
-    check_fields(fields | {"width": width, "height": height}, service)
+    check_job_fields_without_pictures(fields | {"width": width, "height": height}, service)
     if body.mask:
         mask = uploads.add(decode_base64("mask", body.mask), "mask.png", owner)
         with uploads.decoding:
@@ -65,7 +66,8 @@ def upload_init_images_as_job_fields(
 def paste_into_init_image(
     drawn: Path, texts: dict[str, str], body: Img2ImgBody, service: JobService
 ) -> bytes:
-    """Return the PNG of a masked body's picture with a drawn file in its masked part.
+    """Return the PNG of the init image of a masked A1111 img2img body, with a drawn image pasted
+    into its masked part.
 
     texts : metadata of the PNG
     """
@@ -78,7 +80,7 @@ def paste_into_init_image(
 
 
 def encode_png(picture: Image.Image, texts: dict[str, str]) -> bytes:
-    """Return the bytes of a picture as a PNG with texts."""
+    """Return the bytes of an image as a PNG with metadata texts."""
     stream = io.BytesIO()
     picture.save(stream, "PNG", pnginfo=build_png_text_chunks(texts, "image"))
     return stream.getvalue()
@@ -89,7 +91,7 @@ def _decode_init_image(body: Img2ImgBody) -> bytes:
     return decode_base64("init_images", text)
 
 
-def _plan(picture: Path, mask: Path, body: Img2ImgBody) -> Inpainting:
+def _plan(picture: Path, mask: Path, body: Img2ImgBody) -> InpaintingPlan:
     # Here, for it imports torch, which the server's process needs for this alone.
     from pipelines.images.input_images import to_opaque_rgb
 

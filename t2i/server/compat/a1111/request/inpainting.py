@@ -8,7 +8,7 @@ from t2i.cli.request.request import check_pixel_count
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import Img2ImgBody
 from t2i.server.compat.a1111.request.mask_filling import fill_mask_from_surroundings
-from t2i.server.compat.a1111.request.neutral_values import build_refusal
+from t2i.server.compat.a1111.request.neutral_values import build_unsupported_field_error
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -19,7 +19,7 @@ RESIZE_STRETCH, RESIZE_CROP = 0, 1
 
 
 @dataclass(frozen=True)
-class Inpainting:
+class InpaintingPlan:
     """Inpainting as A1111 does it: the part of a picture that a job draws, and how it is pasted
     back.
 
@@ -40,7 +40,9 @@ class Inpainting:
     fills: bool
 
     def build_inputs(self) -> tuple[Image.Image, Image.Image]:
-        """Return the picture and the mask that a job is given."""
+        """Return the image and the mask that an inpainting job is given: the part to draw, cropped
+        from the original and resized to the size at which it is drawn.
+        """
         picture, painted = (
             resize_picture(part if self.box is None else part.crop(self.box), self.size)
             for part in (self.original, self.painted)
@@ -50,7 +52,9 @@ class Inpainting:
         return picture, _binarize(painted)
 
     def paste(self, drawn: Image.Image) -> Image.Image:
-        """Return the original with the drawn picture in the masked part."""
+        """Return the original image of an inpainting with the drawn image pasted into its masked
+        part.
+        """
         if self.box is None:
             original = resize_picture(self.original, drawn.size)
             return Image.composite(drawn, original, resize_picture(self.weights, drawn.size))
@@ -60,7 +64,7 @@ class Inpainting:
         return Image.composite(over, self.original, self.weights)
 
 
-def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) -> Inpainting:
+def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) -> InpaintingPlan:
     """Plan an inpainting from the fields of a body: which part of the picture a job draws, at which
     size, and the mask.
 
@@ -68,7 +72,7 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
     Raises ArgumentError for a mask without white, and for settings that are not done here.
     """
     if body.inpainting_fill not in (None, FILL_COLOURS, FILL_ORIGINAL):
-        raise build_refusal(
+        raise build_unsupported_field_error(
             "inpainting_fill",
             body.inpainting_fill,
             "the masked part starts from the colours around it (0) or from the picture (1)",
@@ -85,7 +89,7 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
     size = choose_size(picture.size, body)
     box = None
     if body.inpaint_full_res or body.inpaint_full_res is None:
-        box = find_box(weights, body.inpaint_full_res_padding or 0, size)
+        box = find_mask_box(weights, body.inpaint_full_res_padding or 0, size)
     else:
         picture = crop_to_aspect_if_asked(picture, body)
         painted, weights = (
@@ -93,11 +97,12 @@ def plan_inpainting(picture: Image.Image, mask: Image.Image, body: Img2ImgBody) 
             crop_to_aspect_if_asked(weights, body),
         )
     fills = body.inpainting_fill in (None, FILL_COLOURS)
-    return Inpainting(picture, painted, weights, box, size, fills)
+    return InpaintingPlan(picture, painted, weights, box, size, fills)
 
 
 def choose_size(own: tuple[int, int], body: Img2ImgBody) -> tuple[int, int]:
-    """Return the width and height to draw at: the body's, and the picture's own where it has none.
+    """Return the width and height at which an A1111 img2img body asks to draw: the body's own, and
+    those of its picture where it has none.
 
     Raises ArgumentError for a size that no picture has.
     """
@@ -111,14 +116,15 @@ def choose_size(own: tuple[int, int], body: Img2ImgBody) -> tuple[int, int]:
 
 
 def crop_to_aspect_if_asked(picture: Image.Image, body: Img2ImgBody) -> Image.Image:
-    """Return a picture in the shape that the body asks for: as it is, or cropped in the middle.
+    """Return the picture of an A1111 img2img body cropped in the middle to the requested aspect
+    ratio if resize_mode asks for that, else as it is.
 
     Raises ArgumentError for a resize_mode that is not done here.
     """
     if body.resize_mode in (None, RESIZE_STRETCH):
         return picture
     if body.resize_mode != RESIZE_CROP:
-        raise build_refusal(
+        raise build_unsupported_field_error(
             "resize_mode", body.resize_mode, "the picture is stretched (0) or cropped (1)"
         )
     width, height = choose_size(picture.size, body)
@@ -128,7 +134,7 @@ def crop_to_aspect_if_asked(picture: Image.Image, body: Img2ImgBody) -> Image.Im
     return picture.crop((left, top, left + crop_width, top + crop_height))
 
 
-def find_box(weights: Image.Image, padding: int, size: tuple[int, int]) -> Box:
+def find_mask_box(weights: Image.Image, padding: int, size: tuple[int, int]) -> Box:
     """Return the box of a picture's part around the nonzero mask weights, in the aspect ratio of
     `size`.
 
@@ -179,6 +185,8 @@ def _binarize(mask: Image.Image) -> Image.Image:
 
 
 def resize_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize a picture as the command line resizes pictures."""
+    """Return a picture resized to `size` by Lanczos resampling; itself if it has that size
+    already.
+    """
     same = picture.size == size
     return picture if same else picture.resize(size, Image.Resampling.LANCZOS)

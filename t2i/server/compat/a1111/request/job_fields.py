@@ -6,7 +6,10 @@ from typing import Any
 
 from t2i.errors import ArgumentError
 from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
-from t2i.server.compat.a1111.request.neutral_values import build_refusal, check_neutral_fields
+from t2i.server.compat.a1111.request.neutral_values import (
+    build_unsupported_field_error,
+    check_no_unsupported_fields,
+)
 from t2i.server.compat.a1111.request.sampler_choice import choose_sampler
 
 SAME_AS_FIRST_PASS_VALUES = (
@@ -29,7 +32,8 @@ DEFAULT_IMAGE_STRENGTH = 0.75
 def build_txt2img_fields(
     body: Txt2ImgBody, model: str, embeddings: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return the fields of a job that draws a picture from noise. Raises ArgumentError.
+    """Return the fields of the server job that an A1111 txt2img body asks for. Raises
+    ArgumentError.
 
     model : name of the model that draws it
     embeddings : names of the server's learned words
@@ -43,7 +47,8 @@ def build_txt2img_fields(
 def build_img2img_fields(
     body: Img2ImgBody, model: str, embeddings: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return the fields of a job that changes a picture, but those of the pictures.
+    """Return the fields of the server job that an A1111 img2img body asks for, except those of its
+    pictures.
 
     model, embeddings : as for `build_txt2img_fields`
     """
@@ -52,8 +57,9 @@ def build_img2img_fields(
     return fields | {"strength": DEFAULT_IMAGE_STRENGTH if strength is None else strength}
 
 
-def find_embeddings(texts: Iterable[str], names: Iterable[str]) -> list[dict[str, str]]:
-    """Return the learned words of the server whose names stand in a prompt, as in A1111.
+def find_embeddings_in_prompts(texts: Iterable[str], names: Iterable[str]) -> list[dict[str, str]]:
+    """Return the server's learned words (textual inversions) whose names stand in a prompt, as
+    A1111 finds them.
 
     A name in a folder, "styles/ink", is written as the last part: "ink".
     """
@@ -69,8 +75,8 @@ def find_embeddings(texts: Iterable[str], names: Iterable[str]) -> list[dict[str
 def _build_shared_fields(
     body: GenerationBody, model: str, embeddings: Iterable[str]
 ) -> dict[str, Any]:
-    check_neutral_fields(body)
-    words = find_embeddings((body.prompt or "", body.negative_prompt or ""), embeddings)
+    check_no_unsupported_fields(body)
+    words = find_embeddings_in_prompts((body.prompt or "", body.negative_prompt or ""), embeddings)
     fields = {
         "prompt": body.prompt or "",
         "negative_prompt": body.negative_prompt or "",
@@ -89,7 +95,9 @@ def _build_shared_fields(
 
 
 def count_pictures(body: GenerationBody) -> int:
-    """Return how many pictures a body asks for: batches times pictures of a batch."""
+    """Return how many pictures an A1111 request body asks for: number of batches times pictures of
+    a batch.
+    """
     counts = {
         name: 1 if value is None else value
         for name, value in (("batch_size", body.batch_size), ("n_iter", body.n_iter))
@@ -104,9 +112,11 @@ def _build_upscale(body: Txt2ImgBody) -> str:
     """Return "factor:strength" of enable_hr. Raises ArgumentError for what is not done here."""
     upscaler = body.hr_upscaler
     if upscaler is not None and upscaler != ONLY_UPSCALER:
-        raise build_refusal("hr_upscaler", upscaler, f'send "hr_upscaler": "{ONLY_UPSCALER}"')
+        raise build_unsupported_field_error(
+            "hr_upscaler", upscaler, f'send "hr_upscaler": "{ONLY_UPSCALER}"'
+        )
     if body.hr_second_pass_steps not in (None, 0, body.steps):
-        raise build_refusal(
+        raise build_unsupported_field_error(
             "hr_second_pass_steps", body.hr_second_pass_steps, "both passes take `steps`; send 0"
         )
     same = {
@@ -119,7 +129,9 @@ def _build_upscale(body: Txt2ImgBody) -> str:
     for name, first in same.items():
         value = getattr(body, name)
         if value is not None and value not in SAME_AS_FIRST_PASS_VALUES and value != first:
-            raise build_refusal(name, value, "the second pass is drawn as the first one")
+            raise build_unsupported_field_error(
+                name, value, "the second pass is drawn as the first one"
+            )
     strength = body.denoising_strength
     return f"{_choose_hr_factor(body)}:{DEFAULT_HR_STRENGTH if strength is None else strength}"
 

@@ -57,22 +57,28 @@ REFUSAL_REASON_BY_FIELD: Mapping[str, str] = {
 """Field -> why it is refused, and what to do."""
 
 
-def check_neutral_fields(body: GenerationBody) -> None:
-    """Raise ArgumentError for a field that asks for something which t2i does not do."""
+def check_no_unsupported_fields(body: GenerationBody) -> None:
+    """Raise ArgumentError for a field of an A1111 request body that asks for something which t2i
+    does not do.
+    """
     for name, neutral in NEUTRAL_VALUES_BY_FIELD.items():
         value = getattr(body, name, None)
         if value not in neutral:
-            raise build_refusal(
+            raise build_unsupported_field_error(
                 name, value, REFUSAL_REASON_BY_FIELD.get(name, "it has no counterpart here")
             )
     for name, value in (body.model_extra or {}).items():
         if value not in EMPTY_VALUES:
-            raise build_refusal(name, value, "no such field is known here: leave it out")
+            raise build_unsupported_field_error(
+                name, value, "no such field is known here: leave it out"
+            )
     _check_scripts(body.alwayson_scripts or {})
 
 
-def build_refusal(name: str, value: object, reason: str) -> ArgumentError:
-    """Return an ArgumentError for a field that cannot be honoured."""
+def build_unsupported_field_error(name: str, value: object, reason: str) -> ArgumentError:
+    """Return an ArgumentError for a field of an A1111 request body that t2i cannot honour, with the
+    reason.
+    """
     return ArgumentError(f"Got {name}={value!r:.80}, which is not done here: {reason}.")
 
 

@@ -94,8 +94,10 @@ def _split_spacing(sampler: str) -> tuple[str, str]:
     return sampler, ""
 
 
-def label_sampler(sampler: str) -> str:
-    """Return a sampler of t2i in A1111's spelling: "dpm++ 2m karras" is "DPM++ 2M Karras"."""
+def format_sampler_as_a1111(sampler: str) -> str:
+    """Return the name of a t2i sampler in A1111's spelling: "dpm++ 2m karras" is "DPM++ 2M
+    Karras".
+    """
     base, spacing = _split_spacing(sampler)
     label = SAMPLER_LABELS.get(base, base)
     return f"{label} {SCHEDULER_LABELS[spacing]}" if spacing else label

@@ -12,7 +12,7 @@ from t2i.errors import ArgumentError
 from t2i.safe_reading import PICTURE_KIND, read_bytes
 from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
-from t2i.server.compat.a1111.answers.generation_info import build_info, echo_body_as_parameters
+from t2i.server.compat.a1111.answers.generation_info import build_info_json, echo_body_as_parameters
 from t2i.server.compat.a1111.answers.response_schemas import GenerationAnswer
 from t2i.server.compat.a1111.request.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody
 from t2i.server.compat.a1111.request.encoded_pictures import encode_base64
@@ -31,7 +31,7 @@ from t2i.server.compat.failed_jobs import raise_if_not_done
 from t2i.server.jobs.job import Job
 from t2i.server.jobs.job_request import GenerateRequest
 from t2i.server.jobs.job_service import JobService
-from t2i.server.jobs.request_building import build_request, check_size_of_work
+from t2i.server.jobs.request_building import check_pixel_steps_limit, resolve_job_request
 
 router = APIRouter(
     prefix="/sdapi/v1", tags=["A1111"], route_class=A1111Route, responses=ERROR_RESPONSES
@@ -45,7 +45,7 @@ async def draw_text(
     """Draw pictures of a prompt."""
     model = _choose_model(body, owner, state)
     fields = build_txt2img_fields(body, model, service.catalogue.embeddings)
-    return await _draw(GenerationCall(body, fields, owner, service, state))
+    return await _draw(GenerationContext(body, fields, owner, service, state))
 
 
 @router.post("/img2img")
@@ -58,12 +58,14 @@ async def draw_over_picture(
     pictures = await run_in_threadpool(
         upload_init_images_as_job_fields, body, fields, owner, service
     )
-    return await _draw(GenerationCall(body, fields | pictures, owner, service, state))
+    return await _draw(GenerationContext(body, fields | pictures, owner, service, state))
 
 
 @dataclass(frozen=True)
-class GenerationCall:
-    """Pictures to draw: the body, and the fields of their jobs."""
+class GenerationContext:
+    """Context of one A1111 txt2img or img2img call: its body, the fields of its jobs, its owner,
+    and the service and state that serve it.
+    """
 
     body: GenerationBody
     fields: dict[str, Any]
@@ -75,13 +77,13 @@ class GenerationCall:
 def _choose_model(body: GenerationBody, owner: str, state: A1111State) -> str:
     """Return the model of a body, which the later ones keep if it asks for that."""
     settings = body.override_settings or {}
-    model = state.models.choose_model(owner, settings)
+    model = state.models.check_options_and_find_model(owner, settings)
     if settings and body.override_settings_restore_afterwards is False:
         state.models.set_model_from_options(owner, settings)
     return model
 
 
-async def _draw(context: GenerationCall) -> GenerationAnswer:
+async def _draw(context: GenerationContext) -> GenerationAnswer:
     """Draw the pictures of a body, each by a job, and return the answer with them."""
     task = await run_in_threadpool(_submit, context)
     try:
@@ -91,7 +93,7 @@ async def _draw(context: GenerationCall) -> GenerationAnswer:
     return await run_in_threadpool(_answer, context, task, jobs)
 
 
-def _submit(context: GenerationCall) -> Task:
+def _submit(context: GenerationContext) -> Task:
     """Queue a job for each picture; all of them or none. Raises T2IError."""
     body, owner, service = context.body, context.owner, context.service
     number = count_pictures(body)
@@ -101,10 +103,10 @@ def _submit(context: GenerationCall) -> Task:
             f"{service.settings.max_queued} wait. Ask for fewer pictures."
         )
     request = GenerateRequest(**context.fields)
-    built = build_request(
+    built = resolve_job_request(
         request, service.catalogue, lambda one: service.uploads.get(one, owner).path
     )
-    check_size_of_work(built, number, service.catalogue, service.settings.max_pixels_x_steps)
+    check_pixel_steps_limit(built, number, service.catalogue, service.settings.max_pixels_x_steps)
     jobs: list[Job] = []
     try:
         for seed in choose_seeds(request.seed, number):
@@ -136,11 +138,11 @@ async def _wait(task: Task, service: JobService) -> list[Job]:
     return done
 
 
-def _answer(context: GenerationCall, task: Task, jobs: list[Job]) -> GenerationAnswer:
+def _answer(context: GenerationContext, task: Task, jobs: list[Job]) -> GenerationAnswer:
     """Return the answer with the pictures of a task's finished jobs."""
     body, service = context.body, context.service
     paths = [
-        service.result_file(job.id, task.owner, file.name)
+        service.find_result_file(job.id, task.owner, file.name)
         for job in jobs
         if job.result is not None
         for file in job.result.files
@@ -166,5 +168,5 @@ def _answer(context: GenerationCall, task: Task, jobs: list[Job]) -> GenerationA
     return GenerationAnswer(
         images=images,
         parameters=echo_body_as_parameters(body, task.id, pictures=pictures),
-        info=build_info(paths, task.created, details),
+        info=build_info_json(paths, task.created, details),
     )

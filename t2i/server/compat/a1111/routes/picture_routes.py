@@ -9,7 +9,7 @@ from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.metadata.reading import read_metadata
 from t2i.errors import DataError
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
-from t2i.server.compat.a1111.answers.generation_info import list_settings
+from t2i.server.compat.a1111.answers.generation_info import build_a1111_settings
 from t2i.server.compat.a1111.answers.response_schemas import PictureInfo
 from t2i.server.compat.a1111.request.bodies import PictureBody
 from t2i.server.compat.a1111.request.encoded_pictures import decode_base64
@@ -34,7 +34,7 @@ def read_picture_info(body: PictureBody) -> PictureInfo:
         except DataError as error:
             raise DataError(str(error).replace(str(path), "The image")) from None
         try:
-            parameters = list_settings(read_metadata(path))
+            parameters = build_a1111_settings(read_metadata(path))
         except DataError:
             parameters = {}
     return PictureInfo(info=texts.get("parameters", ""), items=texts, parameters=parameters)

@@ -8,7 +8,7 @@ from t2i.server.api.service_access import Owner, Service
 from t2i.server.compat.a1111.answers.error_route import ERROR_RESPONSES, A1111Route
 from t2i.server.compat.a1111.answers.response_schemas import Progress, TaskQuestion, TaskState
 from t2i.server.compat.a1111.state.client_state import A1111State, State
-from t2i.server.compat.a1111.state.tasks import Task, TaskProgress, measure_progress
+from t2i.server.compat.a1111.state.tasks import Task, TaskProgress, compute_task_progress
 from t2i.server.jobs.job_service import JobService
 
 router = APIRouter(tags=["A1111"], route_class=A1111Route, responses=ERROR_RESPONSES)
@@ -92,7 +92,7 @@ def _find_current(owner: str, service: JobService, state: A1111State) -> TaskPro
 
 
 def _measure(task: Task, service: JobService) -> TaskProgress:
-    return measure_progress(task, lambda job_id: service.get(job_id, task.owner))
+    return compute_task_progress(task, lambda job_id: service.get(job_id, task.owner))
 
 
 def _find_preview(found: TaskProgress, service: JobService) -> str | None:
@@ -113,7 +113,7 @@ def _describe_state(found: TaskProgress | None) -> dict[str, object]:
         "job": "" if found is None else found.task.id,
         "job_count": 0 if found is None else len(found.jobs),
         "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(created)) if created else "0",
-        "job_no": 0 if found is None else found.num_over,
+        "job_no": 0 if found is None else found.num_ended_jobs,
         "sampling_step": 0 if progress is None else progress.step,
         "sampling_steps": 0 if progress is None else progress.steps,
     }

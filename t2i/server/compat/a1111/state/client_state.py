@@ -12,7 +12,9 @@ from t2i.server.compat.a1111.state.tasks import TaskRegistry
 
 @dataclass(frozen=True)
 class A1111State:
-    """Chosen models and tasks of all owners."""
+    """State of A1111's API on a server: the model that each owner has chosen, and the tasks of all
+    owners.
+    """
 
     models: OwnerModels
     tasks: TaskRegistry = field(default_factory=TaskRegistry)

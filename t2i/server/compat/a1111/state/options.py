@@ -26,7 +26,9 @@ NEUTRAL_OPTION_VALUES: Mapping[str, tuple[object, ...]] = {
 
 
 class OwnerModels:
-    """Models that owners chose, until the server ends."""
+    """Model that each owner has chosen through the options of A1111's API, until the server
+    ends.
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -43,12 +45,13 @@ class OwnerModels:
         """Set an owner's model from options of A1111's API. Raises T2IError for an unknown model,
         or an option that is fixed.
         """
-        model = self.choose_model(owner, values)
+        model = self.check_options_and_find_model(owner, values)
         with self._lock:
             self._models[owner] = model
 
-    def choose_model(self, owner: str, values: Mapping[str, Any]) -> str:
-        """Return the model of a request with these options.
+    def check_options_and_find_model(self, owner: str, values: Mapping[str, Any]) -> str:
+        """Check options of an A1111 request and return the model that it uses: the one they name,
+        else the owner's.
 
         Raises T2IError as `set_model_from_options` does.
         """

@@ -14,7 +14,8 @@ MAX_TASKS = 1000
 
 @dataclass
 class Task:
-    """Task with the jobs of its pictures.
+    """Task of A1111's API: one generation request of a client, with the identifiers of the jobs
+    that draw its pictures.
 
     id : the client's name for it, or that of its first job
     interrupted, skipped : whether the client asked to stop all of it, or a picture of it
@@ -32,7 +33,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """Progress of a task: its jobs so far, and the one that runs or is next.
+    """Progress of a task of A1111's API: its jobs, and the one of them that runs or is next.
 
     current : None once all are over
     """
@@ -42,39 +43,41 @@ class TaskProgress:
     current: Job | None
 
     @property
-    def num_over(self) -> int:
-        """Number of jobs of the task that have ended, whatever their end."""
+    def num_ended_jobs(self) -> int:
+        """Number of jobs of an A1111 task that have ended: done, failed or cancelled."""
         return sum(job.is_final for job in self.jobs)
 
     @property
     def is_running(self) -> bool:
-        """True from the start of the task's first job to the end of its last one."""
+        """True from the start of the first job of an A1111 task to the end of its last one."""
         return self.current is not None and (
             self.current.state == "running" or any(job.started is not None for job in self.jobs)
         )
 
     @property
     def fraction(self) -> float:
-        """Part of the task that is done, from 0 to 1."""
-        done = float(self.num_over)
+        """Part of an A1111 task that is done, from 0 to 1."""
+        done = float(self.num_ended_jobs)
         if self.current is not None and self.current.progress is not None:
             done += self.current.progress.step / max(self.current.progress.steps, 1)
         return min(done / len(self.jobs), 1.0)
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds until the end, 0 while nothing is known."""
+        """Estimated seconds until an A1111 task ends; 0 while nothing is known."""
         current = self.current
         if current is None or current.progress is None:
             return 0.0
         left = current.progress.seconds_left or 0.0
-        waiting = len(self.jobs) - self.num_over - 1
+        waiting = len(self.jobs) - self.num_ended_jobs - 1
         per_step = left / max(current.progress.steps - current.progress.step, 1)
         return left + waiting * per_step * current.progress.steps
 
 
 class TaskRegistry:
-    """Tasks by their owner and name, so that a client can ask for one and stop it."""
+    """Tasks of A1111's API by their owner and name, so that a client can ask for one and stop
+    it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,13 +97,13 @@ class TaskRegistry:
             return self._tasks.get((owner, task_id))
 
     def list_active(self, owner: str) -> list[Task]:
-        """Return an owner's tasks that are not answered, the oldest first."""
+        """Return an owner's A1111 tasks of which a job still runs or waits, the oldest first."""
         with self._lock:
             tasks = [task for task in self._tasks.values() if task.owner == owner]
         return [task for task in tasks if not task.is_answered]
 
 
-def measure_progress(task: Task, get: Callable[[str], Job]) -> TaskProgress:
+def compute_task_progress(task: Task, get: Callable[[str], Job]) -> TaskProgress:
     """Return the progress of a task of A1111's API: its finished jobs, and the step of the running
     one.
 
