@@ -63,8 +63,8 @@ class RecordingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPathRecordingInputs:
-    """What the recording of a source with a known path, an inverted picture or the target of an
-    edit, needs in addition: path, photo, call overrides and provenance.
+    """Inputs that the recording of a source with a known path, an inverted picture or the target of
+    an edit, needs in addition: path, photo, call overrides and provenance.
 
     overrides : of the recorded run
     arguments : of the recorded run, instead of those that the edits take over

@@ -268,9 +268,7 @@ class BulkWorker:
     def _edit(
         self, request: Request, job: Job, edit: PromptLineEdit, recorded: RecordedPhoto | None
     ) -> UnsavedJobOutput:
-        """Generate the target of a line's edit, and record it if the line says so; a photo is
-        inverted once for lines in a row.
-        """
+        """Generate the target of a line's edit and record it if asked; lines share an inversion."""
         source, target, seed = None, job.request.prompt, job.seed
         options = edit.options.to_word_edit_options()
         if recorded is not None:

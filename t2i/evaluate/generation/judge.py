@@ -29,8 +29,8 @@ CRITERION_TITLES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionStatement:
-    """What a caption states about its scene: objects, colours, relations and background, by which a
-    picture of the caption is judged.
+    """Statement of a caption about its scene: objects, colours, relations and background, by which
+    a picture of the caption is judged.
 
     objects : in the order of their mentions
     colours : (object, colour, True if that is not its natural colour)
