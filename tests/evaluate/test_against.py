@@ -11,7 +11,11 @@ from t2i.errors import ArgumentError
 from t2i.evaluate.report.chapter import Chapter, Estimate, Table
 from t2i.evaluate.report.comparison import build_comparison_chapter
 from t2i.evaluate.report.earlier_result import RENAMED_HEADS, EarlierResult, read_earlier_result
-from t2i.evaluate.report.statistics import is_significant, proportion_with_interval
+from t2i.evaluate.report.statistics import (
+    is_significant,
+    mean_with_bootstrap_interval,
+    proportion_with_interval,
+)
 from t2i.evaluate.run import RESULT_VERSION, chapter_to_json
 
 FACTS = {"recogniser": "abc"}
@@ -180,6 +184,14 @@ def test_the_same_scenes_are_compared_sample_by_sample() -> None:
     assert "compared sample by sample" in paired.text
     assert "Other scenes were used in Generation" in other.text
     assert "of an older form" in older.text
+
+
+def test_a_result_does_not_differ_from_itself_by_the_digits_that_its_file_lacks() -> None:
+    figure = mean_with_bootstrap_interval([10 + number + 4e-6 for number in range(40)])
+    assert figure is not None
+    same = result(80, 3.0, figure=figure)
+    told = build_comparison_chapter(same, SCENES, earlier(same, SCENES))
+    assert tables(told)[0].rows == []
 
 
 def test_the_stored_result_of_the_embedded_model_can_be_compared_with() -> None:

@@ -164,11 +164,8 @@ def build_soft_tifa_table(results: GenerationResults) -> list[Table]:
         **{f"real, {SPLIT_HEADS[split]}": run for split, run in results.real.items()},
         **{f"drawn, {SPLIT_HEADS[split]}": run for split, run in results.drawn.items()},
     }
-    atoms = {
-        name: [picture.atoms for picture in run.pictures if picture.atoms]
-        for name, run in runs.items()
-    }
-    counts = sorted({len(scores) for several in atoms.values() for scores in several})
+    atoms = {name: [picture.atoms or [] for picture in run.pictures] for name, run in runs.items()}
+    counts = sorted({len(scores) for several in atoms.values() for scores in several if scores})
     rows: list[tuple[str, list[Cell]]] = []
     for title, mean in (
         ("arithmetic mean", compute_arithmetic_mean),
@@ -181,7 +178,11 @@ def build_soft_tifa_table(results: GenerationResults) -> list[Table]:
                     label,
                     [
                         mean_with_bootstrap_interval(
-                            [mean(scores) for scores in several if count in (None, len(scores))]
+                            [
+                                mean(scores) if scores else None
+                                for scores in several
+                                if count in (None, len(scores))
+                            ]
                         )
                         for several in atoms.values()
                     ],

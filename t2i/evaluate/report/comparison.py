@@ -1,10 +1,12 @@
 """Comparison of a result with an earlier one: significant changes and all differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Estimate, Table
 from t2i.evaluate.report.earlier_result import EarlierEstimate, EarlierResult, EarlierTable
 from t2i.evaluate.report.number_format import format_cell_with_unit, format_interval
+from t2i.evaluate.report.sample_values import format_sample_values, parse_sample_values
 from t2i.evaluate.report.statistics import independent_difference, is_significant, paired_difference
 
 CHAPTER_NAME = "against"
@@ -131,10 +133,17 @@ def build_difference_table(table: Table, before: EarlierTable, same_scenes: bool
 def subtract_earlier_cell(
     cell: Cell, before: EarlierEstimate | str | None, same_scenes: bool
 ) -> Estimate | None:
-    """Return a cell's number minus the earlier one, with interval; None unless both exist."""
+    """Return a cell's number minus the earlier one, with interval; None unless both exist.
+
+    Samples are compared with the digits that evaluation.json has, so that equal results are equal.
+    """
     if not isinstance(cell, Estimate) or not isinstance(before, EarlierEstimate):
         return None
-    return (paired_difference if same_scenes else independent_difference)(cell, before.estimate)
+    if not same_scenes:
+        return independent_difference(cell, before.estimate)
+    text = format_sample_values(cell.samples)
+    stored = replace(cell, samples=None if text is None else parse_sample_values(text))
+    return paired_difference(stored, before.estimate)
 
 
 def count_estimate_cells(table: Table) -> int:

@@ -49,12 +49,18 @@ EDIT = SAMPLING | {
     "regions": REGIONS,
 }
 NOT_OF_THE_PICTURE = {"num", "words_maps", "map_steps"}
+NOT_ON_THE_PAGE = {"controls"}
+"""Fields that the page names as not restored."""
 OF_A_PHOTO = {"image", "mask", "method", "fit", "full_size", "source"}
 
 
 def test_the_samples_have_every_field_of_the_requests() -> None:
-    assert GENERATE.keys() == GenerateRequest.model_fields.keys() - NOT_OF_THE_PICTURE
-    assert EDIT.keys() == EditRequest.model_fields.keys() - NOT_OF_THE_PICTURE - OF_A_PHOTO
+    assert (
+        GENERATE.keys()
+        == GenerateRequest.model_fields.keys() - NOT_OF_THE_PICTURE - NOT_ON_THE_PAGE
+    )
+    left_out = NOT_OF_THE_PICTURE | NOT_ON_THE_PAGE | OF_A_PHOTO
+    assert EDIT.keys() == EditRequest.model_fields.keys() - left_out
 
 
 class Recorder:
