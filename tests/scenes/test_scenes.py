@@ -84,7 +84,8 @@ def test_a_scene_is_the_same_in_another_instance_order_length_and_thread(
 def test_a_scene_is_the_same_in_another_process(scenes: list[Scene]) -> None:
     script = (
         "from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig; "
-        "from hashlib import sha256; s = SceneDataset(SceneDatasetConfig(size=64, seed=7, vocabulary='all')); "
+        "from hashlib import sha256; "
+        "s = SceneDataset(SceneDatasetConfig(size=64, seed=7, vocabulary='all')); "
         "read = [s.read_example(i) for i in (9, 4)]; "
         "seen = b''.join(one.pixels.tobytes() + one.caption.encode() for one in read); "
         "print(sha256(seen).hexdigest())"
