@@ -246,3 +246,17 @@ def test_lines_that_edit_by_words_keep_their_digest_through_renames(tmp_path: Pa
     assert digest_prompt_lines(by_hand) != digest
     assert by_hand[0].edit is not None
     assert by_hand[0].edit.options.alignment == {"dog": "cat"}
+
+
+def test_lines_with_controls_tasks_and_recordings_keep_their_digest_through_renames(
+    tmp_path: Path,
+) -> None:
+    # Taken at commit 52d1895.
+    lines = [
+        {"prompt": "a cat", "control": "canny:edges.png:scale=0.8", "seed": 3},
+        {"prompt": "a dog", "task": "inspect", "words": "dog"},
+        {"prompt": "a dog", "source_folder": "cat"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    digest = digest_prompt_lines(read_prompts_file(written(tmp_path, "p.jsonl", text)))
+    assert digest == "1f4e51e7ff36b05bc2e2b013f0f40425134ea377c39b999bec43c71b842e48c8"

@@ -194,6 +194,9 @@ HASHED_NAMES = {
     "overrides": "wishes",
     "PromptLineEdit": "LineEdit",
     "photo_keys": "needs_photo",
+    "InspectOrInvertTask": "PromptLineTask",
+    "PromptLineRecordedPhoto": "PromptLineRecording",
+    "ControlFilesAndSettings": "ControlFiles",
 }
 """Class or field -> its name in the text that `digest_prompt_lines` hashes.
 
