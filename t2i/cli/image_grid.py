@@ -46,8 +46,10 @@ class ImageGrid:
 def build_grid_reproduction_command(path: Path, metadata: ImageMetadata) -> str:
     """Return the t2i command that generates all images of a contact sheet again."""
     seed = metadata.settings.seed
+    retry = "" if metadata.retry is None else f" --retry {quote(metadata.retry)}"
     return (
-        f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.num_pictures} --grid"
+        f"t2i generate --from {quote(str(path))} --seed {seed} --num {metadata.num_pictures}"
+        f"{retry} --grid"
     )
 
 
@@ -56,8 +58,11 @@ def check_not_contact_sheet(path: Path, metadata: ImageMetadata) -> None:
     if metadata.num_pictures > 1:
         first = metadata.settings.seed or 0
         last = first + metadata.num_pictures - 1
+        seeds = f"{first} to {last}"
+        if metadata.retry is not None:
+            seeds += ", or of those that --retry chose instead"
         raise ArgumentError(
-            f"{path} is a sheet of {metadata.num_pictures} pictures, of the seeds {first} to "
-            f"{last}: say which with --seed, or draw all of them again with: "
+            f"{path} is a sheet of {metadata.num_pictures} pictures, of the seeds {seeds}: say "
+            "which with --seed, as the sheet labels them, or draw all of them again with: "
             f"{build_grid_reproduction_command(path, metadata)}"
         )

@@ -107,6 +107,21 @@ def test_pictures_of_one_command_do_not_share_seeds(generate: Cli, threshold: Se
     assert seeds == [[7, 9], [8, 10]]
 
 
+def test_a_sheet_says_how_its_pictures_are_drawn_again(
+    generate: Cli, cli: Cli, threshold: SetThreshold
+) -> None:
+    threshold(1.0)
+    options = ("--seed", "7", "--num", "2", "--retry", "2:cat", "--grid", "--format", "json")
+    done = generate(*options).json()
+    sheet, kept = Path(done["grid"]), [picture["seed"] for picture in done["pictures"]]
+    assert kept != [7, 8]
+    shown = cli("show", sheet, "--format", "json").json()
+    assert shown["again"].endswith(f"{sheet} --seed 7 --num 2 --retry 2:cat --grid")
+    assert f"Seed: {kept[0]}," in text_of(sheet)["parameters"]
+    refused = cli("generate", "--from", sheet)
+    assert "of the seeds 7 to 8, or of those that --retry chose instead" in refused.err
+
+
 def test_the_lines_of_a_file_are_drawn_again_and_the_index_says_so(
     cli: Cli, model: Path, threshold: SetThreshold
 ) -> None:

@@ -1,7 +1,7 @@
 """An image that is drawn again, with the next seeds, while a thing that it names is missing."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -162,13 +162,11 @@ def generate_with_retries(
     retry: Retry,
     *,
     show_progress: bool = True,
-    on_draw: Callable[[DrawnSeed, bool], object] = lambda draw, again: None,
 ) -> RetriedImage:
     """Generate the image of a request with the first seed at which nothing is missing; if something
     is missing at all of them, keep the best.
 
     seeds : to be tried in this order
-    on_draw : called after each draw, with whether another one follows
     """
     from t2i.attention.attend import attend
 
@@ -188,7 +186,7 @@ def generate_with_retries(
     drawer = convert_pipeline(pipe, find_pipeline_class(request))
     draws: list[DrawnSeed] = []
     best: RetriedImage | None = None
-    for number, seed in enumerate(seeds):
+    for seed in seeds:
         with attend(drawer) as attn:
             maps = attn.probe(*words, convention=convention)
             filled, image = generate_image_and_fill_request(
@@ -201,9 +199,7 @@ def generate_with_retries(
         if not draws or draw.rank < min(one.rank for one in draws):
             best = RetriedImage(filled, image, seed)
         draws.append(draw)
-        again = bool(missing) and number + 1 < len(seeds)
-        on_draw(draw, again)
-        if not again:
+        if not missing:
             break
     assert best is not None
     return RetriedImage(best.request, best.image, best.seed, draws)

@@ -23,7 +23,11 @@ from t2i.cli.generation.retried_image import (
 )
 from t2i.cli.image_grid import ImageGrid
 from t2i.cli.inspected_words import Retry
-from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
+from t2i.cli.metadata.writing import (
+    build_metadata_texts,
+    format_a1111,
+    save_image_with_metadata,
+)
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.request.request import Request
 from t2i.library_messages import quieting_libraries
@@ -169,7 +173,11 @@ def _save_grid(
         return None
     texts = None
     if output.write_metadata:
-        texts = build_metadata_texts(request, seeds[0], loaded.model_digest, len(grid.cells))
+        retry = None if output.retry is None else output.retry.option_value
+        texts = build_metadata_texts(
+            request, seeds[0], loaded.model_digest, len(grid.cells), retry=retry
+        )
+        texts["parameters"] = format_a1111(request, grid.seeds[0], loaded.model_digest)
     path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))
     if not output.as_json:
         print_result_line(path)

@@ -46,6 +46,7 @@ class ImageMetadata:
     request : of an image of t2i, complete; None for an image of another tool
     libraries : name and version of those that made an image of t2i
     num_pictures : number of images on a sheet of t2i, of the seed and those after it; else 1
+    retry : value of --retry with which the images of a sheet were drawn; None without
     """
 
     tool: str
@@ -57,6 +58,7 @@ class ImageMetadata:
     request: Request | None = None
     libraries: Mapping[str, str] = field(default_factory=dict)
     num_pictures: int = 1
+    retry: str | None = None
 
 
 @dataclass

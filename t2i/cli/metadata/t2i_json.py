@@ -49,6 +49,7 @@ class T2IMetadata(BaseModel):
     libraries: Annotated[dict[ShortText, ShortText], Field(max_length=50)] = {}
     pictures: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     draws: Annotated[list[DrawnSeedRecord], Field(max_length=MAX_RETRIES + 1)] = []
+    retry: Annotated[str, Field(max_length=10_000)] | None = None
 
 
 def parse_t2i_metadata(text: str) -> T2IMetadata:
@@ -108,5 +109,9 @@ def find_t2i_metadata(texts: Mapping[str, str]) -> ImageMetadata | None:
         text,
     )
     return replace(
-        metadata, request=request, libraries=record.libraries, num_pictures=record.pictures
+        metadata,
+        request=request,
+        libraries=record.libraries,
+        num_pictures=record.pictures,
+        retry=record.retry,
     )

@@ -29,17 +29,21 @@ def build_metadata_texts(
     model_digest: str,
     num_pictures: int = 1,
     draws: Sequence[Mapping[str, object]] | None = None,
+    retry: str | None = None,
 ) -> dict[str, str]:
     """Build the metadata texts of an image: `parameters` in A1111's format, `t2i` as JSON.
 
     num_pictures : number of images on a sheet, whose `parameters` are those of the first one
     draws : of an image with --retry: seeds that were tried, and what was missing
+    retry : value of --retry of a sheet, whose images may have other seeds than `seed` and the next
     """
     fields = build_t2i_metadata(request, seed, model_digest)
     if draws:
         fields["draws"] = list(draws)
     if num_pictures > 1:
         fields["pictures"] = num_pictures
+    if retry is not None:
+        fields["retry"] = retry
     return {
         "parameters": format_a1111(request, seed, model_digest),
         "t2i": json.dumps(fields, ensure_ascii=False),
