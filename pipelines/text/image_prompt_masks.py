@@ -6,7 +6,6 @@ B batch rows, I images of one adapter, Y X image size.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
 from torch import Tensor
@@ -28,15 +27,16 @@ def prepare_attention_options(pipe: Any, run: RunState) -> Mapping[str, object] 
     In the call each mask may also be a picture, or a list with one for each image of the adapter,
     white where the image prompt acts; it is resized to the image's size.
 
-    Raises ArgumentError for masks without image prompts, and for other numbers of masks than of
-    adapters or of their images.
+    Raises ArgumentError for masks without image prompts, for other numbers of masks than of
+    adapters or of their images, and for scales per image without masks.
     """
     options: Mapping[str, object] | None = pipe.cross_attention_kwargs
-    if options is None or options.get(MASKS_OPTION) is None:
-        return options
     height, width = (side * sd.pixels_per_latent(pipe.vae) for side in run.latents_BCHW.shape[2:])
     extra = run.conditioning.extra
     prompts = [extra[name] for name in extra if name.startswith(sd.IMAGE_PROMPT_PREFIX)]
+    if options is None or options.get(MASKS_OPTION) is None:
+        check_scales_per_image(pipe.unet, prompts, [None] * len(prompts))
+        return options
     if not prompts:
         raise ArgumentError(
             f"Got {MASKS_OPTION} without an image prompt: a mask says where the image of an "
@@ -55,9 +55,34 @@ def prepare_attention_options(pipe: Any, run: RunState) -> Mapping[str, object] 
         mask if mask is None else prepare_mask(number, mask, prompt.shape[1], height, width)
         for number, (mask, prompt) in enumerate(zip(masks, prompts, strict=True))
     ]
+    check_scales_per_image(pipe.unet, prompts, prepared)
     if all(mask is None for mask in prepared):
         return {name: value for name, value in options.items() if name != MASKS_OPTION}
     return {**options, MASKS_OPTION: prepared}
+
+
+def check_scales_per_image(
+    unet: Any, prompts: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> None:
+    """Raise ArgumentError for an IP-Adapter with a scale for each image that has no masks, by which
+    alone its images are told apart, or another number of images.
+
+    prompts, masks : of each adapter, (B, I, ...) and (1, I, Y, X)
+    """
+    if not prompts:
+        return
+    for processor in unet.attn_processors.values():
+        scales = getattr(processor, "scale", None)
+        if not isinstance(scales, list):
+            continue
+        for number, (scale, prompt, mask) in enumerate(zip(scales, prompts, masks, strict=True)):
+            if isinstance(scale, list) and (mask is None or len(scale) != prompt.shape[1]):
+                masked = "no masks" if mask is None else "masks"
+                raise ArgumentError(
+                    f"IP-Adapter {number} has {plural(len(scale), 'scale')}, one per image, for "
+                    f"{plural(prompt.shape[1], 'image')} with {masked}: give as many, and "
+                    f"{MASKS_OPTION} with a mask for each image, or a single number as its scale."
+                )
 
 
 def prepare_mask(number: int, mask: object, images: int, height: int, width: int) -> Tensor:
@@ -81,12 +106,17 @@ def prepare_mask(number: int, mask: object, images: int, height: int, width: int
             f"Got {plural(prepared.shape[1], 'mask')} in {name} for "
             f"{plural(images, 'image')} of this adapter: give one for each."
         )
-    if not torch.isfinite(prepared).all():
-        raise ArgumentError(f"Got {name} with numbers that are not finite.")
+    if not ((prepared >= 0) & (prepared <= 1)).all():
+        raise ArgumentError(
+            f"Got {name} with numbers that are not from 0 to 1: give 1 where the image prompt acts "
+            "at full strength, 0 where it does not act."
+        )
     return prepared
 
 
 def _masks_from_pictures(name: str, pictures: Sequence[Any], height: int, width: int) -> Tensor:
+    if not pictures:
+        raise ArgumentError(f"Got {name}, an empty list: give a mask for each image, or None.")
     for picture in pictures:
         if not isinstance(picture, Image.Image):
             raise ArgumentError(

@@ -91,6 +91,12 @@ def encode_adapter_image_as_uncond_and_cond(
             "The pipeline has no image_encoder to read ip_adapter_image with: load_ip_adapter "
             "brings it (image_encoder_folder=...), or give ip_adapter_image_embeds."
         )
+    if isinstance(image, Tensor) and image.ndim != 4:
+        raise ArgumentError(
+            f"Got a tensor of the shape {tuple(image.shape)} for an IP-Adapter that sees pictures: "
+            "expected a picture, or a tensor (images, channels, height, width). The embedding of a "
+            "face is for FaceID adapters."
+        )
     if not isinstance(image, Tensor):
         image = pipe.feature_extractor(image, return_tensors="pt").pixel_values
     pixels_ICYX = image.to(device, encoder.dtype)
@@ -136,7 +142,8 @@ def check_embedding_width(number: int, embedding: Tensor, layer: Any) -> None:
 def check_face_embedding(embedding: object, layer: FaceIDProjection) -> Tensor:
     """Return the embeddings of faces for a FaceID adapter, (I, D).
 
-    Raises ArgumentError for anything but a tensor (D,) or (I, D) of the adapter's width.
+    Raises ArgumentError for anything but a tensor (D,) or (I, D) of the adapter's width, of finite
+    numbers.
     """
     width = find_embedding_width(layer)
     if not isinstance(embedding, Tensor) or embedding.ndim not in (1, 2):
@@ -153,6 +160,8 @@ def check_face_embedding(embedding: object, layer: FaceIDProjection) -> Tensor:
             f"Got the embedding of a face of width {embedding.shape[-1]}, but this FaceID adapter "
             f"reads {width}: make it with the recogniser that the adapter was trained with."
         )
+    if not torch.isfinite(embedding).all():
+        raise ArgumentError("Got the embedding of a face with numbers that are not finite.")
     return embedding if embedding.ndim == 2 else embedding[None]
 
 

@@ -65,6 +65,8 @@ def beside(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 
     save_file(face_id_for(pipe.unet), make(folder / "faces") / "face-id.safetensors")
     save_file({"face": FACE}, folder / "faces/face.safetensors")
+    plus = {"image_proj.perceiver_resampler.proj_in.weight": torch.ones(1)}
+    save_file(face_id_for(pipe.unet) | plus, folder / "faces/plus.safetensors")
     Image.new("RGB", (40, 30), "teal").save(folder / "teal.png")
     noise = np.random.default_rng(3).integers(0, 255, (34, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
@@ -160,6 +162,11 @@ def test_a_face_id_adapter_reads_a_file_with_the_embedding_of_a_face(draw: Cli, 
     assert "for a FaceID adapter, which sees no picture" in refused.err
     refused = draw("--ip-adapter", "beside/faces/face-id.safetensors:beside/other.safetensors")
     assert "embedding of a face of width 1, but this FaceID adapter reads 8" in refused.err
+    eyes = ("--ip-adapter", "beside/eyes/ip-adapter.safetensors:beside/teal.png")
+    refused = draw(*eyes, "--ip-adapter", "beside/faces/plus.safetensors:beside/teal.png")
+    assert "plus.safetensors is of FaceID Plus" in refused.err
+    refused = draw("--ip-adapter", f"{eyes[1].partition(':')[0]}:beside/faces/face.safetensors")
+    assert "for an IP-Adapter that sees pictures" in refused.err
 
 
 def test_a_face_id_adapter_is_detached_with_its_lora_layers(model: Path) -> None:

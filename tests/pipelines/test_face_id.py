@@ -75,6 +75,8 @@ def test_what_is_no_face_is_refused(loaded):
         ours(**TWO_STEPS, ip_adapter_image=FACE[:4])
     with pytest.raises(ArgumentError, match=r"a tensor of the shape \(1, 1, 8\) for a FaceID"):
         ours(**TWO_STEPS, ip_adapter_image=FACE[None, None])
+    with pytest.raises(ArgumentError, match="face with numbers that are not finite"):
+        ours(**TWO_STEPS, ip_adapter_image=FACE * torch.nan)
 
 
 def test_the_other_embedding_of_face_id_plus_is_asked_for():

@@ -185,14 +185,33 @@ def test_masks_without_a_subject_or_of_another_number_are_refused(seeing, compon
         r"Got ip_adapter_masks\[0\], which is black all over": [Image.new("L", (8, 8)), None],
         r"ip_adapter_masks\[0\] of the shape \(32, 32\), expected": [torch.ones(32, 32), None],
         r"ip_adapter_masks\[0\] of type str, expected a picture": ["left.png", None],
-        r"ip_adapter_masks\[0\] with numbers that are not": [
+        r"ip_adapter_masks\[0\] with numbers that are not from 0 to 1": [
             torch.full((1, 1, 8, 8), torch.nan),
             None,
         ],
+        r"ip_adapter_masks\[1\] with numbers that are not": [None, torch.full((1, 1, 8, 8), 255)],
+        r"ip_adapter_masks\[1\], an empty list": [None, []],
     }
     for message, masks in wrong.items():
         with pytest.raises(ArgumentError, match=message):
             ours(**call, **masked(masks))
+
+
+def test_scales_per_image_need_as_many_masks(seeing):
+    ours, _ = adapted(seeing)
+    ours.set_ip_adapter_scale([[0.8, 0.4]])
+    call = TWO_STEPS | {"ip_adapter_image": [PICTURES]}
+    with pytest.raises(ArgumentError, match=r"IP-Adapter 0 has 2 scales.* 2 images with no masks"):
+        ours(**call)
+    ours.set_ip_adapter_scale([[0.8, 0.4, 0.2]])
+    with pytest.raises(ArgumentError, match=r"IP-Adapter 0 has 3 scales.* for 2 images with masks"):
+        ours(**call, **masked([[half("left"), half("right")]]))
+
+
+def test_a_tensor_that_is_no_picture_is_refused(seeing):
+    ours, _ = adapted(seeing)
+    with pytest.raises(ArgumentError, match=r"shape \(1, 8\) for an IP-Adapter that sees pictures"):
+        ours(**TWO_STEPS, ip_adapter_image=torch.ones(1, 8))
 
 
 def test_an_adapter_for_an_encoder_of_another_width_is_refused(seeing):

@@ -199,7 +199,8 @@ class AttachedAdapters:
         """
         paths = [locate_and_verify_file("ip_adapter", adapter) for adapter in adapters]
         path = paths[0]
-        sees_pictures = not all(map(is_face_id_adapter, paths))
+        are_face_id = [is_face_id_adapter(one) for one in paths]  # each is read: FaceID Plus raises
+        sees_pictures = not all(are_face_id)
         if self.pipe.image_encoder is None and sees_pictures:
             if not (path.parent / IMAGE_ENCODER_FOLDER).is_dir():
                 raise ModelError(
