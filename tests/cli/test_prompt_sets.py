@@ -135,6 +135,7 @@ def test_prompts_are_drawn_in_bulk_and_laid_out(
         ("geneval", "x.jsonl", '{"prompt": "a"}\n\n{"prompt": "b"}\n', "x.jsonl:2: the line is bl"),
         ("geneval", "x.jsonl", "\n", "holds no prompt"),
         ("t2i-compbench", "x.txt", "a cat\na red/blue dog\n", "x.txt:2: .* part of a file name"),
+        ("t2i-compbench", "x.txt", "a cat " * 50, "x.txt:1: .* too long for a file name"),
         ("dpg-bench", "x/a.txt", " \n", "a.txt is empty"),
         ("dpg-bench", "x", None, "is no folder of .txt files"),
     ],
@@ -165,8 +166,15 @@ def test_images_that_are_missing_or_of_other_prompts_are_refused(
     with pytest.raises(DataError, match="line 2 has no image"):
         lay_out_images("geneval", source, Path("bulk"), Path("out"))
     assert not Path("out").exists()
-    long = Path("long.txt")
-    long.write_text("a cat " * 50 + "\n")
-    bulk = draw(1, [("a cat " * 50).strip()])
-    with pytest.raises(DataError, match="too long for a file name"):
-        lay_out_images("t2i-compbench", long, bulk, Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "num", "expected"),
+    [("geneval", 0, "at least 1"), ("geneval2", 2, "1 to 1"), ("dpg-bench", 5, "1 to 4")],
+)
+def test_more_images_than_a_judge_takes_are_refused_before_they_are_drawn(
+    kind: str, num: int, expected: str, benchmark: dict[str, Path]
+) -> None:
+    with pytest.raises(ArgumentError, match=f"Got --num {num}, expected {expected}"):
+        write_prompts_file(kind, benchmark[kind], Path("p.jsonl"), num)
+    assert not Path("p.jsonl").exists()

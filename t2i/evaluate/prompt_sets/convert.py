@@ -15,7 +15,12 @@ from t2i.atomic_files import write_atomically
 from t2i.atomic_folders import atomic_folder
 from t2i.errors import ArgumentError, DataError, OutputError, T2IError
 from t2i.evaluate.prompt_sets.judge_folders import FOLDER_WRITERS, ImagePaths
-from t2i.evaluate.prompt_sets.prompt_sets import IMAGES_PER_PROMPT, READERS, SetPrompt
+from t2i.evaluate.prompt_sets.prompt_sets import (
+    IMAGES_PER_PROMPT,
+    MAX_IMAGES_PER_PROMPT,
+    READERS,
+    SetPrompt,
+)
 from t2i.safe_reading import RUN_FILE_KIND, parse_json, read_text
 from t2i.terminal import plural, print_note_to_stderr, print_result_line
 
@@ -28,13 +33,20 @@ def write_prompts_file(kind: str, path: Path, out: Path, num: int | None = None)
 
     kind : key of READERS
     num : images of each prompt; as many as in the benchmark's published figures for None
+
+    Raises ArgumentError for more images of a prompt than the judge takes, OutputError for a file
+    that exists.
     """
     if out.suffix != ".jsonl":
         raise ArgumentError(f"Got {out}: expected the name of a .jsonl file.")
     if out.exists():
         raise OutputError(f"{out} exists and is not replaced: remove it, or choose another name.")
+    count = IMAGES_PER_PROMPT[kind] if num is None else num
+    most = MAX_IMAGES_PER_PROMPT.get(kind)
+    if count < 1 or (most is not None and count > most):
+        expected = "at least 1" if most is None else f"1 to {most}, as the judge of {kind} takes"
+        raise ArgumentError(f"Got --num {count}, expected {expected}.")
     prompts = READERS[kind](path)
-    count = num or IMAGES_PER_PROMPT[kind]
     lines = [{"prompt": one.prompt, "num": count, "name": f"{one.key}.png"} for one in prompts]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(out, lambda part: part.write_text(text, "utf-8"))
@@ -123,8 +135,6 @@ def main() -> None:
     given = parser.parse_args()
     try:
         if given.action == "prompts":
-            if given.num is not None and given.num < 1:
-                raise ArgumentError(f"Got --num {given.num}, expected at least 1.")
             count = write_prompts_file(given.kind, given.path, given.out, given.num)
             print_note_to_stderr(plural(count, "prompt"))
         else:

@@ -8,12 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from t2i.errors import ArgumentError, DataError
-from t2i.evaluate.prompt_sets.prompt_sets import SetPrompt
+from t2i.evaluate.prompt_sets.prompt_sets import MAX_IMAGES_PER_PROMPT, SetPrompt
 from t2i.pictures import open_picture
 from t2i.terminal import plural
 
-MAX_FILE_NAME_BYTES = 255
-DPG_COLUMNS, DPG_MAX_IMAGES = 2, 4
+DPG_COLUMNS, DPG_MAX_IMAGES = 2, MAX_IMAGES_PER_PROMPT["dpg-bench"]
 """Columns and largest number of images of one picture that DPG-Bench's judge takes apart."""
 ImagePaths = Sequence[Sequence[Path]]
 """For each prompt of a set, in its order, the PNG files of its images."""
@@ -53,22 +52,13 @@ def write_geneval2_folder(prompts: Sequence[SetPrompt], images: ImagePaths, out:
 
 
 def write_t2i_compbench_folder(prompts: Sequence[SetPrompt], images: ImagePaths, out: Path) -> None:
-    """Write T2I-CompBench++'s layout: samples/<prompt>_000000.png, numbered over all prompts.
-
-    Raises DataError for a prompt that is too long for a file name.
-    """
+    """Write T2I-CompBench++'s layout: samples/<prompt>_000000.png, numbered over all prompts."""
     samples = out / "samples"
     samples.mkdir()
     number = 0
     for prompt, paths in zip(prompts, images, strict=True):
         for path in paths:
-            name = f"{prompt.prompt}_{number:06}.png"
-            if len(name.encode()) > MAX_FILE_NAME_BYTES:
-                raise DataError(
-                    f"The prompt {prompt.prompt!r:.80}... is too long for a file name, in which "
-                    "the judges of T2I-CompBench++ look for it."
-                )
-            shutil.copyfile(path, samples / name)
+            shutil.copyfile(path, samples / f"{prompt.prompt}_{number:06}.png")
             number += 1
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from t2i.errors import DataError
 from t2i.safe_reading import PROMPTS_FILE_KIND, parse_json, read_text
 
+MAX_PROMPT_BYTES = 255 - len("_000000.png")
+"""Bytes of a prompt that is a part of a file name."""
 PROMPT_SET_KIND = PROMPTS_FILE_KIND.copy_with_noun("prompt set")
 
 
@@ -52,7 +54,8 @@ def read_jsonl_prompts(path: Path) -> list[SetPrompt]:
 def read_text_prompts(path: Path) -> list[SetPrompt]:
     """Read the prompts of a text file, one a line, as T2I-CompBench++'s color_val.txt.
 
-    Raises DataError for a prompt that cannot be part of a file name, as its judges expect.
+    Raises DataError for a prompt that cannot be part of a file name, as its judges expect, also
+    where it is too long for one.
     """
     prompts = []
     for number, line in enumerate(_read_lines(path), start=1):
@@ -61,6 +64,11 @@ def read_text_prompts(path: Path) -> list[SetPrompt]:
             raise DataError(
                 f"{path}:{number}: {prompt!r:.80} cannot be part of a file name, and the judges of "
                 "T2I-CompBench++ find the prompt of an image in its name."
+            )
+        if len(prompt.encode()) > MAX_PROMPT_BYTES:
+            raise DataError(
+                f"{path}:{number}: {prompt!r:.80}... is too long for a file name, in which the "
+                "judges of T2I-CompBench++ look for the prompt of an image."
             )
         prompts.append(SetPrompt(f"{number - 1:05}", prompt))
     return _check_not_empty(path, prompts)
@@ -93,6 +101,8 @@ READERS: dict[str, Callable[[Path], Sequence[SetPrompt]]] = {
 """Name of a benchmark -> reader of its prompts from a path."""
 IMAGES_PER_PROMPT = {"geneval": 4, "geneval2": 1, "t2i-compbench": 10, "dpg-bench": 4}
 """Name of a benchmark -> number of images of each prompt in its published figures."""
+MAX_IMAGES_PER_PROMPT = {"geneval2": 1, "dpg-bench": 4}
+"""Name of a benchmark -> largest number of images of each prompt that its judge takes."""
 
 
 def _read_lines(path: Path) -> list[str]:
