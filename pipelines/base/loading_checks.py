@@ -177,8 +177,8 @@ def store_notes_and_fit_on_unet(unet: Any, notes: str | None, folder: Path) -> N
 
 
 def read_t2i_json_from_unet(unet: Any) -> str | None:
-    """Return the text of the model's t2i.json (sampling defaults) that `store_t2i_json_on_unet`
-    stored on a UNet, or None.
+    """Return the text of the model's t2i.json (sampling defaults) that
+    `store_notes_and_fit_on_unet` stored on a UNet, or None.
     """
     notes: str | None = getattr(unet, "t2i_notes", None)
     return notes

@@ -13,6 +13,7 @@ from t2i.attention.probes.presence import (
     PRESENCE_FEATURES,
     PresenceFit,
     compute_attention_fingerprint,
+    judge_presence,
     measure_presence_features,
     parse_presence_fit,
     store_presence_fit,
@@ -100,6 +101,14 @@ def test_a_fit_is_for_whole_probes_of_its_conventions_and_the_prompts_words():
     assert maps.found("cat").probability is not None
     assert "prompt's own words" in maps.found("dog").remark
     assert maps.found("dog").probability is None
+
+
+def test_a_map_that_is_not_finite_has_no_probability():
+    pipe = ours(**tiny_sd_components())
+    store_presence_fit(pipe.unet, fitted_text(pipe))
+    found = judge_presence("cat", torch.full((4, 4), torch.nan), "default", pipe)
+    assert found.probability is None
+    assert "not finite" in found.remark
 
 
 def test_a_fit_is_for_the_words_that_it_was_made_with():

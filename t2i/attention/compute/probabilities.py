@@ -97,10 +97,9 @@ class AttentionProbabilities:
 
     def compute_map_of_image_queries(self, row: int) -> Tensor:
         """Return the attention map of a batch row's image positions after all edits: (N, Q, T) over
-        the text tokens, or (N, Q, K) over all keys at a self-attention site.
+        the text tokens, or (N, Q, K) over the row's own keys at a self-attention site.
 
-        It is over the text tokens, or over the row's own keys at a self-attention site; these sum
-        to less than 1 where it attends to the keys of another row, too.
+        Over its own keys it sums to less than 1 where the row attends to those of another, too.
         """
         key = (row, torch.is_grad_enabled())
         if key not in self._maps:

@@ -148,7 +148,9 @@ def judge_presence(word: str, map_HW: Tensor, convention: str, pipe: Any) -> Pre
             remark="A fit is for probes of a prompt's own words, at all steps, sites and heads.",
         )
     fit = find_presence_fit(pipe)
-    if fit is None:
+    if not math.isfinite(score):
+        remark = "The heat map has numbers that are not finite."
+    elif fit is None:
         remark = f"The model has no presence fit. Make one: {FIT_COMMAND}"
     elif fit.weights != compute_attention_fingerprint(pipe):
         remark = (

@@ -167,7 +167,7 @@ def main() -> None:
         "--recogniser", type=Path, default=DEFAULT_FOLDER, help="folder of the judge"
     )
     given = parser.parse_args()
-    out = given.out or Path("outputs") / f"presence-{Path(given.model).stem}"
+    out = given.out or Path("outputs") / f"presence-{Path(given.model).name}"
     try:
         if given.count < 1:
             raise ArgumentError(f"Got --count {given.count}, expected at least 1.")

@@ -18,7 +18,7 @@ from t2i.evaluate.presence.chapters import build_chapters
 from t2i.evaluate.presence.fitting import fit_presence
 from t2i.evaluate.presence.records import (
     CaptionBatchRecord,
-    CaptionPreferenceRecord,
+    CaptionPresenceRecord,
     PresenceSamples,
     WordRecord,
     collect_samples,
@@ -131,7 +131,7 @@ class PresencePart:
 
 def build_caption_record(
     layout: SceneLayout, maps: Mapping[Convention, HeatMaps], found: set[str]
-) -> CaptionPreferenceRecord:
+) -> CaptionPresenceRecord:
     """Return the record of a drawn caption.
 
     maps : of the words of its mentions in their order, by convention
@@ -150,4 +150,4 @@ def build_caption_record(
             for convention, one in maps.items()
         }
         words.append(WordRecord(name=name, features=features, is_there=name in found))
-    return CaptionPreferenceRecord(caption=layout.caption.text, words=words)
+    return CaptionPresenceRecord(caption=layout.caption.text, words=words)

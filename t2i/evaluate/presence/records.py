@@ -22,7 +22,7 @@ class WordRecord(BaseModel):
     is_there: bool
 
 
-class CaptionPreferenceRecord(BaseModel):
+class CaptionPresenceRecord(BaseModel):
     """Record of a caption and the words of its objects, of one generated picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class CaptionBatchRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pictures: list[CaptionPreferenceRecord]
+    pictures: list[CaptionPresenceRecord]
 
 
 @dataclass(frozen=True, slots=True)
