@@ -59,7 +59,7 @@ class InpaintInputs:
 
 
 @dataclass(frozen=True)
-class InpaintSourceLatents:
+class EncodedInpaintImage:
     """Latents of the image to inpaint, with the noise and the latents that the run starts from.
 
     clean_BCHW : latents of the image; None where neither start nor callback needs them
@@ -127,7 +127,7 @@ def encode_and_noise_source(
     timesteps: TimestepRange,
     *,
     reads_mask: bool,
-) -> InpaintSourceLatents:
+) -> EncodedInpaintImage:
     """Encode the image to inpaint, and add the noise of the first timestep for the starting
     latents.
     """
@@ -152,7 +152,7 @@ def encode_and_noise_source(
     else:
         first_B = timesteps.timesteps[:1].repeat(num_images)
         start_BCHW = pipe.scheduler.add_noise(clean_BCHW, noise_BCHW, first_B)
-    return InpaintSourceLatents(
+    return EncodedInpaintImage(
         pixels_BCYX,
         pixels_BCYX.shape[1] != pipe.vae.config["latent_channels"],
         clean_BCHW,

@@ -92,7 +92,7 @@ def invert_with(
     generator = torch.Generator("cpu")
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     path = chosen.compute_source_latents_path(
-        NoiseOnlyInversionRun(pipe, levels, adapter.pack_latents(clean_1CHW), generator)
+        InversionRunWithoutPasses(pipe, levels, adapter.pack_latents(clean_1CHW), generator)
     )
     height, width = pixels_13YX.shape[-2:]
     return FlowSource(adapter, prompt, path, (height, width))
@@ -218,7 +218,7 @@ def encode_flow_pixels_to_mean_latents(pipe: Any, pixels_13YX: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
-class NoiseOnlyInversionRun:
+class InversionRunWithoutPasses:
     """Run of an inversion method that only adds noise to the picture's latents, and makes no
     denoiser pass; see `InversionRunProtocol`.
     """

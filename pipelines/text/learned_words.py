@@ -11,7 +11,7 @@ from t2i.errors import ArgumentError, ModelError
 from t2i.text.learned_words import (
     adding_tokens_as_whole_words,
     expand_learned_words,
-    is_single_token,
+    is_known_to_tokenizer,
 )
 
 WRONG_WIDTH_MESSAGE = "Loaded embeddings are of incorrect shape"
@@ -79,7 +79,7 @@ class LearnedWordsMixin(TextualInversionLoaderMixin):
 
 def check_word_is_new(word: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ArgumentError for a word that the tokenizer knows already."""
-    if is_single_token(word, tokenizer):
+    if is_known_to_tokenizer(word, tokenizer):
         raise ArgumentError(
             f"The model knows the word {word!r:.80} already, and every prompt that contains it "
             "would change: give it another name, as "

@@ -40,7 +40,7 @@ def add_lora(
     for model, layers in targets.values():
         adapters = [
             inject_layers_of_one_kind(model, group, called)
-            for called, group in group_by_peft_config(name, layers)
+            for called, group in split_into_adapters_of_one_kind(name, layers)
         ]
         for _, module in iter_peft_layers(model):
             module.set_adapter(list(model.peft_config), inference_mode=True)
@@ -127,7 +127,7 @@ def set_peft_loaded_flag(model: Any, loaded: bool) -> None:
     model._hf_peft_config_loaded = loaded
 
 
-def group_by_peft_config(
+def split_into_adapters_of_one_kind(
     name: str, layers: Mapping[str, WeightUpdate]
 ) -> Iterator[tuple[str, dict[str, WeightUpdate]]]:
     """Group a LoRA's layers by kind (LoRA, DoRA, LoHa, LoKr), as one peft config describes one kind

@@ -18,7 +18,11 @@ def list_block_of_each_residual(control: Control) -> list[str]:
     a control is added to, in their order.
     """
     config = control.network.config
-    return list_feature_blocks(config) if control.is_adapter else list_residual_blocks(config)
+    return (
+        list_feature_blocks(config)
+        if control.is_adapter
+        else list_block_of_each_controlnet_residual(config)
+    )
 
 
 def list_feature_blocks(config: Mapping[str, Any]) -> list[str]:
@@ -29,7 +33,7 @@ def list_feature_blocks(config: Mapping[str, Any]) -> list[str]:
     return ["down.0", "down.1", "down.2", "mid" if is_xl else "down.3"]
 
 
-def list_residual_blocks(config: Mapping[str, Any]) -> list[str]:
+def list_block_of_each_controlnet_residual(config: Mapping[str, Any]) -> list[str]:
     """Return the UNet block that each residual of a ControlNet is added to: "down.0", ..., "mid".
 
     The residual of the first convolution counts to "down.0", and that of a block's downsampling to

@@ -70,7 +70,7 @@ class PreparedControlNet:
                 latents_BCHW.to(dtype),
                 timestep,
                 encoder_hidden_states=own.text_BTD.to(dtype),
-                **self.build_hint_arguments(hint_BCYX),
+                **self.build_network_hint_arguments(hint_BCYX),
                 conditioning_scale=float(self.control.scale),
                 guess_mode=self.control.mode == "guess",
                 added_cond_kwargs=added or None,
@@ -83,7 +83,7 @@ class PreparedControlNet:
             for name, residual_BCHW in zip(names, residuals, strict=True)
         }
 
-    def build_hint_arguments(self, hint_BCYX: Tensor) -> dict[str, Any]:
+    def build_network_hint_arguments(self, hint_BCYX: Tensor) -> dict[str, Any]:
         """Return the arguments that pass a hint to the ControlNet's forward call, and for a union
         network the type of the hint.
         """

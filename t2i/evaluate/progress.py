@@ -16,8 +16,6 @@ LINE_INTERVAL = 15.0
 def showing_suite_progress(parts: Sequence[SuitePart]) -> Iterator[Callable[[str, int], None]]:
     """Context manager that shows the progress of an evaluation within the block, as a bar or lines.
     Yields a function to call with a part's name and the count of its finished units.
-
-    Yields a function to call with a part's name and the count of its finished units.
     """
     with showing_progress({part.name: len(part.list_unit_keys()) for part in parts}) as update:
         yield update

@@ -64,7 +64,7 @@ class ResultFolder:
             text = json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / IDENTITY_FILE, lambda part: part.write_text(text, "utf-8"))
         self.library_changes = (
-            list_tree_differences(before or {}, self.identity, only=CHANGEABLE_KEYS)
+            list_mapping_differences(before or {}, self.identity, only=CHANGEABLE_KEYS)
             if self.finished_units
             else []
         )
@@ -141,7 +141,7 @@ class ResultFolder:
             )
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        different = list_tree_differences(
+        different = list_mapping_differences(
             before, self.identity, but=(*CHANGEABLE_KEYS, MODEL_NAME_KEY)
         )
         if different:
@@ -203,7 +203,7 @@ def find_strings_under_keys(record: object, names: Collection[str]) -> Iterator[
             yield from find_strings_under_keys(value, names)
 
 
-def list_tree_differences(
+def list_mapping_differences(
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     *,

@@ -79,8 +79,6 @@ def write_result_files(
     """Write the result files of a finished evaluation (evaluation.json, tables.md and index.html);
     return the content of evaluation.json.
 
-    The others are tables.md and index.html.
-
     parts : all of whose units are finished
     facts : the head of the result: model, machine, date ...
     earlier : a result to compare with

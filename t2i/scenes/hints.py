@@ -35,14 +35,14 @@ def get_segment_colour(name: str) -> tuple[int, int, int]:
 
     Raises ArgumentError for a name that is no object's.
     """
-    colours = compute_segment_colours_by_object()
+    colours = compute_segment_palette_of_vocabulary()
     if name not in colours:
         raise ArgumentError(f"No object is called {name!r:.80}. {suggest_choice(name, colours)}")
     return colours[name]
 
 
 @cache
-def compute_segment_colours_by_object() -> dict[str, tuple[int, int, int]]:
+def compute_segment_palette_of_vocabulary() -> dict[str, tuple[int, int, int]]:
     """Return for every object of the vocabulary its colour (red, green, blue) in hints of segments
     and boxes, by name.
 

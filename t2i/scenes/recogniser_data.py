@@ -148,8 +148,6 @@ SidesAndCentres = list[tuple[float, tuple[float, float]]]
 def choose_random_sides_and_centres(rng: np.random.Generator, count: int) -> SidesAndCentres:
     """Return random sizes and centres, as shares of the picture's side, of the objects of a
     training picture; none hides too much of another.
-
-    Both are shares of the picture's side.
     """
     for _ in range(MAX_TRIES):
         sides = [random_between(rng, *SIDE_RANGES[count]) for _ in range(count)]

@@ -39,7 +39,7 @@ def adding_tokens_as_whole_words(tokenizer: PreTrainedTokenizerBase) -> Iterator
         del known.add_tokens
 
 
-def is_single_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+def is_known_to_tokenizer(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if a word is already one token of the tokenizer's vocabulary, as "cat</w>" for
     "cat".
 

@@ -21,14 +21,14 @@ from t2i.evaluate.presence.logistic_regression import (
     fit_logistic_regression,
     sigmoid,
 )
-from t2i.evaluate.presence.part import CONVENTIONS, PresenceConfig, PresencePart
+from t2i.evaluate.presence.part import CONVENTIONS, HeatMapPresenceConfig, HeatMapPresencePart
 from t2i.evaluate.presence.records import PresenceSamples, WordRecord, collect_samples
 from t2i.evaluate.report.chapter import Plot, Table
 from t2i.evaluate.scene_splits import SceneSplitConfig
 from t2i.evaluate.suite import list_seeds_of_all_suites
 from tests.evaluate.tiny_context import tiny_context
 
-FEW = PresenceConfig(
+FEW = HeatMapPresenceConfig(
     fit=SceneSplitConfig(seed=81, count=3),
     seen=SceneSplitConfig(seed=82, count=2),
     held_out=SceneSplitConfig(seed=83, count=1),
@@ -115,7 +115,7 @@ def test_a_fit_of_what_follows_the_formula_is_reliable() -> None:
 
 
 def test_its_seeds_belong_to_no_suite_and_differ() -> None:
-    config = PresenceConfig()
+    config = HeatMapPresenceConfig()
     seeds = {config.fit.seed, config.seen.seed, config.held_out.seed}
     assert len(seeds) == 3
     assert not seeds & list_seeds_of_all_suites()
@@ -123,10 +123,10 @@ def test_its_seeds_belong_to_no_suite_and_differ() -> None:
 
 def test_the_part_measures_each_word_of_each_caption_the_same_again(tmp_path: Path) -> None:
     context = tiny_context(tmp_path)
-    part = PresencePart(FEW, context)
+    part = HeatMapPresencePart(FEW, context)
     assert part.list_unit_keys() == ["fit/0", "fit/2", "seen/0", "held_out/0"]
     records = {unit: part.measure_unit(unit) for unit in ("fit/2", "fit/0")}
-    assert PresencePart(FEW, context).measure_unit("fit/2") == records["fit/2"]
+    assert HeatMapPresencePart(FEW, context).measure_unit("fit/2") == records["fit/2"]
     samples = collect_samples(records, "fit")
     scenes = part.scenes_by_split["fit"]
     counts = [len(scenes.compose_layout(number).caption.mentions) for number in range(3)]

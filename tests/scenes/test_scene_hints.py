@@ -9,7 +9,7 @@ from t2i.errors import ArgumentError
 from t2i.scenes.hints import (
     HINT_DRAWERS,
     SceneHintKind,
-    compute_segment_colours_by_object,
+    compute_segment_palette_of_vocabulary,
     draw_scene_hint,
     get_segment_colour,
 )
@@ -81,7 +81,7 @@ def test_the_hint_changes_nothing_else_of_a_scene() -> None:
 
 
 def test_every_object_has_a_colour_of_its_own_far_from_the_others_and_from_black() -> None:
-    colours = np.array([(0, 0, 0), *compute_segment_colours_by_object().values()], dtype=float)
+    colours = np.array([(0, 0, 0), *compute_segment_palette_of_vocabulary().values()], dtype=float)
     distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
     assert distance[~np.eye(len(colours), dtype=bool)].min() > 60
     with pytest.raises(ArgumentError, match=r"No object is called 'catt'.*cat"):

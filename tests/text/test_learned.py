@@ -14,7 +14,7 @@ from t2i.text.learned_words import (
     adding_tokens_as_whole_words,
     expand_learned_words,
     find_continuation_insertions,
-    is_single_token,
+    is_known_to_tokenizer,
 )
 from t2i.text.prompt import Segment, WeightedText
 
@@ -86,11 +86,11 @@ def test_a_word_of_several_vectors_is_spelled_out_where_it_stands(prompt, spelle
 
 
 def test_words_of_the_vocabulary_are_known_under_any_of_its_names():
-    assert is_single_token("apple", PLAIN)
-    assert is_single_token("Apple", PLAIN)
-    assert not is_single_token("zun", PLAIN)
-    assert is_single_token("kub", LEARNED)
-    assert is_single_token("Kub", LEARNED)
+    assert is_known_to_tokenizer("apple", PLAIN)
+    assert is_known_to_tokenizer("Apple", PLAIN)
+    assert not is_known_to_tokenizer("zun", PLAIN)
+    assert is_known_to_tokenizer("kub", LEARNED)
+    assert is_known_to_tokenizer("Kub", LEARNED)
 
 
 def test_the_tokenizer_is_as_it_was_after_others_have_added_words():

@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.controls.hints import HintKind, make_hint
 from train.data.decode import decode_to_rgb_or_rgba
 from train.data.picture_checks import UsablePicture
-from train.data.transforms import BucketTransform, load_transformed_hint_file
+from train.data.transforms import BucketCropAndFlip, load_transformed_hint_file
 
 TRIAL_SIDE = 64
 """Side in pixels of the picture on which settings are tried before anything is read."""
@@ -51,7 +51,7 @@ class ConfiguredHintFunction:
 
 def load_or_compute_transformed_hint(
     one: UsablePicture,
-    view: BucketTransform,
+    view: BucketCropAndFlip,
     function: ConfiguredHintFunction | None,
     pixels_HWC: NDArray[np.uint8],
     max_pixels: int,

@@ -34,7 +34,7 @@ from train.data.picture_checks import ProgressFunction, UsablePicture
 from train.data.pictures_config import PictureDatasetConfig, list_configured_bucket_shapes
 from train.data.summary import DatasetSummary, summarize_pictures
 from train.data.transforms import (
-    BucketTransform,
+    BucketCropAndFlip,
     CropCorner,
     list_crop_corners,
     load_transformed_loser,
@@ -311,9 +311,9 @@ class Pictures:
     def _alpha_mask(self, index: int) -> bool:
         return bool(self._rules(index).subset.alpha_mask)
 
-    def _view(self, variant: PictureCropAndFlip) -> BucketTransform:
+    def _view(self, variant: PictureCropAndFlip) -> BucketCropAndFlip:
         corner = self._corners(variant.index)[variant.crop]
-        return BucketTransform(self.bucket_shape(variant.index), corner, variant.flip)
+        return BucketCropAndFlip(self.bucket_shape(variant.index), corner, variant.flip)
 
     def _corners(self, index: int) -> list[CropCorner]:
         config, crop = self.config, self._rules(index).crop

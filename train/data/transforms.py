@@ -50,7 +50,7 @@ def list_crop_corners(
 
 
 @dataclass(frozen=True, slots=True)
-class BucketTransform:
+class BucketCropAndFlip:
     """Transform of a picture to its bucket's shape: scaling, crop corner, mirroring."""
 
     bucket: Shape
@@ -59,7 +59,7 @@ class BucketTransform:
 
 
 def load_transformed_pixels(
-    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketCropAndFlip, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Load a picture and return its pixels scaled, cropped and mirrored for its bucket, (H, W, 3).
 
@@ -69,7 +69,7 @@ def load_transformed_pixels(
 
 
 def load_transformed_loser(
-    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketCropAndFlip, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Load the worse picture of a preference pair, transformed as the better one, (H, W, 3);
     None without one.
@@ -85,7 +85,7 @@ def load_transformed_loser(
 
 
 def _to_rgb(
-    picture: Image.Image, shape: Shape, view: BucketTransform, alpha_mask: bool
+    picture: Image.Image, shape: Shape, view: BucketCropAndFlip, alpha_mask: bool
 ) -> NDArray[np.uint8]:
     # With alpha as the mask, transparent pixels keep their colours, which belong to the scene.
     if alpha_mask and picture.mode == "RGBA":
@@ -95,7 +95,7 @@ def _to_rgb(
 
 
 def load_transformed_mask(
-    one: UsablePicture, view: BucketTransform, alpha_mask: bool, max_pixels: int
+    one: UsablePicture, view: BucketCropAndFlip, alpha_mask: bool, max_pixels: int
 ) -> NDArray[np.uint8] | None:
     """Load the loss mask of a picture, transformed as the picture, (H, W), 255 where the loss
     counts; None without a mask.
@@ -114,7 +114,7 @@ def load_transformed_mask(
 
 
 def load_transformed_hint_file(
-    one: UsablePicture, view: BucketTransform, max_pixels: int
+    one: UsablePicture, view: BucketCropAndFlip, max_pixels: int
 ) -> NDArray[np.uint8]:
     """Load the hint of a picture that has one of its own, transformed as the picture, (H, W, 3);
     black where it is transparent, as controls read it.
@@ -144,7 +144,7 @@ def _read_unchanged(source: ByteSource, name: str, digest: str) -> bytes:
 
 
 def _resize_and_crop(
-    picture: Image.Image, shape: Shape, view: BucketTransform, resampling: Image.Resampling
+    picture: Image.Image, shape: Shape, view: BucketCropAndFlip, resampling: Image.Resampling
 ) -> NDArray[np.uint8]:
     """Return the picture scaled to cover the bucket, cropped and mirrored, (H, W[, 3]).
 

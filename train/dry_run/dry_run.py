@@ -45,7 +45,10 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
         "trained": summarize_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
-    facts |= {"not_counted": expected.missing or None, "data": count_examples_and_epochs(config)}
+    facts |= {
+        "not_counted": expected.missing or None,
+        "data": count_dataset_examples_and_epochs(config),
+    }
     sheets = train.steps // config.samples.every if config.samples.every else 0
     final = bool(not config.samples.every or train.steps % config.samples.every)
     facts["sheets"] = sheets + final if config.has_sample_sheets else 0
@@ -96,7 +99,7 @@ def describe_trained_part(part: PartConfig) -> str:
     )
 
 
-def count_examples_and_epochs(config: RunConfig) -> PlanNumbers:
+def count_dataset_examples_and_epochs(config: RunConfig) -> PlanNumbers:
     """Load the data of a planned run and return its number of training examples and of epochs as a
     dict; a dict with the problem if the data cannot be read.
     """

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy, interpolate
 
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
-from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, add_leading_mask_axes
 from t2i.attention.hooks.shared_hooks import installing_session_hooks
 from t2i.attention.site import Site, Sites
 from t2i.errors import ArgumentError
@@ -180,7 +180,7 @@ def compute_word_maps(call: AttentionInputs, words: SupervisedWords) -> Tensor:
         scale = q_INQE.shape[-1] ** -0.5 if call.scale is None else call.scale
         scores_INQT = q_INQE @ k_INTE.transpose(-1, -2) * scale
         if call.mask is not None:
-            mask = mask_to_four_axes(call.mask)
+            mask = add_leading_mask_axes(call.mask)
             mask = mask[words.row_I] if len(mask) > 1 else mask
             if mask.dtype == torch.bool:
                 scores_INQT = scores_INQT.masked_fill(~mask, -torch.inf)

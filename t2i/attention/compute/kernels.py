@@ -17,7 +17,7 @@ from t2i.attention.compute.edit_plan import EditPlan, upcast_to_float32
 from t2i.attention.compute.probabilities import AttentionProbabilities, select_mask_row
 from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
 from t2i.attention.compute.shared_keys import build_extended_rows, check_row_recorded
-from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, add_leading_mask_axes
 from t2i.attention.site import Site
 from t2i.errors import AttentionError
 
@@ -36,7 +36,7 @@ def compute_edited_output_and_probabilities(
     whole = inputs if recorded_rows is None else recorded_rows.build_extended_inputs(inputs)
     if not plan:
         return inputs.run_kernel(), AttentionProbabilities(whole, site, plan)
-    mask = None if whole.mask is None else mask_to_four_axes(whole.mask)
+    mask = None if whole.mask is None else add_leading_mask_axes(whole.mask)
     whole = build_inputs_with_row_copies(replace(whole, mask=mask), site, plan)
     extended_rows = build_extended_rows(whole, site, plan)
     inputs = replace(whole, value=whole.value[: len(inputs.value)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.attention.compute.edit_plan import EditPlan, upcast_to_float32
-from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, add_leading_mask_axes
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
 
@@ -197,7 +197,7 @@ def select_mask_row(mask: Tensor | None, row: int) -> Tensor | None:
     """Return the additive mask of one batch row, (1 or N, 1 or Q, K), or None for none."""
     if mask is None:
         return None
-    mask = mask_to_four_axes(mask)
+    mask = add_leading_mask_axes(mask)
     own = mask[row if len(mask) > 1 else 0]
     if own.dtype == torch.bool:
         own = torch.zeros(own.shape, device=own.device).masked_fill(~own, -torch.inf)

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from t2i.attention.compute.tap import AttentionInputs, mask_to_four_axes
+from t2i.attention.compute.tap import AttentionInputs, add_leading_mask_axes
 from t2i.text.token_windows import EncoderInput
 
 
@@ -35,7 +35,7 @@ class RecordedAttentionInputs:
         """
         mask = inputs.mask
         if mask is not None:
-            mask = mask_to_four_axes(mask)
+            mask = add_leading_mask_axes(mask)
             own = mask.expand(len(inputs.query), *mask.shape[1:])
             recorded = (self.query, self.key, self.value)
             count = max(len(one) for one in recorded if one is not None)

@@ -58,7 +58,7 @@ class AttentionInputs:
         )
 
 
-def mask_to_four_axes(mask: Tensor) -> Tensor:
+def add_leading_mask_axes(mask: Tensor) -> Tensor:
     """Return an attention mask with leading axes added: (1 or B, 1 or N, 1 or Q, K)."""
     return mask[(None,) * (4 - mask.ndim)]
 

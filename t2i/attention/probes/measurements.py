@@ -123,9 +123,7 @@ class ProbeMeasurements:
 
     def select_refinement_affinity(self, image_index: int) -> AffinityAccumulator:
         """Return the self-attention of an image that refines its heat maps: that of the largest
-        site.
-
-        Raises ArgumentError where no self-attention was read.
+        site. Raises ArgumentError where no self-attention was read.
         """
         found = [one for (index, _), one in self.affinities.items() if index == image_index]
         if not found:

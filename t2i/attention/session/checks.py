@@ -93,8 +93,6 @@ def check_images_of_prompt_share_text(
 ) -> None:
     """Raise ArgumentError where the images of one prompt attend to different text keys, so that the
     session's prompts cannot be those of the call.
-
-    Then the prompts of the session are not those of the call.
     """
     if site.kind != "cross" or denoiser_pass.num_recorded:
         return

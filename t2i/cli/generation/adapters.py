@@ -28,7 +28,7 @@ from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError, T2IError
 from t2i.library_messages import muting_diffusers_warnings
 from t2i.terminal import plural
-from t2i.text.learned_words import is_single_token, is_tokenized_as_learned_word
+from t2i.text.learned_words import is_known_to_tokenizer, is_tokenized_as_learned_word
 
 if TYPE_CHECKING:
     from pipelines.base.pipeline import Pipeline
@@ -152,7 +152,7 @@ class AttachedAdapters:
                         "one that was learned with a model of its kind."
                     )
                 tokenizer = getattr(self.pipe, part.replace("text_encoder", "tokenizer"))
-                if is_single_token(word, tokenizer):
+                if is_known_to_tokenizer(word, tokenizer):
                     raise ArgumentError(
                         f"{path}: the model has the word {word!r:.80} already, and a second "
                         "meaning would change every image of a prompt with this word. Give it "

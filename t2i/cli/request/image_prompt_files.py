@@ -84,7 +84,7 @@ def parse_ip_adapters(
             f"Got --ip-adapter {alone[1]!r:.80} as a second one without a picture: --image-prompt "
             f"is for the first. Give each its own: {OPTION_EXAMPLE}"
         )
-    prompts = tuple(parse_image_prompt(text) for text in texts if text not in alone)
+    prompts = tuple(parse_ip_adapter(text) for text in texts if text not in alone)
     if len(prompts) > MAX_IMAGE_PROMPTS:
         raise ArgumentError(
             f"Got {plural(len(prompts), 'IP-Adapter')}: at most {MAX_IMAGE_PROMPTS} are taken."
@@ -92,7 +92,7 @@ def parse_ip_adapters(
     return (InputFile(path=alone[0].strip()) if alone else None), prompts or None
 
 
-def parse_image_prompt(text: str) -> ImagePromptFiles:
+def parse_ip_adapter(text: str) -> ImagePromptFiles:
     """Parse ADAPTER:PICTURE[:NAME=VALUE,...], a value of --ip-adapter. Raises ArgumentError."""
     files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
     adapter, colon, picture = files.rpartition(":")

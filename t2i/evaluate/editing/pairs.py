@@ -100,8 +100,6 @@ class PromptPair:
 def build_nth_prompt_pair(scenes: SceneDataset, kind: ChangeKind, number: int) -> PromptPair:
     """Return the prompt pair with this number for a kind of change, built from the first scene that
     allows such a change. Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
-
-    Raises ArgumentError if none of MAX_SCENES_TRIED scenes does.
     """
     for attempt in range(MAX_SCENES_TRIED):
         index = number * MAX_SCENES_TRIED + attempt

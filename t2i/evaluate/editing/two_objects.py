@@ -118,8 +118,6 @@ def compute_related_object_box(
 ) -> tuple[float, float, float, float]:
     """Return the box (left, top, right, bottom, as fractions of the picture) in which the subject
     (`first`) or the other object of a relation such as "left" should be drawn.
-
-    It is left, top, right and bottom, as fractions of the picture's sides.
     """
     begins = (relation in ("left", "above")) == first
     low, high = FIRST_HALF if begins else SECOND_HALF

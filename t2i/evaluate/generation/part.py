@@ -91,7 +91,7 @@ class SamplingSettings:
         named += [f"method={self.guidance_method}"] * (self.guidance_method is not None)
         return ",".join([f"steps={self.steps}", f"guidance={self.guidance_scale:g}", *named])
 
-    def get_sweep_label_and_value(self, name: str) -> tuple[str, float]:
+    def get_swept_value_as_text_and_number(self, name: str) -> tuple[str, float]:
         """Return the value of the sampling setting that the sweep `name` varies, as (text, number),
         for labels and plots.
         """
@@ -139,7 +139,7 @@ class GenerationPart:
     def measure_unit(self, unit: str) -> Record:
         """Generate or render a batch of pictures, judge them and return the record."""
         batch = self.units_by_key[unit]
-        statements = self.statements_by_split[batch.split]
+        statements = self.caption_statements_by_split[batch.split]
         texts = [statements[number].text for number in batch.scene_numbers]
         begun = time.perf_counter()
         with recording_denoiser_row_counts(self.context.pipe.unet) as passes:
@@ -183,7 +183,7 @@ class GenerationPart:
         """Return the score of each picture's caption, and of the next scene's caption."""
         if self.context.caption_matcher is None:
             return [(None, None)] * len(pictures)
-        texts = [statement.text for statement in self.statements_by_split[unit.split]]
+        texts = [statement.text for statement in self.caption_statements_by_split[unit.split]]
         own = [texts[number] for number in unit.scene_numbers]
         following = [texts[(number + 1) % len(texts)] for number in unit.scene_numbers]
         scores = [
@@ -216,11 +216,14 @@ class GenerationPart:
                 real={split: run(split, None) for split in splits},
                 drawn={split: run(split, self.default_settings) for split in splits},
                 sweeps={
-                    name: [run("sweep", way, *way.get_sweep_label_and_value(name)) for way in ways]
+                    name: [
+                        run("sweep", way, *way.get_swept_value_as_text_and_number(name))
+                        for way in ways
+                    ]
                     for name, ways in self.settings_by_sweep.items()
                 },
                 default_labels={
-                    name: self.default_settings.get_sweep_label_and_value(name)[0]
+                    name: self.default_settings.get_swept_value_as_text_and_number(name)[0]
                     for name in self.settings_by_sweep
                 },
                 sampling_text=f"{plural(self.default_settings.steps, 'step')}, guidance scale "
@@ -236,7 +239,7 @@ class GenerationPart:
         )
 
     @cached_property
-    def statements_by_split(self) -> dict[Split, list[CaptionStatement]]:
+    def caption_statements_by_split(self) -> dict[Split, list[CaptionStatement]]:
         """Statements of each scene's caption, by which its picture is judged, by split."""
         return {
             split: [

@@ -106,8 +106,6 @@ class SweepPoint:
     def list_criterion_results(self, kind: str) -> list[bool | None]:
         """Return the results of one criterion over all pictures to which it applies, True if met;
         None stands for a result that could not be measured.
-
-        None stands for a result that could not be measured.
         """
         return flatten_results_of_one_criterion([picture.right for picture in self.pictures], kind)
 

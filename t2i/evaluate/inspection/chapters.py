@@ -163,8 +163,6 @@ def compute_mean_score_per_scene(
 ) -> list[float | None]:
     """Return each scene's mean, over its words, of one score of their heat maps; None for a scene
     without a value.
-
-    None for a scene without a value.
     """
     values: list[float | None] = []
     for scene in scenes:

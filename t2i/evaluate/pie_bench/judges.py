@@ -57,7 +57,9 @@ class DinoJudge:
         hook = layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
         try:
             weight = next(self.model.parameters())
-            inputs = normalize_channels(pixels_13HW, IMAGENET_MEAN, IMAGENET_STD).to(weight)
+            inputs = standardize_pixels_by_channel(pixels_13HW, IMAGENET_MEAN, IMAGENET_STD).to(
+                weight
+            )
             self.model(pixel_values=inputs, interpolate_pos_encoding=True)
         finally:
             hook.remove()
@@ -110,7 +112,7 @@ class ClipJudge:
         left, top = (width - side) // 2, (height - side) // 2
         cropped = resized.crop((left, top, left + side, top + side))
         pixels_13HW = torch.from_numpy(to_rgb_array(cropped)).permute(2, 0, 1)[None].float() / 255
-        return normalize_channels(pixels_13HW, CLIP_MEAN, CLIP_STD)
+        return standardize_pixels_by_channel(pixels_13HW, CLIP_MEAN, CLIP_STD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def to_rgb_array(picture: Image.Image) -> NDArray[np.uint8]:
     return np.array(picture.convert("RGB"))
 
 
-def normalize_channels(
+def standardize_pixels_by_channel(
     pixels_B3HW: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Tensor:
     """Subtract each channel's mean from pixels (B, 3, H, W), and divide by its deviation."""

@@ -24,7 +24,7 @@ from t2i.environment_info import collect_environment_info
 from t2i.errors import ArgumentError, T2IError
 from t2i.evaluate.optional_imports import check_extra_installed
 from t2i.evaluate.preferences.second_recogniser import compute_weights_digest
-from t2i.evaluate.presence.part import PresenceConfig, PresencePart
+from t2i.evaluate.presence.part import HeatMapPresenceConfig, HeatMapPresencePart
 from t2i.evaluate.progress import showing_suite_progress
 from t2i.evaluate.promptable_objects import find_promptable_objects
 from t2i.evaluate.result_folder import ResultFolder
@@ -60,8 +60,8 @@ def fit_presence_of_model(model: str, count: int, out: Path, recogniser: Path) -
             "t2i convert."
         )
     half = max(1, count // 2)
-    defaults = PresenceConfig()
-    config = PresenceConfig(
+    defaults = HeatMapPresenceConfig()
+    config = HeatMapPresenceConfig(
         fit=SceneSplitConfig(seed=defaults.fit.seed, count=count),
         seen=SceneSplitConfig(seed=defaults.seen.seed, count=half),
         held_out=SceneSplitConfig(seed=defaults.held_out.seed, count=half),
@@ -78,7 +78,7 @@ def fit_presence_of_model(model: str, count: int, out: Path, recogniser: Path) -
             "libraries": {name: version(name) for name in ("t2i", *LIBRARIES)},
         }
         store = ResultFolder(out, facts, noun="fit")
-        part = PresencePart(config, _build_context(path, pipe, recogniser, store))
+        part = HeatMapPresencePart(config, _build_context(path, pipe, recogniser, store))
         with showing_suite_progress([part]) as report:
             measure_parts([part], store, report)
         facts |= {

@@ -37,7 +37,7 @@ CONVENTIONS: tuple[Convention, ...] = ("default", "refined")
 of tokens."""
 
 
-class PresenceConfig(BaseModel):
+class HeatMapPresenceConfig(BaseModel):
     """Configuration of the part: scenes to fit to, and others to test on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,14 +49,14 @@ class PresenceConfig(BaseModel):
     """Pictures of a unit, drawn together."""
 
 
-class PresencePart:
+class HeatMapPresencePart:
     """Part that draws captions and compares the heat maps of their objects' words with what the
     recogniser finds in the picture.
     """
 
     name = "presence"
 
-    def __init__(self, config: PresenceConfig, context: EvaluationContext) -> None:
+    def __init__(self, config: HeatMapPresenceConfig, context: EvaluationContext) -> None:
         self.config, self.context = config, context
 
     @cached_property

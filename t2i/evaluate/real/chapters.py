@@ -11,7 +11,11 @@ from t2i.evaluate.real.comparison import (
     compute_paired_proportion_ratio,
 )
 from t2i.evaluate.real.picture_pairs import Split
-from t2i.evaluate.real.records import InversionAndEditCostRecord, PicturePairRecord, PictureScores
+from t2i.evaluate.real.records import (
+    InversionAndEditCostRecord,
+    PictureEditScores,
+    PicturePairRecord,
+)
 from t2i.evaluate.report.chapter import Block, Cell, Chapter, Gallery, Table
 from t2i.evaluate.report.statistics import mean_with_bootstrap_interval, proportion_with_interval
 from t2i.terminal import plural
@@ -22,7 +26,7 @@ SPLIT_TITLES: dict[Split, str] = {
 }
 COMBINED_KINDS = ("swap", "recolour", "background")
 """Kinds of change that share a table; a stronger word is measured otherwise."""
-MEASURE_GETTERS: dict[str, Callable[[PictureScores], float | None]] = {
+MEASURE_GETTERS: dict[str, Callable[[PictureEditScores], float | None]] = {
     "kept SSIM x1e2": lambda one: None if one.kept is None else one.kept.ssim * 1e2,
     "kept structure x1e3": lambda one: (
         None if one.kept_structure is None else one.kept_structure * 1e3
@@ -292,7 +296,7 @@ def build_galleries(pairs: PairRecords, label: str) -> list[Gallery]:
     ]
 
 
-def success_and_kept_psnr_sort_key(scores: PictureScores) -> tuple[bool, float]:
+def success_and_kept_psnr_sort_key(scores: PictureEditScores) -> tuple[bool, float]:
     """Return a sort key (success, PSNR of the kept pixels) for the scores of an edited picture."""
     return scores.success, 0.0 if scores.kept is None else scores.kept.psnr
 
@@ -309,7 +313,7 @@ def build_pairs_gallery(name: str, title: str, pairs: PairRecords) -> Gallery:
     return Gallery(f"real_{name}", title, pictures, columns=1)
 
 
-def get_picture_scores(pair: PicturePairRecord, label: str) -> PictureScores | None:
+def get_picture_scores(pair: PicturePairRecord, label: str) -> PictureEditScores | None:
     """Return the scores of the picture that a baseline or an editing method made of a pair; None
     where it made none.
     """

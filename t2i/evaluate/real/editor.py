@@ -13,8 +13,6 @@ from t2i.evaluate.suite_part import EvaluationContext
 def build_independent_edit_pipeline(context: EvaluationContext) -> PromptEditPipeline:
     """Return a new prompt-editing pipeline for the evaluated model, with a scheduler of its own, so
     that nothing passes from one part of the evaluation to another.
-
-    So nothing passes from one part of the suite to another.
     """
     zeros = context.pipe.config.get("force_zeros_for_empty_prompt", True)
     parts = context.pipe.components | {

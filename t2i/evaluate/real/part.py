@@ -28,11 +28,11 @@ from t2i.evaluate.real.editor import build_independent_edit_pipeline, reconstruc
 from t2i.evaluate.real.picture_pairs import PicturePair, Split, build_nth_picture_pair
 from t2i.evaluate.real.records import (
     EditMethodRecord,
+    PictureEditScores,
     PicturePairRecord,
-    PictureScores,
     build_denoising_cost_record,
 )
-from t2i.evaluate.real.scores import JudgedPicture, score_picture
+from t2i.evaluate.real.scores import RecognisedPicture, score_picture
 from t2i.evaluate.report.chapter import Chapter
 from t2i.evaluate.scene_splits import MAX_OBJECTS_IN_SCENE
 from t2i.evaluate.suite_part import EvaluationContext, Record
@@ -135,8 +135,6 @@ class RealPart:
     def scenes_by_split(self) -> dict[Split, SceneDataset]:
         """Data sets of the scenes that picture pairs are made of, by split (seen, held_out);
         held_out is missing where the model's objects make no held-out combination.
-
-        Held-out scenes are missing where the model's objects make no held-out combination.
         """
         found: dict[Split, SceneDataset] = {}
         wanted: dict[Split, Literal["train", "held_out"]] = {
@@ -190,7 +188,7 @@ class RealPart:
 
     def _judge(
         self, pair: PicturePair, pictures: Mapping[str, Image.Image]
-    ) -> dict[str, JudgedPicture]:
+    ) -> dict[str, RecognisedPicture]:
         """Recognise all pictures, and score how well they fit the target's prompt."""
         several = [*pictures.values()]
         seen = self.context.recogniser.recognise(several)
@@ -201,12 +199,12 @@ class RealPart:
                 several, captions
             ).tolist()
         return {
-            label: JudgedPicture(picture, recognised, fit)
+            label: RecognisedPicture(picture, recognised, fit)
             for (label, picture), recognised, fit in zip(pictures.items(), seen, fits, strict=True)
         }
 
 
-def build_edit_method_record(edited: EditedPicture, scores: PictureScores) -> EditMethodRecord:
+def build_edit_method_record(edited: EditedPicture, scores: PictureEditScores) -> EditMethodRecord:
     """Return the record for records.jsonl of a picture that one method edited, with its scores and
     cost.
     """

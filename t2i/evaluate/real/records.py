@@ -22,7 +22,7 @@ class InversionAndEditCostRecord(FrozenPydanticModel):
     edit: DenoisingCostRecord
 
 
-class PictureScores(FrozenPydanticModel):
+class PictureEditScores(FrozenPydanticModel):
     """Record of the scores of an edited or baseline picture: does it show the change, what has it
     kept of the source, and how near is it to the pair's target.
 
@@ -49,7 +49,7 @@ class EditMethodRecord(InversionAndEditCostRecord):
     replay : PSNR of the source drawn again; None where the method reproduces it by construction
     """
 
-    scores: PictureScores
+    scores: PictureEditScores
     replay: float | None
 
 
@@ -68,7 +68,7 @@ class PicturePairRecord(FrozenPydanticModel):
     source: str
     target: str
     autoencoder: float
-    controls: dict[str, PictureScores]
+    controls: dict[str, PictureEditScores]
     methods: dict[str, EditMethodRecord]
     refused: dict[str, str]
     file: str

@@ -19,12 +19,12 @@ from t2i.evaluate.editing.scores import (
     measure_pixel_similarity,
 )
 from t2i.evaluate.real.picture_pairs import PicturePair
-from t2i.evaluate.real.records import PictureScores
+from t2i.evaluate.real.records import PictureEditScores
 from t2i.scenes.recognised_objects import Recognition
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedPicture:
+class RecognisedPicture:
     """Picture with its recognised objects and its caption score for the target's prompt."""
 
     picture: Image.Image
@@ -33,8 +33,8 @@ class JudgedPicture:
 
 
 def score_picture(
-    pair: PicturePair, source_seen: Recognition, judged: JudgedPicture
-) -> PictureScores:
+    pair: PicturePair, source_seen: Recognition, judged: RecognisedPicture
+) -> PictureEditScores:
     """Score an edited or baseline picture of a pair against the pair's source and target.
 
     source_seen : recognised objects of the pair's source
@@ -45,7 +45,7 @@ def score_picture(
     whole = measure_pixel_similarity(pair.target, judged.picture, whole_HW)
     assert whole is not None
     structure = compute_kept_structure_distance(source_seen.features, seen.features, pair.kept_HW)
-    return PictureScores(
+    return PictureEditScores(
         success=is_edit_successful(pair.prompts, source_seen, seen),
         everything=fulfils_target_prompt(pair.prompts, seen),
         kept=None if kept is None else build_pixel_similarity_record(kept),

@@ -90,7 +90,8 @@ class ServerState:
         self._lock.__exit__(None, None, None)
 
     def remove_expired_files(self, *, upload_age: float | None = None) -> None:
-        """Remove results and uploads that are too old or too many.
+        """Remove results and uploads that are too old, and the oldest ones while all together take
+        too many bytes.
 
         upload_age : seconds that uploads are kept; None for those of the settings
         """

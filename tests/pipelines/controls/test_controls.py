@@ -81,22 +81,28 @@ def test_the_mode_prompt_decays_from_the_deepest_block_in_all_rows(parts, net, d
 
 
 def test_stable_diffusion_has_thirteen_residuals_and_xl_ten():
-    from t2i.controls.block_scales import compute_decay_per_residual, list_residual_blocks
+    from t2i.controls.block_scales import (
+        compute_decay_per_residual,
+        list_block_of_each_controlnet_residual,
+    )
 
     sd = {"layers_per_block": 2, "block_out_channels": (320, 640, 1280, 1280)}
-    blocks = list_residual_blocks(sd)
+    blocks = list_block_of_each_controlnet_residual(sd)
     assert [blocks.count(f"down.{n}") for n in range(4)] == [4, 3, 3, 2]
     assert blocks[-1] == "mid"
     assert compute_decay_per_residual(13) == [0.825 ** (12 - i) for i in range(13)]
-    xl = list_residual_blocks(sd | {"block_out_channels": (320, 640, 1280)})
+    xl = list_block_of_each_controlnet_residual(sd | {"block_out_channels": (320, 640, 1280)})
     assert len(xl) == 10
     assert [xl.count(f"down.{n}") for n in range(3)] == [4, 3, 2]
 
 
 def test_residual_blocks_are_those_of_a_real_network(parts, net):
-    from t2i.controls.block_scales import list_residual_blocks
+    from t2i.controls.block_scales import list_block_of_each_controlnet_residual
 
-    assert len(list_residual_blocks(net.config)) == len(net.controlnet_down_blocks) + 1
+    assert (
+        len(list_block_of_each_controlnet_residual(net.config))
+        == len(net.controlnet_down_blocks) + 1
+    )
 
 
 def test_the_mode_control_decays_too_and_leaves_the_unconditional_row_alone(parts, net, draw):

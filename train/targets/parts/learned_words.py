@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.errors import ArgumentError
-from t2i.text.learned_words import add_words_to_tokenizer, is_single_token
+from t2i.text.learned_words import add_words_to_tokenizer, is_known_to_tokenizer
 from train.targets.parts.full_weights import FineTunePartConfig
 
 
@@ -99,7 +99,7 @@ def register_new_words(
             f"{key}: another part already has new words; name all of them in one part."
         )
     tokens = [token for word in part.words for token in word.placeholder_tokens]
-    if old := [token for token in tokens if is_single_token(token, tokenizer)]:
+    if old := [token for token in tokens if is_known_to_tokenizer(token, tokenizer)]:
         raise ArgumentError(
             f"{key}: the model knows {old[0]!r} already; choose a word that it does not, such as "
             f"'<{old[0].strip('<>')}-2>'."

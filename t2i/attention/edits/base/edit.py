@@ -84,7 +84,7 @@ class Edit:
         """
         return is_empty_step_window(self.steps)
 
-    def list_source_and_target_arguments(self) -> Sequence[tuple[str, int]]:
+    def list_named_prompt_indices(self) -> Sequence[tuple[str, int]]:
         """Return the prompts that the edit's arguments `source` and `target` name, as pairs of
         argument name and prompt index; an argument that is absent or None is left out.
         """
@@ -98,13 +98,13 @@ class Edit:
         """Raise ArgumentError if the edit names a prompt that the run does not have, or a prompt as
         its own source; edits with words check these too.
         """
-        named = [prompt for _, prompt in self.list_source_and_target_arguments()]
+        named = [prompt for _, prompt in self.list_named_prompt_indices()]
         if len(named) != len(set(named)):
             raise ArgumentError(
                 f"Got {type(self).__name__} with source={named[0]} and target={named[-1]}: a "
                 "prompt cannot be its own source; name two of them."
             )
-        for name, prompt in self.list_source_and_target_arguments():
+        for name, prompt in self.list_named_prompt_indices():
             check_prompt_index(name, prompt, prompt_tokens.num_prompts)
 
     def list_probes(self) -> Sequence[Probe]:
