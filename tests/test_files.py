@@ -17,8 +17,8 @@ from t2i.atomic_files import (
     write_files_under_first_free_names,
     write_new_file,
 )
-from t2i.cli.file_names import OutputFileNames
-from t2i.cli.multi_file_output_names import MultiFileOutputNames
+from t2i.cli.output_files.file_names import OutputFileNames
+from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
 from t2i.errors import OutputError
 
 

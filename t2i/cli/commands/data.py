@@ -59,7 +59,7 @@ def save_contact_sheet(
         more = f" Pictures of your own: t2i data check {quote(name)}" if Path(name).exists() else ""
         raise ArgumentError(f"Unknown data set {name!r}. {suggest_choice(name, DATA_SETS)}{more}")
 
-    from t2i.cli.file_names import OutputFileNames
+    from t2i.cli.output_files.file_names import OutputFileNames
     from t2i.pictures import save_picture
     from train.data.sheets.mask_sheet import draw_training_example_sheet
 
@@ -113,7 +113,7 @@ def check_data_set(
 
     Ends with 4 where a training run would not begin: more is broken than data.bad_share allows.
     """
-    from t2i.cli.file_names import OutputFileNames
+    from t2i.cli.output_files.file_names import OutputFileNames
     from t2i.pictures import save_picture
     from train.data.config_from_path import (
         infer_data_config_from_path,

@@ -204,7 +204,7 @@ def edit(
     if recorded is None:
         request = options.build_prompt_request(prompts[0], overrides, lora_dir)
         prompts[0] = request.prompt
-    from t2i.cli.multi_file_output_names import MultiFileOutputNames
+    from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
     from t2i.cli.request.prompt_loras import check_no_lora_tags
     from t2i.cli.request.request import choose_seed

@@ -211,8 +211,8 @@ def _generate_request(
     check_file_combinations(request)
     check_request_files(request)
 
-    from t2i.cli.file_names import OutputFileNames
     from t2i.cli.generation.single_request import GenerationOutputSettings, generate_and_save_images
+    from t2i.cli.output_files.file_names import OutputFileNames
 
     names = OutputFileNames(
         output.out or Path("outputs"), request.prompt, output.num, grid=output.grid

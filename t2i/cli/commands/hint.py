@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from t2i.cli.output import FormatOption, print_json, print_remark
-from t2i.cli.weights_output import OverwriteOption, output_path_context
+from t2i.cli.output_files.weights_output import OverwriteOption, output_path_context
 from t2i.errors import ArgumentError, OutputError
 from t2i.terminal import print_result_line
 

@@ -18,7 +18,7 @@ from t2i.terminal import print_result_line, print_rich, showing_warnings_on_one_
 if TYPE_CHECKING:
     from t2i.attention.probes.heat_maps import HeatMaps
     from t2i.cli.generation.recorded_photo import RecordedPhoto
-    from t2i.cli.multi_file_output_names import MultiFileOutputNames
+    from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.request import Request
 
 EPILOG = """Examples:
@@ -143,7 +143,7 @@ def inspect_attention(
         request = options.build_prompt_request(prompt, overrides, lora_dir)
     options.check_no_composed_prompts(request, [request.prompt])
     from t2i.cli.generation.inspected_image import list_file_endings, list_negative_words
-    from t2i.cli.multi_file_output_names import MultiFileOutputNames
+    from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.request import choose_seed
 

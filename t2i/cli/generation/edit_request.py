@@ -20,8 +20,8 @@ from t2i.cli.generation.loaded_request import load_model_for_request
 from t2i.cli.generation.recorded_photo import RecordedPhoto, check_folder_new_or_empty
 from t2i.cli.generation.recorded_target import record_or_read_edit_target
 from t2i.cli.metadata.writing import build_metadata_texts, save_image_with_metadata
-from t2i.cli.multi_file_output_names import MultiFileOutputNames
 from t2i.cli.output import print_json, print_remark
+from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
 from t2i.cli.request.edit_options import EditOptions
 from t2i.cli.request.request import Request
 from t2i.library_messages import quieting_libraries

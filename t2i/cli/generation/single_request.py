@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t2i.cli.file_names import OutputFileNames
 from t2i.cli.generation.image_generation import (
     generate_image_and_fill_request,
     upscale_if_requested,
@@ -29,6 +28,7 @@ from t2i.cli.metadata.writing import (
     save_image_with_metadata,
 )
 from t2i.cli.output import print_json, print_remark
+from t2i.cli.output_files.file_names import OutputFileNames
 from t2i.cli.request.request import Request
 from t2i.library_messages import quieting_libraries
 from t2i.pictures import save_picture

@@ -2,26 +2,29 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from t2i.cli.request.files_with_settings import NamedFilesMixin, OptionSyntax
 from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
-CONTROL_SETTING_NAMES = ("scale", "steps", "mode", "mask", "blocks", "type")
-SETTINGS_START_PATTERN = re.compile(r":(?=[a-z_]+=)")
-"""Colon between the picture and the settings of a control."""
 STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
 MAX_CONTROLS = 16
-CONTROL_OPTION_EXAMPLE = "--control canny:edges.png:scale=0.8,steps=0-0.6"
+SYNTAX = OptionSyntax(
+    option="--control",
+    expected="MODEL:PICTURE, the network and the picture that it reads",
+    names=("scale", "steps", "mode", "mask", "blocks", "type"),
+    example="--control canny:edges.png:scale=0.8,steps=0-0.6",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlFilesAndSettings:
+class ControlFilesAndSettings(NamedFilesMixin):
     """Control (ControlNet) of a request: the files of its network, picture and mask, with its
     scale, steps, mode and blocks; see t2i.controls.control.Control.
 
@@ -39,6 +42,11 @@ class ControlFilesAndSettings:
     mask: InputFile | None = None
     blocks: tuple[str, ...] | None = None
     type: str | None = None
+    file_names_by_field: ClassVar[Mapping[str, str]] = {
+        "model": "control_model",
+        "picture": "control_picture",
+        "mask": "control_mask",
+    }
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and abs(self.scale) <= MAX_SCALE):
@@ -73,27 +81,6 @@ class ControlFilesAndSettings:
         settings += [] if self.type is None else [f"type={self.type}"]
         return f"{self.model.path}:{self.picture.path}:{','.join(settings)}"
 
-    @property
-    def named_files(self) -> Iterator[tuple[str, InputFile]]:
-        """Field names and files of a request's control (ControlNet): its network, its picture and,
-        if there is one, its mask.
-        """
-        yield "control_model", self.model
-        yield "control_picture", self.picture
-        if self.mask is not None:
-            yield "control_mask", self.mask
-
-    def copy_with_mapped_files(
-        self, change: Callable[[str, InputFile], InputFile]
-    ) -> "ControlFilesAndSettings":
-        """Return a copy of a request's control (ControlNet) with each of its files replaced by
-        `change(name, file)`.
-        """
-        changed = {
-            name.removeprefix("control_"): change(name, file) for name, file in self.named_files
-        }
-        return replace(self, **changed)  # type: ignore[arg-type]  # files for files
-
 
 def parse_controls(texts: Sequence[str]) -> tuple[ControlFilesAndSettings, ...]:
     """Parse the values of --control into the controls (ControlNets) of a request; "none" alone
@@ -110,19 +97,12 @@ def parse_controls(texts: Sequence[str]) -> tuple[ControlFilesAndSettings, ...]:
 
 def parse_control(text: str) -> ControlFilesAndSettings:
     """Parse MODEL:PICTURE[:NAME=VALUE,...], the value of --control. Raises ArgumentError."""
-    files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
-    model, colon, picture = files.rpartition(":")
-    if not (colon and model and picture):
-        raise ArgumentError(
-            f"Got --control {text!r:.80}: expected MODEL:PICTURE, the network and the picture that "
-            f"it reads, with settings after them: {CONTROL_OPTION_EXAMPLE}"
-        )
-    settings = parse_control_settings(rest[0]) if rest else {}
+    model, picture, settings = SYNTAX.parse(text)
     mask, blocks = settings.get("mask"), settings.get("blocks")
     mode = settings.get("mode", "balanced")
     return ControlFilesAndSettings(
-        model=InputFile(path=model.strip()),
-        picture=InputFile(path=picture.strip()),
+        model=InputFile(path=model),
+        picture=InputFile(path=picture),
         scale=parse_control_scale(settings.get("scale", "1")),
         steps=parse_control_step_window(settings.get("steps", "0-1")),
         mode=mode,  # type: ignore[arg-type]  # checked there
@@ -130,25 +110,6 @@ def parse_control(text: str) -> ControlFilesAndSettings:
         blocks=None if blocks is None else tuple(blocks.split("+")),
         type=settings.get("type"),
     )
-
-
-def parse_control_settings(text: str) -> dict[str, str]:
-    """Parse the settings NAME=VALUE,... at the end of a --control option into a dict of texts.
-    Raises ArgumentError for an unknown name, and for one that is given twice.
-    """
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        name, equals, value = (side.strip() for side in part.partition("="))
-        if name not in CONTROL_SETTING_NAMES or not equals or not value:
-            raise ArgumentError(
-                f"Got --control with {part!r:.80}. "
-                f"{suggest_choice(name[:80], CONTROL_SETTING_NAMES)} Each has a value: "
-                f"{CONTROL_OPTION_EXAMPLE}"
-            )
-        if name in found:
-            raise ArgumentError(f"Got --control with {name} twice: keep one.")
-        found[name] = value
-    return found
 
 
 def parse_control_scale(text: str) -> float:

@@ -1,22 +1,27 @@
 """Image prompts of a request that have an IP-Adapter each: their files, and how they act."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from t2i.cli.request.control_files import SETTINGS_START_PATTERN
+from t2i.cli.request.files_with_settings import NamedFilesMixin, OptionSyntax
 from t2i.cli.request.input_files import MAX_SCALE, InputFile
-from t2i.errors import ArgumentError, suggest_choice
+from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
-IMAGE_PROMPT_SETTING_NAMES = ("scale", "mask")
 MAX_IMAGE_PROMPTS = 16
-OPTION_EXAMPLE = "--ip-adapter plus.safetensors:hat.png:scale=0.7,mask=left.png"
+SYNTAX = OptionSyntax(
+    option="--ip-adapter",
+    expected="ADAPTER:PICTURE",
+    names=("scale", "mask"),
+    example="--ip-adapter plus.safetensors:hat.png:scale=0.7,mask=left.png",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImagePromptFiles:
+class ImagePromptFiles(NamedFilesMixin):
     """Image prompt of a request with its own IP-Adapter: the files of adapter, picture and mask,
     and its scale.
 
@@ -28,6 +33,11 @@ class ImagePromptFiles:
     picture: InputFile
     scale: float | str = 1.0
     mask: InputFile | None = None
+    file_names_by_field: ClassVar[Mapping[str, str]] = {
+        "adapter": "ip_adapter",
+        "picture": "image_prompt",
+        "mask": "image_prompt_mask",
+    }
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, str):
@@ -49,26 +59,6 @@ class ImagePromptFiles:
         mask = "" if self.mask is None else f",mask={self.mask.path}"
         return f"{self.adapter.path}:{self.picture.path}:scale={scale}{mask}"
 
-    @property
-    def named_files(self) -> Iterator[tuple[str, InputFile]]:
-        """Names and files of adapter, picture and, if there is one, mask."""
-        yield "ip_adapter", self.adapter
-        yield "image_prompt", self.picture
-        if self.mask is not None:
-            yield "image_prompt_mask", self.mask
-
-    def copy_with_mapped_files(
-        self, change: Callable[[str, InputFile], InputFile]
-    ) -> "ImagePromptFiles":
-        """Return the image prompt with each of its files replaced by `change(name, file)`."""
-        mask = None if self.mask is None else change("image_prompt_mask", self.mask)
-        return replace(
-            self,
-            adapter=change("ip_adapter", self.adapter),
-            picture=change("image_prompt", self.picture),
-            mask=mask,
-        )
-
 
 def parse_ip_adapters(
     texts: Sequence[str],
@@ -82,7 +72,7 @@ def parse_ip_adapters(
     if len(alone) > 1:
         raise ArgumentError(
             f"Got --ip-adapter {alone[1]!r:.80} as a second one without a picture: --image-prompt "
-            f"is for the first. Give each its own: {OPTION_EXAMPLE}"
+            f"is for the first. Give each its own: {SYNTAX.example}"
         )
     prompts = tuple(parse_ip_adapter(text) for text in texts if text not in alone)
     if len(prompts) > MAX_IMAGE_PROMPTS:
@@ -94,29 +84,11 @@ def parse_ip_adapters(
 
 def parse_ip_adapter(text: str) -> ImagePromptFiles:
     """Parse ADAPTER:PICTURE[:NAME=VALUE,...], a value of --ip-adapter. Raises ArgumentError."""
-    files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
-    adapter, colon, picture = files.rpartition(":")
-    if not (colon and adapter and picture):
-        raise ArgumentError(
-            f"Got --ip-adapter {text!r:.80}: expected ADAPTER:PICTURE, with settings after them: "
-            f"{OPTION_EXAMPLE}"
-        )
-    settings: dict[str, str] = {}
-    for part in rest[0].split(",") if rest else ():
-        name, equals, value = (side.strip() for side in part.partition("="))
-        if name not in IMAGE_PROMPT_SETTING_NAMES or not equals or not value:
-            raise ArgumentError(
-                f"Got --ip-adapter with {part!r:.80}. "
-                f"{suggest_choice(name[:80], IMAGE_PROMPT_SETTING_NAMES)} Each has a value: "
-                f"{OPTION_EXAMPLE}"
-            )
-        if name in settings:
-            raise ArgumentError(f"Got --ip-adapter with {name} twice: keep one.")
-        settings[name] = value
+    adapter, picture, settings = SYNTAX.parse(text)
     mask = settings.get("mask")
     return ImagePromptFiles(
-        adapter=InputFile(path=adapter.strip()),
-        picture=InputFile(path=picture.strip()),
+        adapter=InputFile(path=adapter),
+        picture=InputFile(path=picture),
         scale=parse_scale_or_blocks(settings.get("scale", "1")),
         mask=None if mask is None else InputFile(path=mask),
     )

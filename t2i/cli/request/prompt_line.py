@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.file_names import validate_name_and_add_suffix, validate_plain_file_name
 from t2i.cli.inspected_words import READING_TASKS, InspectOrInvertTask, split_words
+from t2i.cli.output_files.file_names import validate_name_and_add_suffix, validate_plain_file_name
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import (
     EditOptions,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2i.atomic_files import write_files_under_first_free_names
-from t2i.cli.file_names import OutputFileNames
+from t2i.cli.output_files.file_names import OutputFileNames
 
 
 class MultiFileOutputNames(OutputFileNames):

@@ -1,0 +1,1 @@
+"""Names of the files that a command writes, none of which replaces another."""

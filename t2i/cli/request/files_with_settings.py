@@ -1,0 +1,76 @@
+"""Options of the form FILE:PICTURE[:NAME=VALUE,...], such as --control and --ip-adapter."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from t2i.cli.request.input_files import InputFile
+from t2i.errors import ArgumentError, suggest_choice
+
+SETTINGS_START_PATTERN = re.compile(r":(?=[a-z_]+=)")
+"""Colon between the picture and the settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptionSyntax:
+    """Syntax of an option with two files and settings, and how messages describe it.
+
+    expected : the form of the value, as in "ADAPTER:PICTURE"
+    names : names of the settings
+    """
+
+    option: str
+    expected: str
+    names: tuple[str, ...]
+    example: str
+
+    def parse(self, text: str) -> tuple[str, str, dict[str, str]]:
+        """Parse the value of the option into its two paths and its settings as texts.
+
+        Raises ArgumentError for a value of another form, for a setting of another name or without
+        a value, and for one that is given twice.
+        """
+        files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
+        first, colon, picture = files.rpartition(":")
+        if not (colon and first and picture):
+            raise ArgumentError(
+                f"Got {self.option} {text!r:.80}: expected {self.expected}, with settings after "
+                f"them: {self.example}"
+            )
+        settings: dict[str, str] = {}
+        for part in rest[0].split(",") if rest else ():
+            name, equals, value = (side.strip() for side in part.partition("="))
+            if name not in self.names or not equals or not value:
+                raise ArgumentError(
+                    f"Got {self.option} with {part!r:.80}. {suggest_choice(name[:80], self.names)} "
+                    f"Each has a value: {self.example}"
+                )
+            if name in settings:
+                raise ArgumentError(f"Got {self.option} with {name} twice: keep one.")
+            settings[name] = value
+        return first.strip(), picture.strip(), settings
+
+
+class NamedFilesMixin:
+    """Mixin of a dataclass with input files, of which some may be None, that names each of them."""
+
+    __slots__ = ()
+    file_names_by_field: ClassVar[Mapping[str, str]]
+    """Field of the dataclass -> name of its file."""
+
+    @property
+    def named_files(self) -> Iterator[tuple[str, InputFile]]:
+        """Names and files, in the order of the fields; a file that is None is left out."""
+        for field, name in self.file_names_by_field.items():
+            if (file := getattr(self, field)) is not None:
+                yield name, file
+
+    def copy_with_mapped_files(self, change: Callable[[str, InputFile], InputFile]) -> Self:
+        """Return a copy with each of its files replaced by `change(name, file)`."""
+        changed = {
+            field: change(name, file)
+            for field, name in self.file_names_by_field.items()
+            if (file := getattr(self, field)) is not None
+        }
+        return replace(self, **changed)  # type: ignore[type-var]  # a dataclass, as said above
