@@ -16,7 +16,7 @@ SLOWEST := --durations 20 --durations-min 1
 
 .DELETE_ON_ERROR:
 .PHONY: help demo page browser install test test-all test-mixins lint bench docs docs-pictures \
-    docs-examples tour train-embedded train-recogniser \
+    docs-tables docs-examples tour train-embedded train-recogniser \
     train-second-recogniser
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make bench           what we claim about speed and memory, measured here"
 	@echo "make docs            the pages as a site, in site/"
 	@echo "make docs-pictures   the pictures in docs/, by the commands that stand under them"
+	@echo "make docs-tables     evaluate the embedded model anew; the tables of docs/benchmark.md (an hour)"
 	@echo "make docs-examples   every example of the pages, drawn on one sheet to be looked at"
 	@echo "make tour            run docs/tour.ipynb anew and keep what its cells show"
 	@echo "make train-embedded  train the embedded model from scratch; run again to go on"
@@ -82,6 +83,10 @@ docs: $(VENV)/.installed-docs
 
 docs-pictures: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" sh docs/pictures.sh
+
+docs-tables: $(VENV)/.installed-dev
+	$(BIN)/t2i evaluate embedded --out outputs/evaluate-embedded
+	$(BIN)/python -m docs.benchmark_tables outputs/evaluate-embedded
 
 docs-examples: $(VENV)/.installed
 	$(BIN)/python -m docs.examples

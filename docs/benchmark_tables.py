@@ -1,0 +1,75 @@
+"""Put the tables of an evaluation of the embedded model on docs/benchmark.md: make docs-tables.
+
+python -m docs.benchmark_tables outputs/evaluate-embedded-scenes
+
+Each table of the page's section "The embedded model" is replaced by the table of the same title in
+the folder's evaluation.json, which is copied to benchmarks/results/evaluation-embedded.json. What
+the page says of the figures is not: read it again.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from docs.pages import REPO
+from t2i.atomic_files import write_atomically
+from t2i.evaluate.report.chapter import Cell, Table
+from t2i.evaluate.report.earlier_result import EarlierEstimate, EarlierTable
+from t2i.evaluate.report.markdown import describe_result_origin, render_table
+
+PAGE = REPO / "docs" / "benchmark.md"
+RESULT = REPO / "benchmarks" / "results" / "evaluation-embedded.json"
+TABLE = re.compile(r"^\*\*(?P<title>[^*\n]+)\*\*\n\n(?:\|.*\n)+", re.MULTILINE)
+ORIGIN = re.compile(r"^Made by `t2i evaluate embedded`.*?cores\.", re.MULTILINE)
+
+
+def with_tables(page: str, result: Mapping[str, Any]) -> str:
+    """The page with this result's tables and their origin.
+
+    Raises SystemExit for a table of the page that the result has not.
+    """
+    tables = {table.title: table for table in tables_of(result)}
+
+    def replaced(match: re.Match[str]) -> str:
+        if match["title"] not in tables:
+            raise SystemExit(f"The result has no table {match['title']!r}; it has: {[*tables]}")
+        return render_table(tables[match["title"]]) + "\n"
+
+    page = ORIGIN.sub(lambda _: f"Made by {describe_result_origin(result)}.", page)
+    return TABLE.sub(replaced, page)
+
+
+def tables_of(result: Mapping[str, Any]) -> list[Table]:
+    """All tables of an evaluation.json, as its report has them."""
+    found = []
+    for chapter in result["chapters"].values():
+        for name, block in chapter["blocks"].items():
+            if block["kind"] == "table":
+                earlier = EarlierTable.model_validate(block)
+                rows = [
+                    (row.label, [cell(row.cells.get(head)) for head in earlier.heads])
+                    for row in earlier.rows
+                ]
+                units, better = block["units"], block["better"]
+                found.append(Table(name, earlier.title, earlier.heads, rows, units, better))
+    return found
+
+
+def cell(value: EarlierEstimate | str | None) -> Cell:
+    return value.estimate if isinstance(value, EarlierEstimate) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m docs.benchmark_tables")
+    parser.add_argument("folder", type=Path, help="the output folder of t2i evaluate embedded")
+    text = (parser.parse_args().folder / "evaluation.json").read_text("utf-8")
+    page = with_tables(PAGE.read_text("utf-8"), json.loads(text))
+    write_atomically(PAGE, lambda path: path.write_text(page, "utf-8"))
+    write_atomically(RESULT, lambda path: path.write_text(text, "utf-8"))
+
+
+if __name__ == "__main__":
+    main()
