@@ -29,6 +29,10 @@ TEXT_ARGUMENT_NAMES = ("encoder_hidden_states", "key_value_states", "context")
 """Names of the argument that holds the text, or whatever else a module attends to."""
 QUERY_LAYER_NAMES = ("to_q", "q_proj", "to_qkv", "qkv_proj", "c_attn", "query", "q")
 """Names of children; a module with one of these computes attention."""
+IMAGE_PROMPT_ENCODERS = ("encoder_hid_proj", "image_proj")
+"""Names of a denoiser's children that encode its image prompts (of SD3: `image_proj`), some of them
+by attention of their own (IP-Adapter-Plus), which is over no text.
+"""
 TEXT_VALUE_LAYERS = {"add_v_proj": 1, "to_added_qkv": 3}
 """Layer that computes the text's attention values in joint attention -> number of equal chunks of
 its output, of which the last holds the values."""
@@ -85,8 +89,8 @@ class SiteDiscovery:
     thread: int = field(default_factory=threading.get_ident)
 
     def find_site(self, call: AttentionInputs) -> Site | None:
-        """Return the site of an attention call; None for the additional calls of image prompts, and
-        for attention over other things than tokens and positions.
+        """Return the site of an attention call; None for attention over other things than the
+        text's tokens and the image's positions, and while image prompts are encoded.
 
         Raises AttentionError where joint attention does not show where its text is.
         """
@@ -97,6 +101,8 @@ class SiteDiscovery:
         if isinstance(inner.module, nn.MultiheadAttention) and not inner.module.batch_first:
             return None  # its first axis is no axis of batch rows
         name = self.names[inner.module]
+        if name.split(".")[0] in IMAGE_PROMPT_ENCODERS:
+            return None
         queries, keys = call.query.shape[2], call.key.shape[2]
         kind, own, tokens = self._lengths(inner, queries, keys)
         if kind is None:

@@ -3,7 +3,6 @@
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
 
-import threading
 from typing import Any
 
 import torch
@@ -155,17 +154,21 @@ class DiscoveryHandler:
 
 
 class SiteAttentionHandler:
-    """Handler of the attention calls of one hooked module (site), which computes them with the
-    sessions' edits; calls of other threads are left as they are.
+    """Handler of the attention calls of one forward of a hooked module (site), which computes the
+    module's own call with the sessions' edits.
+
+    The own call is the first with the site's keys, as in a discovery. Processors of IP-Adapters
+    attend to the text first, then to each image prompt; an image prompt may have as many keys as
+    the text.
     """
 
     def __init__(self, attention: EditedModelAttention, site: Site) -> None:
         self.attention, self.site = attention, site
-        self.thread = threading.get_ident()
+        self._own_call_has_come = False
 
     def handle_attention(self, call: AttentionInputs) -> Tensor:
-        """Return the edited output (B, N, Q, E) of a call in the hooked module."""
-        if self._is_elsewhere or call.key.shape[2] != self.site.keys:  # of image prompts
+        """Return the output (B, N, Q, E) of a call in the hooked module; its own is edited."""
+        if not self._is_own_call(call.key.shape[2]):
             return call.run_kernel()
         return self.attention.run_attention(call, self.site)
 
@@ -177,12 +180,16 @@ class SiteAttentionHandler:
         scores: ProbabilitiesFunction,
         module: Any,
     ) -> Tensor:
-        """Return the edited probabilities of an eager processor's call in the hooked module."""
-        if self._is_elsewhere or key.shape[1] != self.site.keys:
+        """Return the probabilities of an eager processor's call in the hooked module; those of its
+        own call are edited.
+        """
+        if not self._is_own_call(key.shape[1]):
             return scores(query, key, mask)
         inputs = build_eager_attention_inputs(query, key, module)
         return self.attention.compute_eager_probabilities(inputs, mask, self.site, scores)
 
-    @property
-    def _is_elsewhere(self) -> bool:
-        return threading.get_ident() != self.thread
+    def _is_own_call(self, keys: int) -> bool:
+        if self._own_call_has_come or keys != self.site.keys:
+            return False
+        self._own_call_has_come = True
+        return True

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -196,8 +196,12 @@ class SharedHooks:
         self._site_hooks[name] = stack
 
     def _site_hook(self, module: nn.Module, site: Site) -> AbstractContextManager[None]:
-        handler = SiteAttentionHandler(self.attention, site)
-        return running_forward_in_context(module, lambda *_: using_attention_handler(handler))
+        def make_context(*_: object) -> AbstractContextManager[None]:
+            if threading.get_ident() != self.thread:
+                return nullcontext()
+            return using_attention_handler(SiteAttentionHandler(self.attention, site))
+
+        return running_forward_in_context(module, make_context)
 
     def _remove_site_hooks(self) -> None:
         for stack in self._site_hooks.values():
