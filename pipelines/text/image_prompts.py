@@ -67,6 +67,7 @@ def encode_image_prompts(
         if embeds is None:
             uncond, cond = encode_adapter_image_as_uncond_and_cond(pipe, one, layer, device)
         else:
+            check_embeddings_are_tensor(number, one)
             uncond, cond = split_image_prompt_embeddings(one.to(device), "uncond" in branches)
         check_embedding_width(number, cond, layer)
         rows = [uncond if branch == "uncond" else cond for branch in branches]
@@ -122,6 +123,23 @@ def find_embedding_width(layer: Any) -> int:
         first = (layer.proj if is_plus else layer.ff).net[0].proj
     width: int = first.in_features
     return width
+
+
+def check_embeddings_are_tensor(number: int, embeddings: object) -> None:
+    """Raise ArgumentError unless the embeddings of an adapter's image prompt are one tensor.
+
+    number : of the adapter
+    """
+    if isinstance(embeddings, Tensor) and embeddings.ndim >= 3:
+        return
+    got = f"a {type(embeddings).__name__}"
+    if isinstance(embeddings, Tensor):
+        got = f"a tensor of the shape {tuple(embeddings.shape)}"
+    raise ArgumentError(
+        f"Got {got} as the embeddings of IP-Adapter {number} in ip_adapter_image_embeds: expected "
+        "a tensor (rows, images, ...), as pipe.prepare_ip_adapter_image_embeds of diffusers makes. "
+        "Pictures go to ip_adapter_image."
+    )
 
 
 def check_embedding_width(number: int, embedding: Tensor, layer: Any) -> None:

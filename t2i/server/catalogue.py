@@ -12,6 +12,7 @@ from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
 from t2i.errors import ArgumentError, ModelError, suggest_choice
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 from t2i.server.settings import ServerSettings
 
 FALLBACK_SIDE_PIXELS = 512
@@ -110,9 +111,17 @@ def list_tensor_files(folder: Path) -> dict[str, Path]:
 
 def list_control_networks(folder: Path) -> dict[str, Path]:
     """Return the control networks below a folder by their path in it: folders with a config.json,
-    and .safetensors files outside of them, without the suffix.
+    and .safetensors files outside of them, without the suffix. A folder that is itself a network,
+    with the config.json of one, is listed by its own name.
+
+    Raises ArgumentError for a file, in place of the folder that it is in.
     """
     place = Path(expanduser(folder))
+    if place.is_file():
+        raise ArgumentError(
+            f"Got --control-dir {folder}, which is a file: expected the folder with the networks, "
+            f"such as {place.parent}."
+        )
     configs = sorted(place.rglob("config.json")) if place.is_dir() else []
     folders = {
         config.parent.relative_to(place).as_posix(): config.parent
@@ -120,9 +129,16 @@ def list_control_networks(folder: Path) -> dict[str, Path]:
         if config.parent != place
     }
     inside = set(folders.values())
+    if place / "config.json" in configs and "_class_name" in read_json(
+        place / "config.json", MODEL_CONFIG_KIND
+    ):
+        folders[place.resolve().name] = place
+        own_weights = set(place.glob(f"*{ADAPTER_SUFFIX}"))
+    else:
+        own_weights = set()
     files = {
         name: file
         for name, file in list_tensor_files(folder).items()
-        if inside.isdisjoint(file.parents)
+        if inside.isdisjoint(file.parents) and file not in own_weights
     }
     return {**files, **folders}

@@ -214,6 +214,25 @@ def test_a_tensor_that_is_no_picture_is_refused(seeing):
         ours(**TWO_STEPS, ip_adapter_image=torch.ones(1, 8))
 
 
+@pytest.mark.parametrize(
+    ("embeds", "got"),
+    [
+        ([PICTURE], "a Image"),
+        ([[0.5] * 24], "a list"),
+        ("face.safetensors", "a str"),
+        ([None], "a NoneType"),
+        (torch.ones(2, 1, 24).numpy(), "a ndarray"),
+        ([torch.ones(24)], r"a tensor of the shape \(24,\)"),
+        ([torch.ones(2, 24)], r"a tensor of the shape \(2, 24\)"),
+    ],
+    ids=["picture", "list", "str", "None", "array", "one axis", "two axes"],
+)
+def test_embeddings_that_are_no_tensor_of_them_are_refused(seeing, embeds, got):
+    ours, _ = adapted(seeing)
+    with pytest.raises(ArgumentError, match=f"Got {got} as the embeddings of IP-Adapter 0 in ip_"):
+        ours(**TWO_STEPS, ip_adapter_image_embeds=embeds)
+
+
 def test_an_adapter_for_an_encoder_of_another_width_is_refused(seeing):
     ours, _ = adapted(seeing)
     embeds = [torch.randn(2, 1, 23)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,16 @@ from PIL import Image
 
 import pipelines.text_to_image  # noqa: F401  # libraries set process-wide things when they come
 from t2i.cli import main
-from t2i.server.catalogue import list_control_networks
+from t2i.cli.request.image_prompt_files import ImagePromptFiles
+from t2i.cli.request.input_files import InputFile
+from t2i.cli.request.request import Request
+from t2i.errors import ArgumentError
+from t2i.server.catalogue import Catalogue, build_catalogue, list_control_networks
+from t2i.server.jobs.request_building import ResolvedJobRequest, check_pixel_steps_limit
+from t2i.server.settings import ServerSettings
 from tests.pipelines.controls.networks import hint
 from tests.server.conftest import Idle
+from tests.server.loras import write_control_network
 from tests.server.servers import RunningServer
 
 PROMPT = "a cat and a balloon"
@@ -32,6 +40,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     half.paste(255, (64, 0, 128, 128))
     half.save(folder / "half.png")
     return folder
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    return build_catalogue(ServerSettings(folder=tmp_path))
 
 
 def test_a_control_is_the_same_by_api_and_command(
@@ -123,3 +136,63 @@ def test_networks_are_listed_as_folders_and_files(tmp_path: Path) -> None:
         "edges/depth": tmp_path / "edges" / "depth.safetensors",
     }
     assert list_control_networks(tmp_path / "absent") == {}
+
+
+def test_a_network_that_lies_directly_in_the_folder_is_listed_by_the_folder_s_name(
+    tmp_path: Path, idle: Idle
+) -> None:
+    folder = tmp_path / "canny"
+    write_control_network(folder)
+    (folder / "depth").mkdir()
+    (folder / "depth" / "config.json").write_text("{}")
+    listed = list_control_networks(folder)
+    assert listed == {"canny": folder, "depth": folder / "depth"}
+    client = idle(control_folder=folder)
+    assert set(client.get("/api/v1/controls").json()["controls"]) == {"canny", "depth"}
+
+
+def test_a_file_in_place_of_the_folder_of_networks_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "canny.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ArgumentError, match=r"canny.safetensors, which is a file: expected the fo"):
+        list_control_networks(file)
+
+
+@pytest.mark.parametrize(
+    ("steps", "factor", "taken"),
+    [((0.0, 1.0), "1.5", False), ((0.0, 0.5), "1.25", False), ((0.0, 0.1), "", True)],
+)
+def test_controls_count_among_the_work_of_a_request(
+    idle: Idle,
+    control_folder: Path,
+    pictures: Path,
+    steps: tuple[float, float],
+    factor: str,
+    taken: bool,
+) -> None:
+    """Ten steps with a control are up to fifteen without."""
+    client = idle(control_folder=control_folder, max_pixels_x_steps=128 * 128 * 11)
+    with (pictures / "edges.png").open("rb") as file:
+        upload = client.post("/api/v1/uploads", files={"file": ("edges.png", file)}).json()["id"]
+    control = {"name": "kinds/canny", "image": upload, "steps": steps}
+    request = {"prompt": PROMPT, "width": 128, "height": 128, "steps": 10}
+    job = {"kind": "generate", "request": request | {"controls": [control]}}
+    answer = client.post("/api/v1/jobs", json=job)
+    assert (answer.status_code == 202) == taken
+    if not taken:
+        told = f"with 1 control, which make a step cost {factor} times as much"
+        assert told in answer.json()["error"]["message"]
+        assert "fewer controls" in answer.json()["error"]["message"]
+    assert client.post("/api/v1/jobs", json=job | {"request": request}).status_code == 202
+
+
+def test_image_prompts_count_among_the_work_of_a_request(catalogue: Catalogue) -> None:
+    """No job of the server takes any yet; a recorded source may have them."""
+    file = InputFile(path="a.png")
+    prompts = (ImagePromptFiles(adapter=file, picture=file),) * 2
+    request = Request(prompt=PROMPT, width=128, height=128, num_inference_steps=10)
+    plain = ResolvedJobRequest(request, (PROMPT,))
+    check_pixel_steps_limit(plain, 1, catalogue, 128 * 128 * 10)
+    seeing = ResolvedJobRequest(replace(request, image_prompts=prompts), (PROMPT,))
+    with pytest.raises(ArgumentError, match=r"with 2 image prompts, .* cost 1.1 times"):
+        check_pixel_steps_limit(seeing, 1, catalogue, 128 * 128 * 10)
