@@ -142,3 +142,17 @@ def _rewrite_config(path: Path, **settings: Any) -> None:
     if config.get("_class_name") == "AutoencoderTiny":
         config.pop("block_out_channels", None)  # written by the class, yet no argument of it
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def extract_components(pipe: "TextToImagePipeline") -> ModelComponents:
+    """Extract the components of a pipeline, with copies of its tokenizers, which can get new
+    words.
+    """
+    return ModelComponents(
+        vae=pipe.vae,
+        unet=pipe.unet,
+        text_encoder=pipe.text_encoder,
+        tokenizer=deepcopy(pipe.tokenizer),
+        text_encoder_2=pipe.text_encoder_2,
+        tokenizer_2=deepcopy(pipe.tokenizer_2),
+    )

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.train.finetunes import finetune_toml
 from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches_of_steps
+from train.cache.caption_encoding import find_caption_token_spans
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
 from train.data.registry import build_dataset
@@ -141,8 +143,9 @@ def test_a_learned_word_of_several_vectors_has_the_maps_of_all_of_them(tmp_path,
     folder = masked_folder(tmp_path / "p", ["a <mug> here"], {0})
     config = on_pictures(tmp_path, base, folder, "data.masked_word=<mug>", parts=("words",))
     target = assemble_target(config)[0]
-    assert target._token_positions("a <mug> here", [(2, 7)]) == ((2, 3),)
-    assert target._token_positions("a <mug> here", [(8, 12)])[0][0] == 4
+    where = partial(find_caption_token_spans, target.encoder, target.components.tokenizer)
+    assert where("a <mug> here", [(2, 7)]) == ((2, 3),)
+    assert where("a <mug> here", [(8, 12)])[0][0] == 4
 
 
 # The loss

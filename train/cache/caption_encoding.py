@@ -8,6 +8,7 @@ from t2i.denoiser.build import ModelComponents
 from t2i.text.encoder_interface import EncodedText
 from t2i.text.encoders.selection import TextEncoder, TwoClip, select_text_encoder
 from t2i.text.learned_words import expand_learned_words
+from t2i.text.word_spans import Span, find_token_spans_of_character_ranges
 
 
 def build_caption_encoder(components: ModelComponents) -> TextEncoder:
@@ -55,3 +56,22 @@ def expand_learned_words_in_caption(caption: str, tokenizer: PreTrainedTokenizer
     if tokenizer is None or not tokenizer.get_added_vocab():
         return caption
     return expand_learned_words(caption, tokenizer)
+
+
+def find_caption_token_spans(
+    encoder: TextEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    caption: str,
+    spans: Sequence[tuple[int, int]],
+) -> tuple[Span, ...]:
+    """Return the token positions of character spans of a caption, learned words expanded."""
+    expanded = [
+        (
+            len(expand_learned_words_in_caption(caption[:start], tokenizer)),
+            len(expand_learned_words_in_caption(caption[:end], tokenizer)),
+        )
+        for start, end in spans
+    ]
+    return find_token_spans_of_character_ranges(
+        encoder, expand_learned_words_in_caption(caption, tokenizer), expanded
+    )

@@ -132,8 +132,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _compare_uncompiled(self) -> "RunConfig":
-        for key in ("preserve_weight", "preference_beta"):
-            if getattr(self.target, key, 0.0) and self.train.compile:
+        for key in ("preserve_weight", "preference_beta", "consistency_steps"):
+            if getattr(self.target, key, 0) and self.train.compile:
                 raise ValueError(
                     f"target.{key} takes what is trained out and puts it back in every step, which "
                     "train.compile = true would compile anew: set one of the two off."

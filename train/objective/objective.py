@@ -137,7 +137,11 @@ class Objective:
         if self.config.prediction == "flow":
             return NoiseLevel((u_B * NUM_TRAIN_TIMESTEPS).float(), (1 - u_B).float(), u_B.float())
         timestep_B = (u_B * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
-        alpha2_B = self._alpha2_T[timestep_B.cpu()].to(u_B.device)
+        return self.noise_level_at_timestep(timestep_B)
+
+    def noise_level_at_timestep(self, timestep_B: Tensor) -> NoiseLevel:
+        """Return the noise levels at timesteps 0..999, (B,) int64, of a diffusion schedule."""
+        alpha2_B = self._alpha2_T[timestep_B.cpu()].to(timestep_B.device)
         return NoiseLevel(timestep_B, alpha2_B.sqrt().float(), (1 - alpha2_B).sqrt().float())
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, level: NoiseLevel) -> Tensor:
@@ -159,6 +163,30 @@ class Objective:
                 return _rows(level.alpha_B) * noise_BCHW - _rows(level.sigma_B) * latents_BCHW
             case "flow":
                 return noise_BCHW - latents_BCHW
+
+    def convert_output_to_latents_and_noise(
+        self, output_BCHW: Tensor, noisy_BCHW: Tensor, level: NoiseLevel
+    ) -> tuple[Tensor, Tensor]:
+        """Return the clean latents and the noise, both (B, C, H, W) float32, that the model's
+        output says noisy latents x_t are made of: x_t = alpha latents + sigma noise.
+        """
+        output_BCHW, noisy_BCHW = output_BCHW.float(), noisy_BCHW.float()
+        alpha_B111, sigma_B111 = _rows(level.alpha_B), _rows(level.sigma_B)
+        match self.config.prediction:
+            case "epsilon":
+                return (noisy_BCHW - sigma_B111 * output_BCHW) / alpha_B111, output_BCHW
+            case "sample":
+                return output_BCHW, (noisy_BCHW - alpha_B111 * output_BCHW) / sigma_B111
+            case "v_prediction":
+                return (
+                    alpha_B111 * noisy_BCHW - sigma_B111 * output_BCHW,
+                    sigma_B111 * noisy_BCHW + alpha_B111 * output_BCHW,
+                )
+            case "flow":  # x_t = latents + t (noise - latents)
+                return (
+                    noisy_BCHW - sigma_B111 * output_BCHW,
+                    noisy_BCHW + alpha_B111 * output_BCHW,
+                )
 
     def compute_loss_weight(self, level: NoiseLevel) -> Tensor:
         """Return the min-SNR weight (B,) by which each row's loss is multiplied; 1 without

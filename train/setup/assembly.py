@@ -25,6 +25,7 @@ from t2i.scenes.recogniser import PATCH_SIDE_PIXELS
 from t2i.scenes.recogniser_data import RecogniserDataset, RecogniserDatasetConfig
 from train.cache.encoders import CacheEncoders
 from train.config.run_config import RunConfig
+from train.objective.base_model_objective import resolve_objective_config
 from train.objective.objective import ObjectiveConfig
 from train.parallel.fsdp import copy_into_sharded, gather_tensors, is_module_sharded
 from train.parallel.processes import run_on_main_and_raise_on_all
@@ -43,8 +44,6 @@ from train.targets.denoising import BaseDenoisingTarget
 from train.targets.finetune import (
     FineTuneTarget,
     FineTuneTargetConfig,
-    cast_frozen_weights,
-    resolve_objective_config,
 )
 from train.targets.recogniser import RecogniserTarget, RecogniserTargetConfig
 from train.targets.target import TrainingTarget
@@ -289,3 +288,12 @@ def check_picture_size(size: int, parts: ModelComponents, expected: int | None =
             f"data.size = {size}, but the model draws {expected} x {expected} pixels: set "
             f"data.size = {expected}, or sample_size = {size // factor} in the model's [unet]."
         )
+
+
+def cast_frozen_weights(target: BaseDenoisingTarget, kind: torch.dtype) -> None:
+    """Cast the frozen weights to the dtype of the computation, to save memory."""
+    precise = target.vae.config.get("force_upcast", False)
+    kept = {id(weight) for weight in target.vae.parameters() if precise}
+    for weight in target.parameters():
+        if not weight.requires_grad and id(weight) not in kept:
+            weight.data = weight.data.to(kind)

@@ -24,12 +24,16 @@ from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, ModelNotes, export_control_network
+from train.export import (
+    ExportConfig,
+    ModelNotes,
+    export_control_network,
+    extract_components,
+)
 from train.objective.attention_supervision import AttentionSupervisionConfig
 from train.objective.objective import ObjectiveConfig
 from train.reporting.sample_sheets import SamplesConfig, draw_sample_sheet, generate_prompt_images
 from train.targets.denoising import BaseDenoisingTarget, NoisyLatentsWithTarget
-from train.targets.finetune import extract_components
 from train.targets.finetune_results import format_base_name
 from train.targets.parts.control_lora import (
     ControlLoraConfig,

@@ -21,12 +21,11 @@ from t2i.denoiser.families.sd import scale_latents
 from t2i.denoiser.schedulers import Scheduler
 from t2i.randomness import derive_generator
 from t2i.text.encoder_interface import EncodedText
-from t2i.text.word_spans import Span, find_token_spans_of_character_ranges
 from train.batches.micro_batch import MicroBatch
 from train.cache.caption_encoding import (
     build_caption_encoder,
     encode_captions,
-    expand_learned_words_in_caption,
+    find_caption_token_spans,
 )
 from train.export import ExportConfig, ModelNotes, build_pipeline, build_scheduler, export_model
 from train.objective.attention_supervision import (
@@ -141,15 +140,21 @@ class BaseDenoisingTarget(TrainingTarget):
 
     def _add_noise(self, batch: MicroBatch) -> NoisyLatentsWithTarget:
         """Return the latents of the batch, each row at its own noise level."""
-        latents_BCHW = self._latents(batch)
-        quantile_B = sample_stratified_quantiles(
-            self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
-        )
-        level = self.objective.noise_level_at_quantile(quantile_B.to(latents_BCHW.device))
+        latents_BCHW, level = self._latents(batch), self._noise_level(batch)
         noise_BCHW, on_input_BCHW = self._noises(latents_BCHW, batch)
         noisy_BCHW = self.objective.add_noise(latents_BCHW, on_input_BCHW, level)
         target_BCHW = self.objective.compute_prediction_target(latents_BCHW, noise_BCHW, level)
         return NoisyLatentsWithTarget(noisy_BCHW, target_BCHW, level)
+
+    def _noise_level(self, batch: MicroBatch) -> NoiseLevel:
+        """Return the random noise level of each row."""
+        return self.objective.noise_level_at_quantile(self._sample_quantiles(batch))
+
+    def _sample_quantiles(self, batch: MicroBatch) -> Tensor:
+        config = self.objective.config
+        return sample_stratified_quantiles(
+            config, self.seed, batch.step, batch.slots, self.batch_size
+        ).to(self.device)
 
     def predict(
         self, latents_BCHW: Tensor, timestep_B: Tensor, conditioning: Conditioning
@@ -164,10 +169,13 @@ class BaseDenoisingTarget(TrainingTarget):
         self, batch: MicroBatch, output_BCHW: Tensor, target_BCHW: Tensor, level: NoiseLevel
     ) -> Tensor:
         """Return the weighted error of the denoiser's output in each row, (B,)."""
-        weight_B1HW = batch.loss_mask_B1HW
-        if weight_B1HW is not None:
-            weight_B1HW = pool_loss_weights(weight_B1HW, *output_BCHW.shape[2:])
+        weight_B1HW = self._loss_weights(batch, output_BCHW)
         return self.objective.compute_losses(output_BCHW, target_BCHW, level, weight_B1HW)
+
+    def _loss_weights(self, batch: MicroBatch, output_BCHW: Tensor) -> Tensor | None:
+        """Return how much each place of the output counts by the loss masks; None without masks."""
+        mask_B1YX = batch.loss_mask_B1HW
+        return None if mask_B1YX is None else pool_loss_weights(mask_B1YX, *output_BCHW.shape[2:])
 
     def _supervision(
         self, batch: MicroBatch, captions: Sequence[str], level: NoiseLevel, length: int
@@ -182,26 +190,14 @@ class BaseDenoisingTarget(TrainingTarget):
         noise_B = level.sigma_B.square() / (level.alpha_B.square() + level.sigma_B.square())
         low, high = config.attention_noise
         tokens = [
-            self._token_positions(caption, spans) if caption else ()
+            find_caption_token_spans(self.encoder, self.components.tokenizer, caption, spans)
+            if caption
+            else ()
             for caption, spans in zip(captions, batch.spans, strict=True)
         ]
         wanted_B = (noise_B >= low) & (noise_B <= high)
         words = select_supervised_words(tokens, batch.masks_BKHW, wanted_B, length)
         return None if words is None else AttentionSupervision(config, words, len(captions))
-
-    def _token_positions(self, caption: str, spans: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
-        """Return the positions along T of character spans of a caption, new words expanded."""
-        tokenizer = self.components.tokenizer
-        expanded = [
-            (
-                len(expand_learned_words_in_caption(caption[:start], tokenizer)),
-                len(expand_learned_words_in_caption(caption[:end], tokenizer)),
-            )
-            for start, end in spans
-        ]
-        return find_token_spans_of_character_ranges(
-            self.encoder, expand_learned_words_in_caption(caption, tokenizer), expanded
-        )
 
     @torch.no_grad()
     def encode_validation_picture(self, batch: MicroBatch) -> EncodedValidationPicture:
@@ -255,10 +251,7 @@ class BaseDenoisingTarget(TrainingTarget):
 
     def list_random_values_for_report(self, batch: MicroBatch) -> dict[str, list[float]]:
         """Return the random timestep of each row, for reports of steps that are not finite."""
-        quantile_B = sample_stratified_quantiles(
-            self.objective.config, self.seed, batch.step, batch.slots, self.batch_size
-        )
-        return {"timestep": self.objective.noise_level_at_quantile(quantile_B).timestep_B.tolist()}
+        return {"timestep": self._noise_level(batch).timestep_B.tolist()}
 
     @torch.no_grad()
     def draw_sample_sheet(self, batch: MicroBatch, config: SamplesConfig) -> Image.Image:

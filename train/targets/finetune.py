@@ -1,25 +1,26 @@
 """Target: a fine-tune of a finished model: its weights, low-rank adapters, new words, or a mix."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from diffusers import LCMScheduler
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.build import ModelComponents
+from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from train.batches.micro_batch import MicroBatch
-from train.export import ExportConfig, ModelNotes
+from train.export import ExportConfig, ModelNotes, extract_components
 from train.objective.attention_supervision import AttentionSupervisionConfig
+from train.objective.consistency import ConsistencyConfig, ConsistencyDistillation
 from train.objective.losses import compute_row_means
-from train.objective.objective import ObjectiveConfig
+from train.objective.objective import NoiseLevel, ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, compute_preference_loss
 from train.objective.preservation import OutputPreservationConfig
 from train.optim.optimizer import ParameterGroup
@@ -28,14 +29,16 @@ from train.targets.finetune_results import FineTunedModel, write_fine_tune_files
 from train.targets.parts.adapters import AdapterPartConfig, inject_adapter
 from train.targets.parts.full_weights import FullWeightsPartConfig, enable_full_training
 from train.targets.parts.learned_words import NewWordConfig, NewWordsPartConfig, register_new_words
-from train.targets.reference_model import ReferenceModel
+from train.targets.reference_model import ReferenceModel, computing_without_gradients
 
 PartConfig = Annotated[
     FullWeightsPartConfig | AdapterPartConfig | NewWordsPartConfig, Field(discriminator="method")
 ]
 
 
-class FineTuneTargetConfig(AttentionSupervisionConfig, OutputPreservationConfig, PreferenceConfig):
+class FineTuneTargetConfig(
+    AttentionSupervisionConfig, ConsistencyConfig, OutputPreservationConfig, PreferenceConfig
+):
     """Configuration of a fine-tune: which parts of a finished model are trained, and how."""
 
     kind: Literal["finetune"] = "finetune"
@@ -53,6 +56,16 @@ class FineTuneTargetConfig(AttentionSupervisionConfig, OutputPreservationConfig,
             raise ValueError(
                 "preference_beta learns from pairs, which have no masks: set attention_weight = 0."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_consistency_with_other_losses(self) -> "FineTuneTargetConfig":
+        for key in ("preference_beta", "attention_weight"):
+            if self.consistency_steps and getattr(self, key):
+                raise ValueError(
+                    f"consistency_steps takes the place of the denoising loss, to which {key} "
+                    "belongs: set one of the two to 0."
+                )
         return self
 
     @model_validator(mode="after")
@@ -100,16 +113,22 @@ class FineTuneTarget(BaseDenoisingTarget):
             for weight in weights
             if not isinstance(part, AdapterPartConfig)
         ]
-        needs_reference = config.preserve_weight > 0 or config.preference_beta > 0
+        self._consistency = config.build_distillation(self.objective)
         self._reference = (
-            ReferenceModel(self.collect_unet_and_text_encoders(), full) if needs_reference else None
+            ReferenceModel(self.collect_unet_and_text_encoders(), full)
+            if config.preserve_weight or config.preference_beta or config.consistency_steps
+            else None
         )
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
 
     def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
-        """Return the loss of each row, (B,): denoising or preference, plus preservation."""
+        """Return the loss of each row, (B,): denoising, preference or consistency, plus
+        preservation.
+        """
         if self.config.preference_beta:
             loss_B = self._preference_losses(batch, noised)
+        elif self._consistency is not None:
+            loss_B = self._consistency_losses(self._consistency, batch, noised)
         else:
             loss_B = super().compute_losses(batch, noised)
         if self.config.preserve_weight:
@@ -135,6 +154,61 @@ class FineTuneTarget(BaseDenoisingTarget):
             better_B - base_better_B, worse_B - base_worse_B, self.config.preference_beta
         )
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+
+    def _consistency_losses(
+        self,
+        distillation: ConsistencyDistillation,
+        batch: MicroBatch,
+        noised: NoisyLatentsWithTarget,
+    ) -> Tensor:
+        """Return the error of each row, (B,), between the ends of its trajectory that are predicted
+        before and after a step of the base model.
+        """
+        level, after = noised.level, distillation.noise_level_after_step(noised.level)
+        scale_B = self.config.sample_guidance_scales(self.seed, batch.step, batch.slots)
+        scale_B = scale_B.to(self.device)
+        captions = self._captions(batch)
+        with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
+            conditioning = self._build_guided_conditioning(batch, captions, scale_B)
+        student_BCHW = distillation.predict_end_of_trajectory(
+            self._denoise(noised, conditioning), noised.noisy_BCHW, level
+        )
+        assert self._reference is not None
+        with self._reference.using_base_weights():
+            cond_BCHW, uncond_BCHW = (
+                self._denoise(noised, self._build_guided_conditioning(batch, texts, scale_B))
+                for texts in (captions, [""] * len(captions))
+            )
+        stepped_BCHW = distillation.solve_step(
+            cond_BCHW, uncond_BCHW, scale_B, noised.noisy_BCHW, level
+        )
+        with computing_without_gradients():
+            output_BCHW = self.predict(stepped_BCHW, after.timestep_B, conditioning)
+        teacher_BCHW = distillation.predict_end_of_trajectory(output_BCHW, stepped_BCHW, after)
+        weight_B1HW = self._loss_weights(batch, student_BCHW)
+        loss_B = distillation.compute_losses(student_BCHW, teacher_BCHW, level, weight_B1HW)
+        return loss_B if batch.weights_B is None else loss_B * batch.weights_B
+
+    def _noise_level(self, batch: MicroBatch) -> NoiseLevel:
+        """Return the random noise level of each row; in distillation, one where a solver step
+        begins.
+        """
+        if self._consistency is None:
+            return super()._noise_level(batch)
+        return self._consistency.noise_level_at_quantile(self._sample_quantiles(batch))
+
+    def _build_guided_conditioning(
+        self, batch: MicroBatch, captions: Sequence[str], guidance_scale_B: Tensor
+    ) -> Conditioning:
+        """Return the conditioning of a batch, with the guidance scale for a UNet that reads it."""
+        conditioning = self._build_conditioning(batch, captions)
+        width = self.unet.config["time_cond_proj_dim"]
+        if width is None:
+            return conditioning
+        embedding_BD = sd.embed_guidance_scale(guidance_scale_B, width, conditioning.text_BTD)
+        return replace(
+            conditioning, extra={**conditioning.extra, "guidance_embedding": embedding_BD}
+        )
 
     def _denoising_errors(
         self, batch: MicroBatch, noised: NoisyLatentsWithTarget, conditioning: Conditioning
@@ -182,8 +256,14 @@ class FineTuneTarget(BaseDenoisingTarget):
         ]
 
     def build_scheduler(self) -> Scheduler:
-        """Return the base model's own scheduler, to sample the fine-tuned model with."""
-        return self._scheduler
+        """Return the scheduler to sample the fine-tuned model with: the base model's own, or for a
+        distilled one LCM's.
+        """
+        if self._consistency is None:
+            return self._scheduler
+        config, steps = self._scheduler.config, self.config.consistency_steps
+        lcm: Scheduler = LCMScheduler.from_config(config, original_inference_steps=steps)
+        return lcm
 
     def list_adapter_names(self) -> list[str]:
         """Return the names under which peft holds the trained adapters."""
@@ -214,7 +294,7 @@ class FineTuneTarget(BaseDenoisingTarget):
         trained = FineTunedModel(
             components=self.components,
             original_tokenizers=self.original_tokenizers,
-            scheduler=self._scheduler,
+            scheduler=self.build_scheduler(),
             models=self.collect_unet_and_text_encoders(),
             adapters=self.list_adapter_names(),
             words=self.config.list_new_words(),
@@ -268,58 +348,3 @@ def check_parts_disjoint(trained: dict[int, list[nn.Parameter]]) -> None:
                     f"target.parts[{owner[id(weight)]}] and target.parts[{number}] both train "
                     "the same weights: let the patterns of each match other modules."
                 )
-
-
-def extract_components(pipe: TextToImagePipeline) -> ModelComponents:
-    """Extract the components of a pipeline, with copies of its tokenizers, which can get new
-    words.
-    """
-    return ModelComponents(
-        vae=pipe.vae,
-        unet=pipe.unet,
-        text_encoder=pipe.text_encoder,
-        tokenizer=deepcopy(pipe.tokenizer),
-        text_encoder_2=pipe.text_encoder_2,
-        tokenizer_2=deepcopy(pipe.tokenizer_2),
-    )
-
-
-def resolve_objective_config(config: ObjectiveConfig, scheduler: Any) -> ObjectiveConfig:
-    """Return the configuration of the training objective with unset keys filled in from the
-    scheduler of the base model.
-
-    Raises ArgumentError for a schedule that no objective describes.
-    """
-    schedule = dict(scheduler.config)
-    if "Flow" in type(scheduler).__name__:
-        own: dict[str, Any] = {"prediction": "flow"}
-    elif schedule.get("trained_betas") is not None:
-        raise ArgumentError(
-            "The base model's schedule lists its own betas (trained_betas), which no objective "
-            "describes."
-        )
-    else:
-        own = {
-            "prediction": schedule.get("prediction_type", "epsilon"),
-            "beta_schedule": schedule.get("beta_schedule", "linear"),
-            "beta_start": schedule.get("beta_start", 0.0001),
-            "beta_end": schedule.get("beta_end", 0.02),
-            "zero_terminal_snr": bool(schedule.get("rescale_betas_zero_snr", False)),
-        }
-    given = config.model_dump(include=config.model_fields_set)
-    try:
-        return ObjectiveConfig(**{**own, **given})
-    except ValidationError as error:
-        raise ArgumentError(
-            f"The base model's schedule and [objective] contradict each other: "
-            f"{error.errors()[0]['msg']}."
-        ) from error
-
-
-def cast_frozen_weights(target: BaseDenoisingTarget, kind: torch.dtype) -> None:
-    """Cast the frozen weights to the dtype of the computation, to save memory."""
-    precise = target.vae.config.get("force_upcast", False)
-    kept = {id(weight) for weight in target.vae.parameters() if precise}
-    for weight in target.parameters():
-        if not weight.requires_grad and id(weight) not in kept:
-            weight.data = weight.data.to(kind)

@@ -71,3 +71,16 @@ class ReferenceModel:
                 )
             self._kept[place] = (weight, weight.data)
             weight.data = kept.to(weight.device)
+
+
+@contextmanager
+def computing_without_gradients() -> Iterator[None]:
+    """Compute what is trained without gradients within the block.
+
+    Weights that autocast casts meanwhile are not used again where gradients are needed.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.clear_autocast_cache()

@@ -187,15 +187,17 @@ def scale_latents(vae: VAE, latents_BCHW: Tensor) -> Tensor:
     return latents_BCHW * scaling_factor
 
 
-def embed_guidance_scale(scale: float, width: int, text_BTD: Tensor) -> Tensor:
+def embed_guidance_scale(scale: float | Tensor, width: int, text_BTD: Tensor) -> Tensor:
     """Return the (B, width) embedding of the guidance scale that a distilled UNet takes as input.
+
+    scale : one for all rows, or one for each, (B,)
 
     Meng et al. (2023), https://arxiv.org/abs/2210.03142, in the sines of Variational Diffusion.
     """
-    w_B = torch.tensor(scale - 1).repeat(text_BTD.shape[0]) * 1000.0
+    w_B = torch.as_tensor(scale - 1).expand(text_BTD.shape[0]) * 1000.0
     half = width // 2
     frequency = torch.log(torch.tensor(10000.0)) / (half - 1)
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -frequency)
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -frequency).to(w_B.device)
     angles = w_B.to(torch.float32)[:, None] * frequencies[None, :]
     sines = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
     sines = torch.nn.functional.pad(sines, (0, width % 2))
