@@ -16,7 +16,7 @@ from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.prompt import Prompt
 from tests.attention.by_hand import asked
-from tests.attention.tiny_models import sd3
+from tests.attention.tiny_models import pixart
 from tests.tiny import diffusers_pipeline, tiny_sd_components, tiny_sdxl_components
 
 PROMPT = "a red apple to the left of a cat"
@@ -233,10 +233,16 @@ def test_concepts_that_cannot_be_read_are_refused(pipe, words, message):
         attn.probe(*words)
 
 
-def test_models_without_a_unet_refuse_concepts_in_words(pipe):
-    for one in (quiet(sd3()), pipe.unet):
+def test_models_with_neither_a_unet_nor_joint_attention_refuse_concepts_in_words(pipe):
+    for one in (pixart(), pipe.unet):
         with attend(one) as attn, pytest.raises(ArgumentError, match="Got a Concept for a"):
             attn.probe(CONCEPT)
+
+
+def test_a_concept_of_a_unet_that_its_tokenizer_cannot_split_is_refused(pipe):
+    message = r"Got Concept\('\u732b'\), which the \w+ of this model cannot split .* '<\|endoftext"
+    with attend(pipe) as attn, pytest.raises(ArgumentError, match=message):
+        attn.probe(Concept("\u732b"))
 
 
 def test_self_attention_has_no_concepts(pipe):

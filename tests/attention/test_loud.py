@@ -294,7 +294,7 @@ def test_a_budget_too_small_stops_before_the_second_step(pipe):
     assert len(passes) == 1
     kept = keep_all(1 << 20).measurements
     size = sum(one.nbytes for steps in kept.raw.values() for one in steps)
-    size += sum(p.total_NSQ.nbytes + p.ratio_1SQ.nbytes for p in kept.accumulators.values())
+    size += sum(p.total_NSQ.nbytes + p.score_1SQ.nbytes for p in kept.accumulators.values())
     assert size > 1000
     with pytest.raises(AttentionError, match="would keep"):
         keep_all(size - 1)

@@ -29,12 +29,14 @@ class AttentionProbabilities:
     plan : its other changes, which are applied here
     extended_rows : row -> inputs of that row alone, (1, N, ...), with the keys and values of
         another row behind its own; their mask has the row's bias
+    output : output (B, N, Q, E) of the call after all edits; None where it is not known yet
     """
 
     inputs: AttentionInputs
     site: Site
     plan: EditPlan
     extended_rows: Mapping[int, AttentionInputs] = field(default_factory=dict)
+    output: Tensor | None = None
     _maps: dict[tuple[int, bool], Tensor] = field(default_factory=dict, repr=False, compare=False)
     """(row, with gradients) -> map over the text, for the next probe that reads it."""
     _weights: dict[int, tuple[Tensor, Tensor]] = field(
@@ -96,20 +98,23 @@ class AttentionProbabilities:
         return self._weights[row]
 
     def compute_map_of_image_queries(self, row: int) -> Tensor:
-        """Return the attention map of a batch row's image positions after all edits: (N, Q, T) over
-        the text tokens, or (N, Q, K) over the row's own keys at a self-attention site.
-
-        Over its own keys it sums to less than 1 where the row attends to those of another, too.
+        """Return the attention map (N, Q, T) of a batch row's image positions over the text tokens,
+        after all edits.
         """
         key = (row, torch.is_grad_enabled())
         if key not in self._maps:
-            columns = slice(*((0, self.site.keys) if self.site.kind == "self" else self.site.text))
-            chunks = [part[..., columns] for part in self.iterate_map_chunks(row, *self.site.image)]
-            probs_NQT = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
-            if self.site.kind == "self":
-                return probs_NQT
-            self._maps[key] = probs_NQT
+            text = slice(*self.site.text)
+            chunks = [part[..., text] for part in self.iterate_map_chunks(row, *self.site.image)]
+            self._maps[key] = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return self._maps[key]
+
+    def compute_map_over_image_keys(self, row: int) -> Tensor:
+        """Return the attention map (N, Q, Q) of a batch row's image positions over one another,
+        after all edits, at a self- or joint-attention site whose queries are its keys.
+        """
+        image = slice(*self.site.image)
+        chunks = [part[..., image] for part in self.iterate_map_chunks(row, *self.site.image)]
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
     def iterate_map_chunks(
         self, row: int, first: int = 0, end: int | None = None

@@ -5,8 +5,9 @@ B batch rows, C channels, H W latent size.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,9 @@ from t2i.attention.hooks.module_hooks import hooking_compiled_calls, running_for
 from t2i.attention.hooks.shared_hooks import running_control_network
 from t2i.attention.hooks.step_tracking import StepTracker
 from t2i.errors import AttentionError
+
+_is_repetition: ContextVar[bool] = ContextVar("is_repetition", default=False)
+"""True while this thread repeats a pass of a denoiser, which no session takes for its own."""
 
 
 class DenoiserHookSessionDriver:
@@ -45,6 +49,8 @@ class DenoiserHookSessionDriver:
         self._thread = threading.get_ident()
         self._is_compiled_in_place = root._compiled_call_impl is not None
         self._is_own_call = self._is_announced = False
+        self._arguments: Mapping[str, Any] = {}
+        """Arguments of the denoiser's running call."""
         self._controls = CalledControlNetworks(self.pipeline)
         self._pass_of_controls: DenoiserPass | None = None
         """The pass that a ControlNet's call has begun, until the denoiser returns."""
@@ -104,7 +110,7 @@ class DenoiserHookSessionDriver:
             self._end(module, args, output)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread or _is_repetition.get():
             return
         self._is_own_call = not is_called_inside_other_pipeline(self.pipeline)
         if not self._is_own_call or self._pass_of_controls is not None:
@@ -114,6 +120,7 @@ class DenoiserHookSessionDriver:
         if not self._is_announced:
             return
         _check_whole_sequence(arguments)
+        self._arguments = arguments
         with announcing_running_forward(module, arguments):
             self._begin_pass(arguments, None)
 
@@ -141,14 +148,36 @@ class DenoiserHookSessionDriver:
 
     def _end(self, _module: nn.Module, _args: object, output: object) -> None:
         is_own_call = threading.get_ident() == self._thread and self._is_own_call
-        if not is_own_call:
+        if not is_own_call or _is_repetition.get():
             return
         try:
             if output is not None and self._is_announced:
                 self.session.end_pass()
+                self.session.read_joint_concepts(self._repeat_with_text)
         finally:
+            self._arguments = {}
             self._pass_of_controls = None
             self._announced_controls.close()
+
+    @torch.no_grad()
+    def _repeat_with_text(self, change_text: Callable[[Tensor], Tensor]) -> None:
+        """Call the denoiser again with the arguments of the running call, and another text.
+
+        Raises AttentionError for a denoiser that keeps features from pass to pass, which a
+        repetition would replace.
+        """
+        if getattr(self.root, "is_cache_enabled", False):
+            raise AttentionError(
+                f"A Concept is read in a further pass of the {type(self.root).__name__}, and its "
+                "cache would keep the features of that pass: switch it off with "
+                "pipe.transformer.disable_cache()."
+            )
+        text_BTD = self._arguments["encoder_hidden_states"]
+        token = _is_repetition.set(True)
+        try:
+            self.root(**{**self._arguments, "encoder_hidden_states": change_text(text_BTD)})
+        finally:
+            _is_repetition.reset(token)
 
     # ControlNets
 

@@ -13,6 +13,9 @@ from t2i.text.token_windows import EncoderInput
 
 RunCondPass = Callable[[Tensor], object]
 """A denoiser pass of the branch "cond" alone at the current step, on latents (B, C, H, W)."""
+RunWithText = Callable[[Callable[[Tensor], Tensor]], object]
+"""A repetition of the denoiser's last pass with another text: what is given the text (B, T, D) of
+that pass returns the one to run it with."""
 
 
 class DrivenSession(Protocol):
@@ -39,6 +42,11 @@ class DrivenSession(Protocol):
 
     def end_pass(self) -> None:
         """End the denoiser pass of the session that `begin_pass` began."""
+
+    def read_joint_concepts(self, run_with_text: RunWithText) -> None:
+        """Let the session's probes read their concepts in a joint-attention denoiser, by
+        repetitions of the pass that has ended.
+        """
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, cond_pass: DenoiserPass, run_cond_pass: RunCondPass

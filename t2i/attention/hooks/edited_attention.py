@@ -3,6 +3,9 @@
 B batch rows, N heads, Q query positions, K key positions, E width of a head.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,27 +22,47 @@ from t2i.attention.site import Site
 from t2i.errors import AttentionError
 from t2i.terminal import plural
 
+AttentionReplacement = Callable[[AttentionInputs, Site], Tensor]
+"""(inputs of a call, its site) -> its output (B, N, Q, E)."""
+
 
 class EditedModelAttention:
     """Attention of one model with the edits and probes of the sessions that are open on it.
 
     sessions : open sessions, in the order in which their edits act
     kernel_descriptions : name of a site -> descriptions of the kernels that computed it
+    replacement : what computes joint attention instead, in a pass with concepts; None in others
     """
 
     def __init__(self) -> None:
         self.sessions: list[AttentionListener] = []
+        self.replacement: AttentionReplacement | None = None
         self.kernel_descriptions: dict[str, set[str]] = {}
         self._device_tensors = DeviceTensorCache()
 
+    @contextmanager
+    def replacing_joint_attention(self, replacement: AttentionReplacement) -> Iterator[None]:
+        """Compute the joint attention of hooked sites by `replacement` within the block, and leave
+        other attention as it is; no session reads or edits it.
+        """
+        self.replacement = replacement
+        try:
+            yield
+        finally:
+            self.replacement = None
+
     def run_attention(self, call: AttentionInputs, site: Site) -> Tensor:
         """Return the edited output (B, N, Q, E) of a call, after the probes have read it."""
+        if self.replacement is not None:
+            return self.replacement(call, site) if site.kind == "joint" else call.run_kernel()
         plan, listeners = self._plan_edits(site, len(call.query))
         every = (session.get_recorded_qkv(site) for session in listeners)
         recorded_rows = next((one for one in every if one is not None), None)
         out, probabilities = kernels.compute_edited_output_and_probabilities(
             call, site, plan, recorded_rows
         )
+        if listeners:
+            probabilities = replace(probabilities, output=out)
         for session in listeners:
             session.on_attention(probabilities)
         return out

@@ -3,12 +3,13 @@
 N heads, Q query positions, K key positions, S tokens of concepts, D text width, E width of a head.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from t2i.attention.compute.edit_plan import upcast_to_float32
@@ -19,9 +20,12 @@ from t2i.attention.compute.probabilities import (
 )
 from t2i.attention.hooks.control_networks import find_site_module
 from t2i.attention.hooks.encoded_prompts import pausing_token_recording
+from t2i.attention.probes.joint_concepts import JointConcepts
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
-from t2i.attention.prompts.prompt_tokens import PromptTokens
+from t2i.attention.prompts.prompt_tokens import PromptTokenizer, PromptTokens
 from t2i.errors import ArgumentError, AttentionError
+from t2i.text.encoder_interface import TextEncoder
+from t2i.text.word_pattern import build_word_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,39 +155,68 @@ def compute_keys(module: Any, tokens_SD: Tensor, like_BNKE: Tensor) -> Tensor:
     return key_NSE
 
 
-def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts:
+def encode_concepts(x: Any, concepts: Sequence[Concept]) -> EncodedConcepts | JointConcepts:
     """Encode the concepts of a probe, words that the prompt need not contain, with a pipeline's
-    text encoder.
+    text encoders.
 
-    Raises ArgumentError for a pipeline whose text does not reach the cross-attention of a UNet, and
-    for a word that its text does not contain.
+    Raises ArgumentError for a pipeline whose text reaches neither the cross-attention of a UNet nor
+    the joint attention of SD3 or Flux, for a word that its text does not contain, and for one that
+    the tokenizer cannot split into tokens that it knows.
     """
     found_root = find_denoiser(x)
     root: Any = getattr(found_root, "_orig_mod", found_root)
     encode = getattr(x, "encode_prompt", None)
     kind = getattr(getattr(root, "config", None), "encoder_hid_dim_type", None)
     readable = (None, "text_proj", "ip_image_proj")
-    is_unet = isinstance(root, UNet2DConditionModel)
-    if encode is None or not is_unet or kind not in readable:
+    is_joint = isinstance(root, (SD3Transformer2DModel, FluxTransformer2DModel))
+    is_unet = isinstance(root, UNet2DConditionModel) and kind in readable
+    if encode is None or not (is_unet or is_joint):
         raise ArgumentError(
             f"Got a Concept for a {type(x).__name__}: a concept is read where a UNet attends to "
             "the text encoder's output, in pipelines of Stable Diffusion 1, 2 and XL and their "
-            "relatives."
+            "relatives, or in the joint attention of Stable Diffusion 3 and Flux."
         )
     tokenizers = find_prompt_tokenizers(x, None)
+    options: dict[str, Any] = {"device": x._execution_device, "num_images_per_prompt": 1}
+    parameters = inspect.signature(encode).parameters
+    options |= {name: None for name in ("prompt_2", "prompt_3") if name in parameters}
+    if "do_classifier_free_guidance" in parameters:
+        options["do_classifier_free_guidance"] = False
     found = []
     for concept in concepts:
         text = concept.text or concept.word
+        for tokenizer in tokenizers:
+            check_tokens_known(tokenizer, text, concept.word)
         positions = PromptTokens((text,), tokenizers).find_word_token_positions(0, concept.word)
         with torch.no_grad(), pausing_token_recording():
-            text_1TD = encode(
-                prompt=text,
-                device=x._execution_device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )[0]
+            text_1TD = encode(prompt=text, **options)[0]
             if kind == "text_proj":
                 text_1TD = root.encoder_hid_proj(text_1TD)
         found.append(text_1TD[0, list(positions)])
-    ends = torch.tensor([len(one) for one in found]).cumsum(0).tolist()
-    return EncodedConcepts(root, torch.cat(found), tuple(ends))
+    ends = tuple(torch.tensor([len(one) for one in found]).cumsum(0).tolist())
+    tokens_SD = torch.cat(found)
+    return JointConcepts(tokens_SD, ends) if is_joint else EncodedConcepts(root, tokens_SD, ends)
+
+
+def check_tokens_known(tokenizer: PromptTokenizer, text: str, word: str) -> None:
+    """Raise ArgumentError if a tokenizer reads a word as no token, or as the token of everything
+    that it does not know, so that a heat map would be of nothing in particular.
+    """
+    own = tokenizer.tokenizer
+    known: Any = own.token_window.tokenizer if isinstance(own, TextEncoder) else own
+    changed = tokenizer.preprocess_prompt(text)
+    ids = known(changed, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    wanted = word if tokenizer.preprocess is None else tokenizer.preprocess(word)
+    spans = [match.span() for match in build_word_pattern(wanted).finditer(str(changed))]
+    read = [
+        id
+        for id, (start, end) in zip(ids["input_ids"], ids["offset_mapping"], strict=True)
+        if any(start < stop and first < end for first, stop in spans)
+    ]
+    if spans and (not read or known.unk_token_id in read):
+        what = f"as {known.unk_token!r}, which stands for anything" if read else "as nothing"
+        raise ArgumentError(
+            f"Got Concept({word!r:.80}), which the {type(known).__name__} of this model cannot "
+            f"split into tokens that it knows: it reads it {what}. Write the concept in words of "
+            "the model's language."
+        )

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,11 +28,18 @@ from t2i.pictures import MIN_DISPLAY_WIDTH, build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
 from t2i.terminal import plural
 
-Convention = Literal["default", "refined", "daam", "mean"]
-CONVENTIONS: tuple[Convention, ...] = ("default", "refined", "daam", "mean")
-THRESHOLDS: dict[Convention, float] = {"default": 0.5, "refined": 0.5, "daam": 0.4, "mean": 0.4}
-"""Default threshold of `HeatMaps.mask`: DAAM's is published, ours was chosen by `t2i evaluate`."""
-RESCALED: tuple[Convention, ...] = ("default", "refined")
+Convention = Literal["default", "refined", "concept_attention", "daam", "mean"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+THRESHOLDS: dict[Convention, float] = {
+    "default": 0.5,
+    "refined": 0.5,
+    "concept_attention": 0.5,
+    "daam": 0.4,
+    "mean": 0.4,
+}
+"""Default threshold of `HeatMaps.mask`: DAAM's is published; those of "default" and "refined" were
+chosen by `t2i evaluate`."""
+RESCALED: tuple[Convention, ...] = ("default", "refined", "concept_attention")
 """Conventions whose heat maps are rescaled to 0..1."""
 
 
@@ -44,6 +51,9 @@ class HeatMaps(Mapping[str, Tensor]):
         probability of a token there; the mean of all, bilinear to the grid, rescaled to 0..1;
     "refined" : that of "default" over the decoder's sites, refined by the image's self-attention:
         see `t2i.attention.probes.refinement`;
+    "concept_attention" : of joint attention the cosine of the word's attention output and the
+        image's, the mean of sites and steps, rescaled to 0..1; see
+        `t2i.attention.probes.output_space`;
     "mean" : the mean of the probabilities themselves, not rescaled;
     "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
         clamped at 0, then the mean.
@@ -247,11 +257,11 @@ class HeatMaps(Mapping[str, Tensor]):
         """Return the word's aggregated map (H, W), before it is rescaled."""
         if self.convention not in RESCALED:
             return self._combined_probability(word)
-        ratios = [accumulator.mean_ratio_to_max_token_1SQ for accumulator in self._accumulators()]
-        if self.convention == "default":
-            return self._combine(word, ratios)
+        scores = [accumulator.mean_score_1SQ for accumulator in self._accumulators()]
+        if self.convention != "refined":
+            return self._combine(word, scores)
         affinity = self.measurements.select_refinement_affinity(self.image_index)
-        on_site_HW = self._combine(word, ratios, affinity.site.size)
+        on_site_HW = self._combine(word, scores, affinity.site.size)
         refined_HW = refine_map(on_site_HW, affinity.mean_QQ)
         return resize_bilinear(refined_HW[None, None], self.grid_size)[0, 0]
 

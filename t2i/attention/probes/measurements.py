@@ -24,14 +24,15 @@ class SiteAccumulator:
 
     total_NSQ : the sum, (N or 1, S, Q) float32
     steps : for each token the number of steps at which the prompt contained it
-    ratio_1SQ : the sum of their ratios to the largest probability of a token at each image
-        position, a mean over heads, where the convention needs it
+    score_1SQ : the sum of the convention's score of each token, where that is not the probability
+        itself: its ratio to the largest probability of a token at each image position, a mean over
+        heads, or the similarity of attention outputs
     """
 
     site: Site
     total_NSQ: Tensor
     steps: list[int]
-    ratio_1SQ: Tensor | None = None
+    score_1SQ: Tensor | None = None
 
     @property
     def mean_over_steps_NSQ(self) -> Tensor:
@@ -41,15 +42,13 @@ class SiteAccumulator:
         return self.total_NSQ / self._num_steps_S1()
 
     @property
-    def mean_ratio_to_max_token_1SQ(self) -> Tensor:
-        """Mean over steps of the probabilities' ratios to the largest at each image position, for
-        the convention "default".
-        """
-        assert self.ratio_1SQ is not None
-        return self.ratio_1SQ / self._num_steps_S1()
+    def mean_score_1SQ(self) -> Tensor:
+        """Mean over steps of the convention's score of each token at each image position."""
+        assert self.score_1SQ is not None
+        return self.score_1SQ / self._num_steps_S1()
 
     def add(
-        self, words_NSQ: Tensor, columns: Sequence[int], ratio_1SQ: Tensor | None = None
+        self, words_NSQ: Tensor, columns: Sequence[int], score_1SQ: Tensor | None = None
     ) -> None:
         """Add the token probabilities of one step to the site's sums; `columns` are the numbers of
         the tokens that the prompt contains at this step.
@@ -60,13 +59,13 @@ class SiteAccumulator:
         if new:
             self.total_NSQ = functional.pad(self.total_NSQ, (0, 0, 0, new))
             self.steps += [0] * new
-            if self.ratio_1SQ is not None:
-                self.ratio_1SQ = functional.pad(self.ratio_1SQ, (0, 0, 0, new))
+            if self.score_1SQ is not None:
+                self.score_1SQ = functional.pad(self.score_1SQ, (0, 0, 0, new))
         self.total_NSQ += words_NSQ
-        if ratio_1SQ is not None:
-            if self.ratio_1SQ is None:
-                self.ratio_1SQ = torch.zeros_like(ratio_1SQ)
-            self.ratio_1SQ += ratio_1SQ
+        if score_1SQ is not None:
+            if self.score_1SQ is None:
+                self.score_1SQ = torch.zeros_like(score_1SQ)
+            self.score_1SQ += score_1SQ
         for column in columns:
             self.steps[column] += 1
 
@@ -75,15 +74,15 @@ class SiteAccumulator:
         accumulator; with None, a copy of all of them.
         """
         total_NSQ = self.total_NSQ.clone()
-        ratio_1SQ = None if self.ratio_1SQ is None else self.ratio_1SQ.clone()
+        score_1SQ = None if self.score_1SQ is None else self.score_1SQ.clone()
         steps = list(self.steps)
         if before is not None:  # tokens that are new since then are the last columns
             known = len(before.steps)
             total_NSQ[:, :known] -= before.total_NSQ
-            if ratio_1SQ is not None and before.ratio_1SQ is not None:
-                ratio_1SQ[:, :known] -= before.ratio_1SQ
+            if score_1SQ is not None and before.score_1SQ is not None:
+                score_1SQ[:, :known] -= before.score_1SQ
             steps[:known] = [a - b for a, b in zip(steps, before.steps, strict=False)]
-        return SiteAccumulator(self.site, total_NSQ, steps, ratio_1SQ)
+        return SiteAccumulator(self.site, total_NSQ, steps, score_1SQ)
 
     def _num_steps_S1(self) -> Tensor:
         return self.total_NSQ.new_tensor(self.steps).clamp(min=1)[:, None]
@@ -96,8 +95,8 @@ class ProbeMeasurements:
     tokens : for each word its columns along S; words may share columns
     columns : number of columns
     accumulators : (number of the prompt's image, name of the site) -> SiteAccumulator
-    affinities : (number of the prompt's image, name of the site) -> AffinityAccumulator, for the
-        convention "refined"
+    affinities : (number of the prompt's image, name of the site, or of all with joint attention)
+        -> AffinityAccumulator, for the convention "refined"
     raw : site -> for each step (images, N, S, Q), if requested by the probe
     live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
     presence_pipe : pipeline whose fit of `HeatMaps.found` applies to the maps; None for a probe
@@ -121,14 +120,30 @@ class ProbeMeasurements:
             entries.clear()
         self.columns = 0
 
+    def add_affinity(self, image_index: int, site: Site, probs_QQ: Tensor) -> None:
+        """Add one step's self-attention probabilities (Q, Q) of a site; sites with joint attention
+        of one size share a sum.
+        """
+        key = image_index, site.name if site.kind == "self" else f"joint {site.size}"
+        if key in self.affinities:
+            self.affinities[key].add(probs_QQ)
+        else:
+            self.affinities[key] = AffinityAccumulator(site, probs_QQ)
+
     def select_refinement_affinity(self, image_index: int) -> AffinityAccumulator:
         """Return the self-attention of an image that refines its heat maps: that of the largest
         site. Raises ArgumentError where no self-attention was read.
         """
         found = [one for (index, _), one in self.affinities.items() if index == image_index]
         if not found:
+            own = [
+                one.site for (index, _), one in self.accumulators.items() if index == image_index
+            ]
+            read = sorted({(site.kind, site.size or (1, site.num_positions)) for site in own})
+            sites = ", ".join(f"{kind}-attention on {h} x {w}" for kind, (h, w) in read)
             raise ArgumentError(
-                'convention="refined" needs self-attention in the decoder ("up") of a UNet on '
-                "at most 32 x 32 positions, and this run has none: choose another convention."
+                'convention="refined" needs self-attention in the decoder ("up") of a UNet, or '
+                "joint attention, on at most 32 x 32 positions, and this run has none: its words "
+                f"were read in {sites}. Choose another convention, or a smaller image."
             )
         return max(found, key=lambda one: one.site.num_positions)

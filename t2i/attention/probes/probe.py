@@ -3,19 +3,25 @@
 N heads, Q positions of a site, T text tokens, S those of the probed words.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.probabilities import AttentionProbabilities
+from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import check_prompt_index
 from t2i.attention.probes.concepts import Concept, EncodedConcepts
+from t2i.attention.probes.convention_sites import CONVENTION_SITES, convention_reads_site
 from t2i.attention.probes.heat_maps import RESCALED, Convention, HeatMaps
+from t2i.attention.probes.joint_concepts import JointConcepts, ReadConcepts
 from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator
-from t2i.attention.probes.refinement import FIRST_SHARE, AffinityAccumulator, is_refinement_site
+from t2i.attention.probes.output_space import compute_output_similarity, require_output
+from t2i.attention.probes.probed_tokens import ProbedTokensAtStep
+from t2i.attention.probes.refinement import FIRST_SHARE, is_refinement_site
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
 from t2i.attention.site import (
     Site,
@@ -28,15 +34,6 @@ from t2i.attention.site import (
 )
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-CONVENTION_SITES = {
-    "daam": Sites(kind="cross", place=("up", "down")),
-    "refined": Sites(kind="cross", place="up"),
-}
-"""Sites that a convention reads where the probe names none; others read all."""
 
 
 @dataclass(slots=True)
@@ -58,21 +55,27 @@ class Probe:
     convention: Convention = "default"
     grad: bool = False
     raw: bool = False
-    concepts: EncodedConcepts | None = None
+    concepts: EncodedConcepts | JointConcepts | None = None
     measurements: ProbeMeasurements = field(default_factory=ProbeMeasurements)
     maps: HeatMaps = field(init=False)
-    _current_columns: "ProbedTokensAtStep | None" = None
+    _current_columns: ProbedTokensAtStep | None = None
+    _chosen_sites: Sites | None = None
     _reference_site: Site | None = None
-    """The largest site so far whose self-attention can refine the maps."""
+    """The largest site so far whose self-attention can refine the maps, or the first with joint
+    attention."""
 
     def __post_init__(self) -> None:
         if not self.words:
             raise ArgumentError('A probe needs a word: attn.probe("cat").')
         check_step_window("steps", self.steps)
         check_heads(self.heads)
-        if self.sites is None:
-            self.sites = CONVENTION_SITES.get(self.convention)
-        self.sites = as_sites(self.sites)
+        self._chosen_sites = None if self.sites is None else as_sites(self.sites)
+        self.sites = as_sites(self.sites or CONVENTION_SITES.get(self.convention))
+        if isinstance(self.concepts, JointConcepts) and (self.grad or self.raw):
+            raise ArgumentError(
+                "Got a Concept with grad=True or raw=True for a model with joint attention, where "
+                "it is read in a pass of its own: these keep what the prompt's words get."
+            )
         names = tuple(map(str, self.words))
         if self.concepts is not None and len(set(names)) < len(names):
             raise ArgumentError(
@@ -125,11 +128,20 @@ class Probe:
         return latents_BCHW
 
     def acts_at_site(self, site: Site) -> bool:
-        """Return True for a site whose attention the probe reads."""
-        assert isinstance(self.sites, Sites)
+        """Return True for a site whose attention the probe reads: for heat maps, to refine them, or
+        to lead its concepts through joint attention.
+        """
         if site.kind == "self":
             return self.convention == "refined" and self._is_reference_site(site)
-        return (self.concepts is None or site.kind == "cross") and self.sites.matches(site)
+        is_joint = site.kind == "joint" and site.control_number is None
+        return self.selects_site(site) or (is_joint and isinstance(self.concepts, JointConcepts))
+
+    def selects_site(self, site: Site) -> bool:
+        """Return True for a site from which the words' heat maps are aggregated."""
+        kinds = {EncodedConcepts: "cross", JointConcepts: "joint"}
+        return site.kind == kinds.get(type(self.concepts), site.kind) and convention_reads_site(
+            self.convention, site, self._chosen_sites
+        )
 
     def acts_at_step(self, step: int, num_steps: int) -> bool:
         """Return True for a step at which the probe reads attention."""
@@ -159,16 +171,26 @@ class Probe:
         heads = len(self.heads) if self.heads is not None else site.heads
         if site.kind == "self":
             return images * site.num_positions**2 * 4
+        affinity = 0
+        if self.convention == "refined" and self._is_reference_site(site):
+            affinity = images * site.num_positions**2 * 4
+        if not self.selects_site(site):
+            return affinity
         number = images * self.measurements.columns * site.num_positions * 4
-        kept = {"daam": heads, "default": 2, "refined": 2, "mean": 1}[self.convention]
-        return number * kept + (number * heads * steps if self.raw else 0)
+        kept = {"daam": heads, "mean": 1}.get(self.convention, 2)
+        return number * kept + (number * heads * steps if self.raw else 0) + affinity
 
     def on_attention(self, probabilities: AttentionProbabilities, call: AttentionCall) -> None:
         """Accumulate the probabilities of the words in this attention call, or for the convention
         "refined" the image's self-attention.
         """
-        if call.site.kind == "self":
+        rows = call.denoiser_pass.cond_rows_of_prompt(self.prompt)
+        if isinstance(self.concepts, JointConcepts):
+            with torch.no_grad():
+                self.concepts.record_own_pass(probabilities, rows, call.text_length)
+        if self.convention == "refined" and call.site.kind != "cross":
             self._read_self_attention(probabilities, call)
+        if not self.selects_site(call.site):
             return
         columns = self._columns_of(call.prompt_tokens)
         if columns.positions and max(columns.positions) >= call.text_length:
@@ -178,11 +200,15 @@ class Probe:
                 f"{call.text_length - 1}."
             )
         live = []
-        for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
+        for image_index, row in enumerate(rows):
             with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
-                words_NSQ, ratio_1SQ = self._read_row(probabilities, row, columns)
+                words_NSQ, score_1SQ = self._read_row(probabilities, row, columns)
             live.append(words_NSQ)
-            self._accumulate(call.site, image_index, words_NSQ.detach(), columns, ratio_1SQ)
+            of_concepts: Sequence[int] = ()
+            if isinstance(self.concepts, EncodedConcepts):
+                of_concepts = range(self.concepts.num_tokens)
+            read = (*of_concepts, *columns.columns)
+            self._accumulate(call.site, image_index, words_NSQ.detach(), read, score_1SQ)
         if live and (self.grad or self.raw):
             all_BNSQ = torch.stack(live)
             if self.grad:
@@ -191,10 +217,10 @@ class Probe:
                 self.measurements.raw.setdefault(call.site.name, []).append(all_BNSQ.detach().cpu())
 
     def _read_row(
-        self, probabilities: AttentionProbabilities, row: int, columns: "ProbedTokensAtStep"
+        self, probabilities: AttentionProbabilities, row: int, columns: ProbedTokensAtStep
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the words' probabilities (N, S, Q) in a batch row, and for the convention
-        "default" their mean ratio to the largest one, (1, S, Q).
+        """Return the words' probabilities (N, S, Q) in a batch row, and their score (1, S, Q) by a
+        convention that has one: 0 for concepts, which joint attention reads in a pass of their own.
         """
         heads, total = None if self.heads is None else list(self.heads), self.measurements.columns
         positions_S = columns.positions_on_device(probabilities.inputs.query.device)
@@ -202,12 +228,18 @@ class Probe:
         words_NSQ = columns.insert_zeros_for_absent_tokens(
             words_NSQ if heads is None else words_NSQ[heads], total
         )
-        ratio_1SQ = None
-        if self.convention in RESCALED:
-            ratio_1SQ = probabilities.compute_mean_ratio_to_max_token(row, positions_S, heads)
-            ratio_1SQ = columns.insert_zeros_for_absent_tokens(ratio_1SQ, total)
-        if self.concepts is None:
-            return words_NSQ, ratio_1SQ
+        score_1SQ = None
+        if self.convention == "concept_attention":
+            output_NQE, site = require_output(probabilities)[row], probabilities.site
+            output_NQE = output_NQE if heads is None else output_NQE[heads]
+            words_NSE = output_NQE[:, site.text[0] + positions_S]
+            score_1SQ = compute_output_similarity(output_NQE[:, slice(*site.image)], words_NSE)
+            score_1SQ = columns.insert_zeros_for_absent_tokens(score_1SQ, total)
+        elif self.convention in RESCALED:
+            score_1SQ = probabilities.compute_mean_ratio_to_max_token(row, positions_S, heads)
+            score_1SQ = columns.insert_zeros_for_absent_tokens(score_1SQ, total)
+        if not isinstance(self.concepts, EncodedConcepts):
+            return words_NSQ, score_1SQ
         own_NSQ, own_ratio_NSQ = self.concepts.compute_probabilities_and_ratios_to_max(
             probabilities, row
         )
@@ -215,16 +247,18 @@ class Probe:
             own_NSQ, own_ratio_NSQ = own_NSQ[heads], own_ratio_NSQ[heads]
         first = self.concepts.num_tokens
         words_NSQ = torch.cat([own_NSQ, words_NSQ[:, first:]], dim=1)
-        if ratio_1SQ is not None:
+        if score_1SQ is not None:
             own_ratio_1SQ = own_ratio_NSQ.mean(dim=0, keepdim=True)
-            ratio_1SQ = torch.cat([own_ratio_1SQ, ratio_1SQ[:, first:]], dim=1)
-        return words_NSQ, ratio_1SQ
+            score_1SQ = torch.cat([own_ratio_1SQ, score_1SQ[:, first:]], dim=1)
+        return words_NSQ, score_1SQ
 
     def _is_reference_site(self, site: Site) -> bool:
         """Return True for the first of the largest sites so far that can refine the maps: sites of
         a model come one by one, small ones of the decoder first.
         """
         best = self._reference_site
+        if site.control_number is not None:
+            return False
         if is_refinement_site(site) and (best is None or site.num_positions > best.num_positions):
             self._reference_site = best = site
         return best is not None and best.name == site.name
@@ -233,25 +267,48 @@ class Probe:
         self, probabilities: AttentionProbabilities, call: AttentionCall
     ) -> None:
         steps = list_steps_in_window(self.steps, call.denoiser_pass.num_steps)
-        if call.denoiser_pass.step < steps.start + int(FIRST_SHARE * len(steps)):
+        if not is_refinement_site(call.site) or call.denoiser_pass.step < steps.start + int(
+            FIRST_SHARE * len(steps)
+        ):
             return
-        affinities = self.measurements.affinities
         for image_index, row in enumerate(call.denoiser_pass.cond_rows_of_prompt(self.prompt)):
             with torch.no_grad():
-                probs_QQ = probabilities.compute_map_of_image_queries(row).mean(dim=0)
-            key = image_index, call.site.name
-            if key in affinities:
-                affinities[key].add(probs_QQ)
-            else:
-                affinities[key] = AffinityAccumulator(call.site, probs_QQ)
+                probs_QQ = probabilities.compute_map_over_image_keys(row).mean(dim=0)
+            self.measurements.add_affinity(image_index, call.site, probs_QQ)
+
+    def compute_concept_attention(self, call: AttentionInputs, site: Site) -> Tensor:
+        """Compute a site with joint attention in a pass with the probe's concepts, and read them
+        there; return its output (B, N, Q, E).
+        """
+        assert isinstance(self.concepts, JointConcepts)
+        attend_to_all = self.convention == "concept_attention"
+        return self.concepts.compute_output(
+            call, site, self._read_joint_concepts, attend_to_all=attend_to_all
+        )
+
+    def _read_joint_concepts(self, site: Site, image_index: int, read: ReadConcepts) -> None:
+        if not self.selects_site(site):
+            return
+        heads = slice(None) if self.heads is None else list(self.heads)
+        score_1SQ = None
+        if self.convention == "concept_attention":
+            score_1SQ = compute_output_similarity(read.image_NQE[heads], read.output_NSE[heads])
+        elif self.convention in RESCALED:
+            score_1SQ = read.ratios_NSQ[heads].mean(dim=0, keepdim=True)
+        count = read.probs_NSQ.shape[1]
+        padding = (0, 0, 0, self.measurements.columns - count)  # of the prompt's own words
+        words_NSQ = functional.pad(read.probs_NSQ[heads], padding)
+        if score_1SQ is not None:
+            score_1SQ = functional.pad(score_1SQ, padding)
+        self._accumulate(site, image_index, words_NSQ, range(count), score_1SQ)
 
     def _accumulate(
         self,
         site: Site,
         image_index: int,
         words_NSQ: Tensor,
-        columns: "ProbedTokensAtStep",
-        ratio_1SQ: Tensor | None,
+        columns: Sequence[int],
+        score_1SQ: Tensor | None,
     ) -> None:
         if self.convention != "daam":
             words_NSQ = words_NSQ.mean(dim=0, keepdim=True)
@@ -261,10 +318,9 @@ class Probe:
                 site, torch.zeros_like(words_NSQ), [0] * words_NSQ.shape[1]
             )
             self.measurements.accumulators[image_index, site.name] = accumulator
-        of_concepts = range(0 if self.concepts is None else self.concepts.num_tokens)
-        accumulator.add(words_NSQ, (*of_concepts, *columns.columns), ratio_1SQ)
+        accumulator.add(words_NSQ, columns, score_1SQ)
 
-    def _columns_of(self, prompt_tokens: PromptTokens) -> "ProbedTokensAtStep":
+    def _columns_of(self, prompt_tokens: PromptTokens) -> ProbedTokensAtStep:
         """Return the columns of the words at this step; a token keeps its column for the run."""
         if (
             self._current_columns is not None
@@ -291,32 +347,3 @@ class Probe:
             prompt_tokens, tuple(positions), tuple(positions.values())
         )
         return self._current_columns
-
-
-@dataclass(frozen=True, slots=True)
-class ProbedTokensAtStep:
-    """Tokens of a probe's words at one step: their columns in the probe's measurements (axis S),
-    and their positions in the text (axis T).
-    """
-
-    prompt_tokens: PromptTokens
-    columns: tuple[int, ...]
-    positions: tuple[int, ...]
-    _on_device: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def positions_on_device(self, device: torch.device) -> Tensor:
-        """Return the tokens' positions in the text as a tensor (S,) on a device."""
-        if device not in self._on_device:
-            self._on_device[device] = torch.tensor(self.positions, dtype=torch.long, device=device)
-        return self._on_device[device]
-
-    def insert_zeros_for_absent_tokens(self, words_NSQ: Tensor, columns: int) -> Tensor:
-        """Return token probabilities (N, S, Q) with as many as `columns` tokens along S: 0 for the
-        tokens that the prompt does not contain at this step.
-        """
-        if self.columns == tuple(range(columns)):
-            return words_NSQ
-        heads, _, positions = words_NSQ.shape
-        expanded_NSQ = words_NSQ.new_zeros(heads, columns, positions)
-        index = torch.tensor(self.columns, dtype=torch.long, device=words_NSQ.device)
-        return expanded_NSQ.index_copy(1, index, words_NSQ)

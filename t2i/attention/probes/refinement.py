@@ -6,6 +6,9 @@ multiply the map by a power of the self-attention matrix; here the matrix A is s
 
     map'_i = sum_j w_ij map_j,    w_ij = A_ij^2 / sum_j A_ij^2
 
+In joint attention (SD3, Flux) the image's positions attend to one another in every site: there A is
+the part of the map over the image's keys, a mean over the sites as well.
+
 Q positions of a site, H W its size.
 """
 
@@ -27,39 +30,39 @@ FIRST_SHARE = 0.4
 
 @dataclass(slots=True)
 class AffinityAccumulator:
-    """Running sum over steps of the self-attention probabilities of one site and one image, each a
-    mean over heads.
+    """Running sum over steps of the self-attention probabilities of one site, or of all sites with
+    joint attention, and one image, each a mean over heads.
 
     total_QQ : the sum, (Q, Q) float32; a row is one query position
+    count : number of the maps in the sum
     """
 
     site: Site
     total_QQ: Tensor
-    steps: int = 1
+    count: int = 1
 
     @property
     def mean_QQ(self) -> Tensor:
-        """Mean over the steps of one site's self-attention probabilities (Q, Q) for one image."""
-        return self.total_QQ / self.steps
+        """Mean over steps, and sites with joint attention, of the self-attention probabilities
+        (Q, Q) for one image.
+        """
+        return self.total_QQ / self.count
 
     def add(self, probs_QQ: Tensor) -> None:
         """Add one step's self-attention probabilities (Q, Q) to the sum of a site and image."""
         self.total_QQ += probs_QQ
-        self.steps += 1
+        self.count += 1
 
 
 def is_refinement_site(site: Site) -> bool:
-    """Return True for a site whose self-attention can refine heat maps: one of the decoder, on a
-    grid of at most MAX_POSITIONS.
+    """Return True for a site whose attention can refine heat maps: self-attention of a UNet's
+    decoder, or joint attention, on a grid of at most MAX_POSITIONS.
     """
-    positions = site.num_positions
-    return (
-        site.kind == "self"
-        and site.place == "up"
-        and site.size is not None
-        and site.keys == positions
-        and positions <= MAX_POSITIONS
-    )
+    if site.size is None or site.num_positions > MAX_POSITIONS:
+        return False
+    if site.kind == "joint":
+        return site.image[1] <= site.text[0] or site.text[1] <= site.image[0]
+    return site.kind == "self" and site.place == "up" and site.keys == site.num_positions
 
 
 def refine_map(map_HW: Tensor, affinity_QQ: Tensor) -> Tensor:

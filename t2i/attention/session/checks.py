@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.probes.convention_sites import describe_convention_needs
 from t2i.attention.session.participant import RegisteredParticipant
 from t2i.attention.site import Site, as_sites, build_no_site_message
 from t2i.errors import ArgumentError, AttentionError
@@ -69,15 +70,14 @@ def check_sites_and_memory(
         yet
     """
     for entry in entries:
-        # A probe reads words, and self-attention has none: it only refines their maps.
-        kinds = ("cross", "joint") if entry.participant.reads_only else ("self", "cross", "joint")
-        if any(entry.acts_at_site(site) for site in sites if site.kind in kinds):
+        if any(map(entry.selects_site, sites)):
             continue
         if any(map(entry.acts_in_control_network, undiscovered_controls)):
             continue
         message = build_no_site_message(entry.participant, sites)
         if as_sites(entry.participant.sites).is_limited_to_control_networks:
             message += f" {CONTROL_REMEDY}"
+        message += "".join(describe_convention_needs(one.convention) for one in entry.probes)
         raise AttentionError(message)
     kept = sum(entry.estimate_probe_bytes(sites, denoiser_pass) for entry in entries)
     if kept > budget:

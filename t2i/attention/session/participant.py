@@ -11,6 +11,7 @@ from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import RunPass
+from t2i.attention.probes.joint_concepts import JointConcepts
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import Site, Sites, as_sites
@@ -122,6 +123,15 @@ class RegisteredParticipant:
             probe.acts_at_site(site) for probe in self.probes
         ) or self.participant.acts_at_site(site)
 
+    def selects_site(self, site: Site) -> bool:
+        """Return True if the heat maps of the participant's probes are aggregated from the site, or
+        the edit changes attention there.
+        """
+        own = self.participant
+        return any(probe.selects_site(site) for probe in self.probes) or (
+            not own.reads_only and own.acts_at_site(site)
+        )
+
     def acts_in_control_network(self, number: int) -> bool:
         """Return True if the probe or edit, or a probe that the edit uses, selects attention sites
         in the network of this control (ControlNet).
@@ -152,9 +162,11 @@ class RegisteredParticipant:
         step, num_steps = call.denoiser_pass.step, call.denoiser_pass.num_steps
         for probe in self.probes:
             if probe.acts_at_site(call.site) and probe.acts_at_step(step, num_steps):
-                self._check_heads(call)
+                if self.selects_site(call.site):
+                    self._check_heads(call)
                 probe.on_attention(probabilities, call)
-                self._record(call)
+                if self.selects_site(call.site) or call.site.kind == "self":
+                    self._record(call)
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass
@@ -188,6 +200,8 @@ class RegisteredParticipant:
                 for site in sites
                 if probe.acts_at_site(site)
             )
+            if isinstance(probe.concepts, JointConcepts):
+                total += probe.concepts.stored_bytes
         return total
 
     def _check_heads(self, call: AttentionCall) -> None:

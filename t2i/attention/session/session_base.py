@@ -19,8 +19,9 @@ from t2i.attention.compute.recorded_rows import RecordedAttentionInputs, Recorde
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import AttentionCallback
-from t2i.attention.hooks.driven_session import RunCondPass
+from t2i.attention.hooks.driven_session import RunCondPass, RunWithText
 from t2i.attention.hooks.shared_hooks import SharedHooks
+from t2i.attention.probes.joint_concepts import JointConcepts
 from t2i.attention.session.checks import (
     check_all_participants_acted,
     check_images_of_prompt_share_text,
@@ -141,6 +142,21 @@ class SessionBase:
         has_new_sites = self._installed.end_pass(self)
         if not self._installed.is_dry_run:
             self._on_sites_discovered(has_new_sites)
+
+    def read_joint_concepts(self, run_with_text: RunWithText) -> None:
+        """Read the concepts of probes in a joint-attention denoiser, each probe's in a pass of its
+        own after the step's pass.
+        """
+        for probe in (probe for entry in self._entries for probe in entry.probes):
+            concepts = probe.concepts
+            if not isinstance(concepts, JointConcepts) or not concepts.has_own_pass:
+                continue
+            compute = probe.compute_concept_attention
+            try:
+                with self._installed.attention.replacing_joint_attention(compute):
+                    run_with_text(concepts.build_text)
+            finally:
+                concepts.forget_own_pass()
 
     def edit_latents_after_step(self, latents_BCHW: Tensor) -> Tensor:
         """Return the latents (B, C, H, W) after a step, changed by the edits of latents; one row

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import HeatMaps, attend
-from t2i.attention.probes.heat_maps import CONVENTIONS, Convention
+from t2i.attention.probes.heat_maps import Convention
 from t2i.attention.probes.measurements import ProbeMeasurements
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.evaluate.inspection.known_picture_scheduler import (
@@ -29,9 +29,9 @@ from t2i.text.word_spans import Span, find_word_token_positions
 
 BASELINES = ("wrong word", "centred blob")
 BEST_SITES_METHOD = "best sites"
-METHODS: tuple[str, ...] = (*CONVENTIONS, BEST_SITES_METHOD, *BASELINES)
-PLOTTED_METHODS: tuple[Convention, ...] = CONVENTIONS
-"""Conventions of heat maps that are plotted against the noise level."""
+PLOTTED_METHODS: tuple[Convention, ...] = ("default", "refined", "daam", "mean")
+"""Conventions of heat maps that a UNet has; they are plotted against the noise level."""
+METHODS: tuple[str, ...] = (*PLOTTED_METHODS, BEST_SITES_METHOD, *BASELINES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class SceneHeatMaps:
         if method == "centred blob":
             return build_centred_blob(self.size)
         word = self.wrong_words[number] if method == "wrong word" else self.words[number]
-        convention: Convention = method if method in CONVENTIONS else "default"
+        convention: Convention = method if method in PLOTTED_METHODS else "default"
         maps = self.maps[convention, level]
         if method == BEST_SITES_METHOD:
             maps = restrict_to_sites(maps, sites)
