@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.attention import Concept, HeatMaps, attend
+from t2i.attention import Concept, HeatMaps, WeightWords, attend
 from t2i.attention.probes.presence import (
     PRESENCE_FEATURES,
     PresenceFit,
@@ -68,6 +68,29 @@ def test_the_probability_is_the_logistic_function_of_the_features():
     above = fitted_text(pipe, conventions={"default": REGRESSION | {"threshold": 1.0}})
     store_presence_fit(pipe.unet, above)
     assert maps.found("cat").is_missing is True
+
+
+@pytest.mark.parametrize("edit_first", [True, False])
+def test_a_probability_under_edits_says_that_its_fit_saw_none(edit_first):
+    pipe = ours(**tiny_sd_components())
+    store_presence_fit(pipe.unet, fitted_text(pipe))
+    plain = probe(pipe).found("cat")
+
+    def found_under(weight):
+        edit = WeightWords(target=0, weights={"cat": weight})
+        with attend(pipe) as attn:
+            if edit_first:
+                attn.edit(edit)
+            maps = attn.probe("cat")
+            if not edit_first:
+                attn.edit(edit)
+            draw(pipe, CAT)
+        return maps.found("cat")
+
+    assert found_under(1.0) == plain
+    found = found_under(3.0)
+    assert found.probability != plain.probability
+    assert found.remark.startswith("The image was made under edits (WeightWords), of which")
 
 
 def test_a_model_without_a_fit_has_a_score_alone_and_says_so():

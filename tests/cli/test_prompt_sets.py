@@ -90,6 +90,18 @@ def test_geneval2_has_paths_by_prompt(benchmark: dict[str, Path]) -> None:
     assert not Path("more").exists()
 
 
+def test_a_prompt_that_geneval2_finds_twice_is_refused_before_it_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("geneval2_data.jsonl")
+    path.write_text("".join(f'{{"prompt": "{one}"}}\n' for one in ("a cat", "a dog", "a cat")))
+    with pytest.raises(DataError, match=r"geneval2_data.jsonl:3: the prompt 'a cat' is that of l"):
+        write_prompts_file("geneval2", path, Path("p.jsonl"))
+    assert not Path("p.jsonl").exists()
+    assert write_prompts_file("geneval", path, Path("p.jsonl")) == 3
+
+
 def test_t2i_compbench_has_the_prompt_in_the_name(benchmark: dict[str, Path]) -> None:
     lay_out_images("t2i-compbench", benchmark["t2i-compbench"], draw(2), Path("out"))
     assert files(Path("out/samples")) == [

@@ -1,6 +1,7 @@
 """`t2i generate --retry`: a picture is drawn again while a thing that it names is missing."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,18 @@ import pytest
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention.probes.presence import PresenceFit, compute_attention_fingerprint
-from t2i.cli.generation.retried_image import DrawnSeed, RetriedImage, list_seeds_to_try
+from t2i.cli.bulk.prompts_file import read_prompts_file
+from t2i.cli.generation import single_request
+from t2i.cli.generation.retried_image import (
+    DrawnSeed,
+    RetriedImage,
+    generate_with_retries,
+    list_seeds_to_try,
+)
 from t2i.cli.inspected_words import Retry, parse_retry
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.denoiser.loading.model_location import PRESENCE_FILE
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, DataError
 from tests.cli.command import PROMPT, Cli, pixels, text_of
 
 SetThreshold = Callable[[float], object]
@@ -141,6 +149,85 @@ def test_the_lines_of_a_file_are_drawn_again_and_the_index_says_so(
     other = cli(*command, "--out", "out", "--retry", "2")
     assert other.code == 2
     assert "--retry 1 -> 2" in other.err
+
+
+def test_an_interrupted_sheet_is_finished_with_the_same_seeds(
+    generate: Cli, cli: Cli, threshold: SetThreshold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The retries of a picture are as far apart as the command has pictures."""
+    threshold(1.0)
+    options = ("--seed", "7", "--num", "3", "--retry", "1:cat", "--grid", "--format", "json")
+    whole = [one["seed"] for one in generate(*options, "--out", "whole").json()["pictures"]]
+
+    def draw_two(*args: Any, **kwargs: Any) -> RetriedImage:
+        calls.append(None)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return generate_with_retries(*args, **kwargs)
+
+    calls: list[None] = []
+    with monkeypatch.context() as patches:
+        patches.setattr(single_request, "generate_with_retries", draw_two)
+        stopped = generate(*options, "--out", "part")
+    assert stopped.code == 130
+    sheet = stopped.json()["grid"]
+    again = shlex.split(cli("show", sheet, "--format", "json").json()["again"])
+    assert again[-6:] == ["7", "--num", "3", "--retry", "1:cat", "--grid"]
+    done = cli(*again[1:], "--out", "again", "--format", "json").json()
+    assert [one["seed"] for one in done["pictures"]] == whole
+
+
+def test_a_line_has_retries_of_its_own(cli: Cli, model: Path, threshold: SetThreshold) -> None:
+    threshold(1.0)
+    lines: list[dict[str, object]] = [{"prompt": PROMPT, "retry": "2:cat"}, {"prompt": "a dog"}]
+    lines += [{"prompt": "an apple", "retry": 1}]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "2", "--seed", "1")
+    assert cli(*command, "--out", "out").code == 0
+    index = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]
+    tried = [[draw["seed"] for draw in entry.get("draws", [])] for entry in index]
+    assert tried == [[1, 4, 7], [], [3, 6]]
+    assert cli(*command, "--out", "both", "--retry", "1").code == 0
+    index = [json.loads(line) for line in Path("both/index.jsonl").read_text().splitlines()]
+    assert [len(entry["draws"]) for entry in index] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "a cat", "retry": 0}, r'Got "retry" \'0\': expected how often'),
+        ({"prompt": "a cat", "retry": "3:"}, r'Got "retry" \'3:\': expected how often'),
+        ({"prompt": "a cat", "task": "inspect", "retry": 1}, 'Got "retry" for a line that edits'),
+        ({"prompt": "a dog", "source": "a cat", "retry": 1}, 'Got "retry" for a line that edits'),
+    ],
+)
+def test_retries_that_a_line_cannot_have_are_refused(line: dict[str, object], message: str) -> None:
+    Path("p.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_prompts_file(Path("p.jsonl"))
+
+
+def test_a_bulk_run_that_no_fit_can_judge_is_refused_once_before_it_is_begun(
+    cli: Cli, model: Path, threshold: SetThreshold
+) -> None:
+    lines = [{"prompt": "a cat"}, {"prompt": "a dog", "retry": "1"}, {"prompt": "a cat AND a dog"}]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "2")
+    done = cli(*command, "--out", "out")
+    assert done.code == 3
+    assert done.err.count("has no presence fit") == 1
+    assert not Path("out").exists()
+    threshold(0.5)
+    done = cli(*command, "--out", "out", "--retry", "1")
+    assert done.code == 4
+    assert "p.jsonl:3: " in done.err
+    assert "joined by AND" in done.err
+    assert not Path("out").exists()
+    threshold(0.5, "0" * 64)
+    done = cli(*command, "--out", "out")
+    assert done.code == 3
+    assert done.err.count("presence fit is not for") == 1
+    assert not [*Path("out").glob("*.png")]
 
 
 def test_a_model_without_a_fit_for_its_weights_is_refused(

@@ -7,6 +7,7 @@ import pytest
 
 from t2i.attention.probes.presence import PRESENCE_FEATURES, compute_attention_fingerprint
 from t2i.errors import DataError
+from t2i.evaluate.presence import logistic_regression
 from t2i.evaluate.presence.chapters import (
     build_chapters,
     build_reliability_points,
@@ -76,6 +77,18 @@ def test_features_that_separate_the_samples_still_give_finite_weights() -> None:
 def test_samples_that_are_all_alike_cannot_be_fitted(flag: bool, state: str) -> None:
     with pytest.raises(DataError, match=f"All 3 samples are {state}"):
         fit_logistic_regression(np.zeros((3, 1)), np.full(3, flag))
+
+
+def test_a_fit_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = samples_around(1.0)
+    features_WF = samples.stack_features("default", PRESENCE_FEATURES)
+    with monkeypatch.context() as patches:
+        patches.setattr(logistic_regression, "MAX_ITERATIONS", 2)
+        with pytest.raises(DataError, match=r"did not converge in 2 iterations: its last one"):
+            fit_logistic_regression(features_WF, samples.is_there_W)
+    features_WF[3, 0] = np.nan
+    with pytest.raises(DataError, match=r"changed a weight by nan\. Look for heat maps"):
+        fit_logistic_regression(features_WF, samples.is_there_W)
 
 
 def test_threshold_and_area_are_those_of_probabilities_known_by_heart() -> None:

@@ -235,7 +235,7 @@ class HeatMaps(Mapping[str, Tensor]):
         """
         measured = self.measurements
         pipe = None if word in measured.concepts else measured.presence_pipe
-        return judge_presence(word, self._map(word), self.convention, pipe)
+        return judge_presence(word, self._map(word), self.convention, pipe, measured.edits)
 
     def save(self, path: str | Path) -> None:
         """Write the heat maps to a .safetensors file with words, convention and sites as

@@ -102,6 +102,7 @@ class ProbeMeasurements:
     presence_pipe : pipeline whose fit of `HeatMaps.found` applies to the maps; None for a probe
         of a part of the run, as of some sites
     concepts : words of the maps that are read beside the prompt
+    edits : names of the edits under which the run was made
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -113,6 +114,7 @@ class ProbeMeasurements:
     live: dict[str, Tensor] = field(default_factory=dict)
     presence_pipe: Any = None
     concepts: frozenset[str] = frozenset()
+    edits: tuple[str, ...] = ()
 
     def clear(self) -> None:
         """Discard the attention that a probe has read in a run."""

@@ -8,7 +8,7 @@ H W size of the heat maps.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +40,7 @@ class Presence:
         fit is not for
     is_missing : whether the probability is below the threshold of the fit, which one in twenty
         things that are there falls below; None where there is no probability
-    remark : why there is no probability; empty where there is one
+    remark : why there is no probability, or what it does not take into account; else empty
     """
 
     word: str
@@ -133,12 +133,15 @@ def measure_presence_features(map_HW: Tensor) -> dict[str, float]:
     return {name: measure(map_HW) for name, measure in PRESENCE_FEATURES.items()}
 
 
-def judge_presence(word: str, map_HW: Tensor, convention: str, pipe: Any) -> Presence:
+def judge_presence(
+    word: str, map_HW: Tensor, convention: str, pipe: Any, edits: Sequence[str] = ()
+) -> Presence:
     """Return the presence of what a word names, by its heat map and the model's fit.
 
     map_HW : heat map of a convention that is not rescaled
     pipe : whose fit is used if it was made for its present weights; None for a map to which no fit
         applies, as that of a part of the run
+    edits : names of the edits of attention or latents under which the image was made
     """
     score = measure_top(map_HW)
     if pipe is None:
@@ -168,7 +171,14 @@ def judge_presence(word: str, map_HW: Tensor, convention: str, pipe: Any) -> Pre
     else:
         regression = fit.conventions[convention]
         probability = regression.compute_probability(map_HW)
-        return Presence(word, score, probability, probability < regression.threshold)
+        if edits:
+            remark = (
+                f"The image was made under edits ({', '.join(dict.fromkeys(edits))}), of which the "
+                "presence fit has seen none: its probability may be off."
+            )
+        else:
+            remark = ""
+        return Presence(word, score, probability, probability < regression.threshold, remark)
     return Presence(word, score, remark=remark)
 
 

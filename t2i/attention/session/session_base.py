@@ -275,6 +275,7 @@ class SessionBase:
         self._checked = False
         if self._last is not None and self._prompts.tokens is not None:
             entry.begin_run(self._prompts.tokens, self._latent_size)
+            self._note_edits()
             self._installed.hook_sites_of_session(self)
 
     def _discover_sites(self) -> None:
@@ -313,6 +314,17 @@ class SessionBase:
         self._checked = False
         for entry in self._entries:
             entry.begin_run(self._prompts.tokens, latent_size)
+        self._note_edits()
+
+    def _note_edits(self) -> None:
+        """Note in the probes' measurements under which edits the run is made."""
+        edits = tuple(
+            type(one).__name__
+            for one in (entry.participant for entry in self._entries)
+            if not one.reads_only and not one.does_nothing
+        )
+        for probe in (probe for entry in self._entries for probe in entry.probes):
+            probe.measurements.edits = edits
 
     def _call_at(self, site: Site) -> AttentionCall:
         assert self._pass is not None

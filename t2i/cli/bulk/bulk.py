@@ -19,6 +19,11 @@ from t2i.cli.bulk.bulk_folder import STATE_FILE, BulkFolder, BulkRunArguments, P
 from t2i.cli.bulk.index import INDEX_FILE, FinishedJobCounter, IndexPartWriter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
 from t2i.cli.generation.image_generation import build_named_scheduler
+from t2i.cli.generation.retried_image import (
+    check_can_retry,
+    require_presence_file,
+    require_presence_fit,
+)
 from t2i.cli.output import print_json, print_remark
 from t2i.cli.processes import distributed_process_group, run_in_main_and_broadcast
 from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
@@ -156,9 +161,10 @@ def _load_process_work(
     model = locate_model(bulk.options.model)
     if state.is_local_main_process and not state.is_main_process:
         _check_same_model(model, pending.model_digest)
-    return ProcessJobAssignment(
-        state, pending, jobs, BulkWorker.load(model, pending.model_digest, bulk, state.device)
-    )
+    worker = BulkWorker.load(model, pending.model_digest, bulk, state.device)
+    if any(job.retry is not None for job in pending.jobs):
+        require_presence_fit(worker.pipe)
+    return ProcessJobAssignment(state, pending, jobs, worker)
 
 
 def _lock_and_plan(
@@ -170,6 +176,7 @@ def _lock_and_plan(
     model = locate_model(bulk.options.model)
     folder = BulkFolder(bulk, lines, model)
     _check_samplers(bulk.prompts, folder.jobs, model)
+    _check_retries(bulk.prompts, folder.jobs, model)
     held.enter_context(locking_folder(bulk.out))
     for change in folder.list_changed_libraries():
         print_remark(f"Warning: since the first pictures {change}: the others may differ slightly.")
@@ -195,6 +202,20 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
             build_named_scheduler(sampler, config)
         except ArgumentError as error:
             raise DataError(f"{path}:{line}: {error}") from error
+
+
+def _check_retries(path: Path, jobs: Sequence[Job], model: Path) -> None:
+    """Raise ModelError for retries with a model that has no presence fit, DataError for a line
+    whose image cannot be judged by it, before anything is written.
+    """
+    retried = [job for job in jobs if job.retry is not None]
+    if retried:
+        require_presence_file(model)
+    for job in retried:
+        try:
+            check_can_retry(job.request)
+        except ArgumentError as error:
+            raise DataError(f"{path}:{job.line_number}: {error}") from error
 
 
 def _check_folder_is_shared(out: Path) -> None:

@@ -86,7 +86,7 @@ def build_jobs(
     num : images of a line that does not give a number
     seed : of the first image; a line without a seed has this one plus the number of images before
         it, so that neither a restart nor the number of processes changes it
-    retry : of lines that draw an image, and neither edit nor read one
+    retry : of lines that draw an image, neither edit nor read one, and have no retry of their own
     Raises ArgumentError for a seed out of range, DataError for two images of one name.
     """
     jobs: list[Job] = []
@@ -105,6 +105,7 @@ def build_jobs(
             what = (line.edit, line.reading, line.budget_bytes, line.recording, record)
             draws = line.edit is None and line.reading is None and line.recording is None
             stride = total if line.seed is None else count
+            own_retry = line.retry or (retry if draws else None)
             jobs.append(
                 Job(
                     len(jobs),
@@ -113,7 +114,7 @@ def build_jobs(
                     name,
                     request,
                     *what,
-                    retry if draws else None,
+                    own_retry,
                     stride,
                 )
             )

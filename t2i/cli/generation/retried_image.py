@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.image_generation import (
@@ -95,7 +96,29 @@ def check_can_retry(request: Request) -> None:
             "Got --retry for a picture that was edited by its words: it looks for the words of "
             "one prompt. Leave it out."
         )
+    if request.loras or request.embeddings:
+        raise ArgumentError(
+            "Got --retry with a LoRA or a learned word: the model's presence fit, by which it sees "
+            "what is missing, is not for the weights with it. Leave one of them out."
+        )
     check_no_composed_prompts(request, [request.prompt])
+
+
+def require_presence_file(model: Path) -> None:
+    """Raise ModelError for a model whose folder has no presence fit; its weights are not read."""
+    from t2i.denoiser.loading.model_location import PRESENCE_FILE
+
+    if not (model / PRESENCE_FILE).is_file():
+        raise _missing_fit_error()
+
+
+def _missing_fit_error() -> ModelError:
+    from t2i.attention.probes.presence import FIT_COMMAND
+
+    return ModelError(
+        "Got --retry for a model that has no presence fit, by which it would see what is "
+        f"missing. Make one: {FIT_COMMAND}"
+    )
 
 
 def require_presence_fit(pipe: "TextToImagePipeline") -> "tuple[PresenceFit, Convention]":
@@ -112,10 +135,7 @@ def require_presence_fit(pipe: "TextToImagePipeline") -> "tuple[PresenceFit, Con
     fit = find_presence_fit(pipe)
     known = [one for one in CONVENTIONS if fit is not None and one in fit.conventions]
     if fit is None or not known:
-        raise ModelError(
-            "Got --retry for a model that has no presence fit, by which it would see what is "
-            f"missing. Make one: {FIT_COMMAND}"
-        )
+        raise _missing_fit_error()
     if fit.weights != compute_attention_fingerprint(pipe):
         raise ModelError(
             "Got --retry for weights that the model's presence fit is not for: a LoRA or a "
@@ -193,6 +213,9 @@ def generate_with_retries(
                 drawer, request, seed, show_progress=show_progress, attention=attn
             )
         presences = [maps.found(word) for word in words]
+        remarks = list(dict.fromkeys(one.remark for one in presences if one.remark))
+        if remarks and not draws:
+            warnings.warn(" ".join(["--retry judges by heat maps.", *remarks]), stacklevel=2)
         found = {one.word: one.probability or 0.0 for one in presences}
         missing = tuple(one.word for one in presences if one.is_missing)
         draw = DrawnSeed(seed, found, missing)

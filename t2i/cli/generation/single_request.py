@@ -173,9 +173,11 @@ def _save_grid(
         return None
     texts = None
     if output.write_metadata:
-        retry = None if output.retry is None else output.retry.option_value
+        retry, num_pictures = None, len(grid.cells)
+        if output.retry is not None:  # the seeds of retries are as far apart as the command has
+            retry, num_pictures = output.retry.option_value, len(seeds)
         texts = build_metadata_texts(
-            request, seeds[0], loaded.model_digest, len(grid.cells), retry=retry
+            request, seeds[0], loaded.model_digest, num_pictures, retry=retry
         )
         texts["parameters"] = format_a1111(request, grid.seeds[0], loaded.model_digest)
     path = output.names.save_grid(seeds[0], partial(save_picture, grid.render_sheet(), text=texts))

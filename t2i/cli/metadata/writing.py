@@ -33,7 +33,8 @@ def build_metadata_texts(
 ) -> dict[str, str]:
     """Build the metadata texts of an image: `parameters` in A1111's format, `t2i` as JSON.
 
-    num_pictures : number of images on a sheet, whose `parameters` are those of the first one
+    num_pictures : number of images on a sheet, whose `parameters` are those of the first one; with
+        `retry` that of the command, of which an interrupted sheet shows the first
     draws : of an image with --retry: seeds that were tried, and what was missing
     retry : value of --retry of a sheet, whose images may have other seeds than `seed` and the next
     """

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i.cli.inspected_words import READING_TASKS, InspectOrInvertTask, split_words
+from t2i.cli.inspected_words import (
+    READING_TASKS,
+    InspectOrInvertTask,
+    Retry,
+    parse_retry,
+    split_words,
+)
 from t2i.cli.output_files.file_names import validate_name_and_add_suffix, validate_plain_file_name
 from t2i.cli.request.control_files import parse_controls
 from t2i.cli.request.edit_options import (
@@ -60,6 +66,7 @@ class PromptLine:
     budget_bytes : most bytes of the recording of its photo; None for the default
     recording : that it edits or looks into, instead of a photo
     record : name of the folder in which its target is recorded
+    retry : draws its image again while a thing that its prompt names is missing
     """
 
     number: int
@@ -73,6 +80,7 @@ class PromptLine:
     budget_bytes: int | None = None
     recording: PromptLineRecordedPhoto | None = None
     record: str | None = None
+    retry: Retry | None = None
 
     def to_request(self, options: Request) -> Request:
         """Return the line's request, with `options` for what the line leaves open.
@@ -109,6 +117,7 @@ class PromptLineSchema(BaseModel):
     sampler: str | None = None
     num: Annotated[int, Field(ge=1, le=MAX_PICTURES)] | None = None
     name: str | None = None
+    retry: int | str | None = None
     lora: str | list[str] | None = None
     embedding: str | list[str] | None = None
     control: str | list[str] | None = None
@@ -228,7 +237,22 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         budget_bytes=convert_recording_budget_to_bytes(keys.budget),
         recording=recording,
         record=None if keys.record is None else validate_plain_file_name(keys.record, "record"),
+        retry=_parse_retry(keys),
     )
+
+
+def _parse_retry(keys: PromptLineSchema) -> Retry | None:
+    """Return the retries of a line's image. Raises ArgumentError for a line that edits or reads
+    one.
+    """
+    if keys.retry is None:
+        return None
+    if keys.task in READING_TASKS or keys.source is not None or keys.source_folder is not None:
+        raise ArgumentError(
+            'Got "retry" for a line that edits or looks into a picture: only what is drawn of a '
+            "prompt alone is drawn again. Leave it out."
+        )
+    return parse_retry(str(keys.retry), '"retry"')
 
 
 def _check_prompt(keys: PromptLineSchema) -> str:

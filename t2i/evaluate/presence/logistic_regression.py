@@ -13,6 +13,7 @@ from t2i.errors import DataError
 RIDGE = 1e-3
 """Penalty of the squared weights of standardised features, for each sample."""
 MAX_ITERATIONS, TOLERANCE = 100, 1e-10
+"""Iterations at most, and the change, relative to the largest weight, below which they end."""
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -45,7 +46,8 @@ def sigmoid(logits: Floats) -> Floats:
 def fit_logistic_regression(features_WF: Floats, flags_W: Flags) -> LogisticRegression:
     """Fit a logistic regression by Newton's method (iteratively reweighted least squares).
 
-    Raises DataError unless both values occur among the flags.
+    Raises DataError unless both values occur among the flags, and where the fit does not converge,
+    as with features that are not finite.
     """
     if flags_W.all() or not flags_W.any():
         raise DataError(
@@ -66,8 +68,15 @@ def fit_logistic_regression(features_WF: Floats, flags_W: Flags) -> LogisticRegr
         hessian_GG = design_WG.T @ (curvature_W1 * design_WG) + np.diag(ridge_G)
         change_G = np.linalg.solve(hessian_GG + 1e-12 * np.eye(len(weight_G)), gradient_G)
         weight_G = weight_G - change_G
-        if np.abs(change_G).max() < TOLERANCE:
+        if np.abs(change_G).max() < TOLERANCE * (1 + np.abs(weight_G).max()):
             break
+    else:
+        raise DataError(
+            f"The logistic regression of {len(flags_W)} samples did not converge in "
+            f"{MAX_ITERATIONS} iterations: its last one changed a weight by "
+            f"{np.abs(change_G).max():.2g}. Look for heat maps that are not finite, or draw more "
+            "pictures with --count."
+        )
     return LogisticRegression(mean_F, deviation_F, weight_G[:-1], float(weight_G[-1]))
 
 

@@ -32,7 +32,7 @@ def write_geneval2_folder(prompts: Sequence[SetPrompt], images: ImagePaths, out:
     """Write GenEval 2's layout: images, and image_paths.json, prompt -> path of its image in the
     folder.
 
-    Raises ArgumentError for several images of a prompt, DataError for a prompt that occurs twice.
+    Raises ArgumentError for several images of a prompt.
     """
     paths_by_prompt: dict[str, str] = {}
     (out / "images").mkdir()
@@ -42,8 +42,6 @@ def write_geneval2_folder(prompts: Sequence[SetPrompt], images: ImagePaths, out:
                 f"Got {plural(len(paths), 'image')} of {prompt.prompt!r:.80}: GenEval 2 judges one "
                 "of each prompt. Draw with --num 1."
             )
-        if prompt.prompt in paths_by_prompt:
-            raise DataError(f"The prompt {prompt.prompt!r:.80} occurs twice.")
         name = f"images/{prompt.key}.png"
         shutil.copyfile(paths[0], out / name)
         paths_by_prompt[prompt.prompt] = name

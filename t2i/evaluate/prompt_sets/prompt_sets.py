@@ -30,8 +30,7 @@ class SetPrompt:
 
 
 def read_jsonl_prompts(path: Path) -> list[SetPrompt]:
-    """Read the prompts of a JSON lines file, as GenEval's evaluation_metadata.jsonl and GenEval 2's
-    geneval2_data.jsonl.
+    """Read the prompts of a JSON lines file, as GenEval's evaluation_metadata.jsonl.
 
     Raises DataError for a line that is no object with a "prompt".
     """
@@ -49,6 +48,24 @@ def read_jsonl_prompts(path: Path) -> list[SetPrompt]:
             )
         prompts.append(SetPrompt(f"{number - 1:05}", prompt, line))
     return _check_not_empty(path, prompts)
+
+
+def read_distinct_jsonl_prompts(path: Path) -> list[SetPrompt]:
+    """Read the prompts of a JSON lines file whose judge finds images by their prompts, as GenEval
+    2's geneval2_data.jsonl.
+
+    Raises DataError for a prompt that occurs twice.
+    """
+    prompts = read_jsonl_prompts(path)
+    line_by_prompt: dict[str, int] = {}
+    for number, one in enumerate(prompts, start=1):
+        first = line_by_prompt.setdefault(one.prompt, number)
+        if first != number:
+            raise DataError(
+                f"{path}:{number}: the prompt {one.prompt!r:.80} is that of line {first}, and "
+                "GenEval 2's judge finds the image of a prompt by its words. Remove one of them."
+            )
+    return prompts
 
 
 def read_text_prompts(path: Path) -> list[SetPrompt]:
@@ -94,7 +111,7 @@ def read_folder_of_prompts(path: Path) -> list[SetPrompt]:
 
 READERS: dict[str, Callable[[Path], Sequence[SetPrompt]]] = {
     "geneval": read_jsonl_prompts,
-    "geneval2": read_jsonl_prompts,
+    "geneval2": read_distinct_jsonl_prompts,
     "t2i-compbench": read_text_prompts,
     "dpg-bench": read_folder_of_prompts,
 }
