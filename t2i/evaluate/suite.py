@@ -18,6 +18,7 @@ from t2i.evaluate.pie_bench.mapping import MAPPING_FILE
 from t2i.evaluate.pie_bench.part import PieBenchPart
 from t2i.evaluate.real.config import RealConfig
 from t2i.evaluate.real.part import RealPart
+from t2i.evaluate.segmentation.part import SegmentationConfig, SegmentationPart
 from t2i.evaluate.suite_part import EvaluationContext, SuitePart
 from t2i.safe_reading import CONFIG_KIND, read_toml
 
@@ -41,6 +42,7 @@ class SuiteConfig(BaseModel):
     real: RealConfig | None = None
     pie_bench: PieBenchConfig | None = None
     hints: HintsConfig | None = None
+    segmentation: SegmentationConfig | None = None
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -163,5 +165,6 @@ PART_CLASSES: dict[str, Any] = {
     "real": RealPart,
     "pie_bench": PieBenchPart,
     "hints": HintsPart,
+    "segmentation": SegmentationPart,
 }
 """Name of a part, and of its table in the config -> class, made of that table and the context."""

@@ -209,7 +209,7 @@ def test_a_slip_in_a_suite_is_named(evaluate: Cli, before: str, after: str, word
     [
         (
             "",
-            "one of the tables generation, inspection, editing, real, pie_bench, hints.",
+            "editing, real, pie_bench, hints, segmentation.",
         ),
         (REAL.replace("label", "labl"), "Unknown key 'real.methods.0.labl'. Did you mean 'label'?"),
         (REAL.replace("ddim", "dim"), "real.methods.0.invert: Unknown inversion method 'dim'"),
