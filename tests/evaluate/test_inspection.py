@@ -1,5 +1,6 @@
 """The part that holds heat maps against masks, with tiny parts from end to end."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from t2i.attention import Sites, attend
 from t2i.errors import ModelError
-from t2i.evaluate.inspection.daam_package import DaamError, compute_daam_heat_maps
+from t2i.evaluate.inspection import daam_package
+from t2i.evaluate.inspection.daam_package import (
+    DaamError,
+    compute_daam_heat_maps,
+    set_text_length,
+)
 from t2i.evaluate.inspection.known_picture_scheduler import (
     build_known_picture_scheduler,
     compute_timesteps_and_scales_at_levels,
@@ -28,6 +34,7 @@ from t2i.evaluate.report.chapter import Table
 from t2i.evaluate.scene_splits import SceneSplitConfig
 from t2i.evaluate.suite_part import EvaluationContext
 from t2i.randomness import derive_generator
+from tests.evaluate.daam_stand_in import build_daam_stand_in
 from tests.evaluate.tiny_context import tiny_context
 
 FEW = InspectionConfig(
@@ -223,8 +230,33 @@ def test_the_other_word_is_the_next_object_or_else_the_last_word() -> None:
 
 def test_the_package_daam_is_said_to_be_missing_or_not_to_run(context: EvaluationContext) -> None:
     scene = InspectionPart(FEW, context).scenes_by_split["seen"].render_scene(0)
-    with pytest.raises(DaamError, match=r"not installed: pip install daam|does not run: "):
+    message = r"not installed: pip install --no-deps daam|does not run: "
+    with pytest.raises(DaamError, match=message):
         compute_daam_heat_maps(context.pipe, scene, FEW.levels, derive_generator(0, "noise"))
+
+
+def test_the_package_daam_reads_texts_that_are_not_77_long(
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in of its interface: its maps are those of our own convention "daam"."""
+    monkeypatch.setitem(sys.modules, "daam", build_daam_stand_in())
+    monkeypatch.setattr(daam_package, "find_spec", lambda _name: True)
+    scene = InspectionPart(FEW, context).scenes_by_split["seen"].render_scene(0)
+    levels = FEW.levels
+    ours = compute_rendered_scene_heat_maps(
+        context.pipe, scene, levels, derive_generator(0, "noise")
+    )
+    found = compute_daam_heat_maps(context.pipe, scene, levels, derive_generator(0, "noise"))
+    assert len(found) == len(scene.objects)
+    for number, map_HW in enumerate(found):
+        own_HW = ours.resized_word_map("daam", ALL_LEVELS, number, [])
+        both = torch.stack([map_HW.flatten(), own_HW.flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.99
+
+
+def test_a_package_daam_of_another_version_is_said_not_to_run() -> None:
+    with pytest.raises(DaamError, match="does not run: its hooks have no context_size"):
+        set_text_length([object()], 32)
 
 
 def test_pictures_are_kept_beside_the_records(part: InspectionPart, folder: Path) -> None:
