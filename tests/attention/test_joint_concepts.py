@@ -235,6 +235,19 @@ def test_refinement_uses_what_image_positions_pay_one_another(pipes, kind):
     assert largest(refined["apple"] - default["apple"]) > 1e-3
 
 
+def test_refinement_reads_the_chosen_sites_alone_also_beside_a_concept(pipes):
+    pipe = pipes["flux"]
+    chosen = {"convention": "refined", "sites": "transformer_blocks.1"}
+    with attend(pipe, [PROMPT]) as attn:
+        alone = attn.probe("apple", **chosen)
+        beside = attn.probe("apple", Concept("dog"), **chosen)
+        draw(pipe, [PROMPT])
+    ((_, one),) = alone.measurements.affinities.items()
+    ((_, other),) = beside.measurements.affinities.items()
+    assert one.count == other.count
+    assert torch.equal(alone["apple"], beside["apple"])
+
+
 def test_edits_and_two_probes_act_beside_concepts(pipes):
     pipe = pipes["flux"]
     prompts = [PROMPT, "the blue red dog"]

@@ -188,9 +188,10 @@ class Probe:
         if isinstance(self.concepts, JointConcepts):
             with torch.no_grad():
                 self.concepts.record_own_pass(probabilities, rows, call.text_length)
-        if self.convention == "refined" and call.site.kind != "cross":
+        is_selected = self.selects_site(call.site)
+        if self.convention == "refined" and (is_selected or call.site.kind == "self"):
             self._read_self_attention(probabilities, call)
-        if not self.selects_site(call.site):
+        if not is_selected:
             return
         columns = self._columns_of(call.prompt_tokens)
         if columns.positions and max(columns.positions) >= call.text_length:
