@@ -9,7 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from diffusers import FluxKontextPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.models.normalization import AdaLayerNormContinuous
+from PIL import Image
 from torch import nn
 
 from t2i.attention import Concept, Reweight, Sites, attend
@@ -17,7 +19,7 @@ from t2i.attention.hooks.forward_arguments import bind_arguments
 from t2i.errors import ArgumentError, AttentionError
 from tests.attention.by_hand import asked
 from tests.attention.test_models_joint import CLIP_TOKENS, PICTURE, STEPS, TEXT, draw
-from tests.attention.tiny_models import flux, sd3
+from tests.attention.tiny_models import flux, quiet, sd3
 from tests.tiny import diffusers_pipeline, tiny_sd_components
 
 PROMPT = "the red apple"
@@ -248,6 +250,48 @@ def test_refinement_reads_the_chosen_sites_alone_also_beside_a_concept(pipes):
     assert torch.equal(alone["apple"], beside["apple"])
 
 
+def sd3_with_dual_attention():
+    """Stable Diffusion 3.5's: a self-attention of the image beside the joint attention."""
+    pipe = sd3()
+    changed = dict(pipe.transformer.config) | {"dual_attention_layers": (0, 1)}
+    torch.manual_seed(5)
+    transformer = SD3Transformer2DModel.from_config(changed).eval()
+    return quiet(StableDiffusion3Pipeline(**pipe.components | {"transformer": transformer}))
+
+
+def kontext():
+    parts = flux().components | {"feature_extractor": None, "image_encoder": None}
+    return quiet(FluxKontextPipeline(**parts))
+
+
+EDITED = {"image": [Image.new("RGB", (64, 32), "teal")], "_auto_resize": False}
+EDITED |= {"max_area": 64 * 32}
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "row"),
+    [(sd3, {}, 1), (flux, {}, 0), (sd3_with_dual_attention, {}, 1), (kontext, EDITED, 0)],
+)
+def test_the_image_goes_through_the_blocks_as_in_the_run_s_own_pass(make, call, row):
+    pipe = make()
+    plain = draw(pipe, [PROMPT], **call)
+    seen = []
+
+    def note(module, args, kwargs):
+        seen.append(bind_arguments(module, args, kwargs)["hidden_states"][row].clone())
+
+    hook = joint_blocks(pipe.transformer)[-1].register_forward_pre_hook(note, with_kwargs=True)
+    with attend(pipe, [PROMPT]) as attn:
+        maps = attn.probe(Concept("dog"), convention="concept_attention")
+        assert torch.equal(draw(pipe, [PROMPT], **call), plain)
+    hook.remove()
+    assert len(seen) == 2 * STEPS
+    for own, beside in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(own, beside)
+    assert not torch.equal(seen[0], seen[2])
+    assert maps["dog"].isfinite().all()
+
+
 def test_edits_and_two_probes_act_beside_concepts(pipes):
     pipe = pipes["flux"]
     prompts = [PROMPT, "the blue red dog"]
@@ -286,6 +330,19 @@ def test_concepts_do_not_disturb_one_another_unless_the_paper_lets_them(pipes):
         alone = attn.probe(CONCEPTS[0])
         draw(pipe, [PROMPT])
     assert largest(both["dog"] - alone["dog"]) < 1e-5
+
+
+def test_concepts_cost_one_more_pass_at_each_probed_step_and_words_none(pipes):
+    calls = []
+    transformer = pipes["sd3"].transformer
+    hook = transformer.register_forward_pre_hook(lambda *_: calls.append(None))
+    for words, passes in ((("apple",), STEPS), (("apple", *CONCEPTS), STEPS + 1)):
+        calls.clear()
+        with attend(pipes["sd3"], [PROMPT]) as attn:
+            attn.probe(*words, convention="concept_attention", steps=(1, 2))
+            draw(pipes["sd3"], [PROMPT])
+        assert len(calls) == passes
+    hook.remove()
 
 
 def test_true_guidance_of_flux_leaves_the_negative_pass_alone(pipes):

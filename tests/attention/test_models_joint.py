@@ -39,7 +39,7 @@ def draw(pipe, prompts=PROMPTS, **call):
         "width": 64,
         "max_sequence_length": T5_TOKENS,
     }
-    return pipe(prompts, **(settings | call)).images
+    return pipe(prompt=prompts, **(settings | call)).images
 
 
 def rows_of(kind, guidance, prompt):
