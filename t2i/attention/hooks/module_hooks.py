@@ -1,4 +1,4 @@
-"""Patches of single modules: contexts around their forward, calls of compiled models.
+"""Patches of single modules: wrappers and contexts of their forward, calls of compiled models.
 
 B batch rows, N heads, Q query positions, E width of a head.
 """
@@ -8,8 +8,9 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,16 +25,18 @@ BeforeCall = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 AfterCall = Callable[[nn.Module, tuple[Any, ...], object], None]
 MakeCallContext = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[object]]
 """(args, kwargs of a module's call) -> the context that its forward runs in."""
+ForwardWrapper = Callable[..., Any]
+"""(forward, args, kwargs of a module's call) -> output, from `forward(*args, **kwargs)` or not."""
 
 
 @dataclass(slots=True)
 class _PatchedForward:
-    """A module's forward before it was patched, and the contexts that its calls run in."""
+    """A module's forward before it was patched, and the wrappers that its calls go through."""
 
     forward: Callable[..., Any]
     own: Any
     """The forward if it was the instance's own, as accelerate leaves one there."""
-    contexts: tuple[MakeCallContext, ...] = ()
+    wrappers: tuple[ForwardWrapper, ...] = ()
 
 
 _patched: WeakKeyDictionary[nn.Module, _PatchedForward] = WeakKeyDictionary()
@@ -43,12 +46,13 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def running_forward_in_context(module: nn.Module, make_context: MakeCallContext) -> Iterator[None]:
-    """Run each forward call of the module inside a context manager, a new `make_context(args,
-    kwargs)` for each call, while the block is open.
+def wrapping_forward(module: nn.Module, wrapper: ForwardWrapper) -> Iterator[None]:
+    """Replace each forward call of the module by `wrapper(forward, args, kwargs)` while the block
+    is open; the wrapper decides whether the forward runs.
 
-    The forward runs uncompiled. Several blocks, also of several threads, may patch one module; the
-    last one to end restores its forward. `make_context` is called in whatever thread the module is.
+    The forward runs uncompiled. Several blocks, also of several threads, may wrap one module, the
+    first outermost; the last one to end restores its forward. A wrapper is called in whatever
+    thread the module is.
     """
     with _lock:
         patched = _patched.get(module)
@@ -56,18 +60,34 @@ def running_forward_in_context(module: nn.Module, make_context: MakeCallContext)
             patched = _PatchedForward(module.forward, module.__dict__.get("forward"))
             _patched[module] = patched
             module.forward = _replacement(module)
-        patched.contexts = (*patched.contexts, make_context)
+        patched.wrappers = (*patched.wrappers, wrapper)
     try:
         yield
     finally:
         with _lock:
-            patched.contexts = tuple(one for one in patched.contexts if one is not make_context)
-            if not patched.contexts:
+            patched.wrappers = tuple(one for one in patched.wrappers if one is not wrapper)
+            if not patched.wrappers:
                 del _patched[module]
                 if patched.own is None:
                     del module.forward
                 else:
                     module.forward = patched.own
+
+
+def running_forward_in_context(
+    module: nn.Module, make_context: MakeCallContext
+) -> AbstractContextManager[None]:
+    """Run each forward call of the module inside a context manager, a new `make_context(args,
+    kwargs)` for each call, while the block is open; see `wrapping_forward`.
+    """
+
+    def run_in_context(
+        forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with make_context(args, kwargs):
+            return forward(*args, **kwargs)
+
+    return wrapping_forward(module, run_in_context)
 
 
 def _replacement(module: nn.Module) -> Callable[..., Any]:
@@ -83,10 +103,10 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
         patched = _patched.get(own)
         if patched is None:  # restored just now, by another thread
             return own.forward(*args, **kwargs)
-        with ExitStack() as stack:
-            for make_context in patched.contexts:
-                stack.enter_context(make_context(args, kwargs))
-            return patched.forward(*args, **kwargs)
+        call = patched.forward
+        for wrapper in reversed(patched.wrappers):
+            call = partial(_call_wrapper, wrapper, call)
+        return call(*args, **kwargs)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return run(*args, **kwargs)
@@ -94,6 +114,12 @@ def _replacement(module: nn.Module) -> Callable[..., Any]:
     forward.__signature__ = inspect.signature(module.forward)  # type: ignore[attr-defined]
     _replacements[module] = forward
     return forward
+
+
+def _call_wrapper(
+    wrapper: ForwardWrapper, forward: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    return wrapper(forward, args, kwargs)
 
 
 def build_eager_attention_inputs(query: Tensor, key: Tensor, module: Any) -> AttentionInputs:
