@@ -20,6 +20,7 @@ from pipelines.run.call_arguments import CallArguments, Prompts, RunStart
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
+from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.families.sdxl import Size
 
 
@@ -73,6 +74,7 @@ class ImageToImagePipeline(Pipeline):
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         controls: Sequence[Control] = (),
+        cache: Sequence[Cache] | None = None,
     ) -> OutputOrTuple:
         """Change `image`, one or one per prompt; arguments mean what they mean in diffusers.
 
@@ -122,6 +124,7 @@ class ImageToImagePipeline(Pipeline):
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             controls=controls,
+            cache=cache,
             prompt_2=prompt_2,
             negative_prompt_2=negative_prompt_2,
             pooled_prompt_embeds=pooled_prompt_embeds,

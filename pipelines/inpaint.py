@@ -21,6 +21,7 @@ from pipelines.run.call_arguments import CallArguments, Prompts
 from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
+from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.families import sd
 from t2i.denoiser.families.sdxl import Size
 from t2i.errors import ArgumentError
@@ -86,6 +87,7 @@ class InpaintPipeline(Pipeline):
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         controls: Sequence[Control] = (),
+        cache: Sequence[Cache] | None = None,
     ) -> OutputOrTuple:
         """Redraw the white part of `mask_image`; arguments mean what they mean in diffusers.
 
@@ -162,6 +164,7 @@ class InpaintPipeline(Pipeline):
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             controls=controls,
+            cache=cache,
             prompt_2=prompt_2,
             negative_prompt_2=negative_prompt_2,
             pooled_prompt_embeds=pooled_prompt_embeds,

@@ -56,6 +56,7 @@ from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.guidance import ClassifierFree, Conditional, choose_guidance
 from t2i.conditioning.perturbed_guidance import list_perturbed_site_patterns
 from t2i.conditioning.run_state import Guidance, RunState, StepCallback
+from t2i.denoiser.caches.run_caches import caching_passes, check_caches
 from t2i.denoiser.families import sd
 from t2i.denoiser.loading.model_parts import SDXL, STABLE_DIFFUSION
 from t2i.denoiser.memory_checks import check_sampling_memory, translating_out_of_memory
@@ -152,6 +153,7 @@ class Pipeline(
         """Run a call: encode the prompts, build the starting latents, sample, decode."""
         call.check(self._callback_tensor_inputs)
         check_control_networks_fit_pipeline(self, call.controls)
+        check_caches(call.cache, self.unet)
         state = CallState(
             guidance_scale=call.guidance_scale,
             guidance_rescale=call.guidance_rescale,
@@ -221,13 +223,10 @@ class Pipeline(
         callbacks: list[StepCallback] = []
         if len(conditionings) > 1:
             callbacks.append(PromptScheduleCallback(conditionings, run_start.num_inference_steps))
-        callbacks += [*state.step_callbacks, *run_start.step_callbacks]
-        callbacks.append(
-            StepEndCallbackAdapter(
-                self, call.callback_on_step_end, call.callback_tensor_inputs, negative_prompt_embeds
-            )
+        user = StepEndCallbackAdapter(
+            self, call.callback_on_step_end, call.callback_tensor_inputs, negative_prompt_embeds
         )
-        return callbacks
+        return [*callbacks, *state.step_callbacks, *run_start.step_callbacks, user]
 
     @torch.no_grad()
     def encode_prompt(
@@ -289,8 +288,9 @@ class Pipeline(
         with (
             self.progress_bar(total=num_inference_steps) as bar,
             caching_text_keys_values(self.unet),
+            caching_passes(run_unet, self.unet, run, call.cache) as (run_cached, last_callbacks),
             wrapping_denoise_with_controls(
-                run_unet, self, run, run_start, call.controls
+                run_cached, self, run, run_start, call.controls
             ) as denoise,
         ):
             if (state := self.innermost_call_state) is not None and state.progress_label:
@@ -307,7 +307,7 @@ class Pipeline(
                 self.scheduler,
                 eta=call.eta,
                 generator=call.generator,
-                step_callbacks=[*step_callbacks, progress],
+                step_callbacks=[*step_callbacks, progress, *last_callbacks],
             )
 
     def to_images(self, latents_BCHW: Tensor, output_type: str) -> Any:

@@ -40,6 +40,7 @@ from t2i.attention.edits.local_blend import LocalBlend
 from t2i.attention.site import StepWindow
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
+from t2i.denoiser.caches.cache import Cache
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -82,6 +83,7 @@ class PromptEditPipeline(RecordingPipeline):
         callback_on_step_end: StepEndCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         controls: Sequence[Control] = (),
+        cache: Sequence[Cache] | None = None,
         ip_adapter_image: Any = None,
     ) -> OutputOrTuple:
         """Generate the source's image, then one for each target, in their order.
@@ -105,6 +107,7 @@ class PromptEditPipeline(RecordingPipeline):
         latents : noise of one image
         controls : steer source and targets alike; for a recorded source those of its recording,
             needed only if it was loaded from a folder
+        cache : of source and targets alike; a recorded source has that of its recording
         ip_adapter_image : image prompts of source and targets alike; a recorded source has none
         """
         argument_checks.check_output_type(output_type)
@@ -120,6 +123,7 @@ class PromptEditPipeline(RecordingPipeline):
             eta=eta,
             clip_skip=clip_skip,
             cross_attention_kwargs=cross_attention_kwargs,
+            cache=cache,
             controls=controls,
         )
         noise = NoiseArguments(seed, generator, latents)

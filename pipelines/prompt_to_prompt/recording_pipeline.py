@@ -39,6 +39,7 @@ from t2i.attention.edits.local_blend import MAX_POSITIONS
 from t2i.attention.site import Sites
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
+from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.families import sd
 from t2i.denoiser.memory_checks import translating_out_of_memory
 from t2i.text.prompt import Prompt
@@ -73,6 +74,7 @@ class RecordingPipeline(TextToImagePipeline):
         clip_skip: int | None = None,
         cross_attention_kwargs: Mapping[str, object] | None = None,
         controls: Sequence[Control] = (),
+        cache: Sequence[Cache] | None = None,
     ) -> RecordedSource:
         """Record a source run, so that later edits of it compute the targets alone.
 
@@ -87,7 +89,7 @@ class RecordingPipeline(TextToImagePipeline):
             edits="auto" needs
         for_edits : edits that are to read the source later: ShareKeysValues, InjectQueriesKeys and
             StyleAligned need more of it than others, which is recorded at their sites and steps
-        controls : of the run and of all edits of it
+        controls, cache : of the run and of all edits of it
         """
         if not isinstance(source, str | Prompt):
             join_source_and_target_prompts(source, "")
@@ -105,6 +107,7 @@ class RecordingPipeline(TextToImagePipeline):
             eta=eta,
             clip_skip=clip_skip,
             cross_attention_kwargs=cross_attention_kwargs,
+            cache=cache,
             controls=controls,
         )
         return record_source(

@@ -17,6 +17,7 @@ from pipelines.run.step_callbacks import StepEndCallback
 from t2i.conditioning.guidance import check_finite_number
 from t2i.conditioning.run_state import Guidance, StepCallback
 from t2i.controls.control import Control
+from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.families.sdxl import Size
 from t2i.text.prompt import Prompt
 
@@ -60,6 +61,7 @@ class CallArguments:
     callback_on_step_end: StepEndCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     controls: Sequence[Control] = ()
+    cache: Sequence[Cache] | None = None
     # SDXL
     prompt_2: Prompts | None = None
     negative_prompt_2: Prompts | None = None

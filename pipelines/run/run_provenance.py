@@ -11,6 +11,8 @@ from t2i.conditioning.guidance_registry import guidance_from_dict, guidance_to_d
 from t2i.conditioning.run_state import Guidance
 from t2i.controls.control import Control
 from t2i.controls.control_facts import control_to_dict
+from t2i.denoiser.caches.cache import Cache
+from t2i.denoiser.caches.registry import caches_from_list, caches_to_list
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 
@@ -56,6 +58,7 @@ class SourceRunSettings:
     eta: float | None
     clip_skip: int | None
     cross_attention_kwargs: Mapping[str, object] | None
+    cache: Sequence[Cache] | None = None
     controls: Sequence[Control] = ()
 
     def to_arguments(self) -> dict[str, Any]:
@@ -97,6 +100,9 @@ def collect_run_provenance(pipe: Any, settings: Mapping[str, Any]) -> RunProvena
         values["negative_prompt"] = prompt_to_json(values["negative_prompt"])
     if values.get("cross_attention_kwargs") is not None:
         values["cross_attention_kwargs"] = dict(values["cross_attention_kwargs"])
+    if values.get("cache") is not None:
+        # None of them is as none given, as of sources that were recorded before there were any.
+        values["cache"] = caches_to_list(values["cache"]) or None
     if controls := values.pop("controls", ()):
         values["controls"] = [control_to_dict(control) for control in controls]
     return values | {
@@ -132,6 +138,8 @@ def build_settings_from_provenance(kept: RunProvenance) -> SourceRunSettings:
         values["guidance"] = guidance_from_dict(values["guidance"])
     if values["negative_prompt"] is not None:
         values["negative_prompt"] = prompt_from_json(values["negative_prompt"])
+    if values["cache"] is not None:
+        values["cache"] = caches_from_list(values["cache"])
     return SourceRunSettings(**values)
 
 

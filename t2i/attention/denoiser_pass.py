@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from t2i.conditioning.run_state import SkippedCalls
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -20,6 +21,7 @@ class DenoiserPass:
     num_recorded : prompts counted before those of the batch whose rows were recorded by an earlier
         run; attention has them behind the rows of the batch
     recorded_branches : branches of the recorded rows, in their order; "cond" is the first
+    skipped_calls : tells which modules the passes of the run leave out; None if none
     """
 
     step: int
@@ -29,6 +31,7 @@ class DenoiserPass:
     num_images: int
     num_recorded: int = 0
     recorded_branches: tuple[str, ...] = ("cond",)
+    skipped_calls: SkippedCalls | None = field(default=None, repr=False, compare=False)
     _rows: dict[int, tuple[int, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

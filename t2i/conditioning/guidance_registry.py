@@ -33,7 +33,7 @@ def parse_guidance(text: str, scale: float, rescale: float = 0.0) -> Guidance:
     types = {
         name: type_ for name, type_ in _fields(kind).items() if name not in ARGUMENTS_FROM_CALL
     }
-    given = _values(text, arguments, types | {"start": float, "stop": float})
+    given = parse_named_arguments(text, arguments, types | {"start": float, "stop": float})
     interval = {key: given.pop(key) for key in ("start", "stop") if key in given}
     from_call = {"scale": scale, "rescale": rescale}
     guidance = _build(kind, given | {k: v for k, v in from_call.items() if k in _fields(kind)})
@@ -96,8 +96,12 @@ def _build(kind: type[Guidance], values: Mapping[str, Any]) -> Guidance:
     return kind(**values)
 
 
-def _values(text: str, arguments: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse "eta=0.5,sites=mid/up" into values of the fields' types."""
+def parse_named_arguments(text: str, arguments: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the arguments of a choice by name, "eta=0.5,sites=mid/up", into values of its fields'
+    types.
+
+    text : that the arguments are a part of, for messages
+    """
     values: dict[str, Any] = {}
     for argument in filter(None, (part.strip() for part in arguments.split(","))):
         key, equals, value = (part.strip() for part in argument.partition("="))
@@ -137,6 +141,8 @@ def _plain(value: Any) -> Any:
 ARGUMENT_PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     float: (float, "a number such as 0.5"),
     int: (int, "a whole number"),
+    int | float: (lambda text: float(text) if "." in text else int(text), "a number: 10 or 0.4"),
+    tuple[int, ...]: (lambda text: tuple(map(int, text.split("/"))), "numbers such as 0/3/6"),
     tuple[float, ...]: (lambda text: tuple(map(float, text.split("/"))), "numbers such as 1/0.5"),
     tuple[str, ...]: (lambda text: tuple(text.split("/")), "names such as mid/up_blocks.0"),
 }

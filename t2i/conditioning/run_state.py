@@ -33,6 +33,8 @@ class RunState:
     """Tensors that a guidance keeps from one step to the next."""
     x0_coefficients: Sequence[tuple[float, float]] = ()
     """For each step a and b of x0 = a * latents + b * prediction; empty if not computed."""
+    skipped_calls: "SkippedCalls | None" = None
+    """Modules that some passes leave out: those of the caches of the run."""
     denoise: Callable[[Tensor, Conditioning], Tensor] | None = None
     """An extra denoiser pass at this step's timestep, set by the loop:
     (latents (rows, C, H, W), conditioning of these rows) -> prediction (rows, C, H, W)."""
@@ -51,6 +53,22 @@ class RunState:
     def pass_conditioning(self) -> Conditioning:
         """Conditioning of this step's denoiser pass: the branches that guidance computes now."""
         return self.conditioning.select_branches(self.guidance.branches(self))
+
+
+class SkippedCalls(Protocol):
+    """Interface of what tells which modules of the denoiser the passes of a run leave out."""
+
+    @property
+    def description(self) -> str:
+        """Text that names what leaves them out, as the command line takes it: "deep:every=3"."""
+
+    def list_computed_passes(self, module: str) -> Sequence[int]:
+        """Return the passes of the run, from 0, that compute the module of this name; a changed
+        text may add some.
+        """
+
+    def is_skipped(self, module: str) -> bool:
+        """Return True if the last pass left out the module of this name."""
 
 
 class Guidance(Protocol):

@@ -4,6 +4,7 @@ B batch rows (here: images), C channels, H W latent size, T text tokens.
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class PipelineSessionDriver:
         images = len(run.latents_BCHW)
         num_prompts, step, num_steps = max(1, len(prompts)), run.step, run.num_steps
         every = build_denoiser_pass(images * len(branches), branches, num_prompts, step, num_steps)
+        every = replace(every, skipped_calls=run.skipped_calls)
         height, width = run.latents_BCHW.shape[-2:]
         input_shapes = ((height, width), run.conditioning.text_BTD.shape[1])
         self.session.begin_pass(every, prompts, input_shapes, (height, width))

@@ -70,6 +70,7 @@ def check_sites_and_memory(
         yet
     """
     for entry in entries:
+        check_not_all_skipped(entry, sites, denoiser_pass)
         if any(map(entry.selects_site, sites)):
             continue
         if any(map(entry.acts_in_control_network, undiscovered_controls)):
@@ -86,6 +87,31 @@ def check_sites_and_memory(
             f"{budget / GIBIBYTE:.2f} GiB: probe fewer sites, steps or words, leave out raw=True, "
             "or raise attend(..., budget=bytes)."
         )
+
+
+def check_not_all_skipped(
+    entry: RegisteredParticipant, sites: Sequence[Site], denoiser_pass: DenoiserPass
+) -> None:
+    """Raise AttentionError for a probe or an edit of which the steps are all such at which the
+    run's caches leave out the attention of its sites.
+    """
+    skipped, num_steps = denoiser_pass.skipped_calls, denoiser_pass.num_steps
+    if skipped is None:
+        return
+    for one in entry.list_readers_and_writers():
+        steps = [step for step in range(num_steps) if one.acts_at_step(step, num_steps)]
+        own = [site for site in sites if one.acts_at_site(site)]
+        computed = sorted(
+            {step for site in own for step in skipped.list_computed_passes(site.name)}
+        )
+        if own and steps and not set(steps) & set(computed):
+            places = plural(len(own), "site")
+            raise AttentionError(
+                f"{one} acts at the steps {steps[0]} to {steps[-1]}, at all of which the cache "
+                f"{skipped.description} leaves out the attention of {places}. Choose steps among "
+                f"those that compute it ({', '.join(map(str, computed))}), choose other sites, or "
+                "leave the cache out."
+            )
 
 
 def check_images_of_prompt_share_text(

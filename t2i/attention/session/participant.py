@@ -92,11 +92,14 @@ class RegisteredParticipant:
 
     active_steps : name of a site -> steps at which it read or edited attention there
     latent_steps : steps at which it acted on the latents
+    skipped_steps : name of a site -> steps at which it would have acted there, but the run left out
+        the site's attention
     """
 
     participant: Participant
     active_steps: dict[str, set[int]] = field(default_factory=dict)
     latent_steps: set[int] = field(default_factory=set)
+    skipped_steps: dict[str, set[int]] = field(default_factory=dict)
     probes: Sequence[Probe] = ()
 
     def __post_init__(self) -> None:
@@ -167,6 +170,27 @@ class RegisteredParticipant:
                 probe.on_attention(probabilities, call)
                 if self.selects_site(call.site) or call.site.kind == "self":
                     self._record(call)
+
+    def list_readers_and_writers(self) -> list[Participant]:
+        """Return the probes that read attention in the run's own passes for this participant, and
+        the participant if it changes attention there.
+        """
+        one = self.participant
+        own = [] if one.needs_extra_passes or one.edits_latents else [one]
+        return [*own, *(probe for probe in self.probes if probe is not self.participant)]
+
+    def record_skipped_sites(self, sites: Iterable[Site], denoiser_pass: DenoiserPass) -> None:
+        """Record the sites at which it would have acted in a pass that left them out."""
+        skipped = denoiser_pass.skipped_calls
+        if skipped is None:
+            return
+        step, num_steps = denoiser_pass.step, denoiser_pass.num_steps
+        acting = [
+            one for one in self.list_readers_and_writers() if one.acts_at_step(step, num_steps)
+        ]
+        for site in sites:
+            if skipped.is_skipped(site.name) and any(one.acts_at_site(site) for one in acting):
+                self.skipped_steps.setdefault(site.name, set()).add(step)
 
     def edit_latents_before_pass(
         self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, run_pass: RunPass

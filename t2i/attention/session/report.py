@@ -38,8 +38,10 @@ def describe_activity(entries: Sequence[RegisteredParticipant]) -> str:
         active = entry.active_steps
         steps = set().union(*active.values()) if active else entry.latent_steps
         calls = sum(len(at_site) for at_site in active.values())
+        skipped = sum(len(at_site) for at_site in entry.skipped_steps.values())
+        left_out = f"; no map of {plural(skipped, 'call')} that the run's caches left out"
         lines.append(
             f"{entry.participant}: {plural(len(active), 'site')} x "
-            f"{plural(len(steps), 'step')}, {plural(calls, 'call')}"
+            f"{plural(len(steps), 'step')}, {plural(calls, 'call')}{left_out if skipped else ''}"
         )
     return "\n".join(lines)

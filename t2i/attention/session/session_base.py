@@ -138,10 +138,13 @@ class SessionBase:
         """
         if not self._is_own_thread:
             return
-        self._pass = None
+        ended, self._pass = self._last, None
         has_new_sites = self._installed.end_pass(self)
         if not self._installed.is_dry_run:
             self._on_sites_discovered(has_new_sites)
+            assert ended is not None
+            for entry in self._entries:
+                entry.record_skipped_sites(self._installed.list_sites(), ended)
 
     def read_joint_concepts(self, run_with_text: RunWithText) -> None:
         """Read the concepts of probes in a joint-attention denoiser, each probe's in a pass of its

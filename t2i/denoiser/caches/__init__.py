@@ -1,0 +1,7 @@
+"""Caches of a run: parts of its denoiser passes that are left out and reused."""
+
+from t2i.denoiser.caches.cache import Cache
+from t2i.denoiser.caches.deep_blocks import DeepBlocks
+from t2i.denoiser.caches.registry import parse_cache
+
+__all__ = ["Cache", "DeepBlocks", "parse_cache"]
