@@ -47,6 +47,7 @@ OPTION_NAMES = {
     "strength": "--strength",
     "upscale": "--upscale",
     "controls": "--control",
+    "cache": "--cache",
     "image_prompts": "--ip-adapter ADAPTER:PICTURE",
     "regions": "--region",
     **{name: REQUEST_FILE_FIELDS[name].option for name in FILE_FIELD_NAMES},
@@ -167,6 +168,7 @@ def _options_record(options: Request) -> dict[str, object]:
         values["upscale"] = options.upscale.option_value
     values["controls"] = [control.option_value for control in options.controls] or None
     values["image_prompts"] = [one.option_value for one in options.image_prompts] or None
+    values["cache"] = list(options.cache) or None
     values["regions"] = [format_region(region) for region in options.regions] or None
     for name in FILE_FIELD_NAMES:
         value = getattr(options, name)
@@ -206,6 +208,7 @@ Folders written under these names must still be continued: the text may not foll
 
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls", "image_prompts"),
+    "cache",
     *("segment", "animate", "reading", "budget_bytes", "recording", "record"),
     "retry",
 }

@@ -130,6 +130,7 @@ def edit(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    cache: options.Cache = None,
     ip_adapter: options.IPAdapter = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
@@ -156,6 +157,7 @@ def edit(
         lora=lora,
         embedding=embedding,
         control=control,
+        cache=cache,
         ip_adapter=ip_adapter,
     )
     photo = options.PhotoOptions(

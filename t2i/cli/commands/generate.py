@@ -123,6 +123,7 @@ def generate(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    cache: options.Cache = None,
     region: options.Region = None,
     ip_adapter: options.IPAdapter = None,
     image_prompt: ImagePromptOption = None,
@@ -148,18 +149,15 @@ def generate(
         lora=lora,
         embedding=embedding,
         control=control,
+        cache=cache,
         upscale=upscale,
     )
     inputs = InputImageOptions(
         ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength
     )
+    asked = None if retry is None else parse_retry(retry)
     output = OutputOptions(
-        out=out,
-        num=num,
-        grid=grid,
-        write_metadata=not no_metadata,
-        format=format,
-        retry=None if retry is None else parse_retry(retry),
+        out=out, num=num, grid=grid, write_metadata=not no_metadata, format=format, retry=asked
     )
     overrides = inputs.copy_overrides_with_images(sampling.to_overrides())
     if region:

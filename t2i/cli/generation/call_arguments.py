@@ -28,18 +28,20 @@ def set_progress_bar(pipe: "Pipeline", label: str, *, shown: bool) -> None:
 def build_sampling_and_control_arguments(
     pipe: "Pipeline", request: Request, seed: int
 ) -> dict[str, Any]:
-    """Return the arguments of a pipeline's call for negative prompt, guidance, steps, seed and
-    controls.
+    """Return the arguments of a pipeline's call for negative prompt, guidance, steps, seed,
+    controls and caches.
 
     Every kind of pipeline takes them. The request must have its defaults filled in.
     """
     import torch
 
     from t2i.conditioning.guidance_registry import parse_guidance
+    from t2i.denoiser.caches.registry import parse_cache
 
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
     method = request.guidance_method
+    cache = {"cache": [parse_cache(text) for text in request.cache]} if request.cache else {}
     return {
         "negative_prompt": request.parse_prompt_in_grammar(request.negative_prompt),
         "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
@@ -48,6 +50,7 @@ def build_sampling_and_control_arguments(
         # Drawn on the CPU, so that a seed means the same picture on every device.
         "generator": torch.Generator("cpu").manual_seed(seed),
         "controls": build_controls(pipe, request),
+        **cache,
     }
 
 

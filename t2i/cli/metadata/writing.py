@@ -77,6 +77,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **format_request_files_by_label(request),
         **_inversion_settings(request),
         **_region_settings(request),
+        **({"Cache": "; ".join(request.cache)} if request.cache else {}),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]

@@ -56,6 +56,13 @@ Control = Annotated[
         "mask=PICTURE, blocks=down.2+mid; may be repeated.",
     ),
 ]
+Cache = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[:NAME=VALUE,...]",
+        help="Leave out a part of some passes, as in deep:every=3; may be repeated.",
+    ),
+]
 IPAdapter = Annotated[
     list[str] | None,
     typer.Option(
@@ -155,6 +162,7 @@ class SamplingOptions:
     lora: Sequence[str] | None
     embedding: Sequence[str] | None
     control: Sequence[str] | None = None
+    cache: Sequence[str] | None = None
     upscale: str | None = None
     """Of `t2i generate` alone."""
     ip_adapter: Sequence[str] | None = None
@@ -190,6 +198,7 @@ class SamplingOptions:
             controls=parse_controls(self.control) if self.control else None,
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
+            cache=tuple(self.cache) if self.cache else None,
         )
 
 

@@ -121,6 +121,7 @@ class PromptLineSchema(BaseModel):
     lora: str | list[str] | None = None
     embedding: str | list[str] | None = None
     control: str | list[str] | None = None
+    cache: str | list[str] | None = None
     ip_adapter: str | list[str] | None = None
     image_prompt: str | None = None
     image: str | None = None
@@ -217,6 +218,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             if keys.region is None or keys.source is not None or recording is not None
             else tuple(map(parse_region, split_values(keys.region))),
             controls=parse_if_given(keys.control, lambda x: parse_controls(split_values(x))),
+            cache=None if keys.cache is None else tuple(split_values(keys.cache)),
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
             image_prompt=parse_if_given(keys.image_prompt, parse_file_with_scale),
@@ -356,16 +358,14 @@ def _parse_edit(keys: PromptLineSchema) -> PromptLineEdit | None:
     photo_keys = tuple(name for name in given if name in PHOTO_KEYS)
     if len(sources) > 1:
         photo_keys += ("source",)
-    windows = (keys.cross_replace, keys.self_replace)
-    cross_replace, self_replace = (None if one is None else str(one) for one in windows)
     return PromptLineEdit(
         source=sources[-1] if sources else None,
         earlier=tuple(sources[:-1]) or None,
         options=EditOptions.parse(
             split_values(keys.weight or []),
             keys.blend or "auto",
-            cross_replace,
-            self_replace,
+            parse_if_given(keys.cross_replace, str),
+            parse_if_given(keys.self_replace, str),
             split_values(keys.align or []),
             split_values(keys.region or []),
             keys.style,

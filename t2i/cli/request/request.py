@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from t2i.cli.cache_options import check_cache_options
 from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.edit_options import RegionBoxOption
 from t2i.cli.request.image_prompt_files import ImagePromptFiles
@@ -80,6 +81,8 @@ class Request:
     """Further image prompts, each with an IP-Adapter of its own."""
     regions: tuple[RegionBoxOption, ...] = ()
     """Boxes to which words of the prompt are bound."""
+    cache: tuple[str, ...] = ()
+    """Texts for t2i.denoiser.caches.parse_cache."""
 
     def __post_init__(self) -> None:
         check_text_length_and_encoding("PROMPT", self.prompt)
@@ -116,6 +119,7 @@ class Request:
             self.parse_prompt_in_grammar(text)
         if self.regions:
             _check_regions(self)
+        check_cache_options(self.cache, of_photo=self.inversion is not None)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.guidance_registry import parse_guidance
@@ -176,6 +180,7 @@ class RequestOverrides:
     controls: tuple[ControlFilesAndSettings, ...] | None = None
     image_prompts: tuple[ImagePromptFiles, ...] | None = None
     regions: tuple[RegionBoxOption, ...] | None = None
+    cache: tuple[str, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return a copy of a generation request with the overriding values in place of its own,
