@@ -13,7 +13,7 @@ from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from tests.server.jobs_alone import ServerJobs
 from tests.server.loras import write_control_network, write_lora
-from tests.server.servers import RunningServer, start_server
+from tests.server.servers import RunningServer, fork_server
 
 HERE = Path(__file__).parent
 Idle = Callable[..., TestClient]
@@ -60,7 +60,7 @@ def server(
     """A server without tokens, with the embedded model loaded; it shows the runs and the LoRA."""
     options = ["--runs", str(runs_folder), "--lora-dir", str(lora_folder)]
     options += ["--control-dir", str(control_folder)]
-    with start_server(tmp_path_factory.mktemp("served"), *options) as running:
+    with fork_server(tmp_path_factory.mktemp("served"), *options) as running:
         yield running
 
 

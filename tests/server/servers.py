@@ -5,31 +5,63 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
+
+from t2i.server.worker import worker_pool
+from tests.train import apart
 
 REPO = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0
 """Seconds that a server may take to load its model on a busy machine."""
 
 
+class ForkedProcess:
+    """A process from the fork server, with the methods of `subprocess.Popen`."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        assert process.pid is not None
+        self.process, self.pid = process, process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running after {seconds} s"
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
 @dataclass
 class RunningServer:
     """Server in a process of its own: its address, its folder, and a client."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes] | ForkedProcess
     url: str
     folder: Path
+    log_path: Path
     headers: Mapping[str, str] = field(default_factory=dict)
-    log: list[str] = field(default_factory=list)
+
+    @property
+    def log(self) -> list[str]:
+        """The lines that it has printed so far."""
+        return self.log_path.read_text().splitlines(keepends=True)
 
     @property
     def client(self) -> httpx.Client:
@@ -105,40 +137,81 @@ def start_server(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningServer]:
     """Run `t2i serve` on a free port of the loopback until the block ends."""
-    command = [sys.executable, "-m", "t2i.cli", "serve", "--port", "0", "--folder", str(folder)]
-    if token is not None:
-        command += ["--token", token]
-    process = subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=REPO,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})},
-    )
-    log: list[str] = []
+    log_path = folder.with_name(f"{folder.name}.said")
+    words = serve_words(folder, *options) + ([] if token is None else ["--token", token])
+    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "t2i.cli", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=REPO,
+            env={**os.environ, **fixed, **(environment or {})},
+        )
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    with ending(RunningServer(process, "", folder, log_path, headers), ready) as server:
+        yield server
+
+
+@contextmanager
+def fork_server(folder: Path, *options: str, ready: bool = True) -> Iterator[RunningServer]:
+    """As `start_server`, from a process that has imported everything, and so its workers.
+
+    For tests that start servers again and again: a start costs one second in place of nine.
+    """
+    log_path = folder.with_name(f"{folder.name}.said")
+    log_path.write_text("")
+    given = (serve_words(folder, *options), log_path)
+    process = apart.CONTEXT.Process(target=serve_forked, args=given)
+    process.start()
+    with ending(RunningServer(ForkedProcess(process), "", folder, log_path), ready) as server:
+        yield server
+
+
+def serve_forked(words: list[str], log_path: Path) -> None:
+    worker_pool.CONTEXT = apart.CONTEXT  # type: ignore[assignment]
+    # This process knows the fork server that it came from, but not its process id, and so would
+    # start another one.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    apart.command(words, REPO, log_path, {})
+
+
+def find_worker(pid: int) -> psutil.Process:
+    """Of a forked server: the one that the fork server has started since then."""
+    server = psutil.Process(pid)
+    siblings = server.parent().children()
+    (worker,) = (one for one in siblings if one.create_time() > server.create_time())
+    return worker
+
+
+def serve_words(folder: Path, *options: str) -> list[str]:
+    return ["serve", "--port", "0", "--folder", str(folder), *options]
+
+
+@contextmanager
+def ending(server: RunningServer, ready: bool) -> Iterator[RunningServer]:
+    """Wait for the address of a server, and kill it at the end of the block."""
     try:
-        assert process.stdout is not None
-        line = ""
-        for line in process.stdout:
-            log.append(line)
-            if line.startswith("http"):
-                break
-        assert line.startswith("http"), "".join(log)
-        reader = threading.Thread(target=lambda: log.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        address = line.strip().partition("?")[0].rstrip("/")
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        server = RunningServer(process, address, folder, headers, log)
+        server.url = wait_for_address(server)
         if ready:
             server.wait_until_ready()
         yield server
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+
+
+def wait_for_address(server: RunningServer) -> str:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        ended = server.process.poll() is not None
+        for line in server.log:
+            if line.startswith("http") and line.endswith("\n"):
+                return line.strip().partition("?")[0].rstrip("/")
+        assert not ended, "".join(server.log)
+        time.sleep(0.05)
+    raise AssertionError(f"no address: {''.join(server.log)}")
 
 
 ResultT = TypeVar("ResultT")

@@ -16,7 +16,7 @@ from t2i.server.settings import WorkerSettings
 from t2i.server.worker import job_worker
 from t2i.server.worker.job_worker import JobWorker
 from tests.server.jobs_alone import ServerJobs
-from tests.server.servers import start_server
+from tests.server.servers import fork_server
 from tests.server.test_ends import interrupt_twice, wait_until_running
 
 PROMPTS = "a cat", "a (red:1.3) apple", "[a dog:a rocket:0.5] on a blue background"
@@ -203,7 +203,7 @@ def test_where_a_batch_fails_each_job_is_run_alone(
 def test_a_server_draws_what_waits_together_and_told_twice_to_stop_it_ends_at_once(
     tmp_path: Path,
 ) -> None:
-    with start_server(tmp_path / "served", "--batch", "3") as server:
+    with fork_server(tmp_path / "served", "--batch", "3") as server:
         first = server.submit("generate", prompt="a cat", steps=20, seed=0)
         wait_until_running(server, first["id"])
         waiting = [

@@ -6,13 +6,12 @@ import shutil
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from t2i.server.jobs.server_state import MAX_INTERRUPTIONS
 from t2i.server.worker.backoff import Backoff
 from tests.server.jobs_alone import CAT, ServerJobs, reopened
-from tests.server.servers import RunningServer, start_server
+from tests.server.servers import find_worker, fork_server
 from tests.server.test_ends import PROMPT, wait_until_running
 
 
@@ -80,12 +79,6 @@ def test_delays_double_up_to_the_longest_and_begin_again() -> None:
     assert backoff.next_delay() == 2
 
 
-def find_worker(server: RunningServer) -> psutil.Process:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    (worker,) = (one for one in children if "spawn_main" in " ".join(one.cmdline()))
-    return worker
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_default_model_that_does_not_load_and_a_killed_worker_stop_nothing_else(
@@ -96,7 +89,7 @@ def test_a_default_model_that_does_not_load_and_a_killed_worker_stop_nothing_els
     for path in broken.glob("unet/*.safetensors"):
         path.write_bytes(b"no weights")
     models = ("--model", str(broken), "--model", "embedded")
-    with start_server(tmp_path / "served", *models, ready=False) as server:
+    with fork_server(tmp_path / "served", *models, ready=False) as server:
         job = server.submit("generate", prompt=PROMPT, steps=2)
         other = server.submit("generate", prompt=PROMPT, steps=40, model="embedded", seed=3)
         failed = server.wait(job["id"], 300)
@@ -110,7 +103,7 @@ def test_a_default_model_that_does_not_load_and_a_killed_worker_stop_nothing_els
         assert "The default model does not load, next try in 10 s" in "".join(server.log)
 
         wait_until_running(server, other["id"])
-        find_worker(server).kill()
+        find_worker(server.process.pid).kill()
         done = server.wait(other["id"], 300)
         assert done["state"] == "done"
         assert done["result"]["files"][0]["seed"] == 3

@@ -30,7 +30,14 @@ from train.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["train.loop", "pipelines.text_to_image", "t2i.cli.bulk.bulk", "tests.train.apart"]
+    [
+        "train.loop",
+        "pipelines.text_to_image",
+        "t2i.cli.bulk.bulk",
+        "t2i.server.running",
+        "t2i.server.worker.job_worker",
+        "tests.train.apart",
+    ]
 )
 MINUTE = 60
 

@@ -40,6 +40,8 @@ RESTART_DELAYS = (2.0, 60.0)
 """Seconds between two starts of a worker that ends: the first delay, and the longest."""
 LOAD_DELAYS = (10.0, 600.0)
 """Seconds between two tries of a default model that does not load."""
+CONTEXT = multiprocessing.get_context("spawn")
+"""How the processes start: one that is forked from a server would share its threads' locks."""
 LOAD_PROBLEM = (
     "The default model does not load: the log says why. It is tried again now and then; jobs with "
     "other models are run."
@@ -143,11 +145,10 @@ class Worker:
             self.stopping.wait(self._restarts.next_delay())
 
     def _run_process(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._connection, theirs = CONTEXT.Pipe()
         # A model that did not load may have ended the process: others are not to wait for it.
         settings = replace(self.settings, loads_default=not self.load_failed)
-        self._process = context.Process(target=run_worker, args=(theirs, settings), daemon=True)
+        self._process = CONTEXT.Process(target=run_worker, args=(theirs, settings), daemon=True)
         self._process.start()
         theirs.close()
         try:
