@@ -1,5 +1,6 @@
 """A real browser at the real server with the embedded model, two steps a picture."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,21 @@ if (!localStorage.getItem("t2i.page.1")) {
 }
 """
 """Settings that an earlier visit left: few steps, a fixed seed."""
+HIDDEN_JOBS = """
+const ask = window.fetch;
+window.fetch = async (address, options) => {
+  if (!String(address).includes("/api/v1/jobs?limit=")) return ask(address, options);
+  const answer = await ask(address.replace("limit=200", "limit=20"), options);
+  if (!answer.ok) return answer;
+  const hidden = JSON.parse(localStorage.getItem("tests.hidden") ?? "[]");
+  const found = await answer.json();
+  return Response.json({...found, jobs: found.jobs.filter((job) => !hidden.includes(job.id))});
+};
+"""
+"""Of the shared server's jobs the page sees those of its test alone, and none of 200 earlier ones.
+
+In the page, for a route of playwright's would stop each of its forty files, and keep none of them.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -49,28 +65,23 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def tab(browser: Any) -> Iterator[Any]:
     """A tab of the browser, for one test after the other: to open a new one takes a second."""
-    context = browser.new_context(viewport=VIEWPORT)
+    # Without a GPU each frame of an animation costs the processor.
+    context = browser.new_context(viewport=VIEWPORT, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
     context.add_init_script(FIRST_VISIT % STEPS)
+    context.add_init_script(HIDDEN_JOBS)
     yield context.new_page()
     context.close()
 
 
-def hide_earlier_jobs(tab: Any, address: str) -> None:
-    """Let the page see no job of the shared server that is there already: it shows the last 50."""
-    jobs = tab.request.get(f"{address}/api/v1/jobs?limit=200").json()["jobs"]
-    earlier = {job["id"] for job in jobs}
-
-    def answer(route: Any) -> None:
-        found = route.fetch()
-        jobs = [job for job in found.json()["jobs"] if job["id"] not in earlier]
-        route.fulfill(response=found, json={**found.json(), "jobs": jobs})
-
-    tab.route("**/api/v1/jobs?limit=*", answer)
+@pytest.fixture(scope="session")
+def devtools(tab: Any) -> Any:
+    """Chromium's own protocol: one session for all, for each that is open costs in every load."""
+    return tab.context.new_cdp_session(tab)
 
 
 @pytest.fixture
-def page(tab: Any, address: str) -> Iterator[Any]:
+def page(tab: Any, devtools: Any, address: str) -> Iterator[Any]:
     """The page, opened for the first time. Errors of its scripts fail the test."""
     errors: list[str] = []
 
@@ -83,11 +94,13 @@ def page(tab: Any, address: str) -> Iterator[Any]:
 
     forget = {"origin": address, "storageTypes": "all"}
     tab.goto(f"{address}/api/v1/health")  # of the same origin, and so in the same process
-    tab.context.new_cdp_session(tab).send("Storage.clearDataForOrigin", forget)
+    devtools.send("Storage.clearDataForOrigin", forget)
     tab.set_viewport_size(VIEWPORT)
     tab.emulate_media(color_scheme="light")
     tab.mouse.move(0, 0)
-    hide_earlier_jobs(tab, address)
+    jobs = tab.request.get(f"{address}/api/v1/jobs?limit=20").json()["jobs"]
+    hide = "ids => localStorage.setItem('tests.hidden', JSON.stringify(ids))"
+    tab.evaluate(hide, [job["id"] for job in jobs])
     tab.on("pageerror", note)
     tab.on("console", note_policy)
     tab.goto(address)
@@ -105,3 +118,16 @@ def drawn(page: Any) -> Any:
     page.click(".draw")
     page.wait_for_selector(".word[data-text='balloon']")
     return page
+
+
+@pytest.fixture
+def _quick_inversions(page: Any) -> None:
+    """What is inverted on the page is so in four steps, in place of the model's ten."""
+
+    def shorten(route: Any) -> None:
+        job = route.request.post_data_json
+        if job["kind"] == "invert":
+            job["request"]["steps"] = 4
+        route.continue_(post_data=json.dumps(job))
+
+    page.route("**/api/v1/jobs", shorten)

@@ -19,6 +19,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("_quick_inversions")
 def test_a_photo_is_inverted_and_edited_by_its_words(page: Any, photo: Path) -> None:
     page.set_input_files("#file", photo)
     page.get_by_label("What does it show?").fill("a rocket above a house")

@@ -106,6 +106,7 @@ def test_the_arrow_keys_point_into_the_picture(page: Any) -> None:
     assert page.inner_text("#mask h2") == "Mask of house"
 
 
+@pytest.mark.usefixtures("_quick_inversions")
 def test_a_mask_made_by_a_click_is_drawn_anew(page: Any) -> None:
     box = page.locator("#frame").bounding_box()
     page.click("#frame", position={"x": box["width"] * 0.5, "y": box["height"] * 0.8})
