@@ -1,5 +1,6 @@
 """Controls through the API and on the command line: the same pictures; what cannot be used."""
 
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -18,6 +19,7 @@ from t2i.errors import ArgumentError
 from t2i.server.catalogue import Catalogue, build_catalogue, list_control_networks
 from t2i.server.jobs.request_building import ResolvedJobRequest, check_pixel_steps_limit
 from t2i.server.settings import ServerSettings
+from tests.cli.carrying import png
 from tests.pipelines.controls.networks import hint
 from tests.server.conftest import Idle
 from tests.server.loras import write_control_network
@@ -69,7 +71,43 @@ def test_a_control_is_the_same_by_api_and_command(
     (recorded,) = record["request"]["controls"]
     assert (recorded["picture"]["path"], recorded["mask"]["path"]) == ("edges.png", "half.png")
     found = server.post("/api/v1/metadata", files={"file": ("a.png", data)}).json()
-    assert found["not_restored"] == ["controls"]
+    assert found["not_restored"] == []
+    needed = {one["field"]: (one["name"], one["sha256"]) for one in found["pictures"]}
+    assert needed == {
+        f"controls.0.{field}": (name, hashlib.sha256((pictures / name).read_bytes()).hexdigest())
+        for field, name in (("image", "edges.png"), ("mask", "half.png"))
+    }
+    (restored,) = found["request"]["controls"]
+    assert restored == {name: control[name] for name in restored}
+    assert {"name", "scale", "steps", "mode", "blocks"} <= restored.keys()
+    found["request"]["controls"] = [restored | {"image": upload, "mask": mask}]
+    again = server.run("generate", **found["request"])
+    assert np.array_equal(pixels(server.file(again, "seed-3.png")), pixels(data))
+
+
+def test_a_recorded_control_is_found_by_its_name_and_contents(
+    idle: Idle, control_folder: Path, tmp_path: Path
+) -> None:
+    client = idle(control_folder=control_folder)
+    controls = [
+        {"model": {"path": "/x/depth.safetensors"}, "picture": {"path": "d.png"}},
+        {"model": {"path": "/x/canny", "sha256": "1" * 64}, "picture": {"path": "c.png"}},
+        {"model": {"path": "/x/canny"}, "picture": {"path": "e.png"}, "type": "depth"},
+    ]
+    request = {"prompt": PROMPT, "model": "embedded", "controls": controls}
+    texts = {"version": 1, "request": request, "seed": 1, "model_digest": "0" * 64}
+    path = png(tmp_path / "a.png", {"t2i": json.dumps(texts)})
+    file = ("a.png", path.read_bytes())
+    found = client.post("/api/v1/metadata", files={"file": file}).json()
+    assert found["not_restored"] == [
+        "the control depth, which is not among the server's",
+        "the control canny, which has other contents here",
+    ]
+    (restored,) = found["request"]["controls"]
+    assert (restored["name"], restored["type"]) == ("kinds/canny", "depth")
+    # Numbered among the controls of the job, not of the picture.
+    assert [one["field"] for one in found["pictures"]] == ["controls.0.image"]
+    assert [one["name"] for one in found["pictures"]] == ["e.png"]
 
 
 def test_edits_of_a_recorded_source_use_its_controls_again(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.cli.metadata.parsed_metadata import ImageMetadata
+from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.prompt_edits import EditedPrompts
@@ -18,7 +19,7 @@ from t2i.server.jobs.job import JobKind
 RESTORED_FIELDS = {
     *("prompt", "negative_prompt", "model", "num_inference_steps", "guidance_scale", "sampler"),
     *("width", "height", "grammar", "guidance_method", "loras", "embeddings", "image", "mask"),
-    *("strength", "upscale", "edited", "inversion", "regions"),
+    *("strength", "upscale", "edited", "inversion", "regions", "controls"),
 }
 """Fields of a request that jobs can repeat; a picture with any other says so by name."""
 
@@ -28,7 +29,8 @@ class ReproductionJob:
     """Server job rebuilt from the metadata of a picture, which draws the picture again; with the
     pictures to upload for it and what could not be restored.
 
-    pictures : that have to be uploaded for it, (field of the request, file)
+    pictures : that have to be uploaded for it, (field of the request, file); of the first control
+        "controls.0.image" and "controls.0.mask"
     not_restored : what the picture was made with beside that, by name
     """
 
@@ -40,8 +42,8 @@ class ReproductionJob:
 
 @lru_cache(maxsize=64)
 def get_cached_model_digest(folder: Path) -> str:
-    """Return the SHA-256 digest of a model that the server lists, computed once and then cached:
-    the list is made when the server starts.
+    """Return the SHA-256 digest of a model or network that the server lists, computed once and then
+    cached: the list is made when the server starts.
     """
     return compute_model_digest(folder)
 
@@ -98,6 +100,10 @@ def build_reproduction_job(
     job.pictures = [
         (name, file) for name in ("image", "mask") if (file := getattr(request, name)) is not None
     ]
+    values["controls"] = [
+        _describe_control(control, name, number, job)
+        for number, (control, name) in enumerate(_find_listed_controls(request, catalogue, job))
+    ]
     if request.inversion is not None:
         values |= {"method": request.inversion.method, "fit": request.inversion.fit}
     if request.edited is not None:
@@ -123,13 +129,44 @@ def _find_listed(
 
     Of several files of one name that with the recorded contents is taken.
     """
-    stem = Path(file.path).stem
-    found = [name for name in known if Path(name).name == stem]
-    same = [name for name in found if file.sha256 in (None, compute_file_sha256(known[name]))]
+    stem, own_name = Path(file.path).stem, Path(file.path).name  # a folder's has no suffix
+    found = [name for name in known if Path(name).name in (stem, own_name)]
+    same = [name for name in found if file.sha256 in (None, _compute_digest(known[name]))]
     if not same:
         what = "has other contents here" if found else "is not among the server's"
         job.not_restored.append(f"the {noun} {stem}, which {what}")
     return same[0] if same else None
+
+
+def _compute_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder with a network, as metadata records it."""
+    return get_cached_model_digest(path) if path.is_dir() else compute_file_sha256(path)
+
+
+def _find_listed_controls(
+    request: Request, catalogue: Catalogue, job: ReproductionJob
+) -> list[tuple[ControlFilesAndSettings, str]]:
+    """Return the controls of a request whose networks the server lists, with their listed names."""
+    found = [
+        (control, _find_listed(control.model, catalogue.controls, "control", job))
+        for control in request.controls
+    ]
+    return [(control, name) for control, name in found if name is not None]
+
+
+def _describe_control(
+    control: ControlFilesAndSettings, name: str, number: int, job: ReproductionJob
+) -> dict[str, Any]:
+    """Return a control of a job without its uploads, which are added to the job's pictures.
+
+    number : among the controls of the job
+    """
+    job.pictures.append((f"controls.{number}.image", control.picture))
+    if control.mask is not None:
+        job.pictures.append((f"controls.{number}.mask", control.mask))
+    values = {"name": name, "scale": control.scale, "steps": list(control.steps)}
+    values |= {"mode": control.mode, "blocks": list(control.blocks or ()), "type": control.type}
+    return {key: value for key, value in values.items() if value not in (None, [])}
 
 
 def _describe_edit(edited: EditedPrompts, job: ReproductionJob) -> dict[str, Any]:

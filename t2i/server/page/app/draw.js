@@ -82,6 +82,8 @@ export function requestOf(form, seed = form.locked ? form.seed : null) {
   if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
   for (const name of ["loras", "embeddings", "regions"]) if (form[name]?.length) request[name] = form[name];
   for (const name of ["image", "mask"]) if (form[name]?.id) request[name] = form[name].id;
+  const controls = (form.controls ?? []).map(({ image, mask, ...rest }) => ({ ...rest, image: image?.id, ...(mask?.id ? { mask: mask.id } : {}) }));
+  if (controls.length) request.controls = controls;
   if (seed !== null) request.seed = seed;
   return request;
 }
@@ -97,6 +99,11 @@ export async function drawForm(form = state.form) {
     complain(new Error(`Missing ${form[name].name}, from which the picture is drawn: choose it, or take it out of the form.`));
     return null;
   }
+  for (const { name, image, mask } of form.controls ?? []) {
+    if (image?.id && (!mask || mask.id)) continue;
+    complain(new Error(`Missing ${image?.id ? "the mask" : "the hint"} of the control ${name}: choose it, or take the control away.`));
+    return null;
+  }
   const view = await drawJob("generate", requestOf(form));
   if (view && !state.form.locked) setForm({ seed: view.seed });
   return view;
@@ -110,12 +117,16 @@ export async function drawForm(form = state.form) {
 export function formOf(request, { kind = "generate", seed = request.seed ?? null, pictures = [] } = {}) {
   const pick = (name) => request[name] ?? null;
   const generates = kind === "generate";
-  const picture = (field) => {
-    if (!generates) return null;
+  const picture = (field, given = request[field]) => {
     const asked = pictures.find((one) => one.field === field);
     if (asked) return { id: asked.id, name: asked.name };
-    return request[field] ? { id: request[field], name: null } : null;
+    return given ? { id: given, name: null } : null;
   };
+  const controls = (request.controls ?? []).map((control, number) => ({
+    scale: 1, steps: [0, 1], mode: "balanced", ...control,
+    image: picture(`controls.${number}.image`, control.image),
+    mask: picture(`controls.${number}.mask`, control.mask),
+  }));
   return {
     ...state.form,
     prompt: request.prompt ?? request.source_prompt ?? "",
@@ -132,8 +143,9 @@ export function formOf(request, { kind = "generate", seed = request.seed ?? null
     embeddings: request.embeddings ?? [],
     upscale: pick("upscale"),
     regions: generates ? (request.regions ?? []) : [],
-    image: picture("image"),
-    mask: picture("mask"),
+    controls,
+    image: generates ? picture("image") : null,
+    mask: generates ? picture("mask") : null,
     strength: generates ? pick("strength") : null,
     seed,
     locked: seed !== null,

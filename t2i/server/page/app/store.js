@@ -17,6 +17,7 @@ export const EMPTY_FORM = Object.freeze({
   guidance_method: null,
   loras: [],
   embeddings: [],
+  controls: [],
   upscale: null,
   regions: [],
   image: null,
@@ -28,7 +29,8 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: []
 
 /**
  * form: what the next picture is drawn from; image, mask: {id, name} of an upload, the id null while
- *   the picture is still to be brought
+ *   the picture is still to be brought; controls: {name, image, mask, scale, steps, mode}, their
+ *   pictures like those
  * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn
@@ -67,6 +69,21 @@ export function set(patch) {
   for (const { names, action } of listeners) {
     if (names.some((name) => changed.includes(name))) action(state);
   }
+}
+
+const OF_CONTROL = /^controls\.(\d+)\.(image|mask)$/;
+
+/** Return a picture of a form by its field: "image", "mask", "controls.0.image". */
+export function pictureOf(form, field) {
+  const [, number, name] = OF_CONTROL.exec(field) ?? [];
+  return (name ? form.controls[number]?.[name] : form[field]) ?? null;
+}
+
+/** Return the fields of a form in which a picture has been exchanged. */
+export function withPicture(form, field, picture) {
+  const [, number, name] = OF_CONTROL.exec(field) ?? [];
+  if (!name) return { [field]: picture };
+  return { controls: form.controls.map((one, at) => (at === Number(number) ? { ...one, [name]: picture } : one)) };
 }
 
 /** Change fields of the form. */

@@ -31,10 +31,11 @@ const promptOf = (request) => request.source_prompt ?? request.prompt;
 export async function drawRestored({ request, kind, brought }, form) {
   if (kind === "generate") return drawForm(form);
   const prompt = promptOf(request);
-  if (brought.image) {
+  const { image, mask } = brought;
+  if (image) {
     const sampling = Object.fromEntries(Object.entries(requestOf(form)).filter(([name]) => !OF_GENERATE.includes(name)));
     const { method, fit } = request;
-    const photo = await drawJob("invert", { ...sampling, ...brought, prompt, method, fit }, { label: "Inverting your photo", lookInto: (job) => ({ source: job.id, map_steps: true }) });
+    const photo = await drawJob("invert", { ...sampling, image, ...(mask ? { mask } : {}), prompt, method, fit }, { label: "Inverting your photo", lookInto: (job) => ({ source: job.id, map_steps: true }) });
     if (!photo) return null;
   } else if (!(await drawForm({ ...form, prompt }))) return null;
   if (kind !== "edit") return null;

@@ -32,9 +32,10 @@ export function buildPhoto() {
   document.addEventListener("dragleave", (event) => event.relatedTarget === null && stage.classList.remove("dropping"));
   document.addEventListener("drop", (event) => {
     if (!within(event)) return;
+    const taken = event.defaultPrevented; // by a control, as its hint
     event.preventDefault();
     stage.classList.remove("dropping");
-    take(event.dataTransfer.files[0]);
+    if (!taken) take(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));

@@ -6,11 +6,12 @@ import { upload } from "../app/api.js";
 import { find, fill, make } from "../app/dom.js";
 import { keepDropped, readDropped } from "../app/dropped_files.js";
 import { formOf } from "../app/draw.js";
-import { on, set, setForm, state } from "../app/store.js";
+import { on, pictureOf, set, setForm, state, withPicture } from "../app/store.js";
 import { drawRestored } from "../change/redraw.js";
 
 const SHOWN_DIGITS = 10; // of a SHA-256
 const FIELDS = { image: "photo", mask: "mask" };
+const nameOf = (field) => (field.startsWith("controls.") ? (field.endsWith("mask") ? "mask" : "hint") : FIELDS[field]);
 
 let room;
 
@@ -36,7 +37,7 @@ export async function bringPicture(file) {
   }
   const brought = { ...restored.brought, [asked.field]: stored.id };
   set({ restored: { ...restored, brought } });
-  if (state.form[asked.field]) setForm({ [asked.field]: { id: stored.id, name: asked.name } });
+  if (pictureOf(state.form, asked.field)) setForm(withPicture(state.form, asked.field, { id: stored.id, name: asked.name }));
   await keepDropped(restored.id, { ...(await readDropped(restored.id)), brought });
   room.querySelector(".primary")?.focus();
 }
@@ -54,8 +55,8 @@ function build() {
     make("h2", {}, "Restored", make("small", {}, `made with ${restored.tool}`)),
     make("ul", { class: "changes" }, describe(restored).map((line) => make("li", {}, line))),
     wanted.map(({ field, name, sha256 }) => make("p", { class: "needed" },
-      `It was made from the ${FIELDS[field]} ${name}${sha256 ? `, SHA-256 ${short(sha256)}\u2026` : ""}. `,
-      make("button", { type: "button", class: "link", onclick: () => choose.click() }, `Choose the ${FIELDS[field]}`))),
+      `It was made from the ${nameOf(field)} ${name}${sha256 ? `, SHA-256 ${short(sha256)}\u2026` : ""}. `,
+      make("button", { type: "button", class: "link", onclick: () => choose.click() }, `Choose the ${nameOf(field)}`))),
     restored.not_restored.length ? make("div", { class: "lost" }, make("p", {}, "Not restored:"), make("ul", {}, restored.not_restored.map((line) => make("li", {}, line)))) : null,
     choose,
     make("div", { class: "buttons" }, make("button", { type: "button", class: "primary", disabled: wanted.length > 0, onclick: () => drawAgain().catch(complain) }, "Draw it again")),
@@ -70,10 +71,16 @@ function describe({ kind, request }) {
   for (const { words } of request.regions ?? []) lines.push(`${words} in its box`);
   for (const [word, origin] of Object.entries(request.alignment ?? {})) lines.push(origin === null ? `${word} is new` : `${word} from ${origin}`);
   if (request.blend && request.blend !== "none") lines.push(`only where ${request.blend.replaceAll("+", ", ").replace(",", " or ")} is`);
+  for (const { name, scale = 1, steps = [0, 1], mode = "balanced" } of request.controls ?? []) lines.push(controlLine(name, scale, steps, mode));
   if (request.method) lines.push(`inverted by ${request.method}`);
   if (request.strength) lines.push(`drawn anew to ${Math.round(100 * request.strength)} %`);
   if (request.upscale) lines.push(`enlarged ${request.upscale.split(":")[0]} times`);
   return lines;
+}
+
+function controlLine(name, scale, [first, end], mode) {
+  const window = first > 0 || end < 1 ? `, ${Math.round(100 * first)} to ${Math.round(100 * end)} % of the steps` : "";
+  return `control ${name} at ${scale}${window}${mode === "balanced" ? "" : `, mode ${mode}`}`;
 }
 
 /** Draw the picture as it was drawn, whatever the form says meanwhile. */

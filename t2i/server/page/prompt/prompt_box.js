@@ -7,6 +7,7 @@ import { stop } from "../app/draw.js";
 import { on, setForm, state } from "../app/store.js";
 import { drawOnScreen } from "../change/redraw.js";
 import { buildAlso } from "./also.js";
+import { buildControls } from "./controls.js";
 import { buildMore } from "./more.js";
 import { weighSelection } from "./weights.js";
 
@@ -37,6 +38,7 @@ export function buildPrompt() {
     counter,
     buildAlso(),
     make("div", { class: "buttons" }, button, seedLine()),
+    buildControls(),
     buildMore(),
   );
   form.addEventListener("submit", (event) => {
