@@ -114,6 +114,43 @@ def test_each_changes_the_picture_and_is_made_again_byte_for_byte(
     assert drawn(again).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [ATTACHED["image prompt"], ("--ip-adapter", "beside/eyes:beside/teal.png:scale=0.9")],
+    ids=["alone", "with its picture"],
+)
+def test_a_recorded_ip_adapter_is_taken_away_by_none(
+    draw: Cli, cli: Cli, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    plain, path = drawn(draw()), drawn(draw(*arguments))
+    (tmp_path / "kept").mkdir()
+    kept = shutil.copy(path, tmp_path / "kept" / "kept.png")
+    Path("beside").unlink()  # its files need not be there
+    free = drawn(cli("generate", "--from", kept, "--ip-adapter", "none", "--out", "free"))
+    assert pixels(free).tobytes() == pixels(plain).tobytes()
+    record = json.loads(text_of(free)["t2i"])["request"]
+    names = ("ip_adapter", "image_prompt", "image_prompts")
+    assert not any(record.get(name) for name in names)
+    Image.new("RGB", (8, 8)).save("a.png")
+    options = ("--ip-adapter", "none", "--image-prompt", "a.png")
+    with_picture = cli("generate", "--from", kept, *options)
+    assert with_picture.code == 2
+    assert "--image-prompt" in with_picture.err
+
+
+def test_a_line_of_a_prompts_file_takes_the_adapter_of_all_away(
+    draw: Cli, cli: Cli, model: Path
+) -> None:
+    lines = [{"prompt": f"{PROMPT} <sun>"}, {"prompt": f"{PROMPT} <sun>", "ip_adapter": "none"}]
+    Path("lines.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    options = ["--model", model, "--steps", "4", "--seed", "7", *ATTACHED["image prompt"]]
+    done = cli("generate", "--prompts", "lines.jsonl", *options, "--out", "bulk")
+    assert done.code == 0, done.err
+    both = [pixels(path).tobytes() for path in sorted(Path("bulk").glob("*.png"))]
+    assert both[1] == pixels(drawn(draw("--seed", "8"))).tobytes()
+    assert both[0] == pixels(drawn(draw(*ATTACHED["image prompt"]))).tobytes()
+
+
 TWO_ADAPTERS = ("beside/eyes:beside/teal.png:scale=0.9,mask=beside/half.png",)
 TWO_ADAPTERS += ("beside/eyes:beside/noise.png:scale=0.5",)
 

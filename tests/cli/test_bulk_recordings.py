@@ -99,6 +99,16 @@ def test_a_line_records_its_target_which_is_edited_further(
     assert Path("out/both-1").is_dir()
 
 
+def test_a_line_in_a_style_records_its_target_for_the_next_one(bulk: Cli, cli: Cli) -> None:
+    line = {"prompt": DOG, "source": CAT, "image": "photo.png", "invert": "direct"}
+    done = bulk(line | {"style": 2, "record": "drawn"}, line | {"record": "plain"})
+    assert done.code == 0, Path("out/index.jsonl").read_text()
+    further = cli("edit", "--source", "out/drawn", "a blue dog", "--style", "2", "--out", "a.png")
+    assert further.code == 0, further.err
+    refused = cli("edit", "--source", "out/plain", "a blue dog", "--style", "2")
+    assert "was not for this source" in refused.err
+
+
 def test_a_recording_is_never_replaced(bulk: Cli, recording: str) -> None:
     line = {"prompt": DOG, "source_folder": recording, "record": "dog"}
     Path("out/dog").mkdir(parents=True)

@@ -94,6 +94,27 @@ def test_a_target_has_the_style_of_a_photo_also_of_one_recorded_for_it(
     assert "record a photo with `t2i invert --for-style`" in refused.err
 
 
+def test_an_edit_is_recorded_for_the_style_where_its_source_was(
+    edit: Cli, cli: Cli, model: Path, photo: Path
+) -> None:
+    options = ("--model", model, "--steps", "3", "--seed", "7", "--invert", "direct")
+    for name, more in (("kept", ["--for-style"]), ("plain", [])):
+        cli("invert", photo, SOURCE, *options, *more, "--out", name)
+        done = cli("edit", "--source", name, TARGET, "--record", f"{name}-edited")
+        assert done.code == 0, done.err
+    styled = cli("edit", "--source", "kept-edited", "a blue dog", "--style", "2", "--out", "k.png")
+    assert styled.code == 0, styled.err
+    assert request_of("k-target.png")["edited"]["edits"][0]["edit"] == "style-aligned"
+    refused = cli("edit", "--source", "plain-edited", "a blue dog", "--style", "2")
+    assert refused.code == 2
+    assert "was not for this source" in refused.err
+    # An edit that draws in a style is recorded for the next one.
+    done = edit(SOURCE, TARGET, "--invert", "direct", "--style", "2", "--record", "drawn")
+    assert done.code == 0, done.err
+    next_one = cli("edit", "--source", "drawn", "a blue dog", "--style", "2", "--out", "n.png")
+    assert next_one.code == 0, next_one.err
+
+
 def test_the_metadata_have_the_photo_s_digest_the_method_and_its_error(edit: Cli, cli: Cli) -> None:
     edit(SOURCE, TARGET, "--invert", "direct", "--out", "e.png")
     request = request_of("e-target.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from t2i.cli.request.files_with_settings import NamedFilesMixin, OptionSyntax
-from t2i.cli.request.input_files import MAX_SCALE, InputFile
+from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -64,10 +64,13 @@ def parse_ip_adapters(
     texts: Sequence[str],
 ) -> tuple[InputFile | None, tuple[ImagePromptFiles, ...] | None]:
     """Parse the values of --ip-adapter: return the adapter that stands alone, which reads
-    --image-prompt, and those with a picture of their own; None where there is none.
+    --image-prompt, and those with a picture of their own; None where there is none. "none" alone
+    gives no image prompts, (), which takes those of a request away.
 
     Raises ArgumentError, also for two that stand alone.
     """
+    if list(texts) == [NO_FILES_VALUE]:
+        return None, ()
     alone = [text for text in texts if ":" not in text or Path(text).exists()]
     if len(alone) > 1:
         raise ArgumentError(

@@ -67,7 +67,8 @@ IPAdapter = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ADAPTER[:PICTURE[:scale=..,mask=..]]",
-        help="An IP-Adapter and its picture; may be repeated. Alone it reads --image-prompt.",
+        help="An IP-Adapter and its picture; may be repeated. Alone it reads --image-prompt; "
+        "none, with --from, takes the recorded ones away.",
     ),
 ]
 Region = Annotated[

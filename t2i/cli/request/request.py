@@ -185,7 +185,11 @@ class RequestOverrides:
     def apply_to(self, request: Request) -> Request:
         """Return a copy of a generation request with the overriding values in place of its own,
         where they are given.
+
+        No image prompts, (), take the IP-Adapter that stands alone away, too.
         """
+        if self.image_prompts == ():
+            request = replace(request, ip_adapter=None, image_prompt=None)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             request, **{name: value for name, value in values.items() if value is not None}
