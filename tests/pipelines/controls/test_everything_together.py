@@ -14,10 +14,13 @@ from t2i.attention import Replace, SelfReplace, WeightWords, attend
 from t2i.attention.site import Sites
 from t2i.controls.control import Control
 from t2i.controls.control_facts import control_to_dict
+from tests.attention.test_image_prompt_keys import load, ordinary, plus
 from tests.pipelines.controls.networks import hint, tiny_controlnet
-from tests.pipelines.test_adapters import adapter_for, lora_of
-from tests.tiny import tiny_sd_components
+from tests.pipelines.test_adapters import lora_of
+from tests.tiny import WINDOW, tiny_sd_components
 
+IP_ADAPTERS = [ordinary(1), plus(WINDOW)]
+"""One has as many keys as the text, and encodes its image by attention."""
 SOURCE, TARGET = "a red cat", "a red dog"
 
 
@@ -84,7 +87,7 @@ def piecewise(model):
 
 def draw_together(pipe, controls, *edits, probes=()):
     """Latents of a source and its edit, and the maps of probes at these sites."""
-    embeds = [torch.randn(2, 1, 24, generator=torch.Generator().manual_seed(1)).to(pipe.unet.dtype)]
+    embeds = [given.to(pipe.unet.dtype) for _, given in IP_ADAPTERS]
     call = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}
     noise = [torch.Generator().manual_seed(2) for _ in range(2)]
     with attend(pipe) as attn:
@@ -101,15 +104,15 @@ def draw_together(pipe, controls, *edits, probes=()):
     return latents, [one["cat"] for one in maps]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("offloaded", [as_it_is, whole, piecewise])
 def test_probes_leave_everything_together_as_it_is(offloaded, dtype):
     pipe = TextToImagePipeline(**tiny_sd_components())
     pipe.set_progress_bar_config(disable=True)
     plain_net, lora_net = tiny_controlnet(pipe.unet, 5), with_lora(tiny_controlnet(pipe.unet, 6))
     pipe.load_lora_weights({f"unet.{name}": one for name, one in lora_of(pipe.unet, 1).items()})
-    pipe.unet._load_ip_adapter_weights([adapter_for(pipe.unet)])
-    pipe.set_ip_adapter_scale(0.5)
+    load(pipe, *IP_ADAPTERS)
+    pipe.set_ip_adapter_scale([0.5, 0.3])
     models = (pipe.unet, plain_net, lora_net)
     for model in (*models, pipe.text_encoder):
         model.to(dtype)
@@ -147,9 +150,10 @@ def test_probes_leave_everything_together_as_it_is(offloaded, dtype):
         for edit in edits:
             rest = [one for one in edits if one is not edit]
             assert not torch.equal(draw_together(pipe, controls, *rest)[0], plain)
-        pipe.set_ip_adapter_scale(0.0)
-        assert not torch.equal(draw_together(pipe, controls, *edits)[0], plain)
-        pipe.set_ip_adapter_scale(0.5)
+        for scales in ([0.0, 0.3], [0.5, 0.0]):
+            pipe.set_ip_adapter_scale(scales)
+            assert not torch.equal(draw_together(pipe, controls, *edits)[0], plain)
+        pipe.set_ip_adapter_scale([0.5, 0.3])
         for model in (pipe.unet, lora_net):
             model.disable_adapters()
             assert not torch.equal(draw_together(pipe, controls, *edits)[0], plain)
