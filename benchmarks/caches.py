@@ -29,7 +29,7 @@ GUIDANCE = 5.0
 PLAIN, AGAIN = "plain", "plain again"
 CHOSEN = (
     *("deep:every=2", "deep:every=3", "deep:every=3,schedule=power", "deep:every=5"),
-    "deep:every=3,branch=1",
+    *("deep:every=3,branch=1", "cross:after=0.4", "cross:after=0.4+cfg:stop=0.4"),
 )
 
 

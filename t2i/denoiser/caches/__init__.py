@@ -2,6 +2,7 @@
 
 from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.caches.deep_blocks import DeepBlocks
+from t2i.denoiser.caches.gated_cross_attention import GatedCrossAttention
 from t2i.denoiser.caches.registry import parse_cache
 
-__all__ = ["Cache", "DeepBlocks", "parse_cache"]
+__all__ = ["Cache", "DeepBlocks", "GatedCrossAttention", "parse_cache"]

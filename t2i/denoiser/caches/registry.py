@@ -8,6 +8,7 @@ from t2i.attention.edits.serialisation import build_dataclass, fields_to_dict, s
 from t2i.conditioning.guidance_registry import parse_named_arguments
 from t2i.denoiser.caches.cache import Cache
 from t2i.denoiser.caches.deep_blocks import DeepBlocks
+from t2i.denoiser.caches.gated_cross_attention import GatedCrossAttention
 from t2i.errors import ArgumentError, suggest_choice
 
 
@@ -94,5 +95,6 @@ def _field_defaults(kind: type[Any]) -> dict[str, Any]:
 
 CACHES: dict[str, type[Any]] = {
     "deep": DeepBlocks,
+    "cross": GatedCrossAttention,
 }
 """Name in files and on the command line -> cache class; those of whole blocks come first."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2i.denoiser.caches import DeepBlocks, parse_cache
+from t2i.denoiser.caches import DeepBlocks, GatedCrossAttention, parse_cache
 from t2i.denoiser.caches.registry import CACHES, caches_from_list, caches_to_list, format_cache
 from t2i.errors import ArgumentError
 
@@ -12,6 +12,9 @@ EVERY = {
     "deep": DeepBlocks(),
     "deep:every=2,branch=1": DeepBlocks(every=2, branch=1),
     "deep:schedule=power,centre=0.2": DeepBlocks(schedule="power", centre=0.2),
+    "cross": GatedCrossAttention(),
+    "cross:after=10": GatedCrossAttention(after=10),
+    "cross:after=0.25": GatedCrossAttention(after=0.25),
     "deep:full=0/2/5": DeepBlocks(full=(0, 2, 5)),
 }
 
@@ -41,6 +44,7 @@ def test_the_text_of_a_cache_is_as_short_as_it_can_be():
         ("deep:every", "Got 'every' in 'deep:every', expected name=value"),
         ("deep:every=x", "Got every='x' in 'deep:every=x', expected a whole number"),
         ("deep:every=2,every=3", "Got 'every' twice"),
+        ("cross:after=ten", "Got after='ten' in 'cross:after=ten', expected a number: 10 or 0.4"),
         ("deep:full=0-3", "expected numbers such as 0/3/6"),
         ("deep:full=1/3", "skips the first pass of the run"),
     ],
