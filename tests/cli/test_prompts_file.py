@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2i.cli.bulk.bulk_folder import digest_prompt_lines
+from t2i.cli.bulk.prompt_line import PromptLine
 from t2i.cli.bulk.prompts_file import MAX_LINE_BYTES, MAX_NAMED_LINES, read_prompts_file
-from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import RequestOverrides
 from t2i.errors import ArgumentError, DataError
 from tests.sweeps import sweep

@@ -18,6 +18,7 @@ import typer
 from t2i.cli.bulk.bulk_folder import STATE_FILE, BulkFolder, BulkRunArguments, PendingJobs
 from t2i.cli.bulk.index import INDEX_FILE, FinishedJobCounter, IndexPartWriter, merge_index_parts
 from t2i.cli.bulk.jobs import Job
+from t2i.cli.bulk.prompt_line import PromptLine
 from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.generation.retried_image import (
     check_can_retry,
@@ -29,7 +30,6 @@ from t2i.cli.processes import distributed_process_group, run_in_main_and_broadca
 from t2i.cli.prompt_checks.caption_vocabulary import read_caption_vocabulary
 from t2i.cli.prompt_checks.prompt_checks import find_prompts_file_warnings
 from t2i.cli.request.digests import compute_model_digest
-from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.stopping import InterruptingStopHandler, SignalInterrupt
 from t2i.errors import ArgumentError, DataError, ModelError, OutputError
 from t2i.library_messages import quieting_libraries

@@ -13,6 +13,7 @@ from typing import Any
 from t2i.atomic_files import write_atomically
 from t2i.cli.bulk.index import INDEX_FILE, INDEX_PART_PATTERN, merge_index_parts
 from t2i.cli.bulk.jobs import Job, build_jobs
+from t2i.cli.bulk.prompt_line import PromptLine
 from t2i.cli.inspected_words import Retry
 from t2i.cli.metadata.writing import RECORDED_LIBRARIES, read_library_versions
 from t2i.cli.request.digests import compute_model_digest, compute_recording_digest
@@ -23,7 +24,6 @@ from t2i.cli.request.file_checks import (
     FileDigests,
     iter_request_files,
 )
-from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request, choose_seed, read_model_defaults
 from t2i.errors import ArgumentError, DataError, OutputError
 from t2i.run_folder import LOCK_FILE

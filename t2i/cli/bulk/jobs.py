@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2i.cli.bulk.prompt_line import PromptLine
 from t2i.cli.inspected_words import (
     ANIMATION_ENDING,
     SEGMENT_ENDING,
@@ -13,7 +14,6 @@ from t2i.cli.inspected_words import (
 )
 from t2i.cli.output_files.file_names import slugify
 from t2i.cli.request.edit_options import PromptLineEdit, PromptLineRecordedPhoto
-from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, DataError
 

@@ -3,10 +3,13 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from t2i.cli.bulk.prompt_line import InvalidPromptLineError, PromptLine, parse_prompt_line
+from t2i.cli.bulk.prompt_line_schema import PROMPT_LINE_KEYS
 from t2i.cli.request.digests import compute_recording_digest
 from t2i.cli.request.file_checks import (
     check_file_combinations,
@@ -15,16 +18,11 @@ from t2i.cli.request.file_checks import (
 )
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.options import check_no_composed_prompts
-from t2i.cli.request.prompt_line import (
-    PROMPT_LINE_KEYS,
-    InvalidPromptLineError,
-    PromptLine,
-    parse_prompt_line,
-)
 from t2i.cli.request.prompt_loras import (
     DEFAULT_LORA_FOLDER,
+    build_lora_finder,
     check_no_lora_tags,
-    extract_loras_and_list_broken_lines,
+    set_prompt_and_extract_loras,
 )
 from t2i.cli.request.request import Request
 from t2i.cli.request.sampler_names import (
@@ -76,7 +74,7 @@ def read_prompts_file(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
     if options is not None:
-        lines, unspoken = extract_loras_and_list_broken_lines(lines, options, lora_dir)
+        lines, unspoken = _extract_loras_and_list_broken_lines(lines, options, lora_dir)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
     if broken:
         raise DataError(_format_invalid_lines(path, broken))
@@ -297,3 +295,30 @@ PARSERS: dict[str, Callable[[NumberedLines], NumberedRows]] = {
     ".csv": parse_csv_rows,
 }
 """Suffix of a prompts file -> parser of its lines."""
+
+
+def _extract_loras_and_list_broken_lines(
+    lines: Sequence[PromptLine], options: Request, folder: Path
+) -> tuple[list[PromptLine], list[tuple[int, str]]]:
+    """Turn the LoRA tags in the prompts of a prompts file's lines into LoRAs of the lines.
+
+    Returns the lines, and number and reason of those that cannot be used.
+    """
+    valid: list[PromptLine] = []
+    broken: list[tuple[int, str]] = []
+    for line in lines:
+        if line.recording is not None:  # which has its own: tags are refused later
+            valid.append(line)
+            continue
+        try:
+            request = set_prompt_and_extract_loras(
+                line.overrides.apply_to(options), line.prompt, build_lora_finder(folder)
+            )
+        except T2IError as error:
+            broken.append((line.number, str(error)))
+            continue
+        if request.prompt != line.prompt:
+            overrides = replace(line.overrides, loras=request.loras)
+            line = replace(line, prompt=request.prompt, overrides=overrides)
+        valid.append(line)
+    return valid, broken

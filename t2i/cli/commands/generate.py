@@ -14,8 +14,8 @@ from t2i.cli.request.edit_options import parse_region
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 if TYPE_CHECKING:
+    from t2i.cli.bulk.prompt_line import PromptLine
     from t2i.cli.metadata.reading import ImageMetadata
-    from t2i.cli.request.prompt_line import PromptLine
     from t2i.cli.request.request import Request, RequestOverrides
 
 PromptArgument = Annotated[

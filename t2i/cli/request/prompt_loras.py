@@ -9,9 +9,8 @@ from os.path import expanduser
 from pathlib import Path
 
 from t2i.cli.request.input_files import InputFileWithScale
-from t2i.cli.request.prompt_line import PromptLine
 from t2i.cli.request.request import Request
-from t2i.errors import ArgumentError, T2IError
+from t2i.errors import ArgumentError
 
 DEFAULT_LORA_FOLDER = Path("loras")
 """Default folder of LoRAs."""
@@ -45,33 +44,6 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, find: LoraFinder
     _check_network_tags("the prompt", text)
     _check_network_tags("the negative prompt", request.negative_prompt)
     return replace(request, prompt=text, loras=(*request.loras, *found))
-
-
-def extract_loras_and_list_broken_lines(
-    lines: Sequence[PromptLine], options: Request, folder: Path
-) -> tuple[list[PromptLine], list[tuple[int, str]]]:
-    """Turn the LoRA tags in the prompts of a prompts file's lines into LoRAs of the lines.
-
-    Returns the lines, and number and reason of those that cannot be used.
-    """
-    valid: list[PromptLine] = []
-    broken: list[tuple[int, str]] = []
-    for line in lines:
-        if line.recording is not None:  # which has its own: tags are refused later
-            valid.append(line)
-            continue
-        try:
-            request = set_prompt_and_extract_loras(
-                line.overrides.apply_to(options), line.prompt, build_lora_finder(folder)
-            )
-        except T2IError as error:
-            broken.append((line.number, str(error)))
-            continue
-        if request.prompt != line.prompt:
-            overrides = replace(line.overrides, loras=request.loras)
-            line = replace(line, prompt=request.prompt, overrides=overrides)
-        valid.append(line)
-    return valid, broken
 
 
 def _check_network_tags(name: str, text: str) -> None:
