@@ -4,10 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from train.batches.batch_order import BatchOrder, ProcessShare
+from train.batches.micro_batch import MicroBatch, iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
 from train.config.run_config import RunConfig
+from train.data.registry import build_dataset
+from train.setup.assembly import assemble_target
+from train.targets.target import TrainingTarget
 
 SHAPES = ((32, 32), (32, 32), (48, 24), (24, 48), (40, 40), (50, 24))
 """Width and height of each picture; with `size = 32` and steps of 8 that is four buckets."""
@@ -83,3 +89,24 @@ def finetune_toml(folder: Path, base: Path, *parts: str) -> Path:
 
 def finetune_run(folder: Path, base: Path, parts: tuple[str, ...], *overrides: str) -> RunConfig:
     return load_run_config(finetune_toml(folder, base, *parts), overrides)
+
+
+def target_of(config: RunConfig, rows: int = 2) -> tuple[TrainingTarget, MicroBatch]:
+    """The target of a run in training mode, and its first batch."""
+    data = build_dataset(config.data)
+    batch = next(
+        iterate_micro_batches_of_steps(
+            data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
+        )
+    )
+    target: TrainingTarget = assemble_target(config)[0].train()
+    return target, batch
+
+
+def moved(target: TrainingTarget, seed: int = 2) -> TrainingTarget:
+    """What is trained, somewhere else."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, weight in sorted(target.collect_trained_parameters_by_name().items()):
+            weight += 0.05 * torch.randn(weight.shape, generator=generator)
+    return target

@@ -8,12 +8,9 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 
 from t2i.errors import ArgumentError
-from tests.train.finetunes import finetune_toml
+from tests.train.finetunes import finetune_toml, moved, target_of
 from tests.train.runs import assert_equal_bit_for_bit, train_only
-from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
-from train.data.registry import build_dataset
 from train.loop import run_training
 from train.objective.consistency import ConsistencyConfig, ConsistencyDistillation
 from train.objective.objective import NoiseLevel, Objective, ObjectiveConfig
@@ -36,25 +33,6 @@ def normal(*shape, seed):
 
 def distilling(tmp_path, base, *settings, parts=("lora",)):
     return load_run_config(finetune_toml(tmp_path, base, *parts), (STEPS, *STILL, *settings))
-
-
-def target_of(config, rows=2):
-    data = build_dataset(config.data)
-    batch = next(
-        iterate_micro_batches_of_steps(
-            data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
-        )
-    )
-    return assemble_target(config)[0].train(), batch
-
-
-def moved(target, seed=2):
-    """What is trained, somewhere else."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, weight in sorted(target.collect_trained_parameters_by_name().items()):
-            weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    return target
 
 
 # The formulas

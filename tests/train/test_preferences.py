@@ -12,15 +12,11 @@ import torch
 from PIL import Image
 
 from t2i.errors import ArgumentError, DataError, TrainingError
-from tests.train.finetunes import finetune_toml
+from tests.train.finetunes import finetune_toml, moved, target_of
 from tests.train.runs import train_only
-from train.batches.batch_order import BatchOrder, ProcessShare
-from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.config.load_config import load_run_config
-from train.data.registry import build_dataset
 from train.loop import run_training
 from train.objective.preferences import compute_preference_loss
-from train.setup.assembly import assemble_target
 from train.targets.reference_model import ReferenceModel
 
 BETA = "target.preference_beta=50"
@@ -49,25 +45,6 @@ def preferring(tmp_path, base, *settings, parts=("lora",), folder=None):
     subset = f'subsets = [{{folder = "{folder / "win"}", losers = "{folder / "lose"}"}}]'
     path.write_text(re.sub("folder = .*", subset, path.read_text(), count=1))
     return load_run_config(path, (*STILL, *settings))
-
-
-def target_of(config, rows=2):
-    data = build_dataset(config.data)
-    batch = next(
-        iterate_micro_batches_of_steps(
-            data, BatchOrder(data.group_indices_by_shape(), rows, 1), ProcessShare(), range(1)
-        )
-    )
-    return assemble_target(config)[0].train(), batch
-
-
-def moved(target, seed=2):
-    """What is trained, somewhere else."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, weight in sorted(target.collect_trained_parameters_by_name().items()):
-            weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    return target
 
 
 # The formula
