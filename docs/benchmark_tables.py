@@ -23,7 +23,7 @@ from t2i.evaluate.report.markdown import describe_result_origin, render_table
 PAGE = REPO / "docs" / "benchmark.md"
 RESULT = REPO / "benchmarks" / "results" / "evaluation-embedded.json"
 TABLE = re.compile(r"^\*\*(?P<title>[^*\n]+)\*\*\n\n(?:\|.*\n)+", re.MULTILINE)
-ORIGIN = re.compile(r"^Made by `t2i evaluate embedded`.*?cores\.", re.MULTILINE)
+ORIGIN = re.compile(r"^Made by `t2i evaluate embedded`.*?(?=\. The whole result is )", re.MULTILINE)
 
 
 def with_tables(page: str, result: Mapping[str, Any]) -> str:
@@ -38,7 +38,9 @@ def with_tables(page: str, result: Mapping[str, Any]) -> str:
             raise SystemExit(f"The result has no table {match['title']!r}; it has: {[*tables]}")
         return render_table(tables[match["title"]]) + "\n"
 
-    page = ORIGIN.sub(lambda _: f"Made by {describe_result_origin(result)}.", page)
+    page, found = ORIGIN.subn(lambda _: f"Made by {describe_result_origin(result)}", page)
+    if found != 1:
+        raise SystemExit(f"Found {found} lines that say how the result was made, expected 1.")
     return TABLE.sub(replaced, page)
 
 

@@ -437,10 +437,11 @@ def test_a_denoiser_that_keeps_features_is_refused(pipes):
         pipe.transformer.disable_cache()
 
 
-def test_memory_of_joint_concepts_counts_in_the_budget(pipes):
+@pytest.mark.parametrize("steps", [None, (0.0, 0.5), (0.5, 1.0)], ids=str)
+def test_memory_of_joint_concepts_counts_in_the_budget(pipes, steps):
     def run():
         with attend(pipes["flux"], [PROMPT], budget=12_000) as attn:
-            attn.probe(Concept("dog"), convention="mean")
+            attn.probe(Concept("dog"), convention="mean", steps=steps)
             draw(pipes["flux"], [PROMPT])
 
     with pytest.raises(AttentionError, match=r"The probes would keep .* and the budget is"):

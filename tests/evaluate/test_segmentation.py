@@ -18,6 +18,7 @@ from t2i.evaluate.segmentation.part import (
     SegmentationConfig,
     SegmentationPart,
     build_prompt,
+    find_word_ranges,
     to_class_numbers,
 )
 from t2i.evaluate.segmentation.records import compute_iou_by_class, measure_overlap
@@ -145,6 +146,14 @@ def test_words_become_the_numbers_of_their_classes() -> None:
     labels_HW = torch.tensor([[-1, 0], [1, -1]])
     assert to_class_numbers(labels_HW, [CAT, DOG]).tolist() == [[0, CAT], [DOG, 0]]
     assert build_prompt(["dog", "aeroplane"]) == "a photo of a dog and an aeroplane"
+
+
+def test_a_class_within_another_s_name_is_found_where_it_stands_alone() -> None:
+    for words in (["dog", "hot dog"], ["hot dog", "dog"], ["bear", "teddy bear"]):
+        prompt = build_prompt(words)
+        ranges = find_word_ranges(prompt, words)
+        assert [prompt[slice(*one)] for one in ranges] == words
+        assert ranges[0][1] < ranges[1][0]
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])

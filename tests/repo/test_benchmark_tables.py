@@ -6,6 +6,9 @@ import pytest
 
 from docs.benchmark_tables import PAGE, RESULT, TABLE, with_tables
 
+RESULT_WITHOUT_TABLES = json.loads(RESULT.read_text("utf-8")) | {"chapters": {}}
+ORIGIN_LINE = "Made by `t2i evaluate embedded` on a day, 2 cores. The whole result is there.\n\n"
+
 
 def test_the_page_has_the_tables_of_the_kept_result() -> None:
     """After a new evaluation: make docs-tables."""
@@ -23,4 +26,14 @@ def test_a_figure_that_was_changed_by_hand_is_replaced() -> None:
 
 def test_a_table_that_the_result_has_not_is_named() -> None:
     with pytest.raises(SystemExit, match="The result has no table 'Of nothing'"):
-        with_tables("**Of nothing**\n\n| |\n| --- |\n", {"chapters": {}})
+        with_tables(f"{ORIGIN_LINE}**Of nothing**\n\n| |\n| --- |\n", RESULT_WITHOUT_TABLES)
+
+
+def test_the_origin_is_that_of_the_result_also_on_a_gpu() -> None:
+    result = RESULT_WITHOUT_TABLES | {"machine": RESULT_WITHOUT_TABLES["machine"] | {"gpu": "H200"}}
+    assert "diffusers 0.42.1, H200. The whole result is" in with_tables(ORIGIN_LINE, result)
+
+
+def test_a_page_without_an_origin_is_refused() -> None:
+    with pytest.raises(SystemExit, match="Found 0 lines that say how the result was made"):
+        with_tables("", RESULT_WITHOUT_TABLES)

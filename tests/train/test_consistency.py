@@ -1,18 +1,21 @@
 """A fine-tune that jumps over the steps of its base model's sampler (consistency distillation)."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
+from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from tests.train.finetunes import finetune_toml, moved, target_of
 from tests.train.runs import assert_equal_bit_for_bit, train_only
 from train.config.load_config import load_run_config
 from train.loop import run_training
-from train.objective.consistency import ConsistencyConfig, ConsistencyDistillation
+from train.objective.consistency import ConsistencyDistillation
 from train.objective.objective import NoiseLevel, Objective, ObjectiveConfig
 from train.setup.assembly import assemble_target
 
@@ -192,6 +195,48 @@ def test_the_loss_is_that_of_two_models_side_by_side(tmp_path, base, parts):
             torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("zeros", [True, False])
+def test_sdxl_s_base_model_is_guided_as_its_pipeline_guides(tmp_path, base_xl, zeros):
+    """Away from zeros where the folder does not force them for the empty prompt."""
+    folder = tmp_path / "xl"
+    copytree(base_xl, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["force_zeros_for_empty_prompt"] = zeros
+    (folder / "model_index.json").write_text(json.dumps(index))
+    target, batch = target_of(distilling(tmp_path, folder))
+    seen = []
+    own = target.predict
+    target.predict = lambda noisy, time, told: seen.append(told) or own(noisy, time, told)
+    target(batch)
+    _student, cond, uncond, _teacher = seen
+    assert cond.text_BTD.abs().max() > 0
+    assert bool(uncond.text_BTD.abs().max() == 0) is zeros
+    assert bool(uncond.extra["text_embeds"].abs().max() == 0) is zeros
+    assert torch.equal(uncond.extra["time_ids"], cond.extra["time_ids"])
+
+
+def test_a_unet_that_reads_the_guidance_scale_is_its_own_guided_base(tmp_path, base):
+    folder = tmp_path / "guided"
+    copytree(base, folder)
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    guided = UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": 8})
+    guided.load_state_dict(unet.state_dict(), strict=False)
+    guided.save_pretrained(folder / "unet")
+    config = distilling(tmp_path, folder, "target.consistency_guidance=[2.0, 6.0]")
+    target, batch = target_of(config)
+    seen = []
+    own = target.predict
+    target.predict = lambda noisy, time, told: seen.append(told) or own(noisy, time, told)
+    target(batch)
+    scales = config.target.sample_guidance_scales(config.seed, batch.step, batch.slots)
+    _student, _cond, _teacher = seen  # no unconditional pass
+    for told in seen:
+        for row, scale in enumerate(scales.tolist()):
+            alone = sd.embed_guidance_scale(scale, 8, told.text_BTD[:1])
+            torch.testing.assert_close(told.extra["guidance_embedding"][row], alone[0])
+    assert not torch.equal(*seen[0].extra["guidance_embedding"])
+
+
 def test_a_learned_row_weighs_as_its_loss_mask_says(tmp_path, base):
     target, batch = target_of(distilling(tmp_path, base))
     moved(target)
@@ -257,6 +302,9 @@ def test_it_resumes_bit_for_bit(tmp_path, base):
         ("target.preference_beta=50", "set one of the two to 0"),
         ("target.attention_weight=0.1", "set one of the two to 0"),
         ("train.compile=true", "target.consistency_steps takes what is trained out"),
+        ("objective.density=logit_normal", "objective.density = 'logit_normal' with"),
+        ("objective.weight=min_snr", "objective.weight = 'min_snr' with"),
+        ('samples.prompts=["a cat"]', "set samples.steps, as to 4, and samples.guidance_scale"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path, base, setting, message):
@@ -264,7 +312,15 @@ def test_what_cannot_be_is_refused_in_words(tmp_path, base, setting, message):
         distilling(tmp_path, base, setting)
 
 
+def test_sheets_have_no_more_steps_than_are_learned(tmp_path, base):
+    sheet = ('samples.prompts=["a cat"]', "samples.guidance_scale=1.0")
+    learned = distilling(tmp_path, base, *sheet, "samples.steps=4")
+    assert learned.samples.steps == 4
+    with pytest.raises(ArgumentError, match="no more steps than are learned"):
+        distilling(tmp_path, base, *sheet, "samples.steps=51")
+
+
 def test_a_flow_model_is_refused():
     flow = Objective(ObjectiveConfig(prediction="flow"))
     with pytest.raises(ArgumentError, match="trained by flow matching"):
-        ConsistencyConfig(consistency_steps=50).build_distillation(flow)
+        ConsistencyDistillation(flow, 50)

@@ -11,9 +11,9 @@ from tests.train.runs import assert_goes_on_bit_for_bit, tiny_run
 from train.batches.batch_order import BatchOrder, ProcessShare
 from train.batches.micro_batch import iterate_micro_batches_of_steps
 from train.loop import run_training
+from train.objective.mid_block_position_loss import MidBlockPositionLoss, build_row_column_grid
 from train.setup.assembly import assemble_target
 from train.targets.denoiser import ScratchDenoiserTarget
-from train.targets.mid_block_position_loss import MidBlockPositionLoss, build_row_column_grid
 
 WEIGHT = "target.place_weight=0.5"
 

@@ -141,6 +141,12 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _draw_few_steps_where_they_are_learned(self) -> "RunConfig":
+        if isinstance(self.target, FineTuneTargetConfig) and self.target.consistency_steps:
+            check_consistency_settings(self.target, self.objective, self.samples)
+        return self
+
+    @model_validator(mode="after")
     def _read_attention_where_it_can_be(self) -> "RunConfig":
         if not getattr(self.target, "attention_weight", 0.0):
             return self
@@ -201,4 +207,31 @@ def check_control_hints_fit_target(
     if samples.hints and not wanted:
         raise ValueError(
             f"samples.hints is set, and target.kind = {target.kind!r} reads none: leave them out."
+        )
+
+
+def check_consistency_settings(
+    target: FineTuneTargetConfig, objective: ObjectiveConfig, samples: SamplesConfig
+) -> None:
+    """Raise ValueError for settings that consistency distillation does not use, and for sample
+    sheets that would be drawn as those of other fine-tunes.
+    """
+    for key, unused in (("density", "uniform"), ("weight", "none")):
+        if getattr(objective, key) != unused:
+            raise ValueError(
+                f"objective.{key} = {getattr(objective, key)!r} with target.consistency_steps, "
+                "which learns the steps of a sampler, each alike: leave it out."
+            )
+    if not samples.prompts:
+        return
+    if not {"steps", "guidance_scale"} <= samples.model_fields_set:
+        raise ValueError(
+            "target.consistency_steps trains for few steps, without guidance: set samples.steps, "
+            "as to 4, and samples.guidance_scale, to 1.0 for all but UNets that read it "
+            "(time_cond_proj_dim)."
+        )
+    if samples.steps > target.consistency_steps:
+        raise ValueError(
+            f"samples.steps = {samples.steps} with target.consistency_steps = "
+            f"{target.consistency_steps}: no more steps than are learned can be drawn."
         )

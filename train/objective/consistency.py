@@ -65,20 +65,6 @@ class ConsistencyConfig(BaseModel):
         )
         return low + (high - low) * shares_B
 
-    def build_distillation(self, objective: Objective) -> "ConsistencyDistillation | None":
-        """Build the computation of consistency distillation; None if it is off.
-
-        Raises ArgumentError for a base model of flow matching.
-        """
-        if not self.consistency_steps:
-            return None
-        if objective.config.prediction == "flow":
-            raise ArgumentError(
-                "target.consistency_steps distils diffusion models, and the base model is trained "
-                "by flow matching (objective.prediction = 'flow'): set consistency_steps = 0."
-            )
-        return ConsistencyDistillation(objective, self.consistency_steps)
-
 
 class ConsistencyDistillation:
     """Computation of a consistency model's output and of one solver step of its base model, from
@@ -86,7 +72,15 @@ class ConsistencyDistillation:
     """
 
     def __init__(self, objective: Objective, steps: int) -> None:
-        """steps : of the base model's DDIM solver over all timesteps"""
+        """steps : of the base model's DDIM solver over all timesteps
+
+        Raises ArgumentError for an objective of flow matching.
+        """
+        if objective.config.prediction == "flow":
+            raise ArgumentError(
+                "target.consistency_steps distils diffusion models, and the base model is trained "
+                "by flow matching (objective.prediction = 'flow'): set consistency_steps = 0."
+            )
         self._objective, self._steps = objective, steps
         self._spacing = NUM_TRAIN_TIMESTEPS // steps
 

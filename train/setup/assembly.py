@@ -41,6 +41,7 @@ from train.targets.control_network import (
 )
 from train.targets.denoiser import ScratchDenoiserTarget, ScratchDenoiserTargetConfig
 from train.targets.denoising import BaseDenoisingTarget
+from train.targets.distillation import DistilledFineTuneTarget
 from train.targets.finetune import (
     FineTuneTarget,
     FineTuneTargetConfig,
@@ -118,7 +119,8 @@ def build_fine_tune_target(
     pipe = TextToImagePipeline.from_pretrained(target.base, **given)
     check_base_has_no_lora(pipe.components, target.base)
     objective = resolve_objective_config(config.objective, pipe.scheduler)
-    built = FineTuneTarget(pipe, target, objective, config.seed, config.train.batch_size)
+    kind = DistilledFineTuneTarget if target.consistency_steps else FineTuneTarget
+    built = kind(pipe, target, objective, config.seed, config.train.batch_size)
     facts = cast_base_and_build_identity(built, objective, config, encoders)
     return built, facts | {"reference": built.compute_reference_digest()}
 

@@ -1,5 +1,7 @@
 """Conditioning of the denoiser in training, as the pipelines build it."""
 
+from dataclasses import replace
+
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -38,3 +40,13 @@ def repeat_conditioning(conditioning: Conditioning, rows: int) -> Conditioning:
         },
         mask_BT=None if mask_BT is None else mask_BT.repeat_interleave(rows, 0),
     )
+
+
+def zero_text_embeddings(conditioning: Conditioning) -> Conditioning:
+    """Return the conditioning with zeros in the place of its text embeddings, also the pooled
+    ones.
+    """
+    extra = dict(conditioning.extra)
+    if "text_embeds" in extra:
+        extra["text_embeds"] = torch.zeros_like(extra["text_embeds"])
+    return replace(conditioning, text_BTD=torch.zeros_like(conditioning.text_BTD), extra=extra)

@@ -12,9 +12,9 @@ from torch import Tensor
 from t2i.denoiser.build import ModelComponents
 from train.batches.micro_batch import MicroBatch
 from train.objective.attention_supervision import AttentionSupervisionConfig
+from train.objective.mid_block_position_loss import MidBlockPositionLoss
 from train.objective.objective import ObjectiveConfig
 from train.targets.denoising import BaseDenoisingTarget
-from train.targets.mid_block_position_loss import MidBlockPositionLoss
 
 
 class ScratchDenoiserTargetConfig(AttentionSupervisionConfig):

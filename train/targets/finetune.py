@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from diffusers import LCMScheduler
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.conditioning.conditioning import Conditioning
-from t2i.denoiser.families import sd
 from t2i.denoiser.schedulers import Scheduler
 from t2i.errors import ArgumentError
 from train.batches.micro_batch import MicroBatch
 from train.export import ExportConfig, ModelNotes, extract_components
 from train.objective.attention_supervision import AttentionSupervisionConfig
-from train.objective.consistency import ConsistencyConfig, ConsistencyDistillation
+from train.objective.consistency import ConsistencyConfig
 from train.objective.losses import compute_row_means
-from train.objective.objective import NoiseLevel, ObjectiveConfig
+from train.objective.objective import ObjectiveConfig
 from train.objective.preferences import PreferenceConfig, compute_preference_loss
 from train.objective.preservation import OutputPreservationConfig
 from train.optim.optimizer import ParameterGroup
@@ -29,7 +27,7 @@ from train.targets.finetune_results import FineTunedModel, write_fine_tune_files
 from train.targets.parts.adapters import AdapterPartConfig, inject_adapter
 from train.targets.parts.full_weights import FullWeightsPartConfig, enable_full_training
 from train.targets.parts.learned_words import NewWordConfig, NewWordsPartConfig, register_new_words
-from train.targets.reference_model import ReferenceModel, computing_without_gradients
+from train.targets.reference_model import ReferenceModel
 
 PartConfig = Annotated[
     FullWeightsPartConfig | AdapterPartConfig | NewWordsPartConfig, Field(discriminator="method")
@@ -113,7 +111,6 @@ class FineTuneTarget(BaseDenoisingTarget):
             for weight in weights
             if not isinstance(part, AdapterPartConfig)
         ]
-        self._consistency = config.build_distillation(self.objective)
         self._reference = (
             ReferenceModel(self.collect_unet_and_text_encoders(), full)
             if config.preserve_weight or config.preference_beta or config.consistency_steps
@@ -122,18 +119,19 @@ class FineTuneTarget(BaseDenoisingTarget):
         self.set_up_encoder_and_checkpointing(config.gradient_checkpointing)
 
     def compute_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
-        """Return the loss of each row, (B,): denoising, preference or consistency, plus
-        preservation.
-        """
-        if self.config.preference_beta:
-            loss_B = self._preference_losses(batch, noised)
-        elif self._consistency is not None:
-            loss_B = self._consistency_losses(self._consistency, batch, noised)
-        else:
-            loss_B = super().compute_losses(batch, noised)
+        """Return the loss of each row, (B,): of what is learned, plus preservation."""
+        loss_B = self.compute_learning_losses(batch, noised)
         if self.config.preserve_weight:
             loss_B = loss_B + self.config.preserve_weight * self._preservation_losses(batch, noised)
         return loss_B
+
+    def compute_learning_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
+        """Return the loss of each row, (B,), by which the fine-tune learns: denoising, or
+        preference to the worse picture of a pair.
+        """
+        if self.config.preference_beta:
+            return self._preference_losses(batch, noised)
+        return super().compute_losses(batch, noised)
 
     def _preference_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
         """Return the loss of preferring each picture to the worse one of its pair, (B,)."""
@@ -154,61 +152,6 @@ class FineTuneTarget(BaseDenoisingTarget):
             better_B - base_better_B, worse_B - base_worse_B, self.config.preference_beta
         )
         return loss_B if batch.weights_B is None else loss_B * batch.weights_B
-
-    def _consistency_losses(
-        self,
-        distillation: ConsistencyDistillation,
-        batch: MicroBatch,
-        noised: NoisyLatentsWithTarget,
-    ) -> Tensor:
-        """Return the error of each row, (B,), between the ends of its trajectory that are predicted
-        before and after a step of the base model.
-        """
-        level, after = noised.level, distillation.noise_level_after_step(noised.level)
-        scale_B = self.config.sample_guidance_scales(self.seed, batch.step, batch.slots)
-        scale_B = scale_B.to(self.device)
-        captions = self._captions(batch)
-        with torch.set_grad_enabled(bool(self._trained_encoders()) and torch.is_grad_enabled()):
-            conditioning = self._build_guided_conditioning(batch, captions, scale_B)
-        student_BCHW = distillation.predict_end_of_trajectory(
-            self._denoise(noised, conditioning), noised.noisy_BCHW, level
-        )
-        assert self._reference is not None
-        with self._reference.using_base_weights():
-            cond_BCHW, uncond_BCHW = (
-                self._denoise(noised, self._build_guided_conditioning(batch, texts, scale_B))
-                for texts in (captions, [""] * len(captions))
-            )
-        stepped_BCHW = distillation.solve_step(
-            cond_BCHW, uncond_BCHW, scale_B, noised.noisy_BCHW, level
-        )
-        with computing_without_gradients():
-            output_BCHW = self.predict(stepped_BCHW, after.timestep_B, conditioning)
-        teacher_BCHW = distillation.predict_end_of_trajectory(output_BCHW, stepped_BCHW, after)
-        weight_B1HW = self._loss_weights(batch, student_BCHW)
-        loss_B = distillation.compute_losses(student_BCHW, teacher_BCHW, level, weight_B1HW)
-        return loss_B if batch.weights_B is None else loss_B * batch.weights_B
-
-    def _noise_level(self, batch: MicroBatch) -> NoiseLevel:
-        """Return the random noise level of each row; in distillation, one where a solver step
-        begins.
-        """
-        if self._consistency is None:
-            return super()._noise_level(batch)
-        return self._consistency.noise_level_at_quantile(self._sample_quantiles(batch))
-
-    def _build_guided_conditioning(
-        self, batch: MicroBatch, captions: Sequence[str], guidance_scale_B: Tensor
-    ) -> Conditioning:
-        """Return the conditioning of a batch, with the guidance scale for a UNet that reads it."""
-        conditioning = self._build_conditioning(batch, captions)
-        width = self.unet.config["time_cond_proj_dim"]
-        if width is None:
-            return conditioning
-        embedding_BD = sd.embed_guidance_scale(guidance_scale_B, width, conditioning.text_BTD)
-        return replace(
-            conditioning, extra={**conditioning.extra, "guidance_embedding": embedding_BD}
-        )
 
     def _denoising_errors(
         self, batch: MicroBatch, noised: NoisyLatentsWithTarget, conditioning: Conditioning
@@ -256,14 +199,8 @@ class FineTuneTarget(BaseDenoisingTarget):
         ]
 
     def build_scheduler(self) -> Scheduler:
-        """Return the scheduler to sample the fine-tuned model with: the base model's own, or for a
-        distilled one LCM's.
-        """
-        if self._consistency is None:
-            return self._scheduler
-        config, steps = self._scheduler.config, self.config.consistency_steps
-        lcm: Scheduler = LCMScheduler.from_config(config, original_inference_steps=steps)
-        return lcm
+        """Return the base model's own scheduler, to sample the fine-tuned model with."""
+        return self._scheduler
 
     def list_adapter_names(self) -> list[str]:
         """Return the names under which peft holds the trained adapters."""

@@ -90,8 +90,11 @@ class JointConcepts:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the attention outputs that are kept from a pass to that with the concepts."""
-        return sum(one.output_NRE.nbytes for one in self._own.values())
+        """Bytes of what is kept from a pass to that with the concepts; 0 before the first."""
+        return sum(
+            one.output_NRE.nbytes + one.log_sum_NQ.nbytes + one.largest_NQ.nbytes
+            for one in self._own.values()
+        )
 
     @property
     def has_own_pass(self) -> bool:

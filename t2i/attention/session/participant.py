@@ -224,9 +224,15 @@ class RegisteredParticipant:
                 for site in sites
                 if probe.acts_at_site(site)
             )
-            if isinstance(probe.concepts, JointConcepts):
-                total += probe.concepts.stored_bytes
-        return total
+        return total + self.stored_concept_bytes
+
+    @property
+    def stored_concept_bytes(self) -> int:
+        """Bytes that concepts in joint attention keep from a pass to the one with them; 0 before
+        the first.
+        """
+        found = [probe.concepts for probe in self.probes]
+        return sum(one.stored_bytes for one in found if isinstance(one, JointConcepts))
 
     def _check_heads(self, call: AttentionCall) -> None:
         heads, site = self.participant.heads or (), call.site

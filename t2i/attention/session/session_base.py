@@ -65,6 +65,7 @@ class SessionBase:
         """Reader of the attention of a pass that an edit makes before a step's own."""
         self._latent_size: tuple[int, int] | None = None
         self._checked = self._called_back = False
+        self._checked_concept_bytes = 0
         self._thread = threading.get_ident()
 
     @property
@@ -303,18 +304,19 @@ class SessionBase:
         self._on_sites_discovered(self._installed.end_pass(self))
 
     def _on_sites_discovered(self, has_new_sites: bool) -> None:
-        if has_new_sites or not self._checked:
+        stored = sum(entry.stored_concept_bytes for entry in self._entries)
+        if has_new_sites or not self._checked or stored > self._checked_concept_bytes:
             self._installed.hook_sites_of_session(self)
             assert self._last is not None
             sites = self._installed.list_sites()
             waiting = self._installed.list_undiscovered_control_numbers()
             check_sites_and_memory(self._entries, sites, self._last, self.budget, waiting)
-            self._checked = True
+            self._checked, self._checked_concept_bytes = True, stored
 
     def _begin_run(self, latent_size: tuple[int, int] | None) -> None:
         assert self._prompts.tokens is not None
         self._latent_size = latent_size
-        self._checked = False
+        self._checked, self._checked_concept_bytes = False, 0
         for entry in self._entries:
             entry.begin_run(self._prompts.tokens, latent_size)
         self._note_edits()

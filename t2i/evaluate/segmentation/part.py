@@ -37,6 +37,7 @@ from t2i.evaluate.segmentation.records import SegmentedPictureRecord, measure_ov
 from t2i.evaluate.suite_part import EvaluationContext, Record
 from t2i.pictures import build_picture_grid, open_picture
 from t2i.randomness import derive_generator
+from t2i.text.word_spans import find_token_spans_of_character_ranges
 
 NoiseLevel = Annotated[float, Field(gt=0, lt=1)]
 MeasuredConvention = Literal["default", "refined", "daam", "mean"]
@@ -140,20 +141,24 @@ class SegmentationPart:
     def _read_heat_maps(
         self, unit: str, picture: Image.Image, words: Sequence[str]
     ) -> dict[str, HeatMaps]:
-        """Return the heat maps of a picture's words by each convention."""
+        """Return the heat maps of a picture's words, in their order, by each convention."""
         pipe, levels = self.context.pipe, self.config.levels
         height, width = sd.default_height_and_width(pipe.unet, pipe.vae)
         pixels = np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
         noise = derive_generator(self.config.seed, unit, "noise")
         scheduler = build_known_picture_scheduler(pipe, pixels, levels, noise)
         along = copy_pipeline_with_scheduler(pipe, scheduler)
+        prompt = build_prompt(words)
+        spans = find_token_spans_of_character_ranges(
+            pipe.tokenizer, prompt, find_word_ranges(prompt, words)
+        )
         with attend(along) as attn:
             maps: dict[str, HeatMaps] = {
-                convention: attn.probe(*words, convention=convention)
+                convention: attn.probe(*spans, convention=convention)
                 for convention in self.config.conventions
             }
             along(
-                build_prompt(words),
+                prompt,
                 latents=scheduler.noised[0],
                 num_inference_steps=len(levels),
                 guidance_scale=1.0,
@@ -187,6 +192,21 @@ def build_prompt(words: Sequence[str]) -> str:
     """
     named = (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words)
     return "a photo of " + " and ".join(named)
+
+
+def find_word_ranges(prompt: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where the words stand in the prompt that `build_prompt` makes of them, as ranges of
+    characters: of "dog", not the place in "hot dog".
+
+    >>> find_word_ranges("a photo of a dog and a hot dog", ["dog", "hot dog"])
+    [(13, 16), (23, 30)]
+    """
+    ranges, end = [], 0
+    for word in words:
+        start = prompt.index(word, end)
+        end = start + len(word)
+        ranges.append((start, end))
+    return ranges
 
 
 def to_class_numbers(labels_HW: Tensor, numbers: Sequence[int]) -> Labels:
