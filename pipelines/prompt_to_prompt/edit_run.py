@@ -3,6 +3,7 @@
 B batch rows (here: images), C channels, H W latent size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,7 @@ def build_edit_run_inputs(
         generators = build_identical_generators(noise, len(prompts))
         return EditCallArguments(prompts, settings.given_arguments, generators, noise.latents)
     prompts = join_source_and_target_prompts(source.prompt, target)
+    check_texts_change_with_cached_source(source, prompts[1:])
     arguments = reuse_recorded_settings(pipe, source.facts, settings, noise.seed)
     arguments["controls"] = add_controls_to_source(pipe, source, settings.controls).controls
     check_no_noise_arguments(noise.generator, noise.latents)
@@ -83,6 +85,39 @@ def join_source_and_target_prompts(source: str | Prompt, target: Prompts) -> lis
             "the targets may be several."
         )
     return [source, *argument_checks.repeat_prompt_to_count("target", target)]
+
+
+def check_texts_change_with_cached_source(
+    source: RecordedSource, targets: Sequence[str | Prompt]
+) -> None:
+    """Raise ArgumentError for targets of a source recorded with a cache whose text changes at other
+    steps than the source's.
+
+    A changed text lets its own run compute what the cache leaves out: beside its source a target
+    has these passes in common with it, but not with a recorded one.
+    """
+    if not source.facts.get("cache"):
+        return
+    num_steps = source.facts["num_inference_steps"]
+    of_source = list_text_change_steps([source.prompt], num_steps)
+    of_targets = list_text_change_steps(targets, num_steps)
+    if of_source != of_targets:
+        changes = " and ".join(
+            f"that of the {name} {f'at {steps}' if steps else 'never'}"
+            for name, steps in (("source", of_source), ("targets", of_targets))
+        )
+        raise ArgumentError(
+            "The source was recorded with a cache, and must have a text that changes at the same "
+            f"steps as that of its targets: {changes}. A changed text lets the cache compute "
+            "passes that the other run leaves out. Give the source as a prompt, or record it "
+            "without a cache."
+        )
+
+
+def list_text_change_steps(prompts: Sequence[str | Prompt], num_steps: int) -> list[int]:
+    """Return the steps, counted from 0, at which the text of any of these prompts changes."""
+    scheduled = (one.list_change_steps(num_steps) for one in prompts if isinstance(one, Prompt))
+    return sorted({step for steps in scheduled for step in steps} - {0})
 
 
 def check_custom_edits(edits: object, options: WordEditOptions) -> None:

@@ -5,6 +5,7 @@ B rows of one prompt, N heads, K key positions, E width of a head.
 
 from collections.abc import Sequence
 
+from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
@@ -112,6 +113,22 @@ def check_not_all_skipped(
                 f"those that compute it ({', '.join(map(str, computed))}), choose other sites, or "
                 "leave the cache out."
             )
+
+
+def check_pass_of_source_recorded(
+    recorded: RecordedAttentionInputs | None, site: Site, denoiser_pass: DenoiserPass
+) -> None:
+    """Raise AttentionError at a site that a cache left out when the source was recorded, but that
+    the edit's own pass computes: its text has changed there, as by a step callback.
+    """
+    skipped = denoiser_pass.skipped_calls
+    is_always_recorded = site.kind != "self" and site.control_number is None
+    if recorded is None and skipped is not None and is_always_recorded:
+        raise AttentionError(
+            f"Step {denoiser_pass.step} computes {site.name}, but the recorded source left it out "
+            f"there with its cache {skipped.description}: the text of this run has changed, that "
+            "of the source has not. Leave the change out, or record the source without a cache."
+        )
 
 
 def check_images_of_prompt_share_text(

@@ -25,6 +25,7 @@ from t2i.attention.probes.joint_concepts import JointConcepts
 from t2i.attention.session.checks import (
     check_all_participants_acted,
     check_images_of_prompt_share_text,
+    check_pass_of_source_recorded,
     check_sites_and_memory,
     check_step_callback_ran,
 )
@@ -228,10 +229,15 @@ class SessionBase:
     def get_recorded_qkv(self, site: Site) -> RecordedAttentionInputs | None:
         """Return the queries, keys and values that the recorded source has at this attention site
         and the current step, or None.
+
+        Raises AttentionError for a pass that computes what a cache left out when the source was
+        recorded.
         """
         if self.recorded_source is None or self._pass is None:
             return None
-        return self.recorded_source.get_recorded_qkv(site.name, self._pass.step)
+        recorded = self.recorded_source.get_recorded_qkv(site.name, self._pass.step)
+        check_pass_of_source_recorded(recorded, site, self._pass)
+        return recorded
 
     def on_attention(self, probabilities: AttentionProbabilities) -> None:
         """Pass the attention probabilities of a call to the probes, or, in an extra pass of an

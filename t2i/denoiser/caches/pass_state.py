@@ -7,18 +7,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2i.conditioning.conditioning import Branch
+from t2i.conditioning.conditioning import Branch, Conditioning
+
+TEXT_EXTRAS = ("text_embeds", "time_ids")
+"""Tensors of `Conditioning.extra` that belong to the text: pooled embeddings, and SDXL's sizes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextSnapshot:
+    """The text of a run at one pass: its tensors, and what tells whether they change in place.
+
+    states : of each tensor its version; a copy of one that was made in torch.inference_mode(),
+        which has none
+    """
+
+    tensors: tuple[Tensor, ...]
+    states: tuple[int | Tensor, ...]
+
+    def is_unchanged_since(self, before: "TextSnapshot") -> bool:
+        """Return True if these are the tensors of an earlier snapshot, with the same contents."""
+        return len(self.tensors) == len(before.tensors) and all(
+            tensor is earlier and is_same_state(state, earlier_state)
+            for tensor, earlier, state, earlier_state in zip(
+                self.tensors, before.tensors, self.states, before.states, strict=True
+            )
+        )
+
+
+def take_text_snapshot(conditioning: Conditioning) -> TextSnapshot:
+    """Return a snapshot of the text of all branches, with what belongs to it."""
+    extra = [conditioning.extra[name] for name in TEXT_EXTRAS if name in conditioning.extra]
+    tensors = (conditioning.text_BTD, *extra)
+    return TextSnapshot(
+        tensors, tuple(one.clone() if one.is_inference() else one._version for one in tensors)
+    )
+
+
+def is_same_state(state: int | Tensor, earlier: int | Tensor) -> bool:
+    """Return True if two states of one tensor are those of the same contents."""
+    if isinstance(state, Tensor) and isinstance(earlier, Tensor):
+        return torch.equal(state, earlier)
+    return isinstance(state, int) and state == earlier
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTensor:
     """A tensor kept of an earlier pass, with a block of rows for each guidance branch.
 
-    text : embeddings of all branches of the run at that pass; with others it is out of date
+    text : of all branches of the run at that pass; with another one it is out of date
     """
 
     rows_by_branch: Mapping[Branch, Tensor]
-    text: Tensor
+    text: TextSnapshot
 
     def join_rows_of(self, branches: Sequence[Branch]) -> Tensor:
         """Return a copy of the rows of these branches, branch after branch."""
@@ -33,7 +73,7 @@ class PassState:
     number : of the running pass; None outside of the run's own passes, as in an extra pass of an
         edit and in a run inside a callback
     branches : of the rows of the pass
-    text : embeddings of all branches of the run at this pass
+    text : of all branches of the run at this pass
     skipped : modules that the pass, or the last one, left out
     """
 
@@ -41,7 +81,7 @@ class PassState:
         self.computed_passes = computed_passes
         self.number: int | None = None
         self.branches: tuple[Branch, ...] = ()
-        self.text: Tensor | None = None
+        self.text: TextSnapshot | None = None
         self.skipped: set[str] = set()
         self._thread = threading.get_ident()
 
@@ -58,7 +98,8 @@ class PassState:
             self.is_own_pass
             and self.number not in self.computed_passes[module]
             and kept is not None
-            and kept.text is self.text
+            and self.text is not None
+            and self.text.is_unchanged_since(kept.text)
             and kept.rows_by_branch.keys() >= set(self.branches)
         )
 

@@ -14,7 +14,7 @@ from t2i.attention.hooks.compiled import is_compiled
 from t2i.conditioning.conditioning import Conditioning
 from t2i.conditioning.run_state import RunState, StepCallback
 from t2i.denoiser.caches.cache import Cache, CacheHooks
-from t2i.denoiser.caches.pass_state import PassState
+from t2i.denoiser.caches.pass_state import PassState, take_text_snapshot
 from t2i.denoiser.caches.registry import (
     CACHES,
     check_are_caches,
@@ -87,7 +87,7 @@ class RunCaches(StepCallback):
             return
         state = self.state
         state.number, state.branches = run.step, conditioning.branches
-        state.text = run.conditioning.text_BTD
+        state.text = take_text_snapshot(run.conditioning)
         state.skipped.clear()
         try:
             for hooks in self.hooks:
@@ -96,6 +96,12 @@ class RunCaches(StepCallback):
         finally:
             state.number = None
             self.num_cut_passes += bool(state.skipped)
+
+    def drop_kept_tensors(self) -> None:
+        """Let go of all that was kept of the run's passes: the run state and sessions refer to the
+        caches beyond the run.
+        """
+        self.hooks, self.state.text, self._next = [], None, None
 
 
 @contextmanager
@@ -122,6 +128,7 @@ def caching_passes(
         own.hooks = [stack.enter_context(cache.installing(unet, own.state)) for cache in own.caches]
         run.skipped_calls = own
         stack.callback(setattr, run, "skipped_calls", None)
+        stack.callback(own.drop_kept_tensors)
         yield denoise_with_caches, [own]
     if own.num_cut_passes == 0 and not run.stop:
         warnings.warn(

@@ -5,8 +5,9 @@ import torch
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import AttendAndExcite, LocalBlend, Replace, StepHeatMaps, attend
-from t2i.denoiser.caches import DeepBlocks
+from t2i.denoiser.caches import DeepBlocks, GatedCrossAttention
 from t2i.errors import ArgumentError, AttentionError
+from t2i.text.prompt import Prompt
 from tests.attention.runs import CAT, DOG, assert_equal, draw, left_behind, ours
 from tests.denoiser.caches.by_hand import recording
 from tests.tiny import tiny_sd_components
@@ -158,3 +159,49 @@ def test_a_target_recorded_as_the_next_source_is_that_edit_exactly(editor):
     assert target.facts["cache"] == source.facts["cache"]
     again = edited(editor, target, DOG, num_inference_steps=None)[0]
     torch.testing.assert_close(again, first, rtol=0, atol=1e-5)
+
+
+CHANGING = Prompt("a red apple to the left of a [cat:dog:0.7]", dialect="a1111")
+ALSO_CHANGING = Prompt("a green apple to the left of a [cat:dog:0.7]", dialect="a1111")
+
+
+@pytest.mark.parametrize("cache", [DEEP, GatedCrossAttention(after=2)], ids=str)
+def test_a_text_that_changes_at_other_steps_than_a_recorded_source_with_a_cache_is_refused(
+    editor, cache
+):
+    plain = editor.remember(CAT, seed=3, cache=[cache], **SIX)
+    match = r"that of the source never and that of the targets at \[4\]"
+    with pytest.raises(ArgumentError, match=match):
+        edited(editor, plain, CHANGING, num_inference_steps=None)
+    with pytest.raises(ArgumentError, match=match):
+        editor.remember_target(plain, CHANGING)
+    changing = editor.remember(CHANGING, seed=3, cache=[cache], **SIX)
+    with pytest.raises(ArgumentError, match=r"the source at \[4\] and that of the targets never"):
+        edited(editor, changing, CAT, num_inference_steps=None)
+    without = editor.remember(CAT, seed=3, **SIX)
+    edited(editor, without, CHANGING, num_inference_steps=None)
+
+
+@pytest.mark.parametrize("cache", [DEEP, GatedCrossAttention(after=2)], ids=str)
+def test_a_target_that_changes_with_its_recorded_source_equals_the_one_beside_it(editor, cache):
+    source = editor.remember(CHANGING, seed=3, cache=[cache], **SIX)
+    beside = edited(editor, CHANGING, ALSO_CHANGING, seed=3, cache=[cache])
+    replayed = edited(editor, source, ALSO_CHANGING, num_inference_steps=None)
+    torch.testing.assert_close(replayed, beside, rtol=0, atol=1e-4)
+
+
+def test_a_text_that_a_callback_changes_in_an_edit_of_a_recorded_source_is_refused(editor):
+    source = editor.remember(CAT, seed=3, cache=[DEEP], **SIX)
+
+    def change(_pipe, step, _timestep, tensors):
+        return {"prompt_embeds": tensors["prompt_embeds"] * 2} if step == 3 else {}
+
+    with pytest.raises(AttentionError, match=r"Step 4 computes .* but the recorded source left it"):
+        edited(
+            editor,
+            source,
+            DOG,
+            num_inference_steps=None,
+            callback_on_step_end=change,
+            callback_on_step_end_tensor_inputs=("prompt_embeds",),
+        )

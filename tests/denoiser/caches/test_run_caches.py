@@ -1,17 +1,21 @@
 """Caches belong to a run: off they are nothing, afterwards nothing is left, others are not cut."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
-from t2i.denoiser.caches import DeepBlocks
+from t2i.attention import attend
+from t2i.denoiser.caches import DeepBlocks, GatedCrossAttention
+from t2i.denoiser.caches.pass_state import PassState
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
 from tests.attention.runs import left_behind
-from tests.tiny import tiny_scheduler, tiny_sd_components
+from tests.tiny import tiny_scheduler, tiny_sd_components, tiny_sdxl_components
 
 PROMPT = "a red apple"
 DEEP = DeepBlocks(every=3)
@@ -152,3 +156,74 @@ def test_a_compiled_unet_is_refused(pipe):
     pipe.unet.compile()
     with pytest.raises(ArgumentError, match="a cache for a compiled UNet"):
         draw(pipe, cache=[DEEP])
+
+
+CACHES = [DeepBlocks(every=4), GatedCrossAttention(after=1)]
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+@pytest.mark.parametrize("inference", [False, True], ids=["no_grad", "inference_mode"])
+def test_a_text_changed_in_place_is_a_changed_text(pipe, cache, inference):
+    def draw_changed(in_place):
+        def change(_pipe, step, _timestep, tensors):
+            if step != 1:
+                return {}
+            text = tensors["prompt_embeds"]
+            return {"prompt_embeds": text.mul_(2) if in_place else text * 2}
+
+        with torch.inference_mode(inference):
+            return draw(
+                pipe,
+                cache=[cache],
+                callback_on_step_end=change,
+                callback_on_step_end_tensor_inputs=("prompt_embeds",),
+            )
+
+    assert torch.equal(draw_changed(True), draw_changed(False))
+
+
+@pytest.mark.parametrize("name", ["add_text_embeds", "add_time_ids"])
+def test_a_changed_pooled_embedding_or_size_is_a_changed_text(name):
+    pipe = TextToImagePipeline(**tiny_sdxl_components())
+    pipe.set_progress_bar_config(disable=True)
+    full = []
+
+    def change(_pipe, step, _timestep, tensors):
+        return {name: tensors[name] * 2} if step == 1 else {}
+
+    def ran(*_):
+        full.append(True)
+
+    hook = pipe.unet.mid_block.resnets[0].register_forward_hook(ran)
+    draw(
+        pipe,
+        cache=[DeepBlocks(every=4)],
+        callback_on_step_end=change,
+        callback_on_step_end_tensor_inputs=(name,),
+    )
+    hook.remove()
+    assert len(full) == 3  # passes 0 and 4, and 2 with the changed one
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_nothing_that_was_kept_outlives_the_run(pipe, cache, monkeypatch):
+    kept, at_decoding = [], []
+    keep, decode = PassState.keep, pipe.to_images
+
+    def see(state, rows):
+        kept.extend(map(weakref.ref, rows.values()))
+        return keep(state, rows)
+
+    def see_decoding(*arguments):
+        gc.collect()
+        at_decoding.append([one() is None for one in kept])
+        return decode(*arguments)
+
+    monkeypatch.setattr(PassState, "keep", see)
+    monkeypatch.setattr(pipe, "to_images", see_decoding)
+    with attend(pipe) as attn:
+        attn.probe("apple")
+        draw(pipe, cache=[cache])
+    assert kept
+    assert all(all(one) for one in at_decoding)
+    assert all(one() is None for one in kept)
