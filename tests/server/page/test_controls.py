@@ -1,5 +1,7 @@
 """Controls of the page: a network with its hint, strength, steps and mode; drawn and restored."""
 
+import json
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.carrying import png
 from tests.pipelines.controls.networks import hint
 from tests.server.servers import RunningServer
 
 pytestmark = pytest.mark.slow
 PICTURE = ".picture:not(.source)"
 PROMPT = "a cat and a balloon"
+EMPTY = "Drop the picture that it reads here"
 
 
 @pytest.fixture
@@ -127,3 +131,133 @@ def test_a_control_fits_a_narrow_window_and_a_drop_on_it_is_its_hint(
     )
     page.wait_for_selector(".hint-name:has-text('other.png')")
     assert page.locator("#photo").is_hidden()
+
+
+def restore_three(page: Any, folder: Path) -> list[Path]:
+    """Drop a picture of three controls, 0.1 to 0.3 strong; return the files of their hints."""
+    hints = [folder / f"hint-{number}.png" for number in (1, 2, 3)]
+    for number, path in enumerate(hints, 4):
+        hint(number, (128, 128)).save(path)
+    controls = [
+        {
+            "model": {"path": "/x/canny"},
+            "picture": {"path": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
+            "scale": number / 10,
+        }
+        for number, path in enumerate(hints, 1)
+    ]
+    request = {"prompt": PROMPT, "num_inference_steps": 2, "controls": controls}
+    texts = {"version": 1, "request": request, "seed": 3, "model_digest": "0" * 64}
+    page.set_input_files("#file", png(folder / "three.png", {"t2i": json.dumps(texts)}))
+    page.wait_for_selector("#restored")
+    return hints
+
+
+def cards(page: Any) -> list[tuple[str, str]]:
+    """Strength and hint of each control of the form."""
+    return [
+        (card.get_by_label("Strength").input_value(), card.locator(".hint-name").inner_text())
+        for card in page.locator(".control").all()
+    ]
+
+
+def test_a_restored_hint_goes_to_its_own_control_whichever_were_taken_away(
+    page: Any, tmp_path: Path
+) -> None:
+    hints = restore_three(page, tmp_path)
+    page.click("[aria-label='Take control 1 away']")
+    page.set_input_files("#file", hints[1])
+    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
+    lacking = "hint-3.png, still to be brought"
+    assert cards(page) == [("0.2", "hint-2.png"), ("0.3", lacking)]
+    # Also after a reload, and the hint of the control that was taken away is on none.
+    page.reload()
+    page.wait_for_selector("#restored .needed")
+    page.set_input_files("#file", hints[0])
+    page.wait_for_selector(".needed:has-text('hint-1.png')", state="detached")
+    assert cards(page) == [("0.2", "hint-2.png"), ("0.3", lacking)]
+    page.click("[aria-label='Take control 1 away']")
+    page.set_input_files("#file", hints[2])
+    page.wait_for_selector("#restored .primary:enabled")
+    assert cards(page) == [("0.3", "hint-3.png")]
+    # Drawn again is what the picture was, with all three.
+    with page.expect_request("**/api/v1/jobs") as sent:
+        page.click("#restored .primary")
+    drawn = sent.value.post_data_json["request"]["controls"]
+    assert [one["scale"] for one in drawn] == [0.1, 0.2, 0.3]
+    assert len({one["image"] for one in drawn}) == 3
+    page.wait_for_selector(f"{PICTURE}[src*='/files/']")
+    page.wait_for_selector("#frame:not(.busy)")
+    assert page.locator(".alert:not([role=status])").count() == 0
+
+
+def test_a_hint_goes_to_its_control_where_another_is_taken_away_during_its_upload(
+    page: Any, edges: Path
+) -> None:
+    page.click("summary:has-text('Controls')")
+    for strength in ("0.1", "0.2", "0.3"):
+        page.click(".add-control")
+        page.locator(".control").last.get_by_label("Strength").fill(strength)
+    uploads: list[Any] = []
+    page.route("**/api/v1/uploads", lambda route: uploads.append(route))
+    with page.expect_request("**/api/v1/uploads"):
+        page.locator(".hint-file").nth(1).set_input_files(edges)
+    page.click("[aria-label='Take control 1 away']")
+    with page.expect_response("**/api/v1/uploads"):
+        uploads[0].continue_()
+    page.wait_for_selector(".hint-name:text-is('edges.png')")
+    assert [name for _, name in cards(page)] == ["edges.png", EMPTY]
+    # That of a control that was itself taken away is on none.
+    with page.expect_request("**/api/v1/uploads"):
+        page.locator(".hint-file").nth(0).set_input_files(edges)
+    page.click("[aria-label='Take control 1 away']")
+    with page.expect_response("**/api/v1/uploads"):
+        uploads[1].continue_()
+    page.wait_for_selector("#status:text-is('')", state="attached")
+    assert cards(page) == [("0.3", EMPTY)]
+
+
+def test_hints_that_their_cards_bring_let_a_restored_picture_be_drawn_again(
+    page: Any, tmp_path: Path
+) -> None:
+    hints = restore_three(page, tmp_path)
+    other = tmp_path / "other.png"
+    hint(9, (128, 128)).save(other)
+    for number, path in enumerate((hints[0], other, hints[2])):
+        assert page.locator("#restored .primary").is_disabled()
+        page.locator(".hint-file").nth(number).set_input_files(path)
+        page.wait_for_selector(f".needed:has-text('{hints[number].name}')", state="detached")
+    assert page.locator("#restored .primary").is_enabled()
+    told = page.locator(".alert").all_inner_texts()
+    assert any("other.png is another file than hint-2.png" in text for text in told)
+    # The file that was meant replaces the other; one more of the same card changes the form alone.
+    with page.expect_response("**/api/v1/uploads") as stored:
+        page.locator(".hint-file").nth(1).set_input_files(hints[1])
+    meant = stored.value.json()["id"]
+    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
+    page.locator(".hint-file").nth(1).set_input_files(other)
+    page.wait_for_selector(".hint-name:text-is('other.png')")
+    page.click("#keep >> text=Command")
+    command = page.wait_for_selector("#dialog pre").inner_text()
+    assert command.count("--control") == 3
+    page.click("#dialog >> text=Close")
+    with page.expect_request("**/api/v1/jobs") as sent:
+        page.click("#restored .primary")
+    assert sent.value.post_data_json["request"]["controls"][1]["image"] == meant
+    page.wait_for_selector(f"{PICTURE}[src*='/files/']")
+    page.wait_for_selector("#frame:not(.busy)")
+
+
+def test_a_hint_is_chosen_for_the_line_that_asks_for_it(page: Any, tmp_path: Path) -> None:
+    restore_three(page, tmp_path)
+    other = tmp_path / "other.png"
+    hint(9, (128, 128)).save(other)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#restored .needed button").nth(1).click()
+    chooser.value.set_files(other)
+    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
+    assert (
+        page.locator("#restored .needed")
+        .all_inner_texts()[0]
+        .startswith("It was made from the hint hint-1.png")
+    )

@@ -82,7 +82,7 @@ export function requestOf(form, seed = form.locked ? form.seed : null) {
   if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
   for (const name of ["loras", "embeddings", "regions"]) if (form[name]?.length) request[name] = form[name];
   for (const name of ["image", "mask"]) if (form[name]?.id) request[name] = form[name].id;
-  const controls = (form.controls ?? []).map(({ image, mask, ...rest }) => ({ ...rest, image: image?.id, ...(mask?.id ? { mask: mask.id } : {}) }));
+  const controls = (form.controls ?? []).map(({ id, image, mask, ...rest }) => ({ ...rest, image: image?.id, ...(mask?.id ? { mask: mask.id } : {}) }));
   if (controls.length) request.controls = controls;
   if (seed !== null) request.seed = seed;
   return request;

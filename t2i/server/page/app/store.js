@@ -29,8 +29,8 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: []
 
 /**
  * form: what the next picture is drawn from; image, mask: {id, name} of an upload, the id null while
- *   the picture is still to be brought; controls: {name, image, mask, scale, steps, mode}, their
- *   pictures like those
+ *   the picture is still to be brought; controls: {id, name, image, mask, scale, steps, mode}, their
+ *   pictures like those, the id a control's own in the form
  * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn
@@ -71,23 +71,15 @@ export function set(patch) {
   }
 }
 
-const OF_CONTROL = /^controls\.(\d+)\.(image|mask)$/;
-
-/** Return a picture of a form by its field: "image", "mask", "controls.0.image". */
-export function pictureOf(form, field) {
-  const [, number, name] = OF_CONTROL.exec(field) ?? [];
-  return (name ? form.controls[number]?.[name] : form[field]) ?? null;
+/** Change fields of the form; a control without an id gets one. */
+export function setForm(patch) {
+  const form = { ...state.form, ...patch };
+  if (patch.controls) form.controls = patch.controls.map((one) => (one.id ? one : { ...one, id: newControlId() }));
+  set({ form });
 }
 
-/** Return the fields of a form in which a picture has been exchanged. */
-export function withPicture(form, field, picture) {
-  const [, number, name] = OF_CONTROL.exec(field) ?? [];
-  if (!name) return { [field]: picture };
-  return { controls: form.controls.map((one, at) => (at === Number(number) ? { ...one, [name]: picture } : one)) };
-}
-
-/** Change fields of the form. */
-export const setForm = (patch) => set({ form: { ...state.form, ...patch } });
+// Forms outlive the page, so that numbers counted from its start would come twice.
+const newControlId = () => crypto.getRandomValues(new Uint32Array(2)).join("-");
 
 /** Return what an earlier visit left: {form, viewId, past, future}; empty without one. */
 export function readKept() {

@@ -7,7 +7,7 @@ import { requestOf } from "../app/draw.js";
 import { on, state } from "../app/store.js";
 import { isOpening } from "../app/views.js";
 import { animate } from "./animation.js";
-import { awaitsPicture } from "./restore.js";
+import { awaitsPicture, withBrought } from "./restore.js";
 import { save } from "./save.js";
 
 const FORMS = [["command", "Command"], ["python", "Python"], ["request", "Request"]];
@@ -47,7 +47,7 @@ function enable() {
 function jobOnScreen() {
   const { view, before, form, restored } = state;
   if (view?.kind === "file" && restored?.id === view.id && !awaitsPicture()) {
-    return { kind: restored.kind, request: { ...restored.request, ...restored.brought } };
+    return { kind: restored.kind, request: withBrought(restored) };
   }
   if (!view || view.kind === "file") return { kind: "generate", request: requestOf(form) };
   const { source, ...request } = view.request;

@@ -75,7 +75,7 @@ async function restore(file, found) {
   form.model ??= state.form.model;
   setForm(form);
   const id = newDroppedId();
-  await keepDropped(id, { file, found, brought: {} });
+  await keepDropped(id, { file, found, brought: {}, controlIds: state.form.controls.map((control) => control.id) });
   if (differences.length) remark(`This picture was made with ${tool}. Drawn here it may differ:\n${differences.join("\n")}`);
   set({ photo: null });
   await openJob(id);

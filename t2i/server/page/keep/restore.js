@@ -6,11 +6,12 @@ import { upload } from "../app/api.js";
 import { find, fill, make } from "../app/dom.js";
 import { keepDropped, readDropped } from "../app/dropped_files.js";
 import { formOf } from "../app/draw.js";
-import { on, pictureOf, set, setForm, state, withPicture } from "../app/store.js";
+import { on, set, setForm, state } from "../app/store.js";
 import { drawRestored } from "../change/redraw.js";
 
 const SHOWN_DIGITS = 10; // of a SHA-256
 const FIELDS = { image: "photo", mask: "mask" };
+const OF_CONTROL = /^controls\.(\d+)\.(image|mask)$/;
 const nameOf = (field) => (field.startsWith("controls.") ? (field.endsWith("mask") ? "mask" : "hint") : FIELDS[field]);
 
 let room;
@@ -26,20 +27,60 @@ export const awaitsPicture = () => state.view?.kind === "file" && missing(state.
 
 const missing = (restored) => (restored?.pictures ?? []).filter(({ field }) => !restored.brought[field]);
 
-/** Take a file as the picture that the restored request needs: by its digest, else the next one. */
-export async function bringPicture(file) {
-  const { restored } = state;
+/**
+ * Take a file as the picture that the restored request needs: by its digest, else that of
+ * `field`, else the next one.
+ */
+export async function bringPicture(file, field = null) {
+  const { id } = state.restored;
   const stored = await upload(file, file.name);
+  const { restored } = state; // more may have been brought, or another picture opened
   const wanted = missing(restored);
-  const asked = wanted.find(({ sha256 }) => sha256 === stored.sha256) ?? wanted[0];
-  if (asked.sha256 && asked.sha256 !== stored.sha256) {
-    remark(`${file.name} is another file than ${asked.name}: its SHA-256 begins with ${short(stored.sha256)}, not ${short(asked.sha256)}. Drawn from it, the picture will differ.`);
-  }
-  const brought = { ...restored.brought, [asked.field]: stored.id };
-  set({ restored: { ...restored, brought } });
-  if (pictureOf(state.form, asked.field)) setForm(withPicture(state.form, asked.field, { id: stored.id, name: asked.name }));
-  await keepDropped(restored.id, { ...(await readDropped(restored.id)), brought });
+  if (restored?.id !== id || !wanted.length) return;
+  const asked = wanted.find(({ sha256 }) => sha256 === stored.sha256) ?? wanted.find((one) => one.field === field) ?? wanted[0];
+  putIntoForm(asked.field, { id: stored.id, name: asked.name });
+  await take(asked, stored, file.name);
   room.querySelector(".primary")?.focus();
+}
+
+/** Take the hint that a control of the form was given, if the restored request lacks it. */
+export async function takeHint(controlId, stored, name) {
+  const { restored, view } = state;
+  if (view?.kind !== "file" || view.id !== restored?.id) return;
+  const field = `controls.${restored.controlIds.indexOf(controlId)}.image`;
+  const asked = restored.pictures.find((one) => one.field === field && (!restored.brought[field] || one.sha256 === stored.sha256));
+  if (asked) await take(asked, stored, name);
+}
+
+async function take({ field, name: lacking, sha256 }, stored, name) {
+  const { restored } = state;
+  if (sha256 && sha256 !== stored.sha256) {
+    remark(`${name} is another file than ${lacking}: its SHA-256 begins with ${short(stored.sha256)}, not ${short(sha256)}. Drawn from it, the picture will differ.`);
+  }
+  const brought = { ...restored.brought, [field]: stored.id };
+  set({ restored: { ...restored, brought } });
+  await keepDropped(restored.id, { ...(await readDropped(restored.id)), brought });
+}
+
+/** Return a restored request with the uploads that were brought for it. */
+export function withBrought({ request, brought }) {
+  const whole = structuredClone(request);
+  for (const [field, id] of Object.entries(brought)) {
+    const [, number, name] = OF_CONTROL.exec(field) ?? [];
+    if (name) whole.controls[number][name] = id;
+    else whole[field] = id;
+  }
+  return whole;
+}
+
+/** Put a picture of the restored request into the form, unless its place there was taken away. */
+function putIntoForm(field, picture) {
+  const { form, restored } = state;
+  const [, number, name] = OF_CONTROL.exec(field) ?? [];
+  if (name) {
+    const id = restored.controlIds[number];
+    setForm({ controls: form.controls.map((one) => (one.id === id && one[name] ? { ...one, [name]: picture } : one)) });
+  } else if (form[field]) setForm({ [field]: picture });
 }
 
 const short = (sha256) => sha256.slice(0, SHOWN_DIGITS);
@@ -49,14 +90,15 @@ function build() {
   room.hidden = !restored || view?.kind !== "file";
   if (room.hidden) return;
   const wanted = missing(restored);
-  const choose = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", hidden: true, id: "wanted", onchange: () => bringPicture(choose.files[0]).catch(complain) });
+  let chosen = null; // field of the request
+  const choose = make("input", { type: "file", accept: "image/png,image/jpeg,image/webp", hidden: true, id: "wanted", onchange: () => bringPicture(choose.files[0], chosen).catch(complain) });
   fill(
     room,
     make("h2", {}, "Restored", make("small", {}, `made with ${restored.tool}`)),
     make("ul", { class: "changes" }, describe(restored).map((line) => make("li", {}, line))),
     wanted.map(({ field, name, sha256 }) => make("p", { class: "needed" },
       `It was made from the ${nameOf(field)} ${name}${sha256 ? `, SHA-256 ${short(sha256)}\u2026` : ""}. `,
-      make("button", { type: "button", class: "link", onclick: () => choose.click() }, `Choose the ${nameOf(field)}`))),
+      make("button", { type: "button", class: "link", onclick: () => { chosen = field; choose.click(); } }, `Choose the ${nameOf(field)}`))),
     restored.not_restored.length ? make("div", { class: "lost" }, make("p", {}, "Not restored:"), make("ul", {}, restored.not_restored.map((line) => make("li", {}, line)))) : null,
     choose,
     make("div", { class: "buttons" }, make("button", { type: "button", class: "primary", disabled: wanted.length > 0, onclick: () => drawAgain().catch(complain) }, "Draw it again")),

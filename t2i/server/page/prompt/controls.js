@@ -5,6 +5,7 @@ import { complain, say } from "../app/alerts.js";
 import { call, upload } from "../app/api.js";
 import { fill, freshId, icon, make } from "../app/dom.js";
 import { on, setForm, state } from "../app/store.js";
+import { takeHint } from "../keep/restore.js";
 
 const MODES = [
   ["balanced", "Balanced"],
@@ -40,7 +41,7 @@ function change(made) {
   setForm({ controls: made(state.form.controls ?? []) });
 }
 
-const patch = (number, values) => change((controls) => controls.map((one, at) => (at === number ? { ...one, ...values } : one)));
+const patch = (id, values) => change((controls) => controls.map((one) => (one.id === id ? { ...one, ...values } : one)));
 
 function show(more) {
   const controls = state.form.controls ?? [];
@@ -60,16 +61,17 @@ function card(control, number) {
   const element = make("fieldset", { class: "control" },
     make("legend", { class: "title" }, `Control ${number + 1}`),
     make("button", {
-      type: "button", class: "quiet small", "aria-label": `Take control ${number + 1} away`, onclick: () => change((controls) => controls.filter((_, at) => at !== number)),
+      type: "button", class: "quiet small", "aria-label": `Take control ${number + 1} away`, onclick: () => change((controls) => controls.filter((one) => one.id !== control.id)),
     }, icon("close")),
-    chooseNetwork(control, number),
-    hint(control, number),
+    chooseNetwork(control),
+    hint(control),
   );
-  const strength = slider("Strength", { min: "0", max: "2", step: "0.05" }, (value) => patch(number, { scale: value }));
-  const from = slider("From", { min: "0", max: "0.95", step: "0.05" }, (value) => patch(number, { steps: [value, Math.max(state.form.controls[number].steps[1], rounded(value + 0.05))] }));
-  const until = slider("Until", { min: "0.05", max: "1", step: "0.05" }, (value) => patch(number, { steps: [Math.min(state.form.controls[number].steps[0], rounded(value - 0.05)), value] }));
+  const strength = slider("Strength", { min: "0", max: "2", step: "0.05" }, (value) => patch(control.id, { scale: value }));
+  const stepsNow = () => state.form.controls.find((one) => one.id === control.id).steps;
+  const from = slider("From", { min: "0", max: "0.95", step: "0.05" }, (value) => patch(control.id, { steps: [value, Math.max(stepsNow()[1], rounded(value + 0.05))] }));
+  const until = slider("Until", { min: "0.05", max: "1", step: "0.05" }, (value) => patch(control.id, { steps: [Math.min(stepsNow()[0], rounded(value - 0.05)), value] }));
   const id = freshId("mode");
-  const mode = make("select", { id, onchange: () => patch(number, { mode: mode.value }) }, MODES.map(([value, text]) => make("option", { value }, text)));
+  const mode = make("select", { id, onchange: () => patch(control.id, { mode: mode.value }) }, MODES.map(([value, text]) => make("option", { value }, text)));
   element.append(strength.row, from.row, until.row, make("p", { class: "field" }, make("label", { for: id }, "Mode"), mode));
   element.follow = ({ scale, steps, mode: chosen }) => {
     strength.follow(scale, String(scale));
@@ -82,7 +84,7 @@ function card(control, number) {
     const file = event.dataTransfer?.files[0];
     if (!file) return;
     event.preventDefault(); // the page takes no picture that a part of it has taken
-    bring(number, file, file.name).catch(complain);
+    bring(control.id, file, file.name).catch(complain);
   });
   return element;
 }
@@ -101,20 +103,20 @@ function slider(text, limits, act) {
   return { row: make("p", { class: "row" }, make("label", { for: id }, text), field, output), follow };
 }
 
-function chooseNetwork(control, number) {
+function chooseNetwork(control) {
   const id = freshId("network");
   const names = networks.includes(control.name) ? networks : [control.name, ...networks];
-  const field = make("select", { id, onchange: () => patch(number, { name: field.value }) }, names.map((name) => make("option", { value: name }, name)));
+  const field = make("select", { id, onchange: () => patch(control.id, { name: field.value }) }, names.map((name) => make("option", { value: name }, name)));
   field.value = control.name;
   return make("p", { class: "field" }, make("label", { for: id }, "Network"), field);
 }
 
 /** The hint: its picture, and the ways to bring one. */
-function hint(control, number) {
+function hint(control) {
   const { image } = control;
-  const choose = make("input", { type: "file", class: "hint-file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: () => bring(number, choose.files[0], choose.files[0].name).catch(complain) });
+  const choose = make("input", { type: "file", class: "hint-file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: () => bring(control.id, choose.files[0], choose.files[0].name).catch(complain) });
   const name = image?.name ?? (image ? "a picture of an earlier visit" : "Drop the picture that it reads here");
-  const drawn = state.view?.picture ? make("button", { type: "button", class: "link", onclick: () => takeDrawn(number).catch(complain) }, "Take the one on screen") : null;
+  const drawn = state.view?.picture ? make("button", { type: "button", class: "link", onclick: () => takeDrawn(control.id).catch(complain) }, "Take the one on screen") : null;
   return make("div", { class: "hint-place" },
     image && addresses.has(image.id) ? make("img", { src: addresses.get(image.id), alt: `Hint ${name}` }) : make("span", { class: "no-hint" }, icon("photo")),
     make("div", {},
@@ -124,18 +126,19 @@ function hint(control, number) {
 }
 
 /** Take the picture on screen as the hint of a control. */
-async function takeDrawn(number) {
+async function takeDrawn(id) {
   const { picture, file } = state.view;
   const blob = await (await fetch(picture)).blob();
-  await bring(number, blob, file ?? "picture.png");
+  await bring(id, blob, file ?? "picture.png");
 }
 
-async function bring(number, blob, name) {
+async function bring(id, blob, name) {
   say("Reading the hint\u2026");
   try {
     const stored = await upload(blob, name);
     addresses.set(stored.id, URL.createObjectURL(blob));
-    patch(number, { image: { id: stored.id, name: stored.name ?? name } });
+    patch(id, { image: { id: stored.id, name: stored.name ?? name } });
+    await takeHint(id, stored, name);
   } finally {
     say("");
   }
