@@ -19,6 +19,7 @@ from t2i.attention.probes.presence import (
     store_presence_fit,
 )
 from t2i.cli.request.digests import compute_model_digest
+from t2i.denoiser.caches import GatedCrossAttention
 from t2i.denoiser.loading.model_location import PRESENCE_FILE
 from t2i.errors import ModelError
 from tests.attention.runs import CAT, draw, ours
@@ -91,6 +92,23 @@ def test_a_probability_under_edits_says_that_its_fit_saw_none(edit_first):
     found = found_under(3.0)
     assert found.probability != plain.probability
     assert found.remark.startswith("The image was made under edits (WeightWords), of which")
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_probability_of_a_run_with_a_cache_says_that_its_fit_saw_none(edited):
+    pipe = ours(**tiny_sd_components())
+    store_presence_fit(pipe.unet, fitted_text(pipe))
+    with attend(pipe) as attn:
+        if edited:
+            attn.edit(WeightWords(target=0, weights={"cat": 3.0}))
+        maps = attn.probe("cat")
+        draw(pipe, CAT, cache=[GatedCrossAttention(after=1)])
+        cached = maps.found("cat").remark
+        draw(pipe, CAT)
+        plain = maps.found("cat").remark
+    start = "The image was made under edits (WeightWords) and" if edited else "The image was made"
+    assert cached.startswith(f"{start} with a cache (cross:after=1), of which the presence fit has")
+    assert "cache" not in plain
 
 
 def test_a_model_without_a_fit_has_a_score_alone_and_says_so():

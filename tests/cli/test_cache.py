@@ -107,6 +107,8 @@ def test_source_and_target_of_an_edit_have_the_cache(cli: Cli, model: Path) -> N
         (("--cache", "deep:every=1"), "expected a whole number from 2 on"),
         (("--cache", "deep:full=2/3"), "skips the first pass of the run"),
         (("--cache", DEEP, "--cache", "deep"), "which exclude one another"),
+        (("--cache", "deep:full=0/40"), "Got full=0/40 for a run of 4 passes, whose last is 3"),
+        (("--cache", "deep:schedule=power,power=30000"), "a number above 1, up to 10"),
         (("--cache", "deep:branch=9"), "this UNet has 4 skip connections"),
     ],
     ids=str,
@@ -125,3 +127,28 @@ def test_a_photo_is_inverted_without_a_cache(cli: Cli, model: Path, photo: Path)
     done = cli("edit", "--image", photo, PROMPT, "a red dog", *options)
     assert done.code == 2
     assert "Got --cache deep:every=2 for a photo that is inverted" in done.err.replace("\n", " ")
+
+
+def test_the_cache_is_left_out_of_the_upscaling(generate: Cli, cli: Cli) -> None:
+    options = ("--cache", "cross", "--size", "32", "--upscale", "2:0.25")
+    done = generate(PROMPT, *options, "--out", "large.png")
+    assert done.code == 0, done.err
+    assert request("large.png")["cache"] == ["cross"]
+    again = cli("generate", "--from", "large.png", "--out", "again.png")
+    assert again.code == 0, again.err
+    assert same("again.png", "large.png")
+
+
+def test_none_takes_the_recorded_cache_away(generate: Cli, cli: Cli) -> None:
+    generate(PROMPT, "--cache", DEEP, "--out", "cut.png")
+    generate(PROMPT, "--out", "full.png")
+    done = cli("generate", "--from", "cut.png", "--cache", "none", "--out", "again.png")
+    assert done.code == 0, done.err
+    assert request("again.png")["cache"] == []
+    assert same("again.png", "full.png")
+    Path("prompts.jsonl").write_text(json.dumps({"prompt": PROMPT, "name": "a", "cache": "none"}))
+    done = generate("--prompts", "prompts.jsonl", "--cache", DEEP, "--out", "all")
+    assert done.code == 0, done.err
+    assert same("all/a.png", "full.png")
+    both = generate(PROMPT, "--cache", "none", "--cache", DEEP, "--out", "both.png")
+    assert "Unknown cache 'none'" in both.err

@@ -258,6 +258,27 @@ def test_words_and_prompts_that_cannot_be_looked_for_are_refused(
     assert "joined by AND" in done.err
 
 
+def test_a_cache_that_leaves_the_words_attention_out_is_refused_before_anything_is_drawn(
+    generate: Cli, cli: Cli, model: Path, threshold: SetThreshold
+) -> None:
+    threshold(0.5)
+    message = "Got --retry with --cache cross:after=0.5: it leaves out the attention of the later"
+    options = ("--steps", "4", "--cache", "deep:every=2", "--cache", "cross:after=0.5")
+    done = generate("--retry", "1", *options, "--out", "one.png")
+    assert done.code == 2
+    assert message in done.err.replace("\n", " ")
+    assert not Path("one.png").exists()
+    lines = [{"prompt": "a cat"}, {"prompt": "a dog", "retry": 1, "cache": "cross:after=0.5"}]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "4")
+    done = cli(*command, "--out", "out")
+    assert done.code != 0
+    assert f"p.jsonl:2: {message}" in done.err.replace("\n", " ")
+    assert not Path("out").exists()
+    deep = generate("--retry", "1", "--steps", "4", "--cache", "deep:every=2", "--out", "one.png")
+    assert deep.code == 0, deep.err
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "101", "cat", "3:", "1.5", "", "3:cat,,dog"])
 def test_other_values_of_the_option_are_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match=r"Got --(retry|words)"):

@@ -56,7 +56,8 @@ class HeatMaps(Mapping[str, Tensor]):
         `t2i.attention.probes.output_space`;
     "mean" : the mean of the probabilities themselves, not rescaled;
     "daam" : Tang et al. 2022 (arXiv 2210.04885): the sum over steps, bicubic to the latents' grid,
-        clamped at 0, then the mean.
+        clamped at 0, then the mean; the sum of a site that the run's caches left out at some
+        steps is scaled to as many steps as that of the others.
 
     Maps fill while images are generated. `image_index` selects one of several images of the prompt.
     """
@@ -235,7 +236,8 @@ class HeatMaps(Mapping[str, Tensor]):
         """
         measured = self.measurements
         pipe = None if word in measured.concepts else measured.presence_pipe
-        return judge_presence(word, self._map(word), self.convention, pipe, measured.edits)
+        run = (measured.edits, measured.caches)
+        return judge_presence(word, self._map(word), self.convention, pipe, *run)
 
     def save(self, path: str | Path) -> None:
         """Write the heat maps to a .safetensors file with words, convention and sites as
@@ -267,13 +269,10 @@ class HeatMaps(Mapping[str, Tensor]):
 
     def _combined_probability(self, word: str) -> Tensor:
         """Return the word's aggregated probability (H, W), whatever the convention's map is."""
+        every = self._accumulators()
         if self.convention == "daam":
-            return self._combine(
-                word, [accumulator.total_NSQ for accumulator in self._accumulators()]
-            )
-        return self._combine(
-            word, [accumulator.mean_over_steps_NSQ for accumulator in self._accumulators()]
-        )
+            return self._combine(word, self.measurements.compute_totals(every))
+        return self._combine(word, [one.mean_over_steps_NSQ for one in every])
 
     def _combine(self, word: str, values: Sequence[Tensor], grid: Size | None = None) -> Tensor:
         """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""

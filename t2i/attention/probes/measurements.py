@@ -5,6 +5,7 @@ N heads, S tokens of the words, Q positions of a site.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ class ProbeMeasurements:
         of a part of the run, as of some sites
     concepts : words of the maps that are read beside the prompt
     edits : names of the edits under which the run was made
+    caches : caches of the run, which leave out attention of some passes; "" without any
     """
 
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class ProbeMeasurements:
     presence_pipe: Any = None
     concepts: frozenset[str] = frozenset()
     edits: tuple[str, ...] = ()
+    caches: str = ""
 
     def clear(self) -> None:
         """Discard the attention that a probe has read in a run."""
@@ -131,6 +134,26 @@ class ProbeMeasurements:
             self.affinities[key].add(probs_QQ)
         else:
             self.affinities[key] = AffinityAccumulator(site, probs_QQ)
+
+    def compute_totals(self, accumulators: Sequence[SiteAccumulator]) -> list[Tensor]:
+        """Return the sum over steps (N or 1, S, Q) of each of these sites of an image.
+
+        Where the run's caches left out some sites at some steps, each site of the UNet has the sum
+        that it would have at as many steps as the one that ran most, so that all weigh the same.
+        """
+        if not self.caches:
+            return [one.total_NSQ for one in accumulators]
+        cached = [one for one in accumulators if one.site.control_number is None]
+        most_S = [max(steps) for steps in zip_longest(*(one.steps for one in cached), fillvalue=0)]
+        totals: list[Tensor] = []
+        for one in accumulators:
+            ratio_S = [1.0] * len(one.steps)
+            if one.site.control_number is None:  # caches leave out nothing of other networks
+                ratio_S = [
+                    most / max(steps, 1) for most, steps in zip(most_S, one.steps, strict=False)
+                ]
+            totals.append(one.total_NSQ * one.total_NSQ.new_tensor(ratio_S)[:, None])
+        return totals
 
     def select_refinement_affinity(self, image_index: int) -> AffinityAccumulator:
         """Return the self-attention of an image that refines its heat maps: that of the largest

@@ -134,7 +134,12 @@ def measure_presence_features(map_HW: Tensor) -> dict[str, float]:
 
 
 def judge_presence(
-    word: str, map_HW: Tensor, convention: str, pipe: Any, edits: Sequence[str] = ()
+    word: str,
+    map_HW: Tensor,
+    convention: str,
+    pipe: Any,
+    edits: Sequence[str] = (),
+    caches: str = "",
 ) -> Presence:
     """Return the presence of what a word names, by its heat map and the model's fit.
 
@@ -142,6 +147,7 @@ def judge_presence(
     pipe : whose fit is used if it was made for its present weights; None for a map to which no fit
         applies, as that of a part of the run
     edits : names of the edits of attention or latents under which the image was made
+    caches : caches of the run that made it, as the command line takes them; "" without any
     """
     score = measure_top(map_HW)
     if pipe is None:
@@ -171,13 +177,14 @@ def judge_presence(
     else:
         regression = fit.conventions[convention]
         probability = regression.compute_probability(map_HW)
-        if edits:
-            remark = (
-                f"The image was made under edits ({', '.join(dict.fromkeys(edits))}), of which the "
-                "presence fit has seen none: its probability may be off."
-            )
-        else:
-            remark = ""
+        unseen = [f"under edits ({', '.join(dict.fromkeys(edits))})"] if edits else []
+        unseen += [f"with a cache ({caches})"] if caches else []
+        remark = (
+            f"The image was made {' and '.join(unseen)}, of which the presence fit has seen none: "
+            "its probability may be off."
+            if unseen
+            else ""
+        )
         return Presence(word, score, probability, probability < regression.threshold, remark)
     return Presence(word, score, remark=remark)
 

@@ -108,7 +108,7 @@ class SessionBase:
                 for entry in self._entries:
                     entry.participant.check_prompts_and_words(new_tokens)
             if begins:
-                self._begin_run(latent_size)
+                self._begin_run(latent_size, denoiser_pass)
             elif self.driven_by_callback and not self._called_back:
                 check_step_callback_ran(self._entries)
             self._pass = self._last = denoiser_pass
@@ -285,7 +285,7 @@ class SessionBase:
         self._checked = False
         if self._last is not None and self._prompts.tokens is not None:
             entry.begin_run(self._prompts.tokens, self._latent_size)
-            self._note_edits()
+            self._note_edits_and_caches(self._last)
             self._installed.hook_sites_of_session(self)
 
     def _discover_sites(self) -> None:
@@ -319,16 +319,17 @@ class SessionBase:
             check_sites_and_memory(self._entries, sites, self._last, self.budget, waiting)
             self._checked, self._checked_concept_bytes = True, stored
 
-    def _begin_run(self, latent_size: tuple[int, int] | None) -> None:
+    def _begin_run(self, latent_size: tuple[int, int] | None, first: DenoiserPass) -> None:
         assert self._prompts.tokens is not None
         self._latent_size = latent_size
         self._checked, self._checked_concept_bytes = False, 0
         for entry in self._entries:
             entry.begin_run(self._prompts.tokens, latent_size)
-        self._note_edits()
+        self._note_edits_and_caches(first)
 
-    def _note_edits(self) -> None:
-        """Note in the probes' measurements under which edits the run is made."""
+    def _note_edits_and_caches(self, denoiser_pass: DenoiserPass) -> None:
+        """Note in the probes' measurements under which edits and caches the run is made."""
+        skipped = denoiser_pass.skipped_calls
         edits = tuple(
             type(one).__name__
             for one in (entry.participant for entry in self._entries)
@@ -336,6 +337,7 @@ class SessionBase:
         )
         for probe in (probe for entry in self._entries for probe in entry.probes):
             probe.measurements.edits = edits
+            probe.measurements.caches = "" if skipped is None else skipped.description
 
     def _call_at(self, site: Site) -> AttentionCall:
         assert self._pass is not None

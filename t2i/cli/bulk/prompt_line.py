@@ -30,6 +30,7 @@ from t2i.cli.request.edit_options import (
 )
 from t2i.cli.request.image_prompt_files import parse_ip_adapters
 from t2i.cli.request.input_files import (
+    parse_caches,
     parse_embeddings,
     parse_file_with_scale,
     parse_if_given,
@@ -161,7 +162,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             if keys.region is None or keys.source is not None or recording is not None
             else tuple(map(parse_region, split_values(keys.region))),
             controls=parse_if_given(keys.control, lambda x: parse_controls(split_values(x))),
-            cache=None if keys.cache is None else tuple(split_values(keys.cache)),
+            cache=parse_if_given(keys.cache, lambda x: parse_caches(split_values(x))),
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
             image_prompt=parse_if_given(keys.image_prompt, parse_file_with_scale),

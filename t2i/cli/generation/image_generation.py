@@ -140,7 +140,10 @@ def upscale_if_requested(
     *,
     show_progress: bool = True,
 ) -> "Image":
-    """Upscale a generated image if the request asks for it, otherwise return it unchanged."""
+    """Upscale a generated image if the request asks for it, otherwise return it unchanged.
+
+    The caches of the request are those of its first run alone: the second is too short for any.
+    """
     if request.upscale is None:
         return picture
     from pipelines.image_to_image import ImageToImagePipeline
@@ -160,7 +163,7 @@ def upscale_if_requested(
             strength=request.upscale.strength,
             return_dict=False,
             callback_on_step_end=first_step,
-            **build_sampling_and_control_arguments(pipe, request, seed),
+            **build_sampling_and_control_arguments(pipe, replace(request, cache=()), seed),
             **build_image_prompt_arguments(request),
         )[0]
     return pictures[0]

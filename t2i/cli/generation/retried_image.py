@@ -101,7 +101,24 @@ def check_can_retry(request: Request) -> None:
             "Got --retry with a LoRA or a learned word: the model's presence fit, by which it sees "
             "what is missing, is not for the weights with it. Leave one of them out."
         )
+    _check_no_gated_cache(request)
     check_no_composed_prompts(request, [request.prompt])
+
+
+def _check_no_gated_cache(request: Request) -> None:
+    if not request.cache:
+        return
+    # Here, for it imports torch, which most requests need much later.
+    from t2i.denoiser.caches.gated_cross_attention import GatedCrossAttention
+    from t2i.denoiser.caches.registry import parse_cache
+
+    gated = [text for text in request.cache if isinstance(parse_cache(text), GatedCrossAttention)]
+    if gated:
+        raise ArgumentError(
+            f"Got --retry with --cache {gated[0]}: it leaves out the attention of the later steps, "
+            "and the model's presence fit, by which it sees what is missing, is for the heat maps "
+            "of all steps. Leave one of them out."
+        )
 
 
 def require_presence_file(model: Path) -> None:

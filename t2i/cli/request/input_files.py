@@ -18,7 +18,7 @@ MAX_SCALE = 100
 MAX_FILES = 32
 """Maximum number of files of one option in a request."""
 NO_FILES_VALUE = "none"
-"""Value of --lora and --embedding for no file, in place of those of an image or a command."""
+"""Value of --lora and other options for none, in place of those of an image or a command."""
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -135,6 +135,13 @@ def parse_loras(texts: Sequence[str]) -> tuple[InputFileWithScale, ...]:
 def parse_embeddings(texts: Sequence[str]) -> tuple[EmbeddingFile, ...]:
     """Parse the values of --embedding; "none" alone gives no word."""
     return tuple(map(parse_embedding_file, _drop_none(texts)))
+
+
+def parse_caches(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the values of --cache as a request has them, which are no files; "none" alone gives
+    no cache.
+    """
+    return tuple(_drop_none(texts))
 
 
 def _drop_none(texts: Sequence[str]) -> Sequence[str]:

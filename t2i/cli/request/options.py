@@ -60,7 +60,8 @@ Cache = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[:NAME=VALUE,...]",
-        help="Leave out a part of some passes, as in deep:every=3; may be repeated.",
+        help="Leave out a part of some passes, as in deep:every=3; may be repeated. none, with "
+        "--from, takes the recorded ones away.",
     ),
 ]
 IPAdapter = Annotated[
@@ -176,7 +177,7 @@ class SamplingOptions:
         """
         from t2i.cli.request.control_files import parse_controls
         from t2i.cli.request.image_prompt_files import parse_ip_adapters
-        from t2i.cli.request.input_files import parse_embeddings, parse_loras
+        from t2i.cli.request.input_files import parse_caches, parse_embeddings, parse_loras
         from t2i.cli.request.request import RequestOverrides, parse_size
         from t2i.cli.request.sampler_names import sampler_name_from_class
         from t2i.cli.request.upscaling import parse_upscale
@@ -199,7 +200,7 @@ class SamplingOptions:
             controls=parse_controls(self.control) if self.control else None,
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
-            cache=tuple(self.cache) if self.cache else None,
+            cache=parse_caches(self.cache) if self.cache else None,
         )
 
 

@@ -21,6 +21,8 @@ from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, suggest_choice
 
 SCHEDULES = ("uniform", "power")
+MAX_POWER = 10
+"""Far above any use: the paper's are 1.2 and 1.4. The search for distinct passes begins there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,11 @@ class DeepBlocks:
             raise ArgumentError(
                 f"Got centre={self.centre}, expected a share of the run, from 0 to below 1."
             )
-        if self.power <= 1:
-            raise ArgumentError(f"Got power={self.power}, expected a number above 1, such as 1.4.")
+        if not 1 < self.power <= MAX_POWER:
+            raise ArgumentError(
+                f"Got power={self.power}, expected a number above 1, up to {MAX_POWER}, such as "
+                "1.4."
+            )
         check_full_passes(self.full)
 
     def check_unet(self, unet: nn.Module) -> None:
@@ -89,6 +94,11 @@ class DeepBlocks:
     def list_computed_passes(self, called: Sequence[int], num_passes: int) -> Sequence[int]:
         """Return those of the passes `called` that are full ones."""
         if self.full:
+            if self.full[-1] >= num_passes:
+                raise ArgumentError(
+                    f"Got full={'/'.join(map(str, self.full))} for a run of {num_passes} passes, "
+                    f"whose last is {num_passes - 1}: leave out the later ones, or take more steps."
+                )
             full: Sequence[int] = self.full
         elif self.schedule == "power":
             full = list_power_passes(self.every, self.centre, self.power, num_passes)

@@ -1,7 +1,5 @@
 """Schedules of the passes that a run computes in full, for caches that cut the others."""
 
-from collections.abc import Sequence
-
 from t2i.errors import ArgumentError
 
 POWER_STEP = 0.02
@@ -41,19 +39,21 @@ def list_power_passes(every: int, centre: float, power: float, num_passes: int) 
     )
 
 
-def check_full_passes(passes: Sequence[int]) -> None:
-    """Raise ArgumentError for a list of passes to compute in full that leaves out the first, or is
-    no list of rising numbers.
+def check_full_passes(passes: object) -> None:
+    """Raise ArgumentError for passes to compute in full that leave out the first, or are no tuple
+    of rising numbers.
     """
-    if any(type(one) is not int or one < 0 for one in passes) or list(passes) != sorted(
-        set(passes)
+    if (
+        not isinstance(passes, tuple)
+        or any(type(one) is not int or one < 0 for one in passes)
+        or list(passes) != sorted(set(passes))
     ):
         raise ArgumentError(
-            f"Got full={tuple(passes)!r}, expected the numbers of the passes to compute in full, "
-            "rising from 0, such as (0, 3, 6)."
+            f"Got full={passes!r:.80}, expected a tuple of the numbers of the passes to compute in "
+            "full, rising from 0, such as (0, 3, 6)."
         )
     if passes and passes[0] != 0:
         raise ArgumentError(
-            f"Got full={tuple(passes)!r}, which skips the first pass of the run, before which "
+            f"Got full={passes!r:.80}, which skips the first pass of the run, before which "
             "nothing is kept: let it begin with 0."
         )

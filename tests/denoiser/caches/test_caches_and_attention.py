@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from t2i.attention import AttendAndExcite, LocalBlend, Replace, StepHeatMaps, attend
@@ -52,6 +53,21 @@ def test_a_probe_reads_the_passes_that_compute_a_site_and_changes_no_bit(pipe):
     assert f"no map of {4 * deep} calls that the run's caches left out" in report
     assert torch.isfinite(maps["cat"]).all()
     assert left_behind(pipe) == before
+
+
+@pytest.mark.parametrize("cache", [[DEEP], []], ids=["cache", "no cache"])
+def test_the_sites_of_a_daam_map_weigh_the_same_however_often_they_ran(pipe, cache):
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", convention="daam")
+        draw(pipe, CAT, cache=cache, **SIX)
+    heads = []
+    for one in maps.measurements.accumulators.values():
+        assert one.steps[0] in ((2, 6) if cache else (6,))
+        # As DAAM has it: the sum over all six steps, of a site that ran in two of them threefold.
+        total = (one.total_NSQ * (6 // one.steps[0])).unflatten(-1, one.site.size)
+        resized = functional.interpolate(total, maps.grid_size, mode="bicubic")
+        heads += list(resized.clamp(min=0).mean(dim=1))
+    assert_equal(maps["cat"], torch.stack(heads).mean(0))
 
 
 def test_without_a_cache_nothing_is_reported_left_out(pipe):

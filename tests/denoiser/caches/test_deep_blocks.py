@@ -267,14 +267,28 @@ def test_the_deeper_the_branch_the_nearer_to_the_plain_run():
         ({"schedule": "powr"}, "Unknown schedule 'powr'. Did you mean 'power'"),
         ({"centre": 1.0}, "Got centre=1.0, expected a share"),
         ({"power": 1.0}, "Got power=1.0, expected a number above 1"),
+        ({"power": 10.5}, "Got power=10.5, expected a number above 1, up to 10"),
+        ({"power": 30_000}, "expected a number above 1, up to 10"),
+        ({"full": 3}, "Got full=3, expected a tuple of the numbers of the passes"),
+        ({"full": "0/3"}, "Got full='0/3', expected a tuple of the numbers"),
         ({"full": (1, 3)}, r"Got full=\(1, 3\), which skips the first pass of the run"),
-        ({"full": (0, 3, 3)}, r"Got full=\(0, 3, 3\), expected the numbers of the passes"),
+        (
+            {"full": (0, 3, 3)},
+            r"Got full=\(0, 3, 3\), expected a tuple of the numbers of the passes",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_arguments_that_no_run_can_use_are_refused(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         DeepBlocks(**arguments)
+
+
+def test_full_passes_beyond_the_run_are_refused():
+    pipe = pipeline(tiny_sd_components())
+    match = "Got full=0/40 for a run of 4 passes, whose last is 3: leave out the later ones"
+    with pytest.raises(ArgumentError, match=match):
+        pipe(PROMPT, num_inference_steps=4, cache=[DeepBlocks(full=(0, 40))])
 
 
 def test_a_branch_that_the_unet_does_not_have_is_refused_with_those_it_has():
