@@ -201,10 +201,13 @@ def test_a_line_has_retries_of_its_own(cli: Cli, model: Path, threshold: SetThre
         ({"prompt": "a dog", "source": "a cat", "retry": 1}, 'Got "retry" for a line that edits'),
     ],
 )
-def test_retries_that_a_line_cannot_have_are_refused(line: dict[str, object], message: str) -> None:
-    Path("p.jsonl").write_text(json.dumps(line) + "\n")
+def test_retries_that_a_line_cannot_have_are_refused(
+    line: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(line) + "\n")
     with pytest.raises(DataError, match=message):
-        read_prompts_file(Path("p.jsonl"))
+        read_prompts_file(path)
 
 
 def test_a_bulk_run_that_no_fit_can_judge_is_refused_once_before_it_is_begun(
@@ -228,6 +231,54 @@ def test_a_bulk_run_that_no_fit_can_judge_is_refused_once_before_it_is_begun(
     assert done.code == 3
     assert done.err.count("presence fit is not for") == 1
     assert not [*Path("out").glob("*.png")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            {"prompt": "a cat", "retry": "1:apple"},
+            "'apple' is not in the prompt. Its words: a, cat",
+        ),
+        ({"prompt": "a (cap:1.2)", "retry": "1:cat"}, "'cat' is not in the prompt. Nearest: cap"),
+        ({"prompt": "a red cat", "retry": "1:red"}, "'red', which the model's presence fit is not"),
+    ],
+)
+def test_words_of_retries_that_cannot_be_looked_for_are_refused_before_anything_is_drawn(
+    cli: Cli,
+    model: Path,
+    threshold: SetThreshold,
+    line: dict[str, object],
+    message: str,
+) -> None:
+    threshold(1.0)
+    Path("p.jsonl").write_text('{"prompt": "a red apple"}\n' + json.dumps(line) + "\n")
+    done = cli("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "2", "--out", "out")
+    assert done.code == 4
+    assert f"p.jsonl:2: {message}" in done.err.replace("Got --retry with ", "")
+    assert not Path("out").exists()
+
+
+def test_words_of_retries_are_looked_up_as_the_grammar_reads_the_prompt(
+    cli: Cli, model: Path, threshold: SetThreshold
+) -> None:
+    """In each text of a schedule, without weights; plainly where the grammar is."""
+    threshold(1.0)
+    lines: list[dict[str, object]] = [
+        {"prompt": "a [dog:cat:0.5]", "retry": "1:cat"},
+        {"prompt": "a [dog|cat]", "retry": "1:cat,dog"},
+        {"prompt": "an (ap)ple", "retry": "1:apple"},
+    ]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("generate", "--prompts", "p.jsonl", "--model", model, "--steps", "2")
+    done = cli(*command, "--out", "out")
+    assert done.code == 0, done.err
+    index = [json.loads(line) for line in Path("out/index.jsonl").read_text().splitlines()]
+    assert [len(entry["draws"]) for entry in index] == [2, 2, 2]
+    refused = cli(*command, "--grammar", "plain", "--out", "plain")
+    assert refused.code == 4
+    assert "p.jsonl:3: 'apple' is not in the prompt" in refused.err
+    assert not Path("plain").exists()
 
 
 def test_a_model_without_a_fit_for_its_weights_is_refused(

@@ -22,7 +22,8 @@ from t2i.cli.bulk.prompt_line import PromptLine
 from t2i.cli.generation.image_generation import build_named_scheduler
 from t2i.cli.generation.retried_image import (
     check_can_retry,
-    require_presence_file,
+    check_retry_words,
+    read_presence_file,
     require_presence_fit,
 )
 from t2i.cli.output import print_json, print_remark
@@ -39,6 +40,7 @@ from t2i.terminal import print_result_line
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from t2i.attention.probes.presence import PresenceFit
     from t2i.cli.bulk.worker import BulkWorker
 
 POLL_INTERVAL = 0.5
@@ -206,16 +208,19 @@ def _check_samplers(path: Path, jobs: Sequence[Job], model: Path) -> None:
 
 def _check_retries(path: Path, jobs: Sequence[Job], model: Path) -> None:
     """Raise ModelError for retries with a model that has no presence fit, DataError for a line
-    whose image cannot be judged by it, before anything is written.
+    whose image or words of retries cannot be judged by it, before anything is written.
     """
-    retried = [job for job in jobs if job.retry is not None]
-    if retried:
-        require_presence_file(model)
-    for job in retried:
+    retry_by_line = {job.line_number: (job.request, job.retry) for job in jobs}
+    fit: PresenceFit | None = None
+    for line, (request, retry) in retry_by_line.items():
+        if retry is None:
+            continue
+        fit = fit or read_presence_file(model)
         try:
-            check_can_retry(job.request)
+            check_can_retry(request)
+            check_retry_words(request, retry, fit)
         except ArgumentError as error:
-            raise DataError(f"{path}:{job.line_number}: {error}") from error
+            raise DataError(f"{path}:{line}: {error}") from error
 
 
 def _check_folder_is_shared(out: Path) -> None:

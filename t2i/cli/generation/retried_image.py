@@ -15,6 +15,7 @@ from t2i.cli.inspected_words import Retry
 from t2i.cli.request.options import check_no_composed_prompts
 from t2i.cli.request.request import MAX_SEED, Request
 from t2i.errors import ArgumentError, ModelError
+from t2i.safe_reading import MODEL_CONFIG_KIND, read_text
 from t2i.terminal import plural
 
 if TYPE_CHECKING:
@@ -121,12 +122,17 @@ def _check_no_gated_cache(request: Request) -> None:
         )
 
 
-def require_presence_file(model: Path) -> None:
-    """Raise ModelError for a model whose folder has no presence fit; its weights are not read."""
+def read_presence_file(model: Path) -> "PresenceFit":
+    """Return the presence fit of a model's folder, whatever weights it is for; its weights are not
+    read. Raises ModelError for a folder without one.
+    """
+    from t2i.attention.probes.presence import parse_presence_fit
     from t2i.denoiser.loading.model_location import PRESENCE_FILE
 
-    if not (model / PRESENCE_FILE).is_file():
+    path = model / PRESENCE_FILE
+    if not path.is_file():
         raise _missing_fit_error()
+    return parse_presence_fit(read_text(path, MODEL_CONFIG_KIND), path)
 
 
 def _missing_fit_error() -> ModelError:
@@ -162,6 +168,35 @@ def require_presence_fit(pipe: "TextToImagePipeline") -> "tuple[PresenceFit, Con
     return fit, known[0]
 
 
+def check_retry_words(request: Request, retry: Retry, fit: "PresenceFit") -> None:
+    """Raise ArgumentError for words of retries that the prompt of a request, in its grammar, has at
+    no step, or that the presence fit of its model is not for; the model is not needed.
+    """
+    from pipelines.prompt_to_prompt.automatic_edits import get_cond_text_at_step
+    from pipelines.prompt_to_prompt.recorded_heat_maps import find_absent_words
+    from t2i.text.alignment import join_text_without_weights
+    from t2i.text.word_spans import build_unknown_word_message
+
+    defaults = find_pipeline_class(request).choose_fallback_defaults(is_sdxl=False)
+    steps = request.num_inference_steps or defaults["num_inference_steps"]
+    prompt = request.parse_prompt_in_grammar(request.prompt)
+    absent = find_absent_words(prompt, retry.words, steps)
+    if absent:
+        text = join_text_without_weights(get_cond_text_at_step(prompt, 0, steps))
+        raise ArgumentError(build_unknown_word_message(absent[0], text))
+    check_fit_knows_words(fit, retry)
+
+
+def check_fit_knows_words(fit: "PresenceFit", retry: Retry) -> None:
+    """Raise ArgumentError for words of retries that a presence fit is not for."""
+    unknown = [word for word in retry.words if not fit.knows(word)]
+    if unknown:
+        raise ArgumentError(
+            f"Got --retry with {unknown[0]!r:.80}, which the model's presence fit is not for: it "
+            f"knows {', '.join(fit.words):.400}."
+        )
+
+
 def choose_words(pipe: "TextToImagePipeline", request: Request, retry: Retry) -> list[str]:
     """Return the words to look for: those of --retry, else those of the fit that the prompt has,
     without one that is a part of another.
@@ -176,12 +211,7 @@ def choose_words(pipe: "TextToImagePipeline", request: Request, retry: Retry) ->
     fit, _ = require_presence_fit(pipe)
     if retry.words:
         check_heat_map_words(pipe, prompt, retry.words, steps)
-        unknown = [word for word in retry.words if not fit.knows(word)]
-        if unknown:
-            raise ArgumentError(
-                f"Got --retry with {unknown[0]!r:.80}, which the model's presence fit is not for: "
-                f"it knows {', '.join(fit.words):.400}."
-            )
+        check_fit_knows_words(fit, retry)
         return list(retry.words)
     absent = set(find_absent_words(prompt, fit.words, steps))
     there = [word for word in fit.words if word not in absent]
