@@ -114,7 +114,8 @@ def list_control_networks(folder: Path) -> dict[str, Path]:
     and .safetensors files outside of them, without the suffix. A folder that is itself a network,
     with the config.json of one, is listed by its own name.
 
-    Raises ArgumentError for a file, in place of the folder that it is in.
+    Raises ArgumentError for a file, in place of the folder that it is in, and for two networks of
+    one name.
     """
     place = Path(expanduser(folder))
     if place.is_file():
@@ -132,6 +133,7 @@ def list_control_networks(folder: Path) -> dict[str, Path]:
     if place / "config.json" in configs and "_class_name" in read_json(
         place / "config.json", MODEL_CONFIG_KIND
     ):
+        _check_name_is_free(folder, place.resolve().name, place, folders)
         folders[place.resolve().name] = place
         own_weights = set(place.glob(f"*{ADAPTER_SUFFIX}"))
     else:
@@ -141,4 +143,14 @@ def list_control_networks(folder: Path) -> dict[str, Path]:
         for name, file in list_tensor_files(folder).items()
         if inside.isdisjoint(file.parents) and file not in own_weights
     }
+    for name, file in files.items():
+        _check_name_is_free(folder, name, file, folders)
     return {**files, **folders}
+
+
+def _check_name_is_free(folder: Path, name: str, network: Path, others: Mapping[str, Path]) -> None:
+    if name in others:
+        raise ArgumentError(
+            f"Got --control-dir {folder}, in which two networks have the name {name!r}: {network} "
+            f"and {others[name]}. Rename one of them."
+        )

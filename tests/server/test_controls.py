@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,23 @@ def test_a_network_that_lies_directly_in_the_folder_is_listed_by_the_folder_s_na
     assert listed == {"canny": folder, "depth": folder / "depth"}
     client = idle(control_folder=folder)
     assert set(client.get("/api/v1/controls").json()["controls"]) == {"canny", "depth"}
+
+
+def test_two_networks_of_one_name_are_refused_when_the_server_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "canny"
+    (folder / "canny").mkdir(parents=True)
+    (folder / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    (folder / "canny" / "config.json").write_text("{}")
+    settings = ServerSettings(folder=tmp_path / "data", control_folder=folder)
+    named = f"two networks have the name 'canny': {folder} and {folder / 'canny'}. Rename one"
+    with pytest.raises(ArgumentError, match=re.escape(named)):
+        build_catalogue(settings)
+    # A file beside a folder, too.
+    (folder / "config.json").unlink()
+    (folder / "canny.safetensors").write_bytes(b"")
+    named = f"'canny': {folder / 'canny.safetensors'} and {folder / 'canny'}. Rename one"
+    with pytest.raises(ArgumentError, match=re.escape(named)):
+        build_catalogue(settings)
 
 
 def test_a_file_in_place_of_the_folder_of_networks_is_refused(tmp_path: Path) -> None:
