@@ -92,9 +92,13 @@ def test_words_that_the_prompt_lacks_are_read_beside_it(
 
 
 def test_a_photo_without_description_is_looked_into_by_any_word(inspect: Cli) -> None:
-    done = inspect("", "--words", "dog,(", "--out", "strip.png")
+    done = inspect("", "--words", "dog,red cat", "--out", "strip.png")
     assert done.code == 0, done.err
-    assert list(load_map_tensors("strip.safetensors")) == ["(", "dog"]
+    assert list(load_map_tensors("strip.safetensors")) == ["dog", "red cat"]
+    done = inspect("", "--words", "dog,(", "--out", "none.png")
+    assert done.code == 2
+    assert "Got Concept('('), which the CLIPTokenizer of this model cannot split" in done.err
+    assert not Path("none.png").exists()
 
 
 @pytest.mark.parametrize(
