@@ -67,11 +67,12 @@ def wrapping_forward(module: nn.Module, wrapper: ForwardWrapper) -> Iterator[Non
         with _lock:
             patched.wrappers = tuple(one for one in patched.wrappers if one is not wrapper)
             if not patched.wrappers:
-                del _patched[module]
+                # The forward first: a call of another thread that finds no patch goes on to it.
                 if patched.own is None:
                     del module.forward
                 else:
                     module.forward = patched.own
+                del _patched[module]
 
 
 def running_forward_in_context(
