@@ -16,6 +16,7 @@ from pipelines.prompt_to_prompt.recorded_source import RecordedSource
 from pipelines.run import argument_checks
 from pipelines.run.call_arguments import Prompts
 from pipelines.run.run_provenance import SourceRunSettings, reuse_recorded_settings
+from pipelines.text.branch_prompts import select_grammar_prompts
 from t2i.attention.edits.base.edit import Edit
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError, DataError
@@ -116,7 +117,7 @@ def check_texts_change_with_cached_source(
 
 def list_text_change_steps(prompts: Sequence[str | Prompt], num_steps: int) -> list[int]:
     """Return the steps, counted from 0, at which the text of any of these prompts changes."""
-    scheduled = (one.list_change_steps(num_steps) for one in prompts if isinstance(one, Prompt))
+    scheduled = (one.list_change_steps(num_steps) for one in select_grammar_prompts(list(prompts)))
     return sorted({step for steps in scheduled for step in steps} - {0})
 
 

@@ -56,3 +56,13 @@ def text_of(path: Path) -> dict[str, str]:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def request(path: str) -> dict[str, Any]:
+    """The request that a picture has in its metadata."""
+    recorded: dict[str, Any] = json.loads(text_of(Path(path))["t2i"])["request"]
+    return recorded
+
+
+def same(one: str, other: str) -> bool:
+    return np.array_equal(pixels(Path(one)), pixels(Path(other)))

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 import t2i
 from t2i.denoiser.caches import DeepBlocks
-from tests.cli.command import Cli, Result, pixels, text_of
+from tests.cli.command import Cli, Result, pixels, request, same, text_of
 
 PROMPT = "a red cat"
 DEEP = "deep:every=2"
@@ -24,15 +23,6 @@ def generate(cli: Cli, model: Path) -> Cli:
         return cli("generate", *arguments, "--model", model, "--steps", "4", "--seed", "7")
 
     return run
-
-
-def request(path: str) -> dict[str, Any]:
-    recorded: dict[str, Any] = json.loads(text_of(Path(path))["t2i"])["request"]
-    return recorded
-
-
-def same(one: str, other: str) -> bool:
-    return np.array_equal(pixels(Path(one)), pixels(Path(other)))
 
 
 def test_the_picture_is_the_one_of_python_and_says_how_it_was_made(

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 import t2i
 from t2i import attend
 from t2i.attention import Region, Regions
-from tests.cli.command import Cli, Result, pixels, text_of
+from tests.cli.command import Cli, Result, pixels, request, same, text_of
 
 PROMPT = "a red cat"
 BOX = "cat:0.5,0,1,1"
@@ -25,15 +24,6 @@ def generate(cli: Cli, model: Path) -> Cli:
         return cli("generate", *arguments, "--model", model, "--steps", "2", "--seed", "7")
 
     return run
-
-
-def request(path: str) -> dict[str, Any]:
-    recorded: dict[str, Any] = json.loads(text_of(Path(path))["t2i"])["request"]
-    return recorded
-
-
-def same(one: str, other: str) -> bool:
-    return np.array_equal(pixels(Path(one)), pixels(Path(other)))
 
 
 def test_a_word_is_bound_to_its_box_as_python_binds_it(generate: Cli, model: Path) -> None:

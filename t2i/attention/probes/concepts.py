@@ -20,6 +20,7 @@ from t2i.attention.compute.probabilities import (
 )
 from t2i.attention.hooks.control_networks import find_site_module
 from t2i.attention.hooks.encoded_prompts import pausing_token_recording
+from t2i.attention.probes.concept_tokens import ConceptTokens
 from t2i.attention.probes.joint_concepts import JointConcepts
 from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokenizer, PromptTokens
@@ -58,7 +59,7 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class EncodedConcepts:
+class EncodedConcepts(ConceptTokens):
     """Encoded concepts of a probe, and their attention at the sites of a UNet.
 
     root : the UNet
@@ -71,17 +72,6 @@ class EncodedConcepts:
     ends: tuple[int, ...]
     _keys: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Name of a site -> keys (N, S, E) there, computed once a run."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens of all concepts of a probe together."""
-        return self.ends[-1]
-
-    @property
-    def spans(self) -> list[tuple[int, ...]]:
-        """Positions of each concept's tokens along S, the axis of the tokens of all concepts."""
-        starts = (0, *self.ends[:-1])
-        return [tuple(range(*span)) for span in zip(starts, self.ends, strict=True)]
 
     def begin_run(self) -> None:
         """Drop the attention keys of the concepts that the last run cached; the weights may have

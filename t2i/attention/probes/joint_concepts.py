@@ -24,6 +24,7 @@ from t2i.attention.compute.probabilities import (
     AttentionProbabilities,
 )
 from t2i.attention.compute.tap import AttentionInputs
+from t2i.attention.probes.concept_tokens import ConceptTokens
 from t2i.attention.probes.output_space import require_output
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError, AttentionError
@@ -64,7 +65,7 @@ class OwnPassAttention:
 
 
 @dataclass(slots=True)
-class JointConcepts:
+class JointConcepts(ConceptTokens):
     """Encoded concepts of a probe, and how they are read in the joint attention of a transformer.
 
     tokens_SD : embeddings of the tokens of all concepts
@@ -76,17 +77,6 @@ class JointConcepts:
     _own: dict[tuple[str, int], OwnPassAttention] = field(default_factory=dict, repr=False)
     """(name of a site, row) -> its attention in the own pass that was last."""
     _rows: tuple[int, ...] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens of all concepts of a probe together."""
-        return self.ends[-1]
-
-    @property
-    def spans(self) -> list[tuple[int, ...]]:
-        """Positions of each concept's tokens along S, the axis of the tokens of all concepts."""
-        starts = (0, *self.ends[:-1])
-        return [tuple(range(*span)) for span in zip(starts, self.ends, strict=True)]
 
     @property
     def stored_bytes(self) -> int:
