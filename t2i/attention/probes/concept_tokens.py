@@ -1,4 +1,4 @@
-"""Where the tokens of a probe's concepts lie among the tokens of all of them."""
+"""Tokens of the encoded concepts of a probe, which lie one after the other."""
 
 
 class ConceptTokens:
