@@ -217,7 +217,8 @@ def format_stage_line(run: Path) -> str:
     if what == "denoiser":
         objective = config["objective"]
         zero = " with zero terminal SNR" if objective["zero_terminal_snr"] else ""
-        what += f" and text encoder ({objective['prediction']}, {objective['beta_schedule']}{zero})"
+        encoder = " and text encoder" if target.get("train_text_encoder", True) else ""
+        what += f"{encoder} ({objective['prediction']}, {objective['beta_schedule']}{zero})"
     elif not target.get("train_encoder", True):
         what += ", its decoder alone"
     crop = target.get("crop")

@@ -81,7 +81,11 @@ def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path, one_
     write_model_with_card(one_step, tmp_path / "published", "")
     parts = [f"target.{p}={tmp_path / 'published' / p}" for p in ("vae", "unet", "text_encoder")]
     run_training(
-        load_run_config(write_run(tmp_path, RUN + SAMPLES), ["train.steps=2", *parts]), second
+        load_run_config(
+            write_run(tmp_path, RUN + SAMPLES),
+            ["train.steps=2", *parts, "target.train_text_encoder=false"],
+        ),
+        second,
     )
     write_model_with_card(second, tmp_path / "published", "")
     stages = json.loads((tmp_path / "published" / "t2i.json").read_text())["stages"]
@@ -89,6 +93,7 @@ def test_a_published_model_that_learns_on_keeps_its_history(tmp_path: Path, one_
         " 1 step of 4 pictures",
         " 2 steps of 4 pictures",
     ]
+    assert [line.startswith("denoiser and text encoder (") for line in stages] == [True, False]
     card = (tmp_path / "published" / "README.md").read_text()
     assert all(f"- {line}" in card for line in stages)
 
