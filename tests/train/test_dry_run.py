@@ -44,7 +44,7 @@ def test_the_table_says_what_is_trained_on_what_and_what_it_takes(
     table = dict(line for line in lines if len(line) == 2)
     assert len(lines) <= 12
     assert table["trained"].startswith("new word <mug>: 256 parameters, learning rate 0.01")
-    assert "LoRA of rank 4 on unet: 80,640 parameters, learning rate 0.0001" in told
+    assert "LoRA of rank 4 on unet: 113,664 parameters, learning rate 0.0001" in told
     assert table["data"] == "3 pictures, 20 epochs"
     assert table["batch"] == "2 pictures of 128 pixels"
     assert table["sheets"] == "2, every 20 steps and of the final weights"

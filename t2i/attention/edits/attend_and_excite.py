@@ -27,6 +27,8 @@ Size = tuple[int, int]
 MAX_SITE_POSITIONS = 48 * 48
 """Largest site whose maps are kept to choose from."""
 PREFERRED_POSITIONS = 16 * 16
+MIN_SIDE = 8
+"""Smallest side of a quarter of the latents' size: a coarser map does not separate two objects."""
 SOFTMAX_FACTOR = 100.0
 """Factor of the probabilities in the softmax over tokens."""
 MAX_ITERATIONS = 20
@@ -38,8 +40,8 @@ class AttendAndExcite(Edit):
     words is attended to at some position of the image.
 
     Chefer et al. 2023 (Section 3, arXiv 2301.13826) as published: the cross-attention of the sites
-    of a quarter of the latents' size (where there is none, nearest to 16 x 16 positions), the mean
-    over sites and heads without the first and the last token, a softmax over the tokens, smoothed;
+    of a quarter of the latents' size (where there is none, or it is smaller than 8 x 8: nearest to
+    16 x 16 positions), the mean over sites and heads without the first and the last token, a softmax over the tokens, smoothed;
     the loss is the largest of 1 - max over the words' tokens. A step costs a pass with gradients,
     and up to 21 more at each of the thresholds.
 
@@ -182,12 +184,14 @@ def select_loss_map_size_and_sites(
     maps: Mapping[Site, object], latents: torch.Size
 ) -> tuple[Size, list[Site]]:
     """Return the map size (H, W) that Attend-and-Excite's loss reads, and the attention sites of
-    that size: a quarter of the latents' size, else the size nearest to 16 x 16 positions.
+    that size: a quarter of the latents' size where it is at least MIN_SIDE, else the size nearest
+    to 16 x 16 positions.
     """
     quarter = (math.ceil(latents[-2] / 4), math.ceil(latents[-1] / 4))
 
     def distance(size: Size) -> tuple[bool, float]:
-        return size != quarter, abs(math.log(size[0] * size[1] / PREFERRED_POSITIONS))
+        preferred = size == quarter and min(quarter) >= MIN_SIDE
+        return not preferred, abs(math.log(size[0] * size[1] / PREFERRED_POSITIONS))
 
     nearest_size = min((site.size for site in maps if site.size is not None), key=distance)
     return nearest_size, [site for site in maps if site.size == nearest_size]
