@@ -53,9 +53,25 @@ def test_the_network_alone_is_trained_and_begins_from_the_unet(base: Path, tmp_p
     assert all(torch.equal(theirs[name], ours[name]) for name in shared)
 
 
+def test_without_cross_attention_it_has_the_rest_of_the_unets_weights(
+    base: Path, tmp_path: Path
+) -> None:
+    whole = target_of(run_of(tmp_path, base, "controlnet")).network.state_dict()
+    config = run_of(tmp_path, base, "controlnet", "target.cross_attention=false")
+    reduced = target_of(config).network.state_dict()
+    dropped = (".attentions.", "mid_block.resnets.1.")  # diffusers' plain mid block is one resnet
+    assert reduced.keys() == {key for key in whole if not any(one in key for one in dropped)}
+    copied = [key for key in reduced if not key.startswith("controlnet_")]
+    assert len(copied) > 20
+    assert all(torch.equal(whole[key], reduced[key]) for key in copied)
+
+
+@pytest.mark.parametrize("cross_attention", ["true", "false"])
 @torch.no_grad()
-def test_a_fresh_controlnet_changes_nothing(base: Path, tmp_path: Path) -> None:
-    config = run_of(tmp_path, base, "controlnet")
+def test_a_fresh_controlnet_changes_nothing(
+    cross_attention: str, base: Path, tmp_path: Path
+) -> None:
+    config = run_of(tmp_path, base, "controlnet", f"target.cross_attention={cross_attention}")
     target, batch = target_of(config).eval(), batch_of(config, tmp_path / "out")
     noised = target._add_noise(batch)
     told = target._build_conditioning(batch, batch.captions)

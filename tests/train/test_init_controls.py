@@ -117,9 +117,9 @@ def test_the_recipe_of_the_embedded_models_controlnet_runs_to_a_control(
     assert pipe("red apple", num_inference_steps=1, controls=[control]).images
 
 
-def test_the_recipes_result_is_below_16_megabytes(tmp_path: Path) -> None:
+def test_the_recipes_result_is_below_8_megabytes(tmp_path: Path) -> None:
     target, _ = assemble_target(load_run_config(CONFIGS / "embedded-controlnet.toml"))
     assert (
         2 * sum(weight.numel() for weight in target.collect_trained_parameters_by_name().values())
-        < 16e6
+        < 8e6
     )

@@ -29,6 +29,7 @@ HINT_EMBEDDING_CHANNELS = (16, 32, 96, 256)
 ADAPTER_RES_BLOCKS = 2
 """Residual blocks in each block of the published T2I-Adapters."""
 ADAPTED_BLOCK, PLAIN_BLOCK = "CrossAttnDownBlock2D", "DownBlock2D"
+PLAIN_MID_BLOCK = "UNetMidBlock2D"
 
 
 def build_control_network(
@@ -51,11 +52,16 @@ def build_control_network(
         check_weights_finite(str(target.network), network)
     else:
         torch.manual_seed(derive_seed(config.seed, "control"))
-        build = build_fresh_controlnet if wanted is ControlNetModel else build_fresh_t2i_adapter
-        network = build(pipe.unet, pixels_per_latent(pipe.vae))
+        factor = pixels_per_latent(pipe.vae)
+        if isinstance(target, ControlNetTargetConfig):
+            network = build_fresh_controlnet(pipe.unet, factor)
+            if not target.cross_attention:
+                network = drop_cross_attention(network)
+        else:
+            network = build_fresh_t2i_adapter(pipe.unet, factor)
     blank = Control(network, Image.new("RGB", (8, 8)))
-    channels, factor = int(pipe.vae.config["latent_channels"]), pixels_per_latent(pipe.vae)
-    check_controls([blank], pipe.unet, channels, factor)
+    channels = int(pipe.vae.config["latent_channels"])
+    check_controls([blank], pipe.unet, channels, pixels_per_latent(pipe.vae))
     if wanted is T2IAdapter:
         check_sides_for_adapter(network, config)
     return network
@@ -74,6 +80,19 @@ def build_fresh_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNe
         conditioning_channels=HINT_CHANNELS,
     )
     return network
+
+
+def drop_cross_attention(network: ControlNetModel) -> ControlNetModel:
+    """Return a ControlNet with the weights of another one, except for its transformer blocks and
+    what follows them in the mid block: it is made of diffusers' blocks without attention.
+    """
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    plain = [kind.replace(ADAPTED_BLOCK, PLAIN_BLOCK) for kind in config["down_block_types"]]
+    config |= {"down_block_types": plain, "mid_block_type": PLAIN_MID_BLOCK}
+    reduced: ControlNetModel = ControlNetModel(**config)
+    kept = reduced.state_dict().keys()
+    reduced.load_state_dict({k: w for k, w in network.state_dict().items() if k in kept})
+    return reduced
 
 
 def build_fresh_t2i_adapter(unet: UNet2DConditionModel, factor: int) -> T2IAdapter:

@@ -70,6 +70,9 @@ class ControlNetTargetConfig(ControlTargetConfig):
     """
 
     kind: Literal["controlnet"] = "controlnet"
+    cross_attention: bool = True
+    """Whether a fresh network reads the prompt, as its model does; without, it has about half the
+    weights, for hints that show by themselves what is where."""
     lora: ControlLoraConfig | None = None
     """Train a LoRA on the layers that the UNet has, too, and only the others in full; all of them
     in full when left out."""
