@@ -2,6 +2,7 @@
 known by its place in the module's forward.
 """
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Replace, Reweight, attend
 from tests.attention.by_hand import Asked, asked, assert_maps
 from tests.pipelines.test_adapters import adapter_for
+from tests.sweeps import sweep
 from tests.tiny import (
     WINDOW,
     diffusers_pipeline,
@@ -98,8 +100,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["fused", "eager"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "eager"),
+    sweep(
+        product(CASES, [False, True]),
+        # Eager attention finds the text as the fused one does; chunks count as one text.
+        quick=[
+            ("four images", False),
+            ("Plus", True),
+            ("several, SDXL, two chunks", False),
+            ("diffusers' own pipeline", False),
+        ],
+    ),
+)
 def test_probes_read_the_text_where_an_image_prompt_has_as_many_keys(name, eager):
     make, adapters, prompt = CASES[name]
     pipe = make()
@@ -163,8 +176,13 @@ def test_the_encoder_of_image_prompts_has_no_sites():
         }
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["fused", "eager"])
-@pytest.mark.parametrize("make", [ours_sd1, ours_sdxl])
+@pytest.mark.parametrize(
+    ("make", "eager"),
+    sweep(
+        product([ours_sd1, ours_sdxl], [False, True]),
+        quick=[(ours_sd1, False), (ours_sdxl, True)],
+    ),
+)
 def test_edits_leave_an_image_prompt_of_as_many_keys_alone(make, eager):
     """Equal tokens of an image prompt count once, whatever their number: sixteen are as four."""
     pipe = make()

@@ -30,8 +30,9 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all tests: one that writes into the folder takes it away again."""
     return tiny_sd_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 

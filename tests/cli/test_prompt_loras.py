@@ -22,6 +22,7 @@ from t2i.errors import ArgumentError
 from tests.adapters.made import ATTENTION, CONFIGS, components, models_of, train
 from tests.cli.carrying import png
 from tests.cli.command import Cli, pixels, text_of
+from tests.sweeps import sweep
 
 PROMPT = "a red apple"
 
@@ -61,16 +62,22 @@ def draw(cli: Cli) -> Cli:
 
 @pytest.mark.parametrize(
     ("prompt", "options"),
-    [
-        (f"{PROMPT} <lora:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
-        (f"<lora:ink>{PROMPT}", ("--lora", "loras/ink.safetensors")),
-        ("a <lora:ink:-0.5> red apple", ("--lora", "loras/ink.safetensors:-0.5")),
-        (f"{PROMPT} <lyco:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
-        (
-            f"{PROMPT}<lora:ink:0.8> <LORA: styles/oil : .5 >",
-            ("--lora", "loras/ink.safetensors:0.8", "--lora", "loras/styles/oil.safetensors:0.5"),
-        ),
-    ],
+    sweep(  # a weight, another word for it, and several; what else can be typed is read below
+        [
+            (
+                f"{PROMPT}<lora:ink:0.8> <LORA: styles/oil : .5 >",
+                (
+                    *("--lora", "loras/ink.safetensors:0.8"),
+                    *("--lora", "loras/styles/oil.safetensors:0.5"),
+                ),
+            ),
+            (f"{PROMPT} <lyco:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
+            ("a <lora:ink:-0.5> red apple", ("--lora", "loras/ink.safetensors:-0.5")),
+            (f"{PROMPT} <lora:ink:0.8>", ("--lora", "loras/ink.safetensors:0.8")),
+            (f"<lora:ink>{PROMPT}", ("--lora", "loras/ink.safetensors")),
+        ],
+        quick=3,
+    ),
 )
 def test_it_draws_what_the_option_draws_and_is_recorded_like_it(
     draw: Cli, prompt: str, options: tuple[str, ...]

@@ -10,6 +10,7 @@ from torch import Tensor
 import t2i
 from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
+from tests.sweeps import sweep
 from tests.train.apart import by_two, said
 from tests.train.control_runs import (
     KINDS,
@@ -27,7 +28,8 @@ from train.targets.control_network import ControlTarget
 from train.targets.denoising import NoisyLatentsWithTarget
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Both kinds go through the same loop: each test of it trains one, `make test-all` the other too.
+@pytest.mark.parametrize("kind", sweep(KINDS, quick=["t2i-adapter"]))
 def test_a_stopped_run_goes_on_bit_for_bit(
     kind: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +59,7 @@ def test_a_cache_of_latents_and_hints_changes_nothing(base: Path, tmp_path: Path
     assert largest_difference(cached, plain) < NEAR
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, quick=["t2i-adapter"]))
 def test_parts_of_a_batch_come_to_the_whole(kind: str, base: Path, tmp_path: Path) -> None:
     one = train_only(run_of(tmp_path, base, kind, "train.steps=3"), tmp_path / "one")
     config = run_of(tmp_path, base, kind, "train.steps=3", "train.accumulation=2")
@@ -66,7 +68,7 @@ def test_parts_of_a_batch_come_to_the_whole(kind: str, base: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, quick=["controlnet"]))
 def test_two_processes_come_to_what_one_does(kind: str, base: Path, tmp_path: Path) -> None:
     toml, steps = write_run(tmp_path, base, kind), "train.steps=3"
     assert by_two(toml, tmp_path / "two", steps) == [0, 0], said(tmp_path / "two")
@@ -76,7 +78,7 @@ def test_two_processes_come_to_what_one_does(kind: str, base: Path, tmp_path: Pa
     assert largest_difference(one, two) < NEAR
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, quick=["t2i-adapter"]))
 def test_scenes_train_it_with_their_own_hints(kind: str, base: Path, tmp_path: Path) -> None:
     assert run_training(scenes_of(tmp_path, base, kind), tmp_path / "out")
     assert "config.json" in results(tmp_path / "out")

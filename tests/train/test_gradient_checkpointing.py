@@ -17,9 +17,10 @@ LAST_LAYER = ('[[target.parts]]\nmethod = "full"\nmodules = ["conv_out"]\n',)
     "parts",
     [
         ("pivotal",),
-        WORDS_ALONE,
         TEXT_IN_FULL,
         LAST_LAYER,
+        # A part of what "pivotal" trains.
+        pytest.param(WORDS_ALONE, marks=pytest.mark.long),
         # Its first trained layers are those of the LoRA in "pivotal".
         pytest.param(("dora",), marks=pytest.mark.long),
     ],

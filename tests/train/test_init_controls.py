@@ -11,6 +11,7 @@ from t2i.cli import main
 from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
 from t2i.errors import ArgumentError, DataError
+from tests.sweeps import sweep
 from tests.train.data.making import folder_of, noise
 from tests.train.regenerate_configs import CONFIGS
 from train.config.load_config import load_run_config
@@ -65,7 +66,7 @@ def test_a_folder_of_hints_within_the_pictures_is_used(tmp_path: Path) -> None:
         written("controlnet", folder)
 
 
-@pytest.mark.parametrize("method", CONTROL_METHODS)
+@pytest.mark.parametrize("method", sweep(CONTROL_METHODS, quick=["controlnet"]))
 def test_what_init_writes_trains(tmp_path: Path, base: Path, method: str) -> None:
     folder = with_hints(tmp_path / "mugs", "red", "green", "blue")
     out = tmp_path / "start.toml"
@@ -74,7 +75,7 @@ def test_what_init_writes_trains(tmp_path: Path, base: Path, method: str) -> Non
     assert load_control_network(tmp_path / "out/model", t2i.load(base).unet)
 
 
-@pytest.mark.parametrize("method", CONTROL_METHODS)
+@pytest.mark.parametrize("method", sweep(CONTROL_METHODS, quick=["t2i-adapter"]))
 def test_a_shipped_config_trains_on_a_folder_of_pictures(
     tmp_path: Path, base: Path, method: str
 ) -> None:

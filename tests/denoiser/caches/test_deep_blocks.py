@@ -21,6 +21,7 @@ from tests.denoiser.caches.by_hand import largest_difference, recording
 from tests.denoiser.tiny_models import kandinsky_components
 from tests.pipelines.controls.networks import hint, tiny_adapter, tiny_controlnet
 from tests.pipelines.test_adapters import PICTURE, adapter_for, seeing
+from tests.sweeps import sweep
 from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components, tiny_unet
 
 __all__ = ["seeing"]  # a fixture
@@ -72,14 +73,15 @@ def check(pipe, full, branch=0, cache=None, **call):
     return found.passes
 
 
-@pytest.mark.parametrize("branch", [0, 1, 2, 3, 5, 10])
+# The first branch, one of another level, and the last.
+@pytest.mark.parametrize("branch", sweep([0, 3, 10, 1, 2, 5], quick=3))
 def test_each_pass_of_sd1_is_the_one_by_hand(branch):
     pipe = pipeline(tiny_sd_components() | {"unet": tiny_unet(**SD1)})
     passes = check(pipe, {0, 3}, branch, negative_prompt="blue")
     assert [len(one["args"][0]) for one in passes] == [2] * 5  # both halves of guidance
 
 
-@pytest.mark.parametrize("branch", [0, 1, 4, 7])
+@pytest.mark.parametrize("branch", sweep([0, 4, 1, 7], quick=2))
 def test_each_pass_of_sdxl_is_the_one_by_hand(branch):
     check(pipeline(tiny_sdxl_components(**SDXL)), {0, 3}, branch)
 
@@ -164,7 +166,7 @@ def test_residuals_of_a_controlnet_count_where_their_layers_are_computed(branch)
     assert passes[1]["kwargs"]["mid_block_additional_residual"].abs().max() == 0
 
 
-@pytest.mark.parametrize("branch", [0, 2, 3, 6, 9])
+@pytest.mark.parametrize("branch", sweep([2, 9, 0, 3, 6], quick=2))
 def test_features_of_a_t2i_adapter_count_where_their_layers_are_computed(branch):
     parts = tiny_sd_components() | {"unet": tiny_unet(**SD1)}
     adapter = tiny_adapter(parts["unet"])

@@ -1,6 +1,7 @@
 """Controls beside LoRAs, an IP-Adapter, edits of attention and probes, in one run."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from t2i.controls.control_facts import control_to_dict
 from tests.attention.test_image_prompt_keys import load, ordinary, plus
 from tests.pipelines.controls.networks import hint, tiny_controlnet
 from tests.pipelines.test_adapters import lora_of
+from tests.sweeps import sweep
 from tests.tiny import WINDOW, tiny_sd_components
 
 IP_ADAPTERS = [ordinary(1), plus(WINDOW)]
@@ -104,8 +106,14 @@ def draw_together(pipe, controls, *edits, probes=()):
     return latents, [one["cat"] for one in maps]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("offloaded", [as_it_is, whole, piecewise])
+@pytest.mark.parametrize(
+    ("offloaded", "dtype"),
+    sweep(
+        product([as_it_is, whole, piecewise], [torch.float32, torch.bfloat16, torch.float16]),
+        # Each way of offloading and each type once; they do not meet in the code.
+        quick=[(as_it_is, torch.float32), (whole, torch.bfloat16), (piecewise, torch.float16)],
+    ),
+)
 def test_probes_leave_everything_together_as_it_is(offloaded, dtype):
     pipe = TextToImagePipeline(**tiny_sd_components())
     pipe.set_progress_bar_config(disable=True)

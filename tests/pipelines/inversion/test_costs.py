@@ -9,6 +9,7 @@ from t2i.attention import ShareKeysValues
 from t2i.conditioning.guidance import ClassifierFree
 from t2i.conditioning.guidance_interval import Interval
 from t2i.evaluate.denoiser_row_counts import recording_denoiser_row_counts
+from tests.sweeps import sweep
 from tests.tiny import picture, tiny_sd_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
@@ -38,7 +39,13 @@ def pipe():
     return pipe
 
 
-@pytest.mark.parametrize("method", ROWS)
+@pytest.mark.parametrize(
+    "method",
+    sweep(
+        ROWS,
+        quick=["direct", "null-text:inner_steps=1", "edit-friendly:skip=0.25", "turbo", "bdia"],
+    ),
+)
 def test_recording_costs_no_pass_that_the_method_has_made(pipe, method):
     with recording_denoiser_row_counts(pipe.unet) as rows:
         source = pipe.invert(picture(), SOURCE, method, **RUN)

@@ -16,13 +16,15 @@ from t2i.attention import Replace
 from t2i.conditioning.projected_guidance import AdaptiveProjected
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
+from tests.sweeps import sweep
 from tests.tiny import picture, tiny_sd_components, tiny_sdxl_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
 
 SOURCE, TARGET = "a red cat", "a red dog"
 RUN = {"num_inference_steps": 4, "guidance_scale": 3.0, "seed": 1}
-REPLAYED = ("ddim", "ddim:iterations=1", "null-text:inner_steps=2", "turbo:max_last_residual=1e6")
+TURBO = "turbo:max_last_residual=1e6"
+REPLAYED = ("ddim", "ddim:iterations=1", "null-text:inner_steps=2", TURBO)
 """Methods whose source is what the model draws from the noise of the path."""
 ROUNDING_IS_AMPLIFIED = ("bdia", "turbo:max_last_residual=1e6")
 """In float32 with random weights, to 3e-5; see the embedded model below."""
@@ -65,7 +67,9 @@ def test_every_method_gives_a_source_whose_targets_are_drawn(pipe, name):
     assert source.error.autoencoder > 0
 
 
-@pytest.mark.parametrize("name", ["direct", "negative-prompt", "null-text", "bdia", "turbo"])
+@pytest.mark.parametrize(
+    "name", sweep(["direct", "null-text", "negative-prompt", "bdia", "turbo"], quick=2)
+)
 def test_a_folder_gives_the_same_pictures(pipe, name, tmp_path):
     method = FEW.get(name, name)
     kept = pipe.invert(picture(), SOURCE, method, folder=tmp_path / "source", **RUN)
@@ -77,7 +81,14 @@ def test_a_folder_gives_the_same_pictures(pipe, name, tmp_path):
     assert torch.equal(again.photo_pixels, kept.photo_pixels)
 
 
-@pytest.mark.parametrize("name", [*EXACT, *REPLAYED])
+# A method with another value of its setting is long.
+@pytest.mark.parametrize(
+    "name",
+    sweep(
+        [*EXACT, *REPLAYED],
+        quick=["edit-friendly", "difference", "bdia", "ddim", "null-text:inner_steps=2", TURBO],
+    ),
+)
 def test_a_target_equal_to_the_source_is_the_source(pipe, precise, name):
     """To rounding: 1e-5 in float32, 1e-12 in float64, of the largest latents of the path."""
     for one, near in ((pipe, 1e-5), (precise, 1e-12)):
@@ -90,7 +101,7 @@ def test_a_target_equal_to_the_source_is_the_source(pipe, precise, name):
         assert (source.error.replay is None) == (name in EXACT)
 
 
-@pytest.mark.parametrize("name", ["direct", "negative-prompt", *EXACT])
+@pytest.mark.parametrize("name", sweep(["direct", *EXACT, "negative-prompt"], quick=2))
 def test_the_source_of_a_pinned_path_is_the_picture_s_own_latents(pipe, name):
     source = pipe.invert(picture(), SOURCE, name, **RUN)
     pixels = pipe.image_processor.preprocess(picture())
@@ -266,7 +277,7 @@ def test_more_iterations_replay_the_picture_no_worse(embedded, cat, steps, itera
     assert abs(best - error.autoencoder) < 0.5
 
 
-@pytest.mark.parametrize("method", ["edit-friendly", "bdia", "turbo:max_last_residual=1e6"])
+@pytest.mark.parametrize("method", sweep(["bdia", "edit-friendly", TURBO], quick=2))
 def test_the_embedded_model_replays_a_picture_to_rounding(embedded, cat, method):
     source = embedded.invert(cat, "a cat", method, num_inference_steps=3, seed=0)
     kept, again = embedded(source, "a cat", edits=[], output_type="latent").images

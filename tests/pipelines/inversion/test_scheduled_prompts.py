@@ -3,6 +3,7 @@
 import warnings
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import product
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from pipelines.inversion.reordered_prompt import StepReorderedPrompt, reorder_pr
 from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.text.prompt import Prompt
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components
 
 STEPS = 4
+TEXTS = ("[a cat:a dog:0.25]", "[a cat|a dog]", "a [red:blue:3] cat")
+METHODS = ("ddim:iterations=2", "direct:iterations=1", "bdia")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +44,13 @@ def recorded_texts(pipe):
         watching.remove()
 
 
-@pytest.mark.parametrize("text", ["[a cat:a dog:0.25]", "[a cat|a dog]", "a [red:blue:3] cat"])
-@pytest.mark.parametrize("method", ["ddim:iterations=2", "direct:iterations=1", "bdia"])
+@pytest.mark.parametrize(
+    ("method", "text"),
+    sweep(
+        product(METHODS, TEXTS),
+        quick=list(zip(METHODS, TEXTS, strict=True)),  # the text does not know the method
+    ),
+)
 def test_a_noise_level_has_the_same_text_on_the_way_up_and_down(pipe, text, method):
     prompt = Prompt(text)
     with recorded_texts(pipe) as drawn:

@@ -20,6 +20,7 @@ from t2i.errors import ArgumentError, DataError
 from t2i.scenes.scenes import SceneDataset, SceneDatasetConfig
 from tests.denoiser.test_sd import overflowing_vae
 from tests.pipelines.photos.test_reading import camera_exif, colourful
+from tests.sweeps import sweep
 from tests.tiny import tiny_sd_components, tiny_sdxl_components
 
 pytestmark = pytest.mark.usefixtures("poor_replays_are_expected")
@@ -46,7 +47,9 @@ def pipe():
     return pipe
 
 
-@pytest.mark.parametrize("method", INVERSION_METHODS)
+@pytest.mark.parametrize(
+    "method", sweep(INVERSION_METHODS, quick=["direct", "edit-friendly", "bdia"])
+)
 def test_outside_of_the_mask_every_target_has_the_photos_own_pixels(pipe, method):
     photo = colourful(96, 96)
     method = "null-text:inner_steps=2" if method == "null-text" else method

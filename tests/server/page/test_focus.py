@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.sweeps import sweep
+
 pytestmark = pytest.mark.slow
 CAR = Path(__file__).parents[3] / "docs" / "images" / "car.webp"
 
@@ -86,7 +88,8 @@ def assert_focus_is_in_order(page: Any) -> None:
     assert walk(page, "Shift+Tab") == forward[::-1]
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+# One width each; `make test-all` has both.
+@pytest.mark.parametrize("width", sweep([400, 1400], quick=[400]))
 def test_what_tab_reaches_is_visible_and_in_reading_order(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.click("summary:has-text('More')")
@@ -140,7 +143,7 @@ def test_a_little_word_is_weighed_by_the_keyboard(drawn: Any) -> None:
     assert slider.evaluate("slider => slider.tabIndex") == 0
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", sweep([400, 1400], quick=[1400]))
 def test_nothing_moves_under_a_word_that_is_pointed_at(page: Any, width: int) -> None:
     """At the end of a scrolled page, numbers of other height would draw the word away."""
     page.set_viewport_size({"width": width, "height": 500})
@@ -156,7 +159,7 @@ def test_nothing_moves_under_a_word_that_is_pointed_at(page: Any, width: int) ->
     assert name.bounding_box() == before
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", sweep([400, 1400], quick=[400]))
 def test_the_ranks_lie_within_the_picture(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     frame = page.locator("#frame")

@@ -13,6 +13,7 @@ from tests.cli.carrying import png
 from tests.cli.test_story_a1111 import TEXT
 from tests.cli.test_story_tools import comfyui, plain_graph
 from tests.server.servers import wait_for_job
+from tests.sweeps import sweep
 
 pytestmark = pytest.mark.slow
 PICTURE = ".picture:not(.source)"
@@ -165,11 +166,15 @@ INVOKEAI = {
 
 @pytest.mark.parametrize(
     ("tool", "prompt", "seed", "steps"),
-    [
-        ("A1111", "a cat, (detailed:1.2)\nsecond line", "1234567890", "20"),
-        ("ComfyUI", "a cat\nin a hat", "156680208700286", "20"),
-        ("InvokeAI", "a cat", "7", "30"),
-    ],
+    # The server reads the file; that it reads those of every tool are tests of the command line.
+    sweep(
+        [
+            ("A1111", "a cat, (detailed:1.2)\nsecond line", "1234567890", "20"),
+            ("ComfyUI", "a cat\nin a hat", "156680208700286", "20"),
+            ("InvokeAI", "a cat", "7", "30"),
+        ],
+        quick=1,
+    ),
 )
 def test_a_picture_of_another_tool_restores_its_settings(
     page: Any, tmp_path: Path, tool: str, prompt: str, seed: str, steps: str
