@@ -92,7 +92,7 @@ def test_sdxl():
     assert_near(pipe(kept, TARGET, edits=edits, output_type="latent").images, both)
 
 
-@pytest.mark.parametrize("method", ["ddim", "edit-friendly", "bdia"])
+@pytest.mark.parametrize("method", sweep(["edit-friendly", "bdia", "ddim"], quick=2))
 def test_a_picture_equals_the_run_of_both_rows_along_its_path(pipe, method):
     """Where the recorded run is guided, its rows are those that the source has in the batch."""
     edits = [ShareKeysValues(), InjectQueriesKeys(), StyleAligned()]

@@ -145,7 +145,7 @@ def test_the_refiner_inpaints_as_in_diffusers(refiner):
             ("heun", 0.8),
             ("heun", 0.5),
         ],
-        quick=[("euler a", 0.5), ("ddim", 0.33), ("dpm++ 2m", 0.5), ("heun", 0.8), ("heun", 0.5)],
+        quick=[("euler a", 0.5), ("dpm++ 2m", 0.5), ("heun", 0.5)],
     ),
 )
 def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share):
@@ -163,7 +163,7 @@ def test_base_and_refiner_share_a_run_as_in_diffusers(base, refiner, name, share
     ("name", "channels"),
     sweep(
         product(["euler", "euler a", "heun"], [4, 9]),
-        quick=[("euler a", 4), ("euler a", 9), ("heun", 4)],
+        quick=[("euler a", 9), ("heun", 4)],
     ),
 )
 def test_inpainting_takes_a_share_of_a_run_as_in_diffusers(name, channels):

@@ -24,6 +24,7 @@ from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.errors import ModelError, OutputError
 from tests.adapters.made import CONFIGS, components, drawn, models_of, ours
 from tests.pipelines.test_adapters import adapter_for
+from tests.sweeps import sweep
 
 KINDS = {"sd1": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 ENCODERS = {"sd1": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -56,7 +57,12 @@ def opened_by_both(kind, folder):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [*(("sd1", name) for name in TEXT_LORAS), ("sdxl", "lora")]
+    ("family", "name"),
+    sweep(
+        [*(("sd1", name) for name in TEXT_LORAS), ("sdxl", "lora")],
+        # What a config may say that a plain one does not, another kind of layer, two encoders.
+        quick=[("sd1", "patterns"), ("sd1", "loha"), ("sdxl", "lora")],
+    ),
 )
 def test_a_text_encoder_is_saved_with_the_lora_on_it(family, name, tmp_path):
     pipe = ours(components(family))

@@ -14,6 +14,7 @@ from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
+from tests.sweeps import sweep
 from tests.train.control_runs import (
     KINDS,
     NETWORKS,
@@ -293,7 +294,7 @@ def test_a_target_has_the_network_in_its_pieces(base: Path, tmp_path: Path) -> N
     assert not target.unet.training
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sweep(KINDS, quick=["controlnet"]))
 def test_the_loss_on_one_batch_falls_by_the_network_alone(
     kind: str, base: Path, tmp_path: Path
 ) -> None:

@@ -55,7 +55,9 @@ FEW = {"null-text": "null-text:inner_steps=2"}
 """What a method's own settings make dear, made cheap."""
 
 
-@pytest.mark.parametrize("name", INVERSION_METHODS)
+@pytest.mark.parametrize(
+    "name", sweep(INVERSION_METHODS, quick=["direct", "null-text", "turbo", "bdia"])
+)
 def test_every_method_gives_a_source_whose_targets_are_drawn(pipe, name):
     """With the automatic edits, and each target the same again from the folder of the source."""
     source = pipe.invert(picture(), SOURCE, FEW.get(name, name), **RUN)
@@ -173,7 +175,9 @@ def test_null_text_comes_nearer_to_the_path_than_guidance_alone(pipe):
     assert largest(optimised.latents - path.latents) < largest(plain.latents - path.latents)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpm++ 2m karras", "heun", "euler a", "pndm", "ddpm"])
+@pytest.mark.parametrize(
+    "sampler", sweep(["dpm++ 2m karras", "heun", "ddpm", "euler", "euler a", "pndm"], quick=3)
+)
 def test_any_sampler_s_noise_levels_serve(pipe, sampler):
     scheduler = build_scheduler(sampler, pipe.scheduler.config)
     pipe = quiet(pipe.components | {"scheduler": scheduler})

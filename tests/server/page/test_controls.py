@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.cli.carrying import png
 from tests.pipelines.controls.networks import hint
+from tests.server.page.conftest import SMALL
 from tests.server.servers import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,8 @@ def test_a_control_of_the_page_draws_what_the_api_draws_and_is_restored(
     upload = server.upload(edges)
     control = {"name": "kinds/canny", "image": upload, "scale": 0.8, "steps": [0, 0.6]}
     control |= {"mode": "prompt"}
-    job = server.run("generate", prompt=PROMPT, controls=[control], steps=2, seed=3)
+    asked = {"prompt": PROMPT, "controls": [control], "steps": 2, "seed": 3, **SMALL}
+    job = server.run("generate", **asked)
     assert np.array_equal(pixels(data), pixels(server.file(job, "seed-3.png")))
 
     # Without it another picture is drawn; its own metadata bring it back, with the hint's name.

@@ -70,7 +70,7 @@ def test_the_maps_are_downloaded_exactly(drawn: Any, tmp_path: Path) -> None:
     with drawn.expect_download() as download:
         drawn.click("#save-maps")
     download.value.save_as(tmp_path / "maps.safetensors")
-    assert load_file(tmp_path / "maps.safetensors")["cat"].shape == (16, 16)
+    assert load_file(tmp_path / "maps.safetensors")["cat"].shape == (8, 8)
 
 
 def test_the_strip_of_history_is_scrolled_to_the_picture_on_screen(page: Any) -> None:
