@@ -1,4 +1,4 @@
-"""A real browser at the real server with the embedded model, two steps a picture, half as large as the model draws."""
+"""A real browser at the real server with the embedded model; two steps a picture, half its size."""
 
 import json
 import os
