@@ -42,6 +42,11 @@ t2i edit "a star" "a star and a heart" --seed 2 --out addition.webp
 t2i edit "a heart" "a blue heart" --seed 7 --out refine.webp
 t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
 t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 7 --out weight.webp
+
+# controls.md
+t2i generate "a rocket above a house" --seed 8 --out rocket.webp
+t2i generate "a rocket above a house" --seed 8 --reference photo.png:scale=3 --out rocket-reference.webp
+
 # photos.md
 t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert direct --seed 8 --out photo-direct.webp
 t2i edit --image photo.png "a tree to the left of a cat on a blue background" "a tree to the left of a dog on a blue background" --invert edit-friendly --seed 8 --out photo-edit-friendly.webp

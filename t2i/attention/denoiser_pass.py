@@ -60,13 +60,15 @@ class DenoiserPass:
         """Return the batch rows of a prompt's images in every guidance branch, branch after
         branch.
 
-        A recorded prompt has its row of "cond" for a branch that it was recorded without.
+        A recorded prompt has its row of "cond" for a branch that it was recorded without, and its
+        rows as often as the pass has images of a prompt.
         """
         if prompt < self.num_recorded:
             recorded = self.recorded_branches
             return tuple(
                 self.num_rows + (recorded.index(branch) if branch in recorded else 0)
                 for branch in self.branches
+                for _ in range(self.images_per_prompt)
             )
         prompt -= self.num_recorded
         count = self.images_per_prompt

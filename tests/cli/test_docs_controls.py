@@ -22,7 +22,7 @@ def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     for number, name in enumerate(("edges", "rooms")):
         hint(number).save(f"{name}.png")
     Image.new("L", (32, 32), "white").save("left.png")
-    for name in ("cat.jpg", "drawing.png"):
+    for name in ("cat.jpg", "drawing.png", "photo.png"):
         hint(0).convert("RGB").save(name)
     commands = [c for block in blocks("console", page="docs/controls.md") for c in block.commands()]
     assert len(commands) > 4

@@ -59,5 +59,7 @@ def test_each_picture_tells_of_its_command(repo: Path) -> None:
             "--size": str(request.width),
             "--upscale": request.upscale and f"{request.upscale.factor:g}",
             "--mask": request.mask and request.mask.path,
+            "--reference": request.references
+            and request.references[0].option_value.removesuffix(",steps=0-1"),
         }
         assert options == {option: told[option] for option in options}, name

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i.cli.generation import time_estimate as first_step
-from t2i.cli.generation.time_estimate import RunTimeEstimateCallback, format_run_time
+from t2i.cli import time_estimate as first_step
+from t2i.cli.time_estimate import RunTimeEstimateCallback, format_run_time
 from tests.cli.command import Cli
 
 PIPE = SimpleNamespace(num_timesteps=10)

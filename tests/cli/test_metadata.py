@@ -55,6 +55,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "image_prompts": [],
         "regions": [],
         "cache": [],
+        "references": [],
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()

@@ -93,6 +93,22 @@ def test_the_best_of_all_draws_is_kept_and_made_again_by_its_own_metadata(
     assert cli("show", "best.png").code == 0
 
 
+def test_every_draw_reads_the_reference_picture(
+    generate: Cli, threshold: SetThreshold, photo: Path
+) -> None:
+    """The probes of a retry and the recorded reference are two sessions on one model."""
+    threshold(1.0)
+    reference = ("--reference", str(photo))
+    done = generate("--seed", "7", "--retry", "1:cat", *reference, "--out", "best.png")
+    assert done.code == 0, done.err
+    assert done.err.count("The reference photo.png") == 1
+    seed = str(json.loads(text_of(Path("best.png"))["t2i"])["seed"])
+    generate("--seed", seed, *reference, "--out", "alone.png")
+    assert np.array_equal(pixels(Path("best.png")), pixels(Path("alone.png")))
+    generate("--seed", seed, "--out", "without.png")
+    assert not np.array_equal(pixels(Path("best.png")), pixels(Path("without.png")))
+
+
 def test_drawing_ends_with_the_first_seed_at_which_nothing_is_missing(
     generate: Cli, threshold: SetThreshold
 ) -> None:

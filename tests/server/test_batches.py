@@ -78,6 +78,14 @@ def test_what_no_batch_can_draw_is_drawn_alone(jobs: ServerJobs, settings: dict[
     assert [take(jobs), take(jobs)] == [[job.id] for job in every]
 
 
+def test_images_that_read_a_reference_picture_are_drawn_alone(jobs: ServerJobs) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    upload = jobs.state.uploads.add(stream.getvalue(), "look.png", "")
+    every = [submit(jobs, reference={"image": upload.id}) for _ in range(2)]
+    assert [take(jobs), take(jobs)] == [[job.id] for job in every]
+
+
 def test_edits_are_drawn_alone(jobs: ServerJobs) -> None:
     request = EditRequest(source_prompt="a cat", targets=["a dog"])
     every = [jobs.service.submit("edit", request, "") for _ in range(2)]

@@ -50,6 +50,7 @@ OPTION_NAMES = {
     "cache": "--cache",
     "image_prompts": "--ip-adapter ADAPTER:PICTURE",
     "regions": "--region",
+    "references": "--reference",
     **{name: REQUEST_FILE_FIELDS[name].option for name in FILE_FIELD_NAMES},
 }
 """Field of a Request -> option of `t2i generate`, for messages."""
@@ -168,6 +169,7 @@ def _options_record(options: Request) -> dict[str, object]:
         values["upscale"] = options.upscale.option_value
     values["controls"] = [control.option_value for control in options.controls] or None
     values["image_prompts"] = [one.option_value for one in options.image_prompts] or None
+    values["references"] = [one.option_value for one in options.references] or None
     values["cache"] = list(options.cache) or None
     values["regions"] = [format_region(region) for region in options.regions] or None
     for name in FILE_FIELD_NAMES:
@@ -208,7 +210,7 @@ Folders written under these names must still be continued: the text may not foll
 
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls", "image_prompts"),
-    "cache",
+    *("cache", "references"),
     *("segment", "animate", "reading", "budget_bytes", "recording", "record"),
     "retry",
 }

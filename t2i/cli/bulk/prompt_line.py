@@ -44,6 +44,7 @@ from t2i.cli.request.photo_inversion import (
     convert_recording_budget_to_bytes,
 )
 from t2i.cli.request.prompt_edits import MAX_PROMPTS
+from t2i.cli.request.reference_files import parse_references
 from t2i.cli.request.request import (
     Request,
     RequestOverrides,
@@ -94,7 +95,9 @@ class PromptLine:
         """
         request = replace(self.overrides.apply_to(options), prompt=self.prompt)
         if self.recording is not None:
-            return replace(request, upscale=None, image=None, mask=None, inversion=None)
+            return replace(
+                request, upscale=None, image=None, mask=None, inversion=None, references=()
+            )
         if self.reading is not None:
             self.reading.check_image_given_and_no_upscale(request.image, request.upscale)
         task = self.edit or self.reading
@@ -162,6 +165,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
             if keys.region is None or keys.source is not None or recording is not None
             else tuple(map(parse_region, split_values(keys.region))),
             controls=parse_if_given(keys.control, lambda x: parse_controls(split_values(x))),
+            references=parse_if_given(keys.reference, lambda x: parse_references([x])),
             cache=parse_if_given(keys.cache, lambda x: parse_caches(split_values(x))),
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,

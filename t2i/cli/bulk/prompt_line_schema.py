@@ -28,6 +28,7 @@ class PromptLineSchema(BaseModel):
     lora: str | list[str] | None = None
     embedding: str | list[str] | None = None
     control: str | list[str] | None = None
+    reference: str | None = None
     cache: str | list[str] | None = None
     ip_adapter: str | list[str] | None = None
     image_prompt: str | None = None

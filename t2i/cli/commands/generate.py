@@ -123,6 +123,7 @@ def generate(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    reference: options.Reference = None,
     cache: options.Cache = None,
     region: options.Region = None,
     ip_adapter: options.IPAdapter = None,
@@ -151,6 +152,7 @@ def generate(
         control=control,
         cache=cache,
         upscale=upscale,
+        reference=reference,
     )
     inputs = InputImageOptions(
         ip_adapter=ip_adapter, image_prompt=image_prompt, image=image, mask=mask, strength=strength

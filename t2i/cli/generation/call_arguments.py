@@ -35,22 +35,30 @@ def build_sampling_and_control_arguments(
     """
     import torch
 
-    from t2i.conditioning.guidance_registry import parse_guidance
     from t2i.denoiser.caches.registry import parse_cache
+
+    cache = {"cache": [parse_cache(text) for text in request.cache]} if request.cache else {}
+    return {
+        **build_guidance_and_step_arguments(request),
+        # Drawn on the CPU, so that a seed means the same picture on every device.
+        "generator": torch.Generator("cpu").manual_seed(seed),
+        "controls": build_controls(pipe, request),
+        **cache,
+    }
+
+
+def build_guidance_and_step_arguments(request: Request) -> dict[str, Any]:
+    """Return the arguments of a pipeline's call for negative prompt, guidance and steps."""
+    from t2i.conditioning.guidance_registry import parse_guidance
 
     assert request.num_inference_steps is not None
     assert request.guidance_scale is not None
     method = request.guidance_method
-    cache = {"cache": [parse_cache(text) for text in request.cache]} if request.cache else {}
     return {
         "negative_prompt": request.parse_prompt_in_grammar(request.negative_prompt),
         "guidance": None if method is None else parse_guidance(method, request.guidance_scale),
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
-        # Drawn on the CPU, so that a seed means the same picture on every device.
-        "generator": torch.Generator("cpu").manual_seed(seed),
-        "controls": build_controls(pipe, request),
-        **cache,
     }
 
 

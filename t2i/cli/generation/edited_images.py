@@ -16,9 +16,9 @@ from t2i.cli.generation.sequential_edits import (
     list_edits_to_record_for,
     record_source_after_earlier_edits,
 )
-from t2i.cli.generation.time_estimate import RunTimeEstimateCallback
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.request import Request
+from t2i.cli.time_estimate import RunTimeEstimateCallback
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,12 @@ from t2i.cli.generation.call_arguments import (
     set_progress_bar,
 )
 from t2i.cli.generation.edited_images import generate_edited_images
-from t2i.cli.generation.time_estimate import RunTimeEstimateCallback
+from t2i.cli.generation.reference_pictures import (
+    attending_to_reference_picture,
+    is_reference_read_at_any_step,
+)
 from t2i.cli.request.request import Request, RequestDefaults
+from t2i.cli.time_estimate import RunTimeEstimateCallback
 from t2i.library_messages import muting_diffusers_warnings
 
 if TYPE_CHECKING:
@@ -117,7 +121,15 @@ def generate_image_and_fill_request(
         return generated.get_request(number), generated.build_image_to_save(number)
     pipeline = convert_pipeline(pipe, find_pipeline_class(request))
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
+    inputs = build_size_and_image_arguments(pipe, request)
+    started: Any = inputs.get("image")
     with (
+        attending_to_reference_picture(
+            *(pipe, pipeline, request),
+            None if started is None else started.size,
+            request.strength,
+            show_progress=show_progress,
+        ),
         RunTimeEstimateCallback(shown=show_progress) as first_step,
         binding_words_to_regions(pipeline, request, attention),
     ):
@@ -126,7 +138,7 @@ def generate_image_and_fill_request(
             return_dict=False,
             callback_on_step_end=first_step,
             **build_sampling_and_control_arguments(pipe, request, seed),
-            **build_size_and_image_arguments(pipe, request),
+            **inputs,
         )[0]
     (image,) = pictures
     return replace(request, width=image.width, height=image.height), image
@@ -147,11 +159,27 @@ def upscale_if_requested(
     if request.upscale is None:
         return picture
     from pipelines.image_to_image import ImageToImagePipeline
-    from pipelines.upscaling import upscale
+    from pipelines.upscaling import compute_scaled_side, upscale
+    from t2i.denoiser.families import sd
 
+    step = sd.pixels_per_latent(pipe.vae)
+    width, height = (
+        compute_scaled_side(side, request.upscale.factor, step) for side in picture.size
+    )
     pipeline = convert_pipeline(pipe, ImageToImagePipeline)
     set_progress_bar(pipeline, f"seed {seed}", shown=show_progress)
+    reading_reference = (
+        attending_to_reference_picture(
+            *(pipe, pipeline, request),
+            (width, height),
+            request.upscale.strength,
+            show_progress=show_progress,
+        )
+        if is_reference_read_at_any_step(pipe, request, request.upscale.strength)
+        else nullcontext()
+    )
     with (
+        reading_reference,
         RunTimeEstimateCallback(shown=show_progress) as first_step,
         binding_words_to_regions(pipeline, request),
     ):

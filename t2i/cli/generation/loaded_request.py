@@ -49,7 +49,8 @@ def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> Loa
     request = digests.copy_request_with_digests(request)
     folder = locate_model(request.model)
     request = request.with_defaults(read_model_defaults(folder))
-    texts = prompts or [request.prompt]
+    texts = [*(prompts or [request.prompt])]
+    texts += [one.prompt for one in request.references if one.prompt]
     if request.inversion is not None:  # "" describes a photo without words
         texts = [text for text in texts if text]
     for warning in find_prompt_warnings(

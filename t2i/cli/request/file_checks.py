@@ -53,14 +53,15 @@ REQUEST_FILE_FIELDS: dict[str, RequestFileField] = {
     "control_model": RequestFileField("--control", "control network", ModelError),
     "control_picture": RequestFileField("--control", "control picture", DataError),
     "control_mask": RequestFileField("--control", "control mask", DataError),
+    "reference_picture": RequestFileField("--reference", "reference picture", DataError),
 }
 FILE_FIELD_NAMES = tuple(
     name
     for name in REQUEST_FILE_FIELDS
-    if not name.startswith("control_") and name != "image_prompt_mask"
+    if not name.startswith(("control_", "reference_")) and name != "image_prompt_mask"
 )
-"""Those of the names that are fields of a Request; others are in its `controls` and
-`image_prompts`."""
+"""Those of the names that are fields of a Request; others are in its `controls`, `image_prompts`
+and `references`."""
 
 
 def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
@@ -75,6 +76,8 @@ def iter_request_files(request: Request) -> Iterator[tuple[str, InputFile]]:
         yield from prompt.named_files
     for control in request.controls:
         yield from control.named_files
+    for reference in request.references:
+        yield from reference.named_files
 
 
 def copy_request_with_mapped_files(
@@ -89,6 +92,10 @@ def copy_request_with_mapped_files(
     if request.controls:
         changed["controls"] = tuple(
             control.copy_with_mapped_files(change) for control in request.controls
+        )
+    if request.references:
+        changed["references"] = tuple(
+            one.copy_with_mapped_files(change) for one in request.references
         )
     for name in FILE_FIELD_NAMES:
         value = getattr(request, name)

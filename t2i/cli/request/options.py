@@ -56,6 +56,14 @@ Control = Annotated[
         "mask=PICTURE, blocks=down.2+mid; may be repeated.",
     ),
 ]
+Reference = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PICTURE[:NAME=VALUE,...]",
+        help="A picture whose look is taken over, with scale=1, steps=0-0.6, prompt=WORDS under "
+        "which it is read; none, with --from, takes the recorded one away.",
+    ),
+]
 Cache = Annotated[
     list[str] | None,
     typer.Option(
@@ -169,6 +177,8 @@ class SamplingOptions:
     """Of `t2i generate` alone."""
     ip_adapter: Sequence[str] | None = None
     """Of `t2i edit`; `t2i generate` has more options of image prompts."""
+    reference: Sequence[str] | None = None
+    """Of `t2i generate` alone."""
 
     def to_overrides(self) -> "RequestOverrides":
         """Parse the sampling options of a command into overrides of a request.
@@ -178,6 +188,7 @@ class SamplingOptions:
         from t2i.cli.request.control_files import parse_controls
         from t2i.cli.request.image_prompt_files import parse_ip_adapters
         from t2i.cli.request.input_files import parse_caches, parse_embeddings, parse_loras
+        from t2i.cli.request.reference_files import parse_references
         from t2i.cli.request.request import RequestOverrides, parse_size
         from t2i.cli.request.sampler_names import sampler_name_from_class
         from t2i.cli.request.upscaling import parse_upscale
@@ -201,6 +212,7 @@ class SamplingOptions:
             ip_adapter=ip_adapter,
             image_prompts=image_prompts,
             cache=parse_caches(self.cache) if self.cache else None,
+            references=parse_references(self.reference) if self.reference else None,
         )
 
 

@@ -19,6 +19,7 @@ from t2i.cli.request.input_files import (
 )
 from t2i.cli.request.photo_inversion import PhotoInversion
 from t2i.cli.request.prompt_edits import EditedPrompts
+from t2i.cli.request.reference_files import ReferenceFileAndSettings, check_references
 from t2i.cli.request.upscaling import Upscale
 from t2i.denoiser.sampling_defaults import MAX_STEPS, read_sampling_defaults
 from t2i.errors import ArgumentError
@@ -83,10 +84,14 @@ class Request:
     """Boxes to which words of the prompt are bound."""
     cache: tuple[str, ...] = ()
     """Texts for t2i.denoiser.caches.parse_cache."""
+    references: tuple[ReferenceFileAndSettings, ...] = ()
 
     def __post_init__(self) -> None:
         check_text_length_and_encoding("PROMPT", self.prompt)
         check_text_length_and_encoding("--negative", self.negative_prompt)
+        for reference in self.references:
+            check_text_length_and_encoding("The prompt of --reference", reference.prompt)
+            self.parse_prompt_in_grammar(reference.prompt)
         steps = self.num_inference_steps
         if steps is not None and not 1 <= steps <= MAX_STEPS:
             raise ArgumentError(
@@ -101,7 +106,8 @@ class Request:
         if self.width is not None and self.height is not None:
             factor = 1.0 if self.upscale is None else self.upscale.factor
             check_pixel_count(int(self.width * factor), int(self.height * factor))
-        _check_upscale(self.upscale, self.num_inference_steps)
+        if self.upscale is not None:
+            self.upscale.check_leaves_a_step(self.num_inference_steps)
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ArgumentError(
                 f"Got --strength {self.strength}: expected a number from 0 (the picture as it is) "
@@ -119,6 +125,11 @@ class Request:
             self.parse_prompt_in_grammar(text)
         if self.regions:
             _check_regions(self)
+        check_references(
+            self.references,
+            is_edited=self.edited is not None or self.inversion is not None,
+            has_ip_adapter=self.ip_adapter is not None or bool(self.image_prompts),
+        )
         check_cache_options(self.cache, of_photo=self.inversion is not None)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
@@ -181,6 +192,7 @@ class RequestOverrides:
     image_prompts: tuple[ImagePromptFiles, ...] | None = None
     regions: tuple[RegionBoxOption, ...] | None = None
     cache: tuple[str, ...] | None = None
+    references: tuple[ReferenceFileAndSettings, ...] | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return a copy of a generation request with the overriding values in place of its own,
@@ -251,16 +263,6 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
         )
     width, height = match.groups()
     return int(width), int(height or width)
-
-
-def _check_upscale(upscale: Upscale | None, steps: int | None) -> None:
-    """Raise ArgumentError for an upscaling whose strength leaves no step."""
-    if upscale is not None and steps is not None and int(steps * upscale.strength) < 1:
-        raise ArgumentError(
-            f"Got --upscale {upscale.option_value} with {plural(steps, 'step')}: its strength "
-            "leaves none of them. Raise it, as in --upscale "
-            f"{upscale.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
-        )
 
 
 def _check_edited(edited: EditedPrompts, request: Request) -> None:

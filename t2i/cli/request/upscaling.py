@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipelines.upscaling import DEFAULT_UPSCALE_STRENGTH, check_upscale_factor
 from t2i.errors import ArgumentError
+from t2i.terminal import plural
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,17 @@ class Upscale:
             raise ArgumentError(
                 f"Got --upscale with the strength {self.strength}: expected a number above 0, up "
                 "to 1: how much is drawn anew at the larger size."
+            )
+
+    def check_leaves_a_step(self, steps: int | None) -> None:
+        """Raise ArgumentError if the strength leaves none of a run's steps; None for the model's
+        own number of steps.
+        """
+        if steps is not None and int(steps * self.strength) < 1:
+            raise ArgumentError(
+                f"Got --upscale {self.option_value} with {plural(steps, 'step')}: its strength "
+                "leaves none of them. Raise it, as in --upscale "
+                f"{self.factor:g}:{math.ceil(100 / steps) / 100:g}, or take more --steps."
             )
 
     @property

@@ -26,7 +26,7 @@ from t2i.server.jobs.request_building import read_control_choice
 
 EXAMPLE_PICTURE_NAME, EXAMPLE_MASK_NAME = "picture.png", "mask.png"
 """Names of uploads in a command: the server keeps no path of theirs."""
-EXAMPLE_HINT_NAME = "hint.png"
+EXAMPLE_HINT_NAME, EXAMPLE_REFERENCE_NAME = "hint.png", "reference.png"
 EXAMPLE_SOURCE_FOLDER = "source"
 """Name of a recorded source's folder in a command."""
 
@@ -140,6 +140,9 @@ def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
     for name in ("strength", "upscale"):
         if getattr(body, name, None) is not None:
             yield f"--{name}", str(getattr(body, name))
+    if isinstance(body, GenerateRequest) and body.reference is not None:
+        reference = body.reference.resolve(lambda _: Path(EXAMPLE_REFERENCE_NAME))
+        yield "--reference", reference.option_value
     for region in getattr(body, "regions", []):
         yield "--region", format_region(RegionBoxOption(words=region.words, box=region.box))
     if isinstance(body, EditRequest):

@@ -20,6 +20,7 @@ RESTORED_FIELDS = {
     *("prompt", "negative_prompt", "model", "num_inference_steps", "guidance_scale", "sampler"),
     *("width", "height", "grammar", "guidance_method", "loras", "embeddings", "image", "mask"),
     *("strength", "upscale", "edited", "inversion", "regions", "controls"),
+    "references",
 }
 """Fields of a request that jobs can repeat; a picture with any other says so by name."""
 
@@ -30,7 +31,7 @@ class ReproductionJob:
     pictures to upload for it and what could not be restored.
 
     pictures : that have to be uploaded for it, (field of the request, file); of the first control
-        "controls.0.image" and "controls.0.mask"
+        "controls.0.image" and "controls.0.mask", of the reference picture "reference.image"
     not_restored : what the picture was made with beside that, by name
     """
 
@@ -118,6 +119,13 @@ def build_reproduction_job(
         upscale = None if request.upscale is None else request.upscale.option_value
         values |= {"prompt": prompt, "strength": request.strength, "upscale": upscale}
         values["regions"] = [asdict(region) for region in request.regions]
+        for reference in request.references:
+            job.pictures.append(("reference.image", reference.picture))
+            values["reference"] = {
+                "prompt": reference.prompt,
+                "scale": reference.scale,
+                "steps": list(reference.steps),
+            }
     job.values = {key: value for key, value in values.items() if value not in (None, "", [], {})}
     return job
 

@@ -17,7 +17,8 @@ def find_batch_settings(job: Job, catalogue: Catalogue) -> Request | None:
     None for a job that is drawn alone.
 
     Alone are drawn edits, several images of one job, changed and enlarged pictures, words bound to
-    boxes, controls, prompts of parts joined by AND, and images whose heat maps are asked for.
+    boxes, controls, reference pictures, prompts of parts joined by AND, and images whose heat maps
+    are asked for.
     """
     if job.kind != "generate" or len(job.seeds) != 1:
         return None
@@ -26,7 +27,7 @@ def find_batch_settings(job: Job, catalogue: Catalogue) -> Request | None:
         assert isinstance(body, GenerateRequest)
         if body.image is not None or body.upscale is not None or wants_heat_maps(body):
             return None
-        if body.regions or body.controls:
+        if body.regions or body.controls or body.reference:
             return None
         request = resolve_job_request(body, catalogue, _refuse_upload).request
         check_no_composed_prompts(request, [request.prompt, request.negative_prompt])

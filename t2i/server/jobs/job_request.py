@@ -1,11 +1,15 @@
 """The requests of jobs as programs and the page send them, one model for each kind of job."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from t2i.cli.request.control_files import MAX_CONTROLS, ControlMode
+from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.photo_inversion import AUTO_METHOD, Fit
+from t2i.cli.request.reference_files import ReferenceFileAndSettings
 from t2i.cli.request.request import MAX_REGIONS, Grammar
 from t2i.server.jobs.job import JobKind
 
@@ -60,6 +64,31 @@ class ControlChoice(BaseModel):
     )
 
 
+class ReferenceChoice(BaseModel):
+    """Reference picture of a job, an upload, whose look its images take over.
+
+    prompt : under which the picture is read
+    scale : factor of the attention to the picture; 0 for none
+    steps : shares of the run
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: Identifier
+    prompt: str = ""
+    scale: float = 1.0
+    steps: tuple[float, float] = (0.0, 1.0)
+
+    def resolve(self, find_upload: Callable[[str], Path]) -> ReferenceFileAndSettings:
+        """Return the file and settings of the reference picture. Raises ArgumentError as
+        `--reference` does.
+        """
+        picture = InputFile(path=str(find_upload(self.image)))
+        return ReferenceFileAndSettings(
+            picture=picture, prompt=self.prompt, scale=self.scale, steps=self.steps
+        )
+
+
 class SamplingRequest(BaseModel):
     """Base of the requests of all kinds of server jobs: the sampling options of the command line,
     under the names of Python.
@@ -104,6 +133,7 @@ class GenerateRequest(SamplingRequest):
     image, mask : identifiers of uploads
     upscale : factor, or "factor:strength"
     regions : boxes to which words of the prompt are bound
+    reference : picture whose look is taken over
     words_maps : keep heat maps of every word; map_steps : also those of each step
     """
 
@@ -118,6 +148,7 @@ class GenerateRequest(SamplingRequest):
     strength: float | None = None
     upscale: float | Annotated[str, Field(max_length=50)] | None = None
     regions: Regions = []
+    reference: ReferenceChoice | None = None
     words_maps: bool = False
     map_steps: bool = False
 

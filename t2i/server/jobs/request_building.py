@@ -134,7 +134,7 @@ def check_pixel_steps_limit(
     width, height = request.width or width, request.height or height
     check_pixel_count(width, height)
     steps = request.num_inference_steps or catalogue.read_default_steps(model)
-    number = num * len(built.prompts)
+    number = num * len(built.prompts) + len(request.references)  # each is read in a run of its own
     factor = 1.0 if request.upscale is None else 1 + request.upscale.factor**2
     cost, additions = _measure_pass_additions(request)
     asked = width * height * steps * number * factor * cost
@@ -241,6 +241,7 @@ def _add_pictures(
             strength=body.strength,
             upscale=upscale,
             regions=_read_regions(body) or None,
+            references=None if body.reference is None else (body.reference.resolve(find_upload),),
         )
     mask = None if isinstance(body, InspectRequest) else body.mask
     if body.image is None:

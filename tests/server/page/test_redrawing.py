@@ -49,7 +49,7 @@ EDIT = SAMPLING | {
     "regions": REGIONS,
 }
 NOT_OF_THE_PICTURE = {"num", "words_maps", "map_steps"}
-NOT_ON_THE_PAGE = {"controls"}
+NOT_ON_THE_PAGE = {"controls", "reference"}
 """Fields that the page names as not restored."""
 OF_A_PHOTO = {"image", "mask", "method", "fit", "full_size", "source"}
 

@@ -10,7 +10,7 @@ import { on, set, setForm, state } from "../app/store.js";
 import { drawRestored } from "../change/redraw.js";
 
 const SHOWN_DIGITS = 10; // of a SHA-256
-const FIELDS = { image: "photo", mask: "mask" };
+const FIELDS = { image: "photo", mask: "mask", "reference.image": "reference picture" };
 const OF_CONTROL = /^controls\.(\d+)\.(image|mask)$/;
 const nameOf = (field) => (field.startsWith("controls.") ? (field.endsWith("mask") ? "mask" : "hint") : FIELDS[field]);
 
@@ -68,6 +68,7 @@ export function withBrought({ request, brought }) {
   for (const [field, id] of Object.entries(brought)) {
     const [, number, name] = OF_CONTROL.exec(field) ?? [];
     if (name) whole.controls[number][name] = id;
+    else if (field === "reference.image") whole.reference.image = id;
     else whole[field] = id;
   }
   return whole;
@@ -114,6 +115,7 @@ function describe({ kind, request }) {
   for (const [word, origin] of Object.entries(request.alignment ?? {})) lines.push(origin === null ? `${word} is new` : `${word} from ${origin}`);
   if (request.blend && request.blend !== "none") lines.push(`only where ${request.blend.replaceAll("+", ", ").replace(",", " or ")} is`);
   for (const { name, scale = 1, steps = [0, 1], mode = "balanced" } of request.controls ?? []) lines.push(controlLine(name, scale, steps, mode));
+  if (request.reference) lines.push(`in the look of a reference picture, at ${request.reference.scale ?? 1}`);
   if (request.method) lines.push(`inverted by ${request.method}`);
   if (request.strength) lines.push(`drawn anew to ${Math.round(100 * request.strength)} %`);
   if (request.upscale) lines.push(`enlarged ${request.upscale.split(":")[0]} times`);

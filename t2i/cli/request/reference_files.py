@@ -1,0 +1,131 @@
+"""Reference picture of a request: its file, and how the image's self-attention reads it."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from t2i.cli.request.control_files import STEPS_PATTERN
+from t2i.cli.request.files_with_settings import SETTINGS_START_PATTERN, NamedFilesMixin
+from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
+from t2i.errors import ArgumentError, suggest_choice
+
+SETTING_NAMES = ("prompt", "scale", "steps")
+NEXT_SETTING_PATTERN = re.compile(rf",\s*(?=(?:{'|'.join(SETTING_NAMES)})\s*=)")
+"""Comma between two settings; others belong to the prompt."""
+EXAMPLE = '--reference "sketch.png:scale=1.5,steps=0-0.6,prompt=a cat, drawn in ink"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceFileAndSettings(NamedFilesMixin):
+    """Reference picture of a request, whose keys and values the image's self-attention reads beside
+    its own; see pipelines.reference.
+
+    prompt : under which the picture is read
+    scale : factor of the attention to the picture; 0 for none
+    steps : shares of the run
+    """
+
+    picture: InputFile
+    prompt: str = ""
+    scale: float = 1.0
+    steps: tuple[float, float] = (0.0, 1.0)
+    file_names_by_field: ClassVar[Mapping[str, str]] = {"picture": "reference_picture"}
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and 0 <= self.scale <= MAX_SCALE):
+            raise ArgumentError(
+                f"Got --reference with scale={self.scale}: expected a number from 0 (no reference) "
+                f"to {MAX_SCALE}, such as 1."
+            )
+        first, end = self.steps
+        if not 0 <= first < end <= 1:
+            raise ArgumentError(
+                f"Got --reference with steps={first:g}-{end:g}: expected shares of the run from 0 "
+                "to 1, the first below the second, as in steps=0-0.6."
+            )
+
+    @property
+    def option_value(self) -> str:
+        """This reference picture as the value of its command-line option, unquoted."""
+        first, end = self.steps
+        prompt = f",prompt={self.prompt}" if self.prompt else ""
+        return f"{self.picture.path}:scale={self.scale:g},steps={first:g}-{end:g}{prompt}"
+
+
+def parse_references(texts: Sequence[str]) -> tuple[ReferenceFileAndSettings, ...]:
+    """Parse the values of --reference into the reference pictures of a request; "none" alone gives
+    none. Raises ArgumentError.
+    """
+    return () if list(texts) == [NO_FILES_VALUE] else tuple(map(parse_reference, texts))
+
+
+def parse_reference(text: str) -> ReferenceFileAndSettings:
+    """Parse PICTURE[:NAME=VALUE,...], the value of --reference. Raises ArgumentError."""
+    picture, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
+    settings: dict[str, str] = {}
+    for part in NEXT_SETTING_PATTERN.split(rest[0]) if rest else ():
+        name, equals, value = (side.strip() for side in part.partition("="))
+        if name not in SETTING_NAMES or not equals or not value:
+            raise ArgumentError(
+                f"Got --reference with {part!r:.80}. {suggest_choice(name[:80], SETTING_NAMES)} "
+                f"Each has a value: {EXAMPLE}"
+            )
+        if name in settings:
+            raise ArgumentError(f"Got --reference with {name} twice: keep one.")
+        settings[name] = value
+    return ReferenceFileAndSettings(
+        picture=InputFile(path=picture.strip()),
+        prompt=settings.get("prompt", ""),
+        scale=_parse_scale(settings.get("scale", "1")),
+        steps=_parse_step_window(settings.get("steps", "0-1")),
+    )
+
+
+def check_references(
+    references: Sequence[ReferenceFileAndSettings], *, is_edited: bool, has_ip_adapter: bool
+) -> None:
+    """Raise ArgumentError for reference pictures that a request cannot have.
+
+    is_edited : whether its image is edited by its words, or a photo that is inverted
+    """
+    if not references:
+        return
+    if len(references) > 1:
+        raise ArgumentError(
+            f"Got {len(references)} reference pictures: self-attention reads one beside "
+            "the image's own. Keep one, or join them into one picture."
+        )
+    if is_edited:
+        raise ArgumentError(
+            "Got --reference for a picture that is edited by its words: what it reads of a picture "
+            "is that of its source. Leave it out, or take the look of a photo with t2i edit "
+            "--image PHOTO --style 1."
+        )
+    if has_ip_adapter:
+        raise ArgumentError(
+            "Got --reference with --ip-adapter: a picture is recorded without image prompts, for "
+            "which an IP-Adapter leaves no room. Leave one of them out."
+        )
+
+
+def _parse_scale(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(
+            f"Got --reference with scale={text!r:.80}: expected a number, such as 1. A prompt is "
+            f"given by its name: {EXAMPLE}"
+        ) from None
+
+
+def _parse_step_window(text: str) -> tuple[float, float]:
+    match = STEPS_PATTERN.fullmatch(text)
+    if match is None:
+        raise ArgumentError(
+            f"Got --reference with steps={text!r:.80}: expected shares of the run, as in "
+            "steps=0-0.6 or steps=0.6."
+        )
+    first, end = match.groups()
+    return float(first or 0), float(end)

@@ -1,0 +1,167 @@
+"""Reference pictures read by the runs of every kind of pipeline, at the noise levels of each."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EDMEulerScheduler
+
+from pipelines.image_to_image import ImageToImagePipeline
+from pipelines.inpaint import InpaintPipeline
+from pipelines.inversion.edit_friendly import EditFriendlyInversion
+from pipelines.prompt_to_prompt.prompt_edit import PromptEditPipeline
+from pipelines.reference import (
+    REFERENCE_NOISE_SEED,
+    attending_to_reference,
+    list_run_timesteps,
+    record_reference,
+)
+from pipelines.text_to_image import TextToImagePipeline
+from t2i.attention import StyleAligned, attend
+from t2i.denoiser.schedulers import build_scheduler
+from t2i.errors import ArgumentError
+from t2i.text.prompt import Prompt
+from tests.pipelines.controls.networks import hint
+from tests.tiny import picture, tiny_sd_components
+
+STEPS = 4
+
+
+@pytest.fixture
+def pipe() -> TextToImagePipeline:
+    pipe = TextToImagePipeline(**tiny_sd_components())
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
+    return pipe
+
+
+def editor(pipe: Any) -> PromptEditPipeline:
+    editor = PromptEditPipeline(**pipe.components)
+    editor.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
+    return editor
+
+
+def draw(pipe: Any, **call: Any) -> np.ndarray:
+    settings: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "np"}
+    settings |= {"generator": torch.Generator().manual_seed(3)}
+    images: np.ndarray = pipe(**({"prompt": "a red cat"} | settings | call)).images
+    return images
+
+
+@pytest.mark.filterwarnings("ignore:Drawn again from its noise")
+def test_it_is_shared_attention_over_an_inversion_of_independent_noise(pipe: Any) -> None:
+    steps = (0.0, 0.75)
+    reference = record_reference(
+        editor(pipe), hint(1), "a dog", steps=steps, num_inference_steps=STEPS
+    )
+    with attending_to_reference(pipe, reference, 2.0):
+        drawn = draw(pipe)
+    edit = StyleAligned(normalise=False, source_weight=2.0, steps=steps)
+    kept = editor(pipe).invert(
+        *(hint(1), "a dog", EditFriendlyInversion()),
+        for_edits=[edit],
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(REFERENCE_NOISE_SEED),
+    )
+    with attend(pipe, recorded_source=kept) as attn:
+        attn.edit(edit)
+        expected = draw(pipe)
+    assert np.array_equal(drawn, expected)
+    assert not np.array_equal(drawn, draw(pipe))
+
+
+def test_a_batch_shares_one_recording(pipe: Any) -> None:
+    reference = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
+
+    def seeds() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+
+    with attending_to_reference(pipe, reference):
+        both = draw(pipe, num_images_per_prompt=2, generator=seeds())
+    with attending_to_reference(pipe, reference):
+        prompts = draw(pipe, prompt=["a red cat", "a dog"], generator=seeds())
+    for number, seed in enumerate((3, 4)):
+        for prompt, batch in (("a red cat", both), (("a red cat", "a dog")[number], prompts)):
+            with attending_to_reference(pipe, reference):
+                one = draw(pipe, prompt=prompt, generator=torch.Generator().manual_seed(seed))
+            assert np.abs(batch[number] - one[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 0.75, 1.0])
+def test_a_run_from_a_start_picture_reads_its_own_noise_levels(pipe: Any, strength: float) -> None:
+    reference = record_reference(
+        editor(pipe), hint(1), strength=strength, num_inference_steps=STEPS
+    )
+    count = int(STEPS * strength)
+    assert reference.source.steps.count == count
+    timesteps = list_run_timesteps(pipe.scheduler, STEPS, strength)
+    assert timesteps == [step.timestep for step in reference.source.path_steps]
+    drawer = ImageToImagePipeline(**pipe.components)
+    call = {"image": picture(), "strength": strength}
+    with attending_to_reference(drawer, reference):
+        drawn = draw(drawer, **call)
+    assert not np.array_equal(drawn, draw(drawer, **call))
+
+
+def test_a_redrawn_part_reads_the_reference(pipe: Any) -> None:
+    drawer = InpaintPipeline(**pipe.components)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16] = 1
+    call = {"image": picture(), "mask_image": mask, "strength": 1.0}
+    reference = record_reference(editor(pipe), hint(1), strength=1.0, num_inference_steps=STEPS)
+    with attending_to_reference(drawer, reference):
+        drawn = draw(drawer, **call)
+    assert not np.array_equal(drawn, draw(drawer, **call))
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm2", "euler a", "dpm++ 2m", "lcm"])
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_every_step_of_a_sampler_reads_the_level_of_its_timestep(
+    pipe: Any, sampler: str, strength: float | None
+) -> None:
+    """A sampler of second order makes two passes of a step, some of them between two levels."""
+    pipe.scheduler = build_scheduler(sampler, pipe.scheduler.config)
+    reference = record_reference(
+        editor(pipe), hint(1), strength=strength, steps=(0.0, 0.6), num_inference_steps=STEPS
+    )
+    path = [step.timestep for step in reference.source.path_steps]
+    read = [path[one] for one in reference.step_of_recording]
+    assert read == list_run_timesteps(pipe.scheduler, STEPS, strength)
+    drawer = pipe if strength is None else ImageToImagePipeline(**pipe.components)
+    call = {} if strength is None else {"image": picture(), "strength": strength}
+    with attending_to_reference(drawer, reference):
+        drawn = draw(drawer, **call)
+    assert not np.array_equal(drawn, draw(drawer, **call))
+
+
+def test_a_prompt_of_several_windows_and_its_weights_read_a_reference(pipe: Any) -> None:
+    prompt = Prompt("a (red:1.4) cat " + "on a chair " * 40)
+    reference = record_reference(editor(pipe), hint(1), "a dog", num_inference_steps=STEPS)
+    call = {"num_inference_steps": STEPS, "output_type": "np"}
+    found = []
+    for reads in (True, False):
+        generator = torch.Generator().manual_seed(3)
+        if reads:
+            with attending_to_reference(pipe, reference):
+                found.append(pipe(prompt, generator=generator, **call).images)
+        else:
+            found.append(pipe(prompt, generator=generator, **call).images)
+    assert not np.array_equal(*found)
+
+
+def test_a_window_without_a_step_and_a_sampler_without_noise_levels_are_refused(pipe: Any) -> None:
+    words = "Got a reference picture with steps=0-0.1: no step of a run of 4 steps is among them."
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        record_reference(editor(pipe), hint(1), steps=(0.0, 0.1), num_inference_steps=STEPS)
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(ArgumentError, match="A picture cannot be inverted with EDMEuler"):
+        record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
+
+
+def test_the_model_is_left_as_it_was(pipe: Any) -> None:
+    before = draw(pipe)
+    reference = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
+    with attending_to_reference(pipe, reference):
+        draw(pipe)
+    assert np.array_equal(draw(pipe), before)
