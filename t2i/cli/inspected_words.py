@@ -4,9 +4,12 @@ things are looked for in its image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from t2i.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from t2i.attention.edits.base.edit import Edit
 
 FUNCTION_WORDS = {"a", "an", "the", "of", "to", "on", "in", "at", "and", "with", "is", "by", "for"}
 """Words that are not probed unless --words names them."""
@@ -28,6 +31,7 @@ class InspectOrInvertTask:
 
     words : of the heat maps; None for all but the function words of the prompt
     segment, animate : whether to make the label picture, and the animation of the steps
+    for_style : whether to record what StyleAligned reads of the photo, too
     photo_keys : keys of the line that need a photo
     """
 
@@ -35,6 +39,7 @@ class InspectOrInvertTask:
     words: tuple[str, ...] | None = None
     segment: bool = False
     animate: bool = False
+    for_style: bool = False
     photo_keys: tuple[str, ...] = ()
 
     def check_reads_keys(self, given: Sequence[str]) -> None:
@@ -45,6 +50,15 @@ class InspectOrInvertTask:
                 f'Got "{unread[0]}" for "task": "{self.task}", which does not read it. Leave it '
                 "out."
             )
+
+    def list_edits_to_record_for(self) -> "list[Edit]":
+        """Return the edits for which the photo is recorded, beside those that need no more than is
+        always recorded.
+        """
+        # Here, for it imports torch, which most requests need much later.
+        from t2i.attention.edits.style_aligned import StyleAligned
+
+        return [StyleAligned()] if self.for_style else []
 
     def check_image_given_and_no_upscale(self, image: object, upscale: object) -> None:
         """Raise ArgumentError for a prompts file's line with the task "invert" but no image, and

@@ -124,6 +124,19 @@ def test_a_line_records_a_photo_that_the_command_edits(
     assert made == {path: path.stat().st_mtime_ns for path in Path("out/cat.v1").iterdir()}
 
 
+def test_a_line_records_a_photo_for_edits_in_its_style(bulk: Cli, cli: Cli, model: Path) -> None:
+    line = {"task": "invert", **PHOTO_LINE, "seed": 7}
+    done = bulk(line | {"name": "styled", "for_style": True}, line | {"name": "plain"})
+    assert done.code == 0, Path("out/index.jsonl").read_text()
+    style = ("a blue dog", "--style", "2", "--out")
+    drawn = cli("edit", "--source", "out/styled", *style, "a.png")
+    assert drawn.code == 0, drawn.err
+    refused = cli("edit", "--source", "out/plain", *style, "b.png")
+    assert "was not for this source" in refused.err
+    manifest = json.loads(Path("out/styled/remembered.json").read_text())
+    assert [edit["edit"] for edit in manifest["facts"]["for_edits"]] == ["style-aligned"]
+
+
 def test_a_recording_and_maps_of_others_are_not_replaced(bulk: Cli) -> None:
     lines = (
         {"task": "invert", **PHOTO_LINE, "name": "cat"},
@@ -183,6 +196,8 @@ def test_an_empty_prompt_describes_a_photo_without_words(bulk: Cli) -> None:
         (PHOTO_LINE | {"task": "invert", "budget": -1}, "Got --budget -1"),
         (PHOTO_LINE | {"task": "invert", "name": "a/b"}, "Expected a plain file name"),
         ({"budget": 2}, 'Got "budget" without "source"'),
+        ({"for_style": True}, 'Got "for_style" without "task": "invert"'),
+        ({"task": "inspect", "for_style": True}, 'Got "for_style" without "task": "invert"'),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(bulk: Cli, line: dict[str, Any], message: str) -> None:

@@ -211,7 +211,7 @@ Folders written under these names must still be continued: the text may not foll
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls", "image_prompts"),
     *("cache", "references"),
-    *("segment", "animate", "reading", "budget_bytes", "recording", "record"),
+    *("segment", "animate", "for_style", "reading", "budget_bytes", "recording", "record"),
     "retry",
 }
 """Fields that folders written before do not have: they are hashed only where they are set."""

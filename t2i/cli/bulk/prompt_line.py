@@ -263,6 +263,10 @@ def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
         raise ArgumentError(
             f'Got "{given[0]}" without "task": "inspect", which makes heat maps. Give both.'
         )
+    if keys.for_style is not None and keys.task != "invert":
+        raise ArgumentError(
+            'Got "for_style" without "task": "invert", which records a photo. Give both.'
+        )
     if keys.task is None or keys.task not in READING_TASKS:
         has_source = keys.source is not None or keys.source_folder is not None
         if keys.task is not None and (keys.task == "edit") != has_source:
@@ -277,6 +281,7 @@ def _parse_reading(keys: PromptLineSchema) -> InspectOrInvertTask | None:
         words=None if keys.words is None else tuple(split_words(split_values(keys.words))),
         segment=bool(keys.segment),
         animate=bool(keys.animate),
+        for_style=bool(keys.for_style),
         photo_keys=tuple(name for name in PHOTO_KEYS if getattr(keys, name) is not None),
     )
     others = ("source", *EDIT_KEYS, "region", "mask", "strength", "upscale")

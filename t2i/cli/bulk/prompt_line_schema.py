@@ -51,6 +51,7 @@ class PromptLineSchema(BaseModel):
     words: str | list[str] | None = None
     segment: bool | None = None
     animate: bool | None = None
+    for_style: bool | None = None
     budget: float | None = None
     source_folder: str | None = None
     record: str | None = None

@@ -162,7 +162,7 @@ class BulkWorker:
         request = request.with_defaults(read_pipeline_defaults(self.pipe, request))
         warn_of_large_size(self.pipe, request)
         if job.reading is not None and job.reading.task == "invert":
-            return self._record(request, job)
+            return self._record(request, job, job.reading)
         if job.reading is not None:
             return self._inspect(request, job, job.reading, recorded)
         if job.edit is not None:
@@ -248,7 +248,7 @@ class BulkWorker:
             *(self.pipe, request, job.seed), budget_bytes=job.budget_bytes, for_edits=for_edits
         )
 
-    def _record(self, request: Request, job: Job) -> UnsavedJobOutput:
+    def _record(self, request: Request, job: Job, task: InspectOrInvertTask) -> UnsavedJobOutput:
         """Invert a line's photo and record it in its folder, unless a killed run has done it.
 
         Raises NameTakenError for a folder that has anything but this recording.
@@ -262,6 +262,7 @@ class BulkWorker:
                 budget_bytes=job.budget_bytes,
                 folder=folder,
                 notes=notes,
+                for_edits=task.list_edits_to_record_for(),
             )
         return UnsavedJobOutput(copy_request_with_inversion(request, source))
 
