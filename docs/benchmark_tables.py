@@ -22,11 +22,12 @@ from t2i.atomic_files import write_atomically
 from t2i.evaluate.report.chapter import Cell, Table
 from t2i.evaluate.report.earlier_result import EarlierEstimate, EarlierTable
 from t2i.evaluate.report.markdown import describe_result_origin, render_table
-from t2i.pictures import open_picture, save_picture
+from t2i.pictures import open_picture
 
 PAGE = REPO / "docs" / "benchmark.md"
 RESULT = REPO / "benchmarks" / "results" / "evaluation-embedded.json"
 PICTURE = REPO / "docs" / "images" / "benchmark.webp"
+QUALITY = 70
 SHOWN = (
     "editing-swap-0001",
     "editing-recolour-0003",
@@ -95,7 +96,7 @@ def main() -> None:
     write_atomically(PAGE, lambda path: path.write_text(page, "utf-8"))
     write_atomically(RESULT, lambda path: path.write_text(text, "utf-8"))
     rows = [open_picture(folder / "pictures" / f"{name}.png") for name in SHOWN]
-    save_picture(stacked(rows), PICTURE)
+    write_atomically(PICTURE, lambda path: stacked(rows).save(path, "WEBP", quality=QUALITY))
 
 
 if __name__ == "__main__":
