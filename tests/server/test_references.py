@@ -44,6 +44,11 @@ def test_a_reference_is_the_same_by_api_and_command_and_is_restored(
     assert main([*words, "--guidance", "3", "--out", str(tmp_path / "a.png")]) == 0
     assert np.array_equal(pixels(data), np.asarray(Image.open(tmp_path / "a.png")))
 
+    mapped = server.run(
+        "generate", prompt=PROMPT, reference=reference, words_maps=True, map_steps=True, **RUN
+    )
+    assert np.array_equal(pixels(server.file(mapped, "seed-3.png")), pixels(data))
+
     record = json.loads(Image.open(io.BytesIO(data)).info["t2i"])
     assert record["request"]["references"][0]["picture"]["path"] == "look.png"
     found = server.post("/api/v1/metadata", files={"file": ("a.png", data)}).json()

@@ -37,6 +37,7 @@ GENERATE = SAMPLING | {
     "strength": 0.6,
     "upscale": "2:0.3",
     "regions": REGIONS,
+    "reference": {"image": UPLOADED, "prompt": "a star", "scale": 2, "steps": [0.0, 0.5]},
 }
 EDIT = SAMPLING | {
     "source_prompt": "a cat and a balloon",
@@ -49,7 +50,7 @@ EDIT = SAMPLING | {
     "regions": REGIONS,
 }
 NOT_OF_THE_PICTURE = {"num", "words_maps", "map_steps"}
-NOT_ON_THE_PAGE = {"controls", "reference"}
+NOT_ON_THE_PAGE = {"controls"}
 """Fields that the page names as not restored."""
 OF_A_PHOTO = {"image", "mask", "method", "fit", "full_size", "source"}
 
@@ -102,8 +103,13 @@ def restore(page: Any, how: str, kind: str, request: dict[str, Any]) -> Recorder
     recorder = Recorder(page, kind, request)
     if how == "metadata":
         names = [name for name in ("image", "mask") if name in request]
+        recorded = {name: value for name, value in request.items() if name not in names}
+        if reference := dict(request.get("reference", {})):
+            names.append("reference.image")
+            del reference["image"]
+            recorded["reference"] = reference
         found = {
-            "request": {name: value for name, value in request.items() if name not in names},
+            "request": recorded,
             "kind": kind,
             "tool": "t2i",
             "differences": [],
@@ -115,9 +121,10 @@ def restore(page: Any, how: str, kind: str, request: dict[str, Any]) -> Recorder
         page.route("**/api/v1/uploads", lambda route: route.fulfill(status=201, json=stored))
         page.set_input_files("#file", OPENING)
         for name in names:
-            page.click(f"#restored >> text=Choose the {'photo' if name == 'image' else name}")
+            label = {"image": "photo", "reference.image": "reference picture"}.get(name, name)
+            page.click(f"#restored >> text=Choose the {label}")
             page.set_input_files("#wanted", CAR)
-            page.wait_for_selector(f"#restored >> text=Choose the {name}", state="detached")
+            page.wait_for_selector(f"#restored >> text=Choose the {label}", state="detached")
         page.wait_for_selector(f"{PICTURE}[src^='blob:']")
     else:
         page.reload()

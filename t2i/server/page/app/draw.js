@@ -84,6 +84,7 @@ export function requestOf(form, seed = form.locked ? form.seed : null) {
   for (const name of ["image", "mask"]) if (form[name]?.id) request[name] = form[name].id;
   const controls = (form.controls ?? []).map(({ id, image, mask, ...rest }) => ({ ...rest, image: image?.id, ...(mask?.id ? { mask: mask.id } : {}) }));
   if (controls.length) request.controls = controls;
+  if (form.reference) request.reference = { ...form.reference, image: form.reference.image?.id };
   if (seed !== null) request.seed = seed;
   return request;
 }
@@ -97,6 +98,10 @@ export async function drawForm(form = state.form) {
   for (const name of ["image", "mask"]) {
     if (!form[name] || form[name].id) continue;
     complain(new Error(`Missing ${form[name].name}, from which the picture is drawn: choose it, or take it out of the form.`));
+    return null;
+  }
+  if (form.reference && !form.reference.image?.id) {
+    complain(new Error("Missing the reference picture: choose it, or take it out of the form."));
     return null;
   }
   for (const { name, image, mask } of form.controls ?? []) {
@@ -144,6 +149,7 @@ export function formOf(request, { kind = "generate", seed = request.seed ?? null
     upscale: pick("upscale"),
     regions: generates ? (request.regions ?? []) : [],
     controls,
+    reference: generates && request.reference ? { ...request.reference, image: picture("reference.image", request.reference.image) } : null,
     image: generates ? picture("image") : null,
     mask: generates ? picture("mask") : null,
     strength: generates ? pick("strength") : null,

@@ -6,7 +6,7 @@ import { setForm, state } from "../app/store.js";
 import { changesOf } from "../app/views.js";
 import { changeEdit, isNothing } from "./edit.js";
 
-const OF_GENERATE = ["words_maps", "map_steps", "image", "mask", "strength", "upscale", "regions"];
+const OF_GENERATE = ["words_maps", "map_steps", "image", "mask", "strength", "upscale", "regions", "reference"];
 
 /** Draw what is on screen with the settings of the form. */
 export async function drawOnScreen() {

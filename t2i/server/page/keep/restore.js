@@ -81,6 +81,8 @@ function putIntoForm(field, picture) {
   if (name) {
     const id = restored.controlIds[number];
     setForm({ controls: form.controls.map((one) => (one.id === id && one[name] ? { ...one, [name]: picture } : one)) });
+  } else if (field === "reference.image") {
+    if (form.reference) setForm({ reference: { ...form.reference, image: picture } });
   } else if (form[field]) setForm({ [field]: picture });
 }
 
