@@ -91,6 +91,52 @@ def test_a_control_of_the_page_draws_what_the_api_draws_and_is_restored(
     assert page.locator(".control").get_by_label("Strength", exact=True).input_value() == "0.8"
 
 
+def test_a_control_of_the_page_has_a_mask_and_blocks_and_a_type(
+    page: Any, server: RunningServer, edges: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.png"
+    picture = Image.new("L", (128, 128))
+    picture.paste(255, (64, 0, 128, 128))
+    picture.save(half)
+    add_control(page, edges)
+    page.click(".control summary")
+    page.set_input_files(".mask-file", half)
+    page.wait_for_selector(".mask-name:has-text('half.png')")
+    card = page.locator(".control")
+    assert card.locator("details").get_attribute("open") is not None
+    card.get_by_label("Blocks").fill("down.0 + mid")
+    card.get_by_label("Type of the hint").fill("depth")
+    card.get_by_label("Type of the hint").fill("")
+    page.click(".draw")
+    page.wait_for_selector(".word[data-text='balloon']")
+    data = read_picture(page)
+    control = {"name": "kinds/canny", "image": server.upload(edges), "mask": server.upload(half)}
+    control |= {"blocks": ["down.0", "mid"]}
+    asked = {"prompt": PROMPT, "controls": [control], "steps": 2, "seed": 3, **SMALL}
+    job = server.run("generate", **asked)
+    assert np.array_equal(pixels(data), pixels(server.file(job, "seed-3.png")))
+
+    # A restored picture brings them back, and its mask can be brought where the control is.
+    kept = tmp_path / "kept.png"
+    kept.write_bytes(data)
+    page.set_input_files("#file", kept)
+    page.wait_for_selector("#restored")
+    assert card.get_by_label("Blocks").input_value() == "down.0+mid"
+    assert page.inner_text(".mask-name") == "half.png, still to be brought"
+    page.set_input_files(".mask-file", half)
+    page.set_input_files(".hint-file", edges)
+    page.click("#restored .primary:enabled")
+    page.wait_for_selector(f"{PICTURE}[src*='/files/']")
+    page.wait_for_selector("#frame:not(.busy)")
+    assert np.array_equal(pixels(read_picture(page)), pixels(data))
+
+    # A type is for a network that reads several: of another it is an error in the server's words.
+    card.get_by_label("Type of the hint").fill("depth")
+    page.click("text=Act everywhere")
+    page.click(".draw")
+    assert "type" in page.wait_for_selector(".alert[role=alert]").inner_text()
+
+
 def test_the_picture_on_screen_is_a_hint_and_one_that_lacks_is_said(page: Any) -> None:
     page.click("summary:has-text('Controls')")
     page.click(".add-control")

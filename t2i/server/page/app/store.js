@@ -30,7 +30,7 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: []
 
 /**
  * form: what the next picture is drawn from; image, mask: {id, name} of an upload, the id null while
- *   the picture is still to be brought; controls: {id, name, image, mask, scale, steps, mode}, their
+ *   the picture is still to be brought; controls: {id, name, image, mask, scale, steps, mode, type, blocks}, their
  *   pictures like those, the id a control's own in the form; reference: {image, prompt, scale, steps}
  * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture

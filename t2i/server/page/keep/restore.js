@@ -43,11 +43,11 @@ export async function bringPicture(file, field = null) {
   room.querySelector(".primary")?.focus();
 }
 
-/** Take the hint that a control of the form was given, if the restored request lacks it. */
-export async function takeHint(controlId, stored, name) {
+/** Take the hint ("image") or mask that a control of the form was given, if the restored request lacks it. */
+export async function takeControlPicture(controlId, part, stored, name) {
   const { restored, view } = state;
   if (view?.kind !== "file" || view.id !== restored?.id) return;
-  const field = `controls.${restored.controlIds.indexOf(controlId)}.image`;
+  const field = `controls.${restored.controlIds.indexOf(controlId)}.${part}`;
   const asked = restored.pictures.find((one) => one.field === field && (!restored.brought[field] || one.sha256 === stored.sha256));
   if (asked) await take(asked, stored, name);
 }

@@ -1,11 +1,11 @@
-// Controls of the next picture: networks beside the denoiser, the hint that each reads, how strongly
-// and at which steps it acts.
+// Controls of the next picture: networks beside the denoiser, the hint that each reads, how strongly,
+// at which steps and where it acts.
 
 import { complain, say } from "../app/alerts.js";
 import { call, upload } from "../app/api.js";
 import { fill, freshId, icon, make } from "../app/dom.js";
 import { on, setForm, state } from "../app/store.js";
-import { takeHint } from "../keep/restore.js";
+import { takeControlPicture } from "../keep/restore.js";
 
 const MODES = [
   ["balanced", "Balanced"],
@@ -48,7 +48,7 @@ function show(more) {
   room.hidden = !networks.length && !controls.length;
   more.disabled = controls.length >= MAX_CONTROLS || !networks.length;
   // Sliders keep the pointer: only what adds or takes away fields builds them anew.
-  const wanted = JSON.stringify([networks, Boolean(state.view?.picture), controls.map(({ scale, steps, ...rest }) => rest)]);
+  const wanted = JSON.stringify([networks, Boolean(state.view?.picture), controls.map(({ scale, steps, type, blocks, ...rest }) => rest)]);
   if (wanted !== shown) {
     if (controls.length && !list.children.length) room.open = true;
     shown = wanted;
@@ -72,8 +72,14 @@ function card(control, number) {
   const until = slider("Until", { min: "0.05", max: "1", step: "0.05" }, (value) => patch(control.id, { steps: [Math.min(stepsNow()[0], rounded(value - 0.05)), value] }));
   const id = freshId("mode");
   const mode = make("select", { id, onchange: () => patch(control.id, { mode: mode.value }) }, MODES.map(([value, text]) => make("option", { value }, text)));
-  element.append(strength.row, from.row, until.row, make("p", { class: "field" }, make("label", { for: id }, "Mode"), mode));
-  element.follow = ({ scale, steps, mode: chosen }) => {
+  const type = textField("Type of the hint", "for a union network: canny, depth, \u2026", (value) => patch(control.id, { type: value || null }));
+  const blocks = textField("Blocks", "all, or as down.2+mid", (value) => patch(control.id, { blocks: value.split("+").map((name) => name.trim()).filter(Boolean) }));
+  const further = make("details", { class: "further", open: Boolean(control.mask || control.type || control.blocks?.length) },
+    make("summary", {}, "Place and type"), mask(control), blocks.row, type.row);
+  element.append(strength.row, from.row, until.row, make("p", { class: "field" }, make("label", { for: id }, "Mode"), mode), further);
+  element.follow = ({ scale, steps, mode: chosen, type: kind, blocks: names }) => {
+    type.follow(kind ?? "");
+    blocks.follow((names ?? []).join("+"));
     strength.follow(scale, String(scale));
     from.follow(steps[0], percent(steps[0]));
     until.follow(steps[1], percent(steps[1]));
@@ -101,6 +107,27 @@ function slider(text, limits, act) {
     output.textContent = words;
   };
   return { row: make("p", { class: "row" }, make("label", { for: id }, text), field, output), follow };
+}
+
+function textField(text, placeholder, act) {
+  const id = freshId("control");
+  const field = make("input", { id, type: "text", placeholder, maxlength: 200, onchange: () => act(field.value.trim()) });
+  const follow = (value) => {
+    if (document.activeElement !== field) field.value = String(value);
+  };
+  return { row: make("p", { class: "field" }, make("label", { for: id }, text), field), follow };
+}
+
+/** Where the control acts: a picture, white at full strength, and the ways to bring one. */
+function mask(control) {
+  const choose = make("input", { type: "file", class: "mask-file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: () => bring(control.id, choose.files[0], choose.files[0].name, "mask").catch(complain) });
+  const given = control.mask;
+  const name = given ? (given.name ?? "a mask of an earlier visit") : "Everywhere";
+  const less = given ? make("button", { type: "button", class: "link", onclick: () => patch(control.id, { mask: null }) }, "Act everywhere") : null;
+  return make("div", { class: "mask-place" },
+    make("p", { class: "mask-name" }, given && !given.id ? `${name}, still to be brought` : name),
+    make("button", { type: "button", class: "link", onclick: () => choose.click() }, given?.id ? "Choose another mask" : "Choose a mask"), less,
+    choose);
 }
 
 function chooseNetwork(control) {
@@ -132,13 +159,14 @@ async function takeDrawn(id) {
   await bring(id, blob, file ?? "picture.png");
 }
 
-async function bring(id, blob, name) {
-  say("Reading the hint\u2026");
+/** Take a file as the hint ("image") or the mask of a control. */
+async function bring(id, blob, name, part = "image") {
+  say(part === "image" ? "Reading the hint\u2026" : "Reading the mask\u2026");
   try {
     const stored = await upload(blob, name);
     addresses.set(stored.id, URL.createObjectURL(blob));
-    patch(id, { image: { id: stored.id, name: stored.name ?? name } });
-    await takeHint(id, stored, name);
+    patch(id, { [part]: { id: stored.id, name: stored.name ?? name } });
+    await takeControlPicture(id, part, stored, name);
   } finally {
     say("");
   }
