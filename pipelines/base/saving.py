@@ -20,7 +20,11 @@ from t2i.adapters.module_names import printable_name
 from t2i.adapters.peft_layers import without_peft_layers
 from t2i.adapters.peft_reading import iter_peft_layers
 from t2i.adapters.tensor_files import write_tensor_file
-from t2i.denoiser.loading.meta_models import BUILDERS, build_meta_model, list_duplicate_tied_names
+from t2i.denoiser.loading.meta_models import (
+    MODEL_CLASSES,
+    build_meta_model,
+    list_duplicate_tied_names,
+)
 from t2i.denoiser.loading.weight_checks import describe_tensor_mismatches
 from t2i.errors import ModelError, OutputError
 from t2i.safe_reading.tensors import read_tensors
@@ -89,7 +93,7 @@ def check_weights_match_config(name: str, part: nn.Module) -> None:
     its config describes.
     """
     kind, config = type(part).__name__, getattr(part, "config", None)
-    if kind not in BUILDERS or config is None:
+    if kind not in MODEL_CLASSES or config is None:
         return
     if not isinstance(config, dict):
         config = config.to_dict()

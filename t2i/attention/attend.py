@@ -2,33 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from t2i.attention.compute.recorded_rows import RecordedRun
-from t2i.attention.hooks.denoiser_hook_driver import DenoiserHookSessionDriver
-from t2i.attention.hooks.pipeline_driver import PipelineSessionDriver
-from t2i.attention.hooks.shared_hooks import installing_session_hooks
-from t2i.attention.prompts.prompt_tokenizers import find_denoiser, find_prompt_tokenizers
-from t2i.attention.session.checks import GIBIBYTE
-from t2i.attention.session.session import Session
-from t2i.attention.session.session_prompts import SessionPrompts
 from t2i.conditioning.run_state import PipelineWithStepCallbacks
 from t2i.errors import ArgumentError, AttentionError
-from t2i.text.token_windows import EncoderInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from t2i.attention.compute.recorded_rows import RecordedRun
+    from t2i.attention.session.session import Session
+    from t2i.text.token_windows import EncoderInput
 
 
 @contextmanager
 def attend(
     x: Any,
-    prompts: Sequence[EncoderInput] | None = None,
+    prompts: Sequence["EncoderInput"] | None = None,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    budget: int = GIBIBYTE,
-    recorded_source: RecordedRun | None = None,
-) -> Iterator[Session]:
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    budget: int = 2**30,
+    recorded_source: "RecordedRun | None" = None,
+) -> Iterator["Session"]:
     """Open a session that reads and edits the attention of everything `x` runs inside the block.
 
     Parameters
@@ -49,6 +46,14 @@ def attend(
     ...     image = pipe("a cat on a chair").images[0]
     >>> maps.overlay("cat", image)
     """
+    # Imported by those who open a session: every pipeline imports this package.
+    from t2i.attention.hooks.denoiser_hook_driver import DenoiserHookSessionDriver
+    from t2i.attention.hooks.pipeline_driver import PipelineSessionDriver
+    from t2i.attention.hooks.shared_hooks import installing_session_hooks
+    from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
+    from t2i.attention.session.session import Session
+    from t2i.attention.session.session_prompts import SessionPrompts
+
     is_observable = isinstance(x, PipelineWithStepCallbacks)
     if recorded_source is not None and not is_observable:
         raise ArgumentError(
@@ -76,6 +81,8 @@ def attend(
 
 
 def _denoiser_or_model(x: Any) -> nn.Module:
+    from t2i.attention.prompts.prompt_tokenizers import find_denoiser
+
     root = find_denoiser(x)
     if isinstance(root, nn.Module):
         return root

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 
 from t2i.errors import ModelError
 from t2i.safe_reading import decode_utf8, read_bounded
@@ -26,6 +26,8 @@ def download_hub_model(name: str, variant: str | None = None) -> Path:
 
     Raises ModelError where neither hub nor cache has it, or the hub refuses.
     """
+    from huggingface_hub import snapshot_download  # slow to import, and most models are here
+
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(

@@ -7,31 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import diffusers
 import torch
-from diffusers.models.adapter import T2IAdapter
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.autoencoders.vq_model import VQModel
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
-from diffusers.models.transformers.prior_transformer import PriorTransformer
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+import transformers
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from transformers import (
-    BertConfig,
-    BertModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-    GPT2Config,
-    GPT2Model,
-    PretrainedConfig,
-    T5Config,
-    T5EncoderModel,
-)
 
 from t2i.denoiser.loading.config_values import check_config_values
 from t2i.errors import ModelError, format_library_error
@@ -53,9 +33,10 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
     Raises ModelError for an invalid config or more than MAX_MODULES modules; the message continues
     the name of the file.
     """
-    check_config_values(CONFIG_SIGNATURES[class_name], config)
-    check_model_type(CONFIG_SIGNATURES[class_name], config)
-    check_end_token_is_integer(CONFIG_SIGNATURES[class_name], config)
+    signature = find_config_signature(class_name)
+    check_config_values(signature, config)
+    check_model_type(signature, config)
+    check_end_token_is_integer(signature, config)
     if config.get("quantization_config") is not None:
         raise ModelError(
             "describes quantized weights (quantization_config): get the model in half or full "
@@ -66,7 +47,7 @@ def build_meta_model(class_name: str, config: Config) -> nn.Module:
         if (cached := META_MODEL_CACHE.get(described)) is not None:
             return cached
         with torch.device("meta"), limiting_module_count():
-            made = BUILDERS[class_name](config).eval()
+            made = build_from_config(class_name, config).eval()
     except Exception as error:  # A wrong config makes constructors fail in any way.
         raise ModelError(
             f"does not describe a {class_name}: {format_library_error(error)}"
@@ -93,7 +74,7 @@ def check_end_token_is_integer(kind: Any, config: Config) -> None:
     CLIP pools at that token; transformers accepts any JSON value there.
     """
     end = config.get("eos_token_id", 0)
-    if kind is CLIPTextConfig and type(end) is not int:
+    if kind is transformers.CLIPTextConfig and type(end) is not int:
         raise ModelError(
             f"has eos_token_id = {end!r:.80}, expected a whole number, that of the token which "
             "ends a prompt: correct it, or copy the file from the model again."
@@ -132,56 +113,48 @@ def list_duplicate_tied_names(model: nn.Module) -> set[str]:
     return names - {name for name, _ in model.named_parameters()}
 
 
-def make_diffusers_builder(kind: Callable[..., nn.Module]) -> Callable[[Config], nn.Module]:
-    """Return a function that builds a diffusers model from its config: the keys that are parameters
-    of the class become its arguments.
+def find_config_signature(class_name: str) -> Callable[..., Any]:
+    """Return whose signature says what the config of a model class may hold: a transformers config
+    class, or the class of diffusers itself.
     """
-    known = inspect.signature(kind).parameters
-    return lambda config: kind(**{key: value for key, value in config.items() if key in known})
+    config_name = CONFIG_BY_TRANSFORMERS_CLASS.get(class_name)
+    found: Callable[..., Any] = (
+        getattr(diffusers, class_name)
+        if config_name is None
+        else getattr(transformers, config_name)
+    )
+    return found
 
 
-def make_transformers_builder(
-    kind: Callable[[Any], nn.Module], config_kind: type[PretrainedConfig]
-) -> Callable[[Config], nn.Module]:
-    """Return a function that builds a transformers model from its config."""
-    return lambda config: kind(config_kind.from_dict(dict(config)))
+def build_from_config(class_name: str, config: Config) -> nn.Module:
+    """Build a model of one of MODEL_CLASSES from its config. For a class of diffusers the keys that
+    are its parameters become its arguments.
+    """
+    signature = find_config_signature(class_name)
+    made: nn.Module
+    if class_name in CONFIG_BY_TRANSFORMERS_CLASS:
+        config_kind: Any = signature
+        made = getattr(transformers, class_name)(config_kind.from_dict(dict(config)))
+    else:
+        known = inspect.signature(signature).parameters
+        made = signature(**{key: value for key, value in config.items() if key in known})
+    return made
 
 
-CONFIG_SIGNATURES: dict[str, Callable[..., Any]] = {
-    "AutoencoderKL": AutoencoderKL,
-    "AutoencoderTiny": AutoencoderTiny,
-    "BertModel": BertConfig,
-    "CLIPTextModel": CLIPTextConfig,
-    "CLIPTextModelWithProjection": CLIPTextConfig,
-    "CLIPVisionModelWithProjection": CLIPVisionConfig,
-    "ControlNetModel": ControlNetModel,
-    "ControlNetUnionModel": ControlNetUnionModel,
-    "GPT2Model": GPT2Config,
-    "PriorTransformer": PriorTransformer,
-    "T2IAdapter": T2IAdapter,
-    "T5EncoderModel": T5Config,
-    "UNet2DConditionModel": UNet2DConditionModel,
-    "VQModel": VQModel,
+CONFIG_BY_TRANSFORMERS_CLASS = {
+    "BertModel": "BertConfig",
+    "CLIPTextModel": "CLIPTextConfig",
+    "CLIPTextModelWithProjection": "CLIPTextConfig",
+    "CLIPVisionModelWithProjection": "CLIPVisionConfig",
+    "GPT2Model": "GPT2Config",
+    "T5EncoderModel": "T5Config",
 }
-"""Class -> whose signature says what its config may hold."""
+"""Model class of transformers -> its config class. Both are imported where they are used: each
+model's module takes time, and a run needs two of them."""
 
-BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
-    "AutoencoderKL": make_diffusers_builder(AutoencoderKL),
-    "AutoencoderTiny": make_diffusers_builder(AutoencoderTiny),
-    "BertModel": make_transformers_builder(BertModel, BertConfig),
-    "CLIPTextModel": make_transformers_builder(CLIPTextModel, CLIPTextConfig),
-    "CLIPTextModelWithProjection": make_transformers_builder(
-        CLIPTextModelWithProjection, CLIPTextConfig
-    ),
-    "CLIPVisionModelWithProjection": make_transformers_builder(
-        CLIPVisionModelWithProjection, CLIPVisionConfig
-    ),
-    "ControlNetModel": make_diffusers_builder(ControlNetModel),
-    "ControlNetUnionModel": make_diffusers_builder(ControlNetUnionModel),
-    "GPT2Model": make_transformers_builder(GPT2Model, GPT2Config),
-    "PriorTransformer": make_diffusers_builder(PriorTransformer),
-    "T2IAdapter": make_diffusers_builder(T2IAdapter),
-    "T5EncoderModel": make_transformers_builder(T5EncoderModel, T5Config),
-    "UNet2DConditionModel": make_diffusers_builder(UNet2DConditionModel),
-    "VQModel": make_diffusers_builder(VQModel),
+MODEL_CLASSES = {
+    *CONFIG_BY_TRANSFORMERS_CLASS,
+    *("AutoencoderKL", "AutoencoderTiny", "ControlNetModel", "ControlNetUnionModel"),
+    *("PriorTransformer", "T2IAdapter", "UNet2DConditionModel", "VQModel"),
 }
+"""Classes that can be built from a config; those of diffusers have no config class."""

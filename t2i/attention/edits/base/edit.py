@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -10,7 +10,6 @@ from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.probabilities import AttentionProbabilities
 from t2i.attention.denoiser_pass import DenoiserPass, check_prompt_index
-from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokens import PromptTokens
 from t2i.attention.site import (
     Site,
@@ -23,6 +22,9 @@ from t2i.attention.site import (
     list_steps_in_window,
 )
 from t2i.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from t2i.attention.probes.probe import Probe
 
 MAX_ABSOLUTE_VALUE = 1_000_000
 """Largest absolute value of an edit's numbers."""
@@ -107,7 +109,7 @@ class Edit:
         for name, prompt in self.list_named_prompt_indices():
             check_prompt_index(name, prompt, prompt_tokens.num_prompts)
 
-    def list_probes(self) -> Sequence[Probe]:
+    def list_probes(self) -> Sequence["Probe"]:
         """Return new probes whose measurements `edit_latents_after_step` reads; none by default."""
         return ()
 
@@ -124,7 +126,7 @@ class Edit:
         return latents_BCHW
 
     def edit_latents_after_step(
-        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence[Probe]
+        self, latents_BCHW: Tensor, denoiser_pass: DenoiserPass, probes: Sequence["Probe"]
     ) -> Tensor:
         """Return the latents (B, C, H, W) that replace those after a step, by default unchanged."""
         return latents_BCHW
