@@ -1,6 +1,7 @@
 """What a model's configs describe is made without memory and tried out once in a process."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from t2i.denoiser.loading import meta_models, trial_pass
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import read_and_check_folder
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.errors import ModelError
 from tests.tiny import tiny_sd_folder, tiny_unet
 
@@ -46,6 +48,25 @@ def test_a_folder_checked_again_is_neither_made_nor_run_again(
             trial_pass.check_unet_and_autoencoder_run(
                 models, {"unet": "its unet", "vae": "its vae"}
             )
+
+
+def test_the_models_of_the_package_pass_the_trial_that_they_are_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[object] = []
+    run_unet = trial_pass.run_unet_on_zeros
+
+    def noting(*arguments: Any) -> Any:
+        runs.append(arguments)
+        return run_unet(*arguments)
+
+    monkeypatch.setattr(trial_pass, "run_unet_on_zeros", noting)
+    for folder in EMBEDDED_MODELS.values():
+        read_and_check_folder(folder)
+        assert runs == []
+        read_and_check_folder(shutil.copytree(folder, tmp_path / folder.name))
+        assert len(runs) == 1
+        runs.clear()
 
 
 def unet_config() -> dict[str, object]:

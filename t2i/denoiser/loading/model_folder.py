@@ -13,6 +13,7 @@ from t2i.denoiser.loading.config_checks import (
     check_tokenizer_config_safety,
     iter_config_keys_and_values,
 )
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.denoiser.loading.model_parts import (
     ALLOWED_CLASSES_BY_PART,
     ALLOWED_LIBRARIES,
@@ -49,7 +50,8 @@ def read_and_check_folder(
     given : parts that the caller supplies
 
     No weights are loaded and no code of the folder is run; a pass on the meta device shows that the
-    parts run together. Other parts, such as a safety checker, are ignored.
+    parts run together (those of our own models do, so that the pass is left out). Other
+    parts, such as a safety checker, are ignored.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder.")
@@ -89,7 +91,9 @@ def read_and_check_folder(
         ) is not None:
             models[part] = model
         parts[part] = index[part][1]
-    check_unet_and_autoencoder_run(models, {part: folder / part / "config.json" for part in models})
+    if folder not in EMBEDDED_MODELS.values():  # those of the package pass, as a test shows
+        configs = {part: folder / part / "config.json" for part in models}
+        check_unet_and_autoencoder_run(models, configs)
     return FolderContents(kind.name, parts)
 
 
