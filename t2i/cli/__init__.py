@@ -32,6 +32,7 @@ from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
+from t2i.cli.deferred_imports import deferring_imports
 from t2i.cli.gc_control import delaying_gc, freeze_gc
 from t2i.cli.loading_notice import announcing_slow_imports
 from t2i.cli.option_errors import describe_option_error
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             delaying_gc() if owns_process else nullcontext(),
+            deferring_imports() if owns_process else nullcontext(),
             announcing_slow_imports(quiet=asks_for_json(arguments)),
             showing_warnings_on_one_line(),
             escaping_log_records(),

@@ -9,8 +9,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STARTUP_THRESHOLD = 200_000
-"""Number of new objects between two collections while a command starts."""
+STARTUP_THRESHOLD = 10_000_000
+"""Number of new objects between two collections while a command starts: more than it makes."""
 _usual: tuple[int, int, int] | None = None
 """Thresholds to restore after a `delaying_gc` block; None outside of one."""
 
