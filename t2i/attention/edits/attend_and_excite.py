@@ -41,9 +41,9 @@ class AttendAndExcite(Edit):
 
     Chefer et al. 2023 (Section 3, arXiv 2301.13826) as published: the cross-attention of the sites
     of a quarter of the latents' size (where there is none, or it is smaller than 8 x 8: nearest to
-    16 x 16 positions), the mean over sites and heads without the first and the last token, a softmax over the tokens, smoothed;
-    the loss is the largest of 1 - max over the words' tokens. A step costs a pass with gradients,
-    and up to 21 more at each of the thresholds.
+    16 x 16 positions), the mean over sites and heads without the first and the last token, a
+    softmax over the tokens, smoothed; the loss is the largest of 1 - max over the words' tokens. A
+    step costs a pass with gradients, and up to 21 more at each of the thresholds.
 
     words : words of the target, one or several
     scale : step size of the first step; that of the last is sqrt(0.5) times as large
