@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
+from pipelines.base.auto_registration import AutoRegistrationMixin
 from pipelines.base.saving import (
     activating_each_encoders_own_lora,
     check_saveable_and_list_lora_encoders,
@@ -53,7 +54,7 @@ LOADING_CALL_BY_KIND = {
 """Kind of model -> the call that loads it."""
 
 
-class CheckedPipeline(DiffusionPipeline):
+class CheckedPipeline(AutoRegistrationMixin, DiffusionPipeline):
     """DiffusionPipeline that checks a model's files before it loads them; each subclass names the
     kinds of model that it accepts.
     """

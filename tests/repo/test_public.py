@@ -84,3 +84,16 @@ def test_the_page_of_the_command_line_has_the_exit_code_of_every_error(repo: Pat
         told = re.search(rf"\| (\d+) \| [^|]*\(`{kind.__name__}`\)", text)
         assert told, kind.__name__
         assert int(told[1]) == kind.exit_code
+
+
+def test_a_loaded_model_is_registered_with_auto_pipelines_once_they_are_imported() -> None:
+    code = (
+        "import sys, t2i\n"
+        "pipe = t2i.load()\n"
+        "assert 'diffusers.pipelines.auto_pipeline' not in sys.modules\n"
+        "from diffusers import AutoPipelineForInpainting\n"
+        "assert type(AutoPipelineForInpainting.from_pipe(pipe)) is t2i.InpaintPipeline\n"
+        "assert type(sys.modules['transformers.models']).__name__ == '_LazyModule'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
