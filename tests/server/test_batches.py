@@ -21,6 +21,7 @@ from tests.server.test_ends import interrupt_twice, wait_until_running
 
 PROMPTS = "a cat", "a (red:1.3) apple", "[a dog:a rocket:0.5] on a blue background"
 STEPS = 4
+SMALL = {"width": 64, "height": 64}
 
 
 @pytest.fixture
@@ -133,7 +134,8 @@ class Heard:
 
 def prepare(jobs: ServerJobs, prompts: tuple[str, ...] = PROMPTS) -> list[WorkerJobInputs]:
     for seed, prompt in enumerate(prompts):
-        submit(jobs, prompt, negative_prompt=f"a bird {seed}", seed=seed, steps=STEPS)
+        asked = {"negative_prompt": f"a bird {seed}", "seed": seed, "steps": STEPS, **SMALL}
+        submit(jobs, prompt, **asked)
     prepared = [jobs.dispatcher.build_worker_job(job) for job in jobs.dispatcher.take_batch(0)]
     return [job for job in prepared if job is not None]
 
@@ -212,10 +214,10 @@ def test_a_server_draws_what_waits_together_and_told_twice_to_stop_it_ends_at_on
     tmp_path: Path,
 ) -> None:
     with fork_server(tmp_path / "served", "--batch", "3") as server:
-        first = server.submit("generate", prompt="a cat", steps=20, seed=0)
+        first = server.submit("generate", prompt="a cat", steps=20, seed=0, **SMALL)
         wait_until_running(server, first["id"])
         waiting = [
-            server.submit("generate", prompt=prompt, steps=STEPS, seed=seed)["id"]
+            server.submit("generate", prompt=prompt, steps=STEPS, seed=seed, **SMALL)["id"]
             for seed, prompt in enumerate(PROMPTS)
         ]
         results = [server.wait(job_id) for job_id in waiting]

@@ -15,6 +15,7 @@ from t2i.server.jobs.store import JobStore
 from tests.server.servers import RunningServer, fork_server, run_async, start_server
 
 PROMPT = "a red apple to the left of a cat"
+SMALL = {"prompt": PROMPT, "width": 64, "height": 64}
 
 
 def wait_until_running(server: RunningServer, job_id: str, step: int = 2) -> None:
@@ -40,9 +41,9 @@ def states(folder: Path) -> list[str]:
 def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path) -> None:
     folder = tmp_path / "served"
     with fork_server(folder) as server:
-        done = server.run("generate", prompt=PROMPT, steps=2)
-        running = server.submit("generate", prompt=PROMPT, steps=30)
-        waiting = server.submit("generate", prompt=PROMPT, steps=2)
+        done = server.run("generate", **SMALL, steps=2)
+        running = server.submit("generate", **SMALL, steps=30)
+        waiting = server.submit("generate", **SMALL, steps=2)
         wait_until_running(server, running["id"])
         server.process.kill()
         server.process.wait()
@@ -56,13 +57,13 @@ def test_killed_it_goes_on_and_told_to_stop_it_finishes_what_runs(tmp_path: Path
         assert len(server.get("/api/v1/jobs").json()["jobs"]) == 3
         assert server.file(done, done["result"]["files"][0]["name"])[:4] == b"\x89PNG"
         seed = running["seeds"][0]
-        same = server.run("generate", prompt=PROMPT, steps=30, seed=seed)
+        same = server.run("generate", **SMALL, steps=30, seed=seed)
         name = f"seed-{seed}.png"
         assert server.file(again, name) == server.file(same, name)
 
         # SIGTERM: what runs is finished, what waits stays, listeners hear the end
-        last = server.submit("generate", prompt=PROMPT, steps=30)
-        server.submit("generate", prompt=PROMPT, steps=2)
+        last = server.submit("generate", **SMALL, steps=30)
+        server.submit("generate", **SMALL, steps=2)
         wait_until_running(server, last["id"])
         with server.client as client:
             with client.stream("GET", f"/api/v1/jobs/{last['id']}/events") as stream:

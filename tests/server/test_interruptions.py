@@ -12,7 +12,7 @@ from t2i.server.jobs.server_state import MAX_INTERRUPTIONS
 from t2i.server.worker.backoff import Backoff
 from tests.server.jobs_alone import CAT, ServerJobs, reopened
 from tests.server.servers import find_worker, fork_server
-from tests.server.test_ends import PROMPT, wait_until_running
+from tests.server.test_ends import PROMPT, SMALL, wait_until_running
 
 
 def test_a_job_that_ends_its_worker_waits_behind_the_others_and_fails_at_last(
@@ -91,7 +91,7 @@ def test_a_default_model_that_does_not_load_and_a_killed_worker_stop_nothing_els
     models = ("--model", str(broken), "--model", "embedded")
     with fork_server(tmp_path / "served", *models, ready=False) as server:
         job = server.submit("generate", prompt=PROMPT, steps=2)
-        other = server.submit("generate", prompt=PROMPT, steps=40, model="embedded", seed=3)
+        other = server.submit("generate", **SMALL, steps=40, model="embedded", seed=3)
         failed = server.wait(job["id"], 300)
         assert failed["state"] == "failed"
         assert failed["error"]["type"] == "ModelError"
