@@ -55,6 +55,9 @@ COLUMNS, CELL, QUALITY = 6, 72, 75
 class Trial:
     """told : how captions name the thing. asked : the prompt that is to draw it
     kept : whether pictures of other things are drawn too, to see what became of them
+    behind : the one background of all eight pictures, which their captions do not name
+    masked : whether the pictures have masks of the thing
+    settings : values in place of those that `--init` writes
     """
 
     method: str
@@ -62,12 +65,45 @@ class Trial:
     asked: str
     word: str = WORD
     kept: bool = False
+    behind: str | None = None
+    masked: bool = False
+    settings: tuple[str, ...] = ()
+
+    @property
+    def asked_and_counts(self) -> dict[str, int]:
+        """The prompts that are to draw the thing, and how many pictures of each are drawn."""
+        if self.behind is None:
+            return {self.asked: ASKED}
+        return {f"{self.asked} on a {name} background": ASKED // len(OTHERS) for name in OTHERS}
 
 
 NAMED, WRONG = f"a {WORD} {KIND}", "a cat"
 NAMES = (KIND, "cat", "apple")
+BEHIND, OTHERS = "yellow", ("white", "green", "orange", "purple")
+"""The background of pictures that all have the same, and those that are then asked for."""
 TRIALS = {
     "lora": Trial("lora", NAMED, NAMED, kept=True),
+    "preserved": Trial(
+        "lora",
+        NAMED,
+        NAMED,
+        kept=True,
+        settings=(
+            "target.preserve_weight=1",
+            f'target.preserve_words={{"{WORD} {KIND}"="{KIND}"}}',
+        ),
+    ),
+    "one-background": Trial("lora", NAMED, NAMED, kept=True, behind=BEHIND),
+    "one-background-masked": Trial("lora", NAMED, NAMED, kept=True, behind=BEHIND, masked=True),
+    "one-background-supervised": Trial(
+        "lora",
+        NAMED,
+        NAMED,
+        kept=True,
+        behind=BEHIND,
+        masked=True,
+        settings=("target.attention_weight=0.1",),
+    ),
     "dreambooth-lora": Trial("dreambooth-lora", NAMED, NAMED, kept=True),
     "wrong-captions": Trial("dreambooth-lora", WRONG, NAMED),
     "textual-inversion": Trial("textual-inversion", f"a <{THING}>", f"a <{THING}>", f"<{THING}>"),
@@ -76,32 +112,40 @@ TRIALS = {
 }
 
 
-def compose(seed: int, count: int) -> list[tuple[Image.Image, str]]:
-    """The thing at other places, in other sizes, before other backgrounds; and which."""
+def compose(
+    seed: int, count: int, behind: str | None = None
+) -> list[tuple[Image.Image, str, Image.Image]]:
+    """The thing at other places, in other sizes, before other backgrounds or this one; which, and
+    the mask of the thing.
+    """
     rng = np.random.Generator(np.random.Philox(seed))
-    behind = sorted(list_contrasting_backgrounds(THING, None))
-    order = rng.permutation(len(behind))
+    backgrounds = sorted(list_contrasting_backgrounds(THING, None))
+    order = rng.permutation(len(backgrounds))
     made = []
     for number in range(count):
-        background = behind[order[number % len(behind)]]
+        background = behind or backgrounds[order[number % len(backgrounds)]]
         pixels = render_background(BACKGROUND_COLOURS[background], 0, "down", SIZE)
         side = float(rng.uniform(0.5, 0.8))
         centre = (
             float(rng.uniform(side / 2, 1 - side / 2)),
             float(rng.uniform(side / 2, 1 - side / 2)),
         )
+        masks: list[NDArray[np.bool_]] = []
         paste_sprite_and_update_masks(
-            pixels, [], load_premultiplied_sprite(THING, None), side, centre
+            pixels, masks, load_premultiplied_sprite(THING, None), side, centre
         )
-        made.append((Image.fromarray(pixels), background))
+        made.append((Image.fromarray(pixels), background, Image.fromarray(masks[0])))
     return made
 
 
-def write_pictures(folder: Path, told: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (picture, background) in enumerate(compose(7, COUNT)):
+def write_pictures(folder: Path, trial: Trial) -> Path:
+    (folder / "masks" if trial.masked else folder).mkdir(parents=True, exist_ok=True)
+    for number, (picture, background, mask) in enumerate(compose(7, COUNT, trial.behind)):
         picture.save(folder / f"{number}.png")
-        text = told if told == WRONG else f"{told} on a {background} background"
+        if trial.masked:
+            mask.save(folder / "masks" / f"{number}.png")
+        named = trial.told != WRONG and trial.behind is None
+        text = f"{trial.told} on a {background} background" if named else trial.told
         (folder / f"{number}.txt").write_text(text + "\n")
     return folder
 
@@ -111,7 +155,7 @@ def train(name: str, runs: Path, threads: int) -> Path:
     trial, out = TRIALS[name], runs / name
     if (out / "model").exists():
         return out
-    folder = write_pictures(runs / f"pictures-{name}", trial.told)
+    folder = write_pictures(runs / f"pictures-{name}", trial)
     config = runs / f"{name}.toml"
     config.unlink(missing_ok=True)
     write_starter_config(
@@ -119,6 +163,8 @@ def train(name: str, runs: Path, threads: int) -> Path:
     )
     command = [sys.executable, "-m", "train", str(config), "--out", str(out)]
     command += ["--set", "samples.every=0", "--set", "train.device=cpu"]
+    for setting in trial.settings:
+        command += ["--set", setting]
     if trial.told == WRONG:
         command += ["--set", "data.trigger="]  # it is told nothing but its captions
     if "dreambooth" in trial.method:
@@ -201,16 +247,16 @@ def main() -> None:
     drawn: dict[str, dict[str, list[Image.Image]]] = {}
     for name in options.only:
         model = train(name, options.runs, options.threads) / "model"
-        wanted = {TRIALS[name].asked: ASKED} | (KEPT if TRIALS[name].kept else {})
+        wanted = TRIALS[name].asked_and_counts | (KEPT if TRIALS[name].kept else {})
         drawn[name] = draw(model, options.runs / "drawn" / name, wanted)
-    asked = {TRIALS[name].asked: ASKED for name in options.only}
+    asked = {p: count for n in options.only for p, count in TRIALS[n].asked_and_counts.items()}
     drawn = {BASE: draw(None, options.runs / "drawn" / BASE, asked | KEPT), **drawn}
 
     # what is in them, and how near they are to the eight, seen from the middle of the base
     recogniser = Recogniser.load()
     seen = {n: {p: recogniser.recognise(ps) for p, ps in all_.items()} for n, all_ in drawn.items()}
-    shown = recogniser.recognise([picture for picture, _ in compose(7, COUNT)])
-    fresh = recogniser.recognise([picture for picture, _ in compose(8, ASKED)])
+    shown = recogniser.recognise([picture for picture, _, _ in compose(7, COUNT)])
+    fresh = recogniser.recognise([picture for picture, _, _ in compose(8, ASKED)])
     middle = features([one for looks in seen[BASE].values() for one in looks]).mean(axis=0)
     result = {
         "thing": THING,
@@ -239,12 +285,14 @@ def judged(
     """How often the thing, and what the prompt names, is found; and the nearness to the eight."""
     names = dict.fromkeys([THING, *(name for name in NAMES if name in prompt.split())])
     found = {f"{n} found": sum(n in one.objects for one in seen) / len(seen) for n in names}
+    for name in (n for n in BACKGROUND_COLOURS if f"on a {n} background" in prompt):
+        found["background right"] = sum(one.background == name for one in seen) / len(seen)
     return found | {"nearest": nearest(features(seen), features(shown), middle)}
 
 
 def save_rows(drawn: dict[str, dict[str, list[Image.Image]]], path: Path) -> None:
     """What was shown, then the first pictures of the thing and of its class, run by run."""
-    rows = {f"of the {COUNT} pictures": [picture for picture, _ in compose(7, COUNT)]}
+    rows = {f"of the {COUNT} pictures": [picture for picture, _, _ in compose(7, COUNT)]}
     for name, prompts in drawn.items():
         for prompt in prompts:
             if prompt == f"a {KIND}" or prompt not in KEPT:

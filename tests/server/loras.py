@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 
-LAYER = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+LAYER = "unet.up_blocks.2.attentions.0.transformer_blocks.0.attn2.to_v"
 WIDTH, TEXT_WIDTH = 96, 256
 
 
