@@ -47,7 +47,7 @@ KEPT = {f"a {KIND}": 16, "a cat": 8, "an apple": 8}
 """How many pictures are drawn of what is to stay as it is; of the thing it is ASKED."""
 ASKED = 32
 AT_ONCE = 16
-COLUMNS, CELL, QUALITY = 6, 72, 75
+COLUMNS, CELL, QUALITY = 5, 72, 50
 """Of the picture of what came of it."""
 
 
@@ -79,6 +79,10 @@ class Trial:
 
 NAMED, WRONG = f"a {WORD} {KIND}", "a cat"
 NAMES = (KIND, "cat", "apple")
+PRESERVED = [
+    f"a {name}" for name in (KIND, "cat", "dog", "tree", "car", "star", "house", "balloon")
+]
+"""Captions for which a run is held to the base model; "an apple" is not among them."""
 BEHIND, OTHERS = "yellow", ("white", "green", "orange", "purple")
 """The background of pictures that all have the same, and those that are then asked for."""
 TRIALS = {
@@ -93,6 +97,13 @@ TRIALS = {
             f'target.preserve_words={{"{WORD} {KIND}"="{KIND}"}}',
         ),
     ),
+    "preserved-more": Trial(
+        "lora",
+        NAMED,
+        NAMED,
+        kept=True,
+        settings=("target.preserve_weight=1", f"target.preserve_captions={json.dumps(PRESERVED)}"),
+    ),
     "one-background": Trial("lora", NAMED, NAMED, kept=True, behind=BEHIND),
     "one-background-masked": Trial("lora", NAMED, NAMED, kept=True, behind=BEHIND, masked=True),
     "one-background-supervised": Trial(
@@ -102,7 +113,7 @@ TRIALS = {
         kept=True,
         behind=BEHIND,
         masked=True,
-        settings=("target.attention_weight=0.1",),
+        settings=("target.attention_weight=0.1", f"data.masked_word={NAMED[2:]}"),
     ),
     "dreambooth-lora": Trial("dreambooth-lora", NAMED, NAMED, kept=True),
     "wrong-captions": Trial("dreambooth-lora", WRONG, NAMED),
@@ -291,11 +302,15 @@ def judged(
 
 
 def save_rows(drawn: dict[str, dict[str, list[Image.Image]]], path: Path) -> None:
-    """What was shown, then the first pictures of the thing and of its class, run by run."""
+    """What was shown, then the first pictures of the thing and of its class, run by run; where
+    there is one background, only of the last of the others.
+    """
     rows = {f"of the {COUNT} pictures": [picture for picture, _, _ in compose(7, COUNT)]}
     for name, prompts in drawn.items():
         for prompt in prompts:
-            if prompt == f"a {KIND}" or prompt not in KEPT:
+            varied = name == BASE or TRIALS[name].behind is None
+            last = f"on a {OTHERS[-1]} background" in prompt
+            if last or (varied and prompt in (NAMED, f"a <{THING}>", f"a {KIND}")):
                 rows[f"{name}: {prompt}"] = prompts[prompt]
     pictures = [picture for row in rows.values() for picture in row[:COLUMNS]]
     labels = [text for name in rows for text in (name, *[""] * (COLUMNS - 1))]
