@@ -10,7 +10,8 @@ DECAY_PER_RESIDUAL = 0.825
 
 
 ADAPTER_SCALES = (0.25, 0.62, 0.825, 1.0)
-"""Strengths of an adapter's features in the modes "prompt" and "control", A1111's."""
+"""Strengths of an adapter's features in the modes "prompt" and "control", A1111's; one of fewer
+features has the last of them."""
 
 
 def list_block_of_each_residual(control: Control) -> list[str]:
@@ -26,11 +27,11 @@ def list_block_of_each_residual(control: Control) -> list[str]:
 
 
 def list_feature_blocks(config: Mapping[str, Any]) -> list[str]:
-    """Return the UNet block that each of a T2I-Adapter's four features is added to; the last of
-    SDXL's is the middle block.
+    """Return the UNet block that each of a T2I-Adapter's features is added to; the last of SDXL's
+    is the middle block.
     """
-    is_xl = config["adapter_type"] == "full_adapter_xl"
-    return ["down.0", "down.1", "down.2", "mid" if is_xl else "down.3"]
+    blocks = [f"down.{index}" for index in range(len(config["channels"]))]
+    return [*blocks[:-1], "mid"] if config["adapter_type"] == "full_adapter_xl" else blocks
 
 
 def list_block_of_each_controlnet_residual(config: Mapping[str, Any]) -> list[str]:
@@ -68,7 +69,9 @@ def compute_residual_scales(control: Control) -> list[float] | None:
     scales = [1.0] * len(blocks)
     if decays:
         scales = (
-            [*ADAPTER_SCALES] if control.is_adapter else compute_decay_per_residual(len(blocks))
+            [*ADAPTER_SCALES[-len(blocks) :]]
+            if control.is_adapter
+            else compute_decay_per_residual(len(blocks))
         )
     if named is not None:
         scales = [

@@ -63,8 +63,9 @@ class Control:
         deepest block at full strength, each one before it at .825 of the next, .825^(12 - i) of
         thirteen in Stable Diffusion 1 and 2, .825^(9 - i) of ten in XL. "control" lets the picture
         weigh more: the same strengths, but in the conditional rows alone. An adapter's four
-        features have .25, .62, .825 and 1 in both. "guess" is diffusers' guess mode of ControlNets,
-        for few or no words: from .1 to 1 in equal ratios, in the conditional rows alone
+        features have .25, .62, .825 and 1 in both, three of a small model the last three. "guess"
+        is diffusers' guess mode of ControlNets, for few or no words: from .1 to 1 in equal ratios,
+        in the conditional rows alone
     mask : where the control acts: a picture as above in gray, white at full strength, or a list
     blocks : the UNet's blocks that are controlled, ("down.2", "mid"), or factors of them,
         {"down.0": 0.5, "mid": 1.0}; those that are not named are not controlled

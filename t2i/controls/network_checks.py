@@ -21,8 +21,9 @@ SAME_CONFIG_KEYS = {
 }
 """Config keys that a ControlNet shares with its UNet -> words for what they describe."""
 HINT_CHANNELS = 3
-XL_BLOCKS = 3
-"""Downward blocks of the UNets that adapters of the type full_adapter_xl are made for."""
+XL_BLOCKS, PLAIN_BLOCK = 3, "DownBlock2D"
+"""Number of the downward blocks of the UNets that adapters of the type full_adapter_xl are made
+for, and the first of them."""
 
 
 def check_controls(controls: object, unet: Any, latent_channels: int, factor: int) -> None:
@@ -98,7 +99,7 @@ def check_adapter_fits(
     own, expected = tuple(config["channels"]), tuple(unet_config["block_out_channels"])
     shared = min(len(own), len(expected))
     is_xl = config["adapter_type"] == "full_adapter_xl"
-    if own[:shared] != expected[:shared] or is_xl != (len(expected) == XL_BLOCKS):
+    if own[:shared] != expected[:shared] or is_xl != takes_adapter_of_xl(unet_config):
         raise ArgumentError(
             f"Control {number} is a T2I-Adapter ({config['adapter_type']}) for blocks of channels "
             f"{own}, and this model's UNet has {expected}{describe_family(unet_config)}: take an "
@@ -109,6 +110,14 @@ def check_adapter_fits(
             f"Control {number} is a T2I-Adapter that reads hints of {config['in_channels']} "
             f"channels, expected 1 or {HINT_CHANNELS}: a hint is one picture, gray or in colour."
         )
+
+
+def takes_adapter_of_xl(unet_config: Mapping[str, Any]) -> bool:
+    """Return whether a UNet takes adapters of the type full_adapter_xl: it has three blocks, and
+    the first is without attention. Any other takes those of the type full_adapter.
+    """
+    kinds = unet_config["down_block_types"]
+    return len(kinds) == XL_BLOCKS and kinds[0] == PLAIN_BLOCK
 
 
 def check_block_names(control: Control, number: int) -> None:

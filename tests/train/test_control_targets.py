@@ -67,6 +67,21 @@ def test_without_cross_attention_it_has_the_rest_of_the_unets_weights(
     assert all(torch.equal(whole[key], reduced[key]) for key in copied)
 
 
+def test_a_trained_network_with_cross_attention_does_not_lose_it_silently(
+    base: Path, tmp_path: Path
+) -> None:
+    for cross_attention in ("true", "false"):
+        made = run_of(tmp_path, base, "controlnet", f"target.cross_attention={cross_attention}")
+        target_of(made).network.save_pretrained(tmp_path / cross_attention)
+    without = "target.cross_attention=false"
+    with pytest.raises(ArgumentError, match=r"target\.network = .*true' has cross-attention"):
+        target_of(
+            run_of(tmp_path, base, "controlnet", without, f"target.network={tmp_path / 'true'}")
+        )
+    same = f"target.network={tmp_path / 'false'}"
+    assert target_of(run_of(tmp_path, base, "controlnet", without, same)).network is not None
+
+
 @pytest.mark.parametrize("cross_attention", ["true", "false"])
 @torch.no_grad()
 def test_a_fresh_controlnet_changes_nothing(
@@ -256,6 +271,8 @@ def test_keys_that_do_not_fit_are_refused(base: Path, tmp_path: Path) -> None:
     bare = f"data.subsets=[{{folder = '{mine}'}}]"
     refused(tmp_path, base, "learns to read a hint beside each picture.*hint_column", bare)
     run_of(tmp_path, base, "controlnet", bare, "data.hint=canny")
+    adapter = ("target.kind='t2i-adapter'", "target.cross_attention=false")
+    refused(tmp_path, base, r"'target\.cross_attention' is not for this kind", *adapter)
     refused(tmp_path, base, "train.compile compiles the denoiser", "train.compile=true")
     refused(tmp_path, base, "Got 1 samples.prompts and 0 samples.hints", "samples.prompts=['a']")
     path = tmp_path / "no-hint.toml"

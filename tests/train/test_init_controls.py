@@ -53,6 +53,13 @@ def test_what_init_writes_is_a_run_for_every_base(tmp_path: Path, method: str, b
     assert config.train.steps >= 2000
 
 
+@pytest.mark.parametrize("method", CONTROL_METHODS)
+def test_what_init_writes_for_the_embedded_model_fits_it(tmp_path: Path, method: str) -> None:
+    config = written(method, folder_of(tmp_path / "mugs", "red", "green"), base="embedded")
+    target, _ = assemble_target(config)
+    assert target.collect_trained_parameters_by_name()
+
+
 def test_a_folder_of_hints_within_the_pictures_is_used(tmp_path: Path) -> None:
     folder = with_hints(tmp_path / "mugs", "red", "green", "blue")
     config = written("controlnet", folder, base="embedded")

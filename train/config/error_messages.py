@@ -61,7 +61,13 @@ def explain_first_validation_error(error: ValidationError, model: type[BaseModel
         del place[3:4]
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
-        return f"Unknown key {key!r}. {suggest_choice(place[-1], _known_keys(place, model))}"
+        known = _known_keys(place, model)
+        if place[-1] in known:
+            return (
+                f"The key {key!r} is not for this kind or method of {'.'.join(place[:-1])!r}: "
+                "leave it out, or choose another kind."
+            )
+        return f"Unknown key {key!r}. {suggest_choice(place[-1], known)}"
     if first["type"] == "missing":
         return f"The key {key!r} is missing; add it."
     message = str(first["msg"]).removeprefix("Value error, ")

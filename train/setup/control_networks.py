@@ -12,7 +12,12 @@ from PIL import Image
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
-from t2i.controls.network_checks import HINT_CHANNELS, XL_BLOCKS, check_controls
+from t2i.controls.network_checks import (
+    HINT_CHANNELS,
+    PLAIN_BLOCK,
+    check_controls,
+    takes_adapter_of_xl,
+)
 from t2i.denoiser.families.sd import pixels_per_latent
 from t2i.denoiser.finite_checks import check_weights_finite
 from t2i.errors import ArgumentError
@@ -28,8 +33,7 @@ HINT_EMBEDDING_CHANNELS = (16, 32, 96, 256)
 """Channels of the published ControlNets' layers that shrink the hint to the size of latents."""
 ADAPTER_RES_BLOCKS = 2
 """Residual blocks in each block of the published T2I-Adapters."""
-ADAPTED_BLOCK, PLAIN_BLOCK = "CrossAttnDownBlock2D", "DownBlock2D"
-PLAIN_MID_BLOCK = "UNetMidBlock2D"
+ADAPTED_BLOCK, PLAIN_MID_BLOCK = "CrossAttnDownBlock2D", "UNetMidBlock2D"
 
 
 def build_control_network(
@@ -50,6 +54,7 @@ def build_control_network(
                 "another kind."
             )
         check_weights_finite(str(target.network), network)
+        check_reads_what_target_says(target, network)
     else:
         torch.manual_seed(derive_seed(config.seed, "control"))
         factor = pixels_per_latent(pipe.vae)
@@ -65,6 +70,17 @@ def build_control_network(
     if wanted is T2IAdapter:
         check_sides_for_adapter(network, config)
     return network
+
+
+def check_reads_what_target_says(target: ControlTargetConfig, network: Any) -> None:
+    """Raise ArgumentError where a target without cross-attention starts from a network with it."""
+    drops = isinstance(target, ControlNetTargetConfig) and not target.cross_attention
+    if drops and any("CrossAttn" in kind for kind in network.config["down_block_types"]):
+        raise ArgumentError(
+            f"target.cross_attention = false, and target.network = {str(target.network)!r} has "
+            "cross-attention: leave the first out to train it on, or the second for a fresh "
+            "network."
+        )
 
 
 def build_fresh_controlnet(unet: UNet2DConditionModel, factor: int) -> ControlNetModel:
@@ -103,9 +119,9 @@ def build_fresh_t2i_adapter(unet: UNet2DConditionModel, factor: int) -> T2IAdapt
     Raises ArgumentError for a UNet in whose blocks no adapter of diffusers has its features.
     """
     kinds, channels = [list(unet.config[key]) for key in ("down_block_types", "block_out_channels")]
-    is_xl = len(kinds) == XL_BLOCKS
+    is_xl = takes_adapter_of_xl(unet.config)
     adapted = kinds[1:] if is_xl else kinds[:-1]
-    if any(kind != ADAPTED_BLOCK for kind in adapted) or (is_xl and kinds[0] != PLAIN_BLOCK):
+    if any(kind != ADAPTED_BLOCK for kind in adapted):
         raise ArgumentError(
             f"target.kind = 't2i-adapter', and the UNet of the base has the downward blocks "
             f"{', '.join(kinds)}, for which diffusers has no adapter: train a ControlNet, "

@@ -56,6 +56,12 @@ HELD_OUT_LINES = [
     "# Fraction of the pictures that is kept out of training, for [validation] at the end.",
     "held_out = 0.05",
 ]
+ADAPTER_DIVISOR = 32
+"""What a T2I-Adapter of the embedded model shrinks a picture by; buckets of larger models fit."""
+ADAPTER_BUCKET_LINES = [
+    "# The sides of the buckets are multiples of what the adapter shrinks a picture by.",
+    f"bucket_step = {ADAPTER_DIVISOR}",
+]
 SAMPLE_PROMPT_PLACES: dict[ModelFamily, tuple[str, ...]] = {
     "embedded": ("{} on a blue background", "{} on a white background"),
     "sd": ("{} on a beach at sunset", "an oil painting of {}"),
@@ -194,10 +200,18 @@ def build_template_blocks(
         "hint": build_hint_function_lines(options, facts),
         "masks": build_mask_lines(options, facts, trigger),
         "optional": build_optional_target_lines(options, facts, trigger),
+        "bucket_step": ADAPTER_BUCKET_LINES if needs_adapter_bucket_step(options) else [],
         "held_out": HELD_OUT_LINES if has_enough_pictures_to_hold_out(facts) else [],
         "dora": ["dora = true"] if options.method == "dora" else [],
         "initial": [f", initial = {format_toml_literal(options.kind)}" if options.kind else ""],
     }
+
+
+def needs_adapter_bucket_step(options: StarterConfigOptions) -> bool:
+    """Return whether the default buckets of a small model are too fine for a T2I-Adapter."""
+    size = detect_image_size(options.base, detect_model_family(options.base))
+    is_small = size < SMALL_SIZE_LIMIT and size % ADAPTER_DIVISOR == 0
+    return options.method == "t2i-adapter" and is_small
 
 
 def build_picture_folder_lines(

@@ -32,10 +32,10 @@ def hint(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
 
 
 def tiny_adapter(unet: UNet2DConditionModel, seed: int = 5, **config: Any) -> T2IAdapter:
-    """A T2I-Adapter for a UNet of four blocks (or XL's three), four pixels to a latent."""
+    """A T2I-Adapter for a UNet of Stable Diffusion's or XL's blocks, four pixels to a latent."""
     torch.manual_seed(seed)
     widths = tuple(unet.config["block_out_channels"])
-    is_xl = len(widths) == 3
+    is_xl = len(widths) == 3 and unet.config["down_block_types"][0] == "DownBlock2D"
     settings: dict[str, Any] = {
         "in_channels": 3,
         "channels": [*widths, widths[-1]] if is_xl else [*widths],

@@ -10,6 +10,7 @@ from diffusers import (
 from PIL import Image
 
 from pipelines.text_to_image import TextToImagePipeline
+from t2i.controls.block_scales import compute_residual_scales, list_block_of_each_residual
 from t2i.controls.control import Control
 from t2i.controls.loading import load_control_network
 from t2i.errors import ArgumentError
@@ -95,6 +96,25 @@ def test_an_adapter_of_gray_hints_acts_as_in_diffusers(parts):
     picture = hint(1, (64, 64)).convert("L")
     ours = CalledWith(TextToImagePipeline(**parts), {"controls": [Control(adapter, picture)]})
     assert_same(ours, CalledWith(theirs, {"image": picture}), prompt=PROMPT, **SIZE, **LATENT)
+
+
+def test_adapters_for_three_blocks_with_attention_act_as_in_diffusers():
+    blocks = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    }
+    parts = tiny_sd_components() | {"unet": tiny_unet(**blocks, sample_size=16)}
+    adapter = tiny_adapter(parts["unet"])
+    theirs = StableDiffusionAdapterPipeline(**parts, **UNSAFE, adapter=adapter)
+    control = Control(adapter, hint(1, (64, 64)))
+    ours = CalledWith(TextToImagePipeline(**parts), {"controls": [control]})
+    image = {"image": control.picture}
+    assert_same(ours, CalledWith(theirs, image), prompt=PROMPT, **SIZE, **LATENT)
+    # its features belong to the three blocks, the deepest at full strength in each mode
+    assert list_block_of_each_residual(control) == ["down.0", "down.1", "down.2"]
+    prompt_mode = Control(adapter, hint(1), mode="prompt", blocks={"down.0": 1.0, "down.2": 0.5})
+    assert compute_residual_scales(prompt_mode) == [0.62, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
