@@ -23,7 +23,7 @@ t2i generate "a dog" --seed 17 --out dog.webp
 t2i generate "a strawberry and a star" --seed 0 --guidance 1 --out guidance-1.webp
 t2i generate "a strawberry and a star" --seed 0 --guidance 3 --out guidance-3.webp
 t2i generate "a strawberry and a star" --seed 0 --guidance 16 --out guidance-16.webp
-t2i generate "a strawberry and a star" --seed 0 --guidance 16 --method apg --out apg-16.webp
+t2i generate "a strawberry and a star" --seed 0 --guidance 16 --method apg:norm_threshold=2 --out apg-16.webp
 
 # pipelines.md
 t2i generate "a dog" --seed 17 --image cat.webp --strength 0.3 --out strength-3.webp
@@ -35,10 +35,10 @@ t2i generate "a tree to the left of a strawberry" --seed 18 --image tree.webp --
 # attention.md
 t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
 t2i inspect "a red apple to the left of a cat" --words apple,cat --segment --seed 8 --out where-both.webp
-t2i inspect "a blue heart" --words "blue,heart,blue heart" --seed 12 --out where-heart.webp
+t2i inspect "a blue heart" --words "blue,heart,blue heart" --seed 9 --out where-heart.webp
 t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
 t2i edit "a red apple on a blue background" "a green apple on a blue background" --seed 7 --out recolour.webp
-t2i edit "a star" "a star and a heart" --seed 2 --out addition.webp
+t2i edit "a star" "a star and a heart" --seed 14 --out addition.webp
 t2i edit "a heart" "a blue heart" --seed 7 --out refine.webp
 t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" --blend cat,dog --seed 8 --out blend.webp
 t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 7 --out weight.webp
