@@ -8,7 +8,8 @@ import torch
 from diffusers import StableDiffusionAttendAndExcitePipeline
 from torch.nn import functional
 
-from t2i.attention import AttendAndExcite, LocalBlend, Replace, WeightWords, attend
+from t2i.attention import AttendAndExcite, LocalBlend, Replace, Site, WeightWords, attend
+from t2i.attention.edits.attend_and_excite import select_loss_map_size_and_sites
 from t2i.errors import ArgumentError, AttentionError
 from t2i.text.word_spans import find_word_token_positions
 from tests.attention.edits.drawn import SOURCE, TARGET, difference, drawn
@@ -202,3 +203,27 @@ def test_what_cannot_be_is_refused(arguments: dict, message: str) -> None:
 def test_unknown_words_are_told(pipe) -> None:
     with pytest.raises(ArgumentError, match=r"'cart' is not in the prompt. Nearest: cat"):
         drawn(pipe, AttendAndExcite("cart"))
+
+
+@pytest.mark.parametrize(
+    ("latents", "sides", "read"),
+    [
+        (64, (64, 32, 16, 8), 16),
+        (32, (32, 16, 8, 4), 8),  # a quarter, though 16 x 16 is there
+        (16, (16, 8, 4), 16),  # as the embedded model: 4 x 4 does not separate two objects
+        (16, (8, 4), 8),
+    ],
+)
+def test_maps_of_a_quarter_are_read_unless_they_are_too_coarse(
+    latents: int, sides: tuple[int, ...], read: int
+) -> None:
+    sites = [
+        Site(f"{name}.{n}", "cross", "up", (n, n), 4, 32, (0, 32), (0, n * n))
+        for n in sides
+        for name in ("first", "second")
+    ]
+    size, chosen = select_loss_map_size_and_sites(
+        dict.fromkeys(sites), torch.Size((1, 4, latents, latents))
+    )
+    assert size == (read, read)
+    assert [site.size for site in chosen] == [(read, read)] * 2
