@@ -36,7 +36,7 @@ t2i generate "a tree to the left of a strawberry" --seed 18 --image tree.webp --
 t2i inspect "a red apple to the left of a cat" --words apple,cat,left --seed 8 --out where-apple.webp
 t2i inspect "a red apple to the left of a cat" --words apple,cat --segment --seed 8 --out where-both.webp
 t2i inspect "a blue heart" --words "blue,heart,blue heart" --seed 9 --out where-heart.webp
-t2i edit "a cat on a blue background" "a dog on a blue background" --seed 8 --out swap.webp
+t2i edit "a cat on a blue background" "a dog on a blue background" --seed 2 --out swap.webp
 t2i edit "a red apple on a blue background" "a green apple on a blue background" --seed 7 --out recolour.webp
 t2i edit "a star" "a star and a heart" --seed 14 --out addition.webp
 t2i edit "a heart" "a blue heart" --seed 7 --out refine.webp
