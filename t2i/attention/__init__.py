@@ -82,3 +82,7 @@ def __getattr__(name: str) -> object:
     if name in MODULE_BY_NAME:
         return getattr(importlib.import_module(MODULE_BY_NAME[name]), name)
     raise AttributeError(f"module 't2i.attention' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

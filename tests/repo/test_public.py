@@ -45,6 +45,13 @@ def test_dir_shows_the_public_names_and_no_others() -> None:
     assert dir(t2i) == t2i.__all__
 
 
+def test_names_that_wait_for_their_import_are_shown_and_completed(repo: Path) -> None:
+    # In a process of its own: in this one their modules may be imported already.
+    for package in ("t2i.attention", "t2i.adapters"):
+        code = f"import {package} as p; assert set(p.__all__) <= set(dir(p)), dir(p)"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=repo, timeout=120)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 't2i' has no attribute 'lod'"):
         _ = t2i.lod
