@@ -10,6 +10,7 @@ import pytest
 
 from t2i.cli import gc_control as garbage
 from t2i.cli.generation import image_generation
+from t2i.server import running
 from tests import process_wide
 from tests.cli.command import Cli
 
@@ -31,6 +32,16 @@ def test_garbage_is_searched_seldom_until_the_work_begins() -> None:
         assert gc.get_freeze_count() > 0
     assert gc.get_threshold() == usual
     assert gc.get_freeze_count() == 0
+
+
+def test_a_server_searches_its_garbage_as_usual(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives for weeks, and loads no model in its own process."""
+    seen = []
+    monkeypatch.setattr(running, "run_server", lambda *_, **__: seen.append(gc.get_threshold()))
+    usual = gc.get_threshold()
+    with garbage.delaying_gc():
+        assert cli("serve").code == 0
+    assert seen == [usual]
 
 
 def test_a_process_that_searches_as_it_chose_goes_on_so(
