@@ -238,6 +238,14 @@ def test_lines_that_cannot_have_a_reference_are_named(
             "Got --reference with --ip-adapter",
         ),
         (("--reference", "look.png:prompt=(cat"), "cat"),
+        (
+            ("--reference", "look.png:prompt=a cat <lora:ink:0.8>"),
+            "Got <lora:ink:0.8> in the prompt of --reference",
+        ),
+        (
+            ("--reference", "look.png:prompt=a cat <hypernet:ink:0.8>"),
+            "Got <hypernet:ink:0.8> in the prompt of --reference: hypernetworks are not read",
+        ),
     ],
 )
 def test_what_cannot_be_a_reference_is_refused(

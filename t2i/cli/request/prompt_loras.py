@@ -40,10 +40,22 @@ def set_prompt_and_extract_loras(request: Request, prompt: str, find: LoraFinder
             "picture. Put it into the prompt, with a negative strength if it is to take something "
             "away."
         )
+    for reference in request.references:
+        _check_no_tags_in_reference(reference.prompt)
     text, found = _extract_loras(prompt, find)
     _check_network_tags("the prompt", text)
     _check_network_tags("the negative prompt", request.negative_prompt)
     return replace(request, prompt=text, loras=(*request.loras, *found))
+
+
+def _check_no_tags_in_reference(prompt: str) -> None:
+    """Raise ArgumentError for the prompt of a reference picture with a tag of a network."""
+    if match := LORA_TAG_PATTERN.search(prompt):
+        raise ArgumentError(
+            f"Got {match[0].strip():.80} in the prompt of --reference: the picture is read under "
+            "the LoRAs of the image. Put it into the prompt of the image, or take --lora."
+        )
+    _check_network_tags("the prompt of --reference", prompt)
 
 
 def _check_network_tags(name: str, text: str) -> None:
