@@ -27,10 +27,16 @@ class DeferredPackage(ModuleType):
     """Package whose `__init__` runs at the first attribute that is none of its submodules."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_run_init(self), name)
+        package = _run_init(self)
+        if package is not self:
+            return getattr(package, name)
+        if name in vars(self):
+            return vars(self)[name]
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return dir(_run_init(self))
+        package = _run_init(self)
+        return list(super().__dir__()) if package is self else dir(package)
 
 
 class DistributionsByPackage(Mapping[str, list[str]]):
@@ -123,13 +129,17 @@ def _defer_search_of_distributions(loader: Loader, module: ModuleType) -> None:
 
 def _run_init(package: DeferredPackage) -> ModuleType:
     """Run a package's `__init__` unless that was done, and return the module that it put in the
-    package's place.
+    package's place. One that raises is run again at the next use.
     """
     name, spec = package.__name__, package.__spec__
     with _running:
-        if spec is not None and isinstance(spec.loader, DeferringLoader):
-            spec.loader = spec.loader.loader  # before it runs, so that it runs once
-            spec.loader.exec_module(package)
+        if spec is not None and isinstance(deferring := spec.loader, DeferringLoader):
+            spec.loader = deferring.loader  # before it runs, so that it runs once
+            try:
+                deferring.loader.exec_module(package)
+            except BaseException:
+                spec.loader = deferring
+                raise
             parent, _, child = name.rpartition(".")
             setattr(sys.modules[parent], child, sys.modules[name])
     return sys.modules[name]

@@ -130,6 +130,27 @@ def test_a_package_runs_once_at_the_first_name_it_defines(library: Path) -> None
         _ = package.BIRDS
 
 
+def test_a_package_that_fails_says_why_and_runs_again_at_the_next_use(library: Path) -> None:
+    library.write_text(
+        "import sys, types\n"
+        "assert not hasattr(sys.modules[__name__], 'asked while it runs')\n"
+        "import stand_in.missing\n"
+        "sys.modules[__name__] = made\n"
+    )
+    with deferring_imports():
+        importlib.import_module("stand_in.models.cat")
+    package = sys.modules["stand_in.models"]
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match=r"No module named 'stand_in.missing'"):
+            _ = package.DOGS
+    (library.parent.parent / "missing.py").write_text("")
+    library.write_text("DOGS = 4\n# sys.modules[__name__] = made\n")
+    importlib.invalidate_caches()
+    assert (package.DOGS, package.cat.LEGS, "DOGS" in dir(package)) == (4, 4, True)
+    with pytest.raises(AttributeError, match=r"'stand_in.models' has no attribute 'BIRDS'"):
+        _ = package.BIRDS
+
+
 def test_a_package_of_another_version_is_imported_as_usual(library: Path) -> None:
     library.write_text("DOGS = 3")
     with deferring_imports():
