@@ -74,6 +74,11 @@ class RecordedReference:
         assert self.source.photo is not None
         return self.source.photo.fitting.description
 
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the runs that read the reference picture."""
+        return len(self.step_of_recording)
+
     def prompt_at_step(self, step: int) -> EncoderInput:
         """Return the text under which the reference picture is read at a step of the run."""
         return self.source.prompt_at_step(self.step_of_recording[step])
@@ -164,6 +169,8 @@ def attending_to_reference(
     a reference picture beside their own; those of all prompts and images of a batch.
 
     scale : factor of the attention to the picture before the softmax normalises it, above 0
+
+    A run of another size or number of steps than the recording raises ArgumentError.
     """
     edit = ReferenceAttention(source_weight=scale, steps=reference.window)
     with attend(pipe, recorded_source=reference) as attn:

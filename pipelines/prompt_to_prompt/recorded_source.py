@@ -40,8 +40,8 @@ from pipelines.prompt_to_prompt.recording import (
     RECORDING_MANIFEST_NAME,
     START_FILE,
     RecordedSteps,
+    list_recorded_file_names,
     read_step_file,
-    step_file_name,
 )
 from pipelines.run.argument_checks import check_path_type
 from pipelines.run.call_state import CallOverrides
@@ -181,6 +181,11 @@ class RecordedSource:
 
     # interface for the session: t2i.attention.compute.recorded_rows.RecordedRun
 
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the source's run, and of the runs that read it."""
+        return self.steps.count
+
     def prompt_at_step(self, step: int) -> EncoderInput:
         """Return the prompt text that was encoded at a step; under prompt editing such as
         "[cat:dog:0.5]" it changes between steps.
@@ -250,11 +255,6 @@ def finish_recorded_source_folder(kept: RecordedSource) -> None:
         "sha256": {**digests, RECORDING_MANIFEST_NAME: compute_manifest_digest(contents)}
     }
     (folder / RECORDING_MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def list_recorded_file_names(steps: int) -> list[str]:
-    """Return the names of a recorded source's files beside the manifest."""
-    return [START_FILE, *map(step_file_name, range(steps)), END_FILE]
 
 
 def compute_recorded_file_digest(path: Path) -> str:

@@ -249,6 +249,11 @@ def step_file_name(step: int) -> str:
     return f"step-{step:05d}.safetensors"
 
 
+def list_recorded_file_names(steps: int) -> list[str]:
+    """Return the names of a recorded source's files beside the manifest."""
+    return [START_FILE, *map(step_file_name, range(steps)), END_FILE]
+
+
 def read_step_file(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a recorded step's file; DataError if it cannot be read."""
     try:

@@ -159,6 +159,27 @@ def test_a_window_without_a_step_and_a_sampler_without_noise_levels_are_refused(
         record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"num_inference_steps": STEPS + 2}, "a run of 6 steps with a source recorded for 4"),
+        ({"num_inference_steps": STEPS - 1}, "a run of 3 steps with a source recorded for 4"),
+        ({"height": 64}, "latents of 8x16 and a source recorded with 8x8"),
+    ],
+)
+def test_a_run_of_other_settings_than_the_recording_is_refused(
+    pipe: Any, call: dict[str, Any], words: str
+) -> None:
+    reference = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
+    kept = editor(pipe).remember("a dog", seed=1, num_inference_steps=STEPS)
+    for block in (
+        attending_to_reference(pipe, reference),
+        attend(pipe, recorded_source=kept),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(words)), block:
+            draw(pipe, **call)
+
+
 def test_the_model_is_left_as_it_was(pipe: Any) -> None:
     before = draw(pipe)
     reference = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)

@@ -64,6 +64,10 @@ class RecordedRun(Protocol):
     source.
     """
 
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the runs that can read it."""
+
     def prompt_at_step(self, step: int) -> EncoderInput:
         """Return the recorded prompt of the branch "cond" at a step."""
 

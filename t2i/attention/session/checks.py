@@ -5,7 +5,7 @@ B rows of one prompt, N heads, K key positions, E width of a head.
 
 from collections.abc import Sequence
 
-from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
+from t2i.attention.compute.recorded_rows import RecordedAttentionInputs, RecordedRun
 from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.edits.base.edit import Edit
@@ -113,6 +113,27 @@ def check_not_all_skipped(
                 f"those that compute it ({', '.join(map(str, computed))}), choose other sites, or "
                 "leave the cache out."
             )
+
+
+def check_recorded_run_fits(
+    recorded: RecordedRun, denoiser_pass: DenoiserPass, latent_size: tuple[int, int] | None
+) -> None:
+    """Raise ArgumentError for a run of another number of steps, or with latents (H, W) of another
+    size, than the recorded source that it is to read.
+    """
+    if denoiser_pass.num_steps != recorded.num_steps:
+        raise ArgumentError(
+            f"Got a run of {plural(denoiser_pass.num_steps, 'step')} with a source recorded for "
+            f"{recorded.num_steps}: each step reads that of the source with its noise. Record the "
+            "source with the num_inference_steps, sampler and strength of the run."
+        )
+    height, width = recorded.latents_after_step(denoiser_pass.step).shape[-2:]
+    if latent_size is not None and latent_size != (height, width):
+        raise ArgumentError(
+            f"Got a run with latents of {latent_size[1]}x{latent_size[0]} and a source recorded "
+            f"with {width}x{height}: attention reads it position by position. Record the source "
+            "with the height and width of the run."
+        )
 
 
 def check_pass_of_source_recorded(

@@ -26,6 +26,7 @@ from t2i.attention.session.checks import (
     check_all_participants_acted,
     check_images_of_prompt_share_text,
     check_pass_of_source_recorded,
+    check_recorded_run_fits,
     check_sites_and_memory,
     check_step_callback_ran,
 )
@@ -92,6 +93,7 @@ class SessionBase:
         if not self._is_own_thread:
             return
         if self.recorded_source is not None:
+            check_recorded_run_fits(self.recorded_source, denoiser_pass, latent_size)
             step = denoiser_pass.step
             branches = self.recorded_source.branches_at_step(step)
             denoiser_pass = replace(denoiser_pass, num_recorded=1, recorded_branches=branches)
