@@ -203,6 +203,18 @@ def test_a_prompts_file_has_references(draw: Cli, cli: Cli, model: Path) -> None
     assert "--reference" in cli("generate", "--prompts", "many.jsonl", *other).err
 
 
+def test_lines_without_reference_go_with_one_of_the_command(
+    draw: Cli, cli: Cli, model: Path
+) -> None:
+    edit = {"prompt": PROMPT, "source": "a dog", "name": "edit"}
+    fixed = ("--model", model, "--steps", "2", "--reference", "look.png", "--out", "many")
+    Path("many.jsonl").write_text(json.dumps(edit))
+    refused = cli("generate", "--prompts", "many.jsonl", *fixed)
+    assert 'in a line of a prompts file with "reference": "none"' in refused.err
+    Path("many.jsonl").write_text(json.dumps(edit | {"reference": "none"}))
+    assert cli("generate", "--prompts", "many.jsonl", *fixed).code == 0
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -100,8 +100,9 @@ def check_references(
     if is_edited:
         raise ArgumentError(
             "Got --reference for a picture that is edited by its words: what it reads of a picture "
-            "is that of its source. Leave it out, or take the look of a photo with t2i edit "
-            "--image PHOTO --style 1."
+            "is that of its source. Leave it out, in a line of a prompts file with "
+            '"reference": "none", or take the look of a photo with t2i edit --image PHOTO '
+            "--style 1."
         )
     if has_ip_adapter:
         raise ArgumentError(
