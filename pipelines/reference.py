@@ -18,6 +18,7 @@ from t2i.attention.attend import attend
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
 from t2i.attention.compute.recorded_rows import RecordedAttentionInputs
+from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.style_aligned import StyleAligned
 from t2i.attention.session.session import Session
 from t2i.attention.site import list_steps_in_window
@@ -144,7 +145,8 @@ def record_reference(
         )
     # Half a step more: the method rounds its share of the levels down.
     skip = (skipped + 0.5) / levels.num_steps if skipped else 0.0
-    edit = StyleAligned(normalise=False, steps=(min(read), max(read) + 1))
+    # Reads keys and values, as ReferenceAttention does, which has no name in the registry.
+    edit = ShareKeysValues(sites=None, steps=(min(read), max(read) + 1))
     with warnings.catch_warnings():
         # How well edits of it would keep it does not matter here.
         warnings.filterwarnings("ignore", "The photo is smaller|Drawn again from its noise")

@@ -95,5 +95,6 @@ def check_recording_budget(needed: int, budget: int) -> None:
         raise ArgumentError(
             f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
             f"{budget / GIBIBYTE:.3g} GiB: raise it (budget= in bytes, --budget in GiB), or take "
-            "fewer steps, a smaller image, or fewer sites and steps in for_edits=."
+            "fewer steps, a smaller image, or fewer sites and steps in for_edits=; of a reference "
+            "picture, a shorter window, as in --reference PICTURE:steps=0-0.3."
         )

@@ -71,6 +71,19 @@ def test_it_is_shared_attention_over_an_inversion_of_independent_noise(pipe: Any
     assert not np.array_equal(drawn, draw(pipe))
 
 
+def test_no_queries_of_its_self_attention_are_recorded_and_the_budget_names_the_window(
+    pipe: Any,
+) -> None:
+    reference = record_reference(editor(pipe), hint(1), steps=(0, 2), num_inference_steps=STEPS)
+    parts = [
+        {name.split("/")[-1] for name in reference.source.steps[step] if "attn1" in name}
+        for step in range(STEPS)
+    ]
+    assert parts == [{"key", "value"}, {"key", "value"}, set(), set()]
+    with pytest.raises(ArgumentError, match=r"as in --reference PICTURE:steps=0-0\.3\."):
+        record_reference(editor(pipe), hint(1), num_inference_steps=STEPS, budget=1000)
+
+
 def test_a_batch_shares_one_recording(pipe: Any) -> None:
     reference = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
 

@@ -45,7 +45,8 @@ def build_extended_row(
 ) -> AttentionInputs:
     """Return the inputs of one row, (1, N, ...), with the shared keys and values behind its own."""
     source = shared.source
-    for part, tensor in (("q", inputs.query), ("k", inputs.key), ("v", inputs.value)):
+    read = [("q", inputs.query)] if shared.normalise else []
+    for part, tensor in (*read, ("k", inputs.key), ("v", inputs.value)):
         check_row_recorded(tensor, source, part, site)
     query_NQE, key_NKE = inputs.query[row], inputs.key[row]
     if shared.normalise:
