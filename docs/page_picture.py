@@ -1,16 +1,20 @@
-"""Draw docs/images/page.webp: the page with a finished picture and one of its words chosen.
+"""Draw the picture that the page opens with, then docs/images/page.webp: the page with a finished
+picture and one of its words chosen.
 
 python -m docs.page_picture
 
-It starts a server of its own, and needs chromium (make browser).
+It starts servers of its own, and needs chromium (make browser). Run it when the weights change.
 """
 
 import io
+import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -24,6 +28,8 @@ PROMPTS = (
     "a rocket above a house on a blue background",
 )
 WORD, SEED = "rocket", "2"
+OPENING = REPO / "t2i" / "server" / "page" / "opening"
+STEPS_QUALITY = 75
 VIEWPORT = {"width": 1280, "height": 800}
 DRAWN = ".picture:not(.source)"
 PATIENCE_MS = 120_000
@@ -54,8 +60,43 @@ def screenshot(address: str) -> Image.Image:
     return Image.open(io.BytesIO(taken)).convert("RGB")
 
 
+def record_opening(address: str) -> None:
+    """Draw the request of opening.json as a job, and keep of its result what the page reads."""
+    opening = json.loads((OPENING / "opening.json").read_text("utf-8"))
+    with httpx.Client(base_url=f"{address}/api/v1", timeout=PATIENCE_MS / 1000) as api:
+        sent = {"kind": opening["kind"], "request": opening["request"]}
+        job = api.post("/jobs", json=sent).raise_for_status().json()
+        while job["state"] in ("waiting", "queued", "running"):
+            time.sleep(0.2)
+            job = api.get(f"/jobs/{job['id']}").raise_for_status().json()
+        files = {
+            file["name"]: api.get(f"/jobs/{job['id']}/files/{file['name']}")
+            .raise_for_status()
+            .content
+            for file in job["result"]["files"]
+        }
+    steps = Image.open(io.BytesIO(files["steps.png"])).convert("RGB")
+    steps.save(OPENING / "steps.webp", "WEBP", quality=STEPS_QUALITY)
+    picture = f"seed-{job['seeds'][0]}.png"
+    for name in (picture, "maps.png"):
+        (OPENING / name).write_bytes(files[name])
+    as_webp = {"name": "steps.webp", "media_type": "image/webp"}
+    kept = [
+        file | (as_webp if file["name"] == "steps.png" else {})
+        for file in job["result"]["files"]
+        if file["name"] in (picture, "steps.png")
+    ]
+    data = {name: job["result"]["data"][name] for name in ("maps", "steps")}
+    data["steps"] |= {"file": as_webp["name"]}
+    opening |= {"seeds": job["seeds"], "result": {"files": kept, "data": data}}
+    text = json.dumps(opening, indent=1)
+    (OPENING / "opening.json").write_text(text + "\n", "utf-8")
+
+
 def main() -> None:
     """Serve the embedded model from an empty folder and save what its page shows."""
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), 8, 2) as (address, _):
+        record_opening(address)
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), 8, 2) as (address, _):
         picture = screenshot(address)
     write_atomically(PICTURE, lambda path: picture.save(path, "WEBP", quality=90))
