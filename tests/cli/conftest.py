@@ -1,5 +1,6 @@
 """Command lines run in this process, each test in an empty folder."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -31,9 +32,14 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all tests: one that writes into the folder takes it away again."""
-    return tiny_sd_folder(tmp_path_factory.mktemp("model") / "tiny")
+def built_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all tests, to be copied: some write into their model's folder."""
+    return tiny_sd_folder(tmp_path_factory.mktemp("built") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(built_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(built_model, tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

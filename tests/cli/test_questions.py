@@ -263,7 +263,8 @@ def test_what_the_pages_and_the_help_draw_with_the_embedded_model_it_knows(repo:
         for command in re.findall(r"\bt2i (?:generate|inspect|edit) [^\n`]*", place.read_text()):
             if re.search("--(model|lora|embedding|prompts|from)|<lora:|PROMPT", command):
                 continue
-            prompts = re.findall(r'(?<!--sampler )(?<!--method )"([^"{}]* [^"{}]*)"', command)
+            others = r"(?<!--sampler )(?<!--method )(?<!--reference )"
+            prompts = re.findall(others + r'"([^"{}]* [^"{}]*)"', command)
             if unknown := KNOWN.find_unknown_words_with_suggestions(
                 text for prompt in prompts for text in Prompt(prompt).plain_texts_of_all_steps
             ):
