@@ -32,12 +32,12 @@ from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
-from t2i.cli.deferred_imports import deferring_imports
-from t2i.cli.gc_control import delaying_gc, freeze_gc
-from t2i.cli.loading_notice import announcing_slow_imports
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.path_arguments import NonEmptyPathCommandGroup
+from t2i.cli.startup.deferred_imports import deferring_imports
+from t2i.cli.startup.gc_control import delaying_gc, freeze_gc
+from t2i.cli.startup.loading_notice import announcing_slow_imports
 from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.server.command import EPILOG as SERVES

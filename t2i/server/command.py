@@ -98,8 +98,8 @@ def serve(
     Jobs and pictures are kept in a folder: after a crash finished work is there, and what was
     running is drawn again. A second Ctrl-C does not wait; what ran is drawn at the next start.
     """
-    from t2i.cli.gc_control import end_gc_delay_and_freeze
     from t2i.cli.output import print_remark
+    from t2i.cli.startup.gc_control import end_gc_delay_and_freeze
     from t2i.errors import ArgumentError
     from t2i.optional_dependencies import build_install_command
     from t2i.server.settings import (

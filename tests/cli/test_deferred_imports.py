@@ -14,8 +14,12 @@ import diffusers.utils.import_utils
 import pytest
 import transformers.models
 
-from t2i.cli import deferred_imports
-from t2i.cli.deferred_imports import DeferredPackage, DistributionsByPackage, deferring_imports
+from t2i.cli.startup import deferred_imports
+from t2i.cli.startup.deferred_imports import (
+    DeferredPackage,
+    DistributionsByPackage,
+    deferring_imports,
+)
 
 UNUSED = (
     *("transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2"),
@@ -29,7 +33,8 @@ DRAW = f"""
 import gc, json, sys
 searches = []
 gc.callbacks.append(lambda phase, facts: searches.append(gc.get_threshold()[0]))
-from t2i.cli import gc_control, main
+from t2i.cli import main
+from t2i.cli.startup import gc_control
 code = main()
 import importlib.metadata, diffusers.utils.import_utils, transformers
 models = transformers.models

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli import gc_control as garbage
 from t2i.cli.generation import image_generation
+from t2i.cli.startup import gc_control as garbage
 from t2i.server import running
 from tests import process_wide
 from tests.cli.command import Cli

@@ -71,7 +71,7 @@ LIGHT = (
 def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json; from t2i.cli import main\n"
-        "from t2i.cli.loading_notice import SLOW_IMPORTS\n"
+        "from t2i.cli.startup.loading_notice import SLOW_IMPORTS\n"
         "for command in json.loads(sys.argv[1]):\n"
         "    main(command)\n"
         "    for name in {*SLOW_IMPORTS} & {*sys.modules}:\n"
@@ -88,7 +88,7 @@ def test_commands_that_need_no_model_import_no_large_library(repo: Path, tmp_pat
 
 def test_a_command_that_needs_a_large_library_says_so_before_it_is_imported(repo: Path) -> None:
     code = (
-        "import sys; import t2i.cli.loading_notice as loading; from t2i.cli import main\n"
+        "import sys; import t2i.cli.startup.loading_notice as loading; from t2i.cli import main\n"
         "loading.print_remark = lambda text: print(text, 'torch' in sys.modules)\n"
         "sys.exit(main())"
     )

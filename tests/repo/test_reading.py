@@ -46,7 +46,7 @@ ALLOWED = {
     "train.starter_config.template_text": {"read_text"},
     "t2i.environment_info": {"read_text"},
     "t2i.denoiser.memory_checks": {"read_text"},
-    "t2i.cli.deferred_imports": {"read_text"},
+    "t2i.cli.startup.deferred_imports": {"read_text"},
     "t2i.optional_dependencies": {"metadata.distribution('t2i').read_text", "json.loads"},
     "t2i.server.security.body_text": {"json.loads"},  # a request's body; its size is limited
     "t2i.server.jobs.store": {"sqlite3", "loads"},  # a database that this server has written

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from t2i.cli.gc_control import end_gc_delay_and_freeze
 from t2i.cli.output import FormatOption, print_json, print_remark
+from t2i.cli.startup.gc_control import end_gc_delay_and_freeze
 from t2i.terminal import print_result_line
 
 MAX_PROFILE_ERROR = 0.05

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from t2i.cli.gc_control import end_gc_delay_and_freeze
+from t2i.cli.startup.gc_control import end_gc_delay_and_freeze
 from t2i.errors import ArgumentError
 from t2i.terminal import plural, print_result_line
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.gc_control import end_gc_delay_and_freeze
 from t2i.cli.generation.call_arguments import (
     build_image_prompt_arguments,
     build_sampling_and_control_arguments,
@@ -21,6 +20,7 @@ from t2i.cli.generation.reference_pictures import (
     is_reference_read_at_any_step,
 )
 from t2i.cli.request.request import Request, RequestDefaults
+from t2i.cli.startup.gc_control import end_gc_delay_and_freeze
 from t2i.cli.time_estimate import RunTimeEstimateCallback
 from t2i.library_messages import muting_diffusers_warnings
 

@@ -1,7 +1,6 @@
 """Controls of a request: files of a network, its picture and mask, and how it acts."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,7 +12,6 @@ from t2i.terminal import plural
 
 ControlMode = Literal["balanced", "prompt", "control", "guess"]
 CONTROL_MODES: tuple[ControlMode, ...] = ("balanced", "prompt", "control", "guess")
-STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
 MAX_CONTROLS = 16
 SYNTAX = OptionSyntax(
     option="--control",
@@ -54,12 +52,7 @@ class ControlFilesAndSettings(NamedFilesMixin):
                 f"Got --control with scale={self.scale}: expected a finite number, such as 0.8, up "
                 f"to {MAX_SCALE}."
             )
-        first, end = self.steps
-        if not 0 <= first < end <= 1:
-            raise ArgumentError(
-                f"Got --control with steps={first:g}-{end:g}: expected shares of the run from 0 to "
-                "1, the first below the second, as in steps=0-0.6."
-            )
+        SYNTAX.check_step_window(self.steps)
         if self.mode not in CONTROL_MODES:
             raise ArgumentError(
                 f"Got --control with mode={self.mode!r:.80}. "
@@ -104,7 +97,7 @@ def parse_control(text: str) -> ControlFilesAndSettings:
         model=InputFile(path=model),
         picture=InputFile(path=picture),
         scale=parse_control_scale(settings.get("scale", "1")),
-        steps=parse_control_step_window(settings.get("steps", "0-1")),
+        steps=SYNTAX.parse_step_window(settings.get("steps", "0-1")),
         mode=mode,  # type: ignore[arg-type]  # checked there
         mask=None if mask is None else InputFile(path=mask),
         blocks=None if blocks is None else tuple(blocks.split("+")),
@@ -120,17 +113,3 @@ def parse_control_scale(text: str) -> float:
         raise ArgumentError(
             f"Got --control with scale={text!r:.80}: expected a number, such as 0.8."
         ) from None
-
-
-def parse_control_step_window(text: str) -> tuple[float, float]:
-    """Parse the steps at which a control acts, "FROM-TO" or "TO", fractions of the run, into both.
-    Raises ArgumentError.
-    """
-    match = STEPS_PATTERN.fullmatch(text)
-    if match is None:
-        raise ArgumentError(
-            f"Got --control with steps={text!r:.80}: expected shares of the run, as in steps=0-0.6 "
-            "or steps=0.6."
-        )
-    first, end = match.groups()
-    return float(first or 0), float(end)

@@ -1,7 +1,7 @@
 """Options of the form FILE:PICTURE[:NAME=VALUE,...], such as --control and --ip-adapter."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -10,13 +10,14 @@ from t2i.errors import ArgumentError, suggest_choice
 
 SETTINGS_START_PATTERN = re.compile(r":(?=[a-z_]+=)")
 """Colon between the picture and the settings."""
+STEPS_PATTERN = re.compile(r"(?:(\d*\.?\d+)-)?(\d*\.?\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class OptionSyntax:
-    """Syntax of an option with two files and settings, and how messages describe it.
+    """Syntax of an option with files and settings, and how messages describe it.
 
-    expected : the form of the value, as in "ADAPTER:PICTURE"
+    expected : the form of a value with two files, as in "ADAPTER:PICTURE"
     names : names of the settings
     """
 
@@ -38,8 +39,17 @@ class OptionSyntax:
                 f"Got {self.option} {text!r:.80}: expected {self.expected}, with settings after "
                 f"them: {self.example}"
             )
+        settings = self.parse_settings(rest[0].split(",") if rest else ())
+        return first.strip(), picture.strip(), settings
+
+    def parse_settings(self, parts: Iterable[str]) -> dict[str, str]:
+        """Parse texts of the form NAME=VALUE into the settings, as texts.
+
+        Raises ArgumentError for a setting of another name or without a value, and for one that is
+        given twice.
+        """
         settings: dict[str, str] = {}
-        for part in rest[0].split(",") if rest else ():
+        for part in parts:
             name, equals, value = (side.strip() for side in part.partition("="))
             if name not in self.names or not equals or not value:
                 raise ArgumentError(
@@ -49,7 +59,27 @@ class OptionSyntax:
             if name in settings:
                 raise ArgumentError(f"Got {self.option} with {name} twice: keep one.")
             settings[name] = value
-        return first.strip(), picture.strip(), settings
+        return settings
+
+    def parse_step_window(self, text: str) -> tuple[float, float]:
+        """Parse "FROM-TO" or "TO", shares of the run, into both. Raises ArgumentError."""
+        match = STEPS_PATTERN.fullmatch(text)
+        if match is None:
+            raise ArgumentError(
+                f"Got {self.option} with steps={text!r:.80}: expected shares of the run, as in "
+                "steps=0-0.6 or steps=0.6."
+            )
+        first, end = match.groups()
+        return float(first or 0), float(end)
+
+    def check_step_window(self, steps: tuple[float, float]) -> None:
+        """Raise ArgumentError for a window of steps that is empty or not within the run."""
+        first, end = steps
+        if not 0 <= first < end <= 1:
+            raise ArgumentError(
+                f"Got {self.option} with steps={first:g}-{end:g}: expected shares of the run from "
+                "0 to 1, the first below the second, as in steps=0-0.6."
+            )
 
 
 class NamedFilesMixin:

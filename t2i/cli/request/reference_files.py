@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from t2i.cli.request.control_files import STEPS_PATTERN
-from t2i.cli.request.files_with_settings import SETTINGS_START_PATTERN, NamedFilesMixin
+from t2i.cli.request.files_with_settings import (
+    SETTINGS_START_PATTERN,
+    NamedFilesMixin,
+    OptionSyntax,
+)
 from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
-from t2i.errors import ArgumentError, suggest_choice
+from t2i.errors import ArgumentError
 
-SETTING_NAMES = ("prompt", "scale", "steps")
-NEXT_SETTING_PATTERN = re.compile(rf",\s*(?=(?:{'|'.join(SETTING_NAMES)})\s*=)")
+SYNTAX = OptionSyntax(
+    option="--reference",
+    expected="PICTURE, the picture whose look is taken over",
+    names=("prompt", "scale", "steps"),
+    example='--reference "sketch.png:scale=1.5,steps=0-0.6,prompt=a cat, drawn in ink"',
+)
+NEXT_SETTING_PATTERN = re.compile(rf",\s*(?=(?:{'|'.join(SYNTAX.names)})\s*=)")
 """Comma between two settings; others belong to the prompt."""
-EXAMPLE = '--reference "sketch.png:scale=1.5,steps=0-0.6,prompt=a cat, drawn in ink"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +46,7 @@ class ReferenceFileAndSettings(NamedFilesMixin):
                 f"Got --reference with scale={self.scale}: expected a number from 0 (no reference) "
                 f"to {MAX_SCALE}, such as 1."
             )
-        first, end = self.steps
-        if not 0 <= first < end <= 1:
-            raise ArgumentError(
-                f"Got --reference with steps={first:g}-{end:g}: expected shares of the run from 0 "
-                "to 1, the first below the second, as in steps=0-0.6."
-            )
+        SYNTAX.check_step_window(self.steps)
 
     @property
     def option_value(self) -> str:
@@ -64,22 +66,12 @@ def parse_references(texts: Sequence[str]) -> tuple[ReferenceFileAndSettings, ..
 def parse_reference(text: str) -> ReferenceFileAndSettings:
     """Parse PICTURE[:NAME=VALUE,...], the value of --reference. Raises ArgumentError."""
     picture, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
-    settings: dict[str, str] = {}
-    for part in NEXT_SETTING_PATTERN.split(rest[0]) if rest else ():
-        name, equals, value = (side.strip() for side in part.partition("="))
-        if name not in SETTING_NAMES or not equals or not value:
-            raise ArgumentError(
-                f"Got --reference with {part!r:.80}. {suggest_choice(name[:80], SETTING_NAMES)} "
-                f"Each has a value: {EXAMPLE}"
-            )
-        if name in settings:
-            raise ArgumentError(f"Got --reference with {name} twice: keep one.")
-        settings[name] = value
+    settings = SYNTAX.parse_settings(NEXT_SETTING_PATTERN.split(rest[0]) if rest else ())
     return ReferenceFileAndSettings(
         picture=InputFile(path=picture.strip()),
         prompt=settings.get("prompt", ""),
         scale=_parse_scale(settings.get("scale", "1")),
-        steps=_parse_step_window(settings.get("steps", "0-1")),
+        steps=SYNTAX.parse_step_window(settings.get("steps", "0-1")),
     )
 
 
@@ -117,16 +109,5 @@ def _parse_scale(text: str) -> float:
     except ValueError:
         raise ArgumentError(
             f"Got --reference with scale={text!r:.80}: expected a number, such as 1. A prompt is "
-            f"given by its name: {EXAMPLE}"
+            f"given by its name: {SYNTAX.example}"
         ) from None
-
-
-def _parse_step_window(text: str) -> tuple[float, float]:
-    match = STEPS_PATTERN.fullmatch(text)
-    if match is None:
-        raise ArgumentError(
-            f"Got --reference with steps={text!r:.80}: expected shares of the run, as in "
-            "steps=0-0.6 or steps=0.6."
-        )
-    first, end = match.groups()
-    return float(first or 0), float(end)
