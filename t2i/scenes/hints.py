@@ -10,15 +10,19 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.scenes.layout import compute_mask_bounding_box
 from t2i.scenes.sprites import load_object_entries_by_name
 
-SceneHintKind = Literal["segments", "outlines", "colours", "boxes"]
+SceneHintKind = Literal["segments", "outlines", "colours", "boxes", "layouts"]
 COLOUR_LEVELS = (0, 64, 128, 191, 255)
 """Levels of red, green and blue in the colours of segments."""
+BLUR_SHARE = 1 / 24
+"""Standard deviation of the blur that smooths an area, as a share of the picture's longer side."""
+SMOOTH_LEVEL = 0.3
+"""Level of the blurred mask above which a position belongs to the smooth area."""
 COLOUR_BLOCKS = 8
 """Colour blocks along a side, as many as `t2i hint colours` makes."""
 
@@ -68,7 +72,8 @@ def draw_scene_hint(
 
     kind : "segments", every object's visible pixels in the colour of its name; "outlines", their
         white borders; "boxes", the boxes around them in those colours, smaller ones in front;
-        "colours", squares of the picture's mean colours
+        "layouts", segments of which half are painted roughly; "colours", squares of the picture's
+        mean colours
     names, masks : of the objects; each mask (H, W) covers the pixels at which the object is visible
     """
     return HINT_DRAWERS[kind](pixels_HWC, names, masks)
@@ -100,17 +105,59 @@ def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[
     """Return a hint picture (H, W, 3) with the filled bounding box of each object in the colour of
     its name, on black.
     """
-    hint_HWC = np.zeros_like(pixels_HWC)
-    boxes = [
-        (*compute_mask_bounding_box(mask_HW), name)
-        for name, mask_HW in zip(names, masks, strict=True)
-        if mask_HW.any()
+    return draw_areas(pixels_HWC, names, [fill_box(mask_HW) for mask_HW in masks])
+
+
+def draw_layout(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
+    """Return a hint picture (H, W, 3) with an area for each object in the colour of its name, on
+    black, as somebody paints one: its visible pixels for half of the objects, for others their box,
+    the ellipse in it, or a blob. The number of its pixels decides for each
+    object, so that a scene has one layout.
+    """
+    areas = [
+        AREA_SHAPES[int(mask_HW.sum()) % len(AREA_SHAPES)](mask_HW) if mask_HW.any() else mask_HW
+        for mask_HW in masks
     ]
-    for left, top, right, bottom, name in sorted(
-        boxes, key=lambda box: -(box[2] - box[0]) * (box[3] - box[1])
-    ):
-        hint_HWC[top:bottom, left:right] = get_segment_colour(name)
-    return hint_HWC
+    return draw_areas(pixels_HWC, names, areas)
+
+
+def draw_areas(pixels_HWC: Pixels, names: Sequence[str], areas: Sequence[Mask]) -> Pixels:
+    """Return a hint picture (H, W, 3) of the areas in the colours of their names, the smaller ones
+    in front.
+    """
+    order = sorted(range(len(names)), key=lambda number: -int(areas[number].sum()))
+    return draw_segments(
+        pixels_HWC, [names[number] for number in order], [areas[number] for number in order]
+    )
+
+
+def fill_box(mask_HW: Mask) -> Mask:
+    """Return the bounding box of a mask, filled; of an empty mask the mask."""
+    box_HW = np.zeros_like(mask_HW)
+    if mask_HW.any():
+        left, top, right, bottom = compute_mask_bounding_box(mask_HW)
+        box_HW[top:bottom, left:right] = True
+    return box_HW
+
+
+def fill_ellipse(mask_HW: Mask) -> Mask:
+    """Return the ellipse that fills the bounding box of a mask, which is not empty."""
+    left, top, right, bottom = compute_mask_bounding_box(mask_HW)
+    rows_H, columns_W = (np.arange(side) + 0.5 for side in mask_HW.shape)
+    down_H1 = ((2 * rows_H - top - bottom) / (bottom - top))[:, None]
+    across_1W = ((2 * columns_W - left - right) / (right - left))[None]
+    ellipse_HW: Mask = down_H1**2 + across_1W**2 <= 1
+    return ellipse_HW
+
+
+def smooth_mask(mask_HW: Mask) -> Mask:
+    """Return a mask with rounded corners and thickened thin parts, within its bounding box, as a
+    thick brush paints it.
+    """
+    blur = ImageFilter.GaussianBlur(max(mask_HW.shape) * BLUR_SHARE)
+    soft_HW = np.asarray(Image.fromarray(mask_HW).convert("L").filter(blur))
+    smooth_HW: Mask = (soft_HW > 255 * SMOOTH_LEVEL) & fill_box(mask_HW)
+    return smooth_HW
 
 
 def draw_mean_colour_squares(
@@ -125,10 +172,18 @@ def draw_mean_colour_squares(
     return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
 
 
+AREA_SHAPES: Sequence[Callable[[Mask], Mask]] = (
+    *(np.copy,) * 3,
+    fill_box,
+    fill_ellipse,
+    smooth_mask,
+)
+"""Shapes of the areas in a layout; half of them are exact."""
 HINT_DRAWERS: dict[SceneHintKind, Callable[[Pixels, Sequence[str], Sequence[Mask]], Pixels]] = {
     "segments": draw_segments,
     "outlines": draw_outlines,
     "colours": draw_mean_colour_squares,
     "boxes": draw_filled_boxes,
+    "layouts": draw_layout,
 }
 """Kind of a scene's hint -> the function that draws it."""

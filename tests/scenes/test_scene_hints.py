@@ -90,3 +90,25 @@ def test_every_object_has_a_colour_of_its_own_far_from_the_others_and_from_black
 
 def test_every_kind_can_be_asked_for() -> None:
     assert set(get_args(SceneHintKind)) == set(HINT_DRAWERS)
+
+
+def test_a_layout_has_a_rough_area_for_each_object() -> None:
+    found, exact = scenes("layouts"), scenes("segments")
+    same, all_objects = 0, 0
+    for index in range(40):
+        scene, hint = found.render_scene(index), found.read_example(index).hint
+        segments = exact.read_example(index).hint
+        assert hint is not None
+        assert segments is not None
+        for placed in scene.objects:
+            colour = np.array(get_segment_colour(placed.name))
+            area, whole = ((one == colour).all(axis=-1) for one in (hint, segments))
+            left, top, right, bottom = placed.box
+            outside = area.copy()
+            outside[top:bottom, left:right] = False
+            assert not outside.any()
+            assert (area & whole).sum() > 0.5 * whole.sum()
+            same += np.array_equal(area, whole)
+            all_objects += 1
+        assert np.array_equal(hint, found.read_example(index, 5).hint)
+    assert 0.3 < same / all_objects < 0.7

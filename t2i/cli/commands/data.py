@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.data.pictures_config import PictureDatasetConfig
 
 Split = Literal["train", "held_out"]
-SceneHint = Literal["segments", "outlines", "colours", "boxes"]
+SceneHint = Literal["segments", "outlines", "colours", "boxes", "layouts"]
 OutOption = Annotated[
     Path, typer.Option(help="A folder, or one file ending in .png, .jpg or .webp.")
 ]
