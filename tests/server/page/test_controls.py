@@ -34,8 +34,8 @@ def slide(page: Any, name: str, value: str) -> None:
 def add_control(page: Any, edges: Path) -> None:
     page.click("summary:has-text('Controls')")
     page.click(".add-control")
-    page.set_input_files(".hint-file", edges)
-    page.wait_for_selector(".hint-place img")
+    page.set_input_files(".control .picture-file", edges)
+    page.wait_for_selector(".control .picture-place img")
 
 
 def read_picture(page: Any) -> bytes:
@@ -52,7 +52,7 @@ def test_a_control_of_the_page_draws_what_the_api_draws_and_is_restored(
 ) -> None:
     add_control(page, edges)
     assert page.locator(".control select").first.input_value() == "kinds/canny"
-    assert page.inner_text(".hint-name") == "edges.png"
+    assert page.inner_text(".control .picture-name") == "edges.png"
     slide(page, "Strength", "0.8")
     slide(page, "Until", "0.6")
     page.locator(".control").get_by_label("Mode").select_option("prompt")
@@ -81,7 +81,7 @@ def test_a_control_of_the_page_draws_what_the_api_draws_and_is_restored(
         "control kinds/canny at 0.8, 0 to 60 % of the steps, mode prompt"
     ]
     assert "It was made from the hint edges.png, SHA-256" in page.inner_text(".needed")
-    assert page.inner_text(".hint-name") == "edges.png, still to be brought"
+    assert page.inner_text(".control .picture-name") == "edges.png, still to be brought"
     assert page.locator("#restored .primary").is_disabled()
     page.set_input_files("#file", edges)  # whatever is dropped now is what it waits for
     page.click("#restored .primary:enabled")
@@ -124,7 +124,7 @@ def test_a_control_of_the_page_has_a_mask_and_blocks_and_a_type(
     assert card.get_by_label("Blocks").input_value() == "down.0+mid"
     assert page.inner_text(".mask-name") == "half.png, still to be brought"
     page.set_input_files(".mask-file", half)
-    page.set_input_files(".hint-file", edges)
+    page.set_input_files(".control .picture-file", edges)
     page.click("#restored .primary:enabled")
     page.wait_for_selector(f"{PICTURE}[src*='/files/']")
     page.wait_for_selector("#frame:not(.busy)")
@@ -143,8 +143,8 @@ def test_the_picture_on_screen_is_a_hint_and_one_that_lacks_is_said(page: Any) -
     page.click(".draw")
     told = page.wait_for_selector(".alert").inner_text()
     assert "Missing the hint of the control kinds/canny" in told
-    page.click(".hint-place >> text=Take the one on screen")
-    page.wait_for_selector(".hint-place img")
+    page.click(".control .picture-place >> text=Take the one on screen")
+    page.wait_for_selector(".control .picture-place img")
     page.click(".draw")
     page.wait_for_selector(".word[data-text='balloon']")
     record = Image.open(BytesIO(read_picture(page))).info["t2i"]
@@ -173,11 +173,12 @@ def test_a_control_fits_a_narrow_window_and_a_drop_on_it_is_its_hint(
           const files = new DataTransfer();
           files.items.add(new File([new Uint8Array(bytes)], "other.png", { type: "image/png" }));
           const facts = { dataTransfer: files, bubbles: true, cancelable: true };
-          document.querySelector(".hint-place").dispatchEvent(new DragEvent("drop", facts));
+          const place = document.querySelector(".control .picture-place");
+          place.dispatchEvent(new DragEvent("drop", facts));
         }""",
         list(other.read_bytes()),
     )
-    page.wait_for_selector(".hint-name:has-text('other.png')")
+    page.wait_for_selector(".control .picture-name:has-text('other.png')")
     assert page.locator("#photo").is_hidden()
 
 
@@ -204,7 +205,7 @@ def restore_three(page: Any, folder: Path) -> list[Path]:
 def cards(page: Any) -> list[tuple[str, str]]:
     """Strength and hint of each control of the form."""
     return [
-        (card.get_by_label("Strength").input_value(), card.locator(".hint-name").inner_text())
+        (card.get_by_label("Strength").input_value(), card.locator(".picture-name").inner_text())
         for card in page.locator(".control").all()
     ]
 
@@ -215,7 +216,7 @@ def test_a_restored_hint_goes_to_its_own_control_whichever_were_taken_away(
     hints = restore_three(page, tmp_path)
     page.click("[aria-label='Take control 1 away']")
     page.set_input_files("#file", hints[1])
-    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
+    page.wait_for_selector(".control .picture-name:text-is('hint-2.png')")
     lacking = "hint-3.png, still to be brought"
     assert cards(page) == [("0.2", "hint-2.png"), ("0.3", lacking)]
     # Also after a reload, and the hint of the control that was taken away is on none.
@@ -249,15 +250,15 @@ def test_a_hint_goes_to_its_control_where_another_is_taken_away_during_its_uploa
     uploads: list[Any] = []
     page.route("**/api/v1/uploads", lambda route: uploads.append(route))
     with page.expect_request("**/api/v1/uploads"):
-        page.locator(".hint-file").nth(1).set_input_files(edges)
+        page.locator(".control .picture-file").nth(1).set_input_files(edges)
     page.click("[aria-label='Take control 1 away']")
     with page.expect_response("**/api/v1/uploads"):
         uploads[0].continue_()
-    page.wait_for_selector(".hint-name:text-is('edges.png')")
+    page.wait_for_selector(".control .picture-name:text-is('edges.png')")
     assert [name for _, name in cards(page)] == ["edges.png", EMPTY]
     # That of a control that was itself taken away is on none.
     with page.expect_request("**/api/v1/uploads"):
-        page.locator(".hint-file").nth(0).set_input_files(edges)
+        page.locator(".control .picture-file").nth(0).set_input_files(edges)
     page.click("[aria-label='Take control 1 away']")
     with page.expect_response("**/api/v1/uploads"):
         uploads[1].continue_()
@@ -273,18 +274,18 @@ def test_hints_that_their_cards_bring_let_a_restored_picture_be_drawn_again(
     hint(9, (128, 128)).save(other)
     for number, path in enumerate((hints[0], other, hints[2])):
         assert page.locator("#restored .primary").is_disabled()
-        page.locator(".hint-file").nth(number).set_input_files(path)
+        page.locator(".control .picture-file").nth(number).set_input_files(path)
         page.wait_for_selector(f".needed:has-text('{hints[number].name}')", state="detached")
     assert page.locator("#restored .primary").is_enabled()
     told = page.locator(".alert").all_inner_texts()
     assert any("other.png is another file than hint-2.png" in text for text in told)
     # The file that was meant replaces the other; one more of the same card changes the form alone.
     with page.expect_response("**/api/v1/uploads") as stored:
-        page.locator(".hint-file").nth(1).set_input_files(hints[1])
+        page.locator(".control .picture-file").nth(1).set_input_files(hints[1])
     meant = stored.value.json()["id"]
-    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
-    page.locator(".hint-file").nth(1).set_input_files(other)
-    page.wait_for_selector(".hint-name:text-is('other.png')")
+    page.wait_for_selector(".control .picture-name:text-is('hint-2.png')")
+    page.locator(".control .picture-file").nth(1).set_input_files(other)
+    page.wait_for_selector(".control .picture-name:text-is('other.png')")
     page.click("#keep >> text=Command")
     command = page.wait_for_selector("#dialog pre").inner_text()
     assert command.count("--control") == 3
@@ -303,7 +304,7 @@ def test_a_hint_is_chosen_for_the_line_that_asks_for_it(page: Any, tmp_path: Pat
     with page.expect_file_chooser() as chooser:
         page.locator("#restored .needed button").nth(1).click()
     chooser.value.set_files(other)
-    page.wait_for_selector(".hint-name:text-is('hint-2.png')")
+    page.wait_for_selector(".control .picture-name:text-is('hint-2.png')")
     assert (
         page.locator("#restored .needed")
         .all_inner_texts()[0]

@@ -84,7 +84,10 @@ export function requestOf(form, seed = form.locked ? form.seed : null) {
   for (const name of ["image", "mask"]) if (form[name]?.id) request[name] = form[name].id;
   const controls = (form.controls ?? []).map(({ id, image, mask, ...rest }) => ({ ...rest, image: image?.id, ...(mask?.id ? { mask: mask.id } : {}) }));
   if (controls.length) request.controls = controls;
-  if (form.reference) request.reference = { ...form.reference, image: form.reference.image?.id };
+  if (form.reference) {
+    const { id, image, ...rest } = form.reference;
+    request.reference = { ...rest, image: image?.id };
+  }
   if (seed !== null) request.seed = seed;
   return request;
 }
@@ -149,7 +152,7 @@ export function formOf(request, { kind = "generate", seed = request.seed ?? null
     upscale: pick("upscale"),
     regions: generates ? (request.regions ?? []) : [],
     controls,
-    reference: generates && request.reference ? { ...request.reference, image: picture("reference.image", request.reference.image) } : null,
+    reference: generates && request.reference ? { prompt: "", scale: 1, steps: [0, 1], ...request.reference, image: picture("reference.image", request.reference.image) } : null,
     image: generates ? picture("image") : null,
     mask: generates ? picture("mask") : null,
     strength: generates ? pick("strength") : null,

@@ -14,9 +14,9 @@ export const isDropped = (id) => id?.startsWith(PREFIX) ?? false;
 export const newDroppedId = () => `${PREFIX}${Date.now().toString().padStart(16, "0")}`;
 
 /**
- * Keep a record {file, found, brought, controlIds} under its id, and forget the oldest of too many.
+ * Keep a record {file, found, brought, formIds} under its id, and forget the oldest of too many.
  * brought: field of the request -> identifier of an upload, which expires
- * controlIds: of the form's controls, in the order of the request's
+ * formIds: of the form's parts that are the request's, as app/store.js returns them
  */
 export async function keepDropped(id, values) {
   const record = { ...values, keptAt: Date.now() };

@@ -31,7 +31,7 @@ export const NO_CHANGES = Object.freeze({ prompt: null, weights: {}, regions: []
 /**
  * form: what the next picture is drawn from; image, mask: {id, name} of an upload, the id null while
  *   the picture is still to be brought; controls: {id, name, image, mask, scale, steps, mode, type, blocks}, their
- *   pictures like those, the id a control's own in the form; reference: {image, prompt, scale, steps}
+ *   pictures like those, the id a control's own in the form; reference: {id, image, prompt, scale, steps}, as those
  * view: the picture on screen (app/views.js); before: its source, which the wipe compares it with
  * hovered, pinned: indices in view.maps.words, or null; step: null for the finished picture
  * busy: {step, steps, seconds_left, label} while something is drawn
@@ -72,15 +72,21 @@ export function set(patch) {
   }
 }
 
-/** Change fields of the form; a control without an id gets one. */
+/** Change fields of the form; a control or reference without an id gets one. */
 export function setForm(patch) {
   const form = { ...state.form, ...patch };
-  if (patch.controls) form.controls = patch.controls.map((one) => (one.id ? one : { ...one, id: newControlId() }));
+  if (patch.controls) form.controls = patch.controls.map(withId);
+  if (patch.reference) form.reference = withId(patch.reference);
   set({ form });
 }
 
+/** Return the ids of the form's controls, in their order, and that of its reference: {controls, reference}. */
+export const formIds = () => ({ controls: state.form.controls.map(({ id }) => id), reference: state.form.reference?.id ?? null });
+
+const withId = (part) => (part.id ? part : { ...part, id: newId() });
+
 // Forms outlive the page, so that numbers counted from its start would come twice.
-const newControlId = () => crypto.getRandomValues(new Uint32Array(2)).join("-");
+const newId = () => crypto.getRandomValues(new Uint32Array(2)).join("-");
 
 /** Return what an earlier visit left: {form, viewId, past, future}; empty without one. */
 export function readKept() {

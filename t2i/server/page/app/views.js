@@ -103,13 +103,13 @@ export async function show(view, { before = null, changes = NO_CHANGES } = {}) {
 async function openDropped(id) {
   const record = await readDropped(id);
   if (!record) return null;
-  const { file, found, brought, controlIds } = record;
+  const { file, found, brought, formIds } = record;
   const { request, kind, not_restored: lost, pictures } = found;
   const bitmap = await createImageBitmap(file);
   const { width, height } = bitmap;
   bitmap.close();
   const whole = kind === "generate" && !pictures.length && !lost.length;
-  set({ restored: whole ? null : { ...found, id, brought, controlIds } });
+  set({ restored: whole ? null : { ...found, id, brought, formIds } });
   await show({
     id,
     kind: "file",

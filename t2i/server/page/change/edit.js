@@ -68,7 +68,7 @@ function sourceOf(source, busy) {
 
 /** Record a picture as a source: one drawn from noise is drawn again, any other is inverted. */
 async function record(source, busy) {
-  const fromNoise = source.kind === "generate" && !source.request.image && !source.request.upscale && !source.request.regions?.length;
+  const fromNoise = source.kind === "generate" && !source.request.image && !source.request.upscale && !source.request.reference && !source.request.regions?.length;
   const job = await (fromNoise ? submitRemember(source) : submitInvert(source));
   const label = fromNoise ? "Remembering the source" : "Inverting the source";
   const done = await follow(job, { progress: ({ step, steps }) => busy({ step, steps, label }) });

@@ -4,7 +4,7 @@ import { complain, remark, say } from "../app/alerts.js";
 import { readMetadata, upload } from "../app/api.js";
 import { find, fill, freshId, make } from "../app/dom.js";
 import { drawJob, formOf } from "../app/draw.js";
-import { on, set, setForm, state } from "../app/store.js";
+import { formIds, on, set, setForm, state } from "../app/store.js";
 import { keepDropped, newDroppedId } from "../app/dropped_files.js";
 import { openJob, rememberPast } from "../app/views.js";
 import { awaitsPicture, bringPicture } from "./restore.js";
@@ -75,7 +75,7 @@ async function restore(file, found) {
   form.model ??= state.form.model;
   setForm(form);
   const id = newDroppedId();
-  await keepDropped(id, { file, found, brought: {}, controlIds: state.form.controls.map((control) => control.id) });
+  await keepDropped(id, { file, found, brought: {}, formIds: formIds() });
   if (differences.length) remark(`This picture was made with ${tool}. Drawn here it may differ:\n${differences.join("\n")}`);
   set({ photo: null });
   await openJob(id);

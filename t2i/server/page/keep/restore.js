@@ -43,11 +43,15 @@ export async function bringPicture(file, field = null) {
   room.querySelector(".primary")?.focus();
 }
 
-/** Take the hint ("image") or mask that a control of the form was given, if the restored request lacks it. */
-export async function takeControlPicture(controlId, part, stored, name) {
+/**
+ * Take the picture that a control or the reference of the form was given, if the restored request
+ * lacks it. `id`: its own in the form; `part`: "image" or "mask".
+ */
+export async function takeFormPicture(id, part, stored, name) {
   const { restored, view } = state;
   if (view?.kind !== "file" || view.id !== restored?.id) return;
-  const field = `controls.${restored.controlIds.indexOf(controlId)}.${part}`;
+  const { controls, reference } = restored.formIds;
+  const field = `${id === reference ? "reference" : `controls.${controls.indexOf(id)}`}.${part}`;
   const asked = restored.pictures.find((one) => one.field === field && (!restored.brought[field] || one.sha256 === stored.sha256));
   if (asked) await take(asked, stored, name);
 }
@@ -79,10 +83,10 @@ function putIntoForm(field, picture) {
   const { form, restored } = state;
   const [, number, name] = OF_CONTROL.exec(field) ?? [];
   if (name) {
-    const id = restored.controlIds[number];
+    const id = restored.formIds.controls[number];
     setForm({ controls: form.controls.map((one) => (one.id === id && one[name] ? { ...one, [name]: picture } : one)) });
   } else if (field === "reference.image") {
-    if (form.reference) setForm({ reference: { ...form.reference, image: picture } });
+    if (form.reference?.id === restored.formIds.reference) setForm({ reference: { ...form.reference, image: picture } });
   } else if (form[field]) setForm({ [field]: picture });
 }
 

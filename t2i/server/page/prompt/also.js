@@ -1,5 +1,5 @@
 // What the next picture is drawn from beside the fields of the form: a start picture, a mask, boxes,
-// a reference picture, learned words, a guidance formula. Each can be taken out.
+// learned words, a guidance formula. Each can be taken out.
 
 import { fill, icon, make } from "../app/dom.js";
 import { on, setForm, state } from "../app/store.js";
@@ -20,13 +20,12 @@ export function buildAlso() {
 }
 
 /** Return what a form has beside its fields: [text, the change of the form that takes it out]. */
-function alsoOf({ image, mask, strength, regions, reference, embeddings, guidance_method: method }) {
+function alsoOf({ image, mask, strength, regions, embeddings, guidance_method: method }) {
   const entries = [];
   const share = strength === null || strength === undefined ? "" : `, changed to ${Math.round(100 * strength)} %`;
   if (image) entries.push([`from ${image.name ?? "a picture"}${share}`, { image: null, mask: null, strength: null }]);
   if (mask) entries.push([`only within ${mask.name ?? "a mask"}`, { mask: null }]);
   for (const region of regions ?? []) entries.push([`${region.words} in its box`, { regions: regions.filter((one) => one !== region) }]);
-  if (reference) entries.push([`in the look of ${reference.image?.name ?? "a picture"}`, { reference: null }]);
   for (const word of embeddings ?? []) entries.push([`learned word ${word.token ?? word.name}`, { embeddings: embeddings.filter((one) => one !== word) }]);
   if (method) entries.push([`guidance ${method}`, { guidance_method: null }]);
   return entries;

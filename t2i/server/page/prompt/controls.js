@@ -1,11 +1,13 @@
 // Controls of the next picture: networks beside the denoiser, the hint that each reads, how strongly,
 // at which steps and where it acts.
 
-import { complain, say } from "../app/alerts.js";
-import { call, upload } from "../app/api.js";
+import { complain } from "../app/alerts.js";
+import { call } from "../app/api.js";
 import { fill, freshId, icon, make } from "../app/dom.js";
 import { on, setForm, state } from "../app/store.js";
-import { takeControlPicture } from "../keep/restore.js";
+import { takeFormPicture } from "../keep/restore.js";
+import { slider, stepSliders, textField } from "./fields.js";
+import { ACCEPTED, picturePlace, storePicture, takeDrops } from "./picture_place.js";
 
 const MODES = [
   ["balanced", "Balanced"],
@@ -15,7 +17,6 @@ const MODES = [
 ];
 const MAX_CONTROLS = 16; // of one picture
 
-const addresses = new Map(); // id of an upload -> address of the picture, for those of this visit
 let networks = [];
 let room;
 let list;
@@ -58,69 +59,38 @@ function show(more) {
 }
 
 function card(control, number) {
+  const take = (blob, name) => bring(control.id, blob, name);
   const element = make("fieldset", { class: "control" },
     make("legend", { class: "title" }, `Control ${number + 1}`),
     make("button", {
       type: "button", class: "quiet small", "aria-label": `Take control ${number + 1} away`, onclick: () => change((controls) => controls.filter((one) => one.id !== control.id)),
     }, icon("close")),
     chooseNetwork(control),
-    hint(control),
+    picturePlace(control.image, { noun: "hint", empty: "Drop the picture that it reads here", bring: take }),
   );
   const strength = slider("Strength", { min: "0", max: "2", step: "0.05" }, (value) => patch(control.id, { scale: value }));
-  const stepsNow = () => state.form.controls.find((one) => one.id === control.id).steps;
-  const from = slider("From", { min: "0", max: "0.95", step: "0.05" }, (value) => patch(control.id, { steps: [value, Math.max(stepsNow()[1], rounded(value + 0.05))] }));
-  const until = slider("Until", { min: "0.05", max: "1", step: "0.05" }, (value) => patch(control.id, { steps: [Math.min(stepsNow()[0], rounded(value - 0.05)), value] }));
+  const shares = stepSliders(() => state.form.controls.find((one) => one.id === control.id).steps, (steps) => patch(control.id, { steps }));
   const id = freshId("mode");
   const mode = make("select", { id, onchange: () => patch(control.id, { mode: mode.value }) }, MODES.map(([value, text]) => make("option", { value }, text)));
-  const type = textField("Type of the hint", "for a union network: canny, depth, \u2026", (value) => patch(control.id, { type: value || null }));
-  const blocks = textField("Blocks", "all, or as down.2+mid", (value) => patch(control.id, { blocks: value.split("+").map((name) => name.trim()).filter(Boolean) }));
+  const type = textField("Type of the hint", { placeholder: "for a union network: canny, depth, \u2026", maxlength: 200 }, (value) => patch(control.id, { type: value || null }));
+  const blocks = textField("Blocks", { placeholder: "all, or as down.2+mid", maxlength: 200 }, (value) => patch(control.id, { blocks: value.split("+").map((name) => name.trim()).filter(Boolean) }));
   const further = make("details", { class: "further", open: Boolean(control.mask || control.type || control.blocks?.length) },
     make("summary", {}, "Place and type"), mask(control), blocks.row, type.row);
-  element.append(strength.row, from.row, until.row, make("p", { class: "field" }, make("label", { for: id }, "Mode"), mode), further);
+  element.append(strength.row, ...shares.rows, make("p", { class: "field" }, make("label", { for: id }, "Mode"), mode), further);
   element.follow = ({ scale, steps, mode: chosen, type: kind, blocks: names }) => {
     type.follow(kind ?? "");
     blocks.follow((names ?? []).join("+"));
     strength.follow(scale, String(scale));
-    from.follow(steps[0], percent(steps[0]));
-    until.follow(steps[1], percent(steps[1]));
+    shares.follow(steps);
     mode.value = chosen;
   };
-  element.addEventListener("dragover", (event) => event.preventDefault());
-  element.addEventListener("drop", (event) => {
-    const file = event.dataTransfer?.files[0];
-    if (!file) return;
-    event.preventDefault(); // the page takes no picture that a part of it has taken
-    bring(control.id, file, file.name).catch(complain);
-  });
+  takeDrops(element, take);
   return element;
-}
-
-const rounded = (value) => Math.round(100 * value) / 100;
-const percent = (share) => `${Math.round(100 * share)} % of the steps`;
-
-function slider(text, limits, act) {
-  const id = freshId("control");
-  const output = make("output", {});
-  const field = make("input", { id, type: "range", ...limits, oninput: () => act(Number(field.value)) });
-  const follow = (value, words) => {
-    if (Number(field.value) !== value) field.value = String(value);
-    output.textContent = words;
-  };
-  return { row: make("p", { class: "row" }, make("label", { for: id }, text), field, output), follow };
-}
-
-function textField(text, placeholder, act) {
-  const id = freshId("control");
-  const field = make("input", { id, type: "text", placeholder, maxlength: 200, onchange: () => act(field.value.trim()) });
-  const follow = (value) => {
-    if (document.activeElement !== field) field.value = String(value);
-  };
-  return { row: make("p", { class: "field" }, make("label", { for: id }, text), field), follow };
 }
 
 /** Where the control acts: a picture, white at full strength, and the ways to bring one. */
 function mask(control) {
-  const choose = make("input", { type: "file", class: "mask-file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: () => bring(control.id, choose.files[0], choose.files[0].name, "mask").catch(complain) });
+  const choose = make("input", { type: "file", class: "mask-file", accept: ACCEPTED, hidden: true, onchange: () => bring(control.id, choose.files[0], choose.files[0].name, "mask").catch(complain) });
   const given = control.mask;
   const name = given ? (given.name ?? "a mask of an earlier visit") : "Everywhere";
   const less = given ? make("button", { type: "button", class: "link", onclick: () => patch(control.id, { mask: null }) }, "Act everywhere") : null;
@@ -138,36 +108,9 @@ function chooseNetwork(control) {
   return make("p", { class: "field" }, make("label", { for: id }, "Network"), field);
 }
 
-/** The hint: its picture, and the ways to bring one. */
-function hint(control) {
-  const { image } = control;
-  const choose = make("input", { type: "file", class: "hint-file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: () => bring(control.id, choose.files[0], choose.files[0].name).catch(complain) });
-  const name = image?.name ?? (image ? "a picture of an earlier visit" : "Drop the picture that it reads here");
-  const drawn = state.view?.picture ? make("button", { type: "button", class: "link", onclick: () => takeDrawn(control.id).catch(complain) }, "Take the one on screen") : null;
-  return make("div", { class: "hint-place" },
-    image && addresses.has(image.id) ? make("img", { src: addresses.get(image.id), alt: `Hint ${name}` }) : make("span", { class: "no-hint" }, icon("photo")),
-    make("div", {},
-      make("p", { class: "hint-name" }, image && !image.id ? `${name}, still to be brought` : name),
-      make("button", { type: "button", class: "link", onclick: () => choose.click() }, image?.id ? "Choose another" : "Choose a hint"), drawn),
-    choose);
-}
-
-/** Take the picture on screen as the hint of a control. */
-async function takeDrawn(id) {
-  const { picture, file } = state.view;
-  const blob = await (await fetch(picture)).blob();
-  await bring(id, blob, file ?? "picture.png");
-}
-
 /** Take a file as the hint ("image") or the mask of a control. */
 async function bring(id, blob, name, part = "image") {
-  say(part === "image" ? "Reading the hint\u2026" : "Reading the mask\u2026");
-  try {
-    const stored = await upload(blob, name);
-    addresses.set(stored.id, URL.createObjectURL(blob));
-    patch(id, { [part]: { id: stored.id, name: stored.name ?? name } });
-    await takeControlPicture(id, part, stored, name);
-  } finally {
-    say("");
-  }
+  const stored = await storePicture(blob, name, part === "image" ? "hint" : "mask");
+  patch(id, { [part]: { id: stored.id, name: stored.name ?? name } });
+  await takeFormPicture(id, part, stored, name);
 }

@@ -9,6 +9,7 @@ import { drawOnScreen } from "../change/redraw.js";
 import { buildAlso } from "./also.js";
 import { buildControls } from "./controls.js";
 import { buildMore } from "./more.js";
+import { buildReference } from "./reference.js";
 import { weighSelection } from "./weights.js";
 
 const TYPING_MS = 180;
@@ -39,6 +40,7 @@ export function buildPrompt() {
     buildAlso(),
     make("div", { class: "buttons" }, button, seedLine()),
     buildControls(),
+    buildReference(),
     buildMore(),
   );
   form.addEventListener("submit", (event) => {
