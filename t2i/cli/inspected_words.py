@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from t2i.cli.option_values import quote_part, split_outside_quotes, unquote_part
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -88,7 +89,12 @@ class Retry:
     @property
     def option_value(self) -> str:
         """Value of --retry that means these retries: NUM or NUM:WORD,..."""
-        return ":".join([str(self.num), *([",".join(self.words)] if self.words else [])])
+        return ":".join([str(self.num), *([format_words(self.words)] if self.words else [])])
+
+
+def format_words(words: Sequence[str]) -> str:
+    """Return the value of --words that stands for words or phrases."""
+    return ",".join(map(quote_part, words))
 
 
 def split_words(words: Sequence[str] | None) -> list[str]:
@@ -99,7 +105,8 @@ def split_words(words: Sequence[str] | None) -> list[str]:
     """
     if words is None:
         return []
-    split = [word.strip() for text in words for word in text.split(",")]
+    typed = [word for text in words for word in split_outside_quotes(text, ",")]
+    split = [unquote_part(word, "--words") for word in typed]
     if not all(split):
         raise ArgumentError(
             f"Got --words {','.join(words)!r:.80}: expected words of the prompt between commas, "

@@ -294,10 +294,11 @@ def test_a_mistyped_value_is_named(text: str, words: str) -> None:
     "text",
     [
         "a.png:scale=1,steps=0-1",
-        "C:/a.png:scale=0.5,steps=0.2-0.6,prompt=a cat, red, and a (dog:1.2)",
+        '"C:/a.png":scale=0.5,steps=0.2-0.6,prompt="a cat, red, and a (dog:1.2)"',
     ],
 )
 def test_a_value_is_read_as_it_is_written(text: str) -> None:
     assert parse_reference(text).option_value == text
+    assert parse_reference(text.replace('"', "")) == parse_reference(text)
     assert parse_references(["none"]) == ()
     assert parse_references([text]) == (parse_reference(text),)

@@ -65,7 +65,7 @@ class InputImageOptions:
     def copy_overrides_with_images(self, overrides: "RequestOverrides") -> "RequestOverrides":
         """Return the overrides with the input images parsed and added. Raises ArgumentError."""
         from t2i.cli.request.image_prompt_files import parse_ip_adapters
-        from t2i.cli.request.input_files import parse_file_with_scale, parse_input_file
+        from t2i.cli.request.input_files import InputFile, parse_file_with_scale
 
         ip_adapter, image_prompts = parse_ip_adapters(self.ip_adapter or [])
         return replace(
@@ -75,8 +75,8 @@ class InputImageOptions:
             image_prompt=None
             if self.image_prompt is None
             else parse_file_with_scale(self.image_prompt),
-            image=None if self.image is None else parse_input_file(str(self.image)),
-            mask=None if self.mask is None else parse_input_file(str(self.mask)),
+            image=None if self.image is None else InputFile(path=str(self.image)),
+            mask=None if self.mask is None else InputFile(path=str(self.mask)),
             strength=self.strength,
         )
 

@@ -5,8 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t2i.cli.request.files_with_settings import NamedFilesMixin, OptionSyntax
-from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
+from t2i.cli.option_values import NO_FILES_VALUE, format_number, quote_part
+from t2i.cli.request.files_with_settings import (
+    NamedFilesMixin,
+    OptionSyntax,
+    format_steps_setting,
+)
+from t2i.cli.request.input_files import MAX_SCALE, InputFile
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import plural
 
@@ -58,21 +63,22 @@ class ControlFilesAndSettings(NamedFilesMixin):
                 f"Got --control with mode={self.mode!r:.80}. "
                 f"{suggest_choice(self.mode, CONTROL_MODES)}"
             )
-        if self.blocks is not None and not all(self.blocks):
+        if self.blocks is not None and not all(name and "+" not in name for name in self.blocks):
             raise ArgumentError(
-                "Got --control with an empty name in blocks: expected names of the UNet's blocks, "
-                "as in blocks=down.2+mid."
+                "Got --control with an empty name in blocks, or one with a plus: expected names of "
+                "the UNet's blocks, as in blocks=down.2+mid."
             )
 
     @property
     def option_value(self) -> str:
-        """This control as the value of its command-line option, unquoted."""
-        first, end = self.steps
-        settings = [f"scale={self.scale:g}", f"steps={first:g}-{end:g}", f"mode={self.mode}"]
-        settings += [] if self.mask is None else [f"mask={self.mask.path}"]
-        settings += [] if self.blocks is None else [f"blocks={'+'.join(self.blocks)}"]
-        settings += [] if self.type is None else [f"type={self.type}"]
-        return f"{self.model.path}:{self.picture.path}:{','.join(settings)}"
+        """This control as the value of its command-line option, unquoted for a shell."""
+        settings = [f"scale={format_number(self.scale)}", format_steps_setting(self.steps)]
+        settings += [f"mode={self.mode}"]
+        settings += [] if self.mask is None else [f"mask={quote_part(self.mask.path)}"]
+        settings += [] if self.blocks is None else [f"blocks={quote_part('+'.join(self.blocks))}"]
+        settings += [] if self.type is None else [f"type={quote_part(self.type)}"]
+        files = f"{quote_part(self.model.path)}:{quote_part(self.picture.path)}"
+        return f"{files}:{','.join(settings)}"
 
 
 def parse_controls(texts: Sequence[str]) -> tuple[ControlFilesAndSettings, ...]:

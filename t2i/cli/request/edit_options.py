@@ -4,6 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from t2i.cli.option_values import (
+    format_number,
+    partition_last_outside_quotes,
+    quote_part,
+    split_outside_quotes,
+    unquote_part,
+)
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -146,7 +153,8 @@ def parse_word_weights(texts: Sequence[str]) -> dict[str, float]:
     """Parse options such as "red=2" into word -> factor. Raises ArgumentError."""
     weights: dict[str, float] = {}
     for text in texts:
-        word, _, factor = (part.strip() for part in text.rpartition("="))
+        typed, _, factor = partition_last_outside_quotes(text, "=")
+        word = unquote_part(typed, "--weight")
         try:
             weights[word] = float(factor)
         except ValueError:
@@ -166,8 +174,9 @@ def parse_alignment(texts: Sequence[str]) -> dict[str, str | None]:
     """
     alignment: dict[str, str | None] = {}
     for text in texts:
-        for pair in text.split(","):
-            word, _, origin = (part.strip() for part in pair.partition("="))
+        for pair in split_outside_quotes(text, ","):
+            parts = split_outside_quotes(pair, "=", max_splits=1)
+            word, origin = (unquote_part(part, "--align") for part in (*parts, "")[:2])
             if not word or not origin:
                 raise ArgumentError(
                     f"Got --align {text!r:.80}: expected a word of TARGET and the word of SOURCE "
@@ -185,14 +194,16 @@ def parse_alignment(texts: Sequence[str]) -> dict[str, str | None]:
 def format_alignment(alignment: Mapping[str, str | None]) -> str:
     """Return the value of --align that stands for an alignment."""
     origins = {None: NEW_WORD, NEW_WORD: f"{NEW_WORD}#1"}
-    return ",".join(f"{word}={origins.get(origin, origin)}" for word, origin in alignment.items())
+    pairs = ((word, origins.get(origin, origin)) for word, origin in alignment.items())
+    return ",".join(f"{quote_part(word)}={quote_part(str(origin))}" for word, origin in pairs)
 
 
 def parse_region(text: str) -> RegionBoxOption:
     """Parse --region "cat:0,0,0.5,1": words, and left, top, right and bottom of their box as shares
     of the image's size. Raises ArgumentError.
     """
-    words, _, sides = text.rpartition(":")
+    typed, _, sides = partition_last_outside_quotes(text, ":")
+    words = unquote_part(typed, "--region")
     try:
         left, top, right, bottom = (float(side) for side in sides.split(","))
     except ValueError:
@@ -202,12 +213,17 @@ def parse_region(text: str) -> RegionBoxOption:
             f"Got --region {text!r:.80}: expected words, and left, top, right and bottom of their "
             'box as shares of the picture, as in --region "cat:0,0,0.5,1" for its left half.'
         )
-    return RegionBoxOption(words=words.strip(), box=(left, top, right, bottom))
+    return RegionBoxOption(words=words, box=(left, top, right, bottom))
 
 
 def format_region(region: RegionBoxOption) -> str:
     """Return the value of --region that stands for a region."""
-    return f"{region.words}:{','.join(f'{side:g}' for side in region.box)}"
+    return f"{quote_part(region.words)}:{','.join(map(format_number, region.box))}"
+
+
+def format_word_weight(word: str, factor: float) -> str:
+    """Return the value of --weight that stands for a word and its factor."""
+    return f"{quote_part(word)}={format_number(factor)}"
 
 
 def parse_blend_words(text: str) -> "BlendWords | Literal['auto'] | None":

@@ -309,6 +309,6 @@ def format_request_files_by_label(request: Request) -> Mapping[str, str]:
     for name, file in iter_request_files(request):
         sha = "" if file.sha256 is None else f" ({file.sha256[:10]})"
         found.setdefault(REQUEST_FILE_FIELDS[name].label, []).append(
-            f"{Path(file.option_value).name}{sha}"
+            f"{replace(file, path=Path(file.path).name).option_value}{sha}"
         )
     return {word: "; ".join(files) for word, files in found.items()}

@@ -5,6 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from t2i.cli.option_values import (
+    format_number,
+    partition_last_outside_quotes,
+    split_outside_quotes,
+    unquote_part,
+)
 from t2i.cli.request.input_files import InputFile
 from t2i.errors import ArgumentError, suggest_choice
 
@@ -32,18 +38,26 @@ class OptionSyntax:
         Raises ArgumentError for a value of another form, for a setting of another name or without
         a value, and for one that is given twice.
         """
-        files, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
-        first, colon, picture = files.rpartition(":")
+        files, settings = self.split_settings(text)
+        first, colon, picture = partition_last_outside_quotes(files, ":")
         if not (colon and first and picture):
             raise ArgumentError(
                 f"Got {self.option} {text!r:.80}: expected {self.expected}, with settings after "
                 f"them: {self.example}"
             )
-        settings = self.parse_settings(rest[0].split(",") if rest else ())
-        return first.strip(), picture.strip(), settings
+        return (
+            unquote_part(first, self.option),
+            unquote_part(picture, self.option),
+            self.parse_settings(split_outside_quotes(settings, ",") if settings else ()),
+        )
+
+    def split_settings(self, text: str) -> tuple[str, str | None]:
+        """Split the value of the option into its files and its settings, None without any."""
+        files, *rest = split_outside_quotes(text.strip(), SETTINGS_START_PATTERN, max_splits=1)
+        return files, rest[0] if rest else None
 
     def parse_settings(self, parts: Iterable[str]) -> dict[str, str]:
-        """Parse texts of the form NAME=VALUE into the settings, as texts.
+        """Parse texts of the form NAME=VALUE into the settings, as texts without their quotes.
 
         Raises ArgumentError for a setting of another name or without a value, and for one that is
         given twice.
@@ -58,7 +72,7 @@ class OptionSyntax:
                 )
             if name in settings:
                 raise ArgumentError(f"Got {self.option} with {name} twice: keep one.")
-            settings[name] = value
+            settings[name] = unquote_part(value, self.option)
         return settings
 
     def parse_step_window(self, text: str) -> tuple[float, float]:
@@ -80,6 +94,12 @@ class OptionSyntax:
                 f"Got {self.option} with steps={first:g}-{end:g}: expected shares of the run from "
                 "0 to 1, the first below the second, as in steps=0-0.6."
             )
+
+
+def format_steps_setting(steps: tuple[float, float]) -> str:
+    """Return a window of steps as the setting that parse_step_window reads."""
+    first, end = map(format_number, steps)
+    return f"steps={first}-{end}"
 
 
 class NamedFilesMixin:

@@ -1,13 +1,20 @@
 """Image prompts of a request that have an IP-Adapter each: their files, and how they act."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from t2i.cli.option_values import (
+    NO_FILES_VALUE,
+    format_number,
+    hide_quoted_parts,
+    quote_part,
+    unquote_part,
+)
 from t2i.cli.request.files_with_settings import NamedFilesMixin, OptionSyntax
-from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
+from t2i.cli.request.input_files import MAX_SCALE, InputFile
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -54,10 +61,12 @@ class ImagePromptFiles(NamedFilesMixin):
 
     @property
     def option_value(self) -> str:
-        """This image prompt as the value of its command-line option, unquoted."""
-        scale = self.scale if isinstance(self.scale, str) else f"{self.scale:g}"
-        mask = "" if self.mask is None else f",mask={self.mask.path}"
-        return f"{self.adapter.path}:{self.picture.path}:scale={scale}{mask}"
+        """This image prompt as the value of its command-line option, unquoted for a shell."""
+        scale = self.scale
+        scale = quote_part(scale) if isinstance(scale, str) else format_number(scale)
+        mask = "" if self.mask is None else f",mask={quote_part(self.mask.path)}"
+        files = f"{quote_part(self.adapter.path)}:{quote_part(self.picture.path)}"
+        return f"{files}:scale={scale}{mask}"
 
 
 def parse_ip_adapters(
@@ -71,7 +80,10 @@ def parse_ip_adapters(
     """
     if list(texts) == [NO_FILES_VALUE]:
         return None, ()
-    alone = [text for text in texts if ":" not in text or Path(text).exists()]
+    # os.path, for Path.exists raises OSError for a name that is too long.
+    alone = [
+        text for text in texts if ":" not in hide_quoted_parts(text.strip()) or os.path.exists(text)
+    ]
     if len(alone) > 1:
         raise ArgumentError(
             f"Got --ip-adapter {alone[1]!r:.80} as a second one without a picture: --image-prompt "
@@ -82,7 +94,8 @@ def parse_ip_adapters(
         raise ArgumentError(
             f"Got {plural(len(prompts), 'IP-Adapter')}: at most {MAX_IMAGE_PROMPTS} are taken."
         )
-    return (InputFile(path=alone[0].strip()) if alone else None), prompts or None
+    adapter = InputFile(path=unquote_part(alone[0], SYNTAX.option)) if alone else None
+    return adapter, prompts or None
 
 
 def parse_ip_adapter(text: str) -> ImagePromptFiles:

@@ -6,6 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from t2i.cli.option_values import (
+    NO_FILES_VALUE,
+    SPECIAL_LETTERS,
+    format_number,
+    is_quoted,
+    partition_last_outside_quotes,
+    quote_part,
+    split_outside_quotes,
+    unquote_part,
+)
 from t2i.errors import ArgumentError
 
 Given = TypeVar("Given")
@@ -15,10 +25,10 @@ EMBEDDING_SUFFIX = ".safetensors"
 """Suffix of a file with the embedding of a face, an image prompt in place of a picture."""
 MAX_SCALE = 100
 """Far above any use: at 2 or 3 most adapters draw nothing but themselves."""
+TOKEN_SPECIALS = SPECIAL_LETTERS | {"/", "\\"}
+"""Letters of a learned word that is quoted: what has a slash unquoted is a part of a path."""
 MAX_FILES = 32
 """Maximum number of files of one option in a request."""
-NO_FILES_VALUE = "none"
-"""Value of --lora and other options for none, in place of those of an image or a command."""
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,7 +57,7 @@ class InputFile:
 
     @property
     def option_value(self) -> str:
-        """This file as the value of its command-line option: PATH, unquoted."""
+        """This file as the value of its command-line option: PATH, unquoted for a shell."""
         return self.path
 
 
@@ -67,8 +77,8 @@ class InputFileWithScale(InputFile):
 
     @property
     def option_value(self) -> str:
-        """This file as the value of its command-line option: PATH:SCALE, unquoted."""
-        return f"{self.path}:{self.scale:g}"
+        """This file as the value of its command-line option: PATH:SCALE, unquoted for a shell."""
+        return f"{quote_part(self.path)}:{format_number(self.scale)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +90,22 @@ class EmbeddingFile(InputFile):
 
     token: str | None = None
 
+    def __post_init__(self) -> None:
+        InputFile.__post_init__(self)
+        if self.token is not None and (
+            not self.token or any(letter.isspace() for letter in self.token)
+        ):
+            raise ArgumentError(
+                f"Got the word {self.token!r:.80} of {self.path!r:.80}: expected one, as <sun>."
+            )
+
     @property
     def option_value(self) -> str:
-        """This file as the value of its command-line option: PATH or PATH:WORD, unquoted."""
-        return self.path if self.token is None else f"{self.path}:{self.token}"
+        """This file as the value of its command-line option: PATH or PATH:WORD, unquoted for a
+        shell.
+        """
+        path = quote_part(self.path)
+        return path if self.token is None else f"{path}:{quote_part(self.token, TOKEN_SPECIALS)}"
 
 
 def parse_if_given(value: Given | None, parse: Callable[[Given], Parsed]) -> Parsed | None:
@@ -101,17 +123,14 @@ def parse_file_with_scale(text: str) -> InputFileWithScale:
 
     A colon without a number after it is a part of the path. Raises ArgumentError.
     """
-    path, colon, tail = text.strip().rpartition(":")
+    path, colon, tail = partition_last_outside_quotes(text.strip(), ":")
     try:
-        return (
-            InputFileWithScale(path=path, scale=float(tail))
-            if colon and path
-            else InputFileWithScale(path=tail)
-        )
-    except ValueError as error:
-        if isinstance(error, ArgumentError):
-            raise
-        return InputFileWithScale(path=text.strip())
+        scale = float(tail) if colon and path else None
+    except ValueError:
+        scale = None
+    if scale is None:
+        return InputFileWithScale(path=unquote_part(text, "a file"))
+    return InputFileWithScale(path=unquote_part(path, "a file"), scale=scale)
 
 
 def parse_embedding_file(text: str) -> EmbeddingFile:
@@ -119,12 +138,11 @@ def parse_embedding_file(text: str) -> EmbeddingFile:
 
     Raises ArgumentError for an empty word.
     """
-    path, colon, tail = text.strip().rpartition(":")
-    if not (colon and path and tail) or set(tail) & set("/\\"):
-        return EmbeddingFile(path=text.strip())
-    if not tail.strip() or any(letter.isspace() for letter in tail):
-        raise ArgumentError(f"Got the word {tail!r:.80} of {path!r:.80}: expected one, as <sun>.")
-    return EmbeddingFile(path=path, token=tail)
+    path, colon, tail = partition_last_outside_quotes(text.strip(), ":")
+    if not (colon and path and tail) or (set(tail) & set("/\\") and not is_quoted(tail)):
+        return EmbeddingFile(path=unquote_part(text, "--embedding"))
+    token = unquote_part(tail, "--embedding") if is_quoted(tail) else tail
+    return EmbeddingFile(path=unquote_part(path, "--embedding"), token=token)
 
 
 def parse_loras(texts: Sequence[str]) -> tuple[InputFileWithScale, ...]:
@@ -160,4 +178,5 @@ def split_values(texts: str | Sequence[str]) -> list[str]:
     """
     if not isinstance(texts, str):
         return [*texts]
-    return [part for part in (part.strip() for part in texts.split(";")) if part]
+    parts = (part.strip() for part in split_outside_quotes(texts, ";"))
+    return [part for part in parts if part]

@@ -235,7 +235,7 @@ class PhotoOptions:
 
         Raises ArgumentError for options about a photo without one.
         """
-        from t2i.cli.request.input_files import parse_input_file
+        from t2i.cli.request.input_files import InputFile
         from t2i.cli.request.photo_inversion import AUTO_METHOD, PhotoInversion
 
         if self.image is None:
@@ -250,8 +250,8 @@ class PhotoOptions:
             return overrides
         return replace(
             overrides,
-            image=parse_input_file(str(self.image)),
-            mask=None if self.mask is None else parse_input_file(str(self.mask)),
+            image=InputFile(path=str(self.image)),
+            mask=None if self.mask is None else InputFile(path=str(self.mask)),
             inversion=PhotoInversion(
                 method=AUTO_METHOD if self.invert is None else self.invert,
                 fit=self.fit or "crop",

@@ -6,12 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from t2i.cli.option_values import (
+    NO_FILES_VALUE,
+    format_number,
+    quote_part,
+    split_outside_quotes,
+    unquote_part,
+)
 from t2i.cli.request.files_with_settings import (
-    SETTINGS_START_PATTERN,
     NamedFilesMixin,
     OptionSyntax,
+    format_steps_setting,
 )
-from t2i.cli.request.input_files import MAX_SCALE, NO_FILES_VALUE, InputFile
+from t2i.cli.request.input_files import MAX_SCALE, InputFile
 from t2i.errors import ArgumentError
 
 SYNTAX = OptionSyntax(
@@ -50,10 +57,10 @@ class ReferenceFileAndSettings(NamedFilesMixin):
 
     @property
     def option_value(self) -> str:
-        """This reference picture as the value of its command-line option, unquoted."""
-        first, end = self.steps
-        prompt = f",prompt={self.prompt}" if self.prompt else ""
-        return f"{self.picture.path}:scale={self.scale:g},steps={first:g}-{end:g}{prompt}"
+        """This reference picture as the value of its command-line option, unquoted for a shell."""
+        settings = [f"scale={format_number(self.scale)}", format_steps_setting(self.steps)]
+        settings += [f"prompt={quote_part(self.prompt)}"] if self.prompt else []
+        return f"{quote_part(self.picture.path)}:{','.join(settings)}"
 
 
 def parse_references(texts: Sequence[str]) -> tuple[ReferenceFileAndSettings, ...]:
@@ -65,10 +72,11 @@ def parse_references(texts: Sequence[str]) -> tuple[ReferenceFileAndSettings, ..
 
 def parse_reference(text: str) -> ReferenceFileAndSettings:
     """Parse PICTURE[:NAME=VALUE,...], the value of --reference. Raises ArgumentError."""
-    picture, *rest = SETTINGS_START_PATTERN.split(text.strip(), maxsplit=1)
-    settings = SYNTAX.parse_settings(NEXT_SETTING_PATTERN.split(rest[0]) if rest else ())
+    picture, given = SYNTAX.split_settings(text)
+    parts = split_outside_quotes(given, NEXT_SETTING_PATTERN) if given else ()
+    settings = SYNTAX.parse_settings(parts)
     return ReferenceFileAndSettings(
-        picture=InputFile(path=picture.strip()),
+        picture=InputFile(path=unquote_part(picture, SYNTAX.option)),
         prompt=settings.get("prompt", ""),
         scale=_parse_scale(settings.get("scale", "1")),
         steps=SYNTAX.parse_step_window(settings.get("steps", "0-1")),

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.upscaling import DEFAULT_UPSCALE_STRENGTH, check_upscale_factor
+from t2i.cli.option_values import format_number
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 
@@ -37,7 +38,7 @@ class Upscale:
     @property
     def option_value(self) -> str:
         """This upscaling as the value of --upscale: FACTOR:STRENGTH."""
-        return f"{self.factor:g}:{self.strength:g}"
+        return f"{format_number(self.factor)}:{format_number(self.strength)}"
 
 
 def parse_upscale(text: str) -> Upscale:

@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2i.cli.request.edit_options import RegionBoxOption, format_alignment, format_region
+from t2i.cli.inspected_words import format_words
+from t2i.cli.option_values import format_number
+from t2i.cli.request.edit_options import (
+    RegionBoxOption,
+    format_alignment,
+    format_region,
+    format_word_weight,
+)
+from t2i.cli.request.input_files import EmbeddingFile, InputFileWithScale
 from t2i.cli.request.photo_inversion import AUTO_METHOD
 from t2i.errors import ArgumentError
 from t2i.server.api.schemas import ExportAnswer
@@ -99,10 +107,11 @@ def _list_options(body: SamplingRequest, catalogue: Catalogue) -> Iterator[tuple
         if value is not None:
             yield option, str(value)
     for lora in body.loras:
-        yield "--lora", f"{catalogue.loras.get(lora.name, lora.name)}:{lora.scale:g}"
+        path = str(catalogue.loras.get(lora.name, lora.name))
+        yield "--lora", InputFileWithScale(path=path, scale=lora.scale).option_value
     for word in body.embeddings:
-        path = catalogue.embeddings.get(word.name, word.name)
-        yield "--embedding", str(path) if word.token is None else f"{path}:{word.token}"
+        path = str(catalogue.embeddings.get(word.name, word.name))
+        yield "--embedding", EmbeddingFile(path=path, token=word.token).option_value
     for control in body.controls:
         yield "--control", _format_control(control, catalogue)
     yield from _list_own_options(body)
@@ -124,7 +133,7 @@ def _write_size(body: SamplingRequest) -> str | None:
 def _list_own_options(body: Any) -> Iterator[tuple[str, str | None]]:
     """Yield the options of one kind of request."""
     if isinstance(body, InspectRequest) and body.words:
-        yield "--words", ",".join(body.words)
+        yield "--words", format_words(body.words)
     if isinstance(body, GenerateRequest) and body.num != 1:
         yield "--num", str(body.num)
     if getattr(body, "source", None) is not None:
@@ -154,7 +163,7 @@ def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
     if body.full_size:
         yield "--full-size", None
     for word, factor in body.weights.items():
-        yield "--weight", f"{word}={factor:g}"
+        yield "--weight", format_word_weight(word, factor)
     if body.blend != "auto":
         yield "--blend", body.blend
     if body.alignment:
@@ -163,7 +172,7 @@ def _list_edit_options(body: EditRequest) -> Iterator[tuple[str, str | None]]:
         window = getattr(body, name)
         if window is not None:
             parts = window if isinstance(window, tuple) else (window,)
-            yield f"--{name.replace('_', '-')}", ":".join(f"{part:g}" for part in parts)
+            yield f"--{name.replace('_', '-')}", ":".join(map(format_number, parts))
 
 
 def format_python_code(body: SamplingRequest, catalogue: Catalogue) -> str:
